@@ -1,0 +1,218 @@
+"""
+What a worker asks of a broker, and what a broker tells a worker.
+
+A broker is all that workers share. It keeps for every room the stream of its latest publications, the position at the
+top of that stream, and the members that are present; and it carries publications, joins and leaves to every worker
+that subscribed to the room. This file holds the contract and the plain data that crosses it. It runs in the worker,
+decides nothing, and knows neither clients nor wire formats.
+
+One contract suite, tests/realtime/broker/test_contract.py, runs against each broker.
+
+Promises that every broker keeps:
+
+- **One order per room.** Offsets of one epoch start at 1 and grow by 1 with each publication. Publications of a room
+  are delivered to a listener in that order, except where a link was lost; then offsets show the hole.
+- **An awaited publish happened.** When `publish` returns, the publication is in the stream and on its way to every
+  subscribed worker. When it raises `BrokerUnavailable`, it may or may not have happened, and no success was reported.
+- **An awaited subscribe is in force.** Every publication made after `subscribe` returned reaches the listener.
+- **A stream that was lost gets another epoch**, so that nobody takes new offsets for old ones.
+- **Members belong to a worker.** A worker that ends without saying so loses its members when it is reaped: at once by
+  `reap`, and without anybody's word when its lease has run out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NewType, Protocol
+
+import msgspec
+
+Room = NewType("Room", str)
+ClientId = NewType("ClientId", str)
+WorkerId = NewType("WorkerId", str)  # one process: no other process ever had or will have it
+
+
+class Position(msgspec.Struct, frozen=True, array_like=True):
+    """A place in a room's stream: after the publication `offset` of the stream's life `epoch`."""
+
+    epoch: str
+    offset: int
+
+
+class ClientInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """Who published, joined or left. `conn_info` and `chan_info` are JSON texts, or None."""
+
+    user: str
+    client: str
+    conn_info: bytes | None = None
+    chan_info: bytes | None = None
+
+
+class Publication(msgspec.Struct, frozen=True, array_like=True):
+    """
+    One message in a room. `data` is a JSON text, kept as it came. `offset` is 0 and `epoch` empty in a room without
+    history. `time_ms` is Unix time.
+    """
+
+    data: bytes
+    offset: int = 0
+    epoch: str = ""
+    info: ClientInfo | None = None
+    tags: dict[str, str] | None = None
+    time_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """
+    How much of a room's stream is kept.
+
+    `size` publications at most, none older than `ttl_s` seconds; 0 keeps none: such a room has no positions. The
+    position itself outlives the publications by far (`meta_ttl_s`): an empty stream still proves that nothing was
+    missed.
+    """
+
+    size: int = 0
+    ttl_s: float = 300.0
+    meta_ttl_s: float = 30 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of a publication. `duplicate`: its idempotency key had been seen, and nothing was published now."""
+
+    position: Position
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A page of a stream, and the position at the stream's top when it was read."""
+
+    publications: Sequence[Publication]
+    top: Position
+
+
+@dataclass(frozen=True, slots=True)
+class MemberCounts:
+    """How many connections are present in a room, and of how many users."""
+
+    clients: int
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """A member whom `reap` removed because its worker is gone."""
+
+    room: Room
+    info: ClientInfo
+
+
+class BrokerListener(Protocol):
+    """
+    What a broker tells the worker that holds it (the hub). Called from the event loop, never concurrently; a listener
+    returns at once and never raises.
+    """
+
+    def on_publication(self, room: Room, publication: Publication) -> None: ...
+
+    def on_join(self, room: Room, info: ClientInfo) -> None: ...
+
+    def on_leave(self, room: Room, info: ClientInfo) -> None: ...
+
+    def on_departed(self, departed: Sequence[Departed]) -> None:
+        """Say that this worker reaped these members (their leaves reach everybody by `on_leave` as well)."""
+
+    def on_link_lost(self) -> None:
+        """Say that what is published from now on may be missed."""
+
+    def on_link_restored(self) -> None:
+        """
+        Say that every subscription is in force again. What was published meanwhile was missed: every room is unproven
+        until its position was compared. Members of this worker were registered again by the broker itself.
+        """
+
+
+class Broker(Protocol):
+    """
+    The contract. All coroutines raise `realtime.errors.BrokerUnavailable` while the broker cannot be reached, and do
+    so at once rather than wait; a caller that is cancelled harms no other caller.
+    """
+
+    async def start(self, listener: BrokerListener) -> None:
+        """
+        Connect and take the worker's lease. The caller owes `close`.
+
+        Raises:
+            BrokerUnavailable: nobody answers; the text names the address and what to do.
+        """
+
+    async def close(self) -> None:
+        """Remove this worker's members (announcing those who were announced), give up the lease, and disconnect."""
+
+    async def subscribe(self, room: Room) -> None:
+        """Have this room's publications, joins and leaves told to the listener. In force when it returns."""
+
+    async def unsubscribe(self, room: Room) -> None:
+        """End `subscribe`. Harmless for a room that is not subscribed."""
+
+    async def publish(
+        self,
+        room: Room,
+        data: bytes,
+        *,
+        retention: Retention,
+        info: ClientInfo | None = None,
+        tags: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        idempotency_ttl_s: float = 300.0,
+    ) -> Published:
+        """Add one publication to the room and send it to every worker that subscribed, in one indivisible step."""
+
+    async def position(self, room: Room, *, retention: Retention) -> Position:
+        """Return the top of the room's stream, beginning the stream (a new epoch, offset 0) where there is none."""
+
+    async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
+        """Return the tops of several streams in one round trip; a room without a stream is absent from the answer."""
+
+    async def history(
+        self,
+        room: Room,
+        *,
+        retention: Retention,
+        since: Position | None = None,
+        limit: int = 0,
+        reverse: bool = False,
+    ) -> History:
+        """
+        Return up to `limit` publications after `since` (exclusive), oldest first; or before it, newest first, when
+        `reverse`. Without `since`: from the oldest kept, or from the newest when `reverse`. `limit` 0 returns none,
+        only the top. `since.epoch` is not compared: the caller compares it with `top.epoch`.
+        """
+
+    async def forget_history(self, room: Room) -> None:
+        """Remove the room's publications; its position goes on counting."""
+
+    async def add_member(self, room: Room, info: ClientInfo, *, announce: bool) -> None:
+        """Register `info.client` as present, owned by this worker; with `announce`, tell every subscribed worker."""
+
+    async def remove_member(self, room: Room, client: ClientId, *, announce: bool) -> None:
+        """Undo `add_member`. Harmless, and announced to nobody, when that member is not there."""
+
+    async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
+        """Return everybody present, of all workers."""
+
+    async def member_counts(self, room: Room) -> MemberCounts:
+        """Count everybody present, of all workers."""
+
+    async def reap(self, worker: WorkerId) -> None:
+        """
+        Remove every member that belonged to `worker`, a process that is known to be dead, and announce their leaves.
+        Any number of workers may ask it at the same time: one of them removes, and its listener is told by
+        `on_departed`.
+        """
+
+    def statistics(self) -> Mapping[str, int | float | str | bool]:
+        """Return a snapshot for people: the link's state, counters, sizes."""

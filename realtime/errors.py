@@ -1,0 +1,104 @@
+"""
+The errors of `realtime`, in one tree.
+
+    RealtimeError
+    ├── SettingsError          a setting is wrong: which, from where, what is allowed
+    ├── TargetError            TARGET names nothing that can be served
+    ├── BrokerUnavailable      Redis or the local broker cannot be reached now
+    ├── ClientError            an answer to one command; the client sees its code and message
+    │   └── Reject             the application says no (103 unless it says otherwise)
+    ├── Disconnect             the connection has to end, with a code the client understands
+    └── TokenError
+        ├── TokenExpired
+        └── TokenInvalid
+
+`Reject` and `Disconnect` are raised by applications; both carry what the client is told and nothing else. An exception
+holds facts; `__str__` makes the sentence.
+"""
+
+from __future__ import annotations
+
+
+class RealtimeError(Exception):
+    """Any error of this package that is not a bug."""
+
+
+class SettingsError(RealtimeError):
+    """A setting has a value that cannot be used."""
+
+    def __init__(self, name: str, source: str, problem: str) -> None:
+        super().__init__(name, source, problem)
+        self.name, self.source, self.problem = name, source, problem
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.name}: {self.problem}"
+
+
+class TargetError(RealtimeError):
+    """TARGET cannot be loaded, or is nothing that can be served."""
+
+    def __init__(self, target: str, problem: str) -> None:
+        super().__init__(target, problem)
+        self.target, self.problem = target, problem
+
+    def __str__(self) -> str:
+        return f"{self.target}: {self.problem}"
+
+
+class BrokerUnavailable(RealtimeError):
+    """The broker did not answer; what was asked may or may not have happened."""
+
+    def __init__(self, address: str, problem: str) -> None:
+        super().__init__(address, problem)
+        self.address, self.problem = address, problem
+
+    def __str__(self) -> str:
+        return f"broker at {self.address}: {self.problem}"
+
+
+class ClientError(RealtimeError):
+    """One command fails. `temporary`: the client may try again by itself."""
+
+    def __init__(self, code: int, message: str, *, temporary: bool = False) -> None:
+        super().__init__(code, message)
+        self.code, self.message, self.temporary = code, message, temporary
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.code})"
+
+
+class Reject(ClientError):
+    """
+    The application refuses what a client asked. The client gets `message` and `code`, and nothing else.
+
+    Codes: 103 "permission denied", or the application's own from 400 to 1999.
+    """
+
+    def __init__(self, message: str = "permission denied", code: int = 103, *, temporary: bool = False) -> None:
+        super().__init__(code, message, temporary=temporary)
+
+
+class Disconnect(RealtimeError):
+    """
+    The connection ends. Codes from 3000 to 3499 and 4000 to 4499 let the client come back, 3500 to 3999 and 4500 to
+    4999 tell it not to; 4000 to 4999 are the application's own. `reason` is at most 32 ASCII characters.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code, self.reason = code, reason
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.code})"
+
+
+class TokenError(RealtimeError):
+    """A token cannot be accepted. The problem goes to the log, never to the client."""
+
+
+class TokenExpired(TokenError):
+    """The token was good once: the client should fetch another."""
+
+
+class TokenInvalid(TokenError):
+    """The token is not one of ours, or not for this."""

@@ -1,0 +1,1 @@
+"""Wire protocols: what clients say, and what is said to them."""

@@ -1,0 +1,1 @@
+"""The open Centrifuge client protocol, server side."""
