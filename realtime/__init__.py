@@ -1,0 +1,3 @@
+"""Realtime applications on a sticky cluster."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The primary and the hand-over: sticky connections for any Python server."""

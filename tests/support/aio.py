@@ -1,0 +1,23 @@
+"""Run a coroutine test to its end on a fresh event loop, with a deadline that only a hang reaches."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+DEADLINE_S = 60.0
+
+
+def run_async(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make a coroutine function a plain test."""
+
+    @functools.wraps(test)
+    def plain(*args: Any, **kwargs: Any) -> None:
+        async def bounded() -> None:
+            await asyncio.wait_for(test(*args, **kwargs), DEADLINE_S)
+
+        asyncio.run(bounded())
+
+    return plain
