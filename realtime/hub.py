@@ -1,0 +1,552 @@
+"""
+The rooms that have members on this worker.
+
+Runs in the worker, on its event loop: between a broker, which brings what was published anywhere, and the sessions of
+the local members. A room is subscribed at the broker when its first local member enters and given up after its last.
+The hub proves that nothing is missing: it compares each offset with the one before, reads a hole from the stream and
+delivers it in order, and where it cannot, tells the members. It never drops in silence. It never speaks a wire format,
+and knows of a member no more than `fanout.Subscriber` says.
+
+**Entering** is in two steps, for the answer to the client has to leave before the first publication:
+
+    entry = await hub.enter(…)     # subscribed, registered, stream read; what arrives meanwhile is kept for the entry
+    joined = entry.settle()        # what to tell the client          ┐
+    …write the answer…             #                                  ├ in one turn: no await between these
+    hub.go_live(entry)             # from here on it is written to    ┘
+
+**Proof.** A room is *proven* while every publication up to `offset` was delivered. When a hole shows, the link was
+lost, or the broker's top disagrees, it is unproven: what arrives is held until `_prove` has read the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from realtime.broker.base import (
+    Broker,
+    ClientId,
+    ClientInfo,
+    Departed,
+    History,
+    MemberCounts,
+    Position,
+    Publication,
+    Published,
+    Retention,
+    Room,
+)
+from realtime.errors import BrokerUnavailable
+from realtime.fanout import Fanout, Subscriber, total
+from realtime.presence import Presence
+from realtime.recovery import Hole, Replay, merge, replay
+
+HELD_MAX = 10_000  # publications held for one unproven room; above it they are read from the stream again
+VERIFY_S = 8.0  # a publication that pub/sub lost, with none after it to show the hole, is found within 10 s
+VERIFY_BATCH = 500  # rooms whose tops are asked for in one command
+
+logger = logging.getLogger("realtime.hub")
+
+
+@dataclass(frozen=True, slots=True)
+class RoomOptions:
+    """How a room is kept. `recover`: clients get positions, and what they missed when they return."""
+
+    retention: Retention = field(default_factory=Retention)
+    presence: bool = False
+    join_leave: bool = False
+    recover: bool = False
+    publish: bool = False
+
+    def __post_init__(self) -> None:
+        assert not self.recover or self.retention.size > 0, "a room without history cannot recover anybody"
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What a client is told of its entry. `publications` are those it missed, where `recovered`."""
+
+    position: Position | None
+    recovered: bool = False
+    publications: Sequence[Publication] = ()
+
+
+class Insufficient(Exception):
+    """Between reading the stream and going live something was lost; the client has to come again."""
+
+
+class LocalRoom:
+    """One room on this worker."""
+
+    __slots__ = ("closing", "entries", "epoch", "fanout", "held", "lock", "name", "offset", "options", "pending", "proven")
+
+    def __init__(self, name: Room, options: RoomOptions) -> None:
+        self.name = name
+        self.options = options
+        self.fanout = Fanout(name)
+        self.entries: set[Entry] = set()
+        self.lock = asyncio.Lock()  # held while the subscription at the broker changes
+        self.epoch = ""  # of the last publication taken; empty until the stream was read once
+        self.offset = 0
+        self.proven = not options.recover
+        self.pending: list[Publication] = []  # taken, to be delivered at the end of this turn
+        self.held: list[Publication] = []  # arrived while unproven
+        self.closing = False
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.offset)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.fanout.size and not self.entries
+
+
+class Entry:
+    """One subscriber on its way into a room. Becomes a member by `Hub.go_live`, or ends by `Hub.abandon`."""
+
+    __slots__ = ("arrived", "events", "info", "local", "read", "since", "spoiled", "subscriber", "top", "watches")
+
+    def __init__(self, local: LocalRoom, subscriber: Subscriber, *, since: Position | None, watches: bool) -> None:
+        self.local = local
+        self.subscriber = subscriber
+        self.since = since
+        self.watches = watches
+        self.info: ClientInfo | None = None  # set while registered as a member
+        self.top: Position | None = None
+        self.read = Replay(recovered=False)
+        self.arrived: list[Publication] = []
+        self.events: list[tuple[bool, ClientInfo]] = []  # joins (True) and leaves that arrived meanwhile
+        self.spoiled = False
+
+    def settle(self) -> Joined:
+        """
+        Return what to tell the client. The caller owes `Hub.go_live` before its next await, or `Hub.abandon`.
+
+        Raises:
+            Insufficient: the client cannot be told a position that is true.
+        """
+        if self.spoiled:
+            raise Insufficient(self.local.name)
+        if self.top is None:
+            return Joined(position=None)
+        try:
+            merged = merge(self.top, self.read.publications, self.arrived)
+        except Hole as hole:
+            raise Insufficient(self.local.name) from hole
+        self.top = merged.position
+        if not self.read.recovered:
+            return Joined(merged.position)
+        return Joined(merged.position, recovered=True, publications=merged.publications)
+
+
+class Hub:
+    """All rooms of one worker."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        options_of: Callable[[Room], RoomOptions | None],
+        *,
+        on_departed: Callable[[Sequence[Departed]], None] = lambda departed: None,
+        verify_s: float = VERIFY_S,
+    ) -> None:
+        """
+        Args:
+            broker: not started yet; the hub starts and closes it.
+            options_of: how a room is kept, or None where it is not declared.
+            on_departed: told of members whose worker died and whom this worker removed.
+            verify_s: seconds between two comparisons of all positions with the broker's.
+        """
+        self.presence = Presence(broker)
+        self.options_of = options_of
+        self._broker = broker
+        self._on_departed = on_departed
+        self._verify_s = verify_s
+        self._rooms: dict[Room, LocalRoom] = {}
+        self._dirty: list[LocalRoom] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._counts = dict.fromkeys(("received", "delivered", "stray", "holes", "filled", "insufficient"), 0)
+
+    # Life
+
+    async def start(self) -> None:
+        """
+        Start the broker. The caller owes `close`.
+
+        Raises:
+            BrokerUnavailable: it does not answer.
+        """
+        await self._broker.start(self)
+        self.spawn(self._verify_forever())
+
+    async def close(self) -> None:
+        """End every task, remove this worker's members, and close the broker."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._broker.close()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` on the side; `close` cancels it, and what it raises is logged as a bug."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("! %s failed", task.get_coro(), exc_info=error)
+
+    # What the application and the sessions ask
+
+    async def publish(
+        self,
+        room: Room,
+        data: bytes,
+        *,
+        info: ClientInfo | None = None,
+        tags: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Published:
+        """
+        Publish a JSON text into a room of all workers.
+
+        Raises:
+            BrokerUnavailable: nobody was told that it happened; it may have.
+            KeyError: the room is not declared.
+        """
+        retention = self._options(room).retention
+        return await self._broker.publish(
+            room, data, retention=retention, info=info, tags=tags, idempotency_key=idempotency_key
+        )
+
+    async def history(
+        self, room: Room, *, since: Position | None = None, limit: int = 0, reverse: bool = False
+    ) -> History:
+        """Return a page of the room's stream, as `Broker.history` does."""
+        retention = self._options(room).retention
+        return await self._broker.history(room, retention=retention, since=since, limit=limit, reverse=reverse)
+
+    async def forget_history(self, room: Room) -> None:
+        """Remove the room's publications."""
+        await self._broker.forget_history(room)
+
+    async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
+        """Return everybody present, of all workers."""
+        return await self.presence.members(room)
+
+    async def member_counts(self, room: Room) -> MemberCounts:
+        """Count everybody present, of all workers."""
+        return await self.presence.counts(room)
+
+    def _options(self, room: Room) -> RoomOptions:
+        options = self.options_of(room)
+        if options is None:
+            raise KeyError(room)
+        return options
+
+    # Entering and leaving
+
+    async def enter(
+        self,
+        room: Room,
+        subscriber: Subscriber,
+        options: RoomOptions,
+        *,
+        info: ClientInfo,
+        since: Position | None = None,
+        watches: bool = False,
+    ) -> Entry:
+        """
+        Bring a subscriber to the door of a room. The caller owes `go_live` or `abandon`.
+
+        Args:
+            info: what others see of it, where the room has presence.
+            since: the position after which it wants everything again.
+            watches: it is told of joins and leaves.
+
+        Raises:
+            BrokerUnavailable: nothing is left behind.
+        """
+        local = self._rooms.get(room)
+        if local is None:
+            local = self._rooms[room] = LocalRoom(room, options)
+        entry = Entry(local, subscriber, since=since, watches=watches)
+        local.entries.add(entry)  # before the first await: from here on the room is not empty
+        try:
+            await self._open(local)
+            if options.presence:
+                entry.info = info
+                await self.presence.add(room, info, announce=options.join_leave)
+            if options.recover:
+                await self._read(entry)
+        except BaseException:
+            self.abandon(entry)
+            raise
+        return entry
+
+    async def _open(self, local: LocalRoom) -> None:
+        """Subscribe at the broker for the first member, and learn where the stream stands."""
+        async with local.lock:
+            if not local.closing and local.epoch:
+                return
+            await self._broker.subscribe(local.name)
+            if local.options.recover and not local.epoch:
+                top = await self._broker.position(local.name, retention=local.options.retention)
+                local.epoch, local.offset = top.epoch, top.offset
+                self._proven(local)
+            elif not local.options.recover:
+                local.epoch = "-"  # opened; such a room has no position
+            local.closing = False
+
+    async def _read(self, entry: Entry) -> None:
+        local, retention = entry.local, entry.local.options.retention
+        if entry.since is None:
+            entry.top = await self._broker.position(local.name, retention=retention)
+            return
+        page = await self._broker.history(local.name, retention=retention, since=entry.since, limit=retention.size)
+        entry.top = page.top
+        entry.read = replay(entry.since, page)
+
+    def go_live(self, entry: Entry) -> None:
+        """Make the entry a member, in the turn in which it was settled and the client was answered."""
+        local = entry.local
+        assert entry in local.entries, "go_live comes once, and not after abandon"
+        local.entries.discard(entry)
+        delivered = local.offset - len(local.pending)
+        seen = entry.top.offset if entry.top is not None and entry.top.offset > delivered else 0
+        local.fanout.add(entry.subscriber, watches=entry.watches, seen=seen)
+        for joined, info in entry.events:
+            wire = entry.subscriber.wire
+            entry.subscriber.outlet.write((wire.join if joined else wire.leave)(local.name, info))
+
+    def abandon(self, entry: Entry) -> None:
+        """Undo `enter`: the subscriber is no member and is seen by nobody. Harmless when done already."""
+        local = entry.local
+        if entry not in local.entries:
+            return
+        local.entries.discard(entry)
+        client = ClientId(entry.info.client) if entry.info else None
+        self.spawn(self._after_leaving(local, client))
+
+    def leave(self, room: Room, subscriber: Subscriber, *, client: ClientId | None) -> bool:
+        """
+        End a membership. Nothing of this room is written to the subscriber from now on; the rest follows on the side.
+
+        Args:
+            client: the member to be removed from presence, or None where it was never registered.
+
+        Returns:
+            Whether it was a member.
+        """
+        local = self._rooms.get(room)
+        if local is None or not local.fanout.remove(subscriber):
+            return False
+        self.spawn(self._after_leaving(local, client))
+        return True
+
+    def withdraw(self, room: Room, client: ClientId) -> None:
+        """Remove a client from presence that is no member any more, because the hub itself put it out."""
+        options = self._options(room)
+        self.spawn(self.presence.remove(room, client, announce=options.join_leave))
+
+    async def _after_leaving(self, local: LocalRoom, client: ClientId | None) -> None:
+        if client is not None:
+            await self.presence.remove(local.name, client, announce=local.options.join_leave)
+        await self._close_if_empty(local)
+
+    async def _close_if_empty(self, local: LocalRoom) -> None:
+        async with local.lock:
+            if not local.is_empty or self._rooms.get(local.name) is not local:
+                return
+            local.closing = True
+            try:
+                await self._broker.unsubscribe(local.name)
+            except BrokerUnavailable:
+                logger.debug("= room %s: given up while the broker is away", local.name)
+            if local.is_empty:
+                del self._rooms[local.name]
+            else:  # somebody came in meanwhile and waits for the lock: it will open the room again, and read it anew
+                local.epoch, local.offset, local.proven = "", 0, not local.options.recover
+                local.pending.clear()
+                local.held.clear()
+
+    # What the broker tells
+
+    def on_publication(self, room: Room, publication: Publication) -> None:
+        local = self._rooms.get(room)
+        if local is None:
+            self._counts["stray"] += 1
+            return
+        self._counts["received"] += 1
+        for entry in local.entries:
+            if local.options.recover:
+                entry.arrived.append(publication)
+        if local.proven:
+            self._take(local, publication)
+        elif len(local.held) < HELD_MAX:
+            local.held.append(publication)
+
+    def _take(self, local: LocalRoom, publication: Publication) -> None:
+        """Accept the next publication of a proven room, drop a double, or begin to fill a hole."""
+        if publication.offset == 0 or not local.options.recover:
+            self._accept(local, publication)
+        elif publication.epoch == local.epoch and publication.offset == local.offset + 1:
+            local.offset = publication.offset
+            self._accept(local, publication)
+        elif publication.epoch != local.epoch or publication.offset > local.offset:
+            self._counts["holes"] += 1
+            logger.info("= room %s: %d follows %d", local.name, publication.offset, local.offset)
+            local.proven = False
+            local.held.append(publication)
+            self.spawn(self._prove(local))
+
+    def _accept(self, local: LocalRoom, publication: Publication) -> None:
+        if not self._dirty:
+            asyncio.get_running_loop().call_soon(self._flush)
+        if not local.pending:
+            self._dirty.append(local)
+        local.pending.append(publication)
+
+    def _flush(self) -> None:
+        """Deliver everything that this turn brought: one buffer per room and wire, one write per member."""
+        dirty, self._dirty = self._dirty, []
+        for local in dirty:
+            pending, local.pending = local.pending, []
+            if pending:
+                self._counts["delivered"] += local.fanout.deliver(pending)
+
+    def on_join(self, room: Room, info: ClientInfo) -> None:
+        local = self._rooms.get(room)
+        if local is not None:
+            for entry in local.entries:
+                if entry.watches:
+                    entry.events.append((True, info))
+            local.fanout.announce_join(info)
+
+    def on_leave(self, room: Room, info: ClientInfo) -> None:
+        local = self._rooms.get(room)
+        if local is not None:
+            for entry in local.entries:
+                if entry.watches:
+                    entry.events.append((False, info))
+            local.fanout.announce_leave(info)
+
+    def on_departed(self, departed: Sequence[Departed]) -> None:
+        self._on_departed(departed)
+
+    def on_link_lost(self) -> None:
+        logger.warning("! the link to the broker is lost: publishing fails, members stay")
+        for local in self._rooms.values():
+            if local.options.recover:
+                local.proven = False
+
+    def on_link_restored(self) -> None:
+        logger.warning("= the link to the broker is back: %d rooms are compared", len(self._rooms))
+        self.spawn(self.presence.pay())
+        self.spawn(self._verify(self._rooms.values()))
+
+    # Proof
+
+    async def reap(self, worker: str) -> None:
+        """Have the broker remove the members of a worker that is dead."""
+        from realtime.broker.base import WorkerId
+
+        try:
+            await self._broker.reap(WorkerId(worker))
+        except BrokerUnavailable as error:
+            logger.warning("! members of %s stay until its lease ends: %s", worker, error)
+
+    async def _verify_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._verify_s)
+            await self.presence.pay()
+            await self._verify(self._rooms.values())
+
+    async def _verify(self, rooms: Iterable[LocalRoom]) -> None:
+        """Compare positions with the broker's, and prove every room that is behind or unproven."""
+        positioned = [local for local in rooms if local.options.recover and local.epoch]
+        for begin in range(0, len(positioned), VERIFY_BATCH):
+            batch = positioned[begin : begin + VERIFY_BATCH]
+            try:
+                tops = await self._broker.positions([local.name for local in batch])
+            except BrokerUnavailable:
+                return  # `on_link_restored`, or the next round, comes back to it
+            for local in batch:
+                if tops.get(local.name) == local.position:
+                    self._proven(local)
+                elif not self._is_ahead(local, tops.get(local.name)):
+                    local.proven = False
+                    await self._prove(local)
+
+    @staticmethod
+    def _is_ahead(local: LocalRoom, top: Position | None) -> bool:
+        """Say whether a proven room took more, while its top was on the way, than that top counts."""
+        return local.proven and top is not None and top.epoch == local.epoch and top.offset <= local.offset
+
+    async def _prove(self, local: LocalRoom) -> None:
+        """Read what is missing and deliver it in order; where that cannot be done, tell the members."""
+        async with local.lock:
+            while not local.proven and not local.is_empty and local.epoch:
+                retention, since = local.options.retention, local.position
+                try:
+                    page = await self._broker.history(
+                        local.name, retention=retention, since=since, limit=retention.size
+                    )
+                except BrokerUnavailable:
+                    return
+                missed = replay(since, page)
+                if not missed.recovered:
+                    self._lose(local, page.top)
+                    return
+                for publication in missed.publications:
+                    local.offset = publication.offset
+                    self._accept(local, publication)
+                self._counts["filled"] += len(missed.publications)
+                self._proven(local)
+
+    def _proven(self, local: LocalRoom) -> None:
+        """Go on with a room that is whole up to its position; what was held comes next, and may show a new hole."""
+        local.proven = True
+        held, local.held = local.held, []
+        for index, publication in enumerate(held):
+            if publication.epoch == local.epoch and publication.offset <= local.offset:
+                continue
+            if publication.epoch != local.epoch or publication.offset != local.offset + 1:
+                local.proven = False  # `_prove` reads on from here
+                local.held = held[index:]
+                return
+            self._take(local, publication)
+
+    def _lose(self, local: LocalRoom, top: Position) -> None:
+        """Tell every member that publications are lost to it, and begin again at the stream's top."""
+        self._counts["insufficient"] += local.fanout.size
+        logger.warning("! room %s: publications after %d are lost, members are told", local.name, local.offset)
+        if local.pending:
+            local.fanout.deliver(local.pending)
+            local.pending.clear()
+        for entry in local.entries:
+            entry.spoiled = True
+        local.epoch, local.offset = top.epoch, top.offset
+        local.held = [publication for publication in local.held if publication.epoch == top.epoch]
+        for subscriber in local.fanout.clear():
+            subscriber.insufficient(local.name)
+        self._proven(local)
+        self.spawn(self._close_if_empty(local))
+
+    # For people
+
+    def statistics(self) -> dict[str, Any]:
+        """Return a snapshot: rooms, memberships, what was received and delivered, and the broker's own."""
+        return {
+            "rooms": len(self._rooms),
+            "memberships": total(local.fanout for local in self._rooms.values()),
+            "unproven": sum(not local.proven for local in self._rooms.values()),
+            "departures_owed": self.presence.owed,
+            **self._counts,
+            "broker": dict(self._broker.statistics()),
+        }

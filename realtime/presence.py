@@ -1,0 +1,66 @@
+"""
+Who is present, as this worker keeps it at the broker.
+
+Runs in the worker. The broker holds the members of every room with the worker that owns them; this file adds and
+removes this worker's own. A removal that the broker could not take now is owed, and paid when the link is back: else a
+client that left during an outage would be seen for as long as its worker lives. It never decides who may see whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from realtime.broker.base import Broker, ClientId, ClientInfo, MemberCounts, Room
+from realtime.errors import BrokerUnavailable
+
+
+class Presence:
+    """The members that this worker owns."""
+
+    __slots__ = ("_broker", "_owed")
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._owed: dict[tuple[Room, ClientId], bool] = {}
+
+    async def add(self, room: Room, info: ClientInfo, *, announce: bool) -> None:
+        """
+        Make a client present; with `announce`, tell every worker.
+
+        Raises:
+            BrokerUnavailable: it is not present, and the caller owes nothing.
+        """
+        key = (room, ClientId(info.client))
+        self._owed.pop(key, None)
+        try:
+            await self._broker.add_member(room, info, announce=announce)
+        except BaseException:
+            self._owed[key] = announce  # it may have happened all the same
+            raise
+
+    async def remove(self, room: Room, client: ClientId, *, announce: bool) -> None:
+        """Make a client absent: now, or as soon as the broker is back."""
+        self._owed[(room, client)] = announce
+        try:
+            await self._broker.remove_member(room, client, announce=announce)
+        except BrokerUnavailable:
+            return
+        self._owed.pop((room, client), None)
+
+    async def pay(self) -> None:
+        """Remove everybody whose removal is owed. What cannot be removed now stays owed."""
+        for (room, client), announce in list(self._owed.items()):
+            await self.remove(room, client, announce=announce)
+
+    async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
+        """Return everybody in a room, on all workers."""
+        return await self._broker.members(room)
+
+    async def counts(self, room: Room) -> MemberCounts:
+        """Count everybody in a room, on all workers."""
+        return await self._broker.member_counts(room)
+
+    @property
+    def owed(self) -> int:
+        """How many removals wait for the broker."""
+        return len(self._owed)
