@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from realtime.broker.base import (
@@ -36,111 +35,22 @@ from realtime.broker.base import (
     Position,
     Publication,
     Published,
-    Retention,
     Room,
+    WorkerId,
 )
 from realtime.errors import BrokerUnavailable
-from realtime.fanout import Fanout, Subscriber, total
+from realtime.fanout import Subscriber, total
+from realtime.local_room import Entry, Insufficient, Joined, LocalRoom, RoomOptions
 from realtime.presence import Presence
-from realtime.recovery import Hole, Replay, merge, replay
+from realtime.recovery import replay
 
 HELD_MAX = 10_000  # publications held for one unproven room; above it they are read from the stream again
 VERIFY_S = 8.0  # a publication that pub/sub lost, with none after it to show the hole, is found within 10 s
 VERIFY_BATCH = 500  # rooms whose tops are asked for in one command
 
+__all__ = ["Entry", "Hub", "Insufficient", "Joined", "RoomOptions"]
+
 logger = logging.getLogger("realtime.hub")
-
-
-@dataclass(frozen=True, slots=True)
-class RoomOptions:
-    """How a room is kept. `recover`: clients get positions, and what they missed when they return."""
-
-    retention: Retention = field(default_factory=Retention)
-    presence: bool = False
-    join_leave: bool = False
-    recover: bool = False
-    publish: bool = False
-
-    def __post_init__(self) -> None:
-        assert not self.recover or self.retention.size > 0, "a room without history cannot recover anybody"
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """What a client is told of its entry. `publications` are those it missed, where `recovered`."""
-
-    position: Position | None
-    recovered: bool = False
-    publications: Sequence[Publication] = ()
-
-
-class Insufficient(Exception):
-    """Between reading the stream and going live something was lost; the client has to come again."""
-
-
-class LocalRoom:
-    """One room on this worker."""
-
-    __slots__ = ("closing", "entries", "epoch", "fanout", "held", "lock", "name", "offset", "options", "pending", "proven")
-
-    def __init__(self, name: Room, options: RoomOptions) -> None:
-        self.name = name
-        self.options = options
-        self.fanout = Fanout(name)
-        self.entries: set[Entry] = set()
-        self.lock = asyncio.Lock()  # held while the subscription at the broker changes
-        self.epoch = ""  # of the last publication taken; empty until the stream was read once
-        self.offset = 0
-        self.proven = not options.recover
-        self.pending: list[Publication] = []  # taken, to be delivered at the end of this turn
-        self.held: list[Publication] = []  # arrived while unproven
-        self.closing = False
-
-    @property
-    def position(self) -> Position:
-        return Position(self.epoch, self.offset)
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.fanout.size and not self.entries
-
-
-class Entry:
-    """One subscriber on its way into a room. Becomes a member by `Hub.go_live`, or ends by `Hub.abandon`."""
-
-    __slots__ = ("arrived", "events", "info", "local", "read", "since", "spoiled", "subscriber", "top", "watches")
-
-    def __init__(self, local: LocalRoom, subscriber: Subscriber, *, since: Position | None, watches: bool) -> None:
-        self.local = local
-        self.subscriber = subscriber
-        self.since = since
-        self.watches = watches
-        self.info: ClientInfo | None = None  # set while registered as a member
-        self.top: Position | None = None
-        self.read = Replay(recovered=False)
-        self.arrived: list[Publication] = []
-        self.events: list[tuple[bool, ClientInfo]] = []  # joins (True) and leaves that arrived meanwhile
-        self.spoiled = False
-
-    def settle(self) -> Joined:
-        """
-        Return what to tell the client. The caller owes `Hub.go_live` before its next await, or `Hub.abandon`.
-
-        Raises:
-            Insufficient: the client cannot be told a position that is true.
-        """
-        if self.spoiled:
-            raise Insufficient(self.local.name)
-        if self.top is None:
-            return Joined(position=None)
-        try:
-            merged = merge(self.top, self.read.publications, self.arrived)
-        except Hole as hole:
-            raise Insufficient(self.local.name) from hole
-        self.top = merged.position
-        if not self.read.recovered:
-            return Joined(merged.position)
-        return Joined(merged.position, recovered=True, publications=merged.publications)
 
 
 class Hub:
@@ -292,16 +202,14 @@ class Hub:
     async def _open(self, local: LocalRoom) -> None:
         """Subscribe at the broker for the first member, and learn where the stream stands."""
         async with local.lock:
-            if not local.closing and local.epoch:
+            if local.opened:
                 return
             await self._broker.subscribe(local.name)
-            if local.options.recover and not local.epoch:
+            if local.options.recover:
                 top = await self._broker.position(local.name, retention=local.options.retention)
                 local.epoch, local.offset = top.epoch, top.offset
-                self._proven(local)
-            elif not local.options.recover:
-                local.epoch = "-"  # opened; such a room has no position
-            local.closing = False
+                self._resume_or_prove(local)
+            local.opened = True
 
     async def _read(self, entry: Entry) -> None:
         local, retention = entry.local, entry.local.options.retention
@@ -363,7 +271,7 @@ class Hub:
         async with local.lock:
             if not local.is_empty or self._rooms.get(local.name) is not local:
                 return
-            local.closing = True
+            local.opened = False
             try:
                 await self._broker.unsubscribe(local.name)
             except BrokerUnavailable:
@@ -371,7 +279,7 @@ class Hub:
             if local.is_empty:
                 del self._rooms[local.name]
             else:  # somebody came in meanwhile and waits for the lock: it will open the room again, and read it anew
-                local.epoch, local.offset, local.proven = "", 0, not local.options.recover
+                local.proven = not local.options.recover
                 local.pending.clear()
                 local.held.clear()
 
@@ -452,12 +360,10 @@ class Hub:
 
     # Proof
 
-    async def reap(self, worker: str) -> None:
+    async def reap(self, worker: WorkerId) -> None:
         """Have the broker remove the members of a worker that is dead."""
-        from realtime.broker.base import WorkerId
-
         try:
-            await self._broker.reap(WorkerId(worker))
+            await self._broker.reap(worker)
         except BrokerUnavailable as error:
             logger.warning("! members of %s stay until its lease ends: %s", worker, error)
 
@@ -469,7 +375,7 @@ class Hub:
 
     async def _verify(self, rooms: Iterable[LocalRoom]) -> None:
         """Compare positions with the broker's, and prove every room that is behind or unproven."""
-        positioned = [local for local in rooms if local.options.recover and local.epoch]
+        positioned = [local for local in rooms if local.options.recover and local.opened]
         for begin in range(0, len(positioned), VERIFY_BATCH):
             batch = positioned[begin : begin + VERIFY_BATCH]
             try:
@@ -478,7 +384,7 @@ class Hub:
                 return  # `on_link_restored`, or the next round, comes back to it
             for local in batch:
                 if tops.get(local.name) == local.position:
-                    self._proven(local)
+                    self._resume_or_prove(local)
                 elif not self._is_ahead(local, tops.get(local.name)):
                     local.proven = False
                     await self._prove(local)
@@ -491,33 +397,43 @@ class Hub:
     async def _prove(self, local: LocalRoom) -> None:
         """Read what is missing and deliver it in order; where that cannot be done, tell the members."""
         async with local.lock:
-            while not local.proven and not local.is_empty and local.epoch:
-                retention, since = local.options.retention, local.position
+            while not local.proven and local.opened and not local.is_empty:
+                since, retention, early = local.position, local.options.retention, len(local.held)
                 try:
                     page = await self._broker.history(
                         local.name, retention=retention, since=since, limit=retention.size
                     )
                 except BrokerUnavailable:
-                    return
+                    return  # `on_link_restored`, or the next round of `_verify_forever`, comes back to it
                 missed = replay(since, page)
-                if not missed.recovered:
+                # What arrived before the page was read is in the page. If it is not, the stream went back in time.
+                went_back = any(
+                    held.epoch == page.top.epoch and held.offset > page.top.offset for held in local.held[:early]
+                )
+                del local.held[:early]
+                if went_back or not missed.recovered:
                     self._lose(local, page.top)
                     return
                 for publication in missed.publications:
                     local.offset = publication.offset
                     self._accept(local, publication)
                 self._counts["filled"] += len(missed.publications)
-                self._proven(local)
+                self._resume(local)
 
-    def _proven(self, local: LocalRoom) -> None:
-        """Go on with a room that is whole up to its position; what was held comes next, and may show a new hole."""
+    def _resume_or_prove(self, local: LocalRoom) -> None:
+        self._resume(local)
+        if not local.proven:
+            self.spawn(self._prove(local))
+
+    def _resume(self, local: LocalRoom) -> None:
+        """Go on with a room that is whole up to its position. What was held comes next, and may show a new hole."""
         local.proven = True
         held, local.held = local.held, []
         for index, publication in enumerate(held):
             if publication.epoch == local.epoch and publication.offset <= local.offset:
                 continue
             if publication.epoch != local.epoch or publication.offset != local.offset + 1:
-                local.proven = False  # `_prove` reads on from here
+                local.proven = False
                 local.held = held[index:]
                 return
             self._take(local, publication)
@@ -532,10 +448,9 @@ class Hub:
         for entry in local.entries:
             entry.spoiled = True
         local.epoch, local.offset = top.epoch, top.offset
-        local.held = [publication for publication in local.held if publication.epoch == top.epoch]
         for subscriber in local.fanout.clear():
             subscriber.insufficient(local.name)
-        self._proven(local)
+        self._resume_or_prove(local)
         self.spawn(self._close_if_empty(local))
 
     # For people

@@ -90,8 +90,8 @@ class Application(Protocol):
     """
     What a wire protocol asks of the application. JSON texts are bytes, kept as they came.
 
-    Every coroutine may raise `ClientError` (also as `Reject`), which becomes the answer to the command, or `Disconnect`,
-    which ends the connection.
+    Every coroutine may raise `ClientError` (also as `Reject`), which becomes the answer to the command, or
+    `Disconnect`, which ends the connection.
     """
 
     def room_options(self, room: Room) -> RoomOptions | None:
