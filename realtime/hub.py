@@ -46,6 +46,7 @@ from realtime.recovery import replay
 
 HELD_MAX = 10_000  # publications held for one unproven room; above it they are read from the stream again
 VERIFY_S = 8.0  # a publication that pub/sub lost, with none after it to show the hole, is found within 10 s
+CLOSE_S = 5.0  # for handlers of leaving members, when a worker ends
 VERIFY_BATCH = 500  # rooms whose tops are asked for in one command
 
 __all__ = ["Entry", "Hub", "Insufficient", "Joined", "RoomOptions"]
@@ -79,6 +80,7 @@ class Hub:
         self._rooms: dict[Room, LocalRoom] = {}
         self._dirty: list[LocalRoom] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._verifier: asyncio.Task[None] | None = None
         self._counts = dict.fromkeys(("received", "delivered", "stray", "holes", "filled", "insufficient"), 0)
 
     # Life
@@ -91,17 +93,22 @@ class Hub:
             BrokerUnavailable: it does not answer.
         """
         await self._broker.start(self)
-        self.spawn(self._verify_forever())
+        self._verifier = asyncio.get_running_loop().create_task(self._verify_forever())
 
     async def close(self) -> None:
-        """End every task, remove this worker's members, and close the broker."""
+        """Let what runs on the side end, for a while; remove this worker's members; close the broker."""
+        if self._verifier is not None:
+            self._verifier.cancel()
+            await asyncio.gather(self._verifier, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_S)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._broker.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` on the side; `close` cancels it, and what it raises is logged as a bug."""
+        """Run `work` on the side; what it raises is logged as a bug."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)

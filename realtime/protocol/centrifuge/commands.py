@@ -1,0 +1,464 @@
+"""
+What each command of the protocol does.
+
+Runs in the worker, inside the task of one session, one command at a time. A command looks at its request, asks the
+application, the hub or the tokens, and answers; it raises `ClientError` for an answer that is an error, and
+`Disconnect` where the protocol wants the connection closed (Centrifuge client protocol, sections 4 to 10). No command
+keeps anything of its own: what outlives it stands in the session and its connection.
+
+Publishing, presence and history are for those who are in the room. So `on_subscribe` is the one gate of a room, and an
+application cannot forget a second one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from realtime.auth import ConnectionClaims, SubscriptionClaims
+from realtime.broker.base import Position, Room
+from realtime.connection import Subscription
+from realtime.errors import TokenExpired, TokenInvalid
+from realtime.hub import Entry, Joined, RoomOptions
+from realtime.protocol.centrifuge import codes, json
+from realtime.protocol.centrifuge.messages import (
+    Command,
+    ConnectRequest,
+    ConnectResult,
+    Empty,
+    HistoryRequest,
+    HistoryResult,
+    PresenceRequest,
+    PresenceResult,
+    PresenceStatsRequest,
+    PresenceStatsResult,
+    PublishRequest,
+    Push,
+    RefreshRequest,
+    RefreshResult,
+    RPCRequest,
+    RPCResult,
+    SendRequest,
+    SubRefreshRequest,
+    SubRefreshResult,
+    Subscribe,
+    SubscribeRequest,
+    SubscribeResult,
+    UnsubscribeRequest,
+)
+
+if TYPE_CHECKING:
+    from realtime.protocol.centrifuge.session import Session
+
+PRIVATE: Final = "$"  # a room of this prefix needs a subscription token
+REPLY_UNRECOVERABLE: Final = 2  # bit of SubscribeRequest.flag: error 112 instead of a subscription that lost something
+TTL_MAX_S: Final = 365 * 86400
+
+
+# Connect and refresh
+
+
+async def connect(session: Session, id: int, request: ConnectRequest) -> None:
+    """Admit a client, with the rooms that its token and the application give it."""
+    session.begin_connecting()
+    connection, shared = session.connection, session.shared
+    claims = _connection_claims(session, request.token)
+    if claims is not None:
+        connection.user, connection.claims = claims.user, claims.raw
+        connection.info = None if claims.info is None else msgspec.json.decode(claims.info)
+    data = await shared.application.connect(connection, _payload(request.data))
+    for room in claims.channels if claims else ():
+        await session.enter(Room(room))
+    if len(session.granted) > shared.limits.rooms_per_connection:
+        raise codes.ROOM_LIMIT.error()
+    doors = await _enter_granted(session, request)
+    if not session.is_open:
+        _abandon(session, doors)
+        return
+    try:
+        subs = {door.subscription.room: _subscribe_result(door, door.entry.settle()) for door in doors}
+    except BaseException:
+        _abandon(session, doors)
+        raise
+    session.admit()
+    expires, ttl = _ttl(claims.expire_at_s if claims else None)
+    limits = shared.limits
+    result = ConnectResult(
+        client=connection.id,
+        version=shared.home.version,
+        expires=expires,
+        ttl=ttl,
+        data=_raw(data),
+        subs=subs,
+        ping=round(limits.ping_s),
+        pong=limits.ping_s > 0,
+        time=int(time.time() * 1000),
+    )
+    session.answer(id, "connect", result)
+    for door in doors:
+        _go_live(session, door)
+    session.expire_at(claims.expire_at_s if claims else None)
+
+
+def _connection_claims(session: Session, token: str) -> ConnectionClaims | None:
+    """Return what a token says, or None for a client without one where those are welcome."""
+    if not token:
+        if not session.shared.limits.anonymous:
+            raise codes.PROTOCOL.error()
+        return None
+    try:
+        return session.shared.tokens.connection(token, time.time())
+    except TokenExpired:
+        raise codes.TOKEN_EXPIRED.error() from None
+    except TokenInvalid as error:
+        session.log_refusal("token", error)
+        raise codes.INVALID_TOKEN.error() from None
+
+
+async def _enter_granted(session: Session, request: ConnectRequest) -> list[Door]:
+    doors: list[Door] = []
+    try:
+        for subscription in list(session.granted.values()):
+            position = request.subs.get(subscription.room)
+            since = Position(position.epoch, position.offset) if position and position.recover else None
+            options = _options(session, subscription.room)
+            doors.append(await _enter(session, subscription, options, since=since))
+    except BaseException:
+        _abandon(session, doors)
+        raise
+    session.granted.clear()
+    return doors
+
+
+async def refresh(session: Session, id: int, request: RefreshRequest) -> None:
+    """Let a connection live longer, by a newer token of the same user."""
+    try:
+        claims = session.shared.tokens.connection(request.token, time.time())
+    except TokenExpired:
+        raise codes.CONNECTION_EXPIRED.error() from None
+    except TokenInvalid as error:
+        session.log_refusal("token", error)
+        raise codes.INVALID_TOKEN.error() from None
+    if claims.user != session.connection.user:
+        raise codes.INVALID_TOKEN.error()
+    session.connection.claims = claims.raw
+    session.expire_at(claims.expire_at_s)
+    expires, ttl = _ttl(claims.expire_at_s)
+    result = RefreshResult(session.connection.id, session.shared.home.version, expires, ttl)
+    session.answer(id, "refresh", result)
+
+
+# Subscriptions
+
+
+class Door(NamedTuple):
+    """A subscription that is about to begin."""
+
+    subscription: Subscription
+    options: RoomOptions
+    entry: Entry
+
+
+async def subscribe(session: Session, id: int, request: SubscribeRequest) -> None:
+    """Bring a client into a room, with what it missed where it asks for that."""
+    room = _room(session, request.channel)
+    if request.type or request.delta not in ("", "fossil"):
+        raise (codes.PERMISSION_DENIED if request.type else codes.PROTOCOL).error()
+    connection = session.connection
+    if room in connection.subscriptions or room in session.entering:
+        raise codes.ALREADY_SUBSCRIBED.error()
+    if len(connection.subscriptions) + len(session.entering) >= session.shared.limits.rooms_per_connection:
+        raise codes.LIMIT_EXCEEDED.error()
+    options = _options(session, room)
+    session.entering.add(room)
+    try:
+        subscription = Subscription(room)
+        data = _authorise(session, subscription, request.token)
+        said = await session.shared.application.subscribe(connection, room, _payload(request.data))
+        since = Position(request.epoch, request.offset) if request.recover else None
+        door = await _enter(session, subscription, options, since=since)
+        try:
+            _finish_subscribe(session, id, request, door, said if said is not None else data)
+        except BaseException:
+            session.shared.hub.abandon(door.entry)
+            raise
+    finally:
+        session.entering.discard(room)
+
+
+def _finish_subscribe(session: Session, id: int, request: SubscribeRequest, door: Door, data: bytes | None) -> None:
+    """Answer and go live. Not a coroutine: nothing may come between the answer and the first publication."""
+    if not session.is_open:
+        session.shared.hub.abandon(door.entry)
+        return
+    joined = door.entry.settle()
+    if request.flag & REPLY_UNRECOVERABLE and request.recover and door.options.recover and not joined.recovered:
+        raise codes.UNRECOVERABLE.error()
+    result = _subscribe_result(door, joined)
+    result.data = _raw(data)
+    result.expires, result.ttl = _ttl(door.subscription.expire_at_s)
+    session.answer(id, "subscribe", result)
+    _go_live(session, door)
+
+
+async def subscribe_from_server(session: Session, subscription: Subscription) -> None:
+    """Bring a connected client into a room that it did not ask for, and tell it."""
+    room = _room(session, subscription.room)
+    if room in session.connection.subscriptions or room in session.entering:
+        return
+    if len(session.connection.subscriptions) >= session.shared.limits.rooms_per_connection:
+        raise codes.LIMIT_EXCEEDED.error()
+    session.entering.add(room)
+    try:
+        door = await _enter(session, subscription, _options(session, room), since=None)
+        try:
+            if session.is_open:
+                joined = door.entry.settle()
+                told = Subscribe(recoverable=door.options.recover, positioned=door.options.recover)
+                if joined.position is not None:
+                    told.epoch, told.offset = joined.position.epoch, joined.position.offset
+                session.write(json.push(Push(channel=room, subscribe=told)))
+                _go_live(session, door)
+        finally:
+            session.shared.hub.abandon(door.entry)  # harmless for a member
+    finally:
+        session.entering.discard(room)
+
+
+async def _enter(session: Session, subscription: Subscription, options: RoomOptions, *, since: Position | None) -> Door:
+    connection, room = session.connection, subscription.room
+    info = connection.describe()
+    if subscription.chan_info is not None:
+        info = msgspec.structs.replace(info, chan_info=subscription.chan_info)
+    subscription.present = options.presence
+    subscription.join_leave = options.join_leave
+    subscription.positioned = options.recover
+    entry = await session.shared.hub.enter(
+        room,
+        session,
+        options,
+        info=info,
+        since=since if options.recover else None,
+        watches=subscription.join_leave,
+    )
+    return Door(subscription, options, entry)
+
+
+def _go_live(session: Session, door: Door) -> None:
+    session.connection.subscriptions[door.subscription.room] = door.subscription
+    session.shared.hub.go_live(door.entry)
+    session.watch_subscription(door.subscription)
+
+
+def _abandon(session: Session, doors: list[Door]) -> None:
+    for door in doors:
+        session.shared.hub.abandon(door.entry)
+
+
+def _subscribe_result(door: Door, joined: Joined) -> SubscribeResult:
+    """
+    Return what a client is told of its subscription. After a recovery the position is the one it asked for: it moves
+    on by the publications (protocol, section 6.1, step 9).
+    """
+    result = SubscribeResult(recoverable=door.options.recover, positioned=door.options.recover)
+    if joined.position is None:
+        return result
+    since = door.entry.since
+    result.epoch = joined.position.epoch
+    result.offset = since.offset if since is not None and joined.recovered else joined.position.offset
+    result.was_recovering = since is not None
+    result.recovered = joined.recovered
+    result.publications = [json.pub_of(publication) for publication in joined.publications]
+    return result
+
+
+def _authorise(session: Session, subscription: Subscription, token: str) -> bytes | None:
+    """Check the subscription token where there is one or has to be one; return the data that it carries."""
+    if not token:
+        if subscription.room.startswith(PRIVATE):
+            raise codes.PERMISSION_DENIED.error()
+        return None
+    claims = _subscription_claims(session, subscription.room, token)
+    subscription.chan_info = claims.info
+    subscription.expire_at_s = claims.expire_at_s
+    return claims.data
+
+
+def _subscription_claims(session: Session, room: Room, token: str) -> SubscriptionClaims:
+    try:
+        claims = session.shared.tokens.subscription(token, time.time())
+    except TokenExpired:
+        raise codes.TOKEN_EXPIRED.error() from None
+    except TokenInvalid as error:
+        session.log_refusal("subscription token", error)
+        raise codes.PERMISSION_DENIED.error() from None
+    connection = session.connection
+    if claims.channel != room or claims.user != connection.user or claims.client not in (None, "", connection.id):
+        raise codes.INVALID_TOKEN.error()
+    return claims
+
+
+async def sub_refresh(session: Session, id: int, request: SubRefreshRequest) -> None:
+    """Let a subscription live longer, by a newer token."""
+    room = _room(session, request.channel)
+    subscription = session.connection.subscriptions.get(room)
+    if subscription is None:
+        raise codes.PERMISSION_DENIED.error()
+    if not request.token:
+        raise codes.BAD_REQUEST.error()
+    if subscription.expire_at_s is None:
+        raise codes.PROTOCOL.error()
+    subscription.expire_at_s = _subscription_claims(session, room, request.token).expire_at_s
+    session.watch_subscription(subscription)
+    session.answer(id, "sub_refresh", SubRefreshResult(*_ttl(subscription.expire_at_s)))
+
+
+async def unsubscribe(session: Session, id: int, request: UnsubscribeRequest) -> None:
+    """Take a client out of a room; one in which it is not is no error."""
+    session.leave(_room(session, request.channel))
+    session.answer(id, "unsubscribe", Empty())
+
+
+# In a room
+
+
+async def publish(session: Session, id: int, request: PublishRequest) -> None:
+    """Publish into a room, as the application words it."""
+    room, options = _subscribed(session, request.channel)
+    data = _payload(request.data)
+    if data is None:
+        raise codes.BAD_REQUEST.error()
+    if not options.publish:
+        raise codes.PERMISSION_DENIED.error()
+    worded = await session.shared.application.publish(session.connection, room, data)
+    if worded is not None:
+        info = session.connection.describe(room)
+        await session.shared.hub.publish(room, json.one_line(worded), info=info)
+    session.answer(id, "publish", Empty())
+
+
+async def presence(session: Session, id: int, request: PresenceRequest) -> None:
+    """Tell who is in a room."""
+    room, options = _subscribed(session, request.channel)
+    if not options.presence:
+        raise codes.NOT_AVAILABLE.error()
+    members = await session.shared.hub.members(room)
+    result = PresenceResult({client: json.info_of(info) for client, info in members.items()})
+    session.answer(id, "presence", result)
+
+
+async def presence_stats(session: Session, id: int, request: PresenceStatsRequest) -> None:
+    """Tell how many are in a room."""
+    room, options = _subscribed(session, request.channel)
+    if not options.presence:
+        raise codes.NOT_AVAILABLE.error()
+    counts = await session.shared.hub.member_counts(room)
+    session.answer(id, "presence_stats", PresenceStatsResult(counts.clients, counts.users))
+
+
+async def history(session: Session, id: int, request: HistoryRequest) -> None:
+    """Tell what was published in a room (protocol, section 7.3)."""
+    room, options = _subscribed(session, request.channel)
+    if not options.retention.size:
+        raise codes.NOT_AVAILABLE.error()
+    since = None if request.since is None else Position(request.since.epoch, request.since.offset)
+    if request.limit < -1 or (since is not None and (since.offset < 0 or (request.reverse and not since.offset))):
+        raise codes.BAD_REQUEST.error()
+    most = session.shared.limits.history_page
+    limit = most if request.limit == -1 else min(request.limit, most)
+    page = await session.shared.hub.history(room, since=since, limit=limit, reverse=request.reverse)
+    if since is not None and since.epoch not in ("", page.top.epoch):
+        raise codes.UNRECOVERABLE.error()
+    result = HistoryResult([json.pub_of(each) for each in page.publications], page.top.epoch, page.top.offset)
+    session.answer(id, "history", result)
+
+
+# Apart from rooms
+
+
+async def rpc(session: Session, id: int, request: RPCRequest) -> None:
+    """Call a method of the application."""
+    data = await session.shared.application.rpc(session.connection, request.method, _payload(request.data))
+    session.answer(id, "rpc", RPCResult(_raw(data)))
+
+
+async def send(session: Session, id: int, request: SendRequest) -> None:
+    """Hand a message to the application. It has no answer."""
+    data = _payload(request.data)
+    if data is None:
+        raise codes.PROTOCOL.error()
+    await session.shared.application.message(session.connection, data)
+
+
+# What they share
+
+
+def _room(session: Session, name: str) -> Room:
+    """Check a room's name."""
+    if not name:
+        raise codes.PROTOCOL.error()
+    if len(name.encode()) > session.shared.limits.room_name_bytes:
+        raise codes.BAD_REQUEST.error()
+    return Room(name)
+
+
+def _options(session: Session, room: Room) -> RoomOptions:
+    options = session.shared.application.room_options(room)
+    if options is None:
+        raise codes.UNKNOWN_ROOM.error()
+    return options
+
+
+def _subscribed(session: Session, name: str) -> tuple[Room, RoomOptions]:
+    """Return a room in which the client is."""
+    room = _room(session, name)
+    options = _options(session, room)
+    if room not in session.connection.subscriptions:
+        raise codes.PERMISSION_DENIED.error()
+    return room, options
+
+
+def _payload(data: Raw | UnsetType) -> bytes | None:
+    """Return a payload apart from the message that it came in, which is not kept for its sake."""
+    return None if isinstance(data, UnsetType) or not data else bytes(data)
+
+
+def _raw(data: bytes | None) -> Raw | UnsetType:
+    return UNSET if data is None else Raw(json.one_line(data))
+
+
+def _ttl(expire_at_s: float | None) -> tuple[bool, int]:
+    """Return the fields `expires` and `ttl`, in whole seconds."""
+    if expire_at_s is None:
+        return False, 0
+    return True, max(1, min(int(expire_at_s - time.time()), TTL_MAX_S))
+
+
+Method = Callable[["Session", int, Any], Awaitable[None]]
+
+TABLE: Final[dict[str, Method]] = {
+    "connect": connect,
+    "subscribe": subscribe,
+    "unsubscribe": unsubscribe,
+    "publish": publish,
+    "presence": presence,
+    "presence_stats": presence_stats,
+    "history": history,
+    "rpc": rpc,
+    "send": send,
+    "refresh": refresh,
+    "sub_refresh": sub_refresh,
+}
+
+
+def method_of(command: Command) -> tuple[str | None, Any]:
+    """Return the name and the request of a command; no name where it has none that we know."""
+    for name in TABLE:
+        request = getattr(command, name)
+        if request is not None:
+            return name, request
+    return None, None

@@ -1,0 +1,114 @@
+"""
+The protocol in JSON.
+
+Pure: bytes in, structures out, and back. Commands stand one to a line; so does every answer (Centrifuge client
+protocol, section 3.1). Payloads are embedded as they came, but for raw newlines, which can only be white space and
+would end the line. A publication is put together from pieces rather than encoded: it is the one message that is written
+for every member of a room.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.errors import ClientError
+from realtime.protocol.centrifuge.codes import ErrorCode
+from realtime.protocol.centrifuge.messages import Command, Error, Info, Pub, Push, Result
+
+PING = b"{}"
+
+_decoder = msgspec.json.Decoder(Command)
+_encoder = msgspec.json.Encoder()
+
+
+class BadFrame(Exception):
+    """A message that no client of this protocol sends. The text is for the log."""
+
+
+def decode(message: bytes | str) -> list[Command]:
+    """
+    Return the commands of one message, in order.
+
+    Raises:
+        BadFrame: nothing in it, malformed JSON, or a field of another type than the schema's.
+    """
+    lines = message.split("\n") if isinstance(message, str) else message.split(b"\n")  # type: ignore[arg-type]
+    if len(lines) > 1 and not lines[-1]:
+        lines.pop()
+    try:
+        return [_decoder.decode(line) for line in lines]
+    except msgspec.MsgspecError as error:  # also its DecodeError and ValidationError
+        raise BadFrame(str(error)) from error
+    except UnicodeEncodeError as error:
+        raise BadFrame("not Unicode") from error
+
+
+def one_line(text: bytes) -> bytes:
+    """Return a JSON text without raw newlines."""
+    if b"\n" in text or b"\r" in text:
+        return msgspec.json.format(text, indent=-1)
+    return text
+
+
+def reply(id: int, method: str, result: Result) -> bytes:
+    """Return the answer to command `id`."""
+    return b'{"id":%d,"%b":%b}' % (id, method.encode(), _encoder.encode(result))
+
+
+def error_reply(id: int, error: ClientError | ErrorCode) -> bytes:
+    """Return the answer to a command that failed."""
+    told = Error(error.code, error.message, error.temporary)
+    return b'{"id":%d,"error":%b}' % (id, _encoder.encode(told))
+
+
+def push(push: Push) -> bytes:
+    """Return a push of a rare kind."""
+    return b'{"push":%b}' % _encoder.encode(push)
+
+
+def push_publication(room: Room, publication: Publication) -> bytes:
+    """Return the push of a publication."""
+    parts = [b'{"push":{"channel":', _encoder.encode(room), b',"pub":{"data":', publication.data]
+    if publication.info is not None:
+        parts += (b',"info":', _encoder.encode(info_of(publication.info)))
+    if publication.offset:
+        parts.append(b',"offset":%d' % publication.offset)
+    if publication.tags:
+        parts += (b',"tags":', _encoder.encode(publication.tags))
+    if publication.time_ms:
+        parts.append(b',"time":%d' % publication.time_ms)
+    parts.append(b"}}}")
+    return b"".join(parts)
+
+
+def push_join(room: Room, info: ClientInfo) -> bytes:
+    """Return the push of a join."""
+    return b'{"push":{"channel":%b,"join":{"info":%b}}}' % (_encoder.encode(room), _encoder.encode(info_of(info)))
+
+
+def push_leave(room: Room, info: ClientInfo) -> bytes:
+    """Return the push of a leave."""
+    return b'{"push":{"channel":%b,"leave":{"info":%b}}}' % (_encoder.encode(room), _encoder.encode(info_of(info)))
+
+
+def info_of(info: ClientInfo) -> Info:
+    """Return what is said of a client."""
+    return Info(
+        user=info.user,
+        client=info.client,
+        conn_info=UNSET if info.conn_info is None else Raw(info.conn_info),
+        chan_info=UNSET if info.chan_info is None else Raw(info.chan_info),
+    )
+
+
+def pub_of(publication: Publication) -> Pub:
+    """Return a publication as it stands in a list of them."""
+    return Pub(
+        data=Raw(publication.data),
+        info=UNSET if publication.info is None else info_of(publication.info),
+        offset=publication.offset,
+        tags=publication.tags or UNSET,
+        time=publication.time_ms,
+    )

@@ -1,0 +1,418 @@
+"""
+One client of the Centrifuge protocol: its state, its pings, and the order of its commands.
+
+Runs in the worker. A session takes whole messages from its transport and runs the commands in them one after another
+(protocol, section 4), in a task that exists only while there is something to run. What each command does is in
+commands.py. A session holds no timer of the event loop and, while idle, no task; all it knows is plain data here and in
+its `Connection`.
+
+    NEW ──connect──▶ CONNECTING ──admitted──▶ CONNECTED
+                          └───────refused──▶ REFUSED          any state ──closed──▶ CLOSED
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import random
+import time
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec import Raw
+
+from realtime.auth import Tokens
+from realtime.broker.base import ClientId, Room
+from realtime.connection import EMPTY, Connection, Subscription
+from realtime.errors import BrokerUnavailable, ClientError, Disconnect
+from realtime.hub import Hub, Insufficient
+from realtime.protocol.base import Application, Framing, Handshake, Outlet
+from realtime.protocol.centrifuge import codes, commands, json
+from realtime.protocol.centrifuge.messages import Command, Message, Push, Result, Unsubscribe
+from realtime.protocol.centrifuge.wire import JSONWire
+from realtime.wheel import Timer, Wheel
+
+QUEUE_MAX: Final = 64  # commands that wait for the one that runs; above it the client waits in its kernel
+
+logger = logging.getLogger("realtime.session")
+
+
+class State(enum.Enum):
+    NEW = "new"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    REFUSED = "refused"
+    CLOSED = "closed"
+
+
+class Event(enum.Enum):
+    CONNECT = "connect"
+    ADMITTED = "admitted"
+    REFUSED = "refused"
+    CLOSED = "closed"
+
+
+TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
+    (State.NEW, Event.CONNECT): State.CONNECTING,
+    (State.CONNECTING, Event.ADMITTED): State.CONNECTED,
+    (State.CONNECTING, Event.REFUSED): State.REFUSED,
+    **{(state, Event.CLOSED): State.CLOSED for state in State},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may do. Each is a setting of the same name."""
+
+    ping_s: float = 25.0
+    pong_s: float = 10.0
+    connect_s: float = 10.0  # from the handshake to the first command
+    expiry_grace_s: float = 25.0
+    rooms_per_connection: int = 128
+    room_name_bytes: int = 255
+    history_page: int = 300
+    anonymous: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where connections are served: this worker."""
+
+    slot: int = 0
+    worker: str = ""
+    node: str = ""
+    version: str = "0"
+
+
+class Centrifuge:
+    """The protocol in one worker: what all its sessions share. Makes a session for each adopted connection."""
+
+    subprotocols: Sequence[str] = ("centrifuge-json",)
+
+    def __init__(
+        self, application: Application, hub: Hub, *, wheel: Wheel, tokens: Tokens, limits: Limits, home: Home
+    ) -> None:
+        self.application = application
+        self.hub = hub
+        self.wheel = wheel
+        self.tokens = tokens
+        self.limits = limits
+        self.home = home
+        self.sessions: set[Session] = set()
+        self._wires: dict[Framing, JSONWire] = {}
+
+    def __call__(self, outlet: Outlet, handshake: Handshake, subprotocol: str | None) -> Session:
+        """Begin a session. It is closed as stale when no `connect` comes in time."""
+        session = Session(self, outlet, handshake)
+        self.sessions.add(session)
+        return session
+
+    def wire(self, framing: Framing) -> JSONWire:
+        """Return the one wire for this framing."""
+        wire = self._wires.get(framing)
+        if wire is None:
+            wire = self._wires[framing] = JSONWire(framing)
+        return wire
+
+    def statistics(self) -> dict[str, int]:
+        """Count the sessions, and those that were admitted."""
+        admitted = sum(session.state is State.CONNECTED for session in self.sessions)
+        return {"sessions": len(self.sessions), "clients": admitted}
+
+
+class Session:
+    """One client. Is the hub's `Subscriber` and the connection's `Voice`."""
+
+    __slots__ = (
+        "__weakref__",
+        "_awaits_pong",
+        "_expiry",
+        "_queue",
+        "_task",
+        "_timer",
+        "connection",
+        "entering",
+        "granted",
+        "outlet",
+        "shared",
+        "state",
+        "wire",
+    )
+
+    def __init__(self, shared: Centrifuge, outlet: Outlet, handshake: Handshake) -> None:
+        self.shared = shared
+        self.outlet = outlet
+        self.wire = shared.wire(outlet.framing)
+        self.state = State.NEW
+        self.connection = Connection(
+            ClientId(str(uuid.uuid4())),
+            self,
+            client=handshake.client,
+            scheme=handshake.scheme,
+            path=handshake.path,
+            query=handshake.query,
+            headers=handshake.headers,
+            session=handshake.session,
+            transport=handshake.transport,
+            slot=shared.home.slot,
+            worker=shared.home.worker,
+            node=shared.home.node,
+        )
+        self.entering: set[Room] = set()  # rooms on whose door it stands
+        self.granted: dict[Room, Subscription] = {}  # rooms that the server gave it before it was admitted
+        self._queue: deque[Command] | None = None  # only while a task runs
+        self._task: asyncio.Task[None] | None = None
+        self._awaits_pong = False
+        self._timer: Timer = shared.wheel.after(shared.limits.connect_s, Session._is_stale, self)
+        self._expiry: Timer | None = None
+
+    # From the transport
+
+    def receive(self, message: bytes | str) -> None:
+        """Take one whole message: run its commands after those that wait already."""
+        if self.state is State.CLOSED:
+            return
+        try:
+            received = json.decode(message)
+        except json.BadFrame as error:
+            logger.debug("< %s: %s", self.connection.id, error)
+            self.finish(codes.PROTOCOL)
+            return
+        for command in received:
+            if command == PONG:
+                self._pong()
+            elif self._queue is None:
+                self._queue = deque([command])
+            else:
+                self._queue.append(command)
+        if self._queue is not None and self.state is not State.CLOSED:
+            if self._task is None:
+                self._task = asyncio.get_running_loop().create_task(self._run())
+            if len(self._queue) > QUEUE_MAX:
+                self.outlet.pause_reading()
+
+    def connection_lost(self, code: int, reason: str) -> None:
+        """Leave every room, and tell the application that an admitted client is gone."""
+        self._wind_up(code, reason)
+
+    def _wind_up(self, code: int, reason: str) -> bool:
+        """End everything but the socket, once. Return whether it was this call that did."""
+        if self.state is State.CLOSED:
+            return False
+        admitted = self.state is State.CONNECTED
+        self._move(Event.CLOSED)
+        self._timer.cancel()
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        for room in list(self.connection.subscriptions):
+            self.leave(room)
+        self.shared.sessions.discard(self)
+        if admitted:
+            self.shared.hub.spawn(self.shared.application.disconnect(self.connection, code, reason))
+        return True
+
+    # Commands, one after another
+
+    async def _run(self) -> None:
+        queue = self._queue
+        assert queue is not None
+        while queue and self.state is not State.CLOSED:
+            command = queue.popleft()
+            try:
+                await self._execute(command)
+            except Disconnect as end:
+                self.end(end.code, end.reason)
+            if len(queue) == QUEUE_MAX:
+                self.outlet.resume_reading()
+        self._queue = None
+        self._task = None
+
+    async def _execute(self, command: Command) -> None:
+        """Run one command, and answer it where that failed."""
+        method, request = commands.method_of(command)
+        if method is None or (command.id <= 0 and method != "send"):
+            raise codes.PROTOCOL.error()
+        if (method == "connect") != (self.state is State.NEW):
+            raise codes.PROTOCOL.error()
+        try:
+            await commands.TABLE[method](self, command.id, request)
+        except ClientError as error:
+            self._answer_error(command.id, method, error)
+        except BrokerUnavailable as error:
+            logger.warning("! %s: %s: %s", self.connection.id, method, error)
+            self._answer_error(command.id, method, codes.UNAVAILABLE.error())
+        except Insufficient:
+            raise codes.INSUFFICIENT_STATE.error() from None
+        except Disconnect:
+            raise
+        except Exception:
+            logger.exception("! %s: %s failed", self.connection.id, method)
+            self._answer_error(command.id, method, codes.INTERNAL.error())
+
+    def _answer_error(self, id: int, method: str, error: ClientError) -> None:
+        if method == "send":
+            return  # it has no answer
+        self.write(json.error_reply(id, error))
+        if self.state is State.CONNECTING:
+            self._move(Event.REFUSED)
+            assert self._queue is not None
+            self._queue.clear()  # the rest of that frame is not looked at
+
+    def answer(self, id: int, method: str, result: Result) -> None:
+        """Answer a command that succeeded."""
+        self.write(json.reply(id, method, result))
+
+    # State
+
+    def _move(self, event: Event) -> None:
+        before = self.state
+        after = TRANSITIONS.get((before, event))
+        if after is None:
+            raise AssertionError(f"a session that is {before.value} cannot be told {event.value}")
+        self.state = after
+        logger.debug("= %s: %s -> %s", self.connection.id, before.value, after.value)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything can still be said to the client."""
+        return self.state is not State.CLOSED
+
+    def begin_connecting(self) -> None:
+        """Take the first command."""
+        self._move(Event.CONNECT)
+
+    def admit(self) -> None:
+        """Take the client in: from here on it is pinged, and everything is allowed that it may do."""
+        self._move(Event.ADMITTED)
+        self.connection.headers = EMPTY
+        self._timer.cancel()
+        ping_s = self.shared.limits.ping_s
+        if ping_s > 0:
+            first = random.uniform(ping_s / 2, ping_s)  # noqa: S311 - spreads pings, keeps no secret
+            self._timer = self.shared.wheel.after(first, Session._ping, self)
+
+    def finish(self, code: codes.DisconnectCode) -> None:
+        """Close with one of the protocol's own codes."""
+        self.end(code.code, code.reason)
+
+    def log_refusal(self, what: str, why: Exception) -> None:
+        """Log what a client is not told in full."""
+        logger.info("x %s: %s refused: %s", self.connection.id, what, why)
+
+    # Pings and deadlines, all on the wheel
+
+    def _is_stale(self) -> None:
+        self.finish(codes.STALE)
+
+    def _ping(self) -> None:
+        self._awaits_pong = True
+        self.outlet.write(self.wire.ping)
+        self._timer = self.shared.wheel.after(self.shared.limits.pong_s, Session._check_pong, self)
+
+    def _check_pong(self) -> None:
+        if self._awaits_pong:
+            self.finish(codes.NO_PONG)
+            return
+        limits = self.shared.limits
+        self._timer = self.shared.wheel.after(limits.ping_s - limits.pong_s, Session._ping, self)
+
+    def _pong(self) -> None:
+        if not self._awaits_pong:
+            self.finish(codes.PROTOCOL)
+        self._awaits_pong = False
+
+    def expire_at(self, expire_at_s: float | None) -> None:
+        """Close the connection some grace after `expire_at_s` (Unix time), unless it is refreshed before."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if expire_at_s is not None:
+            delay_s = expire_at_s - time.time() + self.shared.limits.expiry_grace_s
+            self._expiry = self.shared.wheel.after(max(delay_s, 0), Session._expired, self)
+
+    def _expired(self) -> None:
+        self.finish(codes.CONNECTION_EXPIRED)
+
+    def watch_subscription(self, subscription: Subscription) -> None:
+        """End a subscription some grace after its token expired, unless it is refreshed before."""
+        if subscription.expire_at_s is not None:
+            delay_s = subscription.expire_at_s - time.time() + self.shared.limits.expiry_grace_s
+            self.shared.wheel.after(max(delay_s, 0), self._subscription_expired, subscription)
+
+    def _subscription_expired(self, subscription: Subscription) -> None:
+        if self.connection.subscriptions.get(subscription.room) is not subscription:
+            return
+        expire_at_s = subscription.expire_at_s
+        if expire_at_s is None:
+            return
+        if expire_at_s + self.shared.limits.expiry_grace_s > time.time() + 1:
+            return  # refreshed since; that refresh watches it
+        if subscription.server_side:
+            self.finish(codes.SUBSCRIPTION_EXPIRED)
+            return
+        self.leave(subscription.room)
+        self._push_unsubscribe(subscription.room, codes.UNSUBSCRIBED_EXPIRED)
+
+    # Rooms
+
+    def leave(self, room: Room) -> bool:
+        """End a subscription. Nothing of the room is written from here on; others learn of it on the side."""
+        subscription = self.connection.subscriptions.get(room)
+        if subscription is None:
+            return False
+        info = self.connection.describe(room)
+        del self.connection.subscriptions[room]
+        self.shared.hub.leave(room, self, client=self.connection.id if subscription.present else None)
+        self.shared.hub.spawn(self.shared.application.leave(room, info))
+        return True
+
+    def insufficient(self, room: Room) -> None:
+        """The hub lost publications of this room, and this session is no member any more."""
+        subscription = self.connection.subscriptions.get(room)
+        if subscription is None or self.state is State.CLOSED:
+            return
+        if subscription.server_side:
+            self.finish(codes.INSUFFICIENT_STATE)
+            return
+        info = self.connection.describe(room)
+        del self.connection.subscriptions[room]
+        if subscription.present:
+            self.shared.hub.withdraw(room, self.connection.id)
+        self.shared.hub.spawn(self.shared.application.leave(room, info))
+        self._push_unsubscribe(room, codes.UNSUBSCRIBED_INSUFFICIENT)
+
+    def _push_unsubscribe(self, room: Room, code: codes.UnsubscribeCode) -> None:
+        self.write(json.push(Push(channel=room, unsubscribe=Unsubscribe(code.code, code.reason))))
+
+    # The connection's voice
+
+    def write(self, payload: bytes) -> None:
+        """Send one message of the protocol."""
+        self.outlet.write(self.wire.frame(payload))
+
+    def send_message(self, data: bytes) -> None:
+        self.write(json.push(Push(message=Message(Raw(json.one_line(data))))))
+
+    def end(self, code: int, reason: str) -> None:
+        if self._wind_up(code, reason):
+            self.outlet.close(code, reason)
+
+    async def enter(self, room: Room) -> None:
+        if self.state is State.CONNECTING:
+            self.granted[room] = Subscription(room, server_side=True)
+        elif self.state is State.CONNECTED:
+            await commands.subscribe_from_server(self, Subscription(room, server_side=True))
+
+    async def exit(self, room: Room, code: int, reason: str) -> None:
+        self.granted.pop(room, None)
+        if self.leave(room):
+            self._push_unsubscribe(room, codes.UnsubscribeCode(code, reason))
+
+
+PONG: Final = Command()
