@@ -24,14 +24,14 @@ class RealtimeError(Exception):
 
 
 class SettingsError(RealtimeError):
-    """A setting has a value that cannot be used."""
+    """A setting has a value that cannot be used. `source` is the flag, the variable or the line that gave it."""
 
     def __init__(self, name: str, source: str, problem: str) -> None:
         super().__init__(name, source, problem)
         self.name, self.source, self.problem = name, source, problem
 
     def __str__(self) -> str:
-        return f"{self.source}: {self.name}: {self.problem}"
+        return f"{self.source}: {self.problem}"
 
 
 class TargetError(RealtimeError):

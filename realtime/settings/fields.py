@@ -1,0 +1,286 @@
+"""
+`Settings`: every option of the server, with its default, its sentence and what it allows.
+
+One frozen dataclass, plain data, made in the process that runs the command line and sent to the workers as msgpack. The
+command line, the names of the environment variables, the keys of `realtime.toml` and docs/settings.md are made from it.
+It never reads anything: `sources.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from typing import Any
+
+import msgspec
+
+from realtime.errors import SettingsError
+from realtime.settings.cpus import usable_cpus
+from realtime.settings.kinds import (
+    Address,
+    Choice,
+    Flag,
+    Kind,
+    Many,
+    Network,
+    Origin,
+    RedisUrl,
+    Seconds,
+    Secret,
+    Size,
+    Text,
+    Whole,
+    seconds_text,
+    size_text,
+)
+
+GROUPS = ("What to serve", "Where", "Workers", "Stickiness", "Broker", "Who may connect", "Limits", "Operation")
+(_WHAT, _WHERE, _WORKERS, _STICKY, _BROKER, _WHO, _LIMITS, _OPERATION) = GROUPS
+
+_COOKIE = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # a token, RFC 9110 section 5.6.2: also what a header's name may hold
+_PARAM = r"[0-9A-Za-z._~-]+"  # what never needs percent-encoding, RFC 3986 section 2.3
+AUTO = 0
+
+
+def _set(default: Any, kind: Kind, group: str, help: str, *, short: str = "", shown: str = "") -> Any:
+    """Declare one option. `shown` is how `--help` writes a default that says little by itself."""
+    metadata = {"kind": kind, "group": group, "help": help, "short": short, "shown": shown}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the server does. A value is trusted once it is in here: `resolve()` has checked each, and all together."""
+
+    # fmt: off
+    target: str | None = _set(None, Text("TARGET", "module:attr or path/to/file.py:attr", r"[^\s\0][^\0]*"), _WHAT,
+        "The application: `module:attr` or `path/to/file.py:attr`; `attr` is `app` unless given.",
+        shown="app.py here, else a stock application in which every room is open")
+
+    bind: tuple[str, ...] = _set(("127.0.0.1:8000",), Many(Address()), _WHERE,
+        "Where to listen: HOST:PORT, [v6]:PORT, :PORT for every address, unix:PATH. Can be given several times.",
+        short="b")
+    backlog: int = _set(2048, Whole(1, 65535), _WHERE,
+        "Connections the kernel holds for us before they are accepted; it caps this at net.core.somaxconn.")
+    tls_cert: str | None = _set(None, Text("FILE", "a file"), _WHERE,
+        "Certificate chain (PEM); TLS then ends in the workers.")
+    tls_key: str | None = _set(None, Text("FILE", "a file"), _WHERE, "Key of the certificate (PEM).")
+
+    workers: int = _set(AUTO, Whole(1, 512, (("auto", AUTO),)), _WORKERS,
+        "Worker processes; auto is one for each processor that this process may use.", short="w", shown="auto")
+    balance: str = _set("least", Choice(("least", "round-robin")), _WORKERS,
+        "Which worker gets a connection that has no key: the one with the fewest, or each in turn.")
+    boot_s: float = _set(30.0, Seconds(1, 600), _WORKERS, "A worker that is not ready by then is replaced.")
+    drain_s: float = _set(60.0, Seconds(0, 3600), _WORKERS,
+        "How long a worker that has to stop may take to bring its clients elsewhere.")
+    heartbeat_s: float = _set(1.0, Seconds(0.05, 60), _WORKERS,
+        "How often a worker's event loop reports that it turns.")
+    hung_s: float = _set(6.0, Seconds(0.2, 600), _WORKERS,
+        "A worker silent for this long is hung: its stacks go to the log, then it is killed and replaced.")
+    orphan_grace_s: float = _set(60.0, Seconds(0, 86400), _WORKERS,
+        "How long a worker that lost its primary goes on serving what it has.")
+
+    sticky: str = _set("ip", Choice(("ip", "session", "none")), _STICKY,
+        "What brings a client to the same worker again: its address, its session, or nothing.", short="s")
+    session_cookie: str = _set("rt_session", Text("NAME", "a cookie's name", _COOKIE), _STICKY,
+        "The cookie that carries the session.")
+    session_param: str | None = _set(None, Text("NAME", "a query parameter's name", _PARAM), _STICKY,
+        "A query parameter that carries the session; it goes before the cookie.")
+    session_header: str | None = _set(None, Text("NAME", "a header's name", _COOKIE), _STICKY,
+        "A request header that carries the session; it goes before both.")
+    trusted_proxies: tuple[str, ...] = _set((), Many(Network()), _STICKY,
+        "Proxies whose word about the client's address is taken (X-Forwarded-For, PROXY protocol).")
+    proxy_protocol: bool = _set(False, Flag(), _STICKY,
+        "Connections from trusted proxies begin with a PROXY protocol header (v1 or v2).")
+    secret: str | None = _set(None, Secret(16), _STICKY,
+        "Keys the hashing of clients to workers, and session ids; the same on all machines.",
+        shown="drawn at start: affinity then ends with the primary")
+
+    redis: str | None = _set(None, RedisUrl(), _BROKER,
+        "Redis that joins machines; without it this machine serves alone, with a broker of its own.")
+    redis_prefix: str = _set("rt", Text("NAME", "1 to 64 letters, digits, '.', '_' or '-'", r"[0-9A-Za-z._-]{1,64}"),
+        _BROKER, "What every key and channel in Redis begins with; servers that share it share their rooms.")
+
+    token_hmac_secret: str | None = _set(None, Secret(32), _WHO,
+        "Verifies the HS256 tokens that clients connect with (RFC 7518: at least 32 bytes).")
+    token_audience: str | None = _set(None, Text(), _WHO, "What a token's `aud` must hold.")
+    token_issuer: str | None = _set(None, Text(), _WHO, "What a token's `iss` must be.")
+    anonymous: bool | None = _set(None, Flag(), _WHO,
+        "Clients without a token may connect.", shown="yes without a token secret, no with one")
+    allowed_origins: tuple[str, ...] = _set((), Many(Origin()), _WHO,
+        "Origins of web pages that may connect, `*` for all.", shown="the page's own host only")
+
+    handshake_s: float = _set(10.0, Seconds(0.1, 300), _LIMITS,
+        "Time from a connection's start to its first whole head.")
+    head_bytes: int = _set(16384, Size(1024, 65536), _LIMITS, "Size of a request's head.")
+    head_headers: int = _set(100, Whole(10, 1000), _LIMITS, "Headers in a request's head.")
+    message_bytes: int = _set(65536, Size(1024, 64 * 1024**2), _LIMITS, "Size of one message from a client.")
+    outbound_bytes: int = _set(1024**2, Size(16384, 256 * 1024**2), _LIMITS,
+        "Bytes that may wait for one client; above this it is closed as slow.")
+    outbound_s: float = _set(10.0, Seconds(0.5, 300), _LIMITS,
+        "Time for which bytes may wait for one client; after this it is closed as slow.")
+    ping_s: float = _set(25.0, Seconds(0.1, 600), _LIMITS, "How often each client is pinged.")
+    pong_s: float = _set(10.0, Seconds(0.05, 300), _LIMITS, "Time for the answer to a ping.")
+    rooms_per_connection: int = _set(128, Whole(1, 100_000), _LIMITS, "Rooms that one connection may be in.")
+    history_size: int = _set(1000, Whole(1, 1_000_000), _LIMITS,
+        "Most publications that a room keeps, unless it says otherwise.")
+    history_ttl_s: float = _set(300.0, Seconds(1, 31 * 86400), _LIMITS,
+        "Longest that a room keeps a publication, unless it says otherwise.")
+
+    log_level: str = _set("info", Choice(("debug", "info", "warning", "error")), _OPERATION,
+        "The least that is logged.")
+    log_format: str = _set("text", Choice(("text", "json")), _OPERATION, "Lines for people, or one JSON object a line.")
+    pid_file: str | None = _set(None, Text("FILE", "a file"), _OPERATION, "Where the primary writes its process id.")
+    control: str | None = _set(None, Text("FILE", "a socket's path of at most 107 bytes", r"[^\0]{1,107}"), _OPERATION,
+        "The Unix socket (mode 0600) for `realtime status`, `reload` and `stop`.",
+        shown="one in this user's runtime directory")
+    # fmt: on
+
+    # What follows is no option: `realtime serve` works it out.
+    directory: str = field(default="", metadata={})
+    """Where the server was started: TARGET and relative paths are looked up here."""
+    broker_url: str = field(default="memory:", metadata={})
+    """`memory:`, `local:PATH` or a Redis URL."""
+    sources: Mapping[str, str] = field(default_factory=dict, metadata={}, compare=False, repr=False)
+    """Field -> where its value came from, for those that are not defaults."""
+
+    def __post_init__(self) -> None:
+        if self.workers == AUTO:
+            object.__setattr__(self, "workers", usable_cpus())
+
+    @property
+    def allows_anonymous(self) -> bool:
+        """Clients without a token may connect."""
+        return self.token_hmac_secret is None if self.anonymous is None else self.anonymous
+
+    @property
+    def tls(self) -> bool:
+        """TLS ends in the workers."""
+        return self.tls_cert is not None
+
+    def source(self, name: str) -> str:
+        """Say where a value came from, as a person would look for it."""
+        return self.sources.get(name, "default")
+
+    def to_builtins(self) -> dict[str, Any]:
+        """Give it as what msgpack can carry. It holds the secrets: for our own processes, never for a log."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_builtins(cls, values: Mapping[str, Any]) -> Settings:
+        """Take it back, in another process."""
+        return msgspec.convert(dict(values), cls)
+
+    def __repr__(self) -> str:
+        """Show what differs from the defaults, secrets as `***`."""
+        shown = [
+            f"{each.name}={'***' if each.secret else repr(value)}"
+            for each in options()
+            if (value := getattr(self, each.name)) != each.default
+        ]
+        return f"Settings({', '.join(shown)})"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as the command line, the environment and the file see it."""
+
+    field: str
+    kind: Kind
+    default: Any
+    group: str
+    help: str
+    short: str
+    shown: str
+
+    @property
+    def name(self) -> str:
+        """The field's name in `Settings`."""
+        return self.field
+
+    @property
+    def key(self) -> str:
+        """Its key in `realtime.toml`. The unit `_s` is left out: the value can carry one (`25s`)."""
+        return self.field.removesuffix("_s")
+
+    @property
+    def env(self) -> str:
+        return f"REALTIME_{self.key.upper()}"
+
+    @property
+    def flag(self) -> str:
+        return "TARGET" if self.field == "target" else f"--{self.key.replace('_', '-')}"
+
+    @property
+    def secret(self) -> bool:
+        """Its value is never shown."""
+        return isinstance(self.kind, Secret)
+
+    @property
+    def many(self) -> bool:
+        return isinstance(self.kind, Many)
+
+    @property
+    def default_text(self) -> str:
+        """The default in words, as the command line takes it."""
+        if self.shown:
+            return self.shown
+        if self.default is None or self.default == ():
+            return ""
+        if isinstance(self.kind, Seconds):
+            return seconds_text(self.default)
+        if isinstance(self.kind, Size):
+            return size_text(self.default)
+        if isinstance(self.default, bool):
+            return "yes" if self.default else "no"
+        return ", ".join(self.default) if isinstance(self.default, tuple) else str(self.default)
+
+
+def options() -> tuple[Option, ...]:
+    """Give every option, in the order of the fields."""
+    return tuple(_option(each) for each in fields(Settings) if each.metadata)
+
+
+def _option(each: Field[Any]) -> Option:
+    assert each.default is not MISSING, f"{each.name} has no default"
+    return Option(each.name, default=each.default, **each.metadata)
+
+
+def check_relations(settings: Settings) -> None:
+    """
+    Check what no field can see alone.
+
+    Raises:
+        SettingsError: two values contradict each other. It names the one that was given, and its source.
+    """
+    for name, holds, problem in _relations(settings):
+        if not holds:
+            raise SettingsError(name, settings.source(name), problem)
+
+
+def _relations(of: Settings) -> list[tuple[str, bool, str]]:
+    """Give each relation as: the field to blame, whether it holds, and the sentence for when it does not."""
+    slow = f"hung ({seconds_text(of.hung_s)}) must be at least twice heartbeat ({seconds_text(of.heartbeat_s)})"
+    return [
+        ("pong_s", of.pong_s < of.ping_s,
+         f"pong ({seconds_text(of.pong_s)}) must be shorter than ping ({seconds_text(of.ping_s)})"),
+        ("hung_s", of.hung_s >= 2 * of.heartbeat_s, f"{slow}, else healthy workers are killed"),
+        ("tls_cert", of.tls_cert is None or of.tls_key is not None, "tls_cert needs tls_key beside it"),
+        ("tls_key", of.tls_key is None or of.tls_cert is not None, "tls_key needs tls_cert beside it"),
+        ("sticky", not (of.sticky == "session" and of.tls),
+         "sticky session cannot be combined with TLS that ends in the workers (the cookie is encrypted): "
+         "end TLS in a proxy, or use sticky ip"),
+        ("proxy_protocol", not of.proxy_protocol or bool(of.trusted_proxies),
+         "proxy_protocol needs trusted_proxies: anybody else could claim any address"),
+        ("session_param", of.session_param is None or of.sticky == "session",
+         f"session_param has no meaning with sticky {of.sticky}: set sticky to session"),
+        ("session_header", of.session_header is None or of.sticky == "session",
+         f"session_header has no meaning with sticky {of.sticky}: set sticky to session"),
+        ("token_audience", of.token_audience is None or of.token_hmac_secret is not None,
+         "token_audience needs token_hmac_secret: without it no token is read"),
+        ("token_issuer", of.token_issuer is None or of.token_hmac_secret is not None,
+         "token_issuer needs token_hmac_secret: without it no token is read"),
+        ("anonymous", of.allows_anonymous or of.token_hmac_secret is not None,
+         "nobody could connect: anonymous is no, and there is no token_hmac_secret"),
+        ("bind", bool(of.bind), "there must be at least one address to listen on"),
+    ]  # fmt: skip

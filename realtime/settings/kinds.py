@@ -1,0 +1,335 @@
+"""
+Kinds of values a setting can have. Pure: text, or a value from TOML, goes in; the value or a `ValueError` comes out.
+
+Runs in whatever process resolves settings. It never reads a file, the environment or the network. Each kind can say
+what it allows, in words that finish the sentence "… is not …".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+
+class Kind(Protocol):
+    """What a setting accepts."""
+
+    @property
+    def metavar(self) -> str:
+        """The word for the value in `--help`."""
+
+    @property
+    def allowed(self) -> str:
+        """What is allowed, as in "'x' is not {allowed}"."""
+
+    def parse(self, value: object) -> Any:
+        """
+        Make the value out of text or of what TOML gave.
+
+        Raises:
+            ValueError: it is not one of ours. Its text, when there is one, says what is wrong with it in particular.
+        """
+
+
+@dataclass(frozen=True)
+class Text:
+    """A non-empty text, perhaps of a given form."""
+
+    metavar: str = "TEXT"
+    allowed: str = "a text"
+    pattern: str = r".+"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A text that is never shown, not even in the error that refuses it."""
+
+    min_bytes: int
+    metavar: str = "TEXT"
+
+    @property
+    def allowed(self) -> str:
+        return f"a secret of at least {self.min_bytes} bytes"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        size = len(value.encode())
+        if size < self.min_bytes:
+            raise ValueError(f"it has {size}; `openssl rand -hex 32` makes a good one")
+        return value
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One word out of a few."""
+
+    words: tuple[str, ...]
+
+    @property
+    def metavar(self) -> str:
+        return "|".join(self.words)
+
+    @property
+    def allowed(self) -> str:
+        return f"one of {', '.join(self.words)}"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str) or value.lower() not in self.words:
+            raise ValueError
+        return value.lower()
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Yes or no."""
+
+    metavar: str = ""
+    allowed: str = "yes or no (true, false, on, off, 1, 0)"
+
+    def parse(self, value: object) -> bool:
+        if isinstance(value, bool):
+            return value
+        word = value.lower() if isinstance(value, str) else None
+        if word in ("1", "yes", "true", "on"):
+            return True
+        if word in ("0", "no", "false", "off"):
+            return False
+        raise ValueError
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number within bounds, or one of a few words that stand for one."""
+
+    low: int
+    high: int
+    words: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def metavar(self) -> str:
+        return "|".join(["N", *(word for word, _ in self.words)])
+
+    @property
+    def allowed(self) -> str:
+        return " or ".join([f"a whole number from {self.low} to {self.high}", *(word for word, _ in self.words)])
+
+    def parse(self, value: object) -> int:
+        if isinstance(value, str):
+            for word, number in self.words:
+                if value.lower() == word:
+                    return number
+            if not re.fullmatch(r"-?[0-9]{1,18}", value):
+                raise ValueError
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not self.low <= value <= self.high:
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number of bytes: `65536`, `64KiB`, `1MiB`."""
+
+    low: int
+    high: int
+    metavar: str = "BYTES"
+
+    @property
+    def allowed(self) -> str:
+        return f"a size from {size_text(self.low)} to {size_text(self.high)}, such as 65536 or 64KiB"
+
+    def parse(self, value: object) -> int:
+        if isinstance(value, str):
+            match = re.fullmatch(r"([0-9]{1,15})\s*(|b|k|kb|kib|m|mb|mib)", value.strip().lower())
+            if match is None:
+                raise ValueError
+            value = int(match[1]) * {"": 1, "b": 1, "k": 1024, "m": 1024**2}[match[2][:1]]
+        if not isinstance(value, int) or isinstance(value, bool) or not self.low <= value <= self.high:
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """A length of time: `25`, `1.5`, `25s`, `500ms`, `2m`, `1h`."""
+
+    low: float
+    high: float
+    metavar: str = "SECONDS"
+
+    @property
+    def allowed(self) -> str:
+        return f"a time from {seconds_text(self.low)} to {seconds_text(self.high)}, such as 25, 25s, 500ms or 2m"
+
+    def parse(self, value: object) -> float:
+        if isinstance(value, str):
+            match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(|ms|s|m|h)", value.strip().lower())
+            if match is None:
+                raise ValueError
+            value = float(match[1]) * {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[match[2]]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            raise ValueError  # a NaN fails the comparison too
+        return float(value)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen: `HOST:PORT`, `[v6]:PORT`, `:PORT` or `unix:PATH`."""
+
+    metavar: str = "ADDR"
+    allowed: str = "an address such as 127.0.0.1:8000, [::1]:8000, :8000 or unix:/run/app.sock"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        if value.startswith("unix:"):
+            path = value.removeprefix("unix:")
+            if not path or "\0" in path or len(path.encode()) > 107:
+                raise ValueError("a socket's path has 1 to 107 bytes")  # sockaddr_un.sun_path, unix(7)
+            return value
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]/]*):([0-9]{1,5})", value)
+        if match is None:
+            raise ValueError
+        if int(match[2]) > 65535:
+            raise ValueError("ports end at 65535")
+        if match[1].startswith("["):
+            try:
+                ipaddress.IPv6Address(match[1][1:-1])
+            except ValueError:
+                raise ValueError("what stands in brackets is no IPv6 address") from None
+        return value
+
+
+@dataclass(frozen=True)
+class Network:
+    """An address or a CIDR block."""
+
+    metavar: str = "CIDR"
+    allowed: str = "an address or a network such as 10.0.0.0/8 or fd00::/8"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        try:
+            return str(ipaddress.ip_network(value.strip()))
+        except ValueError:
+            pass
+        try:
+            meant = ipaddress.ip_network(value.strip(), strict=False)
+        except ValueError:
+            raise ValueError from None
+        raise ValueError(f"it has bits set beyond its prefix; {meant} is probably meant")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A web origin, `*.` allowed for one label or more, or `*` for any."""
+
+    metavar: str = "ORIGIN"
+    allowed: str = "an origin such as https://example.org or https://*.example.org:8443, or * for any"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        if value == "*":
+            return value
+        origin = value.strip().lower()
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://(\*\.)?(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", origin):
+            raise ValueError("no path, no slash at the end" if origin.endswith("/") else "")
+        return origin
+
+
+@dataclass(frozen=True)
+class RedisUrl:
+    """Where Redis is."""
+
+    metavar: str = "URL"
+    allowed: str = "a URL such as redis://127.0.0.1:6379/0, rediss://… or unix:///run/redis.sock"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        try:
+            url = urlsplit(value)
+            _ = url.port
+        except ValueError as error:
+            raise ValueError(str(error)) from None
+        if url.scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("the scheme is redis, rediss or unix")
+        if not (url.path if url.scheme == "unix" else url.hostname):
+            raise ValueError("it names no socket" if url.scheme == "unix" else "it names no host")
+        return value
+
+
+@dataclass(frozen=True)
+class Many:
+    """Several values of one kind: a list in TOML, else separated by commas, else the option given again."""
+
+    each: Kind
+
+    @property
+    def metavar(self) -> str:
+        return self.each.metavar
+
+    @property
+    def allowed(self) -> str:
+        return self.each.allowed
+
+    def parse(self, value: object) -> tuple[Any, ...]:
+        items = value if isinstance(value, list | tuple) else [value]
+        found: list[Any] = []
+        for item in items:
+            for part in item.split(",") if isinstance(item, str) else [item]:
+                part = part.strip() if isinstance(part, str) else part
+                if part == "":
+                    continue
+                try:
+                    parsed = self.each.parse(part)
+                except ValueError as error:
+                    raise PartError(part, str(error)) from None
+                if parsed not in found:
+                    found.append(parsed)
+        return tuple(found)
+
+
+class PartError(ValueError):
+    """One of several values is wrong."""
+
+    def __init__(self, part: object, problem: str) -> None:
+        super().__init__(problem)
+        self.part = part
+
+
+def size_text(size: int) -> str:
+    """Write a size as people do: 64KiB."""
+    for unit, factor in (("MiB", 1024**2), ("KiB", 1024)):
+        if size and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return str(size)
+
+
+def seconds_text(seconds: float) -> str:
+    """Write a length of time as people do: 25s, 500ms, 5m, 1h."""
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    for unit, factor in (("h", 3600), ("m", 60)):
+        if seconds and seconds % factor == 0:
+            return f"{seconds / factor:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def without_password(url: str) -> str:
+    """Give a URL that can be shown: whatever stands for a user and a password becomes `***`."""
+    parts = urlsplit(url)
+    userinfo, at, place = parts.netloc.rpartition("@")
+    shown = parts._replace(netloc=("***@" if at else "") + place, query="***" if "pass" in parts.query else parts.query)
+    return shown.geturl() if userinfo or parts.query else url

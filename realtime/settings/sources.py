@@ -1,0 +1,194 @@
+"""
+Where settings come from: command line > environment (`REALTIME_*`) > `realtime.toml` > default.
+
+Runs once, in the process of the command line; workers get the result. It reads the environment and one file, and never
+anything else. Each value remembers its source, so that a wrong one is named where a person will look for it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from realtime.errors import SettingsError
+from realtime.settings.fields import Option, Settings, check_relations, options
+from realtime.settings.kinds import PartError
+
+CONFIG_ENV = "REALTIME_CONFIG"
+CONFIG_FILE = "realtime.toml"
+TABLE = "realtime"
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value as one source has it, and the words that name the source."""
+
+    value: object
+    source: str
+
+
+def resolve(
+    command_line: Mapping[str, object] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    config: str | None = None,
+) -> Settings:
+    """
+    Put the settings together and check them, each and all together.
+
+    Args:
+        command_line: option name -> what was given there; None and () count as not given. A secret may come as
+            `NAME_file` instead, the path of a file that holds it.
+        environ: the environment, the process's own unless given.
+        directory: where `realtime.toml` is looked for, and relative paths begin; the current one unless given.
+        config: another file than `realtime.toml`; it must then exist. `REALTIME_CONFIG` does the same.
+
+    Raises:
+        SettingsError: a value is wrong. The error names it, its source, and what is allowed.
+    """
+    environ = os.environ if environ is None else environ
+    directory = Path.cwd() if directory is None else directory
+    given = _from_file(directory, config, environ)
+    given |= _from_environment(environ)
+    given |= _from_command_line(command_line or {})
+
+    values: dict[str, Any] = {}
+    for option in options():
+        if option.name in given:
+            values[option.name] = _parsed(option, given[option.name])
+    sources = {name: given[name].source for name in values}
+    settings = Settings(**values, sources=sources, directory=str(directory))
+    check_relations(settings)
+    return settings
+
+
+def misspelt(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Give a sentence for each `REALTIME_*` variable that is no setting but looks like one."""
+    known = [CONFIG_ENV] + [name for option in options() for name in _names(option, option.env, "_FILE")]
+    found = []
+    for name in sorted(os.environ if environ is None else environ):
+        if name.startswith("REALTIME_") and name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.8)
+            if near:
+                found.append(f"{name} is not a setting and was ignored; did you mean {near[0]}?")
+    return found
+
+
+def runtime_directory(environ: Mapping[str, str] | None = None) -> Path:
+    """
+    Give the directory for this user's sockets, private to the user (mode 0700); make it when it is not there.
+
+    It is `$XDG_RUNTIME_DIR/realtime`, else `$TMPDIR/realtime-UID` with /tmp for TMPDIR.
+
+    Raises:
+        SettingsError: somebody else owns it or can write to it, so a socket in it could be theirs.
+    """
+    environ = os.environ if environ is None else environ
+    xdg = environ.get("XDG_RUNTIME_DIR", "")
+    usable = xdg and os.access(xdg, os.W_OK | os.X_OK)
+    path = Path(xdg, "realtime") if usable else Path(environ.get("TMPDIR") or "/tmp", f"realtime-{os.geteuid()}")  # noqa: S108 - checked below
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+    except OSError as error:
+        raise SettingsError("control", str(path), f"the runtime directory cannot be made: {error.strerror}") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise SettingsError("control", str(path), "the runtime directory must be this user's own, with mode 0700")
+    return path
+
+
+def _from_command_line(values: Mapping[str, object]) -> dict[str, Given]:
+    found = {}
+    for option in options():
+        for name, flag in zip(_names(option, option.name, "_file"), _names(option, option.flag, "-file"), strict=True):
+            value = values.get(name)
+            if value is None or value == ():
+                continue
+            found[option.name] = _read_secret(option, value, flag) if name != option.name else Given(value, flag)
+    return found
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
+    found = {}
+    for option in options():
+        for name in _names(option, option.env, "_FILE"):
+            value = environ.get(name, "")
+            if value:  # an empty variable is how compose files say "not set"
+                found[option.name] = _read_secret(option, value, name) if name != option.env else Given(value, name)
+    return found
+
+
+def _from_file(directory: Path, config: str | None, environ: Mapping[str, str]) -> dict[str, Given]:
+    chosen, source = (config, "--config") if config else (environ.get(CONFIG_ENV), CONFIG_ENV)
+    path = directory / (chosen or CONFIG_FILE)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if chosen:
+            raise SettingsError("config", source, f"there is no file {chosen!r}") from None
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError("config", path.name, f"cannot be read: {why}") from None
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError("config", path.name, f"is not TOML: {error}") from None
+    return _from_table(path.name, text, table)
+
+
+def _from_table(file: str, text: str, table: Mapping[str, Any]) -> dict[str, Given]:
+    """Take what a file says. Keys stand at the top level or under [realtime]; any key we do not know is an error."""
+    inner = table.get(TABLE)
+    pairs = [(key, value) for key, value in table.items() if not (key == TABLE and isinstance(value, dict))]
+    pairs += inner.items() if isinstance(inner, dict) else []
+    by_key = {name: option for option in options() for name in _names(option, option.key, "_file")}
+    found: dict[str, Given] = {}
+    for key, value in pairs:
+        where = f"{file} line {_line_of(key, text)}, {key}"
+        name = key.replace("-", "_")
+        if name not in by_key:
+            near = difflib.get_close_matches(name, by_key, 1, 0.6)
+            raise SettingsError(key, where, "there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+        option = by_key[name]
+        if option.name in found:
+            raise SettingsError(option.name, where, f"it is set twice; first in {found[option.name].source}")
+        found[option.name] = _read_secret(option, value, where) if name != option.key else Given(value, where)
+    return found
+
+
+def _names(option: Option, name: str, suffix: str) -> tuple[str, ...]:
+    """Give the names under which a source may hold an option: a secret may come as a file that holds it."""
+    return (name, name + suffix) if option.secret else (name,)
+
+
+def _read_secret(option: Option, path: object, source: str) -> Given:
+    try:
+        return Given(Path(str(path)).read_text(encoding="utf-8").strip(), source)
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(option.name, source, f"{str(path)!r} cannot be read: {why}") from None
+
+
+def _parsed(option: Option, given: Given) -> Any:
+    try:
+        return option.kind.parse(given.value)
+    except ValueError as error:
+        value = error.part if isinstance(error, PartError) else given.value
+        shown = "the value" if option.secret else repr(value)
+        detail = f" ({error})" if str(error) else ""
+        raise SettingsError(option.name, given.source, f"{shown} is not {option.kind.allowed}{detail}") from None
+
+
+def _line_of(key: str, text: str) -> int:
+    """Find the line a key stands on; tomllib does not tell. Only for the eyes: a look-alike in a string may win."""
+    pattern = re.compile(rf"\s*(\[\s*)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
