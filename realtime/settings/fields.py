@@ -90,6 +90,9 @@ class Settings:
         "A request header that carries the session; it goes before both.")
     trusted_proxies: tuple[str, ...] = _set((), Many(Network()), _STICKY,
         "Proxies whose word about the client's address is taken (X-Forwarded-For, PROXY protocol).")
+    client_headers: tuple[str, ...] = _set(("x-forwarded-for", "forwarded"),
+        Many(Choice(("x-forwarded-for", "forwarded"))), _STICKY,
+        "Headers in which a trusted proxy names the client; the first that is there decides.")
     proxy_protocol: bool = _set(False, Flag(), _STICKY,
         "Connections from trusted proxies begin with a PROXY protocol header (v1 or v2).")
     secret: str | None = _set(None, Secret(16), _STICKY,
@@ -130,6 +133,8 @@ class Settings:
     log_level: str = _set("info", Choice(("debug", "info", "warning", "error")), _OPERATION,
         "The least that is logged.")
     log_format: str = _set("text", Choice(("text", "json")), _OPERATION, "Lines for people, or one JSON object a line.")
+    color: str = _set("auto", Choice(("auto", "always", "never")), _OPERATION,
+        "Colours in the banner and the log; auto is for terminals, and never with NO_COLOR set.")
     pid_file: str | None = _set(None, Text("FILE", "a file"), _OPERATION, "Where the primary writes its process id.")
     control: str | None = _set(None, Text("FILE", "a socket's path of at most 107 bytes", r"[^\0]{1,107}"), _OPERATION,
         "The Unix socket (mode 0600) for `realtime status`, `reload` and `stop`.",

@@ -65,6 +65,8 @@ def resolve(
         if option.name in given:
             values[option.name] = _parsed(option, given[option.name])
     sources = {name: given[name].source for name in values}
+    if environ.get("NO_COLOR") and "color" not in values:  # no-color.org: set and not empty
+        values["color"], sources["color"] = "never", "NO_COLOR"
     settings = Settings(**values, sources=sources, directory=str(directory))
     check_relations(settings)
     return settings
