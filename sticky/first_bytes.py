@@ -122,7 +122,7 @@ _VISIBLE: Final = bytes(range(0x21, 0x7F))
 _LETTERS_AND_DIGITS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 # Each is a set of bytes to delete with `bytes.translate`: what is left over is what does not belong.
 _TEXT: Final = b"\t " + _VISIBLE + bytes(range(0x80, 0x100))  # field-vchar, obs-text, SP, HTAB: RFC 9110, section 5.5
-_TOKEN: Final = b"!#$%&'*+-.^_`|~" + _LETTERS_AND_DIGITS  # RFC 9110, section 5.6.2
+TOKEN: Final = b"!#$%&'*+-.^_`|~" + _LETTERS_AND_DIGITS  # RFC 9110, section 5.6.2
 _TARGET: Final = _VISIBLE.replace(b"#", b"")  # a fragment is never sent; some parsers cut it off and some do not
 _HOST: Final = b"-._~%!$&'()*+;=:[]" + _LETTERS_AND_DIGITS  # RFC 3986 without the comma: a proxy may have joined two
 
@@ -235,7 +235,7 @@ def _read(text: bytes, limits: HeadLimits) -> Head | None:
     except ValueError:  # a part is missing, or there are too many
         return None
     all_names = b"\n".join(names)
-    if b"" in names or all_names.translate(None, _TOKEN) != b"\n" * (len(names) - 1):
+    if b"" in names or all_names.translate(None, TOKEN) != b"\n" * (len(names) - 1):
         return None
     method, version = _METHODS.get(method_name), _VERSIONS.get(version_name)
     if method is None or version is None or not _is_target(method_name, target):
@@ -334,4 +334,4 @@ def _find_header_fault(line: bytes) -> Refusal | None:
     if line[:1] in (b" ", b"\t"):
         return _FOLDED
     name, colon, _ = line.partition(b":")
-    return None if name and colon and not name.translate(None, _TOKEN) else _HEADER_LINE
+    return None if name and colon and not name.translate(None, TOKEN) else _HEADER_LINE

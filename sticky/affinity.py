@@ -1,0 +1,224 @@
+"""
+Finds what a connection is to be recognised by: the client's address, or the session that its request names.
+
+Pure, used in the primary, and in a worker for the later requests of one connection. It reads headers that anybody can
+write, so two rules run through it. An address is only believed from a trusted proxy, and only as far as the chain of
+trusted proxies reaches. A session is only read where it was configured to be, by an exact name that occurs once: what
+two readers could find in two places is found in neither.
+
+It never chooses a slot, and never checks a session's tag: that is hashing.py.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from .errors import SettingsError
+from .first_bytes import TOKEN, Head
+from .forwarded import Address, forwarded_for, forwarded_proto, plain, x_forwarded_for, x_forwarded_proto
+from .hashing import Key
+
+Network = IPv4Network | IPv6Network
+
+UNIX_PEER: Final = "unix"
+"""The address of a peer on a Unix socket, which has none."""
+
+
+class Sticky(enum.Enum):
+    """What makes a client come back to the same worker."""
+
+    IP = "ip"
+    SESSION = "session"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class AffinitySettings:
+    """What is looked at, and whom to believe."""
+
+    sticky: Sticky = Sticky.IP
+    trusted: tuple[Network, ...] = ()
+    """Proxies whose word about the client counts. Nobody's, unless given."""
+    session_cookie: str = "rt_session"
+    session_param: str | None = None
+    session_header: str | None = None
+    trusted_unix: bool = True
+    """A peer on a Unix socket is a proxy that the socket's file mode let in, and has no address to fall back on."""
+    client_headers: tuple[str, ...] = ("x-forwarded-for", "forwarded")
+    """Headers that name the client, the first that is there decides. A proxy passes on those that it does not write
+    itself, so where clients reach it directly leave only the one that it writes."""
+
+    def __post_init__(self) -> None:
+        for setting, name in (("session_cookie", self.session_cookie), ("session_header", self.session_header)):
+            if name is not None and (not name or name.encode("utf-8").translate(None, TOKEN)):
+                raise SettingsError(setting, f"{name!r} cannot be the name of a {setting.removeprefix('session_')}")
+        if self.session_param == "":
+            raise SettingsError("session_param", "the name of a query parameter cannot be empty")
+        for name in self.client_headers:
+            if name not in (_X_FORWARDED, _FORWARDED):
+                raise SettingsError("client_headers", f"{name!r} is not read, only {_X_FORWARDED} and {_FORWARDED} are")
+
+
+_X_FORWARDED: Final = "x-forwarded-for"
+_FORWARDED: Final = "forwarded"
+
+_SECURE_SCHEMES: Final = ("https", "wss")
+
+# What an id may be made of: visible ASCII. Quotes and backslashes are read in two ways inside cookies, so not those;
+# a comma is against RFC 6265 (4.1.1) but common, and every reader takes it as it is.
+_ID_BYTES: Final = bytes(range(0x21, 0x7F)).translate(None, b'"\\;')
+
+# Some read a quoted cookie value up to its closing quote, across semicolons, and some do not.
+_QUOTED_VALUE: Final = re.compile(rb'=[ \t]*+"(?:[^"\\]|\\.)*+"')
+
+
+class Affinity:
+    """Answers, by one set of settings, who a connection is. Holds nothing that changes."""
+
+    def __init__(self, settings: AffinitySettings) -> None:
+        self.settings = settings
+        self._header = settings.session_header.lower().encode("ascii") if settings.session_header else None
+        self._param = settings.session_param.encode("utf-8") if settings.session_param else None
+        self._cookie = settings.session_cookie.encode("ascii")
+
+    def client_of(self, peer: str, head: Head | None) -> str:
+        """
+        Name the client: the address nearest to us that is no trusted proxy's.
+
+        From a trusted peer the walk goes through the hops that its header names, right to left, as long as they are
+        trusted too. A hop that is no address ends the walk: the client is then the one who said so, the last trusted
+        hop before it. When all are trusted it is the farthest, for then the client is one of our own.
+
+        Args:
+            peer: the address at the other end of the socket, or of its PROXY header; `UNIX_PEER` if it has none.
+            head: the request, if there is one that can be read.
+        """
+        trusted = self.settings.trusted
+        if ":" not in peer and not trusted and peer != UNIX_PEER:
+            return peer  # the usual case: IPv4 as the kernel spells it, and nobody to be believed
+        address = _parse(peer)
+        client = peer if address is None else str(address)
+        if head is None or not self._is_trusted(peer, address):
+            return client
+        for hop in self._hops(head):
+            if hop is None:
+                break
+            client = str(hop)
+            if not any(hop in network for network in trusted):
+                break
+        return client
+
+    def secure(self, peer: str, head: Head | None) -> bool:
+        """Does a trusted proxy say that the client came by https?"""
+        if head is None or not self._is_trusted(peer, _parse(peer)):
+            return False
+        scheme = None
+        for name in self.settings.client_headers:
+            if name == _X_FORWARDED and (lines := head.values(b"x-forwarded-proto")):
+                scheme = x_forwarded_proto(lines)
+                break
+            if name == _FORWARDED and (lines := head.values(b"forwarded")):
+                scheme = forwarded_proto(lines)
+                break
+        return scheme in _SECURE_SCHEMES
+
+    def session_of(self, head: Head) -> str | None:
+        """
+        Find the session that a request names: in the configured header, else the configured query parameter, else the
+        cookie. A name that comes twice, or has no value that could be an id, decides nothing at its place.
+
+        The id may be anybody's invention: `Hashing.slot_of` knows ours.
+        """
+        if self._header is not None and (session := _only_id(head.values(self._header))):
+            return session
+        if self._param is not None and (session := _only_id(_query_values(head.query, self._param))):
+            return session
+        return _only_id(_cookie_values(head.values(b"cookie"), self._cookie))
+
+    def key_for(self, client: str) -> Key | None:
+        """
+        Make the key of a client's address: all of IPv4, the /64 network of IPv6, which is what one household or one
+        machine gets. None when the address is no key: under another stickiness, or when there is none.
+        """
+        if self.settings.sticky is not Sticky.IP:
+            return None
+        address = _parse(client)
+        if address is None:
+            return None
+        return Key(b"4" + address.packed if address.version == 4 else b"6" + address.packed[:8])
+
+    @staticmethod
+    def key_for_session(session: str) -> Key:
+        """Make the key of a session id that does not carry its slot, or whose slot is gone."""
+        return Key(b"s" + session.encode("utf-8"))
+
+    def _is_trusted(self, peer: str, address: Address | None) -> bool:
+        if address is None:
+            return peer == UNIX_PEER and self.settings.trusted_unix
+        return any(address in network for network in self.settings.trusted)
+
+    def _hops(self, head: Head) -> Iterable[Address | None]:
+        for name in self.settings.client_headers:
+            if lines := head.values(name.encode("ascii")):
+                return x_forwarded_for(lines) if name == _X_FORWARDED else forwarded_for(lines)
+        return ()
+
+
+def _parse(text: str) -> Address | None:
+    try:
+        return plain(ip_address(text))
+    except ValueError:
+        return None
+
+
+def _only_id(values: list[bytes]) -> str | None:
+    if len(values) != 1 or not values[0] or values[0].translate(None, _ID_BYTES):
+        return None
+    return values[0].decode("ascii")
+
+
+def _query_values(query: bytes, name: bytes) -> list[bytes]:
+    """
+    Collect the values of a query parameter, split as forms are (WHATWG URL, 5.1): at `&` only, names decoded as well,
+    for an application would find the name under every spelling.
+    """
+    values = []
+    for pair in query.split(b"&"):
+        key, _, value = pair.partition(b"=")
+        if key == name or (_is_encoded(key) and _decode(key) == name):
+            values.append(_decode(value) if _is_encoded(value) else value)
+    return values
+
+
+def _is_encoded(text: bytes) -> bool:
+    return b"%" in text or b"+" in text
+
+
+def _decode(text: bytes) -> bytes:
+    return unquote_to_bytes(text.replace(b"+", b" "))
+
+
+def _cookie_values(lines: list[bytes], name: bytes) -> list[bytes]:
+    """
+    Collect the values of a cookie, over all `Cookie` headers: a proxy from HTTP/2 may leave several.
+
+    Quoted values are emptied first. What looks like a cookie inside of one is a cookie to a reader that splits at
+    semicolons and text to one that knows quotes, so it never decides. Our own id needs no quotes and never has any.
+    """
+    text = b";".join(lines)
+    if name not in text:
+        return []
+    if b'"' in text:
+        text = _QUOTED_VALUE.sub(b'=""', text)
+    values = []
+    for pair in text.split(b";"):
+        key, _, value = pair.partition(b"=")
+        if key.strip(b" \t") == name:
+            values.append(value.strip(b" \t"))
+    return values
