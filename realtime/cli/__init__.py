@@ -1,0 +1,1 @@
+"""The command `realtime`: one file per command, none of which serves anything itself."""

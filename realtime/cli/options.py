@@ -1,0 +1,97 @@
+"""
+Makes click's options out of `Settings`, so that every option is written down once.
+
+Values are handed on as they were typed: `realtime.settings` parses them, so that a wrong one gets the same sentence
+from the command line, the environment and the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+
+from realtime.settings import CONFIG_ENV, GROUPS, Option, options
+from realtime.settings.kinds import Choice, Flag
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class GroupedOption(click.Option):
+    """An option that knows under which heading `--help` lists it."""
+
+    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose `--help` lists its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section for each heading, and what has none at the end."""
+        sections: dict[str, list[tuple[str, str]]] = {group: [] for group in (*GROUPS, "Other")}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections[getattr(parameter, "group", "Other")].append(record)
+        for group, records in sections.items():
+            if records:
+                with formatter.section(group):
+                    formatter.write_dl(records, col_max=34)
+
+
+def settings_options(only: Iterable[str] | None = None) -> Callable[[F], F]:
+    """
+    Decorate a command with an option for each setting (but TARGET, which is an argument), and `--config`.
+
+    The command gets them by the settings' names: hand them to `resolve()` as they are.
+    """
+    wanted = None if only is None else set(only)
+    made: list[Callable[[Any], Any]] = []
+    for option in options():
+        if option.name != "target" and (wanted is None or option.name in wanted):
+            made += _click_options(option)
+    made.append(
+        click.option(
+            "--config",
+            cls=GroupedOption,
+            group="Operation",
+            metavar="FILE",
+            help=f"The file of settings (also {CONFIG_ENV}).  [default: realtime.toml, if it is here]",
+        )
+    )
+
+    def decorate(function: F) -> F:
+        for each in reversed(made):
+            function = each(function)
+        return function
+
+    return decorate
+
+
+def _click_options(option: Option) -> list[Callable[[Any], Any]]:
+    help_text = option.help
+    if option.default_text:
+        help_text += f"  [default: {option.default_text}]"
+    declared = [option.flag, *([f"-{option.short}"] if option.short else []), option.name]
+    common: dict[str, Any] = {"cls": GroupedOption, "group": option.group, "default": None}
+    if isinstance(option.kind, Flag):
+        off = f"--no-{option.flag.removeprefix('--')}"
+        return [click.option(f"{option.flag}/{off}", option.name, help=help_text, **common)]
+    if option.secret:
+        in_file = [f"{option.flag}-file", f"{option.name}_file"]
+        seen = " Whoever lists this machine's processes sees it here."
+        return [
+            click.option(*declared, metavar="TEXT", help=help_text + seen, **common),
+            click.option(*in_file, metavar="FILE", help="The same, from a file.", **common),
+        ]
+    if isinstance(option.kind, Choice):
+        common["shell_complete"] = _words(option.kind.words)
+    return [click.option(*declared, metavar=option.kind.metavar, multiple=option.many, help=help_text, **common)]
+
+
+def _words(words: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Complete one of a few words."""
+    return lambda ctx, parameter, typed: [word for word in words if word.startswith(typed)]
