@@ -1,0 +1,44 @@
+# What a person does with a clone. All that is needed is make and Python 3.11 or newer: the first target that needs
+# them puts the project and its tools into .venv, once, and again when pyproject.toml has changed.
+#
+#   PYTHON=python3.13          the interpreter that .venv is made with
+#   BIND=0.0.0.0 PORT=9000     where `make demo` listens
+#   ARGS="-k name -x"          handed to pytest by `make test` and `make test-slow`
+
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+BIND ?= 127.0.0.1
+PORT ?= 8000
+ARGS ?=
+
+.PHONY: help demo test test-slow lint bench clean
+
+help:  ## show this list
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1=\2/p' Makefile | awk -F= '{ printf "%-18s %s\n", $$1, $$2 }'
+
+$(READY): pyproject.toml scripts/venv.sh
+	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)
+
+demo: $(READY)  ## serve the chat of examples/chat on four workers
+	@exec $(BIN)/realtime serve --workers 4 --sticky ip --bind "$(BIND):$(PORT)" examples/chat/app.py
+
+test: $(READY)  ## run the tests; what needs Redis, Chromium or Node is skipped where they are missing
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(READY)  ## run the tests that take longer
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(READY)  ## check the style, the formatting and the types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+
+bench: $(READY)  ## measure what a connection and a delivery cost here
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:  ## remove .venv and everything that tools left
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,82 @@
+"""
+What `realtime serve` says once it listens: where, how many workers, which stickiness, which broker. Pure.
+
+The line with the address is made by `LISTENING`; tests and people's scripts wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import realtime
+from realtime.settings import Settings, without_password
+
+LISTENING = "listening on {address}"
+STOCK = "stock application: every room is open, for trying things out"
+DRAWN = "drawn now: affinity then ends with the primary (REALTIME_SECRET keeps it)"
+
+_BOLD, _DIM, _GREEN, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
+
+
+def banner(settings: Settings, addresses: Sequence[str], *, pid: int, coloured: bool) -> str:
+    """Make the banner out of what is really listened on."""
+
+    def paint(colour: str, text: str) -> str:
+        return f"{colour}{text}{_PLAIN}" if coloured else text
+
+    lines = [f"{paint(_BOLD, 'realtime')} {realtime.__version__}  {paint(_DIM, f'pid {pid}')}"]
+    lines += [f"{paint(_GREEN, '=')} {LISTENING.format(address=paint(_BOLD, each))}" for each in addresses]
+    for name, value, warns in facts(settings):
+        lines.append(f"  {paint(_DIM, name.ljust(12))} {paint(_YELLOW, value) if warns else value}")
+    return "\n".join(lines)
+
+
+def facts(settings: Settings) -> list[tuple[str, str, bool]]:
+    """Give what there is to say: a name, a value, and whether it is a warning."""
+    found = [
+        ("application", settings.target or STOCK, settings.target is None),
+        ("workers", workers(settings), False),
+        ("sticky", stickiness(settings), False),
+        ("broker", broker(settings), False),
+    ]
+    if settings.sticky != "none":
+        known = settings.secret is not None
+        found.append(("secret", f"set ({settings.source('secret')})" if known else DRAWN, False))
+    if settings.allowed_origins == ("*",):
+        found.append(("origins", "pages of any origin may connect", True))
+    return found
+
+
+def workers(settings: Settings) -> str:
+    """Say how many, and whether somebody chose the number."""
+    return f"{settings.workers}" + ("" if "workers" in settings.sources else " (one for each processor)")
+
+
+def stickiness(settings: Settings) -> str:
+    """Say what brings a client back to its worker, and from where it is taken."""
+    if settings.sticky == "session":
+        places = [f"header {settings.session_header}"] if settings.session_header else []
+        places += [f"query parameter {settings.session_param}"] if settings.session_param else []
+        places.append(f"cookie {settings.session_cookie}")
+        return f"session, from {', '.join(places)}"
+    if settings.sticky == "ip":
+        via = "the connection's"
+        if settings.proxy_protocol:
+            via = f"PROXY protocol from {', '.join(settings.trusted_proxies)}, else the connection's"
+        elif settings.trusted_proxies:
+            headers = " or ".join(each.title() for each in settings.client_headers)
+            via = f"{headers} from {', '.join(settings.trusted_proxies)}, else the connection's"
+        return f"ip, the client's address ({via}; IPv6 by /64)"
+    how = "with the fewest connections" if settings.balance == "least" else "that is next in turn"
+    return f"none: each connection goes to the worker {how}"
+
+
+def broker(settings: Settings) -> str:
+    """Say through what the workers share rooms."""
+    if settings.redis is not None:
+        return f"Redis at {without_password(settings.redis)}"
+    if settings.workers == 1:
+        return "inside the worker (this machine alone)"
+    return "local, a process beside the workers (this machine alone)"
+
+

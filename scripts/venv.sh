@@ -1,0 +1,49 @@
+#!/bin/sh
+# Puts the project and its tools into .venv, for the Makefile. Needs Python 3.11 or newer with venv, and a network.
+#
+#   scripts/venv.sh DIRECTORY      PYTHON in the environment names the interpreter; else the first good one is taken
+set -eu
+
+venv=${1:?usage: scripts/venv.sh DIRECTORY}
+cd "$(dirname "$0")/.."
+
+usable() {
+    "$1" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+find_python() {
+    for each in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+        if usable "$each"; then
+            echo "$each"
+            return
+        fi
+    done
+    {
+        echo "Python 3.11 or newer, with venv, is needed and was not found${PYTHON:+ as $PYTHON}."
+        echo "Debian, Ubuntu: apt install python3 python3-venv. Elsewhere: make PYTHON=/path/to/python3.11"
+    } >&2
+    return 1
+}
+
+pip() {
+    "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"
+}
+
+if [ ! -e "$venv/.installed" ]; then # made now, or made again when an earlier attempt was cut short
+    python=$(find_python)
+    echo "making $venv with $("$python" --version)"
+    "$python" -m venv "$venv"
+fi
+
+echo "installing realtime-cluster and its tools into $venv"
+# pip 25.1 is the first that reads [dependency-groups]. Where it cannot be had, they are read here.
+pip install --upgrade 'pip>=25.1' || echo "pip stays as it is" >&2
+if "$venv/bin/python" -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (25, 1))'; then
+    pip install --editable . --group test --group lint
+else
+    "$venv/bin/python" -c 'import tomllib
+groups = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]
+print(*groups["test"], *groups["lint"], sep="\n")' >"$venv/tools.txt"
+    pip install --editable . --requirement "$venv/tools.txt"
+fi
+touch "$venv/.installed"

@@ -1,0 +1,57 @@
+"""
+What tests need from the machine: a Redis server, Chromium, Node. Where it is missing they are skipped, and say so.
+
+`REALTIME_REQUIRE=redis,browser,node` turns that round, for the machine that has to prove everything: what is named
+there must be found, and a single skipped test fails the run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+PROGRAMS = {
+    "redis": ("redis-server", "valkey-server"),
+    "browser": ("chromium", "chromium-browser", "google-chrome"),
+    "node": ("node",),
+}
+REQUIRED = frozenset(filter(None, os.environ.get("REALTIME_REQUIRE", "").replace(" ", "").split(",")))
+
+_skipped: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a requirement that means nothing: a typing error there would skip what it was to require."""
+    unknown = sorted(REQUIRED - PROGRAMS.keys())
+    if unknown:
+        raise pytest.UsageError(f"REALTIME_REQUIRE: {', '.join(unknown)} is not one of {', '.join(PROGRAMS)}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, or fail, a test whose program is not on PATH."""
+    for need, programs in PROGRAMS.items():
+        if item.get_closest_marker(need) and not any(shutil.which(program) for program in programs):
+            sentence = f"needs {' or '.join(programs)} on PATH"
+            if need in REQUIRED:
+                pytest.fail(f"{sentence}; REALTIME_REQUIRE does not allow to skip it", pytrace=False)
+            pytest.skip(sentence)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember what was skipped; an expected failure counts as run."""
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that had to prove everything and did not."""
+    if REQUIRED and _skipped and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say why such a run failed."""
+    if REQUIRED and _skipped:
+        terminalreporter.write_sep("=", f"REALTIME_REQUIRE is set, and {len(_skipped)} tests were skipped", red=True)
