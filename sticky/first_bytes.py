@@ -53,7 +53,7 @@ class Head:
 
         HTTP/1.0 has no upgrade: a server must ignore the header there (RFC 9110, section 7.8).
         """
-        if self.version == "1.0" or not self.values(b"upgrade"):
+        if self.version == "1.0" or not any(self.values(b"upgrade")):
             return False
         tokens = b",".join(self.values(b"connection")).lower().split(b",")
         return b"upgrade" in [token.strip(b" \t") for token in tokens]
@@ -160,17 +160,19 @@ def inspect(data: bytes, limits: HeadLimits = DEFAULT_LIMITS, seen: int = 0) -> 
     Args:
         data: all that has come so far, from the connection's first byte.
         limits: how long a head may be. There is no need to hand in more than `limits.max_bytes`.
-        seen: how many of these bytes an earlier call has answered with `NEED_MORE`; they are not examined again.
+        seen: how many of these bytes an earlier call has answered with `NEED_MORE`; they are not examined again, and
+            the answer is the same as without.
     """
     end = data.find(b"\r\n\r\n", max(seen - 3, 0), limits.max_bytes)
     if end < 0:
         return _inspect_begun(data, limits, seen)
-    head = _read(data[:end], limits)
+    text = data[:end]
+    head = _read(text, limits)
     if head is None:
         verdict = _find_fault(data[: end + 2], limits)
         assert verdict is not None, "the quick reading refuses what the careful one lets through"
         return verdict
-    return _find_conflict(head) or head
+    return _find_conflict(head, text) or head
 
 
 def _inspect_begun(data: bytes, limits: HeadLimits, seen: int) -> Verdict:
@@ -184,10 +186,12 @@ def _inspect_begun(data: bytes, limits: HeadLimits, seen: int) -> Verdict:
     fresh = data[start:-1] if data.endswith(b"\r") else data[start:]
     line_ends = fresh.count(b"\r\n")
     faulty = fresh.translate(None, _TEXT) != b"\r\n" * line_ends
-    # Is the request line whole now? To look backwards costs the length of the line before this one, so that all calls
-    # together cost the length of all lines.
-    if faulty or (line_ends and data.rfind(b"\r\n", 0, start) < 0):
+    if faulty:
         return _find_fault(data, limits) or NEED_MORE
+    # Is the request line whole by now, and not before? To look back costs the length of one line, so that all calls
+    # together cost the length of all lines.
+    if line_ends and data.rfind(b"\r\n", 0, start) < 0:
+        return _find_request_line_fault(data[: data.find(b"\r\n")]) or NEED_MORE
     return NEED_MORE
 
 
@@ -244,7 +248,7 @@ def _read(text: bytes, limits: HeadLimits) -> Head | None:
     return Head(method, target, headers, len(text) + 4, version)
 
 
-def _find_conflict(head: Head) -> Refusal | None:
+def _find_conflict(head: Head, text: bytes) -> Refusal | None:
     """Find headers that would let two parsers see different hosts, or different ends of the body."""
     names = [name for name, _ in head.headers]
     hosts = names.count(b"host")
@@ -264,7 +268,11 @@ def _find_conflict(head: Head) -> Refusal | None:
     if has_length:
         return None if _is_length(head.values(b"content-length")) else _LENGTH_VALUE
     codings = [value.lower() for value in head.values(b"transfer-encoding")]
-    return None if codings == [b"chunked"] and head.version == "1.1" else _CODING_VALUE
+    if codings != [b"chunked"] or head.version != "1.1":
+        return _CODING_VALUE
+    # A tab after the value is white space (RFC 9110, section 5.5), but to llhttp it makes another coding's name.
+    lines = [line for line in text.split(b"\r\n") if line[: len(b"transfer-encoding")].lower() == b"transfer-encoding"]
+    return _CODING_VALUE if any(b"\t" in line for line in lines) else None
 
 
 def _is_length(values: list[bytes]) -> bool:

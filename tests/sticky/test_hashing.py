@@ -1,0 +1,178 @@
+"""Keys to slots, and session ids."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sticky.affinity import Affinity, AffinitySettings
+from sticky.errors import NoLiveSlot, SettingsError
+from sticky.hashing import MAX_SLOT, Hashing, Key, SessionId, Slot
+
+SECRET = b"a secret of some length"
+
+secrets = st.binary(min_size=16, max_size=80)
+keys = st.binary(max_size=40).map(Key)
+slots = st.integers(0, 200).map(Slot)
+
+
+def slots_up_to(count: int) -> list[Slot]:
+    return [Slot(number) for number in range(count)]
+
+
+# --- rendezvous ---
+
+
+@given(secrets, keys, st.sets(slots, min_size=2))
+def test_losing_a_slot_moves_only_its_own_keys_and_its_return_brings_exactly_those_back(
+    secret: bytes, key: Key, live: set[Slot]
+) -> None:
+    hashing = Hashing(secret)
+    chosen = hashing.choose(key, live)
+    assert chosen in live
+    for lost in live:
+        now = hashing.choose(key, live - {lost})
+        assert (now != chosen) == (lost == chosen)
+        assert now != lost
+
+
+@given(secrets, keys, st.lists(slots, min_size=1, unique=True), st.randoms(use_true_random=False))
+def test_the_order_of_the_live_slots_is_nothing(secret: bytes, key: Key, live: list[Slot], random: object) -> None:
+    shuffled = live[:]
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert Hashing(secret).choose(key, live) == Hashing(secret).choose(key, shuffled)
+
+
+@given(secrets, keys, st.integers(1, 64))
+def test_a_new_slot_only_takes_keys_for_itself(secret: bytes, key: Key, count: int) -> None:
+    hashing = Hashing(secret)
+    before, after = hashing.choose(key, slots_up_to(count)), hashing.choose(key, slots_up_to(count + 1))
+    assert after in (before, count)
+
+
+def test_the_choice_is_the_same_in_every_process_and_version() -> None:
+    """Rewritten numbers here move every client of every running cluster at its next start: see that it is meant."""
+    hashing = Hashing(SECRET)
+    keys = [Key(bytes([4, 127, 0, 0, last])) for last in range(16)]
+    assert [hashing.choose(key, slots_up_to(4)) for key in keys] == CHOSEN_OF_4
+    assert [hashing.choose(key, slots_up_to(20)) for key in keys] == CHOSEN_OF_20
+
+
+CHOSEN_OF_4 = [0, 3, 0, 2, 1, 0, 1, 1, 3, 2, 3, 1, 2, 1, 0, 2]
+CHOSEN_OF_20 = [0, 11, 10, 16, 1, 0, 10, 4, 19, 4, 10, 14, 7, 8, 17, 2]
+
+
+def test_another_secret_is_another_choice() -> None:
+    """Who does not have the secret cannot aim: knowing one cluster's choices says nothing of another's."""
+    live = slots_up_to(4)
+    first, second = Hashing(b"1" * 16), Hashing(b"2" * 16)
+    keys = [Key(number.to_bytes(2, "big")) for number in range(1_000)]
+    same = sum(first.choose(key, live) == second.choose(key, live) for key in keys)
+    assert 180 < same < 320  # a quarter, as for two dice of four sides
+
+
+# The secrets are the digests of the first twenty numbers, not twenty that do well: chosen before anything was counted.
+@pytest.mark.parametrize("secret", [sha256(bytes([number])).digest() for number in range(20)], ids=bytes.hex)
+def test_300_addresses_spread_evenly_over_4_slots(secret: bytes) -> None:
+    affinity, hashing = Affinity(AffinitySettings()), Hashing(secret)
+    counts = dict.fromkeys(slots_up_to(4), 0)
+    for number in range(300):
+        key = affinity.key_for(f"127.0.{number // 100}.{number % 100 + 1}")
+        assert key is not None
+        counts[hashing.choose(key, counts)] += 1
+    assert max(counts.values()) / (300 / 4) <= 1.4
+
+
+def test_every_slot_of_many_is_chosen_about_equally_often() -> None:
+    """Also across the rows of eight whose scores come from one digest."""
+    hashing, live = Hashing(SECRET), slots_up_to(20)
+    counts = dict.fromkeys(live, 0)
+    for number in range(4_000):
+        counts[hashing.choose(Key(number.to_bytes(4, "big")), live)] += 1
+    assert min(counts.values()) > 140
+    assert max(counts.values()) < 260
+
+
+def test_a_lone_slot_has_every_key() -> None:
+    assert Hashing(SECRET).choose(Key(b"x"), [Slot(7)]) == 7
+
+
+def test_no_live_slot_is_an_error_with_a_sentence() -> None:
+    with pytest.raises(NoLiveSlot, match="no slot is live"):
+        Hashing(SECRET).choose(Key(b"x"), [])
+
+
+# --- session ids ---
+
+
+@given(secrets, st.integers(0, MAX_SLOT).map(Slot))
+def test_a_session_id_leads_back_to_its_slot_for_whoever_has_the_secret(secret: bytes, slot: Slot) -> None:
+    session = Hashing(secret).new_session(slot)
+    assert Hashing(secret).slot_of(session) == slot
+
+
+def test_a_session_id_is_safe_in_a_cookie_and_a_query_as_it_is() -> None:
+    session = Hashing(SECRET).new_session(Slot(3))
+    assert len(session) == 28
+    assert session.replace("-", "a").replace("_", "a").isalnum()
+    assert session.isascii()
+
+
+def test_no_two_sessions_share_an_id() -> None:
+    hashing = Hashing(SECRET)
+    assert len({hashing.new_session(Slot(0)) for _ in range(1_000)}) == 1_000
+
+
+@given(st.integers(0, 27), st.characters(max_codepoint=0x2FF))
+def test_a_session_id_with_one_character_changed_is_not_ours(position: int, character: str) -> None:
+    hashing = Hashing(SECRET, entropy=lambda count: b"\x01\x02\x03" * (count // 3))
+    session = hashing.new_session(Slot(3))
+    changed = session[:position] + character + session[position + 1 :]
+    assert (hashing.slot_of(changed) is None) == (changed != session)
+
+
+@given(st.text(max_size=40) | st.text("ABCabc012-_+/=", min_size=28, max_size=28))
+def test_any_other_text_is_not_ours_and_no_error(text: str) -> None:
+    assert Hashing(SECRET).slot_of(text) is None
+
+
+def test_a_session_id_has_one_spelling() -> None:
+    """The decoder takes + for - and / for _, and skips what it does not know: those are not the same id."""
+    hashing = Hashing(SECRET, entropy=lambda count: b"\xff" * count)
+    session = hashing.new_session(Slot(3))
+    assert "_" in session
+    broken = session[:4] + "\n" + session[4:]
+    for other in (session.replace("_", "/"), session + "=", session + "====", session + " ", broken):
+        assert hashing.slot_of(other) is None
+
+
+def test_another_cluster_s_session_id_is_not_ours() -> None:
+    assert Hashing(b"2" * 16).slot_of(Hashing(b"1" * 16).new_session(Slot(0))) is None
+
+
+def test_a_slot_that_does_not_fit_is_a_bug() -> None:
+    with pytest.raises(AssertionError):
+        Hashing(SECRET).new_session(Slot(MAX_SLOT + 1))
+
+
+# --- secrets ---
+
+
+def test_a_secret_that_is_too_short_is_refused_with_its_length() -> None:
+    with pytest.raises(SettingsError, match="secret: 15 bytes are too few, at least 16") as caught:
+        Hashing(b"x" * 15)
+    assert (caught.value.name, isinstance(caught.value, ValueError)) == ("secret", True)
+
+
+def test_a_secret_longer_than_a_key_counts_to_its_last_byte() -> None:
+    session = SessionId(Hashing(b"x" * 200 + b"1").new_session(Slot(1)))
+    assert Hashing(b"x" * 200 + b"1").slot_of(session) == 1
+    assert Hashing(b"x" * 200 + b"2").slot_of(session) is None
+    assert Hashing(b"x" * 64).slot_of(session) is None
+
+
+def test_a_secret_is_not_shown() -> None:
+    assert "secret of some" not in repr(Hashing(SECRET)) + str(vars(Hashing(SECRET)))
