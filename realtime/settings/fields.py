@@ -256,36 +256,36 @@ def check_relations(settings: Settings) -> None:
     Check what no field can see alone.
 
     Raises:
-        SettingsError: two values contradict each other. It names the one that was given, and its source.
+        SettingsError: two values contradict each other. It is laid on one that was given rather than on a default.
     """
-    for name, holds, problem in _relations(settings):
+    for names, holds, problem in _relations(settings):
         if not holds:
+            name = next((name for name in names if name in settings.sources), names[0])
             raise SettingsError(name, settings.source(name), problem)
 
 
-def _relations(of: Settings) -> list[tuple[str, bool, str]]:
-    """Give each relation as: the field to blame, whether it holds, and the sentence for when it does not."""
-    slow = f"hung ({seconds_text(of.hung_s)}) must be at least twice heartbeat ({seconds_text(of.heartbeat_s)})"
+def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
+    """Give each relation as: the fields in it, whether it holds, and the sentence for when it does not."""
+    ping, pong, hung, beat = (seconds_text(each) for each in (of.ping_s, of.pong_s, of.hung_s, of.heartbeat_s))
+    session, token = of.sticky == "session", of.token_hmac_secret is not None
     return [
-        ("pong_s", of.pong_s < of.ping_s,
-         f"pong ({seconds_text(of.pong_s)}) must be shorter than ping ({seconds_text(of.ping_s)})"),
-        ("hung_s", of.hung_s >= 2 * of.heartbeat_s, f"{slow}, else healthy workers are killed"),
-        ("tls_cert", of.tls_cert is None or of.tls_key is not None, "tls_cert needs tls_key beside it"),
-        ("tls_key", of.tls_key is None or of.tls_cert is not None, "tls_key needs tls_cert beside it"),
-        ("sticky", not (of.sticky == "session" and of.tls),
+        (("pong_s", "ping_s"), of.pong_s < of.ping_s, f"pong ({pong}) must be shorter than ping ({ping})"),
+        (("hung_s", "heartbeat_s"), of.hung_s >= 2 * of.heartbeat_s,
+         f"hung ({hung}) must be at least twice heartbeat ({beat}), else healthy workers are killed"),
+        (("tls_cert",), of.tls_cert is None or of.tls_key is not None, "tls_cert needs tls_key beside it"),
+        (("tls_key",), of.tls_key is None or of.tls_cert is not None, "tls_key needs tls_cert beside it"),
+        (("sticky", "tls_cert"), not (session and of.tls),
          "sticky session cannot be combined with TLS that ends in the workers (the cookie is encrypted): "
          "end TLS in a proxy, or use sticky ip"),
-        ("proxy_protocol", not of.proxy_protocol or bool(of.trusted_proxies),
+        (("proxy_protocol",), not of.proxy_protocol or bool(of.trusted_proxies),
          "proxy_protocol needs trusted_proxies: anybody else could claim any address"),
-        ("session_param", of.session_param is None or of.sticky == "session",
-         f"session_param has no meaning with sticky {of.sticky}: set sticky to session"),
-        ("session_header", of.session_header is None or of.sticky == "session",
-         f"session_header has no meaning with sticky {of.sticky}: set sticky to session"),
-        ("token_audience", of.token_audience is None or of.token_hmac_secret is not None,
-         "token_audience needs token_hmac_secret: without it no token is read"),
-        ("token_issuer", of.token_issuer is None or of.token_hmac_secret is not None,
-         "token_issuer needs token_hmac_secret: without it no token is read"),
-        ("anonymous", of.allows_anonymous or of.token_hmac_secret is not None,
+        *(((name,), session or getattr(of, name) is None,
+           f"{name} has no meaning with sticky {of.sticky}: set sticky to session")
+          for name in ("session_param", "session_header")),
+        *(((name,), token or getattr(of, name) is None,
+           f"{name} needs token_hmac_secret: without it no token is read")
+          for name in ("token_audience", "token_issuer")),
+        (("anonymous",), of.allows_anonymous or token,
          "nobody could connect: anonymous is no, and there is no token_hmac_secret"),
-        ("bind", bool(of.bind), "there must be at least one address to listen on"),
+        (("bind",), bool(of.bind), "there must be at least one address to listen on"),
     ]  # fmt: skip

@@ -329,7 +329,8 @@ def seconds_text(seconds: float) -> str:
 
 def without_password(url: str) -> str:
     """Give a URL that can be shown: whatever stands for a user and a password becomes `***`."""
-    parts = urlsplit(url)
-    userinfo, at, place = parts.netloc.rpartition("@")
-    shown = parts._replace(netloc=("***@" if at else "") + place, query="***" if "pass" in parts.query else parts.query)
-    return shown.geturl() if userinfo or parts.query else url
+    scheme, separator, rest = url.partition("://")
+    rest = re.sub(r"^[^/?]*@", "***@", rest)
+    if re.search(r"\?.*pass", rest):
+        rest = f"{rest.partition('?')[0]}?***"
+    return scheme + separator + rest

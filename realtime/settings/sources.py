@@ -24,6 +24,7 @@ from realtime.settings.kinds import PartError
 CONFIG_ENV = "REALTIME_CONFIG"
 CONFIG_FILE = "realtime.toml"
 TABLE = "realtime"
+ALIKE = 0.7  # difflib's ratio from which a wrong name is taken for a slip: "wokers" is one, "server" is not "secret"
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,15 @@ def resolve(
 
 def misspelt(environ: Mapping[str, str] | None = None) -> list[str]:
     """Give a sentence for each `REALTIME_*` variable that is no setting but looks like one."""
-    known = [CONFIG_ENV] + [name for option in options() for name in _names(option, option.env, "_FILE")]
+    prefix = "REALTIME_"
+    names = [CONFIG_ENV] + [name for option in options() for name in _names(option, option.env, "_FILE")]
+    known = [name.removeprefix(prefix) for name in names]
     found = []
     for name in sorted(os.environ if environ is None else environ):
-        if name.startswith("REALTIME_") and name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.8)
+        if name.startswith(prefix) and name not in names:
+            near = difflib.get_close_matches(name.removeprefix(prefix), known, 1, ALIKE)
             if near:
-                found.append(f"{name} is not a setting and was ignored; did you mean {near[0]}?")
+                found.append(f"{name} is not a setting and was ignored; did you mean {prefix}{near[0]}?")
     return found
 
 
@@ -158,7 +161,7 @@ def _from_table(file: str, text: str, table: Mapping[str, Any]) -> dict[str, Giv
         where = f"{file} line {_line_of(key, text)}, {key}"
         name = key.replace("-", "_")
         if name not in by_key:
-            near = difflib.get_close_matches(name, by_key, 1, 0.6)
+            near = difflib.get_close_matches(name, by_key, 1, ALIKE)
             raise SettingsError(key, where, "there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
         option = by_key[name]
         if option.name in found:
