@@ -21,11 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
+from realtime.cli.banner import LISTENING
+
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 30.0  # only a hang reaches it
 STOP_S = 20.0
 
-LISTENING = re.compile(r"listening on (?P<url>https?://[^\s,]+)")
+ADDRESS_LINE = re.compile(re.escape(LISTENING.format(address="")) + r"(?P<url>https?://[^\s,]+)")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -158,7 +160,7 @@ class RunningServer:
 
     def wait_until_listening(self, *, deadline_s: float = DEADLINE_S) -> str:
         """Wait for the line with its address, and return the address. Some workers may still be starting."""
-        self.url = self.log.wait_for(LISTENING, deadline_s=deadline_s)["url"].rstrip("/")
+        self.url = self.log.wait_for(ADDRESS_LINE, deadline_s=deadline_s)["url"].rstrip("/")
         return self.url
 
     def send_signal(self, number: signal.Signals) -> None:
