@@ -22,6 +22,9 @@ MARKS = {">": "sent", "<": "received", "=": "state", "-": "timeout", "x": "closi
 # What others say only when we debug: they report each connection, which we do ourselves and in our own words.
 _CHATTY = ("asyncio", "uvicorn", "uvicorn.access", "uvicorn.error", "websockets", "websockets.server")
 
+# A client can put its bytes into a message; they must not drive somebody's terminal. Line ends stay, for reports.
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+
 _DIM, _RED, _YELLOW, _GREEN, _CYAN, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[36m", "\x1b[0m"
 _COLOURS = {"!": _RED, "x": _YELLOW, "-": _YELLOW, "=": _GREEN, ">": _CYAN, "<": _CYAN}
 
@@ -105,7 +108,7 @@ class TextLines(_Lines):
         mark, message = split_mark(record)
         when = f"{time.strftime(self._form, time.localtime(record.created))}.{int(record.msecs):03d}"
         who = f"{self.who}/{os.getpid()}".ljust(13)
-        message = self._hide(message)
+        message = self._hide(message).translate(_CONTROL)
         if self._coloured:
             colour = _COLOURS.get(mark, "") if record.levelno < logging.ERROR else _RED
             line = f"{_DIM}{when} {who}{_PLAIN} {colour}{mark}{_PLAIN} {message}"

@@ -78,5 +78,3 @@ def broker(settings: Settings) -> str:
     if settings.workers == 1:
         return "inside the worker (this machine alone)"
     return "local, a process beside the workers (this machine alone)"
-
-

@@ -7,6 +7,7 @@ went wrong later. A traceback means a bug.
 
 from __future__ import annotations
 
+import importlib
 import platform
 import sys
 from collections.abc import Sequence
@@ -15,13 +16,6 @@ from typing import NoReturn
 import click
 
 import realtime
-from realtime.cli.completion import completion
-from realtime.cli.doctor import doctor
-from realtime.cli.reload import reload
-from realtime.cli.serve import serve
-from realtime.cli.status import status
-from realtime.cli.stop import stop
-from realtime.cli.token import token
 from realtime.errors import RealtimeError, SettingsError
 from sticky.errors import SettingsError as StickySettingsError
 from sticky.errors import StickyError
@@ -29,16 +23,27 @@ from sticky.errors import StickyError
 USAGE, FAILED, INTERRUPTED = 2, 1, 130  # 130: what a shell reports for SIGINT
 
 
-class InOrder(click.Group):
-    """Lists its commands as they were added: the ones most used first."""
+COMMANDS = ("serve", "status", "reload", "stop", "token", "doctor", "completion")  # the ones most used first
+
+
+class Commands(click.Group):
+    """Finds each command in the module of its name, when it is asked for: `realtime stop` has no use for the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Give the names in that order."""
-        return list(self.commands)
+        """Give the names in our order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module, which holds it under the same name."""
+        if cmd_name not in COMMANDS:
+            return None
+        found = getattr(importlib.import_module(f"realtime.cli.{cmd_name}"), cmd_name)
+        assert isinstance(found, click.Command)
+        return found
 
 
 @click.group(
-    cls=InOrder,
+    cls=Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -59,10 +64,6 @@ def command(ctx: click.Context) -> None:
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
-
-
-for each in (serve, status, reload, stop, token, doctor, completion):
-    command.add_command(each)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
