@@ -82,6 +82,6 @@ def answers(path: Path) -> bool:
 def _remove_left_behind(parent: Path) -> None:
     """Remove directories whose primary is gone, but not while an orphaned worker still uses a socket in one."""
     for path in parent.iterdir():
-        if path.name.isdecimal() and not Path("/proc", path.name).exists():
-            if not any(answers(each) for each in path.glob("*.sock")):
-                shutil.rmtree(path, ignore_errors=True)
+        gone = path.name.isdecimal() and not Path("/proc", path.name).exists()
+        if gone and not any(answers(each) for each in path.glob("*.sock")):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,44 @@
+"""
+`realtime serve`: settle the settings, then become the primary of a cluster.
+
+This file is the command alone. What the cluster is made of is in launch.py, what it says in banner.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from realtime.cli.options import GroupedCommand, settings_options
+from realtime.settings import resolve
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("target", required=False, metavar="[TARGET]")
+@settings_options()
+def serve(target: str | None, config: str | None, **given: Any) -> int:
+    """
+    Serve TARGET on several workers, until TERM or Ctrl-C.
+
+    TARGET is `module:attr` or `path/to/file.py:attr`; `attr` is `app` unless given. It is a `realtime.App` or any ASGI
+    application. Without TARGET it is app.py in this directory, else a stock application in which every room is open.
+
+    Every option can also be an environment variable (--ping: REALTIME_PING) or a key in realtime.toml (ping).
+
+    \b
+    Examples:
+      realtime serve                                      try things out
+      realtime serve app:app --workers 4 --bind :8000     on every address
+      realtime serve app:app --sticky session             behind proxies that share addresses
+      realtime serve app:app --trusted-proxies 10.0.0.0/8 behind a proxy that sets X-Forwarded-For
+      realtime serve app:app --redis redis://db:6379      with other machines
+
+    \b
+    Signals: TERM, INT drain and stop (again: stop now); QUIT stop now; HUP reload; TTIN, TTOU one worker more, fewer.
+    """
+    settings = resolve({"target": target, **given}, config=config)
+    # Only now: completing `realtime serve --st` should not load a cluster.
+    from realtime.cli.launch import launch
+
+    return launch(settings)
