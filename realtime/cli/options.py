@@ -15,6 +15,9 @@ import click
 from realtime.settings import CONFIG_ENV, GROUPS, Option, options
 from realtime.settings.kinds import Choice, Flag
 
+NAMES_WIDTH = 36
+_OWN = "Options"  # the heading of what a command has beside the settings
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -30,16 +33,18 @@ class GroupedCommand(click.Command):
     """A command whose `--help` lists its options under headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section for each heading, and what has none at the end."""
-        sections: dict[str, list[tuple[str, str]]] = {group: [] for group in (*GROUPS, "Other")}
+        """Write one section for each heading, beginning with what has none."""
+        sections: dict[str, list[tuple[str, str]]] = {group: [] for group in (_OWN, *GROUPS)}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                sections[getattr(parameter, "group", "Other")].append(record)
+                sections[getattr(parameter, "group", _OWN)].append(record)
+        longest = max(len(names) for records in sections.values() for names, _ in records)
+        width = min(longest, NAMES_WIDTH)
         for group, records in sections.items():
             if records:
-                with formatter.section(group):
-                    formatter.write_dl(records, col_max=34)
+                with formatter.section(group):  # one column for all: the eye goes down it
+                    formatter.write_dl([(names.ljust(width), text) for names, text in records], col_max=width)
 
 
 def settings_options(only: Iterable[str] | None = None) -> Callable[[F], F]:
