@@ -36,7 +36,7 @@ class GroupedCommand(click.Command):
         """Write one section for each heading, beginning with what has none."""
         sections: dict[str, list[tuple[str, str]]] = {group: [] for group in (_OWN, *GROUPS)}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
                 sections[getattr(parameter, "group", _OWN)].append(record)
         longest = max(len(names) for records in sections.values() for names, _ in records)
