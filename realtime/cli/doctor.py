@@ -97,10 +97,10 @@ def http(settings: Settings) -> Finding:
 def descriptors(settings: Settings) -> Finding:
     """Each connection costs the primary one descriptor for a moment, and its worker one for good."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    found = f"{_limit(soft)} (hard limit {_limit(hard)})"
-    if soft == resource.RLIM_INFINITY or soft >= ENOUGH_DESCRIPTORS:
+    found = _limit(hard) + (f" (raised from {_limit(soft)} at start)" if soft != hard else "")
+    if hard == resource.RLIM_INFINITY or hard >= ENOUGH_DESCRIPTORS:
         return Finding("Open files", Grade.GOOD, found)
-    return Finding("Open files", Grade.FAIR, found, f"a worker serves fewer than {soft} clients: raise `ulimit -n`")
+    return Finding("Open files", Grade.FAIR, found, f"a worker serves fewer than {hard} clients: raise `ulimit -Hn`")
 
 
 def backlog(settings: Settings) -> Finding:

@@ -1,0 +1,67 @@
+"""The banner: what a person reads first, and the line that others wait for."""
+
+from __future__ import annotations
+
+import re
+
+from realtime.cli.banner import DRAWN, STOCK, banner, broker, facts, stickiness, workers
+from realtime.settings import Settings
+from tests.support.server import LISTENING as WAITED_FOR
+
+SECRET = "0123456789abcdef"
+
+
+def said(settings: Settings) -> dict[str, str]:
+    return {name: value for name, value, _ in facts(settings)}
+
+
+def test_it_opens_with_every_address_in_the_form_that_is_waited_for() -> None:
+    text = banner(Settings(), ["http://127.0.0.1:8000", "unix:/run/x"], pid=7, coloured=False)
+    assert text.splitlines()[1:3] == ["= listening on http://127.0.0.1:8000", "= listening on unix:/run/x"]
+    found = WAITED_FOR.search(text)
+    assert found is not None
+    assert found["url"] == "http://127.0.0.1:8000"
+
+
+def test_its_values_stand_in_one_column_and_colours_change_no_word() -> None:
+    plain = banner(Settings(target="app:app", workers=2), ["http://[::1]:1"], pid=7, coloured=False)
+    values = plain.splitlines()[2:]
+    assert values
+    assert {re.match(r"  \w+ +", line).end() for line in values} == {15}  # type: ignore[union-attr]
+    coloured = banner(Settings(target="app:app", workers=2), ["http://[::1]:1"], pid=7, coloured=True)
+    assert coloured != plain
+    assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
+
+
+def test_the_stock_application_is_a_warning() -> None:
+    [application] = [fact for fact in facts(Settings()) if fact[0] == "application"]
+    assert application == ("application", STOCK, True)
+    assert said(Settings(target="app:app"))["application"] == "app:app"
+
+
+def test_it_says_whether_the_secret_outlives_the_primary() -> None:
+    assert said(Settings())["secret"] == DRAWN
+    assert said(Settings(secret=SECRET, sources={"secret": "REALTIME_SECRET"}))["secret"] == "set (REALTIME_SECRET)"
+    assert "secret" not in said(Settings(sticky="none"))
+
+
+def test_it_says_what_is_hashed() -> None:
+    assert stickiness(Settings()) == "ip, the client's address (the connection's; IPv6 by /64)"
+    assert "X-Forwarded-For or Forwarded from 10.0.0.0/8" in stickiness(Settings(trusted_proxies=("10.0.0.0/8",)))
+    behind = Settings(trusted_proxies=("10.0.0.1/32",), proxy_protocol=True)
+    assert "PROXY protocol from 10.0.0.1/32" in stickiness(behind)
+    assert stickiness(Settings(sticky="session")) == "session, from cookie rt_session"
+    by_all = Settings(sticky="session", session_param="sid", session_header="x-sid")
+    assert stickiness(by_all) == "session, from header x-sid, query parameter sid, cookie rt_session"
+    assert stickiness(Settings(sticky="none")).endswith("the worker with the fewest connections")
+
+
+def test_it_names_the_broker_but_never_its_password() -> None:
+    assert broker(Settings(redis="redis://:hunter2@db:6379/1")) == "Redis at redis://***@db:6379/1"
+    assert broker(Settings(workers=1)).startswith("inside the worker")
+    assert broker(Settings(workers=2)).startswith("local")
+
+
+def test_it_says_when_nobody_chose_the_number_of_workers() -> None:
+    assert workers(Settings(workers=3, sources={"workers": "--workers"})) == "3"
+    assert workers(Settings(workers=3)) == "3 (one for each processor)"
