@@ -6,7 +6,7 @@ import re
 
 from realtime.cli.banner import DRAWN, STOCK, banner, broker, facts, stickiness, workers
 from realtime.settings import Settings
-from tests.support.server import LISTENING as WAITED_FOR
+from tests.support.server import ADDRESS_LINE
 
 SECRET = "0123456789abcdef"
 
@@ -18,7 +18,7 @@ def said(settings: Settings) -> dict[str, str]:
 def test_it_opens_with_every_address_in_the_form_that_is_waited_for() -> None:
     text = banner(Settings(), ["http://127.0.0.1:8000", "unix:/run/x"], pid=7, coloured=False)
     assert text.splitlines()[1:3] == ["= listening on http://127.0.0.1:8000", "= listening on unix:/run/x"]
-    found = WAITED_FOR.search(text)
+    found = ADDRESS_LINE.search(text)
     assert found is not None
     assert found["url"] == "http://127.0.0.1:8000"
 
