@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -162,6 +163,13 @@ class Settings:
     def tls(self) -> bool:
         """TLS ends in the workers."""
         return self.tls_cert is not None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown: for `realtime.logs.set_up`."""
+        password = urlsplit(self.redis).password if self.redis else None
+        known = (self.secret, self.token_hmac_secret, password, unquote(password) if password else None)
+        return tuple(each for each in known if each)
 
     def source(self, name: str) -> str:
         """Say where a value came from, as a person would look for it."""

@@ -185,6 +185,11 @@ def test_no_error_shows_a_secret(tmp_path: Path) -> None:
     assert "secret=***" in repr(settings)
 
 
+def test_what_must_never_be_shown_includes_the_password_of_redis() -> None:
+    settings = Settings(secret=SECRET, redis="redis://user:pa%40ss@db")
+    assert settings.secrets == (SECRET, "pa%40ss", "pa@ss")
+
+
 # Relations
 
 RELATIONS: list[tuple[dict[str, str], str]] = [
