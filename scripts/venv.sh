@@ -26,7 +26,8 @@ find_python() {
 }
 
 pip() {
-    "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"
+    # setuptools warns of editable installs, which is what a clone wants
+    PYTHONWARNINGS=ignore "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"
 }
 
 if [ ! -e "$venv/.installed" ]; then # made now, or made again when an earlier attempt was cut short
