@@ -8,6 +8,7 @@ browsers. Every worker runs this file; rooms, members and history are shared by 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from pathlib import Path
@@ -43,7 +44,7 @@ async def connect(conn: Connection, data: Any = None) -> dict[str, Any]:
     conn.user = hashlib.sha256(key.encode()).hexdigest()[:16]
     conn.info = {"name": clean_name(data.get("name")), "slot": conn.slot}
     conn.state["allowance"] = [float(BURST), time.time()]
-    return {"user": conn.user, "slot": conn.slot, "worker": conn.worker, "rooms": ROOMS}
+    return {"user": conn.user, "slot": conn.slot, "pid": os.getpid(), "rooms": ROOMS}
 
 
 @app.rpc("rename")

@@ -21,7 +21,7 @@ let active = null;
 
 client.on('connected', ({ data }) => {
   me.user = data.user;
-  showSlot(data.slot);
+  showSlot(data);
   showMe();
   for (const [name, topic] of Object.entries(data.rooms)) {
     if (!conversations.has(name)) conversations.set(name, new Conversation(client, name, topic, changed));
@@ -53,10 +53,12 @@ function showStatus(text, forMs = 0) {
 }
 
 let servedBy = null;
-function showSlot(slot) {
+function showSlot({ slot, pid }) {
   const moved = servedBy !== null && servedBy !== slot;
   $('.served .slot').textContent = moved ? `slot ${slot}, before by slot ${servedBy}` : `slot ${slot}`;
+  $('.served .pid').textContent = `kill -9 ${pid}`;
   document.body.dataset.slot = slot;
+  document.body.dataset.pid = pid;
   servedBy = slot;
 }
 
@@ -209,12 +211,13 @@ window.addEventListener('storage', ({ key }) => {
 // Drawers, on narrow pages
 
 function openDrawer(name) {
-  const was = document.body.dataset.drawer;
+  const was = document.body.dataset.drawer ?? '';
+  if (was === (name ?? '')) return;
   document.body.dataset.drawer = name ?? '';
   $('.veil').hidden = !name;
   for (const which of ['rooms', 'people']) $(`.open-${which}`).ariaExpanded = String(which === name);
   if (name === 'rooms') ($('.rooms [aria-current]') ?? $('.rooms a'))?.focus();
-  else if (!name && was) $(`.open-${was}`).focus();
+  else if (!name) $(`.open-${was}`).focus();
 }
 
 for (const which of ['rooms', 'people']) {

@@ -1,0 +1,149 @@
+"""
+People in the chat, as the browser tests and the screenshots need them: a running server with the example, a browser,
+and for each person a tab that comes from an address of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+from tests.support.chromium import Chromium, Page
+from tests.support.relay import Relay
+from tests.support.server import ROOT, RunningServer
+
+CHAT = ROOT / "examples" / "chat" / "app.py"
+SEARCHED = 60  # addresses; that all of them meet one of two slots or more has a chance of 2**-59
+
+
+class Chat:
+    """The example, served by several workers with `--sticky ip`, and a browser."""
+
+    def __init__(self, *, workers: int = 4) -> None:
+        self.server = RunningServer(CHAT, "--sticky", "ip", workers=workers)
+        self.browser = Chromium()
+        self._exits = ExitStack()
+
+    def __enter__(self) -> Chat:
+        with ExitStack() as exits:
+            exits.enter_context(self.server)
+            exits.enter_context(self.browser)
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._exits.__exit__(kind, error, traceback)
+
+    def slot_for(self, source: str) -> int:
+        """Ask which slot serves the clients of an address."""
+        with self.knock(source) as (_, admitted):
+            return int(admitted["data"]["slot"])
+
+    def addresses_of_different_slots(self, count: int) -> list[str]:
+        """Find client addresses that are served by `count` different workers."""
+        found: dict[int, str] = {}
+        for number in range(2, 2 + SEARCHED):
+            source = f"127.0.0.{number}"
+            found.setdefault(self.slot_for(source), source)
+            if len(found) == count:
+                return list(found.values())
+        raise AssertionError(f"{SEARCHED} addresses met {len(found)} slots only")
+
+    def knock(self, source: str, **data: Any) -> _Knock:
+        """Connect a bare client from an address, that neither answers nor comes back."""
+        return _Knock(self.server.port, source, data)
+
+    def enter(self, name: str, source: str, **options: Any) -> Page:
+        """Open the chat for somebody who comes from this address, and wait until it is ready."""
+        relay = self._exits.enter_context(Relay(self.server.port, source))
+        page = self.browser.page(f"{relay.url}/icon.svg", **options)
+        page.evaluate(f"localStorage.setItem('chat.name', JSON.stringify({json.dumps(name)}))")
+        page.go(relay.url)
+        return ready(page)
+
+    def tab_beside(self, page: Page, **options: Any) -> Page:
+        """Open another tab of the same browser."""
+        return ready(self.browser.page(page.evaluate("location.href"), profile=page.profile, **options))
+
+
+class _Knock:
+    """A bare connection: its connect was answered."""
+
+    def __init__(self, port: int, source: str, data: dict[str, Any]) -> None:
+        sock = socket.create_connection(("127.0.0.1", port), 10, (source, 0))
+        uri = f"ws://127.0.0.1:{port}/connection/websocket"
+        self.socket: ClientConnection = connect(uri, sock=sock, compression=None, open_timeout=10, proxy=None)
+        self.admitted: dict[str, Any] = self.ask({"connect": {"data": data}})["connect"]
+
+    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Send one command and return its reply."""
+        self.socket.send(json.dumps({"id": 1} | command))
+        while True:
+            for line in str(self.socket.recv(timeout=10)).split("\n"):
+                reply: dict[str, Any] = json.loads(line)
+                if reply.get("id") == 1:
+                    return reply
+
+    def __enter__(self) -> tuple[_Knock, dict[str, Any]]:
+        return self, self.admitted
+
+    def __exit__(self, *about: object) -> None:
+        self.socket.close()
+
+
+def ready(page: Page) -> Page:
+    """Wait until the page is connected and shows a room with ourselves in it."""
+    page.wait_for("document.body.dataset.connection === 'connected' && document.querySelector('.people li')")
+    return page
+
+
+def say(page: Page, text: str) -> None:
+    """Write a message as a person does, and see it appear in one's own window."""
+    page.click("#text")
+    page.type(text)
+    page.press("Enter")
+    page.wait_for(f"[...document.querySelectorAll('.text')].some((shown) => shown.textContent === {json.dumps(text)})")
+
+
+def messages(page: Page) -> list[str]:
+    """Return the messages that the page shows, from top to bottom."""
+    return page.texts(".message .text")
+
+
+def wait_for_messages(page: Page, expected: Sequence[str], *, deadline_s: float = 30.0) -> None:
+    """Wait until the page shows exactly these messages, in this order."""
+    shown = "JSON.stringify([...document.querySelectorAll('.message .text')].map((text) => text.textContent))"
+    wanted = json.dumps(json.dumps(list(expected), ensure_ascii=False, separators=(",", ":")))
+    page.wait_for(f"{shown} === {wanted}", deadline_s=deadline_s)
+
+
+PEOPLE = """[...document.querySelectorAll('.people li')].map((person) => [
+  person.querySelector('.who').childNodes[0].textContent,
+  person.querySelector('.note')?.textContent.trim() ?? '',
+  [...person.querySelectorAll('.slot-tag')].map((tag) => tag.textContent).join(' '),
+])"""
+
+
+def people(page: Page) -> list[list[str]]:
+    """Return who is shown as present: name, note, slots."""
+    return page.evaluate(PEOPLE)  # type: ignore[no-any-return]
+
+
+def wait_for_people(page: Page, expected: Sequence[Sequence[str]], *, deadline_s: float = 30.0) -> None:
+    """Wait until the page shows exactly these people, us first and then by name."""
+    wanted = json.dumps(json.dumps([list(person) for person in expected], separators=(",", ":")))
+    page.wait_for(f"JSON.stringify({PEOPLE}) === {wanted}", deadline_s=deadline_s)
+
+
+def enter_room(page: Page, room: str) -> None:
+    """Click a room and wait until it is shown."""
+    page.click(f'.rooms a[href="#{room}"]')
+    page.wait_for(f"document.querySelector('h1').textContent === {json.dumps(room)}")

@@ -1,0 +1,298 @@
+"""The chat in a real browser: people on different workers, a worker that is killed under one of them, and manners."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.browser.chat_pages import (
+    Chat,
+    enter_room,
+    messages,
+    people,
+    ready,
+    say,
+    wait_for_messages,
+    wait_for_people,
+)
+from tests.support.chromium import Page
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def chat() -> Iterator[Chat]:
+    with Chat() as chat:
+        yield chat
+
+
+@pytest.fixture(scope="module")
+def addresses(chat: Chat) -> list[str]:
+    """Two client addresses that are served by different workers."""
+    return chat.addresses_of_different_slots(2)
+
+
+@pytest.fixture
+def ada(chat: Chat, addresses: list[str]) -> Iterator[Page]:
+    page = chat.enter("Ada", addresses[0])
+    yield page
+    page.close()
+    assert page.errors == []
+
+
+@pytest.fixture
+def bela(chat: Chat, addresses: list[str], ada: Page) -> Iterator[Page]:
+    page = chat.enter("Bela", addresses[1])
+    yield page
+    page.close()
+    assert page.errors == []
+
+
+def slot(page: Page) -> int:
+    return int(page.evaluate("document.body.dataset.slot"))
+
+
+def watch(page: Page) -> None:
+    """Keep what the page says of its connection from now on."""
+    page.evaluate(
+        """(() => {
+          window.seen = [];
+          const look = () => window.seen.push(
+            [document.body.dataset.connection, document.querySelector('.status').textContent]);
+          const observer = new MutationObserver(look);
+          observer.observe(document.body, { attributes: true });
+          observer.observe(document.querySelector('.status'), { childList: true, characterData: true, subtree: true });
+        })()"""
+    )
+
+
+class TestTwoPeopleOnDifferentWorkers:
+    def test_they_see_each_other_and_what_they_write(self, ada: Page, bela: Page) -> None:
+        assert slot(ada) != slot(bela)
+        assert ada.text(".served .slot") == f"slot {slot(ada)}"
+        tags = f"slot {slot(ada)}", f"slot {slot(bela)}"
+        wait_for_people(ada, [("Ada", "you", tags[0]), ("Bela", "", tags[1])])
+        wait_for_people(bela, [("Bela", "you", tags[1]), ("Ada", "", tags[0])])
+
+        before = messages(ada)
+        say(ada, "Is anybody here?")
+        bela.wait_for("[...document.querySelectorAll('.text')].at(-1).textContent === 'Is anybody here?'")
+        say(bela, "On the other worker, yes.")
+        for page in (ada, bela):
+            wait_for_messages(page, [*before, "Is anybody here?", "On the other worker, yes."])
+        ada.wait_for("document.querySelectorAll('.mine[data-state=\"\"]').length > 0")
+
+    def test_who_is_typing_is_seen_until_the_message_comes(self, ada: Page, bela: Page) -> None:
+        bela.click("#text")
+        bela.type("Hm")
+        ada.wait_for("document.querySelector('.typing').textContent === 'Bela is typing'")
+        assert bela.evaluate("document.querySelector('.typing').textContent") == ""
+        bela.press("Enter")
+        ada.wait_for("document.querySelector('.typing').textContent === ''")
+
+    def test_somebody_who_leaves_is_gone(self, chat: Chat, addresses: list[str], ada: Page) -> None:
+        page = chat.enter("Chidi", addresses[1])
+        ada.wait_for("document.querySelector('.people').innerText.includes('Chidi')")
+        page.close()
+        ada.wait_for("!document.querySelector('.people').innerText.includes('Chidi')")
+
+    def test_a_second_tab_is_the_same_person(self, chat: Chat, ada: Page, bela: Page) -> None:
+        second = chat.tab_beside(bela)
+        slots = f"slot {slot(ada)}", f"slot {slot(bela)}"
+        wait_for_people(ada, [("Ada", "you", slots[0]), ("Bela", "2 tabs", slots[1])])
+        say(second, "Written in the second tab")
+        bela.wait_for("document.querySelector('.message:last-child').matches('.mine')")
+        second.close()
+        wait_for_people(ada, [("Ada", "you", slots[0]), ("Bela", "", slots[1])])
+
+    def test_another_name_is_seen_by_all_and_kept(self, chat: Chat, ada: Page, bela: Page) -> None:
+        second = chat.tab_beside(bela)
+        bela.click(".me")
+        bela.wait_for("document.querySelector('.rename').open")
+        bela.type("Bela of the <b>Harbour</b>")
+        bela.press("Enter")
+        for page in (ada, bela, second):
+            page.wait_for("document.querySelector('.people').innerText.includes('Bela of the <b>Harbour</b>')")
+        second.reload()
+        assert ready(second).text(".me-name") == "Bela of the <b>Harbour</b>"
+        second.close()
+
+    def test_what_is_unread_is_counted_and_marked(self, ada: Page, bela: Page) -> None:
+        enter_room(ada, "music")
+        for text in ("One", "Two", "Three"):
+            say(ada, text)
+        bela.wait_for("document.querySelector('.rooms a[href=\"#music\"] .badge').childNodes[0].textContent === '3'")
+        assert bela.evaluate("document.title").startswith("(3) ")
+        bela.reload()
+        ready(bela)
+        bela.wait_for("document.querySelector('.rooms a[href=\"#music\"] .badge').childNodes[0].textContent === '3'")
+        enter_room(bela, "music")
+        bela.wait_for("document.querySelector('.rooms .badge') === null")
+        assert not bela.evaluate("document.title").startswith("(")
+
+
+class TestAWorkerIsKilled:
+    """`kill -9` of the worker under one page, while the other goes on writing."""
+
+    def test_the_page_comes_back_with_every_message_once_and_in_order(
+        self, chat: Chat, addresses: list[str], ada: Page, bela: Page
+    ) -> None:
+        for page in (ada, bela):
+            enter_room(page, "help")
+        say(ada, "Before")
+        wait_for_messages(bela, before := messages(ada))
+        tags = {name: f"slot {slot(page)}" for name, page in (("Ada", ada), ("Bela", bela))}
+        dora = chat.knock(addresses[1], key="dora", name="Dora")
+        assert "subscribe" in dora.ask({"subscribe": {"channel": "chat:help"}})
+        wait_for_people(ada, [("Ada", "you", tags["Ada"]), ("Bela", "", tags["Bela"]), ("Dora", "", tags["Bela"])])
+        watch(bela)
+
+        pid = int(bela.evaluate("document.body.dataset.pid"))
+        assert pid in chat.server.children(), "a worker of the server that this test started"
+        os.kill(pid, signal.SIGKILL)
+        killed_at = time.monotonic()
+        during = [f"Message {number}" for number in range(12)]
+        for text in during:
+            say(ada, text)
+        bela.wait_for("document.body.dataset.resumed === '1'")
+        wait_for_people(ada, [("Ada", "you", tags["Ada"]), ("Bela", "", f"slot {slot(bela)}")])
+        print(f"presence was right {time.monotonic() - killed_at:.2f} s after the kill, slot {slot(bela)} now")
+        say(bela, "I was away for a moment")
+
+        expected = [*before, *during, "I was away for a moment"]
+        wait_for_messages(bela, expected)
+        wait_for_messages(ada, expected)
+        seen = bela.evaluate("window.seen")
+        assert ["connecting", "Reconnecting…"] in seen
+        assert any(state == "connected" and status.startswith("Back again: ") for state, status in seen), seen
+        dora.socket.close()
+
+    def test_what_is_written_while_away_is_sent_once_when_back(self, chat: Chat, ada: Page, bela: Page) -> None:
+        for page in (ada, bela):
+            enter_room(page, "help")
+        wait_for_messages(bela, before := messages(ada))
+        pid = int(bela.evaluate("document.body.dataset.pid"))
+        assert pid in chat.server.children(), "a worker of the server that this test started"
+        os.kill(pid, signal.SIGKILL)
+        bela.wait_for("document.body.dataset.connection === 'connecting'")
+        say(bela, "Written while away")
+        wait_for_messages(ada, [*before, "Written while away"])
+        wait_for_messages(bela, [*before, "Written while away"])
+        bela.wait_for("document.querySelector('.message:last-child').dataset.state === ''")
+
+
+INJECTIONS = [
+    "<img src=x onerror=\"document.body.dataset.hacked='yes'\">",
+    "<script>document.body.dataset.hacked='yes'</script>",
+    '"><svg onload=alert(1)>&lt;b&gt;',
+    "javascript:document.body.dataset.hacked='yes'",
+]
+
+
+class TestManners:
+    def test_text_and_names_are_never_html(self, chat: Chat, addresses: list[str], ada: Page) -> None:
+        enter_room(ada, "ideas")
+        mallory = chat.enter(INJECTIONS[0], addresses[1])
+        enter_room(mallory, "ideas")
+        for text in INJECTIONS:
+            say(mallory, text)
+            ada.wait_for(f"[...document.querySelectorAll('.text')].at(-1)?.textContent === {json.dumps(text)}")
+        mallory.type("x")
+        ada.wait_for("document.querySelector('.typing').textContent.includes('<img')")
+        for page in (ada, mallory):
+            inside = ".log img, .log script, .log svg, .people img, .typing img, .me-name img"
+            assert page.evaluate(f"document.querySelectorAll('{inside}').length") == 0
+            assert page.evaluate("document.body.dataset.hacked") is None
+        mallory.close()
+        assert mallory.errors == []
+
+    def test_everything_can_be_done_with_the_keyboard(self, ada: Page, bela: Page) -> None:
+        ada.reload()
+        ready(ada)
+        ada.evaluate("document.activeElement.blur()")
+        ada.press("Tab")
+        assert ada.evaluate("document.activeElement.className") == "skip"
+        ada.press("Enter")
+        ada.wait_for("document.activeElement.id === 'text'")
+        ada.type("By keyboard")
+        ada.press("Enter")
+        bela.wait_for("[...document.querySelectorAll('.text')].at(-1)?.textContent === 'By keyboard'")
+
+        ada.press("ArrowDown", "Alt")
+        ada.wait_for("document.querySelector('h1').textContent === 'ideas'")
+        ada.press("ArrowUp", "Alt")
+        ada.wait_for("document.querySelector('h1').textContent === 'lobby'")
+        ada.evaluate("document.querySelector('.skip').focus()")
+        for _ in range(3):
+            ada.press("Tab")
+        assert ada.evaluate("document.activeElement.hash") == "#help"
+        outline = "getComputedStyle(document.activeElement).outlineStyle"
+        assert ada.evaluate(outline) != "none", "one sees where the focus is"
+        ada.press("Enter")
+        ada.wait_for("document.querySelector('h1').textContent === 'help'")
+
+        ada.evaluate("document.querySelector('.me').focus()")
+        ada.press("Enter")
+        ada.wait_for("document.querySelector('.rename').open")
+        ada.press("Escape")
+        ada.wait_for("!document.querySelector('.rename').open && document.activeElement.matches('.me')")
+
+    def test_a_screen_reader_finds_its_way(self, ada: Page) -> None:
+        nodes = ada.call("Accessibility.getFullAXTree")["nodes"]
+        found = {
+            (node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]
+        }
+        for landmark in (
+            ("navigation", "Rooms"),
+            ("main", ""),
+            ("complementary", "People here"),
+            ("log", "Conversation"),
+            ("heading", "lobby"),
+            ("textbox", "Message"),
+            ("button", "Send"),
+        ):
+            assert landmark in found
+        unnamed = [role for role, name in found if role in {"button", "link", "textbox"} and not name]
+        assert unnamed == []
+        assert ada.evaluate("document.querySelector('.log').ariaLive") == "polite"
+
+    def test_a_phone_shows_one_thing_at_a_time_and_never_scrolls_sideways(self, ada: Page) -> None:
+        ada.resize(360, 740, touch=True)
+        say(ada, "Donaudampfschifffahrtsgesellschaftskapitän" * 4)
+        fits = "document.documentElement.scrollWidth <= innerWidth && document.querySelector('.scroller')"
+        fits += ".scrollWidth <= innerWidth"
+        assert ada.evaluate(fits)
+        assert not ada.evaluate("document.querySelector('.rooms a').checkVisibility({ visibilityProperty: true })")
+        ada.click(".open-rooms")
+        ada.wait_for("document.activeElement.matches('.rooms a')")
+        enter_room(ada, "music")
+        ada.wait_for("document.activeElement.matches('.open-rooms')")
+        ada.click(".open-people")
+        ada.wait_for("document.querySelector('.people').checkVisibility({ visibilityProperty: true })")
+        ada.press("Escape")
+        ada.wait_for("!document.querySelector('.people').checkVisibility({ visibilityProperty: true })")
+        assert ada.evaluate(fits)
+        small = """[...document.querySelectorAll('.top button, .send, .rooms a')].filter((target) =>
+            target.checkVisibility({ visibilityProperty: true }) && target.getBoundingClientRect().height < 44).length"""
+        assert ada.evaluate(small) == 0, "everything can be met with a thumb"
+
+    def test_reading_older_messages_is_not_disturbed(self, ada: Page, bela: Page) -> None:
+        for page in (ada, bela):
+            enter_room(page, "ideas")
+            page.resize(1000, 420)
+        for number in range(8):
+            say(ada, f"A line to fill the page, number {number}\nand another")
+        bela.wait_for("[...document.querySelectorAll('.text')].at(-1)?.textContent.includes('number 7')")
+        bela.evaluate("document.querySelector('.scroller').scrollTo(0, 0)")
+        bela.wait_for("document.querySelector('.scroller').scrollTop === 0")
+        say(ada, "Something new below")
+        bela.wait_for("!document.querySelector('.pill').hidden")
+        assert bela.evaluate("document.querySelector('.scroller').scrollTop") == 0
+        bela.click(".pill")
+        bela.wait_for("document.querySelector('.pill').hidden")
+        assert people(bela)[0][0].startswith("Bela")
