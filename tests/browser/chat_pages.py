@@ -64,8 +64,10 @@ class Chat:
     def enter(self, name: str, source: str, **options: Any) -> Page:
         """Open the chat for somebody who comes from this address, and wait until it is ready."""
         relay = self._exits.enter_context(Relay(self.server.port, source))
-        page = self.browser.page(f"{relay.url}/icon.svg", **options)
-        page.evaluate(f"localStorage.setItem('chat.name', JSON.stringify({json.dumps(name)}))")
+        page = self.browser.page("about:blank", **options)
+        first = "location.protocol === 'http:' && !localStorage.getItem('chat.name')"
+        keep = f"localStorage.setItem('chat.name', JSON.stringify({json.dumps(name)}))"
+        page.call("Page.addScriptToEvaluateOnNewDocument", {"source": f"if ({first}) {keep}"})
         page.go(relay.url)
         return ready(page)
 
@@ -80,7 +82,9 @@ class _Knock:
     def __init__(self, port: int, source: str, data: dict[str, Any]) -> None:
         sock = socket.create_connection(("127.0.0.1", port), 10, (source, 0))
         uri = f"ws://127.0.0.1:{port}/connection/websocket"
-        self.socket: ClientConnection = connect(uri, sock=sock, compression=None, open_timeout=10, proxy=None)
+        self._exits = ExitStack()
+        opened = connect(uri, sock=sock, compression=None, open_timeout=10, proxy=None)
+        self.socket: ClientConnection = self._exits.enter_context(opened)
         self.admitted: dict[str, Any] = self.ask({"connect": {"data": data}})["connect"]
 
     def ask(self, command: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +100,11 @@ class _Knock:
         return self, self.admitted
 
     def __exit__(self, *about: object) -> None:
-        self.socket.close()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._exits.close()
 
 
 def ready(page: Page) -> Page:

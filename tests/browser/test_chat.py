@@ -170,7 +170,7 @@ class TestAWorkerIsKilled:
         seen = bela.evaluate("window.seen")
         assert ["connecting", "Reconnecting…"] in seen
         assert any(state == "connected" and status.startswith("Back again: ") for state, status in seen), seen
-        dora.socket.close()
+        dora.close()
 
     def test_what_is_written_while_away_is_sent_once_when_back(self, chat: Chat, ada: Page, bela: Page) -> None:
         for page in (ada, bela):
@@ -252,14 +252,14 @@ class TestManners:
             ("main", ""),
             ("complementary", "People here"),
             ("log", "Conversation"),
-            ("heading", "lobby"),
+            ("heading", "Lobby"),
             ("textbox", "Message"),
             ("button", "Send"),
         ):
-            assert landmark in found
+            assert landmark in found, [name for role, name in found if role == landmark[0]]
         unnamed = [role for role, name in found if role in {"button", "link", "textbox"} and not name]
         assert unnamed == []
-        assert ada.evaluate("document.querySelector('.log').ariaLive") == "polite"
+        ada.wait_for("document.querySelector('.log').ariaLive === 'polite'")
 
     def test_a_phone_shows_one_thing_at_a_time_and_never_scrolls_sideways(self, ada: Page) -> None:
         ada.resize(360, 740, touch=True)
@@ -277,9 +277,9 @@ class TestManners:
         ada.press("Escape")
         ada.wait_for("!document.querySelector('.people').checkVisibility({ visibilityProperty: true })")
         assert ada.evaluate(fits)
-        small = """[...document.querySelectorAll('.top button, .send, .rooms a')].filter((target) =>
-            target.checkVisibility({ visibilityProperty: true }) && target.getBoundingClientRect().height < 44).length"""
-        assert ada.evaluate(small) == 0, "everything can be met with a thumb"
+        heights = """[...document.querySelectorAll('.top button, .send, .rooms a')]
+          .map((target) => target.getBoundingClientRect().height)"""
+        assert min(ada.evaluate(heights)) >= 44, "everything can be met with a thumb"
 
     def test_reading_older_messages_is_not_disturbed(self, ada: Page, bela: Page) -> None:
         for page in (ada, bela):

@@ -75,10 +75,10 @@ export class Conversation {
     this.messages = [];
     this.#seen.clear();
     try {
-      const { publications, epoch } = await this.room.history({ limit: PAGE, reverse: true });
+      const { publications, ...top } = await this.room.history({ limit: PAGE, reverse: true });
       for (const { data, offset } of publications) this.#add(data, offset);
       this.hasEarlier = publications.length === PAGE;
-      this.#countUnread(epoch);
+      this.#countUnread(top);
       this.isLoaded = true;
       this.#say('loaded');
     } catch {
@@ -94,10 +94,12 @@ export class Conversation {
     this.#say('messages');
   }
 
-  #countUnread(epoch) {
+  /** Count from where this browser last read. On the first visit that is here. */
+  #countUnread(top) {
     const read = recall(`chat.read.${this.name}`);
-    if (read?.epoch !== epoch) return; // the first visit, or another stream: nothing is said to be unread
-    const unread = this.messages.filter((message) => message.offset > read.offset && message.user !== me.user);
+    if (!read) remember(`chat.read.${this.name}`, top);
+    const since = !read ? top.offset : read.epoch === top.epoch ? read.offset : 0;
+    const unread = this.messages.filter((message) => message.offset > since && message.user !== me.user);
     this.unread = unread.length;
     this.firstUnread = unread[0]?.key ?? null;
   }
