@@ -50,7 +50,6 @@ FLAGS = (
     "--disable-renderer-backgrounding",
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
-    "--lang=en-GB",
     "--remote-debugging-port=0",
 )
 
@@ -78,6 +77,7 @@ class Chromium:
         self._directory = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
         self._process: subprocess.Popen[str] | None = None
         self._socket: ClientConnection | None = None
+        self._exits = contextlib.ExitStack()
         self._ids = itertools.count(1)
         self._answers: dict[int, Future[dict[str, Any]]] = {}
         self._pages: dict[str, Page] = {}
@@ -96,7 +96,8 @@ class Chromium:
         )
         try:
             address = self._find_address()
-            self._socket = connect(address, max_size=None, compression=None, open_timeout=DEADLINE_S, proxy=None)
+            opened = connect(address, max_size=None, compression=None, open_timeout=DEADLINE_S, proxy=None)
+            self._socket = self._exits.enter_context(opened)
         except BaseException:
             self.close()
             raise
@@ -112,8 +113,7 @@ class Chromium:
         """End the browser and everything it started."""
         process = self._process
         assert process is not None, "a browser is closed after it was opened"
-        if self._socket is not None:
-            self._socket.close()
+        self._exits.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # the group that start_new_session made: ours alone
         process.wait(DEADLINE_S)
@@ -202,6 +202,7 @@ class Chromium:
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
         page.call("Emulation.setFocusEmulationEnabled", {"enabled": True})
+        page.call("Emulation.setLocaleOverride", {"locale": "en-GB"})
         page.resize(width, height)
         page.prefer(dark=dark)
         page.go(url)

@@ -24,7 +24,10 @@ client.on('connected', ({ data }) => {
   showSlot(data);
   showMe();
   for (const [name, topic] of Object.entries(data.rooms)) {
-    if (!conversations.has(name)) conversations.set(name, new Conversation(client, name, topic, changed));
+    if (conversations.has(name)) continue;
+    const conversation = new Conversation(client, name, topic, changed);
+    conversation.isBeingRead = () => conversation === active && timeline.isBeingRead;
+    conversations.set(name, conversation);
   }
   if (!active) enter();
 });
@@ -130,7 +133,7 @@ function showTyping() {
 
 window.addEventListener('hashchange', () => enter());
 document.addEventListener('visibilitychange', () => {
-  if (active && document.visibilityState === 'visible' && timeline.isAtEnd) active.markRead();
+  if (timeline.isBeingRead) active?.markRead();
 });
 
 // Writing

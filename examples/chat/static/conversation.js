@@ -16,6 +16,7 @@ export class Conversation {
   firstUnread = null; // key of the message above which the line "New" stands
   hasEarlier = false;
   isLoaded = false;
+  isBeingRead = () => false; // somebody looks at its end just now; the page says it
   caughtUp = 0; // messages that were recovered when we last came back
   #client;
   #seen = new Set();
@@ -50,7 +51,7 @@ export class Conversation {
     if (!message) return;
     this.#stopsTyping(message.user);
     if (recovered) this.caughtUp += 1;
-    if (message.user !== me.user) {
+    if (message.user !== me.user && !this.isBeingRead()) {
       this.unread += 1;
       this.firstUnread ??= message.key;
     }

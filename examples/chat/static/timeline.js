@@ -38,9 +38,14 @@ export class Timeline {
     new ResizeObserver(() => this.#stays && this.toEnd()).observe(this.#scroller);
   }
 
-  get isAtEnd() {
+  get #isAtEnd() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
     return scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+  }
+
+  /** Somebody sees what comes at the end. */
+  get isBeingRead() {
+    return this.#stays && document.visibilityState === 'visible';
   }
 
   /** Show another conversation. Read aloud is only what comes from now on. */
@@ -119,18 +124,18 @@ export class Timeline {
     const mark = this.#elements.get('new');
     if (!mark) return;
     mark.scrollIntoView({ block: 'start' });
-    this.#stays = this.isAtEnd;
+    this.#stays = this.#isAtEnd;
   }
 
   #scrolled() {
-    this.#stays = this.isAtEnd;
+    this.#stays = this.#isAtEnd;
     if (!this.#stays) return;
     this.#pill.hidden = true;
     this.#read();
   }
 
   #read() {
-    if (document.visibilityState === 'visible') this.#conversation?.markRead();
+    if (this.isBeingRead) this.#conversation?.markRead();
   }
 
   /** Add what is older above, and leave in sight what was in sight. */
