@@ -65,7 +65,7 @@ class Token {
   #timer;
 
   constructor(value = '', getToken = null, ...args) {
-    this.value = value;
+    this.value = value || '';
     this.#getToken = getToken;
     this.#arguments = args;
   }
@@ -178,7 +178,7 @@ export class Realtime extends Emitter {
 
   disconnect() { this.#end(CALLED, 'disconnect called'); }
 
-  setToken(token) { this.#token.value = token; }
+  setToken(token) { this.#token.value = token || ''; }
 
   room(name, options) {
     let room = this.#rooms.get(name);
@@ -291,8 +291,9 @@ export class Realtime extends Emitter {
     this.#watch();
     this.#renewAfter(result);
     this.#move('connected', CALLED, 'connected');
+    const socket = this.#socket;
     this._emit('connected', { client: this.client, data: this.data, resuming: this.#lostAt > 0 });
-    if (this.#state !== 'connected') return; // a handler changed its mind
+    if (socket === null || socket !== this.#socket) return; // a handler changed its mind
     const subs = result.subs ?? {};
     for (const room of this.rooms) {
       if (room.serverSide && !Object.hasOwn(subs, room.name)) room._over(2000, 'server unsubscribe');
@@ -491,7 +492,7 @@ class Room extends Emitter {
   #token = new Token();
   #retryTimer;
   #seen = 0; // highest offset that was handed to the application
-  #moves = []; // joins and leaves since the members were asked for
+  #moves = null; // joins and leaves since the members were asked for; null: they were not, or are known
 
   constructor(client, name, delays) {
     super();
@@ -674,7 +675,7 @@ class Room extends Emitter {
     if (this.#state !== 'subscribed' || !info) return;
     this._emit(event, info);
     if (!this.#options.presence) return;
-    this.#moves.push([event, info]);
+    this.#moves?.push([event, info]);
     this.#apply(event, info);
     this._emit('members', this.members);
   }
@@ -692,7 +693,8 @@ class Room extends Emitter {
       const members = await this.presence();
       if (turn !== this.#turn) return;
       this.members = members;
-      for (const [event, info] of this.#moves.splice(0)) this.#apply(event, info);
+      for (const [event, info] of this.#moves) this.#apply(event, info);
+      this.#moves = null;
       this._emit('members', this.members);
     } catch (error) {
       if (turn === this.#turn) this._emit('error', error);
