@@ -14,7 +14,7 @@ BIND ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
 
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo test test-slow lint bench screenshots clean
 
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1=\2/p' Makefile | awk -F= '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -38,6 +38,9 @@ lint: $(READY)  ## check the style, the formatting and the types
 
 bench: $(READY)  ## measure what a connection and a delivery cost here
 	$(BIN)/python -m benchmarks $(ARGS)
+
+screenshots: $(READY)  ## make the pictures in docs/ anew, from the running chat
+	$(BIN)/python -m tests.browser.shoot
 
 clean:  ## remove .venv and everything that tools left
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

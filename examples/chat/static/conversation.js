@@ -140,8 +140,9 @@ export class Conversation {
   }
 
   async #deliver(message) {
-    message.state = 'sending';
+    message.state = this.#client.state === 'connecting' ? 'waiting' : 'sending';
     this.#say('messages');
+    if (message.state === 'waiting') return;
     try {
       await this.room.publish({ id: message.id, text: message.text });
       message.state = 'sent';

@@ -283,6 +283,30 @@ test('the network is back: no waiting for the pause to end', async (context) => 
   client.disconnect();
 });
 
+test('a page that is seen again does not wait, and does not trust a silence', async (context) => {
+  context.mock.timers.enable({ apis: ['Date', 'setTimeout'] });
+  const page = Object.assign(new EventTarget(), { visibilityState: 'hidden' });
+  globalThis.document = page;
+  context.after(() => delete globalThis.document);
+  const see = (state) => {
+    page.visibilityState = state;
+    page.dispatchEvent(new Event('visibilitychange'));
+  };
+  const { client, connection, server } = await make({ minDelayMs: 1e6, maxDelayMs: 1e6 }, { ping: 25 });
+  see('visible');
+  assert.equal(client.state, 'connected');
+  context.mock.timers.setTime(Date.now() + 3600e3); // the machine slept, and its timers with it
+  see('visible');
+  assert.ok(connection.isClosedByClient);
+  context.mock.timers.tick(1);
+  server.connections[1].close();
+  see('hidden');
+  assert.equal(server.connections.length, 2);
+  see('visible');
+  assert.equal(server.connections.length, 3);
+  client.disconnect();
+});
+
 test('disconnect closes, forgets nothing, and connect begins again', async () => {
   const { client, connection, server } = await make();
   const room = client.room('a');
