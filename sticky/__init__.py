@@ -1,1 +1,18 @@
 """The primary and the hand-over: sticky connections for any Python server."""
+
+from sticky.affinity import AffinitySettings, Sticky
+from sticky.cluster import Child, Cluster, ClusterSettings
+from sticky.hashing import SessionId, Slot
+from sticky.worker import Adopted, Worker
+
+__all__ = [
+    "Adopted",
+    "AffinitySettings",
+    "Child",
+    "Cluster",
+    "ClusterSettings",
+    "SessionId",
+    "Slot",
+    "Sticky",
+    "Worker",
+]

@@ -114,6 +114,10 @@ class Affinity:
                 break
         return client
 
+    def trusts(self, peer: str) -> bool:
+        """Is this peer one of ours, whose word about the client is taken?"""
+        return self._is_trusted(peer, _parse(peer))
+
     def secure(self, peer: str, head: Head | None) -> bool:
         """Does a trusted proxy say that the client came by https?"""
         if head is None or not self._is_trusted(peer, _parse(peer)):

@@ -1,0 +1,139 @@
+"""
+Messages between the primary and one worker, with or without a descriptor. Both ends.
+
+A channel is a `SOCK_SEQPACKET` pair: the kernel keeps the borders of messages, passes a descriptor with the message it
+belongs to, and tells the death of either process as an end of file. A message is one msgpack array whose first element
+is its `Kind`. Never pickle: a worker that was broken into must not be able to break into the primary.
+
+Nothing here blocks and nothing is queued: `send` says when the channel is full, and the caller decides who waits.
+"""
+
+from __future__ import annotations
+
+import array
+import enum
+import errno
+import socket
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+MESSAGE_MAX: Final = 192 * 1024  # above about 212 kB the kernel refuses a packet (EMSGSIZE, net.core.wmem_default)
+BATCH: Final = 64  # messages taken in one round, so that one busy peer does not keep the others waiting
+
+_FULL: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
+_GONE: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EBADF})
+_ANCILLARY: Final = socket.CMSG_SPACE(4)
+
+
+class Kind(enum.IntEnum):
+    """What a message says. P: the primary says it, W: a worker says it."""
+
+    BOOT = 1  # P: who you are and how to serve; the first message of all
+    HANDOFF = 2  # P: a connection, with its descriptor
+    DRAIN = 3  # P: bring your clients elsewhere and end, within so many seconds
+    EVENT = 4  # P: another worker came or went
+    MESSAGE = 5  # P and W: from one application part to another
+    READY = 10  # W: I can serve
+    BEAT = 11  # W: my event loop turns; so many connections; statistics
+    ACK = 12  # W: every connection up to this number is mine
+    NACK = 13  # W: this connection I cannot take
+    BOOT_FAILED = 14  # W: why I cannot serve
+    RETIRE = 15  # W: somebody asked me to end (TERM): replace me
+
+
+class Received(NamedTuple):
+    """One message. Whoever takes it owns `fd`."""
+
+    kind: Kind
+    fields: list[Any]
+    fd: int | None
+
+
+class ChannelClosed(Exception):
+    """The other process is gone, or has closed its end."""
+
+
+class Channel:
+    """One end. Holds its socket; `close` gives it up."""
+
+    __slots__ = ("_buffer", "sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self._buffer = bytearray(MESSAGE_MAX)
+
+    @staticmethod
+    def pair() -> tuple[Channel, socket.socket]:
+        """Make a channel, and the socket for the process at its other end."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return Channel(ours), theirs
+
+    def send(self, kind: Kind, *fields: Any, fd: int | None = None) -> bool:
+        """
+        Send one message. The descriptor, if any, stays the caller's too.
+
+        Returns:
+            False when the channel is full; nothing was sent.
+
+        Raises:
+            ChannelClosed: nobody will ever read it.
+            ValueError: the message is larger than `MESSAGE_MAX`.
+        """
+        data = msgspec.msgpack.encode([int(kind), *fields])
+        if len(data) > MESSAGE_MAX:
+            raise ValueError(f"a message of {len(data)} bytes is larger than {MESSAGE_MAX}")
+        ancillary = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        try:
+            self.sock.sendmsg([data], ancillary)
+        except OSError as error:
+            if error.errno in _FULL:
+                return False
+            if error.errno in _GONE:
+                raise ChannelClosed from error
+            raise
+        return True
+
+    def receive(self) -> list[Received]:
+        """
+        Return the messages that are there, `BATCH` at most, perhaps none.
+
+        Raises:
+            ChannelClosed: nothing is there and nothing will come.
+        """
+        messages: list[Received] = []
+        while len(messages) < BATCH:
+            try:
+                size, ancillary, flags, _ = self.sock.recvmsg_into(
+                    [self._buffer], _ANCILLARY, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+                )
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in _GONE and not messages:
+                    raise ChannelClosed from error
+                break
+            if size == 0:
+                if not messages:
+                    raise ChannelClosed
+                break
+            fds = _descriptors(ancillary)
+            assert not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC), "both ends keep MESSAGE_MAX and one descriptor"
+            kind, *fields = msgspec.msgpack.decode(memoryview(self._buffer)[:size])
+            messages.append(Received(Kind(kind), fields, fds[0] if fds else None))
+        return messages
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> array.array[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return fds

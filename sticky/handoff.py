@@ -1,0 +1,303 @@
+"""
+Gives each connection to a worker, and gives it again until one has it.
+
+Runs in the primary. A `Parcel` is a connection whose way is known: its socket, and the header that travels with it. The
+dispatcher chooses the slot, sends the parcel, and keeps its own copy of the descriptor until the worker acknowledges.
+A parcel whose worker died, or said no, goes to another; one that finds no worker waits, bounded in number and time, and
+is then answered 503. No connection is ever in nobody's hands.
+
+**Was it read from?** A worker acknowledges before it reads (worker.py says how), so an unacknowledged connection still
+holds its first byte. That is checked all the same before it is given again: where the request is gone from the socket,
+the connection is closed, for nobody could answer it rightly.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from sticky.channel import ChannelClosed, Kind
+from sticky.errors import SettingsError
+from sticky.hashing import Hashing, Key, SessionId, Slot
+from sticky.poller import Poller
+from sticky.worker_handle import WorkerHandle
+
+WAITING_MAX: Final = 1024  # parcels that wait for one worker, or for any
+ATTEMPTS_MAX: Final = 4  # a connection that three workers died of is not given to a fourth
+RETRY_S: Final = 0.02  # a channel can be full of descriptors in flight (ETOOMANYREFS), which epoll does not tell
+
+logger = logging.getLogger("sticky")
+
+
+class Parcel:
+    """One connection on its way. The primary owns `sock` until it calls `release`."""
+
+    __slots__ = (
+        "attempts",
+        "client",
+        "expires_at",
+        "key",
+        "kind",
+        "method",
+        "new_session",
+        "number",
+        "path",
+        "port",
+        "reason",
+        "scheme",
+        "session",
+        "sock",
+        "upgrade",
+        "wants_session",
+    )
+
+    def __init__(self, sock: socket.socket, client: str, port: int) -> None:
+        self.sock = sock
+        self.client = client
+        self.port = port
+        self.scheme = "http"
+        self.kind = "http"
+        self.method = ""
+        self.path = ""
+        self.upgrade = False
+        self.session: SessionId | None = None
+        self.wants_session = False  # it has none that leads anywhere, and should be given one
+        self.new_session: SessionId | None = None
+        self.key: Key | None = None  # what is hashed; None: any worker will do
+        self.reason = ""
+        self.number = 0
+        self.attempts = 0
+        self.expires_at = 0.0
+
+    def header(self) -> tuple[object, ...]:
+        """Return what travels with the descriptor, in the order of `Adopted`."""
+        return (
+            self.number,
+            self.client,
+            self.port,
+            self.scheme,
+            self.kind,
+            self.method,
+            self.path,
+            self.upgrade,
+            self.session,
+            self.new_session,
+            self.reason,
+        )
+
+    def is_untouched(self) -> bool:
+        """Whether the request is still to be read from the socket, from its first byte."""
+        if self.kind == "raw":
+            return True
+        try:
+            begin = self.sock.recv(32, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        return begin.startswith(self.method.encode()) if self.kind == "http" else begin[:1] == b"\x16"
+
+
+class Refuse(Protocol):
+    """Answers a connection that nobody takes."""
+
+    def __call__(self, sock: socket.socket, status: int, reason: str, count: str) -> None: ...
+
+
+class Balance(Protocol):
+    """Chooses a slot for a connection without a key."""
+
+    def __call__(self, live: Mapping[Slot, WorkerHandle]) -> Slot: ...
+
+
+def least(live: Mapping[Slot, WorkerHandle]) -> Slot:
+    """Choose the worker with the fewest connections."""
+    return min(live, key=lambda slot: (live[slot].connections, slot))
+
+
+class RoundRobin:
+    """Choose each slot in turn."""
+
+    def __init__(self) -> None:
+        self._last = -1
+
+    def __call__(self, live: Mapping[Slot, WorkerHandle]) -> Slot:
+        slots = sorted(live)
+        self._last = next((slot for slot in slots if slot > self._last), slots[0])
+        return Slot(self._last)
+
+
+def balance_named(name: str) -> Balance:
+    """
+    Return the way of balancing that a setting names.
+
+    Raises:
+        SettingsError: there is no such way.
+    """
+    if name == "least":
+        return least
+    if name == "round-robin":
+        return RoundRobin()
+    raise SettingsError("balance", f"{name!r} is neither 'least' nor 'round-robin'")
+
+
+class Dispatcher:
+    """Brings parcels to workers. `live` is the supervisor's: which worker serves which slot now."""
+
+    def __init__(
+        self,
+        poller: Poller,
+        hashing: Hashing,
+        live: Mapping[Slot, WorkerHandle],
+        *,
+        balance: Balance,
+        patience_s: float,
+        refuse: Refuse,
+        wants_write: Callable[[WorkerHandle, bool], None],
+        counters: dict[str, int],
+    ) -> None:
+        self._poller = poller
+        self._hashing = hashing
+        self._live = live
+        self._balance = balance
+        self._patience_s = patience_s
+        self._refuse = refuse
+        self._wants_write = wants_write
+        self._counters = counters
+        self._homeless: deque[Parcel] = deque()  # no slot is live
+        self._number = 0
+
+    def dispatch(self, parcel: Parcel) -> None:
+        """Bring a parcel to its worker, whatever it takes. The dispatcher owns it from here on."""
+        parcel.expires_at = self._poller.now() + self._patience_s
+        self._place(parcel)
+
+    def _place(self, parcel: Parcel) -> None:
+        if not self._live:
+            self._wait(self._homeless, parcel)
+            return
+        slot = self._slot_for(parcel)
+        worker = self._live[slot]
+        if not worker.waiting and self._hand_over(worker, parcel):
+            return
+        if parcel.key is None and parcel.session is None and self._any_other(worker, parcel):
+            return
+        self._wait(worker.waiting, parcel)
+        self._wants_write(worker, True)
+
+    def _slot_for(self, parcel: Parcel) -> Slot:
+        if parcel.session is not None:
+            slot = self._hashing.slot_of(parcel.session)
+            if slot is not None and slot in self._live:
+                return slot
+        if parcel.key is not None:
+            return self._hashing.choose(parcel.key, self._live)
+        slot = self._balance(self._live)
+        if parcel.wants_session:
+            parcel.new_session = self._hashing.new_session(slot)
+        return slot
+
+    def _hand_over(self, worker: WorkerHandle, parcel: Parcel) -> bool:
+        self._number += 1
+        parcel.number = self._number
+        parcel.attempts += 1
+        try:
+            sent = worker.channel.send(Kind.HANDOFF, *parcel.header(), fd=parcel.sock.fileno())
+        except ChannelClosed:
+            sent = False  # its death will be heard of in this round or the next; then all its parcels are placed again
+        if not sent:
+            parcel.attempts -= 1
+            return False
+        worker.handed += 1
+        worker.unacked.append(parcel)
+        self._counters["handed_over"] += 1
+        return True
+
+    def _any_other(self, full: WorkerHandle, parcel: Parcel) -> bool:
+        for slot, worker in self._live.items():
+            if worker is not full and not worker.waiting:
+                if parcel.wants_session:
+                    parcel.new_session = self._hashing.new_session(slot)
+                if self._hand_over(worker, parcel):
+                    return True
+        return False
+
+    def _wait(self, queue: deque[Parcel], parcel: Parcel) -> None:
+        if len(queue) >= WAITING_MAX:
+            self._refuse(parcel.sock, 503, "no worker has room", "refused_busy")
+            return
+        queue.append(parcel)
+        self._poller.after(max(parcel.expires_at - self._poller.now(), 0) + 0.001, lambda: self._expire(queue))
+
+    def _expire(self, queue: deque[Parcel]) -> None:
+        now = self._poller.now()
+        while queue and queue[0].expires_at <= now:
+            self._refuse(queue.popleft().sock, 503, "no worker took the connection in time", "refused_busy")
+
+    # What becomes of a worker's parcels
+
+    def flush(self, worker: WorkerHandle) -> None:
+        """Hand over what waits for a worker whose channel has room again."""
+        if not worker.flush():
+            return
+        while worker.waiting:
+            if not self._hand_over(worker, worker.waiting[0]):
+                self._wants_write(worker, False)  # asked again soon: see RETRY_S
+                self._poller.after(RETRY_S, lambda: self._wants_write(worker, True))
+                return
+            worker.waiting.popleft()
+        self._wants_write(worker, False)
+
+    def acknowledge(self, worker: WorkerHandle, number: int) -> None:
+        """Give up our copies of everything that the worker has adopted."""
+        unacked = worker.unacked
+        while unacked and unacked[0].number <= number:
+            unacked.popleft().sock.close()
+
+    def take_back(self, worker: WorkerHandle, number: int) -> None:
+        """Give to another worker what this one could not adopt."""
+        for parcel in worker.unacked:
+            if parcel.number == number:
+                worker.unacked.remove(parcel)
+                self._again(parcel, avoid=worker)
+                return
+
+    def worker_lost(self, worker: WorkerHandle) -> None:
+        """Place again everything that a dead worker did not acknowledge. It is not live any more."""
+        parcels = [*worker.unacked, *worker.waiting]
+        worker.unacked.clear()
+        worker.waiting.clear()
+        if parcels:
+            logger.warning("= slot %d: %d connections are handed over again", worker.slot, len(parcels))
+        for parcel in parcels:
+            self._again(parcel)
+
+    def _again(self, parcel: Parcel, avoid: WorkerHandle | None = None) -> None:
+        self._counters["handed_over_again"] += 1
+        if parcel.attempts >= ATTEMPTS_MAX:
+            self._refuse(parcel.sock, 503, "no worker could take the connection", "refused_attempts")
+        elif not parcel.is_untouched():
+            self._counters["lost_after_reading"] += 1
+            parcel.sock.close()
+        else:
+            parcel.reason = "again"
+            if avoid is not None and len(self._live) > 1 and self._any_other(avoid, parcel):
+                return
+            self._place(parcel)
+
+    def slot_filled(self) -> None:
+        """Place everything that found no live slot."""
+        waiting, self._homeless = self._homeless, deque()
+        for parcel in waiting:
+            self._place(parcel)
+
+    def close(self) -> None:
+        """Answer everything that waits: nobody will take it now."""
+        while self._homeless:
+            self._refuse(self._homeless.popleft().sock, 503, "shutting down", "refused_stopping")
+
+    @property
+    def homeless(self) -> int:
+        """How many connections wait for any worker."""
+        return len(self._homeless)

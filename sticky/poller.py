@@ -1,0 +1,89 @@
+"""
+The one loop of the primary: descriptors that became ready, and deadlines that passed.
+
+Runs in the primary. A plain dictionary of callbacks over `select.epoll`, and a heap of times; it starts nothing by
+itself and knows nothing of what it watches. This is the seam to the operating system: a kqueue version is this class
+again, with the same three masks.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import select
+import time
+from collections.abc import Callable
+from typing import Final
+
+READ: Final = select.EPOLLIN | select.EPOLLRDHUP
+WRITE: Final = select.EPOLLOUT
+HANGUP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+EDGE: Final = select.EPOLLET  # told once per arrival of bytes, not as long as bytes are there
+
+
+class Timer:
+    """A deadline that can be called off."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self.callback: Callable[[], object] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class Poller:
+    """Calls back when a descriptor is ready or a time has come. Owned by one thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.now = clock
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], object]] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+
+    def watch(self, fd: int, mask: int, callback: Callable[[int], object]) -> None:
+        """Have `callback(events)` called when `fd` is ready. The caller owes `forget` before it closes the fd."""
+        self._callbacks[fd] = callback
+        self._epoll.register(fd, mask)
+
+    def change(self, fd: int, mask: int) -> None:
+        """Watch the same descriptor for something else."""
+        self._epoll.modify(fd, mask)
+
+    def forget(self, fd: int) -> None:
+        """Watch a descriptor no longer, also when it became ready in this very round."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def after(self, delay_s: float, callback: Callable[[], object]) -> Timer:
+        """Have `callback()` called once, in `delay_s` seconds."""
+        timer = Timer(callback)
+        heapq.heappush(self._timers, (self.now() + delay_s, next(self._order), timer))
+        return timer
+
+    def run_once(self) -> None:
+        """Wait until something is due, and call back for all that is: descriptors first, so that what was said in time
+        is heard before a deadline is judged."""
+        for fd, events in self._epoll.poll(self._patience()):
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback(events)
+        now = self.now()
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)[2]
+            if timer.callback is not None:
+                timer.callback()
+
+    def _patience(self) -> float:
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        if not self._timers:
+            return -1
+        return max(self._timers[0][0] - self.now(), 0)
+
+    def close(self) -> None:
+        self._callbacks.clear()
+        self._timers.clear()
+        self._epoll.close()

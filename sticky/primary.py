@@ -1,0 +1,328 @@
+"""
+The primary: joins the door, the dispatcher, the supervisor and the control socket in one loop.
+
+Runs in the primary, one thread, no asyncio. Signal handlers only queue: the interpreter writes each signal's number to
+a pipe, and the loop acts on it between two rounds.
+
+| signal    | what happens                                                          |
+|-----------|-----------------------------------------------------------------------|
+| TERM, INT | stop accepting, drain every worker, end; a second one ends at once    |
+| QUIT      | end at once                                                           |
+| HUP       | reload: each worker is replaced when its successor is ready           |
+| TTIN/TTOU | one worker more, one fewer                                            |
+| USR1      | open the log files again (the `reopen_logs` hook)                     |
+| CHLD      | a child ended; as PID 1 also a stranger                               |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from sticky import listen
+from sticky.accept import Door
+from sticky.affinity import Affinity
+from sticky.children import Child, Children
+from sticky.control import ControlServer
+from sticky.handoff import Dispatcher, balance_named
+from sticky.hashing import Hashing, Slot
+from sticky.poller import READ, Poller
+from sticky.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from sticky.cluster import ClusterSettings
+
+_SIGNALS: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGUSR1,
+    signal.SIGCHLD,
+)
+
+logger = logging.getLogger("sticky")
+
+
+class Primary:
+    """One run of a cluster, from binding to the exit status."""
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        *,
+        worker_argv: Sequence[str],
+        worker_config: Any,
+        children: Sequence[Child],
+        env: Mapping[str, str],
+        hooks: Mapping[str, Callable[[dict[str, Any]], None]],
+    ) -> None:
+        """
+        Bind every address, so that what cannot be had is told before anything is started.
+
+        Raises:
+            SettingsError: an address is wrong or taken.
+        """
+        self._settings = settings
+        self._hooks = hooks
+        self._listeners = _bind_all(settings.binds)
+        self._poller = Poller()
+        self._counters: Counter[str] = Counter()
+        self._hashing = Hashing(settings.secret or secrets.token_bytes(32))
+        self._node = settings.node or secrets.token_hex(4)
+        self._supervisor = Supervisor(
+            self._poller,
+            argv=worker_argv,
+            env=env,
+            config=worker_config,
+            workers=settings.workers,
+            node=self._node,
+            heartbeat_s=settings.heartbeat_s,
+            hung_s=settings.hung_s,
+            boot_s=settings.boot_s,
+            drain_s=settings.drain_s,
+            orphan_grace_s=settings.orphan_grace_s,
+            counters=self._counters,
+            hook=self._hook,
+            on_first_ready=self._listen,
+            on_stopped=self._workers_stopped,
+        )
+        self._dispatcher: Dispatcher
+        self._door = Door(
+            self._poller,
+            Affinity(settings.affinity),
+            self._hashing,
+            limits=settings.limits,
+            handshake_s=settings.handshake_s,
+            expects_proxy=settings.proxy_protocol,
+            tls=settings.tls,
+            raw=settings.raw,
+            deliver=lambda parcel: self._dispatcher.dispatch(parcel),
+            counters=self._counters,
+        )
+        self._dispatcher = Dispatcher(
+            self._poller,
+            self._hashing,
+            self._supervisor.live,
+            balance=balance_named(settings.balance),
+            patience_s=settings.patience_s,
+            refuse=self._door.refuse,
+            wants_write=self._supervisor.wants_write,
+            counters=self._counters,
+        )
+        self._supervisor.dispatcher = self._dispatcher
+        self._children = Children(
+            self._poller, children, env, on_ready=self._supervisor.start, on_failed=lambda: self._supervisor.stop(1)
+        )
+        self._control: ControlServer | None = None
+        self._stopping = False
+        self._status = 0
+        self._ended = False
+
+    # The loop
+
+    def run(self) -> int:
+        """
+        Serve until stopped, and return the exit status: 0, 3 when no worker could boot, 128 + N when a signal ended it
+        at once.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._release)
+            stack.enter_context(self._signals())
+            if self._settings.control is not None:
+                self._control = ControlServer(self._poller, self._settings.control, self._answer)
+            if self._settings.pid_file is not None:
+                stack.enter_context(_pid_file(self._settings.pid_file))
+            self._children.start()
+            while not self._ended:
+                self._poller.run_once()
+        return self._status
+
+    def _release(self) -> None:
+        """Close every descriptor, and remove every file, that the primary made."""
+        self._door.release()
+        for listener in self._listeners:
+            listen.unlink(listener) if listener.fileno() >= 0 else None
+            listener.close()
+        if self._control is not None:
+            self._control.close()
+        self._poller.close()
+
+    def _listen(self) -> None:
+        if self._stopping:
+            return
+        self._door.open(self._listeners, self._settings.backlog)
+        addresses = [listen.written(listener) for listener in self._listeners]
+        for address in addresses:
+            logger.info("= listening on %s", address)
+        self._hook("listening", {"addresses": addresses})
+
+    def _hook(self, name: str, fields: dict[str, Any]) -> None:
+        hook = self._hooks.get(name)
+        if hook is None:
+            return
+        try:
+            hook(fields)
+        except Exception:
+            logger.exception("! the hook for %s failed", name)
+
+    # Signals
+
+    @contextlib.contextmanager
+    def _signals(self) -> Any:
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        before = {number: signal.signal(number, _only_queue) for number in _SIGNALS}
+        wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._poller.watch(reader.fileno(), READ, lambda events: self._on_signals(reader))
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._poller.forget(reader.fileno())
+            reader.close()
+            writer.close()
+
+    def _on_signals(self, reader: socket.socket) -> None:
+        for number in reader.recv(4096):
+            name = signal.Signals(number)
+            if name is signal.SIGCHLD:
+                continue
+            logger.info("< %s", name.name)
+            self._on_signal(name)
+        self._reap()
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self.stop_now(128 + number) if self._stopping else self.stop()
+        elif number is signal.SIGQUIT:
+            self.stop_now(128 + number)
+        elif number is signal.SIGHUP:
+            self._supervisor.reload()
+        elif number is signal.SIGTTIN:
+            self._supervisor.scale(self._supervisor.wanted + 1)
+        elif number is signal.SIGTTOU:
+            self._supervisor.scale(self._supervisor.wanted - 1)
+        elif number is signal.SIGUSR1:
+            self._hook("reopen_logs", {})
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if not self._children.reaped(pid, status):
+                self._supervisor.reaped(pid, status)
+
+    # Stopping
+
+    def stop(self) -> None:
+        """Accept nothing more, let every worker drain, then end the children and the loop."""
+        self._begin_stopping()
+        logger.info("= stopping: workers have %g s", self._settings.drain_s)
+        self._supervisor.stop()
+
+    def stop_now(self, status: int) -> None:
+        """End everything at once."""
+        self._begin_stopping()
+        logger.warning("= stopping at once")
+        self._supervisor.stop_now(status)
+        self._children.kill()
+
+    def _begin_stopping(self) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        for listener in self._listeners:
+            if listener.fileno() >= 0:
+                listen.unlink(listener)
+        self._dispatcher.close()
+        self._door.close()
+
+    def _workers_stopped(self, status: int) -> None:
+        self._begin_stopping()
+        self._status = status
+        self._children.stop(self._end)
+
+    def _end(self) -> None:
+        logger.info("= stopped")
+        self._ended = True
+
+    # Answers on the control socket
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        command = request.get("command")
+        if command == "status":
+            return self.statistics()
+        if command == "reload":
+            self._supervisor.reload()
+        elif command == "scale" and isinstance(request.get("workers"), int):
+            self._supervisor.scale(request["workers"])
+        elif command == "drain" and isinstance(request.get("slot"), int):
+            slot = Slot(request["slot"])
+            if slot not in self._supervisor.live:
+                return {"error": f"slot {slot} has no worker that serves"}
+            self._supervisor.reload([slot])
+        elif command == "stop":
+            self.stop_now(0) if request.get("now") else self.stop()
+        else:
+            return {"error": f"no such command: {command!r}"}
+        return {"ok": True}
+
+    def statistics(self) -> dict[str, Any]:
+        """Return a snapshot of everything the primary knows."""
+        return {
+            "pid": os.getpid(),
+            "node": self._node,
+            "addresses": [listen.written(each) for each in self._listeners if each.fileno() >= 0],
+            "workers": self._supervisor.describe(),
+            "wanted": self._supervisor.wanted,
+            "live": sorted(self._supervisor.live),
+            "children": self._children.describe(),
+            "stopping": self._stopping,
+            "before_head": self._door.waiting,
+            "homeless": self._dispatcher.homeless,
+            "counters": dict(self._counters),
+        }
+
+
+def _only_queue(number: int, frame: Any) -> None:
+    """The interpreter has written the number to the wake-up descriptor already."""
+
+
+def _bind_all(binds: Sequence[str]) -> list[socket.socket]:
+    listeners: list[socket.socket] = []
+    try:
+        for address in binds:
+            listeners.append(listen.bind(address))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+@contextlib.contextmanager
+def _pid_file(path: str) -> Any:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(f"{os.getpid()}\n")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)

@@ -1,0 +1,248 @@
+"""
+The worker's end: adopts connections, answers for its event loop, and ends when it should.
+
+Runs in the worker, on its asyncio loop (uvloop or the standard one). It reads no byte of a connection: that is for
+whoever `on_connection` gives it to. A worker is in one of three ways to its end: the primary says drain, the primary is
+gone (then it goes on serving what it has, see `orphan_grace_s`), or it could not boot.
+
+**Who holds a descriptor.** The primary keeps its copy until it reads the ack. The ack is sent in the turn of the loop
+in which `on_connection` returned, and reading starts in a later turn at the earliest: so a connection that is not
+acknowledged has not been read from, and another worker can serve it from its first byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from sticky.channel import Channel, ChannelClosed, Kind, Received
+from sticky.errors import NotAWorker
+from sticky.hashing import SessionId, Slot
+
+CHANNEL_FD: Final = "STICKY_CHANNEL_FD"
+EXIT_BOOT: Final = 3  # cannot boot: starting it again at once would not help
+BOOT_WAIT_S: Final = 30.0
+TEXT_MAX: Final = 60_000  # of a traceback
+
+logger = logging.getLogger("sticky.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """One connection, and what the primary found out about it. Whoever is given it owns `sock`."""
+
+    sock: socket.socket
+    client: str
+    client_port: int
+    scheme: str  # "http" or "https"
+    kind: str  # "http", "tls" or "raw"
+    method: str  # of the first request, like `path` and `upgrade`; empty unless `kind` is "http"
+    path: str
+    upgrade: bool
+    session: SessionId | None  # the id that routed it
+    new_session: SessionId | None  # the id to set as a cookie: it leads back here
+    reason: str  # why this slot
+    received: bytes = b""  # bytes taken from the socket already, to be read before it
+
+
+def _nothing() -> Mapping[str, Any]:
+    return {}
+
+
+class Worker:
+    """This process, as the primary knows it."""
+
+    def __init__(self, channel: Channel, boot: dict[str, Any]) -> None:
+        self.slot = Slot(boot["slot"])
+        self.slots: int = boot["slots"]
+        self.worker_id: str = boot["worker_id"]
+        self.node: str = boot["node"]
+        self.generation: int = boot["generation"]
+        self.config: Any = boot["config"]
+        self.load: Callable[[], Mapping[str, Any]] = _nothing
+        self.orphaned = False
+        self.open = 0  # adopted connections that have not ended
+        self._adopted = 0
+        self._acked = 0
+        self._seen = 0  # number of the last connection that was adopted
+        self._heartbeat_s: float = boot["heartbeat_s"]
+        self._orphan_grace_s: float = boot["orphan_grace_s"]
+        self._channel = channel
+        self._drain_s: asyncio.Future[float] | None = None
+
+    # Coming up
+
+    @classmethod
+    async def connect(cls) -> Worker:
+        """
+        Take up the channel to the primary and learn who this worker is. The caller owes `run` or `boot_failed`.
+
+        Raises:
+            NotAWorker: no primary started this process.
+        """
+        text = os.environ.pop(CHANNEL_FD, "")
+        if not text.isdecimal():
+            raise NotAWorker(f"{CHANNEL_FD} is not set")
+        try:
+            sock = socket.socket(fileno=int(text))
+        except OSError as error:
+            raise NotAWorker(f"{CHANNEL_FD} names no socket ({error.strerror})") from error
+        sock.set_inheritable(False)  # not for the children of the application
+        channel = Channel(sock)
+        if not select.select([sock], [], [], BOOT_WAIT_S)[0]:
+            raise NotAWorker("the primary says nothing")
+        try:
+            first = channel.receive()[0]
+        except ChannelClosed:
+            raise NotAWorker("the primary is gone") from None
+        assert first.kind is Kind.BOOT, "the primary begins with BOOT"
+        faulthandler.register(signal.SIGUSR2, all_threads=True)  # the primary asks a hung worker for its stacks
+        return cls(channel, first.fields[0])
+
+    def ready(self) -> None:
+        """Tell the primary that connections may come. `run` has to follow in the same turn."""
+        self._say(Kind.READY)
+
+    def boot_failed(self, text: str) -> NoReturn:
+        """Tell the primary why this worker cannot serve, and end the process with status 3."""
+        self._say(Kind.BOOT_FAILED, text[-TEXT_MAX:])
+        sys.exit(EXIT_BOOT)
+
+    # Serving
+
+    async def run(
+        self,
+        *,
+        on_connection: Callable[[Adopted], None],
+        on_drain: Callable[[float], Awaitable[None]],
+        on_message: Callable[[str, Any], None] | None = None,
+        on_event: Callable[[str, dict[str, Any]], None] | None = None,
+    ) -> None:
+        """
+        Serve until this worker has to end, and has drained.
+
+        Args:
+            on_connection: takes over a connection; calls `closed` when it has ended. What it raises is logged, and the
+                connection goes to another worker. It must not read from the socket in this turn of the loop.
+            on_drain: brings the clients elsewhere, within so many seconds.
+            on_message: told of messages by `send`: who sent it ("primary" or "slot:3"), and what.
+            on_event: told of other workers: "online" and "exit", each with their `slot` and `worker_id`.
+        """
+        loop = asyncio.get_running_loop()
+        self._drain_s = loop.create_future()
+        self._on_connection, self._on_message, self._on_event = on_connection, on_message, on_event
+        loop.add_signal_handler(signal.SIGTERM, self._say, Kind.RETIRE)
+        loop.add_reader(self._channel.fileno(), self._on_readable)
+        beating = loop.create_task(self._beat_forever())
+        try:
+            await on_drain(await self._drain_s)
+        finally:
+            beating.cancel()
+            loop.remove_signal_handler(signal.SIGTERM)
+            loop.remove_reader(self._channel.fileno())
+            self._channel.close()
+
+    def closed(self) -> None:
+        """Tell that one adopted connection has ended."""
+        self.open -= 1
+        assert self.open >= 0, "a connection ends once"
+        if self.orphaned and not self.open:
+            self._end(0)
+
+    def send(self, to: str, data: Any) -> bool:
+        """
+        Send plain data to "primary", "all" or "slot:3". Return False when the channel is full or gone: nothing waits.
+
+        Raises:
+            ValueError: it is too large.
+        """
+        return self._say(Kind.MESSAGE, to, data)
+
+    def _on_readable(self) -> None:
+        try:
+            messages = self._channel.receive()
+        except ChannelClosed:
+            self._lose_primary()
+            return
+        for message in messages:
+            self._take(message)
+        self._acknowledge()
+
+    def _take(self, message: Received) -> None:
+        kind, fields = message.kind, message.fields
+        if kind is Kind.HANDOFF:
+            assert message.fd is not None, "a handoff carries a descriptor"
+            self._adopt(fields, message.fd)
+        elif kind is Kind.DRAIN:
+            self._end(fields[0])
+        elif kind is Kind.EVENT and self._on_event is not None:
+            self._guard(self._on_event, *fields)
+        elif kind is Kind.MESSAGE and self._on_message is not None:
+            self._guard(self._on_message, *fields)
+
+    def _adopt(self, fields: list[Any], fd: int) -> None:
+        number, *header = fields
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        self._seen = number
+        self._adopted += 1
+        self.open += 1
+        try:
+            self._on_connection(Adopted(sock, *header))
+        except Exception:
+            logger.exception("! connection %d could not be adopted", number)
+            self.open -= 1
+            self._say(Kind.NACK, number)
+            sock.close()
+
+    def _acknowledge(self) -> None:
+        """Acknowledge every connection so far by one message. A full channel is tried again at the next heartbeat."""
+        if self._acked != self._seen and self._say(Kind.ACK, self._seen):
+            self._acked = self._seen
+
+    async def _beat_forever(self) -> None:
+        while not self.orphaned:
+            self._say(Kind.BEAT, self.open, self._adopted, dict(self.load()))
+            self._acknowledge()
+            await asyncio.sleep(self._heartbeat_s)
+
+    # Ending
+
+    def _lose_primary(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._channel.fileno())
+        self.orphaned = True
+        logger.warning("! the primary is gone: serving %d connections for %g s more", self.open, self._orphan_grace_s)
+        if self.open:
+            loop.call_later(self._orphan_grace_s, self._end, 0)
+        else:
+            self._end(0)
+
+    def _end(self, drain_s: float) -> None:
+        assert self._drain_s is not None, "only a worker that runs is told to drain"
+        if not self._drain_s.done():
+            self._drain_s.set_result(drain_s)
+
+    def _say(self, kind: Kind, *fields: Any) -> bool:
+        if self.orphaned:
+            return False
+        try:
+            return self._channel.send(kind, *fields)
+        except ChannelClosed:
+            return False  # the reader learns of it too, and acts
+
+    @staticmethod
+    def _guard(callback: Callable[..., None], *args: Any) -> None:
+        try:
+            callback(*args)
+        except Exception:
+            logger.exception("! %s failed", getattr(callback, "__qualname__", callback))

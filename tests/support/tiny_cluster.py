@@ -1,0 +1,189 @@
+"""
+A primary for tests of `sticky` alone, as a process: `python -m tests.support.tiny_cluster JSON`.
+
+The JSON object gives fields of `ClusterSettings` and `AffinitySettings`, `config` for the workers, and `nofile`, a
+limit of open files. Logs go to standard output. Beside it stands `TinyCluster`, which starts that process and waits for
+what it says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sticky import AffinitySettings, Cluster, ClusterSettings, Sticky
+from sticky.control import ControlFailed, ask
+from sticky.first_bytes import HeadLimits
+from tests.support.server import DEADLINE_S, ROOT, Log
+
+AFFINITY = ("session_cookie", "session_param", "session_header")
+
+
+def serve(asked: dict[str, Any]) -> int:
+    """Be the primary."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if limit := asked.pop("nofile", None):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    affinity = AffinitySettings(
+        sticky=Sticky(asked.pop("sticky", "ip")),
+        trusted=tuple(ipaddress.ip_network(each) for each in asked.pop("trusted", ())),
+        **{name: asked.pop(name) for name in AFFINITY if name in asked},
+    )
+    config = asked.pop("config", None)
+    asked["binds"] = tuple(asked.pop("binds", ["127.0.0.1:0"]))
+    if "secret" in asked:
+        asked["secret"] = asked["secret"].encode()
+    if "head_bytes" in asked:
+        asked["limits"] = HeadLimits(max_bytes=asked.pop("head_bytes"))
+    settings = ClusterSettings(affinity=affinity, **asked)
+    argv = [sys.executable, "-m", "tests.support.tiny_worker"]
+    return Cluster(settings, worker_argv=argv, worker_config=config).run()
+
+
+class TinyCluster:
+    """A primary with tiny workers, in a process of its own. Its log is in `log`."""
+
+    def __init__(self, *, workers: int = 2, secret: str = "s" * 32, **asked: Any) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="tiny-")
+        self.control = str(Path(self._directory.name, "control.sock"))
+        self.asked = {"workers": workers, "secret": secret, "control": self.control, "drain_s": 5.0, **asked}
+        self.log = Log()
+        self.address = ("", 0)
+
+    def start(self) -> TinyCluster:
+        """Start the process without waiting. The caller owes `stop`."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.tiny_cluster", json.dumps(self.asked)],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self.log.read, args=(self.process.stdout,), daemon=True)
+        self._reader.start()
+        return self
+
+    def wait_until_ready(self) -> None:
+        """Wait until every slot is served."""
+        host, _, port = self.log.wait_for(r"= listening on (.*:\d+)")[1].rpartition(":")
+        self.address = (host, int(port))
+        self.wait_for_live(list(range(self.asked["workers"])))
+
+    def wait_for_live(self, slots: list[int]) -> None:
+        """Wait until exactly these slots are served."""
+        self.wait_until(lambda status: status["live"] == slots, f"slots {slots} are live")
+
+    def wait_until(self, holds: Any, what: str, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
+        """Ask for the status until it is as wanted; asking is the clock."""
+        give_up_at = time.monotonic() + deadline_s
+        while True:
+            status = self.status()
+            if holds(status):
+                return status
+            if time.monotonic() > give_up_at:
+                raise AssertionError(
+                    f"never came: {what}\n{json.dumps(status, indent=1)}\n" + "\n".join(self.log.lines)
+                )
+            threading.Event().wait(0.01)
+
+    def status(self) -> dict[str, Any]:
+        return ask(self.control, {"command": "status"})
+
+    def command(self, name: str, **fields: Any) -> dict[str, Any]:
+        return ask(self.control, {"command": name, **fields})
+
+    def pids(self) -> dict[int, int]:
+        """Return the process of every slot that is served."""
+        return {each["slot"]: each["pid"] for each in self.status()["workers"] if each["state"] == "ready"}
+
+    def connect(self, client: str = "127.0.0.1") -> socket.socket:
+        """Connect from an address of the loopback network."""
+        sock = socket.socket()
+        sock.settimeout(DEADLINE_S)
+        sock.bind((client, 0))
+        sock.connect(self.address)
+        return sock
+
+    def get(self, path: str = "/", *, client: str = "127.0.0.1", headers: str = "") -> dict[str, Any]:
+        """Ask who serves."""
+        with self.connect(client) as sock:
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: tiny\r\n{headers}\r\n".encode())
+            return answer(sock)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Stop it as an operator would; then end what is left of the processes it started."""
+        try:
+            if self.process.poll() is None:
+                self.process.send_signal(number)
+            return self.process.wait(DEADLINE_S)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)  # the session that we made
+            self.process.wait()
+            self._reader.join(5)
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+            self._directory.cleanup()
+
+    def __enter__(self) -> TinyCluster:
+        self.start()
+        try:
+            self.wait_until_ready()
+        except (AssertionError, ControlFailed):
+            self.stop()
+            print("\n".join(self.log.lines))
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            print("\n".join(["--- the cluster's log ---", *self.log.lines[-200:]]))
+        self.stop()
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Read until the peer has said everything."""
+    received = bytearray()
+    while data := sock.recv(65536):
+        received += data
+    return bytes(received)
+
+
+def answer(sock: socket.socket) -> dict[str, Any]:
+    """Read a tiny worker's answer."""
+    received = bytearray()
+    while b"\r\n\r\n" not in received:
+        data = sock.recv(65536)
+        assert data, f"closed after {bytes(received)!r}"
+        received += data
+    head, _, body = bytes(received).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200"), head
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    while len(body) < length:
+        data = sock.recv(65536)
+        assert data, "closed within the body"
+        body += data
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(serve(json.loads(sys.argv[1])))

@@ -1,0 +1,105 @@
+"""
+A worker for tests of `sticky` alone: it answers every request with what it knows, as one JSON object, and closes.
+
+    GET /            who serves: slot, pid, client, session, …
+    GET /hold        the same, then the connection stays open
+    GET /block       the event loop stops turning, for ever
+    GET /refuse      (only the first worker that sees it) raises while adopting
+
+What the cluster gives as `config` may change how it behaves: {"boot": "fail"} does not come up,
+{"boot": "fail-if", "path": P} does not while the file P exists, {"die_adopting": P} dies while adopting a connection as
+long as the file P exists, and {"drain": "never"} does not drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from sticky import Adopted, Worker
+
+
+class Answer(asyncio.Protocol):
+    """Reads one head, answers it."""
+
+    def __init__(self, worker: Worker, adopted: Adopted, connections: set[Answer]) -> None:
+        self.worker = worker
+        self.adopted = adopted
+        self.connections = connections
+        self.received = b""
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        if b"\r\n\r\n" not in self.received:
+            return
+        assert self.transport is not None
+        if self.adopted.path == "/block":
+            time.sleep(3600)  # noqa: ASYNC251 - a loop that does not turn is what is asked for
+        body = json.dumps(self.facts()).encode()
+        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        if self.adopted.path != "/hold":
+            self.transport.close()
+
+    def facts(self) -> dict[str, Any]:
+        adopted = self.adopted
+        return {
+            "slot": self.worker.slot,
+            "pid": os.getpid(),
+            "client": adopted.client,
+            "scheme": adopted.scheme,
+            "path": adopted.path,
+            "session": adopted.session,
+            "new_session": adopted.new_session,
+            "reason": adopted.reason,
+            "head": self.received.decode("latin-1"),
+        }
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connections.discard(self)
+        self.worker.closed()
+
+
+async def main() -> None:
+    worker = await Worker.connect()
+    config = worker.config or {}
+    loop = asyncio.get_running_loop()
+    connections: set[Answer] = set()
+    drained = asyncio.Event()
+    if config.get("boot") == "fail":
+        worker.boot_failed("the configuration says so")
+    if config.get("boot") == "fail-if" and Path(config["path"]).exists():
+        worker.boot_failed("Traceback: the new version is broken")
+
+    def on_connection(adopted: Adopted) -> None:
+        trap = config.get("die_adopting")
+        if trap and Path(trap).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        if adopted.path == "/refuse" and worker.slot == config.get("refusing"):
+            raise RuntimeError("this worker does not take it")
+        loop.create_task(loop.connect_accepted_socket(lambda: Answer(worker, adopted, connections), adopted.sock))
+
+    async def on_drain(deadline_s: float) -> None:
+        if config.get("drain") == "never":
+            await drained.wait()
+        for connection in list(connections):
+            assert connection.transport is not None
+            connection.transport.close()
+
+    worker.load = lambda: {"here": len(connections)}
+    worker.ready()
+    await worker.run(on_connection=on_connection, on_drain=on_drain)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
