@@ -36,8 +36,11 @@ class Writer(Protocol):
 class Subscriber(Protocol):
     """A connection's session, as the hub sees it."""
 
-    wire: Wire
-    outlet: Writer
+    @property
+    def wire(self) -> Wire: ...
+
+    @property
+    def outlet(self) -> Writer: ...
 
     def insufficient(self, room: Room) -> None:
         """Learn that publications of this room are lost to this member, which is a member no longer."""

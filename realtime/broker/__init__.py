@@ -1,1 +1,37 @@
 """The shared memory of the workers: one contract (base.py) and what keeps it (memory, local, Redis)."""
+
+from __future__ import annotations
+
+from realtime.broker.base import Broker, WorkerId
+from realtime.errors import SettingsError
+
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+def make(url: str | None, *, worker_id: WorkerId, prefix: str = "rt") -> Broker:
+    """
+    Return the broker that a URL names, not started.
+
+    Args:
+        url: None or `memory:`, `local:PATH`, or a Redis URL.
+        worker_id: the process that will own the members.
+        prefix: what every key and channel in Redis begins with.
+
+    Raises:
+        SettingsError: no broker has such a URL.
+    """
+    if url is None or url == "memory:":
+        from realtime.broker.memory import MemoryBroker
+
+        return MemoryBroker(worker_id)
+    if url.startswith("local:"):
+        from realtime.broker.local import LocalBroker
+
+        return LocalBroker(url.removeprefix("local:"), worker_id)
+    if url.startswith(REDIS_SCHEMES):
+        from realtime.broker.redis import RedisBroker
+
+        return RedisBroker(url, worker_id, prefix=prefix)
+    raise SettingsError(
+        "redis", "broker URL", f"{url!r} begins with none of memory:, local:, {', '.join(REDIS_SCHEMES)}"
+    )

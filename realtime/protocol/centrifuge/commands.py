@@ -80,7 +80,9 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
         _abandon(session, doors)
         return
     try:
-        subs = {door.subscription.room: _subscribe_result(door, door.entry.settle()) for door in doors}
+        subs: dict[str, SubscribeResult] = {
+            door.subscription.room: _subscribe_result(door, door.entry.settle()) for door in doors
+        }
     except BaseException:
         _abandon(session, doors)
         raise

@@ -189,11 +189,12 @@ class Session:
                 self._queue = deque([command])
             else:
                 self._queue.append(command)
-        if self._queue is not None and self.state is not State.CLOSED:
-            if self._task is None:
-                self._task = asyncio.get_running_loop().create_task(self._run())
-            if len(self._queue) > QUEUE_MAX:
-                self.outlet.pause_reading()
+        if self._queue is None or not self.is_open:
+            return
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        if len(self._queue) > QUEUE_MAX:
+            self.outlet.pause_reading()
 
     def connection_lost(self, code: int, reason: str) -> None:
         """Leave every room, and tell the application that an admitted client is gone."""
@@ -222,7 +223,7 @@ class Session:
     async def _run(self) -> None:
         queue = self._queue
         assert queue is not None
-        while queue and self.state is not State.CLOSED:
+        while queue and self.is_open:
             command = queue.popleft()
             try:
                 await self._execute(command)

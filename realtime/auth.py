@@ -1,0 +1,195 @@
+"""
+Who a client is: tokens.
+
+Pure: texts and a time in, claims or an error out. Runs in the worker. Signatures are PyJWT's business; what the claims
+mean is here (Centrifuge client protocol, section 10). Nothing here is told to a client: that is for the protocol.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jwt
+import msgspec
+
+from realtime.errors import TokenExpired, TokenInvalid
+
+ALGORITHMS: Final = ("HS256", "HS384", "HS512")  # never `none`, and no public-key algorithm beside a shared secret
+
+# PyJWT compares with the clock of the machine; here the time is an argument, so the times are checked below.
+_OPTIONS: Final[dict[str, Any]] = {
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "verify_sub": False,
+    "verify_jti": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionClaims:
+    """What a connection token says. `info` is a JSON text; `expire_at_s` is Unix time, None for never."""
+
+    user: str
+    raw: dict[str, Any]
+    expire_at_s: float | None = None
+    info: bytes | None = None
+    channels: tuple[str, ...] = ()
+    meta: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionClaims:
+    """What a subscription token says. `info` and `data` are JSON texts."""
+
+    user: str
+    channel: str
+    client: str | None = None
+    expire_at_s: float | None = None
+    info: bytes | None = None
+    data: bytes | None = None
+
+
+class Tokens:
+    """Verifies tokens by one shared secret."""
+
+    def __init__(self, hmac_secret: str | None, *, audience: str | None = None, issuer: str | None = None) -> None:
+        """
+        Args:
+            hmac_secret: None refuses every token.
+            audience: what `aud` must hold, where given.
+            issuer: what `iss` must be, where given.
+        """
+        self._secret = hmac_secret
+        self._audience = audience
+        self._issuer = issuer
+
+    def connection(self, token: str, now_s: float) -> ConnectionClaims:
+        """
+        Verify a connection token.
+
+        Raises:
+            TokenExpired: it was good until some time before `now_s`.
+            TokenInvalid: it is not signed by our secret, not for us, or a subscription token.
+        """
+        claims = self._verify(token, now_s)
+        if "channel" in claims:
+            raise TokenInvalid("a subscription token cannot connect")
+        channels = [*_texts(claims, "channels"), *_keys(claims, "subs")]
+        return ConnectionClaims(
+            user=_user(claims),
+            raw=claims,
+            expire_at_s=_expire_at(claims),
+            info=_json(claims, "info"),
+            channels=tuple(dict.fromkeys(channels)),
+            meta=claims.get("meta"),
+        )
+
+    def subscription(self, token: str, now_s: float) -> SubscriptionClaims:
+        """
+        Verify a subscription token. That it is for this client and room is for the caller to compare.
+
+        Raises:
+            TokenExpired: it was good until some time before `now_s`.
+            TokenInvalid: it is not signed by our secret, not for us, or names no room.
+        """
+        claims = self._verify(token, now_s)
+        channel = claims.get("channel")
+        if not isinstance(channel, str) or not channel:
+            raise TokenInvalid("it names no channel")
+        client = claims.get("client")
+        if client is not None and not isinstance(client, str):
+            raise TokenInvalid("`client` is no text")
+        return SubscriptionClaims(
+            user=_user(claims),
+            channel=channel,
+            client=client,
+            expire_at_s=_expire_at(claims),
+            info=_json(claims, "info"),
+            data=_json(claims, "data"),
+        )
+
+    def _verify(self, token: str, now_s: float) -> dict[str, Any]:
+        if self._secret is None:
+            raise TokenInvalid("no secret is configured to verify it with")
+        try:
+            claims: dict[str, Any] = jwt.decode(token, self._secret, algorithms=list(ALGORITHMS), options=_OPTIONS)  # type: ignore[arg-type]
+        except jwt.PyJWTError as error:
+            raise TokenInvalid(str(error)) from error
+        self._check_addressee(claims)
+        expires, begins = _time(claims, "exp"), _time(claims, "nbf")
+        if expires is not None and expires <= now_s:
+            raise TokenExpired(f"it expired {now_s - expires:.0f} s ago")
+        if begins is not None and begins > now_s:
+            raise TokenInvalid(f"it is not valid for {begins - now_s:.0f} s yet")
+        return claims
+
+    def _check_addressee(self, claims: Mapping[str, Any]) -> None:
+        if self._audience is not None:
+            audience = claims.get("aud")
+            if self._audience not in (audience if isinstance(audience, list) else [audience]):
+                raise TokenInvalid("`aud` names somebody else")
+        if self._issuer is not None and claims.get("iss") != self._issuer:
+            raise TokenInvalid("`iss` is somebody else")
+
+
+def sign(claims: Mapping[str, Any], hmac_secret: str) -> str:
+    """Return a token (HS256) that says `claims`."""
+    return jwt.encode(dict(claims), hmac_secret, algorithm="HS256")
+
+
+def _user(claims: Mapping[str, Any]) -> str:
+    user = claims.get("sub", "")
+    if not isinstance(user, str):
+        raise TokenInvalid("`sub` is no text")
+    return user
+
+
+def _time(claims: Mapping[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TokenInvalid(f"`{name}` is no time")
+    return float(value)
+
+
+def _expire_at(claims: Mapping[str, Any]) -> float | None:
+    """Return when what the token began has to end: `expire_at` where given (0 is never), else `exp`."""
+    chosen = _time(claims, "expire_at")
+    if chosen is None:
+        return _time(claims, "exp")
+    return chosen or None
+
+
+def _json(claims: Mapping[str, Any], name: str) -> bytes | None:
+    """Return a claim as a JSON text; `b64…` carries it in base 64."""
+    if (encoded := claims.get(f"b64{name}")) is not None:
+        try:
+            text = base64.b64decode(encoded, validate=True)
+            msgspec.json.decode(text)
+        except (TypeError, ValueError, binascii.Error, msgspec.MsgspecError) as error:
+            raise TokenInvalid(f"`b64{name}` is no JSON in base 64") from error
+        return text
+    value = claims.get(name)
+    return None if value is None else msgspec.json.encode(value)
+
+
+def _texts(claims: Mapping[str, Any], name: str) -> list[str]:
+    value = claims.get(name) or []
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise TokenInvalid(f"`{name}` is no list of texts")
+    return value
+
+
+def _keys(claims: Mapping[str, Any], name: str) -> list[str]:
+    value = claims.get(name) or {}
+    if not isinstance(value, dict):
+        raise TokenInvalid(f"`{name}` is no object")
+    return list(value)

@@ -1,0 +1,310 @@
+"""
+The contract's state inside one process, and the broker that keeps it for one worker.
+
+`MemoryState` is pure: streams, members and idempotency keys in plain dictionaries; the time is an argument, and what
+has to be told to others is returned. `MemoryBroker` is the thin shell around it for a cluster of one worker, in that
+worker. The local broker (local_server.py) is the other shell: the same state for all workers of a machine. Nothing is
+written to a disk: what a process kept ends with it, and its streams come back under another epoch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from realtime.broker.base import (
+    BrokerListener,
+    ClientId,
+    ClientInfo,
+    Departed,
+    History,
+    MemberCounts,
+    Position,
+    Publication,
+    Published,
+    Retention,
+    Room,
+    WorkerId,
+)
+
+SWEEP_S: Final = 30.0  # how often what has expired is forgotten, where nobody asks for it before
+
+
+@dataclass(slots=True)
+class Stream:
+    """The publications of one room, oldest first, and the position after the last."""
+
+    epoch: str
+    offset: int = 0
+    publications: deque[tuple[float, Publication]] = field(default_factory=deque)
+    expires_at: float = 0.0  # when even the position is forgotten
+
+    def trim(self, now: float, retention: Retention) -> None:
+        """Forget what is too old or too much."""
+        kept = self.publications
+        while kept and (kept[0][0] <= now - retention.ttl_s or len(kept) > retention.size):
+            kept.popleft()
+
+
+class MemoryState:
+    """Streams, members and idempotency keys. Times are in seconds, on any clock that never goes back."""
+
+    def __init__(self, new_epoch: Callable[[], str] = lambda: secrets.token_urlsafe(6)) -> None:
+        self._new_epoch = new_epoch
+        self._streams: dict[Room, Stream] = {}
+        self._done: dict[tuple[Room, str], tuple[float, Position]] = {}
+        self._members: dict[Room, dict[ClientId, tuple[WorkerId, ClientInfo, bool]]] = {}
+        self._owned: dict[WorkerId, set[tuple[Room, ClientId]]] = {}
+
+    # Streams
+
+    def publish(
+        self,
+        now: float,
+        room: Room,
+        publication: Publication,
+        retention: Retention,
+        idempotency_key: str | None,
+        idempotency_ttl_s: float,
+    ) -> tuple[Published, Publication | None]:
+        """Add a publication. Return its position, and the publication as all get it, or None for a repetition."""
+        if idempotency_key is not None:
+            done = self._done.get((room, idempotency_key))
+            if done is not None and done[0] > now:
+                return Published(done[1], duplicate=True), None
+        position = Position("", 0)
+        if retention.size:
+            stream = self._stream(now, room, retention)
+            stream.offset += 1
+            position = Position(stream.epoch, stream.offset)
+            publication = Publication(
+                publication.data,
+                stream.offset,
+                stream.epoch,
+                publication.info,
+                publication.tags,
+                publication.time_ms,
+            )
+            stream.publications.append((now, publication))
+            stream.trim(now, retention)
+        if idempotency_key is not None:
+            self._done[(room, idempotency_key)] = (now + idempotency_ttl_s, position)
+        return Published(position), publication
+
+    def position(self, now: float, room: Room, retention: Retention) -> Position:
+        stream = self._stream(now, room, retention)
+        return Position(stream.epoch, stream.offset)
+
+    def positions(self, now: float, rooms: Sequence[Room]) -> dict[Room, Position]:
+        found = {}
+        for room in rooms:
+            stream = self._streams.get(room)
+            if stream is not None and stream.expires_at > now:
+                found[room] = Position(stream.epoch, stream.offset)
+        return found
+
+    def history(
+        self, now: float, room: Room, retention: Retention, since: Position | None, limit: int, reverse: bool
+    ) -> History:
+        stream = self._stream(now, room, retention)
+        stream.trim(now, retention)
+        top = Position(stream.epoch, stream.offset)
+        if limit <= 0:
+            return History((), top)
+        kept = [publication for _, publication in stream.publications]
+        if reverse:
+            kept.reverse()
+        if since is not None and reverse:
+            kept = [publication for publication in kept if publication.offset < since.offset]
+        elif since is not None:
+            kept = [publication for publication in kept if publication.offset > since.offset]
+        return History(kept[:limit], top)
+
+    def forget_history(self, room: Room) -> None:
+        stream = self._streams.get(room)
+        if stream is not None:
+            stream.publications.clear()
+
+    def _stream(self, now: float, room: Room, retention: Retention) -> Stream:
+        stream = self._streams.get(room)
+        if stream is None or stream.expires_at <= now:
+            stream = self._streams[room] = Stream(self._new_epoch())
+        stream.expires_at = now + max(retention.meta_ttl_s, retention.ttl_s)
+        return stream
+
+    # Members
+
+    def add_member(self, worker: WorkerId, room: Room, info: ClientInfo, announce: bool) -> None:
+        client = ClientId(info.client)
+        before = self._members.setdefault(room, {}).get(client)
+        if before is not None:
+            self._owned[before[0]].discard((room, client))
+        self._members[room][client] = (worker, info, announce)
+        self._owned.setdefault(worker, set()).add((room, client))
+
+    def remove_member(self, room: Room, client: ClientId) -> ClientInfo | None:
+        """Remove a member. Return who that was, or None where nobody was."""
+        members = self._members.get(room)
+        if members is None or (found := members.pop(client, None)) is None:
+            return None
+        if not members:
+            del self._members[room]
+        owned = self._owned.get(found[0])
+        if owned is not None:
+            owned.discard((room, client))
+            if not owned:
+                del self._owned[found[0]]
+        return found[1]
+
+    def members(self, room: Room) -> dict[ClientId, ClientInfo]:
+        return {client: info for client, (_, info, _) in self._members.get(room, {}).items()}
+
+    def member_counts(self, room: Room) -> MemberCounts:
+        members = self._members.get(room, {})
+        return MemberCounts(len(members), len({info.user for _, info, _ in members.values()}))
+
+    def reap(self, worker: WorkerId) -> list[tuple[Departed, bool]]:
+        """Remove every member of a worker. Return each, and whether its leave is to be announced."""
+        departed = []
+        for room, client in sorted(self._owned.get(worker, ())):
+            announce = self._members[room][client][2]
+            info = self.remove_member(room, client)
+            assert info is not None, "an owned member is a member"
+            departed.append((Departed(room, info), announce))
+        return departed
+
+    # Forgetting
+
+    def sweep(self, now: float) -> None:
+        """Forget what has expired."""
+        for room in [room for room, stream in self._streams.items() if stream.expires_at <= now]:
+            del self._streams[room]
+        for key in [key for key, (expires_at, _) in self._done.items() if expires_at <= now]:
+            del self._done[key]
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "streams": len(self._streams),
+            "kept": sum(len(stream.publications) for stream in self._streams.values()),
+            "members": sum(map(len, self._members.values())),
+        }
+
+
+class MemoryBroker:
+    """The broker of a worker that is alone. What it tells its listener comes in a later turn of the loop, in order."""
+
+    def __init__(self, worker: WorkerId, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._worker = worker
+        self._clock = clock
+        self._state = MemoryState()
+        self._subscribed: set[Room] = set()
+        self._listener: BrokerListener | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._published = 0
+
+    async def start(self, listener: BrokerListener) -> None:
+        self._listener = listener
+        self._sweep()
+
+    def _sweep(self) -> None:
+        self._state.sweep(self._clock())
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    async def close(self) -> None:
+        await self.reap(self._worker)
+        self._listener = None
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    async def subscribe(self, room: Room) -> None:
+        self._subscribed.add(room)
+
+    async def unsubscribe(self, room: Room) -> None:
+        self._subscribed.discard(room)
+
+    async def publish(
+        self,
+        room: Room,
+        data: bytes,
+        *,
+        retention: Retention,
+        info: ClientInfo | None = None,
+        tags: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        idempotency_ttl_s: float = 300.0,
+    ) -> Published:
+        publication = Publication(data, info=info, tags=dict(tags) if tags else None, time_ms=int(time.time() * 1000))
+        published, told = self._state.publish(
+            self._clock(), room, publication, retention, idempotency_key, idempotency_ttl_s
+        )
+        if told is not None:
+            self._published += 1
+            self._tell(lambda listener: listener.on_publication(room, told), room)
+        return published
+
+    async def position(self, room: Room, *, retention: Retention) -> Position:
+        return self._state.position(self._clock(), room, retention)
+
+    async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
+        return self._state.positions(self._clock(), rooms)
+
+    async def history(
+        self,
+        room: Room,
+        *,
+        retention: Retention,
+        since: Position | None = None,
+        limit: int = 0,
+        reverse: bool = False,
+    ) -> History:
+        return self._state.history(self._clock(), room, retention, since, limit, reverse)
+
+    async def forget_history(self, room: Room) -> None:
+        self._state.forget_history(room)
+
+    async def add_member(self, room: Room, info: ClientInfo, *, announce: bool) -> None:
+        self._state.add_member(self._worker, room, info, announce)
+        if announce:
+            self._tell(lambda listener: listener.on_join(room, info), room)
+
+    async def remove_member(self, room: Room, client: ClientId, *, announce: bool) -> None:
+        info = self._state.remove_member(room, client)
+        if info is not None and announce:
+            self._tell(lambda listener: listener.on_leave(room, info), room)
+
+    async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
+        return self._state.members(room)
+
+    async def member_counts(self, room: Room) -> MemberCounts:
+        return self._state.member_counts(room)
+
+    async def reap(self, worker: WorkerId) -> None:
+        reaped = self._state.reap(worker)
+        for departed, announce in reaped:
+            if announce:
+                self._tell(_leave(departed), departed.room)
+        if reaped and worker != self._worker:
+            self._tell(lambda listener: listener.on_departed([departed for departed, _ in reaped]))
+
+    def _tell(self, say: Callable[[BrokerListener], None], room: Room | None = None) -> None:
+        """Tell the listener in a later turn, if the room is still subscribed by then."""
+        if room is not None and room not in self._subscribed:
+            return
+
+        def tell() -> None:
+            if self._listener is not None and (room is None or room in self._subscribed):
+                say(self._listener)
+
+        asyncio.get_running_loop().call_soon(tell)
+
+    def statistics(self) -> Mapping[str, int | float | str | bool]:
+        return {"kind": "memory", "link": "up", "published": self._published, **self._state.statistics()}
+
+
+def _leave(departed: Departed) -> Callable[[BrokerListener], None]:
+    return lambda listener: listener.on_leave(departed.room, departed.info)

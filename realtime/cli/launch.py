@@ -1,0 +1,160 @@
+"""
+Makes a cluster out of settings and runs it: the primary's address book, the local broker, the workers' command.
+
+Runs in the primary. It never imports the application: a worker does, so that a reload brings new code and a broken
+application cannot harm the primary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import ipaddress
+import logging
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from realtime import logs
+from realtime.cli.banner import LISTENING, banner
+from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, own_directory
+from realtime.errors import RealtimeError, SettingsError
+from realtime.settings import Settings, misspelt
+from sticky.affinity import AffinitySettings, Sticky
+from sticky.cluster import Child, Cluster, ClusterSettings
+from sticky.first_bytes import HeadLimits
+
+WORKER = (sys.executable, "-m", "realtime.worker")
+
+log = logging.getLogger("realtime.serve")
+
+
+class WrongSystem(RealtimeError):
+    """This is no system that the server runs on."""
+
+    def __str__(self) -> str:
+        return f"the server runs on Linux, not on {sys.platform}: it needs epoll and SOCK_SEQPACKET"
+
+
+def launch(settings: Settings) -> int:
+    """
+    Be the primary until the cluster has ended, and give the exit status.
+
+    Raises:
+        SettingsError: TARGET names a file that is not there.
+        WrongSystem: not here.
+    """
+    if sys.platform != "linux":
+        raise WrongSystem
+    settings = with_target(settings)
+    start_logging(settings, "primary")
+    for sentence in misspelt():
+        log.warning("! %s", sentence)
+    raise_descriptor_limit()
+    with own_directory() as directory:
+        settings = with_sockets(settings, directory)
+        cluster = Cluster(
+            cluster_settings(settings),
+            worker_argv=WORKER,
+            worker_config=settings.to_builtins(),
+            children=children(settings),
+            on_listening=lambda addresses: announce(settings, addresses),
+        )
+        return cluster.run()
+
+
+def with_target(settings: Settings) -> Settings:
+    """
+    Settle what is served: app.py when nothing was named and it is there.
+
+    Raises:
+        SettingsError: a file was named that is not there. Whether a module can be imported shows in a worker.
+    """
+    here = Path(settings.directory)
+    if settings.target is None:
+        return dataclasses.replace(settings, target="app.py") if (here / "app.py").is_file() else settings
+    name = settings.target.partition(":")[0]
+    if (name.endswith(".py") or "/" in name) and not (here / name).is_file():
+        raise SettingsError("target", settings.source("target"), f"there is no file {name!r}")
+    return settings
+
+
+def with_sockets(settings: Settings, directory: Path) -> Settings:
+    """Settle where the control socket is, and how the workers reach their broker."""
+    if settings.redis is not None:
+        broker_url = settings.redis
+    elif settings.workers == 1:
+        broker_url = "memory:"
+    else:
+        broker_url = f"local:{directory / BROKER_SOCKET}"
+    control = str(Path(settings.directory, settings.control)) if settings.control else str(directory / CONTROL_SOCKET)
+    return dataclasses.replace(settings, control=control, broker_url=broker_url)
+
+
+def start_logging(settings: Settings, who: str) -> None:
+    """Log as the settings say, and never a secret of theirs."""
+    look = {"level": settings.log_level, "form": settings.log_format, "color": settings.color}
+    logs.set_up(who, **look, secrets=settings.secrets)
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many open files as this user may have: the soft limit is for programs that use select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def cluster_settings(settings: Settings) -> ClusterSettings:
+    """Say the settings in the words of `sticky`, which knows nothing of rooms."""
+    affinity = AffinitySettings(
+        sticky=Sticky(settings.sticky),
+        trusted=tuple(ipaddress.ip_network(each) for each in settings.trusted_proxies),
+        session_cookie=settings.session_cookie,
+        session_param=settings.session_param,
+        session_header=settings.session_header,
+        client_headers=settings.client_headers,
+    )
+    return ClusterSettings(
+        binds=settings.bind,
+        workers=settings.workers,
+        affinity=affinity,
+        secret=settings.secret.encode() if settings.secret else None,
+        balance=settings.balance,
+        proxy_protocol=settings.proxy_protocol,
+        tls=settings.tls,
+        limits=HeadLimits(max_bytes=settings.head_bytes, max_headers=settings.head_headers),
+        backlog=settings.backlog,
+        handshake_s=settings.handshake_s,
+        drain_s=settings.drain_s,
+        heartbeat_s=settings.heartbeat_s,
+        hung_s=settings.hung_s,
+        boot_s=settings.boot_s,
+        orphan_grace_s=settings.orphan_grace_s,
+        control=settings.control,
+        pid_file=settings.pid_file,
+    )
+
+
+def children(settings: Settings) -> Sequence[Child]:
+    """Give what runs beside the workers: the local broker, where several of them share no Redis."""
+    if not settings.broker_url.startswith("local:"):
+        return ()
+    path = settings.broker_url.removeprefix("local:")
+    argv = (sys.executable, "-m", "realtime.broker.local_server", "--socket", path, "--ready-fd", "{ready_fd}")
+    return (Child("the local broker", argv),)
+
+
+def announce(settings: Settings, addresses: Sequence[str]) -> None:
+    """Print the banner: people read it, and scripts wait for its line with the address."""
+    scheme = "https" if settings.tls else "http"
+    urls = [each if each.startswith("unix:") else f"{scheme}://{each}" for each in addresses]
+    if settings.log_format == "json":
+        log.info("= %s", LISTENING.format(address=", ".join(urls)))
+        return
+    coloured = logs.is_coloured(settings.color, sys.stdout)
+    click.echo(banner(settings, urls, pid=os.getpid(), coloured=coloured), color=coloured)
+    sys.stdout.flush()

@@ -1,0 +1,173 @@
+"""
+The opening handshake of a WebSocket.
+
+Pure: a request's head goes in, the bytes of the answer come out, with what the session is told about the client.
+websockets' `ServerProtocol` judges the request and makes the answer; what is ours is whom we let in: which origins,
+which subprotocols, and the cookie of a new session.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from realtime.protocol.base import Handshake
+from realtime.transport.peer import Peer, session_cookie
+
+judge_logger = logging.getLogger("realtime.websocket.judge")
+judge_logger.setLevel(logging.WARNING)  # what websockets says about each connection, we say ourselves
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who may open a WebSocket, and how."""
+
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of web pages; `*.` stands for any labels, `*` for every origin. Empty: pages of the same host only."""
+    subprotocols: tuple[str, ...] = ()
+    session_cookie: str = "rt_session"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The connection is a WebSocket once `answer` is sent."""
+
+    answer: bytes
+    handshake: Handshake
+    subprotocol: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The connection ends after `answer`. `problem` is for the log."""
+
+    answer: bytes
+    problem: str
+
+
+def shake_hands(head: bytes, peer: Peer, admission: Admission) -> Accepted | Refused:
+    """
+    Answer a request for a WebSocket.
+
+    Args:
+        head: the request up to its blank line, which is included; nothing after it.
+        peer: who asks.
+        admission: whom we let in.
+    """
+    judge = ServerProtocol(
+        select_subprotocol=lambda _, offered: _choose(admission.subprotocols, offered), logger=judge_logger
+    )
+    judge.receive_data(head)
+    events = judge.events_received()
+    if not events:
+        return Refused(b"".join(judge.data_to_send()) or _BAD_REQUEST, str(judge.handshake_exc))
+    request = events[0]
+    assert isinstance(request, Request), "a head without a body is one request"
+    if not origin_allowed(request, admission.allowed_origins):
+        response = judge.reject(http.HTTPStatus.FORBIDDEN, "This origin may not connect.\n")
+        problem = f"origin {request.headers.get('Origin')!r} is not allowed"
+    else:
+        response = judge.accept(request)
+        problem = str(judge.handshake_exc)
+    accepted = response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS
+    if accepted and peer.new_session is not None:
+        response.headers["Set-Cookie"] = session_cookie(admission.session_cookie, peer.new_session, peer.scheme)
+    judge.send_response(response)
+    answer = b"".join(judge.data_to_send())
+    if not accepted:
+        return Refused(answer, problem)
+    return Accepted(answer, _describe(request, peer), judge.subprotocol)
+
+
+def _choose(accepted: Sequence[str], offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """Take the first of ours that was offered. A client that offers others decides itself whether to go on."""
+    return next((Subprotocol(each) for each in accepted if each in offered), None)
+
+
+def _describe(request: Request, peer: Peer) -> Handshake:
+    path, _, query = request.path.partition("?")
+    headers: dict[str, str] = {}
+    for name, value in request.headers.raw_items():
+        name = name.lower()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return Handshake(
+        client=peer.client,
+        client_port=peer.client_port,
+        scheme=peer.scheme,
+        path=unquote(path),
+        query=dict(parse_qsl(query, keep_blank_values=True)),
+        headers=headers,
+        session=peer.session or peer.new_session,
+    )
+
+
+# Origins
+
+
+def origin_allowed(request: Request, allowed: Sequence[str]) -> bool:
+    """
+    Say whether the page that asks may connect.
+
+    A browser names the page's origin and no script can change it, so this is what keeps a foreign page from using a
+    visitor's cookies. Who sends no `Origin` is no browser, and could send any.
+    """
+    origins = request.headers.get_all("Origin")
+    if not origins:
+        return True
+    if len(origins) > 1:
+        return False
+    origin = origins[0].lower()
+    if allowed:
+        return any(_matches(origin, pattern) for pattern in allowed)
+    hosts = request.headers.get_all("Host")
+    return len(hosts) == 1 and _same_host(origin, hosts[0])
+
+
+def _matches(origin: str, pattern: str) -> bool:
+    if pattern == "*" or origin == pattern:
+        return True
+    before, star, after = pattern.partition("*.")
+    if not star:
+        return False
+    return re.fullmatch(f"{re.escape(before)}([a-z0-9_-]+\\.)+{re.escape(after)}", origin) is not None
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def _same_host(origin: str, host: str) -> bool:
+    """
+    Compare the origin with what the client thinks it talks to. The scheme is not compared: behind a proxy that ends TLS
+    the page is https and we are not.
+    """
+    try:
+        page, here = urlsplit(origin), urlsplit(f"//{host}")
+        default = _DEFAULT_PORTS.get(page.scheme)
+        return (
+            page.hostname is not None
+            and page.hostname == here.hostname
+            and (page.port or default) == (here.port or default)
+        )
+    except ValueError:
+        return False
+
+
+def refusal(status: http.HTTPStatus, text: str) -> bytes:
+    """Return a whole plain answer that ends the connection."""
+    body = f"{text}\n".encode()
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+_BAD_REQUEST = refusal(http.HTTPStatus.BAD_REQUEST, "This is no request for a WebSocket.")

@@ -1,0 +1,36 @@
+"""
+Who is at the other end of an adopted connection, and the cookie that brings it back.
+
+Runs in the worker. Plain data out of the handoff, made by the gateway and read by both kinds of transport.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A client as the primary recognised it: after PROXY protocol and trusted proxies."""
+
+    client: str
+    client_port: int = 0
+    scheme: str = "http"
+    session: str | None = None
+    """The session that led here."""
+    new_session: str | None = None
+    """A session that the client has to be given as a cookie, in the first answer."""
+
+    def __str__(self) -> str:
+        return f"{self.client}:{self.client_port}" if self.client_port else self.client or "a client without an address"
+
+
+def session_cookie(name: str, session: str, scheme: str) -> str:
+    """
+    Return the value of `Set-Cookie` for a session.
+
+    It ends with the browser's session, and no script can read it. `Lax`: a link from elsewhere still leads to the same
+    worker, a request forged elsewhere carries nothing.
+    """
+    secure = "; Secure" if scheme == "https" else ""
+    return f"{name}={session}; Path=/; HttpOnly; SameSite=Lax{secure}"

@@ -1,0 +1,487 @@
+"""
+One WebSocket on an adopted descriptor.
+
+Runs in the worker, as an `asyncio.Protocol` and a session's `Outlet`. It owns no task, and no timer but the deadline of
+a handshake, of a close, or of a peer that does not read; each is an entry of the worker's wheel.
+
+**Who reads the stream.** Between two messages, an open WebSocket without extensions has no state but its bytes. So:
+
+- The stream is cut into whole frames here. A plain one (`frames.Kind.PLAIN`) outside a fragmented message is unmasked
+  and goes straight to the session. This is the hot path.
+- Every other frame goes to the *judge*, websockets' `ServerProtocol`, which alone says what is legal and what the answer
+  is. It is made, open, when it is first needed, gets whole frames only, and is let go of between two messages: what
+  it knows then is what a new one knows.
+- A head that no frame may have goes to the judge with everything after it. The judge fails the connection on it.
+- Once a close frame was sent, by whomever, the judge stays and takes the stream as it comes.
+
+Thus both never look at the same frame, and neither ever waits for bytes that the other holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import http
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from websockets.exceptions import ProtocolError
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import State as JudgeState
+from websockets.server import ServerProtocol
+
+from realtime.protocol.base import ClientSession, Framing, SessionFactory
+from realtime.transport.frames import TEXT, TEXT_WHOLE, Kind, apply_mask, look, sayable
+from realtime.transport.handshake import Accepted, Admission, judge_logger, refusal, shake_hands
+from realtime.transport.peer import Peer
+from realtime.wheel import Timer, Wheel
+
+HIGH_WATER: Final = 65536  # asyncio's own default; said here because `write` is unchecked up to it
+CLOSE_S: Final = 4.0  # for what is on its way, and for the peer's half of the closing handshake
+SLOW: Final = (3008, "slow")
+BUG: Final = (3004, "internal server error")
+ABNORMAL: Final = (int(CloseCode.ABNORMAL_CLOSURE), "")
+HEAD_END: Final = b"\r\n\r\n"
+
+logger = logging.getLogger("realtime.websocket")
+
+
+class State(enum.Enum):
+    """Of the connection as the session knows it."""
+
+    CONNECTING = "connecting"
+    OPEN = "open"
+    CLOSING = "closing"
+    """A close frame was sent, or the handshake refused; what the peer still says is only read to its end."""
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Each is a setting of the same name."""
+
+    head_bytes: int = 16384
+    handshake_s: float = 10.0
+    message_bytes: int = 65536
+    outbound_bytes: int = 1024**2
+    outbound_s: float = 10.0
+
+
+class WebSocketEndpoint:
+    """What all WebSockets of a worker share."""
+
+    def __init__(
+        self,
+        sessions: SessionFactory,
+        *,
+        wheel: Wheel,
+        limits: Limits | None = None,
+        admission: Admission | None = None,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            sessions: makes the session of each connection.
+            wheel: for deadlines; somebody turns it.
+            limits: the settings' defaults unless given.
+            admission: who may connect; `sessions.subprotocols` and pages of the same host unless given.
+            on_lost: told of each connection's end.
+        """
+        self.sessions = sessions
+        self.wheel = wheel
+        self.limits = limits or Limits()
+        self.admission = admission or Admission(subprotocols=tuple(sessions.subprotocols))
+        self.on_lost = on_lost
+        self.connections: set[WebSocketTransport] = set()
+        self.opened = 0
+        self.refused = 0
+        self.slow = 0
+
+    def transport(self, peer: Peer, received: bytes = b"") -> WebSocketTransport:
+        """Make the protocol for one descriptor. `received`: bytes already taken from it, to be read first."""
+        return WebSocketTransport(self, peer, received)
+
+    def statistics(self) -> dict[str, int]:
+        """Count the connections now, and what happened to those before."""
+        return {
+            "websockets": len(self.connections),
+            "opened": self.opened,
+            "refused": self.refused,
+            "slow": self.slow,
+        }
+
+
+def _ignore(data: bytes) -> None:
+    """Stand for `write` when nothing can be written any more."""
+
+
+class WebSocketTransport(asyncio.Protocol):
+    """A connection's socket, from the first byte of its handshake to its end."""
+
+    __slots__ = (
+        "__weakref__",
+        "_congested_since",
+        "_deadline",
+        "_ended",
+        "_endpoint",
+        "_fragments",
+        "_held",
+        "_is_text",
+        "_judge",
+        "_outbound_timer",
+        "_peer",
+        "_pending",
+        "_session",
+        "_state",
+        "_transport",
+        "framing",
+        "write",
+    )
+
+    def __init__(self, endpoint: WebSocketEndpoint, peer: Peer, received: bytes = b"") -> None:
+        self.framing: Framing = TEXT
+        self.write: Callable[[bytes], None] = _ignore
+        """Send framed bytes. The socket's own method while the peer keeps up, a checked one while it does not."""
+        self._endpoint = endpoint
+        self._peer = peer
+        self._state = State.CONNECTING
+        self._session: ClientSession | None = None
+        self._transport: Any = None  # asyncio.Transport; uvloop's is none of its subclasses
+        self._pending = bytearray(received)  # the beginning of a frame, or of the head
+        self._held = False  # the session reads nothing: `pause_reading`
+        self._judge: ServerProtocol | None = None
+        self._fragments: list[bytes] = []  # of the message in progress
+        self._is_text = True  # that message
+        self._ended: tuple[int, str] | None = None  # how, once it is known
+        self._congested_since: float | None = None
+        self._deadline: Timer | None = None
+        self._outbound_timer: Timer | None = None
+
+    def __repr__(self) -> str:
+        return f"<websocket {self._peer} {self._state.value}>"
+
+    # The socket's life
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the handshake, with what was already received."""
+        self._transport = transport
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._endpoint.connections.add(self)
+        self._arm(self._endpoint.limits.handshake_s)
+        if self._pending:
+            self._receive_head(b"")
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the socket brought."""
+        if self._state is State.OPEN:
+            if self._pending or self._held:
+                self._pending += data
+                self._receive_pending()
+            else:
+                self._receive_frames(data)
+        elif self._state is State.CONNECTING:
+            self._receive_head(data)
+        elif self._judge is not None:
+            self._judge.receive_data(data)
+            self._obey(self._judge)
+
+    def eof_received(self) -> None:
+        """Nothing more will come; without a close frame before it, that is an abnormal end. The socket closes."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything."""
+        self._enter(State.CLOSED)
+        for timer in (self._deadline, self._outbound_timer):
+            if timer is not None:
+                timer.cancel()
+        self._tell_session(*(self._ended or ABNORMAL))
+        self._judge = self._transport = None
+        self._pending.clear()
+        endpoint = self._endpoint
+        endpoint.connections.discard(self)
+        endpoint.on_lost()
+
+    def abort(self) -> None:
+        """Cut the connection now; what was not sent is lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Opening
+
+    def _receive_head(self, data: bytes) -> None:
+        pending = self._pending
+        pending += data
+        end = pending.find(HEAD_END) + len(HEAD_END)
+        if end < len(HEAD_END) and len(pending) <= self._endpoint.limits.head_bytes:
+            return
+        if end < len(HEAD_END) or end > self._endpoint.limits.head_bytes:
+            status = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            self._refuse(refusal(status, "The request's head is too long."), "its head is too long")
+            return
+        opening = shake_hands(bytes(pending[:end]), self._peer, self._endpoint.admission)
+        if isinstance(opening, Accepted):
+            del pending[:end]
+            self._open(opening)
+        else:
+            self._refuse(opening.answer, opening.problem)
+
+    def _open(self, opening: Accepted) -> None:
+        self._transport.write(opening.answer)
+        self._disarm()
+        self._enter(State.OPEN)
+        self._endpoint.opened += 1
+        try:
+            self._session = self._endpoint.sessions(self, opening.handshake, opening.subprotocol)
+        except Exception:
+            logger.exception("! %s: no session could be made", self._peer)
+            self.close(*BUG)
+            return
+        logger.debug("= %s: open", self._peer)
+        if self._pending:
+            self._receive_pending()
+
+    def _refuse(self, answer: bytes, problem: str) -> None:
+        logger.info("x %s: handshake refused: %s", self._peer, problem)
+        self._endpoint.refused += 1
+        self._enter(State.CLOSING)
+        self._pending.clear()
+        self._transport.write(answer)
+        self._end_stream()
+
+    # Reading
+
+    def _receive_pending(self) -> None:
+        """Read on from where a frame was not whole, or where the session held us."""
+        if not self._held:
+            data, self._pending = self._pending, bytearray()
+            self._receive_frames(data)
+
+    def _receive_frames(self, data: bytes | bytearray) -> None:
+        """Read every whole frame in `data` and keep the rest. This is the hot path."""
+        at, size = 0, len(data)
+        limit = self._endpoint.limits.message_bytes
+        while at < size and self._state is State.OPEN and not self._held:
+            fragments = self._fragments
+            kind, payload_at, end = look(data, at, limit - sum(map(len, fragments)) if fragments else limit)
+            if kind is Kind.PLAIN and self._judge is None:
+                payload = apply_mask(data[payload_at:end], data[payload_at - 4 : payload_at])
+                self._deliver(payload, data[at] == TEXT_WHOLE)
+            elif kind is Kind.PARTIAL:
+                break
+            else:
+                if kind is Kind.REFUSED:
+                    end = size
+                self._consult(data[at:end])
+            at = end
+        if at < size:
+            self._keep(data[at:] if at else data)
+
+    def _keep(self, rest: bytes | bytearray) -> None:
+        """Keep what was not read: for later, or for the judge when the connection has begun to close."""
+        if self._state is State.OPEN:
+            self._pending += rest
+        elif self._judge is not None:
+            self._judge.receive_data(rest)
+            self._obey(self._judge)
+
+    def _deliver(self, payload: bytes, is_text: bool) -> None:
+        """Hand one whole message to the session."""
+        assert self._session is not None, "an open connection has a session"
+        try:
+            self._session.receive(payload.decode() if is_text else payload)
+        except UnicodeDecodeError as error:
+            self._fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
+        except Exception:
+            logger.exception("! %s: a message could not be received", self._peer)
+            self.close(*BUG)
+
+    def _consult(self, frame: bytes | bytearray) -> None:
+        """Give a frame to the judge, and let go of it when no message is in progress."""
+        judge = self._judge
+        if judge is None:
+            judge = self._judge = self._make_judge()
+        judge.receive_data(frame)
+        self._obey(judge)
+        if self._state is State.OPEN and not self._fragments:
+            self._judge = None
+
+    def _make_judge(self) -> ServerProtocol:
+        return ServerProtocol(state=JudgeState.OPEN, max_size=self._endpoint.limits.message_bytes, logger=judge_logger)
+
+    def _obey(self, judge: ServerProtocol) -> None:
+        """Do what the judge says: messages to the session, its answers to the socket, and the end when it is one."""
+        for event in judge.events_received():
+            assert isinstance(event, Frame), "the judge begins open"
+            if self._state is State.OPEN and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                self._collect(event)
+        answers = judge.data_to_send()
+        write = self.write if judge.state is JudgeState.OPEN else self._transport.write
+        if judge.state is not JudgeState.OPEN and self._state is State.OPEN:
+            verdict = judge.close_rcvd or judge.close_sent
+            assert verdict is not None, "the judge ends with a close frame, of the peer or its own"
+            self._begin_closing(int(verdict.code), verdict.reason)
+        for answer in answers:
+            if answer:
+                write(answer)
+            else:  # websockets' SEND_EOF
+                self._end_stream()
+        if self._ended is not None and judge.close_rcvd is not None:
+            self._tell_session(*self._ended)
+
+    def _collect(self, frame: Frame) -> None:
+        if frame.opcode is not Opcode.CONT:
+            self._is_text = frame.opcode is Opcode.TEXT
+        self._fragments.append(bytes(frame.data))
+        if frame.fin:
+            payload, self._fragments = b"".join(self._fragments), []
+            self._deliver(payload, self._is_text)
+
+    def pause_reading(self) -> None:
+        """Give the session no further message, though some may be here; the rest waits in the kernel."""
+        if self._state is State.OPEN and not self._held:
+            self._held = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on, in a later turn of the loop: the session may be in the middle of something."""
+        if self._held:
+            self._held = False
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._state is State.OPEN:
+            self._receive_pending()
+        if self._transport is not None and not self._held:
+            self._transport.resume_reading()
+
+    # Writing
+
+    def pause_writing(self) -> None:
+        """The peer does not take everything: look at the limits from now on."""
+        self._congested_since = now = asyncio.get_running_loop().time()
+        if self._state is State.OPEN:
+            self.write = self._write_checked
+            if self._outbound_timer is None:
+                self._watch_congestion(now)
+
+    def resume_writing(self) -> None:
+        """The peer has caught up."""
+        self._congested_since = None
+        if self._state is State.OPEN:
+            self.write = self._transport.write
+
+    def _write_checked(self, data: bytes) -> None:
+        if self._transport.get_write_buffer_size() + len(data) > self._endpoint.limits.outbound_bytes:
+            self._close_slow()
+        else:
+            self._transport.write(data)
+
+    def _watch_congestion(self, since: float) -> None:
+        """Look again when the peer will have been behind for too long. One timer, however often it falls behind."""
+        delay_s = since + self._endpoint.limits.outbound_s - asyncio.get_running_loop().time()
+        self._outbound_timer = self._endpoint.wheel.after(max(delay_s, 0), WebSocketTransport._check_congestion, self)
+
+    def _check_congestion(self) -> None:
+        self._outbound_timer = None
+        since = self._congested_since
+        if since is None or self._state is not State.OPEN:
+            return
+        if asyncio.get_running_loop().time() - since >= self._endpoint.limits.outbound_s:
+            self._close_slow()
+        else:
+            self._watch_congestion(since)
+
+    def _close_slow(self) -> None:
+        self._endpoint.slow += 1
+        logger.warning("x %s: slow: %d bytes wait for it", self._peer, self.buffered())
+        self.close(*SLOW)
+
+    def is_congested_since(self) -> float | None:
+        """Return the loop's time since which the peer has not taken everything, or None when it has."""
+        return self._congested_since
+
+    def buffered(self) -> int:
+        """Return how many bytes wait in this process."""
+        return 0 if self._transport is None else int(self._transport.get_write_buffer_size())
+
+    # Closing
+
+    def close(self, code: int, reason: str) -> None:
+        """
+        Say goodbye after what was written. The session is told once the peer has answered, or is gone.
+
+        A code that no close frame may carry is our own bug, or the application's; the client then gets 3004.
+        """
+        if self._state is State.CONNECTING:
+            self._enter(State.CLOSING)
+            self._end_stream()
+        if self._state is not State.OPEN:
+            return
+        judge = self._judge = self._judge or self._make_judge()
+        reason = sayable(reason)
+        try:
+            judge.send_close(code, reason)
+        except ProtocolError:
+            logger.error("! %s: %d is no code for a close frame (%s)", self._peer, code, reason)
+            judge.send_close(*BUG)
+        self._begin_closing(code, reason)
+        self._obey(judge)
+
+    def _fail(self, code: CloseCode, problem: str) -> None:
+        """Fail the connection (RFC 6455 section 7.1.7) for what the judge does not look at."""
+        judge = self._judge = self._judge or self._make_judge()
+        judge.fail(code, problem)
+        self._obey(judge)
+        self._tell_session(int(code), problem)
+
+    def _begin_closing(self, code: int, reason: str) -> None:
+        """Write nothing of the session's any more, and read to the end."""
+        logger.debug("x %s: closing: %d %s", self._peer, code, reason)
+        self._ended = (code, reason)
+        self._enter(State.CLOSING)
+        self._arm(CLOSE_S)
+        if self._held:
+            self._held = False
+            self._transport.resume_reading()
+        if self._pending:
+            rest, self._pending = self._pending, bytearray()
+            asyncio.get_running_loop().call_soon(self.data_received, rest)
+
+    def _end_stream(self) -> None:
+        """
+        Send our end of the stream and read on until the peer's: a socket closed with bytes unread is reset, and the
+        peer then may lose the close frame.
+        """
+        self._arm(CLOSE_S)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:  # TLS has no half-closed state
+            self._transport.close()
+
+    # Small things
+
+    def _enter(self, state: State) -> None:
+        self._state = state
+        self.write = self._transport.write if state is State.OPEN else _ignore
+
+    def _tell_session(self, code: int, reason: str) -> None:
+        """Tell the session of the end, once."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        try:
+            session.connection_lost(code, reason)
+        except Exception:
+            logger.exception("! %s: a session could not end", self._peer)
+
+    def _arm(self, delay_s: float) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self._endpoint.wheel.after(delay_s, WebSocketTransport.abort, self)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
