@@ -1,3 +1,30 @@
 """Realtime applications on a sticky cluster."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from realtime.app import App
+    from realtime.connection import Connection
+    from realtime.errors import Disconnect, Reject
+
 __version__ = "0.1.0"
+
+__all__ = ["App", "Connection", "Disconnect", "Reject", "__version__"]
+
+_WHERE = {
+    "App": "realtime.app",
+    "Connection": "realtime.connection",
+    "Disconnect": "realtime.errors",
+    "Reject": "realtime.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for only then: `realtime --help` should not load an event loop."""
+    if name in _WHERE:
+        import importlib
+
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'realtime' has no attribute {name!r}")

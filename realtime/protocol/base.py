@@ -109,7 +109,7 @@ class Application(Protocol):
     async def publish(self, conn: Connection, room: Room, data: bytes) -> bytes | None:
         """Return what the room gets; None drops it and the client is told success."""
 
-    async def rpc(self, conn: Connection, method: str, data: bytes | None) -> bytes | None:
+    async def rpc_call(self, conn: Connection, method: str, data: bytes | None) -> bytes | None:
         """Answer a call. 104: no such method; 108: no methods at all."""
 
     async def message(self, conn: Connection, data: bytes) -> None:

@@ -79,7 +79,7 @@ def look(data: bytes | bytearray, at: int, limit: int) -> tuple[Kind, int, int]:
     end = payload_at + length
     if end > len(data):
         return Kind.PARTIAL, 0, 0
-    return (Kind.PLAIN if first == TEXT_WHOLE or first == BINARY_WHOLE else Kind.OTHER), payload_at, end
+    return (Kind.PLAIN if first in (TEXT_WHOLE, BINARY_WHOLE) else Kind.OTHER), payload_at, end
 
 
 class Frames:

@@ -8,9 +8,9 @@ a handshake, of a close, or of a peer that does not read; each is an entry of th
 
 - The stream is cut into whole frames here. A plain one (`frames.Kind.PLAIN`) outside a fragmented message is unmasked
   and goes straight to the session. This is the hot path.
-- Every other frame goes to the *judge*, websockets' `ServerProtocol`, which alone says what is legal and what the answer
-  is. It is made, open, when it is first needed, gets whole frames only, and is let go of between two messages: what
-  it knows then is what a new one knows.
+- Every other frame goes to the *judge*, websockets' `ServerProtocol`, which alone says what is legal and what the
+  answer is. It is made, open, when it is first needed, gets whole frames only, and is let go of between two messages:
+  what it knows then is what a new one knows.
 - A head that no frame may have goes to the judge with everything after it. The judge fails the connection on it.
 - Once a close frame was sent, by whomever, the judge stays and takes the stream as it comes.
 

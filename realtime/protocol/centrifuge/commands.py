@@ -384,7 +384,7 @@ async def history(session: Session, id: int, request: HistoryRequest) -> None:
 
 async def rpc(session: Session, id: int, request: RPCRequest) -> None:
     """Call a method of the application."""
-    data = await session.shared.application.rpc(session.connection, request.method, _payload(request.data))
+    data = await session.shared.application.rpc_call(session.connection, request.method, _payload(request.data))
     session.answer(id, "rpc", RPCResult(_raw(data)))
 
 

@@ -1,0 +1,100 @@
+"""
+Finds the application that TARGET names.
+
+Runs in the worker, at boot, and imports what a user wrote; the primary never does. Every way in which this fails for a
+person's reason ends in a `TargetError` with a sentence; an error inside the user's code keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from realtime.app import App, stock_app
+from realtime.errors import TargetError
+
+ATTRIBUTE: Final = "app"
+FILE_MODULE: Final = "__realtime_app__"
+
+
+def load_target(target: str | None, directory: Path) -> App:
+    """
+    Return the application that TARGET names, or the stock application for None.
+
+    Args:
+        target: `module:attr` or `path/to/file.py:attr`; `attr` is `app` unless given.
+        directory: where relative files and modules are looked for.
+
+    Raises:
+        TargetError: it names nothing that can be served.
+        Exception: what the user's module raised while it was imported.
+    """
+    if target is None:
+        return stock_app()
+    name, _, attribute = target.partition(":")
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+    is_file = name.endswith(".py") or "/" in name
+    module = _load_file(target, directory / name) if is_file else _load_module(target, name)
+    return _as_app(target, _attribute(target, module, attribute or ATTRIBUTE))
+
+
+def _load_file(target: str, path: Path) -> ModuleType:
+    if not path.is_file():
+        raise TargetError(target, f"there is no file {path}")
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))  # its neighbours, as if it had been run
+    spec = importlib.util.spec_from_file_location(FILE_MODULE, path)
+    if spec is None or spec.loader is None:
+        raise TargetError(target, f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[FILE_MODULE] = module
+    _run(target, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    return module
+
+
+def _load_module(target: str, name: str) -> ModuleType:
+    found: list[ModuleType] = []
+    try:
+        _run(target, lambda: found.append(importlib.import_module(name)))
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise  # the module is there; something that it imports is not
+        raise TargetError(target, f"there is no module {error.name!r} (a file is written as path/to/file.py)") from None
+    return found[0]
+
+
+def _run(target: str, load: Any) -> None:
+    try:
+        load()
+    except SyntaxError as error:
+        line = (error.text or "").rstrip()
+        raise TargetError(target, f"{error.filename}, line {error.lineno}: {error.msg}\n    {line.strip()}") from None
+
+
+def _attribute(target: str, module: ModuleType, path: str) -> Any:
+    value: Any = module
+    for name in path.split("."):
+        try:
+            value = getattr(value, name)
+        except AttributeError:
+            near = difflib.get_close_matches(name, [each for each in vars(module) if not each.startswith("_")], 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TargetError(target, f"{module.__file__ or module.__name__} has no {name!r}{hint}") from None
+    return value
+
+
+def _as_app(target: str, value: Any) -> App:
+    """Return the application; a bare ASGI callable becomes one that has it at its root."""
+    if isinstance(value, App):
+        return value
+    if not callable(value) or isinstance(value, type):
+        raise TargetError(target, f"a {type(value).__name__} is neither a realtime.App nor an ASGI application")
+    app = App()
+    app.mount("/", value)
+    return app
