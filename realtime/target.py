@@ -54,7 +54,7 @@ def _load_file(target: str, path: Path) -> ModuleType:
         raise TargetError(target, f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[FILE_MODULE] = module
-    _run(target, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    _run(target, lambda: spec.loader.exec_module(module))
     return module
 
 

@@ -97,8 +97,13 @@ def with_sockets(settings: Settings, directory: Path) -> Settings:
 
 def start_logging(settings: Settings, who: str) -> None:
     """Log as the settings say, and never a secret of theirs."""
-    look = {"level": settings.log_level, "form": settings.log_format, "color": settings.color}
-    logs.set_up(who, **look, secrets=settings.secrets)
+    logs.set_up(
+        who,
+        level=settings.log_level,
+        form=settings.log_format,
+        color=settings.color,
+        secrets=settings.secrets,
+    )
 
 
 def raise_descriptor_limit() -> None:
@@ -155,6 +160,6 @@ def announce(settings: Settings, addresses: Sequence[str]) -> None:
     if settings.log_format == "json":
         log.info("= %s", LISTENING.format(address=", ".join(urls)))
         return
-    coloured = logs.is_coloured(settings.color, sys.stdout)
+    coloured = settings.color == "always" or (settings.color == "auto" and sys.stdout.isatty())
     click.echo(banner(settings, urls, pid=os.getpid(), coloured=coloured), color=coloured)
     sys.stdout.flush()

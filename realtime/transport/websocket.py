@@ -447,7 +447,7 @@ class WebSocketTransport(asyncio.Protocol):
             self._transport.resume_reading()
         if self._pending:
             rest, self._pending = self._pending, bytearray()
-            asyncio.get_running_loop().call_soon(self.data_received, rest)
+            asyncio.get_running_loop().call_soon(self.data_received, bytes(rest))
 
     def _end_stream(self) -> None:
         """

@@ -1,0 +1,102 @@
+"""
+Adopted connections: who serves each, and how all of them end.
+
+Runs in the worker. The primary has parsed the first request, so its path decides without a second look: a WebSocket of
+ours goes to our transport, everything else to the ASGI host. It reads nothing and speaks no protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from realtime.transport.asgi import ASGIHost
+from realtime.transport.peer import Peer
+from realtime.transport.websocket import WebSocketEndpoint
+from sticky import Adopted
+
+WEBSOCKET_PATH: Final = "/connection/websocket"
+SLICE: Final = 50  # clients told to go elsewhere at once; their coming back is spread as well
+SLICE_S: Final = 0.05
+SHARE: Final = 0.5  # of the drain's time, for telling everybody
+SHUTDOWN: Final = (3001, "shutdown")
+
+logger = logging.getLogger("realtime.gateway")
+
+
+class Gateway:
+    """All connections of this worker."""
+
+    def __init__(self, endpoint: WebSocketEndpoint, host: ASGIHost, *, closed: Callable[[], None]) -> None:
+        """
+        Args:
+            closed: told of each adopted connection's end.
+        """
+        self._endpoint = endpoint
+        self._host = host
+        self._closed = closed
+        self._open = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        endpoint.on_lost = host.on_lost = self._lost
+
+    def adopt(self, adopted: Adopted) -> None:
+        """Take over a connection. Its first byte is read in a later turn of the loop."""
+        peer = Peer(
+            adopted.client,
+            adopted.client_port,
+            adopted.scheme,
+            session=adopted.session,
+            new_session=adopted.new_session,
+        )
+        self._open += 1
+        self._empty.clear()
+        ours = adopted.upgrade and adopted.path == WEBSOCKET_PATH
+        make = self._endpoint.transport if ours else self._host.protocol
+        task = asyncio.get_running_loop().create_task(self._connect(adopted, lambda: make(peer, adopted.received)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, adopted: Adopted, make: Callable[[], asyncio.BaseProtocol]) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(make, adopted.sock)
+        except OSError as error:
+            logger.info("x %s: gone before it was adopted: %s", adopted.client, error)
+            adopted.sock.close()
+            self._lost()
+
+    def _lost(self) -> None:
+        self._open -= 1
+        self._closed()
+        if not self._open:
+            self._empty.set()
+
+    async def drain(self, deadline_s: float) -> None:
+        """
+        Bring every client elsewhere: WebSockets of ours are told to come back, in slices, so that the others are not
+        stormed; requests in flight end; what is left at the deadline is cut and named.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + deadline_s
+        self._host.shutdown_idle()
+        connections = list(self._endpoint.connections)
+        pause_s = min(SLICE_S, deadline_s * SHARE * SLICE / max(len(connections), 1))
+        for begin in range(0, len(connections), SLICE):
+            for connection in connections[begin : begin + SLICE]:
+                connection.close(*SHUTDOWN)
+            await asyncio.sleep(pause_s)
+        try:
+            await asyncio.wait_for(self._empty.wait(), max(deadline - loop.time(), 0))
+        except TimeoutError:
+            left = self._host.abort_all()
+            for connection in list(self._endpoint.connections):
+                connection.abort()
+            logger.warning("x drained: %d requests were cut at the deadline", left)
+            await asyncio.sleep(0)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return a snapshot."""
+        return {"open": self._open, **self._endpoint.statistics(), **self._host.statistics()}

@@ -1,0 +1,186 @@
+"""
+What a worker answers by itself, and the way to what the application mounted.
+
+Runs in the worker, as one small ASGI application in front of all others: `/health`, the browser client, static files,
+mounted applications, in this order of precedence: built in, mounts by the longest prefix, static files by the longest
+prefix. It keeps nothing about a client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+import os
+import stat
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from realtime.app import App
+from realtime.transport.asgi import Lifespan, Receive, Scope, Send
+
+CHUNK: Final = 256 * 1024
+CLIENT: Final = Path(__file__).parent / "client"
+CLIENT_FILES: Final = {"/realtime.js": "realtime.js", "/realtime.d.ts": "realtime.d.ts"}
+TYPES: Final = {".js": "text/javascript", ".mjs": "text/javascript", ".ts": "text/plain", ".wasm": "application/wasm"}
+
+WELCOME: Final = b"""<!doctype html><meta charset="utf-8"><title>realtime</title>
+<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
+<body style="font:1rem/1.6 system-ui;max-width:40rem;margin:4rem auto;padding:0 1rem">
+<h1>It serves.</h1><p>Clients connect to <code>/connection/websocket</code>; the browser client is
+<a href="/realtime.js">/realtime.js</a>, and <a href="/health">/health</a> says how this worker is.</p>
+<p>To put a page here: <code>app.static("/", "public")</code> or <code>app.mount("/", asgi_app)</code>.</p>
+"""
+
+
+class Router:
+    """The ASGI application of a worker."""
+
+    def __init__(self, app: App, *, health: Callable[[], dict[str, Any]], websocket_path: str) -> None:
+        self._health = health
+        self._websocket_path = websocket_path
+        mounts = sorted(app.mounts, key=lambda mount: -len(mount[0]))
+        self._mounts = [(prefix, mounted, Lifespan(mounted)) for prefix, mounted in mounts]
+        self._statics = sorted(app.statics, key=lambda each: -len(each[0]))
+
+    async def startup(self) -> None:
+        """
+        Start every mounted application.
+
+        Raises:
+            StartupFailed: one of them cannot start.
+        """
+        for _, _, lifespan in self._mounts:
+            await lifespan.startup()
+
+    async def shutdown(self) -> None:
+        """Let every mounted application end."""
+        for _, _, lifespan in reversed(self._mounts):
+            await lifespan.shutdown()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if scope["type"] == "http":
+            if path == "/health":
+                body = msgspec.json.encode(self._health())
+                await _answer(scope, send, 200, body, "application/json", [(b"cache-control", b"no-store")])
+                return
+            if path in CLIENT_FILES:
+                await _send_file(scope, send, CLIENT, CLIENT_FILES[path])
+                return
+            if path == self._websocket_path:
+                text = b"This is the address of a WebSocket.\n"
+                await _answer(scope, send, 426, text, "text/plain", [(b"upgrade", b"websocket")])
+                return
+        for prefix, mounted, lifespan in self._mounts:
+            if _is_below(path, prefix):
+                await mounted(_scope_below(scope, prefix, lifespan), receive, send)
+                return
+        await self._static(scope, receive, send)
+
+    async def _static(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})  # before the handshake: uvicorn answers 403
+            return
+        for prefix, directory in self._statics:
+            if _is_below(path, prefix) and await _send_file(scope, send, directory, path[len(prefix) :].lstrip("/")):
+                return
+        if path == "/" and not self._statics:
+            await _answer(scope, send, 200, WELCOME, "text/html; charset=utf-8")
+            return
+        await _answer(scope, send, 404, b"There is nothing here.\n", "text/plain; charset=utf-8")
+
+
+def _is_below(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(f"{prefix}/")
+
+
+def _scope_below(scope: Scope, prefix: str, lifespan: Lifespan) -> Scope:
+    """Return the scope as a mounted application sees it (ASGI: `path` stays whole, `root_path` grows)."""
+    state = {**lifespan.state, **scope.get("state", {})}
+    return {**scope, "root_path": scope.get("root_path", "") + prefix, "state": state}
+
+
+async def _answer(
+    scope: Scope, send: Send, status: int, body: bytes, kind: str, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
+    if scope["method"] not in ("GET", "HEAD") and status == 200:
+        status, body, kind = 405, b"GET or HEAD.\n", "text/plain"
+        headers = [(b"allow", b"GET, HEAD")]
+    fields = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+async def _send_file(scope: Scope, send: Send, directory: Path, name: str) -> bool:
+    """Send a file below `directory`. Return False, and send nothing, when there is no such file."""
+    found = await asyncio.to_thread(_open_below, directory, name)
+    if found is None:
+        return False
+    fd, about, path = found
+    try:
+        await _send_opened(scope, send, fd, about, path)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _open_below(directory: Path, name: str) -> tuple[int, os.stat_result, Path] | None:
+    """Open a regular file that really lies below `directory`, links followed; index.html for a directory."""
+    if "\0" in name:
+        return None
+    try:
+        path = (directory / name).resolve()
+        if path.is_dir():
+            path = (path / "index.html").resolve()
+        if not path.is_relative_to(directory.resolve()):
+            return None
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError):
+        return None
+    about = os.fstat(fd)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(fd)
+        return None
+    return fd, about, path
+
+
+async def _send_opened(scope: Scope, send: Send, fd: int, about: os.stat_result, path: Path) -> None:
+    etag = b'"%x-%x"' % (about.st_mtime_ns, about.st_size)
+    fields = [
+        (b"etag", etag),
+        (b"last-modified", formatdate(about.st_mtime, usegmt=True).encode()),
+        (b"cache-control", b"no-cache"),  # kept, but asked for again: a deploy is seen at once
+        (b"x-content-type-options", b"nosniff"),
+    ]
+    if etag in _header(scope, b"if-none-match"):
+        await send({"type": "http.response.start", "status": 304, "headers": fields})
+        await send({"type": "http.response.body"})
+        return
+    if scope["method"] not in ("GET", "HEAD"):
+        await _answer(scope, send, 200, b"", "text/plain")
+        return
+    fields += [(b"content-type", _kind(path)), (b"content-length", b"%d" % about.st_size)]
+    await send({"type": "http.response.start", "status": 200, "headers": fields})
+    left = 0 if scope["method"] == "HEAD" else about.st_size
+    while left > 0:
+        chunk = await asyncio.to_thread(os.read, fd, min(CHUNK, left))
+        if not chunk:
+            break  # it was cut short meanwhile; uvicorn closes over the wrong length
+        left -= len(chunk)
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _kind(path: Path) -> bytes:
+    kind = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return (f"{kind}; charset=utf-8" if kind.startswith("text/") else kind).encode()
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    return b", ".join(value for key, value in scope["headers"] if key == name)

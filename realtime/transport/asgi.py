@@ -1,0 +1,234 @@
+"""
+ASGI applications on adopted sockets, through uvicorn's protocol classes.
+
+Runs in the worker. uvicorn parses HTTP and speaks ASGI; it never listens here, never starts a process and never handles
+a signal. What is ours: where a connection came from (client, scheme, session) reaches the scope, a new session is set
+as a cookie on a connection's first answer, and a request for a WebSocket of ours that comes as the second one on a
+kept-alive connection reaches our own transport.
+
+The constructors used here have not changed since uvicorn 0.21; tests/realtime/transport/test_asgi.py guards each thing
+that is not its public interface.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from email.utils import formatdate
+from typing import Any, Final
+
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+
+from realtime.errors import RealtimeError
+from realtime.transport.peer import Peer, session_cookie
+from realtime.transport.websocket import WebSocketEndpoint
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+EXTENSION: Final = "realtime"  # key in scope["state"] and scope["extensions"]
+SECURE: Final = {"http": "https", "ws": "wss"}
+
+logger = logging.getLogger("realtime.asgi")
+
+
+class StartupFailed(RealtimeError):
+    """The application's lifespan refused to start."""
+
+    def __str__(self) -> str:
+        return "the application's startup (ASGI lifespan) failed; its own log lines above say why"
+
+
+class Lifespan:
+    """The lifespan of one application in this worker, and the state that it filled."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        config = _config(app, lifespan="auto")
+        config.load()
+        self._lifespan: Any = config.lifespan_class(config)
+
+    async def startup(self) -> None:
+        """
+        Raises:
+            StartupFailed: the application says that it cannot start.
+        """
+        await self._lifespan.startup()
+        if self._lifespan.should_exit:
+            raise StartupFailed
+
+    async def shutdown(self) -> None:
+        await self._lifespan.shutdown()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """A copy of what the application left for its requests."""
+        return dict(self._lifespan.state)
+
+
+class ASGIHost:
+    """What all hosted connections of a worker share."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        place: dict[str, Any],
+        cookie: str,
+        websocket_path: str,
+        endpoint: WebSocketEndpoint,
+        on_lost: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            app: answers every request.
+            place: where this is: slot, worker and node, for the scope.
+            cookie: the name of the session's cookie.
+            websocket_path: requests for a WebSocket there go to `endpoint`.
+            on_lost: told of each connection's end, unless it ended as one of `endpoint`.
+        """
+        self.app = app
+        self.place = place
+        self.cookie = cookie
+        self.websocket_path = websocket_path
+        self.endpoint = endpoint
+        self.on_lost = on_lost
+        self.config = _config(app, lifespan="off")
+        self.config.load()
+        self.state = ServerState()
+        self.tick()
+
+    def tick(self) -> None:
+        """Set the date that answers carry. Somebody calls this each second."""
+        date = formatdate(time.time(), usegmt=True).encode()
+        self.state.default_headers = [(b"date", date), *self.config.encoded_headers]
+
+    def protocol(self, peer: Peer, received: bytes = b"") -> asyncio.Protocol:
+        """Make the protocol for one descriptor. `received`: bytes already taken from it, to be read first."""
+        return HostedHTTP(self, peer, received)
+
+    def shutdown_idle(self) -> None:
+        """Close what is idle, and let every request in flight be its connection's last; hosted WebSockets get 1012."""
+        for connection in list(self.state.connections):
+            connection.shutdown()
+
+    def abort_all(self) -> int:
+        """Cut what is left, and name it. Return how many."""
+        connections = list(self.state.connections)
+        for connection in connections:
+            scope = getattr(connection, "scope", None) or {}
+            logger.warning(
+                "x cut at the deadline: %s %s", scope.get("method", scope.get("type", "?")), scope.get("path")
+            )
+            if connection.transport is not None:
+                connection.transport.abort()
+        return len(connections)
+
+    def statistics(self) -> dict[str, int]:
+        return {"http": len(self.state.connections), "requests": self.state.total_requests}
+
+
+def _config(app: ASGIApp, *, lifespan: Any) -> Config:
+    return Config(
+        app,
+        lifespan=lifespan,
+        http=HttpToolsProtocol,
+        ws=WebSocketsSansIOProtocol,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # the primary did that
+        server_header=False,
+        timeout_keep_alive=75,
+    )
+
+
+class FromHere:
+    """The application, as one connection calls it: with the scope that belongs to this client."""
+
+    __slots__ = ("_cookie", "_host", "_peer")
+
+    def __init__(self, host: ASGIHost, peer: Peer) -> None:
+        self._host = host
+        self._peer = peer
+        self._cookie = peer.new_session  # until the first answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        peer = self._peer
+        scope["client"] = (peer.client, peer.client_port)
+        if peer.scheme == "https":
+            scope["scheme"] = SECURE.get(scope.get("scheme", "http"), scope.get("scheme"))
+        place = {**self._host.place, "session": peer.session or peer.new_session}
+        scope.setdefault("state", {})[EXTENSION] = place
+        scope.setdefault("extensions", {})[EXTENSION] = place
+        await self._host.app(scope, receive, self._with_cookie(send) if self._cookie else send)
+
+    def _with_cookie(self, send: Send) -> Send:
+        async def sending(message: Any) -> None:
+            if self._cookie and message["type"] in ("http.response.start", "websocket.accept"):
+                cookie = session_cookie(self._host.cookie, self._cookie, self._peer.scheme)
+                self._cookie = None
+                message = {**message, "headers": [*message.get("headers", ()), (b"set-cookie", cookie.encode())]}
+            await send(message)
+
+        return sending
+
+
+class HostedHTTP(HttpToolsProtocol):
+    """One hosted connection: HTTP, until it becomes a WebSocket."""
+
+    def __init__(self, host: ASGIHost, peer: Peer, received: bytes) -> None:
+        super().__init__(config=host.config, server_state=host.state, app_state={})
+        self.app = FromHere(host, peer)  # type: ignore[assignment]
+        self._host = host
+        self._peer = peer
+        self._received = received
+        self._handed_on = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.client = (self._peer.client, self._peer.client_port)
+        if self._received:  # inside connection_made: later, what the socket brings would come first
+            received, self._received = self._received, b""
+            self.data_received(received)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if not self._handed_on:
+            self._host.on_lost()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Give the connection to what speaks WebSocket: our own transport, or uvicorn's for a hosted application."""
+        head = [self.scope["method"].encode(), b" ", self.url, b" HTTP/1.1\r\n"]
+        for name, value in self.scope["headers"]:
+            head += [name, b": ", value, b"\r\n"]
+        request = b"".join([*head, b"\r\n"])
+        self.connections.discard(self)
+        self._handed_on = True
+        if self.scope["path"] == self._host.websocket_path:
+            ours = self._host.endpoint.transport(self._peer, request)
+            self.transport.set_protocol(ours)
+            ours.connection_made(self.transport)
+            return
+        hosted = HostedWebSocket(self._host, self.app)
+        hosted.connection_made(self.transport)
+        hosted.data_received(request)
+        self.transport.set_protocol(hosted)
+
+
+class HostedWebSocket(WebSocketsSansIOProtocol):
+    """One WebSocket of a hosted application."""
+
+    def __init__(self, host: ASGIHost, app: Any) -> None:
+        super().__init__(config=host.config, server_state=host.state, app_state={})
+        self.app = app
+        self._host = host
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._host.on_lost()

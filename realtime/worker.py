@@ -1,0 +1,177 @@
+"""
+One worker process: `python -m realtime.worker`, started by the primary.
+
+Runs in the worker, and is the only file that knows all its parts: it takes up the channel, loads the application, joins
+broker, hub, protocol, transports and gateway, and says that it is ready. What cannot come up is told to the primary as
+one text, and the process ends with status 3. It decides nothing about clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+import realtime
+from realtime import logs
+from realtime.app import App
+from realtime.auth import Tokens
+from realtime.broker import make
+from realtime.broker.base import Departed, WorkerId
+from realtime.errors import RealtimeError
+from realtime.gateway import WEBSOCKET_PATH, Gateway
+from realtime.http import Router
+from realtime.hub import Hub
+from realtime.protocol.centrifuge.session import Centrifuge, Home, Limits
+from realtime.settings import Settings
+from realtime.target import load_target
+from realtime.transport.asgi import ASGIHost
+from realtime.transport.handshake import Admission
+from realtime.transport.websocket import Limits as WebSocketLimits
+from realtime.transport.websocket import WebSocketEndpoint
+from realtime.wheel import Wheel, run_wheel
+from sticky import Worker
+
+GC_THRESHOLD: Final = 50_000  # young objects; the default of 700 looks at every connection again and again
+
+logger = logging.getLogger("realtime.worker")
+
+
+class Process:
+    """The parts of one worker, joined."""
+
+    def __init__(self, worker: Worker, settings: Settings, app: App) -> None:
+        self.worker = worker
+        self.app = app
+        worker_id = WorkerId(worker.worker_id)
+        home = Home(worker.slot, worker.worker_id, worker.node, realtime.__version__)
+        self.wheel = Wheel(asyncio.get_running_loop().time())
+        broker = make(settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix)
+        self.hub = Hub(broker, app.room_options, on_departed=self._departed)
+        self.protocol = Centrifuge(
+            app,
+            self.hub,
+            wheel=self.wheel,
+            tokens=Tokens(settings.token_hmac_secret, audience=settings.token_audience, issuer=settings.token_issuer),
+            limits=Limits(
+                ping_s=settings.ping_s,
+                pong_s=settings.pong_s,
+                connect_s=settings.handshake_s,
+                rooms_per_connection=settings.rooms_per_connection,
+                anonymous=settings.allows_anonymous,
+            ),
+            home=home,
+        )
+        self.endpoint = WebSocketEndpoint(
+            self.protocol,
+            wheel=self.wheel,
+            limits=WebSocketLimits(
+                head_bytes=settings.head_bytes,
+                handshake_s=settings.handshake_s,
+                message_bytes=settings.message_bytes,
+                outbound_bytes=settings.outbound_bytes,
+                outbound_s=settings.outbound_s,
+            ),
+            admission=Admission(settings.allowed_origins, tuple(self.protocol.subprotocols), settings.session_cookie),
+        )
+        self.router = Router(app, health=self.health, websocket_path=WEBSOCKET_PATH)
+        self.host = ASGIHost(
+            self.router,
+            place={"slot": worker.slot, "worker": worker.worker_id, "node": worker.node},
+            cookie=settings.session_cookie,
+            websocket_path=WEBSOCKET_PATH,
+            endpoint=self.endpoint,
+            on_lost=worker.closed,
+        )
+        self.gateway = Gateway(self.endpoint, self.host, closed=worker.closed)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Bring up everything that can fail."""
+        await self.hub.start()
+        self.app.bind(self.hub)
+        await self.app.startup()
+        await self.router.startup()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(run_wheel(self.wheel)), loop.create_task(self._tick())]
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self.host.tick()
+
+    async def drain(self, deadline_s: float) -> None:
+        """Bring the clients elsewhere, then end everything that `start` began."""
+        logger.info("= draining, within %g s", deadline_s)
+        await self.gateway.drain(deadline_s)
+        await self.router.shutdown()
+        await self.app.shutdown()
+        await self.hub.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def on_event(self, name: str, about: dict[str, Any]) -> None:
+        """Hear of other workers: the members of a dead one are removed by whoever is first."""
+        if name == "exit":
+            self.hub.spawn(self.hub.reap(WorkerId(about["worker_id"])))
+
+    def _departed(self, departed: Sequence[Departed]) -> None:
+        for each in departed:
+            self.hub.spawn(self.app.leave(each.room, each.info))
+
+    def health(self) -> dict[str, Any]:
+        """
+        Say how this worker is. The HTTP status is 200 also when the broker is away: its clients stay connected, and
+        nothing would be gained if whoever watches took this worker for dead.
+        """
+        broker = self.hub.statistics()["broker"]
+        return {
+            "status": "ok" if broker.get("link") == "up" else "degraded",
+            "version": realtime.__version__,
+            "slot": self.worker.slot,
+            "worker": self.worker.worker_id,
+            "node": self.worker.node,
+            "broker": {"kind": broker.get("kind"), "link": broker.get("link")},
+            "connections": self.gateway.statistics()["open"],
+        }
+
+    def statistics(self) -> dict[str, Any]:
+        """Return a snapshot for `realtime status`."""
+        return {"hub": self.hub.statistics(), **self.protocol.statistics(), **self.gateway.statistics()}
+
+
+async def main() -> None:
+    """Be a worker, from the first message of the primary to the last client."""
+    worker = await Worker.connect()
+    settings = Settings.from_builtins(worker.config)
+    logs.set_up(
+        str(worker.slot),
+        level=settings.log_level,
+        form=settings.log_format,
+        color=settings.color,
+        secrets=settings.secrets,
+    )
+    try:
+        process = Process(worker, settings, load_target(settings.target, Path(settings.directory)))
+        await process.start()
+    except RealtimeError as error:
+        worker.boot_failed(str(error))
+    except Exception:  # noqa: BLE001 - whatever the application raises at import is told, not handled
+        worker.boot_failed(traceback.format_exc())
+    gc.collect()
+    gc.freeze()  # what is there now stays; looking at it again is for nothing
+    gc.set_threshold(GC_THRESHOLD)
+    worker.load = process.statistics
+    worker.ready()
+    await worker.run(on_connection=process.gateway.adopt, on_drain=process.drain, on_event=process.on_event)
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
