@@ -91,6 +91,7 @@ class Process:
         )
         self.gateway = Gateway(self.endpoint, self.host, closed=worker.closed)
         self._tasks: list[asyncio.Task[None]] = []
+        self._draining = False
 
     async def start(self) -> None:
         """Bring up everything that can fail."""
@@ -108,6 +109,7 @@ class Process:
 
     async def drain(self, deadline_s: float) -> None:
         """Bring the clients elsewhere, then end everything that `start` began."""
+        self._draining = True
         logger.info("= draining, within %g s", deadline_s)
         await self.gateway.drain(deadline_s)
         await self.router.shutdown()
@@ -119,7 +121,7 @@ class Process:
 
     def on_event(self, name: str, about: dict[str, Any]) -> None:
         """Hear of other workers: the members of a dead one are removed by whoever is first."""
-        if name == "exit":
+        if name == "exit" and not self._draining:
             self.hub.spawn(self.hub.reap(WorkerId(about["worker_id"])))
 
     def _departed(self, departed: Sequence[Departed]) -> None:

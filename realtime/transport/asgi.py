@@ -184,14 +184,14 @@ class HostedHTTP(HttpToolsProtocol):
 
     def __init__(self, host: ASGIHost, peer: Peer, received: bytes) -> None:
         super().__init__(config=host.config, server_state=host.state, app_state={})
-        self.app = FromHere(host, peer)  # type: ignore[assignment]
+        self.app = FromHere(host, peer)
         self._host = host
         self._peer = peer
         self._received = received
         self._handed_on = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+        super().connection_made(transport)  # type: ignore[arg-type]
         self.client = (self._peer.client, self._peer.client_port)
         if self._received:  # inside connection_made: later, what the socket brings would come first
             received, self._received = self._received, b""

@@ -1,0 +1,68 @@
+"""
+The local broker's messages on a stream: four bytes of length, then msgpack. Both ends.
+
+Runs in workers and in the broker's process. All messages of one turn of the loop leave in one write. It knows nothing
+of rooms. A length above `FRAME_MAX` can only come from a bug or a stranger: the link is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from typing import Any, Final
+
+import msgspec
+
+FRAME_MAX: Final = 64 * 1024 * 1024
+_LENGTH: Final = struct.Struct("!I")
+
+encode = msgspec.msgpack.Encoder().encode
+parts = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+
+logger = logging.getLogger("realtime.broker.local")
+
+
+class Framed(asyncio.Protocol):
+    """One end of a link. `received` is for the subclass."""
+
+    def __init__(self) -> None:
+        self.transport: Any = None
+        self._buffer = bytearray()
+        self._turn: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        at, size = 0, len(buffer)
+        while size - at >= 4:
+            (length,) = _LENGTH.unpack_from(buffer, at)
+            if length > FRAME_MAX:
+                logger.error("! a frame of %d bytes: the link is cut", length)
+                self.transport.abort()
+                return
+            if size - at - 4 < length:
+                break
+            self.received(parts(bytes(buffer[at + 4 : at + 4 + length])))
+            at += 4 + length
+        if at:
+            del buffer[:at]
+
+    def received(self, message: list[msgspec.Raw]) -> None:
+        """Take one message."""
+        raise AssertionError("a subclass takes messages")
+
+    def send(self, message: Any) -> None:
+        """Send one message, at the end of this turn of the loop. Harmless when the link is gone."""
+        if not self._turn:
+            asyncio.get_running_loop().call_soon(self._flush)
+        data = encode(message)
+        self._turn += (_LENGTH.pack(len(data)), data)
+
+    def _flush(self) -> None:
+        turn, self._turn = self._turn, []
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(b"".join(turn))

@@ -1,0 +1,276 @@
+"""
+The broker of one machine, as a worker holds it: the contract over a Unix socket to local_server.py.
+
+Runs in the worker. One link, pipelined: commands of one turn leave in one write, and answers are matched by their
+order, so that a caller who was cancelled leaves a place that is skipped, never one that another gets. When the link is
+lost every call fails at once; it is taken up again with a growing pause, then rooms are subscribed and members
+registered again before the listener is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from realtime.broker.base import (
+    BrokerListener,
+    ClientId,
+    ClientInfo,
+    Departed,
+    History,
+    MemberCounts,
+    Position,
+    Publication,
+    Published,
+    Retention,
+    Room,
+    WorkerId,
+)
+from realtime.broker.framing import Framed
+from realtime.broker.local_server import DEPARTED, FAILED, JOIN, LEAVE, PUBLICATION, REPLY
+from realtime.errors import BrokerUnavailable
+
+START_S: Final = 5.0  # for the first connection
+PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
+TIMEOUT_S: Final = 10.0  # of one command; a broker on this machine that needs longer is stuck
+
+logger = logging.getLogger("realtime.broker.local")
+
+
+class Link(Framed):
+    """The socket to the broker's process, while there is one."""
+
+    def __init__(self, broker: LocalBroker) -> None:
+        super().__init__()
+        self.broker = broker
+        self.waiting: deque[asyncio.Future[msgspec.Raw]] = deque()
+
+    def ask(self, *message: Any) -> asyncio.Future[msgspec.Raw]:
+        """Send a command; its answer comes in its turn."""
+        future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
+        self.waiting.append(future)
+        self.send(message)
+        return future
+
+    def received(self, message: list[msgspec.Raw]) -> None:
+        kind = msgspec.msgpack.decode(message[0], type=int)
+        if kind in (REPLY, FAILED):
+            future = self.waiting.popleft()
+            if future.done():  # its caller has gone; the place is skipped
+                return
+            if kind == REPLY:
+                future.set_result(message[1])
+            else:
+                future.set_exception(BrokerUnavailable(self.broker.address, "it could not do what was asked"))
+        else:
+            self.broker.tell(kind, message[1:])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        error = BrokerUnavailable(self.broker.address, "the link was lost")
+        for future in self.waiting:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # seen: a caller who has gone is no bug
+        self.waiting.clear()
+        self.broker.lost(self)
+
+
+class LocalBroker:
+    """The contract, through the local broker's process."""
+
+    def __init__(self, path: str, worker: WorkerId) -> None:
+        self.address = f"unix:{path}"
+        self._path = path
+        self._worker = worker
+        self._link: Link | None = None
+        self._listener: BrokerListener | None = None
+        self._rooms: set[Room] = set()
+        self._members: dict[tuple[Room, ClientId], tuple[ClientInfo, bool]] = {}
+        self._returning: asyncio.Task[None] | None = None
+        self._closing = False
+        self._counts = dict.fromkeys(("published", "received", "links_lost"), 0)
+
+    # The link
+
+    async def start(self, listener: BrokerListener) -> None:
+        self._listener = listener
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                self._link = await self._connect()
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(self.address, f"nobody answers ({error.strerror or error})") from error
+            await asyncio.sleep(PAUSES_S[0])
+
+    async def _connect(self) -> Link:
+        """Take up a link, with everything that this worker has at the broker."""
+        _, link = await asyncio.get_running_loop().create_unix_connection(lambda: Link(self), self._path)
+        answers = [link.ask("hello", self._worker)]
+        answers += [link.ask("subscribe", room) for room in self._rooms]
+        answers += [
+            link.ask("add_member", room, info, announce, False) for (room, _), (info, announce) in self._members.items()
+        ]
+        await asyncio.wait_for(asyncio.gather(*answers), TIMEOUT_S)
+        return link
+
+    def lost(self, link: Link) -> None:
+        """The link ended. Every call fails until it is back."""
+        if link is not self._link or self._closing:
+            return
+        self._link = None
+        self._counts["links_lost"] += 1
+        assert self._listener is not None, "started"
+        self._listener.on_link_lost()
+        self._returning = asyncio.get_running_loop().create_task(self._return())
+
+    async def _return(self) -> None:
+        attempt = 0
+        while not self._closing:
+            await asyncio.sleep(PAUSES_S[min(attempt, len(PAUSES_S) - 1)])
+            attempt += 1
+            try:
+                self._link = await self._connect()
+            except (OSError, TimeoutError, BrokerUnavailable) as error:
+                logger.debug("- %s is not back: %s", self.address, error)
+                continue
+            assert self._listener is not None, "started"
+            self._listener.on_link_restored()
+            return
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._returning is not None:
+            self._returning.cancel()
+            await asyncio.gather(self._returning, return_exceptions=True)
+        if self._link is not None:
+            with contextlib.suppress(BrokerUnavailable, TimeoutError):
+                await asyncio.wait_for(self._link.ask("goodbye"), 2)
+            self._link.transport.close()
+            self._link = None
+        self._listener = None
+
+    async def _ask(self, *message: Any) -> msgspec.Raw:
+        link = self._link
+        if link is None:
+            raise BrokerUnavailable(self.address, "there is no link now")
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await link.ask(*message)
+        except TimeoutError:
+            if self._link is link:
+                link.transport.abort()  # whoever does not answer for so long is taken for dead
+            raise BrokerUnavailable(self.address, f"no answer within {TIMEOUT_S:g} s") from None
+
+    def tell(self, kind: int, raw: list[msgspec.Raw]) -> None:
+        """Pass on what the broker says unasked."""
+        listener = self._listener
+        if listener is None:
+            return
+        if kind == DEPARTED:
+            listener.on_departed(msgspec.msgpack.decode(raw[0], type=list[Departed]))
+            return
+        room = Room(msgspec.msgpack.decode(raw[0], type=str))
+        if room not in self._rooms:
+            return  # given up meanwhile
+        if kind == PUBLICATION:
+            self._counts["received"] += 1
+            listener.on_publication(room, msgspec.msgpack.decode(raw[1], type=Publication))
+        elif kind == JOIN:
+            listener.on_join(room, msgspec.msgpack.decode(raw[1], type=ClientInfo))
+        else:
+            assert kind == LEAVE, "the server says nothing else"
+            listener.on_leave(room, msgspec.msgpack.decode(raw[1], type=ClientInfo))
+
+    # The contract
+
+    async def subscribe(self, room: Room) -> None:
+        self._rooms.add(room)  # before the answer: events may come with it
+        try:
+            await self._ask("subscribe", room)
+        except BaseException:
+            self._rooms.discard(room)
+            raise
+
+    async def unsubscribe(self, room: Room) -> None:
+        self._rooms.discard(room)
+        await self._ask("unsubscribe", room)
+
+    async def publish(
+        self,
+        room: Room,
+        data: bytes,
+        *,
+        retention: Retention,
+        info: ClientInfo | None = None,
+        tags: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        idempotency_ttl_s: float = 300.0,
+    ) -> Published:
+        publication = Publication(data, info=info, tags=dict(tags) if tags else None, time_ms=int(time.time() * 1000))
+        raw = await self._ask("publish", room, publication, retention, idempotency_key, float(idempotency_ttl_s))
+        self._counts["published"] += 1
+        return msgspec.msgpack.decode(raw, type=Published)
+
+    async def position(self, room: Room, *, retention: Retention) -> Position:
+        return msgspec.msgpack.decode(await self._ask("position", room, retention), type=Position)
+
+    async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
+        found = msgspec.msgpack.decode(await self._ask("positions", list(rooms)), type=dict[str, Position])
+        return {Room(room): position for room, position in found.items()}
+
+    async def history(
+        self,
+        room: Room,
+        *,
+        retention: Retention,
+        since: Position | None = None,
+        limit: int = 0,
+        reverse: bool = False,
+    ) -> History:
+        raw = await self._ask("history", room, retention, since, limit, reverse)
+        return msgspec.msgpack.decode(raw, type=History)
+
+    async def forget_history(self, room: Room) -> None:
+        await self._ask("forget_history", room)
+
+    async def add_member(self, room: Room, info: ClientInfo, *, announce: bool) -> None:
+        self._members[room, ClientId(info.client)] = (info, announce)
+        try:
+            await self._ask("add_member", room, info, announce, True)
+        except BaseException:
+            self._members.pop((room, ClientId(info.client)), None)
+            raise
+
+    async def remove_member(self, room: Room, client: ClientId, *, announce: bool) -> None:
+        self._members.pop((room, client), None)
+        await self._ask("remove_member", room, client, announce)
+
+    async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
+        found = msgspec.msgpack.decode(await self._ask("members", room), type=dict[str, ClientInfo])
+        return {ClientId(client): info for client, info in found.items()}
+
+    async def member_counts(self, room: Room) -> MemberCounts:
+        return msgspec.msgpack.decode(await self._ask("member_counts", room), type=MemberCounts)
+
+    async def reap(self, worker: WorkerId) -> None:
+        departed = msgspec.msgpack.decode(await self._ask("reap", worker), type=list[Departed])
+        if departed and self._listener is not None:
+            self._listener.on_departed(departed)
+
+    def statistics(self) -> Mapping[str, int | float | str | bool]:
+        return {
+            "kind": "local",
+            "link": "up" if self._link is not None else "down",
+            "rooms": len(self._rooms),
+            "own_members": len(self._members),
+            **self._counts,
+        }

@@ -1,0 +1,270 @@
+"""
+The local broker's process: the state of memory.py, served to all workers of one machine over a Unix socket.
+
+Runs beside the workers, as a child of the primary: `python -m realtime.broker.local_server --socket PATH`. It holds
+everything in memory and begins with empty streams under new epochs, which is how workers see that it was restarted. It
+ends on TERM, and when its primary is gone and the last worker has left. The socket has mode 0600: who may connect is
+who may do everything.
+
+A worker whose link ends without a goodbye keeps its members for `LEASE_S`: it may be back in a moment. The primary
+hears of a death at once and has the members removed by another worker before that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import uvloop
+
+from realtime import logs
+from realtime.broker.base import ClientId, ClientInfo, Departed, Position, Publication, Retention, Room, WorkerId
+from realtime.broker.framing import Framed
+from realtime.broker.memory import SWEEP_S, MemoryState
+
+LEASE_S: Final = 6.0
+OUTBOUND_MAX: Final = 64 * 1024 * 1024  # bytes that wait for one worker; above it the link is cut and it comes anew
+PARENT_S: Final = 1.0
+
+# First element of what is sent to a worker.
+REPLY: Final = 0
+FAILED: Final = 1
+PUBLICATION: Final = 2
+JOIN: Final = 3
+LEAVE: Final = 4
+DEPARTED: Final = 5
+
+logger = logging.getLogger("realtime.broker.local")
+
+
+class Peer(Framed):
+    """One worker's link."""
+
+    def __init__(self, server: LocalBrokerServer) -> None:
+        super().__init__()
+        self.server = server
+        self.worker = WorkerId("")
+        self.rooms: set[Room] = set()
+        self.said_goodbye = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.server.peers.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server.lost(self)
+
+    def received(self, message: list[msgspec.Raw]) -> None:
+        operation = msgspec.msgpack.decode(message[0], type=str)
+        try:
+            answer = OPERATIONS[operation](self.server, self, message[1:])
+        except Exception:
+            logger.exception("! %s of %s failed", operation, self.worker)
+            self.send([FAILED, operation])
+        else:
+            self.send([REPLY, answer])
+
+    def tell(self, message: Any) -> None:
+        """Send an event, unless the worker is too far behind to be helped."""
+        if self.transport.get_write_buffer_size() > OUTBOUND_MAX:
+            logger.error("x %s is slow: its link is cut", self.worker)
+            self.transport.abort()
+            return
+        self.send(message)
+
+
+class LocalBrokerServer:
+    """All workers' shared state, and who wants to hear of which room."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.state = MemoryState()
+        self.peers: set[Peer] = set()
+        self._subscribers: dict[Room, set[Peer]] = {}
+        self._clock = clock
+
+    # Links
+
+    def lost(self, peer: Peer) -> None:
+        """A link is gone; without a goodbye its worker may be back."""
+        self.peers.discard(peer)
+        for room in list(peer.rooms):
+            self._unsubscribe(peer, room)
+        if peer.worker and not peer.said_goodbye:
+            asyncio.get_running_loop().call_later(LEASE_S, self._end_lease, peer.worker)
+
+    def _end_lease(self, worker: WorkerId) -> None:
+        if any(peer.worker == worker for peer in self.peers):
+            return
+        departed = self._reap(worker)
+        if departed and self.peers:
+            next(iter(self.peers)).tell([DEPARTED, departed])
+
+    # Operations. Each takes the arguments as they came.
+
+    def hello(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
+        peer.worker = WorkerId(_text(raw[0]))
+
+    def goodbye(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
+        peer.said_goodbye = True
+        self._reap(peer.worker)
+
+    def subscribe(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
+        room = Room(_text(raw[0]))
+        peer.rooms.add(room)
+        self._subscribers.setdefault(room, set()).add(peer)
+
+    def unsubscribe(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
+        self._unsubscribe(peer, Room(_text(raw[0])))
+
+    def _unsubscribe(self, peer: Peer, room: Room) -> None:
+        peer.rooms.discard(room)
+        subscribers = self._subscribers.get(room)
+        if subscribers is not None:
+            subscribers.discard(peer)
+            if not subscribers:
+                del self._subscribers[room]
+
+    def publish(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+        room = Room(_text(raw[0]))
+        publication = msgspec.msgpack.decode(raw[1], type=Publication)
+        retention = msgspec.msgpack.decode(raw[2], type=Retention)
+        key = msgspec.msgpack.decode(raw[3], type=str | None)
+        ttl_s = msgspec.msgpack.decode(raw[4], type=float)
+        published, told = self.state.publish(self._clock(), room, publication, retention, key, ttl_s)
+        if told is not None:
+            self._tell(room, [PUBLICATION, room, told])
+        return published
+
+    def position(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+        return self.state.position(self._clock(), Room(_text(raw[0])), msgspec.msgpack.decode(raw[1], type=Retention))
+
+    def positions(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+        rooms = [Room(room) for room in msgspec.msgpack.decode(raw[0], type=list[str])]
+        return self.state.positions(self._clock(), rooms)
+
+    def history(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+        retention = msgspec.msgpack.decode(raw[1], type=Retention)
+        since = msgspec.msgpack.decode(raw[2], type=Position | None)
+        limit = msgspec.msgpack.decode(raw[3], type=int)
+        reverse = msgspec.msgpack.decode(raw[4], type=bool)
+        return self.state.history(self._clock(), Room(_text(raw[0])), retention, since, limit, reverse)
+
+    def forget_history(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
+        self.state.forget_history(Room(_text(raw[0])))
+
+    def add_member(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
+        """Add a member. `announce`: its leave will be told; `tell`: so is its join, which a return has told before."""
+        room, info = Room(_text(raw[0])), msgspec.msgpack.decode(raw[1], type=ClientInfo)
+        announce, tell = msgspec.msgpack.decode(raw[2], type=bool), msgspec.msgpack.decode(raw[3], type=bool)
+        self.state.add_member(peer.worker, room, info, announce)
+        if announce and tell:
+            self._tell(room, [JOIN, room, info])
+
+    def remove_member(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
+        room = Room(_text(raw[0]))
+        info = self.state.remove_member(room, ClientId(_text(raw[1])))
+        if info is not None and msgspec.msgpack.decode(raw[2], type=bool):
+            self._tell(room, [LEAVE, room, info])
+
+    def members(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+        return self.state.members(Room(_text(raw[0])))
+
+    def member_counts(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+        return self.state.member_counts(Room(_text(raw[0])))
+
+    def reap(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+        return self._reap(WorkerId(_text(raw[0])))
+
+    def _reap(self, worker: WorkerId) -> list[Departed]:
+        reaped = self.state.reap(worker)
+        for departed, announce in reaped:
+            if announce:
+                self._tell(departed.room, [LEAVE, departed.room, departed.info])
+        return [departed for departed, _ in reaped]
+
+    def _tell(self, room: Room, event: Any) -> None:
+        for peer in tuple(self._subscribers.get(room, ())):
+            peer.tell(event)
+
+    async def sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.state.sweep(self._clock())
+
+    def statistics(self) -> dict[str, int]:
+        return {"workers": len(self.peers), "subscribed": len(self._subscribers), **self.state.statistics()}
+
+
+def _text(raw: msgspec.Raw) -> str:
+    return msgspec.msgpack.decode(raw, type=str)
+
+
+OPERATIONS: Final[dict[str, Callable[[LocalBrokerServer, Peer, list[msgspec.Raw]], Any]]] = {
+    "hello": LocalBrokerServer.hello,
+    "goodbye": LocalBrokerServer.goodbye,
+    "subscribe": LocalBrokerServer.subscribe,
+    "unsubscribe": LocalBrokerServer.unsubscribe,
+    "publish": LocalBrokerServer.publish,
+    "position": LocalBrokerServer.position,
+    "positions": LocalBrokerServer.positions,
+    "history": LocalBrokerServer.history,
+    "forget_history": LocalBrokerServer.forget_history,
+    "add_member": LocalBrokerServer.add_member,
+    "remove_member": LocalBrokerServer.remove_member,
+    "members": LocalBrokerServer.members,
+    "member_counts": LocalBrokerServer.member_counts,
+    "reap": LocalBrokerServer.reap,
+}
+
+
+async def serve(path: str, ready_fd: int | None) -> None:
+    """Serve until TERM, or until the parent and every worker are gone."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    server = LocalBrokerServer()
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # of a broker that was killed
+    before = os.umask(0o177)
+    try:
+        listener = await loop.create_unix_server(lambda: Peer(server), path)
+    finally:
+        os.umask(before)
+    if ready_fd is not None:
+        os.write(ready_fd, b"\n")
+        os.close(ready_fd)
+    sweeping = loop.create_task(server.sweep_forever())
+    parent = os.getppid()
+    while not ended.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), PARENT_S)
+        if os.getppid() != parent and not server.peers:
+            break
+    sweeping.cancel()
+    listener.close()
+    for peer in tuple(server.peers):
+        peer.transport.close()
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def main() -> None:
+    """Be the local broker."""
+    parser = argparse.ArgumentParser(prog="realtime.broker.local_server")
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--ready-fd", type=int)
+    arguments = parser.parse_args()
+    logs.set_up("broker")
+    uvloop.run(serve(arguments.socket, arguments.ready_fd))
+
+
+if __name__ == "__main__":
+    main()
