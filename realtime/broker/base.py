@@ -68,9 +68,9 @@ class Retention:
     """
     How much of a room's stream is kept.
 
-    `size` publications at most, none older than `ttl_s` seconds; 0 keeps none: such a room has no positions. The
-    position itself outlives the publications by far (`meta_ttl_s`): an empty stream still proves that nothing was
-    missed.
+    `size` publications at most, forgotten when `ttl_s` seconds passed without another; 0 keeps none: such a room has no
+    positions. The position itself outlives the publications by far (`meta_ttl_s`): an empty stream still proves that
+    nothing was missed.
     """
 
     size: int = 0

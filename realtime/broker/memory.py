@@ -41,14 +41,16 @@ class Stream:
 
     epoch: str
     offset: int = 0
-    publications: deque[tuple[float, Publication]] = field(default_factory=deque)
+    publications: deque[Publication] = field(default_factory=deque)
+    published_at: float = 0.0
     expires_at: float = 0.0  # when even the position is forgotten
 
     def trim(self, now: float, retention: Retention) -> None:
         """Forget what is too old or too much."""
-        kept = self.publications
-        while kept and (kept[0][0] <= now - retention.ttl_s or len(kept) > retention.size):
-            kept.popleft()
+        if now - self.published_at >= retention.ttl_s:
+            self.publications.clear()
+        while len(self.publications) > retention.size:
+            self.publications.popleft()
 
 
 class MemoryState:
@@ -90,7 +92,9 @@ class MemoryState:
                 publication.tags,
                 publication.time_ms,
             )
-            stream.publications.append((now, publication))
+            stream.trim(now, retention)  # what had expired does not come back with the next
+            stream.published_at = now
+            stream.publications.append(publication)
             stream.trim(now, retention)
         if idempotency_key is not None:
             self._done[(room, idempotency_key)] = (now + idempotency_ttl_s, position)
@@ -116,7 +120,7 @@ class MemoryState:
         top = Position(stream.epoch, stream.offset)
         if limit <= 0:
             return History((), top)
-        kept = [publication for _, publication in stream.publications]
+        kept = list(stream.publications)
         if reverse:
             kept.reverse()
         if since is not None and reverse:

@@ -1,0 +1,22 @@
+-- Reads a page of a room's stream and the position at its top, beginning the stream where there is none.
+-- KEYS[1] stream of publications   KEYS[2] meta: hash of epoch (e) and top offset (o)
+-- ARGV[1] most publications; 0: only the top   ARGV[2] offset to read from, inclusive ('-' or '+': an end)
+-- ARGV[3] '1': newest first   ARGV[4] ttl of the meta, ms   ARGV[5] an epoch, should a new one be needed
+-- Returns {epoch, top offset, entries of XRANGE}
+local meta = redis.call('HMGET', KEYS[2], 'e', 'o')
+local epoch, top = meta[1], meta[2]
+if not epoch then
+  epoch, top = ARGV[5], 0
+  redis.call('DEL', KEYS[1])
+  redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0)
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+local entries = {}
+if ARGV[1] ~= '0' then
+  if ARGV[3] == '1' then
+    entries = redis.call('XREVRANGE', KEYS[1], ARGV[2], '-', 'COUNT', ARGV[1])
+  else
+    entries = redis.call('XRANGE', KEYS[1], ARGV[2], '+', 'COUNT', ARGV[1])
+  end
+end
+return {epoch, tonumber(top), entries}

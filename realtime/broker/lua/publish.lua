@@ -1,0 +1,29 @@
+-- Adds one publication to a room and sends it to every subscribed worker.
+-- KEYS[1] stream of publications   KEYS[2] meta: hash of epoch (e) and top offset (o)   KEYS[3] result of an
+-- idempotency key, or the meta key again where there is none
+-- ARGV[1] channel   ARGV[2] payload   ARGV[3] size of the history   ARGV[4] its ttl, ms   ARGV[5] ttl of the meta, ms
+-- ARGV[6] an epoch, should a new one be needed   ARGV[7] ttl of the idempotency key, ms; 0: there is none
+-- Returns {epoch, offset, 1 when the key had been seen}
+if ARGV[7] ~= '0' then
+  local done = redis.call('HMGET', KEYS[3], 'e', 'o')
+  if done[2] then return {done[1], tonumber(done[2]), 1} end
+end
+local size, epoch, offset = tonumber(ARGV[3]), '', 0
+if size > 0 then
+  epoch = redis.call('HGET', KEYS[2], 'e')
+  if not epoch then
+    epoch = ARGV[6]
+    redis.call('DEL', KEYS[1])
+    redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0)
+  end
+  offset = redis.call('HINCRBY', KEYS[2], 'o', 1)
+  redis.call('XADD', KEYS[1], 'MAXLEN', size, offset .. '-0', 'p', ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  redis.call('PEXPIRE', KEYS[2], ARGV[5])
+end
+if ARGV[7] ~= '0' then
+  redis.call('HSET', KEYS[3], 'e', epoch, 'o', offset)
+  redis.call('PEXPIRE', KEYS[3], ARGV[7])
+end
+redis.call('PUBLISH', ARGV[1], 'p:' .. epoch .. ':' .. offset .. ':' .. ARGV[2])
+return {epoch, offset, 0}

@@ -1,0 +1,220 @@
+"""
+One pipelined connection to Redis.
+
+Runs in the worker. All commands of one turn of the loop leave in one write, and replies are matched by their order: a
+caller who was cancelled leaves a place that is skipped, so that nobody ever gets another's reply. hiredis parses, and
+packs commands; redis-py reads the URL, for that is rare. What a connection does not do: it never connects again, and
+never repeats a command. That is for redis.py, which knows what a gap means.
+
+A connection used for pub/sub (RESP2) hands every push to `on_push` and the confirmations of SUBSCRIBE and UNSUBSCRIBE
+to their callers, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import hiredis
+import redis.connection
+
+from realtime.errors import BrokerUnavailable, SettingsError
+
+CONNECT_S: Final = 3.0
+WAITING_MAX: Final = 50_000  # commands without a reply; above it Redis is taken to be away
+
+logger = logging.getLogger("realtime.broker.redis")
+
+Word = str | bytes | int | float
+
+
+class CommandFailed(Exception):
+    """Redis answered with an error. `code` is its first word."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+        self.code = text.partition(" ")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a Redis is, and how to get in. `shown` is without the password."""
+
+    shown: str
+    host: str = "localhost"
+    port: int = 6379
+    path: str | None = None
+    username: str | None = None
+    password: str | None = None
+    database: int = 0
+    tls: bool = False
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """
+        Raises:
+            SettingsError: it is no Redis URL.
+        """
+        try:
+            parts: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise SettingsError("redis", "broker URL", str(error)) from error
+        host, port, path = parts.get("host", "localhost"), int(parts.get("port", 6379)), parts.get("path")
+        return cls(
+            shown=f"unix:{path}" if path else f"{host}:{port}",
+            host=host,
+            port=port,
+            path=path,
+            username=parts.get("username"),
+            password=parts.get("password"),
+            database=int(parts.get("db", 0)),
+            tls=url.startswith("rediss://"),
+        )
+
+
+class Connection(asyncio.Protocol):
+    """One socket to Redis. Made by `connect`; once lost it stays lost."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        on_lost: Callable[[Connection], None],
+        on_push: Callable[[list[Any]], None] | None = None,
+    ) -> None:
+        self.address = address
+        self.is_lost = False
+        self._on_lost = on_lost
+        self._on_push = on_push
+        self._reader = hiredis.Reader(notEnoughData=Ellipsis)
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._turn: list[bytes] = []
+        self._transport: Any = None
+
+    @classmethod
+    async def connect(
+        cls,
+        address: Address,
+        *,
+        name: str,
+        on_lost: Callable[[Connection], None],
+        on_push: Callable[[list[Any]], None] | None = None,
+    ) -> Connection:
+        """
+        Connect, log in, choose the database.
+
+        Raises:
+            BrokerUnavailable: nobody answers there, or we are not let in.
+        """
+        loop = asyncio.get_running_loop()
+        context = ssl.create_default_context() if address.tls else None
+
+        def make() -> Connection:
+            return cls(address, on_lost=on_lost, on_push=on_push)
+
+        connection: Connection | None = None
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                if address.path is not None:
+                    _, connection = await loop.create_unix_connection(make, address.path)
+                else:
+                    _, connection = await loop.create_connection(make, address.host, address.port, ssl=context)
+                await connection._log_in(name)
+        except (OSError, TimeoutError) as error:
+            if connection is not None:
+                connection.close()
+            why = getattr(error, "strerror", None) or str(error) or "no answer"
+            raise BrokerUnavailable(address.shown, f"{why}: is Redis running there?") from error
+        except CommandFailed as error:
+            if connection is not None:
+                connection.close()
+            raise BrokerUnavailable(address.shown, error.text) from error
+        return connection
+
+    async def _log_in(self, name: str) -> None:
+        address = self.address
+        first = []
+        if address.password is not None:
+            user = [address.username] if address.username else []
+            first.append(self.ask("AUTH", *user, address.password))
+        if address.database:
+            first.append(self.ask("SELECT", address.database))
+        first.append(self.ask("CLIENT", "SETNAME", name))
+        first.append(self.ask("PING"))
+        await asyncio.gather(*first)
+
+    # Commands
+
+    def ask(self, *words: Word) -> asyncio.Future[Any]:
+        """
+        Send a command at the end of this turn; the future gets its reply, or `CommandFailed`, or `BrokerUnavailable`.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self.is_lost or len(self._waiting) >= WAITING_MAX:
+            future.set_exception(BrokerUnavailable(self.address.shown, "the connection is lost or overloaded"))
+            return future
+        self._waiting.append(future)
+        if not self._turn:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._turn.append(hiredis.pack_command(words))  # type: ignore[arg-type]
+        return future
+
+    def _flush(self) -> None:
+        turn, self._turn = self._turn, []
+        if self._transport is not None and not self.is_lost:
+            self._transport.write(b"".join(turn))
+
+    # The socket
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        reader.feed(data)
+        try:
+            while (reply := reader.gets()) is not Ellipsis:
+                self._take(reply)
+        except hiredis.ProtocolError as error:
+            logger.error("! %s does not speak RESP: %s", self.address.shown, error)
+            self._transport.abort()
+
+    def _take(self, reply: Any) -> None:
+        if self._on_push is not None and isinstance(reply, list) and reply and reply[0] in _PUSHES:
+            self._on_push(reply)
+            return
+        if not self._waiting:
+            logger.error("! %s said something that nobody asked for", self.address.shown)
+            self._transport.abort()
+            return
+        future = self._waiting.popleft()
+        if future.done():
+            return  # its caller has gone; the place is skipped
+        if isinstance(reply, hiredis.ReplyError):
+            future.set_exception(CommandFailed(str(reply)))
+        else:
+            future.set_result(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
+        error = BrokerUnavailable(self.address.shown, "the connection was lost")
+        waiting, self._waiting = self._waiting, deque()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # seen: a caller who has gone is no bug
+        self._on_lost(self)
+
+    def close(self) -> None:
+        """Cut the connection. Everything that waits fails."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+_PUSHES: Final = (b"message", b"smessage")
