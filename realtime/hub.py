@@ -245,8 +245,7 @@ class Hub:
         if entry not in local.entries:
             return
         local.entries.discard(entry)
-        client = ClientId(entry.info.client) if entry.info else None
-        self.spawn(self._after_leaving(local, client))
+        self._leave_behind(local, ClientId(entry.info.client) if entry.info else None)
 
     def leave(self, room: Room, subscriber: Subscriber, *, client: ClientId | None) -> bool:
         """
@@ -261,17 +260,22 @@ class Hub:
         local = self._rooms.get(room)
         if local is None or not local.fanout.remove(subscriber):
             return False
-        self.spawn(self._after_leaving(local, client))
+        self._leave_behind(local, client)
         return True
 
     def withdraw(self, room: Room, client: ClientId) -> None:
         """Remove a client from presence that is no member any more, because the hub itself put it out."""
-        options = self._options(room)
-        self.spawn(self.presence.remove(room, client, announce=options.join_leave))
+        self.presence.owe(room, client, announce=self._options(room).join_leave)
+        self.spawn(self.presence.pay(room, client))
+
+    def _leave_behind(self, local: LocalRoom, client: ClientId | None) -> None:
+        if client is not None:
+            self.presence.owe(local.name, client, announce=local.options.join_leave)
+        self.spawn(self._after_leaving(local, client))
 
     async def _after_leaving(self, local: LocalRoom, client: ClientId | None) -> None:
         if client is not None:
-            await self.presence.remove(local.name, client, announce=local.options.join_leave)
+            await self.presence.pay(local.name, client)
         await self._close_if_empty(local)
 
     async def _close_if_empty(self, local: LocalRoom) -> None:
@@ -362,7 +366,7 @@ class Hub:
 
     def on_link_restored(self) -> None:
         logger.warning("= the link to the broker is back: %d rooms are compared", len(self._rooms))
-        self.spawn(self.presence.pay())
+        self.spawn(self.presence.pay_all())
         self.spawn(self._verify(self._rooms.values()))
 
     # Proof
@@ -377,7 +381,7 @@ class Hub:
     async def _verify_forever(self) -> None:
         while True:
             await asyncio.sleep(self._verify_s)
-            await self.presence.pay()
+            await self.presence.pay_all()
             await self._verify(self._rooms.values())
 
     async def _verify(self, rooms: Iterable[LocalRoom]) -> None:

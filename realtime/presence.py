@@ -30,27 +30,33 @@ class Presence:
         Raises:
             BrokerUnavailable: it is not present, and the caller owes nothing.
         """
-        key = (room, ClientId(info.client))
-        self._owed.pop(key, None)
+        client = ClientId(info.client)
+        await self.pay(room, client)  # who left a moment ago and comes again must not be removed after it came
         try:
             await self._broker.add_member(room, info, announce=announce)
         except BaseException:
-            self._owed[key] = announce  # it may have happened all the same
+            self.owe(room, client, announce=announce)  # it may have happened all the same
             raise
 
-    async def remove(self, room: Room, client: ClientId, *, announce: bool) -> None:
-        """Make a client absent: now, or as soon as the broker is back."""
-        self._owed[(room, client)] = announce
+    def owe(self, room: Room, client: ClientId, *, announce: bool) -> None:
+        """Note that a client is to be made absent. The caller sees to it that `pay` follows."""
+        self._owed[room, client] = announce
+
+    async def pay(self, room: Room, client: ClientId) -> None:
+        """Make a client absent, if that is owed: now, or as soon as the broker is back."""
+        announce = self._owed.get((room, client))
+        if announce is None:
+            return
         try:
             await self._broker.remove_member(room, client, announce=announce)
         except BrokerUnavailable:
             return
         self._owed.pop((room, client), None)
 
-    async def pay(self) -> None:
+    async def pay_all(self) -> None:
         """Remove everybody whose removal is owed. What cannot be removed now stays owed."""
-        for (room, client), announce in list(self._owed.items()):
-            await self.remove(room, client, announce=announce)
+        for room, client in list(self._owed):
+            await self.pay(room, client)
 
     async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
         """Return everybody in a room, on all workers."""
