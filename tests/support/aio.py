@@ -21,3 +21,19 @@ def run_async(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
         asyncio.run(bounded())
 
     return plain
+
+
+def run_async_for(deadline_s: float) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
+    """Make a coroutine function plain, with a deadline of its own."""
+
+    def wrap(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def plain(*args: Any, **kwargs: Any) -> None:
+            async def bounded() -> None:
+                await asyncio.wait_for(test(*args, **kwargs), deadline_s)
+
+            asyncio.run(bounded())
+
+        return plain
+
+    return wrap

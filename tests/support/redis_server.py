@@ -1,0 +1,75 @@
+"""
+A real Redis for tests: `redis-server` on a Unix socket in a directory of its own, stopped by its process id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+DEADLINE_S = 20.0
+
+
+class RedisServer:
+    """One Redis. `url` says where it is; it stays the same over a restart, which begins with nothing."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="redis-")
+        self.path = str(Path(self._directory.name, "redis.sock"))
+        self.url = f"unix://{self.path}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, empty, and wait until it answers."""
+        argv = ["redis-server", "--port", "0", "--unixsocket", self.path, "--save", "", "--appendonly", "no"]
+        self.process = subprocess.Popen(
+            [*argv, "--dir", self._directory.name], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        )
+        give_up_at = time.monotonic() + DEADLINE_S
+        while not self._answers():
+            assert self.process.poll() is None, "redis-server ended at once"
+            assert time.monotonic() < give_up_at, "redis-server does not answer"
+            threading.Event().wait(0.02)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self.command("PING").startswith(b"+PONG")
+        return False
+
+    def command(self, *words: str) -> bytes:
+        """Send one command on a connection of its own; return the beginning of the reply as it came."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(DEADLINE_S)
+            sock.connect(self.path)
+            parts = [b"$%d\r\n%b\r\n" % (len(word.encode()), word.encode()) for word in words]
+            sock.sendall(b"*%d\r\n" % len(words) + b"".join(parts))
+            return sock.recv(65536)
+
+    def stop(self) -> None:
+        """End it; what it held is gone."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+            Path(self.path).unlink(missing_ok=True)
+
+    def restart(self) -> None:
+        """Lose everything, and be there again."""
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> RedisServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._directory.cleanup()
