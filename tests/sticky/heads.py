@@ -6,7 +6,18 @@ from hypothesis import strategies as st
 
 METHODS = [b"POST", b"OPTIONS", b"M-SEARCH", b"PRI", b"CONNECT", b"GE", b"GETX", b"get", b"", b"G\x00T"]
 TARGETS = [
-    *(b"/", b"/a?b=c", b"//a/b", b"/%2F?x=/", b"*", b"http://a/", b"http://a", b"HTTP://A?x", b"http://b/", b"http:///"),
+    *(
+        b"/",
+        b"/a?b=c",
+        b"//a/b",
+        b"/%2F?x=/",
+        b"*",
+        b"http://a/",
+        b"http://a",
+        b"HTTP://A?x",
+        b"http://b/",
+        b"http:///",
+    ),
     *(b"", b"a", b"/#x", b"/\xff", b"/ x", b"/\t", b"/\\", b"ftp://a/", b"http://u@a/", b"https://[::1]:80/x"),
 ]
 VERSIONS = [b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.2", b"http/1.1", b"HTTP/1.1 ", b"", b"RTSP/1.0"]

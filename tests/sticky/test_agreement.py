@@ -123,7 +123,7 @@ VALID = [case.data for case in load("heads/valid")]
 def test_a_valid_head_with_one_byte_changed_is_refused_or_read_alike(valid: bytes, draw: Any) -> None:
     """One byte is what a smuggler changes."""
     position = draw.draw(st.integers(0, len(valid) - 1))
-    byte = draw.draw(st.sampled_from(b"\r\n\t :\x00\x0b\x7f\x80,;=#\"\\Ax0") | st.integers(0, 255))
+    byte = draw.draw(st.sampled_from(b'\r\n\t :\x00\x0b\x7f\x80,;=#"\\Ax0') | st.integers(0, 255))
     kept = draw.draw(st.sampled_from([position, position + 1]))  # put in between, or put in place
     data = valid[:position] + bytes([byte]) + valid[kept:]
     head = inspect(data)

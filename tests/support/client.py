@@ -45,7 +45,12 @@ class ProtocolClient:
         """Connect a socket, from an address of the loopback network; no command is sent."""
         client = cls()
         client._socket = await connect(
-            url, local_addr=(address, 0), additional_headers=headers, compression=None, max_size=None, ping_interval=None
+            url,
+            local_addr=(address, 0),
+            additional_headers=headers,
+            compression=None,
+            max_size=None,
+            ping_interval=None,
         )
         client._reading = asyncio.create_task(client._read())
         return client

@@ -163,6 +163,10 @@ class RunningServer:
         self.url = self.log.wait_for(ADDRESS_LINE, deadline_s=deadline_s)["url"].rstrip("/")
         return self.url
 
+    def wait_until_full(self) -> None:
+        """Wait until every worker serves."""
+        self.log.wait_for(r"worker \d+ is ready \((\d+) of \1\)")
+
     def send_signal(self, number: signal.Signals) -> None:
         """Send the primary a signal."""
         self.process.send_signal(number)

@@ -18,7 +18,7 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
+from os.path import exists
 from typing import Any
 
 from sticky import Adopted, Worker
@@ -45,7 +45,7 @@ class Answer(asyncio.Protocol):
             return
         assert self.transport is not None
         if self.adopted.path == "/block":
-            time.sleep(3600)  # noqa: ASYNC251 - a loop that does not turn is what is asked for
+            time.sleep(3600)  # a loop that does not turn is what is asked for
         body = json.dumps(self.facts()).encode()
         self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
         if self.adopted.path != "/hold":
@@ -70,24 +70,36 @@ class Answer(asyncio.Protocol):
         self.worker.closed()
 
 
+def boot_fault(config: dict[str, Any]) -> str:
+    """Return why this worker is not to come up, or nothing."""
+    if config.get("boot") == "fail":
+        return "the configuration says so"
+    if config.get("boot") == "fail-if" and exists(config["path"]):
+        return "Traceback: the new version is broken"
+    return ""
+
+
 async def main() -> None:
     worker = await Worker.connect()
     config = worker.config or {}
     loop = asyncio.get_running_loop()
     connections: set[Answer] = set()
+    tasks: set[asyncio.Task[Any]] = set()
     drained = asyncio.Event()
-    if config.get("boot") == "fail":
-        worker.boot_failed("the configuration says so")
-    if config.get("boot") == "fail-if" and Path(config["path"]).exists():
-        worker.boot_failed("Traceback: the new version is broken")
+    if fault := boot_fault(config):
+        worker.boot_failed(fault)
 
     def on_connection(adopted: Adopted) -> None:
         trap = config.get("die_adopting")
-        if trap and Path(trap).exists():
+        if trap and exists(trap):
             os.kill(os.getpid(), signal.SIGKILL)
         if adopted.path == "/refuse" and worker.slot == config.get("refusing"):
             raise RuntimeError("this worker does not take it")
-        loop.create_task(loop.connect_accepted_socket(lambda: Answer(worker, adopted, connections), adopted.sock))
+        task = loop.create_task(
+            loop.connect_accepted_socket(lambda: Answer(worker, adopted, connections), adopted.sock)
+        )
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     async def on_drain(deadline_s: float) -> None:
         if config.get("drain") == "never":
