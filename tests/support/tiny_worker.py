@@ -4,11 +4,12 @@ A worker for tests of `sticky` alone: it answers every request with what it know
     GET /            who serves: slot, pid, client, session, …
     GET /hold        the same, then the connection stays open
     GET /block       the event loop stops turning, for ever
-    GET /refuse      (only the first worker that sees it) raises while adopting
+    GET /refuse      raises while adopting, in the slot that is to refuse
 
 What the cluster gives as `config` may change how it behaves: {"boot": "fail"} does not come up,
-{"boot": "fail-if", "path": P} does not while the file P exists, {"die_adopting": P} dies while adopting a connection as
-long as the file P exists, and {"drain": "never"} does not drain.
+{"boot": "fail-if", "path": P} does not while the file P exists, {"die_adopting": P} has the one worker that first finds
+the file P die while it adopts a connection, {"refusing": N} has the worker of slot N raise for /refuse, and
+{"drain": "never"} does not drain.
 """
 
 from __future__ import annotations
@@ -79,6 +80,15 @@ def boot_fault(config: dict[str, Any]) -> str:
     return ""
 
 
+def sprung(trap: str) -> bool:
+    """Return whether the file was there. It is then gone: one worker of all is caught."""
+    try:
+        os.unlink(trap)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 async def main() -> None:
     worker = await Worker.connect()
     config = worker.config or {}
@@ -90,8 +100,7 @@ async def main() -> None:
         worker.boot_failed(fault)
 
     def on_connection(adopted: Adopted) -> None:
-        trap = config.get("die_adopting")
-        if trap and exists(trap):
+        if sprung(config.get("die_adopting", "")):
             os.kill(os.getpid(), signal.SIGKILL)
         if adopted.path == "/refuse" and worker.slot == config.get("refusing"):
             raise RuntimeError("this worker does not take it")

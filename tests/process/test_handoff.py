@@ -1,0 +1,138 @@
+"""
+Between the primary and a worker no connection is lost: each is in somebody's hands until it is served.
+
+Workers are stopped, killed, or say no, with connections on their way. Every client gets its answer from another worker;
+none sees a reset, none is answered twice.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.support.tiny_cluster import TinyCluster, answer, read_all
+
+WAITING = 300
+
+
+def addresses() -> Iterator[str]:
+    for number in range(250 * 250):
+        yield f"127.88.{number // 250}.{number % 250 + 1}"
+
+
+def clients_of(cluster: TinyCluster, slot: int, count: int) -> list[str]:
+    """Return so many addresses that the slot serves."""
+    found = []
+    for client in addresses():
+        if cluster.get(client=client)["slot"] == slot:
+            found.append(client)
+        if len(found) == count:
+            break
+    return found
+
+
+def ask_all(cluster: TinyCluster, clients: list[str], path: str = "/") -> list[socket.socket]:
+    socks = [cluster.connect(client) for client in clients]
+    for sock in socks:
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: tiny\r\n\r\n".encode())
+    return socks
+
+
+def test_what_waits_in_a_stopped_workers_channel_is_served_by_others_when_it_is_killed() -> None:
+    with TinyCluster(workers=3, hung_s=120.0, patience_s=60.0) as cluster:
+        clients = clients_of(cluster, 1, WAITING)
+        pid = cluster.pids()[1]
+        os.kill(pid, signal.SIGSTOP)
+        socks = ask_all(cluster, clients)
+
+        def all_wait(status: dict[str, Any]) -> bool:
+            worker = next(each for each in status["workers"] if each["pid"] == pid)
+            return worker["unacked"] + worker["waiting"] == WAITING
+
+        cluster.wait_until(all_wait, "every connection waits for the stopped worker")
+        os.kill(pid, signal.SIGKILL)
+        for sock, client in zip(socks, clients, strict=True):
+            found = answer(sock)
+            assert found["client"] == client
+            assert found["pid"] != pid
+            assert found["reason"] == "again"
+            assert read_all(sock) == b"", "one answer, and a close that is no reset"
+            sock.close()
+        counters = cluster.status()["counters"]
+        assert counters["handed_over_again"] == WAITING
+        assert not counters.get("lost_after_reading")
+
+
+def test_a_stopped_worker_that_goes_on_serves_what_waited() -> None:
+    with TinyCluster(workers=2, hung_s=120.0, patience_s=60.0) as cluster:
+        clients = clients_of(cluster, 1, 50)
+        pid = cluster.pids()[1]
+        os.kill(pid, signal.SIGSTOP)
+        socks = ask_all(cluster, clients)
+        cluster.wait_until(lambda status: status["before_head"] == 0, "all are on their way")
+        os.kill(pid, signal.SIGCONT)
+        for sock in socks:
+            assert answer(sock)["pid"] == pid
+            sock.close()
+
+
+def test_a_worker_killed_while_it_adopts_takes_nobody_along(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    with TinyCluster(workers=2, config={"die_adopting": str(trap)}) as cluster:
+        clients = clients_of(cluster, 1, 40)
+        for _ in range(3):
+            before = cluster.pids()
+            trap.touch()
+            socks = ask_all(cluster, clients)
+            for sock in socks:
+                assert answer(sock)["pid"] != before[1]
+                assert read_all(sock) == b"", "one answer, and a close that is no reset"
+                sock.close()
+            assert not trap.exists(), "somebody was caught"
+            cluster.wait_for_live([0, 1])
+            assert cluster.pids()[1] != before[1]
+        assert cluster.status()["counters"]["died"] == 3
+
+
+def test_what_a_worker_cannot_adopt_another_serves() -> None:
+    with TinyCluster(workers=2, config={"refusing": 0}) as cluster:
+        for client in clients_of(cluster, 0, 5):
+            found = cluster.get("/refuse", client=client)
+            assert (found["slot"], found["reason"]) == (1, "again")
+            assert cluster.get("/", client=client)["slot"] == 0, "it refused that one only"
+
+
+def test_what_nobody_can_adopt_is_answered_503() -> None:
+    with TinyCluster(workers=1, config={"refusing": 0}) as cluster:
+        [sock] = ask_all(cluster, ["127.0.0.1"], "/refuse")
+        assert read_all(sock).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        sock.close()
+        assert cluster.status()["counters"]["refused_attempts"] == 1
+
+
+def test_while_no_worker_is_there_connections_wait_for_one(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    with TinyCluster(workers=1, patience_s=60.0, config={"boot": "fail-if", "path": str(broken)}) as cluster:
+        broken.touch()
+        os.kill(cluster.pids()[0], signal.SIGKILL)
+        cluster.wait_until(lambda status: not status["live"], "nobody serves")
+        [sock] = ask_all(cluster, ["127.0.0.1"])
+        cluster.wait_until(lambda status: status["homeless"] == 1, "it waits")
+        broken.unlink()
+        assert answer(sock)["slot"] == 0
+        sock.close()
+
+
+def test_who_waits_longer_than_the_patience_is_answered_503(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    with TinyCluster(workers=1, patience_s=0.3, config={"boot": "fail-if", "path": str(broken)}) as cluster:
+        broken.touch()
+        os.kill(cluster.pids()[0], signal.SIGKILL)
+        cluster.wait_until(lambda status: not status["live"], "nobody serves")
+        [sock] = ask_all(cluster, ["127.0.0.1"])
+        assert read_all(sock).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        sock.close()
