@@ -1,0 +1,112 @@
+"""
+The brokers under test: memory; the local broker's process; fakeredis, which needs no program; and a real Redis.
+
+`place` is any of them, `shared` any that several workers share. One process of each serves the whole run: every test
+has names of its own in it. What a test breaks it starts itself (test_faults.py).
+
+fakeredis answers on a socket of its own. It closes a connection after every reply that is an error, which Redis does
+not do, so that a script that is not known could never be sent: it is given the scripts beforehand. That they are sent
+when needed is shown with the real Redis.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import fakeredis
+import pytest
+
+from realtime.broker import scripts
+from tests.realtime.broker.workers import Place
+from tests.support.redis_server import RedisServer
+from tests.support.require import require
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPTS = (scripts.PUBLISH, scripts.HISTORY, scripts.MEMBER_ADD, scripts.MEMBER_REMOVE, scripts.LEASE)
+
+
+class LocalProcess:
+    """The local broker's process, started as the primary starts it; `lease_s` makes it less patient than it is."""
+
+    def __init__(self, directory: Path, *, lease_s: float | None = None) -> None:
+        self.path = str(directory / "broker.sock")
+        self.url = f"local:{self.path}"
+        self._lease_s = lease_s
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it says that it serves."""
+        read, write = os.pipe()
+        program = ["-m", "realtime.broker.local_server"]
+        if self._lease_s is not None:
+            program = ["-c", f"import realtime.broker.local_server as s; s.LEASE_S = {self._lease_s}; s.main()"]
+        argv = [sys.executable, *program, "--socket", self.path, "--ready-fd", str(write)]
+        self.process = subprocess.Popen(argv, pass_fds=[write], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        os.close(write)
+        ready = os.read(read, 1)
+        os.close(read)
+        assert ready, "the local broker ended at once"
+
+    def kill(self) -> None:
+        """Have it die of -9."""
+        assert self.process is not None, "started"
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End it as the primary does."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def local_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    process = LocalProcess(tmp_path_factory.mktemp("b"))
+    process.start()
+    yield process.url
+    process.stop()
+
+
+@pytest.fixture(scope="session")
+def fakeredis_url() -> Iterator[str]:
+    server = fakeredis.TcpFakeServer(("127.0.0.1", 0))
+    known = fakeredis.FakeStrictRedis(server=server.fake_server)
+    for script in SCRIPTS:
+        known.script_load(script.text)
+    known.close()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"redis://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    require("redis")
+    with RedisServer() as server:
+        yield server.url
+
+
+def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
+    """Return the place of that kind; what is missing on this machine is skipped."""
+    return Place(kind, "memory:" if kind == "memory" else request.getfixturevalue(f"{kind}_url"))
+
+
+@pytest.fixture(params=["memory", "local", "fakeredis", "redis"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """Any broker."""
+    return place_of(request.param, request)
+
+
+@pytest.fixture(params=["local", "fakeredis", "redis"])
+def shared(request: pytest.FixtureRequest) -> Place:
+    """Any broker that several workers share."""
+    return place_of(request.param, request)
