@@ -362,6 +362,7 @@ class RedisBroker:
             int(reverse),
             _meta_ms(retention),
             _new_epoch(),
+            retention.size,
         )
         name = epoch.decode()
         publications = [_publication(fields[1], name, int(id.partition(b"-")[0])) for id, fields in entries]

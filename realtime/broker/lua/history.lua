@@ -2,6 +2,7 @@
 -- KEYS[1] stream of publications   KEYS[2] meta: hash of epoch (e) and top offset (o)
 -- ARGV[1] most publications; 0: only the top   ARGV[2] offset to read from, inclusive ('-' or '+': an end)
 -- ARGV[3] '1': newest first   ARGV[4] ttl of the meta, ms   ARGV[5] an epoch, should a new one be needed
+-- ARGV[6] size of the history: older ones, kept while the room's setting was larger, are not read
 -- Returns {epoch, top offset, entries of XRANGE}
 local meta = redis.call('HMGET', KEYS[2], 'e', 'o')
 local epoch, top = meta[1], meta[2]
@@ -13,10 +14,12 @@ end
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 local entries = {}
 if ARGV[1] ~= '0' then
+  local oldest = math.max(tonumber(top) - tonumber(ARGV[6]) + 1, 0)
   if ARGV[3] == '1' then
-    entries = redis.call('XREVRANGE', KEYS[1], ARGV[2], '-', 'COUNT', ARGV[1])
+    entries = redis.call('XREVRANGE', KEYS[1], ARGV[2], oldest, 'COUNT', ARGV[1])
   else
-    entries = redis.call('XRANGE', KEYS[1], ARGV[2], '+', 'COUNT', ARGV[1])
+    local begin = math.max(tonumber(ARGV[2]) or 0, oldest)
+    entries = redis.call('XRANGE', KEYS[1], begin, '+', 'COUNT', ARGV[1])
   end
 end
 return {epoch, tonumber(top), entries}

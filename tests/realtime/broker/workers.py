@@ -1,5 +1,5 @@
 """
-Workers for the brokers' tests: a broker of the kind under test, started, with a listener that writes down what it hears.
+Workers for the brokers' tests: a broker of the kind under test, with a listener that writes down what it hears.
 
 Waiting is for a state, never for a time: `Heard.until` looks again whenever something was heard, `eventually` asks
 again and again. Both end with the test's own deadline (tests/support/aio.py), which only a hang reaches.
@@ -114,7 +114,7 @@ class Place:
 
 async def eventually(ask: Callable[[], Awaitable[object]]) -> None:
     """Ask until the answer is yes."""
-    while not await ask():
+    while not await ask():  # noqa: ASYNC110 - what is asked is in another process
         await asyncio.sleep(0.01)
 
 
