@@ -1,0 +1,31 @@
+"""The servers of the SDK tests: four workers of app.py, real processes, listening on ports of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import RunningServer
+
+APP = Path(__file__).with_name("app.py")
+SECRET = "a secret of the tests, of 32 bytes or more"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    """Takes anybody: with a token, or without."""
+    env = {"REALTIME_TOKEN_HMAC_SECRET": SECRET}
+    with RunningServer(APP, "--anonymous", "--drain", "10", workers=4, env=env) as server:
+        server.wait_until_full()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def strict_server() -> Iterator[RunningServer]:
+    """Takes nobody without a token, and pings often."""
+    env = {"REALTIME_TOKEN_HMAC_SECRET": SECRET}
+    with RunningServer(APP, "--no-anonymous", "--ping", "2", "--pong", "1.9", workers=4, env=env) as server:
+        server.wait_until_full()
+        yield server

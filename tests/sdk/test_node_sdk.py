@@ -1,0 +1,114 @@
+"""
+The stock JavaScript SDK, as it comes from npm, under Node against four workers. What is tested is in scenarios.py.
+
+`npm --prefix tests/sdk ci` installs it; without it these tests are skipped, or fail where REALTIME_REQUIRE has `node`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+from tests.conftest import REQUIRED
+from tests.sdk.puppet import DEADLINE_S, Puppet, SdkError, Stage
+from tests.sdk.scenarios import Scenarios
+from tests.support.relay import Relay
+from tests.support.require import require
+
+HERE = Path(__file__).parent
+PACKAGES = ("centrifuge", "ws")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed() -> None:
+    """Skip all of this, or fail, where Node or the SDK is missing; say how to get it."""
+    require("node")
+    if all((HERE / "node_modules" / package / "package.json").is_file() for package in PACKAGES):
+        return
+    sentence = "THE JAVASCRIPT SDK IS NOT TESTED: it is not installed, run `npm --prefix tests/sdk ci`"
+    if "node" in REQUIRED:
+        pytest.fail(f"{sentence}; REALTIME_REQUIRE does not allow to skip it", pytrace=False)
+    pytest.skip(sentence)
+
+
+class NodePuppet(Puppet):
+    """A client in the Node process of its stage."""
+
+    def __init__(self, name: str, relay: Relay, stage: NodeStage) -> None:
+        super().__init__(name, relay)
+        self._stage = stage
+
+    async def do(self, order: str, **arguments: Any) -> Any:
+        return await self._stage.order(self.name, order, arguments)
+
+
+class NodeStage(Stage):
+    """Puppets in one Node process, which speaks in lines of JSON."""
+
+    async def __aenter__(self) -> NodeStage:
+        self._puppets: dict[str, NodePuppet] = {}
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._ids = count(1)
+        pipe = asyncio.subprocess.PIPE
+        self._node = await asyncio.create_subprocess_exec(
+            require("node"), HERE / "puppet.mjs", stdin=pipe, stdout=pipe, limit=2**24
+        )
+        self._reading = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._node.stdin is not None
+        self._node.stdin.close()  # at which it ends
+        try:
+            await asyncio.wait_for(self._node.wait(), DEADLINE_S)
+        except TimeoutError:
+            self._node.kill()
+            raise
+        finally:
+            await self._reading
+            await super().__aexit__(kind, error, traceback)
+        assert self._node.returncode == 0
+
+    async def make(self, name: str, relay: Relay, url: str, options: dict[str, Any]) -> Puppet:
+        puppet = self._puppets[name] = NodePuppet(name, relay, self)
+        await puppet.do("open", url=url, **options)
+        return puppet
+
+    async def order(self, name: str, order: str, arguments: dict[str, Any]) -> Any:
+        """Have one client do something, and return its answer."""
+        id = next(self._ids)
+        answer = self._answers[id] = asyncio.get_running_loop().create_future()
+        line = json.dumps({"id": id, "client": name, "do": order, **arguments})
+        assert self._node.stdin is not None
+        self._node.stdin.write(line.encode() + b"\n")
+        return await asyncio.wait_for(answer, DEADLINE_S)
+
+    async def _read(self) -> None:
+        assert self._node.stdout is not None
+        async for line in self._node.stdout:
+            said = json.loads(line)
+            if "event" in said:
+                self._puppets[said.pop("client")].take(said)
+                continue
+            answer = self._answers.pop(said["answer"])
+            if answer.done():
+                continue  # nobody waits for it any more
+            if "error" in said:
+                answer.set_exception(SdkError(**said["error"]))
+            else:
+                answer.set_result(said["result"])
+        for answer in self._answers.values():
+            answer.cancel()
+
+
+@pytest.mark.node
+class TestNodeSDK(Scenarios):
+    stage = NodeStage
