@@ -15,7 +15,7 @@ import pytest
 
 from realtime.auth import sign
 from tests.sdk.conftest import SECRET
-from tests.sdk.puppet import SdkError, Stage
+from tests.sdk.puppet import SdkError, Stage, addresses_apart
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.server import RunningServer
@@ -196,3 +196,199 @@ class Scenarios:
             ada = await stage.enters("Ada")
             subscribed = await ada.subscribes("news:hall", data={"seat": 7})
             assert subscribed["data"] == {"welcome": "hall", "brought": {"seat": 7}}
+
+    @run_async
+    async def test_presence_counts_clients_and_users_on_all_workers(self, server: RunningServer) -> None:
+        async with self.stage(server) as stage:
+            here, there = await addresses_apart(server, 2)
+            ada = await stage.enters("Ada", here, token=token("ada"))
+            again = await stage.enters("Ada again", there, token=token("ada"))
+            bela = await stage.enters("Bela", there, data={"name": "Bela"})
+            channel = room()
+            for each in (ada, again, bela):
+                await each.subscribes(channel)
+            for each in (ada, bela):
+                people = await each.do("presence", channel=channel)
+                assert {client: info["user"] for client, info in people.items()} == {
+                    ada.id: "ada",
+                    again.id: "ada",
+                    bela.id: "",
+                }
+                assert people[bela.id] == {"client": bela.id, "user": "", "info": {"name": "Bela"}, "room": None}
+                assert await each.do("presence_stats", channel=channel) == {"clients": 3, "users": 2}
+
+    @run_async
+    async def test_joins_and_leaves_are_told_on_all_workers(self, server: RunningServer) -> None:
+        async with self.stage(server) as stage:
+            ada, bela = await stage.enter_apart("Ada", "Bela")
+            channel = room()
+            await ada.subscribes(channel)
+            await bela.subscribes(channel)
+            joined = await ada.sees("join", channel=channel, count=2)
+            assert joined["info"] == {"user": "", "client": bela.id, "info": {"name": "Bela"}, "room": None}
+            await bela.do("unsubscribe", channel=channel)
+            assert (await bela.sees("unsubscribed", channel=channel))["code"] == 0
+            assert (await ada.sees("leave", channel=channel))["info"]["client"] == bela.id
+            await bela.subscribes(channel)
+            assert (await ada.sees("join", channel=channel, count=3))["info"]["client"] == bela.id
+            await bela.do("disconnect")
+            assert (await ada.sees("leave", channel=channel, count=2))["info"]["client"] == bela.id
+            assert list(await ada.do("presence", channel=channel)) == [ada.id]
+
+    @run_async
+    async def test_after_unsubscribing_nothing_comes_and_on_return_what_was_missed(self, server: RunningServer) -> None:
+        async with self.stage(server) as stage:
+            ada, bela = await stage.enter_apart("Ada", "Bela")
+            channel, other = room(), room()
+            for each in (ada, bela):
+                await each.subscribes(channel)
+                await each.subscribes(other)
+            await bela.do("publish", channel=channel, data=1)
+            await ada.sees("publication", channel=channel, data=1)
+            await ada.do("unsubscribe", channel=channel)
+            await bela.sees("leave", channel=channel)
+            for number in (2, 3):
+                await bela.do("publish", channel=channel, data=number)
+            await bela.do("publish", channel=other, data="meanwhile")
+            await ada.sees("publication", channel=other)
+            assert [each["data"] for each in ada.all("publication", channel=channel)] == [1]
+            assert (await refused(ada.do("publish", channel=channel, data=4)))[0] == 103
+            back = await ada.subscribes(channel)
+            assert (back["was_recovering"], back["recovered"]) == (True, True)
+            await ada.sees("publication", channel=channel, count=3)
+            assert [each["data"] for each in ada.all("publication", channel=channel)] == [1, 2, 3]
+
+    @run_async
+    async def test_history_is_read_from_both_ends_and_from_anywhere(self, server: RunningServer) -> None:
+        async with self.stage(server) as stage:
+            ada, bela = await stage.enter_apart("Ada", "Bela")
+            channel = room()
+            for each in (ada, bela):
+                await each.subscribes(channel)
+            for number in range(1, 8):
+                await ada.do("publish", channel=channel, data=number)
+
+            async def read(**wanted: Any) -> list[int]:
+                page = await bela.do("history", channel=channel, **wanted)
+                assert (page["offset"], page["epoch"]) == (7, epoch)
+                assert all(each["data"] == each["offset"] for each in page["publications"])
+                assert all(each["info"]["client"] == ada.id for each in page["publications"])
+                return [each["data"] for each in page["publications"]]
+
+            epoch = (await bela.do("history", channel=channel, limit=0))["epoch"]
+            since = {"offset": 4, "epoch": epoch}
+            assert await read(limit=0) == []
+            assert await read(limit=-1) == [1, 2, 3, 4, 5, 6, 7]
+            assert await read(limit=3) == [1, 2, 3]
+            assert await read(limit=3, reverse=True) == [7, 6, 5]
+            assert await read(limit=-1, since=since) == [5, 6, 7]
+            assert await read(limit=2, since=since) == [5, 6]
+            assert await read(limit=-1, since=since, reverse=True) == [3, 2, 1]
+            elsewhere = bela.do("history", channel=channel, limit=1, since={"offset": 4, "epoch": "other"})
+            assert (await refused(elsewhere))[0] == 112
+
+    # What is refused
+
+    @run_async
+    async def test_errors_come_with_their_codes(self, server: RunningServer) -> None:
+        async with self.stage(server) as stage:
+            ada = await stage.enters("Ada")
+            await ada.subscribes("news:hall")
+            denied = (103, "permission denied")
+            assert await refused(ada.do("publish", channel="news:hall", data=1)) == denied, "nobody publishes there"
+            assert await refused(ada.do("publish", channel=room(), data=1)) == denied, "not subscribed"
+            assert await refused(ada.do("history", channel=room(), limit=1)) == denied, "not subscribed"
+            assert await refused(ada.do("publish", channel="nowhere", data=1)) == (102, "unknown channel")
+            assert await refused(ada.do("presence", channel="news:hall")) == (108, "not available")
+            assert await refused(ada.calls("no_such")) == (104, "method not found")
+            assert await refused(ada.calls("refuse")) == (1234, "no luck")
+            assert await refused(ada.calls("break")) == (100, "internal server error")
+            assert await ada.calls("echo", "fine") == "fine", "the connection is none the worse"
+            assert len(ada.all("connecting")) == 1
+
+    @pytest.mark.parametrize(
+        ("channel", "code", "reason"),
+        [
+            ("nowhere", 102, "unknown channel"),
+            ("closed:hall", 103, "permission denied"),
+            ("$staff", 103, "permission denied"),
+            ("open:" + 300 * "x", 107, "bad request"),
+        ],
+    )
+    def test_a_refused_subscription_is_over(self, server: RunningServer, channel: str, code: int, reason: str) -> None:
+        @run_async
+        async def refusal() -> None:
+            async with self.stage(server) as stage:
+                ada = await stage.enters("Ada")
+                await ada.do("subscribe", channel=channel)
+                end = await ada.sees("unsubscribed", channel=channel)
+                assert (end["code"], end["reason"]) == (code, reason)
+                await ada.subscribes(room())
+
+        refusal()
+
+    @run_async
+    async def test_a_private_room_opens_to_a_token_which_is_refreshed(self, server: RunningServer) -> None:
+        async with self.stage(server) as stage:
+            ada = await stage.enters("Ada", token=token("ada"))
+            claims: dict[str, Any] = {"channel": "$staff", "info": {"desk": 3}}
+            late, soon, good = (token("ada", exp=time.time() + left, **claims) for left in (-60, 3, 600))
+            await ada.subscribes("$staff", tokens=[late, soon, good])
+            assert ada.all("subscription_error")[0]["code"] == 109
+            [info] = (await ada.do("presence", channel="$staff")).values()
+            assert info["room"] == {"desk": 3}
+            await ada.sees("asked_for_token", channel="$staff", count=3)
+            await ada.do("publish", channel="$staff", data="hush")
+            await ada.sees("publication", channel="$staff")
+            assert ada.all("unsubscribed") == []
+
+    # Apart from rooms
+
+    @run_async
+    async def test_calls_are_answered_whatever_they_carry(self, server: RunningServer) -> None:
+        async with self.stage(server) as stage:
+            ada = await stage.enters("Ada")
+            for data in ({"a": [1, 2.5, None, "ü\n\u2028"]}, "text", 0, False, [], {}, "x" * 60_000):
+                assert await ada.calls("echo", data) == data
+
+    @run_async
+    async def test_many_calls_at_once_get_their_own_answers(self, server: RunningServer) -> None:
+        async with self.stage(server) as stage:
+            ada = await stage.enters("Ada")
+            assert await asyncio.gather(*[ada.calls("echo", n) for n in range(1, 201)]) == list(range(1, 201))
+
+    # Subscribed by the server
+
+    @run_async
+    async def test_the_server_subscribes_at_connect_and_later(self, server: RunningServer) -> None:
+        async with self.stage(server) as stage:
+            first, second, third = room(), room(), room()
+            here, there = await addresses_apart(server, 2)
+            ada = await stage.enters("Ada", here, token=token("ada", channels=[second]), data={"rooms": [first]})
+            bela = await stage.enters("Bela", there, data={"name": "Bela"})
+            await ada.calls("enter", third)
+            for channel in (first, second, third):
+                subscribed = await ada.sees("server_subscribed", channel=channel)
+                assert subscribed["recoverable"]
+                await bela.subscribes(channel)
+                assert (await ada.sees("server_join", channel=channel, count=2))["info"]["client"] == bela.id
+                await bela.do("publish", channel=channel, data=channel)
+                got = await ada.sees("server_publication", channel=channel)
+                assert (got["data"], got["offset"], got["info"]["client"]) == (channel, 1, bela.id)
+            await ada.do("publish", channel=third, data="also from here")
+            assert (await bela.sees("publication", data="also from here"))["info"]["user"] == "ada"
+            await ada.calls("exit", first)
+            await ada.sees("server_unsubscribed", channel=first)
+            assert (await bela.sees("leave", channel=first))["info"]["client"] == ada.id
+            await ada.do("subscribe", channel=second)
+            assert (await ada.sees("unsubscribed", channel=second))["code"] == 105
+
+    @run_async
+    async def test_the_server_ends_a_subscription_that_the_client_began(self, server: RunningServer) -> None:
+        async with self.stage(server) as stage:
+            ada = await stage.enters("Ada")
+            channel = room()
+            await ada.subscribes(channel)
+            await ada.calls("exit", channel)
+            end = await ada.sees("unsubscribed", channel=channel)
+            assert (end["code"], end["reason"]) == (2000, "server unsubscribe")
