@@ -292,6 +292,7 @@ class Primary:
             "addresses": [listen.written(each) for each in self._listeners if each.fileno() >= 0],
             "workers": self._supervisor.describe(),
             "wanted": self._supervisor.wanted,
+            "reload": self._supervisor.describe_reload(),
             "live": sorted(self._supervisor.live),
             "children": self._children.describe(),
             "stopping": self._stopping,

@@ -95,6 +95,7 @@ class Supervisor:
         self._told: str | None = None  # the last boot failure that was logged
         self._reloading: deque[Slot] = deque()  # slots whose worker is still to be replaced
         self._successors: dict[Slot, WorkerHandle] = {}
+        self._reload_failed: str | None = None  # why the last reload was given up
         self._stopping = False
         self._status = 0
 
@@ -289,6 +290,7 @@ class Supervisor:
         if self._successors.get(worker.slot) is worker:
             del self._successors[worker.slot]
             self._reloading.clear()
+            self._reload_failed = text
             logger.error(RELOAD_FAILED_LINE)
             if worker.slot in self.live:
                 return
@@ -348,6 +350,7 @@ class Supervisor:
         """Replace the workers of these slots, or of all, one by one."""
         if self._stopping:
             return
+        self._reload_failed = None
         if slots is None:
             self._generation += 1
             logger.info("= reloading %d workers", self._wanted)
@@ -365,6 +368,14 @@ class Supervisor:
             successor = self._start(slot)
             if successor is not None:
                 self._successors[slot] = successor
+
+    def describe_reload(self) -> dict[str, Any]:
+        """Return how the last reload is doing: how many workers are still to be replaced, and why it was given up."""
+        return {
+            "generation": self._generation,
+            "left": len(self._reloading) + len(self._successors),
+            "failed": self._reload_failed,
+        }
 
     def scale(self, workers: int) -> None:
         """Have so many workers, at least one. New slots are started, the highest are retired."""

@@ -75,6 +75,4 @@ def broker(settings: Settings) -> str:
     """Say through what the workers share rooms."""
     if settings.redis is not None:
         return f"Redis at {without_password(settings.redis)}"
-    if settings.workers == 1:
-        return "inside the worker (this machine alone)"
     return "local, a process beside the workers (this machine alone)"

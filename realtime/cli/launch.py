@@ -85,12 +85,8 @@ def with_target(settings: Settings) -> Settings:
 
 def with_sockets(settings: Settings, directory: Path) -> Settings:
     """Settle where the control socket is, and how the workers reach their broker."""
-    if settings.redis is not None:
-        broker_url = settings.redis
-    elif settings.workers == 1:
-        broker_url = "memory:"
-    else:
-        broker_url = f"local:{directory / BROKER_SOCKET}"
+    # A single worker too has its rooms beside it: they outlive it through a reload, a crash and `realtime scale`.
+    broker_url = settings.redis or f"local:{directory / BROKER_SOCKET}"
     control = str(Path(settings.directory, settings.control)) if settings.control else str(directory / CONTROL_SOCKET)
     return dataclasses.replace(settings, control=control, broker_url=broker_url)
 
@@ -145,7 +141,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
 
 
 def children(settings: Settings) -> Sequence[Child]:
-    """Give what runs beside the workers: the local broker, where several of them share no Redis."""
+    """Give what runs beside the workers: the local broker, where there is no Redis."""
     if not settings.broker_url.startswith("local:"):
         return ()
     path = settings.broker_url.removeprefix("local:")

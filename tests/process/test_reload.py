@@ -144,3 +144,16 @@ def test_a_new_version_that_does_not_boot_leaves_the_old_one_serving(app: Path) 
             await client.close()
 
         asyncio.run(still_serves())
+
+
+@run_async_for(60)
+async def test_the_rooms_of_a_single_worker_outlive_it(app: Path) -> None:
+    with RunningServer(app, workers=1) as server:
+        follower = Follower(server.websocket_url, "load", "127.0.5.1")
+        await follower.subscribed.wait()
+        publisher = Publisher(server.websocket_url)
+        await publisher.wait_for_more(5)
+        os.kill(int(server.log.find_all(r"slot 0: worker (\d+) is ready")[0][1]), signal.SIGKILL)
+        await publisher.wait_for_more(5)
+        await check_ledgers([follower], publisher)
+        assert follower.cuts == 1

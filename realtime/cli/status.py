@@ -1,0 +1,103 @@
+"""`realtime status`: what runs, and how it is, as a table or as JSON. Asks the primary, once."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from realtime.cli.options import GroupedCommand, settings_options
+from realtime.cli.servers import control_socket
+from realtime.settings import resolve
+from sticky.control import ask
+
+# What the primary counted that somebody should know of, and how it is said.
+TROUBLES = {
+    "died": "workers died",
+    "hung": "workers hung",
+    "boots_failed": "workers did not boot",
+    "handed_over_again": "connections were handed over again",
+    "lost_after_reading": "connections were lost with their worker",
+    "gone_before_head": "clients left before they had said anything whole",
+    "out_of_descriptors": "times out of descriptors",
+}
+REFUSED = "refused_"
+
+
+@click.command(cls=GroupedCommand)
+@click.option("--json", "as_json", is_flag=True, help="Print everything the primary knows, as JSON.")
+@settings_options(["control"])
+def status(as_json: bool, config: str | None, **given: Any) -> None:
+    """
+    Show the workers of the server that runs here, their clients, and what went wrong.
+
+    \b
+    Examples:
+      realtime status
+      realtime status --json | jq .counters
+      watch realtime status
+    """
+    answer = ask(control_socket(resolve(given, config=config)), {"command": "status"})
+    if as_json:
+        click.echo(json.dumps(answer, indent=2, sort_keys=True))
+        return
+    _print(answer)
+
+
+def _print(answer: dict[str, Any]) -> None:
+    from rich.console import Console  # a page of a terminal is what most commands do not need
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    where = ", ".join(answer["addresses"]) or "nowhere: it is stopping"
+    console.print(f"primary {answer['pid']} listens on {where}", soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("slot", "pid", "state", "up", "connections", "clients", "rooms", "delivered", "broker"):
+        table.add_column(name, justify="left" if name in ("state", "broker") else "right")
+    for worker in answer["workers"]:
+        table.add_row(*_row(worker))
+    console.print(table)
+    for line in troubles(answer):
+        console.print(line, soft_wrap=True)
+
+
+def _row(worker: dict[str, Any]) -> list[str]:
+    found = worker["statistics"]
+    hub = found.get("hub", {})
+    broker = hub.get("broker", {})
+    return [
+        str(worker["slot"]),
+        str(worker["pid"]),
+        worker["state"],
+        lasted(worker["up_s"]),
+        str(worker["connections"]),
+        str(found.get("clients", "")),
+        str(hub.get("rooms", "")),
+        str(hub.get("delivered", "")),
+        f"{broker['kind']}, {broker['link']}" if "kind" in broker else "",
+    ]
+
+
+def troubles(answer: dict[str, Any]) -> list[str]:
+    """Say what went wrong since the start, a line each."""
+    counters: dict[str, int] = answer["counters"]
+    found = [f"{counters[name]} {what}" for name, what in TROUBLES.items() if counters.get(name)]
+    refused = {name.removeprefix(REFUSED): n for name, n in sorted(counters.items()) if name.startswith(REFUSED) and n}
+    if refused:
+        each = ", ".join(f"{n} for {name}" for name, n in refused.items())
+        found.append(f"{sum(refused.values())} connections were refused: {each}")
+    if answer["reload"]["failed"]:
+        found.append("the last reload was given up: the new version does not boot (its reason is in the log)")
+    missing = sorted(set(range(answer["wanted"])) - set(answer["live"]))
+    if missing:
+        found.append(f"no worker serves slot {', '.join(map(str, missing))} now")
+    return found
+
+
+def lasted(seconds: float) -> str:
+    """Write a time as people do: 12s, 5m, 3h, 9d."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"

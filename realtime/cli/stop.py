@@ -1,0 +1,48 @@
+"""`realtime stop`: end the server that runs here, and wait until it is gone."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from realtime.cli.options import GroupedCommand, settings_options
+from realtime.cli.servers import control_socket
+from realtime.settings import resolve
+from sticky.control import ask
+
+POLL_S = 0.05
+
+
+@click.command(cls=GroupedCommand)
+@click.option("--now", is_flag=True, help="Cut every connection instead of draining.")
+@settings_options(["control"])
+def stop(now: bool, config: str | None, **given: Any) -> None:
+    """
+    Stop the server that runs here: it accepts nothing more, brings its clients elsewhere, and ends.
+
+    \b
+    Examples:
+      realtime stop
+      realtime stop --now
+    """
+    path = control_socket(resolve(given, config=config))
+    pid = ask(path, {"command": "status"})["pid"]
+    ask(path, {"command": "stop", "now": now})
+    while _runs(pid):
+        time.sleep(POLL_S)
+    click.echo(f"stopped (primary {pid})")
+
+
+def _runs(pid: int) -> bool:
+    """Tell whether the process is there and not a zombie that its parent has still to collect."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    except PermissionError:
+        return True

@@ -1,0 +1,93 @@
+"""The commands that talk to a server that runs: status, reload, scale, stop; and what they say when there is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import RunningServer
+
+from .conftest import Run
+
+
+@pytest.fixture
+def app(alone: Path) -> Path:
+    path = alone / "app.py"
+    path.write_text("from realtime import App\n\napp = App()\n")
+    return path
+
+
+@pytest.fixture
+def server(app: Path) -> Iterator[RunningServer]:
+    with RunningServer(app, workers=2, cwd=app.parent) as running:
+        running.wait_until_full()
+        yield running
+
+
+def test_status_shows_every_worker_and_what_went_wrong(server: RunningServer, realtime: Run) -> None:
+    said = realtime("status").stdout
+    assert f"primary {server.pid} listens on 127.0.0.1:{server.port}" in said
+    assert [line.split()[0] for line in said.splitlines()[2:4]] == ["0", "1"]
+    assert said.count("local, up") == 2
+    assert len(said.splitlines()) == 4, "nothing went wrong"
+    found = json.loads(realtime("status", "--json").stdout)
+    assert found["live"] == [0, 1]
+    assert found["pid"] == server.pid
+
+
+def test_a_reload_is_waited_for(server: RunningServer, realtime: Run) -> None:
+    before = json.loads(realtime("status", "--json").stdout)["workers"]
+    done = realtime("reload")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "2 of 2 workers are new")
+    after = [each for each in json.loads(realtime("status", "--json").stdout)["workers"] if each["state"] == "ready"]
+    assert len(after) == 2
+    assert not {each["pid"] for each in before} & {each["pid"] for each in after}
+
+
+def test_a_reload_that_fails_says_why_and_what_goes_on(app: Path, server: RunningServer, realtime: Run) -> None:
+    app.write_text("import nothing_of_that_name\n")
+    done = realtime("reload")
+    assert done.returncode == 1
+    assert "the new version does not boot, and the workers that were serving go on" in done.stderr
+    assert "nothing_of_that_name" in done.stderr
+    assert "the last reload was given up" in realtime("status").stdout
+
+
+def test_scale_starts_and_retires_workers(server: RunningServer, realtime: Run) -> None:
+    assert realtime("scale", "3").stdout == "from 2 to 3 workers\n"
+    server.log.wait_for(r"slot 2: worker \d+ is ready \(3 of 3\)")
+    assert realtime("scale", "1").stdout == "from 3 to 1 workers\n"
+    server.log.wait_for(r"slot 2: worker \d+ draining -> gone")
+    wrong = realtime("scale", "0")
+    assert wrong.returncode == 2
+    assert "0 is not in the range 1<=x<=512" in wrong.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--now"]])
+def test_stop_returns_when_the_server_is_gone(options: list[str], server: RunningServer, realtime: Run) -> None:
+    assert realtime("stop", *options).stdout == f"stopped (primary {server.pid})\n"
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize("command", ["status", "reload", "stop"])
+def test_without_a_server_it_is_said(command: str, realtime: Run) -> None:
+    done = realtime(command)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "realtime: no server of this user runs here; `realtime serve` starts one\n",
+    )
+
+
+def test_of_two_servers_one_has_to_be_named(server: RunningServer, realtime: Run, app: Path) -> None:
+    control = app.parent / "other.sock"
+    with RunningServer(app, "--control", str(control), workers=1, cwd=app.parent) as other:
+        named = json.loads(realtime("status", "--json", "--control", str(control)).stdout)
+        assert named["pid"] == other.pid
+        with RunningServer(app, workers=1, cwd=app.parent) as third:
+            done = realtime("status")
+            assert done.returncode == 1
+            assert "several servers run: choose one with --control PATH out of " in done.stderr
+            assert f"(pid {third.pid})" in done.stderr
