@@ -208,17 +208,19 @@ class HostedHTTP(HttpToolsProtocol):
         for name, value in self.scope["headers"]:
             head += [name, b": ", value, b"\r\n"]
         request = b"".join([*head, b"\r\n"])
+        # uvicorn has put no path into the scope of an upgrade: its WebSocket reads the head again, and so does ours.
+        path = self.url.partition(b"?")[0]
         self.connections.discard(self)
         self._handed_on = True
-        if self.scope["path"] == self._host.websocket_path:
+        if path == self._host.websocket_path.encode():
             ours = self._host.endpoint.transport(self._peer, request)
             self.transport.set_protocol(ours)
             ours.connection_made(self.transport)
             return
         hosted = HostedWebSocket(self._host, self.app)
+        self.transport.set_protocol(hosted)  # first: from here on it is the one who hears of the end
         hosted.connection_made(self.transport)
         hosted.data_received(request)
-        self.transport.set_protocol(hosted)
 
 
 class HostedWebSocket(WebSocketsSansIOProtocol):

@@ -8,17 +8,21 @@ socket is served by the same loop, so its answer comes after what was sent befor
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.sync.client import connect as websocket
 
+from tests.support.server import RunningServer
 from tests.support.tiny_cluster import TinyCluster, answer
 
 WORKERS = 4
@@ -262,3 +266,221 @@ def test_a_decoy_beside_a_real_session_changes_nothing(cookie_only: TinyCluster,
     for decoy, _ in others:
         found = cookie_only.get(path.format(decoy), headers=f"Cookie: rt_session={real}\r\n{headers.format(decoy)}")
         assert (found["slot"], found["session"], found["new_session"]) == (slot, real, None)
+
+
+# The first visit to a real server
+
+
+APP = """
+import json
+from pathlib import Path
+
+from realtime import App
+
+app = App()
+app.static("/", Path(__file__).parent / "public")
+
+
+@app.on_connect
+async def connect(conn, data):
+    return {"slot": conn.slot, "session": conn.session}
+
+
+async def where(scope, receive, send):
+    if scope["type"] == "lifespan":
+        return
+    here = scope["state"]["realtime"]
+    body = json.dumps({"slot": here["slot"], "session": here["session"], "scheme": scope["scheme"]})
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": body})
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    headers = [(b"set-cookie", b"theme=dark"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body.encode()})
+
+
+app.mount("/app", where)
+"""
+OPTIONS = ("--sticky", "session", "--balance", "round-robin", "--secret", "s" * 32)
+HTTPS = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
+PAGES = ["/health", "/", "/page.html", "/realtime.js", "/app/anything", "/nothing-here"]
+PLAIN = {"Path=/", "HttpOnly", "SameSite=Lax"}
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("visited") / "app.py"
+    path.write_text(APP)
+    path.with_name("public").mkdir()
+    for name in ("index.html", "page.html"):
+        path.with_name("public").joinpath(name).write_text("<p>A page.</p>")
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(target: Path) -> Iterator[RunningServer]:
+    """A server that clients reach directly."""
+    with RunningServer(target, *OPTIONS, workers=WORKERS) as running:
+        running.wait_until_full()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def behind_proxy(target: Path) -> Iterator[RunningServer]:
+    """A server that believes what we say about our clients."""
+    with RunningServer(target, *OPTIONS, "--trusted-proxies", "127.0.0.0/8", workers=WORKERS) as running:
+        running.wait_until_full()
+        yield running
+
+
+def visit(
+    server: RunningServer, *paths: str, headers: Mapping[str, str] | None = None
+) -> list[tuple[list[str], bytes]]:
+    """Get pages over one connection, and return each one's cookies and body."""
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+    with closing(connection):
+        found = []
+        for path in paths:
+            connection.request("GET", path, headers=dict(headers or {}))
+            response = connection.getresponse()
+            found.append((response.headers.get_all("Set-Cookie", []), response.read()))
+        return found
+
+
+def visit_websocket(
+    server: RunningServer, path: str, headers: Mapping[str, str] | None = None
+) -> tuple[list[str], dict[str, Any]]:
+    """Open a WebSocket, and return the handshake's cookies and what it says of its place."""
+    url = f"ws://127.0.0.1:{server.port}{path}"
+    with websocket(url, additional_headers=headers, compression=None) as opened:
+        assert opened.response is not None
+        cookies = opened.response.headers.get_all("Set-Cookie")
+        if path == "/connection/websocket":
+            opened.send('{"id":1,"connect":{}}')
+            return cookies, json.loads(opened.recv(30))["connect"]["data"]
+        return cookies, json.loads(opened.recv(30))
+
+
+def place(server: RunningServer, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Ask the mounted application where it is and whom it sees."""
+    [(_, body)] = visit(server, "/app/where", headers=headers)
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+def session_in(cookies: list[str], attributes: set[str]) -> str:
+    """Return the session that exactly one of these cookies sets, with exactly these attributes."""
+    [cookie] = [each for each in cookies if each.startswith("rt_session=")]
+    pair, *found = cookie.split("; ")
+    assert sorted(found) == sorted(attributes)
+    return pair.removeprefix("rt_session=")
+
+
+def check_leads_back(server: RunningServer, session: str, slot: int) -> None:
+    """Come back in every way, and set no cookie anew."""
+    headers = {"Cookie": f"theme=dark; rt_session={session}"}
+    for _ in range(WORKERS):
+        [(cookies, body)] = visit(server, "/health", headers=headers)
+        assert (json.loads(body)["slot"], cookies) == (slot, [])
+        found = place(server, headers)
+        assert (found["slot"], found["session"]) == (slot, session)
+    for path in ("/connection/websocket", "/app/ws"):
+        cookies, found = visit_websocket(server, path, headers)
+        assert (found["slot"], found["session"], cookies) == (slot, session, [])
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_first_request_is_given_a_cookie_that_leads_back(server: RunningServer, path: str) -> None:
+    slots = set()
+    for _ in range(WORKERS):
+        (cookies, body), (more, here) = visit(server, path, "/health")
+        session = session_in(cookies, PLAIN)
+        assert more == [], "once on a connection is enough"
+        slot = json.loads(here)["slot"]
+        check_leads_back(server, session, slot)
+        if path.startswith("/app"):
+            found = json.loads(body)
+            assert (found["slot"], found["session"]) == (slot, session), "the application knows it at once"
+            assert "theme=dark" in cookies, "the application's own cookie is kept"
+        slots.add(slot)
+    assert slots == set(ALL)
+
+
+@pytest.mark.parametrize("path", ["/connection/websocket", "/app/ws"])
+def test_a_websocket_as_first_visit_is_given_the_cookie_too(server: RunningServer, path: str) -> None:
+    slots = set()
+    for _ in range(WORKERS):
+        cookies, found = visit_websocket(server, path)
+        session = session_in(cookies, PLAIN)
+        assert found["session"] == session
+        check_leads_back(server, session, found["slot"])
+        slots.add(found["slot"])
+    assert slots == set(ALL)
+
+
+def test_every_first_visit_is_given_another_session(server: RunningServer) -> None:
+    sessions = [session_in(visit(server, "/health")[0][0], PLAIN) for _ in range(50)]
+    assert len(set(sessions)) == 50
+
+
+def test_anybodys_word_does_not_make_the_cookie_secure(server: RunningServer) -> None:
+    [(cookies, _)] = visit(server, "/health", headers=HTTPS)
+    session_in(cookies, PLAIN)
+    for path in ("/connection/websocket", "/app/ws"):
+        session_in(visit_websocket(server, path, HTTPS)[0], PLAIN)
+    assert place(server, HTTPS)["scheme"] == "http"
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_the_cookie_is_secure_when_a_trusted_proxy_says_https(behind_proxy: RunningServer, path: str) -> None:
+    (cookies, _), (_, here) = visit(behind_proxy, path, "/health", headers=HTTPS)
+    session = session_in(cookies, PLAIN | {"Secure"})
+    check_leads_back(behind_proxy, session, json.loads(here)["slot"])
+    assert place(behind_proxy, HTTPS)["scheme"] == "https"
+
+
+@pytest.mark.parametrize("path", ["/connection/websocket", "/app/ws"])
+def test_a_websockets_cookie_is_secure_as_well(behind_proxy: RunningServer, path: str) -> None:
+    cookies, found = visit_websocket(behind_proxy, path, HTTPS)
+    check_leads_back(behind_proxy, session_in(cookies, PLAIN | {"Secure"}), found["slot"])
+
+
+@pytest.mark.parametrize("headers", [{}, HTTPS | {"X-Forwarded-Proto": "http"}, {"X-Forwarded-For": "203.0.113.9"}])
+def test_the_cookie_is_not_secure_when_the_proxy_does_not_say_https(
+    behind_proxy: RunningServer, headers: dict[str, str]
+) -> None:
+    session_in(visit(behind_proxy, "/health", headers=headers)[0][0], PLAIN)
+    for path in ("/connection/websocket", "/app/ws"):
+        session_in(visit_websocket(behind_proxy, path, headers)[0], PLAIN)
+
+
+def test_a_page_and_its_websocket_meet_the_same_worker(server: RunningServer) -> None:
+    for _ in range(2 * WORKERS):
+        [(cookies, _)] = visit(server, "/page.html")
+        session = session_in(cookies, PLAIN)
+        headers = {"Cookie": f"rt_session={session}"}
+        _, found = visit_websocket(server, "/connection/websocket", headers)
+        assert found == {"slot": place(server, headers)["slot"], "session": session}
+
+
+@pytest.mark.parametrize("path", ["/connection/websocket", "/app/ws"])
+def test_a_websocket_may_follow_a_page_on_its_connection(server: RunningServer, path: str) -> None:
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
+        connection.request("GET", "/health")
+        page = connection.getresponse()
+        session = session_in(page.headers.get_all("Set-Cookie", []), PLAIN)
+        page.read()
+        connection.request("GET", f"{path}?a=1", headers=upgrade)
+        with closing(connection.getresponse()) as switched:
+            assert switched.status == 101
+            again = switched.headers.get_all("Set-Cookie", [])
+            assert not again or session_in(again, PLAIN) == session, "no other session is begun"
