@@ -54,6 +54,7 @@ class Peer(Framed):
         self.worker = WorkerId("")
         self.rooms: set[Room] = set()
         self.said_goodbye = False
+        self.was_reaped = False  # though it lived
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -88,6 +89,7 @@ class LocalBrokerServer:
         self.state = MemoryState()
         self.peers: set[Peer] = set()
         self._subscribers: dict[Room, set[Peer]] = {}
+        self._reaped: set[WorkerId] = set()
         self._clock = clock
 
     # Links
@@ -103,7 +105,7 @@ class LocalBrokerServer:
     def _end_lease(self, worker: WorkerId) -> None:
         if any(peer.worker == worker for peer in self.peers):
             return
-        departed = self._reap(worker)
+        departed = self._reap_other(worker)
         if departed and self.peers:
             next(iter(self.peers)).tell([DEPARTED, departed])
 
@@ -111,6 +113,8 @@ class LocalBrokerServer:
 
     def hello(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
         peer.worker = WorkerId(_text(raw[0]))
+        peer.was_reaped = peer.worker in self._reaped
+        self._reaped.discard(peer.worker)
 
     def goodbye(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
         peer.said_goodbye = True
@@ -161,11 +165,15 @@ class LocalBrokerServer:
         self.state.forget_history(Room(_text(raw[0])))
 
     def add_member(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
-        """Add a member. `announce`: its leave will be told; `tell`: so is its join, which a return has told before."""
+        """
+        Add a member. `announce`: its leave will be told; `tell`: so is its join. A return tells it again only where
+        the leave had been told.
+        """
         room, info = Room(_text(raw[0])), msgspec.msgpack.decode(raw[1], type=ClientInfo)
         announce, tell = msgspec.msgpack.decode(raw[2], type=bool), msgspec.msgpack.decode(raw[3], type=bool)
+        is_back = peer.was_reaped and info.client not in self.state.members(room)
         self.state.add_member(peer.worker, room, info, announce)
-        if announce and tell:
+        if announce and (tell or is_back):
             self._tell(room, [JOIN, room, info])
 
     def remove_member(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
@@ -181,7 +189,14 @@ class LocalBrokerServer:
         return self.state.member_counts(Room(_text(raw[0])))
 
     def reap(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
-        return self._reap(WorkerId(_text(raw[0])))
+        return self._reap_other(WorkerId(_text(raw[0])))
+
+    def _reap_other(self, worker: WorkerId) -> list[Departed]:
+        """Remove the members of a worker that is taken for dead. Should it come back, their joins are told again."""
+        departed = self._reap(worker)
+        if departed:
+            self._reaped.add(worker)
+        return departed
 
     def _reap(self, worker: WorkerId) -> list[Departed]:
         reaped = self.state.reap(worker)

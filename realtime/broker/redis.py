@@ -11,7 +11,8 @@ probe came back for `PROBE_LOST_S` is cut.
 **Members** stand in one hash per room, with the worker that owns them, and once more in a set per worker, by which they
 are found when that worker is dead. A worker holds one lease, whatever the number of its members, and looks at all
 leases each time it takes its own: what has ended is removed by whoever is first. A worker that finds its own lease
-ended, because it was stopped for a while, registers its members again.
+removed, because it was stopped or cut off for a while, registers its members again. Whoever removed it left a note, so
+that their joins are told again just where their leaves had been; without a note Redis lost everything, and nobody left.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from realtime.errors import BrokerUnavailable
 LEASE_S: Final = 6.0
 ROUND_S: Final = 2.0  # how often the lease is taken, and a probe sent
 PROBE_LOST_S: Final = 6.0
+REAPED_S: Final = 86400  # for so long a worker that is taken for dead may come back
 PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 _pack = msgspec.msgpack.encode
@@ -99,6 +101,9 @@ class RedisBroker:
     def _owned(self, worker: str) -> str:
         return f"{self._prefix}:w:{worker}"
 
+    def _reaped(self, worker: str) -> str:
+        return f"{self._prefix}:reaped:{worker}"
+
     @property
     def _leases(self) -> str:
         return f"{self._prefix}:leases"
@@ -124,7 +129,7 @@ class RedisBroker:
             channels = [self._probe.encode(), *self._rooms]
             await asyncio.gather(*[events.ask("SUBSCRIBE", channel) for channel in channels])
             await self._take_lease(commands)
-            await asyncio.gather(*self._register(commands))
+            await self._register(commands)
         except (CommandFailed, BrokerUnavailable) as error:
             commands.close()
             if events is not None:
@@ -224,7 +229,7 @@ class RedisBroker:
             had_lease, ended = await self._take_lease(commands)
             if not had_lease:
                 logger.warning("= the lease had ended: %d members are registered again", len(self._members))
-                await asyncio.gather(*self._register(commands))
+                await self._register(commands)
             for worker in ended:
                 await self.reap(WorkerId(worker))
         except (BrokerUnavailable, CommandFailed) as error:
@@ -234,15 +239,18 @@ class RedisBroker:
         had, ended = await scripts.LEASE.run(commands, 1, self._leases, self._worker, int(LEASE_S * 1000))
         return bool(had), [worker.decode() for worker in ended]
 
-    def _register(self, commands: Connection) -> list[Any]:
-        """Register every member of this worker again, without telling anybody: they had been told."""
-        return [
-            self._register_one(commands, room, info, announce, tell=False)
-            for (room, _), (info, announce) in self._members.items()
-        ]
+    async def _register(self, commands: Connection) -> None:
+        """Register every member of this worker again. Joins are told again only where leaves had been."""
+        reaped = bool(await commands.ask("DEL", self._reaped(self._worker)))
+        await asyncio.gather(
+            *[
+                self._register_one(commands, room, info, announce, tell=reaped, again=True)
+                for (room, _), (info, announce) in self._members.items()
+            ]
+        )
 
     async def _register_one(
-        self, commands: Connection, room: Room, info: ClientInfo, announce: bool, *, tell: bool
+        self, commands: Connection, room: Room, info: ClientInfo, announce: bool, *, tell: bool, again: bool = False
     ) -> None:
         packed = _pack(info)
         # First where it is found when this worker is dead; then where it is seen.
@@ -255,6 +263,7 @@ class RedisBroker:
             b"%b %d %b" % (self._worker.encode(), announce, packed),
             self._channel(room),
             packed if announce and tell else b"",
+            int(again),
         )
         await asyncio.gather(owned, added)
 
@@ -417,6 +426,8 @@ class RedisBroker:
         owned = await self._ask("SMEMBERS", self._owned(worker))
         pairs = [msgspec.msgpack.decode(each, type=tuple[str, str]) for each in owned]
         removed = await asyncio.gather(*[self._remove(Room(room), client, "?", worker) for room, client in pairs])
+        if pairs and worker != self._worker:
+            await self._ask("SET", self._reaped(worker), "", "EX", REAPED_S)
         await asyncio.gather(self._ask("DEL", self._owned(worker)), self._ask("ZREM", self._leases, worker))
         return [Departed(Room(room), info) for (room, _), info in zip(pairs, removed, strict=True) if info is not None]
 

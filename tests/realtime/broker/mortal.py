@@ -1,0 +1,63 @@
+"""
+A worker that a test kills: it joins rooms with members of its own, says that it did, and waits for its end.
+
+Run as `python -m tests.realtime.broker.mortal URL PREFIX NAME ROOM...`. It is a member of each room; of the last one
+without an announcement. At Redis it takes its lease as briefly and as often as the test that started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import realtime.broker.redis
+from realtime.broker.base import ClientInfo, Room
+from tests.realtime.broker.workers import Place
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def info_of(place: Place, name: str) -> ClientInfo:
+    """Return whom that worker has as a member."""
+    return ClientInfo(f"{place.own}-{name}", f"client-of-{name}")
+
+
+@contextlib.contextmanager
+def mortal(place: Place, name: str, *rooms: Room) -> Iterator[subprocess.Popen[bytes]]:
+    """Have such a worker, whose members are present."""
+    argv = [sys.executable, "-m", "tests.realtime.broker.mortal", place.url, place.own, name, *rooms]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT, env=environ())
+    assert process.stdout is not None, "piped"
+    try:
+        assert process.stdout.readline() == b"present\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def environ() -> dict[str, str]:
+    waits = {"TEST_LEASE_S": str(realtime.broker.redis.LEASE_S), "TEST_ROUND_S": str(realtime.broker.redis.ROUND_S)}
+    return {**os.environ, "PYTHONPATH": str(ROOT), **waits}
+
+
+async def live(url: str, own: str, name: str, rooms: list[Room]) -> None:
+    realtime.broker.redis.LEASE_S = float(os.environ["TEST_LEASE_S"])
+    realtime.broker.redis.ROUND_S = float(os.environ["TEST_ROUND_S"])
+    place = Place("", url, own)
+    worker = place.make(name)
+    await worker.broker.start(worker.heard)
+    for room in rooms:
+        await worker.broker.add_member(room, info_of(place, name), announce=room != rooms[-1])
+    print("present", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(live(*sys.argv[1:4], [Room(each) for each in sys.argv[4:]]))

@@ -1,0 +1,101 @@
+"""
+Leases: a worker that is killed loses its members without anybody's word, one that only stood still gets them back.
+
+The workers that die are processes and die of -9. The waits of the product (a lease of six seconds) are made short: the
+local broker's by its own process, the Redis broker's where it looks them up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import realtime.broker.redis
+from realtime.broker.base import ClientInfo, Room
+from tests.realtime.broker.conftest import LocalProcess, place_of
+from tests.realtime.broker.mortal import info_of, mortal
+from tests.realtime.broker.workers import Place, Worker, eventually, flushed
+from tests.support.aio import run_async
+
+ANN = ClientInfo("ann", "c1")
+
+
+@pytest.fixture(params=["local", "fakeredis", "redis"])
+def brief(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """Any broker that workers share, with short leases."""
+    if request.param == "local":
+        process = LocalProcess(tmp_path, lease_s=0.2)
+        process.start()
+        yield Place("local", process.url)
+        process.stop()
+        return
+    monkeypatch.setattr(realtime.broker.redis, "LEASE_S", 1.5)
+    monkeypatch.setattr(realtime.broker.redis, "ROUND_S", 0.05)
+    yield place_of(request.param, request)
+
+
+async def is_empty(worker: Worker, room: Room) -> bool:
+    return not await worker.broker.members(room)
+
+
+@run_async
+async def test_the_members_of_a_worker_that_was_killed_leave(brief: Place) -> None:
+    room, quiet = brief.room(), brief.room("quiet")
+    async with brief.worker("b") as b, brief.worker("c") as c:
+        await asyncio.gather(*[each.broker.subscribe(name) for each in (b, c) for name in (room, quiet)])
+        await b.broker.add_member(room, ANN, announce=True)
+        with mortal(brief, "a", room, quiet) as process:
+            gone = info_of(brief, "a")
+            assert await b.broker.members(room) == {ANN.client: ANN, gone.client: gone}
+            process.kill()
+            await asyncio.gather(*[each.heard.until(lambda each=each: each.heard.told("leave")) for each in (b, c)])
+            await eventually(lambda: is_empty(b, quiet))
+        for each in (b, c):
+            await flushed(each, room, quiet)
+            assert each.heard.told("leave") == [("leave", (room, gone))], "told once, and not where it was quiet"
+            assert await each.broker.members(room) == {ANN.client: ANN}
+        departed = b.heard.departed + c.heard.departed
+        assert len(departed) == 2, "by one of them, once"
+        assert {(each.room, each.info) for each in departed} == {(room, gone), (quiet, gone)}
+
+
+@run_async
+async def test_reap_needs_no_lease_to_end(shared: Place) -> None:
+    room, quiet = shared.room(), shared.room("quiet")
+    async with shared.worker("b") as b:
+        await b.broker.subscribe(room)
+        with mortal(shared, "a", room, quiet) as process:
+            process.kill()
+            process.wait()
+            await b.broker.reap(shared.make("a").id)
+        assert b.heard.departed
+        assert await b.broker.members(room) == {}
+        assert await b.broker.members(quiet) == {}
+        await flushed(b, room)
+        assert b.heard.told("leave") == [("leave", (room, info_of(shared, "a")))]
+
+
+@pytest.mark.parametrize("brief", ["fakeredis", "redis"], indirect=True)
+@run_async
+async def test_a_worker_that_stood_still_registers_its_members_again(brief: Place) -> None:
+    room, quiet = brief.room(), brief.room("quiet")
+    async with brief.worker("b") as b:
+        await b.broker.subscribe(room)
+        with mortal(brief, "a", room, quiet) as process:
+            info = info_of(brief, "a")
+            process.send_signal(signal.SIGSTOP)
+            await b.heard.until(lambda: b.heard.told("leave") and b.heard.told("departed"))
+            assert await b.broker.members(room) == {}
+            process.send_signal(signal.SIGCONT)
+            for name in (room, quiet):
+                await eventually(lambda name=name: is_present(b, name, info))
+        await flushed(b, room)
+        assert [kind for kind, _ in b.heard.told("join", "leave")] == ["join", "leave", "join"]
+
+
+async def is_present(worker: Worker, room: Room, info: ClientInfo) -> bool:
+    return await worker.broker.members(room) == {info.client: info}

@@ -1,0 +1,198 @@
+"""
+Members, the same with every broker: who is present, what is told of it, and whose members go when a worker goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from realtime.broker.base import ClientId, ClientInfo, MemberCounts, WorkerId
+from tests.realtime.broker.workers import Place, flushed
+from tests.support.aio import run_async
+
+ANN = ClientInfo("ann", "c1", b'{"name": "Ann"}', b'{"\xc3\xbc": 1}')
+ANNS_PHONE = ClientInfo("ann", "c2")
+BOB = ClientInfo("bob", "c3", None, b"\x00\r\n\xff")
+NOBODY = ClientInfo("", "c 4")  # a connection without a user
+
+
+def client(info: ClientInfo) -> ClientId:
+    return ClientId(info.client)
+
+
+@run_async
+async def test_who_was_added_is_present_until_removed(place: Place) -> None:
+    room, other = place.room(), place.room("other")
+    async with place.worker() as worker:
+        broker = worker.broker
+        assert await broker.members(room) == {}
+        assert await broker.member_counts(room) == MemberCounts(0, 0)
+        for info in (ANN, ANNS_PHONE, BOB, NOBODY):
+            await broker.add_member(room, info, announce=False)
+        assert await broker.members(room) == {info.client: info for info in (ANN, ANNS_PHONE, BOB, NOBODY)}
+        assert await broker.member_counts(room) == MemberCounts(clients=4, users=3)
+        assert await broker.members(other) == {}
+        await broker.remove_member(room, client(ANN), announce=False)
+        assert await broker.member_counts(room) == MemberCounts(clients=3, users=3)
+        for info in (ANNS_PHONE, BOB, NOBODY):
+            await broker.remove_member(room, client(info), announce=False)
+        assert await broker.members(room) == {}
+        assert await broker.member_counts(room) == MemberCounts(0, 0)
+
+
+@run_async
+async def test_adding_again_replaces(place: Place) -> None:
+    room, renamed = place.room(), ClientInfo("ann", ANN.client, b'{"name": "Anna"}')
+    async with place.worker() as worker:
+        await worker.broker.add_member(room, ANN, announce=False)
+        await worker.broker.add_member(room, renamed, announce=False)
+        assert await worker.broker.members(room) == {ANN.client: renamed}
+        await worker.broker.remove_member(room, client(ANN), announce=False)
+        assert await worker.broker.members(room) == {}
+
+
+@run_async
+async def test_joins_and_leaves_are_told_in_order_with_publications(place: Place) -> None:
+    room = place.room()
+    async with place.worker() as worker:
+        await worker.broker.subscribe(room)
+        await worker.broker.add_member(room, ANN, announce=True)
+        await worker.publish(room, b"1")
+        await worker.broker.add_member(room, BOB, announce=True)
+        await worker.broker.remove_member(room, client(ANN), announce=True)
+        await flushed(worker, room)
+        assert [kind for kind, _ in worker.heard.events] == ["join", "publication", "join", "leave"]
+        assert worker.heard.told("join", "leave") == [
+            ("join", (room, ANN)),
+            ("join", (room, BOB)),
+            ("leave", (room, ANN)),
+        ]
+
+
+@run_async
+async def test_without_announce_nothing_is_told(place: Place) -> None:
+    room = place.room()
+    async with place.worker() as worker:
+        await worker.broker.subscribe(room)
+        await worker.broker.add_member(room, ANN, announce=False)
+        await worker.broker.remove_member(room, client(ANN), announce=False)
+        await flushed(worker, room)
+        assert worker.heard.events == []
+
+
+@run_async
+async def test_removing_who_is_not_there_is_told_to_nobody(place: Place) -> None:
+    room = place.room()
+    async with place.worker() as worker:
+        await worker.broker.subscribe(room)
+        await worker.broker.remove_member(room, client(ANN), announce=True)
+        await worker.broker.add_member(room, ANN, announce=True)
+        await worker.broker.remove_member(room, client(ANN), announce=True)
+        await worker.broker.remove_member(room, client(ANN), announce=True)
+        await flushed(worker, room)
+        assert worker.heard.events == [("join", (room, ANN)), ("leave", (room, ANN))]
+
+
+@run_async
+async def test_members_are_no_part_of_the_stream(place: Place) -> None:
+    room = place.room()
+    async with place.worker() as worker:
+        await worker.broker.add_member(room, ANN, announce=True)
+        assert await worker.broker.positions([room]) == {}
+
+
+@run_async
+async def test_all_workers_see_all_members(shared: Place) -> None:
+    room = shared.room()
+    async with shared.worker("a") as a, shared.worker("b") as b:
+        await asyncio.gather(a.broker.subscribe(room), b.broker.subscribe(room))
+        await a.broker.add_member(room, ANN, announce=True)
+        await b.broker.add_member(room, ANNS_PHONE, announce=True)
+        await a.broker.remove_member(room, client(ANN), announce=True)
+        for worker in (a, b):
+            await flushed(worker, room)
+            assert worker.heard.told("join", "leave") == [
+                ("join", (room, ANN)),
+                ("join", (room, ANNS_PHONE)),
+                ("leave", (room, ANN)),
+            ]
+            assert await worker.broker.members(room) == {ANNS_PHONE.client: ANNS_PHONE}
+            assert await worker.broker.member_counts(room) == MemberCounts(1, 1)
+
+
+# Whose members
+
+
+@run_async
+async def test_close_removes_the_workers_members_and_tells_of_those_who_were_announced(shared: Place) -> None:
+    room, quiet = shared.room(), shared.room("quiet")
+    async with shared.worker("b") as b:
+        await asyncio.gather(b.broker.subscribe(room), b.broker.subscribe(quiet))
+        await b.broker.add_member(room, BOB, announce=True)
+        async with shared.worker("a") as a:
+            await a.broker.add_member(room, ANN, announce=True)
+            await a.broker.add_member(quiet, ANN, announce=False)
+        await flushed(b, room, quiet)
+        assert b.heard.told("leave", "departed") == [("leave", (room, ANN))]
+        assert await b.broker.members(room) == {BOB.client: BOB}
+        assert await b.broker.members(quiet) == {}
+
+
+@run_async
+async def test_reap_removes_the_members_of_one_worker(shared: Place) -> None:
+    room, quiet = shared.room(), shared.room("quiet")
+    async with shared.worker("a") as a, shared.worker("b") as b, shared.worker("c") as c:
+        await asyncio.gather(*[each.broker.subscribe(name) for each in (b, c) for name in (room, quiet)])
+        await a.broker.add_member(room, ANN, announce=True)
+        await a.broker.add_member(quiet, ANNS_PHONE, announce=False)
+        await c.broker.add_member(room, BOB, announce=True)
+        await b.broker.reap(a.id)
+        for worker in (b, c):
+            await flushed(worker, room, quiet)
+            assert worker.heard.told("leave") == [("leave", (room, ANN))]
+            assert await worker.broker.members(room) == {BOB.client: BOB}
+            assert await worker.broker.members(quiet) == {}
+        assert len(b.heard.departed) == 2
+        assert {each.room: each.info for each in b.heard.departed} == {room: ANN, quiet: ANNS_PHONE}
+        assert c.heard.departed == []
+        await b.broker.reap(a.id)
+        assert b.heard.how_often("departed") == 1, "nobody was left"
+
+
+@run_async
+async def test_of_many_that_reap_one_removes(shared: Place) -> None:
+    room = shared.room()
+    infos = [ClientInfo("user", f"c{n}") for n in range(20)]
+    async with shared.worker("a") as a, shared.worker("b") as b, shared.worker("c") as c:
+        await asyncio.gather(b.broker.subscribe(room), c.broker.subscribe(room))
+        await asyncio.gather(*[a.broker.add_member(room, info, announce=True) for info in infos])
+        await asyncio.gather(b.broker.reap(a.id), c.broker.reap(a.id), b.broker.reap(a.id), c.broker.reap(a.id))
+        for worker in (b, c):
+            await flushed(worker, room)
+            left = [what[1].client for _, what in worker.heard.told("leave")]
+            assert sorted(left) == sorted(info.client for info in infos), "each is told once"
+        departed = [each.info.client for each in b.heard.departed + c.heard.departed]
+        assert sorted(departed) == sorted(info.client for info in infos), "each by one"
+        assert await b.broker.members(room) == {}
+
+
+@run_async
+async def test_reaping_a_worker_without_members_or_unknown_is_harmless(place: Place) -> None:
+    async with place.worker() as worker:
+        await worker.broker.reap(WorkerId(f"{place.own}-nobody"))
+        assert worker.heard.events == []
+
+
+@run_async
+async def test_who_moved_to_another_worker_stays_when_the_first_goes(shared: Place) -> None:
+    room = shared.room()
+    async with shared.worker("a") as a, shared.worker("b") as b:
+        await b.broker.subscribe(room)
+        await a.broker.add_member(room, ANN, announce=False)
+        await b.broker.add_member(room, ANN, announce=False)
+        await b.broker.reap(a.id)
+        assert await b.broker.members(room) == {ANN.client: ANN}
+        await flushed(b, room)
+        assert b.heard.events == []
+        await a.broker.reap(b.id)
+        assert await b.broker.members(room) == {}
