@@ -17,9 +17,12 @@ import pytest
 
 from tests.conftest import REQUIRED
 from tests.sdk.puppet import DEADLINE_S, Puppet, SdkError, Stage
-from tests.sdk.scenarios import Scenarios
+from tests.sdk.recovery import Recovery
+from tests.sdk.scenarios import Scenarios, room
+from tests.support.aio import run_async
 from tests.support.relay import Relay
 from tests.support.require import require
+from tests.support.server import RunningServer
 
 HERE = Path(__file__).parent
 PACKAGES = ("centrifuge", "ws")
@@ -110,5 +113,29 @@ class NodeStage(Stage):
 
 
 @pytest.mark.node
-class TestNodeSDK(Scenarios):
+class TestNodeSDK(Scenarios, Recovery):
     stage = NodeStage
+
+    @run_async
+    async def test_messages_without_a_room_go_both_ways(self, server: RunningServer) -> None:
+        """Which centrifuge-python does not know."""
+        async with self.stage(server) as stage:
+            ada = await stage.enters("Ada")
+            await ada.do("send", data={"hello": "server"})
+            assert (await ada.sees("message"))["data"] == {"heard": {"hello": "server"}}
+            await ada.calls("tell", ["hello", "client"])
+            await ada.sees("message", data=["hello", "client"])
+
+    @run_async
+    async def test_many_clients_of_one_process_hear_the_same(self, server: RunningServer) -> None:
+        async with self.stage(server) as stage:
+            channel = room()
+            clients = [await stage.enters(f"Client {n}", f"127.0.6.{n}") for n in range(1, 21)]
+            await asyncio.gather(*[each.subscribes(channel) for each in clients])
+            assert len({each.here["slot"] for each in clients}) > 1
+            await asyncio.gather(*[each.do("publish", channel=channel, data=each.name) for each in clients])
+            for each in clients:
+                await each.sees("publication", count=20)
+            said = [[each["data"] for each in client.all("publication")] for client in clients]
+            assert all(each == said[0] for each in said), "in the same order"
+            assert sorted(said[0]) == sorted(each.name for each in clients)

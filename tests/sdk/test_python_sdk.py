@@ -9,6 +9,7 @@ from typing import Any
 import centrifuge
 
 from tests.sdk.puppet import Puppet, SdkError, Stage
+from tests.sdk.recovery import Recovery
 from tests.sdk.scenarios import Scenarios
 from tests.support.relay import Relay
 
@@ -191,5 +192,5 @@ class PythonStage(Stage):
         return puppet
 
 
-class TestPythonSDK(Scenarios):
+class TestPythonSDK(Scenarios, Recovery):
     stage = PythonStage
