@@ -1,7 +1,7 @@
 """
-What tests need from the machine: a Redis server, Chromium, Node. Where it is missing they are skipped, and say so.
+What tests need from the machine: a Redis server, Chromium, Node, HAProxy. Where it is missing they are skipped, and say so.
 
-`REALTIME_REQUIRE=redis,browser,node` turns that round, for the machine that has to prove everything: what is named
+`REALTIME_REQUIRE=redis,browser,node,haproxy` turns that round, for the machine that has to prove everything: what is named
 there must be found, and a single skipped test fails the run.
 """
 
@@ -16,6 +16,7 @@ PROGRAMS = {
     "redis": ("redis-server", "valkey-server"),
     "browser": ("chromium", "chromium-browser", "google-chrome"),
     "node": ("node",),
+    "haproxy": ("haproxy",),
 }
 REQUIRED = frozenset(filter(None, os.environ.get("REALTIME_REQUIRE", "").replace(" ", "").split(",")))
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 30.0  # only a hang reaches it
 STOP_S = 20.0
 
-ADDRESS_LINE = re.compile(re.escape(LISTENING.format(address="")) + r"(?P<url>https?://[^\s,]+)")
+ADDRESS_LINE = re.compile(re.escape(LISTENING.format(address="")) + r"(?P<url>https?://[^\s,\"]+)")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
