@@ -304,7 +304,10 @@ class RedisBroker:
 
     async def unsubscribe(self, room: Room) -> None:
         channel = self._channel(room).encode()
-        if self._rooms.pop(channel, None) is not None and self._events is not None:
+        was_subscribed = self._rooms.pop(channel, None) is not None
+        if self._events is None:
+            raise BrokerUnavailable(self._address.shown, "there is no link now")
+        if was_subscribed:
             await self._events.ask("UNSUBSCRIBE", channel)
 
     async def publish(
