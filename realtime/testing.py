@@ -1,0 +1,287 @@
+"""
+`TestServer`: an application served inside the test's own process, without a socket, a worker or a broker's process.
+
+    async with TestServer(app) as server:
+        alice = await server.connect(claims={"sub": "alice"})
+        await alice.subscribe("chat:lobby")
+        await alice.publish("chat:lobby", {"text": "hello"})
+        assert (await alice.next("pub"))["data"] == {"text": "hello", "from": "alice"}
+
+Rooms, protocol and handlers are the real ones; the broker is the one in memory, and a client's messages go straight
+into its session. What only several processes show (stickiness, reloads, recovery after a crash) is not to be seen here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final
+
+import jwt
+import msgspec
+
+import realtime
+from realtime.app import App
+from realtime.auth import Tokens
+from realtime.broker.base import Departed, WorkerId
+from realtime.broker.memory import MemoryBroker
+from realtime.errors import ClientError, Disconnect
+from realtime.hub import Hub
+from realtime.protocol.base import Framing, Handshake
+from realtime.protocol.centrifuge.session import Centrifuge, Home, Limits
+from realtime.wheel import Wheel, run_wheel
+
+__all__ = ["TestClient", "TestServer"]
+
+PATIENCE_S: Final = 5.0  # for something that never comes
+TOKEN_S: Final = 3600
+
+
+class _Lines:
+    """One message a line, as `Framing`."""
+
+    name = "lines"
+
+    def frame(self, payload: bytes) -> bytes:
+        return payload + b"\n"
+
+
+_LINES: Final = _Lines()
+
+
+class _Outlet:
+    """A transport to a client in the same process. Takes everything at once."""
+
+    framing: Framing = _LINES
+
+    def __init__(self, heard: Callable[[bytes], None], ended: Callable[[Disconnect], None]) -> None:
+        self._heard = heard
+        self._ended = ended
+        self._closing = False
+
+    def write(self, data: bytes) -> None:
+        if not self._closing:
+            self._heard(data)
+
+    def close(self, code: int, reason: str) -> None:
+        self._closing = True
+        # Not within the session's own call, as with any transport.
+        asyncio.get_running_loop().call_soon(self._ended, Disconnect(code, reason))
+
+    def pause_reading(self) -> None:
+        """Nothing waits here."""
+
+    def resume_reading(self) -> None:
+        """Nothing waits here."""
+
+    def is_congested_since(self) -> float | None:
+        return None
+
+    def buffered(self) -> int:
+        return 0
+
+
+class TestServer:
+    """An application in this process. Use it as an asynchronous context manager."""
+
+    __test__ = False  # pytest: this is no test, whatever it is called
+
+    def __init__(self, app: App, *, anonymous: bool = True, rooms_per_connection: int = 128) -> None:
+        """
+        Args:
+            app: what is tested. One at a time: it belongs to this server until the block ends.
+            anonymous: whether clients without a token may connect.
+            rooms_per_connection: as the setting.
+        """
+        self._app = app
+        self._limits = Limits(anonymous=anonymous, rooms_per_connection=rooms_per_connection)
+        self._secret = secrets.token_hex(32)
+        self._clients: list[TestClient] = []
+
+    async def __aenter__(self) -> TestServer:
+        broker = MemoryBroker(WorkerId("test"))
+        self._wheel = Wheel(asyncio.get_running_loop().time())
+        self._hub = Hub(broker, self._app.room_options, on_departed=self._departed)
+        self._protocol = Centrifuge(
+            self._app,
+            self._hub,
+            wheel=self._wheel,
+            tokens=Tokens(self._secret),
+            limits=self._limits,
+            home=Home(0, "test", "test", realtime.__version__),
+        )
+        await self._hub.start()
+        self._app.bind(self._hub)
+        await self._app.startup()
+        self._turning = asyncio.create_task(run_wheel(self._wheel))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for client in self._clients:
+            await client.close()
+        await self._app.shutdown()
+        await self._hub.close()
+        self._turning.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._turning
+
+    def _departed(self, departed: Sequence[Departed]) -> None:
+        for each in departed:
+            self._hub.spawn(self._app.leave(each.room, each.info))
+
+    def token(self, claims: Mapping[str, Any]) -> str:
+        """Sign a token as the application's own backend would: `sub` is the user, `channel` makes it a room's."""
+        return jwt.encode({"exp": int(time.time()) + TOKEN_S, **claims}, self._secret, algorithm="HS256")
+
+    async def connect(
+        self,
+        *,
+        claims: Mapping[str, Any] | None = None,
+        data: Any = None,
+        client: str = "127.0.0.1",
+        headers: Mapping[str, str] | None = None,
+    ) -> TestClient:
+        """
+        Connect a client, and have it admitted.
+
+        Args:
+            claims: what its token says; None connects without a token.
+            data: what it sends for `on_connect`.
+            client: its address.
+            headers: of its handshake, names in lower case.
+
+        Raises:
+            ClientError: the answer is an error, such as `Reject` from `on_connect`.
+            Disconnect: the connection was closed.
+        """
+        made = TestClient(self._protocol, Handshake(client, headers=dict(headers or {}), transport="test"))
+        self._clients.append(made)
+        fields: dict[str, Any] = {} if data is None else {"data": data}
+        if claims is not None:
+            fields["token"] = self.token(claims)
+        made.connected = await made.ask("connect", **fields)
+        return made
+
+
+class TestClient:
+    """
+    One client of a `TestServer`.
+
+    Attributes:
+        connected: the answer to its connect; "data" is what `on_connect` returned.
+        closed: how it ended, or None while it is connected.
+    """
+
+    __test__ = False
+
+    def __init__(self, protocol: Centrifuge, handshake: Handshake) -> None:
+        self.connected: dict[str, Any] = {}
+        self.closed: Disconnect | None = None
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._pushes: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._number = 0
+        self._session = protocol(_Outlet(self._heard, self._end), handshake, None)
+
+    # What a client does
+
+    async def ask(self, method: str, /, **fields: Any) -> dict[str, Any]:
+        """
+        Send any command of the protocol, and return its result.
+
+        Raises:
+            ClientError: the answer is an error.
+            Disconnect: the connection was closed instead.
+        """
+        if self.closed is not None:
+            raise self.closed
+        self._number += 1
+        answer = self._answers[self._number] = asyncio.get_running_loop().create_future()
+        self._session.receive(msgspec.json.encode({"id": self._number, method: fields}))
+        reply = await asyncio.wait_for(answer, PATIENCE_S)
+        if "error" in reply:
+            error = reply["error"]
+            raise ClientError(error["code"], error["message"], temporary=error.get("temporary", False))
+        result: dict[str, Any] = reply[method]
+        return result
+
+    async def subscribe(self, room: str, **fields: Any) -> dict[str, Any]:
+        """Enter a room; `data`, `token`, `recover` and the like as the protocol has them."""
+        return await self.ask("subscribe", channel=room, **fields)
+
+    async def unsubscribe(self, room: str) -> None:
+        """Leave a room."""
+        await self.ask("unsubscribe", channel=room)
+
+    async def publish(self, room: str, data: Any) -> None:
+        """Publish into a room, through `on_publish`."""
+        await self.ask("publish", channel=room, data=data)
+
+    async def presence(self, room: str) -> dict[str, Any]:
+        """Return who is in a room, by connection."""
+        found: dict[str, Any] = (await self.ask("presence", channel=room))["presence"]
+        return found
+
+    async def history(self, room: str, limit: int = 100) -> list[dict[str, Any]]:
+        """Return the publications that a room keeps."""
+        found: list[dict[str, Any]] = (await self.ask("history", channel=room, limit=limit))["publications"]
+        return found
+
+    async def rpc(self, method: str, data: Any = None) -> Any:
+        """Call a method, and return its answer."""
+        return (await self.ask("rpc", method=method, data=data)).get("data")
+
+    async def send(self, data: Any) -> None:
+        """Send a message that expects no answer."""
+        self._session.receive(msgspec.json.encode({"send": {"data": data}}))
+
+    async def next(self, kind: str, room: str | None = None) -> dict[str, Any]:
+        """
+        Return what came next of a kind: "pub", "join", "leave", "message", "subscribe", "unsubscribe". What came
+        before it is dropped.
+
+        Raises:
+            TimeoutError: it did not come.
+            Disconnect: the connection was closed first.
+        """
+        while True:
+            push = await asyncio.wait_for(self._pushes.get(), PATIENCE_S)
+            if not push:
+                assert self.closed is not None, "an empty push is the end"
+                raise self.closed
+            if kind in push and room in (None, push.get("channel")):
+                found: dict[str, Any] = push[kind]
+                return found
+
+    async def close(self) -> None:
+        """Go away. Harmless when the connection has ended."""
+        if self.closed is None:
+            self._end(Disconnect(3000, "connection closed"))
+            await asyncio.sleep(0)
+
+    # What its outlet tells it
+
+    def _heard(self, data: bytes) -> None:
+        for line in filter(None, data.split(b"\n")):
+            reply = msgspec.json.decode(line, type=dict[str, Any])
+            if "push" in reply:
+                self._pushes.put_nowait(reply["push"])
+            elif "id" in reply:
+                self._answers.pop(reply["id"]).set_result(reply)
+            else:
+                self._session.receive(b"{}")  # a ping
+
+    def _end(self, how: Disconnect) -> None:
+        if self.closed is not None:
+            return
+        self.closed = how
+        self._session.connection_lost(how.code, how.reason)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(how)
+        self._pushes.put_nowait({})

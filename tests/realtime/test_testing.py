@@ -1,0 +1,86 @@
+"""`realtime.testing`: the tour's application, and what a test of an application wants to see, in this process."""
+
+from __future__ import annotations
+
+import pytest
+
+from realtime import App, Connection, Disconnect, Reject
+from realtime.errors import ClientError
+from realtime.target import load_target
+from realtime.testing import TestServer
+from tests.support.aio import run_async
+from tests.support.server import ROOT
+
+
+@run_async
+async def test_the_application_of_the_tour() -> None:
+    app = load_target("examples/tour/app.py", ROOT)
+    async with TestServer(app) as server:
+        alice = await server.connect(claims={"sub": "alice"})
+        guest = await server.connect()
+        for client in (alice, guest):
+            await client.subscribe("chat:lobby")
+        await alice.publish("chat:lobby", {"text": "hello"})
+        for client in (alice, guest):
+            found = await client.next("pub", "chat:lobby")
+            assert found["data"] == {"from": "alice", "text": "hello", "worker": 0}
+        with pytest.raises(ClientError, match="say something"):
+            await guest.publish("chat:lobby", {})
+        assert {each["user"] for each in (await alice.presence("chat:lobby")).values()} >= {"alice"}
+        assert [each["data"]["text"] for each in await guest.history("chat:lobby")] == ["hello"]
+        await guest.close()
+        assert (await alice.next("leave"))["info"]["user"].startswith("guest-")
+
+
+@run_async
+async def test_refusals_calls_messages_and_ends() -> None:
+    app = App()
+    seen = []
+
+    @app.on_connect
+    async def connect(conn: Connection, data: object) -> dict[str, str]:
+        if data == "no":
+            raise Reject("not you")
+        if data == "away":
+            raise Disconnect(4500, "away with you")
+        return {"client": conn.client, "agent": conn.headers.get("user-agent", "")}
+
+    @app.on_message
+    async def message(conn: Connection, data: object) -> None:
+        await conn.send({"echo": data})
+
+    @app.on_disconnect
+    async def disconnect(conn: Connection, code: int, reason: str) -> None:
+        seen.append((code, reason))
+
+    @app.rpc("double")
+    def double(conn: Connection, data: int) -> int:
+        return data * 2
+
+    @app.rpc("end")
+    async def end(conn: Connection) -> None:
+        conn.disconnect(4501, "asked for")
+
+    async with TestServer(app) as server:
+        with pytest.raises(ClientError, match="not you"):
+            await server.connect(data="no")
+        with pytest.raises(Disconnect, match="away with you"):
+            await server.connect(data="away")
+        client = await server.connect(client="192.0.2.7", headers={"user-agent": "test"})
+        assert client.connected["data"] == {"client": "192.0.2.7", "agent": "test"}
+        assert await client.rpc("double", 21) == 42
+        await client.send("hello")
+        assert (await client.next("message"))["data"] == {"echo": "hello"}
+        with pytest.raises(Disconnect, match="asked for"):
+            await client.rpc("end")
+        assert client.closed is not None
+        assert client.closed.code == 4501
+    assert seen == [(4501, "asked for")]
+
+
+@run_async
+async def test_without_a_token_only_where_that_is_allowed() -> None:
+    async with TestServer(App(), anonymous=False) as server:
+        with pytest.raises((ClientError, Disconnect)):
+            await server.connect()
+        assert (await server.connect(claims={"sub": "alice"})).closed is None
