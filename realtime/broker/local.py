@@ -50,6 +50,7 @@ class Link(Framed):
     def __init__(self, broker: LocalBroker) -> None:
         super().__init__()
         self.broker = broker
+        self.is_lost = False
         self.waiting: deque[asyncio.Future[msgspec.Raw]] = deque()
 
     def ask(self, *message: Any) -> asyncio.Future[msgspec.Raw]:
@@ -73,6 +74,7 @@ class Link(Framed):
             self.broker.tell(kind, message[1:])
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
         error = BrokerUnavailable(self.broker.address, "the link was lost")
         for future in self.waiting:
             if not future.done():
@@ -119,7 +121,13 @@ class LocalBroker:
         answers += [
             link.ask("add_member", room, info, announce, False) for (room, _), (info, announce) in self._members.items()
         ]
-        await asyncio.wait_for(asyncio.gather(*answers), TIMEOUT_S)
+        try:
+            await asyncio.wait_for(asyncio.gather(*answers), TIMEOUT_S)
+            if link.is_lost:  # after its last answer, and before it is ours: nobody else would see it
+                raise BrokerUnavailable(self.address, "the link was lost")
+        except BaseException:
+            link.transport.abort()
+            raise
         return link
 
     def lost(self, link: Link) -> None:

@@ -130,11 +130,15 @@ class RedisBroker:
             await asyncio.gather(*[events.ask("SUBSCRIBE", channel) for channel in channels])
             await self._take_lease(commands)
             await self._register(commands)
-        except (CommandFailed, BrokerUnavailable) as error:
+            if commands.is_lost or events.is_lost:  # before they are ours: nobody else would see it
+                raise BrokerUnavailable(self._address.shown, "the connection was lost")
+        except BaseException as error:
             commands.close()
             if events is not None:
                 events.close()
-            raise BrokerUnavailable(self._address.shown, _why(error)) from error
+            if isinstance(error, CommandFailed):
+                raise BrokerUnavailable(self._address.shown, error.text) from error
+            raise
         self._commands, self._events = commands, events
         self._seen_at = time.monotonic()
 

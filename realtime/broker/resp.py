@@ -131,10 +131,12 @@ class Connection(asyncio.Protocol):
                 connection.close()
             why = getattr(error, "strerror", None) or str(error) or "no answer"
             raise BrokerUnavailable(address.shown, f"{why}: is Redis running there?") from error
-        except CommandFailed as error:
+        except BaseException as error:
             if connection is not None:
                 connection.close()
-            raise BrokerUnavailable(address.shown, error.text) from error
+            if isinstance(error, CommandFailed):
+                raise BrokerUnavailable(address.shown, error.text) from error
+            raise
         return connection
 
     async def _log_in(self, name: str) -> None:

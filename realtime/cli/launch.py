@@ -126,7 +126,6 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         secret=settings.secret.encode() if settings.secret else None,
         balance=settings.balance,
         proxy_protocol=settings.proxy_protocol,
-        tls=settings.tls,
         limits=HeadLimits(max_bytes=settings.head_bytes, max_headers=settings.head_headers),
         backlog=settings.backlog,
         handshake_s=settings.handshake_s,
@@ -151,8 +150,7 @@ def children(settings: Settings) -> Sequence[Child]:
 
 def announce(settings: Settings, addresses: Sequence[str]) -> None:
     """Print the banner: people read it, and scripts wait for its line with the address."""
-    scheme = "https" if settings.tls else "http"
-    urls = [each if each.startswith("unix:") else f"{scheme}://{each}" for each in addresses]
+    urls = [each if each.startswith("unix:") else f"http://{each}" for each in addresses]
     if settings.log_format == "json":
         log.info("= %s", LISTENING.format(address=", ".join(urls)))
         return

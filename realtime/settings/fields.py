@@ -63,9 +63,6 @@ class Settings:
         short="b")
     backlog: int = _set(2048, Whole(1, 65535), _WHERE,
         "Connections the kernel holds for us before they are accepted; it caps this at net.core.somaxconn.")
-    tls_cert: str | None = _set(None, Text("FILE", "a file"), _WHERE,
-        "Certificate chain (PEM); TLS then ends in the workers.")
-    tls_key: str | None = _set(None, Text("FILE", "a file"), _WHERE, "Key of the certificate (PEM).")
 
     workers: int = _set(AUTO, Whole(1, 512, (("auto", AUTO),)), _WORKERS,
         "Worker processes; auto is one for each processor that this process may use.", short="w", shown="auto")
@@ -126,10 +123,6 @@ class Settings:
     ping_s: float = _set(25.0, Seconds(0.1, 600), _LIMITS, "How often each client is pinged.")
     pong_s: float = _set(10.0, Seconds(0.05, 300), _LIMITS, "Time for the answer to a ping.")
     rooms_per_connection: int = _set(128, Whole(1, 100_000), _LIMITS, "Rooms that one connection may be in.")
-    history_size: int = _set(1000, Whole(1, 1_000_000), _LIMITS,
-        "Most publications that a room keeps, unless it says otherwise.")
-    history_ttl_s: float = _set(300.0, Seconds(1, 31 * 86400), _LIMITS,
-        "Longest that a room keeps a publication, unless it says otherwise.")
 
     log_level: str = _set("info", Choice(("debug", "info", "warning", "error")), _OPERATION,
         "The least that is logged.")
@@ -158,11 +151,6 @@ class Settings:
     def allows_anonymous(self) -> bool:
         """Clients without a token may connect."""
         return self.token_hmac_secret is None if self.anonymous is None else self.anonymous
-
-    @property
-    def tls(self) -> bool:
-        """TLS ends in the workers."""
-        return self.tls_cert is not None
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -280,11 +268,6 @@ def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
         (("pong_s", "ping_s"), of.pong_s < of.ping_s, f"pong ({pong}) must be shorter than ping ({ping})"),
         (("hung_s", "heartbeat_s"), of.hung_s >= 2 * of.heartbeat_s,
          f"hung ({hung}) must be at least twice heartbeat ({beat}), else healthy workers are killed"),
-        (("tls_cert",), of.tls_cert is None or of.tls_key is not None, "tls_cert needs tls_key beside it"),
-        (("tls_key",), of.tls_key is None or of.tls_cert is not None, "tls_key needs tls_cert beside it"),
-        (("sticky", "tls_cert"), not (session and of.tls),
-         "sticky session cannot be combined with TLS that ends in the workers (the cookie is encrypted): "
-         "end TLS in a proxy, or use sticky ip"),
         (("proxy_protocol",), not of.proxy_protocol or bool(of.trusted_proxies),
          "proxy_protocol needs trusted_proxies: anybody else could claim any address"),
         *(((name,), session or getattr(of, name) is None,

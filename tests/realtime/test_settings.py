@@ -45,7 +45,6 @@ def test_the_limits_are_those_of_the_design() -> None:
     assert (limits.handshake_s, limits.head_bytes, limits.head_headers) == (10, 16 * 1024, 100)
     assert (limits.message_bytes, limits.outbound_bytes, limits.outbound_s) == (64 * 1024, 1024**2, 10)
     assert (limits.ping_s, limits.pong_s, limits.rooms_per_connection) == (25, 10, 128)
-    assert (limits.history_size, limits.history_ttl_s) == (1000, 300)
     assert (limits.drain_s, limits.heartbeat_s, limits.hung_s) == (60, 1, 6)
 
 
@@ -196,13 +195,6 @@ RELATIONS: list[tuple[dict[str, str], str]] = [
     ({"pong_s": "25"}, "--pong: pong (25s) must be shorter than ping (25s)"),
     ({"ping_s": "5"}, "--ping: pong (10s) must be shorter than ping (5s)"),
     ({"hung_s": "1.5"}, "--hung: hung (1.5s) must be at least twice heartbeat (1s), else healthy workers are killed"),
-    (
-        {"sticky": "session", "tls_cert": "a.pem", "tls_key": "b.pem"},
-        "--sticky: sticky session cannot be combined with TLS that ends in the workers (the cookie is encrypted): "
-        "end TLS in a proxy, or use sticky ip",
-    ),
-    ({"tls_cert": "a.pem"}, "--tls-cert: tls_cert needs tls_key beside it"),
-    ({"tls_key": "a.pem"}, "--tls-key: tls_key needs tls_cert beside it"),
     (
         {"proxy_protocol": "yes"},
         "--proxy-protocol: proxy_protocol needs trusted_proxies: anybody else could claim any address",

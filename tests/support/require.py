@@ -13,7 +13,7 @@ from tests.conftest import PROGRAMS, REQUIRED
 
 
 def require(what: str) -> str:
-    """Return the path of `redis`, `browser`, `node` or `haproxy`; skip the test without it, or fail where it is required."""
+    """Return the path of `redis`, `browser`, `node` or `haproxy`; skip the test without it, or fail if required."""
     for program in PROGRAMS[what]:
         if path := shutil.which(program):
             return path

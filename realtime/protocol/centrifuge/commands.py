@@ -12,6 +12,7 @@ application cannot forget a second one.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -96,7 +97,7 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
         ttl=ttl,
         data=_raw(data),
         subs=subs,
-        ping=round(limits.ping_s),
+        ping=math.ceil(limits.ping_s),  # a client told of 0 neither expects pings nor answers them
         pong=limits.ping_s > 0,
         time=int(time.time() * 1000),
     )
