@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from realtime.auth import sign
-from tests.sdk.conftest import SECRET
+from tests.sdk.conftest import APP, SECRET
 from tests.sdk.puppet import SdkError, Stage, addresses_apart
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
@@ -134,6 +134,18 @@ class Scenarios:
             await beside.close()
             await ada.sees("publication", count=sent)
             assert len(ada.all("connecting")) == len(ada.all("connected")) == 1
+
+    @run_async
+    async def test_pings_more_frequent_than_the_protocol_can_say_are_answered(self) -> None:
+        with RunningServer(APP, "--ping", "0.5", "--pong", "0.45", workers=1) as server:
+            async with self.stage(server) as stage:
+                ada = await stage.enters("Ada", "127.0.6.1")
+                beside = await ProtocolClient.join(server.websocket_url)
+                while beside.pings < 4:  # in which time ada would have been closed for want of an answer
+                    await ada.calls("echo", "still there")
+                    await asyncio.sleep(0.05)  # the traffic
+                await beside.close()
+                assert len(ada.all("connecting")) == 1
 
     # In a room
 
