@@ -6,7 +6,7 @@ top of that stream, and the members that are present; and it carries publication
 that subscribed to the room. This file holds the contract and the plain data that crosses it. It runs in the worker,
 decides nothing, and knows neither clients nor wire formats.
 
-One contract suite, tests/realtime/broker/test_contract.py, runs against each broker.
+One contract suite, tests/realtime/broker/, runs against each broker.
 
 Promises that every broker keeps:
 

@@ -110,7 +110,8 @@ class LocalBroker:
                 return
             except OSError as error:
                 if time.monotonic() > deadline:
-                    raise BrokerUnavailable(self.address, f"nobody answers ({error.strerror or error})") from error
+                    why = f"nobody answers ({error.strerror or error}): is the local broker running there?"
+                    raise BrokerUnavailable(self.address, why) from error
             await asyncio.sleep(PAUSES_S[0])
 
     async def _connect(self) -> Link:

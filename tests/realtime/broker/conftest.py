@@ -2,7 +2,7 @@
 The brokers under test: memory; the local broker's process; fakeredis, which needs no program; and a real Redis.
 
 `place` is any of them, `shared` any that several workers share. One process of each serves the whole run: every test
-has names of its own in it. What a test breaks it starts itself (test_faults.py).
+has names of its own in it. What a test breaks is its own: `local` and `redis`.
 
 fakeredis answers on a socket of its own. It closes a connection after every reply that is an error, which Redis does
 not do, so that a script that is not known could never be sent: it is given the scripts beforehand. That they are sent
@@ -12,6 +12,7 @@ when needed is shown with the real Redis.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -52,6 +53,10 @@ class LocalProcess:
         os.close(read)
         assert ready, "the local broker ended at once"
 
+    @property
+    def has_socket(self) -> bool:
+        return Path(self.path).is_socket()
+
     def kill(self) -> None:
         """Have it die of -9."""
         assert self.process is not None, "started"
@@ -62,6 +67,7 @@ class LocalProcess:
         """End it as the primary does."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
+            self.process.send_signal(signal.SIGCONT)  # a test may have stopped it
             self.process.wait()
 
 
@@ -110,3 +116,23 @@ def place(request: pytest.FixtureRequest) -> Place:
 def shared(request: pytest.FixtureRequest) -> Place:
     """Any broker that several workers share."""
     return place_of(request.param, request)
+
+
+# For a test that breaks what it is given
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[LocalProcess]:
+    """A local broker of the test's own."""
+    process = LocalProcess(tmp_path)
+    process.start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A Redis of the test's own."""
+    require("redis")
+    with RedisServer() as server:
+        yield server

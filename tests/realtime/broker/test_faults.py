@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -20,7 +19,6 @@ from tests.realtime.broker.conftest import LocalProcess
 from tests.realtime.broker.workers import KEPT, Place, Worker, flushed
 from tests.support.aio import run_async
 from tests.support.redis_server import RedisServer
-from tests.support.require import require
 
 ANN, BOB = ClientInfo("ann", "c1"), ClientInfo("bob", "c2")
 
@@ -40,21 +38,6 @@ class Breakable:
 
     def start(self) -> None:
         self._broker.start()
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[LocalProcess]:
-    process = LocalProcess(tmp_path)
-    process.start()
-    yield process
-    process.stop()
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    require("redis")
-    with RedisServer() as server:
-        yield server
 
 
 @pytest.fixture(params=["local", "redis"])

@@ -6,7 +6,6 @@ password; and what its keys look like to whoever shares it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,16 +18,8 @@ from tests.realtime.broker.cable import cable
 from tests.realtime.broker.workers import KEPT, NOT_KEPT, Heard, Place, flushed
 from tests.support.aio import run_async
 from tests.support.redis_server import RedisServer
-from tests.support.require import require
 
 ANN = ClientInfo("ann", "c1")
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    require("redis")
-    with RedisServer() as server:
-        yield server
 
 
 @pytest.fixture
