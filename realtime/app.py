@@ -131,13 +131,15 @@ class App:
             open=open,
         )
 
+        opened = RoomKind(Pattern(name), kept) if open else None
+        if opened is not None:
+            self.rooms.declare(opened)  # also without a class
+
         def declare(handlers: object) -> None:
-            kind = RoomKind(Pattern(name), kept)
+            kind = opened or RoomKind(Pattern(name), kept)
             kind.take(handlers)
             self.rooms.declare(kind)
 
-        if open:
-            declare(object())
         return RoomHandle(self, name, declare)
 
     def mount(self, path: str, app: ASGIApp) -> None:

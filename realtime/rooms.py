@@ -109,11 +109,13 @@ class Rooms:
 
     def declare(self, kind: RoomKind) -> None:
         """
-        Add a declaration.
+        Add a declaration. Harmless when it is there already.
 
         Raises:
             ValueError: the same pattern was declared before.
         """
+        if kind in self._kinds:
+            return
         if any(each.pattern.text == kind.pattern.text for each in self._kinds):
             raise ValueError(f"room {kind.pattern.text!r} is declared twice")
         self._kinds.append(kind)

@@ -20,7 +20,7 @@ from sticky.spawn import descriptor_of, spawn
 
 BACKOFF_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S: Final = 10.0
-STOP_S: Final = 5.0  # between TERM and KILL
+STOP_S: Final = 5.0  # between asking and KILL
 
 logger = logging.getLogger("sticky")
 
@@ -29,12 +29,14 @@ logger = logging.getLogger("sticky")
 class Child:
     """
     A process to be kept alive. In `argv`, `{ready_fd}` stands for the number of the descriptor to which it writes
-    something, anything, once it serves.
+    something, anything, once it serves. `stop_signal` asks it to end: one that must outlast the workers takes another
+    than TERM, which a service manager may send to every process of ours at once.
     """
 
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    stop_signal: signal.Signals = signal.SIGTERM
 
 
 class Children:
@@ -122,8 +124,8 @@ class Children:
     def stop(self, on_stopped: Callable[[], None]) -> None:
         """Ask each to end, kill those that do not, and call back when none is left."""
         self._on_stopped = on_stopped
-        for pid in self._running:
-            os.kill(pid, signal.SIGTERM)  # not reaped yet: the number is still theirs
+        for pid, child in self._running.items():
+            os.kill(pid, child.stop_signal)  # not reaped yet: the number is still theirs
         if not self._running:
             on_stopped()
             return

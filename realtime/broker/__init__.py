@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 from realtime.broker.base import Broker, WorkerId
 from realtime.errors import SettingsError
 
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+LOCAL_STOP_SIGNAL = signal.SIGUSR1  # from the primary to the local broker's process
 
 
 def make(url: str | None, *, worker_id: WorkerId, prefix: str = "rt") -> Broker:

@@ -3,8 +3,8 @@ The local broker's process: the state of memory.py, served to all workers of one
 
 Runs beside the workers, as a child of the primary: `python -m realtime.broker.local_server --socket PATH`. It holds
 everything in memory and begins with empty streams under new epochs, which is how workers see that it was restarted. It
-ends on TERM, and when its primary is gone and the last worker has left. The socket has mode 0600: who may connect is
-who may do everything.
+ends when the primary says so, and when that is gone and the last worker has left. The socket has mode 0600: who may
+connect is who may do everything.
 
 A worker whose link ends without a goodbye keeps its members for `LEASE_S`: it may be back in a moment. The primary
 hears of a death at once and has the members removed by another worker before that.
@@ -26,6 +26,7 @@ import msgspec
 import uvloop
 
 from realtime import logs
+from realtime.broker import LOCAL_STOP_SIGNAL
 from realtime.broker.base import ClientId, ClientInfo, Departed, Position, Publication, Retention, Room, WorkerId
 from realtime.broker.framing import Framed
 from realtime.broker.memory import SWEEP_S, MemoryState
@@ -241,10 +242,20 @@ OPERATIONS: Final[dict[str, Callable[[LocalBrokerServer, Peer, list[msgspec.Raw]
 
 
 async def serve(path: str, ready_fd: int | None) -> None:
-    """Serve until TERM, or until the parent and every worker are gone."""
+    """
+    Serve until the primary says that it is enough, or until it and every worker are gone. TERM ends only an orphan:
+    where it is sent to all processes of a service at once, workers that drain still need their rooms.
+    """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    loop.add_signal_handler(LOCAL_STOP_SIGNAL, ended.set)
+    parent = os.getppid()
+
+    def on_term() -> None:
+        if os.getppid() != parent:
+            ended.set()
+
+    loop.add_signal_handler(signal.SIGTERM, on_term)
     server = LocalBrokerServer()
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # of a broker that was killed
@@ -257,7 +268,6 @@ async def serve(path: str, ready_fd: int | None) -> None:
         os.write(ready_fd, b"\n")
         os.close(ready_fd)
     sweeping = loop.create_task(server.sweep_forever())
-    parent = os.getppid()
     while not ended.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), PARENT_S)

@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 
 from realtime import logs
+from realtime.broker import LOCAL_STOP_SIGNAL
 from realtime.cli.banner import LISTENING, banner
 from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, own_directory
 from realtime.errors import RealtimeError, SettingsError
@@ -145,7 +146,7 @@ def children(settings: Settings) -> Sequence[Child]:
         return ()
     path = settings.broker_url.removeprefix("local:")
     argv = (sys.executable, "-m", "realtime.broker.local_server", "--socket", path, "--ready-fd", "{ready_fd}")
-    return (Child("the local broker", argv),)
+    return (Child("the local broker", argv, stop_signal=LOCAL_STOP_SIGNAL),)
 
 
 def announce(settings: Settings, addresses: Sequence[str]) -> None:

@@ -65,6 +65,20 @@ def test_it_brings_clients_elsewhere_and_leaves_no_process_and_no_file(number: s
 
 
 @run_async
+async def test_a_term_to_all_processes_at_once_is_an_orderly_stop_too() -> None:
+    with RunningServer(None, "--drain", "10", workers=3) as server:
+        server.wait_until_full()
+        clients = [await ProtocolClient.join(server.websocket_url, f"127.0.7.{n + 1}") for n in range(12)]
+        for client in clients:
+            await client.ask("subscribe", channel="room")
+        os.killpg(server.pid, signal.SIGTERM)  # the group that the server was started in, as a service manager does
+        for client in clients:
+            assert (await client.wait_closed())[0] == SHUTDOWN
+        assert server.wait() == 0
+        assert server.log.find_all("the link to the broker is lost|Traceback") == []
+
+
+@run_async
 async def test_a_second_ctrl_c_ends_at_once_whatever_the_application_still_does(tmp_path: Path) -> None:
     app = tmp_path / "app.py"
     app.write_text(

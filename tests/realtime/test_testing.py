@@ -84,3 +84,21 @@ async def test_without_a_token_only_where_that_is_allowed() -> None:
         with pytest.raises((ClientError, Disconnect)):
             await server.connect()
         assert (await server.connect(claims={"sub": "alice"})).closed is None
+
+
+@run_async
+async def test_an_open_room_may_have_handlers_too() -> None:
+    app = App()
+    left = []
+
+    @app.room("open:{name}", open=True, presence=True)
+    class Open:
+        async def on_leave(self, member: object, name: str) -> None:
+            left.append(name)
+
+    async with TestServer(app) as server:
+        client = await server.connect()
+        await client.subscribe("open:a")
+        await client.publish("open:a", 1)
+        assert (await client.next("pub"))["data"] == 1
+    assert left == ["a"]

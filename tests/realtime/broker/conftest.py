@@ -22,7 +22,7 @@ from pathlib import Path
 import fakeredis
 import pytest
 
-from realtime.broker import scripts
+from realtime.broker import LOCAL_STOP_SIGNAL, scripts
 from tests.realtime.broker.workers import Place
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
@@ -66,7 +66,7 @@ class LocalProcess:
     def stop(self) -> None:
         """End it as the primary does."""
         if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
+            self.process.send_signal(LOCAL_STOP_SIGNAL)
             self.process.send_signal(signal.SIGCONT)  # a test may have stopped it
             self.process.wait()
 

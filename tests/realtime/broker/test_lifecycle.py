@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import realtime.broker.local
-from realtime.broker import make
+from realtime.broker import LOCAL_STOP_SIGNAL, make
 from realtime.broker.base import ClientInfo, WorkerId
 from realtime.broker.framing import FRAME_MAX
 from realtime.broker.local import LocalBroker
@@ -221,10 +221,12 @@ def test_only_its_user_may_connect(local: LocalProcess) -> None:
 
 
 @run_async
-async def test_on_term_it_ends_and_takes_its_socket_away(local: LocalProcess) -> None:
+async def test_when_the_primary_says_so_it_ends_and_takes_its_socket_away(local: LocalProcess) -> None:
     async with Place("local", local.url).worker() as worker:
         assert local.process is not None
-        local.process.send_signal(signal.SIGTERM)
+        local.process.send_signal(signal.SIGTERM)  # a service manager's, to every process at once: not for it
+        assert await worker.publish(Place("local", local.url).room(), b"1", retention=NOT_KEPT)
+        local.process.send_signal(LOCAL_STOP_SIGNAL)
         assert await asyncio.to_thread(local.process.wait, 30) == 0
         assert not local.has_socket
         await worker.heard.until(lambda: worker.heard.how_often("link lost"))
