@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 
 import pytest
 
@@ -21,7 +22,7 @@ PROGRAMS = {
 }
 REQUIRED = frozenset(filter(None, os.environ.get("REALTIME_REQUIRE", "").replace(" ", "").split(",")))
 
-_skipped: list[str] = []
+_skipped: list[str] = []  # why, for each skipped test
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,7 +45,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Remember what was skipped; an expected failure counts as run."""
     if report.skipped and not hasattr(report, "wasxfail"):
-        _skipped.append(report.nodeid)
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _skipped.append(why.removeprefix("Skipped: "))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -54,6 +56,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say why such a run failed."""
+    """Say aloud what was skipped, a line for each reason, and whether that fails the run."""
+    for why, count in Counter(_skipped).most_common():
+        terminalreporter.write_line(f"NOT RUN HERE: {count} tests; {why}", yellow=True, bold=True)
     if REQUIRED and _skipped:
         terminalreporter.write_sep("=", f"REALTIME_REQUIRE is set, and {len(_skipped)} tests were skipped", red=True)
