@@ -51,6 +51,7 @@ class Gateway:
             adopted.scheme,
             session=adopted.session,
             new_session=adopted.new_session,
+            address=adopted.peer,
         )
         self._open += 1
         self._empty.clear()

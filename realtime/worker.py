@@ -88,6 +88,8 @@ class Process:
             websocket_path=WEBSOCKET_PATH,
             endpoint=self.endpoint,
             on_lost=worker.closed,
+            routes=worker.routes,
+            give_back=worker.give_back,
         )
         self.gateway = Gateway(self.endpoint, self.host, closed=worker.closed)
         self._tasks: list[asyncio.Task[None]] = []

@@ -3,7 +3,7 @@
 from sticky.affinity import AffinitySettings, Sticky
 from sticky.cluster import Child, Cluster, ClusterSettings
 from sticky.hashing import SessionId, Slot
-from sticky.worker import Adopted, Worker
+from sticky.worker import Adopted, Worker, session_id
 
 __all__ = [
     "Adopted",
@@ -15,4 +15,5 @@ __all__ = [
     "Slot",
     "Sticky",
     "Worker",
+    "session_id",
 ]

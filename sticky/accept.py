@@ -206,13 +206,36 @@ class Door:
 
     def _settle(self, arrival: Arrival, head: Head | None) -> None:
         self._forget(arrival)
-        client = self._affinity.client_of(arrival.peer, head)
-        parcel = Parcel(arrival.sock, client, arrival.port if client == arrival.peer else 0)
+        self._deliver(self._parcel(arrival.sock, arrival.peer, arrival.port, head))
+
+    def take_back(self, sock: socket.socket, peer: str, port: int, received: bytes) -> None:
+        """
+        Take a connection from a worker to which its next request does not belong. Takes over the socket.
+
+        Args:
+            peer: as the worker was told of it.
+            port: the peer's.
+            received: what the worker has read of the request, its whole head at least.
+        """
+        self._counters["given_back"] += 1
+        head = inspect(received, self._limits)
+        if not isinstance(head, Head) or not self._listeners:
+            self.refuse(sock, 503, "shutting down", "refused_stopping")
+            return
+        parcel = self._parcel(sock, peer, port, head)
+        parcel.received = received
+        parcel.reason = "moved"
+        self._deliver(parcel)
+
+    def _parcel(self, sock: socket.socket, peer: str, port: int, head: Head | None) -> Parcel:
+        """Find out everything that decides where a connection goes."""
+        client = self._affinity.client_of(peer, head)
+        parcel = Parcel(sock, peer, client, port if client == peer else 0)
         if head is None:
             parcel.kind = "raw"
         else:
             parcel.method, parcel.path, parcel.upgrade = head.method, head.path, head.is_upgrade
-            if self._affinity.secure(arrival.peer, head):
+            if self._affinity.secure(peer, head):
                 parcel.scheme = "https"
         sticky = self._affinity.settings.sticky
         if sticky is Sticky.IP:
@@ -220,7 +243,7 @@ class Door:
         elif sticky is Sticky.SESSION and head is not None:
             self._find_session(parcel, head)
         parcel.reason = sticky.value if parcel.key is not None or parcel.session is not None else "balance"
-        self._deliver(parcel)
+        return parcel
 
     def _find_session(self, parcel: Parcel, head: Head) -> None:
         session = self._affinity.session_of(head)
@@ -233,7 +256,7 @@ class Door:
     def _settle_tls(self, arrival: Arrival) -> None:
         if self._tls:
             self._forget(arrival)
-            parcel = Parcel(arrival.sock, self._affinity.client_of(arrival.peer, None), arrival.port)
+            parcel = Parcel(arrival.sock, arrival.peer, self._affinity.client_of(arrival.peer, None), arrival.port)
             parcel.kind, parcel.scheme = "tls", "https"
             parcel.key = self._affinity.key_for(parcel.client)
             parcel.reason = "ip" if parcel.key is not None else "balance"

@@ -14,9 +14,9 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Final
+from dataclasses import asdict, dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from .errors import SettingsError
@@ -63,6 +63,22 @@ class AffinitySettings:
         for name in self.client_headers:
             if name not in (_X_FORWARDED, _FORWARDED):
                 raise SettingsError("client_headers", f"{name!r} is not read, only {_X_FORWARDED} and {_FORWARDED} are")
+
+    def to_builtins(self) -> dict[str, Any]:
+        """Return them as plain data, for a worker."""
+        return {**asdict(self), "sticky": self.sticky.value, "trusted": [str(each) for each in self.trusted]}
+
+    @classmethod
+    def from_builtins(cls, data: dict[str, Any]) -> AffinitySettings:
+        """Make them of what `to_builtins` returned."""
+        return cls(
+            **{
+                **data,
+                "sticky": Sticky(data["sticky"]),
+                "trusted": tuple(ip_network(each) for each in data["trusted"]),
+                "client_headers": tuple(data["client_headers"]),
+            }
+        )
 
 
 _X_FORWARDED: Final = "x-forwarded-for"

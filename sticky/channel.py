@@ -3,7 +3,8 @@ Messages between the primary and one worker, with or without a descriptor. Both 
 
 A channel is a `SOCK_SEQPACKET` pair: the kernel keeps the borders of messages, passes a descriptor with the message it
 belongs to, and tells the death of either process as an end of file. A message is one msgpack array whose first element
-is its `Kind`. Never pickle: a worker that was broken into must not be able to break into the primary.
+is its `Kind`. Never pickle: a worker that was broken into must not be able to break into the primary. Bytes that travel
+with a connection and are too many for a packet go beside it, in a memory file.
 
 Nothing here blocks and nothing is queued: `send` says when the channel is full, and the caller decides who waits.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import array
 import enum
 import errno
+import os
 import socket
 from typing import Any, Final, NamedTuple
 
@@ -23,7 +25,9 @@ BATCH: Final = 64  # messages taken in one round, so that one busy peer does not
 
 _FULL: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
 _GONE: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EBADF})
-_ANCILLARY: Final = socket.CMSG_SPACE(4)
+_ANCILLARY: Final = socket.CMSG_SPACE(2 * 4)  # a connection, and the bytes that travel with it
+CARRIED_INLINE: Final = 64 * 1024  # of those bytes; more of them go in a memory file
+CARRIED_MAX: Final = 1024 * 1024
 
 
 class Kind(enum.IntEnum):
@@ -40,14 +44,16 @@ class Kind(enum.IntEnum):
     NACK = 13  # W: this connection I cannot take
     BOOT_FAILED = 14  # W: why I cannot serve
     RETIRE = 15  # W: somebody asked me to end (TERM): replace me
+    GIVE_BACK = 16  # W: a connection whose next request belongs to another, with its descriptor and what was read
 
 
 class Received(NamedTuple):
-    """One message. Whoever takes it owns `fd`."""
+    """One message. Whoever takes it owns `fd`. `carried` are the bytes that were sent along."""
 
     kind: Kind
     fields: list[Any]
     fd: int | None
+    carried: bytes = b""
 
 
 class ChannelClosed(Exception):
@@ -70,21 +76,33 @@ class Channel:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return Channel(ours), theirs
 
-    def send(self, kind: Kind, *fields: Any, fd: int | None = None) -> bool:
+    def send(self, kind: Kind, *fields: Any, fd: int | None = None, carried: bytes = b"") -> bool:
         """
-        Send one message. The descriptor, if any, stays the caller's too.
+        Send one message. The descriptor, if any, stays the caller's too; bytes are carried beside a descriptor only.
 
         Returns:
             False when the channel is full; nothing was sent.
 
         Raises:
             ChannelClosed: nobody will ever read it.
-            ValueError: the message is larger than `MESSAGE_MAX`.
+            ValueError: the message is larger than `MESSAGE_MAX`, or what is carried than `CARRIED_MAX`.
         """
-        data = msgspec.msgpack.encode([int(kind), *fields])
+        if fd is None:
+            assert not carried, "bytes travel with a connection"
+            return self._send([int(kind), *fields], [])
+        if len(carried) <= CARRIED_INLINE:
+            return self._send([int(kind), carried, *fields], [fd])
+        memory = _memory_file(carried)
+        try:
+            return self._send([int(kind), None, *fields], [fd, memory])
+        finally:
+            os.close(memory)
+
+    def _send(self, message: list[Any], fds: list[int]) -> bool:
+        data = msgspec.msgpack.encode(message)
         if len(data) > MESSAGE_MAX:
             raise ValueError(f"a message of {len(data)} bytes is larger than {MESSAGE_MAX}")
-        ancillary = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             self.sock.sendmsg([data], ancillary)
         except OSError as error:
@@ -119,9 +137,14 @@ class Channel:
                     raise ChannelClosed
                 break
             fds = _descriptors(ancillary)
-            assert not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC), "both ends keep MESSAGE_MAX and one descriptor"
+            assert not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC), "both ends keep MESSAGE_MAX and two descriptors"
             kind, *fields = msgspec.msgpack.decode(memoryview(self._buffer)[:size])
-            messages.append(Received(Kind(kind), fields, fds[0] if fds else None))
+            if fds:
+                inline, *fields = fields
+                carried = _read_and_close(fds[1]) if inline is None else inline
+                messages.append(Received(Kind(kind), fields, fds[0], carried))
+            else:
+                messages.append(Received(Kind(kind), fields, None))
         return messages
 
     def fileno(self) -> int:
@@ -129,6 +152,21 @@ class Channel:
 
     def close(self) -> None:
         self.sock.close()
+
+
+def _memory_file(data: bytes) -> int:
+    if len(data) > CARRIED_MAX:
+        raise ValueError(f"{len(data)} bytes to be carried are more than {CARRIED_MAX}")
+    fd = os.memfd_create("carried", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    return fd
+
+
+def _read_and_close(fd: int) -> bytes:
+    with open(fd, "rb") as file:
+        file.seek(0)
+        return file.read(CARRIED_MAX)
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> array.array[int]:

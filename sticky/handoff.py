@@ -45,8 +45,10 @@ class Parcel:
         "new_session",
         "number",
         "path",
+        "peer",
         "port",
         "reason",
+        "received",
         "scheme",
         "session",
         "sock",
@@ -54,8 +56,10 @@ class Parcel:
         "wants_session",
     )
 
-    def __init__(self, sock: socket.socket, client: str, port: int) -> None:
+    def __init__(self, sock: socket.socket, peer: str, client: str, port: int) -> None:
         self.sock = sock
+        self.peer = peer
+        self.received = b""  # bytes of the request that were read already; they travel with the descriptor
         self.client = client
         self.port = port
         self.scheme = "http"
@@ -86,11 +90,12 @@ class Parcel:
             self.session,
             self.new_session,
             self.reason,
+            self.peer,
         )
 
     def is_untouched(self) -> bool:
-        """Whether the request is still to be read from the socket, from its first byte."""
-        if self.kind == "raw":
+        """Whether the request can still be read from its first byte: from the socket, or from what travels with it."""
+        if self.kind == "raw" or self.received:
             return True
         try:
             begin = self.sock.recv(32, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -203,7 +208,7 @@ class Dispatcher:
         parcel.number = self._number
         parcel.attempts += 1
         try:
-            sent = worker.channel.send(Kind.HANDOFF, *parcel.header(), fd=parcel.sock.fileno())
+            sent = worker.channel.send(Kind.HANDOFF, *parcel.header(), fd=parcel.sock.fileno(), carried=parcel.received)
         except ChannelClosed:
             sent = False  # its death will be heard of in this round or the next; then all its parcels are placed again
         if not sent:

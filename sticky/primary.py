@@ -77,7 +77,8 @@ class Primary:
         self._listeners = _bind_all(settings.binds)
         self._poller = Poller()
         self._counters: Counter[str] = Counter()
-        self._hashing = Hashing(settings.secret or secrets.token_bytes(32))
+        secret = settings.secret or secrets.token_bytes(32)
+        self._hashing = Hashing(secret)
         self._node = settings.node or secrets.token_hex(4)
         self._supervisor = Supervisor(
             self._poller,
@@ -93,8 +94,11 @@ class Primary:
             orphan_grace_s=settings.orphan_grace_s,
             counters=self._counters,
             hook=self._hook,
+            affinity=settings.affinity.to_builtins(),
+            secret=secret,
             on_first_ready=self._listen,
             on_stopped=self._workers_stopped,
+            on_given_back=lambda *given: self._door.take_back(*given),
         )
         self._dispatcher: Dispatcher
         self._door = Door(

@@ -18,6 +18,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -67,8 +68,11 @@ class Supervisor:
         orphan_grace_s: float,
         counters: dict[str, int],
         hook: Hook,
+        affinity: Mapping[str, Any],
+        secret: bytes,
         on_first_ready: Callable[[], None],
         on_stopped: Callable[[int], None],
+        on_given_back: Callable[[socket.socket, str, int, bytes], None],
     ) -> None:
         self.live: dict[Slot, WorkerHandle] = {}
         self.workers: dict[int, WorkerHandle] = {}  # every process that is not reaped, by pid
@@ -88,6 +92,9 @@ class Supervisor:
         self._hook = hook
         self._on_first_ready = on_first_ready
         self._on_stopped = on_stopped
+        self._on_given_back = on_given_back
+        self._affinity = affinity
+        self._secret = secret
         self._generation = 1
         self._failures: dict[Slot, int] = {}
         self._boots_failed = 0  # in a row, while nothing was ever ready
@@ -139,6 +146,8 @@ class Supervisor:
             "node": self._node,
             "generation": worker.generation,
             "config": self._config,
+            "affinity": self._affinity,
+            "secret": self._secret,
             "heartbeat_s": self._heartbeat_s,
             "orphan_grace_s": self._orphan_grace_s,
         }
@@ -176,6 +185,9 @@ class Supervisor:
             self.reload([worker.slot])
         elif kind is Kind.MESSAGE:
             self._pass_on(worker, fields[0], fields[1])
+        elif kind is Kind.GIVE_BACK:
+            assert message.fd is not None, "a connection comes with its descriptor"
+            self._on_given_back(socket.socket(fileno=message.fd), fields[0], fields[1], message.carried)
 
     def wants_write(self, worker: WorkerHandle, wanted: bool) -> None:
         """Have `_heard` told when the worker's channel has room."""

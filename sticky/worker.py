@@ -24,9 +24,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from sticky.channel import Channel, ChannelClosed, Kind, Received
+from sticky.affinity import Affinity, AffinitySettings
+from sticky.channel import CARRIED_MAX, Channel, ChannelClosed, Kind, Received
 from sticky.errors import NotAWorker
-from sticky.hashing import SessionId, Slot
+from sticky.hashing import Hashing, SessionId, Slot
+from sticky.routes import Routes
 
 CHANNEL_FD: Final = "STICKY_CHANNEL_FD"
 EXIT_BOOT: Final = 3  # cannot boot: starting it again at once would not help
@@ -51,6 +53,7 @@ class Adopted:
     session: SessionId | None  # the id that routed it
     new_session: SessionId | None  # the id to set as a cookie: it leads back here
     reason: str  # why this slot
+    peer: str  # the address at the other end of the socket, or in its PROXY header
     received: bytes = b""  # bytes taken from the socket already, to be read before it
 
 
@@ -76,6 +79,9 @@ class Worker:
         self._seen = 0  # number of the last connection that was adopted
         self._heartbeat_s: float = boot["heartbeat_s"]
         self._orphan_grace_s: float = boot["orphan_grace_s"]
+        self.routes = Routes(
+            Affinity(AffinitySettings.from_builtins(boot["affinity"])), Hashing(boot["secret"]), self.slot
+        )
         self._channel = channel
         self._drain_s: asyncio.Future[float] | None = None
 
@@ -106,7 +112,9 @@ class Worker:
             raise NotAWorker("the primary is gone") from None
         assert first.kind is Kind.BOOT, "the primary begins with BOOT"
         faulthandler.register(signal.SIGUSR2, all_threads=True)  # the primary asks a hung worker for its stacks
-        return cls(channel, first.fields[0])
+        global _this
+        _this = cls(channel, first.fields[0])
+        return _this
 
     def ready(self) -> None:
         """Tell the primary that connections may come. `run` has to follow in the same turn."""
@@ -158,6 +166,29 @@ class Worker:
         if self.orphaned and not self.open:
             self._end(0)
 
+    def give_back(self, fd: int, peer: str, port: int, received: bytes) -> bool:
+        """
+        Give a connection to the worker to which its next request belongs, through the primary.
+
+        Nothing may be under way on it in either direction: the last answer has left this process, and nobody reads.
+        The descriptor stays the caller's, who closes it without a word to the client.
+
+        Args:
+            fd: the connection.
+            peer: as `Adopted.peer`.
+            port: as `Adopted.client_port`.
+            received: what was read of the next request, its whole head at least, and everything after it.
+
+        Returns:
+            False when the channel is full or gone, or too much was read: try again, or serve the request here.
+        """
+        if self.orphaned or len(received) > CARRIED_MAX:
+            return False
+        try:
+            return self._channel.send(Kind.GIVE_BACK, peer, port, fd=fd, carried=received)
+        except ChannelClosed:
+            return False
+
     def send(self, to: str, data: Any) -> bool:
         """
         Send plain data to "primary", "all" or "slot:3". Return False when the channel is full or gone: nothing waits.
@@ -181,15 +212,17 @@ class Worker:
         kind, fields = message.kind, message.fields
         if kind is Kind.HANDOFF:
             assert message.fd is not None, "a handoff carries a descriptor"
-            self._adopt(fields, message.fd)
+            self._adopt(fields, message.fd, message.carried)
         elif kind is Kind.DRAIN:
             self._end(fields[0])
-        elif kind is Kind.EVENT and self._on_event is not None:
-            self._guard(self._on_event, *fields)
+        elif kind is Kind.EVENT:
+            self.routes.forget()
+            if self._on_event is not None:
+                self._guard(self._on_event, *fields)
         elif kind is Kind.MESSAGE and self._on_message is not None:
             self._guard(self._on_message, *fields)
 
-    def _adopt(self, fields: list[Any], fd: int) -> None:
+    def _adopt(self, fields: list[Any], fd: int, received: bytes) -> None:
         number, *header = fields
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
@@ -197,7 +230,9 @@ class Worker:
         self._adopted += 1
         self.open += 1
         try:
-            self._on_connection(Adopted(sock, *header))
+            adopted = Adopted(*(sock, *header, received))
+            self.routes.learn(adopted.client, adopted.session)
+            self._on_connection(adopted)
         except Exception:
             logger.exception("! connection %d could not be adopted", number)
             self.open -= 1
@@ -246,3 +281,18 @@ class Worker:
             callback(*args)
         except Exception:
             logger.exception("! %s failed", getattr(callback, "__qualname__", callback))
+
+
+_this: Worker | None = None
+
+
+def session_id() -> SessionId:
+    """
+    Make a session's id that leads back to this worker's slot, for an application or a library that makes its own.
+
+    Raises:
+        NotAWorker: no primary started this process.
+    """
+    if _this is None:
+        raise NotAWorker("a session's id leads to a worker, and this process is none")
+    return _this.routes.new_session()

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any, Final
 
@@ -27,12 +28,18 @@ from uvicorn.server import ServerState
 from realtime.errors import RealtimeError
 from realtime.transport.peer import Peer, session_cookie
 from realtime.transport.websocket import WebSocketEndpoint
+from sticky.first_bytes import Head, Refusal
+from sticky.requests import Part, Requests, State
+from sticky.routes import Routes
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+GiveBack = Callable[[int, str, int, bytes], bool]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+LEAVE_TRIES: Final = 250  # to give a connection back, while its last answer leaves or the channel is full
+LEAVE_PAUSE_S: Final = 0.02
 EXTENSION: Final = "realtime"  # key in scope["state"] and scope["extensions"]
 SECURE: Final = {"http": "https", "ws": "wss"}
 
@@ -84,6 +91,8 @@ class ASGIHost:
         websocket_path: str,
         endpoint: WebSocketEndpoint,
         on_lost: Callable[[], None],
+        routes: Routes,
+        give_back: GiveBack,
     ) -> None:
         """
         Args:
@@ -92,6 +101,8 @@ class ASGIHost:
             cookie: the name of the session's cookie.
             websocket_path: requests for a WebSocket there go to `endpoint`.
             on_lost: told of each connection's end, unless it ended as one of `endpoint`.
+            routes: which requests belong to this worker.
+            give_back: brings a connection to the worker to which its next request belongs.
         """
         self.app = app
         self.place = place
@@ -99,6 +110,10 @@ class ASGIHost:
         self.websocket_path = websocket_path
         self.endpoint = endpoint
         self.on_lost = on_lost
+        self.routes = routes
+        self.give_back = give_back
+        self.given_back = 0
+        self.kept = 0  # requests that belonged elsewhere and had to be served here
         self.config = _config(app, lifespan="off")
         self.config.load()
         self.state = ServerState()
@@ -131,7 +146,12 @@ class ASGIHost:
         return len(connections)
 
     def statistics(self) -> dict[str, int]:
-        return {"http": len(self.state.connections), "requests": self.state.total_requests}
+        return {
+            "http": len(self.state.connections),
+            "requests": self.state.total_requests,
+            "given_back": self.given_back,
+            "kept": self.kept,
+        }
 
 
 def _config(app: ASGIApp, *, lifespan: Any) -> Config:
@@ -180,15 +200,25 @@ class FromHere:
 
 
 class HostedHTTP(HttpToolsProtocol):
-    """One hosted connection: HTTP, until it becomes a WebSocket."""
+    """
+    One hosted connection: HTTP, until it becomes a WebSocket.
+
+    Where its requests can be of different clients, each is looked at before the parser sees it: the next one only when
+    the last was answered. One that belongs to another worker goes there, with the connection.
+    """
 
     def __init__(self, host: ASGIHost, peer: Peer, received: bytes) -> None:
         super().__init__(config=host.config, server_state=host.state, app_state={})
         self.app = FromHere(host, peer)
         self._host = host
         self._peer = peer
+        self._port = peer.client_port if peer.client == peer.address else 0  # of the other end of the socket
         self._received = received
         self._handed_on = False
+        self._requests = Requests() if host.routes.differ(peer.address) else None
+        self._is_first = True  # the primary has looked at that one
+        self._leaving = False
+        self._tries = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -202,12 +232,101 @@ class HostedHTTP(HttpToolsProtocol):
         if not self._handed_on:
             self._host.on_lost()
 
+    # Requests, one by one
+
+    def data_received(self, data: bytes) -> None:
+        if self._requests is None:
+            super().data_received(data)
+            return
+        self._requests.feed(data)
+        self._go_on()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._requests is not None and not self.transport.is_closing():
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Serve what has come, up to a request that has to wait for the answer to the one before it."""
+        requests = self._requests
+        assert requests is not None
+        while not (self._handed_on or self._leaving or self.transport.is_closing()):
+            if requests.state is State.BETWEEN and self._is_answering:
+                self.flow.pause_reading()
+                return
+            piece = requests.next()
+            if piece is None:
+                return
+            if isinstance(piece, Refusal):
+                self.send_400_response(piece.reason)
+            elif isinstance(piece, Part) or self._belongs_here(piece.head):
+                super().data_received(piece.data)
+            else:
+                self._leave(piece.data + requests.rest())
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _belongs_here(self, head: Head) -> bool:
+        """Find whose the request is, and tell the application so; or say that another worker has to serve it."""
+        first, self._is_first = self._is_first, False
+        if first:
+            return True
+        peer = self._peer
+        route = self._host.routes.of(peer.address, self.scheme or "http", head)
+        if not self._host.routes.leads_here(route):
+            return False
+        self._peer = replace(
+            peer,
+            client=route.client,
+            client_port=self._port if route.client == peer.address else 0,
+            scheme=route.scheme,
+            session=route.session,
+            new_session=self._host.routes.new_session() if route.lacks_session else None,
+        )
+        self.client = (self._peer.client, self._peer.client_port)
+        self.app = FromHere(self._host, self._peer)
+        return True
+
+    def _leave(self, received: bytes) -> None:
+        """Give the connection to the worker that the request belongs to, once the last answer has left."""
+        self._leaving = True
+        self._unset_keepalive_if_required()
+        self.flow.pause_reading()
+        if self.transport.is_closing():
+            return
+        sock = self.transport.get_extra_info("socket")
+        if not self.transport.get_write_buffer_size() and self._host.give_back(
+            sock.fileno(), self._peer.address, self._port, received
+        ):
+            self._host.given_back += 1
+            self.transport.abort()  # closes our copy of the descriptor; the client sees nothing
+            return
+        self._tries += 1
+        if self._tries > LEAVE_TRIES:
+            self._keep(received)
+        else:
+            self.loop.call_later(LEAVE_PAUSE_S, self._leave, received)
+
+    def _keep(self, received: bytes) -> None:
+        """Serve here what belongs elsewhere: the primary does not take it, and an answer is better than none."""
+        self._host.kept += 1
+        logger.warning("! %s: a request of another worker's is served here: the primary does not take it", self._peer)
+        self._leaving, self._tries, self._is_first = False, 0, True
+        self.flow.resume_reading()
+        assert self._requests is not None
+        self._requests.feed(received)
+        self._go_on()
+
     def handle_websocket_upgrade(self) -> None:
         """Give the connection to what speaks WebSocket: our own transport, or uvicorn's for a hosted application."""
         head = [self.scope["method"].encode(), b" ", self.url, b" HTTP/1.1\r\n"]
         for name, value in self.scope["headers"]:
             head += [name, b": ", value, b"\r\n"]
         request = b"".join([*head, b"\r\n"])
+        if self._requests is not None:
+            request += self._requests.rest()
         # uvicorn has put no path into the scope of an upgrade: its WebSocket reads the head again, and so does ours.
         path = self.url.partition(b"?")[0]
         self.connections.discard(self)

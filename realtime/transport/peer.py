@@ -20,6 +20,8 @@ class Peer:
     """The session that led here."""
     new_session: str | None = None
     """A session that the client has to be given as a cookie, in the first answer."""
+    address: str = ""
+    """At the other end of the socket, or in its PROXY header: the client's own, or a proxy's."""
 
     def __str__(self) -> str:
         return f"{self.client}:{self.client_port}" if self.client_port else self.client or "a client without an address"

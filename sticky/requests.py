@@ -1,0 +1,148 @@
+"""
+Cuts the bytes of a kept-alive connection into requests, so that each can be looked at before it is served.
+
+Pure, used in workers: bytes in, pieces out, and every byte comes out exactly once. A proxy puts the requests of many
+clients on one connection; where a request begins can only be known by following the one before to its end. A head is
+judged by `first_bytes.inspect`, as the primary judges the first one, and a body by its Content-Length or its chunks
+(RFC 9112, sections 6 and 7.1), more strictly than a parser must be: what two readers could cut differently is refused.
+
+It decodes nothing and changes nothing: a piece is the bytes as they came.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from sticky.first_bytes import DEFAULT_LIMITS, NEED_MORE, Head, HeadLimits, Refusal, inspect
+
+CHUNK_LINE_MAX: Final = 4096  # a chunk's size with its extensions, which nobody uses
+TRAILERS_MAX: Final = 16_384
+
+_SIZE_DIGITS: Final = b"0123456789abcdefABCDEF"
+_CHUNK: Final = Refusal(400, "a chunk of the body does not begin with its size, or does not end where that says")
+_TRAILERS: Final = Refusal(431, "the trailers of the request are too long")
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A request begins. `data` is its head as it came."""
+
+    head: Head
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """More of the request that began last, or of what followed an upgrade."""
+
+    data: bytes
+
+
+class State(enum.Enum):
+    BETWEEN = "between requests"
+    LENGTH = "in a body of known length"
+    CHUNK_LINE = "before a chunk's size"
+    CHUNK = "in a chunk"
+    TRAILERS = "in the trailers"
+    OPEN = "no requests any more"  # upgraded, or refused
+
+
+class Requests:
+    """One connection's bytes. `feed` them, then take `next` until it is None."""
+
+    __slots__ = ("_left", "_limits", "_pending", "_seen", "state")
+
+    def __init__(self, limits: HeadLimits = DEFAULT_LIMITS) -> None:
+        self.state = State.BETWEEN
+        self._limits = limits
+        self._pending = b""
+        self._seen = 0  # bytes of the head that were looked at before
+        self._left = 0  # bytes of the body or chunk that are still to come
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read from the socket."""
+        self._pending = self._pending + data if self._pending else data
+
+    def rest(self) -> bytes:
+        """Give up what is not taken yet; `next` has nothing more."""
+        rest, self._pending, self._seen = self._pending, b"", 0
+        return rest
+
+    def next(self) -> Begin | Part | Refusal | None:
+        """
+        Return the next piece, or None when there must come more first. After a `Refusal` the connection is to be
+        closed: nobody can say where another request would begin.
+        """
+        if not self._pending:
+            return None
+        if self.state is State.BETWEEN:
+            return self._begin()
+        if self.state is State.OPEN:
+            return Part(self.rest())
+        if self.state is State.CHUNK_LINE:
+            return self._chunk_line()
+        if self.state is State.TRAILERS:
+            return self._trailers()
+        part = self._take(min(self._left, len(self._pending)))
+        self._left -= len(part.data)
+        if not self._left:
+            self.state = State.BETWEEN if self.state is State.LENGTH else State.CHUNK_LINE
+        return part
+
+    def _take(self, size: int) -> Part:
+        data, self._pending = self._pending[:size], self._pending[size:]
+        return Part(data)
+
+    def _begin(self) -> Begin | Refusal | None:
+        if self._pending[0] in b"\r\n":  # some clients end a body by a line too many (RFC 9112, section 2.2)
+            self._pending = self._pending.lstrip(b"\r\n")
+        verdict = inspect(self._pending, self._limits, self._seen)
+        if verdict is NEED_MORE:
+            self._seen = len(self._pending)
+            return None
+        self._seen = 0
+        if not isinstance(verdict, Head):
+            return self._refuse(verdict if isinstance(verdict, Refusal) else Refusal(400, "no request begins here"))
+        data = self._take(verdict.length).data
+        if verdict.is_upgrade:
+            self.state = State.OPEN
+        elif verdict.values(b"transfer-encoding"):
+            self.state = State.CHUNK_LINE
+        elif lengths := verdict.values(b"content-length"):
+            self._left = int(lengths[0])
+            self.state = State.LENGTH if self._left else State.BETWEEN
+        return Begin(verdict, data)
+
+    def _chunk_line(self) -> Part | Refusal | None:
+        end = self._pending.find(b"\n")
+        if end < 0:
+            return self._refuse(_CHUNK) if len(self._pending) > CHUNK_LINE_MAX else None
+        line = self._pending[:end]
+        size, semicolon, _ = line.partition(b";")
+        digits = size.rstrip(b" \t") if semicolon else size[:-1]
+        if not line.endswith(b"\r") or not 0 < len(digits) <= 15 or digits.translate(None, _SIZE_DIGITS):
+            return self._refuse(_CHUNK)
+        if size_of_chunk := int(digits, 16):
+            # The line end after the data belongs to the chunk: what is there instead is the parser's to refuse.
+            self._left = size_of_chunk + 2
+            self.state = State.CHUNK
+        else:
+            self.state = State.TRAILERS
+        return self._take(end + 1)
+
+    def _trailers(self) -> Part | Refusal | None:
+        if self._pending.startswith(b"\r\n"):
+            self.state = State.BETWEEN
+            return self._take(2)
+        end = self._pending.find(b"\r\n\r\n")
+        if end >= 0:
+            self.state = State.BETWEEN
+            return self._take(end + 4)
+        return self._refuse(_TRAILERS) if len(self._pending) > TRAILERS_MAX else None
+
+    def _refuse(self, refusal: Refusal) -> Refusal:
+        self.state = State.OPEN
+        self._pending = b""
+        return refusal

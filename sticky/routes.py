@@ -1,0 +1,87 @@
+"""
+Says of each later request of a connection whether it belongs to this worker.
+
+Pure, used in workers. Which slot a key has depends on which slots are live, and only the primary knows that: so a
+worker keeps what the primary has sent it and takes everything else for somebody else's. A wrong guess costs a way
+through the primary and back, never a wrong answer. What was learned is forgotten whenever another worker comes or goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sticky.affinity import UNIX_PEER, Affinity, Sticky
+from sticky.first_bytes import Head
+from sticky.hashing import Hashing, SessionId, Slot
+
+KNOWN_MAX: Final = 50_000  # routes that are remembered; above it all are forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Whose one request is."""
+
+    client: str
+    scheme: str
+    session: str | None
+    lacks_session: bool  # it names none, and should be given one
+
+
+class Routes:
+    """What is known in one worker of who belongs to it."""
+
+    def __init__(self, affinity: Affinity, hashing: Hashing, slot: Slot) -> None:
+        self._affinity = affinity
+        self._hashing = hashing
+        self._slot = slot
+        self._sticky = affinity.settings.sticky
+        self._here: set[str] = set()
+
+    def differ(self, peer: str) -> bool:
+        """Whether two requests of one connection of this peer can be of different clients or sessions."""
+        return self._sticky is Sticky.SESSION or self._affinity.trusts(peer)
+
+    def of(self, peer: str, scheme: str, head: Head) -> Route:
+        """
+        Find whose a request is.
+
+        Args:
+            peer: the address at the other end, as `Adopted.peer`.
+            scheme: what the connection itself is, where no trusted proxy says more.
+            head: the request's.
+        """
+        client = self._affinity.client_of(peer, head)
+        if self._affinity.secure(peer, head):
+            scheme = "https"
+        if self._sticky is not Sticky.SESSION:
+            return Route(client, scheme, None, lacks_session=False)
+        session = self._affinity.session_of(head)
+        return Route(client, scheme, session, lacks_session=session is None)
+
+    def leads_here(self, route: Route) -> bool:
+        """Whether this worker may serve the request without asking the primary."""
+        if self._sticky is Sticky.NONE or route.lacks_session:
+            return True
+        if route.session is not None and self._hashing.slot_of(route.session) == self._slot:
+            return True
+        return self._name(route.client, route.session) in self._here
+
+    def learn(self, client: str, session: str | None) -> None:
+        """Remember that the primary sent this client, or this session, here."""
+        if len(self._here) >= KNOWN_MAX:
+            self._here.clear()
+        self._here.add(self._name(client, session))
+
+    def forget(self) -> None:
+        """Forget everything: the table of live slots has changed."""
+        self._here.clear()
+
+    def new_session(self) -> SessionId:
+        """Make a session's id that leads to this worker's slot."""
+        return self._hashing.new_session(self._slot)
+
+    def _name(self, client: str, session: str | None) -> str:
+        if self._sticky is Sticky.SESSION:
+            return f"s{session}"
+        return UNIX_PEER if client == UNIX_PEER else f"c{client}"
