@@ -42,6 +42,10 @@ class Routes:
         """Whether two requests of one connection of this peer can be of different clients or sessions."""
         return self._sticky is Sticky.SESSION or self._affinity.trusts(peer)
 
+    def pools(self, peer: str) -> bool:
+        """Whether the peer is one of our proxies, which puts the requests of many clients on one connection."""
+        return self._affinity.trusts(peer)
+
     def of(self, peer: str, scheme: str, head: Head) -> Route:
         """
         Find whose a request is.

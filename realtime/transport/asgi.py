@@ -38,6 +38,7 @@ Send = Callable[[Any], Awaitable[None]]
 GiveBack = Callable[[int, str, int, bytes], bool]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+VISITS_HERE: Final = 8  # first visits that a pooled connection brings to one worker before another has its turn
 LEAVE_TRIES: Final = 250  # to give a connection back, while its last answer leaves or the channel is full
 LEAVE_PAUSE_S: Final = 0.02
 EXTENSION: Final = "realtime"  # key in scope["state"] and scope["extensions"]
@@ -217,6 +218,7 @@ class HostedHTTP(HttpToolsProtocol):
         self._handed_on = False
         self._requests = Requests() if host.routes.differ(peer.address) else None
         self._is_first = True  # the primary has looked at that one
+        self._visits = 0  # of clients without a session
         self._leaving = False
         self._tries = 0
 
@@ -277,6 +279,10 @@ class HostedHTTP(HttpToolsProtocol):
         route = self._host.routes.of(peer.address, self.scheme or "http", head)
         if not self._host.routes.leads_here(route):
             return False
+        if route.lacks_session and self._host.routes.pools(peer.address):
+            self._visits += 1
+            if self._visits >= VISITS_HERE:
+                return False  # the primary balances
         self._peer = replace(
             peer,
             client=route.client,

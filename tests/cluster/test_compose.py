@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import re
 import shutil
 import socket
 import subprocess
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +22,13 @@ import pytest
 
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
+from tests.support.processes import accepts, free_port, process
 from tests.support.require import require
 from tests.support.server import ROOT, RunningServer
 from tests.test_docker import DOCKER, NODES, compose, environment
 
 PROXY = "127.28.0.10"  # stands for the fixed address that the proxy has in compose's network
 CLIENTS = [f"127.28.1.{n}" for n in range(1, 25)]
-
-
-def free_port() -> int:
-    """Return a port below those that the system gives to clients: whoever tries it cannot meet himself there."""
-    while True:
-        port = random.randrange(10_000, 32_000)
-        with contextlib.suppress(OSError), socket.socket() as sock:
-            sock.bind(("127.0.0.1", port))
-            return port
-
-
-@contextlib.contextmanager
-def process(argv: list[str], directory: str | Path, ready: Callable[[], bool]) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(argv, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as running:
-        try:
-            while not ready():
-                assert running.poll() is None, f"{argv[0]} ended"
-                threading.Event().wait(0.02)
-            yield running
-        finally:
-            running.terminate()
-
-
-def accepts(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
 
 
 @contextlib.contextmanager

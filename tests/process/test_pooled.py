@@ -8,65 +8,20 @@ allows. The connection stays open, every request is answered once, in order, and
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from sticky.control import ask
-from tests.support.server import ROOT, RunningServer
-
-TARGET = f"{ROOT / 'tests' / 'support' / 'whose.py'}:app"
+from tests.support.http import WHOSE, Client, request
+from tests.support.server import RunningServer
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
     options = ("--sticky", "session", "--trusted-proxies", "127.9.0.0/16", "--balance", "round-robin")
-    with RunningServer(TARGET, *options, workers=4) as running:
+    with RunningServer(WHOSE, *options, workers=4) as running:
         running.wait_until_full()
         yield running
-
-
-class Client:
-    """One connection, with answers read one by one."""
-
-    def __init__(self, server: RunningServer, address: str = "127.0.0.1") -> None:
-        self.sock = socket.create_connection(("127.0.0.1", server.port), 30, (address, 0))
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.stream = self.sock.makefile("rb")
-
-    def send(self, data: bytes) -> None:
-        self.sock.sendall(data)
-
-    def answer(self) -> dict[str, Any]:
-        status = self.stream.readline()
-        headers = {}
-        while (line := self.stream.readline()) not in (b"\r\n", b""):
-            name, _, value = line.decode().partition(":")
-            headers[name.lower()] = value.strip()
-        if b" 100 " in status:
-            return self.answer()
-        assert b" 200 " in status, (status, headers)
-        found: dict[str, Any] = json.loads(self.stream.read(int(headers["content-length"])))
-        return {**found, "headers": headers}
-
-    def get(self, session: str | None = None, extra: str = "") -> dict[str, Any]:
-        self.send(request(session, extra))
-        return self.answer()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stream.close()
-        self.sock.close()
-
-
-def request(session: str | None = None, extra: str = "", method: str = "GET", body: bytes = b"") -> bytes:
-    cookie = f"Cookie: rt_session={session}\r\n" if session else ""
-    length = f"Content-Length: {len(body)}\r\n" if body else ""
-    return f"{method} /p HTTP/1.1\r\nHost: h\r\n{cookie}{length}{extra}\r\n".encode() + body
 
 
 @pytest.fixture(scope="module")
@@ -74,34 +29,29 @@ def sessions(server: RunningServer) -> dict[str, int]:
     """Twelve sessions that the server gave, and one of the client's own for each slot; with their slots."""
     found: dict[str, int] = {}
     for _ in range(12):
-        with Client(server) as client:
+        with Client(server.port) as client:
             answer = client.get()
             found[answer["session"]] = answer["slot"]
     number = 0
     while len(found) < 24:
         number += 1
-        with Client(server) as client:
+        with Client(server.port) as client:
             found[f"own-{number}"] = client.get(f"own-{number}")["slot"]
     assert set(found.values()) == {0, 1, 2, 3}
     return found
 
 
 def moves(server: RunningServer) -> int:
-    status = ask(control(server), {"command": "status"})
-    return int(status["counters"].get("given_back", 0))
-
-
-def control(server: RunningServer) -> str:
-    from realtime.settings import runtime_directory
-
-    return str(runtime_directory() / str(server.pid) / "control.sock")
+    found = server.status()["counters"].get("given_back", 0)
+    assert isinstance(found, int)
+    return found
 
 
 def test_each_request_of_a_connection_is_answered_by_its_own_worker(
     server: RunningServer, sessions: dict[str, int]
 ) -> None:
     before = moves(server)
-    with Client(server) as client:
+    with Client(server.port) as client:
         for _ in range(3):
             for session, slot in sessions.items():
                 found = client.get(session)
@@ -113,7 +63,7 @@ def test_each_request_of_a_connection_is_answered_by_its_own_worker(
 def test_requests_of_one_session_stay_where_they_are(server: RunningServer, sessions: dict[str, int]) -> None:
     before = moves(server)
     for session, slot in sessions.items():
-        with Client(server) as client:
+        with Client(server.port) as client:
             assert {client.get(session)["slot"] for _ in range(5)} == {slot}
     assert moves(server) == before
 
@@ -121,13 +71,13 @@ def test_requests_of_one_session_stay_where_they_are(server: RunningServer, sess
 def test_pipelined_requests_are_answered_in_order_each_by_its_own(
     server: RunningServer, sessions: dict[str, int]
 ) -> None:
-    with Client(server) as client:
+    with Client(server.port) as client:
         client.send(b"".join(request(session) for session in sessions))
         assert [client.answer()["slot"] for _ in sessions] == list(sessions.values())
 
 
 def test_bodies_go_with_their_requests(server: RunningServer, sessions: dict[str, int]) -> None:
-    with Client(server) as client:
+    with Client(server.port) as client:
         for session, slot in sessions.items():
             body = f"for {session}".encode()
             client.send(request(session, method="POST", body=body))
@@ -142,7 +92,7 @@ def test_bodies_go_with_their_requests(server: RunningServer, sessions: dict[str
 
 def test_large_bodies_that_were_read_with_the_head_go_along(server: RunningServer, sessions: dict[str, int]) -> None:
     body = bytes(1_000_000)
-    with Client(server) as client:
+    with Client(server.port) as client:
         for session, slot in list(sessions.items())[:8]:
             client.send(request(session, method="POST", body=body))
             found = client.answer()
@@ -150,7 +100,7 @@ def test_large_bodies_that_were_read_with_the_head_go_along(server: RunningServe
 
 
 def test_a_head_that_comes_in_pieces_is_waited_for(server: RunningServer, sessions: dict[str, int]) -> None:
-    with Client(server) as client:
+    with Client(server.port) as client:
         for session, slot in sessions.items():
             for byte in request(session, method="POST", body=b"body"):
                 client.send(bytes([byte]))
@@ -159,7 +109,7 @@ def test_a_head_that_comes_in_pieces_is_waited_for(server: RunningServer, sessio
 
 
 def test_expect_100_continue_is_answered_by_the_owner(server: RunningServer, sessions: dict[str, int]) -> None:
-    with Client(server) as client:
+    with Client(server.port) as client:
         for session, slot in sessions.items():
             client.send(request(session, "Expect: 100-continue\r\nContent-Length: 4\r\n", "POST"))
             assert client.stream.readline() == b"HTTP/1.1 100 Continue\r\n"
@@ -172,12 +122,12 @@ def test_expect_100_continue_is_answered_by_the_owner(server: RunningServer, ses
 def test_a_first_visit_in_between_gets_a_session_that_leads_to_who_answered(
     server: RunningServer, sessions: dict[str, int]
 ) -> None:
-    with Client(server) as client:
+    with Client(server.port) as client:
         for session in list(sessions)[:6]:
             client.get(session)
             visit = client.get()
             assert visit["headers"]["set-cookie"].startswith(f"rt_session={visit['session']}; Path=/; HttpOnly")
-            with Client(server) as other:
+            with Client(server.port) as other:
                 assert other.get(visit["session"])["slot"] == visit["slot"]
 
 
@@ -188,7 +138,7 @@ def test_an_upgrade_as_a_later_request_reaches_its_own_worker(server: RunningSer
     )
     for session, slot in list(sessions.items())[:8]:
         other = next(name for name, where in sessions.items() if where != slot)
-        with Client(server) as client:
+        with Client(server.port) as client:
             client.get(other)
             client.send(request(session, upgrade))
             assert b" 101 " in client.stream.readline()
@@ -204,7 +154,7 @@ def test_an_upgrade_as_a_later_request_reaches_its_own_worker(server: RunningSer
 def test_each_request_has_its_own_client_when_a_trusted_proxy_says_so(
     server: RunningServer, sessions: dict[str, int]
 ) -> None:
-    with Client(server, "127.9.0.1") as client:
+    with Client(server.port, "127.9.0.1") as client:
         for number, (session, slot) in enumerate(sessions.items()):
             forwarded = f"X-Forwarded-For: 192.0.2.{number}\r\n"
             proto = "X-Forwarded-Proto: https\r\n" if number % 2 else ""
@@ -216,8 +166,15 @@ def test_each_request_has_its_own_client_when_a_trusted_proxy_says_so(
 def test_what_cannot_be_cut_is_refused_and_the_connection_closed(
     server: RunningServer, sessions: dict[str, int]
 ) -> None:
-    with Client(server) as client:
+    with Client(server.port) as client:
         client.get(next(iter(sessions)))
         client.send(b"GET /p HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")
         assert b" 400 " in client.stream.readline()
         assert b"connection: close" in client.stream.read().lower()
+
+
+def test_first_visits_that_a_proxy_puts_on_one_connection_are_spread_over_the_workers(server: RunningServer) -> None:
+    with Client(server.port, "127.9.0.1") as client:
+        assert {client.get()["slot"] for _ in range(200)} == {0, 1, 2, 3}
+    with Client(server.port, "127.8.0.1") as client:
+        assert len({client.get()["slot"] for _ in range(50)}) == 1, "without a proxy it is one client without cookies"

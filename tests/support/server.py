@@ -19,9 +19,13 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from urllib.parse import urlsplit
 
 from realtime.cli.banner import LISTENING
+from realtime.cli.servers import CONTROL_SOCKET
+from realtime.settings import runtime_directory
+from sticky.control import ask
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 30.0  # only a hang reaches it
@@ -239,6 +243,10 @@ class RunningServer:
     def websocket_url(self) -> str:
         """Where clients of the Centrifuge protocol connect."""
         return f"ws{self.url.removeprefix('http')}/connection/websocket"
+
+    def status(self) -> dict[str, Any]:
+        """What the primary knows; only of a server without a --control of its own."""
+        return ask(runtime_directory() / str(self.pid) / CONTROL_SOCKET, {"command": "status"})
 
     def children(self) -> list[int]:
         """Return the pids of the primary's living children: workers, and the local broker."""
