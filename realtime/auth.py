@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -120,7 +121,7 @@ class Tokens:
             raise TokenInvalid("no secret is configured to verify it with")
         try:
             claims: dict[str, Any] = jwt.decode(token, self._secret, algorithms=list(ALGORITHMS), options=_OPTIONS)  # type: ignore[arg-type]
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, RecursionError) as error:  # the head is parsed before anything is proven
             raise TokenInvalid(str(error)) from error
         self._check_addressee(claims)
         expires, begins = _time(claims, "exp"), _time(claims, "nbf")
@@ -155,9 +156,12 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TokenInvalid(f"`{name}` is no time")
-    return float(value)
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise TokenInvalid(f"`{name}` is no time")
+        return float(value)
+    except OverflowError:  # a whole number that no float holds
+        raise TokenInvalid(f"`{name}` is no time") from None
 
 
 def _expire_at(claims: Mapping[str, Any]) -> float | None:
