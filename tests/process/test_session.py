@@ -398,9 +398,11 @@ def test_a_first_request_is_given_a_cookie_that_leads_back(server: RunningServer
     for _ in range(WORKERS):
         (cookies, body), (more, here) = visit(server, path, "/health")
         session = session_in(cookies, PLAIN)
-        assert more == [], "once on a connection is enough"
         slot = json.loads(here)["slot"]
         check_leads_back(server, session, slot)
+        # A proxy may have put another client's first visit there: who brings no cookie back is given one of his own.
+        assert session_in(more, PLAIN) != session
+        check_leads_back(server, session_in(more, PLAIN), slot)
         if path.startswith("/app"):
             found = json.loads(body)
             assert (found["slot"], found["session"]) == (slot, session), "the application knows it at once"
@@ -482,5 +484,7 @@ def test_a_websocket_may_follow_a_page_on_its_connection(server: RunningServer, 
         connection.request("GET", f"{path}?a=1", headers=upgrade)
         with closing(connection.getresponse()) as switched:
             assert switched.status == 101
-            again = switched.headers.get_all("Set-Cookie", [])
-            assert not again or session_in(again, PLAIN) == session, "no other session is begun"
+            again = session_in(switched.headers.get_all("Set-Cookie", []), PLAIN)
+    slot = place(server, {"Cookie": f"rt_session={session}"})["slot"]
+    check_leads_back(server, session, slot)
+    check_leads_back(server, again, slot)
