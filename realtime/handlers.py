@@ -94,9 +94,12 @@ class Handler:
         Return the value of a JSON text, for the handler's last argument.
 
         Raises:
-            Reject: the handler asks for a `dict`, and the client sent something else.
+            Reject: the handler asks for a `dict`, and the client sent something else; or a number that no number holds.
         """
-        value = None if data is None else msgspec.json.decode(data)
+        try:
+            value = None if data is None else msgspec.json.decode(data)
+        except (msgspec.MsgspecError, RecursionError):
+            raise Reject("bad request", code=107) from None
         if self._wants_dict and not isinstance(value, dict):
             raise Reject("bad request", code=107)
         return value

@@ -286,7 +286,7 @@ def _authorise(session: Session, subscription: Subscription, token: str) -> byte
             raise codes.PERMISSION_DENIED.error()
         return None
     claims = _subscription_claims(session, subscription.room, token)
-    subscription.chan_info = claims.info
+    subscription.chan_info = None if claims.info is None else json.one_line(claims.info)
     subscription.expire_at_s = claims.expire_at_s
     return claims.data
 

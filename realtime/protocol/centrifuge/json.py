@@ -34,12 +34,16 @@ def decode(message: bytes | str) -> list[Command]:
     Raises:
         BadFrame: nothing in it, malformed JSON, or a field of another type than the schema's.
     """
-    lines = (message.encode() if isinstance(message, str) else message).split(b"\n")
-    if len(lines) > 1 and not lines[-1]:
-        lines.pop()
     try:
+        if isinstance(message, str):
+            message = message.encode()
+        else:
+            message.decode()  # nobody looks into a payload again, and what is not UTF-8 ends each reader's connection
+        lines = message.split(b"\n")
+        if len(lines) > 1 and not lines[-1]:
+            lines.pop()
         return [_decoder.decode(line) for line in lines]
-    except msgspec.MsgspecError as error:  # also its DecodeError and ValidationError
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise BadFrame(str(error)) from error
 
 
