@@ -8,6 +8,7 @@ ours goes to our transport, everything else to the ASGI host. It reads nothing a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final
@@ -77,21 +78,23 @@ class Gateway:
 
     async def drain(self, deadline_s: float) -> None:
         """
-        Bring every client elsewhere: WebSockets of ours are told to come back, in slices, so that the others are not
-        stormed; requests in flight end; what is left at the deadline is cut and named.
+        Bring every client elsewhere: WebSockets are told to come back, in slices, so that the others are not stormed;
+        requests in flight end, and so do handshakes; what is left at the deadline is cut and named.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + deadline_s
-        self._host.shutdown_idle()
-        connections = list(self._endpoint.connections)
-        pause_s = min(SLICE_S, deadline_s * SHARE * SLICE / max(len(connections), 1))
-        for begin in range(0, len(connections), SLICE):
-            for connection in connections[begin : begin + SLICE]:
+        begin = loop.time()
+        self._host.drain()
+        sockets = len(self._endpoint.connections) + len(self._host.websockets())
+        pause_s = min(SLICE_S, deadline_s * SHARE * SLICE / max(sockets, 1))
+        while self._open and loop.time() < begin + deadline_s:
+            # Each time anew: a handshake may be done only now, of a client that the primary had sent before the drain.
+            for connection in [each for each in self._endpoint.connections if each.is_open][:SLICE]:
                 connection.close(*SHUTDOWN)
-            await asyncio.sleep(pause_s)
-        try:
-            await asyncio.wait_for(self._empty.wait(), max(deadline - loop.time(), 0))
-        except TimeoutError:
+            for hosted in self._host.websockets()[:SLICE]:
+                hosted.shutdown()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), min(pause_s, begin + deadline_s - loop.time()))
+        if self._open:
             left = self._host.abort_all()
             for connection in list(self._endpoint.connections):
                 connection.abort()

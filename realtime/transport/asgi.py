@@ -113,6 +113,7 @@ class ASGIHost:
         self.on_lost = on_lost
         self.routes = routes
         self.give_back = give_back
+        self.is_draining = False
         self.given_back = 0
         self.kept = 0  # requests that belonged elsewhere and had to be served here
         self.config = _config(app, lifespan="off")
@@ -129,10 +130,20 @@ class ASGIHost:
         """Make the protocol for one descriptor. `received`: bytes already taken from it, to be read first."""
         return HostedHTTP(self, peer, received)
 
-    def shutdown_idle(self) -> None:
-        """Close what is idle, and let every request in flight be its connection's last; hosted WebSockets get 1012."""
+    def drain(self) -> None:
+        """Close what is idle, and let every request in flight, or on its way, be its connection's last."""
+        self.is_draining = True
         for connection in list(self.state.connections):
-            connection.shutdown()
+            if isinstance(connection, HostedHTTP):
+                connection.shutdown()
+
+    def websockets(self) -> list[HostedWebSocket]:
+        """Return the hosted WebSockets whose handshake is done; `shutdown` closes each with 1012."""
+        return [
+            each
+            for each in self.state.connections
+            if isinstance(each, HostedWebSocket) and each.handshake_complete and not each.close_sent
+        ]
 
     def abort_all(self) -> int:
         """Cut what is left, and name it. Return how many."""
@@ -218,6 +229,8 @@ class HostedHTTP(HttpToolsProtocol):
         self._handed_on = False
         self._requests = Requests() if host.routes.differ(peer.address) else None
         self._is_first = True  # the primary has looked at that one
+        self._is_begun = True  # a request has begun to arrive; the first one was seen by the primary
+        self._is_last = host.is_draining  # the answer under way is the last one here
         self._visits = 0  # of clients without a session
         self._leaving = False
         self._tries = 0
@@ -234,7 +247,25 @@ class HostedHTTP(HttpToolsProtocol):
         if not self._handed_on:
             self._host.on_lost()
 
+    def shutdown(self) -> None:
+        """Close when nothing is under way; else let the request that is be the last."""
+        if not self._is_begun and not self._is_answering and not self.transport.is_closing():
+            self.transport.close()
+            return
+        self._is_last = True
+        if self._is_answering:
+            self.cycle.keep_alive = False
+
     # Requests, one by one
+
+    def on_message_begin(self) -> None:
+        self._is_begun = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self._is_last and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def data_received(self, data: bytes) -> None:
         if self._requests is None:
@@ -244,6 +275,7 @@ class HostedHTTP(HttpToolsProtocol):
         self._go_on()
 
     def on_response_complete(self) -> None:
+        self._is_begun = False
         super().on_response_complete()
         if self._requests is not None and not self.transport.is_closing():
             self._go_on()

@@ -408,6 +408,11 @@ class WebSocketTransport(asyncio.Protocol):
 
     # Closing
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the handshake is done and nobody has said goodbye."""
+        return self._state is State.OPEN
+
     def close(self, code: int, reason: str) -> None:
         """
         Say goodbye after what was written. The session is told once the peer has answered, or is gone.
