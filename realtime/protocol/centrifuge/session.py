@@ -239,7 +239,7 @@ class Session:
         method, request = commands.method_of(command)
         if method is None or (command.id <= 0 and method != "send"):
             raise codes.PROTOCOL.error()
-        if (method == "connect") != (self.state is State.NEW):
+        if self.state is not (State.NEW if method == "connect" else State.CONNECTED):
             raise codes.PROTOCOL.error()
         try:
             await commands.TABLE[method](self, command.id, request)
