@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -30,11 +31,23 @@ logger = logging.getLogger("realtime.gateway")
 class Gateway:
     """All connections of this worker."""
 
-    def __init__(self, endpoint: WebSocketEndpoint, host: ASGIHost, *, closed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        endpoint: WebSocketEndpoint,
+        host: ASGIHost,
+        *,
+        closed: Callable[[], None],
+        tls: ssl.SSLContext | None = None,
+        handshake_s: float = 10.0,
+    ) -> None:
         """
         Args:
             closed: told of each adopted connection's end.
+            tls: for connections that begin with a TLS handshake.
+            handshake_s: how long that may take.
         """
+        self._tls = tls
+        self._handshake_s = handshake_s
         self._endpoint = endpoint
         self._host = host
         self._closed = closed
@@ -63,9 +76,13 @@ class Gateway:
         task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, adopted: Adopted, make: Callable[[], asyncio.BaseProtocol]) -> None:
+        tls = self._tls if adopted.kind == "tls" else None
+        patience_s = None if tls is None else self._handshake_s
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(make, adopted.sock)
-        except OSError as error:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                make, adopted.sock, ssl=tls, ssl_handshake_timeout=patience_s
+            )
+        except OSError as error:  # also ssl.SSLError, and a handshake that took too long
             logger.info("x %s: gone before it was adopted: %s", adopted.client, error)
             adopted.sock.close()
             self._lost()

@@ -33,6 +33,7 @@ from realtime.settings import Settings
 from realtime.target import load_target
 from realtime.transport.asgi import ASGIHost
 from realtime.transport.handshake import Admission
+from realtime.transport.tls import server_context
 from realtime.transport.websocket import Limits as WebSocketLimits
 from realtime.transport.websocket import WebSocketEndpoint
 from realtime.wheel import Wheel, run_wheel
@@ -91,7 +92,13 @@ class Process:
             routes=worker.routes,
             give_back=worker.give_back,
         )
-        self.gateway = Gateway(self.endpoint, self.host, closed=worker.closed)
+        self.gateway = Gateway(
+            self.endpoint,
+            self.host,
+            closed=worker.closed,
+            tls=server_context(settings),
+            handshake_s=settings.handshake_s,
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._draining = False
 

@@ -171,7 +171,9 @@ class Door:
         if verdict is NEED_MORE:
             arrival.seen = len(data)
             return False
-        if isinstance(verdict, Head):
+        if isinstance(verdict, Head) and self._tls:
+            self._refuse(arrival, 400, "this port speaks TLS: use https://", "refused_not_tls")
+        elif isinstance(verdict, Head):
             self._settle(arrival, verdict)
         elif verdict is TLS_HELLO:
             self._settle_tls(arrival)

@@ -25,6 +25,7 @@ from realtime.cli.banner import LISTENING, banner
 from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, own_directory
 from realtime.errors import RealtimeError, SettingsError
 from realtime.settings import Settings, misspelt
+from realtime.transport.tls import server_context
 from sticky.affinity import AffinitySettings, Sticky
 from sticky.cluster import Child, Cluster, ClusterSettings
 from sticky.first_bytes import HeadLimits
@@ -46,12 +47,13 @@ def launch(settings: Settings) -> int:
     Be the primary until the cluster has ended, and give the exit status.
 
     Raises:
-        SettingsError: TARGET names a file that is not there.
+        SettingsError: TARGET names a file that is not there, or the certificate is none.
         WrongSystem: not here.
     """
     if sys.platform != "linux":
         raise WrongSystem
     settings = with_target(settings)
+    server_context(settings)
     start_logging(settings, "primary")
     for sentence in misspelt():
         log.warning("! %s", sentence)
@@ -127,6 +129,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         secret=settings.secret.encode() if settings.secret else None,
         balance=settings.balance,
         proxy_protocol=settings.proxy_protocol,
+        tls=settings.certfile is not None,
         limits=HeadLimits(max_bytes=settings.head_bytes, max_headers=settings.head_headers),
         backlog=settings.backlog,
         handshake_s=settings.handshake_s,
@@ -151,7 +154,8 @@ def children(settings: Settings) -> Sequence[Child]:
 
 def announce(settings: Settings, addresses: Sequence[str]) -> None:
     """Print the banner: people read it, and scripts wait for its line with the address."""
-    urls = [each if each.startswith("unix:") else f"http://{each}" for each in addresses]
+    scheme = "https" if settings.certfile else "http"
+    urls = [each if each.startswith("unix:") else f"{scheme}://{each}" for each in addresses]
     if settings.log_format == "json":
         log.info("= %s", LISTENING.format(address=", ".join(urls)))
         return

@@ -63,6 +63,9 @@ class Settings:
         short="b")
     backlog: int = _set(2048, Whole(1, 65535), _WHERE,
         "Connections the kernel holds for us before they are accepted; it caps this at net.core.somaxconn.")
+    certfile: str | None = _set(None, Text("FILE", "a file"), _WHERE,
+        "Certificate chain (PEM): https:// and wss:// alone are then spoken. A reload reads it anew.")
+    keyfile: str | None = _set(None, Text("FILE", "a file"), _WHERE, "The certificate's key (PEM), without a password.")
 
     workers: int = _set(AUTO, Whole(1, 512, (("auto", AUTO),)), _WORKERS,
         "Worker processes; auto is one for each processor that this process may use.", short="w", shown="auto")
@@ -268,6 +271,11 @@ def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
         (("pong_s", "ping_s"), of.pong_s < of.ping_s, f"pong ({pong}) must be shorter than ping ({ping})"),
         (("hung_s", "heartbeat_s"), of.hung_s >= 2 * of.heartbeat_s,
          f"hung ({hung}) must be at least twice heartbeat ({beat}), else healthy workers are killed"),
+        (("certfile",), of.certfile is None or of.keyfile is not None, "certfile needs keyfile beside it"),
+        (("keyfile",), of.keyfile is None or of.certfile is not None, "keyfile needs certfile beside it"),
+        (("sticky", "certfile"), not (session and of.certfile),
+         "sticky session cannot be combined with TLS that ends in the workers (the cookie is encrypted): "
+         "end TLS in a proxy, or use sticky ip"),
         (("proxy_protocol",), not of.proxy_protocol or bool(of.trusted_proxies),
          "proxy_protocol needs trusted_proxies: anybody else could claim any address"),
         *(((name,), session or getattr(of, name) is None,

@@ -305,11 +305,12 @@ class HostedHTTP(HttpToolsProtocol):
     def _belongs_here(self, head: Head) -> bool:
         """Find whose the request is, and tell the application so; or say that another worker has to serve it."""
         first, self._is_first = self._is_first, False
-        if first:
+        encrypted = self.scheme == "https"  # the primary has not seen the head, and no other worker can go on
+        if first and not encrypted:
             return True
         peer = self._peer
         route = self._host.routes.of(peer.address, self.scheme or "http", head)
-        if not self._host.routes.leads_here(route):
+        if not encrypted and not self._host.routes.leads_here(route):
             return False
         if route.lacks_session and self._host.routes.pools(peer.address):
             self._visits += 1

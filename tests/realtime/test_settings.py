@@ -196,6 +196,13 @@ RELATIONS: list[tuple[dict[str, str], str]] = [
     ({"ping_s": "5"}, "--ping: pong (10s) must be shorter than ping (5s)"),
     ({"hung_s": "1.5"}, "--hung: hung (1.5s) must be at least twice heartbeat (1s), else healthy workers are killed"),
     (
+        {"sticky": "session", "certfile": "a.pem", "keyfile": "b.pem"},
+        "--sticky: sticky session cannot be combined with TLS that ends in the workers (the cookie is encrypted): "
+        "end TLS in a proxy, or use sticky ip",
+    ),
+    ({"certfile": "a.pem"}, "--certfile: certfile needs keyfile beside it"),
+    ({"keyfile": "a.pem"}, "--keyfile: keyfile needs certfile beside it"),
+    (
         {"proxy_protocol": "yes"},
         "--proxy-protocol: proxy_protocol needs trusted_proxies: anybody else could claim any address",
     ),
