@@ -23,7 +23,17 @@ from sticky.errors import StickyError
 USAGE, FAILED, INTERRUPTED = 2, 1, 130  # 130: what a shell reports for SIGINT
 
 
-COMMANDS = ("serve", "status", "reload", "scale", "stop", "token", "doctor", "completion")  # the ones most used first
+COMMANDS = (
+    "serve",
+    "status",
+    "reload",
+    "scale",
+    "drain",
+    "stop",
+    "token",
+    "doctor",
+    "completion",
+)  # the ones most used first
 
 
 class Commands(click.Group):

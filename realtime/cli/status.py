@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import click
@@ -23,12 +24,14 @@ TROUBLES = {
     "out_of_descriptors": "times out of descriptors",
 }
 REFUSED = "refused_"
+WATCH_S = 1.0
 
 
 @click.command(cls=GroupedCommand)
 @click.option("--json", "as_json", is_flag=True, help="Print everything the primary knows, as JSON.")
+@click.option("--watch", is_flag=True, help="Show it anew every second, until Ctrl-C.")
 @settings_options(["control"])
-def status(as_json: bool, config: str | None, **given: Any) -> None:
+def status(as_json: bool, watch: bool, config: str | None, **given: Any) -> None:
     """
     Show the workers of the server that runs here, their clients, and what went wrong.
 
@@ -36,13 +39,20 @@ def status(as_json: bool, config: str | None, **given: Any) -> None:
     Examples:
       realtime status
       realtime status --json | jq .counters
-      watch realtime status
+      realtime status --watch
     """
-    answer = ask(control_socket(resolve(given, config=config)), {"command": "status"})
-    if as_json:
-        click.echo(json.dumps(answer, indent=2, sort_keys=True))
-        return
-    _print(answer)
+    path = control_socket(resolve(given, config=config))
+    while True:
+        answer = ask(path, {"command": "status"})
+        if as_json:
+            click.echo(json.dumps(answer, indent=None if watch else 2, sort_keys=True))
+        else:
+            if watch:
+                click.clear()
+            _print(answer)
+        if not watch:
+            return
+        time.sleep(WATCH_S)
 
 
 def _print(answer: dict[str, Any]) -> None:

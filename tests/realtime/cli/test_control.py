@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import pytest
 
 from tests.support.server import RunningServer
 
-from .conftest import Run
+from .conftest import ROOT, Run
 
 
 @pytest.fixture
@@ -54,6 +58,34 @@ def test_a_reload_that_fails_says_why_and_what_goes_on(app: Path, server: Runnin
     assert "the new version does not boot, and the workers that were serving go on" in done.stderr
     assert "nothing_of_that_name" in done.stderr
     assert "the last reload was given up" in realtime("status").stdout
+
+
+def test_drain_replaces_the_worker_of_one_slot(app: Path, server: RunningServer, realtime: Run) -> None:
+    before = pids(realtime)
+    assert realtime("drain", "1").stdout == "slot 1 has another worker\n"
+    after = pids(realtime)
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    assert realtime("drain", "7").stderr == "realtime: slot 7 has no worker that serves\n"
+    app.write_text("import nothing_of_that_name\n")
+    assert realtime("drain", "1").returncode == 1
+    assert pids(realtime) == after
+
+
+def pids(realtime: Run) -> dict[int, int]:
+    found = json.loads(realtime("status", "--json").stdout)["workers"]
+    return {each["slot"]: each["pid"] for each in found if each["state"] == "ready"}
+
+
+def test_status_can_be_watched(server: RunningServer, realtime: Run) -> None:
+    argv = [sys.executable, "-m", "realtime", "status", "--json", "--watch"]
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as watch:
+        assert watch.stdout is not None
+        assert [json.loads(watch.stdout.readline())["pid"] for _ in range(2)] == [server.pid] * 2
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(30) == 130
 
 
 def test_scale_starts_and_retires_workers(server: RunningServer, realtime: Run) -> None:

@@ -1,0 +1,44 @@
+"""`realtime drain SLOT`: replace the worker of one slot, and wait until the old one is gone."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from realtime.cli.options import GroupedCommand, settings_options
+from realtime.cli.reload import ReloadGivenUp
+from realtime.cli.servers import control_socket
+from realtime.settings import resolve
+from sticky.control import ask
+
+POLL_S = 0.1
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("slot", type=click.IntRange(0))
+@click.option("--no-wait", is_flag=True, help="Do not wait until the old worker is gone.")
+@settings_options(["control"])
+def drain(slot: int, no_wait: bool, config: str | None, **given: Any) -> None:
+    """
+    Replace the worker of SLOT: its successor takes over, then it brings its clients elsewhere and ends.
+
+    The exit status is 1 when the successor does not boot; the old worker then goes on.
+
+    \b
+    Examples:
+      realtime drain 2
+    """
+    path = control_socket(resolve(given, config=config))
+    before = [each["pid"] for each in ask(path, {"command": "status"})["workers"] if each["slot"] == slot]
+    ask(path, {"command": "drain", "slot": slot})
+    while not no_wait:
+        answer = ask(path, {"command": "status"})
+        if answer["reload"]["failed"]:
+            raise ReloadGivenUp(answer["reload"]["failed"])
+        if not any(each["pid"] in before for each in answer["workers"]):
+            break
+        time.sleep(POLL_S)
+    if not no_wait:
+        click.echo(f"slot {slot} has another worker")
