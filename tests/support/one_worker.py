@@ -59,6 +59,15 @@ class Client(ProtocolClient):
         await self.send_raw("\n".join(map(json.dumps, commands)))
         return (await self.hear(before + len(commands)))[before:]
 
+    async def stop_reading(self) -> None:
+        """Take nothing more from the socket, so that what is sent to this client waits at the server."""
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+
+    def read_on(self) -> None:
+        """End `stop_reading`."""
+        self._reading = asyncio.create_task(self._read())
+
 
 class OneWorker:
     """One worker without its processes. Use it as an asynchronous context manager."""
