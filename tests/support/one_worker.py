@@ -136,9 +136,9 @@ class OneWorker:
         return client
 
     async def join(self, **fields: Any) -> Client:
-        """Connect, and be admitted; `user`, where given, by a token."""
+        """Connect, and be admitted; `user`, where given, by a token that never ends."""
         if "user" in fields:
-            fields["token"] = self.token(sub=fields.pop("user"))
+            fields["token"] = self.token(sub=fields.pop("user"), expire_at=0)
         client = await self.open()
         client.connected = await client.ask("connect", **fields)
         return client

@@ -1,8 +1,8 @@
 """
 How a connection begins, lives and ends: connect, refresh, pings, deadlines, and every disconnect code.
 
-Through a real WebSocket to one worker in this process. Time passes when a test says so, so nothing here waits for a ping
-or a deadline (Centrifuge client protocol, sections 4, 5, 8.2 and 10).
+Through a real WebSocket to one worker in this process (Centrifuge client protocol, sections 4, 5, 8.2 and 10). Time
+passes when a test says so, so nothing here waits for a ping or a deadline.
 """
 
 from __future__ import annotations
