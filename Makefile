@@ -3,6 +3,7 @@
 #
 #   PYTHON=python3.13          the interpreter that .venv is made with
 #   BIND=0.0.0.0 PORT=9000     where `make demo` listens
+#   SECONDS=600                how long `make fuzz` runs
 #   ARGS="-k name -x"          handed to pytest by `make test` and `make test-slow`
 
 .DEFAULT_GOAL := help
@@ -13,8 +14,9 @@ READY := $(VENV)/.installed
 BIND ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
+SECONDS ?= 60
 
-.PHONY: help demo test test-slow lint bench screenshots clean
+.PHONY: help demo test test-slow lint bench fuzz screenshots clean
 
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1=\2/p' Makefile | awk -F= '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -38,6 +40,10 @@ lint: $(READY)  ## check the style, the formatting and the types
 
 bench: $(READY)  ## measure what a connection and a delivery cost here
 	$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: $(READY)  ## fuzz whatever reads bytes of strangers, for SECONDS (60)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	$(BIN)/python -m tests.fuzz -max_total_time=$(SECONDS) -max_len=4096
 
 screenshots: $(READY)  ## make the pictures in docs/ anew, from the running chat
 	$(BIN)/python -m tests.browser.shoot

@@ -11,6 +11,7 @@ It never looks at a body, never decodes, never guesses.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -125,6 +126,8 @@ _TEXT: Final = b"\t " + _VISIBLE + bytes(range(0x80, 0x100))  # field-vchar, obs
 TOKEN: Final = b"!#$%&'*+-.^_`|~" + _LETTERS_AND_DIGITS  # RFC 9110, section 5.6.2
 _TARGET: Final = _VISIBLE.replace(b"#", b"")  # a fragment is never sent; some parsers cut it off and some do not
 _HOST: Final = b"-._~%!$&'()*+;=:[]" + _LETTERS_AND_DIGITS  # RFC 3986 without the comma: a proxy may have joined two
+# In an absolute target: what the workers' URL parser takes, which is less than RFC 3986 allows a host to be.
+_PLAIN_AUTHORITY: Final = re.compile(rb"(?:[A-Za-z0-9._-]++|\[[0-9A-Fa-f:.]++\])(?::([0-9]{1,5}))?")
 
 _NOT_HTTP: Final = Refusal(400, "these bytes do not begin an HTTP request")
 _NOT_TLS: Final = Refusal(400, "these bytes do not begin an HTTP request nor a TLS handshake")
@@ -169,7 +172,7 @@ def inspect(data: bytes, limits: HeadLimits = DEFAULT_LIMITS, seen: int = 0) -> 
     text = data[:end]
     head = _read(text, limits)
     if head is None:
-        verdict = _find_fault(data[: end + 2], limits)
+        verdict = _inspect_opening(data) or _find_fault(data[: end + 2], limits)  # a TLS record may hold line ends
         assert verdict is not None, "the quick reading refuses what the careful one lets through"
         return verdict
     return _find_conflict(head, text) or head
@@ -258,8 +261,12 @@ def _find_conflict(head: Head, text: bytes) -> Refusal | None:
     if host.translate(None, _HOST):
         return _HOST_VALUE
     authority = _authority(head.target)
-    if authority is not None and (authority.lower() != host.lower() if hosts else authority.translate(None, _HOST)):
-        return _HOST_CONFLICT
+    if authority is not None:
+        if authority.lower() != host.lower() if hosts else authority.translate(None, _HOST):
+            return _HOST_CONFLICT
+        plain = _PLAIN_AUTHORITY.fullmatch(authority)
+        if plain is None or int(plain[1] or 0) > 0xFFFF:
+            return _HOST_VALUE
     has_length, has_coding = b"content-length" in names, b"transfer-encoding" in names
     if not has_length and not has_coding:
         return None
