@@ -56,8 +56,8 @@ class Link(Framed):
     def ask(self, *message: Any) -> asyncio.Future[msgspec.Raw]:
         """Send a command; its answer comes in its turn."""
         future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
+        self.send(message)  # first: what cannot be written has no answer, and must not be waited for
         self.waiting.append(future)
-        self.send(message)
         return future
 
     def received(self, message: list[msgspec.Raw]) -> None:

@@ -161,10 +161,11 @@ class Connection(asyncio.Protocol):
         if self.is_lost or len(self._waiting) >= WAITING_MAX:
             future.set_exception(BrokerUnavailable(self.address.shown, "the connection is lost or overloaded"))
             return future
-        self._waiting.append(future)
+        packed = hiredis.pack_command(words)  # type: ignore[arg-type]
+        self._waiting.append(future)  # only now: what cannot be written has no reply
         if not self._turn:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._turn.append(hiredis.pack_command(words))  # type: ignore[arg-type]
+        self._turn.append(packed)
         return future
 
     def _flush(self) -> None:

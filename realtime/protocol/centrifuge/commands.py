@@ -369,7 +369,7 @@ async def history(session: Session, id: int, request: HistoryRequest) -> None:
     if not options.retention.size:
         raise codes.NOT_AVAILABLE.error()
     since = None if request.since is None else Position(request.since.epoch, request.since.offset)
-    if request.limit < -1 or (since is not None and (since.offset < 0 or (request.reverse and not since.offset))):
+    if request.limit < -1 or (since is not None and request.reverse and not since.offset):
         raise codes.BAD_REQUEST.error()
     most = session.shared.limits.history_page
     limit = most if request.limit == -1 else min(request.limit, most)

@@ -8,14 +8,19 @@ are `msgspec.Raw`: JSON texts that are neither parsed nor written anew. Nothing 
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 # What clients send
 
+# As far as a number in JavaScript, and in Redis' Lua, is exact: no stream counts further, and a broker takes no other.
+Offset = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+
 
 class StreamPosition(Struct, omit_defaults=True):
-    offset: int = 0
+    offset: Offset = 0
     epoch: str = ""
 
 
@@ -24,7 +29,7 @@ class SubscribeRequest(Struct):
     token: str = ""
     recover: bool = False
     epoch: str = ""
-    offset: int = 0
+    offset: Offset = 0
     data: Raw | UnsetType = UNSET
     positioned: bool = False
     recoverable: bool = False
@@ -89,7 +94,7 @@ class SubRefreshRequest(Struct):
 class Command(Struct):
     """One command. Exactly one of the fields after `id` is set, or none in a pong."""
 
-    id: int = 0
+    id: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
     connect: ConnectRequest | None = None
     subscribe: SubscribeRequest | None = None
     unsubscribe: UnsubscribeRequest | None = None

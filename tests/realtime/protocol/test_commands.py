@@ -15,7 +15,6 @@ import pytest
 
 from realtime import App, Connection, Reject
 from realtime.auth import sign
-from realtime.broker.base import Room
 from tests.support.aio import run_async
 from tests.support.client import Refused
 from tests.support.one_worker import SECRET, Client, OneWorker
@@ -517,7 +516,6 @@ async def test_a_page_of_history_is_what_was_asked_for() -> None:
     ("fields", "error"),
     [
         ({"limit": -2}, (107, "bad request")),
-        ({"limit": 1, "since": {"offset": -1}}, (107, "bad request")),
         ({"limit": 1, "since": {"offset": 0}, "reverse": True}, (107, "bad request")),
         ({"limit": 1, "since": {"offset": 1, "epoch": "another"}}, (112, "unrecoverable position")),
         ({"since": {"offset": 1, "epoch": "another"}}, (112, "unrecoverable position")),

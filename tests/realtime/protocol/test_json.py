@@ -130,6 +130,15 @@ MALFORMED: list[Any] = [
     '{"id":1,"connect":{"data":"\\q"}}', '{"id":1,"connect":{"data":"\\ud800"}}', '{"id":1,"connect":{"data":[1,]}}',
     '{"id":1,"connect":{"data":%s}}' % ("[" * 20_000 + "]" * 20_000), '{"id":1,"connect":{"subs":[]}}',
     '{"id":1,"connect":{"subs":{"a":1}}}', '{"id":1,"connect":{"x":%s}}' % ('{"a":' * 9_000 + "1" + "}" * 9_000),
+    *(
+        text % number
+        for number in (-1, 2**53, 2**64, 2**70, 10**400)
+        for text in (
+            '{"id":1,"connect":{"subs":{"a":{"offset":%d}}}}', '{"id":1,"subscribe":{"offset":%d}}',
+            '{"id":1,"history":{"since":{"offset":%d}}}',
+        )
+    ),
+    *(f'{{"id":{number},"connect":{{}}}}' for number in (-1, 2**32, 2**64, 10**400)),
     b"\xff", b'{"id":1,"connect":{"data":"\xff"}}', b'{"id":1,"connect":{"token":"\xed\xa0\x80"}}', b"\x00",
     b'{"id":1,"connect":{"\xc0\xaf":1}}', bytes.fromhex("080801220422026a73"),
 ]  # fmt: skip
