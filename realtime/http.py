@@ -26,6 +26,7 @@ CHUNK: Final = 256 * 1024
 CLIENT: Final = Path(__file__).parent / "client"
 CLIENT_FILES: Final = {"/realtime.js": "realtime.js", "/realtime.d.ts": "realtime.d.ts"}
 TYPES: Final = {".js": "text/javascript", ".mjs": "text/javascript", ".ts": "text/plain", ".wasm": "application/wasm"}
+PACKED: Final = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 
 WELCOME: Final = b"""<!doctype html><meta charset="utf-8"><title>realtime</title>
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
@@ -73,7 +74,8 @@ class Router:
                 return
             if path == self._websocket_path:
                 text = b"This is the address of a WebSocket.\n"
-                await _answer(scope, send, 426, text, "text/plain", [(b"upgrade", b"websocket")])
+                fields = [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
+                await _answer(scope, send, 426, text, "text/plain", fields)
                 return
         for prefix, mounted, lifespan in self._mounts:
             if _is_below(path, prefix):
@@ -141,7 +143,7 @@ def _open_below(directory: Path, name: str) -> tuple[int, os.stat_result, Path] 
         if not path.is_relative_to(directory.resolve()):
             return None
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
         return None
     about = os.fstat(fd)
     if not stat.S_ISREG(about.st_mode):
@@ -151,6 +153,9 @@ def _open_below(directory: Path, name: str) -> tuple[int, os.stat_result, Path] 
 
 
 async def _send_opened(scope: Scope, send: Send, fd: int, about: os.stat_result, path: Path) -> None:
+    if scope["method"] not in ("GET", "HEAD"):
+        await _answer(scope, send, 200, b"", "text/plain")
+        return
     etag = b'"%x-%x"' % (about.st_mtime_ns, about.st_size)
     fields = [
         (b"etag", etag),
@@ -158,12 +163,10 @@ async def _send_opened(scope: Scope, send: Send, fd: int, about: os.stat_result,
         (b"cache-control", b"no-cache"),  # kept, but asked for again: a deploy is seen at once
         (b"x-content-type-options", b"nosniff"),
     ]
-    if etag in _header(scope, b"if-none-match"):
+    known = _header(scope, b"if-none-match")
+    if etag in known or known == b"*":
         await send({"type": "http.response.start", "status": 304, "headers": fields})
         await send({"type": "http.response.body"})
-        return
-    if scope["method"] not in ("GET", "HEAD"):
-        await _answer(scope, send, 200, b"", "text/plain")
         return
     fields += [(b"content-type", _kind(path)), (b"content-length", b"%d" % about.st_size)]
     await send({"type": "http.response.start", "status": 200, "headers": fields})
@@ -178,7 +181,10 @@ async def _send_opened(scope: Scope, send: Send, fd: int, about: os.stat_result,
 
 
 def _kind(path: Path) -> bytes:
-    kind = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    guessed, packed = mimetypes.guess_type(path.name)
+    if packed is not None:  # sent as it is, so it is what it is packed as
+        guessed = PACKED.get(packed)
+    kind = TYPES.get(path.suffix.lower()) or guessed or "application/octet-stream"
     return (f"{kind}; charset=utf-8" if kind.startswith("text/") else kind).encode()
 
 
