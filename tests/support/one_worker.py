@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -27,6 +28,12 @@ from tests.support.client import DEADLINE_S, ProtocolClient
 
 SECRET = "the secret of a worker in a test, of thirty-two bytes and more"
 VERSION = "9.8.7"
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    """Let the loop turn until it is so: for what comes about on the side, and of which nobody is told."""
+    while not is_so():  # noqa: ASYNC110
+        await asyncio.sleep(0)
 
 
 class Client(ProtocolClient):

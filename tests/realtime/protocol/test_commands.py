@@ -7,7 +7,9 @@ to come before something else is compared by its order in `Client.heard`.
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 import time
 from typing import Any
 
@@ -17,7 +19,7 @@ from realtime import App, Connection, Reject
 from realtime.auth import sign
 from tests.support.aio import run_async
 from tests.support.client import Refused
-from tests.support.one_worker import SECRET, Client, OneWorker
+from tests.support.one_worker import SECRET, Client, OneWorker, until
 
 
 def make_app() -> App:
@@ -594,3 +596,33 @@ async def test_without_any_method_calls_are_not_available() -> None:
     async with OneWorker(App()) as worker:
         (reply,) = await (await worker.join()).say({"id": 2, "rpc": {"method": "m"}})
         assert reply == {"id": 2, "error": {"code": 108, "message": "not available"}}
+
+
+@run_async
+async def test_commands_run_one_after_another_and_who_sends_too_many_waits() -> None:
+    app = App()
+    running: list[int] = []
+    most = 0
+    go_on = asyncio.Event()
+
+    @app.rpc("slow")
+    async def slow(conn: Connection, data: int) -> int:
+        nonlocal most
+        running.append(data)
+        most = max(most, len(running))
+        await go_on.wait()
+        running.remove(data)
+        return data
+
+    async with OneWorker(app) as worker:
+        client, other = await worker.join(), await worker.join()
+        for number in range(2, 502):
+            await client.send_raw(json.dumps({"id": number, "rpc": {"method": "slow", "data": number}}))
+        session = worker.session(client)
+        await until(lambda: len(session._queue or ()) > 64)
+        assert await other.ask("unsubscribe", channel="x") == {}, "nobody else waits"
+        assert len(session._queue) < 500, "what is not read yet waits in the kernel"
+        go_on.set()
+        replies = (await client.hear(501))[1:]
+        assert [reply["id"] for reply in replies] == list(range(2, 502))
+        assert most == 1
