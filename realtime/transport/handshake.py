@@ -13,14 +13,18 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from websockets.exceptions import InvalidHeader
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from realtime.protocol.base import Handshake
 from realtime.transport.peer import Peer, session_cookie
+
+VERSION: Final = "Sec-WebSocket-Version"
 
 judge_logger = logging.getLogger("realtime.websocket.judge")
 judge_logger.setLevel(logging.WARNING)  # what websockets says about each connection, we say ourselves
@@ -73,10 +77,17 @@ def shake_hands(head: bytes, peer: Peer, admission: Admission) -> Accepted | Ref
     assert isinstance(request, Request), "a head without a body is one request"
     if not origin_allowed(request, admission.allowed_origins):
         response = judge.reject(http.HTTPStatus.FORBIDDEN, "This origin may not connect.\n")
-        problem = f"origin {request.headers.get('Origin')!r} is not allowed"
+        problem = f"origin {', '.join(request.headers.get_all('Origin'))!r} is not allowed"
     else:
-        response = judge.accept(request)
+        try:
+            response = judge.accept(request)
+        except UnicodeEncodeError:  # websockets before 17 cannot quote what is not ASCII
+            return Refused(_BAD_REQUEST, "a header is not ASCII")
         problem = str(judge.handshake_exc)
+        if isinstance(judge.handshake_exc, InvalidHeader) and judge.handshake_exc.name == VERSION:
+            response = judge.reject(http.HTTPStatus.UPGRADE_REQUIRED, f"{problem}\n")
+            response.headers["Upgrade"] = "websocket"
+            response.headers[VERSION] = "13"  # RFC 6455, section 4.4
     accepted = response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS
     if accepted and peer.new_session is not None:
         response.headers["Set-Cookie"] = session_cookie(admission.session_cookie, peer.new_session, peer.scheme)
