@@ -1,0 +1,189 @@
+"""
+The members of one room: who is written to, with which bytes, how often, and in which order.
+
+Members here are recorders at the seams that `fanout.py` names (`Subscriber`, `Writer`, `Wire`). What a slow member
+costs is seen with real sockets in tests/realtime/protocol/test_connecting.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.fanout import Fanout, total
+
+ROOM = Room("room")
+ANA = ClientInfo("ana", "c1")
+
+
+@dataclass(eq=False)
+class Words:
+    """A wire on which everything can be read, and that counts how often it encodes."""
+
+    name: str = ""
+    encoded: int = 0
+
+    def publication(self, room: Room, publication: Publication) -> bytes:
+        self.encoded += 1
+        return b"%b%d " % (self.name.encode(), publication.offset)
+
+    def join(self, room: Room, info: ClientInfo) -> bytes:
+        return b"+%b " % info.client.encode()
+
+    def leave(self, room: Room, info: ClientInfo) -> bytes:
+        return b"-%b " % info.client.encode()
+
+
+@dataclass(eq=False)
+class Outlet:
+    written: list[bytes] = field(default_factory=list)
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+
+@dataclass(eq=False)
+class Member:
+    wire: Words
+    outlet: Outlet = field(default_factory=Outlet)
+
+    def insufficient(self, room: Room) -> None:
+        raise AssertionError("a fan-out tells nobody that")
+
+    @property
+    def heard(self) -> str:
+        return b"".join(self.outlet.written).decode().strip()
+
+
+def publications(*offsets: int) -> list[Publication]:
+    return [Publication(b"x", offset) for offset in offsets]
+
+
+def test_a_burst_is_encoded_once_and_costs_each_member_one_write() -> None:
+    wire = Words()
+    fanout, members = Fanout(ROOM), [Member(wire) for _ in range(50)]
+    for member in members:
+        fanout.add(member, watches=False)
+    assert fanout.deliver(publications(*range(1, 17))) == 16 * 50
+    assert wire.encoded == 16
+    first = members[0].outlet.written
+    assert [len(member.outlet.written) for member in members] == [1] * 50
+    assert all(member.outlet.written[0] is first[0] for member in members), "the very same bytes"
+    assert first[0] == b"".join(b"%d " % n for n in range(1, 17))
+
+
+def test_each_wire_has_its_own_bytes() -> None:
+    one, other = Words("a"), Words("b")
+    fanout, members = Fanout(ROOM), [Member(one), Member(other), Member(one)]
+    for member in members:
+        fanout.add(member, watches=False)
+    fanout.deliver(publications(1, 2))
+    assert [member.heard for member in members] == ["a1 a2", "b1 b2", "a1 a2"]
+    assert (one.encoded, other.encoded) == (2, 2)
+
+
+def test_who_left_is_written_nothing_more_and_can_come_again() -> None:
+    fanout, wire = Fanout(ROOM), Words()
+    stays, goes = Member(wire), Member(wire)
+    for member in (stays, goes):
+        fanout.add(member, watches=True)
+    fanout.deliver(publications(1))
+    assert fanout.remove(goes) is True
+    assert fanout.remove(goes) is False
+    fanout.deliver(publications(2))
+    fanout.announce_join(ANA)
+    fanout.add(goes, watches=False)
+    fanout.deliver(publications(3))
+    fanout.announce_leave(ANA)
+    assert stays.heard == "1 2 +c1 3 -c1"
+    assert goes.heard == "1 3"
+    assert fanout.size == 2
+
+
+def test_joins_and_leaves_go_to_those_who_watch() -> None:
+    fanout, wire = Fanout(ROOM), Words()
+    watches, does_not, late = Member(wire), Member(wire), Member(wire)
+    fanout.add(watches, watches=True)
+    fanout.add(does_not, watches=False)
+    fanout.add(late, watches=True, seen=9)
+    fanout.announce_join(ANA)
+    fanout.announce_leave(ANA)
+    assert [member.heard for member in (watches, does_not, late)] == ["+c1 -c1", "", "+c1 -c1"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "turns", "heard"),
+    [
+        (0, [[1, 2], [3]], "1 2 3"),
+        (2, [[1, 2], [3]], "3"),
+        (2, [[1, 2, 3], [4]], "3 4"),
+        (2, [[1], [2], [3]], "3"),
+        (5, [[1, 2], [3, 4]], ""),
+        (3, [[4, 5]], "4 5"),
+        (2, [[0], [1, 0], [3, 0]], "0 0 3 0"),
+    ],
+)
+def test_a_member_that_came_in_between_gets_what_it_has_not_seen(seen: int, turns: list[list[int]], heard: str) -> None:
+    fanout, wire = Fanout(ROOM), Words()
+    member, other = Member(wire), Member(wire)
+    fanout.add(other, watches=False)
+    fanout.add(member, watches=False, seen=seen)
+    counts = [fanout.deliver(publications(*offsets)) for offsets in turns]
+    assert member.heard == heard
+    assert other.heard == " ".join(str(offset) for offsets in turns for offset in offsets)
+    assert sum(counts) == len(heard.split()) + len(other.heard.split())
+    assert fanout.size == 2
+    assert fanout.remove(member), "in whichever way it was kept"
+    assert fanout.size == 1
+
+
+def test_a_late_member_gets_what_all_get_as_soon_as_the_room_has_caught_up() -> None:
+    fanout, wire = Fanout(ROOM), Words()
+    late = Member(wire)
+    fanout.add(late, watches=False, seen=2)
+    fanout.deliver(publications(1, 2))
+    fanout.deliver(publications(3, 4, 5))
+    assert late.outlet.written == [b"3 4 5 "], "in one write"
+
+
+def test_clearing_returns_everybody_and_leaves_nobody() -> None:
+    fanout, wire = Fanout(ROOM), Words()
+    members = [Member(wire), Member(Words()), Member(wire)]
+    fanout.add(members[0], watches=True)
+    fanout.add(members[1], watches=False)
+    fanout.add(members[2], watches=True, seen=9)
+    assert set(fanout) == set(members)
+    assert total([fanout, Fanout(ROOM)]) == 3
+    assert set(fanout.clear()) == set(members)
+    assert (list(fanout), fanout.size, fanout.clear()) == ([], 0, [])
+    fanout.announce_join(ANA)
+    assert fanout.deliver(publications(1)) == 0
+    assert all(member.heard == "" for member in members)
+
+
+@given(st.lists(st.one_of(st.integers(0, 5), st.integers(6, 11), st.lists(st.just(None), min_size=1, max_size=4))))
+def test_whoever_comes_and_goes_each_gets_every_publication_of_its_time_in_order(acts: list[object]) -> None:
+    fanout, wires = Fanout(ROOM), [Words(), Words()]
+    members = [Member(wires[n % 2]) for n in range(6)]
+    wanted: list[list[str]] = [[] for _ in members]
+    inside: set[int] = set()
+    offset = 0
+    for act in acts:
+        if isinstance(act, list):
+            offsets = range(offset + 1, offset + 1 + len(act))
+            offset += len(act)
+            assert fanout.deliver(publications(*offsets)) == len(inside) * len(act)
+            for number in inside:
+                wanted[number] += map(str, offsets)
+        elif act < 6 and act not in inside:
+            inside.add(act)
+            fanout.add(members[act], watches=False)
+        elif act >= 6:
+            assert fanout.remove(members[act - 6]) is (act - 6 in inside)
+            inside.discard(act - 6)
+        assert fanout.size == len(inside)
+    assert [member.heard.split() for member in members] == wanted
