@@ -43,12 +43,14 @@ class LaggingBroker(MemoryBroker):
     Attributes:
         away: every call fails.
         calls: the names of the calls so far.
+        lag: how many turns of the loop a call waits before it does something, and again with its answer.
     """
 
     def __init__(self) -> None:
         super().__init__(WorkerId("w"))
         self.away = False
         self.calls: list[str] = []
+        self.lag: Callable[[], int] = lambda: 0
         self._gates: dict[tuple[str, str], Gate] = {}
         self._unheard = False
         for name in HELD:
@@ -65,6 +67,8 @@ class LaggingBroker(MemoryBroker):
         return lagging
 
     async def _pass(self, when: str, name: str) -> None:
+        for _ in range(self.lag()):
+            await asyncio.sleep(0)
         gate = self._gates.get((when, name))
         if gate is not None:
             await gate.wait()

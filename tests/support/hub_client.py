@@ -1,0 +1,108 @@
+"""
+`HubClient`: a member of a hub's rooms that writes down what it gets; no protocol, no socket.
+
+It is a `fanout.Subscriber` whose wire says each publication as itself. `ledger` is what a client would have shown its
+user: what it missed, as it was told on entering, and what came live. It does what a good client does and no more: it
+keeps its position, and comes back with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from realtime.broker.base import Broker, ClientId, ClientInfo, Position, Publication, Retention, Room
+from realtime.hub import Entry, Hub, Joined, RoomOptions
+
+ROOM = Room("room")
+KEPT = RoomOptions(Retention(100, 600.0), recover=True)
+NOT_KEPT = RoomOptions()
+PRESENT = RoomOptions(presence=True, join_leave=True)
+
+
+@contextlib.asynccontextmanager
+async def hub_of(broker: Broker, options: RoomOptions = KEPT, **arguments: Any) -> AsyncIterator[Hub]:
+    """Have a hub for a while, in which every room is kept alike. It compares positions only when it has reason to."""
+    hub = Hub(broker, lambda room: options, **{"verify_s": 3600.0, **arguments})
+    await hub.start()
+    try:
+        yield hub
+    finally:
+        await hub.close()
+
+
+class _Events:
+    """A wire that says each event as one line."""
+
+    def publication(self, room: Room, publication: Publication) -> bytes:
+        return b"%d:%b\n" % (publication.offset, publication.data)
+
+    def join(self, room: Room, info: ClientInfo) -> bytes:
+        return b"+:%b\n" % info.client.encode()
+
+    def leave(self, room: Room, info: ClientInfo) -> bytes:
+        return b"-:%b\n" % info.client.encode()
+
+
+WIRE = _Events()
+
+
+class HubClient:
+    """One member. `offsets` are those of its publications, `events` everything as text, `put_out` where it was lost."""
+
+    def __init__(self, hub: Hub, name: str = "c", options: RoomOptions = KEPT) -> None:
+        self.hub = hub
+        self.info = ClientInfo(f"user {name}", name)
+        self.options = options
+        self.wire = WIRE
+        self.outlet = self
+        self.events: list[str] = []
+        self.offsets: list[int] = []
+        self.position: Position | None = None
+        self.put_out: list[Room] = []
+
+    # As the hub sees it
+
+    def write(self, data: bytes) -> None:
+        for line in data.decode().splitlines():
+            self.events.append(line)
+            kind = line.partition(":")[0]
+            if kind.isdigit() and int(kind):
+                self._take(int(kind))
+
+    def insufficient(self, room: Room) -> None:
+        self.put_out.append(room)
+
+    def _take(self, offset: int) -> None:
+        self.offsets.append(offset)
+        if self.position is not None:
+            self.position = Position(self.position.epoch, offset)
+
+    # As a test moves it
+
+    async def ask(self, room: Room = ROOM, *, watches: bool = True) -> Entry:
+        """Go to the door, with the position that it has."""
+        return await self.hub.enter(
+            room, self, self.options, info=self.info, since=self.position, watches=watches and self.options.join_leave
+        )
+
+    def go_live(self, entry: Entry) -> Joined:
+        """Be told, and be a member from here on."""
+        joined = entry.settle()
+        if joined.position is not None:
+            if not joined.recovered:
+                self.position = joined.position
+            else:
+                self.position = Position(joined.position.epoch, self.position.offset if self.position else 0)
+            for publication in joined.publications:
+                self._take(publication.offset)
+        self.hub.go_live(entry)
+        return joined
+
+    async def enter(self, room: Room = ROOM) -> Joined:
+        return self.go_live(await self.ask(room))
+
+    def leave(self, room: Room = ROOM) -> bool:
+        client = ClientId(self.info.client) if self.options.presence else None
+        return self.hub.leave(room, self, client=client)
