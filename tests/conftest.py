@@ -12,6 +12,7 @@ import os
 import shutil
 from collections import Counter
 
+import hypothesis  # noqa: F401 - its plugin would import it while it tells of a failure, deep in the stack: too deep
 import pytest
 
 PROGRAMS = {

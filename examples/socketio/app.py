@@ -1,0 +1,38 @@
+"""
+A Socket.IO server on several workers: `realtime serve --workers 4 --sticky session examples/socketio/app.py`.
+
+Long polling keeps a client's session in one worker's memory, so every request of a client has to reach the same one:
+that is what `--sticky session` is for. Nothing here knows of it. What clients of different workers say to each other
+goes through Redis, as python-socketio does it: set SOCKETIO_REDIS to its URL.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import socketio
+
+redis_url = os.environ.get("SOCKETIO_REDIS")
+server = socketio.AsyncServer(
+    async_mode="asgi",
+    client_manager=socketio.AsyncRedisManager(redis_url) if redis_url else None,
+)
+app = socketio.ASGIApp(server)
+
+
+@server.event
+async def connect(sid: str, environ: dict[str, Any]) -> None:
+    await server.enter_room(sid, "everybody")
+
+
+@server.event
+async def echo(sid: str, data: Any) -> Any:
+    """Answer the caller."""
+    return {"pid": os.getpid(), "data": data}
+
+
+@server.event
+async def shout(sid: str, data: Any) -> None:
+    """Tell everybody, on all workers where there is Redis."""
+    await server.emit("shouted", data, room="everybody")

@@ -1,0 +1,1 @@
+"""Applications and frameworks that people have, on sticky workers, through their own clients."""

@@ -1,0 +1,103 @@
+"""
+Socket.IO on four workers: the stock client, by polling, by WebSocket, and by polling with an upgrade.
+
+A hundred clients at once call and are answered, are cut and come back. With `--sticky session` nobody meets a worker
+that does not know him; the same run with `--sticky none` shows that many would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import socketio
+from aiohttp import ClientSession, CookieJar, TCPConnector
+
+from tests.support.aio import run_async, run_async_for
+from tests.support.redis_server import RedisServer
+from tests.support.require import require
+from tests.support.server import ROOT, RunningServer
+
+# What aiohttp's client has not closed by the time it is collected is not ours.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+APP = ROOT / "tests" / "apps" / "quick_socketio.py"
+CLIENTS = 100
+CALLS = 5
+
+
+class Guest:
+    """One Socket.IO client with cookies of its own, as a browser has them."""
+
+    def __init__(self) -> None:
+        # Cookies of an address, not only of a name; and a connection anew for each request, as pools do at their worst.
+        self.http = ClientSession(cookie_jar=CookieJar(unsafe=True), connector=TCPConnector(force_close=True))
+        self.client = socketio.AsyncClient(http_session=self.http, reconnection=False)
+        self.heard: asyncio.Queue[object] = asyncio.Queue()
+        self.client.on("shouted", self.heard.put)
+
+    async def come(self, url: str, transports: list[str] | None) -> None:
+        await self.client.connect(url, transports=transports, wait_timeout=20)
+
+    async def call(self) -> int:
+        """Return the process that answered, which has to be the same each time."""
+        answers = [await self.client.call("echo", number, timeout=20) for number in range(CALLS)]
+        assert [each["data"] for each in answers] == list(range(CALLS))
+        [pid] = {each["pid"] for each in answers}
+        assert isinstance(pid, int)
+        return pid
+
+    async def go(self) -> None:
+        await self.client.disconnect()
+        await self.http.close()
+
+
+async def visit(url: str, transports: list[str] | None) -> int:
+    """Come, call, be gone, come again with the same cookies, call: return the process, the same both times."""
+    guest = Guest()
+    try:
+        await guest.come(url, transports)
+        first = await guest.call()
+        await guest.client.disconnect()
+        await guest.come(url, transports)
+        assert await guest.call() == first, "who comes back is at home"
+        return first
+    finally:
+        await guest.go()
+
+
+def serve(sticky: str, **env: str) -> RunningServer:
+    return RunningServer(APP, "--sticky", sticky, "--balance", "round-robin", workers=4, env=env)
+
+
+@pytest.mark.parametrize(
+    "transports", [["polling"], ["websocket"], None], ids=["polling", "websocket", "polling, then an upgrade"]
+)
+@run_async_for(120)
+async def test_a_hundred_clients_at_once_are_each_at_home_with_one_worker(transports: list[str] | None) -> None:
+    with serve("session") as server:
+        await asyncio.to_thread(server.wait_until_full)
+        pids = await asyncio.gather(*[visit(server.url, transports) for _ in range(CLIENTS)])
+        assert len(set(pids)) == 4, "all workers have their share"
+        assert not server.log.find_all("Invalid session")
+
+
+@run_async_for(120)
+async def test_without_stickiness_most_of_them_fail() -> None:
+    with serve("none") as server:
+        await asyncio.to_thread(server.wait_until_full)
+        found = await asyncio.gather(*[visit(server.url, ["polling"]) for _ in range(20)], return_exceptions=True)
+        assert sum(isinstance(each, BaseException) for each in found) > 10
+
+
+@run_async
+async def test_through_redis_everybody_hears_what_one_says() -> None:
+    require("redis")
+    with RedisServer() as redis, serve("session", SOCKETIO_REDIS=redis.url) as server:
+        await asyncio.to_thread(server.wait_until_full)
+        guests = [Guest() for _ in range(8)]
+        await asyncio.gather(*[guest.come(server.url, ["polling"]) for guest in guests])
+        assert len({await guest.call() for guest in guests}) > 1, "they are on several workers"
+        await guests[0].client.emit("shout", "hello")
+        assert [await asyncio.wait_for(guest.heard.get(), 20) for guest in guests] == ["hello"] * 8
+        await asyncio.gather(*[guest.go() for guest in guests])
