@@ -8,6 +8,7 @@ client that left during an outage would be seen for as long as its worker lives.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from realtime.broker.base import Broker, ClientId, ClientInfo, MemberCounts, Room
@@ -17,11 +18,12 @@ from realtime.errors import BrokerUnavailable
 class Presence:
     """The members that this worker owns."""
 
-    __slots__ = ("_broker", "_owed")
+    __slots__ = ("_broker", "_owed", "_paying")
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._owed: dict[tuple[Room, ClientId], bool] = {}
+        self._paying: dict[tuple[Room, ClientId], asyncio.Event] = {}  # removals on their way to the broker
 
     async def add(self, room: Room, info: ClientInfo, *, announce: bool) -> None:
         """
@@ -44,14 +46,21 @@ class Presence:
 
     async def pay(self, room: Room, client: ClientId) -> None:
         """Make a client absent, if that is owed: now, or as soon as the broker is back."""
-        announce = self._owed.get((room, client))
+        key = room, client
+        while (underway := self._paying.get(key)) is not None:  # two removals, and the later could meet who came again
+            await underway.wait()
+        announce = self._owed.get(key)
         if announce is None:
             return
+        underway = self._paying[key] = asyncio.Event()
         try:
             await self._broker.remove_member(room, client, announce=announce)
+            self._owed.pop(key, None)
         except BrokerUnavailable:
             return
-        self._owed.pop((room, client), None)
+        finally:
+            del self._paying[key]
+            underway.set()
 
     async def pay_all(self) -> None:
         """Remove everybody whose removal is owed. What cannot be removed now stays owed."""

@@ -6,8 +6,8 @@ a signal. What is ours: where a connection came from (client, scheme, session) r
 as a cookie on a connection's first answer, and a request for a WebSocket of ours that comes as the second one on a
 kept-alive connection reaches our own transport.
 
-The constructors used here have not changed since uvicorn 0.21; tests/realtime/transport/test_asgi.py guards each thing
-that is not its public interface.
+The constructors used here have not changed since uvicorn 0.21; tests/realtime/transport/test_uvicorn_contract.py guards
+each thing that is not its public interface.
 """
 
 from __future__ import annotations

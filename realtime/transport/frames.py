@@ -27,6 +27,8 @@ __all__ = ["BINARY", "TEXT", "Frames", "Kind", "apply_mask", "look", "sayable"]
 TEXT_WHOLE: Final = 0x81  # FIN, no reserved bit, opcode 1
 BINARY_WHOLE: Final = 0x82
 _MASKED: Final = 0x80
+_CONTROL: Final = 0x08  # set in the opcodes of control frames
+_CONTROL_MAX: Final = 125  # bytes of their payload
 _OPCODES: Final = frozenset((0x0, 0x1, 0x2, 0x8, 0x9, 0xA))
 
 _LENGTH_16: Final = struct.Struct("!BBH")
@@ -45,7 +47,9 @@ class Kind(enum.Enum):
     OTHER = "other"
     """Another whole frame: control, fragment, reserved bits set."""
     REFUSED = "refused"
-    """A head that no frame may have here; its payload need not be awaited."""
+    """A head that no frame may have; its payload need not be awaited."""
+    TOO_BIG = "too big"
+    """A head that announces more than a message may still have."""
 
 
 def look(data: bytes | bytearray, at: int, limit: int) -> tuple[Kind, int, int]:
@@ -55,7 +59,7 @@ def look(data: bytes | bytearray, at: int, limit: int) -> tuple[Kind, int, int]:
     Args:
         data: bytes of the stream; the head of a frame begins at `at`.
         at: an index below `len(data)`.
-        limit: bytes the payload may have.
+        limit: bytes the payload may have; a control frame may always have its 125.
 
     Returns:
         The kind; where the payload begins; where the frame ends. The two indexes mean something for whole frames only.
@@ -74,8 +78,8 @@ def look(data: bytes | bytearray, at: int, limit: int) -> tuple[Kind, int, int]:
             return Kind.PARTIAL, 0, 0
         length = int.from_bytes(data[at + 2 : at + 2 + size], "big")
         payload_at += size
-    if length > limit:
-        return Kind.REFUSED, 0, 0
+    if length > limit and (length > _CONTROL_MAX or not first & _CONTROL):
+        return Kind.TOO_BIG, 0, 0
     end = payload_at + length
     if end > len(data):
         return Kind.PARTIAL, 0, 0

@@ -126,10 +126,10 @@ class WebSocketTransport(asyncio.Protocol):
         "_deadline",
         "_ended",
         "_endpoint",
-        "_fragments",
         "_held",
         "_is_text",
         "_judge",
+        "_message",
         "_outbound_timer",
         "_peer",
         "_pending",
@@ -152,7 +152,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._pending = bytearray(received)  # the beginning of a frame, or of the head
         self._held = False  # the session reads nothing: `pause_reading`
         self._judge: ServerProtocol | None = None
-        self._fragments: list[bytes] = []  # of the message in progress
+        self._message: bytearray | None = None  # what came so far of one in fragments
         self._is_text = True  # that message
         self._ended: tuple[int, str] | None = None  # how, once it is known
         self._congested_since: float | None = None
@@ -263,13 +263,15 @@ class WebSocketTransport(asyncio.Protocol):
         at, size = 0, len(data)
         limit = self._endpoint.limits.message_bytes
         while at < size and self._state is State.OPEN and not self._held:
-            fragments = self._fragments
-            kind, payload_at, end = look(data, at, limit - sum(map(len, fragments)) if fragments else limit)
+            kind, payload_at, end = look(data, at, limit - len(self._message) if self._message else limit)
             if kind is Kind.PLAIN and self._judge is None:
                 payload = apply_mask(data[payload_at:end], data[payload_at - 4 : payload_at])
                 self._deliver(payload, data[at] == TEXT_WHOLE)
             elif kind is Kind.PARTIAL:
                 break
+            elif kind is Kind.TOO_BIG:
+                end = size
+                self._fail(CloseCode.MESSAGE_TOO_BIG, f"a message may have {limit} bytes")
             else:
                 if kind is Kind.REFUSED:
                     end = size
@@ -290,9 +292,12 @@ class WebSocketTransport(asyncio.Protocol):
         """Hand one whole message to the session."""
         assert self._session is not None, "an open connection has a session"
         try:
-            self._session.receive(payload.decode() if is_text else payload)
+            message = payload.decode() if is_text else payload
         except UnicodeDecodeError as error:
             self._fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
+            return
+        try:
+            self._session.receive(message)
         except Exception:
             logger.exception("! %s: a message could not be received", self._peer)
             self.close(*BUG)
@@ -304,11 +309,13 @@ class WebSocketTransport(asyncio.Protocol):
             judge = self._judge = self._make_judge()
         judge.receive_data(frame)
         self._obey(judge)
-        if self._state is State.OPEN and not self._fragments:
+        if self._state is State.OPEN and self._message is None:
             self._judge = None
 
     def _make_judge(self) -> ServerProtocol:
-        return ServerProtocol(state=JudgeState.OPEN, max_size=self._endpoint.limits.message_bytes, logger=judge_logger)
+        # Its limit counts only while we close. With room for a ping in a message, for it counts that as a part.
+        limit = self._endpoint.limits.message_bytes + 125
+        return ServerProtocol(state=JudgeState.OPEN, max_size=limit, logger=judge_logger)
 
     def _obey(self, judge: ServerProtocol) -> None:
         """Do what the judge says: messages to the session, its answers to the socket, and the end when it is one."""
@@ -333,9 +340,11 @@ class WebSocketTransport(asyncio.Protocol):
     def _collect(self, frame: Frame) -> None:
         if frame.opcode is not Opcode.CONT:
             self._is_text = frame.opcode is Opcode.TEXT
-        self._fragments.append(bytes(frame.data))
+            self._message = bytearray()
+        assert self._message is not None, "the judge lets no other frame begin a message"
+        self._message += frame.data
         if frame.fin:
-            payload, self._fragments = b"".join(self._fragments), []
+            payload, self._message = bytes(self._message), None
             self._deliver(payload, self._is_text)
 
     def pause_reading(self) -> None:

