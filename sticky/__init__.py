@@ -3,6 +3,7 @@
 from sticky.affinity import AffinitySettings, Sticky
 from sticky.cluster import Child, Cluster, ClusterSettings
 from sticky.hashing import SessionId, Slot
+from sticky.lifetime import Lifetime
 from sticky.worker import Adopted, Worker, session_id
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Child",
     "Cluster",
     "ClusterSettings",
+    "Lifetime",
     "SessionId",
     "Slot",
     "Sticky",

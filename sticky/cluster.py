@@ -12,50 +12,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from sticky.affinity import AffinitySettings
 from sticky.children import Child
-from sticky.errors import SettingsError
-from sticky.first_bytes import HeadLimits
+from sticky.hashing import Slot
 from sticky.primary import Primary
+from sticky.settings import ClusterSettings
 
 __all__ = ["Child", "Cluster", "ClusterSettings"]
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterSettings:
-    """How a cluster runs. Times are in seconds."""
-
-    binds: tuple[str, ...] = ("127.0.0.1:8000",)
-    workers: int = 1
-    affinity: AffinitySettings = field(default_factory=AffinitySettings)
-    secret: bytes | None = None  # at least 16 bytes; None: drawn at start, and affinity ends with the primary
-    balance: str = "least"  # for connections without a key; or "round-robin"
-    proxy_protocol: bool = False  # trusted peers begin with a PROXY header
-    tls: bool = False  # TLS ends in the workers
-    raw: bool = False  # no HTTP: nothing is peeked at, the address decides
-    limits: HeadLimits = field(default_factory=HeadLimits)
-    backlog: int = 2048
-    handshake_s: float = 10.0  # from a connection's start to its whole head
-    patience_s: float = 10.0  # for a worker to have room for it
-    drain_s: float = 60.0
-    heartbeat_s: float = 1.0
-    hung_s: float = 6.0
-    boot_s: float = 30.0
-    orphan_grace_s: float = 60.0
-    control: str | None = None
-    pid_file: str | None = None
-    node: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.workers <= 512:
-            raise SettingsError("workers", f"{self.workers} is not from 1 to 512")
-        if not self.binds:
-            raise SettingsError("binds", "there is no address to listen on")
-        if self.hung_s < 2 * self.heartbeat_s:
-            raise SettingsError("hung_s", "it must be at least twice heartbeat_s, else healthy workers are killed")
+Hook = Callable[[dict[str, Any]], None]
+Environment = Mapping[str, str]
 
 
 class Cluster:
@@ -68,9 +36,10 @@ class Cluster:
         worker_argv: Sequence[str],
         worker_config: Any = None,
         children: Sequence[Child] = (),
-        env: Mapping[str, str] | None = None,
+        env: Environment | None = None,
+        env_of: Callable[[Slot], Environment] = lambda slot: {},
         on_listening: Callable[[list[str]], None] | None = None,
-        hooks: Mapping[str, Callable[[dict[str, Any]], None]] | None = None,
+        hooks: Mapping[str, Hook] | None = None,
     ) -> None:
         """
         Args:
@@ -78,27 +47,35 @@ class Cluster:
             worker_argv: the command of a worker.
             worker_config: plain data for `Worker.config`. It travels on the channel: no secret is in a command line.
             children: processes that workers need, started before them and stopped after.
-            env: the environment of all these; this process's own by default.
+            env: the environment of all these; this process's own by default. `STICKY_SLOT` is added to a worker's.
+            env_of: what a slot's worker has in its environment beside that.
             on_listening: called once with the addresses, when connections are accepted.
-            hooks: called in the primary with a dictionary, by event: "fork", "online", "listening", "message",
-                "disconnect", "exit", "reopen_logs". What a hook raises is logged.
+            hooks: called in the primary with a dictionary, by event. What a hook raises is logged; one that blocks has
+                every client wait.
+
+                - "setup": every address is bound, nothing is started: `addresses`
+                - "fork": a worker's process was started: `slot`, `worker_id`, `pid`, as in the next three
+                - "online": it is ready
+                - "disconnect": it does not hear the primary any more
+                - "exit": its process ended: also `status`, negative for a signal, and `expected`: it was told to
+                - "listening": connections are accepted: `addresses`
+                - "message": a worker sent something to "primary": `from`, `data`
+                - "reopen_logs": SIGUSR1 came
         """
         self.settings = settings
         self._worker_argv = worker_argv
         self._worker_config = worker_config
         self._children = children
         self._env = dict(os.environ if env is None else env)
-        self._hooks = dict(hooks or {})
+        self._env_of = env_of
+        self._hooks = {name: [hook] for name, hook in (hooks or {}).items()}
         if on_listening is not None:
-            told = self._hooks.get("listening")
-
-            def listening(fields: dict[str, Any]) -> None:
-                on_listening(fields["addresses"])
-                if told is not None:
-                    told(fields)
-
-            self._hooks["listening"] = listening
+            self.on("listening", lambda fields: on_listening(fields["addresses"]))
         self._primary: Primary | None = None
+
+    def on(self, event: str, hook: Hook) -> None:
+        """Have another hook called for an event, after those it has."""
+        self._hooks.setdefault(event, []).append(hook)
 
     def run(self) -> int:
         """
@@ -106,7 +83,7 @@ class Cluster:
         128 + N when signal N ended it at once.
 
         Raises:
-            SettingsError: an address is wrong or taken.
+            SettingsError: an address is wrong or taken, or a user cannot be become.
         """
         self._primary = Primary(
             self.settings,
@@ -114,6 +91,47 @@ class Cluster:
             worker_config=self._worker_config,
             children=self._children,
             env=self._env,
+            env_of=self._env_of,
             hooks=self._hooks,
         )
         return self._primary.run()
+
+    # For hooks: what follows is for the thread that runs the primary, while it runs
+
+    def send(self, to: str, data: Any) -> int:
+        """
+        Send plain data (what msgpack can carry) to "all" workers or to "slot:3": `on_message` there.
+
+        Returns:
+            To how many workers. One that has not taken its messages for long does not count.
+
+        Raises:
+            ValueError: it is larger than 192 KiB.
+        """
+        return self._running.send(to, data)
+
+    def reload(self) -> None:
+        """Replace every worker by a new one, one by one; each old one drains."""
+        self._running.reload()
+
+    def scale(self, workers: int) -> None:
+        """Have so many workers, from 1 to 512."""
+        self._running.scale(workers)
+
+    def drain(self, slot: int) -> bool:
+        """Replace the worker of one slot; the old one drains. Return False when none serves there."""
+        return self._running.drain(Slot(slot))
+
+    def stop(self) -> None:
+        """Accept nothing more, drain every worker, and have `run` return."""
+        self._running.stop()
+
+    def statistics(self) -> dict[str, Any]:
+        """Return a snapshot of the primary and of every worker, as `realtime status --json` shows it."""
+        return self._running.statistics()
+
+    @property
+    def _running(self) -> Primary:
+        if self._primary is None:
+            raise RuntimeError("the cluster does not run yet")
+        return self._primary

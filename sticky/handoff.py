@@ -244,15 +244,14 @@ class Dispatcher:
 
     def flush(self, worker: WorkerHandle) -> None:
         """Hand over what waits for a worker whose channel has room again."""
-        if not worker.flush():
-            return
-        while worker.waiting:
-            if not self._hand_over(worker, worker.waiting[0]):
-                self._wants_write(worker, False)  # asked again soon: see RETRY_S
-                self._poller.after(RETRY_S, lambda: self._wants_write(worker, True))
-                return
-            worker.waiting.popleft()
         self._wants_write(worker, False)
+        has_room = worker.flush()
+        while has_room and worker.waiting:
+            has_room = self._hand_over(worker, worker.waiting[0])
+            if has_room:
+                worker.waiting.popleft()
+        if not has_room:  # asked again soon: see RETRY_S
+            self._poller.after(RETRY_S, lambda: self._wants_write(worker, True))
 
     def acknowledge(self, worker: WorkerHandle, number: int) -> None:
         """Give up our copies of everything that the worker has adopted."""

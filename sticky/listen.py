@@ -18,16 +18,19 @@ from sticky.errors import SettingsError
 
 def bind(address: str) -> socket.socket:
     """
-    Bind one address: HOST:PORT, [v6]:PORT, :PORT (every address) or unix:PATH.
+    Bind one address: HOST:PORT, [v6]:PORT, :PORT (every address), unix:PATH, or fd://N for a socket that is there
+    already, as systemd gives it from 3 on (sd_listen_fds(3)).
 
     Raises:
         SettingsError: it is no address, or cannot be had; the text says why.
     """
     if address.startswith("unix:"):
         return _bind_unix(address.removeprefix("unix:"))
+    if address.startswith("fd://"):
+        return _take(address)
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
-        raise SettingsError("bind", f"{address!r} is not HOST:PORT, [v6]:PORT, :PORT or unix:PATH")
+        raise SettingsError("bind", f"{address!r} is not HOST:PORT, [v6]:PORT, :PORT, unix:PATH or fd://N")
     host = host.removeprefix("[").removesuffix("]")
     try:
         found = socket.getaddrinfo(host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -60,6 +63,25 @@ def _bind_unix(path: str) -> socket.socket:
     return sock
 
 
+class Given(socket.socket):
+    """A socket that somebody else made, and whose file, if it has one, is theirs."""
+
+
+def _take(address: str) -> socket.socket:
+    number = address.removeprefix("fd://")
+    if not number.isdecimal() or not 3 <= int(number) < 2**20:
+        raise SettingsError("bind", f"{address!r} is not fd://N with N from 3 on")
+    try:
+        sock = Given(fileno=int(number))
+    except OSError as error:
+        raise SettingsError("bind", f"{address}: this process was given no such socket ({_why(error)})") from error
+    if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        sock.detach()
+        raise SettingsError("bind", f"{address} is no stream socket that clients could connect to")
+    sock.set_inheritable(False)
+    return sock
+
+
 def _answers(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
@@ -88,6 +110,6 @@ def written(listener: socket.socket) -> str:
 
 def unlink(listener: socket.socket) -> None:
     """Remove the file of a Unix socket; nothing for others."""
-    if listener.family == socket.AF_UNIX:
+    if listener.family == socket.AF_UNIX and not isinstance(listener, Given):
         with contextlib.suppress(OSError):
             os.unlink(listener.getsockname())

@@ -24,20 +24,20 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from sticky import listen
+from sticky import listen, privileges
 from sticky.accept import Door
 from sticky.affinity import Affinity
 from sticky.children import Child, Children
 from sticky.control import ControlServer
+from sticky.errors import SettingsError
 from sticky.handoff import Dispatcher, balance_named
 from sticky.hashing import Hashing, Slot
+from sticky.notify import ServiceManager
 from sticky.poller import READ, Poller
+from sticky.settings import ClusterSettings
 from sticky.supervisor import Supervisor
-
-if TYPE_CHECKING:
-    from sticky.cluster import ClusterSettings
 
 _SIGNALS: Final = (
     signal.SIGTERM,
@@ -49,6 +49,9 @@ _SIGNALS: Final = (
     signal.SIGUSR1,
     signal.SIGCHLD,
 )
+
+SLOT: Final = "STICKY_SLOT"
+"""The environment variable that names a worker's slot, for what reads nothing else."""
 
 logger = logging.getLogger("sticky")
 
@@ -64,17 +67,32 @@ class Primary:
         worker_config: Any,
         children: Sequence[Child],
         env: Mapping[str, str],
-        hooks: Mapping[str, Callable[[dict[str, Any]], None]],
+        env_of: Callable[[Slot], Mapping[str, str]],
+        hooks: Mapping[str, Sequence[Callable[[dict[str, Any]], None]]],
     ) -> None:
         """
-        Bind every address, so that what cannot be had is told before anything is started.
+        Bind every address and become the user that was asked for, so that what cannot be had is told before anything
+        is started.
 
         Raises:
-            SettingsError: an address is wrong or taken.
+            SettingsError: an address is wrong or taken, there is no such user, or this process may not become it.
         """
         self._settings = settings
         self._hooks = hooks
+        env = dict(env)
+        self._manager = ServiceManager(env)
+        identity = privileges.find(settings.user, settings.group)
+        if settings.umask is not None:
+            os.umask(settings.umask)
         self._listeners = _bind_all(settings.binds)
+        self._pid_file = settings.pid_file
+        if self._pid_file is not None:
+            _write_pid(self._pid_file)
+        try:
+            identity.assume()
+        except SettingsError:
+            self._remove_files()
+            raise
         self._poller = Poller()
         self._counters: Counter[str] = Counter()
         secret = settings.secret or secrets.token_bytes(32)
@@ -82,21 +100,16 @@ class Primary:
         self._node = settings.node or secrets.token_hex(4)
         self._supervisor = Supervisor(
             self._poller,
+            settings=settings,
             argv=worker_argv,
-            env=env,
+            env_of=lambda slot: {**env, SLOT: str(slot), **env_of(slot)},
             config=worker_config,
-            workers=settings.workers,
             node=self._node,
-            heartbeat_s=settings.heartbeat_s,
-            hung_s=settings.hung_s,
-            boot_s=settings.boot_s,
-            drain_s=settings.drain_s,
-            orphan_grace_s=settings.orphan_grace_s,
+            secret=secret,
             counters=self._counters,
             hook=self._hook,
-            affinity=settings.affinity.to_builtins(),
-            secret=secret,
             on_first_ready=self._listen,
+            on_reloaded=lambda: self._manager.ready(self._summary()),
             on_stopped=self._workers_stopped,
             on_given_back=lambda *given: self._door.take_back(*given),
         )
@@ -144,8 +157,9 @@ class Primary:
             stack.enter_context(self._signals())
             if self._settings.control is not None:
                 self._control = ControlServer(self._poller, self._settings.control, self._answer)
-            if self._settings.pid_file is not None:
-                stack.enter_context(_pid_file(self._settings.pid_file))
+            self._hook("setup", {"addresses": [listen.written(each) for each in self._listeners]})
+            if self._manager.watchdog_s:
+                self._tell_alive()
             self._children.start()
             while not self._ended:
                 self._poller.run_once()
@@ -154,12 +168,25 @@ class Primary:
     def _release(self) -> None:
         """Close every descriptor, and remove every file, that the primary made."""
         self._door.release()
-        for listener in self._listeners:
-            listen.unlink(listener) if listener.fileno() >= 0 else None
-            listener.close()
+        self._remove_files()
         if self._control is not None:
             self._control.close()
         self._poller.close()
+
+    def _remove_files(self) -> None:
+        for listener in self._listeners:
+            listen.unlink(listener) if listener.fileno() >= 0 else None
+            listener.close()
+        if self._pid_file is not None:
+            with contextlib.suppress(OSError):  # another user's directory, when we have become somebody else
+                os.unlink(self._pid_file)
+
+    def _tell_alive(self) -> None:
+        self._manager.alive()
+        self._poller.after(self._manager.watchdog_s, self._tell_alive)
+
+    def _summary(self) -> str:
+        return f"{len(self._supervisor.live)} of {self._supervisor.wanted} workers serve"
 
     def _listen(self) -> None:
         if self._stopping:
@@ -168,16 +195,15 @@ class Primary:
         addresses = [listen.written(listener) for listener in self._listeners]
         for address in addresses:
             logger.info("= listening on %s", address)
+        self._manager.ready(self._summary())
         self._hook("listening", {"addresses": addresses})
 
     def _hook(self, name: str, fields: dict[str, Any]) -> None:
-        hook = self._hooks.get(name)
-        if hook is None:
-            return
-        try:
-            hook(fields)
-        except Exception:
-            logger.exception("! the hook for %s failed", name)
+        for hook in self._hooks.get(name, ()):
+            try:
+                hook(fields)
+            except Exception:
+                logger.exception("! a hook for %s failed", name)
 
     # Signals
 
@@ -214,7 +240,7 @@ class Primary:
         elif number is signal.SIGQUIT:
             self.stop_now(128 + number)
         elif number is signal.SIGHUP:
-            self._supervisor.reload()
+            self.reload()
         elif number is signal.SIGTTIN:
             self._supervisor.scale(self._supervisor.wanted + 1)
         elif number is signal.SIGTTOU:
@@ -232,6 +258,28 @@ class Primary:
                 return
             if not self._children.reaped(pid, status):
                 self._supervisor.reaped(pid, status)
+
+    # What can be asked of it
+
+    def reload(self) -> None:
+        """Replace every worker by a new one, one by one."""
+        self._manager.reloading()
+        self._supervisor.reload()
+
+    def scale(self, workers: int) -> None:
+        """Have so many workers."""
+        self._supervisor.scale(workers)
+
+    def drain(self, slot: Slot) -> bool:
+        """Replace the worker of one slot. Return False when none serves there."""
+        if slot not in self._supervisor.live:
+            return False
+        self._supervisor.reload([slot])
+        return True
+
+    def send(self, to: str, data: Any) -> int:
+        """Send plain data to "all" workers or to "slot:3", and return to how many."""
+        return self._supervisor.post.send(to, data)
 
     # Stopping
 
@@ -252,6 +300,7 @@ class Primary:
         if self._stopping:
             return
         self._stopping = True
+        self._manager.stopping()
         for listener in self._listeners:
             if listener.fileno() >= 0:
                 listen.unlink(listener)
@@ -274,14 +323,12 @@ class Primary:
         if command == "status":
             return self.statistics()
         if command == "reload":
-            self._supervisor.reload()
+            self.reload()
         elif command == "scale" and isinstance(request.get("workers"), int):
-            self._supervisor.scale(request["workers"])
+            self.scale(request["workers"])
         elif command == "drain" and isinstance(request.get("slot"), int):
-            slot = Slot(request["slot"])
-            if slot not in self._supervisor.live:
-                return {"error": f"slot {slot} has no worker that serves"}
-            self._supervisor.reload([slot])
+            if not self.drain(Slot(request["slot"])):
+                return {"error": f"slot {request['slot']} has no worker that serves"}
         elif command == "stop":
             self.stop_now(0) if request.get("now") else self.stop()
         else:
@@ -322,12 +369,9 @@ def _bind_all(binds: Sequence[str]) -> list[socket.socket]:
     return listeners
 
 
-@contextlib.contextmanager
-def _pid_file(path: str) -> Any:
-    with open(path, "w", encoding="ascii") as file:
-        file.write(f"{os.getpid()}\n")
+def _write_pid(path: str) -> None:
     try:
-        yield
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
+    except OSError as error:
+        raise SettingsError("pid_file", f"{path} cannot be written: {error.strerror}") from error

@@ -7,7 +7,8 @@ slot now. It never touches a client's connection: when a worker is lost it tells
 - A worker that died is replaced at once the first time, then after 1, 2, 4 … 30 s, until one of its slot has lived for
   a while.
 - A worker whose event loop was silent for `hung_s` is asked for its stacks (SIGUSR2), killed, and replaced.
-- While nothing was ever ready, `BOOTS_MAX` failed boots in a row end the start: what failed is told once.
+- A worker that has lived long enough, by the bounds it drew, is replaced as in a reload.
+- While nothing was ever ready, `boots_max` failed boots in a row end the start: what failed is told once.
 - A reload goes slot by slot: the old worker retires when the new one is ready. A new version that does not boot ends
   the reload, and every old worker goes on.
 """
@@ -26,12 +27,13 @@ from typing import Any, Final
 from sticky.channel import Channel, ChannelClosed, Kind, Received
 from sticky.handoff import Dispatcher
 from sticky.hashing import Slot
-from sticky.poller import READ, WRITE, Poller
+from sticky.poller import HANGUP, READ, WRITE, Poller
+from sticky.post import Post
+from sticky.settings import WORKERS_MAX, ClusterSettings
 from sticky.spawn import descriptor_of, spawn
 from sticky.worker import CHANNEL_FD, EXIT_BOOT
 from sticky.worker_handle import Event, State, WorkerHandle
 
-BOOTS_MAX: Final = 3
 BACKOFF_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STEADY_S: Final = 10.0  # a worker that lived so long clears its slot's record of failures
 KILL_GRACE_S: Final = 5.0  # after the drain's end
@@ -41,6 +43,7 @@ WATCH_SHARE: Final = 0.25  # of `hung_s`: how often silence is looked for
 READY_LINE: Final = "= slot %d: worker %d is ready (%d of %d)"
 RELOAD_FAILED_LINE: Final = "! reload given up: the workers that were serving go on"
 SILENT_LINE: Final = "! slot %d: worker %d was silent for %.1f s: its stacks follow"
+AGE_LINE: Final = "= slot %d: worker %d is to be replaced: %s"
 ENDED_LINE: Final = "x slot %d: worker %d ended (%s)"
 BOOT_FAILED_LINE: Final = "! slot %d: worker %d cannot boot"
 
@@ -56,45 +59,52 @@ class Supervisor:
         self,
         poller: Poller,
         *,
+        settings: ClusterSettings,
         argv: Sequence[str],
-        env: Mapping[str, str],
+        env_of: Callable[[Slot], Mapping[str, str]],
         config: Any,
-        workers: int,
         node: str,
-        heartbeat_s: float,
-        hung_s: float,
-        boot_s: float,
-        drain_s: float,
-        orphan_grace_s: float,
+        secret: bytes,
         counters: dict[str, int],
         hook: Hook,
-        affinity: Mapping[str, Any],
-        secret: bytes,
         on_first_ready: Callable[[], None],
+        on_reloaded: Callable[[], None],
         on_stopped: Callable[[int], None],
         on_given_back: Callable[[socket.socket, str, int, bytes], None],
     ) -> None:
+        """
+        Args:
+            env_of: the environment of a slot's worker.
+            on_first_ready: called once, when the first worker is ready.
+            on_reloaded: called when a reload has ended, well or not.
+            on_stopped: called with the exit status, when no worker is left.
+            on_given_back: given a connection that a worker gave back: as `Door.take_back`.
+        """
         self.live: dict[Slot, WorkerHandle] = {}
         self.workers: dict[int, WorkerHandle] = {}  # every process that is not reaped, by pid
         self.dispatcher: Dispatcher | None = None  # set once by the primary, before `start`
         self._poller = poller
+        self._settings = settings
         self._argv = argv
-        self._env = env
+        self._env_of = env_of
         self._config = config
-        self._wanted = workers
+        self._wanted = settings.workers
         self._node = node
-        self._heartbeat_s = heartbeat_s
-        self._hung_s = hung_s
-        self._boot_s = boot_s
-        self._drain_s = drain_s
-        self._orphan_grace_s = orphan_grace_s
+        self._secret = secret
         self._counters = counters
         self._hook = hook
         self._on_first_ready = on_first_ready
+        self._on_reloaded = on_reloaded
         self._on_stopped = on_stopped
         self._on_given_back = on_given_back
-        self._affinity = affinity
-        self._secret = secret
+        self.post = Post(
+            poller,
+            self.live,
+            say=self._say,
+            read_from=self._read_from,
+            on_message=lambda message: hook("message", message),
+            counters=counters,
+        )
         self._generation = 1
         self._failures: dict[Slot, int] = {}
         self._boots_failed = 0  # in a row, while nothing was ever ready
@@ -112,7 +122,7 @@ class Supervisor:
         """Start a worker in every slot, and begin to look for silence."""
         for number in range(self._wanted):
             self._start(Slot(number))
-        self._poller.after(self._hung_s * WATCH_SHARE, self._watch)
+        self._poller.after(self._settings.hung_s * WATCH_SHARE, self._watch)
 
     def _start(self, slot: Slot) -> WorkerHandle | None:
         if self._stopping or slot >= self._wanted:
@@ -120,7 +130,7 @@ class Supervisor:
         channel, theirs = Channel.pair()
         try:
             fd = descriptor_of(theirs)
-            pid = spawn(self._argv, {**self._env, CHANNEL_FD: str(fd)}, fd)
+            pid = spawn(self._argv, {**self._env_of(slot), CHANNEL_FD: str(fd)}, fd)
         except OSError as error:
             channel.close()
             logger.error("! slot %d: %s cannot be started: %s", slot, self._argv[0], error.strerror)
@@ -130,10 +140,18 @@ class Supervisor:
             theirs.close()
         worker_id = f"{self._node}-{slot}-{secrets.token_hex(4)}"
         now = self._poller.now()
-        worker = WorkerHandle(slot, pid, channel, worker_id=worker_id, generation=self._generation, now=now)
+        worker = WorkerHandle(
+            slot,
+            pid,
+            channel,
+            worker_id=worker_id,
+            generation=self._generation,
+            now=now,
+            lifetime=self._settings.lifetime.draw(),
+        )
         self.workers[pid] = worker
         self._poller.watch(channel.fileno(), READ, lambda events: self._heard(worker, events))
-        worker.say(Kind.BOOT, self._boot(worker))
+        self._say(worker, Kind.BOOT, self._boot(worker))
         self._counters["started"] += 1
         self._hook("fork", _who(worker))
         return worker
@@ -146,11 +164,33 @@ class Supervisor:
             "node": self._node,
             "generation": worker.generation,
             "config": self._config,
-            "affinity": self._affinity,
+            "affinity": self._settings.affinity.to_builtins(),
             "secret": self._secret,
-            "heartbeat_s": self._heartbeat_s,
-            "orphan_grace_s": self._orphan_grace_s,
+            "heartbeat_s": self._settings.heartbeat_s,
+            "orphan_grace_s": self._settings.orphan_grace_s,
         }
+
+    # Talking to them
+
+    def _say(self, worker: WorkerHandle, kind: Kind, *fields: Any) -> None:
+        """Say something, now or when the channel has room again."""
+        if not worker.say(kind, *fields):
+            self.wants_write(worker, True)
+
+    def wants_write(self, worker: WorkerHandle, wanted: bool) -> None:
+        """Have `_heard` told when the worker's channel has room."""
+        worker.wants_write = wanted
+        self._watch_channel(worker)
+
+    def _read_from(self, worker: WorkerHandle, wanted: bool) -> None:
+        """Have what the worker says wait in its channel, or read on."""
+        worker.is_held = not wanted
+        self._watch_channel(worker)
+
+    def _watch_channel(self, worker: WorkerHandle) -> None:
+        if worker.state is not State.GONE:
+            mask = (HANGUP if worker.is_held else READ) | (WRITE if worker.wants_write else 0)
+            self._poller.change(worker.channel.fileno(), mask)
 
     # Listening to them
 
@@ -184,15 +224,10 @@ class Supervisor:
         elif kind is Kind.RETIRE and self.live.get(worker.slot) is worker and not self._stopping:
             self.reload([worker.slot])
         elif kind is Kind.MESSAGE:
-            self._pass_on(worker, fields[0], fields[1])
+            self.post.carry(worker, fields[0], fields[1])
         elif kind is Kind.GIVE_BACK:
             assert message.fd is not None, "a connection comes with its descriptor"
             self._on_given_back(socket.socket(fileno=message.fd), fields[0], fields[1], message.carried)
-
-    def wants_write(self, worker: WorkerHandle, wanted: bool) -> None:
-        """Have `_heard` told when the worker's channel has room."""
-        if worker.state is not State.GONE:
-            self._poller.change(worker.channel.fileno(), READ | WRITE if wanted else READ)
 
     def _ready(self, worker: WorkerHandle) -> None:
         assert self.dispatcher is not None, "the primary set it"
@@ -217,6 +252,8 @@ class Supervisor:
         if self._stopping or slot >= self._wanted:
             self._take_out(worker)
         else:
+            if worker.generation < self._generation:  # it began before the reload that is going on, or has gone by
+                self._reloading.append(slot)
             self._reload_next()
 
     def _steady(self, worker: WorkerHandle) -> None:
@@ -226,23 +263,7 @@ class Supervisor:
     def _tell_others(self, worker: WorkerHandle, event: str) -> None:
         for other in self.workers.values():
             if other is not worker and other.state in (State.READY, State.DRAINING):
-                other.say(Kind.EVENT, event, _who(worker))
-
-    def _pass_on(self, sender: WorkerHandle, to: str, data: Any) -> None:
-        """Carry a message from one worker to where it is addressed."""
-        name = f"slot:{sender.slot}"
-        if to == "primary":
-            self._hook("message", {"from": name, "data": data})
-            return
-        for slot, worker in self.live.items():
-            if (to == "all" and worker is not sender) or to == f"slot:{slot}":
-                worker.say(Kind.MESSAGE, name, data)
-
-    def send(self, to: str, data: Any) -> None:
-        """Send plain data from the primary to "all" workers or to "slot:3"."""
-        for slot, worker in self.live.items():
-            if to in ("all", f"slot:{slot}"):
-                worker.say(Kind.MESSAGE, "primary", data)
+                self._say(other, Kind.EVENT, event, _who(worker))
 
     # Losing them
 
@@ -275,7 +296,7 @@ class Supervisor:
         if worker.boot_error is None:
             level = logging.INFO if code == 0 else logging.WARNING
             logger.log(level, ENDED_LINE, worker.slot, pid, _describe_end(code))
-        self._hook("exit", {**_who(worker), "status": code})
+        self._hook("exit", {**_who(worker), "status": code, "expected": worker.is_retired})
         if self._stopping:
             if not self.workers:
                 self._on_stopped(self._status)
@@ -301,9 +322,14 @@ class Supervisor:
             logger.error(BOOT_FAILED_LINE + "\n%s", worker.slot, worker.pid, text.rstrip())
         if self._successors.get(worker.slot) is worker:
             del self._successors[worker.slot]
+            if worker.generation < self._generation:  # what it tried to be is not wanted any more
+                self._reloading.appendleft(worker.slot)
+                self._reload_next()
+                return
             self._reloading.clear()
             self._reload_failed = text
             logger.error(RELOAD_FAILED_LINE)
+            self._on_reloaded()
             if worker.slot in self.live:
                 return
         self._failed(worker.slot)
@@ -311,7 +337,7 @@ class Supervisor:
     def _failed(self, slot: Slot) -> None:
         if not self._ever_ready:
             self._boots_failed += 1
-            if self._boots_failed >= BOOTS_MAX:
+            if self._settings.boots_max is not None and self._boots_failed >= self._settings.boots_max:
                 logger.error("! no worker could boot, %d times in a row: giving up", self._boots_failed)
                 self.stop(EXIT_BOOT)
                 return
@@ -334,19 +360,39 @@ class Supervisor:
         """Look for workers that do not come up, or whose event loop does not turn."""
         now = self._poller.now()
         for worker in list(self.workers.values()):
-            starting = worker.state is State.STARTING
-            silent_s = now - (worker.started_at if starting else worker.heard_at)
-            if worker.state in (State.HUNG, State.GONE) or silent_s < (self._boot_s if starting else self._hung_s):
-                continue
-            self._counters["hung"] += 1
-            logger.error(SILENT_LINE, worker.slot, worker.pid, silent_s)
-            worker.move(Event.SILENT)
-            if self.live.get(worker.slot) is worker:
-                del self.live[worker.slot]
-            if not starting:  # before that it may not know the signal, and would die of it unheard
-                _signal(worker.pid, signal.SIGUSR2)
-            self._kill_later(worker, DUMP_S)
-        self._poller.after(self._hung_s * WATCH_SHARE, self._watch)
+            self._look_for_silence(worker, now)
+            self._look_for_age(worker, now)
+        self._poller.after(self._settings.hung_s * WATCH_SHARE, self._watch)
+
+    def _look_for_silence(self, worker: WorkerHandle, now: float) -> None:
+        starting = worker.state is State.STARTING
+        silent_s = now - (worker.started_at if starting else worker.heard_at)
+        bound_s = self._settings.boot_s if starting else self._settings.hung_s
+        may_be_silent = worker.slot == self._settings.inspected or worker.state in (State.HUNG, State.GONE)
+        if may_be_silent or silent_s < bound_s:
+            return
+        if worker.is_held:  # it may have said that it lives
+            worker.heard_at = now
+            return
+        self._counters["hung"] += 1
+        logger.error(SILENT_LINE, worker.slot, worker.pid, silent_s)
+        worker.move(Event.SILENT)
+        if self.live.get(worker.slot) is worker:
+            del self.live[worker.slot]
+        if not starting:  # before that it may not know the signal, and would die of it unheard
+            _signal(worker.pid, signal.SIGUSR2)
+        self._kill_later(worker, DUMP_S)
+
+    def _look_for_age(self, worker: WorkerHandle, now: float) -> None:
+        if worker.ready_at is None or self.live.get(worker.slot) is not worker or self._stopping:
+            return
+        if worker.slot in self._reloading or worker.slot in self._successors:
+            return
+        why = worker.lifetime.ended(pid=worker.pid, age_s=now - worker.ready_at, adopted=worker.adopted)
+        if why is not None:
+            logger.info(AGE_LINE, worker.slot, worker.pid, why)
+            self._counters["lived_out"] += 1
+            self.reload([worker.slot])
 
     def _kill_later(self, worker: WorkerHandle, delay_s: float) -> None:
         def kill() -> None:
@@ -369,17 +415,20 @@ class Supervisor:
         for slot in range(self._wanted) if slots is None else slots:
             if slot not in self._reloading and slot not in self._successors:
                 self._reloading.append(Slot(slot))
-        if not self._successors:
-            self._reload_next()
+        self._reload_next()
 
     def _reload_next(self) -> None:
         while self._reloading and not self._successors:
             slot = self._reloading.popleft()
-            if slot not in self.live:
-                continue  # it is being started anyway, and will be of the new generation
+            if slot not in self.live:  # it is being started anyway, or is to be later: then now
+                self._failures.pop(slot, None)
+                self._start_if_empty(slot)
+                continue
             successor = self._start(slot)
             if successor is not None:
                 self._successors[slot] = successor
+        if not self._reloading and not self._successors:
+            self._on_reloaded()
 
     def describe_reload(self) -> dict[str, Any]:
         """Return how the last reload is doing: how many workers are still to be replaced, and why it was given up."""
@@ -391,7 +440,7 @@ class Supervisor:
 
     def scale(self, workers: int) -> None:
         """Have so many workers, at least one. New slots are started, the highest are retired."""
-        before, self._wanted = self._wanted, max(workers, 1)
+        before, self._wanted = self._wanted, min(max(workers, 1), WORKERS_MAX)
         if before != self._wanted:
             logger.info("= scaling from %d to %d workers", before, self._wanted)
         for number in range(before, self._wanted):
@@ -411,8 +460,9 @@ class Supervisor:
         if worker.state is not State.READY:
             return
         worker.move(Event.DRAIN)
-        worker.say(Kind.DRAIN, self._drain_s)
-        self._kill_later(worker, self._drain_s + KILL_GRACE_S)
+        worker.is_retired = True
+        self._say(worker, Kind.DRAIN, self._settings.drain_s)
+        self._kill_later(worker, self._settings.drain_s + KILL_GRACE_S)
 
     @property
     def wanted(self) -> int:

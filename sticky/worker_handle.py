@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sticky.channel import Channel, ChannelClosed, Kind
 from sticky.hashing import Slot
+from sticky.lifetime import Lifetime
 
 if TYPE_CHECKING:
     from sticky.handoff import Parcel
 
-SAYINGS_MAX: Final = 1024  # messages that wait for a full channel; above it they are dropped, and counted
+SAYINGS_MAX: Final = 256  # what waits for a full channel
 
 logger = logging.getLogger("sticky")
 
@@ -62,10 +63,12 @@ class WorkerHandle:
         "adopted",
         "boot_error",
         "channel",
-        "dropped",
         "generation",
         "handed",
         "heard_at",
+        "is_held",
+        "is_retired",
+        "lifetime",
         "pid",
         "ready_at",
         "reported",
@@ -76,15 +79,27 @@ class WorkerHandle:
         "statistics",
         "unacked",
         "waiting",
+        "wants_write",
         "worker_id",
     )
 
-    def __init__(self, slot: Slot, pid: int, channel: Channel, *, worker_id: str, generation: int, now: float) -> None:
+    def __init__(
+        self,
+        slot: Slot,
+        pid: int,
+        channel: Channel,
+        *,
+        worker_id: str,
+        generation: int,
+        now: float,
+        lifetime: Lifetime,
+    ) -> None:
         self.slot = slot
         self.pid = pid
         self.channel = channel
         self.worker_id = worker_id
         self.generation = generation
+        self.lifetime = lifetime
         self.state = State.STARTING
         self.started_at = now
         self.heard_at = now
@@ -93,7 +108,9 @@ class WorkerHandle:
         self.unacked: deque[Parcel] = deque()  # handed over, and still ours too, in the order of their numbers
         self.waiting: deque[Parcel] = deque()  # not handed over: the channel is full
         self.sayings: deque[tuple[Kind, tuple[Any, ...]]] = deque()
-        self.dropped = 0
+        self.wants_write = False  # something waits for room in the channel
+        self.is_retired = False  # it was told to end
+        self.is_held = False  # it is not read from: somebody does not take what it sends
         self.handed = 0  # connections ever handed over
         self.reported = 0  # connections it had, by its last heartbeat
         self.adopted = 0  # connections it had ever adopted, by its last heartbeat
@@ -116,20 +133,23 @@ class WorkerHandle:
         """Take its heartbeat."""
         self.reported, self.adopted, self.statistics, self.heard_at = connections, adopted, statistics, now
 
-    def say(self, kind: Kind, *fields: Any) -> None:
-        """Say something, now or when the channel has room again. What a dead worker misses is nobody's loss."""
+    def say(self, kind: Kind, *fields: Any) -> bool:
+        """Say something; return False when it waits for `flush`. What a dead worker misses is nobody's loss."""
         if self.state is State.GONE:
-            return
+            return True
         if not self.sayings:
             try:
                 if self.channel.send(kind, *fields):
-                    return
+                    return True
             except ChannelClosed:
-                return
-        if len(self.sayings) >= SAYINGS_MAX:
-            self.dropped += 1
-            return
+                return True
         self.sayings.append((kind, fields))
+        return False
+
+    @property
+    def is_full(self) -> bool:
+        """So much waits for it that what is not vital has to be dropped."""
+        return len(self.sayings) >= SAYINGS_MAX
 
     def flush(self) -> bool:
         """Say what waits. Return whether nothing waits any more."""

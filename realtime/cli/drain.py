@@ -19,7 +19,7 @@ POLL_S = 0.1
 @click.command(cls=GroupedCommand)
 @click.argument("slot", type=click.IntRange(0))
 @click.option("--no-wait", is_flag=True, help="Do not wait until the old worker is gone.")
-@settings_options(["control"])
+@settings_options(["control", "user"])
 def drain(slot: int, no_wait: bool, config: str | None, **given: Any) -> None:
     """
     Replace the worker of SLOT: its successor takes over, then it brings its clients elsewhere and ends.

@@ -29,6 +29,7 @@ from realtime.transport.tls import server_context
 from sticky.affinity import AffinitySettings, Sticky
 from sticky.cluster import Child, Cluster, ClusterSettings
 from sticky.first_bytes import HeadLimits
+from sticky.lifetime import Lifetime
 
 WORKER = (sys.executable, "-m", "realtime.worker")
 
@@ -58,13 +59,14 @@ def launch(settings: Settings) -> int:
     for sentence in misspelt():
         log.warning("! %s", sentence)
     raise_descriptor_limit()
-    with own_directory() as directory:
+    with own_directory(settings) as directory:
         settings = with_sockets(settings, directory)
         cluster = Cluster(
             cluster_settings(settings),
             worker_argv=WORKER,
             worker_config=settings.to_builtins(),
             children=children(settings),
+            env_of=lambda slot: environment(settings, slot),
             on_listening=lambda addresses: announce(settings, addresses),
         )
         return cluster.run()
@@ -138,9 +140,19 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         hung_s=settings.hung_s,
         boot_s=settings.boot_s,
         orphan_grace_s=settings.orphan_grace_s,
+        lifetime=Lifetime(settings.max_lifetime_s, settings.max_memory, settings.max_connections, settings.max_jitter),
+        user=settings.user,
+        group=settings.group,
+        umask=settings.umask,
         control=settings.control,
         pid_file=settings.pid_file,
     )
+
+
+def environment(settings: Settings, slot: int) -> dict[str, str]:
+    """Give what a slot's worker has in its environment beside what everybody has."""
+    pairs = (each.partition("=") for each in settings.env)
+    return {name: value.replace("{slot}", str(slot)) for name, _, value in pairs}
 
 
 def children(settings: Settings) -> Sequence[Child]:

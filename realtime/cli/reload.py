@@ -29,7 +29,7 @@ class ReloadGivenUp(RealtimeError):
 
 @click.command(cls=GroupedCommand)
 @click.option("--no-wait", is_flag=True, help="Do not wait for the new workers.")
-@settings_options(["control"])
+@settings_options(["control", "user"])
 def reload(no_wait: bool, config: str | None, **given: Any) -> None:
     """
     Replace every worker, one after the other, without refusing anybody.

@@ -16,7 +16,7 @@ MOST = 512
 
 @click.command(cls=GroupedCommand)
 @click.argument("workers", metavar="WORKERS", type=click.IntRange(1, MOST))
-@settings_options(["control"])
+@settings_options(["control", "user"])
 def scale(workers: int, config: str | None, **given: Any) -> None:
     """
     Have WORKERS workers from now on, until the server ends.

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from realtime.errors import RealtimeError
 from realtime.settings import Settings, runtime_directory
+from sticky import privileges
 
 CONTROL_SOCKET = "control.sock"
 BROKER_SOCKET = "broker.sock"
@@ -34,13 +35,17 @@ class NoServer(RealtimeError):
 
 
 @contextlib.contextmanager
-def own_directory() -> Iterator[Path]:
+def own_directory(settings: Settings) -> Iterator[Path]:
     """Make this process's directory, and remove it with all that is in it at the end."""
-    parent = runtime_directory()
+    identity = privileges.find(settings.user, settings.group)
+    parent = runtime_directory(uid=identity.uid)
     _remove_left_behind(parent)
     path = parent / str(os.getpid())
     shutil.rmtree(path, ignore_errors=True)  # of an earlier process with our number, which is gone
     path.mkdir(mode=0o700)
+    if identity.uid is not None:
+        with contextlib.suppress(PermissionError):  # the primary says that only root can become somebody else
+            os.chown(path, identity.uid, -1)
     try:
         yield path
     finally:
@@ -59,7 +64,8 @@ def control_socket(settings: Settings) -> Path:
         if not answers(path):
             raise NoServer(f"no server answers at {path} ({settings.source('control')})")
         return path
-    found = [path for path in sorted(runtime_directory().glob(f"*/{CONTROL_SOCKET}")) if answers(path)]
+    directory = runtime_directory(uid=privileges.find(settings.user, settings.group).uid)
+    found = [path for path in sorted(directory.glob(f"*/{CONTROL_SOCKET}")) if answers(path)]
     if not found:
         raise NoServer("no server of this user runs here; `realtime serve` starts one")
     if len(found) > 1:

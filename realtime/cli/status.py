@@ -30,7 +30,7 @@ WATCH_S = 1.0
 @click.command(cls=GroupedCommand)
 @click.option("--json", "as_json", is_flag=True, help="Print everything the primary knows, as JSON.")
 @click.option("--watch", is_flag=True, help="Show it anew every second, until Ctrl-C.")
-@settings_options(["control"])
+@settings_options(["control", "user"])
 def status(as_json: bool, watch: bool, config: str | None, **given: Any) -> None:
     """
     Show the workers of the server that runs here, their clients, and what went wrong.

@@ -19,7 +19,7 @@ POLL_S = 0.05
 
 @click.command(cls=GroupedCommand)
 @click.option("--now", is_flag=True, help="Cut every connection instead of draining.")
-@settings_options(["control"])
+@settings_options(["control", "user"])
 def stop(now: bool, config: str | None, **given: Any) -> None:
     """
     Stop the server that runs here: it accepts nothing more, brings its clients elsewhere, and ends.

@@ -24,12 +24,15 @@ from realtime.settings.kinds import (
     Kind,
     Many,
     Network,
+    Octal,
     Origin,
     RedisUrl,
     Seconds,
     Secret,
+    Share,
     Size,
     Text,
+    Variable,
     Whole,
     seconds_text,
     size_text,
@@ -59,7 +62,8 @@ class Settings:
         shown="app.py here, else a stock application in which every room is open")
 
     bind: tuple[str, ...] = _set(("127.0.0.1:8000",), Many(Address()), _WHERE,
-        "Where to listen: HOST:PORT, [v6]:PORT, :PORT for every address, unix:PATH. Can be given several times.",
+        "Where to listen: HOST:PORT, [v6]:PORT, :PORT for every address, unix:PATH, fd://N for a socket that was given "
+        "(systemd gives them from 3 on). Can be given several times.",
         short="b")
     backlog: int = _set(2048, Whole(1, 65535), _WHERE,
         "Connections the kernel holds for us before they are accepted; it caps this at net.core.somaxconn.")
@@ -80,6 +84,17 @@ class Settings:
         "A worker silent for this long is hung: its stacks go to the log, then it is killed and replaced.")
     orphan_grace_s: float = _set(60.0, Seconds(0, 86400), _WORKERS,
         "How long a worker that lost its primary goes on serving what it has.")
+
+    env: tuple[str, ...] = _set((), Many(Variable(), has_commas=True), _WORKERS,
+        "A variable for the workers' environment; {slot} in it stands for a worker's slot. Can be given several times.")
+    max_lifetime_s: float | None = _set(None, Seconds(1, 86400 * 365), _WORKERS,
+        "A worker that has served for so long is replaced, as in a reload.")
+    max_memory: int | None = _set(None, Size(16 * 1024**2, 1024**4), _WORKERS,
+        "A worker that has so much memory in use is replaced, as in a reload.")
+    max_connections: int | None = _set(None, Whole(1, 10**12), _WORKERS,
+        "A worker that has had so many connections is replaced, as in a reload.")
+    max_jitter: float = _set(0.1, Share(), _WORKERS,
+        "By which share, drawn for each worker, max_lifetime and max_connections may be less.")
 
     sticky: str = _set("ip", Choice(("ip", "session", "none")), _STICKY,
         "What brings a client to the same worker again: its address, its session, or nothing.", short="s")
@@ -132,6 +147,11 @@ class Settings:
     log_format: str = _set("text", Choice(("text", "json")), _OPERATION, "Lines for people, or one JSON object a line.")
     color: str = _set("auto", Choice(("auto", "always", "never")), _OPERATION,
         "Colours in the banner and the log; auto is for terminals, and never with NO_COLOR set.")
+    user: str | None = _set(None, Text("NAME", "a user's name or number", r"[^\s\0:]+"), _OPERATION,
+        "Whom to become once every address is bound; it brings its group.")
+    group: str | None = _set(None, Text("NAME", "a group's name or number", r"[^\s\0:]+"), _OPERATION,
+        "The group to become.")
+    umask: int | None = _set(None, Octal(), _OPERATION, "The mode bits that files of the server and its workers lack.")
     pid_file: str | None = _set(None, Text("FILE", "a file"), _OPERATION, "Where the primary writes its process id.")
     control: str | None = _set(None, Text("FILE", "a socket's path of at most 107 bytes", r"[^\0]{1,107}"), _OPERATION,
         "The Unix socket (mode 0600) for `realtime status`, `reload` and `stop`.",

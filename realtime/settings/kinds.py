@@ -137,7 +137,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Size:
-    """A number of bytes: `65536`, `64KiB`, `1MiB`."""
+    """A number of bytes: `65536`, `64KiB`, `1MiB`, `2GiB`."""
 
     low: int
     high: int
@@ -149,11 +149,60 @@ class Size:
 
     def parse(self, value: object) -> int:
         if isinstance(value, str):
-            match = re.fullmatch(r"([0-9]{1,15})\s*(|b|k|kb|kib|m|mb|mib)", value.strip().lower())
+            match = re.fullmatch(r"([0-9]{1,15})\s*(|b|k|kb|kib|m|mb|mib|g|gb|gib)", value.strip().lower())
             if match is None:
                 raise ValueError
-            value = int(match[1]) * {"": 1, "b": 1, "k": 1024, "m": 1024**2}[match[2][:1]]
+            value = int(match[1]) * {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}[match[2][:1]]
         if not isinstance(value, int) or isinstance(value, bool) or not self.low <= value <= self.high:
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of the whole: `0.1`, `10%`."""
+
+    metavar: str = "SHARE"
+    allowed: str = "a share from 0 to 1, such as 0.1 or 10%"
+
+    def parse(self, value: object) -> float:
+        if isinstance(value, str):
+            match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)(%?)", value.strip())
+            if match is None:
+                raise ValueError
+            value = float(match[1]) / (100 if match[2] else 1)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ValueError
+        return float(value)
+
+
+@dataclass(frozen=True)
+class Octal:
+    """Mode bits, as chmod(1) and umask(1) write them: `027`. A number of TOML has to say its base: `0o027`."""
+
+    metavar: str = "OCTAL"
+    allowed: str = "mode bits in octal from 000 to 777, such as 027"
+
+    def parse(self, value: object) -> int:
+        if isinstance(value, str):
+            match = re.fullmatch(r"(?:0o)?([0-7]{1,4})", value.strip())
+            if match is None:
+                raise ValueError
+            value = int(match[1], 8)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0o777:
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of the environment."""
+
+    metavar: str = "NAME=VALUE"
+    allowed: str = "a variable such as CUDA_VISIBLE_DEVICES={slot}"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*", value):
             raise ValueError
         return value
 
@@ -183,10 +232,10 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Address:
-    """Where to listen: `HOST:PORT`, `[v6]:PORT`, `:PORT` or `unix:PATH`."""
+    """Where to listen: `HOST:PORT`, `[v6]:PORT`, `:PORT`, `unix:PATH` or `fd://N`."""
 
     metavar: str = "ADDR"
-    allowed: str = "an address such as 127.0.0.1:8000, [::1]:8000, :8000 or unix:/run/app.sock"
+    allowed: str = "an address such as 127.0.0.1:8000, [::1]:8000, :8000, unix:/run/app.sock or fd://3"
 
     def parse(self, value: object) -> str:
         if not isinstance(value, str):
@@ -195,6 +244,10 @@ class Address:
             path = value.removeprefix("unix:")
             if not path or "\0" in path or len(path.encode()) > 107:
                 raise ValueError("a socket's path has 1 to 107 bytes")  # sockaddr_un.sun_path, unix(7)
+            return value
+        if re.fullmatch(r"fd://[0-9]{1,6}", value):
+            if int(value.removeprefix("fd://")) < 3:
+                raise ValueError("0, 1 and 2 are the standard streams")
             return value
         match = re.fullmatch(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]/]*):([0-9]{1,5})", value)
         if match is None:
@@ -275,6 +328,7 @@ class Many:
     """Several values of one kind: a list in TOML, else separated by commas, else the option given again."""
 
     each: Kind
+    has_commas: bool = False  # a value may hold one: nothing is separated
 
     @property
     def metavar(self) -> str:
@@ -288,7 +342,7 @@ class Many:
         items = value if isinstance(value, list | tuple) else [value]
         found: list[Any] = []
         for item in items:
-            for part in item.split(",") if isinstance(item, str) else [item]:
+            for part in item.split(",") if isinstance(item, str) and not self.has_commas else [item]:
                 part = part.strip() if isinstance(part, str) else part
                 if part == "":
                     continue
@@ -311,7 +365,7 @@ class PartError(ValueError):
 
 def size_text(size: int) -> str:
     """Write a size as people do: 64KiB."""
-    for unit, factor in (("MiB", 1024**2), ("KiB", 1024)):
+    for unit, factor in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
         if size and size % factor == 0:
             return f"{size // factor}{unit}"
     return str(size)

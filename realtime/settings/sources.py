@@ -87,26 +87,35 @@ def misspelt(environ: Mapping[str, str] | None = None) -> list[str]:
     return found
 
 
-def runtime_directory(environ: Mapping[str, str] | None = None) -> Path:
+def runtime_directory(environ: Mapping[str, str] | None = None, *, uid: int | None = None) -> Path:
     """
-    Give the directory for this user's sockets, private to the user (mode 0700); make it when it is not there.
+    Give the directory for a user's sockets, private to the user (mode 0700); make it when it is not there.
 
-    It is `$XDG_RUNTIME_DIR/realtime`, else `$TMPDIR/realtime-UID` with /tmp for TMPDIR.
+    It is `$XDG_RUNTIME_DIR/realtime`, else `$TMPDIR/realtime-UID` with /tmp for TMPDIR. Only root can make another
+    user's (`uid`), and always has the second.
 
     Raises:
         SettingsError: somebody else owns it or can write to it, so a socket in it could be theirs.
     """
     environ = os.environ if environ is None else environ
     xdg = environ.get("XDG_RUNTIME_DIR", "")
-    usable = xdg and os.access(xdg, os.W_OK | os.X_OK)
-    path = Path(xdg, "realtime") if usable else Path(environ.get("TMPDIR") or "/tmp", f"realtime-{os.geteuid()}")  # noqa: S108 - checked below
+    own = uid is None or uid == os.geteuid()
+    owner = os.geteuid() if uid is None else uid
+    usable = own and xdg and os.access(xdg, os.W_OK | os.X_OK)
+    path = Path(xdg, "realtime") if usable else Path(environ.get("TMPDIR") or "/tmp", f"realtime-{owner}")  # noqa: S108 - checked below
     try:
-        path.mkdir(mode=0o700, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            pass
+        else:
+            if not own:
+                os.chown(path, owner, -1)
         found = path.lstat()
     except OSError as error:
         raise SettingsError("control", str(path), f"the runtime directory cannot be made: {error.strerror}") from None
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise SettingsError("control", str(path), "the runtime directory must be this user's own, with mode 0700")
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or stat.S_IMODE(found.st_mode) & 0o077:
+        raise SettingsError("control", str(path), "the runtime directory must be its user's own, with mode 0700")
     return path
 
 

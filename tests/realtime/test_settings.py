@@ -78,6 +78,18 @@ def test_another_file_is_named_on_the_command_line_or_in_the_environment(tmp_pat
     assert refusal(directory=tmp_path, config="no.toml") == "--config: there is no file 'no.toml'"
 
 
+def test_how_workers_live_and_who_they_are(tmp_path: Path) -> None:
+    with_toml(
+        tmp_path,
+        'env = ["GPU={slot}", "LIST=1,2"]\nmax_lifetime = "12h"\nmax_memory = "2GiB"\nmax_connections = 100000\n'
+        'max_jitter = "25%"\nuser = "www-data"\numask = "027"',
+    )
+    settings = resolve({}, environ={}, directory=tmp_path)
+    assert settings.env == ("GPU={slot}", "LIST=1,2")
+    assert (settings.max_lifetime_s, settings.max_memory, settings.max_connections) == (43200.0, 2 * 1024**3, 100_000)
+    assert (settings.max_jitter, settings.user, settings.umask) == (0.25, "www-data", 0o027)
+
+
 def test_an_empty_variable_is_not_set(tmp_path: Path) -> None:
     assert resolve({}, environ={"REALTIME_REDIS": ""}, directory=tmp_path).redis is None
 
@@ -102,7 +114,7 @@ def test_no_color_is_heard_and_an_explicit_choice_goes_before_it(tmp_path: Path)
 
 WHOLE = "a whole number from 1 to 512 or auto"
 TIME = "a time from 100ms to 10m, such as 25, 25s, 500ms or 2m"
-ADDRESS = "an address such as 127.0.0.1:8000, [::1]:8000, :8000 or unix:/run/app.sock"
+ADDRESS = "an address such as 127.0.0.1:8000, [::1]:8000, :8000, unix:/run/app.sock or fd://3"
 REDIS = "a URL such as redis://127.0.0.1:6379/0, rediss://… or unix:///run/redis.sock"
 NETWORK = "an address or a network such as 10.0.0.0/8 or fd00::/8"
 ORIGIN = "an origin such as https://example.org or https://*.example.org:8443, or * for any"
@@ -125,6 +137,11 @@ WRONG = [
     ("bind", "8000", f"'8000' is not {ADDRESS}"),
     ("bind", "127.0.0.1:80000", f"'127.0.0.1:80000' is not {ADDRESS} (ports end at 65535)"),
     ("bind", "[zz]:1", f"'[zz]:1' is not {ADDRESS} (what stands in brackets is no IPv6 address)"),
+    ("bind", "fd://1", f"'fd://1' is not {ADDRESS} (0, 1 and 2 are the standard streams)"),
+    ("env", "{slot}", "'{slot}' is not a variable such as CUDA_VISIBLE_DEVICES={slot}"),
+    ("umask", "099", "'099' is not mode bits in octal from 000 to 777, such as 027"),
+    ("max_jitter", "110%", "'110%' is not a share from 0 to 1, such as 0.1 or 10%"),
+    ("max_memory", "1", "'1' is not a size from 16MiB to 1024GiB, such as 65536 or 64KiB"),
     ("trusted_proxies", "10.0.0.0/8,proxy", f"'proxy' is not {NETWORK}"),
     (
         "trusted_proxies",
@@ -343,14 +360,14 @@ def test_the_runtime_directory_is_made_for_this_user_alone(tmp_path: Path) -> No
 def test_a_runtime_directory_that_others_could_write_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "realtime").mkdir()
     (tmp_path / "realtime").chmod(0o777)
-    with pytest.raises(SettingsError, match="must be this user's own, with mode 0700"):
+    with pytest.raises(SettingsError, match="must be its user's own, with mode 0700"):
         runtime_directory({"XDG_RUNTIME_DIR": str(tmp_path)})
 
 
 def test_a_link_in_place_of_the_runtime_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (tmp_path / "realtime").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(SettingsError, match="must be this user's own"):
+    with pytest.raises(SettingsError, match="must be its user's own"):
         runtime_directory({"XDG_RUNTIME_DIR": str(tmp_path)})
 
 

@@ -111,6 +111,7 @@ class RunningServer:
         env: variables on top of this process's own, from which everything called `REALTIME_*` is taken out.
         cwd: the directory to start in.
         bind: an address with port 0, or None when `options` has its own.
+        python: the interpreter of the server and its workers.
 
     Attributes:
         log: what it printed, `Log.wait_for` included.
@@ -125,8 +126,9 @@ class RunningServer:
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         bind: str | None = "127.0.0.1:0",
+        python: str = sys.executable,
     ) -> None:
-        self.argv = [sys.executable, "-m", "realtime", "serve"]
+        self.argv = [python, "-m", "realtime", "serve"]
         if target is not None:
             self.argv.append(os.fspath(target))
         if bind is not None:

@@ -1,9 +1,10 @@
 """
 A primary for tests of `sticky` alone, as a process: `python -m tests.support.tiny_cluster JSON`.
 
-The JSON object gives fields of `ClusterSettings` and `AffinitySettings`, `config` for the workers, and `nofile`, a
-limit of open files. Logs go to standard output. Beside it stands `TinyCluster`, which starts that process and waits for
-what it says.
+The JSON object gives fields of `ClusterSettings`, `AffinitySettings` and `Lifetime`, `config` for the workers,
+`nofile`, a limit of open files, and `python`, the interpreter of the workers. Logs go to standard output, each event of
+a hook as a line of its own; a message {"repeat": to, "data": …} for the primary is sent on to `to`. Beside it stands
+`TinyCluster`, which starts that process and waits for what it says.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,15 +23,17 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sticky import AffinitySettings, Cluster, ClusterSettings, Sticky
+from sticky import AffinitySettings, Cluster, ClusterSettings, Lifetime, Sticky
 from sticky.control import ControlFailed, ask
 from sticky.first_bytes import HeadLimits
 from tests.support.server import DEADLINE_S, ROOT, Log
 
+HOOKS = ("setup", "fork", "online", "listening", "message", "disconnect", "exit", "reopen_logs")
 AFFINITY = ("session_cookie", "session_param", "session_header")
 
 
@@ -44,23 +48,56 @@ def serve(asked: dict[str, Any]) -> int:
         **{name: asked.pop(name) for name in AFFINITY if name in asked},
     )
     config = asked.pop("config", None)
+    python = asked.pop("python", sys.executable)
     asked["binds"] = tuple(asked.pop("binds", ["127.0.0.1:0"]))
     if "secret" in asked:
         asked["secret"] = asked["secret"].encode()
     if "head_bytes" in asked:
         asked["limits"] = HeadLimits(max_bytes=asked.pop("head_bytes"))
+    if "lifetime" in asked:
+        asked["lifetime"] = Lifetime(**asked["lifetime"])
     settings = ClusterSettings(affinity=affinity, **asked)
-    argv = [sys.executable, "-m", "tests.support.tiny_worker"]
-    return Cluster(settings, worker_argv=argv, worker_config=config).run()
+    cluster = Cluster(
+        settings,
+        worker_argv=[python, "-m", "tests.support.tiny_worker"],
+        worker_config=config,
+        env_of=lambda slot: {"TINY": f"of slot {slot}"},
+        hooks={name: told(name) for name in HOOKS},
+    )
+
+    def on_message(message: dict[str, Any]) -> None:
+        if isinstance(message["data"], dict) and "repeat" in message["data"]:
+            count = cluster.send(message["data"]["repeat"], message["data"]["data"])
+            logging.info("sent to %d", count)
+
+    cluster.on("message", on_message)
+    return cluster.run()
+
+
+def told(name: str) -> Callable[[dict[str, Any]], None]:
+    """Return a hook that logs its event."""
+    return lambda fields: logging.info("hook %s %s", name, json.dumps(fields))
 
 
 class TinyCluster:
     """A primary with tiny workers, in a process of its own. Its log is in `log`."""
 
-    def __init__(self, *, workers: int = 2, secret: str = "s" * 32, **asked: Any) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int = 2,
+        secret: str = "s" * 32,
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+        **asked: Any,
+    ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="tiny-")
+        if "python" in asked:  # for another user
+            shutil.chown(self._directory.name, asked["user"])
         self.control = str(Path(self._directory.name, "control.sock"))
         self.asked = {"workers": workers, "secret": secret, "control": self.control, "drain_s": 5.0, **asked}
+        self.env = {**os.environ, **(env or {})}
+        self.pass_fds = pass_fds
         self.log = Log()
         self.address = ("", 0)
 
@@ -69,6 +106,8 @@ class TinyCluster:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.tiny_cluster", json.dumps(self.asked)],
             cwd=ROOT,
+            env=self.env,
+            pass_fds=self.pass_fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -5,6 +5,8 @@ A worker for tests of `sticky` alone: it answers every request with what it know
     GET /hold        the same, then the connection stays open
     GET /block       the event loop stops turning, for ever
     GET /refuse      raises while adopting, in the slot that is to refuse
+    GET /send/TO/COUNT/SIZE  sends so many messages of that size: how many were taken
+    GET /repeat/TO   has the primary send a message there
 
 What the cluster gives as `config` may change how it behaves: {"boot": "fail"} does not come up,
 {"boot": "fail-if", "path": P} does not while the file P exists, {"die_adopting": P} has the one worker that first finds
@@ -23,6 +25,9 @@ from os.path import exists
 from typing import Any
 
 from sticky import Adopted, Worker
+
+heard: list[list[Any]] = []
+"""Messages that came: from whom, and what or which number."""
 
 
 class Answer(asyncio.Protocol):
@@ -47,10 +52,24 @@ class Answer(asyncio.Protocol):
         assert self.transport is not None
         if self.adopted.path == "/block":
             time.sleep(3600)  # a loop that does not turn is what is asked for
-        body = json.dumps(self.facts()).encode()
+        facts = {**self.facts(), **self.do()}
+        body = json.dumps(facts).encode()
         self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
         if self.adopted.path != "/hold":
             self.transport.close()
+
+    def do(self) -> dict[str, Any]:
+        """Do what the path asks for beside answering."""
+        action, _, rest = self.adopted.path.removeprefix("/").partition("/")
+        if action == "repeat":
+            self.worker.send("primary", {"repeat": rest, "data": "by the primary"})
+        if action != "send":
+            return {}
+        to, count, size = rest.split("/")
+        try:
+            return {"taken": sum(self.worker.send(to, [n, "x" * int(size)]) for n in range(int(count)))}
+        except ValueError as error:
+            return {"error": str(error)}
 
     def facts(self) -> dict[str, Any]:
         adopted = self.adopted
@@ -63,6 +82,9 @@ class Answer(asyncio.Protocol):
             "session": adopted.session,
             "new_session": adopted.new_session,
             "reason": adopted.reason,
+            "env": {name: os.environ.get(name) for name in ("TINY", "STICKY_SLOT", "NOTIFY_SOCKET", "LISTEN_FDS")},
+            "ids": [os.getuid(), os.getgid()],
+            "heard": heard,
             "head": self.received.decode("latin-1"),
         }
 
@@ -119,7 +141,11 @@ async def main() -> None:
 
     worker.load = lambda: {"here": len(connections)}
     worker.ready()
-    await worker.run(on_connection=on_connection, on_drain=on_drain)
+    await worker.run(
+        on_connection=on_connection,
+        on_drain=on_drain,
+        on_message=lambda sender, data: heard.append([sender, data if isinstance(data, str) else data[0]]),
+    )
 
 
 if __name__ == "__main__":
