@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final
 
 import uvloop
@@ -40,6 +42,10 @@ from realtime.wheel import Wheel, run_wheel
 from sticky import Worker
 
 GC_THRESHOLD: Final = 50_000  # young objects; the default of 700 looks at every connection again and again
+
+OURS: Final = (str(Path(realtime.__file__).parent), "<frozen importlib")
+
+ExceptionInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
 
 logger = logging.getLogger("realtime.worker")
 
@@ -158,6 +164,15 @@ class Process:
         return {"hub": self.hub.statistics(), **self.protocol.statistics(), **self.gateway.statistics()}
 
 
+def report(error: ExceptionInfo) -> str:
+    """Give a traceback that begins in the application's own code, where it has any."""
+    kind, value, begin = error
+    at = begin
+    while at is not None and at.tb_frame.f_code.co_filename.startswith(OURS):
+        at = at.tb_next
+    return "".join(traceback.format_exception(kind, value, at or begin))
+
+
 async def main() -> None:
     """Be a worker, from the first message of the primary to the last client."""
     worker = await Worker.connect()
@@ -175,7 +190,7 @@ async def main() -> None:
     except RealtimeError as error:
         worker.boot_failed(str(error))
     except Exception:  # noqa: BLE001 - whatever the application raises at import is told, not handled
-        worker.boot_failed(traceback.format_exc())
+        worker.boot_failed(report(sys.exc_info()))
     gc.collect()
     gc.freeze()  # what is there now stays; looking at it again is for nothing
     gc.set_threshold(GC_THRESHOLD)

@@ -38,6 +38,7 @@ class Kind(enum.IntEnum):
     DRAIN = 3  # P: bring your clients elsewhere and end, within so many seconds
     EVENT = 4  # P: another worker came or went
     MESSAGE = 5  # P and W: from one application part to another
+    INSPECT = 6  # P: say what you are doing
     READY = 10  # W: I can serve
     BEAT = 11  # W: my event loop turns; so many connections; statistics
     ACK = 12  # W: every connection up to this number is mine
@@ -45,6 +46,7 @@ class Kind(enum.IntEnum):
     BOOT_FAILED = 14  # W: why I cannot serve
     RETIRE = 15  # W: somebody asked me to end (TERM): replace me
     GIVE_BACK = 16  # W: a connection whose next request belongs to another, with its descriptor and what was read
+    INSPECTED = 17  # W: what I am doing, in words
 
 
 class Received(NamedTuple):

@@ -23,7 +23,29 @@ from sticky.poller import READ, Poller
 REQUEST_MAX: Final = 64 * 1024
 PATIENCE_S: Final = 1.0
 
-Answer = Callable[[dict[str, Any]], dict[str, Any]]
+
+class Later:
+    """An answer that is still to come: somebody has it, and will `give` it."""
+
+    def __init__(self) -> None:
+        self._answer: dict[str, Any] | None = None
+        self._then: Callable[[dict[str, Any]], None] | None = None
+
+    def give(self, answer: dict[str, Any]) -> None:
+        """Give the answer. Only the first counts."""
+        if self._answer is None:
+            self._answer = answer
+            if self._then is not None:
+                self._then(answer)
+
+    def then(self, take: Callable[[dict[str, Any]], None]) -> None:
+        """Have the answer taken, now or when it comes."""
+        self._then = take
+        if self._answer is not None:
+            take(self._answer)
+
+
+Answer = Callable[[dict[str, Any]], dict[str, Any] | Later]
 
 
 class ControlFailed(StickyError):
@@ -80,24 +102,34 @@ class ControlServer:
                 self._drop(fd, client)
                 return
             if b"\n" in received:
-                self._reply(client, bytes(received).partition(b"\n")[0])
-                self._drop(fd, client)
+                patience.cancel()
+                self._poller.forget(fd)
+                self._take(fd, client, bytes(received).partition(b"\n")[0])
             elif events & ~READ or len(received) >= REQUEST_MAX:
                 self._drop(fd, client)
 
         self._poller.watch(fd, READ, read)
-        self._poller.after(PATIENCE_S, lambda: self._drop(fd, client))
+        patience = self._poller.after(PATIENCE_S, lambda: self._drop(fd, client))
 
-    def _reply(self, client: socket.socket, line: bytes) -> None:
+    def _take(self, fd: int, client: socket.socket, line: bytes) -> None:
         try:
             request = msgspec.json.decode(line, type=dict[str, Any])
         except msgspec.MsgspecError as error:
-            answer: dict[str, Any] = {"error": f"not a request: {error}"}
+            answer: dict[str, Any] | Later = {"error": f"not a request: {error}"}
         else:
             answer = self._answer(request)
+        if isinstance(answer, Later):
+            answer.then(lambda answer: self._reply(fd, client, answer))
+        else:
+            self._reply(fd, client, answer)
+
+    def _reply(self, fd: int, client: socket.socket, answer: dict[str, Any]) -> None:
+        if self._clients.get(fd) is not client:
+            return  # we have closed meanwhile
         client.settimeout(PATIENCE_S)
         with contextlib.suppress(OSError):
             client.sendall(msgspec.json.encode(answer) + b"\n")
+        self._drop(fd, client)
 
     def _drop(self, fd: int, client: socket.socket) -> None:
         if self._clients.get(fd) is client:

@@ -30,7 +30,7 @@ from sticky import listen, privileges
 from sticky.accept import Door
 from sticky.affinity import Affinity
 from sticky.children import Child, Children
-from sticky.control import ControlServer
+from sticky.control import ControlServer, Later
 from sticky.errors import SettingsError
 from sticky.handoff import Dispatcher, balance_named
 from sticky.hashing import Hashing, Slot
@@ -318,7 +318,7 @@ class Primary:
 
     # Answers on the control socket
 
-    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any] | Later:
         command = request.get("command")
         if command == "status":
             return self.statistics()
@@ -329,6 +329,11 @@ class Primary:
         elif command == "drain" and isinstance(request.get("slot"), int):
             if not self.drain(Slot(request["slot"])):
                 return {"error": f"slot {request['slot']} has no worker that serves"}
+        elif command == "inspect" and isinstance(request.get("slot"), int):
+            later = Later()
+            if self._supervisor.inspect(Slot(request["slot"]), lambda text: later.give({"text": text})):
+                return later
+            return {"error": f"slot {request['slot']} has no worker that serves"}
         elif command == "stop":
             self.stop_now(0) if request.get("now") else self.stop()
         else:
@@ -340,6 +345,7 @@ class Primary:
         return {
             "pid": os.getpid(),
             "node": self._node,
+            "control": self._settings.control,
             "addresses": [listen.written(each) for each in self._listeners if each.fileno() >= 0],
             "workers": self._supervisor.describe(),
             "wanted": self._supervisor.wanted,

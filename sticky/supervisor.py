@@ -37,6 +37,7 @@ from sticky.worker_handle import Event, State, WorkerHandle
 BACKOFF_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STEADY_S: Final = 10.0  # a worker that lived so long clears its slot's record of failures
 KILL_GRACE_S: Final = 5.0  # after the drain's end
+INSPECT_S: Final = 2.0  # for a worker to say what it is doing
 DUMP_S: Final = 0.5  # for writing the stacks of a hung worker
 WATCH_SHARE: Final = 0.25  # of `hung_s`: how often silence is looked for
 
@@ -112,6 +113,7 @@ class Supervisor:
         self._told: str | None = None  # the last boot failure that was logged
         self._reloading: deque[Slot] = deque()  # slots whose worker is still to be replaced
         self._successors: dict[Slot, WorkerHandle] = {}
+        self._inspections: dict[int, Callable[[str], None]] = {}  # by the pid of who is asked
         self._reload_failed: str | None = None  # why the last reload was given up
         self._stopping = False
         self._status = 0
@@ -223,6 +225,10 @@ class Supervisor:
             worker.boot_error = fields[0]
         elif kind is Kind.RETIRE and self.live.get(worker.slot) is worker and not self._stopping:
             self.reload([worker.slot])
+        elif kind is Kind.INSPECTED:
+            tell = self._inspections.pop(worker.pid, None)
+            if tell is not None:
+                tell(fields[0])
         elif kind is Kind.MESSAGE:
             self.post.carry(worker, fields[0], fields[1])
         elif kind is Kind.GIVE_BACK:
@@ -492,6 +498,30 @@ class Supervisor:
             _signal(worker.pid, signal.SIGKILL)
         if not self.workers:
             self._on_stopped(status)
+
+    # Looking at them
+
+    def inspect(self, slot: Slot, tell: Callable[[str], None]) -> bool:
+        """
+        Have `tell` told what the worker of a slot is doing. Return False when none serves there.
+
+        One whose event loop does not turn cannot say; the stacks of its threads then go to the log.
+        """
+        worker = self.live.get(slot)
+        if worker is None:
+            return False
+        self._inspections[worker.pid] = tell
+        self._say(worker, Kind.INSPECT)
+
+        def give_up() -> None:
+            if self._inspections.get(worker.pid) is tell:
+                del self._inspections[worker.pid]
+                if worker.pid in self.workers:
+                    _signal(worker.pid, signal.SIGUSR2)
+                tell(f"worker {worker.pid} does not answer: the stacks of its threads are in the server's log")
+
+        self._poller.after(INSPECT_S, give_up)
+        return True
 
     def describe(self) -> list[dict[str, Any]]:
         """Return a snapshot of every worker, by slot."""

@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from sticky import stacks
 from sticky.affinity import Affinity, AffinitySettings
 from sticky.channel import CARRIED_MAX, Channel, ChannelClosed, Kind, Received
 from sticky.errors import NotAWorker
@@ -33,7 +34,7 @@ from sticky.routes import Routes
 CHANNEL_FD: Final = "STICKY_CHANNEL_FD"
 EXIT_BOOT: Final = 3  # cannot boot: starting it again at once would not help
 BOOT_WAIT_S: Final = 30.0
-TEXT_MAX: Final = 60_000  # of a traceback
+TEXT_MAX: Final = 40_000  # characters of a traceback, and of what this worker is doing
 
 logger = logging.getLogger("sticky.worker")
 
@@ -215,6 +216,8 @@ class Worker:
             self._adopt(fields, message.fd, message.carried)
         elif kind is Kind.DRAIN:
             self._end(fields[0])
+        elif kind is Kind.INSPECT:
+            self._say(Kind.INSPECTED, stacks.describe()[:TEXT_MAX])
         elif kind is Kind.EVENT:
             self.routes.forget()
             if self._on_event is not None:

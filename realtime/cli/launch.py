@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import ipaddress
 import logging
 import os
@@ -31,6 +32,8 @@ from sticky.cluster import Child, Cluster, ClusterSettings
 from sticky.first_bytes import HeadLimits
 from sticky.lifetime import Lifetime
 
+DEVELOPER_DRAIN_S = 1.0
+BOOTS_MAX = 3
 WORKER = (sys.executable, "-m", "realtime.worker")
 
 log = logging.getLogger("realtime.serve")
@@ -53,7 +56,7 @@ def launch(settings: Settings) -> int:
     """
     if sys.platform != "linux":
         raise WrongSystem
-    settings = with_target(settings)
+    settings = for_development(with_target(settings))
     server_context(settings)
     start_logging(settings, "primary")
     for sentence in misspelt():
@@ -86,6 +89,26 @@ def with_target(settings: Settings) -> Settings:
     if (name.endswith(".py") or "/" in name) and not (here / name).is_file():
         raise SettingsError("target", settings.source("target"), f"there is no file {name!r}")
     return settings
+
+
+def for_development(settings: Settings) -> Settings:
+    """
+    Settle what is different while somebody develops: nobody wants to wait a minute for old clients to leave.
+
+    Raises:
+        SettingsError: what watches files is not installed, or there is nothing to watch.
+    """
+    if not settings.reload:
+        return settings
+    if importlib.util.find_spec("watchfiles") is None:
+        problem = "it needs watchfiles: pip install 'realtime-cluster[reload]'"
+        raise SettingsError("reload", settings.source("reload"), problem)
+    for each in settings.reload_dir:
+        if not Path(settings.directory, each).is_dir():
+            raise SettingsError("reload_dir", settings.source("reload_dir"), f"there is no directory {each!r}")
+    if "drain_s" in settings.sources:
+        return settings
+    return dataclasses.replace(settings, drain_s=DEVELOPER_DRAIN_S)
 
 
 def with_sockets(settings: Settings, directory: Path) -> Settings:
@@ -140,6 +163,8 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         hung_s=settings.hung_s,
         boot_s=settings.boot_s,
         orphan_grace_s=settings.orphan_grace_s,
+        boots_max=None if settings.reload else BOOTS_MAX,
+        inspected=settings.inspect,
         lifetime=Lifetime(settings.max_lifetime_s, settings.max_memory, settings.max_connections, settings.max_jitter),
         user=settings.user,
         group=settings.group,
@@ -156,12 +181,26 @@ def environment(settings: Settings, slot: int) -> dict[str, str]:
 
 
 def children(settings: Settings) -> Sequence[Child]:
-    """Give what runs beside the workers: the local broker, where there is no Redis."""
-    if not settings.broker_url.startswith("local:"):
-        return ()
+    """Give what runs beside the workers: the local broker where there is no Redis, a watcher while one develops."""
+    broker = (local_broker(settings),) if settings.broker_url.startswith("local:") else ()
+    return (*broker, watcher(settings)) if settings.reload else broker
+
+
+def watcher(settings: Settings) -> Child:
+    """Give the process that watches files and hears keys."""
+    assert settings.control is not None, "it is settled where the control socket is"
+    directories = [str(Path(settings.directory, each)) for each in settings.reload_dir] or [settings.directory]
+    argv = [sys.executable, "-m", "realtime.cli.develop", "--control", settings.control, "--ready-fd", "{ready_fd}"]
+    argv += ["--log", settings.log_level, settings.log_format, settings.color]
+    argv += ["--no-keys"] if settings.inspect is not None else []
+    return Child("the watcher", (*argv, *directories))
+
+
+def local_broker(settings: Settings) -> Child:
+    """Give the broker of this machine."""
     path = settings.broker_url.removeprefix("local:")
     argv = (sys.executable, "-m", "realtime.broker.local_server", "--socket", path, "--ready-fd", "{ready_fd}")
-    return (Child("the local broker", argv, stop_signal=LOCAL_STOP_SIGNAL),)
+    return Child("the local broker", argv, stop_signal=LOCAL_STOP_SIGNAL)
 
 
 def announce(settings: Settings, addresses: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ COMMANDS = (
     "reload",
     "scale",
     "drain",
+    "inspect",
     "stop",
     "token",
     "doctor",

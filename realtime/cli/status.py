@@ -49,13 +49,14 @@ def status(as_json: bool, watch: bool, config: str | None, **given: Any) -> None
         else:
             if watch:
                 click.clear()
-            _print(answer)
+            show(answer)
         if not watch:
             return
         time.sleep(WATCH_S)
 
 
-def _print(answer: dict[str, Any]) -> None:
+def show(answer: dict[str, Any]) -> None:
+    """Print a status as a table."""
     from rich.console import Console  # a page of a terminal is what most commands do not need
     from rich.table import Table
 

@@ -38,8 +38,9 @@ from realtime.settings.kinds import (
     size_text,
 )
 
-GROUPS = ("What to serve", "Where", "Workers", "Stickiness", "Broker", "Who may connect", "Limits", "Operation")
-(_WHAT, _WHERE, _WORKERS, _STICKY, _BROKER, _WHO, _LIMITS, _OPERATION) = GROUPS
+GROUPS = ("What to serve", "Where", "Workers", "Stickiness", "Broker", "Who may connect", "Limits", "Development",
+          "Operation")  # fmt: skip
+(_WHAT, _WHERE, _WORKERS, _STICKY, _BROKER, _WHO, _LIMITS, _DEVELOP, _OPERATION) = GROUPS
 
 _COOKIE = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # a token, RFC 9110 section 5.6.2: also what a header's name may hold
 _PARAM = r"[0-9A-Za-z._~-]+"  # what never needs percent-encoding, RFC 3986 section 2.3
@@ -141,6 +142,13 @@ class Settings:
     ping_s: float = _set(25.0, Seconds(0.1, 600), _LIMITS, "How often each client is pinged.")
     pong_s: float = _set(10.0, Seconds(0.05, 300), _LIMITS, "Time for the answer to a ping.")
     rooms_per_connection: int = _set(128, Whole(1, 100_000), _LIMITS, "Rooms that one connection may be in.")
+
+    reload: bool = _set(False, Flag(), _DEVELOP,
+        "Replace the workers whenever a Python file changes; a version that does not boot replaces nobody.")
+    reload_dir: tuple[str, ...] = _set((), Many(Text("DIRECTORY", "a directory")), _DEVELOP,
+        "What to watch. Can be given several times.", shown="the directory where the server was started")
+    inspect: int | None = _set(None, Whole(0, 511), _DEVELOP,
+        "The slot whose worker may stop at breakpoint(): it has the terminal, and its silence is no fault.")
 
     log_level: str = _set("info", Choice(("debug", "info", "warning", "error")), _OPERATION,
         "The least that is logged.")
@@ -306,5 +314,8 @@ def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
           for name in ("token_audience", "token_issuer")),
         (("anonymous",), of.allows_anonymous or token,
          "nobody could connect: anonymous is no, and there is no token_hmac_secret"),
+        (("inspect",), of.inspect is None or of.inspect < of.workers,
+         f"there is no slot {of.inspect} with {of.workers} workers"),
+        (("reload_dir",), of.reload or not of.reload_dir, "reload_dir has no meaning without reload"),
         (("bind",), bool(of.bind), "there must be at least one address to listen on"),
     ]  # fmt: skip

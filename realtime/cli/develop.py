@@ -1,0 +1,110 @@
+"""
+Beside the primary while somebody develops: watches files, hears keys, and has the primary do what follows.
+
+Runs in a process of its own, `python -m realtime.cli.develop --control PATH DIRECTORY …`, a child of the primary under
+`--reload`. It asks over the control socket, as `realtime reload` does: the primary needs nothing for it, and goes on
+when it fails. A version that does not boot replaces nobody, so the old code serves until the error is mended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from watchfiles import Change, PythonFilter, watch
+
+from realtime import logs
+from realtime.cli.status import show
+from sticky.control import ControlFailed, ask
+
+LOOK_MS: Final = 500  # how often it is looked whether the primary is still there
+KEYS: Final = "keys, each with Enter: r reload · d stacks (d 2: of slot 2) · s status · q quit"
+
+logger = logging.getLogger("realtime.develop")
+
+
+class Keys:
+    """What a person types into the terminal of the server."""
+
+    def __init__(self, control: str) -> None:
+        self._control = control
+
+    def hear(self, stream: TextIO) -> None:
+        """Take lines until there are no more. Runs in a thread of its own."""
+        for line in stream:
+            word, *rest = line.split() or [""]
+            try:
+                self._act(word, rest)
+            except ControlFailed as error:
+                print(error, file=sys.stderr)
+
+    def _act(self, word: str, rest: list[str]) -> None:
+        if word == "r":
+            self._ask("reload")
+        elif word == "s":
+            show(self._ask("status"))
+        elif word == "q":
+            self._ask("stop")
+        elif word == "d" and all(each.isdecimal() for each in rest):
+            slots = [int(each) for each in rest] or self._ask("status")["live"]
+            for slot in slots:
+                print(f"slot {slot}\n{self._ask('inspect', slot=slot)['text']}", file=sys.stderr)
+        elif word:
+            print(KEYS, file=sys.stderr)
+
+    def _ask(self, command: str, **fields: Any) -> dict[str, Any]:
+        return ask(self._control, {"command": command, **fields})
+
+
+def watch_files(control: str, directories: Iterable[str], parent: int) -> None:
+    """Have the workers replaced whenever a Python file changes, as long as the primary lives."""
+    changes = watch(*directories, watch_filter=PythonFilter(), yield_on_timeout=True, rust_timeout=LOOK_MS)
+    for changed in changes:
+        if os.getppid() != parent:
+            return
+        if changed:
+            logger.info("= changed: %s", told(changed))
+            try:
+                ask(control, {"command": "reload"})
+            except ControlFailed as error:
+                logger.warning("! %s", error)
+
+
+def told(changed: set[tuple[Change, str]]) -> str:
+    """Name the files that changed, the first few of them."""
+    names = sorted(os.path.relpath(path) for _, path in changed)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def main() -> None:
+    """Be the process."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--control", required=True)
+    parser.add_argument("--ready-fd", type=int, required=True)
+    parser.add_argument("--log", nargs=3, required=True, metavar=("LEVEL", "FORM", "COLOR"))
+    parser.add_argument("--no-keys", action="store_true")
+    parser.add_argument("directories", nargs="+")
+    given = parser.parse_args()
+    level, form, color = given.log
+    logs.set_up("develop", level=level, form=form, color=color)
+    parent = os.getppid()
+    directories = [each for each in given.directories if Path(each).is_dir()]
+    logger.info("= watching %s", ", ".join(directories))
+    os.write(given.ready_fd, b"!")
+    if not given.no_keys and sys.stdin is not None and sys.stdin.isatty():
+        print(KEYS, file=sys.stderr)
+        threading.Thread(target=Keys(given.control).hear, args=(sys.stdin,), daemon=True).start()
+    while directories and os.getppid() == parent:
+        watch_files(given.control, directories, parent)
+        time.sleep(LOOK_MS / 1000)
+
+
+if __name__ == "__main__":
+    main()

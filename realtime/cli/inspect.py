@@ -1,0 +1,29 @@
+"""`realtime inspect SLOT`: what a worker is doing now, each thread and each task. Asks the primary, which asks it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from realtime.cli.options import GroupedCommand, settings_options
+from realtime.cli.servers import control_socket
+from realtime.settings import resolve
+from sticky.control import ask
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("slot", type=click.IntRange(0))
+@settings_options(["control", "user"])
+def inspect(slot: int, config: str | None, **given: Any) -> None:
+    """
+    Show what the worker of SLOT is doing: where its threads are, and what each of its tasks waits for.
+
+    The worker goes on meanwhile. One whose event loop stands still cannot answer; the stacks of its threads then go to
+    the server's log. For a debugger: `realtime serve --inspect SLOT`, and breakpoint() in the code.
+
+    \b
+    Examples:
+      realtime inspect 0
+    """
+    click.echo(ask(control_socket(resolve(given, config=config)), {"command": "inspect", "slot": slot})["text"])
