@@ -40,7 +40,16 @@ WELCOME: Final = b"""<!doctype html><meta charset="utf-8"><title>realtime</title
 class Router:
     """The ASGI application of a worker."""
 
-    def __init__(self, app: App, *, health: Callable[[], dict[str, Any]], websocket_path: str) -> None:
+    def __init__(
+        self, app: App, *, health: Callable[[], dict[str, Any]], websocket_path: str, root_path: str = ""
+    ) -> None:
+        """
+        Args:
+            health: says how this worker is.
+            websocket_path: where our own WebSockets are: a request for one never comes here.
+            root_path: what a proxy in front takes off each path.
+        """
+        self._root_path = root_path
         self._health = health
         self._websocket_path = websocket_path
         mounts = sorted(app.mounts, key=lambda mount: -len(mount[0]))
@@ -79,9 +88,22 @@ class Router:
                 return
         for prefix, mounted, lifespan in self._mounts:
             if _is_below(path, prefix):
-                await mounted(_scope_below(scope, prefix, lifespan), receive, send)
+                await mounted(self._scope_below(scope, prefix, lifespan), receive, send)
                 return
         await self._static(scope, receive, send)
+
+    def _scope_below(self, scope: Scope, prefix: str, lifespan: Lifespan) -> Scope:
+        """Return the scope as a mounted application sees it (ASGI: `path` is whole, `root_path` its beginning)."""
+        root = self._root_path
+        below = {
+            **scope,
+            "root_path": root + scope.get("root_path", "") + prefix,
+            "state": {**lifespan.state, **scope.get("state", {})},
+        }
+        if root:
+            below["path"] = root + scope["path"]
+            below["raw_path"] = root.encode() + scope.get("raw_path", b"")
+        return below
 
     async def _static(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -100,12 +122,6 @@ class Router:
 
 def _is_below(path: str, prefix: str) -> bool:
     return path == prefix or path.startswith(f"{prefix}/")
-
-
-def _scope_below(scope: Scope, prefix: str, lifespan: Lifespan) -> Scope:
-    """Return the scope as a mounted application sees it (ASGI: `path` stays whole, `root_path` grows)."""
-    state = {**lifespan.state, **scope.get("state", {})}
-    return {**scope, "root_path": scope.get("root_path", "") + prefix, "state": state}
 
 
 async def _answer(

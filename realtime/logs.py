@@ -134,6 +134,10 @@ class JsonLines(_Lines):
             "event": MARKS.get(mark, "note"),
             "message": self._hide(message),
         }
+        fields |= {
+            name: self._hide(value) if isinstance(value, str) else value
+            for name, value in getattr(record, "fields", {}).items()
+        }
         traceback = self._traceback(record)
         if traceback:
             fields["traceback"] = self._hide(traceback)

@@ -87,7 +87,7 @@ class Process:
             ),
             admission=Admission(settings.allowed_origins, tuple(self.protocol.subprotocols), settings.session_cookie),
         )
-        self.router = Router(app, health=self.health, websocket_path=WEBSOCKET_PATH)
+        self.router = Router(app, health=self.health, websocket_path=WEBSOCKET_PATH, root_path=settings.root_path)
         self.host = ASGIHost(
             self.router,
             place={"slot": worker.slot, "worker": worker.worker_id, "node": worker.node},
@@ -97,6 +97,8 @@ class Process:
             on_lost=worker.closed,
             routes=worker.routes,
             give_back=worker.give_back,
+            parser=settings.http,
+            access_log=settings.access_log,
         )
         self.gateway = Gateway(
             self.endpoint,

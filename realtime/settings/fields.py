@@ -62,6 +62,11 @@ class Settings:
         "The application: `module:attr` or `path/to/file.py:attr`; `attr` is `app` unless given.",
         shown="app.py here, else a stock application in which every room is open")
 
+    root_path: str = _set("", Text("PATH", "a path such as /chat", r"(/[^/?#\s\0]+)*"), _WHAT,
+        "The path under which a proxy serves this application; the proxy takes it off. For links that it makes.")
+    http: str = _set("httptools", Choice(("httptools", "h11")), _WHAT,
+        "Who parses the requests of the hosted application: httptools is C, h11 is Python and stricter in places.")
+
     bind: tuple[str, ...] = _set(("127.0.0.1:8000",), Many(Address()), _WHERE,
         "Where to listen: HOST:PORT, [v6]:PORT, :PORT for every address, unix:PATH, fd://N for a socket that was given "
         "(systemd gives them from 3 on). Can be given several times.",
@@ -152,6 +157,8 @@ class Settings:
 
     log_level: str = _set("info", Choice(("debug", "info", "warning", "error")), _OPERATION,
         "The least that is logged.")
+    access_log: bool = _set(False, Flag(), _OPERATION,
+        "A line for each request of the hosted application: client, method, path without query, status, bytes, time.")
     log_format: str = _set("text", Choice(("text", "json")), _OPERATION, "Lines for people, or one JSON object a line.")
     color: str = _set("auto", Choice(("auto", "always", "never")), _OPERATION,
         "Colours in the banner and the log; auto is for terminals, and never with NO_COLOR set.")

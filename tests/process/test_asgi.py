@@ -2,9 +2,9 @@
 ASGI applications as what `realtime serve` serves: bare ones, and ones mounted beside rooms.
 
 Real processes, real sockets. `tests/support/bare_asgi.py` is written by hand against the ASGI specification; an
-application of Starlette's stands for the frameworks. The bare one is asked everything twice: with clients known by
+application of Starlette's stands for the frameworks. The bare one is asked everything four times: with clients known by
 address, where uvicorn reads the connection alone, and with sessions, where each request's head is looked at before the
-parser sees it.
+parser sees it; and parsed by httptools and by h11.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from tests.support.server import DEADLINE_S, ROOT, RunningServer
 BARE = f"{ROOT / 'tests' / 'support' / 'bare_asgi.py'}:app"
 
 
-@pytest.fixture(scope="module", params=["ip", "session"])
+@pytest.fixture(scope="module", params=["ip httptools", "session httptools", "ip h11", "session h11"])
 def server(request: pytest.FixtureRequest) -> Iterator[RunningServer]:
-    with RunningServer(BARE, "--sticky", request.param, workers=3) as server:
+    sticky, parser = request.param.split()
+    with RunningServer(BARE, "--sticky", sticky, "--http", parser, workers=3) as server:
         server.wait_until_full()
         yield server
 
@@ -138,7 +139,7 @@ def test_a_connection_that_the_client_does_not_keep_ends_after_the_answer(server
         sock.sendall(head)
         answer = stream.read()
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert b"\r\nconnection: close\r\n" in answer
+    assert b"\r\nconnection: close\r\n" in answer.lower()
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["http_version"] == head.split()[2][5:8].decode()
 
 

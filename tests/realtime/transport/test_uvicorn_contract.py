@@ -1,6 +1,6 @@
 """
-What realtime/transport/asgi.py takes from uvicorn beyond its public interface, by name: an upgrade that changes one of
-these fails here, and says which.
+What asgi.py and hosted.py of realtime/transport/ take from uvicorn beyond its public interface, by name: an upgrade that
+changes one of these fails here, and says which.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import inspect
 import pytest
 from uvicorn import Config
 from uvicorn.lifespan.on import LifespanOn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import RequestResponseCycle as H11Cycle
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
-PROTOCOLS = [HttpToolsProtocol, WebSocketsSansIOProtocol]
+HTTP = [HttpToolsProtocol, H11Protocol]
+PROTOCOLS = [*HTTP, WebSocketsSansIOProtocol]
 
 
 async def nothing(scope: object, receive: object, send: object) -> None:
@@ -40,18 +43,23 @@ def test_the_protocols_are_told_by_these_names(protocol: type, name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"),
+    ("protocol", "name", "parameters"),
     [
-        ("handle_websocket_upgrade", []),
-        ("on_message_begin", []),
-        ("on_headers_complete", []),
-        ("on_response_complete", []),
-        ("send_400_response", ["msg"]),
-        ("_unset_keepalive_if_required", []),
+        (HttpToolsProtocol, "handle_websocket_upgrade", []),
+        (H11Protocol, "handle_websocket_upgrade", ["event"]),
+        *(
+            (protocol, name, parameters)
+            for protocol in HTTP
+            for name, parameters in (
+                ("on_response_complete", []),
+                ("send_400_response", ["msg"]),
+                ("_unset_keepalive_if_required", []),
+            )
+        ),
     ],
 )
-def test_what_is_overridden_or_called_in_http_is_there(name: str, parameters: list[str]) -> None:
-    found = list(inspect.signature(getattr(HttpToolsProtocol, name)).parameters)
+def test_what_is_overridden_or_called_in_http_is_there(protocol: type, name: str, parameters: list[str]) -> None:
+    found = list(inspect.signature(getattr(protocol, name)).parameters)
     assert found == ["self", *parameters]
 
 
@@ -59,20 +67,28 @@ def lines_of(*things: object) -> str:
     return "\n".join(inspect.getsource(thing) for thing in things)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("protocol", HTTP, ids=lambda each: each.__name__)
 @pytest.mark.parametrize(
-    "name", ["app", "client", "scheme", "flow", "transport", "cycle", "url", "scope", "connections", "loop", "pipeline"]
+    "name", ["app", "client", "scheme", "flow", "transport", "cycle", "scope", "connections", "loop"]
 )
-def test_an_http_connection_keeps_these(name: str) -> None:
-    assert f"self.{name} " in lines_of(HttpToolsProtocol) or f"self.{name}:" in lines_of(HttpToolsProtocol)
+def test_an_http_connection_keeps_these(protocol: type, name: str) -> None:
+    assert f"self.{name} " in lines_of(protocol) or f"self.{name}:" in lines_of(protocol)
+
+
+def test_an_upgrade_finds_what_was_asked() -> None:
+    assert "self.url" in lines_of(HttpToolsProtocol.handle_websocket_upgrade)
+    assert "event.target" in lines_of(H11Protocol.handle_websocket_upgrade)
 
 
 def test_a_request_is_called_through_self_app_when_its_headers_are_complete() -> None:
     assert "app = self.app" in lines_of(HttpToolsProtocol.on_headers_complete)
     assert "self.client" in lines_of(HttpToolsProtocol.on_message_begin)
+    assert "app = self.app" in lines_of(H11Protocol.handle_events)
 
 
-def test_a_cycle_says_whether_it_is_answered_and_whether_the_connection_stays() -> None:
-    source = lines_of(RequestResponseCycle)
+@pytest.mark.parametrize("cycle", [RequestResponseCycle, H11Cycle])
+def test_a_cycle_says_whether_it_is_answered_and_whether_the_connection_stays(cycle: type) -> None:
+    source = lines_of(cycle)
     assert "self.response_complete = " in source
     assert "self.keep_alive = " in source
 

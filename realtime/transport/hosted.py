@@ -1,0 +1,247 @@
+"""
+One hosted connection: HTTP, request by request, until it becomes a WebSocket.
+
+Runs in the worker, between a socket and uvicorn's protocol classes, of which there are two: over httptools, and over
+h11 where that is asked for. Where its requests can be of different clients, each is looked at before the parser sees
+it: the next one only when the last was answered. One that belongs to another worker goes there, with the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from realtime.transport.peer import Peer
+from sticky.first_bytes import Head, Refusal
+from sticky.requests import Part, Requests, State
+
+if TYPE_CHECKING:
+    from realtime.transport.asgi import ASGIHost
+
+VISITS_HERE: Final = 8  # first visits that a pooled connection brings to one worker before another has its turn
+LEAVE_TRIES: Final = 250  # to give a connection back, while its last answer leaves or the channel is full
+LEAVE_PAUSE_S: Final = 0.02
+
+logger = logging.getLogger("realtime.asgi")
+
+
+class Hosted(asyncio.Protocol):
+    """What a hosted connection does whoever parses it. The other base of a class with this one is uvicorn's."""
+
+    transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+    cycle: Any  # one request and its answer
+    flow: Any
+    connections: set[Any]
+    app: Any
+    client: Any
+    scheme: Any
+
+    def __init__(self, host: ASGIHost, peer: Peer, received: bytes) -> None:
+        super().__init__(config=host.config, server_state=host.state, app_state={})  # type: ignore[call-arg]
+        self.app = host.from_here(peer)
+        self._host = host
+        self._peer = peer
+        self._port = peer.client_port if peer.client == peer.address else 0  # of the other end of the socket
+        self._received = received
+        self._handed_on = False
+        self._requests = Requests() if host.routes.differ(peer.address) else None
+        self._is_first = True  # the primary has looked at that one
+        self._is_begun = True  # a request has begun to arrive; the first one was seen by the primary
+        self._is_last = host.is_draining  # the answer under way is the last one here
+        self._visits = 0  # of clients without a session
+        self._leaving = False
+        self._tries = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.client = (self._peer.client, self._peer.client_port)
+        if self._received:  # inside connection_made: later, what the socket brings would come first
+            received, self._received = self._received, b""
+            self.data_received(received)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if not self._handed_on:
+            self._host.on_lost()
+
+    def shutdown(self) -> None:
+        """Close when nothing is under way; else let the request that is be the last."""
+        if not self._is_begun and not self._is_answering and not self.transport.is_closing():
+            self.transport.close()
+            return
+        self._is_last = True
+        self._limit_cycle()
+
+    # Requests, one by one
+
+    def data_received(self, data: bytes) -> None:
+        self._is_begun = True
+        if self._requests is None:
+            self._parse(data)
+            return
+        self._requests.feed(data)
+        self._go_on()
+
+    def _parse(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_last:
+            self._limit_cycle()
+
+    def _limit_cycle(self) -> None:
+        """Have the connection end with the answer under way. It is only begun in a later turn of the loop."""
+        if self._is_answering:
+            self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        self._is_begun = False
+        super().on_response_complete()  # type: ignore[misc]
+        if self._is_last:
+            self._limit_cycle()
+        if self._requests is not None and not self.transport.is_closing():
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Serve what has come, up to a request that has to wait for the answer to the one before it."""
+        requests = self._requests
+        assert requests is not None
+        while not (self._handed_on or self._leaving or self.transport.is_closing()):
+            if requests.state is State.BETWEEN and self._is_answering:
+                self.flow.pause_reading()
+                return
+            piece = requests.next()
+            if piece is None:
+                return
+            if isinstance(piece, Refusal):
+                self.send_400_response(piece.reason)  # type: ignore[attr-defined]
+            elif isinstance(piece, Part) or self._belongs_here(piece.head):
+                self._parse(piece.data)
+            else:
+                self._leave(piece.data + requests.rest())
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _belongs_here(self, head: Head) -> bool:
+        """Find whose the request is, and tell the application so; or say that another worker has to serve it."""
+        first, self._is_first = self._is_first, False
+        encrypted = self.scheme == "https"  # the primary has not seen the head, and no other worker can go on
+        if first and not encrypted:
+            return True
+        peer = self._peer
+        route = self._host.routes.of(peer.address, self.scheme or "http", head)
+        if not encrypted and not self._host.routes.leads_here(route):
+            return False
+        if route.lacks_session and self._host.routes.pools(peer.address):
+            self._visits += 1
+            if self._visits >= VISITS_HERE:
+                return False  # the primary balances
+        self._peer = replace(
+            peer,
+            client=route.client,
+            client_port=self._port if route.client == peer.address else 0,
+            scheme=route.scheme,
+            session=route.session,
+            new_session=self._host.routes.new_session() if route.lacks_session else None,
+        )
+        self.client = (self._peer.client, self._peer.client_port)
+        self.app = self._host.from_here(self._peer)
+        return True
+
+    def _leave(self, received: bytes) -> None:
+        """Give the connection to the worker that the request belongs to, once the last answer has left."""
+        self._leaving = True
+        self._unset_keepalive_if_required()  # type: ignore[attr-defined]
+        self.flow.pause_reading()
+        if self.transport.is_closing():
+            return
+        sock = self.transport.get_extra_info("socket")
+        if not self.transport.get_write_buffer_size() and self._host.give_back(
+            sock.fileno(), self._peer.address, self._port, received
+        ):
+            self._host.given_back += 1
+            self.transport.abort()  # closes our copy of the descriptor; the client sees nothing
+            return
+        self._tries += 1
+        if self._tries > LEAVE_TRIES:
+            self._keep(received)
+        else:
+            self.loop.call_later(LEAVE_PAUSE_S, self._leave, received)
+
+    def _keep(self, received: bytes) -> None:
+        """Serve here what belongs elsewhere: the primary does not take it, and an answer is better than none."""
+        self._host.kept += 1
+        logger.warning("! %s: a request of another worker's is served here: the primary does not take it", self._peer)
+        self._leaving, self._tries, self._is_first = False, 0, True
+        self.flow.resume_reading()
+        assert self._requests is not None
+        self._requests.feed(received)
+        self._go_on()
+
+    # Becoming a WebSocket
+
+    def _upgrade(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        """Give the connection to what speaks WebSocket: our own transport, or uvicorn's for a hosted application."""
+        head = [method, b" ", target, b" HTTP/1.1\r\n"]
+        for name, value in headers:
+            head += [name, b": ", value, b"\r\n"]
+        request = b"".join([*head, b"\r\n"])
+        if self._requests is not None:
+            request += self._requests.rest()
+        # uvicorn has put no path into the scope of an upgrade: its WebSocket reads the head again, and so does ours.
+        path = target.partition(b"?")[0]
+        self.connections.discard(self)
+        self._handed_on = True
+        if path == self._host.websocket_path.encode():
+            ours = self._host.endpoint.transport(self._peer, request)
+            self.transport.set_protocol(ours)
+            ours.connection_made(self.transport)
+            return
+        hosted = HostedWebSocket(self._host, self.app)
+        self.transport.set_protocol(hosted)  # first: from here on it is the one who hears of the end
+        hosted.connection_made(self.transport)
+        hosted.data_received(request)
+
+
+class HostedHttptools(Hosted, HttpToolsProtocol):
+    """Parsed by httptools, which is C."""
+
+    def handle_websocket_upgrade(self) -> None:
+        self._upgrade(self.scope["method"].encode(), self.url, list(self.scope["headers"]))
+
+
+class HostedH11(Hosted, H11Protocol):
+    """Parsed by h11, which is Python: slower, and stricter in places."""
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._upgrade(bytes(event.method), bytes(event.target), self.headers)
+
+    def send_400_response(self, msg: str) -> None:
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:  # an answer has begun: nothing else can be said
+            self.transport.close()
+
+
+PARSERS: Final[dict[str, type[Hosted]]] = {"httptools": HostedHttptools, "h11": HostedH11}
+
+
+class HostedWebSocket(WebSocketsSansIOProtocol):
+    """One WebSocket of a hosted application."""
+
+    def __init__(self, host: ASGIHost, app: Any) -> None:
+        super().__init__(config=host.config, server_state=host.state, app_state={})
+        self.app = app
+        self._host = host
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._host.on_lost()
