@@ -1,4 +1,4 @@
-"""What an operator can say of a hosted application: a line for each request, and the path under which a proxy serves it."""
+"""What an operator can say of a hosted application: a line for each request, the path under which a proxy serves it."""
 
 from __future__ import annotations
 

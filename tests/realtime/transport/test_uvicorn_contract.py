@@ -1,6 +1,6 @@
 """
-What asgi.py and hosted.py of realtime/transport/ take from uvicorn beyond its public interface, by name: an upgrade that
-changes one of these fails here, and says which.
+What asgi.py and hosted.py of realtime/transport/ take from uvicorn beyond its public interface, by name: an upgrade
+that changes one of these fails here, and says which.
 """
 
 from __future__ import annotations
