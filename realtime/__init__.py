@@ -8,16 +8,18 @@ if TYPE_CHECKING:
     from realtime.app import App
     from realtime.connection import Connection
     from realtime.errors import Disconnect, Reject
+    from realtime.rooms import RoomHandle
 
 __version__ = "0.1.0"
 
-__all__ = ["App", "Connection", "Disconnect", "Reject", "__version__"]
+__all__ = ["App", "Connection", "Disconnect", "Reject", "RoomHandle", "__version__"]
 
 _WHERE = {
     "App": "realtime.app",
     "Connection": "realtime.connection",
     "Disconnect": "realtime.errors",
     "Reject": "realtime.errors",
+    "RoomHandle": "realtime.rooms",
 }
 
 

@@ -1,5 +1,5 @@
 """
-Socket.IO on four workers: the stock client, by polling, by WebSocket, and by polling with an upgrade.
+Socket.IO on four workers: the stock clients, of Python and under Node, by polling, by WebSocket, and with an upgrade.
 
 A hundred clients at once call and are answered, are cut and come back. With `--sticky session` nobody meets a worker
 that does not know him; the same run with `--sticky none` shows that many would.
@@ -8,11 +8,14 @@ that does not know him; the same run with `--sticky none` shows that many would.
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Any
 
 import pytest
 import socketio
 from aiohttp import ClientSession, CookieJar, TCPConnector
 
+from tests.conftest import REQUIRED
 from tests.support.aio import run_async, run_async_for
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
@@ -22,6 +25,7 @@ from tests.support.server import ROOT, RunningServer
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 APP = ROOT / "tests" / "apps" / "quick_socketio.py"
+NODE_CLIENTS = ROOT / "tests" / "apps" / "socketio_clients.mjs"
 CLIENTS = 100
 CALLS = 5
 
@@ -101,3 +105,46 @@ async def test_through_redis_everybody_hears_what_one_says() -> None:
         await guests[0].client.emit("shout", "hello")
         assert [await asyncio.wait_for(guest.heard.get(), 20) for guest in guests] == ["hello"] * 8
         await asyncio.gather(*[guest.go() for guest in guests])
+
+
+# Under Node
+
+
+async def visit_from_node(server: RunningServer, transports: str, count: int) -> list[dict[str, Any]]:
+    """Have socket.io-client's clients come, call, be cut, come back and call: return what became of each."""
+    if not (ROOT / "tests" / "sdk" / "node_modules" / "socket.io-client").is_dir():
+        reason = "needs `npm --prefix tests/sdk ci`"
+        pytest.fail(reason) if "node" in REQUIRED else pytest.skip(reason)
+    node = await asyncio.create_subprocess_exec(
+        require("node"), NODE_CLIENTS, server.url, transports, str(count), stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await node.communicate()
+    assert node.returncode == 0
+    found = [json.loads(line) for line in said.splitlines()]
+    assert len(found) == count
+    return found
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("transports", ["polling", "websocket", "polling,websocket"])
+@run_async_for(120)
+async def test_a_hundred_clients_under_node_are_cut_and_come_back(transports: str) -> None:
+    with serve("session") as server:
+        await asyncio.to_thread(server.wait_until_full)
+        found = await visit_from_node(server, transports, CLIENTS)
+        assert [each for each in found if "error" in each] == []
+        assert {name for each in found for name in each["transports"]} == {transports.split(",")[-1]}
+        assert all(len(pids) == 1 for each in found for pids in each["pids"]), "each visit is with one worker"
+        assert len({pids[0] for each in found for pids in each["pids"]}) == 4, "all workers have their share"
+        assert not server.log.find_all("Invalid session")
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("transports", ["polling", "polling,websocket"])
+@run_async_for(120)
+async def test_without_stickiness_clients_under_node_fail(transports: str) -> None:
+    with serve("none") as server:
+        await asyncio.to_thread(server.wait_until_full)
+        found = await visit_from_node(server, transports, CLIENTS)
+        assert sum("error" in each for each in found) > CLIENTS // 2
+        assert server.log.find_all("Invalid session")
