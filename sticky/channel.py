@@ -50,7 +50,11 @@ class Kind(enum.IntEnum):
 
 
 class Received(NamedTuple):
-    """One message. Whoever takes it owns `fd`. `carried` are the bytes that were sent along."""
+    """
+    One message. Whoever takes it owns `fd`. `carried` are the bytes that were sent along.
+
+    A handoff without a descriptor came to a process that is out of them (EMFILE): the kernel has dropped it here.
+    """
 
     kind: Kind
     fields: list[Any]
@@ -139,9 +143,13 @@ class Channel:
                     raise ChannelClosed
                 break
             fds = _descriptors(ancillary)
-            assert not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC), "both ends keep MESSAGE_MAX and two descriptors"
+            assert not flags & socket.MSG_TRUNC, "both ends keep MESSAGE_MAX"
             kind, *fields = msgspec.msgpack.decode(memoryview(self._buffer)[:size])
-            if fds:
+            if flags & socket.MSG_CTRUNC:
+                for fd in fds:
+                    os.close(fd)
+                messages.append(Received(Kind(kind), fields[1:], None))
+            elif fds:
                 inline, *fields = fields
                 carried = _read_and_close(fds[1]) if inline is None else inline
                 messages.append(Received(Kind(kind), fields, fds[0], carried))

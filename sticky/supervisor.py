@@ -232,8 +232,11 @@ class Supervisor:
         elif kind is Kind.MESSAGE:
             self.post.carry(worker, fields[0], fields[1])
         elif kind is Kind.GIVE_BACK:
-            assert message.fd is not None, "a connection comes with its descriptor"
-            self._on_given_back(socket.socket(fileno=message.fd), fields[0], fields[1], message.carried)
+            if message.fd is None:
+                self._counters["lost_given_back"] += 1
+                logger.error("! out of file descriptors: a connection on its way between workers is lost (ulimit -n)")
+            else:
+                self._on_given_back(socket.socket(fileno=message.fd), fields[0], fields[1], message.carried)
 
     def _ready(self, worker: WorkerHandle) -> None:
         assert self.dispatcher is not None, "the primary set it"

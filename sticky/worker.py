@@ -77,6 +77,7 @@ class Worker:
         self.open = 0  # adopted connections that have not ended
         self._adopted = 0
         self._acked = 0
+        self._nacks: list[int] = []  # connections that another worker has to take; not said yet
         self._seen = 0  # number of the last connection that was adopted
         self._heartbeat_s: float = boot["heartbeat_s"]
         self._orphan_grace_s: float = boot["orphan_grace_s"]
@@ -212,8 +213,10 @@ class Worker:
     def _take(self, message: Received) -> None:
         kind, fields = message.kind, message.fields
         if kind is Kind.HANDOFF:
-            assert message.fd is not None, "a handoff carries a descriptor"
-            self._adopt(fields, message.fd, message.carried)
+            if message.fd is None:
+                self._pass_up(fields[0])
+            else:
+                self._adopt(fields, message.fd, message.carried)
         elif kind is Kind.DRAIN:
             self._end(fields[0])
         elif kind is Kind.INSPECT:
@@ -239,11 +242,24 @@ class Worker:
         except Exception:
             logger.exception("! connection %d could not be adopted", number)
             self.open -= 1
-            self._say(Kind.NACK, number)
+            self._nacks.append(number)
             sock.close()
 
+    def _pass_up(self, number: int) -> None:
+        """Say no to a connection whose descriptor this process had no room for; the primary has kept its own."""
+        logger.error("! out of file descriptors (ulimit -n): connection %d goes to another worker", number)
+        self._seen = number
+        self._nacks.append(number)
+
     def _acknowledge(self) -> None:
-        """Acknowledge every connection so far by one message. A full channel is tried again at the next heartbeat."""
+        """
+        Acknowledge every connection so far by one message, but first say which ones are not ours. A full channel is
+        tried again at the next heartbeat.
+        """
+        while self._nacks:
+            if not self._say(Kind.NACK, self._nacks[0]):
+                return
+            del self._nacks[0]
         if self._acked != self._seen and self._say(Kind.ACK, self._seen):
             self._acked = self._seen
 

@@ -9,7 +9,8 @@ A worker for tests of `sticky` alone: it answers every request with what it know
     GET /repeat/TO   has the primary send a message there
 
 What the cluster gives as `config` may change how it behaves: {"boot": "fail"} does not come up,
-{"boot": "fail-if", "path": P} does not while the file P exists, {"die_adopting": P} has the one worker that first finds
+{"boot": "fail-if", "path": P} does not while the file P exists, {"boot": "wait-if", "path": P} is not ready before the
+file is gone, {"die_adopting": P} has the one worker that first finds
 the file P die while it adopts a connection, {"refusing": N} has the worker of slot N raise for /refuse, and
 {"drain": "never"} does not drain.
 """
@@ -120,6 +121,8 @@ async def main() -> None:
     drained = asyncio.Event()
     if fault := boot_fault(config):
         worker.boot_failed(fault)
+    while config.get("boot") == "wait-if" and exists(config["path"]):  # noqa: ASYNC110, ASYNC240 - a file is no event
+        await asyncio.sleep(0.02)
 
     def on_connection(adopted: Adopted) -> None:
         if sprung(config.get("die_adopting", "")):
