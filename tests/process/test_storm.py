@@ -1,9 +1,9 @@
 """
 Two thousand connects a second for ten seconds, and each second a worker is killed.
 
-Every client is to be served or told 503; none hangs. Still missing: whom a worker had already taken and had not
-answered when it was killed is cut; the test then counts as an expected failure and says how many. Afterwards the primary has the
-descriptors that it had before, nothing is on its way any more, and its memory has not grown with what it went through.
+Every client is to be served or told 503; none hangs. Still missing: whom a worker had already taken, and had not
+answered when it was killed, is cut; the test then counts as an expected failure and says how many. Afterwards the
+primary has the descriptors that it had before, nothing is on its way any more, and its memory has not grown with it.
 """
 
 from __future__ import annotations
