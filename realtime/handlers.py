@@ -3,7 +3,8 @@ Calling what users wrote: plain functions or coroutines, with the arguments that
 
 Runs in the worker. A plain function runs in a thread, so that it may block; a coroutine runs on the event loop. What a
 handler wants is read from its signature once, when it is registered: a mistake shows at import, and not when the first
-client comes.
+client comes. Data whose argument is annotated is validated before the handler is called: with `dict` or `list[int]`, a
+`msgspec.Struct`, a dataclass, a `TypedDict`, or a model of pydantic, which is not needed for anything else.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import msgspec
+import msgspec.inspect
 
 from realtime.errors import Reject
 
+CONNECTION_AND_DATA: Final = 2  # who is offered so many arguments gets what a client sent as the second
+TOLD_MAX: Final = 200  # characters of what a client is told of its mistake
 THREADS: Final = 16  # per worker, for handlers that are plain functions
 
 _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="handler")
@@ -27,7 +31,7 @@ _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="handler")
 class Handler:
     """One function of the application."""
 
-    __slots__ = ("_asynchronous", "_function", "_named", "_places", "_wants_dict", "name", "positional")
+    __slots__ = ("_asynchronous", "_decode", "_function", "_named", "_places", "name", "positional")
 
     def __init__(self, function: Callable[..., Any], *, positional: int, named: frozenset[str] = frozenset()) -> None:
         """
@@ -37,7 +41,8 @@ class Handler:
             named: the arguments that it is offered by name; it may take some.
 
         Raises:
-            TypeError: it needs an argument that it is not offered. The text says which, and what it is offered.
+            TypeError: it needs an argument that it is not offered, or data of a type that no JSON becomes. The text
+                says which, and what it may have.
         """
         self._function = function
         self._asynchronous = inspect.iscoroutinefunction(function)
@@ -62,17 +67,23 @@ class Handler:
         if needed:
             offered = ", ".join([f"{positional} by position", *sorted(named)])
             raise TypeError(f"{self.name}: nobody gives it {', '.join(needed)} (it is offered {offered})")
-        self._wants_dict = self.positional == positional and self._annotated_dict(places)
+        is_given_data = self.positional == positional == CONNECTION_AND_DATA
+        self._decode = self._decoder(self._annotation(places[1].name) if is_given_data else Any)
 
-    def _annotated_dict(self, places: list[inspect.Parameter]) -> bool:
-        if not self.positional:
-            return False
+    def _annotation(self, name: str) -> Any:
         try:
-            hints = typing.get_type_hints(self._function)
+            found = typing.get_type_hints(self._function).get(name, Any)
         except Exception:  # noqa: BLE001 - an annotation that cannot be resolved is no mistake of a handler
-            return False
-        hint = hints.get(places[self.positional - 1].name)
-        return hint is dict or typing.get_origin(hint) is dict
+            return Any
+        return Any if found is object else found
+
+    def _decoder(self, wanted: Any) -> Callable[[bytes], Any]:
+        if hasattr(wanted, "model_validate_json"):  # pydantic's
+            return typing.cast(Callable[[bytes], Any], wanted.model_validate_json)
+        if isinstance(msgspec.inspect.type_info(wanted), msgspec.inspect.CustomType):
+            allowed = "a msgspec.Struct, a dataclass, a TypedDict, a pydantic model, or a type that JSON has"
+            raise TypeError(f"{self.name}: what a client sends cannot become a {wanted!r}; it can be {allowed}")
+        return msgspec.json.Decoder(wanted).decode
 
     async def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call it with those of the arguments that it takes."""
@@ -91,20 +102,37 @@ class Handler:
 
     def decode(self, data: bytes | None) -> Any:
         """
-        Return the value of a JSON text, for the handler's last argument.
+        Return the value of a JSON text, for the handler's last argument, in the type that it is annotated with.
 
         Raises:
-            Reject: the handler asks for a `dict`, and the client sent something else; or a number that no number holds.
+            Reject: 107, with the field that is wrong and why; or with no more, where it is no JSON at all.
         """
         try:
-            value = None if data is None else msgspec.json.decode(data)
+            return self._decode(b"null" if data is None else data)
+        except msgspec.ValidationError as error:
+            raise Reject(f"bad request: {error}"[:TOLD_MAX], code=107) from None
         except (msgspec.MsgspecError, RecursionError):
             raise Reject("bad request", code=107) from None
-        if self._wants_dict and not isinstance(value, dict):
-            raise Reject("bad request", code=107)
-        return value
+        except ValueError as error:
+            raise Reject(f"bad request: {_first_mistake(error)}"[:TOLD_MAX], code=107) from None
+
+
+def _first_mistake(error: ValueError) -> str:
+    """Say the first of what pydantic found: the field and why."""
+    if not hasattr(error, "errors"):
+        return "not valid"
+    found = error.errors()[0]
+    where = ".".join(map(str, found["loc"]))
+    return f"{where}: {found['msg']}" if where else str(found["msg"])
 
 
 def encode(value: Any) -> bytes | None:
     """Return a handler's answer as a JSON text; None for none."""
-    return None if value is None else msgspec.json.encode(value)
+    return None if value is None else msgspec.json.encode(value, enc_hook=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can say of a pydantic model."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"JSON cannot say a {type(value).__name__}")

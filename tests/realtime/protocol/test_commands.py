@@ -390,7 +390,7 @@ async def test_on_publish_words_what_the_room_gets() -> None:
         await client.ask("publish", channel="r:a", data="hello")
         assert (await client.push("pub"))["pub"]["data"] == {"said": "hello", "in": "a", "by": "42"}
         (reply,) = [reply for reply in client.heard if reply.get("id") == 50]
-        assert reply["error"] == {"code": 107, "message": "bad request"}, "a number that Python has no number for"
+        assert reply["error"]["code"] == 107, "a number that Python has no number for"
 
 
 @run_async
@@ -406,7 +406,8 @@ async def test_a_handler_that_asks_for_a_dict_gets_nothing_else() -> None:
         client = await worker.join()
         await client.ask("subscribe", channel="r")
         for data in ([], "x", None, 1):
-            assert await refused(client, "publish", channel="r", data=data) == (107, "bad request")
+            code, told = await refused(client, "publish", channel="r", data=data)
+            assert (code, told.split(":")[0]) == (107, "bad request")
         await client.ask("publish", channel="r", data={})
 
 
