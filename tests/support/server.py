@@ -178,9 +178,12 @@ class RunningServer:
         self.process.send_signal(number)
 
     def wait(self, *, deadline_s: float = STOP_S) -> int:
-        """Wait until the primary ended, and return its exit status."""
+        """Wait until the primary ended and all is read that it and its workers said; return its exit status."""
         try:
-            return self.process.wait(deadline_s)
+            status = self.process.wait(deadline_s)
+            assert self._reader is not None
+            self._reader.join(1)  # what outlives the primary may hold its output open
+            return status
         except subprocess.TimeoutExpired:
             raise ServerFailed(f"the server did not end within {deadline_s:g} s", self.log.lines) from None
 
