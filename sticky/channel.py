@@ -41,7 +41,7 @@ class Kind(enum.IntEnum):
     INSPECT = 6  # P: say what you are doing
     READY = 10  # W: I can serve
     BEAT = 11  # W: my event loop turns; so many connections; statistics
-    ACK = 12  # W: every connection up to this number is mine
+    ACK = 12  # W: every connection up to the first number is mine, up to the second you may forget it
     NACK = 13  # W: this connection I cannot take
     BOOT_FAILED = 14  # W: why I cannot serve
     RETIRE = 15  # W: somebody asked me to end (TERM): replace me

@@ -6,15 +6,21 @@ dispatcher chooses the slot, sends the parcel, and keeps its own copy of the des
 A parcel whose worker died, or said no, goes to another; one that finds no worker waits, bounded in number and time, and
 is then answered 503. No connection is ever in nobody's hands.
 
-**Was it read from?** A worker acknowledges before it reads (worker.py says how), so an unacknowledged connection still
-holds its first byte. That is checked all the same before it is given again: where the request is gone from the socket,
-the connection is closed, for nobody could answer it rightly.
+**When a worker dies**, the copies say what can still be done for its clients. It acknowledges twice (worker.py says
+when): that it has adopted a connection, and some turns later that the connection is settled; only then is the copy
+closed. So of what it leaves behind,
+
+- what it had not adopted goes to another worker;
+- what it had adopted and not read goes to another worker as well;
+- what it had read and not answered is told 503;
+- what it had begun to answer is closed: nobody else knows how the answer goes on.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
@@ -28,6 +34,9 @@ from sticky.worker_handle import WorkerHandle
 WAITING_MAX: Final = 1024  # parcels that wait for one worker, or for any
 ATTEMPTS_MAX: Final = 4  # a connection that three workers died of is not given to a fourth
 RETRY_S: Final = 0.02  # a channel can be full of descriptors in flight (ETOOMANYREFS), which epoll does not tell
+
+TCP_INFO_NOTSENT: Final = 144  # where struct tcp_info of linux/tcp.h has tcpi_notsent_bytes, 32 bits,
+TCP_INFO_SENT: Final = 200  # and tcpi_bytes_sent, 64 bits (Linux 4.19)
 
 logger = logging.getLogger("sticky")
 
@@ -50,6 +59,7 @@ class Parcel:
         "reason",
         "received",
         "scheme",
+        "sent",
         "session",
         "sock",
         "upgrade",
@@ -60,6 +70,7 @@ class Parcel:
         self.sock = sock
         self.peer = peer
         self.received = b""  # bytes of the request that were read already; they travel with the descriptor
+        self.sent: int | None = 0  # bytes that had been sent to the client before: answers to earlier requests
         self.client = client
         self.port = port
         self.scheme = "http"
@@ -102,6 +113,25 @@ class Parcel:
         except OSError:
             return False
         return begin.startswith(self.method.encode()) if self.kind == "http" else begin[:1] == b"\x16"
+
+    def is_unanswered(self) -> bool:
+        """Whether it is certain that its worker sent nothing. Unix sockets do not tell."""
+        return self.sent is not None and bytes_sent(self.sock) == self.sent
+
+
+def bytes_sent(sock: socket.socket) -> int | None:
+    """Return how many bytes were written to a connection, ever (sent again counts again), or None where unknown."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SENT + 8)
+    except OSError:
+        return None
+    if len(info) < TCP_INFO_SENT + 8:
+        return None
+    not_yet, sent = (
+        struct.unpack_from("@I", info, TCP_INFO_NOTSENT)[0],
+        struct.unpack_from("@Q", info, TCP_INFO_SENT)[0],
+    )
+    return int(not_yet + sent)
 
 
 class Refuse(Protocol):
@@ -207,6 +237,8 @@ class Dispatcher:
         self._number += 1
         parcel.number = self._number
         parcel.attempts += 1
+        if parcel.received:
+            parcel.sent = bytes_sent(parcel.sock)
         try:
             sent = worker.channel.send(Kind.HANDOFF, *parcel.header(), fd=parcel.sock.fileno(), carried=parcel.received)
         except ChannelClosed:
@@ -253,10 +285,11 @@ class Dispatcher:
         if not has_room:  # asked again soon: see RETRY_S
             self._poller.after(RETRY_S, lambda: self._wants_write(worker, True))
 
-    def acknowledge(self, worker: WorkerHandle, number: int) -> None:
-        """Give up our copies of everything that the worker has adopted."""
+    def acknowledge(self, worker: WorkerHandle, taken: int, settled: int) -> None:
+        """Note what the worker has adopted, and give up our copies of what is settled. Both are numbers of parcels."""
+        worker.taken = taken
         unacked = worker.unacked
-        while unacked and unacked[0].number <= number:
+        while unacked and unacked[0].number <= settled:
             unacked.popleft().sock.close()
 
     def take_back(self, worker: WorkerHandle, number: int) -> None:
@@ -268,14 +301,29 @@ class Dispatcher:
                 return
 
     def worker_lost(self, worker: WorkerHandle) -> None:
-        """Place again everything that a dead worker did not acknowledge. It is not live any more."""
-        parcels = [*worker.unacked, *worker.waiting]
+        """Do what can be done for everything that a dead worker leaves behind. It is not live any more."""
+        left, waiting = list(worker.unacked), list(worker.waiting)
         worker.unacked.clear()
         worker.waiting.clear()
-        if parcels:
-            logger.warning("= slot %d: %d connections are handed over again", worker.slot, len(parcels))
-        for parcel in parcels:
+        if left or waiting:
+            count = len(left) + len(waiting)
+            logger.warning("= slot %d: %d connections were on their way, and are looked after", worker.slot, count)
+        for parcel in left:
+            if parcel.number > worker.taken:
+                self._again(parcel)
+            else:
+                self._after_adoption(parcel)
+        for parcel in waiting:
             self._again(parcel)
+
+    def _after_adoption(self, parcel: Parcel) -> None:
+        if parcel.kind != "raw" and not parcel.received and parcel.is_untouched():
+            self._again(parcel)
+        elif parcel.kind == "http" and parcel.is_unanswered():
+            self._refuse(parcel.sock, 503, "the worker that read the request has died", "refused_read")
+        else:
+            self._counters["closed_with_worker"] += 1
+            parcel.sock.close()
 
     def _again(self, parcel: Parcel, avoid: WorkerHandle | None = None) -> None:
         self._counters["handed_over_again"] += 1

@@ -214,7 +214,7 @@ class Supervisor:
         assert self.dispatcher is not None, "the primary set it"
         kind, fields = message.kind, message.fields
         if kind is Kind.ACK:
-            self.dispatcher.acknowledge(worker, fields[0])
+            self.dispatcher.acknowledge(worker, fields[0], fields[1])
         elif kind is Kind.BEAT:
             worker.beat(fields[0], fields[1], fields[2], self._poller.now())
         elif kind is Kind.NACK:

@@ -5,9 +5,12 @@ Runs in the worker, on its asyncio loop (uvloop or the standard one). It reads n
 whoever `on_connection` gives it to. A worker is in one of three ways to its end: the primary says drain, the primary is
 gone (then it goes on serving what it has, see `orphan_grace_s`), or it could not boot.
 
-**Who holds a descriptor.** The primary keeps its copy until it reads the ack. The ack is sent in the turn of the loop
-in which `on_connection` returned, and reading starts in a later turn at the earliest: so a connection that is not
-acknowledged has not been read from, and another worker can serve it from its first byte.
+**Who holds a descriptor.** The primary keeps its copy until it hears that the connection is settled; should this
+process die before, it can still help the client (handoff.py says how). An ACK carries two numbers, each for every
+connection up to it: adopted, said in the turn of the loop in which `on_connection` returned, while reading starts in a
+later turn at the earliest; and settled, some turns later, by when a request that had arrived with the connection is
+read and, by most applications, answered. Nobody hears the end of a connection before both copies are closed: so those
+turns are few.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from sticky.routes import Routes
 CHANNEL_FD: Final = "STICKY_CHANNEL_FD"
 EXIT_BOOT: Final = 3  # cannot boot: starting it again at once would not help
 BOOT_WAIT_S: Final = 30.0
+SETTLE_TURNS: Final = 8  # asyncio needs 4 from the descriptor to the first byte read, and an application a few more
 TEXT_MAX: Final = 40_000  # characters of a traceback, and of what this worker is doing
 
 logger = logging.getLogger("sticky.worker")
@@ -76,7 +80,8 @@ class Worker:
         self.orphaned = False
         self.open = 0  # adopted connections that have not ended
         self._adopted = 0
-        self._acked = 0
+        self._settled = 0  # number of the last connection that the primary may forget
+        self._acked = (0, 0)
         self._nacks: list[int] = []  # connections that another worker has to take; not said yet
         self._seen = 0  # number of the last connection that was adopted
         self._heartbeat_s: float = boot["heartbeat_s"]
@@ -159,6 +164,7 @@ class Worker:
             beating.cancel()
             loop.remove_signal_handler(signal.SIGTERM)
             loop.remove_reader(self._channel.fileno())
+            self._settle(self._seen)
             self._channel.close()
 
     def closed(self) -> None:
@@ -184,7 +190,7 @@ class Worker:
         Returns:
             False when the channel is full or gone, or too much was read: try again, or serve the request here.
         """
-        if self.orphaned or len(received) > CARRIED_MAX:
+        if self.orphaned or len(received) > CARRIED_MAX or not self._settle(self._seen):
             return False
         try:
             return self._channel.send(Kind.GIVE_BACK, peer, port, fd=fd, carried=received)
@@ -209,6 +215,19 @@ class Worker:
         for message in messages:
             self._take(message)
         self._acknowledge()
+        if self._seen > self._settled:
+            asyncio.get_running_loop().call_soon(self._settle_later, self._seen, SETTLE_TURNS)
+
+    def _settle_later(self, number: int, turns: int) -> None:
+        if turns > 1:
+            asyncio.get_running_loop().call_soon(self._settle_later, number, turns - 1)
+        else:
+            self._settle(number)
+
+    def _settle(self, number: int) -> bool:
+        """Have the primary forget every connection up to a number. Return False when it cannot be told now."""
+        self._settled = max(number, self._settled)
+        return self._acknowledge()
 
     def _take(self, message: Received) -> None:
         kind, fields = message.kind, message.fields
@@ -251,17 +270,21 @@ class Worker:
         self._seen = number
         self._nacks.append(number)
 
-    def _acknowledge(self) -> None:
+    def _acknowledge(self) -> bool:
         """
-        Acknowledge every connection so far by one message, but first say which ones are not ours. A full channel is
-        tried again at the next heartbeat.
+        Acknowledge every connection so far by one message, but first say which ones are not ours. Return False when the
+        channel is full: it is tried again at the next heartbeat.
         """
         while self._nacks:
             if not self._say(Kind.NACK, self._nacks[0]):
-                return
+                return False
             del self._nacks[0]
-        if self._acked != self._seen and self._say(Kind.ACK, self._seen):
-            self._acked = self._seen
+        acks = (self._seen, self._settled)
+        if self._acked != acks:
+            if not self._say(Kind.ACK, *acks):
+                return False
+            self._acked = acks
+        return True
 
     async def _beat_forever(self) -> None:
         while not self.orphaned:

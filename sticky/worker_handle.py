@@ -77,6 +77,7 @@ class WorkerHandle:
         "started_at",
         "state",
         "statistics",
+        "taken",
         "unacked",
         "waiting",
         "wants_write",
@@ -106,6 +107,7 @@ class WorkerHandle:
         self.ready_at: float | None = None
         self.boot_error: str | None = None
         self.unacked: deque[Parcel] = deque()  # handed over, and still ours too, in the order of their numbers
+        self.taken = 0  # number of the last parcel that it adopted
         self.waiting: deque[Parcel] = deque()  # not handed over: the channel is full
         self.sayings: deque[tuple[Kind, tuple[Any, ...]]] = deque()
         self.wants_write = False  # something waits for room in the channel

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.tiny_cluster import TinyCluster, answer, read_all
 
 WAITING = 300
@@ -80,9 +82,10 @@ def test_a_stopped_worker_that_goes_on_serves_what_waited() -> None:
             sock.close()
 
 
-def test_a_worker_killed_while_it_adopts_takes_nobody_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["adopting", "adopted"])
+def test_a_worker_killed_before_it_reads_takes_nobody_along(when: str, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
-    with TinyCluster(workers=2, config={"die_adopting": str(trap)}) as cluster:
+    with TinyCluster(workers=2, config={"die": when, "path": str(trap)}) as cluster:
         clients = clients_of(cluster, 1, 40)
         for _ in range(3):
             before = cluster.pids()
@@ -96,6 +99,28 @@ def test_a_worker_killed_while_it_adopts_takes_nobody_along(tmp_path: Path) -> N
             cluster.wait_for_live([0, 1])
             assert cluster.pids()[1] != before[1]
         assert cluster.status()["counters"]["died"] == 3
+
+
+def test_who_was_read_and_not_answered_is_told_so(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    trap.touch()
+    with TinyCluster(workers=2, config={"die": "read", "path": str(trap)}) as cluster:
+        [sock] = ask_all(cluster, ["127.0.0.1"])
+        assert read_all(sock).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        sock.close()
+        assert cluster.status()["counters"]["refused_read"] == 1
+
+
+def test_an_answer_that_was_begun_is_not_followed_by_another(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    trap.touch()
+    with TinyCluster(workers=2, config={"die": "half", "path": str(trap)}) as cluster:
+        [sock] = ask_all(cluster, ["127.0.0.1"])
+        received = read_all(sock)
+        assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert received.endswith(b"\r\n\r\n"), "its head, and nothing else"
+        sock.close()
+        assert cluster.status()["counters"]["closed_with_worker"] == 1
 
 
 def test_what_a_worker_cannot_adopt_another_serves() -> None:

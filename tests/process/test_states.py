@@ -45,8 +45,10 @@ def assert_recovers(cluster: TinyCluster, gone: int) -> None:
     status = cluster.wait_until(lambda status: is_whole(cluster, status), "every slot has one worker again")
     assert gone not in {each["pid"] for each in status["workers"]}
     assert {cluster.get(client=f"127.0.9.{n}")["slot"] for n in range(1, 40)} == {0, 1}
-    status = cluster.status()
-    assert all(each["unacked"] == 0 and each["waiting"] == 0 for each in status["workers"])
+    cluster.wait_until(
+        lambda status: all(each["unacked"] == each["waiting"] == 0 for each in status["workers"]),
+        "no parcel is left",
+    )
 
 
 @pytest.mark.parametrize("number", SIGNALS)

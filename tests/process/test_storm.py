@@ -1,9 +1,8 @@
 """
 Two thousand connects a second for ten seconds, and each second a worker is killed.
 
-Every client is to be served or told 503; none hangs. Still missing: whom a worker had already taken, and had not
-answered when it was killed, is cut; the test then counts as an expected failure and says how many. Afterwards the
-primary has the descriptors that it had before, nothing is on its way any more, and its memory has not grown with it.
+Every client is served or told 503; none hangs, none is reset. Afterwards the primary has the descriptors that it had
+before, nothing is on its way any more, and its memory has not grown with it.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ def test_a_storm_while_workers_are_killed() -> None:
         told = Counter(found)
         print(told, f"{killed} killed, {memory_kib} -> {resident_kib(pid)} KiB")
         assert not [each for each in told if each.startswith("TimeoutError")], "none hangs"
-        cut = told.total() - told["200"] - told["503"]
+        assert set(told) <= {"200", "503"}, told
         cluster.wait_for_live([0, 1, 2, 3])
         status = cluster.wait_until(
             lambda status: (
@@ -101,5 +100,3 @@ def test_a_storm_while_workers_are_killed() -> None:
         )
         assert not status["counters"].get("lost_after_reading")
         assert resident_kib(pid) - memory_kib < GROWTH_MAX_KIB
-        if cut:
-            pytest.xfail(f"{cut} of {len(found)} were cut: a worker that has taken a connection takes it along")

@@ -10,9 +10,9 @@ A worker for tests of `sticky` alone: it answers every request with what it know
 
 What the cluster gives as `config` may change how it behaves: {"boot": "fail"} does not come up,
 {"boot": "fail-if", "path": P} does not while the file P exists, {"boot": "wait-if", "path": P} is not ready before the
-file is gone, {"die_adopting": P} has the one worker that first finds
-the file P die while it adopts a connection, {"refusing": N} has the worker of slot N raise for /refuse, and
-{"drain": "never"} does not drain.
+file is gone, {"die": WHEN, "path": P} has the one worker that first finds the file P die WHEN a connection is being
+"adopting", is "adopted", its request "read", or its answer "half" sent, {"refusing": N} has the worker of slot N raise
+for /refuse, and {"drain": "never"} does not drain.
 """
 
 from __future__ import annotations
@@ -51,11 +51,14 @@ class Answer(asyncio.Protocol):
         if b"\r\n\r\n" not in self.received:
             return
         assert self.transport is not None
+        die_if(self.worker, "read")
         if self.adopted.path == "/block":
             time.sleep(3600)  # a loop that does not turn is what is asked for
         facts = {**self.facts(), **self.do()}
         body = json.dumps(facts).encode()
-        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+        die_if(self.worker, "half")
+        self.transport.write(body)
         if self.adopted.path != "/hold":
             self.transport.close()
 
@@ -112,6 +115,13 @@ def sprung(trap: str) -> bool:
     return True
 
 
+def die_if(worker: Worker, when: str) -> None:
+    """Kill this process, if it is to be caught now."""
+    config = worker.config or {}
+    if config.get("die") == when and sprung(config["path"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 async def main() -> None:
     worker = await Worker.connect()
     config = worker.config or {}
@@ -125,8 +135,8 @@ async def main() -> None:
         await asyncio.sleep(0.02)
 
     def on_connection(adopted: Adopted) -> None:
-        if sprung(config.get("die_adopting", "")):
-            os.kill(os.getpid(), signal.SIGKILL)
+        die_if(worker, "adopting")
+        loop.call_soon(die_if, worker, "adopted")
         if adopted.path == "/refuse" and worker.slot == config.get("refusing"):
             raise RuntimeError("this worker does not take it")
         task = loop.create_task(
