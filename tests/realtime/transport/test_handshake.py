@@ -248,7 +248,7 @@ def test_subprotocols_that_cannot_be_read_are_refused_or_none(offered: str) -> N
 
 @given(st.binary(max_size=300))
 def test_no_head_at_all_raises(junk: bytes) -> None:
-    for request in (junk, head()[:30] + junk + b"\r\n\r\n", head() + junk):
+    for request in (junk, head()[:30] + junk + b"\r\n\r\n", junk + head()):
         opening = shake_hands(request, PEER, Admission())
         assert opening.answer.startswith(b"HTTP/1.1 ")
 
