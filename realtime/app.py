@@ -100,6 +100,9 @@ class App:
         history_ttl_s: float = 300.0,
         recover: bool | None = None,
         open: bool = False,
+        delta: bool = False,
+        filters: bool = False,
+        binary: bool = False,
     ) -> RoomHandle:
         """
         Declare a family of rooms, or speak to one room.
@@ -118,6 +121,9 @@ class App:
             history_ttl_s: for how many seconds.
             recover: give returning clients what they missed; by default where there is history.
             open: clients may subscribe and publish as they like; declares the room at once, without a class.
+            delta: clients that ask for it get the difference to the publication before. Needs `recover`.
+            filters: clients may ask for the publications of certain tags only.
+            binary: payloads are any bytes, and not JSON: for clients that speak Protobuf.
 
         Raises:
             ValueError: the options or the pattern make no sense.
@@ -129,6 +135,9 @@ class App:
             history_ttl_s=history_ttl_s,
             recover=recover,
             open=open,
+            delta=delta,
+            filters=filters,
+            binary=binary,
         )
 
         opened = RoomKind(Pattern(name), kept) if open else None
@@ -260,5 +269,5 @@ def stock_app() -> App:
     """Return the application that serves when there is none: every room is open."""
     app = App()
     app.is_stock = True
-    app.room("{*}", presence=True, history=100, history_ttl_s=300, open=True)
+    app.room("{*}", presence=True, history=100, history_ttl_s=300, open=True, delta=True, filters=True)
     return app

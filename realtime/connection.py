@@ -46,6 +46,7 @@ class Subscription:
     present: bool = False  # registered as a member at the broker
     chan_info: bytes | None = None
     expire_at_s: float | None = None
+    delta: bool = False  # publications go as differences
 
 
 class Connection:

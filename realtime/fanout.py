@@ -5,22 +5,36 @@ Runs in the worker, on its event loop. Encodes each publication once per wire, j
 loop into one buffer, and writes that buffer to every member: a burst of 16 costs one write per member. One `send` costs
 the kernel 6 to 9 µs, the rest of a delivery a tenth of it, so joining is the lever that counts. It never awaits, never
 asks the broker, and knows no positions but one: a member that came in while publications were under way has already
-seen some of them (`seen`) and is served one by one until the room has caught up with it.
+seen some of them (`seen`).
+
+Most members are written to in *groups*, one for each wire. Who cannot be is served one by one: a member that is behind
+or ahead of its group (*late*, until it has caught up), and one that wants only some publications (*choosy*).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
+import msgspec
+
 from realtime.broker.base import ClientInfo, Publication, Room
+
+Accepts = Callable[[Publication], bool]
+Difference = Callable[[bytes, bytes], bytes | None]
 
 
 class Wire(Protocol):
     """One wire format on one kind of transport. Compared by identity: there is one object of each in a worker."""
 
+    @property
+    def is_delta(self) -> bool:
+        """Whether publications go as differences, to members that surely have the one before."""
+
     def publication(self, room: Room, publication: Publication) -> bytes:
         """Return the bytes that go to the socket."""
+
+    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes: ...
 
     def join(self, room: Room, info: ClientInfo) -> bytes: ...
 
@@ -42,23 +56,54 @@ class Subscriber(Protocol):
     @property
     def outlet(self) -> Writer: ...
 
+    @property
+    def client(self) -> str:
+        """The connection's id."""
+
     def insufficient(self, room: Room) -> None:
         """Learn that publications of this room are lost to this member, which is a member no longer."""
+
+
+class Late:
+    """A member that is not where its group is."""
+
+    __slots__ = ("seen", "wire", "wrote")
+
+    def __init__(self, wire: Wire, seen: int) -> None:
+        self.wire = wire
+        self.seen = seen
+        self.wrote = False
 
 
 class Fanout:
     """The local members of one room, by wire."""
 
-    __slots__ = ("_groups", "_late", "_watchers", "room", "size")
+    __slots__ = ("_before", "_choosy", "_difference", "_groups", "_late", "_watchers", "room", "size")
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, difference: Difference | None = None) -> None:
+        """
+        Args:
+            room: its name.
+            difference: makes deltas, in a room whose members may ask for them.
+        """
         self.room = room
         self.size = 0
+        self._difference = difference
+        self._before: bytes | None = None  # the payload of the last publication, where there are deltas
         self._groups: dict[Wire, dict[Writer, Subscriber]] = {}
         self._watchers: dict[Wire, dict[Writer, Subscriber]] = {}
-        self._late: dict[Subscriber, int] = {}
+        self._late: dict[Subscriber, Late] = {}
+        self._choosy: dict[Subscriber, tuple[Accepts, int]] = {}
 
-    def add(self, subscriber: Subscriber, *, watches: bool, seen: int = 0) -> None:
+    def add(
+        self,
+        subscriber: Subscriber,
+        *,
+        watches: bool,
+        seen: int = 0,
+        wire: Wire | None = None,
+        accepts: Accepts | None = None,
+    ) -> None:
         """
         Begin to write to a member.
 
@@ -66,11 +111,16 @@ class Fanout:
             subscriber: not a member yet.
             watches: it is told of joins and leaves as well.
             seen: publications up to this offset are never written to it; 0 when there is no such.
+            wire: its own unless given.
+            accepts: says of each publication whether it wants it; all, unless given.
         """
-        if seen:
-            self._late[subscriber] = seen
+        chosen = wire or subscriber.wire
+        if accepts is not None:
+            self._choosy[subscriber] = (accepts, seen)
+        elif seen or chosen.is_delta:
+            self._late[subscriber] = Late(chosen, seen)
         else:
-            self._groups.setdefault(subscriber.wire, {})[subscriber.outlet] = subscriber
+            self._groups.setdefault(chosen, {})[subscriber.outlet] = subscriber
         if watches:
             self._watchers.setdefault(subscriber.wire, {})[subscriber.outlet] = subscriber
         self.size += 1
@@ -78,36 +128,109 @@ class Fanout:
     def remove(self, subscriber: Subscriber) -> bool:
         """Write nothing more to a member, from now on. Return whether it was one."""
         late = self._late.pop(subscriber, None)
+        choosy = self._choosy.pop(subscriber, None)
         member = _discard(self._groups, subscriber)
         _discard(self._watchers, subscriber)
-        if late is None and not member:
+        if late is None and choosy is None and not member:
             return False
         self.size -= 1
         return True
 
     def deliver(self, publications: Sequence[Publication]) -> int:
         """Write publications, in order, to every member that has not seen them; return how many were written."""
+        if any(publication.exclude for publication in publications):
+            return sum(self._deliver_around(publication) for publication in publications)
         written = 0
+        deltas: list[bytes | None] | None = None
         for wire, group in self._groups.items():
-            buffer = b"".join([wire.publication(self.room, publication) for publication in publications])
+            if wire.is_delta:
+                deltas = deltas or self._deltas(publications)
+                buffer = b"".join(
+                    [wire.delta(self.room, each, delta) for each, delta in zip(publications, deltas, strict=True)]
+                )
+            else:
+                buffer = b"".join([wire.publication(self.room, publication) for publication in publications])
             for writer in group:
                 writer.write(buffer)
             written += len(group) * len(publications)
+        if self._choosy:
+            written += self._deliver_choosy(publications)
         if self._late:
             written += self._deliver_late(publications)
+        if self._difference is not None:
+            self._before = publications[-1].data
+        return written
+
+    def _deltas(self, publications: Sequence[Publication]) -> list[bytes | None]:
+        """Return each publication's difference to the one before; None where it is sent whole."""
+        assert self._difference is not None, "who asks for deltas where there are none is not given that wire"
+        deltas: list[bytes | None] = []
+        before = self._before
+        for publication in publications:
+            deltas.append(None if before is None else self._difference(before, publication.data))
+            before = publication.data
+        return deltas
+
+    def _deliver_around(self, publication: Publication) -> int:
+        """Deliver one publication to all but one client, who then is no more where its group is."""
+        found = next((each for each in self if each.client == publication.exclude), None)
+        bare = msgspec.structs.replace(publication, exclude="")
+        if found is None:
+            return self.deliver([bare])
+        kept = self._take_out(found)
+        written = self.deliver([bare])
+        self._put_back(found, kept)
+        return written
+
+    def _take_out(self, subscriber: Subscriber) -> Late | tuple[Accepts, int] | Wire:
+        if (choosy := self._choosy.pop(subscriber, None)) is not None:
+            return choosy
+        if (late := self._late.pop(subscriber, None)) is not None:
+            return late
+        for wire, group in self._groups.items():
+            if group.pop(subscriber.outlet, None) is not None:
+                return wire
+        raise AssertionError("it was found among the members")
+
+    def _put_back(self, subscriber: Subscriber, kept: Late | tuple[Accepts, int] | Wire) -> None:
+        if isinstance(kept, tuple):
+            self._choosy[subscriber] = kept
+        elif isinstance(kept, Late):
+            self._late[subscriber] = kept
+        elif kept.is_delta:  # it has not the one before the next
+            self._late[subscriber] = Late(kept, 0)
+        else:
+            self._groups[kept][subscriber.outlet] = subscriber
+
+    def _deliver_choosy(self, publications: Sequence[Publication]) -> int:
+        written = 0
+        encoded: dict[tuple[Wire, int], bytes] = {}
+        for subscriber, (accepts, seen) in list(self._choosy.items()):
+            wire = subscriber.wire
+            wanted = []
+            for number, publication in enumerate(publications):
+                if (publication.offset > seen or not publication.offset) and accepts(publication):
+                    if (wire, number) not in encoded:
+                        encoded[wire, number] = wire.publication(self.room, publication)
+                    wanted.append(encoded[wire, number])
+            if wanted:
+                subscriber.outlet.write(b"".join(wanted))
+            written += len(wanted)
         return written
 
     def _deliver_late(self, publications: Sequence[Publication]) -> int:
         written = 0
         last = publications[-1].offset
-        for subscriber, seen in list(self._late.items()):
+        for subscriber, late in list(self._late.items()):
             for publication in publications:
-                if publication.offset > seen or publication.offset == 0:
-                    subscriber.outlet.write(subscriber.wire.publication(self.room, publication))
+                if publication.offset > late.seen or publication.offset == 0:
+                    subscriber.outlet.write(late.wire.publication(self.room, publication))
                     written += 1
-            if last >= seen:  # the room has caught up: from here on it gets what all get
+                    late.wrote = True
+            # The room has caught up, and who gets differences has the publication to which the next is one.
+            if last >= late.seen and (late.wrote or not late.wire.is_delta):
                 del self._late[subscriber]
-                self._groups.setdefault(subscriber.wire, {})[subscriber.outlet] = subscriber
+                self._groups.setdefault(late.wire, {})[subscriber.outlet] = subscriber
         return written
 
     def announce_join(self, info: ClientInfo) -> None:
@@ -130,6 +253,8 @@ class Fanout:
         self._groups.clear()
         self._watchers.clear()
         self._late.clear()
+        self._choosy.clear()
+        self._before = None
         self.size = 0
         return gone
 
@@ -137,15 +262,16 @@ class Fanout:
         for group in self._groups.values():
             yield from group.values()
         yield from self._late
+        yield from self._choosy
 
 
 def _discard(groups: dict[Wire, dict[Writer, Subscriber]], subscriber: Subscriber) -> bool:
-    group = groups.get(subscriber.wire)
-    if group is None or group.pop(subscriber.outlet, None) is None:
-        return False
-    if not group:
-        del groups[subscriber.wire]
-    return True
+    for wire, group in groups.items():
+        if group.pop(subscriber.outlet, None) is not None:
+            if not group:
+                del groups[wire]
+            return True
+    return False
 
 
 def total(fanouts: Iterable[Fanout]) -> int:

@@ -39,7 +39,7 @@ from realtime.broker.base import (
     WorkerId,
 )
 from realtime.errors import BrokerUnavailable
-from realtime.fanout import Subscriber, total
+from realtime.fanout import Accepts, Difference, Subscriber, Wire, total
 from realtime.local_room import Entry, Insufficient, Joined, LocalRoom, RoomOptions
 from realtime.presence import Presence
 from realtime.recovery import replay
@@ -63,6 +63,7 @@ class Hub:
         options_of: Callable[[Room], RoomOptions | None],
         *,
         on_departed: Callable[[Sequence[Departed]], None] = lambda departed: None,
+        difference: Difference | None = None,
         verify_s: float = VERIFY_S,
     ) -> None:
         """
@@ -70,12 +71,14 @@ class Hub:
             broker: not started yet; the hub starts and closes it.
             options_of: how a room is kept, or None where it is not declared.
             on_departed: told of members whose worker died and whom this worker removed.
+            difference: makes deltas, for the rooms that have them.
             verify_s: seconds between two comparisons of all positions with the broker's.
         """
         self.presence = Presence(broker)
         self.options_of = options_of
         self._broker = broker
         self._on_departed = on_departed
+        self._difference = difference
         self._verify_s = verify_s
         self._rooms: dict[Room, LocalRoom] = {}
         self._dirty: list[LocalRoom] = []
@@ -128,6 +131,7 @@ class Hub:
         info: ClientInfo | None = None,
         tags: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        exclude: str = "",
     ) -> Published:
         """
         Publish a JSON text into a room of all workers.
@@ -138,7 +142,7 @@ class Hub:
         """
         retention = self._options(room).retention
         return await self._broker.publish(
-            room, data, retention=retention, info=info, tags=tags, idempotency_key=idempotency_key
+            room, data, retention=retention, info=info, tags=tags, idempotency_key=idempotency_key, exclude=exclude
         )
 
     async def history(
@@ -177,6 +181,8 @@ class Hub:
         info: ClientInfo,
         since: Position | None = None,
         watches: bool = False,
+        wire: Wire | None = None,
+        accepts: Accepts | None = None,
     ) -> Entry:
         """
         Bring a subscriber to the door of a room. The caller owes `go_live` or `abandon`.
@@ -185,14 +191,16 @@ class Hub:
             info: what others see of it, where the room has presence.
             since: the position after which it wants everything again.
             watches: it is told of joins and leaves.
+            wire: what publications are written in; the subscriber's own unless given.
+            accepts: which publications it wants; all, unless given.
 
         Raises:
             BrokerUnavailable: nothing is left behind.
         """
         local = self._rooms.get(room)
         if local is None:
-            local = self._rooms[room] = LocalRoom(room, options)
-        entry = Entry(local, subscriber, since=since, watches=watches)
+            local = self._rooms[room] = LocalRoom(room, options, self._difference if options.delta else None)
+        entry = Entry(local, subscriber, since=since, watches=watches, wire=wire, accepts=accepts)
         local.entries.add(entry)  # before the first await: from here on the room is not empty
         try:
             await self._open(local)
@@ -234,7 +242,7 @@ class Hub:
         local.entries.discard(entry)
         delivered = local.offset - len(local.pending)
         seen = entry.top.offset if entry.top is not None and entry.top.offset > delivered else 0
-        local.fanout.add(entry.subscriber, watches=entry.watches, seen=seen)
+        local.fanout.add(entry.subscriber, watches=entry.watches, seen=seen, wire=entry.wire, accepts=entry.accepts)
         for joined, info in entry.events:
             wire = entry.subscriber.wire
             entry.subscriber.outlet.write((wire.join if joined else wire.leave)(local.name, info))

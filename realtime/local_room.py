@@ -12,19 +12,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from realtime.broker.base import ClientInfo, Position, Publication, Retention, Room
-from realtime.fanout import Fanout, Subscriber
+from realtime.fanout import Accepts, Difference, Fanout, Subscriber, Wire
 from realtime.recovery import Hole, Replay, merge
 
 
 @dataclass(frozen=True, slots=True)
 class RoomOptions:
-    """How a room is kept. `recover`: clients get positions, and what they missed when they return."""
+    """
+    How a room is kept. `recover`: clients get positions, and what they missed when they return. `publish`: clients may.
+    `delta`: who asks for it gets differences. `filters`: clients may choose by tags. `binary`: payloads are any bytes.
+    """
 
     retention: Retention = field(default_factory=Retention)
     presence: bool = False
     join_leave: bool = False
     recover: bool = False
     publish: bool = False
+    delta: bool = False
+    filters: bool = False
+    binary: bool = False
 
     def __post_init__(self) -> None:
         assert not self.recover or self.retention.size > 0, "a room without history cannot recover anybody"
@@ -60,10 +66,10 @@ class LocalRoom:
         "proven",
     )
 
-    def __init__(self, name: Room, options: RoomOptions) -> None:
+    def __init__(self, name: Room, options: RoomOptions, difference: Difference | None = None) -> None:
         self.name = name
         self.options = options
-        self.fanout = Fanout(name)
+        self.fanout = Fanout(name, difference)
         self.entries: set[Entry] = set()
         self.lock = asyncio.Lock()  # held while the subscription at the broker changes
         self.opened = False  # subscribed at the broker, and its position known where it has one
@@ -85,13 +91,37 @@ class LocalRoom:
 class Entry:
     """One subscriber on its way into a room. Becomes a member by `Hub.go_live`, or ends by `Hub.abandon`."""
 
-    __slots__ = ("arrived", "events", "info", "local", "read", "since", "spoiled", "subscriber", "top", "watches")
+    __slots__ = (
+        "accepts",
+        "arrived",
+        "events",
+        "info",
+        "local",
+        "read",
+        "since",
+        "spoiled",
+        "subscriber",
+        "top",
+        "watches",
+        "wire",
+    )
 
-    def __init__(self, local: LocalRoom, subscriber: Subscriber, *, since: Position | None, watches: bool) -> None:
+    def __init__(
+        self,
+        local: LocalRoom,
+        subscriber: Subscriber,
+        *,
+        since: Position | None,
+        watches: bool,
+        wire: Wire | None = None,
+        accepts: Accepts | None = None,
+    ) -> None:
         self.local = local
         self.subscriber = subscriber
         self.since = since
         self.watches = watches
+        self.wire = wire
+        self.accepts = accepts
         self.info: ClientInfo | None = None  # set while registered as a member
         self.top: Position | None = None
         self.read = Replay(recovered=False)
@@ -117,4 +147,7 @@ class Entry:
         self.top = merged.position
         if not self.read.recovered:
             return Joined(merged.position)
-        return Joined(merged.position, recovered=True, publications=merged.publications)
+        wanted = merged.publications
+        if self.accepts is not None:
+            wanted = [each for each in wanted if self.accepts(each)]
+        return Joined(merged.position, recovered=True, publications=wanted)

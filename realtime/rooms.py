@@ -223,21 +223,30 @@ def options(
     history_ttl_s: float,
     recover: bool | None,
     open: bool,
+    delta: bool,
+    filters: bool,
+    binary: bool,
 ) -> RoomOptions:
     """
     Return how a room is kept, from what a declaration says.
 
     Raises:
-        ValueError: it asks for recovery without history.
+        ValueError: it asks for recovery without history, or for deltas without recovery.
     """
     if recover and history <= 0:
         raise ValueError("recover needs history: what is not kept cannot be sent again")
+    recovers = history > 0 if recover is None else recover
+    if delta and not recovers:
+        raise ValueError("delta needs history and recover: a difference is to something that a client surely has")
     if history < 0 or history_ttl_s <= 0:
         raise ValueError("history and history_ttl_s are not negative")
     return RoomOptions(
         retention=Retention(history, history_ttl_s),
         presence=presence,
         join_leave=presence if join_leave is None else join_leave,
-        recover=history > 0 if recover is None else recover,
+        recover=recovers,
         publish=open,
+        delta=delta,
+        filters=filters,
+        binary=binary,
     )

@@ -33,6 +33,7 @@ from realtime.errors import ClientError, Disconnect
 from realtime.hub import Hub
 from realtime.protocol.base import Framing, Handshake
 from realtime.protocol.centrifuge.session import Centrifuge, Home, Limits
+from realtime.protocol.centrifuge.wire import difference
 from realtime.wheel import Wheel, run_wheel
 
 __all__ = ["TestClient", "TestServer"]
@@ -57,6 +58,11 @@ class _Outlet:
     """A transport to a client in the same process. Takes everything at once."""
 
     framing: Framing = _LINES
+    has_close_frame = True
+
+    def say_in(self, *, binary: bool) -> None:
+        """Lines are text."""
+        assert not binary
 
     def __init__(self, heard: Callable[[bytes], None], ended: Callable[[Disconnect], None]) -> None:
         self._heard = heard
@@ -105,7 +111,7 @@ class TestServer:
     async def __aenter__(self) -> TestServer:
         broker = MemoryBroker(WorkerId("test"))
         self._wheel = Wheel(asyncio.get_running_loop().time())
-        self._hub = Hub(broker, self._app.room_options, on_departed=self._departed)
+        self._hub = Hub(broker, self._app.room_options, on_departed=self._departed, difference=difference)
         self._protocol = Centrifuge(
             self._app,
             self._hub,

@@ -31,6 +31,7 @@ from realtime.gateway import WEBSOCKET_PATH, Gateway
 from realtime.http import Router
 from realtime.hub import Hub
 from realtime.protocol.centrifuge.session import Centrifuge, Home, Limits
+from realtime.protocol.centrifuge.wire import difference
 from realtime.settings import Settings
 from realtime.target import load_target
 from realtime.transport.asgi import ASGIHost
@@ -60,7 +61,7 @@ class Process:
         home = Home(worker.slot, worker.worker_id, worker.node, realtime.__version__)
         self.wheel = Wheel(asyncio.get_running_loop().time())
         broker = make(settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix)
-        self.hub = Hub(broker, app.room_options, on_departed=self._departed)
+        self.hub = Hub(broker, app.room_options, on_departed=self._departed, difference=difference)
         self.protocol = Centrifuge(
             app,
             self.hub,

@@ -52,7 +52,7 @@ class ClientInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
 class Publication(msgspec.Struct, frozen=True, array_like=True):
     """
     One message in a room. `data` is a JSON text, kept as it came. `offset` is 0 and `epoch` empty in a room without
-    history. `time_ms` is Unix time.
+    history. `time_ms` is Unix time. `exclude`: the client that does not get it.
     """
 
     data: bytes
@@ -61,6 +61,7 @@ class Publication(msgspec.Struct, frozen=True, array_like=True):
     info: ClientInfo | None = None
     tags: dict[str, str] | None = None
     time_ms: int = 0
+    exclude: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,7 @@ class Broker(Protocol):
         tags: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         idempotency_ttl_s: float = 300.0,
+        exclude: str = "",
     ) -> Published:
         """Add one publication to the room and send it to every worker that subscribed, in one indivisible step."""
 

@@ -223,8 +223,11 @@ class LocalBroker:
         tags: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         idempotency_ttl_s: float = 300.0,
+        exclude: str = "",
     ) -> Published:
-        publication = Publication(data, info=info, tags=dict(tags) if tags else None, time_ms=int(time.time() * 1000))
+        publication = Publication(
+            data, info=info, tags=dict(tags) if tags else None, time_ms=int(time.time() * 1000), exclude=exclude
+        )
         raw = await self._ask("publish", room, publication, retention, idempotency_key, float(idempotency_ttl_s))
         self._counts["published"] += 1
         return msgspec.msgpack.decode(raw, type=Published)

@@ -91,6 +91,7 @@ class MemoryState:
                 publication.info,
                 publication.tags,
                 publication.time_ms,
+                publication.exclude,
             )
             stream.trim(now, retention)  # what had expired does not come back with the next
             stream.published_at = now
@@ -241,8 +242,11 @@ class MemoryBroker:
         tags: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         idempotency_ttl_s: float = 300.0,
+        exclude: str = "",
     ) -> Published:
-        publication = Publication(data, info=info, tags=dict(tags) if tags else None, time_ms=int(time.time() * 1000))
+        publication = Publication(
+            data, info=info, tags=dict(tags) if tags else None, time_ms=int(time.time() * 1000), exclude=exclude
+        )
         published, told = self._state.publish(
             self._clock(), room, publication, retention, idempotency_key, idempotency_ttl_s
         )

@@ -61,6 +61,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True):
     info: ClientInfo | None
     tags: dict[str, str] | None
     time_ms: int
+    exclude: str = ""
 
 
 _stored = msgspec.msgpack.Decoder(Stored).decode
@@ -324,8 +325,9 @@ class RedisBroker:
         tags: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         idempotency_ttl_s: float = 300.0,
+        exclude: str = "",
     ) -> Published:
-        payload = _pack(Stored(data, info, dict(tags) if tags else None, int(time.time() * 1000)))
+        payload = _pack(Stored(data, info, dict(tags) if tags else None, int(time.time() * 1000), exclude))
         meta = self._key(room, "o")
         epoch, offset, seen = await self._run(
             scripts.PUBLISH,
@@ -450,7 +452,7 @@ class RedisBroker:
 
 def _publication(payload: bytes, epoch: str, offset: int) -> Publication:
     stored = _stored(payload)
-    return Publication(stored.data, offset, epoch, stored.info, stored.tags, stored.time_ms)
+    return Publication(stored.data, offset, epoch, stored.info, stored.tags, stored.time_ms, stored.exclude)
 
 
 def _meta_ms(retention: Retention) -> int:

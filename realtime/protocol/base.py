@@ -31,6 +31,11 @@ class Outlet(Protocol):
     """What a session may do with its transport."""
 
     framing: Framing
+    has_close_frame: bool
+    """Whether `close` can carry its code and reason to the client."""
+
+    def say_in(self, *, binary: bool) -> None:
+        """Choose the framing for an encoding that is text, or not. Comes before anything is written."""
 
     def write(self, data: bytes) -> None:
         """
@@ -76,6 +81,8 @@ class Handshake:
     headers: Mapping[str, str] = field(default_factory=dict)
     session: str | None = None
     transport: str = "websocket"
+    is_one_way: bool = False
+    is_emulated: bool = False  # what the client sends comes by requests of their own
 
 
 class SessionFactory(Protocol):

@@ -33,7 +33,7 @@ from websockets.protocol import State as JudgeState
 from websockets.server import ServerProtocol
 
 from realtime.protocol.base import ClientSession, Framing, SessionFactory
-from realtime.transport.frames import TEXT, TEXT_WHOLE, Kind, apply_mask, look, sayable
+from realtime.transport.frames import BINARY, TEXT, TEXT_WHOLE, Kind, apply_mask, look, sayable
 from realtime.transport.handshake import Accepted, Admission, judge_logger, refusal, shake_hands
 from realtime.transport.peer import Peer
 from realtime.wheel import Timer, Wheel
@@ -139,6 +139,8 @@ class WebSocketTransport(asyncio.Protocol):
         "framing",
         "write",
     )
+
+    has_close_frame = True
 
     def __init__(self, endpoint: WebSocketEndpoint, peer: Peer, received: bytes = b"") -> None:
         self.framing: Framing = TEXT
@@ -346,6 +348,9 @@ class WebSocketTransport(asyncio.Protocol):
         if frame.fin:
             payload, self._message = bytes(self._message), None
             self._deliver(payload, self._is_text)
+
+    def say_in(self, *, binary: bool) -> None:
+        self.framing = BINARY if binary else TEXT
 
     def pause_reading(self) -> None:
         """Give the session no further message, though some may be here; the rest waits in the kernel."""

@@ -26,10 +26,14 @@ class Words:
 
     name: str = ""
     encoded: int = 0
+    is_delta: bool = False
 
     def publication(self, room: Room, publication: Publication) -> bytes:
         self.encoded += 1
         return b"%b%d " % (self.name.encode(), publication.offset)
+
+    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
+        return b"~%b " % delta if delta is not None else self.publication(room, publication)
 
     def join(self, room: Room, info: ClientInfo) -> bytes:
         return b"+%b " % info.client.encode()
@@ -49,6 +53,7 @@ class Outlet:
 @dataclass(eq=False)
 class Member:
     wire: Words
+    client: str = ""
     outlet: Outlet = field(default_factory=Outlet)
 
     def insufficient(self, room: Room) -> None:

@@ -35,8 +35,13 @@ async def hub_of(broker: Broker, options: RoomOptions = KEPT, **arguments: Any) 
 class _Events:
     """A wire that says each event as one line."""
 
+    is_delta = False
+
     def publication(self, room: Room, publication: Publication) -> bytes:
         return b"%d:%b\n" % (publication.offset, publication.data)
+
+    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
+        raise AssertionError("nobody asked for one")
 
     def join(self, room: Room, info: ClientInfo) -> bytes:
         return b"+:%b\n" % info.client.encode()
@@ -53,6 +58,7 @@ class HubClient:
 
     def __init__(self, hub: Hub, name: str = "c", options: RoomOptions = KEPT) -> None:
         self.hub = hub
+        self.client = name
         self.info = ClientInfo(f"user {name}", name)
         self.options = options
         self.wire = WIRE

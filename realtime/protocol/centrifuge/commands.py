@@ -23,9 +23,10 @@ from msgspec import UNSET, Raw, UnsetType
 from realtime.auth import ConnectionClaims, SubscriptionClaims
 from realtime.broker.base import Position, Room
 from realtime.connection import Subscription
-from realtime.errors import TokenExpired, TokenInvalid
+from realtime.errors import ClientError, TokenExpired, TokenInvalid
+from realtime.fanout import Accepts
 from realtime.hub import Entry, Joined, RoomOptions
-from realtime.protocol.centrifuge import codes, json
+from realtime.protocol.centrifuge import codes, json, tags
 from realtime.protocol.centrifuge.messages import (
     Command,
     ConnectRequest,
@@ -50,6 +51,7 @@ from realtime.protocol.centrifuge.messages import (
     SubscribeRequest,
     SubscribeResult,
     UnsubscribeRequest,
+    info_of,
 )
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
         return
     try:
         subs: dict[str, SubscribeResult] = {
-            door.subscription.room: _subscribe_result(door, door.entry.settle()) for door in doors
+            door.subscription.room: _subscribe_result(session, door, door.entry.settle()) for door in doors
         }
     except BaseException:
         _abandon(session, doors)
@@ -95,12 +97,14 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
         version=shared.home.version,
         expires=expires,
         ttl=ttl,
-        data=_raw(data),
+        data=_raw(session, data),
         subs=subs,
         ping=math.ceil(limits.ping_s),  # a client told of 0 neither expects pings nor answers them
-        pong=limits.ping_s > 0,
+        pong=limits.ping_s > 0 and not session.is_one_way,
         time=int(time.time() * 1000),
     )
+    if session.is_emulated:
+        result.session, result.node = session.emulate(), shared.home.worker
     session.answer(id, "connect", result)
     for door in doors:
         _go_live(session, door)
@@ -177,13 +181,15 @@ async def subscribe(session: Session, id: int, request: SubscribeRequest) -> Non
     if len(connection.subscriptions) + len(session.entering) >= session.shared.limits.rooms_per_connection:
         raise codes.LIMIT_EXCEEDED.error()
     options = _options(session, room)
+    accepts = _accepts(options, request)
     session.entering.add(room)
     try:
         subscription = Subscription(room)
         data = _authorise(session, subscription, request.token)
         said = await session.shared.application.subscribe(connection, room, _payload(request.data))
         since = Position(request.epoch, request.offset) if request.recover else None
-        door = await _enter(session, subscription, options, since=since)
+        subscription.delta = options.delta and options.recover and request.delta == "fossil"
+        door = await _enter(session, subscription, options, since=since, accepts=accepts)
         try:
             _finish_subscribe(session, id, request, door, said if said is not None else data)
         except BaseException:
@@ -201,8 +207,8 @@ def _finish_subscribe(session: Session, id: int, request: SubscribeRequest, door
     joined = door.entry.settle()
     if request.flag & REPLY_UNRECOVERABLE and request.recover and door.options.recover and not joined.recovered:
         raise codes.UNRECOVERABLE.error()
-    result = _subscribe_result(door, joined)
-    result.data = _raw(data)
+    result = _subscribe_result(session, door, joined)
+    result.data = _raw(session, data)
     result.expires, result.ttl = _ttl(door.subscription.expire_at_s)
     session.answer(id, "subscribe", result)
     _go_live(session, door)
@@ -224,7 +230,7 @@ async def subscribe_from_server(session: Session, subscription: Subscription) ->
                 told = Subscribe(recoverable=door.options.recover, positioned=door.options.recover)
                 if joined.position is not None:
                     told.epoch, told.offset = joined.position.epoch, joined.position.offset
-                session.write(json.push(Push(channel=room, subscribe=told)))
+                session.write(session.codec.push(Push(channel=room, subscribe=told)))
                 _go_live(session, door)
         finally:
             session.shared.hub.abandon(door.entry)  # harmless for a member
@@ -232,7 +238,27 @@ async def subscribe_from_server(session: Session, subscription: Subscription) ->
         session.entering.discard(room)
 
 
-async def _enter(session: Session, subscription: Subscription, options: RoomOptions, *, since: Position | None) -> Door:
+def _accepts(options: RoomOptions, request: SubscribeRequest) -> Accepts | None:
+    """Return what a filter by tags lets through, or None where there is none."""
+    if request.tf is None:
+        return None
+    if not options.filters or request.delta:  # a difference to what was filtered out helps nobody
+        raise codes.BAD_REQUEST.error()
+    try:
+        wanted = tags.compile_filter(request.tf)
+    except tags.BadFilter as error:
+        raise ClientError(codes.BAD_REQUEST.code, f"{codes.BAD_REQUEST.message}: {error}") from None
+    return lambda publication: wanted(publication.tags or {})
+
+
+async def _enter(
+    session: Session,
+    subscription: Subscription,
+    options: RoomOptions,
+    *,
+    since: Position | None,
+    accepts: Accepts | None = None,
+) -> Door:
     connection, room = session.connection, subscription.room
     info = connection.describe()
     if subscription.chan_info is not None:
@@ -247,6 +273,8 @@ async def _enter(session: Session, subscription: Subscription, options: RoomOpti
         info=info,
         since=since if options.recover else None,
         watches=subscription.join_leave,
+        wire=session.shared.wire(session.codec, session.outlet.framing, is_delta=True) if subscription.delta else None,
+        accepts=accepts,
     )
     return Door(subscription, options, entry)
 
@@ -262,12 +290,13 @@ def _abandon(session: Session, doors: list[Door]) -> None:
         session.shared.hub.abandon(door.entry)
 
 
-def _subscribe_result(door: Door, joined: Joined) -> SubscribeResult:
+def _subscribe_result(session: Session, door: Door, joined: Joined) -> SubscribeResult:
     """
     Return what a client is told of its subscription. After a recovery the position is the one it asked for: it moves
     on by the publications (protocol, section 6.1, step 9).
     """
-    result = SubscribeResult(recoverable=door.options.recover, positioned=door.options.recover)
+    delta = door.subscription.delta
+    result = SubscribeResult(recoverable=door.options.recover, positioned=door.options.recover, delta=delta)
     if joined.position is None:
         return result
     since = door.entry.since
@@ -275,7 +304,7 @@ def _subscribe_result(door: Door, joined: Joined) -> SubscribeResult:
     result.offset = since.offset if since is not None and joined.recovered else joined.position.offset
     result.was_recovering = since is not None
     result.recovered = joined.recovered
-    result.publications = [json.pub_of(publication) for publication in joined.publications]
+    result.publications = [session.codec.pub_of(publication, delta=delta) for publication in joined.publications]
     return result
 
 
@@ -333,14 +362,14 @@ async def publish(session: Session, id: int, request: PublishRequest) -> None:
     """Publish into a room, as the application words it."""
     room, options = _subscribed(session, request.channel)
     data = _payload(request.data)
-    if data is None:
+    if data is None or not (options.binary or not session.codec.IS_BINARY or json.is_text(data)):
         raise codes.BAD_REQUEST.error()
     if not options.publish:
         raise codes.PERMISSION_DENIED.error()
     worded = await session.shared.application.publish(session.connection, room, data)
     if worded is not None:
         info = session.connection.describe(room)
-        await session.shared.hub.publish(room, json.one_line(worded), info=info)
+        await session.shared.hub.publish(room, worded if options.binary else json.one_line(worded), info=info)
     session.answer(id, "publish", Empty())
 
 
@@ -350,7 +379,7 @@ async def presence(session: Session, id: int, request: PresenceRequest) -> None:
     if not options.presence:
         raise codes.NOT_AVAILABLE.error()
     members = await session.shared.hub.members(room)
-    result = PresenceResult({client: json.info_of(info) for client, info in members.items()})
+    result = PresenceResult({client: info_of(info) for client, info in members.items()})
     session.answer(id, "presence", result)
 
 
@@ -376,7 +405,8 @@ async def history(session: Session, id: int, request: HistoryRequest) -> None:
     page = await session.shared.hub.history(room, since=since, limit=limit, reverse=request.reverse)
     if since is not None and since.epoch not in ("", page.top.epoch):
         raise codes.UNRECOVERABLE.error()
-    result = HistoryResult([json.pub_of(each) for each in page.publications], page.top.epoch, page.top.offset)
+    publications = [session.codec.pub_of(each) for each in page.publications]
+    result = HistoryResult(publications, page.top.epoch, page.top.offset)
     session.answer(id, "history", result)
 
 
@@ -386,7 +416,7 @@ async def history(session: Session, id: int, request: HistoryRequest) -> None:
 async def rpc(session: Session, id: int, request: RPCRequest) -> None:
     """Call a method of the application."""
     data = await session.shared.application.rpc_call(session.connection, request.method, _payload(request.data))
-    session.answer(id, "rpc", RPCResult(_raw(data)))
+    session.answer(id, "rpc", RPCResult(_raw(session, data)))
 
 
 async def send(session: Session, id: int, request: SendRequest) -> None:
@@ -413,6 +443,8 @@ def _options(session: Session, room: Room) -> RoomOptions:
     options = session.shared.application.room_options(room)
     if options is None:
         raise codes.UNKNOWN_ROOM.error()
+    if options.binary and not session.codec.IS_BINARY:  # what is published there need not be JSON
+        raise codes.NOT_AVAILABLE.error()
     return options
 
 
@@ -430,8 +462,8 @@ def _payload(data: Raw | UnsetType) -> bytes | None:
     return None if isinstance(data, UnsetType) or not data else bytes(data)
 
 
-def _raw(data: bytes | None) -> Raw | UnsetType:
-    return UNSET if data is None else Raw(json.one_line(data))
+def _raw(session: Session, data: bytes | None) -> Raw | UnsetType:
+    return UNSET if data is None else Raw(session.codec.payload(data))
 
 
 def _ttl(expire_at_s: float | None) -> tuple[bool, int]:

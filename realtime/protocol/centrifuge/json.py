@@ -9,22 +9,24 @@ for every member of a room.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
 from realtime.broker.base import ClientInfo, Publication, Room
 from realtime.errors import ClientError
+from realtime.protocol.centrifuge import messages
+from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.codes import ErrorCode
-from realtime.protocol.centrifuge.messages import Command, Error, Info, Pub, Push, Result
+from realtime.protocol.centrifuge.messages import Command, Error, Pub, Push, Result, info_of
 
-PING = b"{}"
+NAME: Final = "json"
+IS_BINARY: Final = False
+PING: Final = b"{}"
 
 _decoder = msgspec.json.Decoder(Command)
 _encoder = msgspec.json.Encoder()
-
-
-class BadFrame(Exception):
-    """A message that no client of this protocol sends. The text is for the log."""
 
 
 def decode(message: bytes | str) -> list[Command]:
@@ -54,6 +56,16 @@ def one_line(text: bytes) -> bytes:
     return text
 
 
+def is_text(data: bytes) -> bool:
+    """Whether a payload that came in another encoding is one JSON text."""
+    try:
+        data.decode()
+        msgspec.json.decode(data, type=Raw)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return False
+    return True
+
+
 def reply(id: int, method: str, result: Result) -> bytes:
     """Return the answer to command `id`."""
     return b'{"id":%d,"%b":%b}' % (id, method.encode(), _encoder.encode(result))
@@ -72,7 +84,24 @@ def push(push: Push) -> bytes:
 
 def push_publication(room: Room, publication: Publication) -> bytes:
     """Return the push of a publication."""
-    parts = [b'{"push":{"channel":', _encoder.encode(room), b',"pub":{"data":', publication.data]
+    return _push_publication(room, publication, publication.data, b"")
+
+
+def push_delta(room: Room, publication: Publication, delta: bytes | None) -> bytes:
+    """
+    Return the push for who negotiated deltas: the payload is then a JSON string, of the delta or of the whole text. A
+    delta that cut a character in half cannot be one.
+    """
+    if delta is not None:
+        try:
+            return _push_publication(room, publication, _encoder.encode(delta.decode()), b',"delta":true')
+        except UnicodeDecodeError:
+            pass
+    return _push_publication(room, publication, _encoder.encode(publication.data.decode()), b"")
+
+
+def _push_publication(room: Room, publication: Publication, data: bytes, more: bytes) -> bytes:
+    parts = [b'{"push":{"channel":', _encoder.encode(room), b',"pub":{"data":', data]
     if publication.info is not None:
         parts += (b',"info":', _encoder.encode(info_of(publication.info)))
     if publication.offset:
@@ -81,7 +110,7 @@ def push_publication(room: Room, publication: Publication) -> bytes:
         parts += (b',"tags":', _encoder.encode(publication.tags))
     if publication.time_ms:
         parts.append(b',"time":%d' % publication.time_ms)
-    parts.append(b"}}}")
+    parts += (more, b"}}}")
     return b"".join(parts)
 
 
@@ -95,22 +124,12 @@ def push_leave(room: Room, info: ClientInfo) -> bytes:
     return b'{"push":{"channel":%b,"leave":{"info":%b}}}' % (_encoder.encode(room), _encoder.encode(info_of(info)))
 
 
-def info_of(info: ClientInfo) -> Info:
-    """Return what is said of a client."""
-    return Info(
-        user=info.user,
-        client=info.client,
-        conn_info=UNSET if info.conn_info is None else Raw(info.conn_info),
-        chan_info=UNSET if info.chan_info is None else Raw(info.chan_info),
-    )
+def pub_of(publication: Publication, *, delta: bool = False) -> Pub:
+    """Return a publication as it stands in a list of them; with `delta` the payload is a JSON string."""
+    pub = messages.pub_of(publication)
+    if delta:
+        pub.data = Raw(_encoder.encode(publication.data.decode()))
+    return pub
 
 
-def pub_of(publication: Publication) -> Pub:
-    """Return a publication as it stands in a list of them."""
-    return Pub(
-        data=Raw(publication.data),
-        info=UNSET if publication.info is None else info_of(publication.info),
-        offset=publication.offset,
-        tags=publication.tags or UNSET,
-        time=publication.time_ms,
-    )
+payload = one_line

@@ -13,6 +13,8 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from realtime.broker.base import ClientInfo, Publication
+
 # What clients send
 
 # As far as a number in JavaScript, and in Redis' Lua, is exact: no stream counts further, and a broker takes no other.
@@ -22,6 +24,17 @@ Offset = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 class StreamPosition(Struct, omit_defaults=True):
     offset: Offset = 0
     epoch: str = ""
+
+
+class FilterNode(Struct):
+    """A leaf (`cmp`) or an inner node (`op`) of a filter by tags."""
+
+    op: str = ""
+    key: str = ""
+    cmp: str = ""
+    val: str = ""
+    vals: list[str] = []
+    nodes: list[FilterNode] = []
 
 
 class SubscribeRequest(Struct):
@@ -37,6 +50,7 @@ class SubscribeRequest(Struct):
     delta: str = ""
     flag: int = 0
     type: int = 0
+    tf: FilterNode | None = None
 
 
 class ConnectRequest(Struct):
@@ -108,6 +122,14 @@ class Command(Struct):
     sub_refresh: SubRefreshRequest | None = None
 
 
+class EmulationRequest(Struct):
+    """One POST of a client whose other half is a stream: whole messages of the session, as `data`."""
+
+    node: str = ""
+    session: str = ""
+    data: Raw | UnsetType = UNSET
+
+
 # What the server answers
 
 
@@ -138,6 +160,7 @@ class Pub(Struct, omit_defaults=True):
     offset: int = 0
     tags: dict[str, str] | UnsetType = UNSET
     time: int = 0
+    delta: bool = False
 
 
 class SubscribeResult(Struct, omit_defaults=True):
@@ -151,6 +174,7 @@ class SubscribeResult(Struct, omit_defaults=True):
     positioned: bool = False
     data: Raw | UnsetType = UNSET
     was_recovering: bool = False
+    delta: bool = False
 
 
 class ConnectResult(Struct, omit_defaults=True):
@@ -163,6 +187,8 @@ class ConnectResult(Struct, omit_defaults=True):
     ping: int = 0
     pong: bool = False
     time: int = 0
+    session: str = ""
+    node: str = ""
 
 
 class RefreshResult(Struct, omit_defaults=True):
@@ -229,10 +255,59 @@ class Message(Struct):
     data: Raw
 
 
+class Disconnected(Struct):
+    """The end of a connection, on transports that have no close frame."""
+
+    code: int
+    reason: str
+
+
+class Refreshed(Struct, omit_defaults=True):
+    """The server has changed when the connection expires."""
+
+    expires: bool = False
+    ttl: int = 0
+
+
+class Membership(Struct):
+    """A join or a leave."""
+
+    info: Info
+
+
 class Push(Struct, omit_defaults=True):
-    """A push of the rare kinds. Publications, joins and leaves are encoded by the wire, once for all members."""
+    """A push. Exactly one of the fields after `channel` is set."""
 
     channel: str = ""
+    pub: Pub | UnsetType = UNSET
+    join: Membership | UnsetType = UNSET
+    leave: Membership | UnsetType = UNSET
     unsubscribe: Unsubscribe | UnsetType = UNSET
     subscribe: Subscribe | UnsetType = UNSET
     message: Message | UnsetType = UNSET
+    disconnect: Disconnected | UnsetType = UNSET
+    refresh: Refreshed | UnsetType = UNSET
+
+
+# From what the hub knows
+
+
+def info_of(info: ClientInfo) -> Info:
+    """Return what is said of a client."""
+    return Info(
+        user=info.user,
+        client=info.client,
+        conn_info=UNSET if info.conn_info is None else Raw(info.conn_info),
+        chan_info=UNSET if info.chan_info is None else Raw(info.chan_info),
+    )
+
+
+def pub_of(publication: Publication) -> Pub:
+    """Return a publication as it stands in a list of them."""
+    return Pub(
+        data=Raw(publication.data),
+        info=UNSET if publication.info is None else info_of(publication.info),
+        offset=publication.offset,
+        tags=publication.tags or UNSET,
+        time=publication.time_ms,
+    )

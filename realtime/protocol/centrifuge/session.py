@@ -31,9 +31,10 @@ from realtime.connection import EMPTY, Connection, Subscription
 from realtime.errors import BrokerUnavailable, ClientError, Disconnect
 from realtime.hub import Hub, Insufficient
 from realtime.protocol.base import Application, Framing, Handshake, Outlet
-from realtime.protocol.centrifuge import codes, commands, json
-from realtime.protocol.centrifuge.messages import Command, Message, Push, Result, Unsubscribe
-from realtime.protocol.centrifuge.wire import JSONWire
+from realtime.protocol.centrifuge import codes, commands, json, protobuf, uni
+from realtime.protocol.centrifuge.codec import BadFrame, Codec
+from realtime.protocol.centrifuge.messages import Command, Disconnected, Message, Push, Result, Unsubscribe
+from realtime.protocol.centrifuge.wire import Wire
 from realtime.wheel import Timer, Wheel
 
 QUEUE_MAX: Final = 64  # commands that wait for the one that runs; above it the client waits in its kernel
@@ -91,7 +92,7 @@ class Home:
 class Centrifuge:
     """The protocol in one worker: what all its sessions share. Makes a session for each adopted connection."""
 
-    subprotocols: Sequence[str] = ("centrifuge-json",)
+    subprotocols: Sequence[str] = ("centrifuge-protobuf", "centrifuge-json")
 
     def __init__(
         self, application: Application, hub: Hub, *, wheel: Wheel, tokens: Tokens, limits: Limits, home: Home
@@ -103,25 +104,43 @@ class Centrifuge:
         self.limits = limits
         self.home = home
         self.sessions: set[Session] = set()
-        self._wires: dict[Framing, JSONWire] = {}
+        self.emulated: dict[str, Session] = {}  # those whose commands come by `/emulation`, by their secret ids
+        self._wires: dict[tuple[str, Framing, bool], Wire] = {}
 
     def __call__(self, outlet: Outlet, handshake: Handshake, subprotocol: str | None) -> Session:
         """Begin a session. It is closed as stale when no `connect` comes in time."""
-        session = Session(self, outlet, handshake)
+        session = Session(self, outlet, handshake, codec_for(handshake, subprotocol))
         self.sessions.add(session)
         return session
 
-    def wire(self, framing: Framing) -> JSONWire:
-        """Return the one wire for this framing."""
-        wire = self._wires.get(framing)
+    def wire(self, codec: Codec, framing: Framing, *, is_delta: bool = False) -> Wire:
+        """Return the one wire for this codec and framing."""
+        key = (codec.NAME, framing, is_delta)
+        wire = self._wires.get(key)
         if wire is None:
-            wire = self._wires[framing] = JSONWire(framing)
+            wire = self._wires[key] = Wire(codec, framing, is_delta=is_delta)
         return wire
+
+    def emulate(self, session_id: str, data: bytes | str) -> bool:
+        """Take what a client sent beside its stream. Return False when the stream is not here."""
+        session = self.emulated.get(session_id)
+        if session is None:
+            return False
+        session.receive(data)
+        return True
 
     def statistics(self) -> dict[str, int]:
         """Count the sessions, and those that were admitted."""
         admitted = sum(session.state is State.CONNECTED for session in self.sessions)
         return {"sessions": len(self.sessions), "clients": admitted}
+
+
+def codec_for(handshake: Handshake, subprotocol: str | None) -> Codec:
+    """Return the encoding that a client asks for (protocol, sections 2.1, 2.2 and 2.5)."""
+    if handshake.is_one_way:
+        return uni
+    asked = handshake.query.get("cf_protocol") or handshake.query.get("format")
+    return protobuf if subprotocol == "centrifuge-protobuf" or asked == "protobuf" else json
 
 
 class Session:
@@ -134,19 +153,28 @@ class Session:
         "_queue",
         "_task",
         "_timer",
+        "codec",
         "connection",
+        "emulation",
         "entering",
         "granted",
+        "is_emulated",
+        "is_one_way",
         "outlet",
         "shared",
         "state",
         "wire",
     )
 
-    def __init__(self, shared: Centrifuge, outlet: Outlet, handshake: Handshake) -> None:
+    def __init__(self, shared: Centrifuge, outlet: Outlet, handshake: Handshake, codec: Codec) -> None:
         self.shared = shared
         self.outlet = outlet
-        self.wire = shared.wire(outlet.framing)
+        self.codec = codec
+        outlet.say_in(binary=codec.IS_BINARY)
+        self.wire = shared.wire(codec, outlet.framing)
+        self.is_one_way = handshake.is_one_way
+        self.is_emulated = handshake.is_emulated
+        self.emulation = ""  # the id by which `/emulation` finds it
         self.state = State.NEW
         self.connection = Connection(
             ClientId(str(uuid.uuid4())),
@@ -177,11 +205,13 @@ class Session:
         if self.state is State.CLOSED:
             return
         try:
-            received = json.decode(message)
-        except json.BadFrame as error:
+            received = self.codec.decode(message)
+        except BadFrame as error:
             logger.debug("< %s: %s", self.connection.id, error)
             self.finish(codes.PROTOCOL)
             return
+        if self.is_one_way and self.state is not State.NEW:
+            return  # it has said what it may
         for command in received:
             if command == PONG:
                 self._pong()
@@ -214,6 +244,7 @@ class Session:
         for room in list(self.connection.subscriptions):
             self.leave(room)
         self.shared.sessions.discard(self)
+        self.shared.emulated.pop(self.emulation, None)
         if admitted:
             self.shared.hub.spawn(self.shared.application.disconnect(self.connection, code, reason))
         return True
@@ -259,7 +290,10 @@ class Session:
     def _answer_error(self, id: int, method: str, error: ClientError) -> None:
         if method == "send":
             return  # it has no answer
-        self.write(json.error_reply(id, error))
+        if self.is_one_way:
+            self.finish(uni.disconnect_for(error.code))
+            return
+        self.write(self.codec.error_reply(id, error))
         if self.state is State.CONNECTING:
             self._move(Event.REFUSED)
             assert self._queue is not None
@@ -267,7 +301,7 @@ class Session:
 
     def answer(self, id: int, method: str, result: Result) -> None:
         """Answer a command that succeeded."""
-        self.write(json.reply(id, method, result))
+        self.write(self.codec.reply(id, method, result))
 
     # State
 
@@ -283,6 +317,17 @@ class Session:
     def is_open(self) -> bool:
         """Whether anything can still be said to the client."""
         return self.state is not State.CLOSED
+
+    @property
+    def client(self) -> str:
+        """The connection's id, for the hub."""
+        return self.connection.id
+
+    def emulate(self) -> str:
+        """Take commands from `/emulation`, by an id that nobody can guess."""
+        self.emulation = str(uuid.uuid4())
+        self.shared.emulated[self.emulation] = self
+        return self.emulation
 
     def begin_connecting(self) -> None:
         """Take the first command."""
@@ -312,7 +357,7 @@ class Session:
         self.finish(codes.STALE)
 
     def _ping(self) -> None:
-        self._awaits_pong = True
+        self._awaits_pong = not self.is_one_way
         self.outlet.write(self.wire.ping)
         self._timer = self.shared.wheel.after(self.shared.limits.pong_s, Session._check_pong, self)
 
@@ -389,7 +434,7 @@ class Session:
         self._push_unsubscribe(room, codes.UNSUBSCRIBED_INSUFFICIENT)
 
     def _push_unsubscribe(self, room: Room, code: codes.UnsubscribeCode) -> None:
-        self.write(json.push(Push(channel=room, unsubscribe=Unsubscribe(code.code, code.reason))))
+        self.write(self.codec.push(Push(channel=room, unsubscribe=Unsubscribe(code.code, code.reason))))
 
     # The connection's voice
 
@@ -398,10 +443,12 @@ class Session:
         self.outlet.write(self.wire.frame(payload))
 
     def send_message(self, data: bytes) -> None:
-        self.write(json.push(Push(message=Message(Raw(json.one_line(data))))))
+        self.write(self.codec.push(Push(message=Message(Raw(self.codec.payload(data))))))
 
     def end(self, code: int, reason: str) -> None:
         if self._wind_up(code, reason):
+            if not self.outlet.has_close_frame:
+                self.write(self.codec.push(Push(disconnect=Disconnected(code, reason))))
             self.outlet.close(code, reason)
 
     async def enter(self, room: Room) -> None:

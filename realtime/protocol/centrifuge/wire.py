@@ -1,31 +1,48 @@
 """
-What goes to the socket, in JSON over one kind of transport.
+What goes to the socket, in one encoding over one kind of transport.
 
-Pure. One `JSONWire` per framing serves every member in a worker, so that the hub can tell by identity whose bytes are
-the same.
+Pure. One `Wire` per codec and framing, and a second where deltas were negotiated, serves every member in a worker, so
+that the hub can tell by identity whose bytes are the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from realtime.broker.base import ClientInfo, Publication, Room
 from realtime.protocol.base import Framing
-from realtime.protocol.centrifuge import json
+from realtime.protocol.centrifuge import fossil
+from realtime.protocol.centrifuge.codec import Codec
 
 
-class JSONWire:
-    """The protocol in JSON, framed for one kind of transport."""
+class Wire:
+    """The protocol in one encoding, framed for one kind of transport."""
 
-    __slots__ = ("frame", "ping")
+    __slots__ = ("codec", "frame", "is_delta", "ping")
 
-    def __init__(self, framing: Framing) -> None:
-        self.frame = framing.frame
-        self.ping = framing.frame(json.PING)
+    def __init__(self, codec: Codec, framing: Framing, *, is_delta: bool = False) -> None:
+        self.codec = codec
+        self.frame: Callable[[bytes], bytes] = framing.frame
+        self.is_delta = is_delta
+        self.ping = framing.frame(codec.PING)
 
     def publication(self, room: Room, publication: Publication) -> bytes:
-        return self.frame(json.push_publication(room, publication))
+        if self.is_delta:
+            return self.frame(self.codec.push_delta(room, publication, None))
+        return self.frame(self.codec.push_publication(room, publication))
+
+    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
+        """Return a publication as its difference to the one before, or whole where that is shorter."""
+        return self.frame(self.codec.push_delta(room, publication, delta))
 
     def join(self, room: Room, info: ClientInfo) -> bytes:
-        return self.frame(json.push_join(room, info))
+        return self.frame(self.codec.push_join(room, info))
 
     def leave(self, room: Room, info: ClientInfo) -> bytes:
-        return self.frame(json.push_leave(room, info))
+        return self.frame(self.codec.push_leave(room, info))
+
+
+def difference(before: bytes, after: bytes) -> bytes | None:
+    """Return the delta between two payloads, or None where it would not be shorter."""
+    delta = fossil.delta(before, after)
+    return delta if len(delta) < len(after) else None

@@ -18,7 +18,8 @@ from realtime.broker.base import ClientInfo, Publication, Room
 from realtime.errors import ClientError
 from realtime.protocol.centrifuge import codes
 from realtime.protocol.centrifuge import json as wire_json
-from realtime.protocol.centrifuge.json import BadFrame, decode, one_line
+from realtime.protocol.centrifuge.codec import BadFrame
+from realtime.protocol.centrifuge.json import decode, one_line
 from realtime.protocol.centrifuge.messages import (
     Command,
     ConnectRequest,
@@ -40,7 +41,7 @@ from realtime.protocol.centrifuge.messages import (
     SubscribeResult,
     Unsubscribe,
 )
-from realtime.protocol.centrifuge.wire import JSONWire
+from realtime.protocol.centrifuge.wire import Wire
 from tests.support.aio import run_async
 from tests.support.one_worker import OneWorker
 
@@ -349,7 +350,7 @@ class Brackets:
 
 
 def test_a_wire_frames_what_it_says() -> None:
-    wire = JSONWire(Brackets())
+    wire = Wire(wire_json, Brackets())
     assert wire.ping == b"<{}>", "a ping is an empty object, never an empty message"
     assert wire.publication(NEWS, Publication(b"1")) == b'<{"push":{"channel":"news","pub":{"data":1}}}>'
     assert wire.join(NEWS, ANA) == b"<" + wire_json.push_join(NEWS, ANA) + b">"

@@ -1,0 +1,68 @@
+"""
+What a session needs of an encoding, whichever it is.
+
+Pure: shapes only. `json` and `protobuf` are two modules with these names, and `uni` (one-way clients) is a third. A
+codec knows no socket and no session; one message in is a list of commands, and everything that goes out is one whole
+message for the transport to frame.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.errors import ClientError
+from realtime.protocol.centrifuge.codes import ErrorCode
+from realtime.protocol.centrifuge.messages import Command, Pub, Push, Result
+
+
+class BadFrame(Exception):
+    """A message that no client of this protocol sends. The text is for the log."""
+
+
+class Codec(Protocol):
+    """One encoding of the protocol."""
+
+    @property
+    def NAME(self) -> str: ...  # noqa: N802 - modules implement this, and it is a constant there
+
+    @property
+    def IS_BINARY(self) -> bool: ...  # noqa: N802
+
+    @property
+    def PING(self) -> bytes: ...  # noqa: N802
+
+    def decode(self, message: bytes | str, /) -> list[Command]:
+        """
+        Return the commands of one message, in order.
+
+        Raises:
+            BadFrame: nothing in it, malformed, or a field of another type than the schema's.
+        """
+
+    def reply(self, id: int, method: str, result: Result, /) -> bytes:
+        """Return the answer to command `id`."""
+
+    def error_reply(self, id: int, error: ClientError | ErrorCode, /) -> bytes:
+        """Return the answer to a command that failed."""
+
+    def push(self, push: Push, /) -> bytes:
+        """Return a push of a rare kind."""
+
+    def push_publication(self, room: Room, publication: Publication, /) -> bytes:
+        """Return the push of a publication."""
+
+    def push_delta(self, room: Room, publication: Publication, delta: bytes | None, /) -> bytes:
+        """Return the push for who negotiated deltas: of `delta` against the publication before, or of the whole."""
+
+    def push_join(self, room: Room, info: ClientInfo, /) -> bytes:
+        """Return the push of a join."""
+
+    def push_leave(self, room: Room, info: ClientInfo, /) -> bytes:
+        """Return the push of a leave."""
+
+    def pub_of(self, publication: Publication, /, *, delta: bool = False) -> Pub:
+        """Return a publication as it stands in a list of them; `delta`: for who negotiated deltas."""
+
+    def payload(self, data: bytes, /) -> bytes:
+        """Return a payload as it can stand in a message."""

@@ -1,0 +1,90 @@
+"""
+The protocol for clients that only listen, in JSON.
+
+Pure. Such a client needs no SDK: curl or a browser's EventSource will do. Its first message is a bare connect request,
+and it gets bare pushes, without ids (Centrifuge client protocol, section 2.5). Everything else is as in json.py.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.errors import ClientError
+from realtime.protocol.centrifuge import codes, json
+from realtime.protocol.centrifuge.codec import BadFrame
+from realtime.protocol.centrifuge.codes import DisconnectCode, ErrorCode
+from realtime.protocol.centrifuge.messages import Command, ConnectRequest, Push, Result
+
+NAME: Final = "uni"
+IS_BINARY: Final = False
+PING: Final = json.PING
+
+_decoder = msgspec.json.Decoder(ConnectRequest)
+_encoder = msgspec.json.Encoder()
+
+_ENDS: Final = {
+    codes.TOKEN_EXPIRED.code: codes.CONNECTION_EXPIRED,
+    codes.EXPIRED.code: codes.CONNECTION_EXPIRED,
+    codes.TOO_MANY_REQUESTS.code: codes.TOO_MANY_REQUESTS_END,
+    codes.PERMISSION_DENIED.code: codes.DENIED,
+}
+
+
+def disconnect_for(error: int) -> DisconnectCode:
+    """Return how a connection ends whose connect failed with this code: there is no reply that could say so."""
+    return _ENDS.get(error, codes.SERVER_ERROR)
+
+
+def decode(message: bytes | str) -> list[Command]:
+    """As `Codec.decode`: the one message that such a client sends."""
+    try:
+        return [Command(id=1, connect=_decoder.decode(message or b"{}"))]
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise BadFrame(str(error)) from error
+
+
+def reply(id: int, method: str, result: Result) -> bytes:
+    """As `Codec.reply`; there is only the one to connect."""
+    return b'{"%b":%b}' % (method.encode(), _encoder.encode(result))
+
+
+def error_reply(id: int, error: ClientError | ErrorCode) -> bytes:
+    """Not asked for: see `disconnect_for`."""
+    raise AssertionError("a one-way client is told of an error by its disconnect")
+
+
+def push(push: Push) -> bytes:
+    """As `Codec.push`."""
+    return _encoder.encode(push)
+
+
+def push_publication(room: Room, publication: Publication) -> bytes:
+    """As `Codec.push_publication`."""
+    return _bare(json.push_publication(room, publication))
+
+
+def push_delta(room: Room, publication: Publication, delta: bytes | None) -> bytes:
+    """Not asked for: such a client negotiates nothing."""
+    raise AssertionError("a one-way client has no deltas")
+
+
+def push_join(room: Room, info: ClientInfo) -> bytes:
+    """As `Codec.push_join`."""
+    return _bare(json.push_join(room, info))
+
+
+def push_leave(room: Room, info: ClientInfo) -> bytes:
+    """As `Codec.push_leave`."""
+    return _bare(json.push_leave(room, info))
+
+
+def _bare(reply: bytes) -> bytes:
+    """Return what stands in `{"push":…}`."""
+    return reply[len(b'{"push":') : -1]
+
+
+pub_of = json.pub_of
+payload = json.payload
