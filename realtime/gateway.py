@@ -16,10 +16,11 @@ from typing import Any, Final
 
 from realtime.transport.asgi import ASGIHost
 from realtime.transport.peer import Peer
+from realtime.transport.stream import StreamEndpoint
 from realtime.transport.websocket import WebSocketEndpoint
 from sticky import Adopted
 
-WEBSOCKET_PATH: Final = "/connection/websocket"
+WEBSOCKET_PATHS: Final = frozenset(("/connection/websocket", "/connection/uni_websocket"))
 SLICE: Final = 50  # clients told to go elsewhere at once; their coming back is spread as well
 SLICE_S: Final = 0.05
 SHARE: Final = 0.5  # of the drain's time, for telling everybody
@@ -39,16 +40,19 @@ class Gateway:
         closed: Callable[[], None],
         tls: ssl.SSLContext | None = None,
         handshake_s: float = 10.0,
+        streams: StreamEndpoint | None = None,
     ) -> None:
         """
         Args:
             closed: told of each adopted connection's end.
             tls: for connections that begin with a TLS handshake.
             handshake_s: how long that may take.
+            streams: our clients that have no WebSocket; they are `host`'s connections as well.
         """
         self._tls = tls
         self._handshake_s = handshake_s
         self._endpoint = endpoint
+        self._streams = streams
         self._host = host
         self._closed = closed
         self._open = 0
@@ -69,7 +73,7 @@ class Gateway:
         )
         self._open += 1
         self._empty.clear()
-        ours = adopted.upgrade and adopted.path == WEBSOCKET_PATH
+        ours = adopted.upgrade and adopted.path in WEBSOCKET_PATHS
         make = self._endpoint.transport if ours else self._host.protocol
         task = asyncio.get_running_loop().create_task(self._connect(adopted, lambda: make(peer, adopted.received)))
         self._tasks.add(task)
@@ -109,6 +113,8 @@ class Gateway:
                 connection.close(*SHUTDOWN)
             for hosted in self._host.websockets()[:SLICE]:
                 hosted.shutdown()
+            for session in self._streams.open[:SLICE] if self._streams is not None else ():
+                session.end(*SHUTDOWN)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), min(pause_s, begin + deadline_s - loop.time()))
         if self._open:

@@ -12,15 +12,17 @@ import asyncio
 import mimetypes
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from realtime.api import PREFIX, Api
 from realtime.app import App
-from realtime.transport.asgi import Lifespan, Receive, Scope, Send
+from realtime.transport import stream
+from realtime.transport.asgi import ASGIApp, Lifespan, Receive, Scope, Send
 
 CHUNK: Final = 256 * 1024
 CLIENT: Final = Path(__file__).parent / "client"
@@ -41,17 +43,28 @@ class Router:
     """The ASGI application of a worker."""
 
     def __init__(
-        self, app: App, *, health: Callable[[], dict[str, Any]], websocket_path: str, root_path: str = ""
+        self,
+        app: App,
+        *,
+        health: Callable[[], dict[str, Any]],
+        websocket_paths: Collection[str],
+        streams: ASGIApp,
+        api: Api,
+        root_path: str = "",
     ) -> None:
         """
         Args:
             health: says how this worker is.
-            websocket_path: where our own WebSockets are: a request for one never comes here.
+            websocket_paths: where our own WebSockets are: a request for one never comes here.
+            streams: serves our clients that have no WebSocket.
+            api: serves other programs, where there are keys.
             root_path: what a proxy in front takes off each path.
         """
         self._root_path = root_path
         self._health = health
-        self._websocket_path = websocket_path
+        self._websocket_paths = websocket_paths
+        self._streams = streams
+        self._api = api
         mounts = sorted(app.mounts, key=lambda mount: -len(mount[0]))
         self._mounts = [(prefix, mounted, Lifespan(mounted)) for prefix, mounted in mounts]
         self._statics = sorted(app.statics, key=lambda each: -len(each[0]))
@@ -78,10 +91,16 @@ class Router:
                 body = msgspec.json.encode(self._health())
                 await _answer(scope, send, 200, body, "application/json", [(b"cache-control", b"no-store")])
                 return
+            if path in stream.PATHS:
+                await self._streams(scope, receive, send)
+                return
+            if self._api.keys and _is_below(path, PREFIX):
+                await self._api(scope, receive, send)
+                return
             if path in CLIENT_FILES:
                 await _send_file(scope, send, CLIENT, CLIENT_FILES[path])
                 return
-            if path == self._websocket_path:
+            if path in self._websocket_paths:
                 text = b"This is the address of a WebSocket.\n"
                 fields = [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
                 await _answer(scope, send, 426, text, "text/plain", fields)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from realtime.broker.base import (
     Broker,
@@ -35,6 +35,7 @@ from realtime.broker.base import (
     Position,
     Publication,
     Published,
+    Retention,
     Room,
     WorkerId,
 )
@@ -47,6 +48,7 @@ from realtime.recovery import replay
 HELD_MAX = 10_000  # publications held for one unproven room; above it they are read from the stream again
 VERIFY_S = 8.0  # a publication that pub/sub lost, with none after it to show the hole, is found within 10 s
 CLOSE_S = 5.0  # for handlers of leaving members, when a worker ends
+NOT_KEPT: Final = Retention()
 VERIFY_BATCH = 500  # rooms whose tops are asked for in one command
 
 __all__ = ["Entry", "Hub", "Insufficient", "Joined", "RoomOptions"]
@@ -64,6 +66,8 @@ class Hub:
         *,
         on_departed: Callable[[Sequence[Departed]], None] = lambda departed: None,
         difference: Difference | None = None,
+        worker: WorkerId | None = None,
+        on_mail: Callable[[bytes], None] = lambda message: None,
         verify_s: float = VERIFY_S,
     ) -> None:
         """
@@ -72,6 +76,8 @@ class Hub:
             options_of: how a room is kept, or None where it is not declared.
             on_departed: told of members whose worker died and whom this worker removed.
             difference: makes deltas, for the rooms that have them.
+            worker: the name by which others send mail to this one; it gets none without.
+            on_mail: told what another worker sent; from one sender in order.
             verify_s: seconds between two comparisons of all positions with the broker's.
         """
         self.presence = Presence(broker)
@@ -79,6 +85,8 @@ class Hub:
         self._broker = broker
         self._on_departed = on_departed
         self._difference = difference
+        self._on_mail = on_mail
+        self._boxes = frozenset((_box(None), _box(worker)) if worker is not None else ())
         self._verify_s = verify_s
         self._rooms: dict[Room, LocalRoom] = {}
         self._dirty: list[LocalRoom] = []
@@ -96,6 +104,8 @@ class Hub:
             BrokerUnavailable: it does not answer.
         """
         await self._broker.start(self)
+        for box in self._boxes:
+            await self._broker.subscribe(box)
         self._verifier = asyncio.get_running_loop().create_task(self._verify_forever())
 
     async def close(self) -> None:
@@ -132,15 +142,17 @@ class Hub:
         tags: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         exclude: str = "",
+        keep: bool = True,
     ) -> Published:
         """
-        Publish a JSON text into a room of all workers.
+        Publish a payload into a room of all workers: a JSON text, or any bytes where the room is `binary`. `exclude` is
+        a client that does not get it. Without `keep` it has no offset, and nobody who is away gets it later.
 
         Raises:
             BrokerUnavailable: nobody was told that it happened; it may have.
             KeyError: the room is not declared.
         """
-        retention = self._options(room).retention
+        retention = self._options(room).retention if keep else NOT_KEPT
         return await self._broker.publish(
             room, data, retention=retention, info=info, tags=tags, idempotency_key=idempotency_key, exclude=exclude
         )
@@ -156,6 +168,14 @@ class Hub:
         """Remove the room's publications."""
         await self._broker.forget_history(room)
 
+    async def workers(self) -> Sequence[WorkerId]:
+        """Return the workers of all machines."""
+        return await self._broker.workers()
+
+    def sizes(self) -> dict[Room, int]:
+        """Return how many members each room has on this worker."""
+        return {room: local.fanout.size for room, local in self._rooms.items() if local.fanout.size}
+
     async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
         """Return everybody present, of all workers."""
         return await self.presence.members(room)
@@ -169,6 +189,24 @@ class Hub:
         if options is None:
             raise KeyError(room)
         return options
+
+    # Post between workers
+
+    async def mail(self, to: WorkerId | None, message: bytes) -> None:
+        """
+        Bring a message to one worker of any machine, or to all, this one included; in order, from each sender. A worker
+        that is gone gets nothing, and nobody is told.
+
+        Raises:
+            BrokerUnavailable: it may or may not have gone out.
+        """
+        await self._broker.publish(_box(to), message, retention=NOT_KEPT)
+
+    def _open_mail(self, message: bytes) -> None:
+        try:
+            self._on_mail(message)
+        except Exception:
+            logger.exception("! a message of another worker could not be read")
 
     # Entering and leaving
 
@@ -307,7 +345,10 @@ class Hub:
     def on_publication(self, room: Room, publication: Publication) -> None:
         local = self._rooms.get(room)
         if local is None:
-            self._counts["stray"] += 1
+            if room in self._boxes:
+                self._open_mail(publication.data)
+            else:
+                self._counts["stray"] += 1
             return
         self._counts["received"] += 1
         for entry in local.entries:
@@ -484,3 +525,8 @@ class Hub:
             **self._counts,
             "broker": dict(self._broker.statistics()),
         }
+
+
+def _box(worker: WorkerId | None) -> Room:
+    """Return the room in which a worker finds its mail, or all do; no client's room has such a name."""
+    return Room(f"\0{worker or '*'}")

@@ -22,20 +22,24 @@ import uvloop
 
 import realtime
 from realtime import logs
+from realtime.api import Api
 from realtime.app import App
 from realtime.auth import Tokens
 from realtime.broker import make
 from realtime.broker.base import Departed, WorkerId
 from realtime.errors import RealtimeError
-from realtime.gateway import WEBSOCKET_PATH, Gateway
+from realtime.gateway import WEBSOCKET_PATHS, Gateway
 from realtime.http import Router
 from realtime.hub import Hub
+from realtime.post import Postman
 from realtime.protocol.centrifuge.session import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
 from realtime.settings import Settings
 from realtime.target import load_target
 from realtime.transport.asgi import ASGIHost
 from realtime.transport.handshake import Admission
+from realtime.transport.stream import Limits as StreamLimits
+from realtime.transport.stream import StreamEndpoint
 from realtime.transport.tls import server_context
 from realtime.transport.websocket import Limits as WebSocketLimits
 from realtime.transport.websocket import WebSocketEndpoint
@@ -61,7 +65,15 @@ class Process:
         home = Home(worker.slot, worker.worker_id, worker.node, realtime.__version__)
         self.wheel = Wheel(asyncio.get_running_loop().time())
         broker = make(settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix)
-        self.hub = Hub(broker, app.room_options, on_departed=self._departed, difference=difference)
+        postman = Postman(worker_id)
+        self.hub = Hub(
+            broker,
+            app.room_options,
+            on_departed=self._departed,
+            difference=difference,
+            worker=worker_id,
+            on_mail=postman.receive,
+        )
         self.protocol = Centrifuge(
             app,
             self.hub,
@@ -88,12 +100,26 @@ class Process:
             ),
             admission=Admission(settings.allowed_origins, tuple(self.protocol.subprotocols), settings.session_cookie),
         )
-        self.router = Router(app, health=self.health, websocket_path=WEBSOCKET_PATH, root_path=settings.root_path)
+        postman.serve(self.hub, self.protocol)
+        self.streams = StreamEndpoint(
+            self.protocol,
+            deliver=postman.deliver,
+            limits=StreamLimits(settings.message_bytes, settings.outbound_bytes, settings.outbound_s),
+            allowed_origins=settings.allowed_origins,
+        )
+        self.router = Router(
+            app,
+            health=self.health,
+            websocket_paths=WEBSOCKET_PATHS,
+            streams=self.streams,
+            api=Api(self.hub, postman, keys=settings.api_keys),
+            root_path=settings.root_path,
+        )
         self.host = ASGIHost(
             self.router,
             place={"slot": worker.slot, "worker": worker.worker_id, "node": worker.node},
             cookie=settings.session_cookie,
-            websocket_path=WEBSOCKET_PATH,
+            websocket_paths=WEBSOCKET_PATHS,
             endpoint=self.endpoint,
             on_lost=worker.closed,
             routes=worker.routes,
@@ -107,6 +133,7 @@ class Process:
             closed=worker.closed,
             tls=server_context(settings),
             handshake_s=settings.handshake_s,
+            streams=self.streams,
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._draining = False

@@ -216,5 +216,8 @@ class Broker(Protocol):
         `on_departed`.
         """
 
+    async def workers(self) -> Sequence[WorkerId]:
+        """Return every process that holds a lease now, this one included."""
+
     def statistics(self) -> Mapping[str, int | float | str | bool]:
         """Return a snapshot for people: the link's state, counters, sizes."""

@@ -273,6 +273,9 @@ class LocalBroker:
     async def member_counts(self, room: Room) -> MemberCounts:
         return msgspec.msgpack.decode(await self._ask("member_counts", room), type=MemberCounts)
 
+    async def workers(self) -> Sequence[WorkerId]:
+        return msgspec.msgpack.decode(await self._ask("workers"), type=list[WorkerId])
+
     async def reap(self, worker: WorkerId) -> None:
         departed = msgspec.msgpack.decode(await self._ask("reap", worker), type=list[Departed])
         if departed and self._listener is not None:

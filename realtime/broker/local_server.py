@@ -192,6 +192,9 @@ class LocalBrokerServer:
     def reap(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
         return self._reap_other(WorkerId(_text(raw[0])))
 
+    def workers(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+        return sorted({each.worker for each in self.peers if each.worker})
+
     def _reap_other(self, worker: WorkerId) -> list[Departed]:
         """Remove the members of a worker that is taken for dead. Should it come back, their joins are told again."""
         departed = self._reap(worker)
@@ -238,6 +241,7 @@ OPERATIONS: Final[dict[str, Callable[[LocalBrokerServer, Peer, list[msgspec.Raw]
     "members": LocalBrokerServer.members,
     "member_counts": LocalBrokerServer.member_counts,
     "reap": LocalBrokerServer.reap,
+    "workers": LocalBrokerServer.workers,
 }
 
 

@@ -291,6 +291,9 @@ class MemoryBroker:
     async def member_counts(self, room: Room) -> MemberCounts:
         return self._state.member_counts(room)
 
+    async def workers(self) -> Sequence[WorkerId]:
+        return [self._worker]
+
     async def reap(self, worker: WorkerId) -> None:
         reaped = self._state.reap(worker)
         for departed, announce in reaped:

@@ -424,6 +424,14 @@ class RedisBroker:
         members = await self.members(room)
         return MemberCounts(len(members), len({info.user for info in members.values()}))
 
+    async def workers(self) -> Sequence[WorkerId]:
+        (seconds, micros), leases = await asyncio.gather(
+            self._ask("TIME"), self._ask("ZRANGE", self._leases, "0", "-1", "WITHSCORES")
+        )
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        names = zip(leases[::2], leases[1::2], strict=True)
+        return [WorkerId(name.decode()) for name, until_ms in names if float(until_ms) > now_ms]
+
     async def reap(self, worker: WorkerId) -> None:
         departed = await self._remove_owned(worker)
         self._counts["reaped"] += len(departed)

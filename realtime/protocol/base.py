@@ -65,6 +65,9 @@ class ClientSession(Protocol):
     def receive(self, message: bytes | str) -> None:
         """Take one whole message. Never raises on what a peer may send."""
 
+    def end(self, code: int, reason: str) -> None:
+        """Close the connection, and tell the client why."""
+
     def connection_lost(self, code: int, reason: str) -> None:
         """Learn that the socket is gone. Called exactly once, and nothing follows it."""
 

@@ -130,6 +130,9 @@ class Settings:
         "Verifies the HS256 tokens that clients connect with (RFC 7518: at least 32 bytes).")
     token_audience: str | None = _set(None, Text(), _WHO, "What a token's `aud` must hold.")
     token_issuer: str | None = _set(None, Text(), _WHO, "What a token's `iss` must be.")
+    api_key: str | None = _set(None, Secret(16), _WHO,
+        "Opens /api to other programs; several, separated by commas, while one replaces another.",
+        shown="there is no /api")
     anonymous: bool | None = _set(None, Flag(), _WHO,
         "Clients without a token may connect.", shown="yes without a token secret, no with one")
     allowed_origins: tuple[str, ...] = _set((), Many(Origin()), _WHO,
@@ -191,10 +194,22 @@ class Settings:
         return self.token_hmac_secret is None if self.anonymous is None else self.anonymous
 
     @property
+    def api_keys(self) -> tuple[str, ...]:
+        """What opens the API; nothing where there is none."""
+        return tuple(each for each in (self.api_key or "").split(",") if each)
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be shown: for `realtime.logs.set_up`."""
         password = urlsplit(self.redis).password if self.redis else None
-        known = (self.secret, self.token_hmac_secret, password, unquote(password) if password else None)
+        known = (
+            self.secret,
+            self.token_hmac_secret,
+            self.api_key,
+            *self.api_keys,
+            password,
+            unquote(password) if password else None,
+        )
         return tuple(each for each in known if each)
 
     def source(self, name: str) -> str:

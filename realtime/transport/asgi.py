@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from email.utils import formatdate
 from typing import Any, Final
 
@@ -85,7 +85,7 @@ class ASGIHost:
         *,
         place: dict[str, Any],
         cookie: str,
-        websocket_path: str,
+        websocket_paths: Collection[str],
         endpoint: WebSocketEndpoint,
         on_lost: Callable[[], None],
         routes: Routes,
@@ -98,7 +98,7 @@ class ASGIHost:
             app: answers every request.
             place: where this is: slot, worker and node, for the scope.
             cookie: the name of the session's cookie.
-            websocket_path: requests for a WebSocket there go to `endpoint`.
+            websocket_paths: requests for a WebSocket there go to `endpoint`.
             on_lost: told of each connection's end, unless it ended as one of `endpoint`.
             routes: which requests belong to this worker.
             give_back: brings a connection to the worker to which its next request belongs.
@@ -109,7 +109,7 @@ class ASGIHost:
         self._hosted = PARSERS[parser]
         self.place = place
         self.cookie = cookie
-        self.websocket_path = websocket_path
+        self.websocket_paths = websocket_paths
         self.endpoint = endpoint
         self.on_lost = on_lost
         self.routes = routes

@@ -117,6 +117,7 @@ def _describe(request: Request, peer: Peer) -> Handshake:
         query=dict(parse_qsl(query, keep_blank_values=True)),
         headers=headers,
         session=peer.session or peer.new_session,
+        is_one_way=path.endswith("/uni_websocket"),
     )
 
 
@@ -135,11 +136,16 @@ def origin_allowed(request: Request, allowed: Sequence[str]) -> bool:
         return True
     if len(origins) > 1:
         return False
-    origin = origins[0].lower()
+    hosts = request.headers.get_all("Host")
+    return origin_matches(origins[0], hosts[0] if len(hosts) == 1 else None, allowed)
+
+
+def origin_matches(origin: str, host: str | None, allowed: Sequence[str]) -> bool:
+    """Say whether an origin is one of those allowed; where none are named, whether it is this `host`."""
+    origin = origin.lower()
     if allowed:
         return any(_matches(origin, pattern) for pattern in allowed)
-    hosts = request.headers.get_all("Host")
-    return len(hosts) == 1 and _same_host(origin, hosts[0])
+    return host is not None and _same_host(origin, host)
 
 
 def _matches(origin: str, pattern: str) -> bool:

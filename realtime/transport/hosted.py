@@ -197,10 +197,10 @@ class Hosted(asyncio.Protocol):
         if self._requests is not None:
             request += self._requests.rest()
         # uvicorn has put no path into the scope of an upgrade: its WebSocket reads the head again, and so does ours.
-        path = target.partition(b"?")[0]
+        path = target.partition(b"?")[0].decode("latin-1")
         self.connections.discard(self)
         self._handed_on = True
-        if path == self._host.websocket_path.encode():
+        if path in self._host.websocket_paths:
             ours = self._host.endpoint.transport(self._peer, request)
             self.transport.set_protocol(ours)
             ours.connection_made(self.transport)

@@ -57,6 +57,7 @@ from realtime.protocol.centrifuge.messages import (
 if TYPE_CHECKING:
     from realtime.protocol.centrifuge.session import Session
 
+RESERVED: Final = "\0"  # rooms in which workers speak with each other
 PRIVATE: Final = "$"  # a room of this prefix needs a subscription token
 REPLY_UNRECOVERABLE: Final = 2  # bit of SubscribeRequest.flag: error 112 instead of a subscription that lost something
 TTL_MAX_S: Final = 365 * 86400
@@ -90,13 +91,13 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
         _abandon(session, doors)
         raise
     session.admit()
-    expires, ttl = _ttl(claims.expire_at_s if claims else None)
+    expires, seconds = ttl(claims.expire_at_s if claims else None)
     limits = shared.limits
     result = ConnectResult(
         client=connection.id,
         version=shared.home.version,
         expires=expires,
-        ttl=ttl,
+        ttl=seconds,
         data=_raw(session, data),
         subs=subs,
         ping=math.ceil(limits.ping_s),  # a client told of 0 neither expects pings nor answers them
@@ -154,8 +155,8 @@ async def refresh(session: Session, id: int, request: RefreshRequest) -> None:
         raise codes.INVALID_TOKEN.error()
     session.connection.claims = claims.raw
     session.expire_at(claims.expire_at_s)
-    expires, ttl = _ttl(claims.expire_at_s)
-    result = RefreshResult(session.connection.id, session.shared.home.version, expires, ttl)
+    expires, seconds = ttl(claims.expire_at_s)
+    result = RefreshResult(session.connection.id, session.shared.home.version, expires, seconds)
     session.answer(id, "refresh", result)
 
 
@@ -209,7 +210,7 @@ def _finish_subscribe(session: Session, id: int, request: SubscribeRequest, door
         raise codes.UNRECOVERABLE.error()
     result = _subscribe_result(session, door, joined)
     result.data = _raw(session, data)
-    result.expires, result.ttl = _ttl(door.subscription.expire_at_s)
+    result.expires, result.ttl = ttl(door.subscription.expire_at_s)
     session.answer(id, "subscribe", result)
     _go_live(session, door)
 
@@ -346,7 +347,7 @@ async def sub_refresh(session: Session, id: int, request: SubRefreshRequest) -> 
         raise codes.PROTOCOL.error()
     subscription.expire_at_s = _subscription_claims(session, room, request.token).expire_at_s
     session.watch_subscription(subscription)
-    session.answer(id, "sub_refresh", SubRefreshResult(*_ttl(subscription.expire_at_s)))
+    session.answer(id, "sub_refresh", SubRefreshResult(*ttl(subscription.expire_at_s)))
 
 
 async def unsubscribe(session: Session, id: int, request: UnsubscribeRequest) -> None:
@@ -434,7 +435,7 @@ def _room(session: Session, name: str) -> Room:
     """Check a room's name."""
     if not name:
         raise codes.PROTOCOL.error()
-    if len(name.encode()) > session.shared.limits.room_name_bytes:
+    if len(name.encode()) > session.shared.limits.room_name_bytes or name.startswith(RESERVED):
         raise codes.BAD_REQUEST.error()
     return Room(name)
 
@@ -466,7 +467,7 @@ def _raw(session: Session, data: bytes | None) -> Raw | UnsetType:
     return UNSET if data is None else Raw(session.codec.payload(data))
 
 
-def _ttl(expire_at_s: float | None) -> tuple[bool, int]:
+def ttl(expire_at_s: float | None) -> tuple[bool, int]:
     """Return the fields `expires` and `ttl`, in whole seconds."""
     if expire_at_s is None:
         return False, 0

@@ -33,11 +33,12 @@ from realtime.hub import Hub, Insufficient
 from realtime.protocol.base import Application, Framing, Handshake, Outlet
 from realtime.protocol.centrifuge import codes, commands, json, protobuf, uni
 from realtime.protocol.centrifuge.codec import BadFrame, Codec
-from realtime.protocol.centrifuge.messages import Command, Disconnected, Message, Push, Result, Unsubscribe
+from realtime.protocol.centrifuge.messages import Command, Disconnected, Message, Push, Refreshed, Result, Unsubscribe
 from realtime.protocol.centrifuge.wire import Wire
 from realtime.wheel import Timer, Wheel
 
 QUEUE_MAX: Final = 64  # commands that wait for the one that runs; above it the client waits in its kernel
+QUEUE_END: Final = 64 * 1024  # one message of 64 KiB holds less; who is beyond could not be paused
 
 logger = logging.getLogger("realtime.session")
 
@@ -121,6 +122,10 @@ class Centrifuge:
             wire = self._wires[key] = Wire(codec, framing, is_delta=is_delta)
         return wire
 
+    def sessions_of(self, user: str) -> list[Session]:
+        """Return the admitted sessions of a user."""
+        return [each for each in self.sessions if each.connection.user == user and each.state is State.CONNECTED]
+
     def emulate(self, session_id: str, data: bytes | str) -> bool:
         """Take what a client sent beside its stream. Return False when the stream is not here."""
         session = self.emulated.get(session_id)
@@ -128,6 +133,11 @@ class Centrifuge:
             return False
         session.receive(data)
         return True
+
+    def counts(self) -> tuple[int, int]:
+        """Count the admitted sessions, and their users."""
+        users = [each.connection.user for each in self.sessions if each.state is State.CONNECTED]
+        return len(users), len(set(users))
 
     def statistics(self) -> dict[str, int]:
         """Count the sessions, and those that were admitted."""
@@ -225,6 +235,8 @@ class Session:
             self._task = asyncio.get_running_loop().create_task(self._run())
         if len(self._queue) > QUEUE_MAX:
             self.outlet.pause_reading()
+        if len(self._queue) > QUEUE_END:  # a transport that cannot pause
+            self.finish(codes.TOO_MANY_REQUESTS_END)
 
     def connection_lost(self, code: int, reason: str) -> None:
         """Leave every room, and tell the application that an admitted client is gone."""
@@ -381,6 +393,12 @@ class Session:
         if expire_at_s is not None:
             delay_s = expire_at_s - time.time() + self.shared.limits.expiry_grace_s
             self._expiry = self.shared.wheel.after(max(delay_s, 0), Session._expired, self)
+
+    def refresh(self, expire_at_s: float | None) -> None:
+        """Have the connection expire at another time, and tell the client."""
+        self.expire_at(expire_at_s)
+        expires, ttl = commands.ttl(expire_at_s)
+        self.write(self.codec.push(Push(refresh=Refreshed(expires, ttl))))
 
     def _expired(self) -> None:
         self.finish(codes.CONNECTION_EXPIRED)

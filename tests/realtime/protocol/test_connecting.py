@@ -49,7 +49,8 @@ ERRORS = {
 DISCONNECTS = {
     3000: "connection closed", 3001: "shutdown", 3004: "internal server error", 3005: "connection expired",
     3006: "subscription expired", 3008: "slow", 3009: "write error", 3010: "insufficient state",
-    3011: "force reconnect", 3012: "no pong", 3013: "too many requests", 3500: "invalid token", 3501: "bad request", 3502: "stale",
+    3011: "force reconnect", 3012: "no pong", 3013: "too many requests", 3500: "invalid token", 3501: "bad request",
+    3502: "stale",
     3503: "force disconnect", 3505: "channel limit", 3507: "permission denied", 3508: "not available",
 }  # fmt: skip
 UNSUBSCRIBES = {2000: "server unsubscribe", 2500: "insufficient state", 2501: "subscription expired"}

@@ -1,0 +1,224 @@
+"""
+What workers say to each other: commands for sessions that are elsewhere.
+
+Runs in the worker. A client's request can reach another worker than the one that has its stream, and a program that
+calls the API knows only a user's name; both become a letter, which the hub brings to one worker or to all, of every
+machine (`Hub.mail`). A letter is plain data in msgpack. What it asks for is done here, on this worker's sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+import msgspec
+
+from realtime.broker.base import WorkerId
+from realtime.errors import BrokerUnavailable, ClientError
+from realtime.hub import Hub
+from realtime.protocol.centrifuge.session import Centrifuge, Session
+
+SURVEY_S: Final = 2.0  # for all workers to answer
+
+logger = logging.getLogger("realtime.post")
+
+
+class Emulated(msgspec.Struct, frozen=True, tag="e", array_like=True):
+    """What a client sent beside its stream."""
+
+    session: str
+    data: bytes
+
+
+class Disconnect(msgspec.Struct, frozen=True, tag="d", array_like=True):
+    """A user's connections are to end: all, or the one `client`, or all but `keep`."""
+
+    user: str
+    client: str = ""
+    keep: tuple[str, ...] = ()
+    code: int = 3503
+    reason: str = "force disconnect"
+
+
+class Subscribe(msgspec.Struct, frozen=True, tag="s", array_like=True):
+    """A user's connections are to be in a room."""
+
+    user: str
+    room: str
+    client: str = ""
+
+
+class Unsubscribe(msgspec.Struct, frozen=True, tag="u", array_like=True):
+    """A user's connections are not to be in a room."""
+
+    user: str
+    room: str
+    client: str = ""
+
+
+class Refresh(msgspec.Struct, frozen=True, tag="r", array_like=True):
+    """A user's connections expire at another time: Unix seconds, 0 for now and None for never."""
+
+    user: str
+    client: str = ""
+    expire_at_s: float | None = None
+
+
+class Question(msgspec.Struct, frozen=True, tag="q", array_like=True):
+    """Asks every worker what it has; the answer goes to `asker`. With `user`: where that user is."""
+
+    asker: str
+    number: int
+    user: str | None = None
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """One connection of a user."""
+
+    client: str
+    address: str
+    rooms: list[str]
+
+
+class Told(msgspec.Struct, frozen=True, tag="t", array_like=True):
+    """What one worker has."""
+
+    number: int
+    worker: str
+    node: str
+    slot: int
+    since_s: float
+    clients: int = 0
+    users: int = 0
+    rooms: dict[str, int] = {}
+    places: list[Place] = []
+
+
+Letter = Emulated | Disconnect | Subscribe | Unsubscribe | Refresh | Question | Told
+
+_decode = msgspec.msgpack.Decoder(Letter).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Postman:
+    """Sends letters, and does what those ask for that come."""
+
+    def __init__(self, worker: WorkerId) -> None:
+        self.worker = worker
+        self._hub: Hub | None = None
+        self._protocol: Centrifuge | None = None
+        self._begun_s = time.time()
+        self._questions: dict[int, tuple[list[Told], asyncio.Event]] = {}
+        self._number = 0
+
+    def serve(self, hub: Hub, protocol: Centrifuge) -> None:
+        """Say whose letters these are. Comes before the hub starts."""
+        self._hub, self._protocol = hub, protocol
+
+    async def deliver(self, worker: str, session: str, data: bytes) -> bool:
+        """
+        Bring what a client sent to its session. Return False where this worker has no such session.
+
+        Raises:
+            BrokerUnavailable: the session is of another worker, which cannot be reached.
+        """
+        assert self._hub is not None and self._protocol is not None, "it serves"  # noqa: PT018
+        if worker == self.worker:
+            return self._protocol.emulate(session, data)
+        await self._hub.mail(WorkerId(worker), _encode(Emulated(session, data)))
+        return True
+
+    async def tell_all(self, letter: Letter) -> None:
+        """
+        Have every worker of every machine do something.
+
+        Raises:
+            BrokerUnavailable: some may have been told.
+        """
+        assert self._hub is not None, "it serves"
+        await self._hub.mail(None, _encode(letter))
+
+    async def survey(self, user: str | None = None) -> list[Told]:
+        """
+        Ask every worker what it has, or where a user is. One that does not answer in time is left out.
+
+        Raises:
+            BrokerUnavailable: nobody can be asked.
+        """
+        assert self._hub is not None, "it serves"
+        expected = len(await self._hub.workers())
+        self._number += 1
+        number = self._number
+        told, more = self._questions[number] = ([], asyncio.Event())
+        try:
+            await self._hub.mail(None, _encode(Question(self.worker, number, user)))
+            async with asyncio.timeout(SURVEY_S):
+                while len(told) < expected:
+                    await more.wait()
+                    more.clear()
+        except TimeoutError:
+            logger.warning("! %d of %d workers did not answer", expected - len(told), expected)
+        finally:
+            del self._questions[number]
+        return sorted(told, key=lambda each: (each.node, each.slot))
+
+    def receive(self, message: bytes) -> None:
+        """Do what a letter asks for."""
+        assert self._protocol is not None, "it serves"
+        letter = _decode(message)
+        if isinstance(letter, Emulated):
+            self._protocol.emulate(letter.session, letter.data)
+            return
+        if isinstance(letter, Question):
+            assert self._hub is not None, "it serves"
+            self._hub.spawn(self._tell(letter))
+            return
+        if isinstance(letter, Told):
+            if letter.number in self._questions:
+                told, more = self._questions[letter.number]
+                told.append(letter)
+                more.set()
+            return
+        for session in self._protocol.sessions_of(letter.user):
+            if not letter.client or session.connection.id == letter.client:
+                self._do(letter, session)
+
+    async def _tell(self, question: Question) -> None:
+        assert self._hub is not None and self._protocol is not None, "it serves"  # noqa: PT018
+        home = self._protocol.home
+        answer = Told(question.number, home.worker, home.node, home.slot, self._begun_s)
+        if question.user is None:
+            clients, users = self._protocol.counts()
+            rooms = {str(room): size for room, size in self._hub.sizes().items()}
+            answer = msgspec.structs.replace(answer, clients=clients, users=users, rooms=rooms)
+        else:
+            places = [
+                Place(each.connection.id, each.connection.client, sorted(each.connection.rooms))
+                for each in self._protocol.sessions_of(question.user)
+            ]
+            answer = msgspec.structs.replace(answer, places=places)
+        try:
+            await self._hub.mail(WorkerId(question.asker), _encode(answer))
+        except BrokerUnavailable as error:
+            logger.warning("! a question is not answered: %s", error)
+
+    def _do(self, letter: Disconnect | Subscribe | Unsubscribe | Refresh, session: Session) -> None:
+        assert self._hub is not None, "it serves"
+        if isinstance(letter, Disconnect):
+            if session.connection.id not in letter.keep:
+                session.end(letter.code, letter.reason)
+        elif isinstance(letter, Refresh):
+            session.refresh(letter.expire_at_s)
+        elif isinstance(letter, Unsubscribe):
+            self._hub.spawn(session.connection.unsubscribe(letter.room))
+        else:
+            self._hub.spawn(_subscribe(session, letter.room))
+
+
+async def _subscribe(session: Session, room: str) -> None:
+    try:
+        await session.connection.subscribe(room)
+    except ClientError as error:
+        session.log_refusal(f"room {room}", error)
