@@ -25,7 +25,7 @@ from tests.support.require import require
 from tests.support.server import RunningServer
 
 HERE = Path(__file__).parent
-PACKAGES = ("centrifuge", "ws")
+PACKAGES = ("centrifuge", "ws", "eventsource")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,13 +54,15 @@ class NodePuppet(Puppet):
 class NodeStage(Stage):
     """Puppets in one Node process, which speaks in lines of JSON."""
 
+    over: tuple[str, ...] = ()  # transport and encoding, as puppet.mjs has them
+
     async def __aenter__(self) -> NodeStage:
         self._puppets: dict[str, NodePuppet] = {}
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._ids = count(1)
         pipe = asyncio.subprocess.PIPE
         self._node = await asyncio.create_subprocess_exec(
-            require("node"), HERE / "puppet.mjs", stdin=pipe, stdout=pipe, limit=2**24
+            require("node"), HERE / "puppet.mjs", *self.over, stdin=pipe, stdout=pipe, limit=2**24
         )
         self._reading = asyncio.create_task(self._read())
         return self
@@ -139,3 +141,39 @@ class TestNodeSDK(Scenarios, Recovery):
             said = [[each["data"] for each in client.all("publication")] for client in clients]
             assert all(each == said[0] for each in said), "in the same order"
             assert sorted(said[0]) == sorted(each.name for each in clients)
+
+
+class ProtobufStage(NodeStage):
+    over = ("websocket", "protobuf")
+
+
+class HttpStreamStage(NodeStage):
+    over = ("http_stream",)
+
+
+class ProtobufHttpStreamStage(NodeStage):
+    over = ("http_stream", "protobuf")
+
+
+class SseStage(NodeStage):
+    over = ("sse",)
+
+
+@pytest.mark.node
+class TestNodeSDKInProtobuf(Scenarios, Recovery):
+    stage = ProtobufStage
+
+
+@pytest.mark.node
+class TestNodeSDKOverHttpStream(Scenarios, Recovery):
+    stage = HttpStreamStage
+
+
+@pytest.mark.node
+class TestNodeSDKOverHttpStreamInProtobuf(Scenarios):
+    stage = ProtobufHttpStreamStage
+
+
+@pytest.mark.node
+class TestNodeSDKOverEvents(Scenarios, Recovery):
+    stage = SseStage

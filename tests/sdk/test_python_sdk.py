@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any
@@ -14,14 +15,22 @@ from tests.sdk.scenarios import Scenarios
 from tests.support.relay import Relay
 
 
+def unpacked(data: Any) -> Any:
+    """Return what a payload says; in Protobuf it is bytes, and here these say JSON."""
+    if isinstance(data, bytes):
+        return json.loads(data) if data else None
+    return data
+
+
 def who(info: centrifuge.ClientInfo | None) -> dict[str, Any] | None:
     if info is None:
         return None
-    return {"user": info.user, "client": info.client, "info": info.conn_info, "room": info.chan_info}
+    about = {"info": unpacked(info.conn_info), "room": unpacked(info.chan_info)}
+    return {"user": info.user, "client": info.client, **about}
 
 
 def pub(of: centrifuge.Publication) -> dict[str, Any]:
-    return {"data": of.data, "offset": of.offset, "info": who(of.info), "tags": of.tags or {}}
+    return {"data": unpacked(of.data), "offset": of.offset, "info": who(of.info), "tags": of.tags or {}}
 
 
 def entered(ctx: centrifuge.SubscribedContext | centrifuge.ServerSubscribedContext) -> dict[str, Any]:
@@ -31,7 +40,7 @@ def entered(ctx: centrifuge.SubscribedContext | centrifuge.ServerSubscribedConte
         "was_recovering": ctx.was_recovering,
         "recovered": ctx.recovered,
         "position": asdict(ctx.stream_position) if ctx.stream_position else None,
-        "data": ctx.data,
+        "data": unpacked(ctx.data),
     }
 
 
@@ -39,6 +48,11 @@ class PythonPuppet(Puppet, centrifuge.ClientEventHandler):
     """A client of centrifuge-python, and the handler of its events."""
 
     client: centrifuge.Client
+    is_protobuf = False
+
+    def packed(self, data: Any) -> Any:
+        """Return a payload as the SDK wants it."""
+        return json.dumps(data).encode() if self.is_protobuf and data is not None else data
 
     def tell(self, event: str, **more: Any) -> None:
         self.take({"event": event, **more})
@@ -47,7 +61,7 @@ class PythonPuppet(Puppet, centrifuge.ClientEventHandler):
         self.tell("connecting", code=ctx.code, reason=ctx.reason)
 
     async def on_connected(self, ctx: centrifuge.ConnectedContext) -> None:
-        self.tell("connected", id=ctx.client, data=ctx.data)
+        self.tell("connected", id=ctx.client, data=unpacked(ctx.data))
 
     async def on_disconnected(self, ctx: centrifuge.DisconnectedContext) -> None:
         self.tell("disconnected", code=ctx.code, reason=ctx.reason)
@@ -101,7 +115,7 @@ class PythonPuppet(Puppet, centrifuge.ClientEventHandler):
         if sub is None:
             get_token = self.giver(tokens, "asked_for_token", channel=channel)
             events = Room(self, channel)
-            sub = self.client.new_subscription(channel, events, token=token, get_token=get_token, data=data)
+            sub = self.client.new_subscription(channel, events, token=token, get_token=get_token, data=self.packed(data))
         await sub.subscribe()
 
     async def _unsubscribe(self, channel: str) -> None:
@@ -110,7 +124,7 @@ class PythonPuppet(Puppet, centrifuge.ClientEventHandler):
         await sub.unsubscribe()
 
     async def _publish(self, channel: str, data: Any) -> None:
-        await self.client.publish(channel, data)
+        await self.client.publish(channel, self.packed(data))
 
     async def _presence(self, channel: str) -> dict[str, Any]:
         found = await self.client.presence(channel)
@@ -128,7 +142,7 @@ class PythonPuppet(Puppet, centrifuge.ClientEventHandler):
         return {"publications": [pub(each) for each in page.publications], "offset": page.offset, "epoch": page.epoch}
 
     async def _rpc(self, method: str, data: Any) -> Any:
-        return (await self.client.rpc(method, data)).data
+        return unpacked((await self.client.rpc(method, self.packed(data))).data)
 
 
 class Room(centrifuge.SubscriptionEventHandler):
@@ -165,6 +179,8 @@ class Room(centrifuge.SubscriptionEventHandler):
 class PythonStage(Stage):
     """Puppets in this process."""
 
+    puppet: type[PythonPuppet] = PythonPuppet
+
     async def __aenter__(self) -> PythonStage:
         self._puppets: list[PythonPuppet] = []
         return self
@@ -177,14 +193,15 @@ class PythonStage(Stage):
         await super().__aexit__(kind, error, traceback)
 
     async def make(self, name: str, relay: Relay, url: str, options: dict[str, Any]) -> Puppet:
-        puppet = PythonPuppet(name, relay)
+        puppet = self.puppet(name, relay)
         self._puppets.append(puppet)
         puppet.client = centrifuge.Client(
             url,
             puppet,
             token=options.get("token", ""),
             get_token=puppet.giver(options.get("tokens"), "asked_for_token"),
-            data=options.get("data"),
+            data=puppet.packed(options.get("data")),
+            use_protobuf=puppet.is_protobuf,
             max_server_ping_delay=options.get("ping_delay_s", 10.0),
             proxy=None,
         )
@@ -194,3 +211,15 @@ class PythonStage(Stage):
 
 class TestPythonSDK(Scenarios, Recovery):
     stage = PythonStage
+
+
+class ProtobufPuppet(PythonPuppet):
+    is_protobuf = True
+
+
+class ProtobufStage(PythonStage):
+    puppet = ProtobufPuppet
+
+
+class TestPythonSDKInProtobuf(Scenarios, Recovery):
+    stage = ProtobufStage
