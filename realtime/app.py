@@ -103,6 +103,7 @@ class App:
         delta: bool = False,
         filters: bool = False,
         binary: bool = False,
+        echo: bool = True,
     ) -> RoomHandle:
         """
         Declare a family of rooms, or speak to one room.
@@ -124,6 +125,7 @@ class App:
             delta: clients that ask for it get the difference to the publication before. Needs `recover`.
             filters: clients may ask for the publications of certain tags only.
             binary: payloads are any bytes, and not JSON: for clients that speak Protobuf.
+            echo: a client gets what it published itself.
 
         Raises:
             ValueError: the options or the pattern make no sense.
@@ -138,6 +140,7 @@ class App:
             delta=delta,
             filters=filters,
             binary=binary,
+            echo=echo,
         )
 
         opened = RoomKind(Pattern(name), kept) if open else None

@@ -156,7 +156,7 @@ class Fanout:
         if self._choosy:
             written += self._deliver_choosy(publications)
         if self._late:
-            written += self._deliver_late(publications)
+            written += self._deliver_late(publications, deltas)
         if self._difference is not None:
             self._before = publications[-1].data
         return written
@@ -218,15 +218,21 @@ class Fanout:
             written += len(wanted)
         return written
 
-    def _deliver_late(self, publications: Sequence[Publication]) -> int:
+    def _deliver_late(self, publications: Sequence[Publication], deltas: list[bytes | None] | None) -> int:
         written = 0
         last = publications[-1].offset
         for subscriber, late in list(self._late.items()):
-            for publication in publications:
+            follows = False  # it has the one before
+            for number, publication in enumerate(publications):
                 if publication.offset > late.seen or publication.offset == 0:
-                    subscriber.outlet.write(late.wire.publication(self.room, publication))
+                    if follows and late.wire.is_delta:
+                        deltas = deltas or self._deltas(publications)
+                        buffer = late.wire.delta(self.room, publication, deltas[number])
+                    else:
+                        buffer = late.wire.publication(self.room, publication)
+                    subscriber.outlet.write(buffer)
                     written += 1
-                    late.wrote = True
+                    follows = late.wrote = True
             # The room has caught up, and who gets differences has the publication to which the next is one.
             if last >= late.seen and (late.wrote or not late.wire.is_delta):
                 del self._late[subscriber]

@@ -21,6 +21,7 @@ class RoomOptions:
     """
     How a room is kept. `recover`: clients get positions, and what they missed when they return. `publish`: clients may.
     `delta`: who asks for it gets differences. `filters`: clients may choose by tags. `binary`: payloads are any bytes.
+    `echo`: who publishes gets it as well.
     """
 
     retention: Retention = field(default_factory=Retention)
@@ -31,6 +32,7 @@ class RoomOptions:
     delta: bool = False
     filters: bool = False
     binary: bool = False
+    echo: bool = True
 
     def __post_init__(self) -> None:
         assert not self.recover or self.retention.size > 0, "a room without history cannot recover anybody"

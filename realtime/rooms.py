@@ -21,6 +21,7 @@ from realtime.hub import RoomOptions
 
 if TYPE_CHECKING:
     from realtime.app import App
+    from realtime.connection import Connection
 
 _PIECES: Final = re.compile(r"\{([^{}]*)\}")
 HOOKS: Final = ("on_subscribe", "on_publish", "on_leave")
@@ -171,15 +172,21 @@ class RoomHandle:
         return handlers
 
     async def publish(
-        self, data: Any, *, tags: Mapping[str, str] | None = None, idempotency_key: str | None = None
+        self,
+        data: Any,
+        *,
+        tags: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        exclude: Connection | str = "",
     ) -> Position:
         """
         Publish into the room, on all workers. No handler is asked.
 
         Args:
-            data: anything that JSON can say.
+            data: anything that JSON can say; bytes, in a room that is `binary`.
             tags: short texts beside it, not part of the data.
             idempotency_key: a second publication with the same key within 300 s is not made.
+            exclude: a connection, or the id of one, that does not get it; by another connection its user does.
 
         Returns:
             The position of the publication; offset 0 in a room without history.
@@ -189,9 +196,18 @@ class RoomHandle:
             RuntimeError: no worker runs this application.
         """
         published = await self._app.hub.publish(
-            self.name, msgspec.json.encode(data), tags=tags, idempotency_key=idempotency_key
+            self.name,
+            data if isinstance(data, bytes) and self._is_binary else msgspec.json.encode(data),
+            tags=tags,
+            idempotency_key=idempotency_key,
+            exclude=exclude if isinstance(exclude, str) else exclude.id,
         )
         return published.position
+
+    @property
+    def _is_binary(self) -> bool:
+        found = self._app.room_options(self.name)
+        return found is not None and found.binary
 
     async def history(self, limit: int = 100, *, since: Position | None = None, reverse: bool = False) -> Page:
         """Return up to `limit` publications: oldest first, or newest first with `reverse`."""
@@ -226,6 +242,7 @@ def options(
     delta: bool,
     filters: bool,
     binary: bool,
+    echo: bool,
 ) -> RoomOptions:
     """
     Return how a room is kept, from what a declaration says.
@@ -249,4 +266,5 @@ def options(
         delta=delta,
         filters=filters,
         binary=binary,
+        echo=echo,
     )

@@ -115,7 +115,9 @@ class PythonPuppet(Puppet, centrifuge.ClientEventHandler):
         if sub is None:
             get_token = self.giver(tokens, "asked_for_token", channel=channel)
             events = Room(self, channel)
-            sub = self.client.new_subscription(channel, events, token=token, get_token=get_token, data=self.packed(data))
+            sub = self.client.new_subscription(
+                channel, events, token=token, get_token=get_token, data=self.packed(data)
+            )
         await sub.subscribe()
 
     async def _unsubscribe(self, channel: str) -> None:
@@ -142,7 +144,8 @@ class PythonPuppet(Puppet, centrifuge.ClientEventHandler):
         return {"publications": [pub(each) for each in page.publications], "offset": page.offset, "epoch": page.epoch}
 
     async def _rpc(self, method: str, data: Any) -> Any:
-        return unpacked((await self.client.rpc(method, self.packed(data))).data)
+        packed = b"null" if data is None and self.is_protobuf else self.packed(data)
+        return unpacked((await self.client.rpc(method, packed)).data)
 
 
 class Room(centrifuge.SubscriptionEventHandler):

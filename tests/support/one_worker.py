@@ -20,6 +20,7 @@ from realtime.broker.base import Broker, WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.hub import Hub
 from realtime.protocol.centrifuge.session import Centrifuge, Home, Limits
+from realtime.protocol.centrifuge.wire import difference
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import Limits as WebSocketLimits
 from realtime.transport.websocket import WebSocketEndpoint
@@ -99,7 +100,7 @@ class OneWorker:
         self.app = app
         self.broker = broker or MemoryBroker(WorkerId("w"))
         self.wheel = Wheel(0.0)
-        self.hub = Hub(self.broker, app.room_options)
+        self.hub = Hub(self.broker, app.room_options, difference=difference)
         self.protocol = Centrifuge(
             app, self.hub, wheel=self.wheel, tokens=Tokens(secret), limits=Limits(**limits),
             home=Home(3, "w", "n", VERSION),

@@ -370,7 +370,12 @@ async def publish(session: Session, id: int, request: PublishRequest) -> None:
     worded = await session.shared.application.publish(session.connection, room, data)
     if worded is not None:
         info = session.connection.describe(room)
-        await session.shared.hub.publish(room, worded if options.binary else json.one_line(worded), info=info)
+        await session.shared.hub.publish(
+            room,
+            worded if options.binary else json.one_line(worded),
+            info=info,
+            exclude="" if options.echo else session.connection.id,
+        )
     session.answer(id, "publish", Empty())
 
 

@@ -1,0 +1,245 @@
+"""
+Clients without a WebSocket: `/connection/http_stream`, `/connection/sse`, what they send to `/emulation`, and those
+that only listen. Real servers, several workers and, over Redis, several machines; requests as an HTTP library makes
+them, each from the address that the test wants, and so to another worker than the one with the stream.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.sdk.conftest import APP
+from tests.support.redis_server import RedisServer
+from tests.support.server import DEADLINE_S, RunningServer
+
+ORIGIN = "https://page.example.com"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with RunningServer(
+        APP, "--anonymous", "--allowed-origins", ORIGIN, "--message-bytes", "4096", workers=4
+    ) as running:
+        running.wait_until_full()
+        yield running
+
+
+def ask(
+    server: RunningServer, method: str, path: str, body: str | bytes = "", address: str = "127.0.0.1", **headers: str
+) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, DEADLINE_S, source_address=(address, 0))
+    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    return connection.getresponse()
+
+
+class Stream:
+    """One long answer, and the way back beside it."""
+
+    def __init__(self, server: RunningServer, path: str, connect: dict[str, Any], address: str = "127.0.0.1") -> None:
+        self.server = server
+        self.is_sse = path.endswith("sse")
+        if self.is_sse:
+            self.response = ask(server, "GET", f"{path}?cf_connect={quote(json.dumps(connect))}", address=address)
+        else:
+            self.response = ask(server, "POST", path, json.dumps(connect), address)
+        assert self.response.status == 200
+        self.waiting: list[dict[str, Any]] = []
+        self.first = self.next()
+        told = self.first.get("connect", {})
+        self.session, self.node = told.get("session"), told.get("node")
+
+    def next(self) -> dict[str, Any]:
+        """Return the next reply that is no ping."""
+        while True:
+            line = self.response.readline()
+            assert line, "the stream has ended"
+            text = line.strip().removeprefix(b"data: ")
+            if text and text != b"{}":
+                found: dict[str, Any] = json.loads(text)
+                return found
+
+    def reply(self, id: int) -> dict[str, Any]:
+        while (found := self.next()).get("id") != id:
+            self.waiting.append(found)
+        return found
+
+    def say(self, *commands: dict[str, Any], address: str = "127.0.0.1") -> int:
+        """Send commands beside the stream. Return the status."""
+        data = "\n".join(map(json.dumps, commands))
+        body = json.dumps({"session": self.session, "node": self.node, "data": data})
+        return ask(self.server, "POST", "/emulation", body, address, content_type="application/json").status
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.response.close()
+
+
+CONNECT = {"id": 1, "connect": {"name": "test"}}
+
+
+@pytest.mark.parametrize("path", ["/connection/http_stream", "/connection/sse"])
+def test_commands_reach_the_stream_from_wherever_they_are_sent(server: RunningServer, path: str) -> None:
+    with Stream(server, path, CONNECT) as stream:
+        slots = set()
+        for number in range(2, 22):
+            address = f"127.0.40.{number}"
+            room = f"open:{path}{number}"
+            assert stream.say({"id": number, "subscribe": {"channel": room}}, address=address) == 204
+            assert "subscribe" in stream.reply(number)
+            publish = {"id": 100 + number, "publish": {"channel": room, "data": number}}
+            assert stream.say(publish, address=address) == 204
+            assert stream.reply(100 + number) == {"id": 100 + number, "publish": {}}
+            with Stream(server, "/connection/http_stream", CONNECT, address) as other:
+                slots.add(other.first["connect"]["data"]["slot"])
+        assert slots == {0, 1, 2, 3}, "they came to every worker"
+        said = [each["push"]["pub"]["data"] for each in stream.waiting if "pub" in each.get("push", {})]
+        assert said == list(range(2, 22)), "in order"
+
+
+def test_over_redis_another_machine_brings_it(server: RunningServer) -> None:
+    with RedisServer() as redis:
+        options = ("--anonymous", "--redis", redis.url)
+        with RunningServer(APP, *options, workers=2) as one, RunningServer(APP, *options, workers=2) as other:
+            one.wait_until_full()
+            other.wait_until_full()
+            with Stream(one, "/connection/http_stream", CONNECT) as stream:
+                for number in range(2, 12):
+                    stream.server = other
+                    command = {"id": number, "rpc": {"method": "echo", "data": number}}
+                    assert stream.say(command, address=f"127.0.41.{number}") == 204
+                    assert stream.reply(number) == {"id": number, "rpc": {"data": number}}
+
+
+def test_what_a_stream_looks_like(server: RunningServer) -> None:
+    answer = ask(server, "GET", f"/connection/sse?cf_connect={quote(json.dumps(CONNECT))}")
+    assert answer.getheader("content-type") == "text/event-stream; charset=utf-8"
+    assert answer.getheader("x-accel-buffering") == "no"
+    assert "no-store" in str(answer.getheader("cache-control"))
+    assert answer.readline() == b"\r\n", "proxies let go of the head with it"
+    assert answer.readline().startswith(b'data: {"id":1,"connect":')
+    assert answer.readline() == b"\n"
+    answer.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/connection/sse", "", 400),
+        ("POST", "/connection/http_stream", "", 400),
+        ("GET", "/connection/http_stream", "", 405),
+        ("PUT", "/emulation", "{}", 405),
+        ("POST", "/emulation", "", 400),
+        ("POST", "/emulation", "[]", 400),
+        ("POST", "/emulation", '{"session":"s","node":"n","data":7}', 400),
+        ("POST", "/emulation", '{"session":"s","node":"n"}', 400),
+        ("POST", "/emulation", "x" * 5000, 413),
+        ("POST", "/connection/http_stream", "x" * 5000, 413),
+    ],
+)
+def test_what_cannot_be_is_refused(server: RunningServer, method: str, path: str, body: str, status: int) -> None:
+    assert ask(server, method, path, body).status == status
+
+
+def test_nobody_speaks_for_another_session(server: RunningServer) -> None:
+    with Stream(server, "/connection/http_stream", CONNECT) as stream:
+        node = stream.node
+        stream.session = "0" * 36
+        statuses = {stream.say({"id": 2, "rpc": {}}, address=f"127.0.42.{n}") for n in range(1, 30)}
+        assert statuses == {204, 404}, "where it should be nobody is, and elsewhere nobody knows"
+        stream.node = f"{node}0"
+        assert stream.say({"id": 2, "rpc": {}}) == 204
+
+
+def test_malformed_commands_end_the_stream_and_say_why(server: RunningServer) -> None:
+    with Stream(server, "/connection/http_stream", CONNECT) as stream:
+        body = json.dumps({"session": stream.session, "node": stream.node, "data": "no json"})
+        assert ask(server, "POST", "/emulation", body).status == 204
+        assert stream.next() == {"push": {"disconnect": {"code": 3501, "reason": "bad request"}}}
+        assert stream.response.read() == b""
+
+
+def test_pages_of_allowed_origins_only(server: RunningServer) -> None:
+    preflight = ask(server, "OPTIONS", "/emulation", Origin=ORIGIN, Access_Control_Request_Headers="content-type")
+    assert preflight.status == 204
+    assert preflight.getheader("access-control-allow-origin") == ORIGIN
+    assert preflight.getheader("access-control-allow-headers") == "content-type"
+    assert preflight.getheader("access-control-allow-credentials") == "true"
+    assert preflight.getheader("access-control-max-age") == "300"
+    assert ask(server, "OPTIONS", "/emulation", Origin="https://evil.example.com").status == 403
+    assert ask(server, "POST", "/connection/http_stream", json.dumps(CONNECT), Origin="https://evil.org").status == 403
+
+
+def test_a_client_that_goes_leaves_its_rooms(server: RunningServer) -> None:
+    with Stream(server, "/connection/http_stream", CONNECT) as watcher:
+        watcher.say({"id": 2, "subscribe": {"channel": "open:gone"}})
+        watcher.reply(2)
+        with Stream(server, "/connection/sse", CONNECT, "127.0.43.1") as stream:
+            client = stream.first["connect"]["client"]
+            stream.say({"id": 2, "subscribe": {"channel": "open:gone"}})
+            stream.reply(2)
+        while "leave" not in (push := watcher.next()["push"]):
+            pass
+        assert push["leave"]["info"]["client"] == client
+
+
+# Who only listens
+
+
+@pytest.mark.parametrize("path", ["/connection/uni_http_stream", "/connection/uni_sse"])
+def test_a_one_way_client_gets_bare_pushes(server: RunningServer, path: str) -> None:
+    room = f"open:{path}"
+    with Stream(server, path, {"data": {"rooms": [room]}}) as stream:
+        told = stream.first["connect"]
+        assert room in told["subs"]
+        assert "session" not in told
+        assert "pong" not in told
+        with Stream(server, "/connection/http_stream", CONNECT, "127.0.44.1") as other:
+            other.say({"id": 2, "subscribe": {"channel": room}}, {"id": 3, "publish": {"channel": room, "data": [1]}})
+            other.reply(3)
+        found = [stream.next() for _ in range(4)]
+        assert [next(name for name in ("join", "pub", "leave") if name in each) for each in found] == [
+            "join", "join", "pub", "leave",
+        ]  # fmt: skip
+        assert found[2]["channel"] == room
+        assert found[2]["pub"]["data"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("connect", "end"),
+    [
+        ({"data": {"refuse": 109}}, (3005, "connection expired")),
+        ({"data": {"refuse": 103}}, (3507, "permission denied")),
+        ({"data": {"refuse": 111}}, (3013, "too many requests")),
+        ({"data": {"refuse": 1500}}, (3004, "internal server error")),
+        ({"data": {"close": 4500}}, (4500, "not today")),
+        ({"token": "no token"}, (3500, "invalid token")),
+    ],
+)
+def test_a_one_way_client_that_may_not_is_told_by_its_end(
+    server: RunningServer, connect: dict[str, Any], end: tuple[int, str]
+) -> None:
+    answer = ask(server, "POST", "/connection/uni_http_stream", json.dumps(connect))
+    told = json.loads(answer.read())["disconnect"]
+    assert (told["code"], told["reason"]) == end
+
+
+def test_a_drain_tells_every_stream_to_come_back() -> None:
+    with RunningServer(APP, "--anonymous", "--drain", "10", workers=1) as server:
+        server.wait_until_full()
+        streams = [Stream(server, path, CONNECT) for path in ("/connection/http_stream", "/connection/sse")]
+        server.send_signal(15)
+        for stream in streams:
+            assert stream.next() == {"push": {"disconnect": {"code": 3001, "reason": "shutdown"}}}
+            stream.response.close()
+        assert server.wait() == 0
