@@ -36,7 +36,13 @@ def ask(
 ) -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, DEADLINE_S, source_address=(address, 0))
     connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-    return connection.getresponse()
+    response = connection.getresponse()
+    if response.getheader("transfer-encoding") is None:  # it is no stream
+        response.read()
+        connection.close()
+    else:
+        connection.close()  # the response has the socket now
+    return response
 
 
 class Stream:

@@ -1,0 +1,40 @@
+"""`realtime tail`: follow a room, line by line."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from realtime.cli.remote import Remote, remote_options, told
+
+
+@click.command()
+@click.argument("room")
+@click.option("--json", "as_json", is_flag=True, help="Print each event as JSON.")
+@remote_options
+def tail(remote: Remote, room: str, as_json: bool) -> None:
+    """
+    Print what is published in ROOM, and who joins and leaves, until Ctrl-C. Nobody in the room sees it.
+
+    \b
+    Example:
+      realtime tail chat:lobby
+    """
+
+    def take(event: dict[str, Any]) -> None:
+        if as_json:
+            click.echo(json.dumps(event))
+        elif "pub" in event:
+            user = event["pub"].get("info", {}).get("user", "")
+            click.echo(f"{time.strftime('%H:%M:%S')} {user + ': ' if user else ''}{told(event['pub']['data'])}")
+        elif "join" in event:
+            click.echo(f"{time.strftime('%H:%M:%S')} + {event['join']['info']['user'] or 'somebody'} joined")
+        elif "leave" in event:
+            click.echo(f"{time.strftime('%H:%M:%S')} - {event['leave']['info']['user'] or 'somebody'} left")
+
+    remote.follow(f"/api/tail?channel={quote(room, safe='')}", take)
+    click.echo("the server has ended the stream", err=True)

@@ -1,0 +1,286 @@
+"""
+The API for other programs, and the commands that use it: real servers of several workers, over the local broker and
+over Redis with two machines; clients of the API's effects are real WebSockets.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.sdk.conftest import APP, SECRET
+from tests.support.aio import run_async
+from tests.support.client import ProtocolClient
+from tests.support.redis_server import RedisServer
+from tests.support.require import require
+from tests.support.server import DEADLINE_S, ROOT, RunningServer
+
+KEY = "a key of sixteen bytes"
+ENV = {"REALTIME_API_KEY": f"{KEY},another key of sixteen", "REALTIME_TOKEN_HMAC_SECRET": SECRET}
+
+
+@pytest.fixture(scope="module", params=["local", "redis"])
+def servers(request: pytest.FixtureRequest) -> Iterator[list[RunningServer]]:
+    """Two servers that share their rooms, or one twice."""
+    if request.param == "local":
+        with RunningServer(APP, "--anonymous", workers=3, env=ENV) as server:
+            server.wait_until_full()
+            yield [server, server]
+        return
+    require("redis")
+    with RedisServer() as redis:
+        options = ("--anonymous", "--redis", redis.url)
+        with (
+            RunningServer(APP, *options, workers=2, env=ENV) as one,
+            RunningServer(APP, *options, workers=2, env=ENV) as other,
+        ):
+            one.wait_until_full()
+            other.wait_until_full()
+            yield [one, other]
+
+
+def post(server: RunningServer, path: str, body: Any, address: str = "127.0.0.1", **headers: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, DEADLINE_S, source_address=(address, 0))
+    given = {name.replace("_", "-"): value for name, value in (headers or {"X_API_Key": KEY}).items()}
+    connection.request("POST", path, body if isinstance(body, str) else json.dumps(body), given)
+    response = connection.getresponse()
+    text = response.read()
+    connection.close()
+    return response.status, json.loads(text) if response.status == 200 else text
+
+
+def call(server: RunningServer, method: str, **fields: Any) -> Any:
+    status, answer = post(server, f"/api/{method}", fields)
+    assert status == 200
+    assert "error" not in answer, answer
+    return answer["result"]
+
+
+def refused(server: RunningServer, method: str, **fields: Any) -> tuple[int, str]:
+    status, answer = post(server, f"/api/{method}", fields)
+    assert status == 200
+    return answer["error"]["code"], answer["error"]["message"]
+
+
+async def join(server: RunningServer, user: str = "", address: str = "127.0.0.1") -> ProtocolClient:
+    from realtime.auth import sign  # beside the secret that it needs
+
+    token = {"token": sign({"sub": user, "expire_at": 0}, SECRET)} if user else {}
+    return await ProtocolClient.join(f"ws://127.0.0.1:{server.port}/connection/websocket", address, **token)
+
+
+# Who may
+
+
+def test_only_who_has_a_key(servers: list[RunningServer]) -> None:
+    server = servers[0]
+    body = {"channel": "open:keys"}
+    assert post(server, "/api/history", body)[0] == 200
+    assert post(server, "/api/history", body, Authorization=f"apikey {KEY}")[0] == 200
+    assert post(server, "/api/history", body, X_API_Key="another key of sixteen")[0] == 200
+    for wrong in ({"X_API_Key": ""}, {"X_API_Key": KEY[:-1]}, {"Authorization": f"Bearer {KEY}"}, {"Cookie": KEY}):
+        assert post(server, "/api/history", body, **wrong)[0] == 401
+
+
+def test_without_a_key_there_is_no_api() -> None:
+    with RunningServer(APP, "--anonymous", workers=1) as server:
+        server.wait_until_full()
+        assert post(server, "/api/info", {})[0] == 404
+
+
+# Rooms
+
+
+@run_async
+async def test_what_is_published_reaches_every_machine(servers: list[RunningServer]) -> None:
+    one, other = servers
+    clients = [await join(each, address=f"127.0.50.{n}") for n, each in enumerate([one, other, one, other], 1)]
+    for client in clients:
+        await client.ask("subscribe", channel="open:reach")
+    first = call(one, "publish", channel="open:reach", data={"n": 1}, tags={"k": "v"})
+    again = [call(each, "publish", channel="open:reach", data=2, idempotency_key="k") for each in servers]
+    assert again[0] == again[1] == {"offset": 2, "epoch": first["epoch"]}
+    call(other, "publish", channel="open:reach", b64data="IjMi", skip_history=True)
+    for client in clients:
+        found = [(await client.push("pub"))["pub"] for _ in range(3)]
+        assert [pub["data"] for pub in found] == [{"n": 1}, 2, "3"]
+        assert found[0]["tags"] == {"k": "v"}
+        assert "offset" not in found[2]
+    page = call(other, "history", channel="open:reach", limit=10)
+    assert [pub["data"] for pub in page["publications"]] == [{"n": 1}, 2]
+    assert page["offset"] == 2
+    page = call(one, "history", channel="open:reach", limit=1, reverse=True)
+    assert [pub["data"] for pub in page["publications"]] == [2]
+    assert call(one, "presence_stats", channel="open:reach") == {"num_clients": 4, "num_users": 1}
+    assert set(call(other, "presence", channel="open:reach")["presence"]) == {c.connected["client"] for c in clients}
+    found = call(other, "channels", pattern="open:rea*")["channels"]
+    assert found == {"open:reach": {"num_clients": 4}}
+    call(one, "history_remove", channel="open:reach")
+    assert call(other, "history", channel="open:reach", limit=10)["publications"] == []
+    for client in clients:
+        await client.close()
+
+
+def test_a_broadcast_and_a_batch(servers: list[RunningServer]) -> None:
+    server = servers[0]
+    answers = call(server, "broadcast", channels=["open:b1", "nowhere", "open:b2"], data=1)["responses"]
+    assert [each.get("result", {}).get("offset") for each in answers] == [1, None, 1]
+    assert answers[1]["error"] == {"code": 102, "message": "unknown channel"}
+    commands = [{"publish": {"channel": "open:b1", "data": 2}}, {"what": {}}, {"presence": {"channel": "news:x"}}]
+    for parallel in (False, True):
+        status, answer = post(server, "/api/batch", {"commands": commands, "parallel": parallel})
+        assert status == 200
+        assert "publish" in answer["replies"][0]
+        assert [each["error"]["code"] for each in answer["replies"][1:]] == [104, 108]
+
+
+def test_the_older_form(servers: list[RunningServer]) -> None:
+    body = {"method": "publish", "params": {"channel": "open:older", "data": 1}}
+    status, answer = post(servers[0], "/api", body, Authorization=f"apikey {KEY}")
+    assert status == 200
+    assert answer["result"]["offset"] == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "code", "part"),
+    [
+        ("publish", {"channel": "open:x"}, 107, "neither"),
+        ("publish", {"channel": "open:x", "b64data": "!"}, 107, "base 64"),
+        ("publish", {"channel": "open:x", "b64data": "AAA="}, 107, "no JSON"),
+        ("publish", {"channel": "", "data": 1}, 107, "name"),
+        ("publish", {"channel": "\0*", "data": 1}, 107, "name"),
+        ("publish", {"channel": 7, "data": 1}, 107, "$.channel"),
+        ("publish", {"data": 1}, 107, "channel"),
+        ("publish", {"channel": "nowhere", "data": 1}, 102, "unknown channel"),
+        ("publish", {"channel": "open:x", "data": 1, "version": 3}, 107, "version"),
+        ("presence", {"channel": "news:x"}, 108, "not available"),
+        ("history", {"channel": "plain:x"}, 108, "not available"),
+        ("history", {"channel": "open:x", "limit": 1, "since": {"offset": 1, "epoch": "no"}}, 112, "unrecoverable"),
+        ("subscribe", {"user": "u", "channel": "nowhere"}, 102, "unknown"),
+        ("disconnect", {"user": "u", "disconnect": {"code": 1}}, 107, "3000"),
+    ],
+)
+def test_what_is_wrong_is_told(
+    servers: list[RunningServer], method: str, fields: dict[str, Any], code: int, part: str
+) -> None:
+    found = refused(servers[0], method, **fields)
+    assert found[0] == code
+    assert part in found[1]
+
+
+@pytest.mark.parametrize("body", ["", "[]", "{", '{"commands": 1}', '{"commands": [{}]}'])
+def test_what_is_no_request(servers: list[RunningServer], body: str) -> None:
+    status, answer = post(servers[0], "/api/batch", body)
+    assert (status, answer["error"]["code"]) == (200, 107)
+    assert post(servers[0], "/api/nothing", {})[0] == 404
+
+
+# Users
+
+
+@run_async
+async def test_a_user_is_found_wherever_they_are(servers: list[RunningServer]) -> None:
+    one, other = servers
+    tabs = [await join(each, "ana", f"127.0.51.{n}") for n, each in enumerate([one, other, other], 1)]
+    ben = await join(other, "ben", "127.0.51.9")
+    call(one, "subscribe", user="ana", channel="open:given")
+    for tab in tabs:
+        assert (await tab.push("subscribe"))["channel"] == "open:given"
+    call(other, "publish", channel="open:given", data="hello")
+    for tab in tabs:
+        assert (await tab.push("pub"))["pub"]["data"] == "hello"
+    call(one, "unsubscribe", user="ana", channel="open:given")
+    for tab in tabs:
+        assert (await tab.push("unsubscribe"))["unsubscribe"]["code"] == 2000
+    call(other, "refresh", user="ana", expire_at=4102444800)
+    for tab in tabs:
+        assert (await tab.push("refresh"))["refresh"]["expires"] is True
+    call(one, "disconnect", user="ana", client=tabs[0].connected["client"])
+    assert await tabs[0].wait_closed() == (3503, "force disconnect")
+    call(one, "disconnect", user="ana", disconnect={"code": 4001, "reason": "moved"})
+    for tab in tabs[1:]:
+        assert await tab.wait_closed() == (4001, "moved")
+    assert await ben.ask("subscribe", channel="open:given"), "another user notices nothing"
+    call(one, "refresh", user="ben", expired=True)
+    assert (await ben.wait_closed())[0] == 3005
+
+
+@run_async
+async def test_info_names_every_worker(servers: list[RunningServer]) -> None:
+    client = await join(servers[1], "eve")
+    nodes = call(servers[0], "info")["nodes"]
+    assert len(nodes) == (3 if servers[0] is servers[1] else 4)
+    assert sum(each["num_clients"] for each in nodes) >= 1
+    assert len({each["uid"] for each in nodes}) == len(nodes)
+    await client.close()
+
+
+def test_its_description(servers: list[RunningServer]) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", servers[0].port, DEADLINE_S)
+    connection.request("GET", "/api/openapi.json", headers={"X-API-Key": KEY})
+    told = json.loads(connection.getresponse().read())
+    connection.close()
+    assert told["openapi"].startswith("3.1")
+    assert "/api/publish" in told["paths"]
+    text = json.dumps(told)
+    for name in {part.partition('"')[0] for part in text.split('"#/components/schemas/')[1:]}:
+        assert name in told["components"]["schemas"], name
+
+
+# The commands
+
+
+def realtime(
+    server: RunningServer, *arguments: str, key: str = KEY, text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "REALTIME_URL": f"http://127.0.0.1:{server.port}", "REALTIME_API_KEY": key}
+    return subprocess.run(
+        [sys.executable, "-m", "realtime", *arguments],
+        cwd=ROOT, env=env, input=text, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@run_async
+async def test_commands(servers: list[RunningServer]) -> None:
+    one, other = servers
+    client = await join(one, "ana")
+    await client.ask("subscribe", channel="open:shell")
+    said = realtime(other, "publish", "open:shell", '{"text": "hello"}', "--tag", "from=shell")
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout.startswith("published as 1 of ")
+    assert (await client.push("pub"))["pub"]["data"] == {"text": "hello"}
+    assert realtime(one, "publish", "open:shell", text="no JSON\n").returncode == 0
+    assert (await client.push("pub"))["pub"]["data"] == "no JSON"
+    assert "open:shell" in realtime(other, "rooms", "open:s*").stdout
+    assert json.loads(realtime(other, "rooms", "open:s*", "--json").stdout) == {"open:shell": {"num_clients": 1}}
+    assert "ana" in realtime(other, "presence", "open:shell").stdout
+    assert '{"text": "hello"}' in realtime(other, "history", "open:shell").stdout
+    assert realtime(other, "disconnect", "ana").returncode == 0
+    assert (await client.wait_closed())[0] == 3503
+    wrong = realtime(one, "publish", "nowhere", "1")
+    assert (wrong.returncode, wrong.stderr) == (1, "realtime: publish: unknown channel (102)\n")
+    assert "does not take this key" in realtime(one, "rooms", key="x" * 16).stderr
+    assert realtime(one, "rooms", key="").returncode == 2
+    assert "does not answer" in realtime(one, "rooms", "--url", "http://127.0.0.1:1").stderr
+
+
+def test_tail(servers: list[RunningServer]) -> None:
+    env = {**os.environ, "REALTIME_URL": f"http://127.0.0.1:{servers[0].port}", "REALTIME_API_KEY": KEY}
+    command = [sys.executable, "-u", "-m", "realtime", "tail", "open:tailed"]
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            while "open:tailed" not in call(servers[1], "channels", pattern="open:tailed")["channels"]:
+                pass
+            assert call(servers[1], "presence_stats", channel="open:tailed")["num_clients"] == 0, "nobody sees it"
+            call(servers[1], "publish", channel="open:tailed", data="hello")
+            assert process.stdout.readline().endswith(' "hello"\n')
+        finally:
+            process.terminate()
