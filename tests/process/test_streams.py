@@ -31,18 +31,24 @@ def server() -> Iterator[RunningServer]:
         yield running
 
 
+_opened: list[http.client.HTTPConnection] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Close what a test has opened."""
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
 def ask(
     server: RunningServer, method: str, path: str, body: str | bytes = "", address: str = "127.0.0.1", **headers: str
 ) -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, DEADLINE_S, source_address=(address, 0))
     connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-    response = connection.getresponse()
-    if response.getheader("transfer-encoding") is None:  # it is no stream
-        response.read()
-        connection.close()
-    else:
-        connection.close()  # the response has the socket now
-    return response
+    _opened.append(connection)
+    return connection.getresponse()
 
 
 class Stream:
