@@ -61,6 +61,7 @@ class Stream:
             self.response = ask(server, "GET", f"{path}?cf_connect={quote(json.dumps(connect))}", address=address)
         else:
             self.response = ask(server, "POST", path, json.dumps(connect), address)
+        self.connection = _opened[-1]
         assert self.response.status == 200
         self.waiting: list[dict[str, Any]] = []
         self.first = self.next()
@@ -95,6 +96,7 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.response.close()
+        self.connection.close()
 
 
 CONNECT = {"id": 1, "connect": {"name": "test"}}
