@@ -18,6 +18,8 @@ import jwt
 import msgspec
 
 from realtime.errors import TokenExpired, TokenInvalid
+from realtime.jwks import ALGORITHMS as PUBLIC_ALGORITHMS
+from realtime.jwks import KeySet
 
 ALGORITHMS: Final = ("HS256", "HS384", "HS512")  # never `none`, and no public-key algorithm beside a shared secret
 
@@ -58,18 +60,36 @@ class SubscriptionClaims:
 
 
 class Tokens:
-    """Verifies tokens by one shared secret."""
+    """Verifies tokens: by a shared secret, or by public keys."""
 
-    def __init__(self, hmac_secret: str | None, *, audience: str | None = None, issuer: str | None = None) -> None:
+    def __init__(
+        self,
+        hmac_secret: str | None,
+        *,
+        keys: KeySet | None = None,
+        audience: str | None = None,
+        issuer: str | None = None,
+    ) -> None:
         """
         Args:
-            hmac_secret: None refuses every token.
+            hmac_secret: verifies HS256 and its like; None refuses those.
+            keys: verify RS256, ES256, EdDSA and their like; None refuses those.
             audience: what `aud` must hold, where given.
             issuer: what `iss` must be, where given.
         """
         self._secret = hmac_secret
+        self._keys = keys
         self._audience = audience
         self._issuer = issuer
+
+    async def prepare(self, token: str) -> None:
+        """Fetch the key that this token names, where that is needed. Whether it is good, `connection` says."""
+        if self._keys is not None:
+            try:
+                head = jwt.get_unverified_header(token)
+            except (jwt.PyJWTError, RecursionError):
+                return
+            await self._keys.prepare(head)
 
     def connection(self, token: str, now_s: float) -> ConnectionClaims:
         """
@@ -117,10 +137,9 @@ class Tokens:
         )
 
     def _verify(self, token: str, now_s: float) -> dict[str, Any]:
-        if self._secret is None:
-            raise TokenInvalid("no secret is configured to verify it with")
         try:
-            claims: dict[str, Any] = jwt.decode(token, self._secret, algorithms=list(ALGORITHMS), options=_OPTIONS)  # type: ignore[arg-type]
+            key, algorithms = self._key_of(jwt.get_unverified_header(token))
+            claims: dict[str, Any] = jwt.decode(token, key, algorithms=algorithms, options=_OPTIONS)  # type: ignore[arg-type]
         except (jwt.PyJWTError, RecursionError) as error:  # the head is parsed before anything is proven
             raise TokenInvalid(str(error)) from error
         self._check_addressee(claims)
@@ -130,6 +149,18 @@ class Tokens:
         if begins is not None and begins > now_s:
             raise TokenInvalid(f"it is not valid for {begins - now_s:.0f} s yet")
         return claims
+
+    def _key_of(self, head: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        """Return what verifies a token of this head: for an HMAC the secret and nothing else, else a public key."""
+        algorithm = head.get("alg")
+        if algorithm in PUBLIC_ALGORITHMS:
+            key = self._keys.find(head) if self._keys is not None else None
+            if key is None:
+                raise TokenInvalid(f"no key is known that verifies {algorithm} with this `kid`")
+            return key, [algorithm]
+        if self._secret is None:
+            raise TokenInvalid("no secret is configured to verify it with")
+        return self._secret, list(ALGORITHMS)
 
     def _check_addressee(self, claims: Mapping[str, Any]) -> None:
         if self._audience is not None:

@@ -31,6 +31,7 @@ from realtime.errors import RealtimeError
 from realtime.gateway import WEBSOCKET_PATHS, Gateway
 from realtime.http import Router
 from realtime.hub import Hub
+from realtime.jwks import KeySet, load_public_key
 from realtime.post import Postman
 from realtime.protocol.centrifuge.session import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
@@ -78,7 +79,7 @@ class Process:
             app,
             self.hub,
             wheel=self.wheel,
-            tokens=Tokens(settings.token_hmac_secret, audience=settings.token_audience, issuer=settings.token_issuer),
+            tokens=tokens_of(settings),
             limits=Limits(
                 ping_s=settings.ping_s,
                 pong_s=settings.pong_s,
@@ -192,6 +193,23 @@ class Process:
     def statistics(self) -> dict[str, Any]:
         """Return a snapshot for `realtime status`."""
         return {"hub": self.hub.statistics(), **self.protocol.statistics(), **self.gateway.statistics()}
+
+
+def tokens_of(settings: Settings) -> Tokens:
+    """
+    Return what verifies tokens.
+
+    Raises:
+        SettingsError: a file holds no key.
+    """
+    fixed = load_public_key(Path(settings.token_public_key)) if settings.token_public_key is not None else None
+    has_keys = fixed is not None or settings.token_jwks_url is not None
+    return Tokens(
+        settings.token_hmac_secret,
+        keys=KeySet(fixed, settings.token_jwks_url) if has_keys else None,
+        audience=settings.token_audience,
+        issuer=settings.token_issuer,
+    )
 
 
 def report(error: ExceptionInfo) -> str:

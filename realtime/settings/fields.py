@@ -128,13 +128,17 @@ class Settings:
 
     token_hmac_secret: str | None = _set(None, Secret(32), _WHO,
         "Verifies the HS256 tokens that clients connect with (RFC 7518: at least 32 bytes).")
+    token_public_key: str | None = _set(None, Text("FILE", "a file"), _WHO,
+        "A public key or certificate (PEM) that verifies tokens: RS256/384/512, ES256/384/512 or EdDSA.")
+    token_jwks_url: str | None = _set(None, Text("URL", "http:// or https:// and a host", r"https?://[^/\s\0]+[^\s\0]*"),
+        _WHO, "Where an identity provider publishes the keys (JWKS) that verify its tokens.")
     token_audience: str | None = _set(None, Text(), _WHO, "What a token's `aud` must hold.")
     token_issuer: str | None = _set(None, Text(), _WHO, "What a token's `iss` must be.")
     api_key: str | None = _set(None, Secret(16), _WHO,
         "Opens /api to other programs; several, separated by commas, while one replaces another.",
         shown="there is no /api")
     anonymous: bool | None = _set(None, Flag(), _WHO,
-        "Clients without a token may connect.", shown="yes without a token secret, no with one")
+        "Clients without a token may connect.", shown="yes where nothing verifies tokens, else no")
     allowed_origins: tuple[str, ...] = _set((), Many(Origin()), _WHO,
         "Origins of web pages that may connect, `*` for all.", shown="the page's own host only")
 
@@ -191,7 +195,12 @@ class Settings:
     @property
     def allows_anonymous(self) -> bool:
         """Clients without a token may connect."""
-        return self.token_hmac_secret is None if self.anonymous is None else self.anonymous
+        return not self.reads_tokens if self.anonymous is None else self.anonymous
+
+    @property
+    def reads_tokens(self) -> bool:
+        """There is something to verify tokens with."""
+        return any(each is not None for each in (self.token_hmac_secret, self.token_public_key, self.token_jwks_url))
 
     @property
     def api_keys(self) -> tuple[str, ...]:
@@ -316,7 +325,7 @@ def check_relations(settings: Settings) -> None:
 def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
     """Give each relation as: the fields in it, whether it holds, and the sentence for when it does not."""
     ping, pong, hung, beat = (seconds_text(each) for each in (of.ping_s, of.pong_s, of.hung_s, of.heartbeat_s))
-    session, token = of.sticky == "session", of.token_hmac_secret is not None
+    session, token = of.sticky == "session", of.reads_tokens
     return [
         (("pong_s", "ping_s"), of.pong_s < of.ping_s, f"pong ({pong}) must be shorter than ping ({ping})"),
         (("hung_s", "heartbeat_s"), of.hung_s >= 2 * of.heartbeat_s,
@@ -332,10 +341,10 @@ def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
            f"{name} has no meaning with sticky {of.sticky}: set sticky to session")
           for name in ("session_param", "session_header")),
         *(((name,), token or getattr(of, name) is None,
-           f"{name} needs token_hmac_secret: without it no token is read")
+           f"{name} needs token_hmac_secret or public keys: without them no token is read")
           for name in ("token_audience", "token_issuer")),
         (("anonymous",), of.allows_anonymous or token,
-         "nobody could connect: anonymous is no, and there is no token_hmac_secret"),
+         "nobody could connect: anonymous is no, and there is no token_hmac_secret, public key or JWKS"),
         (("inspect",), of.inspect is None or of.inspect < of.workers,
          f"there is no slot {of.inspect} with {of.workers} workers"),
         (("reload_dir",), of.reload or not of.reload_dir, "reload_dir has no meaning without reload"),

@@ -225,11 +225,17 @@ RELATIONS: list[tuple[dict[str, str], str]] = [
     ),
     ({"session_param": "sid"}, "--session-param: session_param has no meaning with sticky ip: set sticky to session"),
     ({"session_header": "x"}, "--session-header: session_header has no meaning with sticky ip: set sticky to session"),
-    ({"token_issuer": "me"}, "--token-issuer: token_issuer needs token_hmac_secret: without it no token is read"),
-    ({"token_audience": "us"}, "--token-audience: token_audience needs token_hmac_secret: without it no token is read"),
+    (
+        {"token_issuer": "me"},
+        "--token-issuer: token_issuer needs token_hmac_secret or public keys: without them no token is read",
+    ),
+    (
+        {"token_audience": "us"},
+        "--token-audience: token_audience needs token_hmac_secret or public keys: without them no token is read",
+    ),
     (
         {"anonymous": "no"},
-        "--anonymous: nobody could connect: anonymous is no, and there is no token_hmac_secret",
+        "--anonymous: nobody could connect: anonymous is no, and there is no token_hmac_secret, public key or JWKS",
     ),
     ({"bind": ","}, "--bind: there must be at least one address to listen on"),
 ]

@@ -70,6 +70,7 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
     """Admit a client, with the rooms that its token and the application give it."""
     session.begin_connecting()
     connection, shared = session.connection, session.shared
+    await shared.tokens.prepare(request.token)
     claims = _connection_claims(session, request.token)
     if claims is not None:
         connection.user, connection.claims = claims.user, claims.raw
@@ -144,6 +145,7 @@ async def _enter_granted(session: Session, request: ConnectRequest) -> list[Door
 
 async def refresh(session: Session, id: int, request: RefreshRequest) -> None:
     """Let a connection live longer, by a newer token of the same user."""
+    await session.shared.tokens.prepare(request.token)
     try:
         claims = session.shared.tokens.connection(request.token, time.time())
     except TokenExpired:
@@ -186,6 +188,7 @@ async def subscribe(session: Session, id: int, request: SubscribeRequest) -> Non
     session.entering.add(room)
     try:
         subscription = Subscription(room)
+        await session.shared.tokens.prepare(request.token)
         data = _authorise(session, subscription, request.token)
         said = await session.shared.application.subscribe(connection, room, _payload(request.data))
         since = Position(request.epoch, request.offset) if request.recover else None
@@ -345,6 +348,7 @@ async def sub_refresh(session: Session, id: int, request: SubRefreshRequest) -> 
         raise codes.BAD_REQUEST.error()
     if subscription.expire_at_s is None:
         raise codes.PROTOCOL.error()
+    await session.shared.tokens.prepare(request.token)
     subscription.expire_at_s = _subscription_claims(session, room, request.token).expire_at_s
     session.watch_subscription(subscription)
     session.answer(id, "sub_refresh", SubRefreshResult(*ttl(subscription.expire_at_s)))
