@@ -85,6 +85,7 @@ class RedisBroker:
         self._rooms: dict[bytes, Room] = {}  # by channel
         self._members: dict[tuple[Room, ClientId], tuple[ClientInfo, bool]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._life = ""  # of the server: its process
         self._seen_at = 0.0  # when a probe came back last
         self._closing = False
         self._counts = dict.fromkeys(("published", "received", "links_lost", "reaped"), 0)
@@ -129,6 +130,7 @@ class RedisBroker:
             events = await Connection.connect(self._address, name=name, on_lost=self._lost, on_push=self._push)
             channels = [self._probe.encode(), *self._rooms]
             await asyncio.gather(*[events.ask("SUBSCRIBE", channel) for channel in channels])
+            self._life = await self._find_life(commands)
             await self._take_lease(commands)
             await self._register(commands)
             if commands.is_lost or events.is_lost:  # before they are ours: nobody else would see it
@@ -142,6 +144,19 @@ class RedisBroker:
             raise
         self._commands, self._events = commands, events
         self._seen_at = time.monotonic()
+
+    async def _find_life(self, commands: Connection) -> str:
+        """
+        Return what tells this server's process from any other: what another one has may lack what was acknowledged
+        last, because it was a replica, or because the disk lagged behind.
+        """
+        try:
+            info = await commands.ask("INFO", "server")
+        except CommandFailed as error:
+            logger.warning("! %s: a failover would not be noticed: %s", self._address.shown, error.text)
+            return ""
+        lines = (line.partition(b":") for line in info.splitlines())
+        return next((value.decode() for name, _, value in lines if name == b"run_id"), "")
 
     def _lost(self, connection: Connection) -> None:
         """One half of the link is gone: give up the other, and take up a new one."""
@@ -342,6 +357,7 @@ class RedisBroker:
             _meta_ms(retention),
             _new_epoch(),
             int(idempotency_ttl_s * 1000) if idempotency_key is not None else 0,
+            self._life,
         )
         self._counts["published"] += 1
         return Published(Position(epoch.decode(), int(offset)), duplicate=bool(seen))
@@ -350,12 +366,13 @@ class RedisBroker:
         return (await self.history(room, retention=retention)).top
 
     async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
-        asked = [self._ask("HMGET", self._key(room, "o"), "e", "o") for room in rooms]
+        life = self._life.encode()
+        asked = [self._ask("HMGET", self._key(room, "o"), "e", "o", "r") for room in rooms]
         found = await asyncio.gather(*asked)
         return {
             room: Position(epoch.decode(), int(offset))
-            for room, (epoch, offset) in zip(rooms, found, strict=True)
-            if epoch is not None
+            for room, (epoch, offset, of_life) in zip(rooms, found, strict=True)
+            if epoch is not None and of_life == life  # another life's stream proves nothing
         }
 
     async def history(
@@ -381,6 +398,7 @@ class RedisBroker:
             _meta_ms(retention),
             _new_epoch(),
             retention.size,
+            self._life,
         )
         name = epoch.decode()
         publications = [_publication(fields[1], name, int(id.partition(b"-")[0])) for id, fields in entries]

@@ -19,7 +19,12 @@ DEADLINE_S = 20.0
 class RedisServer:
     """One Redis. `url` says where it is; it stays the same over a restart, which begins with nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        """
+        Args:
+            port: for a replica to find it; none unless given.
+        """
+        self.port = port
         self._directory = tempfile.TemporaryDirectory(prefix="redis-")
         self.path = str(Path(self._directory.name, "redis.sock"))
         self.url = f"unix://{self.path}"
@@ -27,7 +32,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, empty, and wait until it answers."""
-        argv = ["redis-server", "--port", "0", "--unixsocket", self.path, "--save", "", "--appendonly", "no"]
+        argv = ["redis-server", "--port", str(self.port), "--unixsocket", self.path, "--save", "", "--appendonly", "no"]
         self.process = subprocess.Popen(
             [*argv, "--dir", self._directory.name], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
         )

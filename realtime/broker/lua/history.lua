@@ -1,15 +1,19 @@
 -- Reads a page of a room's stream and the position at its top, beginning the stream where there is none.
--- KEYS[1] stream of publications   KEYS[2] meta: hash of epoch (e) and top offset (o)
+-- KEYS[1] stream of publications   KEYS[2] meta: hash of epoch (e), top offset (o) and the server's life (r)
 -- ARGV[1] most publications; 0: only the top   ARGV[2] offset to read from, inclusive ('-' or '+': an end)
 -- ARGV[3] '1': newest first   ARGV[4] ttl of the meta, ms   ARGV[5] an epoch, should a new one be needed
 -- ARGV[6] size of the history: older ones, kept while the room's setting was larger, are not read
+-- ARGV[7] this server's life; a stream of another one gets another epoch, as in publish.lua
 -- Returns {epoch, top offset, entries of XRANGE}
-local meta = redis.call('HMGET', KEYS[2], 'e', 'o')
+local meta = redis.call('HMGET', KEYS[2], 'e', 'o', 'r')
 local epoch, top = meta[1], meta[2]
 if not epoch then
   epoch, top = ARGV[5], 0
   redis.call('DEL', KEYS[1])
-  redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0)
+  redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0, 'r', ARGV[7])
+elseif meta[3] ~= ARGV[7] then
+  epoch = ARGV[5]
+  redis.call('HSET', KEYS[2], 'e', epoch, 'r', ARGV[7])
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 local entries = {}

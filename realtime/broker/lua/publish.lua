@@ -1,8 +1,10 @@
 -- Adds one publication to a room and sends it to every subscribed worker.
--- KEYS[1] stream of publications   KEYS[2] meta: hash of epoch (e) and top offset (o)   KEYS[3] result of an
--- idempotency key, or the meta key again where there is none
+-- KEYS[1] stream of publications   KEYS[2] meta: hash of epoch (e), top offset (o) and the server's life (r)
+-- KEYS[3] result of an idempotency key, or the meta key again where there is none
 -- ARGV[1] channel   ARGV[2] payload   ARGV[3] size of the history   ARGV[4] its ttl, ms   ARGV[5] ttl of the meta, ms
 -- ARGV[6] an epoch, should a new one be needed   ARGV[7] ttl of the idempotency key, ms; 0: there is none
+-- ARGV[8] this server's life. A stream of another life may have lost its end (a replica was promoted, or what was
+-- acknowledged was not on the disk yet): its offsets go on under another epoch, so that none means two publications
 -- Returns {epoch, offset, 1 when the key had been seen}
 if ARGV[7] ~= '0' then
   local done = redis.call('HMGET', KEYS[3], 'e', 'o')
@@ -10,11 +12,15 @@ if ARGV[7] ~= '0' then
 end
 local size, epoch, offset = tonumber(ARGV[3]), '', 0
 if size > 0 then
-  epoch = redis.call('HGET', KEYS[2], 'e')
+  local meta = redis.call('HMGET', KEYS[2], 'e', 'r')
+  epoch = meta[1]
   if not epoch then
     epoch = ARGV[6]
     redis.call('DEL', KEYS[1])
-    redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0)
+    redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0, 'r', ARGV[8])
+  elseif meta[2] ~= ARGV[8] then
+    epoch = ARGV[6]
+    redis.call('HSET', KEYS[2], 'e', epoch, 'r', ARGV[8])
   end
   offset = redis.call('HINCRBY', KEYS[2], 'o', 1)
   redis.call('XADD', KEYS[1], 'MAXLEN', size, offset .. '-0', 'p', ARGV[2])

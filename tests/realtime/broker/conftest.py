@@ -18,9 +18,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fakeredis
 import pytest
+from fakeredis._commands import command
+from fakeredis.commands_mixins.server_mixin import ServerCommandsMixin
 
 from realtime.broker import LOCAL_STOP_SIGNAL, scripts
 from tests.realtime.broker.workers import Place
@@ -77,6 +80,14 @@ def local_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process.start()
     yield process.url
     process.stop()
+
+
+def info(self: Any, *sections: bytes) -> bytes:
+    """Answer INFO, which fakeredis does not know, as far as a broker asks."""
+    return b"# Server\r\nrun_id:fake\r\n"
+
+
+ServerCommandsMixin.info = command((), (bytes,), name="info")(info)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,163 @@
+"""
+A Redis that fails over to a replica which lacks the last publications: no client is told that it is whole.
+
+Two real servers, one a replica of the other. A broker reaches the first through a path in the file system; the failover
+turns that path, as Sentinel or a moved address would. Offsets are handed out again for other publications: whoever has
+one of the lost ones holds a position that looks right and is not.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realtime import App
+from realtime.broker.base import Room, WorkerId
+from realtime.broker.redis import RedisBroker
+from tests.support.aio import run_async
+from tests.support.client import ProtocolClient
+from tests.support.one_worker import OneWorker, until
+from tests.support.redis_server import RedisServer
+from tests.support.require import require
+
+ROOM = "kept"
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Pair:
+    """A master, its replica, and the one address by which both are reached in turn."""
+
+    def __init__(self, directory: Path) -> None:
+        self.master, self.replica = RedisServer(free_port()), RedisServer()
+        self.path = directory / "redis.sock"
+        self.url = f"unix://{self.path}"
+
+    def start(self) -> None:
+        self.master.start()
+        self.replica.start()
+        self.replica.command("REPLICAOF", "127.0.0.1", str(self.master.port))
+        os.symlink(self.master.path, self.path)
+
+    def wait_for_replica(self) -> None:
+        assert self.master.command("WAIT", "1", "20000") == b":1\r\n", "the replica has everything"
+
+    def part(self) -> None:
+        """The replica hears nothing more, and will be the master; nobody knows yet."""
+        assert self.replica.command("REPLICAOF", "NO", "ONE") == b"+OK\r\n"
+
+    def fail_over(self) -> None:
+        """The master dies; from now on the address leads to the replica."""
+        self.path.unlink()
+        os.symlink(self.replica.path, self.path)
+        self.master.stop()
+
+    def stop(self) -> None:
+        self.master.stop()
+        self.replica.stop()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    require("redis")
+    pair = Pair(tmp_path)
+    pair.start()
+    yield pair
+    pair.stop()
+
+
+def make_app() -> App:
+    app = App()
+    app.room(ROOM, open=True, history=100)
+    return app
+
+
+async def data(client: ProtocolClient, count: int) -> list[Any]:
+    return [(await client.push("pub"))["pub"]["data"] for _ in range(count)]
+
+
+async def came_back(worker: OneWorker) -> None:
+    """Wait until the worker's link is up, at the other server."""
+    await until(lambda: worker.hub.statistics()["broker"]["link"] == "up")
+
+
+@run_async
+async def test_who_has_lost_publications_is_not_told_that_it_is_whole(pair: Pair) -> None:
+    app = make_app()
+    async with OneWorker(app, broker=RedisBroker(pair.url, WorkerId("one"))) as worker:
+        client = await worker.join()
+        await client.ask("subscribe", channel=ROOM)
+        for n in range(5):
+            await app.room(ROOM).publish(n)
+        pair.wait_for_replica()
+        pair.part()
+        for n in range(5, 8):
+            await app.room(ROOM).publish(n)
+        assert await data(client, 8) == list(range(8))
+        position = worker.hub._rooms[Room(ROOM)].position
+        assert position.offset == 8
+        await client.close()
+
+        pair.fail_over()
+        await until(lambda: worker.hub.statistics()["broker"]["links_lost"] == 1)
+        await came_back(worker)
+        for n in ("other 5", "other 6", "other 7"):
+            await app.room(ROOM).publish(n)
+        page = await app.room(ROOM).history(100)
+        assert [each.data for each in page.publications][5:] == [b'"other 5"', b'"other 6"', b'"other 7"']
+        assert page.top.offset == 8, "the offsets are handed out again"
+
+        back = await worker.join()
+        told = await back.ask("subscribe", channel=ROOM, recover=True, epoch=position.epoch, offset=position.offset)
+        assert told["was_recovering"] is True
+        assert not told.get("recovered")
+        assert told["epoch"] != position.epoch
+
+
+@run_async
+async def test_who_stayed_is_told_to_come_again_and_then_that_it_is_not_whole(pair: Pair) -> None:
+    app = make_app()
+    async with OneWorker(app, broker=RedisBroker(pair.url, WorkerId("one"))) as worker:
+        client = await worker.join()
+        first = await client.ask("subscribe", channel=ROOM)
+        for n in range(3):
+            await app.room(ROOM).publish(n)
+        pair.wait_for_replica()
+        assert await data(client, 3) == [0, 1, 2]
+        pair.fail_over()
+        pair.part()
+        assert (await client.push("unsubscribe"))["unsubscribe"]["code"] == 2500
+        told = await client.ask("subscribe", channel=ROOM, recover=True, epoch=first["epoch"], offset=3)
+        assert not told.get("recovered"), "nothing was lost, but nobody can know that"
+        await app.room(ROOM).publish("after")
+        assert await data(client, 1) == ["after"]
+
+
+@run_async
+async def test_a_link_that_was_cut_is_no_failover(pair: Pair) -> None:
+    one, other = RedisBroker(pair.url, WorkerId("one")), RedisBroker(pair.url, WorkerId("other"))
+    app = make_app()
+    async with OneWorker(app, broker=one) as worker:
+        client = await worker.join()
+        first = await client.ask("subscribe", channel=ROOM)
+        await app.room(ROOM).publish(0)
+        assert pair.master.command("CLIENT", "KILL", "TYPE", "normal").startswith(b":")
+        await until(lambda: worker.hub.statistics()["broker"]["links_lost"] == 1)
+        await came_back(worker)
+        await app.room(ROOM).publish(1)
+        assert await data(client, 2) == [0, 1]
+        async with OneWorker(make_app(), broker=other) as second:
+            back = await second.join()
+            told = await back.ask("subscribe", channel=ROOM, recover=True, epoch=first["epoch"], offset=1)
+            assert told["recovered"] is True
+            assert [pub["data"] for pub in told["publications"]] == [1]
