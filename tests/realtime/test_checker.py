@@ -5,11 +5,6 @@ each fault, and nothing where there is none.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from itertools import count
-from typing import Any
-
 import pytest
 
 from realtime import App
@@ -17,7 +12,8 @@ from realtime.broker.base import Room
 from tests.support.aio import run_async
 from tests.support.checker import Event, Kind, Wrong, check
 from tests.support.faulty_broker import FAULTS, FaultyBroker
-from tests.support.one_worker import Client, OneWorker
+from tests.support.observers import Publisher, Watcher
+from tests.support.one_worker import OneWorker
 
 INVOKE, ACK, ERROR = Kind.INVOKE, Kind.ACK, Kind.ERROR
 ENTER, RECEIVE, GAP, AWAY, RESUME, LEAVE, END = (
@@ -76,64 +72,6 @@ ROOMS = [f"kept:{number}" for number in range(3)]
 PER_ROOM = 120
 
 
-class Watcher:
-    """A client that writes down what it sees of one room. It does what an SDK does."""
-
-    def __init__(self, worker: OneWorker, name: str, room: str, events: list[Event]) -> None:
-        self.worker, self.name, self.room, self.events = worker, name, room, events
-        self.position = ("", 0)
-        self.client: Client
-        self.task: asyncio.Task[None]
-        self.seen: set[str] = set()
-        self.grown = asyncio.Event()
-
-    def tell(self, kind: Kind, **fields: Any) -> None:
-        self.events.append(Event(kind, self.name, self.room, **fields))
-
-    async def enter(self) -> None:
-        self.client = await self.worker.join()
-        told = await self.client.ask("subscribe", channel=self.room)
-        self.position = (told["epoch"], told.get("offset", 0))
-        self.tell(Kind.ENTER)
-        self.task = asyncio.create_task(self.read())
-
-    async def read(self) -> None:
-        while True:
-            self.take((await self.client.push("pub"))["pub"])
-
-    def take(self, pub: dict[str, Any]) -> None:
-        offset = pub.get("offset", 0)
-        self.position = (self.position[0], offset or self.position[1])
-        self.tell(Kind.RECEIVE, value=pub["data"], offset=offset, epoch=self.position[0])
-        self.seen.add(pub["data"])
-        self.grown.set()
-
-    async def go_away(self) -> None:
-        self.task.cancel()
-        await self.client.close()
-        self.tell(Kind.AWAY)
-
-    async def come_back(self) -> None:
-        self.client = await self.worker.join()
-        epoch, offset = self.position
-        told = await self.client.ask("subscribe", channel=self.room, recover=True, epoch=epoch, offset=offset)
-        self.tell(Kind.RESUME, recovered=told.get("recovered", False))
-        self.position = (told["epoch"], told.get("offset", 0))
-        for pub in told.get("publications", []):
-            self.take(pub)
-        self.task = asyncio.create_task(self.read())
-
-    async def end(self, last: str) -> None:
-        """Read on until the last one is there; a fault may have eaten it."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.5):
-                while last not in self.seen:
-                    self.grown.clear()
-                    await self.grown.wait()
-        self.tell(Kind.END)
-        self.task.cancel()
-
-
 def make_app() -> App:
     app = App()
     app.room("kept:{name}", open=True, history=1000)
@@ -144,29 +82,23 @@ async def run(fault: str | None) -> list[Wrong]:
     """Publish into three rooms, with two watchers each, one of which goes away for a while; return what is wrong."""
     following = {Room(room): Room(ROOMS[(number + 1) % len(ROOMS)]) for number, room in enumerate(ROOMS)}
     events: list[Event] = []
-    numbers = count()
     async with OneWorker(make_app(), broker=FaultyBroker(fault, following.__getitem__)) as worker:
-        publisher = await worker.join()
-        watchers = [Watcher(worker, f"{room}-{name}", room, events) for room in ROOMS for name in "ab"]
-        for watcher in watchers:
-            await watcher.enter()
-        for room in ROOMS:
-            await publisher.ask("subscribe", channel=room)
-        last = {}
+        publisher = Publisher("p", ROOMS, worker.join, events)
+        watchers = [Watcher(f"{room}-{name}", room, worker.join, events) for room in ROOMS for name in "ab"]
+        for each in (*watchers, publisher):
+            await each.enter()
+        last: dict[str, str] = {}
         for step in range(PER_ROOM):
             for room in ROOMS:
-                last[room] = value = f"v{next(numbers)}"
-                events.append(Event(Kind.INVOKE, "p", room, value))
-                await publisher.ask("publish", channel=room, data=value)
-                events.append(Event(Kind.ACK, "p", room, value))
-            if step == 60:
+                last[room] = await publisher.last(room)
+            if step == PER_ROOM // 2:
                 for watcher in watchers[::2]:
                     await watcher.go_away()
-            if step == 70:
+            if step == PER_ROOM // 2 + 10:
                 for watcher in watchers[::2]:
                     await watcher.come_back()
         for watcher in watchers:
-            await watcher.end(last[watcher.room])
+            await watcher.end(last[watcher.room], 0.5)  # a fault may have eaten it
     return check(events)
 
 

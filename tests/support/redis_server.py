@@ -19,12 +19,14 @@ DEADLINE_S = 20.0
 class RedisServer:
     """One Redis. `url` says where it is; it stays the same over a restart, which begins with nothing."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, *, is_durable: bool = False) -> None:
         """
         Args:
-            port: for a replica to find it; none unless given.
+            port: beside the Unix socket; none unless given.
+            is_durable: what is acknowledged is on the disk, and there again after a restart.
         """
         self.port = port
+        self._is_durable = is_durable
         self._directory = tempfile.TemporaryDirectory(prefix="redis-")
         self.path = str(Path(self._directory.name, "redis.sock"))
         self.url = f"unix://{self.path}"
@@ -32,7 +34,8 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, empty, and wait until it answers."""
-        argv = ["redis-server", "--port", str(self.port), "--unixsocket", self.path, "--save", "", "--appendonly", "no"]
+        argv = ["redis-server", "--port", str(self.port), "--unixsocket", self.path, "--save", ""]
+        argv += ["--appendonly", "yes", "--appendfsync", "always"] if self._is_durable else ["--appendonly", "no"]
         self.process = subprocess.Popen(
             [*argv, "--dir", self._directory.name], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
         )

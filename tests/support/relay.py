@@ -27,6 +27,8 @@ class Relay:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._is_closed = False
+        self._passes = threading.Event()
+        self._passes.set()
 
     @property
     def url(self) -> str:
@@ -41,12 +43,21 @@ class Relay:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._is_closed = True
+        self._passes.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
         for thread in self._threads:
             thread.join(DEADLINE_S)
+
+    def swallow(self) -> None:
+        """Let nothing through any more, and tell nobody: no end, no reset."""
+        self._passes.clear()
+
+    def release(self) -> None:
+        """End `swallow`: what was on its way arrives."""
+        self._passes.set()
 
     def cut(self) -> None:
         """Break every connection that passes now; the next ones pass again."""
@@ -83,6 +94,7 @@ class Relay:
         """Carry bytes one way until they end. Whoever ends last closes both sockets."""
         with contextlib.suppress(OSError):
             while data := here.recv(CHUNK):
+                self._passes.wait()
                 there.sendall(data)
         with contextlib.suppress(OSError):
             there.shutdown(socket.SHUT_WR)
