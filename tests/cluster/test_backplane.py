@@ -23,6 +23,7 @@ from tests.support.aio import run_async_for
 from tests.support.checker import Event, check
 from tests.support.client import ProtocolClient
 from tests.support.observers import Publisher, Watcher
+from tests.support.processes import free_port
 from tests.support.redis_server import RedisServer
 from tests.support.relay import Relay
 from tests.support.require import require
@@ -184,13 +185,6 @@ def scene_of(fault: Fault, tmp_path: Path) -> Iterator[Scene]:
         server = stack.enter_context(RunningServer(app, *options, workers=4))
         server.wait_until_full()
         yield Scene(server, redis, relay)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize(

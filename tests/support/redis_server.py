@@ -36,12 +36,13 @@ class RedisServer:
         """Start it, empty, and wait until it answers."""
         argv = ["redis-server", "--port", str(self.port), "--unixsocket", self.path, "--save", ""]
         argv += ["--appendonly", "yes", "--appendfsync", "always"] if self._is_durable else ["--appendonly", "no"]
-        self.process = subprocess.Popen(
-            [*argv, "--dir", self._directory.name], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
-        )
+        log = Path(self._directory.name, "log")
+        with log.open("wb") as output:
+            argv += ["--dir", self._directory.name]
+            self.process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT)
         give_up_at = time.monotonic() + DEADLINE_S
         while not self._answers():
-            assert self.process.poll() is None, "redis-server ended at once"
+            assert self.process.poll() is None, log.read_text()
             assert time.monotonic() < give_up_at, "redis-server does not answer"
             threading.Event().wait(0.02)
 
@@ -67,6 +68,11 @@ class RedisServer:
             self.process = None
             Path(self.path).unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """End it, and remove its directory."""
+        self.stop()
+        self._directory.cleanup()
+
     def restart(self) -> None:
         """Lose everything, and be there again."""
         self.stop()
@@ -79,5 +85,4 @@ class RedisServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
-        self._directory.cleanup()
+        self.close()

@@ -9,7 +9,6 @@ one of the lost ones holds a position that looks right and is not.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,11 @@ from realtime.broker.redis import RedisBroker
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.one_worker import OneWorker, until
+from tests.support.processes import free_port
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
 
 ROOM = "kept"
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class Pair:
@@ -63,8 +56,8 @@ class Pair:
         self.master.stop()
 
     def stop(self) -> None:
-        self.master.stop()
-        self.replica.stop()
+        self.master.close()
+        self.replica.close()
 
 
 @pytest.fixture
