@@ -34,6 +34,7 @@ class Chat:
         with ExitStack() as exits:
             exits.enter_context(self.server)
             exits.enter_context(self.browser)
+            self.server.wait_until_full()  # else whose slot is still empty would be served by another one for a while
             self._exits = exits.pop_all()
         return self
 
