@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from realtime.broker.base import ClientId, ClientInfo, Room
+from realtime.rate import Meter
 
 EMPTY: Mapping[str, str] = {}
 
@@ -47,6 +48,7 @@ class Subscription:
     chan_info: bytes | None = None
     expire_at_s: float | None = None
     delta: bool = False  # publications go as differences
+    meter: Meter | None = None  # of its publications, where the room limits them
 
 
 class Connection:

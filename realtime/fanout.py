@@ -8,13 +8,14 @@ asks the broker, and knows no positions but one: a member that came in while pub
 seen some of them (`seen`).
 
 Most members are written to in *groups*, one for each wire. Who cannot be is served one by one: a member that is behind
-or ahead of its group (*late*, until it has caught up), and one that wants only some publications (*choosy*).
+or ahead of its group (*late*, until it has caught up), and one that wants only some publications (*choosy*). In a room
+that conflates, a member whose peer does not take everything is *behind*: of each key it gets the latest, once it can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -22,6 +23,8 @@ from realtime.broker.base import ClientInfo, Publication, Room
 
 Accepts = Callable[[Publication], bool]
 Difference = Callable[[bytes, bytes], bytes | None]
+Change = tuple[bool, ClientInfo]  # whether it is a join, and of whom
+Kept: TypeAlias = "Late | tuple[Accepts, int] | Wire"  # where a member belongs that is put aside for a while
 
 
 class Wire(Protocol):
@@ -36,15 +39,17 @@ class Wire(Protocol):
 
     def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes: ...
 
-    def join(self, room: Room, info: ClientInfo) -> bytes: ...
-
-    def leave(self, room: Room, info: ClientInfo) -> bytes: ...
+    def changes(self, room: Room, changes: Sequence[Change]) -> bytes:
+        """Return joins and leaves, in as few messages as the format allows."""
 
 
 class Writer(Protocol):
     """Where a member's bytes go. Never blocks, never raises."""
 
     def write(self, data: bytes) -> None: ...
+
+    def is_congested_since(self) -> float | None:
+        """Return the loop's time since which the peer has not taken everything, or None when it has."""
 
 
 class Subscriber(Protocol):
@@ -78,13 +83,26 @@ class Late:
 class Fanout:
     """The local members of one room, by wire."""
 
-    __slots__ = ("_before", "_choosy", "_difference", "_groups", "_late", "_watchers", "room", "size")
+    __slots__ = (
+        "_before",
+        "_behind",
+        "_choosy",
+        "_conflate",
+        "_difference",
+        "_groups",
+        "_late",
+        "_watchers",
+        "room",
+        "size",
+    )
 
-    def __init__(self, room: Room, difference: Difference | None = None) -> None:
+    def __init__(self, room: Room, difference: Difference | None = None, conflate: str | None = None) -> None:
         """
         Args:
             room: its name.
             difference: makes deltas, in a room whose members may ask for them.
+            conflate: the tag whose value is the key by which publications replace one another for a member that is
+                behind; with "" each replaces the one before. None: such a room keeps everything.
         """
         self.room = room
         self.size = 0
@@ -94,6 +112,8 @@ class Fanout:
         self._watchers: dict[Wire, dict[Writer, Subscriber]] = {}
         self._late: dict[Subscriber, Late] = {}
         self._choosy: dict[Subscriber, tuple[Accepts, int]] = {}
+        self._conflate = conflate
+        self._behind: dict[Subscriber, tuple[Kept, dict[str, Publication]]] = {}
 
     def add(
         self,
@@ -129,15 +149,18 @@ class Fanout:
         """Write nothing more to a member, from now on. Return whether it was one."""
         late = self._late.pop(subscriber, None)
         choosy = self._choosy.pop(subscriber, None)
+        behind = self._behind.pop(subscriber, None)
         member = _discard(self._groups, subscriber)
         _discard(self._watchers, subscriber)
-        if late is None and choosy is None and not member:
+        if late is None and choosy is None and behind is None and not member:
             return False
         self.size -= 1
         return True
 
     def deliver(self, publications: Sequence[Publication]) -> int:
         """Write publications, in order, to every member that has not seen them; return how many were written."""
+        if self._conflate is not None:
+            self._put_aside(publications)
         if any(publication.exclude for publication in publications):
             return sum(self._deliver_around(publication) for publication in publications)
         written = 0
@@ -182,7 +205,28 @@ class Fanout:
         self._put_back(found, kept)
         return written
 
-    def _take_out(self, subscriber: Subscriber) -> Late | tuple[Accepts, int] | Wire:
+    def _put_aside(self, publications: Sequence[Publication]) -> None:
+        """Keep publications for members that are behind, each instead of the one with its key."""
+        for subscriber in [each for each in self._in_place() if each.outlet.is_congested_since() is not None]:
+            self._behind[subscriber] = (self._take_out(subscriber), {})
+        for subscriber, (kept, waiting) in self._behind.items():
+            for publication in publications:
+                if _is_for(subscriber, kept, publication):
+                    key = (publication.tags or {}).get(self._conflate or "", "")
+                    waiting.pop(key, None)  # the latest comes last
+                    waiting[key] = publication
+
+    def catch_up(self, subscriber: Subscriber) -> None:
+        """Write to a member that was behind what is kept for it. Harmless for any other."""
+        if subscriber not in self._behind:
+            return
+        kept, waiting = self._behind.pop(subscriber)
+        wire = subscriber.wire if isinstance(kept, tuple) else kept.wire if isinstance(kept, Late) else kept
+        for publication in waiting.values():
+            subscriber.outlet.write(wire.publication(self.room, publication))
+        self._put_back(subscriber, kept)
+
+    def _take_out(self, subscriber: Subscriber) -> Kept:
         if (choosy := self._choosy.pop(subscriber, None)) is not None:
             return choosy
         if (late := self._late.pop(subscriber, None)) is not None:
@@ -192,7 +236,7 @@ class Fanout:
                 return wire
         raise AssertionError("it was found among the members")
 
-    def _put_back(self, subscriber: Subscriber, kept: Late | tuple[Accepts, int] | Wire) -> None:
+    def _put_back(self, subscriber: Subscriber, kept: Kept) -> None:
         if isinstance(kept, tuple):
             self._choosy[subscriber] = kept
         elif isinstance(kept, Late):
@@ -200,7 +244,7 @@ class Fanout:
         elif kept.is_delta:  # it has not the one before the next
             self._late[subscriber] = Late(kept, 0)
         else:
-            self._groups[kept][subscriber.outlet] = subscriber
+            self._groups.setdefault(kept, {})[subscriber.outlet] = subscriber
 
     def _deliver_choosy(self, publications: Sequence[Publication]) -> int:
         written = 0
@@ -239,17 +283,10 @@ class Fanout:
                 self._groups.setdefault(late.wire, {})[subscriber.outlet] = subscriber
         return written
 
-    def announce_join(self, info: ClientInfo) -> None:
-        """Write a join to every member that watches."""
+    def announce(self, changes: Sequence[Change]) -> None:
+        """Write joins and leaves, in order, to every member that watches."""
         for wire, group in self._watchers.items():
-            buffer = wire.join(self.room, info)
-            for writer in group:
-                writer.write(buffer)
-
-    def announce_leave(self, info: ClientInfo) -> None:
-        """Write a leave to every member that watches."""
-        for wire, group in self._watchers.items():
-            buffer = wire.leave(self.room, info)
+            buffer = wire.changes(self.room, changes)
             for writer in group:
                 writer.write(buffer)
 
@@ -260,15 +297,29 @@ class Fanout:
         self._watchers.clear()
         self._late.clear()
         self._choosy.clear()
+        self._behind.clear()
         self._before = None
         self.size = 0
         return gone
 
     def __iter__(self) -> Iterator[Subscriber]:
+        yield from self._in_place()
+        yield from self._behind
+
+    def _in_place(self) -> Iterator[Subscriber]:
+        """Return who is not behind."""
         for group in self._groups.values():
             yield from group.values()
         yield from self._late
         yield from self._choosy
+
+
+def _is_for(subscriber: Subscriber, kept: Kept, publication: Publication) -> bool:
+    """Say whether a member that was put aside wants a publication, and has not seen it."""
+    if publication.exclude and publication.exclude == subscriber.client:
+        return False
+    accepts, seen = kept if isinstance(kept, tuple) else (None, kept.seen if isinstance(kept, Late) else 0)
+    return (publication.offset > seen or not publication.offset) and (accepts is None or accepts(publication))
 
 
 def _discard(groups: dict[Wire, dict[Writer, Subscriber]], subscriber: Subscriber) -> bool:

@@ -32,6 +32,7 @@ from realtime.broker.base import (
     Departed,
     History,
     MemberCounts,
+    MembersPage,
     Position,
     Publication,
     Published,
@@ -40,9 +41,10 @@ from realtime.broker.base import (
     WorkerId,
 )
 from realtime.errors import BrokerUnavailable
-from realtime.fanout import Accepts, Difference, Subscriber, Wire, total
+from realtime.fanout import Accepts, Change, Difference, Subscriber, Wire, total
 from realtime.local_room import Entry, Insufficient, Joined, LocalRoom, RoomOptions
 from realtime.presence import Presence
+from realtime.rate import Rate
 from realtime.recovery import replay
 
 HELD_MAX = 10_000  # publications held for one unproven room; above it they are read from the stream again
@@ -168,6 +170,20 @@ class Hub:
         """Remove the room's publications."""
         await self._broker.forget_history(room)
 
+    async def members_page(self, room: Room, *, cursor: str = "", limit: int = 1000) -> MembersPage:
+        """Return some of those present, of all workers, as `Broker.members_page` does."""
+        return await self._broker.members_page(room, cursor=cursor, limit=limit)
+
+    async def allow(self, room: Room, who: str, rate: Rate) -> bool:
+        """Count something that `who` does in a room, and say whether it is within a rate."""
+        return await self._broker.allow(room, who, rate)
+
+    def catch_up(self, room: Room, subscriber: Subscriber) -> None:
+        """Write to a member what was kept for it while it was behind."""
+        local = self._rooms.get(room)
+        if local is not None:
+            local.fanout.catch_up(subscriber)
+
     async def workers(self) -> Sequence[WorkerId]:
         """Return the workers of all machines."""
         return await self._broker.workers()
@@ -278,12 +294,13 @@ class Hub:
         local = entry.local
         assert entry in local.entries, "go_live comes once, and not after abandon"
         local.entries.discard(entry)
+        if local.changes:
+            self._deliver(local)  # they are among the entry's own
         delivered = local.offset - len(local.pending)
         seen = entry.top.offset if entry.top is not None and entry.top.offset > delivered else 0
         local.fanout.add(entry.subscriber, watches=entry.watches, seen=seen, wire=entry.wire, accepts=entry.accepts)
-        for joined, info in entry.events:
-            wire = entry.subscriber.wire
-            entry.subscriber.outlet.write((wire.join if joined else wire.leave)(local.name, info))
+        if entry.events:
+            entry.subscriber.outlet.write(entry.subscriber.wire.changes(local.name, entry.events))
 
     def abandon(self, entry: Entry) -> None:
         """Undo `enter`: the subscriber is no member and is seen by nobody. Harmless when done already."""
@@ -338,6 +355,7 @@ class Hub:
             else:  # somebody came in meanwhile and waits for the lock: it will open the room again, and read it anew
                 local.proven = not local.options.recover
                 local.pending.clear()
+                local.changes.clear()
                 local.held.clear()
 
     # What the broker tells
@@ -374,35 +392,49 @@ class Hub:
             self.spawn(self._prove(local))
 
     def _accept(self, local: LocalRoom, publication: Publication) -> None:
+        if local.changes:
+            self._deliver(local)  # what came before goes before
+        self._mark(local)
+        local.pending.append(publication)
+
+    def _mark(self, local: LocalRoom) -> None:
+        """See to it that this room is looked at when the turn ends."""
         if not self._dirty:
             asyncio.get_running_loop().call_soon(self._flush)
-        if not local.pending:
+        if not local.pending and not local.changes:
             self._dirty.append(local)
-        local.pending.append(publication)
 
     def _flush(self) -> None:
         """Deliver everything that this turn brought: one buffer per room and wire, one write per member."""
         dirty, self._dirty = self._dirty, []
         for local in dirty:
+            self._deliver(local)
+
+    def _deliver(self, local: LocalRoom) -> None:
+        if local.pending:
             pending, local.pending = local.pending, []
-            if pending:
-                self._counts["delivered"] += local.fanout.deliver(pending)
+            self._counts["delivered"] += local.fanout.deliver(pending)
+        if local.changes:
+            changes, local.changes = local.changes, []
+            local.fanout.announce(changes)
 
     def on_join(self, room: Room, info: ClientInfo) -> None:
-        local = self._rooms.get(room)
-        if local is not None:
-            for entry in local.entries:
-                if entry.watches:
-                    entry.events.append((True, info))
-            local.fanout.announce_join(info)
+        self._change(room, (True, info))
 
     def on_leave(self, room: Room, info: ClientInfo) -> None:
+        self._change(room, (False, info))
+
+    def _change(self, room: Room, change: Change) -> None:
         local = self._rooms.get(room)
-        if local is not None:
-            for entry in local.entries:
-                if entry.watches:
-                    entry.events.append((False, info))
-            local.fanout.announce_leave(info)
+        if local is None:
+            return
+        for entry in local.entries:
+            if entry.watches:
+                entry.events.append(change)
+        if local.pending:
+            self._deliver(local)
+        self._mark(local)
+        local.changes.append(change)
 
     def on_departed(self, departed: Sequence[Departed]) -> None:
         self._on_departed(departed)
@@ -502,9 +534,7 @@ class Hub:
         """Tell every member that publications are lost to it, and begin again at the stream's top."""
         self._counts["insufficient"] += local.fanout.size
         logger.warning("! room %s: publications after %d are lost, members are told", local.name, local.offset)
-        if local.pending:
-            local.fanout.deliver(local.pending)
-            local.pending.clear()
+        self._deliver(local)
         for entry in local.entries:
             entry.spoiled = True
         local.epoch, local.offset = top.epoch, top.offset

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from realtime.broker.base import ClientInfo, Position, Publication, Retention, Room
-from realtime.fanout import Accepts, Difference, Fanout, Subscriber, Wire
+from realtime.fanout import Accepts, Change, Difference, Fanout, Subscriber, Wire
+from realtime.rate import Rate
 from realtime.recovery import Hole, Replay, merge
 
 
@@ -21,7 +22,9 @@ class RoomOptions:
     """
     How a room is kept. `recover`: clients get positions, and what they missed when they return. `publish`: clients may.
     `delta`: who asks for it gets differences. `filters`: clients may choose by tags. `binary`: payloads are any bytes.
-    `echo`: who publishes gets it as well.
+    `echo`: who publishes gets it as well. `rate`, `user_rate`, `room_rate`: how often clients may publish: each
+    connection, each user, all together. `conflate`: the tag by which a slow member gets only the latest; "" for none.
+    `has_farewells`: the application wants to hear, also after a crash, of those who leave.
     """
 
     retention: Retention = field(default_factory=Retention)
@@ -33,6 +36,11 @@ class RoomOptions:
     filters: bool = False
     binary: bool = False
     echo: bool = True
+    rate: Rate | None = None
+    user_rate: Rate | None = None
+    room_rate: Rate | None = None
+    conflate: str | None = None
+    has_farewells: bool = False
 
     def __post_init__(self) -> None:
         assert not self.recover or self.retention.size > 0, "a room without history cannot recover anybody"
@@ -55,6 +63,7 @@ class LocalRoom:
     """One room on this worker."""
 
     __slots__ = (
+        "changes",
         "entries",
         "epoch",
         "fanout",
@@ -71,7 +80,7 @@ class LocalRoom:
     def __init__(self, name: Room, options: RoomOptions, difference: Difference | None = None) -> None:
         self.name = name
         self.options = options
-        self.fanout = Fanout(name, difference)
+        self.fanout = Fanout(name, difference, options.conflate)
         self.entries: set[Entry] = set()
         self.lock = asyncio.Lock()  # held while the subscription at the broker changes
         self.opened = False  # subscribed at the broker, and its position known where it has one
@@ -79,6 +88,7 @@ class LocalRoom:
         self.offset = 0
         self.proven = not options.recover
         self.pending: list[Publication] = []  # taken, to be delivered at the end of this turn
+        self.changes: list[Change] = []  # joins and leaves, likewise; never both lists have something
         self.held: list[Publication] = []  # arrived while unproven
 
     @property

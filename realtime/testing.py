@@ -46,6 +46,7 @@ class _Lines:
     """One message a line, as `Framing`."""
 
     name = "lines"
+    takes_several = True
 
     def frame(self, payload: bytes) -> bytes:
         return payload + b"\n"
@@ -104,7 +105,7 @@ class TestServer:
             rooms_per_connection: as the setting.
         """
         self._app = app
-        self._limits = Limits(anonymous=anonymous, rooms_per_connection=rooms_per_connection)
+        self._limits = Limits(anonymous=anonymous, rooms_per_connection=rooms_per_connection, commands_per_second=0)
         self._secret = secrets.token_hex(32)
         self._clients: list[TestClient] = []
 

@@ -85,6 +85,7 @@ class Process:
                 pong_s=settings.pong_s,
                 connect_s=settings.handshake_s,
                 rooms_per_connection=settings.rooms_per_connection,
+                commands_per_second=settings.commands_per_second,
                 anonymous=settings.allows_anonymous,
             ),
             home=home,

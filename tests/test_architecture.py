@@ -38,7 +38,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.auth",
         "realtime.jwks",
         "realtime.settings",
-        "realtime.errors",
+        "realtime.errors realtime.rate",
         "realtime.logs",
     )
 )

@@ -24,11 +24,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NewType, Protocol
+from typing import Final, NewType, Protocol
 
 import msgspec
 
+from realtime.rate import Rate
+
 Room = NewType("Room", str)
+PRIVATE: Final = "\0"  # what the names of rooms begin with that workers keep among themselves; no client's does
 ClientId = NewType("ClientId", str)
 WorkerId = NewType("WorkerId", str)  # one process: no other process ever had or will have it
 
@@ -104,11 +107,24 @@ class MemberCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class MembersPage:
+    """Some of those present. `cursor` is where the next page begins; empty after the last."""
+
+    members: Mapping[ClientId, ClientInfo]
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
 class Departed:
-    """A member whom `reap` removed because its worker is gone."""
+    """
+    A member whose worker is gone: removed, or `inherited` by the worker that is told of it. `announce`: as when it was
+    added.
+    """
 
     room: Room
     info: ClientInfo
+    announce: bool = False
+    inherited: bool = False
 
 
 class BrokerListener(Protocol):
@@ -124,7 +140,10 @@ class BrokerListener(Protocol):
     def on_leave(self, room: Room, info: ClientInfo) -> None: ...
 
     def on_departed(self, departed: Sequence[Departed]) -> None:
-        """Say that this worker reaped these members (their leaves reach everybody by `on_leave` as well)."""
+        """
+        Say that this worker reaped these members. Leaves of those who were removed reach everybody by `on_leave` as
+        well; those who were inherited are this worker's from now on, as if it had added them.
+        """
 
     def on_link_lost(self) -> None:
         """Say that what is published from now on may be missed."""
@@ -151,7 +170,10 @@ class Broker(Protocol):
         """
 
     async def close(self) -> None:
-        """Remove this worker's members (announcing those who were announced), give up the lease, and disconnect."""
+        """
+        Remove this worker's members (announcing those who were announced), give up the lease, and disconnect. Lasting
+        members are left to another worker, as if this one had died.
+        """
 
     async def subscribe(self, room: Room) -> None:
         """Have this room's publications, joins and leaves told to the listener. In force when it returns."""
@@ -197,11 +219,25 @@ class Broker(Protocol):
     async def forget_history(self, room: Room) -> None:
         """Remove the room's publications; its position goes on counting."""
 
-    async def add_member(self, room: Room, info: ClientInfo, *, announce: bool) -> None:
-        """Register `info.client` as present, owned by this worker; with `announce`, tell every subscribed worker."""
+    async def add_member(
+        self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
+    ) -> None:
+        """
+        Register `info.client` as present, owned by this worker; whoever owned it before does no longer.
 
-    async def remove_member(self, room: Room, client: ClientId, *, announce: bool) -> None:
-        """Undo `add_member`. Harmless, and announced to nobody, when that member is not there."""
+        Args:
+            room: where.
+            info: who.
+            announce: tell every subscribed worker, now and when the member is reaped.
+            quietly: not now.
+            lasting: when this worker is gone the member is not removed; whoever reaps has it from then on.
+        """
+
+    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> bool:
+        """
+        Undo `add_member`; with `mine`, only where this worker still owns the member. Return whether this call removed
+        it: of several, one does. Harmless, and announced to nobody, when that member is not there.
+        """
 
     async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
         """Return everybody present, of all workers."""
@@ -209,12 +245,21 @@ class Broker(Protocol):
     async def member_counts(self, room: Room) -> MemberCounts:
         """Count everybody present, of all workers."""
 
+    async def members_page(self, room: Room, *, cursor: str = "", limit: int = 1000) -> MembersPage:
+        """
+        Return about `limit` of those present, and where the next page begins. Who is present from the first page to
+        the last is in at least one of them.
+        """
+
     async def reap(self, worker: WorkerId) -> None:
         """
         Remove every member that belonged to `worker`, a process that is known to be dead, and announce their leaves.
         Any number of workers may ask it at the same time: one of them removes, and its listener is told by
-        `on_departed`.
+        `on_departed`. Lasting members are not removed but inherited by that one.
         """
+
+    async def allow(self, room: Room, who: str, rate: Rate) -> bool:
+        """Say whether something that `who` does in a room is within a rate, on all workers together, and count it."""
 
     async def workers(self) -> Sequence[WorkerId]:
         """Return every process that holds a lease now, this one included."""

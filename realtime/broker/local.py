@@ -26,6 +26,7 @@ from realtime.broker.base import (
     Departed,
     History,
     MemberCounts,
+    MembersPage,
     Position,
     Publication,
     Published,
@@ -36,6 +37,7 @@ from realtime.broker.base import (
 from realtime.broker.framing import Framed
 from realtime.broker.local_server import DEPARTED, FAILED, JOIN, LEAVE, PUBLICATION, REPLY
 from realtime.errors import BrokerUnavailable
+from realtime.rate import Rate
 
 START_S: Final = 5.0  # for the first connection
 PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
@@ -94,7 +96,7 @@ class LocalBroker:
         self._link: Link | None = None
         self._listener: BrokerListener | None = None
         self._rooms: set[Room] = set()
-        self._members: dict[tuple[Room, ClientId], tuple[ClientInfo, bool]] = {}
+        self._members: dict[tuple[Room, ClientId], tuple[ClientInfo, bool, bool]] = {}
         self._returning: asyncio.Task[None] | None = None
         self._closing = False
         self._counts = dict.fromkeys(("published", "received", "links_lost"), 0)
@@ -120,7 +122,8 @@ class LocalBroker:
         answers = [link.ask("hello", self._worker)]
         answers += [link.ask("subscribe", room) for room in self._rooms]
         answers += [
-            link.ask("add_member", room, info, announce, False) for (room, _), (info, announce) in self._members.items()
+            link.ask("add_member", room, info, announce, False, lasting)
+            for (room, _), (info, announce, lasting) in self._members.items()
         ]
         try:
             await asyncio.wait_for(asyncio.gather(*answers), TIMEOUT_S)
@@ -185,7 +188,7 @@ class LocalBroker:
         if listener is None:
             return
         if kind == DEPARTED:
-            listener.on_departed(msgspec.msgpack.decode(raw[0], type=list[Departed]))
+            self._depart(msgspec.msgpack.decode(raw[0], type=list[Departed]))
             return
         room = Room(msgspec.msgpack.decode(raw[0], type=str))
         if room not in self._rooms:
@@ -254,17 +257,19 @@ class LocalBroker:
     async def forget_history(self, room: Room) -> None:
         await self._ask("forget_history", room)
 
-    async def add_member(self, room: Room, info: ClientInfo, *, announce: bool) -> None:
-        self._members[room, ClientId(info.client)] = (info, announce)
+    async def add_member(
+        self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
+    ) -> None:
+        self._members[room, ClientId(info.client)] = (info, announce, lasting)
         try:
-            await self._ask("add_member", room, info, announce, True)
+            await self._ask("add_member", room, info, announce, not quietly, lasting)
         except BaseException:
             self._members.pop((room, ClientId(info.client)), None)
             raise
 
-    async def remove_member(self, room: Room, client: ClientId, *, announce: bool) -> None:
+    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> bool:
         self._members.pop((room, client), None)
-        await self._ask("remove_member", room, client, announce)
+        return msgspec.msgpack.decode(await self._ask("remove_member", room, client, announce, mine), type=bool)
 
     async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
         found = msgspec.msgpack.decode(await self._ask("members", room), type=dict[str, ClientInfo])
@@ -273,13 +278,24 @@ class LocalBroker:
     async def member_counts(self, room: Room) -> MemberCounts:
         return msgspec.msgpack.decode(await self._ask("member_counts", room), type=MemberCounts)
 
+    async def members_page(self, room: Room, *, cursor: str = "", limit: int = 1000) -> MembersPage:
+        return msgspec.msgpack.decode(await self._ask("members_page", room, cursor, limit), type=MembersPage)
+
     async def workers(self) -> Sequence[WorkerId]:
         return msgspec.msgpack.decode(await self._ask("workers"), type=list[WorkerId])
 
     async def reap(self, worker: WorkerId) -> None:
-        departed = msgspec.msgpack.decode(await self._ask("reap", worker), type=list[Departed])
+        self._depart(msgspec.msgpack.decode(await self._ask("reap", worker), type=list[Departed]))
+
+    def _depart(self, departed: list[Departed]) -> None:
+        for each in departed:
+            if each.inherited:
+                self._members[each.room, ClientId(each.info.client)] = (each.info, each.announce, True)
         if departed and self._listener is not None:
             self._listener.on_departed(departed)
+
+    async def allow(self, room: Room, who: str, rate: Rate) -> bool:
+        return msgspec.msgpack.decode(await self._ask("allow", room, who, rate), type=bool)
 
     def statistics(self) -> Mapping[str, int | float | str | bool]:
         return {

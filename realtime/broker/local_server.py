@@ -27,9 +27,19 @@ import uvloop
 
 from realtime import logs
 from realtime.broker import LOCAL_STOP_SIGNAL
-from realtime.broker.base import ClientId, ClientInfo, Departed, Position, Publication, Retention, Room, WorkerId
+from realtime.broker.base import (
+    ClientId,
+    ClientInfo,
+    Departed,
+    Position,
+    Publication,
+    Retention,
+    Room,
+    WorkerId,
+)
 from realtime.broker.framing import Framed
-from realtime.broker.memory import SWEEP_S, MemoryState
+from realtime.broker.memory import SWEEP_S, Member, MemoryState
+from realtime.rate import Rate
 
 LEASE_S: Final = 6.0
 OUTBOUND_MAX: Final = 64 * 1024 * 1024  # bytes that wait for one worker; above it the link is cut and it comes anew
@@ -91,6 +101,7 @@ class LocalBrokerServer:
         self.peers: set[Peer] = set()
         self._subscribers: dict[Room, set[Peer]] = {}
         self._reaped: set[WorkerId] = set()
+        self._orphans: set[WorkerId] = set()  # workers that are gone, and whose lasting members nobody could inherit
         self._clock = clock
 
     # Links
@@ -106,9 +117,13 @@ class LocalBrokerServer:
     def _end_lease(self, worker: WorkerId) -> None:
         if any(peer.worker == worker for peer in self.peers):
             return
-        departed = self._reap_other(worker)
-        if departed and self.peers:
-            next(iter(self.peers)).tell([DEPARTED, departed])
+        heir = self._heir()
+        departed = self._reap_other(worker, heir)
+        if departed and heir is not None:
+            heir.tell([DEPARTED, departed])
+
+    def _heir(self) -> Peer | None:
+        return next((each for each in self.peers if each.worker and not each.said_goodbye), None)
 
     # Operations. Each takes the arguments as they came.
 
@@ -116,10 +131,17 @@ class LocalBrokerServer:
         peer.worker = WorkerId(_text(raw[0]))
         peer.was_reaped = peer.worker in self._reaped
         self._reaped.discard(peer.worker)
+        orphans, self._orphans = self._orphans - {peer.worker}, set()
+        inherited = [departed for worker in sorted(orphans) for departed in self._reap_other(worker, peer)]
+        if inherited:
+            peer.tell([DEPARTED, inherited])
 
     def goodbye(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
         peer.said_goodbye = True
-        self._reap(peer.worker)
+        heir = self._heir()
+        inherited = [each for each in self._reap(peer.worker, heir) if each.inherited]
+        if heir is not None and inherited:
+            heir.tell([DEPARTED, inherited])
 
     def subscribe(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
         room = Room(_text(raw[0]))
@@ -171,17 +193,19 @@ class LocalBrokerServer:
         the leave had been told.
         """
         room, info = Room(_text(raw[0])), msgspec.msgpack.decode(raw[1], type=ClientInfo)
-        announce, tell = msgspec.msgpack.decode(raw[2], type=bool), msgspec.msgpack.decode(raw[3], type=bool)
+        announce, tell, lasting = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:5]]
         is_back = peer.was_reaped and info.client not in self.state.members(room)
-        self.state.add_member(peer.worker, room, info, announce)
+        self.state.add_member(room, Member(peer.worker, info, announce, lasting))
         if announce and (tell or is_back):
             self._tell(room, [JOIN, room, info])
 
-    def remove_member(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
+    def remove_member(self, peer: Peer, raw: list[msgspec.Raw]) -> bool:
         room = Room(_text(raw[0]))
-        info = self.state.remove_member(room, ClientId(_text(raw[1])))
-        if info is not None and msgspec.msgpack.decode(raw[2], type=bool):
+        announce, mine = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:4]]
+        info = self.state.remove_member(room, ClientId(_text(raw[1])), peer.worker if mine else None)
+        if info is not None and announce:
             self._tell(room, [LEAVE, room, info])
+        return info is not None
 
     def members(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
         return self.state.members(Room(_text(raw[0])))
@@ -190,24 +214,33 @@ class LocalBrokerServer:
         return self.state.member_counts(Room(_text(raw[0])))
 
     def reap(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
-        return self._reap_other(WorkerId(_text(raw[0])))
+        return self._reap_other(WorkerId(_text(raw[0])), peer)
+
+    def members_page(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+        return self.state.members_page(Room(_text(raw[0])), _text(raw[1]), msgspec.msgpack.decode(raw[2], type=int))
+
+    def allow(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+        rate = msgspec.msgpack.decode(raw[2], type=Rate)
+        return self.state.allow(self._clock(), Room(_text(raw[0])), _text(raw[1]), rate)
 
     def workers(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
         return sorted({each.worker for each in self.peers if each.worker})
 
-    def _reap_other(self, worker: WorkerId) -> list[Departed]:
+    def _reap_other(self, worker: WorkerId, heir: Peer | None) -> list[Departed]:
         """Remove the members of a worker that is taken for dead. Should it come back, their joins are told again."""
-        departed = self._reap(worker)
+        departed = self._reap(worker, heir)
         if departed:
             self._reaped.add(worker)
         return departed
 
-    def _reap(self, worker: WorkerId) -> list[Departed]:
-        reaped = self.state.reap(worker)
-        for departed, announce in reaped:
-            if announce:
+    def _reap(self, worker: WorkerId, heir: Peer | None) -> list[Departed]:
+        reaped = self.state.reap(worker, None if heir is None or heir.worker == worker else heir.worker)
+        for departed in reaped:
+            if departed.announce and not departed.inherited:
                 self._tell(departed.room, [LEAVE, departed.room, departed.info])
-        return [departed for departed, _ in reaped]
+        if self.state.has_members(worker):
+            self._orphans.add(worker)
+        return reaped
 
     def _tell(self, room: Room, event: Any) -> None:
         for peer in tuple(self._subscribers.get(room, ())):
@@ -240,7 +273,9 @@ OPERATIONS: Final[dict[str, Callable[[LocalBrokerServer, Peer, list[msgspec.Raw]
     "remove_member": LocalBrokerServer.remove_member,
     "members": LocalBrokerServer.members,
     "member_counts": LocalBrokerServer.member_counts,
+    "members_page": LocalBrokerServer.members_page,
     "reap": LocalBrokerServer.reap,
+    "allow": LocalBrokerServer.allow,
     "workers": LocalBrokerServer.workers,
 }
 

@@ -10,11 +10,12 @@ written to a disk: what a process kept ends with it, and its streams come back u
 from __future__ import annotations
 
 import asyncio
+import bisect
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from realtime.broker.base import (
@@ -24,6 +25,7 @@ from realtime.broker.base import (
     Departed,
     History,
     MemberCounts,
+    MembersPage,
     Position,
     Publication,
     Published,
@@ -31,6 +33,7 @@ from realtime.broker.base import (
     Room,
     WorkerId,
 )
+from realtime.rate import Meter, Rate
 
 SWEEP_S: Final = 30.0  # how often what has expired is forgotten, where nobody asks for it before
 
@@ -53,6 +56,16 @@ class Stream:
             self.publications.popleft()
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who is present, whose it is, and what becomes of it without that worker."""
+
+    worker: WorkerId
+    info: ClientInfo
+    announce: bool
+    lasting: bool
+
+
 class MemoryState:
     """Streams, members and idempotency keys. Times are in seconds, on any clock that never goes back."""
 
@@ -60,8 +73,9 @@ class MemoryState:
         self._new_epoch = new_epoch
         self._streams: dict[Room, Stream] = {}
         self._done: dict[tuple[Room, str], tuple[float, Position]] = {}
-        self._members: dict[Room, dict[ClientId, tuple[WorkerId, ClientInfo, bool]]] = {}
+        self._members: dict[Room, dict[ClientId, Member]] = {}
         self._owned: dict[WorkerId, set[tuple[Room, ClientId]]] = {}
+        self._meters: dict[tuple[Room, str], Meter] = {}
 
     # Streams
 
@@ -144,44 +158,70 @@ class MemoryState:
 
     # Members
 
-    def add_member(self, worker: WorkerId, room: Room, info: ClientInfo, announce: bool) -> None:
-        client = ClientId(info.client)
+    def add_member(self, room: Room, member: Member) -> None:
+        client = ClientId(member.info.client)
         before = self._members.setdefault(room, {}).get(client)
         if before is not None:
-            self._owned[before[0]].discard((room, client))
-        self._members[room][client] = (worker, info, announce)
-        self._owned.setdefault(worker, set()).add((room, client))
+            self._disown(before.worker, room, client)
+        self._members[room][client] = member
+        self._owned.setdefault(member.worker, set()).add((room, client))
 
-    def remove_member(self, room: Room, client: ClientId) -> ClientInfo | None:
-        """Remove a member. Return who that was, or None where nobody was."""
-        members = self._members.get(room)
-        if members is None or (found := members.pop(client, None)) is None:
+    def remove_member(self, room: Room, client: ClientId, owner: WorkerId | None = None) -> ClientInfo | None:
+        """Remove a member, or only where `owner` has it. Return who that was, or None where nobody was removed."""
+        members = self._members.get(room, {})
+        found = members.get(client)
+        if found is None or (owner is not None and found.worker != owner):
             return None
+        del members[client]
         if not members:
             del self._members[room]
-        owned = self._owned.get(found[0])
-        if owned is not None:
-            owned.discard((room, client))
-            if not owned:
-                del self._owned[found[0]]
-        return found[1]
+        self._disown(found.worker, room, client)
+        return found.info
+
+    def _disown(self, worker: WorkerId, room: Room, client: ClientId) -> None:
+        owned = self._owned[worker]
+        owned.discard((room, client))
+        if not owned:
+            del self._owned[worker]
 
     def members(self, room: Room) -> dict[ClientId, ClientInfo]:
-        return {client: info for client, (_, info, _) in self._members.get(room, {}).items()}
+        return {client: member.info for client, member in self._members.get(room, {}).items()}
 
     def member_counts(self, room: Room) -> MemberCounts:
         members = self._members.get(room, {})
-        return MemberCounts(len(members), len({info.user for _, info, _ in members.values()}))
+        return MemberCounts(len(members), len({member.info.user for member in members.values()}))
 
-    def reap(self, worker: WorkerId) -> list[tuple[Departed, bool]]:
-        """Remove every member of a worker. Return each, and whether its leave is to be announced."""
+    def members_page(self, room: Room, cursor: str, limit: int) -> MembersPage:
+        names = sorted(self._members.get(room, ()))
+        begin = bisect.bisect_right(names, cursor)
+        page = names[begin : begin + max(limit, 1)]
+        more = page[-1] if begin + len(page) < len(names) else ""
+        return MembersPage({client: self._members[room][client].info for client in page}, more)
+
+    def reap(self, worker: WorkerId, heir: WorkerId | None) -> list[Departed]:
+        """
+        Remove every member of a worker; lasting ones go to its heir, and stay where there is none. Return each that was
+        removed or has gone to the heir.
+        """
         departed = []
         for room, client in sorted(self._owned.get(worker, ())):
-            announce = self._members[room][client][2]
-            info = self.remove_member(room, client)
-            assert info is not None, "an owned member is a member"
-            departed.append((Departed(room, info), announce))
+            member = self._members[room][client]
+            if not member.lasting:
+                self.remove_member(room, client)
+                departed.append(Departed(room, member.info, member.announce))
+            elif heir is not None:
+                self.add_member(room, replace(member, worker=heir))
+                departed.append(Departed(room, member.info, member.announce, inherited=True))
         return departed
+
+    def has_members(self, worker: WorkerId) -> bool:
+        """Say whether anybody is left of a worker's."""
+        return worker in self._owned
+
+    # Rates
+
+    def allow(self, now: float, room: Room, who: str, rate: Rate) -> bool:
+        return self._meters.setdefault((room, who), Meter()).take(now, rate)
 
     # Forgetting
 
@@ -191,6 +231,8 @@ class MemoryState:
             del self._streams[room]
         for key in [key for key, (expires_at, _) in self._done.items() if expires_at <= now]:
             del self._done[key]
+        for pair in [pair for pair, meter in self._meters.items() if meter.is_clear(now)]:
+            del self._meters[pair]
 
     def statistics(self) -> dict[str, int]:
         return {
@@ -221,7 +263,7 @@ class MemoryBroker:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     async def close(self) -> None:
-        await self.reap(self._worker)
+        self._reap(self._worker, None)
         self._listener = None
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -275,15 +317,18 @@ class MemoryBroker:
     async def forget_history(self, room: Room) -> None:
         self._state.forget_history(room)
 
-    async def add_member(self, room: Room, info: ClientInfo, *, announce: bool) -> None:
-        self._state.add_member(self._worker, room, info, announce)
-        if announce:
+    async def add_member(
+        self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
+    ) -> None:
+        self._state.add_member(room, Member(self._worker, info, announce, lasting))
+        if announce and not quietly:
             self._tell(lambda listener: listener.on_join(room, info), room)
 
-    async def remove_member(self, room: Room, client: ClientId, *, announce: bool) -> None:
-        info = self._state.remove_member(room, client)
+    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> bool:
+        info = self._state.remove_member(room, client, self._worker if mine else None)
         if info is not None and announce:
             self._tell(lambda listener: listener.on_leave(room, info), room)
+        return info is not None
 
     async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
         return self._state.members(room)
@@ -294,13 +339,22 @@ class MemoryBroker:
     async def workers(self) -> Sequence[WorkerId]:
         return [self._worker]
 
+    async def members_page(self, room: Room, *, cursor: str = "", limit: int = 1000) -> MembersPage:
+        return self._state.members_page(room, cursor, limit)
+
+    async def allow(self, room: Room, who: str, rate: Rate) -> bool:
+        return self._state.allow(self._clock(), room, who, rate)
+
     async def reap(self, worker: WorkerId) -> None:
-        reaped = self._state.reap(worker)
-        for departed, announce in reaped:
-            if announce:
+        self._reap(worker, self._worker)
+
+    def _reap(self, worker: WorkerId, heir: WorkerId | None) -> None:
+        reaped = self._state.reap(worker, heir)
+        for departed in reaped:
+            if departed.announce and not departed.inherited:
                 self._tell(_leave(departed), departed.room)
         if reaped and worker != self._worker:
-            self._tell(lambda listener: listener.on_departed([departed for departed, _ in reaped]))
+            self._tell(lambda listener: listener.on_departed(reaped))
 
     def _tell(self, say: Callable[[BrokerListener], None], room: Room | None = None) -> None:
         """Tell the listener in a later turn, if the room is still subscribed by then."""

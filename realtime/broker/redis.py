@@ -34,6 +34,7 @@ from realtime.broker.base import (
     Departed,
     History,
     MemberCounts,
+    MembersPage,
     Position,
     Publication,
     Published,
@@ -43,6 +44,7 @@ from realtime.broker.base import (
 )
 from realtime.broker.resp import Address, CommandFailed, Connection, Word
 from realtime.errors import BrokerUnavailable
+from realtime.rate import Rate
 
 LEASE_S: Final = 6.0
 ROUND_S: Final = 2.0  # how often the lease is taken, and a probe sent
@@ -83,7 +85,7 @@ class RedisBroker:
         self._events: Connection | None = None
         self._listener: BrokerListener | None = None
         self._rooms: dict[bytes, Room] = {}  # by channel
-        self._members: dict[tuple[Room, ClientId], tuple[ClientInfo, bool]] = {}
+        self._members: dict[tuple[Room, ClientId], tuple[ClientInfo, bool, bool]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._life = ""  # of the server: its process
         self._seen_at = 0.0  # when a probe came back last
@@ -203,7 +205,7 @@ class RedisBroker:
         if self._commands is not None:
             try:
                 async with asyncio.timeout(2):
-                    await self._remove_owned(self._worker)
+                    await self._give_up()
             except (BrokerUnavailable, CommandFailed, TimeoutError) as error:
                 logger.warning("! members of this worker stay until its lease ends: %s", error)
         for half in (self._commands, self._events):
@@ -264,17 +266,25 @@ class RedisBroker:
         reaped = bool(await commands.ask("DEL", self._reaped(self._worker)))
         await asyncio.gather(
             *[
-                self._register_one(commands, room, info, announce, tell=reaped, again=True)
-                for (room, _), (info, announce) in self._members.items()
+                self._register_one(commands, room, info, announce, lasting, tell=reaped, again=True)
+                for (room, _), (info, announce, lasting) in self._members.items()
             ]
         )
 
     async def _register_one(
-        self, commands: Connection, room: Room, info: ClientInfo, announce: bool, *, tell: bool, again: bool = False
+        self,
+        commands: Connection,
+        room: Room,
+        info: ClientInfo,
+        announce: bool,
+        lasting: bool,
+        *,
+        tell: bool,
+        again: bool = False,
     ) -> None:
         packed = _pack(info)
         # First where it is found when this worker is dead; then where it is seen.
-        owned = commands.ask("SADD", self._owned(self._worker), _pack([room, info.client]))
+        owned = commands.ask("SADD", self._owned(self._worker), _pack([room, info.client, lasting]))
         added = scripts.MEMBER_ADD.run(
             commands,
             1,
@@ -409,21 +419,24 @@ class RedisBroker:
 
     # The contract: members
 
-    async def add_member(self, room: Room, info: ClientInfo, *, announce: bool) -> None:
+    async def add_member(
+        self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
+    ) -> None:
         key = (room, ClientId(info.client))
-        self._members[key] = (info, announce)
+        self._members[key] = (info, announce, lasting)
         try:
-            await self._register_one(self._link(), room, info, announce, tell=True)
+            await self._register_one(self._link(), room, info, announce, lasting, tell=not quietly)
         except BaseException as error:
             self._members.pop(key, None)
             if isinstance(error, CommandFailed):
                 raise BrokerUnavailable(self._address.shown, error.text) from error
             raise
 
-    async def remove_member(self, room: Room, client: ClientId, *, announce: bool) -> None:
+    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> bool:
         self._members.pop((room, client), None)
-        await self._remove(room, client, "1" if announce else "0", "")
-        await self._ask("SREM", self._owned(self._worker), _pack([room, client]))
+        found = await self._remove(room, client, "1" if announce else "0", self._worker if mine else "")
+        await self._ask("SREM", self._owned(self._worker), *[_pack([room, client, each]) for each in (False, True)])
+        return found is not None
 
     async def _remove(self, room: Room, client: str, announce: str, owner: str) -> ClientInfo | None:
         found = await self._run(
@@ -432,11 +445,7 @@ class RedisBroker:
         return None if found is None else _info(found)
 
     async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
-        words = await self._ask("HGETALL", self._key(room, "m"))
-        return {
-            ClientId(client.decode()): _info(value.split(b" ", 2)[2])
-            for client, value in zip(words[::2], words[1::2], strict=True)
-        }
+        return _members(await self._ask("HGETALL", self._key(room, "m")))
 
     async def member_counts(self, room: Room) -> MemberCounts:
         members = await self.members(room)
@@ -450,21 +459,65 @@ class RedisBroker:
         names = zip(leases[::2], leases[1::2], strict=True)
         return [WorkerId(name.decode()) for name, until_ms in names if float(until_ms) > now_ms]
 
+    async def members_page(self, room: Room, *, cursor: str = "", limit: int = 1000) -> MembersPage:
+        after, words = await self._ask("HSCAN", self._key(room, "m"), cursor or "0", "COUNT", max(limit, 1))
+        return MembersPage(_members(words), "" if after == b"0" else after.decode())
+
+    async def allow(self, room: Room, who: str, rate: Rate) -> bool:
+        key = self._key(room, f"l:{who}")
+        return bool(await self._run(scripts.ALLOW, 1, key, rate.interval_s * 1000, rate.period_s * 1000))
+
     async def reap(self, worker: WorkerId) -> None:
         departed = await self._remove_owned(worker)
         self._counts["reaped"] += len(departed)
         if departed and self._listener is not None:
             self._listener.on_departed(departed)
 
-    async def _remove_owned(self, worker: str) -> list[Departed]:
-        """Remove every member of a worker, and its lease. Return those whom this call removed."""
+    async def _owned_by(self, worker: str) -> list[tuple[Room, ClientId, bool]]:
+        """Return where a worker has members, whom, and whether they last."""
         owned = await self._ask("SMEMBERS", self._owned(worker))
-        pairs = [msgspec.msgpack.decode(each, type=tuple[str, str]) for each in owned]
-        removed = await asyncio.gather(*[self._remove(Room(room), client, "?", worker) for room, client in pairs])
-        if pairs and worker != self._worker:
+        found = [msgspec.msgpack.decode(each, type=tuple[str, str, bool]) for each in owned]
+        return [(Room(room), ClientId(client), lasting) for room, client, lasting in found]
+
+    async def _remove_owned(self, worker: str) -> list[Departed]:
+        """Remove every member of a dead worker, and its lease. Return those whom this call removed, or took over."""
+        owned = await self._owned_by(worker)
+        departed = await asyncio.gather(
+            *[(self._inherit if lasting else self._bury)(room, client, worker) for room, client, lasting in owned]
+        )
+        if owned:
             await self._ask("SET", self._reaped(worker), "", "EX", REAPED_S)
         await asyncio.gather(self._ask("DEL", self._owned(worker)), self._ask("ZREM", self._leases, worker))
-        return [Departed(Room(room), info) for (room, _), info in zip(pairs, removed, strict=True) if info is not None]
+        return [each for each in departed if each is not None]
+
+    async def _bury(self, room: Room, client: ClientId, worker: str) -> Departed | None:
+        """Remove a dead worker's member. Return None where another was faster."""
+        info = await self._remove(room, client, "?", worker)
+        return None if info is None else Departed(room, info)
+
+    async def _inherit(self, room: Room, client: ClientId, worker: str) -> Departed | None:
+        """Take over a dead worker's member. Return None where another was faster."""
+        mine = self._owned(self._worker)
+        await self._ask("SADD", mine, _pack([room, client, True]))  # else nobody would find it after us
+        found = await self._run(scripts.MEMBER_INHERIT, 1, self._key(room, "m"), client, worker, self._worker)
+        if found is None:
+            if (room, client) not in self._members:
+                await self._ask("SREM", mine, _pack([room, client, True]))
+            return None
+        announce, info = found[0] == b"1", _info(found[1])
+        self._members[room, client] = (info, announce, True)
+        return Departed(room, info, announce, inherited=True)
+
+    async def _give_up(self) -> None:
+        """Remove this worker's members, and its lease; lasting ones are found when that has run out."""
+        owned = await self._owned_by(self._worker)
+        await asyncio.gather(
+            *[self._remove(room, client, "?", self._worker) for room, client, lasting in owned if not lasting]
+        )
+        if not any(lasting for _, _, lasting in owned):
+            await asyncio.gather(
+                self._ask("DEL", self._owned(self._worker)), self._ask("ZREM", self._leases, self._worker)
+            )
 
     def statistics(self) -> Mapping[str, int | float | str | bool]:
         return {
@@ -479,6 +532,12 @@ class RedisBroker:
 def _publication(payload: bytes, epoch: str, offset: int) -> Publication:
     stored = _stored(payload)
     return Publication(stored.data, offset, epoch, stored.info, stored.tags, stored.time_ms, stored.exclude)
+
+
+def _members(words: list[bytes]) -> dict[ClientId, ClientInfo]:
+    """Read a hash of members, or a page of one."""
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return {ClientId(client.decode()): _info(value.split(b" ", 2)[2]) for client, value in pairs}
 
 
 def _meta_ms(retention: Retention) -> int:

@@ -22,6 +22,8 @@ class Framing(Protocol):
     """How one kind of transport wraps a message. Stateless; one object serves all connections of its kind."""
 
     name: str
+    takes_several: bool
+    """Whether a message may hold several answers or pushes, as the encoding divides them."""
 
     def frame(self, payload: bytes) -> bytes:
         """Return the bytes that carry `payload` on the socket."""
@@ -67,6 +69,13 @@ class ClientSession(Protocol):
 
     def end(self, code: int, reason: str) -> None:
         """Close the connection, and tell the client why."""
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether a peer that takes something, though slowly, is served on: nothing piles up for it."""
+
+    def drained(self) -> None:
+        """Learn that the peer, which had not taken everything, has caught up."""
 
     def connection_lost(self, code: int, reason: str) -> None:
         """Learn that the socket is gone. Called exactly once, and nothing follows it."""

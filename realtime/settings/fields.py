@@ -154,6 +154,8 @@ class Settings:
     ping_s: float = _set(25.0, Seconds(0.1, 600), _LIMITS, "How often each client is pinged.")
     pong_s: float = _set(10.0, Seconds(0.05, 300), _LIMITS, "Time for the answer to a ping.")
     rooms_per_connection: int = _set(128, Whole(1, 100_000), _LIMITS, "Rooms that one connection may be in.")
+    commands_per_second: int = _set(100, Whole(0, 1_000_000), _LIMITS,
+        "Commands that one connection may send, beside one for each room at once; 0: as many as it likes.")
 
     reload: bool = _set(False, Flag(), _DEVELOP,
         "Replace the workers whenever a Python file changes; a version that does not boot replaces nobody.")

@@ -90,6 +90,7 @@ class Frames:
     """A `Framing`: each message is one WebSocket frame of one kind."""
 
     __slots__ = ("_first", "name")
+    takes_several = True
 
     def __init__(self, name: str, first: int) -> None:
         self.name = name

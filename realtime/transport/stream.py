@@ -56,6 +56,7 @@ class Lines:
     """A `Framing`: each message is one line."""
 
     name = "lines"
+    takes_several = True
 
     def frame(self, payload: bytes) -> bytes:
         return payload + b"\n"
@@ -65,6 +66,7 @@ class Bare:
     """A `Framing` for messages that say themselves how long they are."""
 
     name = "bare"
+    takes_several = True
 
     def frame(self, payload: bytes) -> bytes:
         return payload
@@ -74,6 +76,7 @@ class Events:
     """A `Framing`: each message is an event of an EventSource (HTML standard, section 9.2)."""
 
     name = "events"
+    takes_several = False
 
     def frame(self, payload: bytes) -> bytes:
         return b"data: %b\n\n" % payload
@@ -107,6 +110,7 @@ class Stream:
         self._size = 0
         self._wake = asyncio.Event()
         self._congested_since: float | None = None
+        self.on_drained: Callable[[], None] = lambda: None
 
     def say_in(self, *, binary: bool) -> None:
         if binary:
@@ -152,6 +156,7 @@ class Stream:
                     await send({"type": "http.response.body", "body": body, "more_body": True})
                 self._congested_since = None
                 self._size -= len(body)
+                self.on_drained()
             if self.ended is not None and not self._waiting:
                 return
 
@@ -179,6 +184,8 @@ class StreamEndpoint:
         self._limits = limits or Limits()
         self._allowed_origins = allowed_origins
         self._open: dict[Stream, ClientSession] = {}
+        self.slow = 0
+        self.too_big = 0
 
     @property
     def open(self) -> list[ClientSession]:
@@ -204,6 +211,9 @@ class StreamEndpoint:
             return
         body = await read_body(receive, self._limits.message_bytes) if method == "POST" else b""
         if body is None:
+            self.too_big += 1
+            client = (scope.get("client") or ("",))[0]
+            logger.warning("x %s: a message of more than %d bytes", client, self._limits.message_bytes)
             await answer(send, 413, b"The message is too large.\n", cors)
         elif path == EMULATION:
             await answer(send, await self._emulate(body, headers), b"", cors)
@@ -233,6 +243,7 @@ class StreamEndpoint:
             await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
         session = self._sessions(stream, handshake, "centrifuge-protobuf" if is_binary else None)
         self._open[stream] = session
+        stream.on_drained = session.drained
         left = asyncio.ensure_future(gone(receive))
         pumping = asyncio.ensure_future(stream.pump(send))
         try:
@@ -241,7 +252,8 @@ class StreamEndpoint:
             if pumping.done() and isinstance(pumping.exception(), TimeoutError):
                 stream.close(*SLOW)
             if stream.ended == SLOW:
-                logger.info("x %s: slow: %d bytes wait for it", handshake.client, stream.buffered())
+                self.slow += 1
+                logger.warning("x %s: slow: %d bytes wait for it", handshake.client, stream.buffered())
         finally:
             for task in (left, pumping):
                 task.cancel()

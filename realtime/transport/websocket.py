@@ -98,6 +98,7 @@ class WebSocketEndpoint:
         self.opened = 0
         self.refused = 0
         self.slow = 0
+        self.too_big = 0
 
     def transport(self, peer: Peer, received: bytes = b"") -> WebSocketTransport:
         """Make the protocol for one descriptor. `received`: bytes already taken from it, to be read first."""
@@ -110,6 +111,7 @@ class WebSocketEndpoint:
             "opened": self.opened,
             "refused": self.refused,
             "slow": self.slow,
+            "too_big": self.too_big,
         }
 
 
@@ -122,6 +124,7 @@ class WebSocketTransport(asyncio.Protocol):
 
     __slots__ = (
         "__weakref__",
+        "_backlog",
         "_congested_since",
         "_deadline",
         "_ended",
@@ -158,6 +161,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._is_text = True  # that message
         self._ended: tuple[int, str] | None = None  # how, once it is known
         self._congested_since: float | None = None
+        self._backlog = 0  # bytes that waited then
         self._deadline: Timer | None = None
         self._outbound_timer: Timer | None = None
 
@@ -273,6 +277,8 @@ class WebSocketTransport(asyncio.Protocol):
                 break
             elif kind is Kind.TOO_BIG:
                 end = size
+                self._endpoint.too_big += 1
+                logger.warning("x %s: a message of more than %d bytes", self._peer, limit)
                 self._fail(CloseCode.MESSAGE_TOO_BIG, f"a message may have {limit} bytes")
             else:
                 if kind is Kind.REFUSED:
@@ -375,6 +381,7 @@ class WebSocketTransport(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer does not take everything: look at the limits from now on."""
         self._congested_since = now = asyncio.get_running_loop().time()
+        self._backlog = self.buffered()
         if self._state is State.OPEN:
             self.write = self._write_checked
             if self._outbound_timer is None:
@@ -385,6 +392,8 @@ class WebSocketTransport(asyncio.Protocol):
         self._congested_since = None
         if self._state is State.OPEN:
             self.write = self._transport.write
+            if self._session is not None:
+                self._session.drained()
 
     def _write_checked(self, data: bytes) -> None:
         if self._transport.get_write_buffer_size() + len(data) > self._endpoint.limits.outbound_bytes:
@@ -402,10 +411,13 @@ class WebSocketTransport(asyncio.Protocol):
         since = self._congested_since
         if since is None or self._state is not State.OPEN:
             return
-        if asyncio.get_running_loop().time() - since >= self._endpoint.limits.outbound_s:
-            self._close_slow()
-        else:
-            self._watch_congestion(since)
+        now = asyncio.get_running_loop().time()
+        if now - since >= self._endpoint.limits.outbound_s:
+            if self._session is None or not self._session.is_patient or self.buffered() >= self._backlog:
+                self._close_slow()
+                return
+            self._congested_since, self._backlog = now, self.buffered()  # it takes what it can
+        self._watch_congestion(self._congested_since or now)
 
     def _close_slow(self) -> None:
         self._endpoint.slow += 1

@@ -7,6 +7,7 @@ costs is seen with real sockets in tests/realtime/protocol/test_connecting.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime.broker.base import ClientInfo, Publication, Room
-from realtime.fanout import Fanout, total
+from realtime.fanout import Change, Fanout, total
 
 ROOM = Room("room")
 ANA = ClientInfo("ana", "c1")
@@ -35,16 +36,17 @@ class Words:
     def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
         return b"~%b " % delta if delta is not None else self.publication(room, publication)
 
-    def join(self, room: Room, info: ClientInfo) -> bytes:
-        return b"+%b " % info.client.encode()
-
-    def leave(self, room: Room, info: ClientInfo) -> bytes:
-        return b"-%b " % info.client.encode()
+    def changes(self, room: Room, changes: Sequence[Change]) -> bytes:
+        return b"".join(b"%b%b " % (b"+" if joined else b"-", info.client.encode()) for joined, info in changes)
 
 
 @dataclass(eq=False)
 class Outlet:
     written: list[bytes] = field(default_factory=list)
+    congested_since: float | None = None
+
+    def is_congested_since(self) -> float | None:
+        return self.congested_since
 
     def write(self, data: bytes) -> None:
         self.written.append(data)
@@ -100,10 +102,10 @@ def test_who_left_is_written_nothing_more_and_can_come_again() -> None:
     assert fanout.remove(goes) is True
     assert fanout.remove(goes) is False
     fanout.deliver(publications(2))
-    fanout.announce_join(ANA)
+    fanout.announce([(True, ANA)])
     fanout.add(goes, watches=False)
     fanout.deliver(publications(3))
-    fanout.announce_leave(ANA)
+    fanout.announce([(False, ANA)])
     assert stays.heard == "1 2 +c1 3 -c1"
     assert goes.heard == "1 3"
     assert fanout.size == 2
@@ -115,8 +117,7 @@ def test_joins_and_leaves_go_to_those_who_watch() -> None:
     fanout.add(watches, watches=True)
     fanout.add(does_not, watches=False)
     fanout.add(late, watches=True, seen=9)
-    fanout.announce_join(ANA)
-    fanout.announce_leave(ANA)
+    fanout.announce([(True, ANA), (False, ANA)])
     assert [member.heard for member in (watches, does_not, late)] == ["+c1 -c1", "", "+c1 -c1"]
 
 
@@ -165,9 +166,64 @@ def test_clearing_returns_everybody_and_leaves_nobody() -> None:
     assert total([fanout, Fanout(ROOM)]) == 3
     assert set(fanout.clear()) == set(members)
     assert (list(fanout), fanout.size, fanout.clear()) == ([], 0, [])
-    fanout.announce_join(ANA)
+    fanout.announce([(True, ANA)])
     assert fanout.deliver(publications(1)) == 0
     assert all(member.heard == "" for member in members)
+
+
+def keyed(offset: int, key: str) -> Publication:
+    return Publication(b"x", offset, tags={"k": key})
+
+
+def test_in_a_room_that_conflates_a_slow_member_gets_the_latest_of_each_key_once_it_can() -> None:
+    fanout, wire = Fanout(ROOM, conflate="k"), Words()
+    slow, quick = Member(wire), Member(wire)
+    for member in (slow, quick):
+        fanout.add(member, watches=False)
+    fanout.deliver([keyed(1, "a")])
+    slow.outlet.congested_since = 1.0
+    fanout.deliver([keyed(2, "a"), keyed(3, "b")])
+    fanout.deliver([keyed(4, "a")])
+    assert (slow.heard, quick.heard) == ("1", "1 2 3 4")
+    assert fanout.size == 2
+    slow.outlet.congested_since = None
+    fanout.catch_up(slow)
+    fanout.catch_up(quick)
+    fanout.deliver([keyed(5, "b")])
+    assert (slow.heard, quick.heard) == ("1 3 4 5", "1 2 3 4 5")
+
+
+def test_what_is_kept_for_a_slow_member_is_bounded_by_the_keys() -> None:
+    fanout, slow = Fanout(ROOM, conflate=""), Member(Words())
+    slow.outlet.congested_since = 1.0
+    fanout.add(slow, watches=False)
+    for offset in range(1, 1001):
+        fanout.deliver(publications(offset))
+    fanout.catch_up(slow)
+    assert slow.heard == "1000"
+
+
+def test_a_slow_member_of_a_room_that_conflates_can_leave_and_be_put_out() -> None:
+    fanout, wire = Fanout(ROOM, conflate="k"), Words()
+    one, other = Member(wire), Member(wire)
+    for member in (one, other):
+        member.outlet.congested_since = 1.0
+        fanout.add(member, watches=True)
+    fanout.deliver([keyed(1, "a")])
+    assert fanout.remove(one) is True
+    assert list(fanout.clear()) == [other]
+    fanout.catch_up(one)
+    fanout.catch_up(other)
+    assert (one.heard, other.heard, fanout.size) == ("", "", 0)
+
+
+def test_who_is_slow_and_chose_by_tags_gets_the_latest_of_what_it_chose() -> None:
+    fanout, slow = Fanout(ROOM, conflate=""), Member(Words())
+    slow.outlet.congested_since = 1.0
+    fanout.add(slow, watches=False, seen=1, accepts=lambda publication: publication.tags == {"k": "a"})
+    fanout.deliver([keyed(1, "a"), keyed(2, "a"), keyed(3, "b")])
+    fanout.catch_up(slow)
+    assert slow.heard == "2"
 
 
 @given(st.lists(st.one_of(st.integers(0, 5), st.integers(6, 11), st.lists(st.just(None), min_size=1, max_size=4))))

@@ -9,10 +9,11 @@ keeps its position, and comes back with it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from realtime.broker.base import Broker, ClientId, ClientInfo, Position, Publication, Retention, Room
+from realtime.fanout import Change
 from realtime.hub import Entry, Hub, Joined, RoomOptions
 
 ROOM = Room("room")
@@ -43,11 +44,8 @@ class _Events:
     def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
         raise AssertionError("nobody asked for one")
 
-    def join(self, room: Room, info: ClientInfo) -> bytes:
-        return b"+:%b\n" % info.client.encode()
-
-    def leave(self, room: Room, info: ClientInfo) -> bytes:
-        return b"-:%b\n" % info.client.encode()
+    def changes(self, room: Room, changes: Sequence[Change]) -> bytes:
+        return b"".join(b"%b:%b\n" % (b"+" if joined else b"-", info.client.encode()) for joined, info in changes)
 
 
 WIRE = _Events()
@@ -67,8 +65,12 @@ class HubClient:
         self.offsets: list[int] = []
         self.position: Position | None = None
         self.put_out: list[Room] = []
+        self.congested_since: float | None = None
 
     # As the hub sees it
+
+    def is_congested_since(self) -> float | None:
+        return self.congested_since
 
     def write(self, data: bytes) -> None:
         for line in data.decode().splitlines():

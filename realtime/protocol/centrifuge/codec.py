@@ -32,6 +32,10 @@ class Codec(Protocol):
     @property
     def PING(self) -> bytes: ...  # noqa: N802
 
+    @property
+    def BETWEEN(self) -> bytes | None:  # noqa: N802
+        """What stands between two answers or pushes in one message; None where there can be but one."""
+
     def decode(self, message: bytes | str, /) -> list[Command]:
         """
         Return the commands of one message, in order.

@@ -12,10 +12,11 @@ application cannot forget a second one.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -53,6 +54,7 @@ from realtime.protocol.centrifuge.messages import (
     UnsubscribeRequest,
     info_of,
 )
+from realtime.rate import Meter
 
 if TYPE_CHECKING:
     from realtime.protocol.centrifuge.session import Session
@@ -79,6 +81,7 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
     for room in claims.channels if claims else ():
         await session.enter(Room(room))
     if len(session.granted) > shared.limits.rooms_per_connection:
+        session.over("rooms", f"more than {shared.limits.rooms_per_connection} rooms")
         raise codes.ROOM_LIMIT.error()
     doors = await _enter_granted(session, request)
     if not session.is_open:
@@ -182,6 +185,7 @@ async def subscribe(session: Session, id: int, request: SubscribeRequest) -> Non
     if room in connection.subscriptions or room in session.entering:
         raise codes.ALREADY_SUBSCRIBED.error()
     if len(connection.subscriptions) + len(session.entering) >= session.shared.limits.rooms_per_connection:
+        session.over("rooms", f"more than {session.shared.limits.rooms_per_connection} rooms")
         raise codes.LIMIT_EXCEEDED.error()
     options = _options(session, room)
     accepts = _accepts(options, request)
@@ -371,6 +375,7 @@ async def publish(session: Session, id: int, request: PublishRequest) -> None:
         raise codes.BAD_REQUEST.error()
     if not options.publish:
         raise codes.PERMISSION_DENIED.error()
+    await _spend(session, room, options)
     worded = await session.shared.application.publish(session.connection, room, data)
     if worded is not None:
         info = session.connection.describe(room)
@@ -381,6 +386,30 @@ async def publish(session: Session, id: int, request: PublishRequest) -> None:
             exclude="" if options.echo else session.connection.id,
         )
     session.answer(id, "publish", Empty())
+
+
+async def _spend(session: Session, room: Room, options: RoomOptions) -> None:
+    """Count a publication against the room's rates, the cheapest first."""
+    connection, subscription = session.connection, session.connection.subscriptions[room]
+    rate = options.rate
+    if rate is not None:
+        if subscription.meter is None:
+            subscription.meter = Meter()
+        if not subscription.meter.take(asyncio.get_running_loop().time(), rate):
+            _too_many(session, "rate", f"{room}: more than {rate} of this connection")
+    user, rate = connection.user, options.user_rate
+    if rate is not None:
+        who = f"user {user}" if user else f"address {connection.client}"
+        if not await session.shared.hub.allow(room, who, rate):
+            _too_many(session, "user_rate", f"{room}: more than {rate} of this {who.partition(' ')[0]}")
+    rate = options.room_rate
+    if rate is not None and not await session.shared.hub.allow(room, "all", rate):
+        _too_many(session, "room_rate", f"{room}: more than {rate} of all together")
+
+
+def _too_many(session: Session, limit: str, why: str) -> NoReturn:
+    session.over(limit, why)
+    raise codes.TOO_MANY_REQUESTS.error()
 
 
 async def presence(session: Session, id: int, request: PresenceRequest) -> None:

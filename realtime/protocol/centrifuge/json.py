@@ -23,6 +23,7 @@ from realtime.protocol.centrifuge.messages import Command, Error, Pub, Push, Res
 
 NAME: Final = "json"
 IS_BINARY: Final = False
+BETWEEN: Final = b"\n"
 PING: Final = b"{}"
 
 _decoder = msgspec.json.Decoder(Command)

@@ -26,6 +26,7 @@ from realtime.protocol.centrifuge.codes import ErrorCode
 
 NAME: Final = "protobuf"
 IS_BINARY: Final = True
+BETWEEN: Final = b""  # each says its length
 PING: Final = b"\0"  # an empty message, after its length
 OFFSET_MAX: Final = 2**53 - 1  # as `messages.Offset`
 DEPTH_MAX: Final = 32  # of filters in filters: the only message that contains itself

@@ -18,10 +18,10 @@ import logging
 import random
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Raw
 
@@ -35,10 +35,13 @@ from realtime.protocol.centrifuge import codes, commands, json, protobuf, uni
 from realtime.protocol.centrifuge.codec import BadFrame, Codec
 from realtime.protocol.centrifuge.messages import Command, Disconnected, Message, Push, Refreshed, Result, Unsubscribe
 from realtime.protocol.centrifuge.wire import Wire
+from realtime.rate import Meter, Rate
 from realtime.wheel import Timer, Wheel
 
 QUEUE_MAX: Final = 64  # commands that wait for the one that runs; above it the client waits in its kernel
 QUEUE_END: Final = 64 * 1024  # one message of 64 KiB holds less; who is beyond could not be paused
+
+NONE: Final[frozenset[str]] = frozenset()
 
 logger = logging.getLogger("realtime.session")
 
@@ -78,6 +81,15 @@ class Limits:
     room_name_bytes: int = 255
     history_page: int = 300
     anonymous: bool = True
+    commands_per_second: int = 100  # 0: as many as it likes
+
+    @property
+    def commands(self) -> Rate | None:
+        """How many commands: so many a second, and at once as many more as a client with all its rooms begins with."""
+        if not self.commands_per_second:
+            return None
+        burst = self.commands_per_second + self.rooms_per_connection
+        return Rate(burst, burst / self.commands_per_second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +117,8 @@ class Centrifuge:
         self.limits = limits
         self.home = home
         self.sessions: set[Session] = set()
+        self.commands = limits.commands
+        self.overruns: Counter[str] = Counter()  # limits that clients ran over, by name
         self.emulated: dict[str, Session] = {}  # those whose commands come by `/emulation`, by their secret ids
         self._wires: dict[tuple[str, Framing, bool], Wire] = {}
 
@@ -139,10 +153,10 @@ class Centrifuge:
         users = [each.connection.user for each in self.sessions if each.state is State.CONNECTED]
         return len(users), len(set(users))
 
-    def statistics(self) -> dict[str, int]:
-        """Count the sessions, and those that were admitted."""
+    def statistics(self) -> dict[str, Any]:
+        """Count the sessions, those that were admitted, and by limit how often clients ran over it."""
         admitted = sum(session.state is State.CONNECTED for session in self.sessions)
-        return {"sessions": len(self.sessions), "clients": admitted}
+        return {"sessions": len(self.sessions), "clients": admitted, "overruns": dict(self.overruns)}
 
 
 def codec_for(handshake: Handshake, subprotocol: str | None) -> Codec:
@@ -160,6 +174,8 @@ class Session:
         "__weakref__",
         "_awaits_pong",
         "_expiry",
+        "_meter",
+        "_overran",
         "_queue",
         "_task",
         "_timer",
@@ -204,6 +220,8 @@ class Session:
         self.granted: dict[Room, Subscription] = {}  # rooms that the server gave it before it was admitted
         self._queue: deque[Command] | None = None  # only while a task runs
         self._task: asyncio.Task[None] | None = None
+        self._meter: Meter | None = None  # of commands
+        self._overran: frozenset[str] = NONE  # limits of which the log has heard
         self._awaits_pong = False
         self._timer: Timer = shared.wheel.after(shared.limits.connect_s, Session._is_stale, self)
         self._expiry: Timer | None = None
@@ -236,6 +254,7 @@ class Session:
         if len(self._queue) > QUEUE_MAX:
             self.outlet.pause_reading()
         if len(self._queue) > QUEUE_END:  # a transport that cannot pause
+            self.over("commands", "too many wait for their turn")
             self.finish(codes.TOO_MANY_REQUESTS_END)
 
     def connection_lost(self, code: int, reason: str) -> None:
@@ -285,6 +304,8 @@ class Session:
         if self.state is not (State.NEW if method == "connect" else State.CONNECTED):
             raise codes.PROTOCOL.error()
         try:
+            if self.shared.commands is not None and method != "connect":
+                self._meter_command(method, self.shared.commands)
             await commands.TABLE[method](self, command.id, request)
         except ClientError as error:
             self._answer_error(command.id, method, error)
@@ -298,6 +319,22 @@ class Session:
         except Exception:
             logger.exception("! %s: %s failed", self.connection.id, method)
             self._answer_error(command.id, method, codes.INTERNAL.error())
+
+    def _meter_command(self, method: str, rate: Rate) -> None:
+        """Refuse a command that comes too soon. One that has no answer would be lost in silence, and ends it all."""
+        if self._meter is None:
+            self._meter = Meter()
+        if not self._meter.take(asyncio.get_running_loop().time(), rate):
+            self.over("commands", f"more than {self.shared.limits.commands_per_second} commands a second")
+            raise (codes.TOO_MANY_REQUESTS_END if method == "send" else codes.TOO_MANY_REQUESTS).error()
+
+    def over(self, limit: str, why: str) -> None:
+        """Count that the client ran over a limit, and log the first time."""
+        self.shared.overruns[limit] += 1
+        if limit not in self._overran:
+            self._overran |= {limit}
+            who = self.connection
+            logger.warning("x %s (%s, user %r): %s", who.id, who.client, who.user, why)
 
     def _answer_error(self, id: int, method: str, error: ClientError) -> None:
         if method == "send":
@@ -314,6 +351,20 @@ class Session:
     def answer(self, id: int, method: str, result: Result) -> None:
         """Answer a command that succeeded."""
         self.write(self.codec.reply(id, method, result))
+
+    # A slow peer
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether all that piles up for it is the latest of each key."""
+        options_of = self.shared.application.room_options
+        kept = [options_of(room) for room in self.connection.subscriptions]
+        return bool(kept) and all(each is not None and each.conflate is not None for each in kept)
+
+    def drained(self) -> None:
+        """Write what was kept for it while it was slow."""
+        for room in self.connection.subscriptions:
+            self.shared.hub.catch_up(room, self)
 
     # State
 

@@ -20,6 +20,7 @@ from realtime.protocol.centrifuge.messages import Command, ConnectRequest, Push,
 
 NAME: Final = "uni"
 IS_BINARY: Final = False
+BETWEEN: Final = None
 PING: Final = json.PING
 
 _decoder = msgspec.json.Decoder(ConnectRequest)

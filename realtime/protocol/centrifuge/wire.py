@@ -7,23 +7,28 @@ that the hub can tell by identity whose bytes are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
-from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.broker.base import Publication, Room
+from realtime.fanout import Change
 from realtime.protocol.base import Framing
 from realtime.protocol.centrifuge import fossil
 from realtime.protocol.centrifuge.codec import Codec
+
+MESSAGE_BYTES: Final = 32768  # into which joins and leaves are put together; what clients may be sure to take
 
 
 class Wire:
     """The protocol in one encoding, framed for one kind of transport."""
 
-    __slots__ = ("codec", "frame", "is_delta", "ping")
+    __slots__ = ("_between", "codec", "frame", "is_delta", "ping")
 
     def __init__(self, codec: Codec, framing: Framing, *, is_delta: bool = False) -> None:
         self.codec = codec
         self.frame: Callable[[bytes], bytes] = framing.frame
         self.is_delta = is_delta
+        self._between = codec.BETWEEN if framing.takes_several else None
         self.ping = framing.frame(codec.PING)
 
     def publication(self, room: Room, publication: Publication) -> bytes:
@@ -35,11 +40,24 @@ class Wire:
         """Return a publication as its difference to the one before, or whole where that is shorter."""
         return self.frame(self.codec.push_delta(room, publication, delta))
 
-    def join(self, room: Room, info: ClientInfo) -> bytes:
-        return self.frame(self.codec.push_join(room, info))
+    def changes(self, room: Room, changes: Sequence[Change]) -> bytes:
+        """Return joins and leaves: several in one message, where clients of this codec read that (protocol, 5.1)."""
+        codec = self.codec
+        said = [(codec.push_join if joined else codec.push_leave)(room, info) for joined, info in changes]
+        if self._between is None:
+            return b"".join(map(self.frame, said))
+        return b"".join([self.frame(self._between.join(part)) for part in _parts(said)])
 
-    def leave(self, room: Room, info: ClientInfo) -> bytes:
-        return self.frame(self.codec.push_leave(room, info))
+
+def _parts(said: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Cut a list where its parts are large enough for one message."""
+    begin = size = 0
+    for index, each in enumerate(said):
+        if size and size + len(each) > MESSAGE_BYTES:
+            yield said[begin:index]
+            begin, size = index, 0
+        size += len(each)
+    yield said[begin:]
 
 
 def difference(before: bytes, after: bytes) -> bytes | None:

@@ -31,7 +31,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.require import require
 
 ROOT = Path(__file__).resolve().parents[3]
-SCRIPTS = (scripts.PUBLISH, scripts.HISTORY, scripts.MEMBER_ADD, scripts.MEMBER_REMOVE, scripts.LEASE)
+SCRIPTS = [each for each in vars(scripts).values() if isinstance(each, scripts.Script)]
 
 
 class LocalProcess:

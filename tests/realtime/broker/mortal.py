@@ -28,10 +28,10 @@ def info_of(place: Place, name: str) -> ClientInfo:
 
 
 @contextlib.contextmanager
-def mortal(place: Place, name: str, *rooms: Room) -> Iterator[subprocess.Popen[bytes]]:
-    """Have such a worker, whose members are present."""
+def mortal(place: Place, name: str, *rooms: Room, lasting: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+    """Have such a worker, whose members are present; `lasting` ones, where that is asked for."""
     argv = [sys.executable, "-m", "tests.realtime.broker.mortal", place.url, place.own, name, *rooms]
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT, env=environ())
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT, env=environ(lasting=lasting))
     assert process.stdout is not None, "piped"
     try:
         assert process.stdout.readline() == b"present\n"
@@ -42,8 +42,9 @@ def mortal(place: Place, name: str, *rooms: Room) -> Iterator[subprocess.Popen[b
         process.stdout.close()
 
 
-def environ() -> dict[str, str]:
-    waits = {"TEST_LEASE_S": str(realtime.broker.redis.LEASE_S), "TEST_ROUND_S": str(realtime.broker.redis.ROUND_S)}
+def environ(*, lasting: bool) -> dict[str, str]:
+    waits = {"TEST_LASTING": str(int(lasting)), "TEST_LEASE_S": str(realtime.broker.redis.LEASE_S)}
+    waits |= {"TEST_ROUND_S": str(realtime.broker.redis.ROUND_S)}
     return {**os.environ, "PYTHONPATH": str(ROOT), **waits}
 
 
@@ -54,7 +55,8 @@ async def live(url: str, own: str, name: str, rooms: list[Room]) -> None:
     worker = place.make(name)
     await worker.broker.start(worker.heard)
     for room in rooms:
-        await worker.broker.add_member(room, info_of(place, name), announce=room != rooms[-1])
+        info, lasting = info_of(place, name), os.environ["TEST_LASTING"] == "1"
+        await worker.broker.add_member(room, info, announce=room != rooms[-1], lasting=lasting)
     print("present", flush=True)
     await asyncio.Event().wait()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import realtime.broker.redis
-from realtime.broker.base import ClientInfo, Room
+from realtime.broker.base import ClientId, ClientInfo, Room
 from tests.realtime.broker.conftest import LocalProcess, place_of
 from tests.realtime.broker.mortal import info_of, mortal
 from tests.realtime.broker.workers import Place, Worker, eventually, flushed
@@ -95,6 +95,55 @@ async def test_a_worker_that_stood_still_registers_its_members_again(brief: Plac
                 await eventually(lambda name=name: is_present(b, name, info))
         await flushed(b, room)
         assert [kind for kind, _ in b.heard.told("join", "leave")] == ["join", "leave", "join"]
+
+
+@run_async
+async def test_lasting_members_of_a_worker_that_was_killed_are_inherited_once(brief: Place) -> None:
+    room, quiet = brief.room(), brief.room("quiet")
+    async with brief.worker("b") as b, brief.worker("c") as c:
+        await asyncio.gather(*[each.broker.subscribe(room) for each in (b, c)])
+        with mortal(brief, "a", room, quiet, lasting=True) as process:
+            gone = info_of(brief, "a")
+            process.kill()
+            await asyncio.gather(*[each.broker.reap(brief.make("a").id) for each in (b, c)])
+        await eventually(lambda: heard_of(b, c, 2))
+        told = [(each.room, each.info, each.announce, each.inherited) for each in b.heard.departed + c.heard.departed]
+        assert sorted(told) == sorted([(room, gone, True, True), (quiet, gone, False, True)])
+        for each in (b, c):
+            await flushed(each, room)
+            assert each.heard.told("leave") == [], "it is there still"
+            assert await each.broker.members(room) == {gone.client: gone}
+        for name in (room, quiet):
+            heirs = [each for each in (b, c) if any(departed.room == name for departed in each.heard.departed)]
+            for each in (b, c):
+                removed = await each.broker.remove_member(name, ClientId(gone.client), announce=True, mine=True)
+                assert removed is (each in heirs)
+            assert await b.broker.members(name) == {}
+
+
+@run_async
+async def test_lasting_members_are_left_to_another_by_a_worker_that_ends(brief: Place) -> None:
+    room = brief.room()
+    async with brief.worker("b") as b:
+        async with brief.worker("a") as a:
+            await a.broker.add_member(room, ANN, announce=True, lasting=True)
+        await b.heard.until(lambda: b.heard.departed)
+        assert [(each.info, each.announce, each.inherited) for each in b.heard.departed] == [(ANN, True, True)]
+        assert await b.broker.remove_member(room, ClientId(ANN.client), announce=True, mine=True)
+
+
+@run_async
+async def test_lasting_members_wait_for_a_worker_where_there_is_none(brief: Place) -> None:
+    room = brief.room()
+    async with brief.worker("a") as a:
+        await a.broker.add_member(room, ANN, announce=False, lasting=True)
+    async with brief.worker("b") as b:
+        await b.heard.until(lambda: b.heard.departed)
+        assert [(each.room, each.info, each.inherited) for each in b.heard.departed] == [(room, ANN, True)]
+
+
+async def heard_of(b: Worker, c: Worker, count: int) -> bool:
+    return len(b.heard.departed) + len(c.heard.departed) >= count
 
 
 async def is_present(worker: Worker, room: Room, info: ClientInfo) -> bool:

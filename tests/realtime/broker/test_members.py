@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 
 from realtime.broker.base import ClientId, ClientInfo, MemberCounts, WorkerId
-from tests.realtime.broker.workers import Place, flushed
+from realtime.rate import Rate
+from tests.realtime.broker.workers import Place, eventually, flushed
 from tests.support.aio import run_async
 
 ANN = ClientInfo("ann", "c1", b'{"name": "Ann"}', b'{"\xc3\xbc": 1}')
@@ -196,3 +197,70 @@ async def test_who_moved_to_another_worker_stays_when_the_first_goes(shared: Pla
         assert b.heard.events == []
         await a.broker.reap(b.id)
         assert await b.broker.members(room) == {}
+
+
+@run_async
+async def test_of_several_removals_one_removes(shared: Place) -> None:
+    room = shared.room()
+    async with shared.worker("a") as a, shared.worker("b") as b:
+        await a.broker.add_member(room, ANN, announce=False)
+        removed = await asyncio.gather(
+            *[each.broker.remove_member(room, client(ANN), announce=False) for each in (a, b, a, b)]
+        )
+        assert sorted(removed) == [False, False, False, True]
+
+
+@run_async
+async def test_who_is_another_workers_by_now_stays_where_only_ones_own_are_removed(shared: Place) -> None:
+    room = shared.room()
+    async with shared.worker("a") as a, shared.worker("b") as b:
+        await b.broker.subscribe(room)
+        await a.broker.add_member(room, ANN, announce=True)
+        await b.broker.add_member(room, ANN, announce=True, quietly=True)
+        assert await a.broker.remove_member(room, client(ANN), announce=True, mine=True) is False
+        assert await b.broker.members(room) == {ANN.client: ANN}
+        assert await b.broker.remove_member(room, client(ANN), announce=True, mine=True) is True
+        await flushed(b, room)
+        assert [kind for kind, _ in b.heard.told("join", "leave")] == ["join", "leave"]
+
+
+@run_async
+async def test_a_crowd_is_read_in_pages(place: Place) -> None:
+    room = place.room()
+    crowd = {f"c{number:05}": ClientInfo(f"u{number}", f"c{number:05}") for number in range(2500)}
+    async with place.worker() as worker:
+        await asyncio.gather(*[worker.broker.add_member(room, info, announce=False) for info in crowd.values()])
+        seen: dict[ClientId, ClientInfo] = {}
+        page = await worker.broker.members_page(room, limit=500)
+        pages = 1
+        while True:
+            assert len(page.members) < 1200, "about as many as were asked for"
+            seen |= page.members
+            if not page.cursor:
+                break
+            page = await worker.broker.members_page(room, cursor=page.cursor, limit=500)
+            pages += 1
+        assert seen == crowd
+        assert 4 <= pages <= 9
+        nobody = await worker.broker.members_page(place.room("empty"))
+        assert (nobody.members, nobody.cursor) == ({}, "")
+
+
+@run_async
+async def test_a_rate_is_one_for_all_workers_of_a_room_and_of_whom_it_counts(shared: Place) -> None:
+    room, other = shared.room(), shared.room("other")
+    rate = Rate(5, 3600.0)
+    async with shared.worker("a") as a, shared.worker("b") as b:
+        said = [await each.broker.allow(room, "user ann", rate) for each in (a, b, a, b, a, b, a)]
+        assert said == [True] * 5 + [False] * 2
+        assert await b.broker.allow(room, "user bob", rate)
+        assert await b.broker.allow(other, "user ann", rate)
+
+
+@run_async
+async def test_what_a_rate_took_is_paid_off_with_time(place: Place) -> None:
+    room, rate = place.room(), Rate(2, 0.05)
+    async with place.worker() as worker:
+        assert await worker.broker.allow(room, "all", rate)
+        await eventually(lambda: worker.broker.allow(room, "all", rate))
+        await eventually(lambda: worker.broker.allow(room, "all", rate))

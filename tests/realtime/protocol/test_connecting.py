@@ -497,7 +497,7 @@ async def test_a_connection_may_be_ended_from_outside(arguments: tuple[Any, ...]
         worker.session(client).connection.disconnect(*arguments)
         assert await client.wait_closed() == end
         assert worker.hub.statistics()["memberships"] == 0
-        assert worker.protocol.statistics() == {"sessions": 0, "clients": 0}
+        assert worker.protocol.statistics() == {"sessions": 0, "clients": 0, "overruns": {}}
     assert ended == [(client.connected["client"], end[0])]
 
 

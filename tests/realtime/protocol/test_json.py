@@ -344,6 +344,7 @@ class Brackets:
     """A framing that can be seen."""
 
     name = "brackets"
+    takes_several = True
 
     def frame(self, payload: bytes) -> bytes:
         return b"<" + payload + b">"
@@ -353,5 +354,26 @@ def test_a_wire_frames_what_it_says() -> None:
     wire = Wire(wire_json, Brackets())
     assert wire.ping == b"<{}>", "a ping is an empty object, never an empty message"
     assert wire.publication(NEWS, Publication(b"1")) == b'<{"push":{"channel":"news","pub":{"data":1}}}>'
-    assert wire.join(NEWS, ANA) == b"<" + wire_json.push_join(NEWS, ANA) + b">"
-    assert wire.leave(NEWS, ANA) == b"<" + wire_json.push_leave(NEWS, ANA) + b">"
+    join, leave = wire_json.push_join(NEWS, ANA), wire_json.push_leave(NEWS, ANA)
+    assert wire.changes(NEWS, [(True, ANA)]) == b"<" + join + b">"
+    assert wire.changes(NEWS, [(True, ANA), (False, ANA)]) == b"<" + join + b"\n" + leave + b">", "in one message"
+
+
+def test_where_a_message_is_one_event_each_join_has_its_own() -> None:
+    class OneEach(Brackets):
+        takes_several = False
+
+    join, leave = wire_json.push_join(NEWS, ANA), wire_json.push_leave(NEWS, ANA)
+    said = Wire(wire_json, OneEach()).changes(NEWS, [(True, ANA), (False, ANA)])
+    assert said == b"<" + join + b"><" + leave + b">"
+
+
+def test_many_joins_become_messages_of_a_size_that_clients_take() -> None:
+    joins = [(True, ClientInfo("ana", f"c{number}", b'"' + b"x" * 500 + b'"')) for number in range(1000)]
+    said = Wire(wire_json, Brackets()).changes(NEWS, joins)
+    messages = said[1:-1].split(b"><")
+    assert [line for each in messages for line in each.split(b"\n")] == [
+        wire_json.push_join(NEWS, info) for _, info in joins
+    ]
+    assert 10 < len(messages) < 25
+    assert all(len(each) <= 33_800 for each in messages)

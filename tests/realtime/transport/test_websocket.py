@@ -49,7 +49,7 @@ async def test_the_head_may_come_in_single_bytes() -> None:
         for byte in HEAD:
             client.protocol.data_received(bytes([byte]))
         assert (await client.head()).startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
-        assert rig.endpoint.statistics() == {"websockets": 1, "opened": 1, "refused": 0, "slow": 0}
+        assert rig.endpoint.statistics() == {"websockets": 1, "opened": 1, "refused": 0, "slow": 0, "too_big": 0}
         assert client.protocol.is_open
 
 
@@ -107,7 +107,7 @@ async def test_who_is_refused_reads_the_whole_answer_and_then_the_end(head: byte
         client.writer.write_eof()
         await rig.wait_for_losses(1)
     assert rig.sessions.all == []
-    assert rig.endpoint.statistics() == {"websockets": 0, "opened": 0, "refused": 1, "slow": 0}
+    assert rig.endpoint.statistics() == {"websockets": 0, "opened": 0, "refused": 1, "slow": 0, "too_big": 0}
 
 
 @run_async
