@@ -39,6 +39,7 @@ from realtime.protocol.centrifuge.wire import Wire
 from realtime.transport.asgi import Receive, Scope, Send
 from realtime.transport.stream import EVENTS, UNCACHED, Stream, answer, gone, headers_of, read_body
 from realtime.transport.stream import Limits as StreamLimits
+from realtime.users import find
 
 PREFIX: Final = "/api"
 BODY_MAX: Final = 4 * 1024**2  # a batch is larger than any one message
@@ -123,6 +124,18 @@ class RoomRequest(Struct, kw_only=True):
     channel: str
 
 
+class PresenceRequest(Struct, kw_only=True):
+    """With `limit`, a page of about so many; `cursor` is what the page before said."""
+
+    channel: str
+    limit: int = 0
+    cursor: str = ""
+
+
+class ConnectionsRequest(Struct, kw_only=True):
+    user: str
+
+
 class HistoryRequest(Struct, kw_only=True):
     channel: str
     limit: int = 0
@@ -158,6 +171,22 @@ class PublishResult(Struct):
 class Reply(Struct, omit_defaults=True):
     result: Any = UNSET
     error: dict[str, Any] | UnsetType = UNSET
+
+
+class PresencePage(PresenceResult, omit_defaults=True):
+    cursor: str = ""
+
+
+class Connected(Struct):
+    address: str
+    channels: list[str]
+    slot: int
+    worker: str
+    node: str
+
+
+class ConnectionsResult(Struct):
+    connections: dict[str, Connected]
 
 
 class BroadcastResult(Struct):
@@ -210,10 +239,11 @@ class Api:
             "unsubscribe": (UserInRoom, self._unsubscribe, Empty),
             "disconnect": (DisconnectRequest, self._disconnect, Empty),
             "refresh": (RefreshRequest, self._refresh, Empty),
-            "presence": (RoomRequest, self._presence, PresenceResult),
+            "presence": (PresenceRequest, self._presence, PresencePage),
             "presence_stats": (RoomRequest, self._presence_stats, PresenceStatsResult),
             "history": (HistoryRequest, self._history, HistoryResult),
             "history_remove": (RoomRequest, self._history_remove, Empty),
+            "connections": (ConnectionsRequest, self._connections, ConnectionsResult),
             "channels": (ChannelsRequest, self._channels, ChannelsResult),
             "info": (InfoRequest, self._info, InfoResult),
         }
@@ -325,11 +355,16 @@ class Api:
 
         return BroadcastResult(await asyncio.gather(*[one(name) for name in request.channels]))
 
-    async def _presence(self, request: RoomRequest) -> PresenceResult:
+    async def _presence(self, request: PresenceRequest) -> PresencePage:
         if not self._options(request.channel).presence:
             raise codes.NOT_AVAILABLE.error()
-        members = await self._hub.members(Room(request.channel))
-        return PresenceResult({client: info_of(info) for client, info in members.items()})
+        room = Room(request.channel)
+        if request.limit <= 0:
+            members, cursor = await self._hub.members(room), ""
+        else:
+            page = await self._hub.members_page(room, cursor=request.cursor, limit=min(request.limit, PAGE_MAX))
+            members, cursor = page.members, page.cursor
+        return PresencePage({client: info_of(info) for client, info in members.items()}, cursor)
 
     async def _presence_stats(self, request: RoomRequest) -> PresenceStatsResult:
         if not self._options(request.channel).presence:
@@ -385,6 +420,15 @@ class Api:
 
     # Users
 
+    async def _connections(self, request: ConnectionsRequest) -> ConnectionsResult:
+        places = await find(self._postman, request.user)
+        return ConnectionsResult(
+            {
+                place.client: Connected(place.address, list(place.rooms), place.slot, place.worker, place.node)
+                for place in places
+            }
+        )
+
     async def _subscribe(self, request: UserInRoom) -> Empty:
         self._options(request.channel)
         await self._postman.tell_all(Subscribe(request.user, request.channel, request.client))
@@ -427,7 +471,7 @@ class Api:
             entry = await self._hub.enter(
                 room,
                 follower,
-                replace(options, presence=False),
+                replace(options, presence=False, has_farewells=False),
                 info=ClientInfo("", follower.client),
                 watches=options.join_leave,
             )
@@ -447,7 +491,7 @@ class Api:
             for task in (left, pumping):
                 task.cancel()
             await asyncio.gather(left, pumping, return_exceptions=True)
-            self._hub.leave(room, follower, client=None)
+            self._hub.leave(room, follower, info=None)
         await send({"type": "http.response.body", "body": b""})
 
 

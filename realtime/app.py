@@ -9,24 +9,30 @@ knows nothing of processes; a worker binds it to its hub.
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
-from realtime.broker.base import ClientInfo, Room
+from realtime.broker.base import ClientInfo, Publication, Room
 from realtime.connection import Connection
 from realtime.errors import ClientError, Disconnect
+from realtime.fanout import Accepts
 from realtime.handlers import Handler, encode
 from realtime.hub import Hub, RoomOptions
+from realtime.post import Postman
 from realtime.rooms import Pattern, RoomHandle, RoomKind, Rooms, options
+from realtime.users import UserHandle
 
 ASGIApp = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
 ]
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+
+logger = logging.getLogger("realtime.app")
 
 
 class App:
@@ -37,11 +43,13 @@ class App:
         self.mounts: list[tuple[str, ASGIApp]] = []
         self.statics: list[tuple[str, Path]] = []
         self.is_stock = False
+        self.end_grace_s = 0.0
         self._on: dict[str, Handler] = {}
         self._starting: list[Handler] = []
         self._stopping: list[Handler] = []
         self._methods: dict[str, Handler] = {}
         self._hub: Hub | None = None
+        self._postman: Postman | None = None
         self._processes: ProcessPoolExecutor | None = None
 
     # What a user declares
@@ -55,9 +63,26 @@ class App:
         """
         return self._register("connect", function, positional=2)
 
-    def on_disconnect(self, function: F) -> F:
-        """Learn that a client is gone. Called with the connection, a code and a reason."""
-        return self._register("disconnect", function, positional=3)
+    @overload
+    def on_disconnect(self, function: F) -> F: ...
+
+    @overload
+    def on_disconnect(self, *, grace_s: float) -> Callable[[F], F]: ...
+
+    def on_disconnect(self, function: F | None = None, *, grace_s: float = 0.0) -> F | Callable[[F], F]:
+        """
+        Learn that a client is gone. Called with the connection, a code and a reason; at least once, also after a crash
+        of its worker: then on another one, and `conn.state` is as it was when the client had connected.
+
+        Args:
+            function: the handler, where the decorator is written without arguments.
+            grace_s: seconds in which a user whose connection broke may come back: if the user is connected then, on any
+                worker, the handler is not called.
+        """
+        self.end_grace_s = grace_s
+        if function is not None:
+            return self._register("disconnect", function, positional=3)
+        return lambda function: self._register("disconnect", function, positional=3)
 
     def on_message(self, function: F) -> F:
         """Take messages that belong to no room and expect no answer. Called with the connection and the data."""
@@ -104,13 +129,20 @@ class App:
         filters: bool = False,
         binary: bool = False,
         echo: bool = True,
+        rate: str | None = None,
+        user_rate: str | None = None,
+        room_rate: str | None = None,
+        conflate: str | bool = False,
+        grace_s: float = 0.0,
     ) -> RoomHandle:
         """
         Declare a family of rooms, or speak to one room.
 
         As a class decorator it declares: `on_subscribe(conn, …)` admits a client, `on_publish(conn, data, …)` returns
-        what the room gets (None drops it), `on_leave(member, …)` learns of departures. The pattern's variables are
-        given by name. Without `on_publish`, clients cannot publish unless the room is `open`.
+        what the room gets (None drops it), `on_leave(member, …)` learns of departures and `on_empty(…)` of the last
+        one, both at least once, also after a crash. `accepts(conn, tags, …)`, a plain and quick function, is asked for
+        each member whether it gets a publication. The pattern's variables are given by name. Without `on_publish`,
+        clients cannot publish unless the room is `open`.
 
         With a concrete name, and no decorator, it returns a handle: `await app.room("chat:lobby").publish(…)`.
 
@@ -126,6 +158,12 @@ class App:
             filters: clients may ask for the publications of certain tags only.
             binary: payloads are any bytes, and not JSON: for clients that speak Protobuf.
             echo: a client gets what it published itself.
+            rate: how often one connection may publish, such as "5/s", "20/10s", "100/min"; above it: error 111.
+            user_rate: how often one user may, by all connections on all workers (an address, without a user).
+            room_rate: how often all together may.
+            conflate: for whom reads too slowly only the latest publication is kept, instead of closing the connection
+                as slow: of each value of the tag that is named here, or of all when True.
+            grace_s: seconds in which a user whose connection broke may come back without a leave and a join.
 
         Raises:
             ValueError: the options or the pattern make no sense.
@@ -141,6 +179,11 @@ class App:
             filters=filters,
             binary=binary,
             echo=echo,
+            rate=rate,
+            user_rate=user_rate,
+            room_rate=room_rate,
+            conflate=conflate,
+            grace_s=grace_s,
         )
 
         opened = RoomKind(Pattern(name), kept) if open else None
@@ -153,6 +196,15 @@ class App:
             self.rooms.declare(kind)
 
         return RoomHandle(self, name, declare)
+
+    def user(self, name: str) -> UserHandle:
+        """Return a handle of a user, on all workers: `await app.user("ann").is_online()`."""
+        return UserHandle(name, self._the_postman)
+
+    def _the_postman(self) -> Postman:
+        if self._postman is None:
+            raise RuntimeError("no worker runs this application: ask from a handler, or by the API")
+        return self._postman
 
     def mount(self, path: str, app: ASGIApp) -> None:
         """Serve an ASGI application (FastAPI, Starlette, Django, …) below `path`, on the same workers."""
@@ -172,9 +224,9 @@ class App:
 
     # What a worker does with it
 
-    def bind(self, hub: Hub) -> None:
-        """Give the application its worker's hub."""
-        self._hub = hub
+    def bind(self, hub: Hub, postman: Postman) -> None:
+        """Give the application its worker's hub, and who reaches other workers."""
+        self._hub, self._postman = hub, postman
 
     @property
     def hub(self) -> Hub:
@@ -233,6 +285,36 @@ class App:
         if handler is None:
             return data  # an open room
         return encode(await handler(conn, handler.decode(data), **variables))
+
+    def accepts(self, conn: Connection, room: Room) -> Accepts | None:
+        handler, variables = self._room_handler(room, "accepts")
+        if handler is None:
+            return None
+
+        def accept(publication: Publication) -> bool:
+            try:
+                return bool(handler.call_now(conn, publication.tags or {}, **variables))
+            except Exception:
+                logger.exception("! accepts of %s failed: the publication is not shown to %s", room, conn.id)
+                return False
+
+        return accept
+
+    # What the hub asks, of those who leave
+
+    @property
+    def hears_ends(self) -> bool:
+        """Whether there is a handler for connections that end."""
+        return "disconnect" in self._on
+
+    async def empty(self, room: Room) -> None:
+        handler, variables = self._room_handler(room, "on_empty")
+        if handler is not None:
+            await handler(**variables)
+
+    async def lost(self, info: ClientInfo) -> None:
+        assert info.conn_info is not None, "a record holds what is to be known"
+        await self.disconnect(Connection.restore(info.conn_info), 1006, "its worker is gone")
 
     async def leave(self, room: Room, info: ClientInfo) -> None:
         handler, variables = self._room_handler(room, "on_leave")

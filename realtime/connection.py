@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -44,7 +44,7 @@ class Subscription:
     server_side: bool = False
     join_leave: bool = False
     positioned: bool = False
-    present: bool = False  # registered as a member at the broker
+    shown: ClientId | None = None  # under which id others see it in the room, where it is registered at the broker
     chan_info: bytes | None = None
     expire_at_s: float | None = None
     delta: bool = False  # publications go as differences
@@ -170,10 +170,47 @@ class Connection:
         subscription = self.subscriptions.get(room) if room is not None else None
         return ClientInfo(
             user=self.user,
-            client=self.id,
+            client=(subscription.shown if subscription else None) or self.id,
             conn_info=None if self.info is None else msgspec.json.encode(self.info),
             chan_info=subscription.chan_info if subscription else None,
         )
 
+    def snapshot(self) -> bytes:
+        """Return what another worker is to know of this connection without this one; `state` only if it is data."""
+        kept = {name: getattr(self, name) for name in _KEPT}
+        try:
+            return msgspec.msgpack.encode({**kept, "state": self.state})
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return msgspec.msgpack.encode(kept)
+
+    @classmethod
+    def restore(cls, snapshot: bytes) -> Connection:
+        """Return a connection that has ended, from its snapshot. It has no rooms, and nothing reaches its client."""
+        kept = msgspec.msgpack.decode(snapshot, type=dict[str, Any])
+        connection = cls(kept["id"], _Gone())
+        for name, value in kept.items():
+            if name in _KEPT or name == "state":
+                setattr(connection, name, value)
+        return connection
+
     def __repr__(self) -> str:
         return f"<Connection {self.id} user={self.user!r} client={self.client} slot={self.slot}>"
+
+
+# What a snapshot holds, beside `state`.
+_KEPT: Final = (
+    "id", "user", "claims", "info", "client", "scheme", "path", "query", "session", "transport", "slot", "worker",
+    "node",
+)  # fmt: skip
+
+
+class _Gone:
+    """The voice of a connection that has ended with its worker: nobody hears it."""
+
+    def send_message(self, data: bytes) -> None: ...
+
+    def end(self, code: int, reason: str) -> None: ...
+
+    async def enter(self, room: Room) -> None: ...
+
+    async def exit(self, room: Room, code: int, reason: str) -> None: ...

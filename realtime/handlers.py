@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -85,8 +85,27 @@ class Handler:
             raise TypeError(f"{self.name}: what a client sends cannot become a {wanted!r}; it can be {allowed}")
         return msgspec.json.Decoder(wanted).decode
 
+    @property
+    def is_coroutine(self) -> bool:
+        """Whether its answer has to be awaited."""
+        return self._asynchronous
+
+    def call_now(self, *arguments: Any, **named: Any) -> Any:
+        """Call a plain function here and now, on the event loop: for what is asked so often that it must be quick."""
+        given, first = self._given(arguments, named)
+        return self._function(*first, **given)
+
     async def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call it with those of the arguments that it takes."""
+        given, first = self._given(arguments, named)
+        if self._asynchronous:
+            return await self._function(*first, **given)
+        loop = asyncio.get_running_loop()
+        result = await loop.run_in_executor(_pool, lambda: self._function(*first, **given))
+        return await result if inspect.isawaitable(result) else result
+
+    def _given(self, arguments: Sequence[Any], named: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+        """Return the arguments that it takes, by name and by position."""
         given = {name: value for name, value in named.items() if name in self._named}
         first: list[Any] = []
         for place, value in zip(self._places, arguments, strict=False):
@@ -94,11 +113,7 @@ class Handler:
                 first.append(value)
             else:
                 given[place] = value
-        if self._asynchronous:
-            return await self._function(*first, **given)
-        loop = asyncio.get_running_loop()
-        result = await loop.run_in_executor(_pool, lambda: self._function(*first, **given))
-        return await result if inspect.isawaitable(result) else result
+        return given, first
 
     def decode(self, data: bytes | None) -> Any:
         """

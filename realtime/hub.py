@@ -42,6 +42,7 @@ from realtime.broker.base import (
 )
 from realtime.errors import BrokerUnavailable
 from realtime.fanout import Accepts, Change, Difference, Subscriber, Wire, total
+from realtime.farewells import Farewells, Hooks, Silent
 from realtime.local_room import Entry, Insufficient, Joined, LocalRoom, RoomOptions
 from realtime.presence import Presence
 from realtime.rate import Rate
@@ -66,7 +67,7 @@ class Hub:
         broker: Broker,
         options_of: Callable[[Room], RoomOptions | None],
         *,
-        on_departed: Callable[[Sequence[Departed]], None] = lambda departed: None,
+        hooks: Hooks | None = None,
         difference: Difference | None = None,
         worker: WorkerId | None = None,
         on_mail: Callable[[bytes], None] = lambda message: None,
@@ -76,7 +77,7 @@ class Hub:
         Args:
             broker: not started yet; the hub starts and closes it.
             options_of: how a room is kept, or None where it is not declared.
-            on_departed: told of members whose worker died and whom this worker removed.
+            hooks: hears of those who leave.
             difference: makes deltas, for the rooms that have them.
             worker: the name by which others send mail to this one; it gets none without.
             on_mail: told what another worker sent; from one sender in order.
@@ -85,7 +86,6 @@ class Hub:
         self.presence = Presence(broker)
         self.options_of = options_of
         self._broker = broker
-        self._on_departed = on_departed
         self._difference = difference
         self._on_mail = on_mail
         self._boxes = frozenset((_box(None), _box(worker)) if worker is not None else ())
@@ -94,6 +94,9 @@ class Hub:
         self._dirty: list[LocalRoom] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._verifier: asyncio.Task[None] | None = None
+        self.farewells = Farewells(
+            broker, self.presence, options_of, hooks or Silent(), worker=worker or "worker", spawn=self.spawn
+        )
         self._counts = dict.fromkeys(("received", "delivered", "stray", "holes", "filled", "insufficient"), 0)
 
     # Life
@@ -115,6 +118,7 @@ class Hub:
         if self._verifier is not None:
             self._verifier.cancel()
             await asyncio.gather(self._verifier, return_exceptions=True)
+        await self.farewells.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)
         for task in list(self._tasks):
@@ -242,7 +246,7 @@ class Hub:
         Bring a subscriber to the door of a room. The caller owes `go_live` or `abandon`.
 
         Args:
-            info: what others see of it, where the room has presence.
+            info: what others see of it, where the room has presence; `Entry.info` is what they see indeed.
             since: the position after which it wants everything again.
             watches: it is told of joins and leaves.
             wire: what publications are written in; the subscriber's own unless given.
@@ -258,9 +262,8 @@ class Hub:
         local.entries.add(entry)  # before the first await: from here on the room is not empty
         try:
             await self._open(local)
-            if options.presence:
-                entry.info = info
-                await self.presence.add(room, info, announce=options.join_leave)
+            if options.presence or options.has_farewells:
+                entry.info = await self.farewells.enter(room, options, info)
             if options.recover:
                 await self._read(entry)
         except BaseException:
@@ -308,14 +311,15 @@ class Hub:
         if entry not in local.entries:
             return
         local.entries.discard(entry)
-        self._leave_behind(local, ClientId(entry.info.client) if entry.info else None)
+        self._leave_behind(local, entry.info, away=False)
 
-    def leave(self, room: Room, subscriber: Subscriber, *, client: ClientId | None) -> bool:
+    def leave(self, room: Room, subscriber: Subscriber, *, info: ClientInfo | None, away: bool = False) -> bool:
         """
         End a membership. Nothing of this room is written to the subscriber from now on; the rest follows on the side.
 
         Args:
-            client: the member to be removed from presence, or None where it was never registered.
+            info: what others see of it (`Entry.info`), or None where it was never registered.
+            away: only its connection is broken, and it may come back.
 
         Returns:
             Whether it was a member.
@@ -323,23 +327,17 @@ class Hub:
         local = self._rooms.get(room)
         if local is None or not local.fanout.remove(subscriber):
             return False
-        self._leave_behind(local, client)
+        self._leave_behind(local, info, away=away)
         return True
 
-    def withdraw(self, room: Room, client: ClientId) -> None:
-        """Remove a client from presence that is no member any more, because the hub itself put it out."""
-        self.presence.owe(room, client, announce=self._options(room).join_leave)
-        self.spawn(self.presence.pay(room, client))
+    def withdraw(self, room: Room, info: ClientInfo) -> None:
+        """Make absent who is no member any more because the hub itself put it out. It may come again at once."""
+        self.farewells.leave(room, self._options(room), info, away=True)
 
-    def _leave_behind(self, local: LocalRoom, client: ClientId | None) -> None:
-        if client is not None:
-            self.presence.owe(local.name, client, announce=local.options.join_leave)
-        self.spawn(self._after_leaving(local, client))
-
-    async def _after_leaving(self, local: LocalRoom, client: ClientId | None) -> None:
-        if client is not None:
-            await self.presence.pay(local.name, client)
-        await self._close_if_empty(local)
+    def _leave_behind(self, local: LocalRoom, info: ClientInfo | None, *, away: bool) -> None:
+        if info is not None:
+            self.farewells.leave(local.name, local.options, info, away=away)
+        self.spawn(self._close_if_empty(local))
 
     async def _close_if_empty(self, local: LocalRoom) -> None:
         async with local.lock:
@@ -437,7 +435,7 @@ class Hub:
         local.changes.append(change)
 
     def on_departed(self, departed: Sequence[Departed]) -> None:
-        self._on_departed(departed)
+        self.farewells.departed(departed)
 
     def on_link_lost(self) -> None:
         logger.warning("! the link to the broker is lost: publishing fails, members stay")
@@ -447,7 +445,7 @@ class Hub:
 
     def on_link_restored(self) -> None:
         logger.warning("= the link to the broker is back: %d rooms are compared", len(self._rooms))
-        self.spawn(self.presence.pay_all())
+        self.spawn(self._pay_all())
         self.spawn(self._verify(self._rooms.values()))
 
     # Proof
@@ -462,8 +460,12 @@ class Hub:
     async def _verify_forever(self) -> None:
         while True:
             await asyncio.sleep(self._verify_s)
-            await self.presence.pay_all()
+            await self._pay_all()
             await self._verify(self._rooms.values())
+
+    async def _pay_all(self) -> None:
+        await self.presence.pay_all()
+        await self.farewells.pay_all()
 
     async def _verify(self, rooms: Iterable[LocalRoom]) -> None:
         """Compare positions with the broker's, and prove every room that is behind or unproven."""
@@ -551,7 +553,8 @@ class Hub:
             "rooms": len(self._rooms),
             "memberships": total(local.fanout for local in self._rooms.values()),
             "unproven": sum(not local.proven for local in self._rooms.values()),
-            "departures_owed": self.presence.owed,
+            "departures_owed": self.presence.owed + self.farewells.owed,
+            "away": self.farewells.away,
             **self._counts,
             "broker": dict(self._broker.statistics()),
         }

@@ -24,7 +24,9 @@ class RoomOptions:
     `delta`: who asks for it gets differences. `filters`: clients may choose by tags. `binary`: payloads are any bytes.
     `echo`: who publishes gets it as well. `rate`, `user_rate`, `room_rate`: how often clients may publish: each
     connection, each user, all together. `conflate`: the tag by which a slow member gets only the latest; "" for none.
-    `has_farewells`: the application wants to hear, also after a crash, of those who leave.
+    `grace_s`: for how long who lost the connection
+    is not said to have left. `has_farewells`: the application wants to hear, also after a crash, of those who leave;
+    `hears_empty`: and of rooms that nobody is in.
     """
 
     retention: Retention = field(default_factory=Retention)
@@ -40,7 +42,9 @@ class RoomOptions:
     user_rate: Rate | None = None
     room_rate: Rate | None = None
     conflate: str | None = None
+    grace_s: float = 0.0
     has_farewells: bool = False
+    hears_empty: bool = False
 
     def __post_init__(self) -> None:
         assert not self.recover or self.retention.size > 0, "a room without history cannot recover anybody"

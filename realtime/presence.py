@@ -25,9 +25,11 @@ class Presence:
         self._owed: dict[tuple[Room, ClientId], bool] = {}
         self._paying: dict[tuple[Room, ClientId], asyncio.Event] = {}  # removals on their way to the broker
 
-    async def add(self, room: Room, info: ClientInfo, *, announce: bool) -> None:
+    async def add(
+        self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
+    ) -> None:
         """
-        Make a client present; with `announce`, tell every worker.
+        Make a client present, as `Broker.add_member` does.
 
         Raises:
             BrokerUnavailable: it is not present, and the caller owes nothing.
@@ -35,7 +37,7 @@ class Presence:
         client = ClientId(info.client)
         await self.pay(room, client)  # who left a moment ago and comes again must not be removed after it came
         try:
-            await self._broker.add_member(room, info, announce=announce)
+            await self._broker.add_member(room, info, announce=announce, quietly=quietly, lasting=lasting)
         except BaseException:
             self.owe(room, client, announce=announce)  # it may have happened all the same
             raise

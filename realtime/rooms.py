@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from realtime.broker.base import MemberCounts, Position, Publication, Retention, Room
+from realtime.broker.base import MemberCounts, MembersPage, Position, Publication, Retention, Room
 from realtime.handlers import Handler
 from realtime.hub import RoomOptions
+from realtime.rate import Rate
 
 if TYPE_CHECKING:
     from realtime.app import App
     from realtime.connection import Connection
 
 _PIECES: Final = re.compile(r"\{([^{}]*)\}")
-HOOKS: Final = ("on_subscribe", "on_publish", "on_leave")
+HOOKS: Final = {"on_subscribe": 2, "on_publish": 2, "on_leave": 1, "on_empty": 0, "accepts": 2}  # arguments by position
 C = TypeVar("C", bound=type)
 
 
@@ -82,13 +83,20 @@ class RoomKind:
             TypeError: a handler asks for what it is not given.
         """
         named = frozenset(self.pattern.names)
-        for name in HOOKS:
+        for name, positional in HOOKS.items():
             function = getattr(handlers, name, None)
             if function is not None:
-                positional = 1 if name == "on_leave" else 2
                 self.handlers[name] = Handler(function, positional=positional, named=named)
-        if "on_publish" in self.handlers:
-            self.options = replace(self.options, publish=True)
+        if "accepts" in self.handlers and self.handlers["accepts"].is_coroutine:
+            raise TypeError(f"{self.handlers['accepts'].name} is asked for every member: it cannot be a coroutine")
+        if "accepts" in self.handlers and self.options.delta:
+            raise ValueError("delta and accepts: a difference to what a member did not get helps it nothing")
+        self.options = replace(
+            self.options,
+            publish=self.options.publish or "on_publish" in self.handlers,
+            has_farewells="on_leave" in self.handlers or "on_empty" in self.handlers,
+            hears_empty="on_empty" in self.handlers,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +234,13 @@ class RoomHandle:
             for client, info in members.items()
         }
 
+    async def presence_page(self, cursor: str = "", *, limit: int = 1000) -> MembersPage:
+        """
+        Return about `limit` of those in the room, and the `cursor` of the next page; "" after the last. Who is there
+        from the first page to the last is in at least one.
+        """
+        return await self._app.hub.members_page(self.name, cursor=cursor, limit=limit)
+
     async def presence_stats(self) -> MemberCounts:
         """Count who is in the room, on all workers: connections, and users."""
         return await self._app.hub.member_counts(self.name)
@@ -243,12 +258,17 @@ def options(
     filters: bool,
     binary: bool,
     echo: bool,
+    rate: str | None,
+    user_rate: str | None,
+    room_rate: str | None,
+    conflate: str | bool,
+    grace_s: float,
 ) -> RoomOptions:
     """
     Return how a room is kept, from what a declaration says.
 
     Raises:
-        ValueError: it asks for recovery without history, or for deltas without recovery.
+        ValueError: it asks for recovery without history, for deltas without recovery, or for a rate that is none.
     """
     if recover and history <= 0:
         raise ValueError("recover needs history: what is not kept cannot be sent again")
@@ -257,6 +277,8 @@ def options(
         raise ValueError("delta needs history and recover: a difference is to something that a client surely has")
     if history < 0 or history_ttl_s <= 0:
         raise ValueError("history and history_ttl_s are not negative")
+    if grace_s < 0:
+        raise ValueError("grace_s is not negative")
     return RoomOptions(
         retention=Retention(history, history_ttl_s),
         presence=presence,
@@ -267,4 +289,9 @@ def options(
         filters=filters,
         binary=binary,
         echo=echo,
+        rate=Rate.parse(rate) if rate else None,
+        user_rate=Rate.parse(user_rate) if user_rate else None,
+        room_rate=Rate.parse(room_rate) if room_rate else None,
+        conflate=None if conflate is False else "" if conflate is True else conflate,
+        grace_s=grace_s,
     )

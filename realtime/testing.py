@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final
 
@@ -27,10 +27,11 @@ import msgspec
 import realtime
 from realtime.app import App
 from realtime.auth import Tokens
-from realtime.broker.base import Departed, WorkerId
+from realtime.broker.base import WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.errors import ClientError, Disconnect
 from realtime.hub import Hub
+from realtime.post import Postman
 from realtime.protocol.base import Framing, Handshake
 from realtime.protocol.centrifuge.session import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
@@ -112,7 +113,16 @@ class TestServer:
     async def __aenter__(self) -> TestServer:
         broker = MemoryBroker(WorkerId("test"))
         self._wheel = Wheel(asyncio.get_running_loop().time())
-        self._hub = Hub(broker, self._app.room_options, on_departed=self._departed, difference=difference)
+        worker = WorkerId("test")
+        postman = Postman(worker)
+        self._hub = Hub(
+            broker,
+            self._app.room_options,
+            hooks=self._app,
+            difference=difference,
+            worker=worker,
+            on_mail=postman.receive,
+        )
         self._protocol = Centrifuge(
             self._app,
             self._hub,
@@ -121,8 +131,9 @@ class TestServer:
             limits=self._limits,
             home=Home(0, "test", "test", realtime.__version__),
         )
+        postman.serve(self._hub, self._protocol)
         await self._hub.start()
-        self._app.bind(self._hub)
+        self._app.bind(self._hub, postman)
         await self._app.startup()
         self._turning = asyncio.create_task(run_wheel(self._wheel))
         return self
@@ -137,10 +148,6 @@ class TestServer:
         self._turning.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._turning
-
-    def _departed(self, departed: Sequence[Departed]) -> None:
-        for each in departed:
-            self._hub.spawn(self._app.leave(each.room, each.info))
 
     def token(self, claims: Mapping[str, Any]) -> str:
         """Sign a token as the application's own backend would: `sub` is the user, `channel` makes it a room's."""

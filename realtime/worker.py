@@ -13,7 +13,6 @@ import gc
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -26,7 +25,7 @@ from realtime.api import Api
 from realtime.app import App
 from realtime.auth import Tokens
 from realtime.broker import make
-from realtime.broker.base import Departed, WorkerId
+from realtime.broker.base import WorkerId
 from realtime.errors import RealtimeError
 from realtime.gateway import WEBSOCKET_PATHS, Gateway
 from realtime.http import Router
@@ -66,11 +65,11 @@ class Process:
         home = Home(worker.slot, worker.worker_id, worker.node, realtime.__version__)
         self.wheel = Wheel(asyncio.get_running_loop().time())
         broker = make(settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix)
-        postman = Postman(worker_id)
+        self.postman = postman = Postman(worker_id)
         self.hub = Hub(
             broker,
             app.room_options,
-            on_departed=self._departed,
+            hooks=app,
             difference=difference,
             worker=worker_id,
             on_mail=postman.receive,
@@ -143,7 +142,7 @@ class Process:
     async def start(self) -> None:
         """Bring up everything that can fail."""
         await self.hub.start()
-        self.app.bind(self.hub)
+        self.app.bind(self.hub, self.postman)
         await self.app.startup()
         await self.router.startup()
         loop = asyncio.get_running_loop()
@@ -170,10 +169,6 @@ class Process:
         """Hear of other workers: the members of a dead one are removed by whoever is first."""
         if name == "exit" and not self._draining:
             self.hub.spawn(self.hub.reap(WorkerId(about["worker_id"])))
-
-    def _departed(self, departed: Sequence[Departed]) -> None:
-        for each in departed:
-            self.hub.spawn(self.app.leave(each.room, each.info))
 
     def health(self) -> dict[str, Any]:
         """

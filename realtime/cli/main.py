@@ -35,6 +35,7 @@ COMMANDS = (
     "tail",
     "rooms",
     "presence",
+    "where",
     "history",
     "disconnect",
     "token",

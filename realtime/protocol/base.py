@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from realtime.broker.base import ClientInfo, Room
+from realtime.broker.base import Room
 from realtime.connection import Connection
+from realtime.fanout import Accepts
 from realtime.hub import RoomOptions
 
 
@@ -116,6 +117,9 @@ class Application(Protocol):
     def room_options(self, room: Room) -> RoomOptions | None:
         """Return how this room is kept, or None for a room that is not declared."""
 
+    def accepts(self, conn: Connection, room: Room) -> Accepts | None:
+        """Return what says of each publication whether this client gets it; None where it gets all."""
+
     async def connect(self, conn: Connection, data: bytes | None) -> bytes | None:
         """Admit a client; return data for it."""
 
@@ -133,6 +137,3 @@ class Application(Protocol):
 
     async def message(self, conn: Connection, data: bytes) -> None:
         """Take a message that expects no answer. Without a handler: `Disconnect(3508, …)`."""
-
-    async def leave(self, room: Room, info: ClientInfo) -> None:
-        """Learn that a member left, also one whose worker died. At least once, on one live worker."""

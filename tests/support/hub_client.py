@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from realtime.broker.base import Broker, ClientId, ClientInfo, Position, Publication, Retention, Room
+from realtime.broker.base import Broker, ClientInfo, Position, Publication, Retention, Room
 from realtime.fanout import Change
 from realtime.hub import Entry, Hub, Joined, RoomOptions
 
@@ -112,5 +112,4 @@ class HubClient:
         return self.go_live(await self.ask(room))
 
     def leave(self, room: Room = ROOM) -> bool:
-        client = ClientId(self.info.client) if self.options.presence else None
-        return self.hub.leave(room, self, client=client)
+        return self.hub.leave(room, self, info=self.info if self.options.presence else None)

@@ -100,7 +100,7 @@ class OneWorker:
         self.app = app
         self.broker = broker or MemoryBroker(WorkerId("w"))
         self.wheel = Wheel(0.0)
-        self.hub = Hub(self.broker, app.room_options, difference=difference)
+        self.hub = Hub(self.broker, app.room_options, hooks=app, difference=difference)
         self.protocol = Centrifuge(
             app, self.hub, wheel=self.wheel, tokens=Tokens(secret), limits=Limits(**limits),
             home=Home(3, "w", "n", VERSION),

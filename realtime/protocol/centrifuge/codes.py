@@ -64,6 +64,14 @@ EXPIRED: Final = ErrorCode(110, "expired")
 TOO_MANY_REQUESTS: Final = ErrorCode(111, "too many requests", temporary=True)
 UNRECOVERABLE: Final = ErrorCode(112, "unrecoverable position")
 
+_FOR_GOOD: Final = (1000, 1005)  # a client that says goodbye (RFC 6455, section 7.4.1: normal, and without a code)
+
+
+def comes_back(code: int) -> bool:
+    """Say whether a client whose connection ended with this code may come back by itself (protocol, section 8.2)."""
+    return not (code in _FOR_GOOD or 3500 <= code < 4000 or 4500 <= code < 5000)
+
+
 CLOSED: Final = DisconnectCode(3000, "connection closed")
 SHUTDOWN: Final = DisconnectCode(3001, "shutdown")
 SERVER_ERROR: Final = DisconnectCode(3004, "internal server error")

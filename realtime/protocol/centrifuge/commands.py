@@ -22,7 +22,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from realtime.auth import ConnectionClaims, SubscriptionClaims
-from realtime.broker.base import Position, Room
+from realtime.broker.base import ClientId, ClientInfo, Position, Room
 from realtime.connection import Subscription
 from realtime.errors import ClientError, TokenExpired, TokenInvalid
 from realtime.fanout import Accepts
@@ -84,8 +84,10 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
         session.over("rooms", f"more than {shared.limits.rooms_per_connection} rooms")
         raise codes.ROOM_LIMIT.error()
     doors = await _enter_granted(session, request)
+    await shared.hub.farewells.admit(ClientInfo(connection.user, connection.id, connection.snapshot()))
     if not session.is_open:
         _abandon(session, doors)
+        shared.hub.farewells.not_admitted(connection.user, connection.id)
         return
     try:
         subs: dict[str, SubscribeResult] = {
@@ -93,6 +95,7 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
         }
     except BaseException:
         _abandon(session, doors)
+        shared.hub.farewells.not_admitted(connection.user, connection.id)
         raise
     session.admit()
     expires, seconds = ttl(claims.expire_at_s if claims else None)
@@ -271,7 +274,6 @@ async def _enter(
     info = connection.describe()
     if subscription.chan_info is not None:
         info = msgspec.structs.replace(info, chan_info=subscription.chan_info)
-    subscription.present = options.presence
     subscription.join_leave = options.join_leave
     subscription.positioned = options.recover
     entry = await session.shared.hub.enter(
@@ -282,9 +284,17 @@ async def _enter(
         since=since if options.recover else None,
         watches=subscription.join_leave,
         wire=session.shared.wire(session.codec, session.outlet.framing, is_delta=True) if subscription.delta else None,
-        accepts=accepts,
+        accepts=_both(accepts, session.shared.application.accepts(connection, room)),
     )
+    subscription.shown = None if entry.info is None else ClientId(entry.info.client)
     return Door(subscription, options, entry)
+
+
+def _both(one: Accepts | None, other: Accepts | None) -> Accepts | None:
+    """Return what lets through what both do."""
+    if one is None or other is None:
+        return one or other
+    return lambda publication: one(publication) and other(publication)
 
 
 def _go_live(session: Session, door: Door) -> None:

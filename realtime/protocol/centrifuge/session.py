@@ -19,7 +19,7 @@ import random
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -272,12 +272,18 @@ class Session:
             self._expiry.cancel()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
+        away = codes.comes_back(code)
         for room in list(self.connection.subscriptions):
-            self.leave(room)
+            self.leave(room, away=away)
         self.shared.sessions.discard(self)
         self.shared.emulated.pop(self.emulation, None)
         if admitted:
-            self.shared.hub.spawn(self.shared.application.disconnect(self.connection, code, reason))
+            connection = self.connection
+
+            def tell() -> Awaitable[None]:
+                return self.shared.application.disconnect(connection, code, reason)
+
+            self.shared.hub.farewells.ended(connection.user, connection.id, tell, away=away)
         return True
 
     # Commands, one after another
@@ -476,15 +482,17 @@ class Session:
 
     # Rooms
 
-    def leave(self, room: Room) -> bool:
-        """End a subscription. Nothing of the room is written from here on; others learn of it on the side."""
+    def leave(self, room: Room, *, away: bool = False) -> bool:
+        """
+        End a subscription. Nothing of the room is written from here on; others learn of it on the side. `away`: the
+        client may come back.
+        """
         subscription = self.connection.subscriptions.get(room)
         if subscription is None:
             return False
-        info = self.connection.describe(room)
+        info = None if subscription.shown is None else self.connection.describe(room)
         del self.connection.subscriptions[room]
-        self.shared.hub.leave(room, self, client=self.connection.id if subscription.present else None)
-        self.shared.hub.spawn(self.shared.application.leave(room, info))
+        self.shared.hub.leave(room, self, info=info, away=away)
         return True
 
     def insufficient(self, room: Room) -> None:
@@ -497,9 +505,8 @@ class Session:
             return
         info = self.connection.describe(room)
         del self.connection.subscriptions[room]
-        if subscription.present:
-            self.shared.hub.withdraw(room, self.connection.id)
-        self.shared.hub.spawn(self.shared.application.leave(room, info))
+        if subscription.shown is not None:
+            self.shared.hub.withdraw(room, info)
         self._push_unsubscribe(room, codes.UNSUBSCRIBED_INSUFFICIENT)
 
     def _push_unsubscribe(self, room: Room, code: codes.UnsubscribeCode) -> None:

@@ -1,0 +1,71 @@
+"""
+One user of an application, wherever that user is connected.
+
+Runs in the worker. A user has any number of connections, on any workers of any machines; nothing keeps a list of them.
+So whoever asks, asks all workers, and each answers for its own: the answer costs what the cluster has workers, and a
+connection costs nothing for it. A worker that does not answer within two seconds is left out, and the log says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from realtime.broker.base import Room
+from realtime.post import Disconnect, Postman, Subscribe, Unsubscribe
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One connection of a user: its id, the client's address, its rooms, and where it is served."""
+
+    client: str
+    address: str
+    rooms: tuple[Room, ...]
+    slot: int
+    worker: str
+    node: str
+
+
+class UserHandle:
+    """A user by name. Every call may raise `BrokerUnavailable`."""
+
+    __slots__ = ("_postman", "name")
+
+    def __init__(self, name: str, postman: Callable[[], Postman]) -> None:
+        self.name = name
+        self._postman = postman
+
+    async def connections(self) -> list[Place]:
+        """Return every connection of the user, on all workers."""
+        return await find(self._postman(), self.name)
+
+    async def is_online(self) -> bool:
+        """Say whether the user has a connection anywhere."""
+        return bool(await self.connections())
+
+    async def disconnect(self, code: int = 3503, reason: str = "force disconnect", *, client: str = "") -> None:
+        """Close all connections of the user, or one; by the default code they do not come back."""
+        await self._postman().tell_all(Disconnect(self.name, client, (), code, reason))
+
+    async def subscribe(self, room: str, *, client: str = "") -> None:
+        """Bring all connections of the user, or one, into a room. No handler is asked."""
+        await self._postman().tell_all(Subscribe(self.name, room, client))
+
+    async def unsubscribe(self, room: str, *, client: str = "") -> None:
+        """Take all connections of the user, or one, out of a room."""
+        await self._postman().tell_all(Unsubscribe(self.name, room, client))
+
+
+async def find(postman: Postman, user: str) -> list[Place]:
+    """
+    Ask every worker for the connections of a user.
+
+    Raises:
+        BrokerUnavailable: nobody can be asked.
+    """
+    return [
+        Place(place.client, place.address, tuple(map(Room, place.rooms)), told.slot, told.worker, told.node)
+        for told in await postman.survey(user)
+        for place in told.places
+    ]
