@@ -36,6 +36,7 @@ from realtime.presence import Presence
 SECOND_LOOK_S: Final = 5.0  # after which a worker that took over a membership has registered it, or is dead
 
 _LEAVE, _AWAY, _EMPTY, _END = "\0l:", "\0a:", "\0e:", "\0d:"  # what the private rooms of records begin with
+AWAY: Final = "is away, and may come back"
 _IS_AWAY: Final = b"1"  # the chan_info of a connection's record once that connection has ended
 
 logger = logging.getLogger("realtime.farewells")
@@ -180,6 +181,7 @@ class Farewells:
         """Let whoever comes back find its membership, also on another worker."""
         try:
             await self._broker.add_member(index, info, announce=False, lasting=True)
+            logger.debug("= %s %s", info.client, AWAY)
         except BrokerUnavailable as error:
             logger.debug("- nobody finds %s, who is away: %s", info.client, error)
 

@@ -8,14 +8,16 @@ Real workers, killed by -9. The application says what it hears on lines of the l
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from realtime.farewells import AWAY
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.redis_server import RedisServer
@@ -70,10 +72,12 @@ class Scene:
     def __init__(self, server: RunningServer, directory: Path) -> None:
         self.server = server
         self.stuck = directory / "stuck"
+        self.clients: list[ProtocolClient] = []
 
     async def join(self, user: str, number: int, *rooms: str, **data: Any) -> ProtocolClient:
         url = f"ws://127.0.0.1:{self.server.port}/connection/websocket"
         client = await ProtocolClient.join(url, f"127.0.70.{number}", data={"user": user, **data})
+        self.clients.append(client)
         for room in rooms:
             await client.ask("subscribe", channel=room, join_leave=True)
         return client
@@ -83,8 +87,27 @@ class Scene:
         line = " ".join(map(str, ("HEARD", *words)))
         await asyncio.to_thread(self.server.log.wait_for, f"{line}( |$)")
 
+    async def away(self, count: int) -> None:
+        """Wait until so many may come back, and would be found."""
+        while len(self.server.log.find_all(AWAY)) < count:
+            await asyncio.to_thread(self.server.log.wait_for, AWAY, since=max(self.server.log.mark() - 1, 0))
+
     def how_often(self, *words: object) -> int:
         return len(self.server.log.find_all(" ".join(map(str, ("HEARD", *words))) + "( |$)"))
+
+
+def staged(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a test that takes a scene, and let its clients go when it ends."""
+
+    @functools.wraps(test)
+    async def run(scene: Scene, **arguments: Any) -> None:
+        try:
+            await test(scene, **arguments)
+        finally:
+            for client in scene.clients:
+                await client.close()
+
+    return run_async(run)
 
 
 def pid(client: ProtocolClient) -> int:
@@ -113,16 +136,14 @@ def options(request: pytest.FixtureRequest) -> Iterator[list[str]]:
 @pytest.fixture
 def scene(options: list[str], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
     (tmp_path / "app.py").write_text(APP)
-    marker = request.node.get_closest_marker("usefixtures")
-    assert marker is None
     env = {"STUCK": str(tmp_path / "stuck"), **getattr(request, "param", {})}
-    arguments = ["--sticky", "none", "--balance", "round-robin", "--anonymous", *options]
+    arguments = ["--sticky", "none", "--balance", "round-robin", "--anonymous", "--log-level", "debug", *options]
     with RunningServer(tmp_path / "app.py", *arguments, workers=3, env=env) as server:
         server.wait_until_full()
         yield Scene(server, tmp_path)
 
 
-@run_async
+@staged
 async def test_each_leave_is_heard_and_the_last_one_leaves_an_empty_room(scene: Scene) -> None:
     clients = [await scene.join(user, number, "plain:a") for number, user in enumerate(("ana", "ben", "cem"), 1)]
     assert len(set(map(pid, clients))) == 3, "each on its own worker"
@@ -139,7 +160,7 @@ async def test_each_leave_is_heard_and_the_last_one_leaves_an_empty_room(scene: 
     assert [scene.how_often(*words) for words in (("leave",), ("empty",), ("end",))] == [3, 1, 2]
 
 
-@run_async
+@staged
 async def test_the_departures_of_a_killed_worker_are_heard_on_another(scene: Scene) -> None:
     here = await scene.join("ana", 1, "plain:a", colour="red")
     other = await scene.join("ben", 2, "plain:b", colour="blue")
@@ -153,7 +174,7 @@ async def test_the_departures_of_a_killed_worker_are_heard_on_another(scene: Sce
     assert [scene.how_often(*words) for words in (("leave",), ("empty",), ("end",))] == [2, 2, 2]
 
 
-@run_async
+@staged
 async def test_a_handler_that_died_under_way_is_called_again(scene: Scene) -> None:
     scene.stuck.touch()
     client = await scene.join("ana", 1, "plain:stuck")
@@ -174,7 +195,7 @@ async def people(client: ProtocolClient, room: str) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("how", ["cut", "killed"])
-@run_async
+@staged
 async def test_who_comes_back_within_the_grace_has_never_left(scene: Scene, how: str) -> None:
     watcher = await scene.join("wim", 1, "kind:a")
     first = await scene.join("ana", 2, "kind:a")
@@ -184,11 +205,9 @@ async def test_who_comes_back_within_the_grace_has_never_left(scene: Scene, how:
     known = name(first)
     if how == "killed":
         kill(scene, first)
-        await first.wait_closed()
-        await asyncio.to_thread(scene.server.log.wait_for, "away")
     else:
         first.abort()
-        await asyncio.to_thread(scene.server.log.wait_for, "away")
+    await scene.away(1)
     again = await scene.join("ana", 3, "kind:a")
     assert name(again) != known
     assert await people(watcher, "kind:a") == {(name(watcher), "wim"), (known, "ana")}
@@ -203,7 +222,7 @@ async def test_who_comes_back_within_the_grace_has_never_left(scene: Scene, how:
 
 
 @pytest.mark.parametrize("scene", [{"GRACE_S": "0.3"}], indirect=True)
-@run_async
+@staged
 async def test_who_does_not_come_back_has_left(scene: Scene) -> None:
     watcher = await scene.join("wim", 1, "kind:a")
     gone = [await scene.join(user, number, "kind:a") for number, user in enumerate(("ana", "ben"), 2)]
@@ -219,17 +238,14 @@ async def test_who_does_not_come_back_has_left(scene: Scene) -> None:
     assert scene.how_often("empty") == 1
 
 
-@run_async
+@staged
 async def test_tabs_that_come_back_together_are_as_many_as_before(scene: Scene) -> None:
     watcher = await scene.join("wim", 1, "kind:a")
     tabs = [await scene.join("ana", number, "kind:a") for number in (2, 3, 4)]
     known = {*map(name, tabs)}
     for tab in tabs:
         tab.abort()
-    for _ in range(100):
-        if len(scene.server.log.find_all("away")) >= 3:
-            break
-        await asyncio.to_thread(scene.server.log.wait_for, "away", since=scene.server.log.mark())
+    await scene.away(3)
     back = await asyncio.gather(*[scene.join("ana", number, "kind:a") for number in (5, 6, 7)])
     assert {client for client, user in await people(watcher, "kind:a") if user == "ana"} == known
     for tab in back:
@@ -238,7 +254,7 @@ async def test_tabs_that_come_back_together_are_as_many_as_before(scene: Scene) 
 
 
 @pytest.mark.parametrize("scene", [{"END_GRACE_S": "0.5"}], indirect=True)
-@run_async
+@staged
 async def test_the_end_of_a_connection_is_not_heard_of_while_its_user_has_another(scene: Scene) -> None:
     first = await scene.join("ana", 1)
     ben = await scene.join("ben", 2)
@@ -264,3 +280,4 @@ async def test_the_departures_of_the_only_worker_are_heard_by_its_successor(opti
         await scene.heard("leave", "ana", "a")
         await scene.heard("empty", "a")
         await scene.heard("end", "ana", 1006, "red")
+        await client.close()

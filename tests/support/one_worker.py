@@ -19,6 +19,7 @@ from realtime.auth import Tokens, sign
 from realtime.broker.base import Broker, WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.hub import Hub
+from realtime.post import Postman
 from realtime.protocol.centrifuge.session import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
 from realtime.transport.peer import Peer
@@ -100,11 +101,16 @@ class OneWorker:
         self.app = app
         self.broker = broker or MemoryBroker(WorkerId("w"))
         self.wheel = Wheel(0.0)
-        self.hub = Hub(self.broker, app.room_options, hooks=app, difference=difference)
+        postman = self.postman = Postman(WorkerId("w"))
+        self.hub = Hub(
+            self.broker, app.room_options, hooks=app, difference=difference, worker=WorkerId("w"),
+            on_mail=postman.receive,
+        )  # fmt: skip
         self.protocol = Centrifuge(
             app, self.hub, wheel=self.wheel, tokens=Tokens(secret), limits=Limits(**limits),
             home=Home(3, "w", "n", VERSION),
         )  # fmt: skip
+        postman.serve(self.hub, self.protocol)
         self.endpoint = WebSocketEndpoint(self.protocol, wheel=self.wheel, limits=sockets)
         self.url = ""
         self._now_s = 0.0
@@ -113,7 +119,7 @@ class OneWorker:
 
     async def __aenter__(self) -> OneWorker:
         await self.hub.start()
-        self.app.bind(self.hub)
+        self.app.bind(self.hub, self.postman)
         self._server = await asyncio.get_running_loop().create_server(
             lambda: self.endpoint.transport(Peer("127.0.0.1")), "127.0.0.1", 0
         )
