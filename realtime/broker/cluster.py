@@ -13,8 +13,8 @@ A stream that a cluster moved from one master to another is whole. One that a re
 have lost its end. Both are found under another server's life: it is as good as the finder's own where that server is a
 master still, in the same map (`lives`).
 
-While a slot moves, its publications are made where its keys are already, and its subscribers are where they were: what
-is published there is said once more at the old place, as far as rooms without history have nothing else.
+While a slot moves, publications are made where the keys are already, and subscribers are where they were: what was
+published there is said once more at the old place. Joins and leaves of that moment are not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from realtime.broker.address import Address, Where
 from realtime.broker.links import Keeper, Link, run_at
 from realtime.broker.nodes import PAUSES_S
 from realtime.broker.resp import CONNECT_S, CommandFailed, Connection, Word
-from realtime.broker.scripts import Script
+from realtime.broker.scripts import PUBLISH, Script
 from realtime.broker.sharded import ShardedEvents
 from realtime.broker.slots import SLOTS, Endpoint, Range, channel_slot, read_map, read_redirection, slot_of, tag_within
 from realtime.errors import BrokerUnavailable
@@ -113,7 +113,8 @@ class Cluster:
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)
-        links, self._links = self._links, {}
+        links, self._links, self._is_whole = self._links, {}, False
+        self._direct.slots = [None] * SLOTS
         for link in links.values():
             link.close()
 
@@ -149,9 +150,23 @@ class Cluster:
             if error.code not in REDIRECTIONS:
                 raise
             first = error
-        return await self._follow(
-            first, link, tag, lambda link, asking: run_at(link, script, keys, *arguments, asking=asking)
-        )
+
+        async def send(link: Link, asking: bool) -> Any:
+            reply = await run_at(link, script, keys, *arguments, asking=asking)
+            if asking and script is PUBLISH:
+                self._say_again(tag, reply, *arguments[keys : keys + 2])
+            return reply
+
+        return await self._follow(first, link, tag, send)
+
+    def _say_again(self, tag: str, published: list[Any], channel: Word, payload: Word) -> None:
+        """Tell the subscribers at the node that a slot is leaving what was published at the one it moves to."""
+        epoch, offset, seen = published
+        assert isinstance(payload, bytes), "as it was packed"
+        owner = self._direct.slots[slot_of(tag)]
+        if owner is not None and not seen:
+            message = b"p:%b:%d:%b" % (epoch, offset, payload)  # as lua/publish.lua writes it
+            owner.commands.ask(self.publishing, channel, message).add_done_callback(_look)
 
     async def _follow(self, error: CommandFailed, link: Link, tag: str, send: Send) -> Any:
         """
@@ -235,7 +250,6 @@ class Cluster:
     async def unsubscribe(self, channel: bytes) -> None:
         link = self._subscribed.pop(channel, None)
         if link is None or link.is_lost:
-            self.link  # noqa: B018
             if self._direct.slots[channel_slot(channel)] is None:
                 raise BrokerUnavailable(self.shown, "the node that has this room is away")
             return
@@ -440,6 +454,6 @@ def _sharded(link: Link) -> ShardedEvents:
 
 
 def _look(asked: asyncio.Future[Any]) -> None:
-    """See what became of ASKING: where it failed, what follows fails as well, and says why."""
+    """See what became of a command on the side, so that asyncio does not call its failure unseen."""
     if not asked.cancelled():
         asked.exception()

@@ -317,13 +317,15 @@ class RedisBroker:
     ) -> Published:
         payload = _pack(Stored(data, info, dict(tags) if tags else None, int(time.time() * 1000), exclude))
         meta = self._key(room, "o")
+        seen_key = self._key(room, f"i:{idempotency_key}") if idempotency_key is not None else meta
+        is_kept = retention.size > 0  # else no other key is named: a slot that moves would have it wait for keys
         epoch, offset, seen = await self._run(
             self._tag(room),
             scripts.PUBLISH,
             3,
-            self._key(room, "s"),
-            meta,
-            self._key(room, f"i:{idempotency_key}") if idempotency_key is not None else meta,
+            self._key(room, "s") if is_kept else seen_key,
+            meta if is_kept else seen_key,
+            seen_key,
             self._channel(room),
             payload,
             retention.size,

@@ -53,7 +53,7 @@ def read_map(reply: Sequence[Any], asked: str) -> list[Range]:
         for first, last, master, *_ in reply:
             host = (master[0] or b"").decode()
             found.append(Range(int(first), int(last), (asked if host in ("", "?") else host, int(master[1]))))
-    except (TypeError, IndexError, AttributeError, UnicodeDecodeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise ValueError("no map of slots") from error
     return found
 
