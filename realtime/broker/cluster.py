@@ -31,7 +31,7 @@ from realtime.broker.nodes import PAUSES_S
 from realtime.broker.resp import CONNECT_S, CommandFailed, Connection, Word
 from realtime.broker.scripts import PUBLISH, Script
 from realtime.broker.sharded import ShardedEvents
-from realtime.broker.slots import SLOTS, Endpoint, Range, channel_slot, read_map, read_redirection, slot_of, tag_within
+from realtime.broker.slots import SLOTS, Endpoint, Map, channel_slot, read_map, read_redirection, slot_of, tag_within
 from realtime.errors import BrokerUnavailable
 
 MOVING_S: Final = 3.0  # a slot changes hands in a moment; whoever waits longer is told
@@ -79,7 +79,6 @@ class Cluster:
         self._fresh: set[Link] = set()  # links at which members have to be registered
         self._direct = DirectRoute(self.shown)
         self._subscribed: dict[bytes, Link] = {}
-        self._extra: set[Endpoint] = set()  # nodes without a slot, to which one moves
         self._knowing: Endpoint | None = None  # the node whose map is newest, as one says that does not have a slot
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()  # replaced after each time
@@ -197,7 +196,6 @@ class Cluster:
         there = read_redirection(error.text, link.address.host)
         if error.code == "ASK":
             if there not in self._links:
-                self._extra.add(there)
                 await self._settle_again()
             if there in self._links:
                 return self._links[there], True
@@ -290,7 +288,6 @@ class Cluster:
         """Have this node no longer, and nothing at it."""
         link = self._links.pop(endpoint)
         self._fresh.discard(link)
-        self._extra.discard(endpoint)
         self._direct.slots = [None if each is link else each for each in self._direct.slots]
         self._subscribed = {channel: each for channel, each in self._subscribed.items() if each is not link}
 
@@ -325,18 +322,18 @@ class Cluster:
             BrokerUnavailable: no node gives a map, or members could not be registered.
             CommandFailed: likewise.
         """
-        ranges = await self._read_map()
-        masters = {each.master for each in ranges}
-        for endpoint in self._links.keys() - masters - self._extra:
+        found = await self._read_map()
+        wanted = found.masters | {each.master for each in found.ranges}
+        for endpoint in self._links.keys() - wanted:
             link = self._links[endpoint]
-            logger.info("= the node %s has no slot any more", link.address.shown)
+            logger.info("= the node %s is no master any more", link.address.shown)
             self._forget(endpoint)
             link.close()
-        self._assign(ranges)
-        missing = [endpoint for endpoint in masters | self._extra if endpoint not in self._links]
+        self._assign(found)
+        missing = [endpoint for endpoint in wanted if endpoint not in self._links]
         if missing:
             await asyncio.gather(*[self._open(endpoint) for endpoint in missing])
-            self._assign(ranges)
+            self._assign(found)
         await asyncio.gather(*[self._put_probe(link) for link in tuple(self._links.values())])
         regained = await self._subscribe_missing()
         is_whole = None not in self._direct.slots and all(
@@ -353,7 +350,7 @@ class Cluster:
         elif regained:
             self._keeper.on_gap(regained)
 
-    async def _read_map(self) -> list[Range]:
+    async def _read_map(self) -> Map:
         """Ask for the map: first who is said to know, then whom we have a link to, then whoever may answer."""
         problem = BrokerUnavailable(self.shown, "no node answers")
         knowing, self._knowing = self._knowing, None
@@ -366,7 +363,7 @@ class Cluster:
                 problem = error
         raise problem
 
-    async def _ask_for_map(self, endpoint: Endpoint) -> list[Range]:
+    async def _ask_for_map(self, endpoint: Endpoint) -> Map:
         address = self._where.login.at(*endpoint)
         link = self._links.get(endpoint)
         commands = link.commands if link is not None else None
@@ -374,7 +371,8 @@ class Cluster:
             if commands is None:
                 commands = await Connection.connect(address, name=self._name, on_lost=lambda _: None)
             async with asyncio.timeout(CONNECT_S):
-                return read_map(await commands.ask("CLUSTER", "SLOTS"), address.host)
+                slots, nodes = await asyncio.gather(commands.ask("CLUSTER", "SLOTS"), commands.ask("CLUSTER", "NODES"))
+            return read_map(slots, nodes, address.host)
         except (CommandFailed, TimeoutError, ValueError) as error:
             raise BrokerUnavailable(address.shown, str(error) or "no answer") from error
         finally:
@@ -386,20 +384,18 @@ class Cluster:
         try:
             link = await Link.open(address, name=self._name, on_lost=self._lost, on_push=self._push, sharded=True)
         except BrokerUnavailable as error:
-            self._extra.discard(endpoint)
             logger.debug("- no link to a node: %s", error)
             return
         self._links[endpoint] = link
         self._fresh.add(link)
 
-    def _assign(self, ranges: list[Range]) -> None:
+    def _assign(self, found: Map) -> None:
         """Have every slot lead where the map says, and know whose streams are as good as whose."""
         slots: list[Link | None] = [None] * SLOTS
-        for each in ranges:
+        for each in found.ranges:
             slots[each.first : each.last + 1] = [self._links.get(each.master)] * (each.last + 1 - each.first)
         self._direct.slots = slots
-        masters = {link for each in ranges if (link := self._links.get(each.master)) is not None}
-        lives = {link.life for link in masters if link.life}
+        lives = {link.life for endpoint, link in self._links.items() if endpoint in found.masters and link.life}
         for link in self._links.values():
             link.lives = " ".join([link.life, *sorted(lives - {link.life})])
 

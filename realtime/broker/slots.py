@@ -1,7 +1,7 @@
 """
 Which node of a Redis Cluster has which keys: the hash slot of a tag, and the map that a node gives.
 
-Pure, in the worker. A map is one node's view at one moment; it is never put together from two.
+Pure, in the worker. A map is one node's view; it is never put together from two.
 """
 
 from __future__ import annotations
@@ -41,21 +41,46 @@ class Range:
     master: Endpoint
 
 
-def read_map(reply: Sequence[Any], asked: str) -> list[Range]:
+@dataclass(frozen=True, slots=True)
+class Map:
+    """Who has which slots, and every master that is well, those without slots included."""
+
+    ranges: list[Range]
+    masters: frozenset[Endpoint]
+
+
+def read_map(slots: Sequence[Any], nodes: bytes, asked: str) -> Map:
     """
-    Read the answer to CLUSTER SLOTS. `asked` is the host of the node that gave it: a node may not know its own.
+    Read the answers to CLUSTER SLOTS and, asked after it, CLUSTER NODES. `asked` is the host of the node that gave
+    them: a node may not know its own.
 
     Raises:
-        ValueError: it is no such answer.
+        ValueError: these are no such answers.
     """
-    found = []
     try:
-        for first, last, master, *_ in reply:
-            host = (master[0] or b"").decode()
-            found.append(Range(int(first), int(last), (asked if host in ("", "?") else host, int(master[1]))))
+        names: dict[str, Endpoint] = {}
+        ranges = []
+        for first, last, (host, port, name, *_), *_ in slots:
+            endpoint = (_host((host or b"").decode(), asked), int(port))
+            names[name.decode()] = endpoint
+            ranges.append(Range(int(first), int(last), endpoint))
+        masters = set()
+        for line in nodes.decode().splitlines():
+            name, address, flags, *_ = line.split(" ")
+            words = flags.split(",")
+            if "master" in words and not _UNWELL.intersection(words):
+                host, _, port = address.partition("@")[0].rpartition(":")
+                masters.add(names.get(name) or (_host(host, asked), int(port)))
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise ValueError("no map of slots") from error
-    return found
+    return Map(ranges, frozenset(masters))
+
+
+def _host(text: str, asked: str) -> str:
+    return asked if text in ("", "?") else text
+
+
+_UNWELL: Final = frozenset(("fail", "fail?", "handshake", "noaddr"))
 
 
 def read_redirection(text: str, asked: str) -> Endpoint:

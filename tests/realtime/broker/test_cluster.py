@@ -94,7 +94,7 @@ async def test_a_room_that_moves_while_it_is_published_in_loses_and_doubles_noth
         heard = {each.offset: each for each in a.heard.publications[room]}
         assert len({each.epoch for each in heard.values()}) == 1, "nothing was lost: it is the same stream"
         assert all(page.publications[offset - 1].data == each.data for offset, each in heard.items())
-        assert a.broker.statistics()["link"] == "up"
+        await eventually(lambda: is_up(a))
 
 
 @pytest.mark.parametrize("retention", [KEPT, NOT_KEPT], ids=["kept", "not kept"])
