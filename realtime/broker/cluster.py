@@ -358,26 +358,13 @@ class Cluster:
         asked |= dict.fromkeys([*self._links, *((seed.host, seed.port) for seed in self._where.seeds)])
         for endpoint in asked:
             try:
-                return await self._ask_for_map(endpoint)
+                link = self._links.get(endpoint)
+                return await draw_map(
+                    self._where.login.at(*endpoint), self._name, None if link is None else link.commands
+                )
             except BrokerUnavailable as error:
                 problem = error
         raise problem
-
-    async def _ask_for_map(self, endpoint: Endpoint) -> Map:
-        address = self._where.login.at(*endpoint)
-        link = self._links.get(endpoint)
-        commands = link.commands if link is not None else None
-        try:
-            if commands is None:
-                commands = await Connection.connect(address, name=self._name, on_lost=lambda _: None)
-            async with asyncio.timeout(CONNECT_S):
-                slots, nodes = await asyncio.gather(commands.ask("CLUSTER", "SLOTS"), commands.ask("CLUSTER", "NODES"))
-            return read_map(slots, nodes, address.host)
-        except (CommandFailed, TimeoutError, ValueError) as error:
-            raise BrokerUnavailable(address.shown, str(error) or "no answer") from error
-        finally:
-            if link is None and commands is not None:
-                commands.close()
 
     async def _open(self, endpoint: Endpoint) -> None:
         address: Address = self._where.login.at(*endpoint)
@@ -442,6 +429,27 @@ class Cluster:
                 else:  # given up meanwhile
                     await self.unsubscribe(channel)
         return regained
+
+
+async def draw_map(address: Address, name: str, commands: Connection | None = None) -> Map:
+    """
+    Ask a node for its map, on a connection of its own where there is none.
+
+    Raises:
+        BrokerUnavailable: it does not answer, or is in no cluster.
+    """
+    own = None
+    try:
+        if commands is None:
+            commands = own = await Connection.connect(address, name=name, on_lost=lambda _: None)
+        async with asyncio.timeout(CONNECT_S):
+            slots, nodes = await asyncio.gather(commands.ask("CLUSTER", "SLOTS"), commands.ask("CLUSTER", "NODES"))
+        return read_map(slots, nodes, address.host)
+    except (CommandFailed, TimeoutError, ValueError) as error:
+        raise BrokerUnavailable(address.shown, str(error) or "no answer") from error
+    finally:
+        if own is not None:
+            own.close()
 
 
 def _sharded(link: Link) -> ShardedEvents:

@@ -34,7 +34,7 @@ class RedisServer:
         self.port = port
         self._is_durable = is_durable
         self._options = tuple(options)
-        self._program = program or shutil.which("redis-server") or shutil.which("valkey-server") or "redis-server"
+        self.program = program or shutil.which("redis-server") or shutil.which("valkey-server") or "redis-server"
         self._directory = tempfile.TemporaryDirectory(prefix="redis-")
         self.path = str(Path(self._directory.name, "redis.sock"))
         self.url = f"unix://{self.path}"
@@ -42,11 +42,11 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers. It is empty, unless it is durable."""
-        argv = [self._program, "--port", str(self.port), "--unixsocket", self.path, "--save", ""]
+        argv = [self.program, "--port", str(self.port), "--unixsocket", self.path, "--save", ""]
         argv += ["--appendonly", "yes", "--appendfsync", "always"] if self._is_durable else ["--appendonly", "no"]
         log = Path(self._directory.name, "log")
         with log.open("wb") as output:
-            argv += ["--dir", self._directory.name, *self._options]
+            argv += ["--dir", self._directory.name, "--repl-diskless-sync-delay", "0", *self._options]
             self.process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT)
         give_up_at = time.monotonic() + DEADLINE_S
         while not self._answers():
@@ -64,9 +64,7 @@ class RedisServer:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(DEADLINE_S)
             sock.connect(self.path)
-            parts = [b"$%d\r\n%b\r\n" % (len(word.encode()), word.encode()) for word in words]
-            sock.sendall(b"*%d\r\n" % len(words) + b"".join(parts))
-            return sock.recv(65536)
+            return _command(sock, words)
 
     def stop(self) -> None:
         """End it; what it held is gone."""
@@ -94,3 +92,15 @@ class RedisServer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def command_at(port: int, *words: str) -> bytes:
+    """Send one command to whatever listens on a port of 127.0.0.1; return the beginning of the reply as it came."""
+    with socket.create_connection(("127.0.0.1", port), DEADLINE_S) as sock:
+        return _command(sock, words)
+
+
+def _command(sock: socket.socket, words: Sequence[str]) -> bytes:
+    parts = [b"$%d\r\n%b\r\n" % (len(word.encode()), word.encode()) for word in words]
+    sock.sendall(b"*%d\r\n" % len(words) + b"".join(parts))
+    return sock.recv(65536)
