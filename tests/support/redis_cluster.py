@@ -121,6 +121,17 @@ class RedisCluster:
         name = self.name(target)
         for node in (target, *(each for each in (*self.masters, *self.empty) if each is not target)):
             ok(node.command("CLUSTER", "SETSLOT", str(slot), "NODE", name))
+        # Whoever moves on before they have heard of it from one another leaves them in disagreement for good.
+        wait(lambda: len({self._view(node) for node in self.nodes}) == 1)
+
+    @staticmethod
+    def _view(node: RedisServer) -> tuple[tuple[str, ...], ...]:
+        """Return who has which slots at which epoch, as a node sees it."""
+        lines = [
+            line.split() for line in node.command("CLUSTER", "NODES").decode().splitlines() if " connected" in line
+        ]
+        shown = ((words[0], words[6], *(word for word in words[8:] if not word.startswith("["))) for words in lines)
+        return tuple(sorted(shown))
 
     def stop(self) -> None:
         for node in self.nodes:
