@@ -36,13 +36,13 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[str]]:
     app = tmp_path / "app.py"
     app.write_text(APP)
     with contextlib.ExitStack() as stack:
-        options: list[str] = []
+        options = ["--commands-per-second", "0"]
         if request.param == "redis-cluster":
             require("redis")
-            options = ["--redis", stack.enter_context(RedisCluster()).url]
+            options += ["--redis", stack.enter_context(RedisCluster()).url]
         elif request.param != "local":
             require("redis")
-            options = ["--redis", stack.enter_context(RedisServer()).url]
+            options += ["--redis", stack.enter_context(RedisServer()).url]
         machines = 2 if request.param == "two-machines" else 1
         servers = [stack.enter_context(RunningServer(app, *options, workers=4 // machines)) for _ in range(machines)]
         yield [server.websocket_url for server in servers]
