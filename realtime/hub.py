@@ -448,6 +448,12 @@ class Hub:
         self.spawn(self._pay_all())
         self.spawn(self._verify(self._rooms.values()))
 
+    def on_gap(self, rooms: Sequence[Room]) -> None:
+        unproven = [local for room in rooms if (local := self._rooms.get(room)) is not None and local.options.recover]
+        for local in unproven:
+            local.proven = False
+        self.spawn(self._verify(unproven))
+
     # Proof
 
     async def reap(self, worker: WorkerId) -> None:

@@ -7,7 +7,10 @@ import signal
 from realtime.broker.base import Broker, WorkerId
 from realtime.errors import SettingsError
 
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+REDIS_SCHEMES = (
+    "redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://", "redis+cluster://",
+    "rediss+cluster://",
+)  # fmt: skip
 LOCAL_STOP_SIGNAL = signal.SIGUSR1  # from the primary to the local broker's process
 
 

@@ -154,6 +154,12 @@ class BrokerListener(Protocol):
         until its position was compared. Members of this worker were registered again by the broker itself.
         """
 
+    def on_gap(self, rooms: Sequence[Room]) -> None:
+        """
+        Say the same of some rooms alone: what was published in them a moment ago may have been missed, and their
+        subscriptions are in force again. A broker of several servers lost one of them, or moved rooms to another.
+        """
+
 
 class Broker(Protocol):
     """

@@ -1,12 +1,12 @@
 """
 The broker of many machines: the contract through Redis (6.2 or newer) or whatever speaks the same.
 
-Runs in the worker. Two connections make one link: commands on one, pub/sub on the other; when either is lost, both are
-given up, every call fails at once, and the link is taken up again with a pause of at most a second. Every room keeps
-its keys under one hash tag. What is published is one script (lua/publish.lua), so an answer means that it happened.
+Runs in the worker. Which server has what is for others to know: one server or the master that sentinels name
+(nodes.py), or all nodes of a cluster (cluster.py). Every room keeps its keys under one hash tag, and what belongs to no
+room has a tag of its own. What is published is one script (lua/publish.lua), so an answer means that it happened.
 
-**Health** is proved by a probe that is published and seen again: an open socket proves nothing. A link on which no
-probe came back for `PROBE_LOST_S` is cut.
+**Health** is proved by a probe that is published and seen again: an open socket proves nothing. A link (links.py) on
+which no probe came back for `PROBE_LOST_S` is cut.
 
 **Members** stand in one hash per room, with the worker that owns them, and once more in a set per worker, by which they
 are found when that worker is dead. A worker holds one lease, whatever the number of its members, and looks at all
@@ -21,12 +21,13 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from realtime.broker import scripts
+from realtime.broker.address import Kind, Where, parse
 from realtime.broker.base import (
     BrokerListener,
     ClientId,
@@ -42,7 +43,10 @@ from realtime.broker.base import (
     Room,
     WorkerId,
 )
-from realtime.broker.resp import Address, CommandFailed, Connection, Word
+from realtime.broker.cluster import Cluster
+from realtime.broker.links import Link, Nodes, Route
+from realtime.broker.nodes import Fixed, OneNode, Sentinels
+from realtime.broker.resp import CommandFailed, Word
 from realtime.errors import BrokerUnavailable
 from realtime.rate import Rate
 
@@ -50,7 +54,7 @@ LEASE_S: Final = 6.0
 ROUND_S: Final = 2.0  # how often the lease is taken, and a probe sent
 PROBE_LOST_S: Final = 6.0
 REAPED_S: Final = 86400  # for so long a worker that is taken for dead may come back
-PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+HOME: Final = "~"  # the hash tag of what belongs to no room
 
 _pack = msgspec.msgpack.encode
 logger = logging.getLogger("realtime.broker.redis")
@@ -71,121 +75,85 @@ _info = msgspec.msgpack.Decoder(ClientInfo).decode
 
 
 class RedisBroker:
-    """The contract, through one Redis."""
+    """The contract, through Redis. As `Keeper` it is asked by its `Nodes` what has to be in force there."""
 
     def __init__(self, url: str, worker: WorkerId, *, prefix: str = "rt") -> None:
         """
         Raises:
             SettingsError: it is no Redis URL.
         """
-        self._address = Address.parse(url)
         self._worker = worker
         self._prefix = prefix
-        self._commands: Connection | None = None
-        self._events: Connection | None = None
+        self._nodes = self._make_nodes(parse(url))
         self._listener: BrokerListener | None = None
         self._rooms: dict[bytes, Room] = {}  # by channel
         self._members: dict[tuple[Room, ClientId], tuple[ClientInfo, bool, bool]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._life = ""  # of the server: its process
-        self._seen_at = 0.0  # when a probe came back last
-        self._closing = False
-        self._counts = dict.fromkeys(("published", "received", "links_lost", "reaped"), 0)
+        self._counts = dict.fromkeys(("published", "received", "links_lost", "gaps", "reaped"), 0)
+
+    def _make_nodes(self, where: Where) -> Nodes:
+        name = f"realtime-{self._worker}"
+        if where.kind is Kind.CLUSTER:
+            return Cluster(where, self, name=name, probe=self._probe)
+        probe = self._probe(HOME).encode()
+        if where.kind is Kind.SENTINEL:
+            return OneNode(Sentinels(where.seeds, where.service, where.login), self, name=name, probe=probe)
+        return OneNode(Fixed(where.login), self, name=name, probe=probe)
 
     # Names
 
+    @staticmethod
+    def _tag(room: Room) -> str:
+        """Return what a room's keys are hashed by. It holds no brace of the room's own, and is not empty."""
+        return room.replace("%", "%25").replace("{", "%7B").replace("}", "%7D") or "%"
+
     def _key(self, room: Room, kind: str) -> str:
-        """Return a key of a room. The hash tag holds no brace of the room's own: a tag ends at the first."""
-        tag = room.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
-        return f"{self._prefix}:{{{tag}}}:{kind}"
+        return f"{self._prefix}:{{{self._tag(room)}}}:{kind}"
 
     def _channel(self, room: Room) -> str:
         return self._key(room, "c")
 
     def _owned(self, worker: str) -> str:
-        return f"{self._prefix}:w:{worker}"
+        return f"{self._prefix}:{{{HOME}}}:w:{worker}"
 
     def _reaped(self, worker: str) -> str:
-        return f"{self._prefix}:reaped:{worker}"
+        return f"{self._prefix}:{{{HOME}}}:reaped:{worker}"
 
     @property
     def _leases(self) -> str:
-        return f"{self._prefix}:leases"
+        return f"{self._prefix}:{{{HOME}}}:leases"
 
-    @property
-    def _probe(self) -> str:
-        return f"{self._prefix}:probe:{self._worker}"
+    def _probe(self, tag: str) -> str:
+        return f"{self._prefix}:{{{tag}}}:probe:{self._worker}"
 
-    # The link
+    # The servers
 
     async def start(self, listener: BrokerListener) -> None:
         self._listener = listener
-        await self._connect()
+        await self._nodes.start()
         self._spawn(self._rounds())
 
-    async def _connect(self) -> None:
-        """Take up the link, with everything that this worker has at the broker."""
-        name = f"realtime-{self._worker}"
-        commands = await Connection.connect(self._address, name=name, on_lost=self._lost)
-        events = None
-        try:
-            events = await Connection.connect(self._address, name=name, on_lost=self._lost, on_push=self._push)
-            channels = [self._probe.encode(), *self._rooms]
-            await asyncio.gather(*[events.ask("SUBSCRIBE", channel) for channel in channels])
-            self._life = await self._find_life(commands)
-            await self._take_lease(commands)
-            await self._register(commands)
-            if commands.is_lost or events.is_lost:  # before they are ours: nobody else would see it
-                raise BrokerUnavailable(self._address.shown, "the connection was lost")
-        except BaseException as error:
-            commands.close()
-            if events is not None:
-                events.close()
-            if isinstance(error, CommandFailed):
-                raise BrokerUnavailable(self._address.shown, error.text) from error
-            raise
-        self._commands, self._events = commands, events
-        self._seen_at = time.monotonic()
+    def channels(self) -> Iterable[bytes]:
+        return self._rooms.keys()
 
-    async def _find_life(self, commands: Connection) -> str:
-        """
-        Return what tells this server's process from any other: what another one has may lack what was acknowledged
-        last, because it was a replica, or because the disk lagged behind.
-        """
-        try:
-            info = await commands.ask("INFO", "server")
-        except CommandFailed as error:
-            logger.warning("! %s: a failover would not be noticed: %s", self._address.shown, error.text)
-            return ""
-        lines = (line.partition(b":") for line in info.splitlines())
-        return next((value.decode() for name, _, value in lines if name == b"run_id"), "")
+    async def enter(self, route: Route, fresh: Callable[[Link], bool]) -> None:
+        had_lease, _ = await self._take_lease(route)
+        await self._register(route, lambda link: not had_lease or fresh(link), was_away=fresh(route.link(HOME)))
 
-    def _lost(self, connection: Connection) -> None:
-        """One half of the link is gone: give up the other, and take up a new one."""
-        if self._closing or connection not in (self._commands, self._events):
-            return
-        halves, self._commands, self._events = (self._commands, self._events), None, None
-        for half in halves:
-            if half is not None:
-                half.close()
+    def on_lost(self) -> None:
         self._counts["links_lost"] += 1
         assert self._listener is not None, "started"
         self._listener.on_link_lost()
-        self._spawn(self._return())
 
-    async def _return(self) -> None:
-        attempt = 0
-        while not self._closing:
-            await asyncio.sleep(PAUSES_S[min(attempt, len(PAUSES_S) - 1)])
-            attempt += 1
-            try:
-                await self._connect()
-            except BrokerUnavailable as error:
-                logger.debug("- not back: %s", error)
-                continue
-            assert self._listener is not None, "started"
-            self._listener.on_link_restored()
-            return
+    def on_restored(self) -> None:
+        assert self._listener is not None, "started"
+        self._listener.on_link_restored()
+
+    def on_gap(self, channels: Iterable[bytes]) -> None:
+        rooms = [room for channel in channels if (room := self._rooms.get(channel)) is not None]
+        if rooms and self._listener is not None:
+            self._counts["gaps"] += 1
+            self._listener.on_gap(rooms)
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
@@ -198,95 +166,95 @@ class RedisBroker:
             logger.error("! %s failed", task.get_coro(), exc_info=error)
 
     async def close(self) -> None:
-        self._closing = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._commands is not None:
+        if self._listener is not None and tuple(self._nodes.links):
             try:
                 async with asyncio.timeout(2):
                     await self._give_up()
             except (BrokerUnavailable, CommandFailed, TimeoutError) as error:
                 logger.warning("! members of this worker stay until its lease ends: %s", error)
-        for half in (self._commands, self._events):
-            if half is not None:
-                half.close()
-        self._commands = self._events = self._listener = None
+        await self._nodes.close()
+        self._listener = None
 
-    async def _ask(self, *words: Word) -> Any:
+    async def _ask(self, tag: str, *words: Word) -> Any:
         try:
-            return await self._link().ask(*words)
+            return await self._nodes.route.ask(tag, *words)
         except CommandFailed as error:
-            raise BrokerUnavailable(self._address.shown, error.text) from error
+            raise self._refused(tag, error) from error
 
-    async def _run(self, script: scripts.Script, keys: int, *arguments: Word) -> Any:
+    async def _run(self, tag: str, script: scripts.Script, keys: int, *arguments: Word) -> Any:
         try:
-            return await script.run(self._link(), keys, *arguments)
+            return await self._nodes.route.run(tag, script, keys, *arguments)
         except CommandFailed as error:
-            raise BrokerUnavailable(self._address.shown, error.text) from error
+            raise self._refused(tag, error) from error
 
-    def _link(self) -> Connection:
-        if self._commands is None:
-            raise BrokerUnavailable(self._address.shown, "there is no link now")
-        return self._commands
+    def _refused(self, tag: str, error: CommandFailed) -> BrokerUnavailable:
+        """Return what the caller is told. A server that takes no writes any more is another's replica now."""
+        if error.code == "READONLY":
+            self._nodes.doubt(self._nodes.route.link(tag))
+        return BrokerUnavailable(self._nodes.shown, error.text)
 
     # Rounds: the lease, the probe, the dead
 
     async def _rounds(self) -> None:
         while True:
             await asyncio.sleep(ROUND_S)
-            commands = self._commands
-            if commands is None:
-                continue
-            if time.monotonic() - self._seen_at > PROBE_LOST_S:
-                logger.error("! %s: no probe came back for %g s: the link is cut", self._address.shown, PROBE_LOST_S)
-                commands.close()
-                continue
+            for link in tuple(self._nodes.links):
+                if time.monotonic() - link.seen_at > PROBE_LOST_S:
+                    logger.error("! %s: no probe came back for %g s: the link is cut", link.address.shown, PROBE_LOST_S)
+                    link.cut()
+                else:
+                    link.probe_by(self._nodes.publishing)
+            self._nodes.doubt()
             # On the side: a reply that never comes must not end the rounds that would notice.
-            self._spawn(self._round(commands))
+            self._spawn(self._round())
 
-    async def _round(self, commands: Connection) -> None:
+    async def _round(self) -> None:
         try:
-            commands.ask("PUBLISH", self._probe, "b").add_done_callback(_heard)
-            had_lease, ended = await self._take_lease(commands)
+            route = self._nodes.route
+            had_lease, ended = await self._take_lease(route)
             if not had_lease:
                 logger.warning("= the lease had ended: %d members are registered again", len(self._members))
-                await self._register(commands)
+                await self._register(route, lambda _: True, was_away=True)
             for worker in ended:
                 await self.reap(WorkerId(worker))
-        except (BrokerUnavailable, CommandFailed) as error:
-            logger.debug("- a round failed: %s", _why(error))
+        except CommandFailed as error:
+            logger.debug("- a round failed: %s", self._refused(HOME, error))
+        except BrokerUnavailable as error:
+            logger.debug("- a round failed: %s", error.problem)
 
-    async def _take_lease(self, commands: Connection) -> tuple[bool, list[str]]:
-        had, ended = await scripts.LEASE.run(commands, 1, self._leases, self._worker, int(LEASE_S * 1000))
+    async def _take_lease(self, route: Route) -> tuple[bool, list[str]]:
+        had, ended = await route.run(HOME, scripts.LEASE, 1, self._leases, self._worker, int(LEASE_S * 1000))
         return bool(had), [worker.decode() for worker in ended]
 
-    async def _register(self, commands: Connection) -> None:
-        """Register every member of this worker again. Joins are told again only where leaves had been."""
-        reaped = bool(await commands.ask("DEL", self._reaped(self._worker)))
+    async def _register(self, route: Route, at: Callable[[Link], bool], *, was_away: bool) -> None:
+        """
+        Register the members of this worker again whose servers are meant. Joins are told again only where leaves had
+        been; `was_away`: leaves may have been.
+        """
+        reaped = was_away and bool(await route.ask(HOME, "DEL", self._reaped(self._worker)))
         await asyncio.gather(
             *[
-                self._register_one(commands, room, info, announce, lasting, tell=reaped, again=True)
+                self._register_one(route, room, info, announce, lasting, tell=reaped, again=True)
                 for (room, _), (info, announce, lasting) in self._members.items()
+                if was_away or at(route.link(self._tag(room)))
             ]
         )
 
     async def _register_one(
-        self,
-        commands: Connection,
-        room: Room,
-        info: ClientInfo,
-        announce: bool,
-        lasting: bool,
-        *,
-        tell: bool,
+        self, route: Route, room: Room, info: ClientInfo, announce: bool, lasting: bool, *, tell: bool,
         again: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         packed = _pack(info)
         # First where it is found when this worker is dead; then where it is seen.
-        owned = commands.ask("SADD", self._owned(self._worker), _pack([room, info.client, lasting]))
-        added = scripts.MEMBER_ADD.run(
-            commands,
+        owned = route.ask(HOME, "SADD", self._owned(self._worker), _pack([room, info.client, lasting]))
+        if not route.is_one:
+            await owned
+        added = route.run(
+            self._tag(room),
+            scripts.MEMBER_ADD,
             1,
             self._key(room, "m"),
             info.client,
@@ -294,17 +262,15 @@ class RedisBroker:
             self._channel(room),
             packed if announce and tell else b"",
             int(again),
+            self._nodes.publishing,
         )
-        await asyncio.gather(owned, added)
+        await (asyncio.gather(owned, added) if route.is_one else added)
 
-    def _push(self, message: list[Any]) -> None:
+    def on_message(self, channel: bytes, text: bytes) -> None:
         """Take what pub/sub brings."""
-        channel, text = message[1], message[2]
         room = self._rooms.get(channel)
         listener = self._listener
         if room is None or listener is None:
-            if channel == self._probe.encode():
-                self._seen_at = time.monotonic()
             return
         kind = text[:2]
         if kind == b"p:":
@@ -320,25 +286,22 @@ class RedisBroker:
 
     async def subscribe(self, room: Room) -> None:
         channel = self._channel(room).encode()
-        events = self._events
-        if events is None:
-            raise BrokerUnavailable(self._address.shown, "there is no link now")
+        self._nodes.route  # noqa: B018 - raises where there is none
         self._rooms[channel] = room
         try:
-            await events.ask("SUBSCRIBE", channel)
+            await self._nodes.subscribe(channel)
         except BaseException as error:
             self._rooms.pop(channel, None)
             if isinstance(error, CommandFailed):
-                raise BrokerUnavailable(self._address.shown, error.text) from error
+                raise BrokerUnavailable(self._nodes.shown, error.text) from error
             raise
 
     async def unsubscribe(self, room: Room) -> None:
         channel = self._channel(room).encode()
-        was_subscribed = self._rooms.pop(channel, None) is not None
-        if self._events is None:
-            raise BrokerUnavailable(self._address.shown, "there is no link now")
-        if was_subscribed:
-            await self._events.ask("UNSUBSCRIBE", channel)
+        if self._rooms.pop(channel, None) is not None:
+            await self._nodes.unsubscribe(channel)
+        else:
+            self._nodes.route  # noqa: B018 - raises where there is none
 
     async def publish(
         self,
@@ -354,12 +317,15 @@ class RedisBroker:
     ) -> Published:
         payload = _pack(Stored(data, info, dict(tags) if tags else None, int(time.time() * 1000), exclude))
         meta = self._key(room, "o")
+        seen_key = self._key(room, f"i:{idempotency_key}") if idempotency_key is not None else meta
+        is_kept = retention.size > 0  # else no other key is named: a slot that moves would have it wait for keys
         epoch, offset, seen = await self._run(
+            self._tag(room),
             scripts.PUBLISH,
             3,
-            self._key(room, "s"),
-            meta,
-            self._key(room, f"i:{idempotency_key}") if idempotency_key is not None else meta,
+            self._key(room, "s") if is_kept else seen_key,
+            meta if is_kept else seen_key,
+            seen_key,
             self._channel(room),
             payload,
             retention.size,
@@ -367,7 +333,7 @@ class RedisBroker:
             _meta_ms(retention),
             _new_epoch(),
             int(idempotency_ttl_s * 1000) if idempotency_key is not None else 0,
-            self._life,
+            self._nodes.publishing,
         )
         self._counts["published"] += 1
         return Published(Position(epoch.decode(), int(offset)), duplicate=bool(seen))
@@ -376,14 +342,22 @@ class RedisBroker:
         return (await self.history(room, retention=retention)).top
 
     async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
-        life = self._life.encode()
-        asked = [self._ask("HMGET", self._key(room, "o"), "e", "o", "r") for room in rooms]
-        found = await asyncio.gather(*asked)
-        return {
-            room: Position(epoch.decode(), int(offset))
-            for room, (epoch, offset, of_life) in zip(rooms, found, strict=True)
-            if epoch is not None and of_life == life  # another life's stream proves nothing
-        }
+        route = self._nodes.route
+        asked = [self._position(route, room) for room in rooms]
+        found = await asyncio.gather(*asked, return_exceptions=not route.is_one)
+        errors = [each for each in found if isinstance(each, BaseException)]
+        if errors and len(errors) == len(rooms):
+            raise errors[0]
+        # Of several nodes one may be away: what is there can be proved nevertheless, and the rest cannot.
+        return {room: each for room, each in zip(rooms, found, strict=True) if isinstance(each, Position)}
+
+    async def _position(self, route: Route, room: Room) -> Position | None:
+        """Return the top of a stream, None where there is none or where it is another life's, which proves nothing."""
+        tag = self._tag(room)
+        epoch, offset, of_life = await self._ask(tag, "HMGET", self._key(room, "o"), "e", "o", "r")
+        if epoch is None or not route.link(tag).has_life(of_life):
+            return None
+        return Position(epoch.decode(), int(offset))
 
     async def history(
         self,
@@ -398,6 +372,7 @@ class RedisBroker:
         if since is not None:
             begin = str(max(since.offset - 1, 0) if reverse else since.offset + 1)
         epoch, top, entries = await self._run(
+            self._tag(room),
             scripts.HISTORY,
             2,
             self._key(room, "s"),
@@ -408,14 +383,13 @@ class RedisBroker:
             _meta_ms(retention),
             _new_epoch(),
             retention.size,
-            self._life,
         )
         name = epoch.decode()
         publications = [_publication(fields[1], name, int(id.partition(b"-")[0])) for id, fields in entries]
         return History(publications, Position(name, int(top)))
 
     async def forget_history(self, room: Room) -> None:
-        await self._ask("DEL", self._key(room, "s"))
+        await self._ask(self._tag(room), "DEL", self._key(room, "s"))
 
     # The contract: members
 
@@ -425,27 +399,30 @@ class RedisBroker:
         key = (room, ClientId(info.client))
         self._members[key] = (info, announce, lasting)
         try:
-            await self._register_one(self._link(), room, info, announce, lasting, tell=not quietly)
+            await self._register_one(self._nodes.route, room, info, announce, lasting, tell=not quietly)
         except BaseException as error:
             self._members.pop(key, None)
             if isinstance(error, CommandFailed):
-                raise BrokerUnavailable(self._address.shown, error.text) from error
+                raise self._refused(self._tag(room), error) from error
             raise
 
     async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> bool:
         self._members.pop((room, client), None)
         found = await self._remove(room, client, "1" if announce else "0", self._worker if mine else "")
-        await self._ask("SREM", self._owned(self._worker), *[_pack([room, client, each]) for each in (False, True)])
+        await self._ask(
+            HOME, "SREM", self._owned(self._worker), *[_pack([room, client, each]) for each in (False, True)]
+        )
         return found is not None
 
     async def _remove(self, room: Room, client: str, announce: str, owner: str) -> ClientInfo | None:
         found = await self._run(
-            scripts.MEMBER_REMOVE, 1, self._key(room, "m"), client, self._channel(room), announce, owner
-        )
+            self._tag(room), scripts.MEMBER_REMOVE, 1, self._key(room, "m"), client, self._channel(room), announce,
+            owner, self._nodes.publishing,
+        )  # fmt: skip
         return None if found is None else _info(found)
 
     async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
-        return _members(await self._ask("HGETALL", self._key(room, "m")))
+        return _members(await self._ask(self._tag(room), "HGETALL", self._key(room, "m")))
 
     async def member_counts(self, room: Room) -> MemberCounts:
         members = await self.members(room)
@@ -453,19 +430,23 @@ class RedisBroker:
 
     async def workers(self) -> Sequence[WorkerId]:
         (seconds, micros), leases = await asyncio.gather(
-            self._ask("TIME"), self._ask("ZRANGE", self._leases, "0", "-1", "WITHSCORES")
+            self._ask(HOME, "TIME"), self._ask(HOME, "ZRANGE", self._leases, "0", "-1", "WITHSCORES")
         )
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         names = zip(leases[::2], leases[1::2], strict=True)
         return [WorkerId(name.decode()) for name, until_ms in names if float(until_ms) > now_ms]
 
     async def members_page(self, room: Room, *, cursor: str = "", limit: int = 1000) -> MembersPage:
-        after, words = await self._ask("HSCAN", self._key(room, "m"), cursor or "0", "COUNT", max(limit, 1))
+        after, words = await self._ask(
+            self._tag(room), "HSCAN", self._key(room, "m"), cursor or "0", "COUNT", max(limit, 1)
+        )
         return MembersPage(_members(words), "" if after == b"0" else after.decode())
 
     async def allow(self, room: Room, who: str, rate: Rate) -> bool:
         key = self._key(room, f"l:{who}")
-        return bool(await self._run(scripts.ALLOW, 1, key, rate.interval_s * 1000, rate.period_s * 1000))
+        return bool(
+            await self._run(self._tag(room), scripts.ALLOW, 1, key, rate.interval_s * 1000, rate.period_s * 1000)
+        )
 
     async def reap(self, worker: WorkerId) -> None:
         departed = await self._remove_owned(worker)
@@ -475,7 +456,7 @@ class RedisBroker:
 
     async def _owned_by(self, worker: str) -> list[tuple[Room, ClientId, bool]]:
         """Return where a worker has members, whom, and whether they last."""
-        owned = await self._ask("SMEMBERS", self._owned(worker))
+        owned = await self._ask(HOME, "SMEMBERS", self._owned(worker))
         found = [msgspec.msgpack.decode(each, type=tuple[str, str, bool]) for each in owned]
         return [(Room(room), ClientId(client), lasting) for room, client, lasting in found]
 
@@ -486,8 +467,8 @@ class RedisBroker:
             *[(self._inherit if lasting else self._bury)(room, client, worker) for room, client, lasting in owned]
         )
         if owned:
-            await self._ask("SET", self._reaped(worker), "", "EX", REAPED_S)
-        await asyncio.gather(self._ask("DEL", self._owned(worker)), self._ask("ZREM", self._leases, worker))
+            await self._ask(HOME, "SET", self._reaped(worker), "", "EX", REAPED_S)
+        await asyncio.gather(self._ask(HOME, "DEL", self._owned(worker)), self._ask(HOME, "ZREM", self._leases, worker))
         return [each for each in departed if each is not None]
 
     async def _bury(self, room: Room, client: ClientId, worker: str) -> Departed | None:
@@ -498,11 +479,13 @@ class RedisBroker:
     async def _inherit(self, room: Room, client: ClientId, worker: str) -> Departed | None:
         """Take over a dead worker's member. Return None where another was faster."""
         mine = self._owned(self._worker)
-        await self._ask("SADD", mine, _pack([room, client, True]))  # else nobody would find it after us
-        found = await self._run(scripts.MEMBER_INHERIT, 1, self._key(room, "m"), client, worker, self._worker)
+        await self._ask(HOME, "SADD", mine, _pack([room, client, True]))  # else nobody would find it after us
+        found = await self._run(
+            self._tag(room), scripts.MEMBER_INHERIT, 1, self._key(room, "m"), client, worker, self._worker
+        )
         if found is None:
             if (room, client) not in self._members:
-                await self._ask("SREM", mine, _pack([room, client, True]))
+                await self._ask(HOME, "SREM", mine, _pack([room, client, True]))
             return None
         announce, info = found[0] == b"1", _info(found[1])
         self._members[room, client] = (info, announce, True)
@@ -516,13 +499,14 @@ class RedisBroker:
         )
         if not any(lasting for _, _, lasting in owned):
             await asyncio.gather(
-                self._ask("DEL", self._owned(self._worker)), self._ask("ZREM", self._leases, self._worker)
+                self._ask(HOME, "DEL", self._owned(self._worker)), self._ask(HOME, "ZREM", self._leases, self._worker)
             )
 
     def statistics(self) -> Mapping[str, int | float | str | bool]:
         return {
             "kind": "redis",
-            "link": "up" if self._commands is not None else "down",
+            "link": "up" if self._nodes.is_whole else "down",
+            "nodes": sum(1 for _ in self._nodes.links),
             "rooms": len(self._rooms),
             "own_members": len(self._members),
             **self._counts,
@@ -546,13 +530,3 @@ def _meta_ms(retention: Retention) -> int:
 
 def _new_epoch() -> str:
     return secrets.token_hex(4)  # no colon: the message's parts are divided by one
-
-
-def _why(error: Exception) -> str:
-    return error.problem if isinstance(error, BrokerUnavailable) else str(error)
-
-
-def _heard(future: asyncio.Future[Any]) -> None:
-    """Look at what became of a probe, so that asyncio does not call its failure unseen."""
-    if not future.cancelled():
-        future.exception()

@@ -3,8 +3,8 @@ One pipelined connection to Redis.
 
 Runs in the worker. All commands of one turn of the loop leave in one write, and replies are matched by their order: a
 caller who was cancelled leaves a place that is skipped, so that nobody ever gets another's reply. hiredis parses, and
-packs commands; redis-py reads the URL, for that is rare. What a connection does not do: it never connects again, and
-never repeats a command. That is for redis.py, which knows what a gap means.
+packs commands. What a connection does not do: it never connects again, and never repeats a command. That is for
+nodes.py and cluster.py, which know what a gap means.
 
 A connection used for pub/sub (RESP2) hands every push to `on_push` and the confirmations of SUBSCRIBE and UNSUBSCRIBE
 to their callers, in order.
@@ -17,13 +17,13 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Self
 
 import hiredis
-import redis.connection
 
-from realtime.errors import BrokerUnavailable, SettingsError
+from realtime.broker.address import Address
+from realtime.errors import BrokerUnavailable
 
 CONNECT_S: Final = 3.0
 WAITING_MAX: Final = 50_000  # commands without a reply; above it Redis is taken to be away
@@ -42,42 +42,6 @@ class CommandFailed(Exception):
         self.code = text.partition(" ")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a Redis is, and how to get in. `shown` is without the password."""
-
-    shown: str
-    host: str = "localhost"
-    port: int = 6379
-    path: str | None = None
-    username: str | None = None
-    password: str | None = None
-    database: int = 0
-    tls: bool = False
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        """
-        Raises:
-            SettingsError: it is no Redis URL.
-        """
-        try:
-            parts: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
-        except ValueError as error:
-            raise SettingsError("redis", "broker URL", str(error)) from error
-        host, port, path = parts.get("host", "localhost"), int(parts.get("port", 6379)), parts.get("path")
-        return cls(
-            shown=f"unix:{path}" if path else f"{host}:{port}",
-            host=host,
-            port=port,
-            path=path,
-            username=parts.get("username"),
-            password=parts.get("password"),
-            database=int(parts.get("db", 0)),
-            tls=url.startswith("rediss://"),
-        )
-
-
 class Connection(asyncio.Protocol):
     """One socket to Redis. Made by `connect`; once lost it stays lost."""
 
@@ -90,7 +54,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.address = address
         self.is_lost = False
-        self._on_lost = on_lost
+        self.on_lost = on_lost
         self._on_push = on_push
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
         self._waiting: deque[asyncio.Future[Any]] = deque()
@@ -105,7 +69,7 @@ class Connection(asyncio.Protocol):
         name: str,
         on_lost: Callable[[Connection], None],
         on_push: Callable[[list[Any]], None] | None = None,
-    ) -> Connection:
+    ) -> Self:
         """
         Connect, log in, choose the database.
 
@@ -113,13 +77,10 @@ class Connection(asyncio.Protocol):
             BrokerUnavailable: nobody answers there, or we are not let in.
         """
         loop = asyncio.get_running_loop()
-        context = ssl.create_default_context() if address.tls else None
-
-        def make() -> Connection:
-            return cls(address, on_lost=on_lost, on_push=on_push)
-
-        connection: Connection | None = None
+        make = partial(cls, address, on_lost=on_lost, on_push=on_push)
+        connection: Self | None = None
         try:
+            context = None if address.tls is None else address.tls.context()
             async with asyncio.timeout(CONNECT_S):
                 if address.path is not None:
                     _, connection = await loop.create_unix_connection(make, address.path)
@@ -130,7 +91,8 @@ class Connection(asyncio.Protocol):
             if connection is not None:
                 connection.close()
             why = getattr(error, "strerror", None) or str(error) or "no answer"
-            raise BrokerUnavailable(address.shown, f"{why}: is Redis running there?") from error
+            what_to_do = "" if isinstance(error, ssl.SSLError) else ": is Redis running there?"
+            raise BrokerUnavailable(address.shown, f"{why}{what_to_do}") from error
         except BaseException as error:
             if connection is not None:
                 connection.close()
@@ -157,14 +119,22 @@ class Connection(asyncio.Protocol):
         """
         Send a command at the end of this turn; the future gets its reply, or `CommandFailed`, or `BrokerUnavailable`.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        return self._send(hiredis.pack_command(words))  # type: ignore[arg-type]
+
+    def ask_with(self, *commands: tuple[Word, ...]) -> asyncio.Future[Any]:
+        """Send commands that have one reply together, whose end a subclass recognises; otherwise as `ask`."""
+        return self._send(b"".join([hiredis.pack_command(words) for words in commands]))  # type: ignore[arg-type]
+
+    def _send(self, packed: bytes) -> asyncio.Future[Any]:
+        """Queue what is packed already: what cannot be written was refused before it had a place among the replies."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
         if self.is_lost or len(self._waiting) >= WAITING_MAX:
             future.set_exception(BrokerUnavailable(self.address.shown, "the connection is lost or overloaded"))
             return future
-        packed = hiredis.pack_command(words)  # type: ignore[arg-type]
-        self._waiting.append(future)  # only now: what cannot be written has no reply
+        self._waiting.append(future)
         if not self._turn:
-            asyncio.get_running_loop().call_soon(self._flush)
+            loop.call_soon(self._flush)
         self._turn.append(packed)
         return future
 
@@ -192,6 +162,10 @@ class Connection(asyncio.Protocol):
         if self._on_push is not None and isinstance(reply, list) and reply and reply[0] in _PUSHES:
             self._on_push(reply)
             return
+        self._settle(CommandFailed(str(reply)) if isinstance(reply, hiredis.ReplyError) else reply)
+
+    def _settle(self, reply: Any) -> None:
+        """Give the caller whose turn it is his reply."""
         if not self._waiting:
             logger.error("! %s said something that nobody asked for", self.address.shown)
             self._transport.abort()
@@ -199,8 +173,8 @@ class Connection(asyncio.Protocol):
         future = self._waiting.popleft()
         if future.done():
             return  # its caller has gone; the place is skipped
-        if isinstance(reply, hiredis.ReplyError):
-            future.set_exception(CommandFailed(str(reply)))
+        if isinstance(reply, CommandFailed):
+            future.set_exception(reply)
         else:
             future.set_result(reply)
 
@@ -212,7 +186,7 @@ class Connection(asyncio.Protocol):
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # seen: a caller who has gone is no bug
-        self._on_lost(self)
+        self.on_lost(self)
 
     def close(self) -> None:
         """Cut the connection. Everything that waits fails."""

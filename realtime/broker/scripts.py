@@ -7,6 +7,7 @@ replica that was promoted). Room data travels in KEYS and ARGV only: no script's
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from pathlib import Path
 from typing import Any, Final
@@ -19,28 +20,42 @@ _DIRECTORY: Final = Path(__file__).parent / "lua"
 class Script:
     """One script. `keys` of its arguments are keys."""
 
-    __slots__ = ("digest", "text")
+    __slots__ = ("digest", "says_life", "text")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, says_life: bool = False) -> None:
+        """`says_life`: its last argument is the server's life (links.py), which whoever sends it adds."""
+        self.says_life = says_life
         self.text = (_DIRECTORY / f"{name}.lua").read_text(encoding="utf-8")
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()  # what EVALSHA goes by
 
-    async def run(self, connection: Connection, keys: int, *arguments: Word) -> Any:
+    async def run(self, connection: Connection, keys: int, *arguments: Word, asking: bool = False) -> Any:
         """
+        Run it at one server; `asking`, at one to which a cluster moves the keys.
+
         Raises:
             CommandFailed: Redis refused.
             BrokerUnavailable: the connection is lost.
         """
         try:
+            if asking:
+                connection.ask("ASKING").add_done_callback(_look)
             return await connection.ask("EVALSHA", self.digest, keys, *arguments)
         except CommandFailed as error:
             if error.code != "NOSCRIPT":
                 raise
+        if asking:
+            connection.ask("ASKING").add_done_callback(_look)
         return await connection.ask("EVAL", self.text, keys, *arguments)
 
 
-PUBLISH: Final = Script("publish")
-HISTORY: Final = Script("history")
+def _look(asked: asyncio.Future[Any]) -> None:
+    """See what became of ASKING: where it failed, what follows fails as well, and says why."""
+    if not asked.cancelled():
+        asked.exception()
+
+
+PUBLISH: Final = Script("publish", says_life=True)
+HISTORY: Final = Script("history", says_life=True)
 MEMBER_ADD: Final = Script("member_add")
 MEMBER_REMOVE: Final = Script("member_remove")
 MEMBER_INHERIT: Final = Script("member_inherit")

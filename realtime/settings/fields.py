@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
@@ -122,7 +122,8 @@ class Settings:
         shown="drawn at start: affinity then ends with the primary")
 
     redis: str | None = _set(None, RedisUrl(), _BROKER,
-        "Redis that joins machines; without it this machine serves alone, with a broker of its own.")
+        "Redis, Sentinel or Redis Cluster, which joins machines; without it this machine serves alone, with a broker "
+        "of its own.")
     redis_prefix: str = _set("rt", Text("NAME", "1 to 64 letters, digits, '.', '_' or '-'", r"[0-9A-Za-z._-]{1,64}"),
         _BROKER, "What every key and channel in Redis begins with; servers that share it share their rooms.")
 
@@ -212,7 +213,9 @@ class Settings:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be shown: for `realtime.logs.set_up`."""
-        password = urlsplit(self.redis).password if self.redis else None
+        url = urlsplit(self.redis or "")
+        password = url.password
+        in_query = [each for name, values in parse_qs(url.query).items() if "password" in name for each in values]
         known = (
             self.secret,
             self.token_hmac_secret,
@@ -220,6 +223,7 @@ class Settings:
             *self.api_keys,
             password,
             unquote(password) if password else None,
+            *in_query,
         )
         return tuple(each for each in known if each)
 

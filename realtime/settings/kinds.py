@@ -303,23 +303,36 @@ class Origin:
 
 @dataclass(frozen=True)
 class RedisUrl:
-    """Where Redis is."""
+    """Where Redis is. `realtime.broker.address` reads it; here only its form is looked at."""
 
     metavar: str = "URL"
-    allowed: str = "a URL such as redis://127.0.0.1:6379/0, rediss://… or unix:///run/redis.sock"
+    allowed: str = (
+        "a URL such as redis://127.0.0.1:6379/0, rediss://…, unix:///run/redis.sock, "
+        "redis+sentinel://HOST,HOST/SERVICE or redis+cluster://HOST,HOST"
+    )
 
     def parse(self, value: object) -> str:
         if not isinstance(value, str):
             raise ValueError
         try:
             url = urlsplit(value)
-            _ = url.port
         except ValueError as error:
             raise ValueError(str(error)) from None
-        if url.scheme not in ("redis", "rediss", "unix"):
-            raise ValueError("the scheme is redis, rediss or unix")
-        if not (url.path if url.scheme == "unix" else url.hostname):
-            raise ValueError("it names no socket" if url.scheme == "unix" else "it names no host")
+        scheme, _, several = url.scheme.partition("+")
+        if scheme not in ("redis", "rediss", "unix") or several not in ("", "sentinel", "cluster"):
+            raise ValueError("the scheme is redis, rediss or unix; or redis or rediss with +sentinel or +cluster")
+        if scheme == "unix":
+            if several or not url.path:
+                raise ValueError("it names no socket")
+            return value
+        hosts = url.netloc.rpartition("@")[2]
+        for host in hosts.split(",") if several else [hosts]:
+            part = urlsplit(f"//{host}")
+            _ = part.port  # raises where it is none
+            if not part.hostname:
+                raise ValueError("it names no host")
+        if several == "sentinel" and not url.path.strip("/"):
+            raise ValueError("it names no service: redis+sentinel://HOST/SERVICE")
         return value
 
 

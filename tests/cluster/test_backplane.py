@@ -19,14 +19,18 @@ from pathlib import Path
 
 import pytest
 
+from realtime.broker.redis import HOME
+from realtime.broker.slots import slot_of
 from tests.support.aio import run_async_for
 from tests.support.checker import Event, check
 from tests.support.client import ProtocolClient
 from tests.support.observers import Publisher, Watcher
 from tests.support.processes import free_port
+from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
 from tests.support.relay import Relay
 from tests.support.require import require
+from tests.support.sentinels import Sentinels
 from tests.support.server import RunningServer
 
 APP = """
@@ -42,8 +46,15 @@ PATIENCE_S = 40.0  # for what comes by itself
 class Scene:
     """A server, what it shares, and its clients."""
 
-    def __init__(self, server: RunningServer, redis: RedisServer | None, relay: Relay | None) -> None:
-        self.server, self.relay = server, relay
+    def __init__(
+        self,
+        server: RunningServer,
+        redis: RedisServer | None,
+        relay: Relay | None,
+        sentinels: Sentinels | None,
+        cluster: RedisCluster | None,
+    ) -> None:
+        self.server, self.relay, self.sentinels, self.cluster = server, relay, sentinels, cluster
         self._redis = redis
 
     @property
@@ -153,6 +164,30 @@ async def local_broker_killed(scene: Scene) -> None:
     await asyncio.sleep(0.5)
 
 
+async def failed_over_by_sentinel(scene: Scene) -> None:
+    assert scene.sentinels is not None
+    scene.sentinels.master.stop()
+    await scene.wait_for_health({"degraded"})
+
+
+async def cluster_node_killed(scene: Scene) -> None:
+    cluster = scene.cluster
+    assert cluster is not None
+    cluster.owner(slot_of(ROOMS[0])).stop()
+    await scene.wait_for_health({"degraded"})
+
+
+async def rooms_moved(scene: Scene) -> None:
+    """Every room, and what belongs to none, goes round the nodes of the cluster while it is in use."""
+    cluster = scene.cluster
+    assert cluster is not None
+    for tag in (*ROOMS, HOME):
+        for target in cluster.masters:
+            if target is not cluster.owner(slot_of(tag)):
+                await asyncio.to_thread(cluster.move, slot_of(tag), target)
+                await asyncio.sleep(0)
+
+
 def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
@@ -162,8 +197,12 @@ def is_broker(pid: int) -> bool:
 
 
 Fault = Callable[[Scene], Awaitable[None]]
-SLOW = [restarted_with_data, paused, stopped, output_buffer_full, black_hole]
-TOLD = [restarted_empty, restarted_with_data, stopped, out_of_memory, black_hole]  # publishers hear of an error
+OF_CLUSTER = [cluster_node_killed, rooms_moved]
+SLOW = [restarted_with_data, paused, stopped, output_buffer_full, black_hole, cluster_node_killed]
+TOLD = [  # publishers hear of an error
+    restarted_empty, restarted_with_data, stopped, out_of_memory, black_hole, failed_over_by_sentinel,
+    cluster_node_killed,
+]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -172,8 +211,16 @@ def scene_of(fault: Fault, tmp_path: Path) -> Iterator[Scene]:
     app.write_text(APP)
     with contextlib.ExitStack() as stack:
         options: list[str] = []
-        redis = relay = None
-        if fault is not local_broker_killed:
+        redis = relay = sentinels = cluster = None
+        if fault is failed_over_by_sentinel:
+            require("redis")
+            sentinels = stack.enter_context(Sentinels())
+            options = ["--redis", sentinels.url]
+        elif fault in OF_CLUSTER:
+            require("redis")
+            cluster = stack.enter_context(RedisCluster(replicas=fault is cluster_node_killed))
+            options = ["--redis", cluster.url]
+        elif fault is not local_broker_killed:
             require("redis")
             port = free_port() if fault is black_hole else 0
             redis = stack.enter_context(RedisServer(port, is_durable=fault is restarted_with_data))
@@ -184,7 +231,7 @@ def scene_of(fault: Fault, tmp_path: Path) -> Iterator[Scene]:
             options = ["--redis", url]
         server = stack.enter_context(RunningServer(app, *options, workers=4))
         server.wait_until_full()
-        yield Scene(server, redis, relay)
+        yield Scene(server, redis, relay, sentinels, cluster)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +247,9 @@ def scene_of(fault: Fault, tmp_path: Path) -> Iterator[Scene]:
             output_buffer_full,
             out_of_memory,
             black_hole,
+            failed_over_by_sentinel,
+            cluster_node_killed,
+            rooms_moved,
             local_broker_killed,
         )
     ],

@@ -2,7 +2,7 @@
 The ledger: what publishers were told is published reaches every subscriber once, in one order, whatever the broker.
 
 Four workers, four publishers, fifty subscribers spread over the workers, ten thousand publications into one room; over
-the local broker, over a real Redis, and over two primaries ("two machines") on one Redis.
+the local broker, over a real Redis, over a Redis Cluster, and over two primaries ("two machines") on one Redis.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.aio import run_async_for
 from tests.support.client import Follower, ProtocolClient
+from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
 from tests.support.server import RunningServer
@@ -29,16 +30,19 @@ app.room("ledger", history=20_000, history_ttl_s=600, open=True)
 """
 
 
-@pytest.fixture(params=["local", "redis", "two-machines"])
+@pytest.fixture(params=["local", "redis", "redis-cluster", "two-machines"])
 def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[str]]:
     """Where clients may connect."""
     app = tmp_path / "app.py"
     app.write_text(APP)
     with contextlib.ExitStack() as stack:
-        options: list[str] = []
-        if request.param != "local":
+        options = ["--commands-per-second", "0"]
+        if request.param == "redis-cluster":
             require("redis")
-            options = ["--redis", stack.enter_context(RedisServer()).url]
+            options += ["--redis", stack.enter_context(RedisCluster()).url]
+        elif request.param != "local":
+            require("redis")
+            options += ["--redis", stack.enter_context(RedisServer()).url]
         machines = 2 if request.param == "two-machines" else 1
         servers = [stack.enter_context(RunningServer(app, *options, workers=4 // machines)) for _ in range(machines)]
         yield [server.websocket_url for server in servers]

@@ -115,7 +115,11 @@ def test_no_color_is_heard_and_an_explicit_choice_goes_before_it(tmp_path: Path)
 WHOLE = "a whole number from 1 to 512 or auto"
 TIME = "a time from 100ms to 10m, such as 25, 25s, 500ms or 2m"
 ADDRESS = "an address such as 127.0.0.1:8000, [::1]:8000, :8000, unix:/run/app.sock or fd://3"
-REDIS = "a URL such as redis://127.0.0.1:6379/0, rediss://… or unix:///run/redis.sock"
+REDIS = (
+    "a URL such as redis://127.0.0.1:6379/0, rediss://…, unix:///run/redis.sock, "
+    "redis+sentinel://HOST,HOST/SERVICE or redis+cluster://HOST,HOST"
+)
+REDIS_SCHEMES = "the scheme is redis, rediss or unix; or redis or rediss with +sentinel or +cluster"
 NETWORK = "an address or a network such as 10.0.0.0/8 or fd00::/8"
 ORIGIN = "an origin such as https://example.org or https://*.example.org:8443, or * for any"
 OPENSSL = "`openssl rand -hex 32` makes a good one"
@@ -132,7 +136,14 @@ WRONG = [
     ("head_bytes", "1GB", "'1GB' is not a size from 1KiB to 64KiB, such as 65536 or 64KiB"),
     ("secret", "short", f"the value is not a secret of at least 16 bytes (it has 5; {OPENSSL})"),
     ("token_hmac_secret", "x" * 31, f"the value is not a secret of at least 32 bytes (it has 31; {OPENSSL})"),
-    ("redis", "http://db", f"'http://db' is not {REDIS} (the scheme is redis, rediss or unix)"),
+    ("redis", "http://db", f"'http://db' is not {REDIS} ({REDIS_SCHEMES})"),
+    ("redis", "redis+ring://db", f"'redis+ring://db' is not {REDIS} ({REDIS_SCHEMES})"),
+    ("redis", "redis+cluster://db,,", f"'redis+cluster://db,,' is not {REDIS} (it names no host)"),
+    (
+        "redis",
+        "redis+sentinel://db:1,db:2",
+        f"'redis+sentinel://db:1,db:2' is not {REDIS} (it names no service: redis+sentinel://HOST/SERVICE)",
+    ),
     ("redis", "redis://", f"'redis://' is not {REDIS} (it names no host)"),
     ("bind", "8000", f"'8000' is not {ADDRESS}"),
     ("bind", "127.0.0.1:80000", f"'127.0.0.1:80000' is not {ADDRESS} (ports end at 65535)"),
@@ -204,6 +215,8 @@ def test_no_error_shows_a_secret(tmp_path: Path) -> None:
 def test_what_must_never_be_shown_includes_the_password_of_redis() -> None:
     settings = Settings(secret=SECRET, redis="redis://user:pa%40ss@db")
     assert settings.secrets == (SECRET, "pa%40ss", "pa@ss")
+    settings = Settings(redis="redis+sentinel://user:pa@a:1,b:2/rooms?sentinel_password=other%21")
+    assert settings.secrets == ("pa", "pa", "other!")
 
 
 # Relations
@@ -301,6 +314,8 @@ def test_settings_cannot_be_changed() -> None:
         ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
         ("redis://user:pa%40ss@db:6379", "redis://***@db:6379"),
         ("redis://:p@ss@db", "redis://***@db"),
+        ("redis+sentinel://u:p@a:1,b:2/s?sentinel_password=x", "redis+sentinel://***@a:1,b:2/s?***"),
+        ("redis+cluster://u:p@a:1,b:2", "redis+cluster://***@a:1,b:2"),
         ("unix:///run/redis.sock?password=x&db=1", "unix:///run/redis.sock?***"),
     ],
 )

@@ -5,11 +5,13 @@ A real Redis for tests: `redis-server` on a Unix socket in a directory of its ow
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -19,26 +21,32 @@ DEADLINE_S = 20.0
 class RedisServer:
     """One Redis. `url` says where it is; it stays the same over a restart, which begins with nothing."""
 
-    def __init__(self, port: int = 0, *, is_durable: bool = False) -> None:
+    def __init__(
+        self, port: int = 0, *, is_durable: bool = False, options: Sequence[str] = (), program: str | None = None
+    ) -> None:
         """
         Args:
             port: beside the Unix socket; none unless given.
             is_durable: what is acknowledged is on the disk, and there again after a restart.
+            options: more of the command line.
+            program: the server; the first of Redis and Valkey that is on PATH unless given.
         """
         self.port = port
         self._is_durable = is_durable
+        self._options = tuple(options)
+        self.program = program or shutil.which("redis-server") or shutil.which("valkey-server") or "redis-server"
         self._directory = tempfile.TemporaryDirectory(prefix="redis-")
         self.path = str(Path(self._directory.name, "redis.sock"))
         self.url = f"unix://{self.path}"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, empty, and wait until it answers."""
-        argv = ["redis-server", "--port", str(self.port), "--unixsocket", self.path, "--save", ""]
+        """Start it, and wait until it answers. It is empty, unless it is durable."""
+        argv = [self.program, "--port", str(self.port), "--unixsocket", self.path, "--save", ""]
         argv += ["--appendonly", "yes", "--appendfsync", "always"] if self._is_durable else ["--appendonly", "no"]
         log = Path(self._directory.name, "log")
         with log.open("wb") as output:
-            argv += ["--dir", self._directory.name]
+            argv += ["--dir", self._directory.name, "--repl-diskless-sync-delay", "0", *self._options]
             self.process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT)
         give_up_at = time.monotonic() + DEADLINE_S
         while not self._answers():
@@ -56,9 +64,7 @@ class RedisServer:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(DEADLINE_S)
             sock.connect(self.path)
-            parts = [b"$%d\r\n%b\r\n" % (len(word.encode()), word.encode()) for word in words]
-            sock.sendall(b"*%d\r\n" % len(words) + b"".join(parts))
-            return sock.recv(65536)
+            return _command(sock, words)
 
     def stop(self) -> None:
         """End it; what it held is gone."""
@@ -86,3 +92,15 @@ class RedisServer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def command_at(port: int, *words: str) -> bytes:
+    """Send one command to whatever listens on a port of 127.0.0.1; return the beginning of the reply as it came."""
+    with socket.create_connection(("127.0.0.1", port), DEADLINE_S) as sock:
+        return _command(sock, words)
+
+
+def _command(sock: socket.socket, words: Sequence[str]) -> bytes:
+    parts = [b"$%d\r\n%b\r\n" % (len(word.encode()), word.encode()) for word in words]
+    sock.sendall(b"*%d\r\n" % len(words) + b"".join(parts))
+    return sock.recv(65536)

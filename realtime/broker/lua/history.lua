@@ -3,17 +3,17 @@
 -- ARGV[1] most publications; 0: only the top   ARGV[2] offset to read from, inclusive ('-' or '+': an end)
 -- ARGV[3] '1': newest first   ARGV[4] ttl of the meta, ms   ARGV[5] an epoch, should a new one be needed
 -- ARGV[6] size of the history: older ones, kept while the room's setting was larger, are not read
--- ARGV[7] this server's life; a stream of another one gets another epoch, as in publish.lua
+-- ARGV[7] this server's life, and others that are as good; a stream of none of them gets another epoch, as in publish.lua
 -- Returns {epoch, top offset, entries of XRANGE}
 local meta = redis.call('HMGET', KEYS[2], 'e', 'o', 'r')
-local epoch, top = meta[1], meta[2]
+local epoch, top, life = meta[1], meta[2], string.match(ARGV[7], '^%S*')
 if not epoch then
   epoch, top = ARGV[5], 0
   redis.call('DEL', KEYS[1])
-  redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0, 'r', ARGV[7])
-elseif meta[3] ~= ARGV[7] then
-  epoch = ARGV[5]
-  redis.call('HSET', KEYS[2], 'e', epoch, 'r', ARGV[7])
+  redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0, 'r', life)
+elseif meta[3] ~= life then
+  if not meta[3] or meta[3] == '' or not string.find(ARGV[7], meta[3], 1, true) then epoch = ARGV[5] end
+  redis.call('HSET', KEYS[2], 'e', epoch, 'r', life)
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 local entries = {}

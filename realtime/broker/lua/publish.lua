@@ -3,24 +3,26 @@
 -- KEYS[3] result of an idempotency key, or the meta key again where there is none
 -- ARGV[1] channel   ARGV[2] payload   ARGV[3] size of the history   ARGV[4] its ttl, ms   ARGV[5] ttl of the meta, ms
 -- ARGV[6] an epoch, should a new one be needed   ARGV[7] ttl of the idempotency key, ms; 0: there is none
--- ARGV[8] this server's life. A stream of another life may have lost its end (a replica was promoted, or what was
--- acknowledged was not on the disk yet): its offsets go on under another epoch, so that none means two publications
+-- ARGV[8] the command to publish by: PUBLISH, or SPUBLISH in a cluster
+-- ARGV[9] this server's life, and those of other servers in their good standing, from which a cluster moved the stream.
+-- A stream of any other life may have lost its end (a replica was promoted, or what was acknowledged was not on the disk
+-- yet): its offsets go on under another epoch, so that none means two publications
 -- Returns {epoch, offset, 1 when the key had been seen}
 if ARGV[7] ~= '0' then
   local done = redis.call('HMGET', KEYS[3], 'e', 'o')
   if done[2] then return {done[1], tonumber(done[2]), 1} end
 end
-local size, epoch, offset = tonumber(ARGV[3]), '', 0
+local size, epoch, offset, life = tonumber(ARGV[3]), '', 0, string.match(ARGV[9], '^%S*')
 if size > 0 then
   local meta = redis.call('HMGET', KEYS[2], 'e', 'r')
   epoch = meta[1]
   if not epoch then
     epoch = ARGV[6]
     redis.call('DEL', KEYS[1])
-    redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0, 'r', ARGV[8])
-  elseif meta[2] ~= ARGV[8] then
-    epoch = ARGV[6]
-    redis.call('HSET', KEYS[2], 'e', epoch, 'r', ARGV[8])
+    redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0, 'r', life)
+  elseif meta[2] ~= life then
+    if not meta[2] or meta[2] == '' or not string.find(ARGV[9], meta[2], 1, true) then epoch = ARGV[6] end
+    redis.call('HSET', KEYS[2], 'e', epoch, 'r', life)
   end
   offset = redis.call('HINCRBY', KEYS[2], 'o', 1)
   redis.call('XADD', KEYS[1], 'MAXLEN', size, offset .. '-0', 'p', ARGV[2])
@@ -31,5 +33,5 @@ if ARGV[7] ~= '0' then
   redis.call('HSET', KEYS[3], 'e', epoch, 'o', offset)
   redis.call('PEXPIRE', KEYS[3], ARGV[7])
 end
-redis.call('PUBLISH', ARGV[1], 'p:' .. epoch .. ':' .. offset .. ':' .. ARGV[2])
+redis.call(ARGV[8], ARGV[1], 'p:' .. epoch .. ':' .. offset .. ':' .. ARGV[2])
 return {epoch, offset, 0}

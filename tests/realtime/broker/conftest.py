@@ -1,5 +1,6 @@
 """
-The brokers under test: memory; the local broker's process; fakeredis, which needs no program; and a real Redis.
+The brokers under test: memory; the local broker's process; fakeredis, which needs no program; a real Redis; and a
+real Redis Cluster of three masters.
 
 `place` is any of them, `shared` any that several workers share. One process of each serves the whole run: every test
 has names of its own in it. What a test breaks is its own: `local` and `redis`.
@@ -12,6 +13,7 @@ when needed is shown with the real Redis.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,8 +29,12 @@ from fakeredis.commands_mixins.server_mixin import ServerCommandsMixin
 
 from realtime.broker import LOCAL_STOP_SIGNAL, scripts
 from tests.realtime.broker.workers import Place
+from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
+
+# Few machines have Valkey, and where Redis is required nothing may be skipped: its file is for those that have it.
+collect_ignore = [] if shutil.which("valkey-server") else ["test_valkey.py"]
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = [each for each in vars(scripts).values() if isinstance(each, scripts.Script)]
@@ -112,18 +118,25 @@ def redis_url() -> Iterator[str]:
         yield server.url
 
 
+@pytest.fixture(scope="session")
+def cluster_url() -> Iterator[str]:
+    require("redis")
+    with RedisCluster() as cluster:
+        yield cluster.url
+
+
 def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
     """Return the place of that kind; what is missing on this machine is skipped."""
     return Place(kind, "memory:" if kind == "memory" else request.getfixturevalue(f"{kind}_url"))
 
 
-@pytest.fixture(params=["memory", "local", "fakeredis", "redis"])
+@pytest.fixture(params=["memory", "local", "fakeredis", "redis", "cluster"])
 def place(request: pytest.FixtureRequest) -> Place:
     """Any broker."""
     return place_of(request.param, request)
 
 
-@pytest.fixture(params=["local", "fakeredis", "redis"])
+@pytest.fixture(params=["local", "fakeredis", "redis", "cluster"])
 def shared(request: pytest.FixtureRequest) -> Place:
     """Any broker that several workers share."""
     return place_of(request.param, request)

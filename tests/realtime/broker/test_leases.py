@@ -24,7 +24,7 @@ from tests.support.aio import run_async
 ANN = ClientInfo("ann", "c1")
 
 
-@pytest.fixture(params=["local", "fakeredis", "redis"])
+@pytest.fixture(params=["local", "fakeredis", "redis", "cluster"])
 def brief(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """Any broker that workers share, with short leases."""
     if request.param == "local":
@@ -79,7 +79,7 @@ async def test_reap_needs_no_lease_to_end(shared: Place) -> None:
         assert b.heard.told("leave") == [("leave", (room, info_of(shared, "a")))]
 
 
-@pytest.mark.parametrize("brief", ["fakeredis", "redis"], indirect=True)
+@pytest.mark.parametrize("brief", ["fakeredis", "redis", "cluster"], indirect=True)
 @run_async
 async def test_a_worker_that_stood_still_registers_its_members_again(brief: Place) -> None:
     room, quiet = brief.room(), brief.room("quiet")

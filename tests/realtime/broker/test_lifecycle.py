@@ -178,7 +178,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing_open(shared: Place) -> N
 
 @run_async
 async def test_statistics_tell_the_link_and_count(place: Place) -> None:
-    room, kind = place.room(), "redis" if place.kind == "fakeredis" else place.kind
+    room, kind = place.room(), "redis" if place.kind in ("fakeredis", "cluster") else place.kind
     async with place.worker() as worker:
         assert worker.broker.statistics()["kind"] == kind
         assert worker.broker.statistics()["link"] == "up"

@@ -53,6 +53,9 @@ class Heard:
     def on_link_restored(self) -> None:
         self._add("link restored", None)
 
+    def on_gap(self, rooms: Sequence[Room]) -> None:
+        self._add("gap", tuple(rooms))
+
     async def until(self, is_so: Callable[[], object]) -> None:
         """Wait until it is so."""
         while not is_so():

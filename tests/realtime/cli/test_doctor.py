@@ -14,6 +14,8 @@ from realtime.cli import doctor
 from realtime.cli.doctor import Grade
 from realtime.cli.main import run
 from realtime.settings import Settings
+from tests.support.redis_cluster import RedisCluster
+from tests.support.sentinels import Sentinels
 
 
 @pytest.fixture
@@ -50,6 +52,26 @@ def test_a_redis_that_answers_is_good(redis_socket: Path) -> None:
     finding = doctor.broker(Settings(redis=f"unix://{redis_socket}"))
     assert finding.grade is Grade.GOOD
     assert "Redis" in finding.found
+
+
+@pytest.mark.redis
+def test_the_nodes_of_a_cluster_are_counted() -> None:
+    with RedisCluster() as cluster:
+        finding = doctor.broker(Settings(redis=cluster.url))
+        assert finding.grade is Grade.GOOD
+        assert finding.found.endswith(" on 3 nodes")
+        alone = doctor.broker(Settings(redis=f"redis://127.0.0.1:{cluster.masters[0].port}"))
+        assert alone.grade is Grade.BAD
+        assert "redis+cluster://" in alone.advice
+
+
+@pytest.mark.redis
+def test_the_master_of_sentinels_is_found() -> None:
+    with Sentinels() as sentinels:
+        assert doctor.broker(Settings(redis=sentinels.url)).grade is Grade.GOOD
+        wrong = doctor.broker(Settings(redis=f"{sentinels.url}-of-somebody-else"))
+        assert wrong.grade is Grade.BAD
+        assert "knows no rooms-of-somebody-else" in wrong.advice
 
 
 def test_a_redis_that_does_not_answer_fails_the_command(capsys: pytest.CaptureFixture[str]) -> None:

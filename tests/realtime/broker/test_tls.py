@@ -1,0 +1,169 @@
+"""
+`rediss://` with a certificate of an authority of one's own, and a user who may do what the broker does and no more.
+
+A real Redis with TLS; its certificate is made here. The list of commands is the one that docs/deploying.md shows.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from realtime.broker import make
+from realtime.broker.base import ClientId, ClientInfo, WorkerId
+from realtime.errors import BrokerUnavailable
+from realtime.rate import Rate
+from tests.realtime.broker.conftest import ROOT
+from tests.realtime.broker.workers import KEPT, Heard, Place, flushed
+from tests.support.aio import run_async
+from tests.support.processes import free_port
+from tests.support.redis_cluster import RedisCluster, ok
+from tests.support.redis_server import RedisServer
+from tests.support.require import require
+
+ANN = ClientInfo("ann", "c1")
+NOW = datetime.datetime.now(datetime.UTC)
+
+
+class Authority:
+    """Signs certificates, and leaves them and their keys in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority of one's own")])
+        basics = x509.BasicConstraints(ca=True, path_length=None)
+        self._certificate = self._builder(self._name, self._key).add_extension(basics, critical=True)
+        self.path = directory / "authority.pem"
+        self.path.write_bytes(self._sign(self._certificate))
+
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key.public_key())
+        builder = builder.not_valid_before(NOW - datetime.timedelta(hours=1))
+        return builder.not_valid_after(NOW + datetime.timedelta(hours=1)).serial_number(x509.random_serial_number())
+
+    def _sign(self, builder: x509.CertificateBuilder) -> bytes:
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def issue(self, address: str) -> list[str]:
+        """Return options of a server whose certificate is for that address."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+        certificate, key_file = self._directory / f"{address}.pem", self._directory / f"{address}.key"
+        certificate.write_bytes(self._sign(self._builder(subject, key).add_extension(names, critical=False)))
+        key_file.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        files = ["--tls-cert-file", str(certificate), "--tls-key-file", str(key_file)]
+        return [*files, "--tls-ca-cert-file", str(self.path), "--tls-auth-clients", "optional"]
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    require("redis")
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+def secure(authority: Authority) -> Iterator[tuple[RedisServer, int]]:
+    """A Redis whose certificate is for 127.0.0.1, and the port on which it speaks TLS."""
+    port = free_port()
+    with RedisServer(options=["--tls-port", str(port), *authority.issue("127.0.0.1")]) as server:
+        yield server, port
+
+
+def commands_in_the_documentation() -> list[str]:
+    """Return the words of the user in docs/deploying.md that grant commands."""
+    text = (ROOT / "docs/deploying.md").read_text()
+    found = re.search(r"^user realtime (?P<words>.*?)```", text, re.MULTILINE | re.DOTALL)
+    assert found is not None, "docs/deploying.md shows such a user"
+    words = found["words"].replace("\\\n", " ").split()
+    return [word for word in words if word not in ("on", "~rt:*", "&rt:*") and not word.startswith(">")]
+
+
+def add_user(server: RedisServer, prefix: str) -> None:
+    words = ["on", ">s3cret", f"~{prefix}:*", f"&{prefix}:*", *commands_in_the_documentation()]
+    ok(server.command("ACL", "SETUSER", "realtime", "reset", *words))
+    ok(server.command("ACL", "SETUSER", "default", "off"))
+
+
+async def use(place: Place) -> None:
+    """Do everything that a broker can."""
+    room = place.room()
+    async with place.worker("a") as a, place.worker("b") as b:
+        await a.broker.subscribe(room)
+        await b.broker.add_member(room, ANN, announce=True)
+        await b.broker.publish(room, b"1", retention=KEPT, idempotency_key="k")
+        await flushed(a, room)
+        assert [each.data for each in a.heard.publications[room]] == [b"1"]
+        assert (await a.broker.history(room, retention=KEPT, limit=1, reverse=True)).top.offset == 1
+        assert (await a.broker.history(room, retention=KEPT, limit=1)).top.offset == 1
+        assert (await a.broker.positions([room]))[room].offset == 1
+        await a.broker.forget_history(room)
+        assert (await a.broker.member_counts(room)).clients == 1
+        assert (await a.broker.members_page(room)).members == {ANN.client: ANN}
+        assert await a.broker.allow(room, "ann", Rate(1, 60))
+        assert len(await a.broker.workers()) == 2
+        await b.broker.add_member(room, ClientInfo("bob", "c2"), announce=True, lasting=True)
+        await a.broker.reap(b.id)
+        assert await a.broker.members(room) == {"c2": ClientInfo("bob", "c2")}, "inherited"
+        assert await a.broker.remove_member(room, ClientId("c2"), announce=True)
+        await a.broker.unsubscribe(room)
+
+
+@run_async
+async def test_a_user_with_the_documented_commands_can_do_everything(
+    authority: Authority, secure: tuple[RedisServer, int]
+) -> None:
+    server, port = secure
+    place = Place("redis", f"rediss://realtime:s3cret@127.0.0.1:{port}?ssl_ca_certs={authority.path}")
+    add_user(server, place.own)
+    server.command("CONFIG", "RESETSTAT")
+    await use(place)
+
+
+@run_async
+async def test_such_a_user_can_do_everything_in_a_cluster() -> None:
+    require("redis")
+    with RedisCluster() as cluster:
+        place = Place("cluster", cluster.url.replace("://", "://realtime:s3cret@"))
+        for node in cluster.masters:
+            add_user(node, place.own)
+        await use(place)
+
+
+@run_async
+async def test_who_is_not_known_is_not_spoken_to(authority: Authority, secure: tuple[RedisServer, int]) -> None:
+    _, port = secure
+    for url in (
+        f"rediss://:s3cret@127.0.0.1:{port}",
+        f"rediss://:s3cret@localhost:{port}?ssl_ca_certs={authority.path}",
+    ):
+        with pytest.raises(BrokerUnavailable, match=r"(?i)certificate verify failed") as caught:
+            await make(url, worker_id=WorkerId("a")).start(Heard())
+        assert "s3cret" not in str(caught.value)
+
+
+@run_async
+async def test_an_authority_that_is_not_there_is_told(secure: tuple[RedisServer, int]) -> None:
+    _, port = secure
+    with pytest.raises(BrokerUnavailable, match="No such file"):
+        await make(f"rediss://127.0.0.1:{port}?ssl_ca_certs=/nowhere", worker_id=WorkerId("a")).start(Heard())
+
+
+@run_async
+async def test_a_server_that_speaks_no_tls_is_told(authority: Authority) -> None:
+    with RedisServer(free_port()) as server, pytest.raises(BrokerUnavailable):
+        await make(f"rediss://127.0.0.1:{server.port}", worker_id=WorkerId("a")).start(Heard())
