@@ -9,6 +9,8 @@ one of the lost ones holds a position that looks right and is not.
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,12 @@ class Pair:
         os.symlink(self.master.path, self.path)
 
     def wait_for_replica(self) -> None:
-        assert self.master.command("WAIT", "1", "20000") == b":1\r\n", "the replica has everything"
+        """Wait until it has everything. (WAIT would count only what its own connection wrote.)"""
+        give_up_at = time.monotonic() + 20
+        while b"master_link_status:up" not in self.replica.command("INFO", "replication"):
+            assert time.monotonic() < give_up_at, "the replica has no master"
+        while replicated(self.replica, b"slave_repl_offset") != replicated(self.master, b"master_repl_offset"):
+            assert time.monotonic() < give_up_at, "the replica does not follow"
 
     def part(self) -> None:
         """The replica hears nothing more, and will be the master; nobody knows yet."""
@@ -58,6 +65,12 @@ class Pair:
     def stop(self) -> None:
         self.master.close()
         self.replica.close()
+
+
+def replicated(server: RedisServer, name: bytes) -> int | None:
+    """Return a place in the stream of replication, as a server says it."""
+    found = re.search(name + rb":(\d+)", server.command("INFO", "replication"))
+    return int(found[1]) if found else None
 
 
 @pytest.fixture
