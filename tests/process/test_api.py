@@ -213,6 +213,44 @@ async def test_a_user_is_found_wherever_they_are(servers: list[RunningServer]) -
 
 
 @run_async
+async def test_a_user_is_seen_wherever_they_are_connected(servers: list[RunningServer]) -> None:
+    one, other = servers
+    assert call(one, "connections", user="fay") == {"connections": {}}
+    tabs = [await join(each, "fay", f"127.0.52.{n}") for n, each in enumerate([one, other, other], 1)]
+    await tabs[0].ask("subscribe", channel="open:fay")
+    for server in servers:
+        found = call(server, "connections", user="fay")["connections"]
+        assert set(found) == {tab.connected["client"] for tab in tabs}
+        assert sorted(place["address"] for place in found.values()) == ["127.0.52.1", "127.0.52.2", "127.0.52.3"]
+        assert found[tabs[0].connected["client"]]["channels"] == ["open:fay"]
+    shown = realtime(other, "where", "fay")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert all(tab.connected["client"] in shown.stdout for tab in tabs)
+    for tab in tabs:
+        await tab.close()
+    nowhere = realtime(one, "where", "nobody of that name")
+    assert (nowhere.returncode, nowhere.stdout.strip()) == (1, "nobody of that name is not connected")
+
+
+@run_async
+async def test_a_crowd_is_read_in_pages(servers: list[RunningServer]) -> None:
+    clients = [await join(servers[n % 2], f"u{n}", f"127.0.53.{n + 1}") for n in range(12)]
+    for client in clients:
+        await client.ask("subscribe", channel="open:crowd")
+    seen: dict[str, Any] = {}
+    cursor = ""
+    while True:
+        page = call(servers[1], "presence", channel="open:crowd", limit=5, cursor=cursor)
+        seen |= page["presence"]
+        cursor = page.get("cursor", "")
+        if not cursor:
+            break
+    assert set(seen) == {client.connected["client"] for client in clients}
+    for client in clients:
+        await client.close()
+
+
+@run_async
 async def test_info_names_every_worker(servers: list[RunningServer]) -> None:
     client = await join(servers[1], "eve")
     nodes = call(servers[0], "info")["nodes"]
