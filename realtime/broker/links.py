@@ -156,15 +156,16 @@ class Link:
     async def _learn(self, *, sharded: bool) -> None:
         """
         Learn what tells this server's process from any other: what another one has may lack what was acknowledged
-        last, because it was a replica, or because the disk lagged behind.
+        last, because it was a replica, or because the disk lagged behind. A process that was a replica in between, and
+        became a master again, is another as well: its replication has another id since then, and knows an id before.
         """
         shown = self.address.shown
         try:
-            info = await self.commands.ask("INFO", "server")
+            told = await asyncio.gather(*[self.commands.ask("INFO", each) for each in ("server", "replication")])
         except CommandFailed as error:
             logger.warning("! %s: a failover would not be noticed: %s", shown, error.text)
             return
-        pairs = (line.partition(b":") for line in info.splitlines())
+        pairs = (line.partition(b":") for line in b"\n".join(told).splitlines())
         self.facts = {name: value.decode() for name, _, value in pairs}
         mode = self.facts.get(b"redis_mode", "standalone")
         if mode != ("cluster" if sharded else "standalone") and b"redis_mode" in self.facts:
@@ -177,6 +178,8 @@ class Link:
                 f"Redis {version} has no sharded pub/sub: a cluster of Redis {SHARDED_AT_LEAST} or newer is needed",
             )
         self.life = self.lives = self.facts.get(b"run_id", "")
+        if self.life and self.facts.get(b"second_repl_offset", "-1") != "-1":
+            self.life = self.lives = f"{self.life}+{self.facts.get(b'master_replid', '')}"
 
     def has_life(self, life: bytes | None) -> bool:
         """Say whether a stream of that life is as good as one of this server's own."""

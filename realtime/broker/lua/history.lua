@@ -12,7 +12,8 @@ if not epoch then
   redis.call('DEL', KEYS[1])
   redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0, 'r', life)
 elseif meta[3] ~= life then
-  if not meta[3] or meta[3] == '' or not string.find(ARGV[7], meta[3], 1, true) then epoch = ARGV[5] end
+  local before, good = meta[3] or '', ' ' .. ARGV[7] .. ' '
+  if before == '' or not string.find(good, ' ' .. before .. ' ', 1, true) then epoch = ARGV[5] end
   redis.call('HSET', KEYS[2], 'e', epoch, 'r', life)
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[4])

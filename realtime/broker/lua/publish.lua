@@ -21,7 +21,8 @@ if size > 0 then
     redis.call('DEL', KEYS[1])
     redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0, 'r', life)
   elseif meta[2] ~= life then
-    if not meta[2] or meta[2] == '' or not string.find(ARGV[9], meta[2], 1, true) then epoch = ARGV[6] end
+    local before, good = meta[2] or '', ' ' .. ARGV[9] .. ' '
+    if before == '' or not string.find(good, ' ' .. before .. ' ', 1, true) then epoch = ARGV[6] end
     redis.call('HSET', KEYS[2], 'e', epoch, 'r', life)
   end
   offset = redis.call('HINCRBY', KEYS[2], 'o', 1)

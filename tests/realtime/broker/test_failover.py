@@ -34,7 +34,7 @@ class Pair:
     """A master, its replica, and the one address by which both are reached in turn."""
 
     def __init__(self, directory: Path) -> None:
-        self.master, self.replica = RedisServer(free_port()), RedisServer()
+        self.master, self.replica = RedisServer(free_port()), RedisServer(free_port())
         self.path = directory / "redis.sock"
         self.url = f"unix://{self.path}"
 
@@ -147,6 +147,39 @@ async def test_who_stayed_is_told_to_come_again_and_then_that_it_is_not_whole(pa
         assert not told.get("recovered"), "nothing was lost, but nobody can know that"
         await app.room(ROOM).publish("after")
         assert await data(client, 1) == ["after"]
+
+
+@run_async
+async def test_a_master_that_was_a_replica_in_between_is_another_one(pair: Pair) -> None:
+    app = make_app()
+    async with OneWorker(app, broker=RedisBroker(pair.url, WorkerId("one"))) as worker:
+        client = await worker.join()
+        await client.ask("subscribe", channel=ROOM)
+        for n in range(5):
+            await app.room(ROOM).publish(n)
+        pair.wait_for_replica()
+        pair.part()
+        for n in range(5, 8):
+            await app.room(ROOM).publish(n)
+        assert await data(client, 8) == list(range(8))
+        position = worker.hub._rooms[Room(ROOM)].position
+        await client.close()
+        await until(lambda: not worker.hub.statistics()["rooms"])
+
+        assert pair.master.command("REPLICAOF", "127.0.0.1", str(pair.replica.port)) == b"+OK\r\n"
+        await until(lambda: b"master_link_status:up" in pair.master.command("INFO", "replication"))
+        assert pair.master.command("REPLICAOF", "NO", "ONE") == b"+OK\r\n", "the same process, without the last three"
+        pair.master.command("CLIENT", "KILL", "TYPE", "normal")
+        await until(lambda: worker.hub.statistics()["broker"]["links_lost"] >= 1)
+        await came_back(worker)
+        for n in ("other 5", "other 6", "other 7"):
+            await app.room(ROOM).publish(n)
+        assert (await app.room(ROOM).history(100)).top.offset == 8, "the offsets are handed out again"
+
+        back = await worker.join()
+        told = await back.ask("subscribe", channel=ROOM, recover=True, epoch=position.epoch, offset=position.offset)
+        assert not told.get("recovered")
+        assert told["epoch"] != position.epoch
 
 
 @run_async
