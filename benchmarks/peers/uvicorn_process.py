@@ -17,6 +17,7 @@ def serve(app: Any) -> None:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", 0))
+    listener.listen(2048)  # from here on who connects waits, and is not refused
     config = uvicorn.Config(
         app,
         loop="uvloop",
