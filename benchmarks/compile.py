@@ -2,8 +2,8 @@
 Compiles the two programs in C, the load client and the floor, where a compiler is found.
 
 Runs in the bench's process. The programs are kept under `build/bench/`, which git ignores, by the hash of their source
-and of the command: a changed source is compiled anew, an unchanged one is not. Without a compiler nothing can be measured,
-and that is said with what to install.
+and of the command: a changed source is compiled anew, an unchanged one is not. Without a compiler nothing can be
+measured, and that is said with what to install.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 Who can be measured: each contestant by its name, how it is started, what it wants to hear, and why it may be absent.
 
-Runs in the bench's process. A contestant is a server in one configuration; the ones whose names begin with `realtime` are
+Runs in the bench's process. A contestant is a server in one configuration; those whose names begin with `realtime` are
 ours. Asking whether one is absent starts nothing.
 """
 
@@ -118,8 +118,8 @@ def _centrifugo() -> None:
 
 
 def _start_centrifugo(directory: Path) -> Server:
-    """Start Centrifugo as one node on all cores, with its memory engine, open to everybody, and silent to the outside."""
-    open_room = {"allow_subscribe_for_client": True, "allow_publish_for_client": True}
+    """Start Centrifugo: one node on all cores, its memory engine, open to everybody, and telling nobody outside."""
+    open_room: dict[str, Any] = {"allow_subscribe_for_client": True, "allow_publish_for_client": True}
     seen = {**open_room, "presence": True, "join_leave": True, "force_push_join_leave": True}
     kept = {**open_room, "history_size": 2000, "history_ttl": "300s", "force_recovery": True}
     namespaces = {"bench": open_room, "seen": seen, "kept": kept}
@@ -202,6 +202,7 @@ def _redis_py(listeners: int) -> Callable[[Path], Running]:
 def _make() -> dict[str, Contestant]:
     everything: list[tuple[str, Callable[[Path], Any], Callable[[], object], dict[str, Dialect], bool]] = [
         ("realtime", lambda directory: Ours(directory), _nothing, OURS_SPEAKS, True),
+        ("realtime, server publishes", lambda at: Ours(at), _nothing, {"room": rooms("bench", called=True)}, True),
         ("realtime, 2 workers", lambda directory: Ours(directory, workers=2), _nothing, OURS_SPEAKS, True),
         ("realtime, local broker", lambda at: Ours(at, *NO_KEYS, workers=4), _nothing, OURS_SPEAKS, True),
         (

@@ -1,8 +1,8 @@
 """
 Drives the load client, `native/load.c`: one process, told what to do line by line.
 
-Runs in the bench's process. A `Dialect` is what a server wants to hear: greetings, answers to pings, how a publication is
-written. It never reads a clock of a server; who measures does that before and after a command.
+Runs in the bench's process. A `Dialect` is what a server wants to hear: greetings, answers to pings, how a publication
+is written. It never reads a clock of a server; who measures does that before and after a command.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Dialect:
     ping: str = ""
     pong: str = ""
     lines: bool = False
+    bursts: bool = False
     protocol: str = "websocket"
 
     def settings(self) -> list[str]:
@@ -41,6 +42,7 @@ class Dialect:
             f"set path {_written(self.path)}",
             f"set protocol {self.protocol}",
             f"set lines {int(self.lines)}",
+            f"set bursts {int(self.bursts)}",
             f"publication {_written(self.publication)}",
         ]
         if self.ping:

@@ -1,9 +1,9 @@
 """
 What else the machine did while something was measured, and what it is.
 
-Runs in the bench's process; reads /proc and asks programs for their versions. A window is *noisy* when a hypervisor took
-time away, or when other processes than the measured ones had more than a small share of a core. It never decides that a
-run does not count: it marks it.
+Runs in the bench's process; reads /proc and asks programs for their versions. A window is *noisy* when a hypervisor
+took time away, or when other processes than the measured ones had more than a small share of a core. It never decides
+that a run does not count: it marks it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any, Final
 
 STEAL_MAX: Final = 0.01  # of the window, on one core: above what an idle virtual machine shows
-OTHERS_MAX: Final = 0.10  # cores; the kernel's own work for the load (soft interrupts that it charges to nobody) is below
+OTHERS_MAX: Final = (
+    0.10  # cores; the kernel's own work for the load (soft interrupts that it charges to nobody) is below
+)
 
 
 @dataclass(frozen=True, slots=True)

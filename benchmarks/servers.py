@@ -1,5 +1,5 @@
 """
-The servers that are measured, as processes: started, asked for their port, told apart by what their processes do, ended.
+The servers that are measured, as processes: started, asked for their port, told apart by what they do, ended.
 
 Runs in the bench's process. Each server is a context manager; inside the block it serves. A process is ended by its own
 id, and only if it was started here. What a server prints goes to a file: nobody has to read a pipe empty.
@@ -274,19 +274,28 @@ def free_port() -> int:
         return port
 
 
-def rooms(channel: str, *, again: bool = False) -> Dialect:
-    """Return the Centrifuge protocol in JSON, for members of rooms `CHANNEL:N`."""
+def rooms(channel: str, *, again: bool = False, called: bool = False) -> Dialect:
+    """
+    Return the Centrifuge protocol in JSON, for members of rooms `CHANNEL:N`.
+
+    Args:
+        channel: how the rooms' names begin.
+        again: clients that return ask for what they missed.
+        called: the server publishes, when a call asks it to, a whole burst at a time.
+    """
     subscribe = f'{{"id":2,"subscribe":{{"channel":"{channel}:%r"}}}}'
     back = f'{{"id":2,"subscribe":{{"channel":"{channel}:%r","recover":true,"epoch":"%e","offset":%o}}}}'
     connect = '{"id":1,"connect":{}}\n'
+    called_for = f'{{"id":%i,"rpc":{{"method":"burst","data":{{"room":"{channel}:%r","first":%s,"count":%n}}}}}}'
     return Dialect(
         path="/connection/websocket",
         greet=((connect + subscribe, '"subscribe":{'),),
         again=((connect + back, '"subscribe":{'),) if again else (),
-        publication=f'{{"id":%i,"publish":{{"channel":"{channel}:%r","data":%d}}}}',
+        publication=called_for if called else f'{{"id":%i,"publish":{{"channel":"{channel}:%r","data":%d}}}}',
         ping="{}",
         pong="{}",
         lines=True,
+        bursts=called,
     )
 
 

@@ -10,10 +10,10 @@
  * It reads what servers send: whole, unmasked frames, several in one read, several messages in one frame. It never
  * connects to anything but 127.0.0.0/8, never reassembles fragments (they are counted as strange), and never judges.
  *
- * Lines it takes; texts know \n, \r and \t, and %r room, %c client, %i command id, %s number, %d payload, %e epoch,
+ * Lines it takes; texts know %n (how many are due, where `set bursts 1` sends one text for all of them) and \n, \r and \t, and %r room, %c client, %i command id, %s number, %d payload, %e epoch,
  * %o offset:
  *
- *   set port|path|protocol|lines|ping|pong|reconnect_ms VALUE   protocol is websocket, or http: one request at a time
+ *   set port|path|protocol|lines|bursts|ping|pong|reconnect_ms VALUE   protocol is websocket, or http: one request at a time
  *   greet TEXT<tab>EXPECTED      after the handshake: send, then wait for a message that holds EXPECTED; each may be empty
  *   again TEXT<tab>EXPECTED      the same for a client that comes back
  *   publication TEXT
@@ -78,7 +78,7 @@ struct histogram { uint64_t slots[SLOTS], count, sum_us, max_us; };
 struct rates { long count, at_once, rooms, burst, size, pick_zipf, seed; double rate, skew, patience, cut_every, away; };
 
 static struct {
-    int port, http, lines, reconnect_ms, greets, agains;
+    int port, http, lines, bursts, reconnect_ms, greets, agains;
     char path[512], ping[64], pong[64], publication[TEXT];
     struct step greet[STEPS], again[STEPS];
 } plan = {.path = "/", .reconnect_ms = -1};
@@ -240,6 +240,7 @@ static size_t fill(char *out, size_t room_for, const char *form, const struct cl
         case 'r': at += (size_t)snprintf(to, left, "%u", c->room); break;
         case 'c': at += (size_t)snprintf(to, left, "%u", c->number); break;
         case 's': at += (size_t)snprintf(to, left, "%u", seq); break;
+        case 'n': at += (size_t)snprintf(to, left, "%u", rooms[c->room].published - seq); break;
         case 'i': at += (size_t)snprintf(to, left, "%u", seq + 100); break;
         case 'e': at += (size_t)snprintf(to, left, "%s", c->epoch); break;
         case 'o': at += (size_t)snprintf(to, left, "%llu", (unsigned long long)c->offset); break;
@@ -392,6 +393,7 @@ static void flush_room(struct room *r) {
             size_t len = fill(text, sizeof text, plan.publication, c, seq);
             at += frame_of(frames + at, 1, (uint8_t *)text, len);
             note(&late, r->due[seq], now);
+            if (plan.bursts) r->sent = r->published;
         }
         put(c, frames, at);
     }
@@ -793,6 +795,7 @@ static void take_setting(const char *name, const char *value) {
     else if (!strcmp(name, "path")) unescape(plan.path, sizeof plan.path, value, strlen(value));
     else if (!strcmp(name, "protocol")) plan.http = !strcmp(value, "http");
     else if (!strcmp(name, "lines")) plan.lines = atoi(value);
+    else if (!strcmp(name, "bursts")) plan.bursts = atoi(value);
     else if (!strcmp(name, "ping")) unescape(plan.ping, sizeof plan.ping, value, strlen(value));
     else if (!strcmp(name, "pong")) unescape(plan.pong, sizeof plan.pong, value, strlen(value));
     else if (!strcmp(name, "reconnect_ms")) plan.reconnect_ms = atoi(value);

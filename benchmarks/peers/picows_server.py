@@ -18,7 +18,7 @@ from benchmarks.peers.rooms import answer, joined
 members: dict[str, set[Any]] = defaultdict(set)
 
 
-class Client(WSListener):  # type: ignore[misc]  # the library has no types where it is not installed
+class Client(WSListener):  # type: ignore[misc]  # mypy skips the library: `make lint` does not install it
     """One client."""
 
     room: set[Any] | None = None

@@ -19,7 +19,7 @@ server = socketio.AsyncServer(
 rooms: dict[str, str] = {}
 
 
-async def join(sid: str, name: str) -> None:
+async def join(sid: str, name: str, presence: bool = False) -> None:
     """Make a client a member."""
     rooms[sid] = name
     await server.enter_room(sid, name)

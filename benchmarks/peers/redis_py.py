@@ -1,9 +1,9 @@
 """
-The peer redis-py in S4: its asyncio `publish` and, in the same process, `listen` of as many subscribers as are asked for.
+The peer redis-py in S4: its asyncio `publish` and, in the same process, `listen` of as many subscribers as are asked.
 
-`python -m … REDIS_PORT LISTENERS`, on uvloop with hiredis. It says `ready`; a line `COUNT RATE` on its standard input has
-it publish, and one line of JSON answers: how many were heard, and the delays in µs from when each was due. It knows no
-WebSocket; its work is that of `realtime`'s processes between two workers, and nothing else.
+`python -m … REDIS_PORT LISTENERS`, on uvloop with hiredis. It says `ready`; a line `COUNT RATE BURST` on its standard
+input has it publish, and one line of JSON answers: how many were heard, and the delays in µs from when each was due. It
+knows no WebSocket; its work is that of `realtime`'s processes between two workers, and nothing else.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ async def main(port: int, listeners: int) -> None:
     loop = asyncio.get_running_loop()
     print("ready", flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        count, rate = int(line.split()[0]), float(line.split()[1])
+        count, rate, burst = (int(each) for each in line.split())
         begin = time.monotonic()
         for number in range(count):
-            due = begin + number / rate
+            due = begin + number // burst / rate
             await asyncio.sleep(max(due - time.monotonic(), 0))
             await client.publish("bench", json.dumps({"due": due, "x": PAYLOAD}))
         delays = sorted([await heard.get() for _ in range(count * listeners)])

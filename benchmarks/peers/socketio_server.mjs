@@ -42,6 +42,7 @@ if (!clustered) {
   const http = createServer();
   setupMaster(http, { loadBalancingMethod: 'least-connection' });
   if (!redisPort) setupPrimary();
+  cluster.setupPrimary({ serialization: 'advanced' }); // as the adapter's README has it
   let ready = 0;
   for (let slot = 0; slot < workers; slot += 1) {
     cluster.fork().on('message', (message) => {
