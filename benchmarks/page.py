@@ -28,7 +28,7 @@ from benchmarks.scenarios import SCENARIOS
 from benchmarks.targets import Verdict, verdicts
 
 WIDTH: Final = 860
-LABELS: Final = 330
+LABELS: Final = 400
 ROW: Final = 26
 LINES: Final = 8  # colours of lines; more are drawn in the first again
 
@@ -173,7 +173,7 @@ def targets_plot(judged: Sequence[Verdict]) -> str:
         y = 26 + ROW * (number + 0.5)
         colour = "--good" if each.is_met else "--bad"
         left, middle, end = (place(_of_target(each, amount)) for amount in (each.least, each.value, each.most))
-        name = each.target.name if len(each.target.name) <= 52 else each.target.name[:50] + "…"
+        name = each.target.name if len(each.target.name) <= 66 else each.target.name[:64] + "…"
         drawn.append(f"<g><title>{escape(each.target.name)}: {each.value:.3g} {each.target.unit}, {each.word}</title>")
         drawn.append(_text(0, y + 4, name))
         drawn.append(
@@ -222,7 +222,7 @@ SHARES: Final = (50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.99)
 
 
 def delays(cases: Sequence[Case]) -> str:
-    """Draw the delays by percentile, both axes by powers of ten; a line that ends early has messages that never came."""
+    """Draw the delays by percentile, both axes by powers of ten; a line that ends early: the rest never came."""
     curves = [(case, [(share, us) for share, us in case.curve() if share in SHARES and us]) for case in cases]
     shown = [(case, [(share, us) for share, us in curve if us is not None]) for case, curve in curves if len(curve) > 1]
     if not shown:

@@ -20,6 +20,7 @@ from benchmarks.machine import Noise, Surroundings
 from benchmarks.servers import Ours, Running, SelfDriven, WithRedis
 
 WORKERS: Final = 4  # of S4
+SILENCE_S: Final = 5.0  # when nothing comes for so long, the rest never will: a slow server goes on delivering
 SERVING: Final = ("primary", "workers")  # the broker is told apart
 
 
@@ -137,9 +138,11 @@ def _published(
     """Open clients, publish to warm up, then publish in a window; the unit is a delivery."""
     with Load(dialect, server.port) as load:
         _opened(load, members, rooms=rooms)
-        load("publish", **{**how, "count": warm, "patience": 60})
+        cold = load("publish", **{"patience": SILENCE_S, **how, "count": warm})
+        if wrong := faults(cold, ready=members):
+            raise RunFailed("; ".join(wrong))
         window = Window(server, load)
-        report = load("publish", **{"patience": 60, **how})
+        report = load("publish", **{"patience": SILENCE_S, **how})
         window.end()
         wrong = faults(report, ready=members)
         values = {

@@ -22,7 +22,7 @@
  *   storm count= at_once= patience=                             connect, greet, close, as often as count says
  *   report | quit
  *
- * rate=0 is a closed loop: the next is due when the one before was delivered. Each command of the second half is answered
+ * It gives up when nothing came for `patience` seconds after the last was due. rate=0 is a closed loop: the next is due when the one before was delivered. Each command of the second half is answered
  * by one line of JSON.
  */
 #define _GNU_SOURCE
@@ -95,7 +95,7 @@ static struct {
 static struct histogram latency, replay, back, late, connecting;
 static enum { NOTHING, OPENING, PUBLISHING, STORMING } job;
 static struct rates rates;
-static uint64_t job_began, job_cpu, deadline, next_due, owed, done_count, started_count, in_flight, timer_at, next_scan;
+static uint64_t job_began, job_cpu, deadline, next_due, owed, done_count, started_count, in_flight, timer_at, next_scan = NEVER;
 static double *zipf;
 static int poller, timer;
 static uint8_t *input;
@@ -438,6 +438,7 @@ static void record(struct client *c, uint32_t seq) {
     if (seq < c->top) counts.reordered++;
     else c->top = seq + 1;
     owed--, counts.delivered++;
+    if (job == PUBLISHING && now + (uint64_t)(rates.patience * 1e9) > deadline) deadline = now + (uint64_t)(rates.patience * 1e9);
     if (seq >= r->measured_from) note(c->state == READY ? &latency : &replay, r->due[seq], now);
     if (rates.rate == 0 && job == PUBLISHING && r->publisher == (uint32_t)(c - clients) &&
         started_count < (uint64_t)rates.count) {
@@ -847,7 +848,7 @@ static void arm_timer(void) {
     if (job != NOTHING) at = deadline;
     if (job == PUBLISHING && rates.rate > 0 && started_count < (uint64_t)rates.count && next_due < at) at = next_due;
     if (job == PUBLISHING && next_scan < at) at = next_scan;
-    if (at == timer_at) return;
+    if (timer_at && timer_at <= at) return; /* it rings in time; too early does no harm */
     timer_at = at;
     struct itimerspec when = {0};
     if (at != NEVER) when.it_value.tv_sec = (time_t)(at / SECOND), when.it_value.tv_nsec = (long)(at % SECOND);
