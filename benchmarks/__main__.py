@@ -20,7 +20,7 @@ from rich.table import Table
 from benchmarks.compile import program
 from benchmarks.contestants import CONTESTANTS, Contestant
 from benchmarks.errors import BenchError
-from benchmarks.machine import command_line, describe
+from benchmarks.machine import command_line, describe, raise_descriptor_limit
 from benchmarks.report import Results, by_case, words_for, write
 from benchmarks.rounds import in_turn, run
 from benchmarks.scenarios import ABSENT_SCENARIOS, SCENARIOS, Run, Scenario, families
@@ -98,6 +98,7 @@ def bench(
     except BenchError as problem:
         console.print(f"nothing can be measured: {problem}", style="bold red", highlight=False)
         sys.exit(2)
+    raise_descriptor_limit()
     turns = list(in_turn(scenarios, present, rounds=rounds or (1 if quick else 5)))
     results = Results(describe(), command_line(), dict(absent), quick, [])
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -8,9 +8,11 @@ that a run does not count: it marks it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -102,6 +104,13 @@ def versions() -> dict[str, str]:
         if package.exists() and (number := re.search(r'"version": "([^"]+)"', package.read_text())):
             found[name] = number[1]
     return found
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process, and the servers that inherit it, have as many connections as the machine allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def command_line() -> str:

@@ -151,6 +151,12 @@ TARGETS: Final = (
         _side("S4-bursts", "redis-py, 1 listener"),
     ),
     Target(
+        "S4 sixteen at once by the server through Redis, to redis-py's publish + listen",
+        0.1,
+        _side("S4-bursts", "realtime, server publishes, Redis"),
+        _side("S4-bursts", "redis-py, 1 listener"),
+    ),
+    Target(
         "S4 one at a time, all processes: local broker to Redis",
         1.0,
         _side("S4", "realtime, local broker", amount=_everything),
@@ -161,6 +167,12 @@ TARGETS: Final = (
         1.0,
         _side("S4-bursts", "realtime, local broker", amount=_everything),
         _side("S4-bursts", "realtime, Redis", amount=_everything),
+    ),
+    Target(
+        "S4 sixteen at once by the server, all processes: local broker to Redis",
+        1.0,
+        _side("S4-bursts", "realtime, server publishes, local broker", amount=_everything),
+        _side("S4-bursts", "realtime, server publishes, Redis", amount=_everything),
     ),
     Target("S5 CPU per request, to websockets' echo", 0.5, _side("S5", "realtime"), _side("S5", *_WEBSOCKETS)),
     Target(
