@@ -7,10 +7,10 @@ clean, 1 when one was not, 2 when nothing could be measured.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
@@ -25,6 +25,8 @@ from benchmarks.report import Results, by_case, words_for, write
 from benchmarks.rounds import in_turn, run
 from benchmarks.scenarios import ABSENT_SCENARIOS, SCENARIOS, Run, Scenario, families
 from benchmarks.targets import verdicts
+
+FILE_COLUMNS: Final = 180  # of what is told, where nobody's terminal says how wide it is
 
 
 def chosen_scenarios(names: Sequence[str]) -> list[Scenario]:
@@ -63,7 +65,9 @@ def chosen_contestants(scenarios: Sequence[Scenario], only: str) -> tuple[dict[s
 @click.command()
 @click.argument("names", nargs=-1, metavar="[SCENARIO]...")
 @click.option("--rounds", type=click.IntRange(1, 50), help="Runs of each contestant, in turn.  [default: 5; quick: 1]")
-@click.option("--quick", is_flag=True, help="Small runs of everything, to see that it works; the numbers mean little.")
+@click.option(
+    "--quick", is_flag=True, help="Small runs, two minutes for all, to see that it works; the numbers mean little."
+)
 @click.option("--only", default="", metavar="NAME,NAME", help="Contestants whose names begin so.")
 @click.option("--report", "directory", type=click.Path(file_okay=False, path_type=Path), help="Write a report there.")
 @click.option("--again", is_flag=True, help="Measure nothing: write the report anew from the runs in its directory.")
@@ -81,6 +85,8 @@ def bench(
       python -m benchmarks --report docs/bench           all of it, about two hours
     """
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=FILE_COLUMNS)
     scenarios = chosen_scenarios(names)
     if again:
         if directory is None:
@@ -129,8 +135,10 @@ def listed(scenarios: Sequence[Scenario], present: dict[str, Contestant]) -> Tab
 
 def tell(console: Console, results: Results) -> None:
     """Show medians, targets and faults."""
-    console.print(f"{json.dumps(results.machine['versions'])}", style="dim", highlight=False)
-    made = Table("scenario", "contestant", "CPU, µs", "least", "most", "of which", "p50, µs", "p99, µs", "", box=None)
+    versions = ", ".join(f"{name} {number}" for name, number in results.machine["versions"].items())
+    console.print(versions, style="dim", highlight=False)
+    heads = ("", "contestant", "CPU, µs", "of which", "p50, µs", "p99, µs", "")
+    made = Table(*heads, box=None, pad_edge=False)
     for words in words_for(by_case(results.runs)):
         made.add_row(*words)
     console.print(made)

@@ -73,7 +73,7 @@ def describe() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "processor": model[1] if model else platform.machine(),
         "memory_gib": round(int(memory[1]) / 1024**2, 1) if memory else None,
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "virtual": "hypervisor" in cpuinfo,
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "versions": versions(),

@@ -165,9 +165,7 @@ def words_for(cases: Iterable[Case]) -> list[list[str]]:
         [
             case.scenario,
             case.contestant,
-            short(case.cpu.middle) if case.cpu else "",
-            short(case.cpu.least) if case.cpu else "",
-            short(case.cpu.most) if case.cpu else "",
+            str(case.cpu or ""),
             ", ".join(f"{name} {short(us)}" for name, us in case.parts().items()),
             case.at(50),
             case.at(99),

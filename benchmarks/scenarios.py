@@ -239,7 +239,7 @@ def _echo(contestant: Contestant, server: Running, quick: bool, rate: float, *, 
 
 def storm(contestant: Contestant, server: Running, quick: bool) -> Facts:
     """S6: clients that connect, join and go away, 64 at a time; the unit is one of them."""
-    count = 300 if quick else 2000
+    count = 300 if quick else 5000
     dialect = contestant.dialects["room"]
     with Load(dialect, server.port) as load:
         load("storm", count=100 if quick else 500, at_once=64, patience=60)
