@@ -44,7 +44,7 @@ def program(name: str) -> Path:
         RunFailed: it does not compile.
     """
     source = NATIVE / f"{name}.c"
-    text = source.read_bytes()
+    text = b"".join(each.read_bytes() for each in (source, *sorted(NATIVE.glob("*.h"))))
     made = CACHE / f"{name}-{hashlib.sha256(text + ' '.join(FLAGS).encode()).hexdigest()[:16]}"
     if made.exists():
         return made

@@ -133,11 +133,19 @@ def _opened(load: Load, count: int, *, rooms: int = 1, at_once: int = 64) -> Non
 
 
 def _published(
-    server: Running, dialect: Dialect, *, members: int, rooms: int = 1, warm: int = 40, **how: float | str
+    server: Running,
+    dialect: Dialect,
+    *,
+    members: int,
+    rooms: int = 1,
+    warm: int = 40,
+    check: Callable[[Running], None] = lambda server: None,
+    **how: float | str,
 ) -> Facts:
-    """Open clients, publish to warm up, then publish in a window; the unit is a delivery."""
+    """Open clients, `check`, publish to warm up, then publish in a window; the unit is a delivery."""
     with Load(dialect, server.port) as load:
         _opened(load, members, rooms=rooms)
+        check(server)
         cold = load("publish", **{"patience": SILENCE_S, **how, "count": warm})
         if wrong := faults(cold, ready=members):
             raise RunFailed("; ".join(wrong))
@@ -210,7 +218,17 @@ def _across(contestant: Contestant, server: Running, count: int, rate: int, burs
         burst=burst,
         size=128,
         warm=160,
+        check=_one_on_each,
     )
+
+
+def _one_on_each(server: Running) -> None:
+    """Raise unless each of our workers has one member: what a hop costs is told per subscribed worker."""
+    inner = server.inner if isinstance(server, WithRedis) else server
+    if isinstance(inner, Ours):
+        counts = [each["connections"] for each in inner.ask("status")["workers"]]
+        if counts != [1] * WORKERS:
+            raise RunFailed(f"the workers have {counts} clients, where each has to have one")
 
 
 def _by_itself(server: WithRedis, program: SelfDriven, line: str, count: int, listeners: int) -> Facts:

@@ -1,8 +1,8 @@
 /*
  * The floor: the least that a WebSocket server can do, so that others can be told as a multiple of it.
  *
- * One process, one thread, one level-triggered epoll loop, compiled by benchmarks/compile.py. It does the opening handshake
- * (RFC 6455 section 4.2.2), unmasks whole text frames, and knows two kinds of clients: one that said {"join":"ROOM"} is
+ * One process, one thread, one level-triggered epoll loop, compiled by benchmarks/compile.py. It does the opening
+ * handshake (RFC 6455 section 4.2.2), unmasks whole text frames, and knows two kinds of clients: one that said {"join":"ROOM"} is
  * a member, and what it sends goes to every member of that room, itself included, by one send() each; what any other
  * sends comes back to it. Pings are answered, a close frame ends the connection. It never checks UTF-8, never joins
  * fragments, never waits for a slow client (it cuts it), and never listens on anything but 127.0.0.1: it is a
@@ -164,7 +164,8 @@ static void message(struct client *c, const uint8_t *text, size_t len) {
         const char *end = memchr(name, '"', len - sizeof join + 1);
         if (!end) return cut(c);
         char answer[ROOM_NAME + 16];
-        int size = snprintf(answer, sizeof answer, "{\"joined\":\"%.*s\"}", (int)(end - name < 50 ? end - name : 50), name);
+        int shown = end - name < 50 ? (int)(end - name) : 50;
+        int size = snprintf(answer, sizeof answer, "{\"joined\":\"%.*s\"}", shown, name);
         enter(c, room_named(name, (size_t)(end - name)));
         if (!put(c, frame, frame_of(frame, 0x81, (uint8_t *)answer, (size_t)size))) cut(c);
         return;

@@ -1,29 +1,33 @@
 /*
  * The load: one client program for every server that is measured, cheap enough not to be what is measured.
  *
- * One process, one thread, one epoll loop, thousands of connections; compiled by benchmarks/compile.py and driven
- * by benchmarks/load.py, line by line over stdin and stdout, so that the caller reads the servers' processor clocks at the
+ * One process, one thread, one epoll loop, thousands of connections; compiled by benchmarks/compile.py and driven by
+ * benchmarks/load.py, line by line over stdin and stdout, so that the caller reads the servers' processor clocks at the
  * very beginning and end of a window. Client addresses are spread over 127.0.0.0/8. A message is known by `"seq":N` in
  * it: the Nth publication of its room. It is due at a time of the plan, whether or not it could be sent then, and its
- * latency counts from there. Every client keeps a ledger of its room's numbers: lost, doubled, out of order, undelivered.
+ * latency counts from there. Every client keeps a ledger of its room's numbers: lost, doubled, out of order, not come.
  *
  * It reads what servers send: whole, unmasked frames, several in one read, several messages in one frame. It never
  * connects to anything but 127.0.0.0/8, never reassembles fragments (they are counted as strange), and never judges.
  *
- * Lines it takes; texts know %n (how many are due, where `set bursts 1` sends one text for all of them) and \n, \r and \t, and %r room, %c client, %i command id, %s number, %d payload, %e epoch,
- * %o offset:
+ * Lines it takes:
  *
- *   set port|path|protocol|lines|bursts|ping|pong|reconnect_ms VALUE   protocol is websocket, or http: one request at a time
- *   greet TEXT<tab>EXPECTED      after the handshake: send, then wait for a message that holds EXPECTED; each may be empty
- *   again TEXT<tab>EXPECTED      the same for a client that comes back
+ *   set NAME VALUE                  port, path, protocol (websocket, or http: one request at a time), lines, bursts,
+ *                                   ping, pong, reconnect_ms
+ *   greet TEXT<tab>EXPECTED         after the handshake: say it, and wait for a message that holds EXPECTED
+ *   again TEXT<tab>EXPECTED         the same for a client that comes back; TEXT or EXPECTED may be empty
  *   publication TEXT
- *   open count= at_once= rooms= patience=                       client number N is in room N % rooms
+ *   open count= at_once= rooms= patience=              client number N is in room N % rooms
  *   publish count= rate= burst= size= pick=turn|zipf skew= seed= patience= cut_every= away=
- *   storm count= at_once= patience=                             connect, greet, close, as often as count says
- *   report | quit
+ *   storm count= at_once= patience=                    connect, greet, close, as often as count says
+ *   report
+ *   quit
  *
- * It gives up when nothing came for `patience` seconds after the last was due. rate=0 is a closed loop: the next is due when the one before was delivered. Each command of the second half is answered
- * by one line of JSON.
+ * Texts know \n, \r and \t, and %r room, %c client, %i id of a command, %s number, %d payload, %e epoch, %o offset, and
+ * %n: how many are due, where `set bursts 1` has one text said for all of them. rate=0 is a closed loop: the next is
+ * due when the one before was delivered. `publish` gives up when nothing came for `patience` seconds after the last was
+ * due.
+ * open, publish, storm and report are each answered by one line of JSON.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -44,7 +48,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { READ_BYTES = 256 * 1024, EVENTS = 512, TEXT = 2048, STEPS = 8, EPOCH = 64, SLOTS = 64 * 32 };
+#include "histogram.h"
+
+enum { READ_BYTES = 256 * 1024, EVENTS = 512, TEXT = 2048, STEPS = 8, EPOCH = 64 };
 enum { WAKE_CLIENT = 0xFFFFFFFF, TIMER = 0xFFFFFFFE, STDIN = 0xFFFFFFFD };
 #define SECOND 1000000000ull
 #define NEVER UINT64_MAX
@@ -74,8 +80,10 @@ struct room {
 };
 
 struct step { char text[TEXT], expected[256]; };
-struct histogram { uint64_t slots[SLOTS], count, sum_us, max_us; };
-struct rates { long count, at_once, rooms, burst, size, pick_zipf, seed; double rate, skew, patience, cut_every, away; };
+struct rates {
+    long count, at_once, rooms, burst, size, pick_zipf, seed;
+    double rate, skew, patience, cut_every, away;
+};
 
 static struct {
     int port, http, lines, bursts, reconnect_ms, greets, agains;
@@ -87,15 +95,16 @@ static struct client *clients;
 static struct room *rooms;
 static uint32_t client_count, room_count, client_room_for;
 static struct {
-    uint64_t frames, messages, bytes, reads, other, doubled, reordered, strange, closed, refused, cuts, returns, errors, early;
-    uint64_t published, expected, delivered;
+    uint64_t frames, messages, bytes, reads, other, doubled, reordered, strange, closed, refused, cuts, returns;
+    uint64_t errors, early, published, expected, delivered;
     int last_close;
     char first_error[400];
 } counts;
 static struct histogram latency, replay, back, late, connecting;
 static enum { NOTHING, OPENING, PUBLISHING, STORMING } job;
 static struct rates rates;
-static uint64_t job_began, job_cpu, deadline, next_due, owed, done_count, started_count, in_flight, timer_at, next_scan = NEVER;
+static uint64_t job_began, job_cpu, deadline, next_due, owed, done_count, started_count, in_flight;
+static uint64_t timer_at, next_scan = NEVER;
 static double *zipf;
 static int poller, timer;
 static uint8_t *input;
@@ -125,47 +134,11 @@ static void note_error(const char *what, const uint8_t *text, size_t len) {
     counts.errors++;
     if (counts.first_error[0]) return;
     int at = snprintf(counts.first_error, 120, "%s: ", what);
-    for (size_t i = 0; i < len && at < 390; i++) /* kept fit for a JSON string */
-        counts.first_error[at++] = text[i] < 32 || text[i] > 126 || text[i] == '"' || text[i] == '\\' ? '\'' : (char)text[i];
-    counts.first_error[at] = 0;
-}
-
-/* Histograms: 64 slots for each power of two of microseconds. */
-
-static size_t slot_of(uint64_t us) {
-    if (us < 64) return us;
-    int power = 63 - __builtin_clzll(us);
-    size_t slot = (size_t)(power - 5) * 64 + ((us >> (power - 6)) & 63);
-    return slot < SLOTS ? slot : SLOTS - 1;
-}
-
-static double value_of(size_t slot) {
-    if (slot < 64) return (double)slot;
-    size_t power = slot / 64 + 5;
-    return (double)((64 + slot % 64) << (power - 6)) + (double)(1ull << (power - 6)) / 2;
-}
-
-static void note(struct histogram *h, uint64_t from_ns, uint64_t to_ns) {
-    uint64_t us = to_ns > from_ns ? (to_ns - from_ns) / 1000 : 0;
-    h->slots[slot_of(us)]++, h->count++, h->sum_us += us;
-    if (us > h->max_us) h->max_us = us;
-}
-
-/* Print a histogram; `of` is how many there should be, and those that are missing took for ever. */
-static void print_histogram(const char *name, const struct histogram *h, uint64_t of) {
-    static const double shares[] = {0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999, 1};
-    if (of < h->count) of = h->count;
-    printf(",\"%s\":{\"count\":%llu,\"of\":%llu,\"mean_us\":%.1f,\"percentiles\":[", name, (unsigned long long)h->count,
-           (unsigned long long)of, h->count ? (double)h->sum_us / (double)h->count : 0.0);
-    uint64_t seen = 0;
-    size_t slot = 0;
-    for (size_t i = 0; of && i < sizeof shares / sizeof *shares; i++) {
-        uint64_t rank = (uint64_t)ceil(shares[i] * (double)of);
-        while (slot < SLOTS && seen + h->slots[slot] < rank) seen += h->slots[slot++];
-        if (slot >= SLOTS) printf("%s[%g,null]", i ? "," : "", shares[i] * 100);
-        else printf("%s[%g,%.0f]", i ? "," : "", shares[i] * 100, shares[i] == 1 ? (double)h->max_us : value_of(slot));
+    for (size_t i = 0; i < len && at < 390; i++) { /* kept fit for a JSON string */
+        int fits = text[i] >= 32 && text[i] <= 126 && text[i] != '"' && text[i] != '\\';
+        counts.first_error[at++] = fits ? (char)text[i] : '\'';
     }
-    printf("]}");
+    counts.first_error[at] = 0;
 }
 
 /* Descriptors */
@@ -266,7 +239,8 @@ static void begin_connecting(struct client *c) {
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
     uint32_t n = c->number;
-    struct sockaddr_in mine = {.sin_family = AF_INET}, theirs = {.sin_family = AF_INET, .sin_port = htons((uint16_t)plan.port)};
+    struct sockaddr_in mine = {.sin_family = AF_INET}, theirs = {.sin_family = AF_INET};
+    theirs.sin_port = htons((uint16_t)plan.port);
     mine.sin_addr.s_addr = htonl(127u << 24 | (1 + n / 62500 % 250) << 16 | (n / 250 % 250) << 8 | (1 + n % 250));
     theirs.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     c->state = CONNECTING, c->began = now, c->step = 0;
@@ -414,7 +388,8 @@ static struct room *pick_room(void) {
 static void publish_what_is_due(void) {
     while (started_count < (uint64_t)rates.count && rates.rate > 0 && next_due <= now) {
         struct room *r = pick_room();
-        for (long i = 0; i < rates.burst && started_count < (uint64_t)rates.count; i++, started_count++) publish_due(r, next_due);
+        for (long i = 0; i < rates.burst && started_count < (uint64_t)rates.count; i++, started_count++)
+            publish_due(r, next_due);
         flush_room(r);
         next_due = job_began + (uint64_t)((double)(started_count / (uint64_t)rates.burst) / rates.rate * 1e9);
     }
@@ -438,7 +413,8 @@ static void record(struct client *c, uint32_t seq) {
     if (seq < c->top) counts.reordered++;
     else c->top = seq + 1;
     owed--, counts.delivered++;
-    if (job == PUBLISHING && now + (uint64_t)(rates.patience * 1e9) > deadline) deadline = now + (uint64_t)(rates.patience * 1e9);
+    uint64_t silent_until = now + (uint64_t)(rates.patience * 1e9);
+    if (job == PUBLISHING && silent_until > deadline) deadline = silent_until;
     if (seq >= r->measured_from) note(c->state == READY ? &latency : &replay, r->due[seq], now);
     if (rates.rate == 0 && job == PUBLISHING && r->publisher == (uint32_t)(c - clients) &&
         started_count < (uint64_t)rates.count) {
@@ -471,7 +447,8 @@ static void note_position(struct client *c, const uint8_t *text, const uint8_t *
 static void message(struct client *c, const uint8_t *text, size_t len) {
     const uint8_t *end = text + len, *at = text;
     counts.messages++;
-    if (plan.ping[0] && len == strlen(plan.ping) && !memcmp(text, plan.ping, len)) return put_text(c, plan.pong, strlen(plan.pong));
+    if (plan.ping[0] && len == strlen(plan.ping) && !memcmp(text, plan.ping, len))
+        return put_text(c, plan.pong, strlen(plan.pong));
     int found = 0;
     while ((at = memmem(at, (size_t)(end - at), "\"seq\":", 6))) {
         record(c, (uint32_t)number_at(at += 6, end));
@@ -482,7 +459,8 @@ static void message(struct client *c, const uint8_t *text, size_t len) {
         if (!found && len > 8 && !memcmp(text, "{\"id\":", 6)) { /* an acknowledgement, if it is one of a publication */
             uint64_t id = number_at(text + 6, end);
             struct room *r = &rooms[c->room];
-            if (id >= 100 && r->publisher == (uint32_t)(c - clients) && id - 100 + 1 > r->acked) r->acked = (uint32_t)(id - 100 + 1);
+            int is_its = id >= 100 && r->publisher == (uint32_t)(c - clients);
+            if (is_its && id - 99 > r->acked) r->acked = (uint32_t)(id - 99);
         }
     }
     if (!found) {
@@ -515,7 +493,8 @@ static void closed_by_frame(struct client *c, const uint8_t *payload, size_t len
     if (c->fd < 0) return;
     counts.last_close = len >= 2 ? payload[0] << 8 | payload[1] : 1005;
     char why[140];
-    snprintf(why, sizeof why, "%d %.*s", counts.last_close, (int)(len > 2 && len < 126 ? len - 2 : 0), payload + (len > 2 ? 2 : 0));
+    int size = len > 2 && len < 126 ? (int)len - 2 : 0;
+    snprintf(why, sizeof why, "%d %.*s", counts.last_close, size, size ? (const char *)payload + 2 : "");
     lost_connection(c, why);
 }
 
@@ -565,7 +544,8 @@ static size_t take_response(struct client *c, const uint8_t *data, size_t len) {
     int known = 0;
     for (const uint8_t *line = data; line < end;) {
         const uint8_t *next = memmem(line, (size_t)(end + 2 - line), "\r\n", 2);
-        if (next - line > 15 && !strncasecmp((const char *)line, "content-length:", 15)) size = number_at(line + 15, next), known = 1;
+        if (next - line > 15 && !strncasecmp((const char *)line, "content-length:", 15))
+            size = number_at(line + 15, next), known = 1;
         line = next + 2;
     }
     size_t whole = (size_t)(end + 4 - data) + size;
@@ -621,9 +601,9 @@ static void print_report(const char *name) {
            (double)(now - job_began) / 1e9, (double)(clock_ns(CLOCK_PROCESS_CPUTIME_ID) - job_cpu) / 1e9,
            (unsigned long long)ready, (unsigned long long)done_count);
 #define COUNT(what) printf(",\"" #what "\":%llu", (unsigned long long)counts.what)
-    COUNT(published), COUNT(expected), COUNT(delivered), COUNT(doubled), COUNT(reordered), COUNT(strange), COUNT(closed);
-    COUNT(refused), COUNT(cuts), COUNT(returns), COUNT(frames), COUNT(messages), COUNT(bytes), COUNT(reads), COUNT(other);
-    COUNT(errors);
+    COUNT(published), COUNT(expected), COUNT(delivered), COUNT(doubled), COUNT(reordered), COUNT(strange);
+    COUNT(closed), COUNT(refused), COUNT(cuts), COUNT(returns), COUNT(errors);
+    COUNT(frames), COUNT(messages), COUNT(bytes), COUNT(reads), COUNT(other);
     printf(",\"lost\":%llu,\"undelivered\":%llu,\"last_close\":%d,\"first_error\":\"%s\"", (unsigned long long)lost,
            (unsigned long long)undelivered, counts.last_close, counts.first_error);
     print_histogram("latency", &latency, latency.count + (replay.count ? 0 : owed));
@@ -728,7 +708,8 @@ static void go_on(void) {
             started_count++, in_flight++;
             begin_connecting(c);
         }
-        if (done_count >= (uint64_t)rates.count || counts.closed || now >= deadline) print_report("open"), job = NOTHING;
+        int over = done_count >= (uint64_t)rates.count || counts.closed || now >= deadline;
+        if (over) print_report("open"), job = NOTHING;
     } else if (job == STORMING) {
         for (uint32_t i = 0; i < client_count && started_count < (uint64_t)rates.count && !counts.closed; i++) {
             struct client *c = &clients[i];
@@ -737,7 +718,8 @@ static void go_on(void) {
             in_flight++;
             begin_connecting(c);
         }
-        if (done_count >= (uint64_t)rates.count || counts.closed || now >= deadline) print_report("storm"), job = NOTHING;
+        int over = done_count >= (uint64_t)rates.count || counts.closed || now >= deadline;
+        if (over) print_report("storm"), job = NOTHING;
     } else if (job == PUBLISHING) {
         publish_what_is_due();
         if (next_scan != NEVER) scan_clients();
@@ -770,7 +752,8 @@ static void take_step(struct step *steps, int *count, const char *text) {
 }
 
 static void take_rates(char *text) {
-    rates = (struct rates){.count = 1, .at_once = 64, .rooms = 1, .burst = 1, .size = 128, .patience = 30, .skew = 1, .away = 2};
+    rates = (struct rates){
+        .count = 1, .at_once = 64, .rooms = 1, .burst = 1, .size = 128, .patience = 30, .skew = 1, .away = 2};
     for (char *word = strtok(text, " "); word; word = strtok(NULL, " ")) {
         char *value = strchr(word, '=');
         if (!value) continue;
