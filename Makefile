@@ -5,6 +5,7 @@
 #   BIND=0.0.0.0 PORT=9000     where `make demo` listens
 #   SECONDS=600                how long `make fuzz` runs
 #   ARGS="-k name -x"          handed to pytest by `make test` and `make test-slow`, and to the bench by `make bench`
+#   ARGS="S1 S5 --rounds 5 --report docs/bench"   two scenarios of the bench; without ARGS all, in about two hours
 #   CENTRIFUGO=latest          the version that `make bench` builds, where Go is found
 
 .DEFAULT_GOAL := help
@@ -40,7 +41,7 @@ lint: $(READY)  ## check the style, the formatting and the types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 
-bench: $(VENV)/.bench  ## measure what it costs, beside other servers: ARGS="S1 S5 --rounds 5 --report docs/bench"
+bench: $(VENV)/.bench  ## measure what it costs, beside other servers; ARGS: what of it, `--list` shows
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # The peers. What cannot be had here is said now, and listed as absent in the report.

@@ -19,6 +19,7 @@ from benchmarks.report import (
     Results,
     all_absent,
     by_case,
+    commands,
     goal,
     replay_words,
     scenario_rows,
@@ -46,7 +47,7 @@ h1 { font-size: 1.7rem; margin-bottom: .3rem } h2 { font-size: 1.15rem; margin: 
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; margin: .6rem 0 1rem }
 th, td { text-align: right; padding: .22rem .6rem; border-bottom: 1px solid var(--rule); white-space: nowrap }
 th:first-child, td:first-child { text-align: left; padding-left: 0 } th { color: var(--dim); font-weight: 500 }
-tr.ours td { font-weight: 600 } .met { color: var(--good) } .not { color: var(--bad) }
+td.left { text-align: left } tr.ours td { font-weight: 600 } .met { color: var(--good) } .not { color: var(--bad) }
 svg { display: block; max-width: 100%; height: auto; margin: .4rem 0 } svg text { fill: var(--ink); font-size: 12px }
 svg .dim { fill: var(--dim) } svg .rule { stroke: var(--rule) }
 svg .target { stroke: var(--ink); stroke-dasharray: 4 3 }
@@ -86,6 +87,11 @@ def page(results: Results) -> str:
         for each in results.runs
         if each.faults
     )
+    started = "".join(
+        f"<tr><td>{escape(name)}</td><td class=left><code>{escape(text)}</code></td></tr>"
+        for name, text in commands(results).items()
+    )
+    parts += ["<h2>How they were started</h2>", f"<div class=scroll><table>{started}</table></div>"]
     parts += ["<h2>Absent</h2>", f"<ul>{absent}</ul>", "<h2>Failed runs</h2>"]
     parts.append(f"<ul>{failures}</ul>" if failures else "<p>None: every ledger was clean.</p>")
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'

@@ -9,6 +9,7 @@ nothing.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -272,6 +273,8 @@ def markdown(results: Results) -> str:
         if same:
             parts += [f"## {scenario.name}: {scenario.title}", table(*scenario_rows(same))]
             parts += ["\n".join(said)] if (said := replay_words(same)) else []
+    parts += ["## How they were started"]
+    parts += ["\n".join(f"- {name}: `{command}`" for name, command in commands(results).items())]
     parts += ["## Absent", "\n".join(f"- {name}: {why}" for name, why in all_absent(results).items()) or "Nobody."]
     failures = [
         f"- {each.scenario}, round {each.round + 1}, {each.contestant}: {'; '.join(each.faults).splitlines()[0]}"
@@ -288,6 +291,12 @@ medians of the ratios of each round. Contestants take turns, every second round 
 when a message was due; what was not delivered took for ever. One load client, in C, loads all. A run is noisy when a
 hypervisor took more than 1 % of a core, or other programs more than 10 %. A run with anything lost, doubled or out of
 order failed, and is in no number."""
+
+
+def commands(results: Results) -> dict[str, str]:
+    """Return how each contestant was started; ports were drawn."""
+    found = {each.contestant: each.command for each in results.runs if each.command}
+    return {name: re.sub(r"\b\d{5}\b", "PORT", command) for name, command in found.items()}
 
 
 def all_absent(results: Results) -> dict[str, str]:

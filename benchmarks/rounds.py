@@ -46,6 +46,7 @@ def run(turn: Turn, *, quick: bool = False) -> Run:
         ):
             try:
                 facts = turn.scenario.measure(turn.contestant, server, quick)
+                facts["command"] = server.command()
             except RunFailed as failure:
                 raise RunFailed(str(failure), server.log()) from failure
     except (RunFailed, OSError) as failure:

@@ -35,6 +35,8 @@ class Run:
         values: what else was measured, by name.
         curves: delays as pairs of a percentile and microseconds, None where that many never came.
         faults: what makes it a failed run.
+        report: what the load client told at the end.
+        command: how the contestant was started.
     """
 
     scenario: str
@@ -48,6 +50,7 @@ class Run:
     noise: Noise
     is_noisy: bool
     report: Report = field(default_factory=dict)
+    command: str = ""
 
     @property
     def serving_us(self) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -97,6 +98,11 @@ class Server:
                 raise RunFailed(f"{self.argv} ended", "".join(lines[-20:]))
             time.sleep(POLL_S)
         raise RunFailed(f"{self.argv} did not say {text!r} within {BOOT_S:g} s", self.log())
+
+    def command(self) -> str:
+        """Return how it was started, as one would write it in a clone, whatever the machine."""
+        text = shlex.join(self.argv).replace(str(self.directory), "DIRECTORY")
+        return text.replace(sys.executable, "python").replace(f"{ROOT}/", "")
 
     def log(self) -> str:
         """Return the end of what it printed."""
@@ -245,6 +251,9 @@ class WithRedis:
 
     def groups(self) -> dict[str, list[int]]:
         return {**self._server.groups(), "broker": [self._redis.pid]}
+
+    def command(self) -> str:
+        return self._server.command()
 
     def log(self) -> str:
         return self._server.log()

@@ -1,8 +1,8 @@
 // The peer Socket.IO on Node.js: `node socketio_server.mjs WORKERS [REDIS_PORT]`. It never keeps a message.
 //
-// One worker is one process, as its documentation has it for one core. More are a cluster behind @socket.io/sticky, with
-// @socket.io/cluster-adapter between them, or @socket.io/redis-adapter where a Redis is given. WebSocket alone, by `ws`
-// with bufferutil; perMessageDeflate off (the default). WORKERS with a "c" behind it is a cluster whatever the number.
+// One worker is one process, as its documentation has it for one core. More are a cluster behind @socket.io/sticky,
+// with @socket.io/cluster-adapter between them, or @socket.io/redis-adapter where a Redis is given. WebSocket alone, by
+// `ws` with bufferutil; perMessageDeflate off (the default). "1c" is a cluster of one.
 
 import cluster from 'node:cluster';
 import { createServer } from 'node:http';

@@ -1,5 +1,5 @@
-// The peer `ws` on Node.js, one process: perMessageDeflate off (its default), bufferutil installed (as its README advises
-// for speed), and a broadcast as in its README: a `send` to each member. It never keeps a message.
+// The peer `ws` on Node.js, one process: perMessageDeflate off (its default), bufferutil installed (as its README
+// advises for speed), and a broadcast as in its README: a `send` to each member. It never keeps a message.
 
 import { WebSocketServer } from 'ws';
 

@@ -12,23 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compile import compiler, program
+from benchmarks.compile import program
 from benchmarks.contestants import CONTESTANTS, PLAIN_SPEAKS, Contestant
-from benchmarks.errors import Absent
 from benchmarks.rounds import Turn, run
 from benchmarks.scenarios import SCENARIOS, Run
 from benchmarks.servers import Server
 
 
-def _compiler_or_why_not() -> str:
-    try:
-        compiler()
-    except Absent as why:
-        return str(why)
-    return ""
-
-
-pytestmark = pytest.mark.skipif(bool(_compiler_or_why_not()), reason=_compiler_or_why_not() or "there is one")
+pytestmark = pytest.mark.compiler
 
 
 def _measured(contestant: Contestant) -> Run:
