@@ -5,8 +5,8 @@
  * handshake (RFC 6455 section 4.2.2), unmasks whole text frames, and knows two kinds of clients: one that said
  * {"join":"ROOM"} is a member, and what it sends goes to every member of that room, itself included, by one send()
  * each; what any other sends comes back to it. Pings are answered, a close frame ends the connection. It never checks
- * UTF-8, never joins fragments, never waits for a slow client (it cuts it), and never listens on anything but 127.0.0.1: it is
- * a measure, not a server.
+ * UTF-8, never joins fragments, never waits for a slow client (it cuts it), and never listens on anything but
+ * 127.0.0.1: it is a measure, not a server.
  *
  *   floor [--drop N] [--double N]     each Nth delivery is left out, or made twice: dirt, for tests of the ledger
  *

@@ -18,7 +18,6 @@ from benchmarks.rounds import Turn, run
 from benchmarks.scenarios import SCENARIOS, Run
 from benchmarks.servers import Server
 
-
 pytestmark = pytest.mark.compiler
 
 
