@@ -4,7 +4,9 @@
 #   PYTHON=python3.13          the interpreter that .venv is made with
 #   BIND=0.0.0.0 PORT=9000     where `make demo` listens
 #   SECONDS=600                how long `make fuzz` runs
-#   ARGS="-k name -x"          handed to pytest by `make test` and `make test-slow`
+#   ARGS="-k name -x"          handed to pytest by `make test` and `make test-slow`, and to the bench by `make bench`
+#   ARGS="S1 S5 --rounds 5 --report docs/bench"   two scenarios of the bench; without ARGS all, in about two hours
+#   CENTRIFUGO=latest          the version that `make bench` builds, where Go is found
 
 .DEFAULT_GOAL := help
 
@@ -15,6 +17,7 @@ BIND ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
 SECONDS ?= 60
+CENTRIFUGO ?= v6.9.1
 
 .PHONY: help demo test test-slow lint bench fuzz screenshots clean
 
@@ -38,8 +41,20 @@ lint: $(READY)  ## check the style, the formatting and the types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 
-bench: $(READY)  ## measure what a connection and a delivery cost here
+bench: $(VENV)/.bench  ## measure what it costs, beside other servers; ARGS: what of it, `--list` shows
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# The peers. What cannot be had here is said now, and listed as absent in the report.
+$(VENV)/.bench: $(READY) benchmarks/peers/package.json
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	@if command -v npm >/dev/null; then npm --prefix benchmarks/peers ci --no-audit --no-fund --silent; \
+	else echo "npm was not found: the peers on Node.js are absent"; fi
+	@if command -v go >/dev/null; then \
+	    echo "building Centrifugo $(CENTRIFUGO), some minutes"; mkdir -p build/bench; \
+	    GOBIN="$(CURDIR)/build/bench" go install github.com/centrifugal/centrifugo/v6@$(CENTRIFUGO) \
+	        || echo "Centrifugo could not be built: it is absent"; \
+	else echo "go was not found: Centrifugo is absent"; fi
+	@touch $@
 
 fuzz: $(READY)  ## fuzz whatever reads bytes of strangers, for SECONDS (60)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris

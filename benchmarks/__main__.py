@@ -1,80 +1,166 @@
-"""`python -m benchmarks`: run every scenario for us and for the peer in turn, and print a table of medians."""
+"""
+`python -m benchmarks`: the command. Measures scenarios, ours and the peers' in turn, tells, and writes a report.
+
+Runs in the bench's process, on the standard output of whoever measures. Exit status: 0 when every ledger of ours was
+clean, 1 when one was not, 2 when nothing could be measured.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import platform
 import sys
-import tempfile
-from collections import defaultdict
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import Final
 
 import click
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.scenarios import Run, broadcast, connects
-from benchmarks.servers import Ours, Peer
+from benchmarks.compile import program
+from benchmarks.contestants import CONTESTANTS, Contestant
+from benchmarks.errors import BenchError
+from benchmarks.machine import command_line, describe, raise_descriptor_limit
+from benchmarks.report import Results, by_case, words_for, write
+from benchmarks.rounds import in_turn, run
+from benchmarks.scenarios import ABSENT_SCENARIOS, SCENARIOS, Run, Scenario, families
+from benchmarks.targets import verdicts
 
-Scenario = Callable[[Any], Coroutine[Any, Any, Run]]
+FILE_COLUMNS: Final = 180  # of what is told, where nobody's terminal says how wide it is
+
+
+def chosen_scenarios(names: Sequence[str]) -> list[Scenario]:
+    """
+    Return the scenarios that were named, all where none was.
+
+    Raises:
+        UsageError: there is no such.
+    """
+    if not names:
+        return list(SCENARIOS.values())
+    found: list[str] = []
+    for name in names:
+        if not families(name):
+            why = ABSENT_SCENARIOS.get(name.upper())
+            raise click.UsageError(f"{name}: {why}" if why else f"{name} is none of {', '.join(SCENARIOS)}")
+        found += [each for each in families(name) if each not in found]
+    return [SCENARIOS[name] for name in found]
+
+
+def chosen_contestants(scenarios: Sequence[Scenario], only: str) -> tuple[dict[str, Contestant], dict[str, str]]:
+    """Return who takes part, and why the others of these scenarios do not."""
+    wanted = [each.strip().lower() for each in only.split(",") if each.strip()]
+    present: dict[str, Contestant] = {}
+    absent: dict[str, str] = {}
+    for name in dict.fromkeys(name for scenario in scenarios for name in scenario.contestants):
+        if wanted and not any(name.lower().startswith(each) for each in wanted):
+            continue
+        if why := CONTESTANTS[name].absent():
+            absent[name] = why
+        else:
+            present[name] = CONTESTANTS[name]
+    return present, absent
 
 
 @click.command()
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 50), help="Runs of each, in turn.")
-@click.option("--members", default=500, show_default=True, type=click.IntRange(1, 5000), help="Members of the room.")
-@click.option("--publications", default=100, show_default=True, type=click.IntRange(1, 100_000))
-@click.option("--connections", default=1000, show_default=True, type=click.IntRange(1, 100_000))
-def bench(rounds: int, members: int, publications: int, connections: int) -> None:
-    """Measure what a delivery and a connection cost, beside `websockets`' own server."""
-    scenarios: dict[str, Scenario] = {
-        "broadcast": lambda server: broadcast(server, members=members, publications=publications, per_second=20),
-        "connect": lambda server: connects(server, count=connections),
-    }
-    plan = [
-        (name, ours)
-        for number in range(rounds)
-        for name in scenarios
-        for ours in ((True, False), (False, True))[number % 2]
-    ]
+@click.argument("names", nargs=-1, metavar="[SCENARIO]...")
+@click.option("--rounds", type=click.IntRange(1, 50), help="Runs of each contestant, in turn.  [default: 5; quick: 1]")
+@click.option(
+    "--quick", is_flag=True, help="Small runs, two minutes for all, to see that it works; the numbers mean little."
+)
+@click.option("--only", default="", metavar="NAME,NAME", help="Contestants whose names begin so.")
+@click.option("--report", "directory", type=click.Path(file_okay=False, path_type=Path), help="Write a report there.")
+@click.option("--again", is_flag=True, help="Measure nothing: write the report anew from the runs in its directory.")
+@click.option("--list", "listing", is_flag=True, help="Show the scenarios, and who takes part here.")
+def bench(
+    names: Sequence[str], rounds: int | None, quick: bool, only: str, directory: Path | None, again: bool, listing: bool
+) -> None:
+    """
+    Measure what a delivery, a connection, a request and an idle client cost, beside a floor and other servers.
+
+    \b
+    Examples:
+      python -m benchmarks --list
+      python -m benchmarks S1 S5 --only realtime,floor
+      python -m benchmarks --report docs/bench           all of it, about two hours
+    """
     console = Console()
-    runs: list[Run] = []
-    for name, ours in track(plan, "measuring", console=Console(stderr=True)):
-        with tempfile.TemporaryDirectory() as directory:
-            server: AbstractContextManager[Any] = (Ours if ours else Peer)(Path(directory))
-            with server as running:
-                runs.append(asyncio.run(scenarios[name](running)))
-    console.print(f"Python {platform.python_version()}, {platform.machine()}, Linux {platform.release()}")
-    console.print(table(runs))
-    wrong = [f"{run.scenario}, {run.server}: {each}" for run in runs for each in run.faults]
-    for each in wrong:
-        console.print(f"ledger: {each}")
-    console.print("every ledger is clean" if not wrong else "a run with such a ledger counts for nothing")
-    sys.exit(1 if wrong else 0)
+    if not console.is_terminal:
+        console = Console(width=FILE_COLUMNS)
+    scenarios = chosen_scenarios(names)
+    if again:
+        if directory is None:
+            raise click.UsageError("--again needs --report: the directory that has runs.jsonl")
+        write(directory, Results.read(directory))
+        return
+    present, absent = chosen_contestants(scenarios, only)
+    for name, why in absent.items():
+        console.print(f"absent: {name}: {why}", style="yellow", highlight=False)
+    if listing:
+        console.print(listed(scenarios, present))
+        return
+    try:
+        program("load"), program("floor")
+    except BenchError as problem:
+        console.print(f"nothing can be measured: {problem}", style="bold red", highlight=False)
+        sys.exit(2)
+    raise_descriptor_limit()
+    turns = list(in_turn(scenarios, present, rounds=rounds or (1 if quick else 5)))
+    results = Results(describe(), command_line(), dict(absent), quick, [])
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(turns))
+        for turn in turns:
+            progress.update(task, description=f"{turn.scenario.name} round {turn.round + 1}: {turn.contestant.name}")
+            results.runs.append(run(turn, quick=quick))
+            if directory is not None:
+                results.append_to(directory)
+            progress.advance(task)
+    tell(console, results)
+    if directory is not None:
+        write(directory, results)
+        console.print(f"report: {directory}/report.html, report.md, runs.jsonl", highlight=False)
+    sys.exit(1 if any(each.faults and CONTESTANTS[each.contestant].is_ours for each in results.runs) else 0)
 
 
-def table(runs: list[Run]) -> Table:
-    """Put each scenario's medians beside each other."""
-    made = Table("scenario", "server", "processor time", "of which", "least", "most", box=None, pad_edge=False)
-    by_case: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in runs:
-        by_case[run.scenario, run.server].append(run)
-    for (scenario, server), same in sorted(by_case.items()):
-        totals = [run.total_us for run in same]
-        parts = {name: median(run.per_unit_us[name] for run in same) for name in same[0].per_unit_us}
-        made.add_row(
-            scenario,
-            server,
-            f"{median(totals):.1f} µs a {same[0].unit}",
-            ", ".join(f"{name} {value:.1f}" for name, value in parts.items()),
-            f"{min(totals):.1f}",
-            f"{max(totals):.1f}",
-        )
+def listed(scenarios: Sequence[Scenario], present: dict[str, Contestant]) -> Table:
+    """Put the scenarios and who takes part into a table."""
+    made = Table("scenario", "what", "unit", "contestants", box=None, pad_edge=False)
+    for each in scenarios:
+        made.add_row(each.name, each.title, each.unit, ", ".join(name for name in each.contestants if name in present))
+    for name, why in ABSENT_SCENARIOS.items():
+        made.add_row(name, why, "", "")
     return made
+
+
+def tell(console: Console, results: Results) -> None:
+    """Show medians, targets and faults."""
+    versions = ", ".join(f"{name} {number}" for name, number in results.machine["versions"].items())
+    console.print(versions, style="dim", highlight=False)
+    heads = ("", "contestant", "CPU, µs", "of which", "p50, µs", "p99, µs", "")
+    made = Table(*heads, box=None, pad_edge=False)
+    for words in words_for(by_case(results.runs)):
+        made.add_row(*words)
+    console.print(made)
+    for each in verdicts(results.runs):
+        if each.value is not None:
+            style = "green" if each.is_met else "red"
+            sign = "≥" if each.target.at_least else "≤"
+            told = (
+                f"{each.word}: {each.target.name}: {each.value:.3g} {each.target.unit} ({sign} {each.target.limit:g})"
+            )
+            console.print(told, style=style, highlight=False)
+    for wrong in failed_runs(results.runs):
+        console.print(wrong, style="bold red", highlight=False, markup=False)
+
+
+def failed_runs(runs: Sequence[Run]) -> list[str]:
+    """Give a sentence for each failed run."""
+    return [
+        f"FAILED {each.scenario}, round {each.round + 1}, {each.contestant}: {'; '.join(each.faults)}"
+        for each in runs
+        if each.faults
+    ]
 
 
 if __name__ == "__main__":

@@ -1,132 +1,147 @@
 """
-The load: WebSocket clients that cost as little as Python allows, and a ledger of what they received.
+Drives the load client, `native/load.c`: one process, told what to do line by line.
 
-A client does the handshake, sends texts, and reads frames; it understands what our server and the peer send (whole,
-unmasked, unfragmented) and nothing else. A message is told by its number, `"n":123`.
+Runs in the bench's process. A `Dialect` is what a server wants to hear: greetings, answers to pings, how a publication
+is written. It never reads a clock of a server; who measures does that before and after a command.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
-import re
-import struct
-from collections.abc import Sequence
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final
 
-NUMBER = re.compile(rb'"n":(\d+)')
-HANDSHAKE = (
-    "GET {path} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
+from benchmarks.compile import program
+from benchmarks.cpu import spent_ns
+from benchmarks.errors import RunFailed
+
+Report = dict[str, Any]
+Step = tuple[str, str]  # what is said, and what an answer has to hold; each may be empty
 
 
-class LoadClient(asyncio.Protocol):
-    """One client. `received` is the numbers of the messages it got, in order."""
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What a server wants to hear; the templates are explained in native/load.c."""
 
-    def __init__(self, path: str, greetings: Sequence[bytes]) -> None:
-        self.received: list[int] = []
-        self.answers = 0  # to what it sent
-        self.ready = asyncio.get_running_loop().create_future()
-        self._path = path
-        self._greetings = greetings
-        self._wanted = 0
-        self._enough = asyncio.Event()
-        self._pending = b""
-        self._open = False
-        self._transport: asyncio.Transport
+    path: str
+    publication: str
+    greet: tuple[Step, ...] = ()
+    again: tuple[Step, ...] = ()
+    ping: str = ""
+    pong: str = ""
+    lines: bool = False
+    bursts: bool = False
+    protocol: str = "websocket"
 
-    @classmethod
-    async def join(cls, port: int, path: str, greetings: Sequence[bytes], address: str) -> LoadClient:
-        """Connect from an address of the loopback network, send the greetings, and wait for an answer to each."""
-        loop = asyncio.get_running_loop()
-        _, client = await loop.create_connection(
-            lambda: cls(path, greetings), "127.0.0.1", port, local_addr=(address, 0)
+    def settings(self) -> list[str]:
+        """Return the lines that tell the load client of it."""
+        told = [
+            f"set path {_written(self.path)}",
+            f"set protocol {self.protocol}",
+            f"set lines {int(self.lines)}",
+            f"set bursts {int(self.bursts)}",
+            f"publication {_written(self.publication)}",
+        ]
+        if self.ping:
+            told += [f"set ping {_written(self.ping)}", f"set pong {_written(self.pong)}"]
+        told += [f"greet {_written(text)}\t{_written(expected)}" for text, expected in self.greet]
+        return told + [f"again {_written(text)}\t{_written(expected)}" for text, expected in self.again]
+
+
+def _written(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+
+
+class Load:
+    """One load client, and all the connections of one run. Leave the `with` block to end it."""
+
+    def __init__(self, dialect: Dialect, port: int, *, reconnect_ms: int | None = None) -> None:
+        """
+        Args:
+            dialect: what the server wants to hear.
+            port: where it listens, on 127.0.0.1.
+            reconnect_ms: clients that the server closes come back within this time; without, that is a fault.
+        """
+        self._process = subprocess.Popen(
+            [str(program("load"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        await client.ready
-        return client
+        self.pid = self._process.pid
+        self._say(f"set port {port}")
+        for line in dialect.settings():
+            self._say(line)
+        if reconnect_ms is not None:
+            self._say(f"set reconnect_ms {reconnect_ms}")
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(HANDSHAKE.format(path=self._path).encode())
+    def __enter__(self) -> Load:
+        return self
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.ready.done():
-            self.ready.set_exception(ConnectionResetError("closed before it was ready"))
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
 
-    def data_received(self, data: bytes) -> None:
-        pending = self._pending + data if self._pending else data
-        at = 0
-        if not self._open:
-            end = pending.find(b"\r\n\r\n")
-            if end < 0:
-                self._pending = pending
-                return
-            assert pending.startswith(b"HTTP/1.1 101"), pending[:200]
-            self._open, at = True, end + 4
-            for greeting in self._greetings:
-                self.send(greeting)
-            self._check_ready()
-        while True:
-            length, begin = _header(pending, at)
-            if length < 0 or begin + length > len(pending):
-                break
-            found = NUMBER.findall(pending, begin, begin + length)
-            if found:
-                self.received.extend(map(int, found))
-                if len(self.received) >= self._wanted:
-                    self._enough.set()
-            elif length > 2:
-                self.answers += max(pending.count(b'"id":', begin, begin + length), 1)  # several may share a frame
-                self._check_ready()
-            at = begin + length
-        self._pending = pending[at:]
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        assert "\n" not in line, line
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._raise()
 
-    def _check_ready(self) -> None:
-        if self.answers >= len(self._greetings) and not self.ready.done():
-            self.ready.set_result(None)
+    def begin(self, command: str, options: Mapping[str, float | str] | None = None) -> None:
+        """Have a command begun. The caller owes `finish`."""
+        self._say(" ".join([command, *[f"{name}={value}" for name, value in (options or {}).items()]]))
 
-    def send(self, text: bytes) -> None:
-        """Send a text message, masked as a client has to (RFC 6455 section 5.3)."""
-        mask = os.urandom(4)
-        size = len(text)
-        head = bytes([0x81, 0x80 | size]) if size < 126 else b"\x81\xfe" + struct.pack(">H", size)
-        key = int.from_bytes((mask * (size // 4 + 1))[:size], "big")
-        self._transport.write(head + mask + (int.from_bytes(text, "big") ^ key).to_bytes(size, "big"))
+    def finish(self) -> Report:
+        """
+        Wait for the end of the command that was begun, and return what it tells.
 
-    async def has(self, count: int) -> None:
-        """Wait until so many messages came."""
-        self._wanted = count
-        if len(self.received) < count:
-            self._enough.clear()
-            await self._enough.wait()
+        Raises:
+            RunFailed: the load client ended.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._raise()
+        report: Report = json.loads(line)
+        return report
 
-    def close(self) -> None:
-        """Cut the connection."""
-        self._transport.abort()
+    def _raise(self) -> None:
+        assert self._process.stderr is not None
+        raise RunFailed("the load client ended", self._process.stderr.read())
+
+    def __call__(self, command: str, **options: float | str) -> Report:
+        """Have a command done: `open`, `publish`, `storm` or `report`."""
+        self.begin(command, options)
+        return self.finish()
+
+    def used_s(self) -> float:
+        """Return the load client's own processor time so far."""
+        return spent_ns(self.pid) / 1e9
 
 
-def _header(data: bytes, at: int) -> tuple[int, int]:
-    """Return the length of the frame at `at` and where its payload begins; -1 when there is no whole header."""
-    if len(data) - at < 2:
-        return -1, at
-    length = data[at + 1]
-    if length < 126:
-        return length, at + 2
-    size = 2 if length == 126 else 8
-    if len(data) - at < 2 + size:
-        return -1, at
-    return int.from_bytes(data[at + 2 : at + 2 + size], "big"), at + 2 + size
+MUST_BE_ZERO: Final = ("doubled", "reordered", "strange", "closed", "refused", "errors")
 
 
-def faults(clients: Sequence[LoadClient], expected: int) -> list[str]:
-    """Compare every client's ledger with 0, 1, 2 … `expected` - 1; return what is wrong with it."""
-    wanted = list(range(expected))
-    found = []
-    for number, client in enumerate(clients):
-        got = client.received
-        if got != wanted:
-            lost, doubled = len(set(wanted) - set(got)), len(got) - len(set(got))
-            order = "" if got == sorted(got) else ", out of order"
-            found.append(f"client {number}: {lost} lost, {doubled} doubled{order}")
+def faults(report: Report, *, ready: int, may_lose: bool = False) -> list[str]:
+    """
+    Say what is wrong with a ledger.
+
+    Args:
+        report: the last one of a run.
+        ready: how many clients must be there.
+        may_lose: what clients missed while they were away is no fault: a server that promises nothing of the kind.
+    """
+    found = [f"{report[name]} {name}" for name in MUST_BE_ZERO if report[name]]
+    if not may_lose:
+        found += [f"{report[name]} {name}" for name in ("lost", "undelivered") if report[name]]
+    if report["ready"] != ready:
+        found.append(f"{report['ready']} clients of {ready}")
+    if found and report["first_error"]:
+        found.append(report["first_error"])
     return found

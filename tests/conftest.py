@@ -1,9 +1,9 @@
 """
-What tests need from the machine: a Redis server, Chromium, Node, HAProxy, nginx. Where it is missing they are skipped,
-and say so.
+What tests need from the machine: a Redis server, Chromium, Node, HAProxy, nginx, a C compiler. Where it is missing they
+are skipped, and say so.
 
-`REALTIME_REQUIRE=redis,browser,node,haproxy,nginx` turns that round, for the machine that has to prove everything: what
-is named there must be found, and a single skipped test fails the run.
+`REALTIME_REQUIRE=redis,browser,node,haproxy,nginx,compiler` turns that round, for the machine that has to prove
+everything: what is named there must be found, and a single skipped test fails the run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ PROGRAMS = {
     "node": ("node",),
     "haproxy": ("haproxy",),
     "nginx": ("nginx",),
+    "compiler": ("cc", "gcc", "clang"),
 }
 REQUIRED = frozenset(filter(None, os.environ.get("REALTIME_REQUIRE", "").replace(" ", "").split(",")))
 

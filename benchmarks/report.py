@@ -1,0 +1,313 @@
+"""
+What a report is made of: every run as JSON, medians by contestant, and the tables in Markdown.
+
+Runs in the bench's process; pure but for reading and writing the files of one directory: `runs.jsonl` (its first line
+says machine, versions and command, each other line is one run), `report.md`, and `report.html` by `page`. It measures
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from benchmarks.rounds import good
+from benchmarks.scenarios import ABSENT_SCENARIOS, SCENARIOS, Run
+from benchmarks.targets import Verdict, verdicts
+
+RUNS: Final = "runs.jsonl"
+DASH: Final = "–"
+
+
+@dataclass(slots=True)
+class Results:
+    """All that one bench found."""
+
+    machine: dict[str, Any]
+    command: str
+    absent: dict[str, str]
+    quick: bool
+    runs: list[Run]
+
+    def head(self) -> str:
+        """Return the first line of runs.jsonl."""
+        return json.dumps(
+            {"machine": self.machine, "command": self.command, "absent": self.absent, "quick": self.quick}
+        )
+
+    def append_to(self, directory: Path) -> None:
+        """Write the last run behind the others; the first begins the file anew."""
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / RUNS).open("w" if len(self.runs) == 1 else "a") as file:
+            if len(self.runs) == 1:
+                file.write(self.head() + "\n")
+            file.write(json.dumps(self.runs[-1].raw()) + "\n")
+
+    @classmethod
+    def read(cls, directory: Path) -> Results:
+        """Return what `append_to` wrote."""
+        head, *runs = [json.loads(line) for line in (directory / RUNS).read_text().splitlines()]
+        return cls(**head, runs=[Run.from_raw(each) for each in runs])
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median, least and most."""
+
+    middle: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{short(self.middle)} ({short(self.least)}{DASH}{short(self.most)})"
+
+
+def spread(amounts: Iterable[float]) -> Spread | None:
+    """Return the spread of what there is, None of nothing."""
+    all_of_them = list(amounts)
+    return Spread(median(all_of_them), min(all_of_them), max(all_of_them)) if all_of_them else None
+
+
+def short(amount: float | None) -> str:
+    """Write an amount with three digits that count; what never came is ∞."""
+    if amount is None:
+        return "∞"
+    if abs(amount) >= 100:
+        return f"{amount:,.0f}"
+    return f"{amount:.1f}" if abs(amount) >= 10 else f"{amount:.2f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One contestant in one scenario, over all rounds. Failed runs are counted, and are in no number."""
+
+    scenario: str
+    contestant: str
+    runs: tuple[Run, ...]
+
+    @property
+    def counted(self) -> list[Run]:
+        return good(self.runs)
+
+    @property
+    def failed(self) -> int:
+        return len(self.runs) - len(self.counted)
+
+    @property
+    def noisy(self) -> int:
+        return sum(each.is_noisy for each in self.counted)
+
+    @property
+    def cpu(self) -> Spread | None:
+        """Microseconds of primary and workers per unit."""
+        return spread(each.serving_us for each in self.counted if each.cpu_us)
+
+    def parts(self) -> dict[str, float]:
+        """Return the median of each group of processes."""
+        names = dict.fromkeys(name for each in self.counted for name in each.cpu_us)
+        return {name: median(each.cpu_us.get(name, 0.0) for each in self.counted) for name in names}
+
+    def value(self, name: str) -> Spread | None:
+        """Return the spread of another thing that was measured."""
+        found = [each.values.get(name) for each in self.counted]
+        return spread(each for each in found if each is not None)
+
+    def curve(self, name: str = "latency") -> list[tuple[float, float | None]]:
+        """Return the delays by percentile, each the median of the rounds; None where half of them have none."""
+        by_share: dict[float, list[float]] = defaultdict(list)
+        for each in self.counted:
+            for share, us in each.curves.get(name, []):
+                by_share[share].append(float("inf") if us is None else us)
+        middles = {share: median(all_of_them) for share, all_of_them in by_share.items()}
+        return [(share, None if us == float("inf") else us) for share, us in sorted(middles.items())]
+
+    def at(self, share: float) -> str:
+        """Write one percentile of the delays, or of connecting."""
+        for curve in (self.curve(), self.curve("connect")):
+            for each, us in curve:
+                if each == share:
+                    return short(us)
+        return ""
+
+    def remarks(self) -> str:
+        """Say what a reader has to know about the runs."""
+        said = []
+        if self.failed:
+            said.append(f"{self.failed} of {len(self.runs)} failed")
+        if self.noisy:
+            said.append(f"{self.noisy} of {len(self.counted)} noisy")
+        return ", ".join(said)
+
+
+def by_case(runs: Sequence[Run]) -> list[Case]:
+    """Put the runs of each contestant together, in the order of the scenarios."""
+    found: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for each in runs:
+        found[each.scenario, each.contestant].append(each)
+    order = {name: number for number, name in enumerate(SCENARIOS)}
+    cases = [Case(scenario, contestant, tuple(same)) for (scenario, contestant), same in found.items()]
+    places = {
+        (name, contestant): number
+        for name, scenario in SCENARIOS.items()
+        for number, contestant in enumerate(scenario.contestants)
+    }
+    return sorted(cases, key=lambda case: (order[case.scenario], places.get((case.scenario, case.contestant), 99)))
+
+
+def words_for(cases: Iterable[Case]) -> list[list[str]]:
+    """Return a row of words for each case, for the terminal."""
+    return [
+        [
+            case.scenario,
+            case.contestant,
+            str(case.cpu or ""),
+            ", ".join(f"{name} {short(us)}" for name, us in case.parts().items()),
+            case.at(50),
+            case.at(99),
+            ", ".join(filter(None, [_extra(case), case.remarks()])),
+        ]
+        for case in cases
+    ]
+
+
+EXTRA: Final = {
+    "S6": (("per_second", "a second"),),
+    "S7": (("uss_bytes", "bytes"),),
+    "S8": (("delivered_share", "delivered"), ("doubled", "doubled"), ("returns", "returns"), ("refused", "refused")),
+    "S9": (("delivered_share", "delivered"), ("doubled", "doubled"), ("returns", "returns")),
+    "S10": (("messages_per_member", "messages"), ("frames_per_member", "frames"), ("bytes_per_member", "bytes")),
+    "S12-flat-out": (("per_second", "a second"),),
+}
+
+
+def _extra(case: Case) -> str:
+    told = [(name, case.value(value)) for value, name in EXTRA.get(case.scenario, ())]
+    return ", ".join(f"{short(found.middle)} {name}" for name, found in told if found is not None)
+
+
+# Markdown
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table; all but the first column to the right."""
+    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
+    return "\n".join([*lines, *[f"| {' | '.join(row)} |" for row in rows]])
+
+
+def goal(verdict: Verdict) -> str:
+    """Write what a target asks for."""
+    sign = "≥" if verdict.target.at_least else "≤"
+    return f"{sign} {verdict.target.limit:g} {verdict.target.unit}"
+
+
+def targets_table(runs: Sequence[Run]) -> str:
+    """Write every target, with how it stands."""
+    rows = []
+    for each in verdicts(runs):
+        numbers = ["", ""]
+        if each.value is not None:
+            numbers = [f"**{each.value:.3g}**", f"{each.least:.3g}{DASH}{each.most:.3g}"]
+        rows.append([each.target.name, goal(each), *numbers, each.word])
+    return table(["target", "asked", "median", "least–most", ""], rows)
+
+
+def columns(scenario: str) -> list[tuple[str, str]]:
+    """Return what else a scenario's table shows: the value's name, and the column's."""
+    return list(EXTRA.get(scenario, ()))
+
+
+def scenario_rows(cases: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and rows of one scenario's table."""
+    scenario = SCENARIOS[cases[0].scenario]
+    first = next((case.cpu for case in cases if case.cpu), None)
+    parts = [name for name in ("primary", "workers", "broker") if any(name in case.parts() for case in cases)]
+    extra = columns(scenario.name)
+    heads = ["", f"CPU, µs per {scenario.unit}", f"to {cases[0].contestant}", *parts, "p50, µs", "p99, µs"]
+    heads += [name for _, name in extra] + ["runs"]
+    rows = []
+    for case in cases:
+        ratio = short(case.cpu.middle / first.middle) if case.cpu and first and first.middle else ""
+        of_parts = [short(case.parts()[name]) if name in case.parts() else "" for name in parts]
+        row = [case.contestant, str(case.cpu or ""), ratio, *of_parts, case.at(50), case.at(99)]
+        row += [short(found.middle) if (found := case.value(value)) else "" for value, _ in extra]
+        rows.append([*row, f"{len(case.counted)}" + (f" ({case.remarks()})" if case.remarks() else "")])
+    return heads, rows
+
+
+def replay_words(cases: Sequence[Case]) -> list[str]:
+    """Say how soon who returned had what it missed."""
+    said = []
+    for case in cases:
+        curve = dict(case.curve("back"))
+        if curve:
+            said.append(
+                f"- {case.contestant}: back and caught up after {short(curve.get(50))} µs (median), "
+                f"{short(curve.get(99))} µs (p99), counted from the new connection's first packet."
+            )
+    return said
+
+
+def markdown(results: Results) -> str:
+    """Write the report for a README, or for who reads in a terminal."""
+    machine = results.machine
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    parts = [
+        "# What it costs, measured",
+        f"Made by `{results.command}` on {machine['date']}: {machine['cores']} cores of {machine['processor']}"
+        f"{' (virtual)' if machine['virtual'] else ''}, {machine['memory_gib']} GiB, Linux {machine['kernel']}."
+        + (" **Quick runs: they show that everything works, and their numbers mean little.**" if results.quick else ""),
+        f"{versions}.",
+        METHOD,
+        "## Targets",
+        targets_table(results.runs),
+    ]
+    cases = by_case(results.runs)
+    for scenario in SCENARIOS.values():
+        same = [case for case in cases if case.scenario == scenario.name]
+        if same:
+            parts += [f"## {scenario.name}: {scenario.title}", table(*scenario_rows(same))]
+            parts += ["\n".join(said)] if (said := replay_words(same)) else []
+    parts += ["## How they were started"]
+    parts += ["\n".join(f"- {name}: `{command}`" for name, command in commands(results).items())]
+    parts += ["## Absent", "\n".join(f"- {name}: {why}" for name, why in all_absent(results).items()) or "Nobody."]
+    failures = [
+        f"- {each.scenario}, round {each.round + 1}, {each.contestant}: {'; '.join(each.faults).splitlines()[0]}"
+        for each in results.runs
+        if each.faults
+    ]
+    parts += ["## Failed runs", "\n".join(failures) or "None: every ledger was clean."]
+    return "\n\n".join(parts) + "\n"
+
+
+METHOD: Final = """CPU is processor time of the server's processes by the kernel's clock of each process; the broker
+(the local one, or Redis) has a column of its own. Numbers are medians of the rounds, with least and most; targets are
+medians of the ratios of each round. Contestants take turns, every second round the other way round. Delays count from
+when a message was due; what was not delivered took for ever. One load client, in C, loads all. A run is noisy when a
+hypervisor took more than 1 % of a core, or other programs more than 10 %. A run with anything lost, doubled or out of
+order failed, and is in no number."""
+
+
+def commands(results: Results) -> dict[str, str]:
+    """Return how each contestant was started; ports were drawn."""
+    found = {each.contestant: each.command for each in results.runs if each.command}
+    return {name: re.sub(r"\b\d{5}\b", "PORT", command) for name, command in found.items()}
+
+
+def all_absent(results: Results) -> dict[str, str]:
+    """Return what was not measured, and why."""
+    return {**results.absent, **ABSENT_SCENARIOS}
+
+
+def write(directory: Path, results: Results) -> None:
+    """Write report.md and report.html."""
+    from benchmarks.page import page  # it draws with what is above
+
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "report.md").write_text(markdown(results))
+    (directory / "report.html").write_text(page(results))
