@@ -133,7 +133,8 @@ class Ours(Server):
         self.workers = workers
         self.control = str(directory / "control.sock")
         argv = [sys.executable, "-m", "realtime", "serve", str(ROOT / target), "--bind", "127.0.0.1:0"]
-        argv += ["--workers", str(workers), "--control", self.control, "--drain", "5s", *options]
+        argv += ["--workers", str(workers), "--control", self.control, "--drain", "5s"]
+        argv += ["--commands-per-second", "0", *options]  # the load is one client
         super().__init__(argv, directory, serves=f"({workers} of {workers})")
 
     def _learn_port(self, line: str) -> None:

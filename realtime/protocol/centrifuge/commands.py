@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 RESERVED: Final = "\0"  # rooms in which workers speak with each other
 PRIVATE: Final = "$"  # a room of this prefix needs a subscription token
 REPLY_UNRECOVERABLE: Final = 2  # bit of SubscribeRequest.flag: error 112 instead of a subscription that lost something
+EMPTY: Final = Empty()
 TTL_MAX_S: Final = 365 * 86400
 
 
@@ -389,13 +390,16 @@ async def publish(session: Session, id: int, request: PublishRequest) -> None:
     worded = await session.shared.application.publish(session.connection, room, data)
     if worded is not None:
         info = session.connection.describe(room)
-        await session.shared.hub.publish(
+        publishing = session.shared.hub.publish(
             room,
             worded if options.binary else json.one_line(worded),
             info=info,
             exclude="" if options.echo else session.connection.id,
         )
-    session.answer(id, "publish", Empty())
+        if session.publish_on_the_side(publishing, id):
+            return
+        await publishing
+    session.answer(id, "publish", EMPTY)
 
 
 async def _spend(session: Session, room: Room, options: RoomOptions) -> None:

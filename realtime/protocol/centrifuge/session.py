@@ -19,7 +19,7 @@ import random
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -176,6 +176,7 @@ class Session:
         "_expiry",
         "_meter",
         "_overran",
+        "_publishing",
         "_queue",
         "_task",
         "_timer",
@@ -220,6 +221,7 @@ class Session:
         self.granted: dict[Room, Subscription] = {}  # rooms that the server gave it before it was admitted
         self._queue: deque[Command] | None = None  # only while a task runs
         self._task: asyncio.Task[None] | None = None
+        self._publishing: set[asyncio.Task[None]] | None = None  # publications on their way to the broker
         self._meter: Meter | None = None  # of commands
         self._overran: frozenset[str] = NONE  # limits of which the log has heard
         self._awaits_pong = False
@@ -293,6 +295,8 @@ class Session:
         assert queue is not None
         while queue and self.is_open:
             command = queue.popleft()
+            if self._publishing and (command.publish is None or len(self._publishing) >= QUEUE_MAX):
+                await asyncio.wait(self._publishing)  # what another command is to find has happened
             try:
                 await self._execute(command)
             except Disconnect as end:
@@ -325,6 +329,30 @@ class Session:
         except Exception:
             logger.exception("! %s: %s failed", self.connection.id, method)
             self._answer_error(command.id, method, codes.INTERNAL.error())
+
+    def publish_on_the_side(self, publishing: Coroutine[Any, Any, object], id: int) -> bool:
+        """
+        Let a publication go to the broker, and its answer come, while the next command runs. Return False, and do
+        nothing, where no command waits. What is published so goes in order, and a burst leaves as one.
+        """
+        if not self._queue and not self._publishing:
+            return False
+        task = asyncio.get_running_loop().create_task(self._answer_publish(publishing, id))
+        self._publishing = self._publishing or set()
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+        return True
+
+    async def _answer_publish(self, publishing: Coroutine[Any, Any, object], id: int) -> None:
+        try:
+            await publishing
+            self.answer(id, "publish", commands.EMPTY)
+        except BrokerUnavailable as error:
+            logger.warning("! %s: publish: %s", self.connection.id, error)
+            self._answer_error(id, "publish", codes.UNAVAILABLE.error())
+        except Exception:
+            logger.exception("! %s: publish failed", self.connection.id)
+            self._answer_error(id, "publish", codes.INTERNAL.error())
 
     def _meter_command(self, method: str, rate: Rate) -> None:
         """Refuse a command that comes too soon. One that has no answer would be lost in silence, and ends it all."""

@@ -17,8 +17,11 @@ import pytest
 
 from realtime import App, Connection, Reject
 from realtime.auth import sign
+from realtime.broker.base import WorkerId
+from realtime.broker.memory import MemoryBroker
 from tests.support.aio import run_async
 from tests.support.client import Refused
+from tests.support.lagging_broker import LaggingBroker
 from tests.support.one_worker import SECRET, Client, OneWorker, until
 
 
@@ -627,3 +630,53 @@ async def test_commands_run_one_after_another_and_who_sends_too_many_waits() -> 
         replies = (await client.hear(501))[1:]
         assert [reply["id"] for reply in replies] == list(range(2, 502))
         assert most == 1
+
+
+class Waiting(MemoryBroker):
+    """A broker that takes publications at once, and says so only when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(WorkerId("w"))
+        self.taken = 0
+        self.may_answer = asyncio.Event()
+
+    async def publish(self, *arguments: Any, **options: Any) -> Any:
+        published = await super().publish(*arguments, **options)
+        self.taken += 1
+        await self.may_answer.wait()
+        return published
+
+
+@run_async
+async def test_a_burst_of_publications_goes_to_the_broker_at_once_and_in_order() -> None:
+    app, broker = App(), Waiting()
+    app.room("r", open=True, history=100)
+    async with OneWorker(app, broker=broker) as worker:
+        client, other = await worker.join(), await worker.join()
+        for each in (client, other):
+            await each.ask("subscribe", channel="r")
+        burst = [{"id": 10 + n, "publish": {"channel": "r", "data": n}} for n in range(16)]
+        await client.send_raw(
+            "\n".join(map(json.dumps, [*burst, {"id": 50, "history": {"channel": "r", "limit": -1}}]))
+        )
+        assert [(await other.push("pub"))["pub"]["data"] for _ in range(16)] == list(range(16))
+        assert broker.taken == 16, "none waited for another's answer"
+        assert not [each for each in client.heard if each.get("id", 0) >= 10]
+        broker.may_answer.set()
+        await until(lambda: client.heard[-1].get("id") == 50)
+        replies = [each for each in client.heard if each.get("id", 0) >= 10]
+        assert [each["id"] for each in replies] == [*range(10, 26), 50]
+        assert [each["data"] for each in replies[-1]["history"]["publications"]] == list(range(16))
+
+
+@run_async
+async def test_a_publication_of_a_burst_that_fails_is_answered_so() -> None:
+    app, broker = App(), LaggingBroker()
+    app.room("r", open=True)
+    async with OneWorker(app, broker=broker) as worker:
+        client = await worker.join()
+        await client.ask("subscribe", channel="r")
+        broker.away = True
+        replies = await client.say(*[{"id": 10 + n, "publish": {"channel": "r", "data": n}} for n in range(5)])
+        assert [(each["id"], each["error"]["code"]) for each in replies] == [(10 + n, 100) for n in range(5)]
+        assert client.closed is None
