@@ -153,7 +153,8 @@ class Postman:
         try:
             await self._hub.mail(WorkerId(worker), _encode(Emulated(session, data, self.worker, number)))
             async with asyncio.timeout(TAKEN_S):
-                return await taken
+                is_here: bool = await taken
+                return is_here
         except TimeoutError:
             logger.debug("! %s took nothing of what a client sent", worker)
             return False
