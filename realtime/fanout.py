@@ -72,12 +72,11 @@ class Subscriber(Protocol):
 class Late:
     """A member that is not where its group is."""
 
-    __slots__ = ("seen", "wire", "wrote")
+    __slots__ = ("seen", "wire")
 
     def __init__(self, wire: Wire, seen: int) -> None:
         self.wire = wire
         self.seen = seen
-        self.wrote = False
 
 
 class Fanout:
@@ -268,17 +267,19 @@ class Fanout:
         for subscriber, late in list(self._late.items()):
             follows = False  # it has the one before
             for number, publication in enumerate(publications):
-                if publication.offset > late.seen or publication.offset == 0:
-                    if follows and late.wire.is_delta:
-                        deltas = deltas or self._deltas(publications)
-                        buffer = late.wire.delta(self.room, publication, deltas[number])
-                    else:
-                        buffer = late.wire.publication(self.room, publication)
-                    subscriber.outlet.write(buffer)
-                    written += 1
-                    follows = late.wrote = True
+                if 0 < publication.offset <= late.seen:
+                    follows = False  # another one may have been the last that it got
+                    continue
+                if follows and late.wire.is_delta:
+                    deltas = deltas or self._deltas(publications)
+                    buffer = late.wire.delta(self.room, publication, deltas[number])
+                else:
+                    buffer = late.wire.publication(self.room, publication)
+                subscriber.outlet.write(buffer)
+                written += 1
+                follows = True
             # The room has caught up, and who gets differences has the publication to which the next is one.
-            if last >= late.seen and (late.wrote or not late.wire.is_delta):
+            if last >= late.seen and (follows or not late.wire.is_delta):
                 del self._late[subscriber]
                 self._groups.setdefault(late.wire, {})[subscriber.outlet] = subscriber
         return written

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from typing import Final
 
@@ -21,15 +22,29 @@ from realtime.hub import Hub
 from realtime.protocol.centrifuge.session import Centrifuge, Session
 
 SURVEY_S: Final = 2.0  # for all workers to answer
+TAKEN_S: Final = 2.0  # for one worker to say that it took a letter; an SDK gives a command up after 5 s
+
+# What a worker's id looks like: its node, its slot, and what no other process has (sticky/supervisor.py). Clients send
+# such ids back; with another text one could write to all workers, or to who is none.
+WORKER: Final = re.compile(r"[^\0]{1,255}-\d+-[0-9a-f]{8}")
 
 logger = logging.getLogger("realtime.post")
 
 
 class Emulated(msgspec.Struct, frozen=True, tag="e", array_like=True):
-    """What a client sent beside its stream."""
+    """What a client sent beside its stream, to another worker: `asker`, who is answered."""
 
     session: str
     data: bytes
+    asker: str
+    number: int
+
+
+class Taken(msgspec.Struct, frozen=True, tag="k", array_like=True):
+    """What was sent beside a stream has reached its session, or there is no such session."""
+
+    number: int
+    is_here: bool
 
 
 class Disconnect(msgspec.Struct, frozen=True, tag="d", array_like=True):
@@ -96,7 +111,7 @@ class Told(msgspec.Struct, frozen=True, tag="t", array_like=True):
     places: list[Place] = []
 
 
-Letter = Emulated | Disconnect | Subscribe | Unsubscribe | Refresh | Question | Told
+Letter = Emulated | Taken | Disconnect | Subscribe | Unsubscribe | Refresh | Question | Told
 
 _decode = msgspec.msgpack.Decoder(Letter).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -111,6 +126,7 @@ class Postman:
         self._protocol: Centrifuge | None = None
         self._begun_s = time.time()
         self._questions: dict[int, tuple[list[Told], asyncio.Event]] = {}
+        self._untaken: dict[int, asyncio.Future[bool]] = {}
         self._number = 0
 
     def serve(self, hub: Hub, protocol: Centrifuge) -> None:
@@ -119,7 +135,9 @@ class Postman:
 
     async def deliver(self, worker: str, session: str, data: bytes) -> bool:
         """
-        Bring what a client sent to its session. Return False where this worker has no such session.
+        Bring what a client sent to its session, and return once it is there: what the client sends after that comes
+        after it, whichever worker it reaches. Return False where there is no such worker or session, or the worker
+        does not say so in time.
 
         Raises:
             BrokerUnavailable: the session is of another worker, which cannot be reached.
@@ -127,8 +145,21 @@ class Postman:
         assert self._hub is not None and self._protocol is not None, "it serves"  # noqa: PT018
         if worker == self.worker:
             return self._protocol.emulate(session, data)
-        await self._hub.mail(WorkerId(worker), _encode(Emulated(session, data)))
-        return True
+        if not WORKER.fullmatch(worker):
+            return False
+        self._number += 1
+        number = self._number
+        taken = self._untaken[number] = asyncio.get_running_loop().create_future()
+        try:
+            await self._hub.mail(WorkerId(worker), _encode(Emulated(session, data, self.worker, number)))
+            async with asyncio.timeout(TAKEN_S):
+                is_here: bool = await taken
+                return is_here
+        except TimeoutError:
+            logger.debug("! %s took nothing of what a client sent", worker)
+            return False
+        finally:
+            del self._untaken[number]
 
     async def tell_all(self, letter: Letter) -> None:
         """
@@ -169,7 +200,14 @@ class Postman:
         assert self._protocol is not None, "it serves"
         letter = _decode(message)
         if isinstance(letter, Emulated):
-            self._protocol.emulate(letter.session, letter.data)
+            assert self._hub is not None, "it serves"
+            taken = Taken(letter.number, self._protocol.emulate(letter.session, letter.data))
+            self._hub.spawn(self._reply(letter.asker, taken))
+            return
+        if isinstance(letter, Taken):
+            waiting = self._untaken.get(letter.number)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(letter.is_here)
             return
         if isinstance(letter, Question):
             assert self._hub is not None, "it serves"
@@ -199,10 +237,14 @@ class Postman:
                 for each in self._protocol.sessions_of(question.user)
             ]
             answer = msgspec.structs.replace(answer, places=places)
+        await self._reply(question.asker, answer)
+
+    async def _reply(self, asker: str, answer: Letter) -> None:
+        assert self._hub is not None, "it serves"
         try:
-            await self._hub.mail(WorkerId(question.asker), _encode(answer))
+            await self._hub.mail(WorkerId(asker), _encode(answer))
         except BrokerUnavailable as error:
-            logger.warning("! a question is not answered: %s", error)
+            logger.warning("! a letter of %s is not answered: %s", asker, error)
 
     def _do(self, letter: Disconnect | Subscribe | Unsubscribe | Refresh, session: Session) -> None:
         assert self._hub is not None, "it serves"

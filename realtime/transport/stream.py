@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import UNSET
 
+from realtime.errors import BrokerUnavailable
 from realtime.protocol.base import ClientSession, Framing, Handshake, SessionFactory
 from realtime.protocol.centrifuge import protobuf
 from realtime.protocol.centrifuge.codec import BadFrame
@@ -278,7 +279,11 @@ class StreamEndpoint:
             return 400
         if not request.node or not request.session or not data:
             return 400
-        return 204 if await self._deliver(request.node, request.session, data) else 404
+        try:
+            return 204 if await self._deliver(request.node, request.session, data) else 404
+        except BrokerUnavailable as error:
+            logger.warning("! what a client sent is not delivered: %s", error)
+            return 503
 
 
 Fields = list[tuple[bytes, bytes]]

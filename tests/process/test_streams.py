@@ -17,6 +17,7 @@ import pytest
 
 from tests.sdk.conftest import APP
 from tests.support.redis_server import RedisServer
+from tests.support.require import require
 from tests.support.server import DEADLINE_S, RunningServer
 
 ORIGIN = "https://page.example.com"
@@ -170,9 +171,118 @@ def test_nobody_speaks_for_another_session(server: RunningServer) -> None:
         node = stream.node
         stream.session = "0" * 36
         statuses = {stream.say({"id": 2, "rpc": {}}, address=f"127.0.42.{n}") for n in range(1, 30)}
-        assert statuses == {204, 404}, "where it should be nobody is, and elsewhere nobody knows"
-        stream.node = f"{node}0"
-        assert stream.say({"id": 2, "rpc": {}}) == 204
+        assert statuses == {404}, "wherever it comes in"
+        for name in (f"{node}0", "*", "\0*", node[:-1] + ("0" if node[-1] != "0" else "1")):
+            stream.node = name
+            assert stream.say({"id": 2, "rpc": {}}) == 404
+
+
+@pytest.mark.parametrize("broker", ["local", "redis"])
+def test_what_is_sent_one_after_another_arrives_so_whichever_worker_it_reaches(broker: str) -> None:
+    """Through the owner and through another worker in turn: the short way does not overtake the long one."""
+    if broker == "redis":
+        require("redis")
+        with RedisServer() as redis, RunningServer(APP, *BY_TURNS, "--redis", redis.url, workers=2) as server:
+            _check_order(server)
+    else:
+        with RunningServer(APP, *BY_TURNS, workers=2) as server:
+            _check_order(server)
+
+
+BY_TURNS = ("--anonymous", "--sticky", "none", "--balance", "round-robin")
+COUNT = 300
+
+
+def _check_order(server: RunningServer) -> None:
+    server.wait_until_full()
+    with Stream(server, "/connection/http_stream", CONNECT) as stream:
+        for number in range(2, COUNT):
+            command = {"id": number, "rpc": {"method": "echo", "data": number}}
+            assert stream.say(command) == 204
+            _opened.pop().close()
+        assert [stream.next()["id"] for _ in range(2, COUNT)] == list(range(2, COUNT))
+
+
+def test_while_the_broker_is_away_another_worker_says_so_and_the_stream_stays() -> None:
+    require("redis")
+    with RedisServer() as redis, RunningServer(APP, *BY_TURNS, "--redis", redis.url, workers=2) as server:
+        server.wait_until_full()
+        with Stream(server, "/connection/http_stream", CONNECT) as stream:
+            assert {stream.say({"id": n, "rpc": {"method": "echo", "data": n}}) for n in (2, 3)} == {204}
+            for number in (2, 3):
+                stream.reply(number)
+            redis.stop()
+            for _ in range(2):
+                server.log.wait_for("the link to the broker is lost")
+            assert {stream.say({"id": n, "rpc": {"method": "echo", "data": n}}) for n in (4, 5)} == {204, 503}
+            assert stream.next()["id"] in (4, 5)
+
+
+@pytest.mark.parametrize("way", ["json", "protobuf"])
+def test_a_batch_of_commands_beside_a_stream_runs_in_order(server: RunningServer, way: str) -> None:
+    if way == "json":
+        with Stream(server, "/connection/http_stream", CONNECT) as stream:
+            commands = [{"id": n, "rpc": {"method": "echo", "data": n}} for n in range(2, 40)]
+            assert stream.say(*commands, address="127.0.45.1") == 204
+            assert [stream.next() for _ in commands] == commands_answered(commands)
+        return
+    octets = {"content_type": "application/octet-stream"}
+    connect = bytes.fromhex("080801220422026a73")  # the protocol's own vector
+    answer = ask(server, "POST", "/connection/http_stream", connect, **octets)
+    reply = read_varied(answer)
+    node, session = field(field(reply, 5), 10), field(field(reply, 5), 9)
+    commands = b"".join(
+        varied(b"\x08" + bytes([n]) + b"\x6a" + varied(b"\x0a\x01" + b"7" + b"\x12\x04echo")) for n in range(2, 40)
+    )
+    body = b"\x0a" + varied(node) + b"\x12" + varied(session) + b"\x1a" + varied(commands)
+    assert ask(server, "POST", "/emulation", body, "127.0.45.1", **octets).status == 204
+    ids = [read_varied(answer)[:2] for _ in range(2, 40)]
+    assert ids == [b"\x08" + bytes([n]) for n in range(2, 40)]
+    answer.close()
+
+
+def commands_answered(commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"id": each["id"], "rpc": {"data": each["rpc"]["data"]}} for each in commands]
+
+
+def varied(message: bytes) -> bytes:
+    """Write a message with its length before it."""
+    size, head = len(message), b""
+    while size > 127:
+        head += bytes([size & 127 | 128])
+        size >>= 7
+    return head + bytes([size]) + message
+
+
+def read_varied(answer: http.client.HTTPResponse) -> bytes:
+    """Read a message with its length before it."""
+    size = shift = 0
+    while True:
+        byte = answer.read(1)[0]
+        size |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return answer.read(size)
+
+
+def field(message: bytes, number: int) -> bytes:
+    """Return a field of a message that has its length before it."""
+    at = 0
+    while at < len(message):
+        tag, at = message[at], at + 1
+        if tag & 7 == 0:
+            while message[at] > 127:
+                at += 1
+            at += 1
+            continue
+        size, shift = 0, 0
+        while message[at] > 127:
+            size, shift, at = size | (message[at] & 127) << shift, shift + 7, at + 1
+        size, at = size | message[at] << shift, at + 1
+        if tag >> 3 == number:
+            return message[at : at + size]
+        at += size
+    raise AssertionError(f"there is no field {number}")
 
 
 def test_malformed_commands_end_the_stream_and_say_why(server: RunningServer) -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
+from centrifuge.fossil import apply_delta
 from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime.broker.base import ClientInfo, Publication, Room
 from realtime.fanout import Change, Fanout, total
+from realtime.protocol.centrifuge.wire import difference
 
 ROOM = Room("room")
 ANA = ClientInfo("ana", "c1")
@@ -248,3 +251,78 @@ def test_whoever_comes_and_goes_each_gets_every_publication_of_its_time_in_order
             inside.discard(act - 6)
         assert fanout.size == len(inside)
     assert [member.heard.split() for member in members] == wanted
+
+
+# Differences
+
+
+class Differences(Words):
+    """A wire on which a payload is itself, or a marked difference to the one before, each with its length before it."""
+
+    def __init__(self) -> None:
+        super().__init__(is_delta=True)
+
+    def publication(self, room: Room, publication: Publication) -> bytes:
+        return self.delta(room, publication, None)
+
+    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
+        said = b"=" + publication.data if delta is None else b"~" + delta
+        return len(said).to_bytes(4) + said
+
+
+class Follower(Member):
+    """A member that puts differences together, as an SDK does: each to what it got before."""
+
+    base = b""
+
+    def got(self) -> list[bytes]:
+        """Return what it has got since it was last asked."""
+        written, found = b"".join(self.outlet.written), []
+        self.outlet.written.clear()
+        while written:
+            size = 4 + int.from_bytes(written[:4])
+            said, written = written[4:size], written[size:]
+            self.base = apply_delta(self.base, said[1:]) if said[:1] == b"~" else said[1:]
+            found.append(self.base)
+        return found
+
+
+def numbered(number: int, offset: int, exclude: str) -> Publication:
+    """Return one that is long enough for a difference to be shorter."""
+    return Publication(
+        b"the same in each of them, whatever else may be different: %d" % number, offset, exclude=exclude
+    )
+
+
+kinds = st.tuples(st.booleans(), st.sampled_from(["", "", "0", "1", "2"]))  # whether it is kept; who does not get it
+comes = st.tuples(st.integers(0, 2), st.integers(0, 4))  # who, and how many of the turn it has seen already
+turns = st.lists(st.tuples(st.lists(comes | st.integers(0, 2), max_size=3), st.lists(kinds, min_size=1, max_size=4)))
+
+
+@given(turns)
+def test_a_difference_is_always_to_what_the_member_got_last(turns: list[Any]) -> None:
+    fanout, wire = Fanout(ROOM, difference), Differences()
+    members = [Follower(wire, client=str(n)) for n in range(3)]
+    inside: set[int] = set()
+    number = offset = 0
+    for moves, burst in turns:
+        publications = []
+        for kept, exclude in burst:
+            number, offset = number + 1, offset + kept
+            publications.append(numbered(number, offset if kept else 0, exclude))
+        wanted = {member: list(publications) for member in inside}
+        for move in moves:
+            if isinstance(move, int):
+                inside.discard(move)
+                wanted.pop(move, None)
+                fanout.remove(members[move])
+            elif move[0] not in inside:
+                who, count = move
+                inside.add(who)
+                seen = [each for each in publications if each.offset][:count]
+                fanout.add(members[who], watches=False, seen=seen[-1].offset if seen else 0)
+                members[who].base = seen[-1].data if seen else b""
+                wanted[who] = [each for each in publications if each not in seen]
+        fanout.deliver(publications)
+        for who, theirs in wanted.items():
+            assert members[who].got() == [each.data for each in theirs if each.exclude != str(who)]
