@@ -21,7 +21,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
@@ -45,6 +45,8 @@ PREFIX: Final = "/api"
 BODY_MAX: Final = 4 * 1024**2  # a batch is larger than any one message
 BATCH_MAX: Final = 1000
 PAGE_MAX: Final = 10_000
+
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]  # Unix time
 
 logger = logging.getLogger("realtime.api")
 
@@ -117,7 +119,22 @@ class RefreshRequest(Struct, kw_only=True):
     user: str
     client: str = ""
     expired: bool = False
-    expire_at: int = 0
+    expire_at: Seconds = 0
+
+
+class RevokeTokenRequest(Struct, kw_only=True):
+    """`uid` is the token's `jti`; `expire_at` when it would have expired."""
+
+    uid: str
+    expire_at: Seconds = 0
+
+
+class InvalidateUserTokensRequest(Struct, kw_only=True):
+    """All tokens of a user from before `issued_before`, or now; `expire_at` is when the last of them expires."""
+
+    user: str
+    issued_before: Seconds = 0
+    expire_at: Seconds = 0
 
 
 class RoomRequest(Struct, kw_only=True):
@@ -239,6 +256,8 @@ class Api:
             "unsubscribe": (UserInRoom, self._unsubscribe, Empty),
             "disconnect": (DisconnectRequest, self._disconnect, Empty),
             "refresh": (RefreshRequest, self._refresh, Empty),
+            "revoke_token": (RevokeTokenRequest, self._revoke_token, Empty),
+            "invalidate_user_tokens": (InvalidateUserTokensRequest, self._invalidate_user_tokens, Empty),
             "presence": (PresenceRequest, self._presence, PresencePage),
             "presence_stats": (RoomRequest, self._presence_stats, PresenceStatsResult),
             "history": (HistoryRequest, self._history, HistoryResult),
@@ -455,6 +474,18 @@ class Api:
             await self._postman.tell_all(
                 Refresh(request.user, request.client, float(request.expire_at) if request.expire_at else None)
             )
+        return Empty()
+
+    async def _revoke_token(self, request: RevokeTokenRequest) -> Empty:
+        if not request.uid:
+            raise ClientError(107, "bad request: `uid` is the `jti` of a token")
+        await self._postman.revoke(token=request.uid, until_s=float(request.expire_at))
+        return Empty()
+
+    async def _invalidate_user_tokens(self, request: InvalidateUserTokensRequest) -> Empty:
+        await self._postman.revoke(
+            user=request.user, before_s=float(request.issued_before), until_s=float(request.expire_at)
+        )
         return Empty()
 
     # A room, followed

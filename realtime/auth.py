@@ -20,6 +20,7 @@ import msgspec
 from realtime.errors import TokenExpired, TokenInvalid
 from realtime.jwks import ALGORITHMS as PUBLIC_ALGORITHMS
 from realtime.jwks import KeySet
+from realtime.revocation import Revoked
 
 ALGORITHMS: Final = ("HS256", "HS384", "HS512")  # never `none`, and no public-key algorithm beside a shared secret
 
@@ -69,6 +70,7 @@ class Tokens:
         keys: KeySet | None = None,
         audience: str | None = None,
         issuer: str | None = None,
+        revoked: Revoked | None = None,
     ) -> None:
         """
         Args:
@@ -76,7 +78,9 @@ class Tokens:
             keys: verify RS256, ES256, EdDSA and their like; None refuses those.
             audience: what `aud` must hold, where given.
             issuer: what `iss` must be, where given.
+            revoked: which tokens are not good any more; they are taken for expired, so that clients fetch others.
         """
+        self.revoked = revoked if revoked is not None else Revoked()
         self._secret = hmac_secret
         self._keys = keys
         self._audience = audience
@@ -96,19 +100,18 @@ class Tokens:
         Verify a connection token.
 
         Raises:
-            TokenExpired: it was good until some time before `now_s`.
+            TokenExpired: it was good until some time before `now_s`, or until it was revoked.
             TokenInvalid: it is not signed by our secret, not for us, or a subscription token.
         """
         claims = self._verify(token, now_s)
         if "channel" in claims:
             raise TokenInvalid("a subscription token cannot connect")
-        channels = [*_texts(claims, "channels"), *_keys(claims, "subs")]
         return ConnectionClaims(
             user=_user(claims),
             raw=claims,
             expire_at_s=_expire_at(claims),
             info=_json(claims, "info"),
-            channels=tuple(dict.fromkeys(channels)),
+            channels=channels_of(claims),
             meta=claims.get("meta"),
         )
 
@@ -148,6 +151,8 @@ class Tokens:
             raise TokenExpired(f"it expired {now_s - expires:.0f} s ago")
         if begins is not None and begins > now_s:
             raise TokenInvalid(f"it is not valid for {begins - now_s:.0f} s yet")
+        if self.revoked.covers(claims, now_s):
+            raise TokenExpired("it was revoked")
         return claims
 
     def _key_of(self, head: Mapping[str, Any]) -> tuple[Any, list[str]]:
@@ -169,6 +174,16 @@ class Tokens:
                 raise TokenInvalid("`aud` names somebody else")
         if self._issuer is not None and claims.get("iss") != self._issuer:
             raise TokenInvalid("`iss` is somebody else")
+
+
+def channels_of(claims: Mapping[str, Any]) -> tuple[str, ...]:
+    """
+    Return the rooms that a connection token gives.
+
+    Raises:
+        TokenInvalid: they have another shape.
+    """
+    return tuple(dict.fromkeys([*_texts(claims, "channels"), *_keys(claims, "subs")]))
 
 
 def sign(claims: Mapping[str, Any], hmac_secret: str) -> str:

@@ -188,6 +188,14 @@ class Hub:
         if local is not None:
             local.fanout.catch_up(subscriber)
 
+    async def keep(self, room: Room, data: bytes, retention: Retention) -> None:
+        """Add something to a stream that workers keep among themselves."""
+        await self._broker.publish(room, data, retention=retention)
+
+    async def kept(self, room: Room, retention: Retention, *, since: Position | None = None, limit: int = 0) -> History:
+        """Return what was added to such a stream after `since`."""
+        return await self._broker.history(room, retention=retention, since=since, limit=limit)
+
     async def workers(self) -> Sequence[WorkerId]:
         """Return the workers of all machines."""
         return await self._broker.workers()

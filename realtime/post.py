@@ -16,13 +16,18 @@ from typing import Final
 
 import msgspec
 
-from realtime.broker.base import WorkerId
+from realtime.broker.base import Retention, Room, WorkerId
 from realtime.errors import BrokerUnavailable, ClientError
 from realtime.hub import Hub
+from realtime.protocol.centrifuge import codes
 from realtime.protocol.centrifuge.session import Centrifuge, Session
+from realtime.revocation import KEPT_S, MOST, Revocation
 
 SURVEY_S: Final = 2.0  # for all workers to answer
 TAKEN_S: Final = 2.0  # for one worker to say that it took a letter; an SDK gives a command up after 5 s
+
+REVOCATIONS: Final = Room("\0revoked")  # the stream of what is revoked
+REVOCATIONS_KEPT: Final = Retention(MOST, KEPT_S, 2 * KEPT_S)
 
 # What a worker's id looks like: its node, its slot, and what no other process has (sticky/supervisor.py). Clients send
 # such ids back; with another text one could write to all workers, or to who is none.
@@ -81,6 +86,12 @@ class Refresh(msgspec.Struct, frozen=True, tag="r", array_like=True):
     expire_at_s: float | None = None
 
 
+class Revoke(msgspec.Struct, frozen=True, tag="v", array_like=True):
+    """Tokens are not good any more."""
+
+    revocation: Revocation
+
+
 class Question(msgspec.Struct, frozen=True, tag="q", array_like=True):
     """Asks every worker what it has; the answer goes to `asker`. With `user`: where that user is."""
 
@@ -111,7 +122,7 @@ class Told(msgspec.Struct, frozen=True, tag="t", array_like=True):
     places: list[Place] = []
 
 
-Letter = Emulated | Taken | Disconnect | Subscribe | Unsubscribe | Refresh | Question | Told
+Letter = Emulated | Taken | Disconnect | Subscribe | Unsubscribe | Refresh | Revoke | Question | Told
 
 _decode = msgspec.msgpack.Decoder(Letter).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -171,6 +182,35 @@ class Postman:
         assert self._hub is not None, "it serves"
         await self._hub.mail(None, _encode(letter))
 
+    async def revoke(self, *, token: str = "", user: str = "", before_s: float = 0.0, until_s: float = 0.0) -> None:
+        """
+        Refuse tokens from now on, on all workers, and have those connect anew whose connection stands on one.
+
+        Args:
+            token: the `jti` of the one that is revoked; else
+            user: whose tokens are, all that were issued before
+            before_s: this moment, in Unix time; 0 for now.
+            until_s: when the last of them has expired, and this may be forgotten; 0 for in 30 days.
+
+        Raises:
+            BrokerUnavailable: some workers may know of it; it is to be repeated.
+        """
+        assert self._hub is not None, "it serves"
+        now_s = time.time()
+        what = Revocation(until_s or now_s + KEPT_S, token, "" if token else user, 0.0 if token else before_s or now_s)
+        await self._hub.keep(REVOCATIONS, msgspec.msgpack.encode(what), REVOCATIONS_KEPT)
+        await self.tell_all(Revoke(what))
+
+    def take_revocation(self, revocation: Revocation) -> None:
+        """Refuse what is revoked here, and end the connections that stand on it; they may come with another token."""
+        assert self._protocol is not None, "it serves"
+        revoked, now_s = self._protocol.tokens.revoked, time.time()
+        revoked.add(revocation, now_s)
+        for session in list(self._protocol.sessions):
+            claims = session.connection.claims
+            if claims is not None and revoked.covers(claims, now_s):
+                session.finish(codes.CONNECTION_EXPIRED)
+
     async def survey(self, user: str | None = None) -> list[Told]:
         """
         Ask every worker what it has, or where a user is. One that does not answer in time is left out.
@@ -218,6 +258,9 @@ class Postman:
                 told, more = self._questions[letter.number]
                 told.append(letter)
                 more.set()
+            return
+        if isinstance(letter, Revoke):
+            self.take_revocation(letter.revocation)
             return
         for session in self._protocol.sessions_of(letter.user):
             if not letter.client or session.connection.id == letter.client:

@@ -48,6 +48,10 @@ class UserHandle:
         """Close all connections of the user, or one; by the default code they do not come back."""
         await self._postman().tell_all(Disconnect(self.name, client, (), code, reason))
 
+    async def revoke_tokens(self) -> None:
+        """Refuse every token of the user that was issued before now; whoever is connected by one needs another."""
+        await self._postman().revoke(user=self.name)
+
     async def subscribe(self, room: str, *, client: str = "") -> None:
         """Bring all connections of the user, or one, into a room. No handler is asked."""
         await self._postman().tell_all(Subscribe(self.name, room, client))

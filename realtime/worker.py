@@ -34,6 +34,7 @@ from realtime.jwks import KeySet, load_public_key
 from realtime.post import Postman
 from realtime.protocol.centrifuge.session import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
+from realtime.revoking import Revoking
 from realtime.settings import Settings
 from realtime.target import load_target
 from realtime.transport.asgi import ASGIHost
@@ -102,6 +103,7 @@ class Process:
             admission=Admission(settings.allowed_origins, tuple(self.protocol.subprotocols), settings.session_cookie),
         )
         postman.serve(self.hub, self.protocol)
+        self.revoking = Revoking(self.hub, postman, self.protocol.tokens.revoked)
         self.streams = StreamEndpoint(
             self.protocol,
             deliver=postman.deliver,
@@ -142,6 +144,7 @@ class Process:
     async def start(self) -> None:
         """Bring up everything that can fail."""
         await self.hub.start()
+        await self.revoking.start()
         self.app.bind(self.hub, self.postman)
         await self.app.startup()
         await self.router.startup()
@@ -160,6 +163,7 @@ class Process:
         await self.gateway.drain(deadline_s)
         await self.router.shutdown()
         await self.app.shutdown()
+        await self.revoking.close()
         await self.hub.close()
         for task in self._tasks:
             task.cancel()

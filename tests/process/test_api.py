@@ -5,9 +5,11 @@ over Redis with two machines; clients of the API's effects are real WebSockets.
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +17,10 @@ from typing import Any
 
 import pytest
 
+from realtime.auth import sign
 from tests.sdk.conftest import APP, SECRET
 from tests.support.aio import run_async
-from tests.support.client import ProtocolClient
+from tests.support.client import ProtocolClient, Refused
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
 from tests.support.server import DEADLINE_S, ROOT, RunningServer
@@ -70,8 +73,6 @@ def refused(server: RunningServer, method: str, **fields: Any) -> tuple[int, str
 
 
 async def join(server: RunningServer, user: str = "", address: str = "127.0.0.1") -> ProtocolClient:
-    from realtime.auth import sign  # beside the secret that it needs
-
     token = {"token": sign({"sub": user, "expire_at": 0}, SECRET)} if user else {}
     return await ProtocolClient.join(f"ws://127.0.0.1:{server.port}/connection/websocket", address, **token)
 
@@ -165,6 +166,10 @@ def test_the_older_form(servers: list[RunningServer]) -> None:
         ("history", {"channel": "open:x", "limit": 1, "since": {"offset": 1, "epoch": "no"}}, 112, "unrecoverable"),
         ("subscribe", {"user": "u", "channel": "nowhere"}, 102, "unknown"),
         ("disconnect", {"user": "u", "disconnect": {"code": 1}}, 107, "3000"),
+        ("refresh", {"user": "u", "expire_at": 10**400}, 107, "$.expire_at"),
+        ("revoke_token", {"uid": ""}, 107, "jti"),
+        ("revoke_token", {"uid": "x", "expire_at": -1}, 107, "$.expire_at"),
+        ("invalidate_user_tokens", {"issued_before": 1}, 107, "user"),
     ],
 )
 def test_what_is_wrong_is_told(
@@ -210,6 +215,39 @@ async def test_a_user_is_found_wherever_they_are(servers: list[RunningServer]) -
     assert await ben.ask("subscribe", channel="open:given"), "another user notices nothing"
     call(one, "refresh", user="ben", expired=True)
     assert (await ben.wait_closed())[0] == 3005
+
+
+@run_async
+async def test_what_is_revoked_is_refused_everywhere_also_by_workers_that_come_later(
+    servers: list[RunningServer],
+) -> None:
+    one, other = servers
+    old = sign({"sub": "gil", "iat": 1, "jti": "gil's first"}, SECRET)
+    new = sign({"sub": "gil", "iat": 4102444800, "jti": "gil's second"}, SECRET)
+
+    async def comes(server: RunningServer, token: str, address: str) -> ProtocolClient:
+        return await ProtocolClient.join(server.websocket_url, address, token=token)
+
+    tabs = [await comes(each, old, f"127.0.54.{n}") for n, each in enumerate([one, other, other], 1)]
+    newer = await comes(other, new, "127.0.54.9")
+    assert call(one, "invalidate_user_tokens", user="gil", expire_at=4102444800) == {}
+    for tab in tabs:
+        assert await tab.wait_closed() == (3005, "connection expired")
+    assert await newer.ask("unsubscribe", channel="x") == {}
+    assert call(other, "revoke_token", uid="gil's second") == {}
+    assert await newer.wait_closed() == (3005, "connection expired")
+    mark, slots = one.log.mark(), [each["slot"] for each in one.status()["workers"]]
+    one.send_signal(signal.SIGHUP)
+    for slot in slots:
+        await asyncio.to_thread(one.log.wait_for, rf"slot {slot}: worker \d+ draining -> gone", since=mark)
+    for server in servers:
+        for number in range(10, 20):
+            for token in (old, new):
+                client = await ProtocolClient.open(server.websocket_url, f"127.0.54.{number}")
+                with pytest.raises(Refused) as refused:
+                    await client.ask("connect", token=token)
+                assert refused.value.code == 109
+                await client.close()
 
 
 @run_async

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from realtime.auth import ConnectionClaims, SubscriptionClaims
+from realtime.auth import ConnectionClaims, SubscriptionClaims, channels_of
 from realtime.broker.base import ClientId, ClientInfo, Position, Room
 from realtime.connection import Subscription
 from realtime.errors import ClientError, TokenExpired, TokenInvalid
@@ -162,6 +162,8 @@ async def refresh(session: Session, id: int, request: RefreshRequest) -> None:
         raise codes.INVALID_TOKEN.error() from None
     if claims.user != session.connection.user:
         raise codes.INVALID_TOKEN.error()
+    if set(claims.channels) != set(channels_of(session.connection.claims or {})):
+        raise codes.INSUFFICIENT_STATE.error()  # the client connects again, and is given those
     session.connection.claims = claims.raw
     session.expire_at(claims.expire_at_s)
     expires, seconds = ttl(claims.expire_at_s)
@@ -183,8 +185,10 @@ class Door(NamedTuple):
 async def subscribe(session: Session, id: int, request: SubscribeRequest) -> None:
     """Bring a client into a room, with what it missed where it asks for that."""
     room = _room(session, request.channel)
-    if request.type or request.delta not in ("", "fossil"):
-        raise (codes.PERMISSION_DENIED if request.type else codes.PROTOCOL).error()
+    if request.type:  # rooms of keys, and shared polls, which are not here
+        raise (codes.PERMISSION_DENIED if request.type in (1, 2, 3) else codes.NOT_AVAILABLE).error()
+    if request.delta not in ("", "fossil"):
+        raise codes.PROTOCOL.error()
     connection = session.connection
     if room in connection.subscriptions or room in session.entering:
         raise codes.ALREADY_SUBSCRIBED.error()
@@ -381,6 +385,8 @@ async def unsubscribe(session: Session, id: int, request: UnsubscribeRequest) ->
 async def publish(session: Session, id: int, request: PublishRequest) -> None:
     """Publish into a room, as the application words it."""
     room, options = _subscribed(session, request.channel)
+    if request.type:
+        raise codes.NOT_AVAILABLE.error()
     data = _payload(request.data)
     if data is None or not (options.binary or not session.codec.IS_BINARY or json.is_text(data)):
         raise codes.BAD_REQUEST.error()

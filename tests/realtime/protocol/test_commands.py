@@ -82,7 +82,9 @@ async def test_what_a_client_is_told_of_a_room() -> None:
         ({"channel": "many:"}, (102, "unknown channel")),
         ({"channel": "MANY:a"}, (102, "unknown channel")),
         ({"channel": "$private:a"}, (103, "permission denied")),
-        ({"channel": "open", "type": 1}, (103, "permission denied")),
+        *(({"channel": "open", "type": kind}, (103, "permission denied")) for kind in (1, 2, 3)),
+        ({"channel": "open", "type": 4}, (108, "not available")),
+        ({"channel": "open", "type": 99}, (108, "not available")),
         ({"channel": "open", "token": "no token"}, (103, "permission denied")),
         ({"channel": "open", "token": sign({"channel": "open"}, SECRET + "x")}, (103, "permission denied")),
         ({"channel": "open", "token": sign({"sub": ""}, SECRET)}, (103, "permission denied")),
@@ -353,6 +355,7 @@ async def test_everybody_in_the_room_gets_a_publication_the_publisher_too() -> N
     ("room", "fields", "error"),
     [
         ("open", {}, (107, "bad request")),
+        ("open", {"data": 1, "type": 1, "key": "k"}, (108, "not available")),
         ("read", {"data": 1}, (103, "permission denied")),
         ("nowhere", {"data": 1}, (102, "unknown channel")),
         ("many:not in it", {"data": 1}, (103, "permission denied")),

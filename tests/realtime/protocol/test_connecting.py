@@ -334,6 +334,35 @@ async def test_a_refresh_is_by_a_good_token_of_the_same_user(claims: dict[str, A
         assert await ends(client, {"id": 2, "refresh": {"token": token}}) == end
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "is_same"),
+    [
+        ({"channels": ["a", "b"]}, {"channels": ["b", "a"]}, True),
+        ({"channels": ["a"]}, {"subs": {"a": {}}}, True),
+        ({"channels": ["a"]}, {"channels": ["a", "b"]}, False),
+        ({"channels": ["a"]}, {}, False),
+        ({}, {"channels": ["a"]}, False),
+    ],
+    ids=json.dumps,
+)
+@run_async
+async def test_a_refresh_that_brings_other_rooms_has_the_client_connect_anew(
+    before: dict[str, Any], after: dict[str, Any], is_same: bool
+) -> None:
+    app = App()
+    app.room("{name}", open=True)
+    async with OneWorker(app) as worker:
+        client = await worker.join(token=worker.token(sub="42", **before))
+        refresh = {"id": 2, "refresh": {"token": worker.token(sub="42", **after)}}
+        if is_same:
+            assert "refresh" in (await client.say(refresh))[0]
+        else:
+            assert await ends(client, refresh) == (3010, "insufficient state")
+            assert (await worker.join(token=worker.token(sub="42", **after))).connected.get("subs", {}).keys() == set(
+                after.get("channels", [])
+            )
+
+
 # Pings
 
 
