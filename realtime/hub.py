@@ -163,6 +163,11 @@ class Hub:
             room, data, retention=retention, info=info, tags=tags, idempotency_key=idempotency_key, exclude=exclude
         )
 
+    @property
+    def in_order(self) -> bool:
+        """Whether publications that do not wait for each other are made in the order of the calls."""
+        return self._broker.in_order
+
     async def history(
         self, room: Room, *, since: Position | None = None, limit: int = 0, reverse: bool = False
     ) -> History:

@@ -167,6 +167,10 @@ class Broker(Protocol):
     so at once rather than wait; a caller that is cancelled harms no other caller.
     """
 
+    @property
+    def in_order(self) -> bool:
+        """Whether publications are made in the order of the calls, also where none waits for the one before."""
+
     async def start(self, listener: BrokerListener) -> None:
         """
         Connect and take the worker's lease. The caller owes `close`.

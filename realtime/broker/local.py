@@ -89,6 +89,8 @@ class Link(Framed):
 class LocalBroker:
     """The contract, through the local broker's process."""
 
+    in_order = True
+
     def __init__(self, path: str, worker: WorkerId) -> None:
         self.address = f"unix:{path}"
         self._path = path

@@ -245,6 +245,8 @@ class MemoryState:
 class MemoryBroker:
     """The broker of a worker that is alone. What it tells its listener comes in a later turn of the loop, in order."""
 
+    in_order = True
+
     def __init__(self, worker: WorkerId, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._worker = worker
         self._clock = clock

@@ -100,6 +100,10 @@ class RedisBroker:
             return OneNode(Sentinels(where.seeds, where.service, where.login), self, name=name, probe=probe)
         return OneNode(Fixed(where.login), self, name=name, probe=probe)
 
+    @property
+    def in_order(self) -> bool:
+        return not isinstance(self._nodes, Cluster)  # what another node has by now is sent again, behind others
+
     # Names
 
     @staticmethod

@@ -54,6 +54,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.address = address
         self.is_lost = False
+        self.scripts: set[str] = set()  # digests of those that were sent on it whole
         self.on_lost = on_lost
         self._on_push = on_push
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)

@@ -30,7 +30,8 @@ class Script:
 
     async def run(self, connection: Connection, keys: int, *arguments: Word, asking: bool = False) -> Any:
         """
-        Run it at one server; `asking`, at one to which a cluster moves the keys.
+        Run it at one server; `asking`, at one to which a cluster moves the keys. The first time on a connection it goes
+        whole: what is asked right behind it finds it there, and nothing is overtaken by having to be sent again.
 
         Raises:
             CommandFailed: Redis refused.
@@ -39,7 +40,10 @@ class Script:
         try:
             if asking:
                 connection.ask("ASKING").add_done_callback(_look)
-            return await connection.ask("EVALSHA", self.digest, keys, *arguments)
+            if self.digest in connection.scripts:
+                return await connection.ask("EVALSHA", self.digest, keys, *arguments)
+            connection.scripts.add(self.digest)
+            return await connection.ask("EVAL", self.text, keys, *arguments)
         except CommandFailed as error:
             if error.code != "NOSCRIPT":
                 raise

@@ -333,9 +333,9 @@ class Session:
     def publish_on_the_side(self, publishing: Coroutine[Any, Any, object], id: int) -> bool:
         """
         Let a publication go to the broker, and its answer come, while the next command runs. Return False, and do
-        nothing, where no command waits. What is published so goes in order, and a burst leaves as one.
+        nothing, where no command waits, or the broker would not keep the order. So a burst leaves as one.
         """
-        if not self._queue and not self._publishing:
+        if not self.shared.hub.in_order or (not self._queue and not self._publishing):
             return False
         task = asyncio.get_running_loop().create_task(self._answer_publish(publishing, id))
         self._publishing = self._publishing or set()

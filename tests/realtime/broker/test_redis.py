@@ -209,3 +209,23 @@ async def test_what_is_no_redis_is_told_at_once() -> None:
 def test_what_is_no_redis_url_is_no_setting(url: str) -> None:
     with pytest.raises(SettingsError):
         RedisBroker(url, WorkerId("a"))
+
+
+@run_async
+async def test_bursts_into_a_redis_that_knows_no_script_keep_each_workers_order(
+    redis: RedisServer, at_redis: Place
+) -> None:
+    room = at_redis.room()
+    async with at_redis.worker("a") as a, at_redis.worker("b") as b:
+        assert a.broker.in_order
+        await asyncio.gather(
+            *[
+                worker.broker.publish(room, b"%b %d" % (name, number), retention=KEPT)
+                for number in range(50)
+                for name, worker in ((b"a", a), (b"b", b))
+            ]
+        )
+        page = await a.broker.history(room, retention=KEPT, limit=100)
+        for name in (b"a", b"b"):
+            mine = [each.data for each in page.publications if each.data.startswith(name)]
+            assert mine == [b"%b %d" % (name, number) for number in range(50)]
