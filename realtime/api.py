@@ -37,7 +37,7 @@ from realtime.protocol.centrifuge import codes, json, uni
 from realtime.protocol.centrifuge.messages import HistoryResult, PresenceResult, PresenceStatsResult, info_of
 from realtime.protocol.centrifuge.wire import Wire
 from realtime.transport.asgi import Receive, Scope, Send
-from realtime.transport.stream import EVENTS, UNCACHED, Stream, answer, gone, headers_of, read_body
+from realtime.transport.stream import EVENTS, SLOW, UNCACHED, Stream, answer, cut, gone, headers_of, read_body
 from realtime.transport.stream import Limits as StreamLimits
 from realtime.users import find
 
@@ -518,12 +518,20 @@ class Api:
         pumping = asyncio.ensure_future(follower.outlet.pump(send))
         try:
             await asyncio.wait((left, pumping), return_when=asyncio.FIRST_COMPLETED)
+            takes_nothing = pumping.done() and isinstance(pumping.exception(), TimeoutError)
+            if takes_nothing or follower.outlet.ended == SLOW:
+                logger.warning(
+                    "x %s of %s: slow: %d bytes wait for it", follower.client, room, follower.outlet.buffered()
+                )
         finally:
             for task in (left, pumping):
                 task.cancel()
             await asyncio.gather(left, pumping, return_exceptions=True)
             self._hub.leave(room, follower, info=None)
-        await send({"type": "http.response.body", "body": b""})
+        if takes_nothing:
+            cut(scope)
+        else:
+            await send({"type": "http.response.body", "body": b""})
 
 
 _FOLLOWED: Final = Wire(uni, EVENTS)

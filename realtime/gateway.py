@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -126,4 +127,7 @@ class Gateway:
 
     def statistics(self) -> dict[str, Any]:
         """Return a snapshot."""
-        return {"open": self._open, **self._endpoint.statistics(), **self._host.statistics()}
+        found = Counter(self._endpoint.statistics())
+        if self._streams is not None:
+            found.update(self._streams.statistics())  # which adds: whoever is slow is slow
+        return {"open": self._open, **found, **self._host.statistics()}

@@ -72,6 +72,10 @@ class ClientSession(Protocol):
         """Close the connection, and tell the client why."""
 
     @property
+    def who(self) -> str:
+        """Who this is, for the log."""
+
+    @property
     def is_patient(self) -> bool:
         """Whether a peer that takes something, though slowly, is served on: nothing piles up for it."""
 

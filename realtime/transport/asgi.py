@@ -38,6 +38,7 @@ GiveBack = Callable[[int, str, int, bytes], bool]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 EXTENSION: Final = "realtime"  # key in scope["state"] and scope["extensions"]
+CUT: Final = "realtime.cut"  # key in scope["state"]: ends the connection of a request at once
 SECURE: Final = {"http": "https", "ws": "wss"}
 
 logger = logging.getLogger("realtime.asgi")
@@ -131,9 +132,9 @@ class ASGIHost:
         """Make the protocol for one descriptor. `received`: bytes already taken from it, to be read first."""
         return self._hosted(self, peer, received)
 
-    def from_here(self, peer: Peer) -> FromHere:
-        """Make the application as the requests of one client call it."""
-        return FromHere(self, peer)
+    def from_here(self, peer: Peer, cut: Callable[[], None] = lambda: None) -> FromHere:
+        """Make the application as the requests of one client call it. `cut` ends that client's connection at once."""
+        return FromHere(self, peer, cut)
 
     def drain(self) -> None:
         """Close what is idle, and let every request in flight, or on its way, be its connection's last."""
@@ -188,11 +189,12 @@ def _config(app: ASGIApp, *, lifespan: Any) -> Config:
 class FromHere:
     """The application, as one connection calls it: with the scope that belongs to this client."""
 
-    __slots__ = ("_cookie", "_host", "_peer")
+    __slots__ = ("_cookie", "_cut", "_host", "_peer")
 
-    def __init__(self, host: ASGIHost, peer: Peer) -> None:
+    def __init__(self, host: ASGIHost, peer: Peer, cut: Callable[[], None]) -> None:
         self._host = host
         self._peer = peer
+        self._cut = cut
         self._cookie = peer.new_session  # until the first answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -202,6 +204,7 @@ class FromHere:
             scope["scheme"] = SECURE.get(scope.get("scheme", "http"), scope.get("scheme"))
         place = {**self._host.place, "session": peer.session or peer.new_session}
         scope.setdefault("state", {})[EXTENSION] = place
+        scope["state"][CUT] = self._cut
         scope.setdefault("extensions", {})[EXTENSION] = place
         await self._host.app(scope, receive, self._with_cookie(send) if self._cookie else send)
 

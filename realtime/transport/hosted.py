@@ -46,7 +46,7 @@ class Hosted(asyncio.Protocol):
 
     def __init__(self, host: ASGIHost, peer: Peer, received: bytes) -> None:
         super().__init__(config=host.config, server_state=host.state, app_state={})  # type: ignore[call-arg]
-        self.app = host.from_here(peer)
+        self.app = host.from_here(peer, self._cut)
         self._host = host
         self._peer = peer
         self._port = peer.client_port if peer.client == peer.address else 0  # of the other end of the socket
@@ -71,6 +71,11 @@ class Hosted(asyncio.Protocol):
         super().connection_lost(exc)
         if not self._handed_on:
             self._host.on_lost()
+
+    def _cut(self) -> None:
+        """Close now; what was not sent is lost."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def shutdown(self) -> None:
         """Close when nothing is under way; else let the request that is be the last."""
@@ -153,7 +158,7 @@ class Hosted(asyncio.Protocol):
             new_session=self._host.routes.new_session() if route.lacks_session else None,
         )
         self.client = (self._peer.client, self._peer.client_port)
-        self.app = self._host.from_here(self._peer)
+        self.app = self._host.from_here(self._peer, self._cut)
         return True
 
     def _leave(self, received: bytes) -> None:

@@ -26,7 +26,7 @@ from realtime.protocol.base import ClientSession, Framing, Handshake, SessionFac
 from realtime.protocol.centrifuge import protobuf
 from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.messages import EmulationRequest
-from realtime.transport.asgi import Receive, Scope, Send
+from realtime.transport.asgi import CUT, Receive, Scope, Send
 from realtime.transport.handshake import origin_matches
 
 HTTP_STREAM: Final = "/connection/http_stream"
@@ -38,6 +38,7 @@ PATHS: Final = frozenset((HTTP_STREAM, SSE, UNI_HTTP_STREAM, UNI_SSE, EMULATION)
 
 OCTETS: Final = "application/octet-stream"
 MAX_AGE_S: Final = 300  # of what a browser knows from OPTIONS
+GOODBYE_S: Final = 4.0  # for a slow client to take what is on its way, and that it was slow
 SLOW: Final = (3008, "slow")
 
 UNCACHED: Final = [
@@ -111,21 +112,35 @@ class Stream:
         self._size = 0
         self._wake = asyncio.Event()
         self._congested_since: float | None = None
+        self._is_full = False
+        self._patience: asyncio.Timeout | None = None  # with a client that has not taken everything
         self.on_drained: Callable[[], None] = lambda: None
+        self.on_slow: Callable[[], None] = lambda: self.close(*SLOW)
 
     def say_in(self, *, binary: bool) -> None:
         if binary:
             self.framing = self._binary
 
     def write(self, data: bytes) -> None:
-        if self.ended is not None:
+        """As `Outlet.write`. What is too much is dropped at once; `on_slow` is called when the turn is over."""
+        if self.ended is not None or self._is_full:
             return
         self._waiting.append(data)
         self._size += len(data)
         if self._size > self._limits.outbound_bytes:
+            self._size -= sum(map(len, self._waiting))
             self._waiting.clear()
-            self.close(*SLOW)
+            self._is_full = True
+            asyncio.get_running_loop().call_soon(self._tell_slow)
         self._wake.set()
+
+    def _tell_slow(self) -> None:
+        self._is_full = False  # there is room for a goodbye
+        if self._patience is not None:
+            soon = asyncio.get_running_loop().time() + min(GOODBYE_S, self._limits.outbound_s)
+            self._patience.reschedule(min(soon, self._patience.when() or soon))
+        if self.ended is None:
+            self.on_slow()
 
     def close(self, code: int, reason: str) -> None:
         if self.ended is None:
@@ -153,9 +168,10 @@ class Stream:
             body, self._waiting = b"".join(self._waiting), []
             if body:
                 self._congested_since = loop.time()
-                async with asyncio.timeout(self._limits.outbound_s):
+                async with asyncio.timeout(self._limits.outbound_s) as self._patience:
                     await send({"type": "http.response.body", "body": body, "more_body": True})
-                self._congested_since = None
+                    await send({"type": "http.response.body", "body": b"", "more_body": True})  # once it has left
+                self._congested_since = self._patience = None
                 self._size -= len(body)
                 self.on_drained()
             if self.ended is not None and not self._waiting:
@@ -245,16 +261,15 @@ class StreamEndpoint:
         session = self._sessions(stream, handshake, "centrifuge-protobuf" if is_binary else None)
         self._open[stream] = session
         stream.on_drained = session.drained
+        stream.on_slow = lambda: self._end_slow(stream, session)
         left = asyncio.ensure_future(gone(receive))
         pumping = asyncio.ensure_future(stream.pump(send))
         try:
             session.receive(body)
             await asyncio.wait((left, pumping), return_when=asyncio.FIRST_COMPLETED)
-            if pumping.done() and isinstance(pumping.exception(), TimeoutError):
-                stream.close(*SLOW)
-            if stream.ended == SLOW:
-                self.slow += 1
-                logger.warning("x %s: slow: %d bytes wait for it", handshake.client, stream.buffered())
+            takes_nothing = pumping.done() and isinstance(pumping.exception(), TimeoutError)
+            if takes_nothing and stream.ended != SLOW:
+                self._end_slow(stream, session)
         finally:
             for task in (left, pumping):
                 task.cancel()
@@ -262,7 +277,19 @@ class StreamEndpoint:
             del self._open[stream]
             stream.close(1006, "")
             session.connection_lost(*(stream.ended or (1006, "")))
-        await send({"type": "http.response.body", "body": b""})
+        if takes_nothing:
+            cut(scope)
+        else:
+            await send({"type": "http.response.body", "body": b""})
+
+    def _end_slow(self, stream: Stream, session: ClientSession) -> None:
+        self.slow += 1
+        logger.warning("x %s: slow: %d bytes wait for it", session.who, stream.buffered())
+        session.end(*SLOW)
+
+    def statistics(self) -> dict[str, int]:
+        """Count the streams now, and what happened to those before."""
+        return {"streams": len(self._open), "slow": self.slow, "too_big": self.too_big}
 
     # The other half
 
@@ -287,6 +314,11 @@ class StreamEndpoint:
 
 
 Fields = list[tuple[bytes, bytes]]
+
+
+def cut(scope: Scope) -> None:
+    """Cut the connection of a request whose client takes nothing: an answer's end would wait behind what it left."""
+    scope.get("state", {}).get(CUT, lambda: None)()
 
 
 async def gone(receive: Receive) -> None:

@@ -278,7 +278,7 @@ class WebSocketTransport(asyncio.Protocol):
             elif kind is Kind.TOO_BIG:
                 end = size
                 self._endpoint.too_big += 1
-                logger.warning("x %s: a message of more than %d bytes", self._peer, limit)
+                logger.warning("x %s: a message of more than %d bytes", self._who, limit)
                 self._fail(CloseCode.MESSAGE_TOO_BIG, f"a message may have {limit} bytes")
             else:
                 if kind is Kind.REFUSED:
@@ -421,7 +421,7 @@ class WebSocketTransport(asyncio.Protocol):
 
     def _close_slow(self) -> None:
         self._endpoint.slow += 1
-        logger.warning("x %s: slow: %d bytes wait for it", self._peer, self.buffered())
+        logger.warning("x %s: slow: %d bytes wait for it", self._who, self.buffered())
         self.close(*SLOW)
 
     def is_congested_since(self) -> float | None:
@@ -492,6 +492,11 @@ class WebSocketTransport(asyncio.Protocol):
             self._transport.close()
 
     # Small things
+
+    @property
+    def _who(self) -> str:
+        """Who this is, for the log: the session, as long as there is one."""
+        return str(self._peer) if self._session is None else self._session.who
 
     def _enter(self, state: State) -> None:
         self._state = state

@@ -84,7 +84,7 @@ class ProtocolClient:
         else:
             self._answers.pop(reply["id"]).set_result(reply)
 
-    async def ask(self, method: str, **fields: Any) -> dict[str, Any]:
+    async def ask(self, method: str, /, **fields: Any) -> dict[str, Any]:
         """Send a command and return its result.
 
         Raises:
@@ -102,6 +102,11 @@ class ProtocolClient:
             raise Refused(reply["error"])
         result: dict[str, Any] = reply[method]
         return result
+
+    def expect(self, id: int) -> asyncio.Future[dict[str, Any]]:
+        """Have the whole answer to a command of this id, which the test itself sends."""
+        answer = self._answers[id] = asyncio.get_running_loop().create_future()
+        return answer
 
     async def send_raw(self, text: str | bytes) -> None:
         await self._socket.send(text)

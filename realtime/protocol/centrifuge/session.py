@@ -367,8 +367,7 @@ class Session:
         self.shared.overruns[limit] += 1
         if limit not in self._overran:
             self._overran |= {limit}
-            who = self.connection
-            logger.warning("x %s (%s, user %r): %s", who.id, who.client, who.user, why)
+            logger.warning("x %s: %s", self.who, why)
 
     def _answer_error(self, id: int, method: str, error: ClientError) -> None:
         if method == "send":
@@ -385,6 +384,11 @@ class Session:
     def answer(self, id: int, method: str, result: Result) -> None:
         """Answer a command that succeeded."""
         self.write(self.codec.reply(id, method, result))
+
+    @property
+    def who(self) -> str:
+        """Who this is, for the log."""
+        return f"{self.connection.id} ({self.connection.client}, user {self.connection.user!r})"
 
     # A slow peer
 
