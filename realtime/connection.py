@@ -65,6 +65,9 @@ class Connection:
         client: the client's address, taken from a trusted proxy where there is one.
         headers: the handshake's, names in lower case. Present while `on_connect` runs and dropped afterwards, for they
             are most of what an idle connection would weigh; keep what you need in `state`.
+        emulated_headers: what the client itself says in place of headers, which a browser cannot set for a WebSocket
+            (the SDK's option `headers`); names in lower case, for as long as `headers`. It is no more than its data:
+            no proxy has looked at it.
         slot, worker, node: where it is served.
     """
 
@@ -72,6 +75,7 @@ class Connection:
         "_voice",
         "claims",
         "client",
+        "emulated_headers",
         "headers",
         "id",
         "info",
@@ -115,6 +119,7 @@ class Connection:
         self.path = path
         self.query = query
         self.headers = headers
+        self.emulated_headers: Mapping[str, str] = EMPTY
         self.session = session
         self.transport = transport
         self.slot = slot

@@ -78,6 +78,8 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
     if claims is not None:
         connection.user, connection.claims = claims.user, claims.raw
         connection.info = None if claims.info is None else msgspec.json.decode(claims.info)
+    if request.headers:
+        connection.emulated_headers = {name.lower(): value for name, value in request.headers.items()}
     data = await shared.application.connect(connection, _payload(request.data))
     for room in claims.channels if claims else ():
         await session.enter(Room(room))

@@ -59,6 +59,7 @@ class ConnectRequest(Struct):
     subs: dict[str, SubscribeRequest] = {}
     name: str = ""
     version: str = ""
+    headers: dict[str, str] = {}
 
 
 class UnsubscribeRequest(Struct):

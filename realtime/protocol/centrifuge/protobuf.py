@@ -81,6 +81,7 @@ FIELDS: Final[dict[type, dict[int, Field]]] = {
         3: _field("subs", "sm", m.SubscribeRequest),
         4: _field("name", "s"),
         5: _field("version", "s"),
+        6: _field("headers", "ss"),
     },
     m.UnsubscribeRequest: {1: _field("channel", "s")},
     m.PublishRequest: {1: _field("channel", "s"), 2: _field("data", "y"), 3: _field("type", "i")},
@@ -299,8 +300,14 @@ class _SubscribeEntry(msgspec.Struct):
     value: m.SubscribeRequest = msgspec.field(default_factory=m.SubscribeRequest)
 
 
+class _TextEntry(msgspec.Struct):
+    key: str = ""
+    value: str = ""
+
+
 FIELDS[_SubscribeEntry] = {1: _field("key", "s"), 2: _field("value", "m", m.SubscribeRequest)}
-_ENTRIES: Final[dict[tuple[str, Any], type]] = {("sm", m.SubscribeRequest): _SubscribeEntry}
+FIELDS[_TextEntry] = {1: _field("key", "s"), 2: _field("value", "s")}
+_ENTRIES: Final[dict[tuple[str, Any], type]] = {("sm", m.SubscribeRequest): _SubscribeEntry, ("ss", None): _TextEntry}
 
 
 def decode(message: bytes | str) -> list[m.Command]:

@@ -437,7 +437,7 @@ class Session:
     def admit(self) -> None:
         """Take the client in: from here on it is pinged, and everything is allowed that it may do."""
         self._move(Event.ADMITTED)
-        self.connection.headers = EMPTY
+        self.connection.headers = self.connection.emulated_headers = EMPTY
         self._timer.cancel()
         ping_s = self.shared.limits.ping_s
         if ping_s > 0:

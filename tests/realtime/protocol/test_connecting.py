@@ -119,6 +119,26 @@ async def test_on_connect_sees_the_client_and_its_answer_reaches_it() -> None:
 
 
 @run_async
+async def test_what_a_client_says_in_place_of_headers_is_told_apart_from_them_and_only_while_it_connects() -> None:
+    app = App()
+
+    @app.on_connect
+    async def connect(conn: Connection) -> Any:
+        return {
+            "said": dict(conn.emulated_headers),
+            "sent": conn.headers.get("x-real-ip"),
+            "agent": conn.headers["host"],
+        }
+
+    async with OneWorker(app) as worker:
+        client = await worker.join(headers={"X-Real-IP": "192.0.2.1", "Host": "elsewhere"})
+        told = client.connected["data"]
+        assert told["said"] == {"x-real-ip": "192.0.2.1", "host": "elsewhere"}
+        assert (told["sent"], told["agent"].startswith("127.0.0.1:")) == (None, True)
+        assert worker.session(client).connection.emulated_headers == {}
+
+
+@run_async
 async def test_the_commands_behind_connect_in_its_message_follow_it_in_order() -> None:
     async with OneWorker(open_app(history=10)) as worker:
         client = await worker.open()

@@ -72,8 +72,11 @@ def test_every_field_of_the_schema_is_read() -> None:
     assert command.history is not None
     assert (command.history.limit, command.history.reverse) == (10, True)
     assert command.history.since == StreamPosition(5, "aBcD")
-    (command,) = decode('{"id":1,"connect":{"subs":{"#42":{"recover":true,"epoch":"e","offset":9}},"data":null}}')
+    (command,) = decode(
+        '{"id":1,"connect":{"subs":{"#42":{"recover":true,"epoch":"e","offset":9}},"data":null,"headers":{"X":"y"}}}'
+    )
     assert command.connect is not None
+    assert command.connect.headers == {"X": "y"}
     assert command.connect.subs == {"#42": SubscribeRequest(recover=True, epoch="e", offset=9)}
     assert bytes(command.connect.data) == b"null", "null is a value, and not the same as none"
 
@@ -86,7 +89,7 @@ def test_every_field_of_the_schema_is_read() -> None:
         b'{"id":1,"connect":{}}',
         '{"connect":{},"id":1}',
         '{"id":1,"connect":{},"method":7,"params":{"a":[1,{"b":null}]}}',
-        '{"id":1,"connect":{"flag":1,"dict":"d","headers":{"x":"y"},"future":[[]]}}',
+        '{"id":1,"connect":{"flag":1,"dict":"d","profile":"p","future":[[]]}}',
         '{"\\u0069d":1,"conne\\u0063t":{}}',
         '{"id":1,"connect":{},"subscribe":null}',
         '{"id":9,"id":1,"connect":{}}',

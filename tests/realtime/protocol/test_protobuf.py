@@ -174,13 +174,17 @@ def test_what_googles_code_writes_is_read(wanted: list[dict[str, Any]]) -> None:
 
 def test_a_connect_with_positions_and_a_filter_within_filters() -> None:
     subs = {"#42": google.SubscribeRequest(recover=True, epoch="e", offset=9), "": google.SubscribeRequest()}
-    text = google.Command(id=1, connect=google.ConnectRequest(subs=subs, data=b"null")).SerializeToString()
+    headers = {"X-A": "b", "": "é"}
+    text = google.Command(
+        id=1, connect=google.ConnectRequest(subs=subs, data=b"null", headers=headers)
+    ).SerializeToString()
     [found] = protobuf.decode(protobuf._varint(len(text)) + text)
     assert found.connect is not None
     assert found.connect.subs == {
         "#42": m.SubscribeRequest(recover=True, epoch="e", offset=9),
         "": m.SubscribeRequest(),
     }
+    assert found.connect.headers == headers
     leaf = google.FilterNode(key="k", cmp="in", vals=["a", "b"])
     tree = google.FilterNode(op="and", nodes=[leaf, google.FilterNode(op="not", nodes=[leaf])])
     text = google.Command(id=2, subscribe=google.SubscribeRequest(channel="r", tf=tree)).SerializeToString()

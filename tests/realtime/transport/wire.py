@@ -66,6 +66,10 @@ class Session:
         self.ended = asyncio.Event()
         self.on_message: Callable[[bytes | str], None] = lambda message: None
 
+    @property
+    def who(self) -> str:
+        return "somebody"
+
     def receive(self, message: bytes | str) -> None:
         assert not self.ends, "nothing follows the end"
         self.messages.append(message)
