@@ -23,6 +23,7 @@ from tests.support.server import RunningServer
 
 VERSION = "0.7.0"
 TESTS = 185
+SUITE_S = 280.0  # only a hang reaches it: every client of the suite waits without end
 SECRET = "secret-secret-secret-secret-secret"
 APP = Path(__file__).with_name("suite_app.py")
 
@@ -50,9 +51,14 @@ def run_suite(suite: Path, port: int, copy: Path) -> str:
     for path in (copy / "tests").glob("*.py"):
         text = path.read_text().replace("localhost:8000", f"localhost:{port}")
         path.write_text(text.replace('hmac_secret = "secret"', f'hmac_secret = "{SECRET}"'))
-    command = [sys.executable, "-m", "unittest", "discover", "-s", "tests", "-t", "."]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=280, check=False)
-    return done.stdout + done.stderr
+    command = [sys.executable, "-m", "unittest", "discover", "-v", "-s", "tests", "-t", "."]
+    said = copy / "said"
+    with said.open("w") as output:
+        try:
+            subprocess.run(command, cwd=copy, stdout=output, stderr=output, timeout=SUITE_S, check=False)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"a test of the suite hangs; it said at last:\n{said.read_text()[-20_000:]}") from None
+    return said.read_text()
 
 
 @pytest.mark.slow
