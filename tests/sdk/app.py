@@ -14,6 +14,9 @@ from realtime import App, Connection, Disconnect, Reject
 app = App()
 app.room("open:{name}", presence=True, history=1_000, open=True)
 app.room("plain:{name}", open=True)  # keeps nothing
+app.room("drafts:{name}", history=10, open=True, delta=True)
+app.room("tagged:{name}", history=100, open=True, filters=True)
+app.room("bytes:{name}", history=10, open=True, binary=True)
 app.room("$staff", presence=True, history=10, open=True)  # needs a token of its own
 
 
@@ -30,7 +33,16 @@ async def connect(conn: Connection, data: Any = None) -> dict[str, Any]:
         conn.info = {"name": name}
     for room in wanted.get("rooms", []):
         await conn.subscribe(room)
-    return {"user": conn.user, "name": name, "slot": conn.slot, "pid": os.getpid(), "address": conn.client}
+    return {
+        "user": conn.user,
+        "name": name,
+        "slot": conn.slot,
+        "pid": os.getpid(),
+        "address": conn.client,
+        "transport": conn.transport,
+        "asked": wanted.get("asked"),
+        "headers": dict(conn.emulated_headers),
+    }
 
 
 @app.room("news:{name}", history=10)

@@ -21,12 +21,13 @@ const { Centrifuge } = await import(isProtobuf ? "centrifuge/build/protobuf" : "
 const packed = (value) => (isProtobuf ? new TextEncoder().encode(JSON.stringify(value)) : value);
 const unpacked = (data) => (isProtobuf && data instanceof Uint8Array ? (data.length ? JSON.parse(new TextDecoder().decode(data)) : undefined) : data);
 
-// Where a client connects to, by the address of the WebSocket.
-function endpoints(url) {
-  if (transport === "websocket") return [url, {}];
+// Where a client connects to, by the address of the WebSocket; `detour` is tried before, and leads nowhere.
+function endpoints(url, detour) {
   const base = url.replace("ws://", "http://");
   const options = { emulationEndpoint: base.replace("/connection/websocket", "/emulation"), eventsource: EventSource };
-  return [[{ transport, endpoint: base.replace("websocket", transport) }], options];
+  const where = { transport, endpoint: transport === "websocket" ? url : base.replace("websocket", transport) };
+  if (detour) return [[{ transport: "websocket", endpoint: url.replace("/connection/websocket", "/nowhere") }, where], options];
+  return transport === "websocket" ? [url, {}] : [[where], options];
 }
 
 const clients = new Map();
@@ -52,13 +53,24 @@ function giver(tokens, told) {
   });
 }
 
-function open({ client: name, url, token, tokens, data, ping_delay_s }) {
+// Data that is asked for each time: the first time 1, then 2.
+function counter(told) {
+  let asked = 0;
+  return async () => {
+    told();
+    return packed({ asked: ++asked });
+  };
+}
+
+function open({ client: name, url, detour, token, tokens, data, counts, headers, ping_delay_s }) {
   const tell = (event, more) => say({ client: name, event, ...more });
-  const [where, more] = endpoints(url);
+  const [where, more] = endpoints(url, detour);
   const options = { websocket: WebSocket, name: "node", minReconnectDelay: 50, ...more };
   if (token) options.token = token;
   if (tokens) options.getToken = giver(tokens, () => tell("asked_for_token", {}));
   if (data) options.data = packed(data);
+  if (counts) options.getData = counter(() => tell("asked_for_data", {}));
+  if (headers) options.headers = headers;
   if (ping_delay_s) options.maxServerPingDelay = 1000 * ping_delay_s;
   const client = new Centrifuge(where, options);
   client.on("connecting", (ctx) => tell("connecting", { code: ctx.code, reason: ctx.reason }));
@@ -75,15 +87,20 @@ function open({ client: name, url, token, tokens, data, ping_delay_s }) {
   client.connect();
 }
 
-function subscribe(client, { client: name, channel, token, tokens, data }) {
+function subscribe(client, { client: name, channel, kind, token, tokens, data, counts, since, delta, tags, states }) {
   const tell = (event, more) => say({ client: name, event, channel, ...more });
   const options = {};
   if (token) options.token = token;
   if (tokens) options.getToken = giver(tokens, () => tell("asked_for_token", {}));
   if (data) options.data = packed(data);
+  if (counts) options.getData = counter(() => tell("asked_for_data", {}));
+  if (since) options.since = since;
+  if (delta) options.delta = delta;
+  if (tags) options.tagsFilter = tags;
+  if (states) options.getState = giver(states, () => tell("asked_for_state", {}));
   let sub = client.getSubscription(channel);
   if (sub === null) {
-    sub = client.newSubscription(channel, options);
+    sub = kind ? client[`new${kind}Subscription`](channel, options) : client.newSubscription(channel, options);
     sub.on("subscribing", (ctx) => tell("subscribing", { code: ctx.code, reason: ctx.reason }));
     sub.on("subscribed", (ctx) => tell("subscribed", entered(ctx)));
     sub.on("unsubscribed", (ctx) => tell("unsubscribed", { code: ctx.code, reason: ctx.reason }));
@@ -114,6 +131,44 @@ const orders = {
   },
   rpc: async (client, { method, data }) => unpacked((await client.rpc(method, packed(data))).data) ?? null,
   send: (client, { data }) => client.send(packed(data)),
+  set: (client, { token, data, headers }) => {
+    if (token !== undefined) client.setToken(token);
+    if (data !== undefined) client.setData(packed(data));
+    if (headers !== undefined) client.setHeaders(headers);
+  },
+  set_in: (client, { channel, data, tags }) => {
+    const sub = client.getSubscription(channel);
+    if (data !== undefined) sub.setData(packed(data));
+    if (tags !== undefined) sub.setTagsFilter(tags);
+  },
+  ready: async (client, { channel }) => void (await (channel ? client.getSubscription(channel) : client).ready()),
+  // What is asked of one room's subscription, and not of the client.
+  in_room: async (client, { channel, what, data }) => {
+    const sub = client.getSubscription(channel);
+    if (what === "publish") return void (await sub.publish(packed(data)));
+    if (what === "presence") return people(await sub.presence());
+    if (what === "presence_stats") return (await sub.presenceStats()).numClients;
+    return (await sub.history({ limit: -1 })).publications.map(pub);
+  },
+  // Everything in one message. Answers with what the last was answered.
+  batch: async (client, { channel, count }) => {
+    client.startBatching();
+    const answers = [];
+    for (let number = 1; number <= count; number++) answers.push(client.publish(channel, packed(number)));
+    answers.push(client.rpc("echo", packed("last")));
+    await new Promise((resolve) => setImmediate(resolve));
+    client.stopBatching();
+    return unpacked((await Promise.all(answers)).at(-1).data);
+  },
+  // Bytes that are no JSON, there and back.
+  publish_bytes: async (client, { channel, bytes }) => void (await client.publish(channel, new Uint8Array(bytes))),
+  hear_bytes: (client, { client: name, channel }) => {
+    const sub = client.newSubscription(channel);
+    sub.on("subscribed", () => say({ client: name, event: "subscribed", channel }));
+    sub.on("unsubscribed", (ctx) => say({ client: name, event: "unsubscribed", channel, code: ctx.code }));
+    sub.on("publication", (ctx) => say({ client: name, event: "bytes", channel, bytes: Array.from(ctx.data) }));
+    sub.subscribe();
+  },
 };
 
 readline.createInterface({ input: process.stdin }).on("line", async (line) => {

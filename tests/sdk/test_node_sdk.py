@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import REQUIRED
+from tests.sdk.javascript import JavaScript
 from tests.sdk.puppet import DEADLINE_S, Puppet, SdkError, Stage
 from tests.sdk.recovery import Recovery
 from tests.sdk.scenarios import Scenarios, room
@@ -115,18 +116,8 @@ class NodeStage(Stage):
 
 
 @pytest.mark.node
-class TestNodeSDK(Scenarios, Recovery):
+class TestNodeSDK(JavaScript, Scenarios, Recovery):
     stage = NodeStage
-
-    @run_async
-    async def test_messages_without_a_room_go_both_ways(self, server: RunningServer) -> None:
-        """Which centrifuge-python does not know."""
-        async with self.stage(server) as stage:
-            ada = await stage.enters("Ada")
-            await ada.do("send", data={"hello": "server"})
-            assert (await ada.sees("message"))["data"] == {"heard": {"hello": "server"}}
-            await ada.calls("tell", ["hello", "client"])
-            await ada.sees("message", data=["hello", "client"])
 
     @run_async
     async def test_many_clients_of_one_process_hear_the_same(self, server: RunningServer) -> None:
@@ -160,20 +151,20 @@ class SseStage(NodeStage):
 
 
 @pytest.mark.node
-class TestNodeSDKInProtobuf(Scenarios, Recovery):
+class TestNodeSDKInProtobuf(JavaScript, Scenarios, Recovery):
     stage = ProtobufStage
 
 
 @pytest.mark.node
-class TestNodeSDKOverHttpStream(Scenarios, Recovery):
+class TestNodeSDKOverHttpStream(JavaScript, Scenarios, Recovery):
     stage = HttpStreamStage
 
 
 @pytest.mark.node
-class TestNodeSDKOverHttpStreamInProtobuf(Scenarios):
+class TestNodeSDKOverHttpStreamInProtobuf(JavaScript, Scenarios, Recovery):
     stage = ProtobufHttpStreamStage
 
 
 @pytest.mark.node
-class TestNodeSDKOverEvents(Scenarios, Recovery):
+class TestNodeSDKOverEvents(JavaScript, Scenarios, Recovery):
     stage = SseStage
