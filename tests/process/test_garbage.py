@@ -17,6 +17,7 @@ from urllib.parse import quote_from_bytes
 
 import pytest
 
+from tests.process.test_streams import Stream
 from tests.sdk.conftest import APP
 from tests.support.aio import run_async_for
 from tests.support.client import ProtocolClient
@@ -139,3 +140,32 @@ async def test_whatever_clients_send_the_worker_goes_on(server: RunningServer) -
     assert (await witness.push("pub"))["pub"]["data"] == 1
     assert not server.log.find_all("Traceback"), "and no bug was found"
     await witness.close()
+
+
+@run_async_for(120)
+async def test_whatever_is_sent_beside_a_stream_ends_that_stream_at_most() -> None:
+    """To sessions that there are: by the worker that has them, and by letter from another one."""
+    draw = random.Random(SEED)
+    with RunningServer(APP, "--anonymous", "--sticky", "none", "--balance", "round-robin", workers=2) as server:
+        server.wait_until_full()
+        before = server.children()
+        witness = await ProtocolClient.join(server.websocket_url, "127.0.80.2")
+        ended = answered = 0
+        for _ in range(40):
+            with Stream(server, "/connection/http_stream", {"id": 1, "connect": {}}) as stream:
+                for _ in range(8):
+                    said = message(draw, binary=False)[:20_000].decode("latin-1")
+                    body = json.dumps({"session": stream.session, "node": stream.node, "data": said}).encode()
+                    throw(server, post(b"/emulation", body, b"application/json"))
+                stream.say({"id": 4_000_000_000, "rpc": {"method": "echo", "data": 1}})
+                for line in stream.response:
+                    ended += b'"disconnect"' in line
+                    answered += b'"id":4000000000' in line
+                    if b'"disconnect"' in line or b'"id":4000000000' in line:
+                        break
+        assert ended + answered == 40, "each stream was answered, or told of its end"
+        assert ended
+        assert server.children() == before, "nobody was replaced"
+        assert (await witness.ask("rpc", method="echo", data=1))["data"] == 1
+        assert not server.log.find_all("Traceback")
+        await witness.close()

@@ -12,7 +12,8 @@ Tests are named by file, below tests/realtime/protocol/ unless said otherwise; t
                                           test_protobuf: the_documents_replies;
                                           every_answer_has_its_result_or_its_error
     5  a push before its reply            test_commands: the_answer_comes_before_everything_of_the_room;
-                                          test_recovering: rooms_of_a_token_and_of_on_connect_stand_in_the_answer…
+                                          test_recovering: rooms_of_a_token_and_of_on_connect_stand_in_the_answer…;
+                                          what_happens_while_a_client_is_let_in_comes_after_its_answer
     6  the top as offset after a recovery test_recovering: a_client_that_returns_gets_what_it_missed_or_is_told…
     7  no buffering while history is read test_recovering: what_is_published_while_a_client_returns_comes_once…
     8  an emulation POST not forwarded    tests/process/test_streams: commands_reach_the_stream_from_wherever…,
@@ -47,7 +48,7 @@ from websockets.asyncio.client import connect
 
 from realtime import App, Connection
 from realtime.auth import sign
-from realtime.broker.base import Publication, Retention, Room
+from realtime.broker.base import ClientInfo, Publication, Retention, Room
 from realtime.hub import VERIFY_S
 from tests.support.aio import run_async
 from tests.support.client import DEADLINE_S
@@ -214,6 +215,27 @@ async def test_a_reason_that_is_json_reaches_no_client(reason: str) -> None:
         assert code == 4001
         with pytest.raises(json.JSONDecodeError):
             json.loads(told)
+
+
+# The first word
+
+
+@run_async
+async def test_what_happens_while_a_client_is_let_in_comes_after_its_answer() -> None:
+    app, broker = make_app(), LaggingBroker()
+    async with OneWorker(app, broker=broker) as worker:
+        client, other = await worker.join(), await worker.join()
+        gate = broker.hold_after("position")
+        await client.send_raw('{"id":50,"subscribe":{"channel":"kept"}}')
+        await gate.reached.wait()
+        broker.listener.on_join(Room("kept"), ClientInfo("somebody", "c"))
+        broker.listener.on_leave(Room("kept"), ClientInfo("somebody", "c"))
+        broker.let_pass()
+        await other.ask("subscribe", channel="kept")
+        await client.push("leave")
+        heard = client.heard[1:]
+        assert heard[0]["id"] == 50, "the first of all"
+        assert sum("join" in each.get("push", ()) for each in heard) >= 1
 
 
 # Late publications
