@@ -94,7 +94,7 @@ class Farewells:
         hooks: Hooks,
         *,
         worker: str,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, object]], None],
     ) -> None:
         self._broker = broker
         self._presence = presence
@@ -141,7 +141,7 @@ class Farewells:
         index = _away_room(room, info.user)
         await asyncio.gather(*[away.indexed for away in self._away.get(index, {}).values()])
         for client in await self._broker.members(index):
-            if await self._broker.remove_member(index, client, announce=False):  # of several who try, one
+            if await self._broker.remove_member(index, client, announce=False) is not None:  # of several who try, one
                 self._forget_away(index, client)
                 return client
         return None
@@ -191,7 +191,7 @@ class Farewells:
             return
         await away.indexed
         try:
-            is_left = await self._broker.remove_member(index, client, announce=False)
+            is_left = await self._broker.remove_member(index, client, announce=False) is not None
         except BrokerUnavailable:
             is_left = True  # nobody can have come back
             self._owed[index, client] = None
@@ -211,7 +211,7 @@ class Farewells:
             return
         name, announce = (room, options.join_leave) if options.presence else (Room(_LEAVE + room), False)
         try:
-            is_left = await self._broker.remove_member(name, client, announce=announce, mine=True)
+            is_left = await self._broker.remove_member(name, client, announce=announce, mine=True) is not None
         except BrokerUnavailable:
             return
         if is_left:
@@ -235,11 +235,18 @@ class Farewells:
                 await self._broker.add_member(Room(_EMPTY + room), record, announce=False, lasting=True)
             except BrokerUnavailable:
                 self._unlooked[room] = None
-        await self._remove(Room(_LEAVE + room), client)
-        if options.hears_empty:
-            await self._look_if_empty(room, ClientId(self._worker))
+        left = await self._remove(Room(_LEAVE + room), client)
+        if not options.hears_empty:
+            return
+        if (Room(_LEAVE + room), client) in self._owed:
+            self._unlooked[room] = None
+            return
+        if left == 0:  # of those who leave at once, one is the last
+            await _told(self._hooks.empty(room), f"on_empty of {room}")
+        await self._remove(Room(_EMPTY + room), ClientId(self._worker))
 
     async def _look_if_empty(self, room: Room, record: ClientId) -> None:
+        """Do what a worker that is gone, or this one while the broker was away, could not do after a leave."""
         try:
             counts = await self._broker.member_counts(Room(_LEAVE + room))
         except BrokerUnavailable:
@@ -348,12 +355,15 @@ class Farewells:
 
     # What is owed
 
-    async def _remove(self, record: Room, client: ClientId) -> None:
+    async def _remove(self, record: Room, client: ClientId) -> int | None:
+        """Remove a record, now or when the broker is back. Return how many others are left, where it was this call."""
         try:
-            await self._broker.remove_member(record, client, announce=False)
-            self._owed.pop((record, client), None)
+            left = await self._broker.remove_member(record, client, announce=False)
         except BrokerUnavailable:
             self._owed[record, client] = None
+            return None
+        self._owed.pop((record, client), None)
+        return left
 
     def _undo(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
         """Remove what may have come of a failed `enter`."""

@@ -92,7 +92,7 @@ class Hub:
         self._verify_s = verify_s
         self._rooms: dict[Room, LocalRoom] = {}
         self._dirty: list[LocalRoom] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._verifier: asyncio.Task[None] | None = None
         self.farewells = Farewells(
             broker, self.presence, options_of, hooks or Silent(), worker=worker or "worker", spawn=self.spawn
@@ -126,13 +126,13 @@ class Hub:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._broker.close()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run `work` on the side; what it raises is logged as a bug."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _finished(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("! %s failed", task.get_coro(), exc_info=error)

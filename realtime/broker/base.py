@@ -243,10 +243,11 @@ class Broker(Protocol):
             lasting: when this worker is gone the member is not removed; whoever reaps has it from then on.
         """
 
-    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> bool:
+    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
         """
-        Undo `add_member`; with `mine`, only where this worker still owns the member. Return whether this call removed
-        it: of several, one does. Harmless, and announced to nobody, when that member is not there.
+        Undo `add_member`; with `mine`, only where this worker still owns the member. Return how many are left in the
+        room, or None where this call did not remove it: of several, one does. Harmless, and announced to nobody, when
+        that member is not there.
         """
 
     async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:

@@ -269,9 +269,9 @@ class LocalBroker:
             self._members.pop((room, ClientId(info.client)), None)
             raise
 
-    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> bool:
+    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
         self._members.pop((room, client), None)
-        return msgspec.msgpack.decode(await self._ask("remove_member", room, client, announce, mine), type=bool)
+        return msgspec.msgpack.decode(await self._ask("remove_member", room, client, announce, mine), type=int | None)
 
     async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
         found = msgspec.msgpack.decode(await self._ask("members", room), type=dict[str, ClientInfo])

@@ -199,13 +199,13 @@ class LocalBrokerServer:
         if announce and (tell or is_back):
             self._tell(room, [JOIN, room, info])
 
-    def remove_member(self, peer: Peer, raw: list[msgspec.Raw]) -> bool:
+    def remove_member(self, peer: Peer, raw: list[msgspec.Raw]) -> int | None:
         room = Room(_text(raw[0]))
         announce, mine = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:4]]
         info = self.state.remove_member(room, ClientId(_text(raw[1])), peer.worker if mine else None)
         if info is not None and announce:
             self._tell(room, [LEAVE, room, info])
-        return info is not None
+        return None if info is None else self.state.count(room)
 
     def members(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
         return self.state.members(Room(_text(raw[0])))

@@ -187,6 +187,9 @@ class MemoryState:
     def members(self, room: Room) -> dict[ClientId, ClientInfo]:
         return {client: member.info for client, member in self._members.get(room, {}).items()}
 
+    def count(self, room: Room) -> int:
+        return len(self._members.get(room, ()))
+
     def member_counts(self, room: Room) -> MemberCounts:
         members = self._members.get(room, {})
         return MemberCounts(len(members), len({member.info.user for member in members.values()}))
@@ -326,11 +329,11 @@ class MemoryBroker:
         if announce and not quietly:
             self._tell(lambda listener: listener.on_join(room, info), room)
 
-    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> bool:
+    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
         info = self._state.remove_member(room, client, self._worker if mine else None)
         if info is not None and announce:
             self._tell(lambda listener: listener.on_leave(room, info), room)
-        return info is not None
+        return None if info is None else self._state.count(room)
 
     async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
         return self._state.members(room)

@@ -410,20 +410,20 @@ class RedisBroker:
                 raise self._refused(self._tag(room), error) from error
             raise
 
-    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> bool:
+    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
         self._members.pop((room, client), None)
         found = await self._remove(room, client, "1" if announce else "0", self._worker if mine else "")
         await self._ask(
             HOME, "SREM", self._owned(self._worker), *[_pack([room, client, each]) for each in (False, True)]
         )
-        return found is not None
+        return None if found is None else found[1]
 
-    async def _remove(self, room: Room, client: str, announce: str, owner: str) -> ClientInfo | None:
+    async def _remove(self, room: Room, client: str, announce: str, owner: str) -> tuple[ClientInfo, int] | None:
         found = await self._run(
             self._tag(room), scripts.MEMBER_REMOVE, 1, self._key(room, "m"), client, self._channel(room), announce,
             owner, self._nodes.publishing,
         )  # fmt: skip
-        return None if found is None else _info(found)
+        return None if found is None else (_info(found[0]), int(found[1]))
 
     async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
         return _members(await self._ask(self._tag(room), "HGETALL", self._key(room, "m")))
@@ -477,8 +477,8 @@ class RedisBroker:
 
     async def _bury(self, room: Room, client: ClientId, worker: str) -> Departed | None:
         """Remove a dead worker's member. Return None where another was faster."""
-        info = await self._remove(room, client, "?", worker)
-        return None if info is None else Departed(room, info)
+        found = await self._remove(room, client, "?", worker)
+        return None if found is None else Departed(room, found[0])
 
     async def _inherit(self, room: Room, client: ClientId, worker: str) -> Departed | None:
         """Take over a dead worker's member. Return None where another was faster."""

@@ -3,7 +3,7 @@
 -- ARGV[1] client   ARGV[2] channel   ARGV[3] '1' or '0': tell of it; '?': if its leave is announced
 -- ARGV[4] remove it only where this worker owns it; empty: whoever does
 -- ARGV[5] the command to publish by
--- Returns the info as msgpack, or false when nobody was removed
+-- Returns {the info as msgpack, how many are left}, or false when nobody was removed
 local value = redis.call('HGET', KEYS[1], ARGV[1])
 if not value then return false end
 local worker, announced, info = string.match(value, '^(%S+) (%d) (.*)$')
@@ -12,4 +12,4 @@ redis.call('HDEL', KEYS[1], ARGV[1])
 if ARGV[3] == '1' or (ARGV[3] == '?' and announced == '1') then
   redis.call(ARGV[5], ARGV[2], 'l:' .. info)
 end
-return info
+return {info, redis.call('HLEN', KEYS[1])}

@@ -119,7 +119,7 @@ async def use(place: Place) -> None:
         await b.broker.add_member(room, ClientInfo("bob", "c2"), announce=True, lasting=True)
         await a.broker.reap(b.id)
         assert await a.broker.members(room) == {"c2": ClientInfo("bob", "c2")}, "inherited"
-        assert await a.broker.remove_member(room, ClientId("c2"), announce=True)
+        assert await a.broker.remove_member(room, ClientId("c2"), announce=True) is not None
         await a.broker.unsubscribe(room)
 
 
