@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -31,7 +31,7 @@ _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="handler")
 class Handler:
     """One function of the application."""
 
-    __slots__ = ("_asynchronous", "_decode", "_function", "_named", "_places", "name", "positional")
+    __slots__ = ("_asynchronous", "_decode", "_function", "_is_plain", "_named", "_places", "name", "positional")
 
     def __init__(self, function: Callable[..., Any], *, positional: int, named: frozenset[str] = frozenset()) -> None:
         """
@@ -58,6 +58,7 @@ class Handler:
         self.positional = min(positional, len(places))
         # Given by name wherever that can be, for a pattern's variable may stand between: (self, conn, name, data).
         self._places = [None if each.kind is each.POSITIONAL_ONLY else each.name for each in places[: self.positional]]
+        self._is_plain = not self._named and places == parameters[: len(places)]  # arguments can go as they come
         needed = [each.name for each in places[self.positional :] if each.default is each.empty]
         needed += [
             each.name
@@ -95,11 +96,18 @@ class Handler:
         given, first = self._given(arguments, named)
         return self._function(*first, **given)
 
-    async def __call__(self, *arguments: Any, **named: Any) -> Any:
+    def __call__(self, *arguments: Any, **named: Any) -> Awaitable[Any]:
         """Call it with those of the arguments that it takes."""
-        given, first = self._given(arguments, named)
+        given: Mapping[str, Any] = {}
+        first: Sequence[Any] = arguments[: self.positional]
+        if not self._is_plain:
+            given, first = self._given(arguments, named)
         if self._asynchronous:
-            return await self._function(*first, **given)
+            coroutine: Awaitable[Any] = self._function(*first, **given)
+            return coroutine
+        return self._in_thread(first, given)
+
+    async def _in_thread(self, first: Sequence[Any], given: Mapping[str, Any]) -> Any:
         loop = asyncio.get_running_loop()
         result = await loop.run_in_executor(_pool, lambda: self._function(*first, **given))
         return await result if inspect.isawaitable(result) else result

@@ -12,7 +12,7 @@ import asyncio
 import mimetypes
 import os
 import stat
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final
@@ -62,7 +62,7 @@ class Router:
         """
         self._root_path = root_path
         self._health = health
-        self._websocket_paths = websocket_paths
+        self._built_in = frozenset(("/health", *CLIENT_FILES, *websocket_paths))
         self._streams = streams
         self._api = api
         mounts = sorted(app.mounts, key=lambda mount: -len(mount[0]))
@@ -84,45 +84,44 @@ class Router:
         for _, _, lifespan in reversed(self._mounts):
             await lifespan.shutdown()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         path = scope["path"]
         if scope["type"] == "http":
-            if path == "/health":
-                body = msgspec.json.encode(self._health())
-                await _answer(scope, send, 200, body, "application/json", [(b"cache-control", b"no-store")])
-                return
+            if path in self._built_in:
+                return self._answer(path, scope, send)
             if path in stream.PATHS:
-                await self._streams(scope, receive, send)
-                return
+                return self._streams(scope, receive, send)
             if self._api.keys and _is_below(path, PREFIX):
-                await self._api(scope, receive, send)
-                return
-            if path in CLIENT_FILES:
-                await _send_file(scope, send, CLIENT, CLIENT_FILES[path])
-                return
-            if path in self._websocket_paths:
-                text = b"This is the address of a WebSocket.\n"
-                fields = [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
-                await _answer(scope, send, 426, text, "text/plain", fields)
-                return
+                return self._api(scope, receive, send)
         for prefix, mounted, lifespan in self._mounts:
             if _is_below(path, prefix):
-                await mounted(self._scope_below(scope, prefix, lifespan), receive, send)
-                return
-        await self._static(scope, receive, send)
+                self._put_below(scope, prefix, lifespan)
+                return mounted(scope, receive, send)
+        return self._static(scope, receive, send)
 
-    def _scope_below(self, scope: Scope, prefix: str, lifespan: Lifespan) -> Scope:
-        """Return the scope as a mounted application sees it (ASGI: `path` is whole, `root_path` its beginning)."""
+    async def _answer(self, path: str, scope: Scope, send: Send) -> None:
+        """Answer what is built in."""
+        if path == "/health":
+            body = msgspec.json.encode(self._health())
+            await _answer(scope, send, 200, body, "application/json", [(b"cache-control", b"no-store")])
+        elif path in CLIENT_FILES:
+            await _send_file(scope, send, CLIENT, CLIENT_FILES[path])
+        else:
+            text = b"This is the address of a WebSocket.\n"
+            await _answer(
+                scope, send, 426, text, "text/plain", [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
+            )
+
+    def _put_below(self, scope: Scope, prefix: str, lifespan: Lifespan) -> None:
+        """Make the scope what a mounted application sees (ASGI: `path` is whole, `root_path` its beginning)."""
         root = self._root_path
-        below = {
-            **scope,
-            "root_path": root + scope.get("root_path", "") + prefix,
-            "state": {**lifespan.state, **scope.get("state", {})},
-        }
+        if root or prefix:
+            scope["root_path"] = root + scope.get("root_path", "") + prefix
+        if lifespan.state:
+            scope["state"] = {**lifespan.state, **scope.get("state", {})}
         if root:
-            below["path"] = root + scope["path"]
-            below["raw_path"] = root.encode() + scope.get("raw_path", b"")
-        return below
+            scope["path"] = root + scope["path"]
+            scope["raw_path"] = root.encode() + scope.get("raw_path", b"")
 
     async def _static(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]

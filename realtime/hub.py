@@ -139,7 +139,7 @@ class Hub:
 
     # What the application and the sessions ask
 
-    async def publish(
+    def publish(
         self,
         room: Room,
         data: bytes,
@@ -149,7 +149,7 @@ class Hub:
         idempotency_key: str | None = None,
         exclude: str = "",
         keep: bool = True,
-    ) -> Published:
+    ) -> Coroutine[Any, Any, Published]:
         """
         Publish a payload into a room of all workers: a JSON text, or any bytes where the room is `binary`. `exclude` is
         a client that does not get it. Without `keep` it has no offset, and nobody who is away gets it later.
@@ -159,7 +159,7 @@ class Hub:
             KeyError: the room is not declared.
         """
         retention = self._options(room).retention if keep else NOT_KEPT
-        return await self._broker.publish(
+        return self._broker.publish(
             room, data, retention=retention, info=info, tags=tags, idempotency_key=idempotency_key, exclude=exclude
         )
 

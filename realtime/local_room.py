@@ -24,9 +24,8 @@ class RoomOptions:
     `delta`: who asks for it gets differences. `filters`: clients may choose by tags. `binary`: payloads are any bytes.
     `echo`: who publishes gets it as well. `rate`, `user_rate`, `room_rate`: how often clients may publish: each
     connection, each user, all together. `conflate`: the tag by which a slow member gets only the latest; "" for none.
-    `grace_s`: for how long who lost the connection
-    is not said to have left. `has_farewells`: the application wants to hear, also after a crash, of those who leave;
-    `hears_empty`: and of rooms that nobody is in.
+    `grace_s`: for how long who lost the connection is not said to have left. `has_farewells`: the application wants to
+    hear, also after a crash, of those who leave; `hears_empty`: and of rooms that nobody is in.
     """
 
     retention: Retention = field(default_factory=Retention)
@@ -48,6 +47,11 @@ class RoomOptions:
 
     def __post_init__(self) -> None:
         assert not self.recover or self.retention.size > 0, "a room without history cannot recover anybody"
+
+    @property
+    def is_metered(self) -> bool:
+        """Whether publications of clients are counted against a rate."""
+        return not (self.rate is self.user_rate is self.room_rate is None)
 
 
 @dataclass(frozen=True, slots=True)

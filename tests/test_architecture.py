@@ -40,7 +40,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.auth",
         "realtime.jwks realtime.revocation",
         "realtime.settings",
-        "realtime.errors realtime.rate",
+        "realtime.errors realtime.rate realtime.tasks",
         "realtime.logs",
     )
 )

@@ -2,9 +2,10 @@
 The broker of one machine, as a worker holds it: the contract over a Unix socket to local_server.py.
 
 Runs in the worker. One link, pipelined: commands of one turn leave in one write, and answers are matched by their
-order, so that a caller who was cancelled leaves a place that is skipped, never one that another gets. When the link is
-lost every call fails at once; it is taken up again with a growing pause, then rooms are subscribed and members
-registered again before the listener is told.
+order, so that a caller who was cancelled leaves a place that is skipped, never one that another gets. A command has no
+timer of its own (one costs as much as all else that a worker does for it): the link has one, and looks at the command
+that has waited longest. When the link is lost every call fails at once; it is taken up again with a growing pause, then
+rooms are subscribed and members registered again before the listener is told.
 """
 
 from __future__ import annotations
@@ -53,19 +54,37 @@ class Link(Framed):
         super().__init__()
         self.broker = broker
         self.is_lost = False
-        self.waiting: deque[asyncio.Future[msgspec.Raw]] = deque()
+        self.waiting: deque[tuple[float, asyncio.Future[msgspec.Raw]]] = deque()  # since when, on the loop's clock
+        self._watch: asyncio.TimerHandle | None = None
+        self._why = "the link was lost"
 
     def ask(self, *message: Any) -> asyncio.Future[msgspec.Raw]:
         """Send a command; its answer comes in its turn."""
-        future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[msgspec.Raw] = loop.create_future()
         self.send(message)  # first: what cannot be written has no answer, and must not be waited for
-        self.waiting.append(future)
+        self.waiting.append((loop.time(), future))
+        if self._watch is None:
+            self._watch = loop.call_later(TIMEOUT_S, self._check)
         return future
+
+    def _check(self) -> None:
+        """Cut the link where a command has waited too long: whoever does not answer for so long is taken for dead."""
+        self._watch = None
+        if not self.waiting or self.is_lost:
+            return
+        loop = asyncio.get_running_loop()
+        left_s = self.waiting[0][0] + TIMEOUT_S - loop.time()
+        if left_s > 0:
+            self._watch = loop.call_later(left_s, self._check)
+        else:
+            self._why = f"no answer within {TIMEOUT_S:g} s"
+            self.transport.abort()
 
     def received(self, message: list[msgspec.Raw]) -> None:
         kind = msgspec.msgpack.decode(message[0], type=int)
         if kind in (REPLY, FAILED):
-            future = self.waiting.popleft()
+            _, future = self.waiting.popleft()
             if future.done():  # its caller has gone; the place is skipped
                 return
             if kind == REPLY:
@@ -77,8 +96,10 @@ class Link(Framed):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
-        error = BrokerUnavailable(self.broker.address, "the link was lost")
-        for future in self.waiting:
+        if self._watch is not None:
+            self._watch.cancel()
+        error = BrokerUnavailable(self.broker.address, self._why)
+        for _, future in self.waiting:
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # seen: a caller who has gone is no bug
@@ -172,17 +193,10 @@ class LocalBroker:
             self._link = None
         self._listener = None
 
-    async def _ask(self, *message: Any) -> msgspec.Raw:
-        link = self._link
-        if link is None:
+    def _ask(self, *message: Any) -> asyncio.Future[msgspec.Raw]:
+        if self._link is None:
             raise BrokerUnavailable(self.address, "there is no link now")
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                return await link.ask(*message)
-        except TimeoutError:
-            if self._link is link:
-                link.transport.abort()  # whoever does not answer for so long is taken for dead
-            raise BrokerUnavailable(self.address, f"no answer within {TIMEOUT_S:g} s") from None
+        return self._link.ask(*message)
 
     def tell(self, kind: int, raw: list[msgspec.Raw]) -> None:
         """Pass on what the broker says unasked."""

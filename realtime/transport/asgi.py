@@ -73,8 +73,9 @@ class Lifespan:
 
     @property
     def state(self) -> dict[str, Any]:
-        """A copy of what the application left for its requests."""
-        return dict(self._lifespan.state)
+        """What the application left for its requests. Not to be changed."""
+        state: dict[str, Any] = self._lifespan.state
+        return state
 
 
 class ASGIHost:
@@ -118,7 +119,7 @@ class ASGIHost:
         self.is_draining = False
         self.given_back = 0
         self.kept = 0  # requests that belonged elsewhere and had to be served here
-        self.config = _config(app, lifespan="off")
+        self.config = _config(app, lifespan="off", interface="asgi3")
         self.config.load()
         self.state = ServerState()
         self.tick()
@@ -172,10 +173,11 @@ class ASGIHost:
         }
 
 
-def _config(app: ASGIApp, *, lifespan: Any) -> Config:
+def _config(app: ASGIApp, *, lifespan: Any, interface: Any = "auto") -> Config:
     return Config(
         app,
         lifespan=lifespan,
+        interface=interface,
         http=HttpToolsProtocol,  # and no other is looked for
         ws=WebSocketsSansIOProtocol,
         log_config=None,
@@ -189,24 +191,25 @@ def _config(app: ASGIApp, *, lifespan: Any) -> Config:
 class FromHere:
     """The application, as one connection calls it: with the scope that belongs to this client."""
 
-    __slots__ = ("_cookie", "_cut", "_host", "_peer")
+    __slots__ = ("_cookie", "_cut", "_host", "_peer", "_place")
 
     def __init__(self, host: ASGIHost, peer: Peer, cut: Callable[[], None]) -> None:
         self._host = host
         self._peer = peer
         self._cut = cut
         self._cookie = peer.new_session  # until the first answer
+        self._place = {**host.place, "session": peer.session or peer.new_session}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         peer = self._peer
         scope["client"] = (peer.client, peer.client_port)
         if peer.scheme == "https":
             scope["scheme"] = SECURE.get(scope.get("scheme", "http"), scope.get("scheme"))
-        place = {**self._host.place, "session": peer.session or peer.new_session}
-        scope.setdefault("state", {})[EXTENSION] = place
-        scope["state"][CUT] = self._cut
+        place = self._place.copy()
+        state = scope.setdefault("state", {})
+        state[EXTENSION], state[CUT] = place, self._cut
         scope.setdefault("extensions", {})[EXTENSION] = place
-        await self._host.app(scope, receive, self._with_cookie(send) if self._cookie else send)
+        return self._host.app(scope, receive, self._with_cookie(send) if self._cookie else send)
 
     def _with_cookie(self, send: Send) -> Send:
         async def sending(message: Any) -> None:

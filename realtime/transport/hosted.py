@@ -89,11 +89,13 @@ class Hosted(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._is_begun = True
-        if self._requests is None:
+        if self._requests is not None:
+            self._requests.feed(data)
+            self._go_on()
+        elif self._is_last:
             self._parse(data)
-            return
-        self._requests.feed(data)
-        self._go_on()
+        else:
+            super().data_received(data)
 
     def _parse(self, data: bytes) -> None:
         super().data_received(data)

@@ -394,7 +394,8 @@ async def publish(session: Session, id: int, request: PublishRequest) -> None:
         raise codes.BAD_REQUEST.error()
     if not options.publish:
         raise codes.PERMISSION_DENIED.error()
-    await _spend(session, room, options)
+    if options.is_metered:
+        await _spend(session, room, options)
     worded = await session.shared.application.publish(session.connection, room, data)
     if worded is not None:
         info = session.connection.describe(room)
@@ -537,18 +538,18 @@ def ttl(expire_at_s: float | None) -> tuple[bool, int]:
 Method = Callable[["Session", int, Any], Awaitable[None]]
 
 TABLE: Final[dict[str, Method]] = {
+    "publish": publish,
+    "rpc": rpc,
+    "send": send,
     "connect": connect,
     "subscribe": subscribe,
     "unsubscribe": unsubscribe,
-    "publish": publish,
+    "history": history,
     "presence": presence,
     "presence_stats": presence_stats,
-    "history": history,
-    "rpc": rpc,
-    "send": send,
     "refresh": refresh,
     "sub_refresh": sub_refresh,
-}
+}  # the commonest first
 
 
 def method_of(command: Command) -> tuple[str | None, Any]:

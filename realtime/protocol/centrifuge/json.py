@@ -38,12 +38,12 @@ def decode(message: bytes | str) -> list[Command]:
         BadFrame: nothing in it, malformed JSON, or a field of another type than the schema's.
     """
     try:
-        if isinstance(message, str):
-            message = message.encode()
-        else:
-            message.decode()  # nobody looks into a payload again, and what is not UTF-8 ends each reader's connection
-        lines = message.split(b"\n")
-        if len(lines) > 1 and not lines[-1]:
+        if isinstance(message, bytes):
+            message = message.decode()  # nobody looks into a payload again, and other bytes would end each reader
+        if "\n" not in message:
+            return [_decoder.decode(message)]
+        lines = message.split("\n")
+        if not lines[-1]:
             lines.pop()
         return [_decoder.decode(line) for line in lines]
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:

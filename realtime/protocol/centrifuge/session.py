@@ -36,6 +36,7 @@ from realtime.protocol.centrifuge.codec import BadFrame, Codec
 from realtime.protocol.centrifuge.messages import Command, Disconnected, Message, Push, Refreshed, Result, Unsubscribe
 from realtime.protocol.centrifuge.wire import Wire
 from realtime.rate import Meter, Rate
+from realtime.tasks import IS_EAGER, begin
 from realtime.wheel import Timer, Wheel
 
 QUEUE_MAX: Final = 64  # commands that wait for the one that runs; above it the client waits in its kernel
@@ -252,10 +253,14 @@ class Session:
         if self._queue is None or not self.is_open:
             return
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
-        if len(self._queue) > QUEUE_MAX:
+            task = begin(self._run())
+            if task.done():
+                return
+            self._task = task
+        waiting = 0 if self._queue is None else len(self._queue)
+        if waiting > QUEUE_MAX:
             self.outlet.pause_reading()
-        if len(self._queue) > QUEUE_END:  # a transport that cannot pause
+        if waiting > QUEUE_END:  # a transport that cannot pause
             self.over("commands", "too many wait for their turn")
             self.finish(codes.TOO_MANY_REQUESTS_END)
 
@@ -335,12 +340,13 @@ class Session:
         Let a publication go to the broker, and its answer come, while the next command runs. Return False, and do
         nothing, where no command waits, or the broker would not keep the order. So a burst leaves as one.
         """
-        if not self.shared.hub.in_order or (not self._queue and not self._publishing):
+        if not self.shared.hub.in_order or not (IS_EAGER or self._queue or self._publishing):
             return False
-        task = asyncio.get_running_loop().create_task(self._answer_publish(publishing, id))
-        self._publishing = self._publishing or set()
-        self._publishing.add(task)
-        task.add_done_callback(self._publishing.discard)
+        task = begin(self._answer_publish(publishing, id))
+        if not task.done():
+            self._publishing = self._publishing or set()
+            self._publishing.add(task)
+            task.add_done_callback(self._publishing.discard)
         return True
 
     async def _answer_publish(self, publishing: Coroutine[Any, Any, object], id: int) -> None:

@@ -45,7 +45,7 @@ class Cable:
         if self._server is not None:
             self._server.close()
             self._server = None
-            self.path.unlink()
+            self.path.unlink(missing_ok=True)  # from 3.13 on the server has done it
         for writer in tuple(self._writers):
             writer.transport.abort()
         for task in tuple(self._carrying):

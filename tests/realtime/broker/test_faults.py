@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+import realtime.broker.local
 from realtime.broker.base import ClientInfo, WorkerId
 from realtime.errors import BrokerUnavailable
 from tests.realtime.broker.conftest import LocalProcess
@@ -97,6 +98,25 @@ async def test_what_was_under_way_when_the_broker_died_fails(breakable: Breakabl
         breakable.die()
         done = await asyncio.gather(*asked, return_exceptions=True)
         assert all(isinstance(each, BrokerUnavailable) for each in done)
+
+
+@run_async
+async def test_a_local_broker_that_does_not_answer_for_long_is_taken_for_dead(
+    local: LocalProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(realtime.broker.local, "TIMEOUT_S", 0.3)
+    place = Place("local", local.url)
+    room = place.room()
+    async with place.worker() as worker:
+        await worker.publish(room, b"1")  # answered, and its place in the line is free again
+        assert local.process is not None, "started"
+        local.process.send_signal(signal.SIGSTOP)
+        asked = [asyncio.create_task(worker.publish(room, b"2")) for _ in range(3)]
+        done = await asyncio.gather(*asked, return_exceptions=True)
+        assert {str(each) for each in done} == {f"broker at unix:{local.path}: no answer within 0.3 s"}
+        local.process.send_signal(signal.SIGCONT)
+        await worker.heard.until(lambda: worker.heard.how_often("link restored"))
+        await worker.publish(room, b"3")
 
 
 # The broker comes back, with nothing
