@@ -133,7 +133,7 @@ MALFORMED: list[Any] = [
     '{"id":1,"connect":{"data":01}}', '{"id":1,"connect":{"data":NaN}}', '{"id":1,"connect":{"data":"\t"}}',
     '{"id":1,"connect":{"data":"\\q"}}', '{"id":1,"connect":{"data":"\\ud800"}}', '{"id":1,"connect":{"data":[1,]}}',
     '{"id":1,"connect":{"data":%s}}' % ("[" * 20_000 + "]" * 20_000), '{"id":1,"connect":{"subs":[]}}',
-    '{"id":1,"connect":{"subs":{"a":1}}}', '{"id":1,"connect":{"x":%s}}' % ('{"a":' * 9_000 + "1" + "}" * 9_000),
+    '{"id":1,"connect":{"subs":{"a":1}}}', '{"id":1,"connect":{"x":%s}}' % ('{"a":' * 10_500 + "1" + "}" * 10_500),
     *(
         text % number
         for number in (-1, 2**53, 2**64, 2**70, 10**400)
