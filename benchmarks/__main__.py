@@ -70,10 +70,18 @@ def chosen_contestants(scenarios: Sequence[Scenario], only: str) -> tuple[dict[s
 )
 @click.option("--only", default="", metavar="NAME,NAME", help="Contestants whose names begin so.")
 @click.option("--report", "directory", type=click.Path(file_okay=False, path_type=Path), help="Write a report there.")
+@click.option("--more", is_flag=True, help="Keep the runs of other scenarios that are in its directory.")
 @click.option("--again", is_flag=True, help="Measure nothing: write the report anew from the runs in its directory.")
 @click.option("--list", "listing", is_flag=True, help="Show the scenarios, and who takes part here.")
 def bench(
-    names: Sequence[str], rounds: int | None, quick: bool, only: str, directory: Path | None, again: bool, listing: bool
+    names: Sequence[str],
+    rounds: int | None,
+    quick: bool,
+    only: str,
+    directory: Path | None,
+    more: bool,
+    again: bool,
+    listing: bool,
 ) -> None:
     """
     Measure what a delivery, a connection, a request and an idle client cost, beside a floor and other servers.
@@ -83,14 +91,15 @@ def bench(
       python -m benchmarks --list
       python -m benchmarks S1 S5 --only realtime,floor
       python -m benchmarks --report docs/bench           all of it, about two hours
+      python -m benchmarks S5 --report docs/bench --more           one scenario anew
     """
     console = Console()
     if not console.is_terminal:
         console = Console(width=FILE_COLUMNS)
     scenarios = chosen_scenarios(names)
-    if again:
-        if directory is None:
-            raise click.UsageError("--again needs --report: the directory that has runs.jsonl")
+    if directory is None and (again or more):
+        raise click.UsageError("--again and --more need --report: the directory that has runs.jsonl")
+    if again and directory is not None:
         write(directory, Results.read(directory))
         return
     present, absent = chosen_contestants(scenarios, only)
@@ -107,6 +116,13 @@ def bench(
     raise_descriptor_limit()
     turns = list(in_turn(scenarios, present, rounds=rounds or (1 if quick else 5)))
     results = Results(describe(), command_line(), dict(absent), quick, [])
+    if directory is not None:
+        if more:
+            try:
+                results.take_over(Results.read(directory), [each.name for each in scenarios])
+            except (OSError, ValueError) as problem:
+                raise click.UsageError(f"--more: {directory}: {problem}") from None
+        results.begin_in(directory)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=len(turns))

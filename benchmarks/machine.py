@@ -98,6 +98,8 @@ def versions() -> dict[str, str]:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             number = re.search(r"\d+\.\d+(\.\d+)?", done.stdout)
             found[name] = number[0] if number else "unknown"
+    if commit := _commit():
+        found["realtime-cluster"] += f" at {commit}"
     modules = Path(__file__).parent / "peers" / "node_modules"
     for name in ("ws", "bufferutil", "socket.io", "@socket.io/sticky", "@socket.io/redis-adapter"):
         package = modules / name / "package.json"
@@ -116,3 +118,12 @@ def raise_descriptor_limit() -> None:
 def command_line() -> str:
     """Return the command that made a report."""
     return " ".join(["python -m benchmarks", *sys.argv[1:]])
+
+
+def _commit() -> str:
+    """Return which commit this is, with a + where something was changed since; "" outside a clone."""
+    if not shutil.which("git"):
+        return ""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip()

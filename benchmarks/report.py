@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -41,17 +41,34 @@ class Results:
             {"machine": self.machine, "command": self.command, "absent": self.absent, "quick": self.quick}
         )
 
-    def append_to(self, directory: Path) -> None:
-        """Write the last run behind the others; the first begins the file anew."""
+    def begin_in(self, directory: Path) -> None:
+        """Begin the file, with the runs that there are."""
         directory.mkdir(parents=True, exist_ok=True)
-        with (directory / RUNS).open("w" if len(self.runs) == 1 else "a") as file:
-            if len(self.runs) == 1:
-                file.write(self.head() + "\n")
+        lines = [self.head(), *[json.dumps(each.raw()) for each in self.runs]]
+        (directory / RUNS).write_text("\n".join(lines) + "\n")
+
+    def append_to(self, directory: Path) -> None:
+        """Write the last run behind the others."""
+        with (directory / RUNS).open("a") as file:
             file.write(json.dumps(self.runs[-1].raw()) + "\n")
+
+    def take_over(self, before: Results, scenarios: Collection[str]) -> None:
+        """
+        Take over what was measured before, but for scenarios that are measured anew.
+
+        Raises:
+            ValueError: that was something else: another machine, other versions, or quick runs.
+        """
+        here, there = ({**each.machine, "date": "", "quick": each.quick} for each in (self, before))
+        if differences := [name for name in here if here[name] != there.get(name)]:
+            raise ValueError(f"the runs there are of another {', '.join(differences)}")
+        self.runs = [each for each in before.runs if each.scenario not in scenarios]
+        self.command = f"{before.command}; {self.command}"
+        self.absent = {**before.absent, **self.absent}
 
     @classmethod
     def read(cls, directory: Path) -> Results:
-        """Return what `append_to` wrote."""
+        """Return what `begin_in` and `append_to` wrote."""
         head, *runs = [json.loads(line) for line in (directory / RUNS).read_text().splitlines()]
         return cls(**head, runs=[Run.from_raw(each) for each in runs])
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.machine import Noise, describe
 from benchmarks.page import page
 from benchmarks.report import Results, by_case, markdown
@@ -60,6 +62,7 @@ def test_of_two_that_may_stand_for_a_peer_the_better_one_does() -> None:
 
 def test_the_report_tells_every_run_and_reads_what_it_wrote(tmp_path: Path) -> None:
     results = Results(describe(), "python -m benchmarks", {"ws": "node is not there"}, False, [])
+    results.begin_in(tmp_path)
     for each in (a_run("realtime", 0, 12.0), a_run("floor", 0, 10.0), a_run("floor", 1, 1.0, faults=("3 <lost>",))):
         results.runs.append(each)
         results.append_to(tmp_path)
@@ -81,3 +84,20 @@ def test_the_report_tells_every_run_and_reads_what_it_wrote(tmp_path: Path) -> N
 
 def test_without_runs_every_target_is_not_measured() -> None:
     assert {each.word for each in verdicts([])} == {"not measured"}
+
+
+def test_scenarios_that_are_measured_later_join_those_that_were(tmp_path: Path) -> None:
+    first = Results(
+        describe(), "one", {}, False, [a_run("realtime", 0, 12.0), a_run("realtime", 0, 3.0, scenario="S5")]
+    )
+    first.begin_in(tmp_path)
+    second = Results(describe(), "two", {}, False, [])
+    second.take_over(Results.read(tmp_path), ["S5"])
+    second.begin_in(tmp_path)
+    second.runs.append(a_run("realtime", 0, 4.0, scenario="S5"))
+    second.append_to(tmp_path)
+    both = Results.read(tmp_path)
+    assert [(each.scenario, each.serving_us) for each in both.runs] == [("S1", 12.0), ("S5", 4.0)]
+    assert both.command == "one; two"
+    with pytest.raises(ValueError, match="another quick"):
+        Results(describe(), "three", {}, True, []).take_over(both, [])
