@@ -98,6 +98,8 @@ class Door:
         self._listeners = listeners
         for listener in listeners:
             listener.setblocking(False)
+            if listener.family != socket.AF_UNIX:
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what it accepts has it as well
             listener.listen(backlog)
             self._watch(listener)
 
@@ -138,7 +140,6 @@ class Door:
     def _arrive(self, sock: socket.socket, address: object) -> None:
         if isinstance(address, tuple):
             peer, port = address[0], address[1]
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         else:
             peer, port = UNIX_PEER, 0
         expects_proxy = self._expects_proxy and self._affinity.trusts(peer)
