@@ -5,6 +5,7 @@ A real Redis for tests: `redis-server` on a Unix socket in a directory of its ow
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import socket
 import subprocess
@@ -65,6 +66,17 @@ class RedisServer:
             sock.settimeout(DEADLINE_S)
             sock.connect(self.path)
             return _command(sock, words)
+
+    def follows(self, master: RedisServer) -> bool:
+        """Say whether this replica has everything. (WAIT would count only what its own connection wrote.)"""
+        if b"master_link_status:up" not in self.command("INFO", "replication"):
+            return False
+        return self._replicated(b"slave_repl_offset") == master._replicated(b"master_repl_offset")
+
+    def _replicated(self, name: bytes) -> int | None:
+        """Return a place in the stream of replication, as this server says it."""
+        found = re.search(name + rb":(\d+)", self.command("INFO", "replication"))
+        return int(found[1]) if found else None
 
     def stop(self) -> None:
         """End it; what it held is gone."""
