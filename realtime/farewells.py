@@ -14,6 +14,14 @@ know, so nobody hears of a leave or a join. Who does not come back in time has l
                                           ▼                   ▼
                                         left: leave told, on_leave, on_empty, record removed
 
+**A limit.** The memberships of a worker that was killed are away as soon as another has taken them over, and who is
+back sooner is somebody new: others hear of a join, and after the grace of the old one's leave. On one machine that is a
+matter of milliseconds, of a second or two where thousands have to be taken over; where the primary died as well, of the
+lease. Until then nothing tells such a membership from another tab of the same user, for clients do not say who they
+were; and where it is known that the worker is dead, to find the user's old membership would be to read all members of
+the room for each who comes. An index written when somebody enters, rather than when the connection breaks, would do
+for a death that is known, at the price of one more entry at the broker for each member.
+
 It never decides who may enter, and never speaks to a client.
 """
 

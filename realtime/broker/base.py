@@ -18,6 +18,8 @@ Promises that every broker keeps:
 - **A stream that was lost gets another epoch**, so that nobody takes new offsets for old ones.
 - **Members belong to a worker.** A worker that ends without saying so loses its members when it is reaped: at once by
   `reap`, and without anybody's word when its lease has run out.
+- **Who was removed does not come back.** A server that has lost a removal (a replica that was promoted) shows that
+  member for a few seconds; its worker removes it again, or is told of it by `on_departed` as inherited where it lasts.
 """
 
 from __future__ import annotations
@@ -141,8 +143,9 @@ class BrokerListener(Protocol):
 
     def on_departed(self, departed: Sequence[Departed]) -> None:
         """
-        Say that this worker reaped these members. Leaves of those who were removed reach everybody by `on_leave` as
-        well; those who were inherited are this worker's from now on, as if it had added them.
+        Say that this worker reaped these members, or removed them before and found them there again. Leaves of those
+        who were removed reach everybody by `on_leave` as well; those who were inherited are this worker's from now on,
+        as if it had added them.
         """
 
     def on_link_lost(self) -> None:

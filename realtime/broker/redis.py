@@ -13,6 +13,11 @@ are found when that worker is dead. A worker holds one lease, whatever the numbe
 leases each time it takes its own: what has ended is removed by whoever is first. A worker that finds its own lease
 removed, because it was stopped or cut off for a while, registers its members again. Whoever removed it left a note, so
 that their joins are told again just where their leaves had been; without a note Redis lost everything, and nobody left.
+
+**Ghosts.** A replica that was promoted may not have heard of the latest removals, and then shows members who have left.
+After each new link a worker compares whom the servers hold as its own with whom it has; the rest leave as the members
+of a dead worker do. In a cluster the set of a worker and a room's members are at two nodes, of which one may fail and
+the other not: who was removed stands in the set for as long as a replica can be behind.
 """
 
 from __future__ import annotations
@@ -54,6 +59,11 @@ LEASE_S: Final = 6.0
 ROUND_S: Final = 2.0  # how often the lease is taken, and a probe sent
 PROBE_LOST_S: Final = 6.0
 REAPED_S: Final = 86400  # for so long a worker that is taken for dead may come back
+LEFT_S: Final = (
+    180.0  # a cluster elects no replica that was without its master for longer (10 node timeouts and a ping)
+)
+LEFT_MAX: Final = 100_000  # who left, and would be found in LEFT_S; of more, those who left first are not
+FORGET_BATCH: Final = 500  # of those, in one command
 HOME: Final = "~"  # the hash tag of what belongs to no room
 
 _pack = msgspec.msgpack.encode
@@ -88,6 +98,8 @@ class RedisBroker:
         self._listener: BrokerListener | None = None
         self._rooms: dict[bytes, Room] = {}  # by channel
         self._members: dict[tuple[Room, ClientId], tuple[ClientInfo, bool, bool]] = {}
+        self._left: dict[tuple[Room, ClientId], float] = {}  # when, of those who stand in this worker's set still
+        self._is_doubtful = False  # the servers may hold as this worker's whom it does not have
         self._tasks: set[asyncio.Task[None]] = set()
         self._counts = dict.fromkeys(("published", "received", "links_lost", "gaps", "reaped"), 0)
 
@@ -141,6 +153,7 @@ class RedisBroker:
         return self._rooms.keys()
 
     async def enter(self, route: Route, fresh: Callable[[Link], bool]) -> None:
+        self._is_doubtful = True  # the next round sees to it
         had_lease, _ = await self._take_lease(route)
         await self._register(route, lambda link: not had_lease or fresh(link), was_away=fresh(route.link(HOME)))
 
@@ -224,6 +237,9 @@ class RedisBroker:
                 await self._register(route, lambda _: True, was_away=True)
             for worker in ended:
                 await self.reap(WorkerId(worker))
+            if self._is_doubtful:
+                await self._reconcile()
+            await self._forget_left(route)
         except CommandFailed as error:
             logger.debug("- a round failed: %s", self._refused(HOME, error))
         except BrokerUnavailable as error:
@@ -402,6 +418,7 @@ class RedisBroker:
     ) -> None:
         key = (room, ClientId(info.client))
         self._members[key] = (info, announce, lasting)
+        self._left.pop(key, None)
         try:
             await self._register_one(self._nodes.route, room, info, announce, lasting, tell=not quietly)
         except BaseException as error:
@@ -413,10 +430,24 @@ class RedisBroker:
     async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
         self._members.pop((room, client), None)
         found = await self._remove(room, client, "1" if announce else "0", self._worker if mine else "")
-        await self._ask(
-            HOME, "SREM", self._owned(self._worker), *[_pack([room, client, each]) for each in (False, True)]
-        )
+        self._note_left(room, client)
         return None if found is None else found[1]
+
+    def _note_left(self, room: Room, client: ClientId) -> None:
+        """Note who was removed, to be taken out of this worker's set in good time, unless it is a member again."""
+        if (room, client) not in self._members:
+            self._left[room, client] = time.monotonic()
+
+    async def _forget_left(self, route: Route) -> None:
+        """Take out of this worker's set who left so long ago that no replica shows them again."""
+        before = time.monotonic() - (0.0 if route.is_one else LEFT_S)  # one server loses both or none
+        surplus = len(self._left) - LEFT_MAX
+        due = [key for number, (key, at) in enumerate(self._left.items()) if at <= before or number < surplus]
+        for begin in range(0, len(due), FORGET_BATCH):
+            batch = [key for key in due[begin : begin + FORGET_BATCH] if self._left.pop(key, None) is not None]
+            entries = [_pack([room, client, lasting]) for room, client in batch for lasting in (False, True)]
+            if entries:
+                await route.ask(HOME, "SREM", self._owned(self._worker), *entries)
 
     async def _remove(self, room: Room, client: str, announce: str, owner: str) -> tuple[ClientInfo, int] | None:
         found = await self._run(
@@ -453,10 +484,24 @@ class RedisBroker:
         )
 
     async def reap(self, worker: WorkerId) -> None:
-        departed = await self._remove_owned(worker)
-        self._counts["reaped"] += len(departed)
-        if departed and self._listener is not None:
-            self._listener.on_departed(departed)
+        owned = await self._owned_by(worker)
+        await self._bury_all(owned, worker)
+        if owned:
+            await self._ask(HOME, "SET", self._reaped(worker), "", "EX", REAPED_S)
+        await asyncio.gather(self._ask(HOME, "DEL", self._owned(worker)), self._ask(HOME, "ZREM", self._leases, worker))
+
+    async def _reconcile(self) -> None:
+        """Let those leave whom the servers hold as this worker's, and who are not."""
+        self._is_doubtful = False
+        try:
+            owned = await self._owned_by(self._worker)
+            ghosts = [each for each in owned if each[:2] not in self._members]
+            await self._bury_all(ghosts, self._worker)
+        except BaseException:
+            self._is_doubtful = True
+            raise
+        for room, client, _ in ghosts:
+            self._note_left(room, client)
 
     async def _owned_by(self, worker: str) -> list[tuple[Room, ClientId, bool]]:
         """Return where a worker has members, whom, and whether they last."""
@@ -464,40 +509,50 @@ class RedisBroker:
         found = [msgspec.msgpack.decode(each, type=tuple[str, str, bool]) for each in owned]
         return [(Room(room), ClientId(client), lasting) for room, client, lasting in found]
 
-    async def _remove_owned(self, worker: str) -> list[Departed]:
-        """Remove every member of a dead worker, and its lease. Return those whom this call removed, or took over."""
-        owned = await self._owned_by(worker)
-        departed = await asyncio.gather(
-            *[(self._inherit if lasting else self._bury)(room, client, worker) for room, client, lasting in owned]
-        )
-        if owned:
-            await self._ask(HOME, "SET", self._reaped(worker), "", "EX", REAPED_S)
-        await asyncio.gather(self._ask(HOME, "DEL", self._owned(worker)), self._ask(HOME, "ZREM", self._leases, worker))
-        return [each for each in departed if each is not None]
+    async def _bury_all(self, owned: Iterable[tuple[Room, ClientId, bool]], worker: str) -> None:
+        """
+        Remove or take over members that a worker has no longer. The listener is told of those with whom this call did,
+        also where others fail.
 
-    async def _bury(self, room: Room, client: ClientId, worker: str) -> Departed | None:
-        """Remove a dead worker's member. Return None where another was faster."""
+        Raises:
+            BrokerUnavailable: not with all; those are found again by the next who tries.
+        """
+        done = await asyncio.gather(*[self._bury(*each, worker) for each in owned], return_exceptions=True)
+        departed = [each for each in done if isinstance(each, Departed)]
+        self._counts["reaped"] += len(departed)
+        if departed and self._listener is not None:
+            self._listener.on_departed(departed)
+        for each in done:
+            if isinstance(each, BaseException):
+                raise each
+
+    async def _bury(self, room: Room, client: ClientId, lasting: bool, worker: str) -> Departed | None:
+        """Remove or take over one. Return None where another was faster, or it is this worker's own and came again."""
+        if worker == self._worker and (room, client) in self._members:
+            return None
+        if lasting:
+            return await self._inherit(room, client, worker)
         found = await self._remove(room, client, "?", worker)
         return None if found is None else Departed(room, found[0])
 
     async def _inherit(self, room: Room, client: ClientId, worker: str) -> Departed | None:
-        """Take over a dead worker's member. Return None where another was faster."""
-        mine = self._owned(self._worker)
-        await self._ask(HOME, "SADD", mine, _pack([room, client, True]))  # else nobody would find it after us
+        """Take over a dead worker's member, or what this one does not know. Return None where another was faster."""
+        if worker != self._worker:  # else nobody would find it after us
+            await self._ask(HOME, "SADD", self._owned(self._worker), _pack([room, client, True]))
         found = await self._run(
             self._tag(room), scripts.MEMBER_INHERIT, 1, self._key(room, "m"), client, worker, self._worker
         )
         if found is None:
-            if (room, client) not in self._members:
-                await self._ask(HOME, "SREM", mine, _pack([room, client, True]))
+            self._note_left(room, client)
             return None
         announce, info = found[0] == b"1", _info(found[1])
         self._members[room, client] = (info, announce, True)
+        self._left.pop((room, client), None)
         return Departed(room, info, announce, inherited=True)
 
     async def _give_up(self) -> None:
         """Remove this worker's members, and its lease; lasting ones are found when that has run out."""
-        owned = await self._owned_by(self._worker)
+        owned = [each for each in await self._owned_by(self._worker) if each[:2] not in self._left]
         await asyncio.gather(
             *[self._remove(room, client, "?", self._worker) for room, client, lasting in owned if not lasting]
         )

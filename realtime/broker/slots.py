@@ -52,25 +52,31 @@ class Map:
 def read_map(slots: Sequence[Any], nodes: bytes, asked: str) -> Map:
     """
     Read the answers to CLUSTER SLOTS and, asked after it, CLUSTER NODES. `asked` is the host of the node that gave
-    them: a node may not know its own.
+    them: a node may not know its own. A master without slots is in CLUSTER NODES alone, which gives addresses first:
+    it is reached by its host name where the others are, for that may be what its certificate holds.
 
     Raises:
         ValueError: these are no such answers.
     """
     try:
         names: dict[str, Endpoint] = {}
+        wells: list[tuple[str, str, int, str]] = []
         ranges = []
         for first, last, (host, port, name, *_), *_ in slots:
             endpoint = (_host((host or b"").decode(), asked), int(port))
             names[name.decode()] = endpoint
             ranges.append(Range(int(first), int(last), endpoint))
-        masters = set()
         for line in nodes.decode().splitlines():
             name, address, flags, *_ = line.split(" ")
             words = flags.split(",")
             if "master" in words and not _UNWELL.intersection(words):
-                host, _, port = address.partition("@")[0].rpartition(":")
-                masters.add(names.get(name) or (_host(host, asked), int(port)))
+                where, _, more = address.partition("@")  # ip:port@bus,host name,more
+                host, _, port = where.rpartition(":")
+                wells.append((name, host, int(port), [*more.split(","), ""][1]))
+        by_name = any(named and names.get(name, ("", 0))[0] == named for name, _, _, named in wells)
+        masters = {
+            names.get(name) or (_host((by_name and named) or host, asked), port) for name, host, port, named in wells
+        }
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise ValueError("no map of slots") from error
     return Map(ranges, frozenset(masters))
@@ -86,4 +92,4 @@ _UNWELL: Final = frozenset(("fail", "fail?", "handshake", "noaddr"))
 def read_redirection(text: str, asked: str) -> Endpoint:
     """Read where `MOVED 3999 host:port` or `ASK …` leads to; a host that is left out is the one that was asked."""
     host, _, port = text.split(" ")[2].rpartition(":")
-    return host.strip("[]") or asked, int(port)
+    return _host(host.strip("[]"), asked), int(port)

@@ -31,7 +31,8 @@ from realtime import App
 app = App()
 
 def say(*words):
-    print("HEARD", *words, flush=True)
+    # one write: between the words others would speak
+    print(" ".join(["HEARD", *map(str, words)]) + "\\n", end="", flush=True)
 
 @app.on_connect
 async def connect(conn, data):

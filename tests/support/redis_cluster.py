@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
 from tests.support.processes import free_port
@@ -21,11 +21,25 @@ NODE_TIMEOUT_MS = 1000
 
 
 class RedisCluster:
-    """`masters` nodes that share the slots evenly, then nodes that have none, then one replica of each master."""
+    """
+    `masters` nodes that share the slots evenly, then nodes that have none, then one replica of each master. With
+    options of `tls` they speak nothing else.
+    """
 
-    def __init__(self, masters: int = 3, *, empty: int = 0, replicas: bool = False, program: str | None = None) -> None:
-        options = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)]
+    def __init__(
+        self,
+        masters: int = 3,
+        *,
+        empty: int = 0,
+        replicas: bool = False,
+        tls: Sequence[str] = (),
+        options: Sequence[str] = (),
+        program: str | None = None,
+    ) -> None:
+        options = [*options, "--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)]
         options += ["--cluster-allow-replica-migration", "no"]  # who loses its last slot stays a master
+        if tls:
+            options += ["--tls-cluster", "yes"]
         count = masters + empty + (masters if replicas else 0)
         ports: set[int] = set()
         while len(ports) < 2 * count:
@@ -35,10 +49,11 @@ class RedisCluster:
         for port, bus in zip(*[iter(ports)] * 2, strict=True):
             self.bus[port] = bus
             own = ["--cluster-port", str(bus)]
-            self.nodes.append(RedisServer(port, options=[*options, *own], program=program))
+            self.nodes.append(RedisServer(port, tls=tls, options=[*options, *own], program=program))
         self.masters, self.empty = self.nodes[:masters], self.nodes[masters : masters + empty]
         self.replicas = self.nodes[masters + empty :]
-        self.url = f"redis+cluster://{','.join(f'127.0.0.1:{node.port}' for node in self.masters)}"
+        scheme = "rediss" if tls else "redis"
+        self.url = f"{scheme}+cluster://{','.join(f'127.0.0.1:{node.port}' for node in self.masters)}"
 
     def start(self) -> None:
         for node in self.nodes:

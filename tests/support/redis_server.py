@@ -5,6 +5,7 @@ A real Redis for tests: `redis-server` on a Unix socket in a directory of its ow
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import socket
 import subprocess
@@ -22,18 +23,28 @@ class RedisServer:
     """One Redis. `url` says where it is; it stays the same over a restart, which begins with nothing."""
 
     def __init__(
-        self, port: int = 0, *, is_durable: bool = False, options: Sequence[str] = (), program: str | None = None
+        self,
+        port: int = 0,
+        *,
+        is_durable: bool = False,
+        tls: Sequence[str] = (),
+        options: Sequence[str] = (),
+        program: str | None = None,
     ) -> None:
         """
         Args:
             port: beside the Unix socket; none unless given.
             is_durable: what is acknowledged is on the disk, and there again after a restart.
+            tls: options that name its certificate; then TLS is all that is spoken on the port, also among servers.
             options: more of the command line.
             program: the server; the first of Redis and Valkey that is on PATH unless given.
         """
         self.port = port
         self._is_durable = is_durable
         self._options = tuple(options)
+        self._listening = ["--port", str(port)]
+        if tls:
+            self._listening = ["--port", "0", "--tls-port", str(port), "--tls-replication", "yes", *tls]
         self.program = program or shutil.which("redis-server") or shutil.which("valkey-server") or "redis-server"
         self._directory = tempfile.TemporaryDirectory(prefix="redis-")
         self.path = str(Path(self._directory.name, "redis.sock"))
@@ -42,7 +53,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers. It is empty, unless it is durable."""
-        argv = [self.program, "--port", str(self.port), "--unixsocket", self.path, "--save", ""]
+        argv = [self.program, *self._listening, "--unixsocket", self.path, "--save", ""]
         argv += ["--appendonly", "yes", "--appendfsync", "always"] if self._is_durable else ["--appendonly", "no"]
         log = Path(self._directory.name, "log")
         with log.open("wb") as output:
@@ -65,6 +76,17 @@ class RedisServer:
             sock.settimeout(DEADLINE_S)
             sock.connect(self.path)
             return _command(sock, words)
+
+    def follows(self, master: RedisServer) -> bool:
+        """Say whether this replica has everything. (WAIT would count only what its own connection wrote.)"""
+        if b"master_link_status:up" not in self.command("INFO", "replication"):
+            return False
+        return self._replicated(b"slave_repl_offset") == master._replicated(b"master_repl_offset")
+
+    def _replicated(self, name: bytes) -> int | None:
+        """Return a place in the stream of replication, as this server says it."""
+        found = re.search(name + rb":(\d+)", self.command("INFO", "replication"))
+        return int(found[1]) if found else None
 
     def stop(self) -> None:
         """End it; what it held is gone."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -20,37 +21,54 @@ CONFIGURATION = """
 port {port}
 bind 127.0.0.1
 dir {directory}
-sentinel monitor {service} 127.0.0.1 {master} {quorum}
+sentinel resolve-hostnames yes
+sentinel announce-hostnames yes
+sentinel monitor {service} {host} {master} {quorum}
 sentinel down-after-milliseconds {service} 500
 sentinel failover-timeout {service} 3000
 """
 
 
 class Sentinels:
-    """A master, a replica, and `count` sentinels of which most have to agree."""
+    """
+    A master, a replica, and `count` sentinels of which most have to agree. With options of `tls` all of them speak
+    that; the sentinels also without, at `ports`. `host` is what all are called.
+    """
 
-    def __init__(self, count: int = 1) -> None:
-        self.servers = [RedisServer(free_port()), RedisServer(free_port())]
+    def __init__(self, count: int = 1, *, tls: Sequence[str] = (), host: str = "127.0.0.1") -> None:
+        options = ["--replica-announce-ip", host]
+        self.servers = [RedisServer(free_port(), tls=tls, options=options) for _ in range(2)]
+        self._host = host
         self.master, self.replica = self.servers
         self.ports = [free_port() for _ in range(count)]
-        self.url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in self.ports)}/{SERVICE}"
+        self._tls = list(tls)
+        public = self._tls_ports = [free_port() for _ in self.ports] if tls else self.ports
+        scheme = "rediss" if tls else "redis"
+        self.url = f"{scheme}+sentinel://{','.join(f'{host}:{port}' for port in public)}/{SERVICE}"
         self._directory = tempfile.TemporaryDirectory(prefix="sentinels-")
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
         for server in self.servers:
             server.start()
-        ok(self.replica.command("REPLICAOF", "127.0.0.1", str(self.master.port)))
+        ok(self.replica.command("REPLICAOF", self._host, str(self.master.port)))
         wait(lambda: b"master_link_status:up" in self.replica.command("INFO", "replication"))
-        for port in self.ports:
+        for port, tls_port in zip(self.ports, self._tls_ports, strict=True):
             path = Path(self._directory.name, f"{port}.conf")
             quorum = len(self.ports) // 2 + 1
             path.write_text(
                 CONFIGURATION.format(
-                    port=port, directory=path.parent, service=SERVICE, master=self.master.port, quorum=quorum
+                    port=port,
+                    directory=path.parent,
+                    service=SERVICE,
+                    host=self._host,
+                    master=self.master.port,
+                    quorum=quorum,
                 )
             )
             argv = [self.master.program, str(path), "--sentinel"]
+            if self._tls:
+                argv += ["--tls-port", str(tls_port), "--tls-replication", "yes", *self._tls]
             log = path.with_suffix(".log").open("wb")
             with log:
                 self._processes.append(subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT))

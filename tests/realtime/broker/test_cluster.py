@@ -8,23 +8,24 @@ in the stream once, whatever moved meanwhile; what was missed at a subscription 
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from itertools import count
 
 import pytest
 
 import realtime.broker.redis
-from realtime.broker.base import ClientInfo, Room, WorkerId
+from realtime.broker.base import ClientId, ClientInfo, Room, WorkerId
 from realtime.broker.redis import RedisBroker
 from realtime.errors import BrokerUnavailable
 from tests.realtime.broker.workers import KEPT, NOT_KEPT, Heard, Place, Worker, eventually, flushed
 from tests.support.aio import run_async, run_async_for
 from tests.support.processes import free_port
-from tests.support.redis_cluster import RedisCluster
+from tests.support.redis_cluster import RedisCluster, ok, wait
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
 
-ANN = ClientInfo("ann", "c1")
+ANN, BEN, CEM = (ClientInfo(user, client) for user, client in (("ann", "c1"), ("ben", "c2"), ("cem", "c3")))
 LONG = realtime.broker.base.Retention(size=10_000, ttl_s=600.0)
 
 
@@ -210,6 +211,39 @@ async def test_a_node_that_fails_takes_only_its_rooms_away_until_its_replica_has
         assert (await a.heard.count(gone, 2))[-1].data == b"2"
         assert await b.broker.members(gone) == {ANN.client: ANN}
         assert (await b.broker.positions([here]))[here] == other, "what did not move proves what it proved"
+
+
+@pytest.mark.slow
+@run_async_for(90)
+async def test_who_left_and_is_there_again_by_a_failover_leaves_again(
+    failing: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(realtime.broker.redis, "ROUND_S", 0.05)
+    place, home = at(failing), failing.owner(slot_of(failing, Room("~")))
+    victim, replica = next(
+        each for each in zip(failing.masters, failing.replicas, strict=True) if each[0] is not home
+    )  # the set of the worker's members stays as it is
+    room = room_of(failing, place, victim)
+    async with place.worker("a") as a, place.worker("b") as b:
+        await a.broker.subscribe(room)
+        await a.broker.add_member(room, ANN, announce=True)
+        await a.broker.add_member(room, BEN, announce=True, lasting=True)
+        await b.broker.add_member(room, CEM, announce=True)
+        wait(lambda: replica.follows(victim))
+        assert replica.process is not None
+        replica.process.send_signal(signal.SIGSTOP)
+        assert victim.command("CLIENT", "KILL", "TYPE", "replica") == b":1\r\n", "it does not get what comes now"
+        for each in (ANN, BEN):
+            await a.broker.remove_member(room, ClientId(each.client), announce=True)
+        await a.heard.until(lambda: len(a.heard.told("leave")) == 2)
+        victim.stop()
+        replica.process.send_signal(signal.SIGCONT)
+        ok(replica.command("CLUSTER", "FAILOVER", "TAKEOVER"))
+        await a.heard.until(lambda: a.heard.departed)
+        assert {(each.info, each.inherited) for each in a.heard.departed} == {(ANN, False), (BEN, True)}
+        await a.broker.remove_member(room, ClientId(BEN.client), announce=True)
+        await a.heard.until(lambda: len(a.heard.told("leave")) == 4)
+        assert await b.broker.members(room) == {CEM.client: CEM}
 
 
 @pytest.mark.slow

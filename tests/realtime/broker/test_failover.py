@@ -1,5 +1,6 @@
 """
-A Redis that fails over to a replica which lacks the last publications: no client is told that it is whole.
+A Redis that fails over to a replica which lacks the last publications: no client is told that it is whole. One that
+lacks the last departures shows nobody for long who has left.
 
 Two real servers, one a replica of the other. A broker reaches the first through a path in the file system; the failover
 turns that path, as Sentinel or a moved address would. Offsets are handed out again for other publications: whoever has
@@ -9,14 +10,13 @@ one of the lost ones holds a position that looks right and is not.
 from __future__ import annotations
 
 import os
-import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import realtime.broker.redis
 from realtime import App
 from realtime.broker.base import Room, WorkerId
 from realtime.broker.redis import RedisBroker
@@ -24,6 +24,7 @@ from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.one_worker import OneWorker, until
 from tests.support.processes import free_port
+from tests.support.redis_cluster import wait
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
 
@@ -45,12 +46,8 @@ class Pair:
         os.symlink(self.master.path, self.path)
 
     def wait_for_replica(self) -> None:
-        """Wait until it has everything. (WAIT would count only what its own connection wrote.)"""
-        give_up_at = time.monotonic() + 20
-        while b"master_link_status:up" not in self.replica.command("INFO", "replication"):
-            assert time.monotonic() < give_up_at, "the replica has no master"
-        while replicated(self.replica, b"slave_repl_offset") != replicated(self.master, b"master_repl_offset"):
-            assert time.monotonic() < give_up_at, "the replica does not follow"
+        """Wait until it has everything."""
+        wait(lambda: self.replica.follows(self.master))
 
     def part(self) -> None:
         """The replica hears nothing more, and will be the master; nobody knows yet."""
@@ -65,12 +62,6 @@ class Pair:
     def stop(self) -> None:
         self.master.close()
         self.replica.close()
-
-
-def replicated(server: RedisServer, name: bytes) -> int | None:
-    """Return a place in the stream of replication, as a server says it."""
-    found = re.search(name + rb":(\d+)", server.command("INFO", "replication"))
-    return int(found[1]) if found else None
 
 
 @pytest.fixture
@@ -200,3 +191,49 @@ async def test_a_link_that_was_cut_is_no_failover(pair: Pair) -> None:
             told = await back.ask("subscribe", channel=ROOM, recover=True, epoch=first["epoch"], offset=1)
             assert told["recovered"] is True
             assert [pub["data"] for pub in told["publications"]] == [1]
+
+
+@run_async
+async def test_who_left_and_is_there_again_by_a_failover_leaves_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(realtime.broker.redis, "ROUND_S", 0.05)
+    app = App()
+    heard: list[str] = []
+    app.room("plain", open=True, presence=True)
+
+    @app.room("told", presence=True)
+    class Told:
+        async def on_leave(self, member: Any) -> None:
+            heard.append(f"leave {member.client}")
+
+        async def on_empty(self) -> None:
+            heard.append("empty")
+
+    app.room("kind", open=True, presence=True, grace_s=0.1)
+    rooms = ["plain", "kind"]
+    async with OneWorker(app, broker=RedisBroker(pair.url, WorkerId("one"))) as worker:
+        watcher, leaver = await worker.join(user="wim"), await worker.join(user="ana")
+        for room in rooms:
+            await watcher.ask("subscribe", channel=room, join_leave=True)
+        for room in (*rooms, "told"):
+            await leaver.ask("subscribe", channel=room)
+        pair.wait_for_replica()
+        pair.part()
+        left = leaver.connected["client"]
+        await leaver.close()
+        for _ in rooms:
+            assert (await watcher.push("leave"))["leave"]["info"]["client"] == left
+        await until(lambda: heard == [f"leave {left}", "empty"])
+        await until(lambda: worker.broker.statistics()["own_members"] == len(rooms))
+
+        pair.fail_over()
+        await until(lambda: worker.hub.statistics()["broker"]["links_lost"] == 1)
+        await came_back(worker)
+        for _ in rooms:
+            assert (await watcher.push("leave"))["leave"]["info"]["client"] == left
+        await until(lambda: heard == [f"leave {left}", "empty"] * 2)
+        await until(lambda: worker.broker.statistics()["own_members"] == len(rooms))
+        for room in rooms:
+            assert set(await app.room(room).presence()) == {watcher.connected["client"]}
+        assert await app.room("told").presence() == {}

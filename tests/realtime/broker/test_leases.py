@@ -16,6 +16,7 @@ import pytest
 
 import realtime.broker.redis
 from realtime.broker.base import ClientId, ClientInfo, Room
+from realtime.broker.redis import RedisBroker
 from tests.realtime.broker.conftest import LocalProcess, place_of
 from tests.realtime.broker.mortal import info_of, mortal
 from tests.realtime.broker.workers import Place, Worker, eventually, flushed
@@ -36,6 +37,24 @@ def brief(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(realtime.broker.redis, "LEASE_S", 1.5)
     monkeypatch.setattr(realtime.broker.redis, "ROUND_S", 0.05)
     yield place_of(request.param, request)
+
+
+@pytest.mark.parametrize("brief", ["fakeredis", "redis", "cluster"], indirect=True)
+@run_async
+async def test_who_left_is_not_remembered_for_ever(brief: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(realtime.broker.redis, "LEFT_S", 0.0)
+    async with brief.worker("a") as a:
+        assert isinstance(a.broker, RedisBroker)
+        for name in ("one", "other"):
+            await a.broker.add_member(brief.room(name), ANN, announce=True)
+        await a.broker.remove_member(brief.room("other"), ClientId(ANN.client), announce=True)
+        await eventually(lambda: is_all_that_it_has(a, brief.room("one")))
+        assert not a.broker._left
+
+
+async def is_all_that_it_has(worker: Worker, room: Room) -> bool:
+    assert isinstance(worker.broker, RedisBroker)
+    return await worker.broker._owned_by(worker.id) == [(room, ANN.client, False)]
 
 
 async def is_empty(worker: Worker, room: Room) -> bool:

@@ -51,6 +51,17 @@ def test_a_map_names_masters_and_the_node_that_was_asked_where_it_does_not_know_
     assert read_map([], b"", "asked").ranges == []
 
 
+def test_a_master_without_slots_has_a_name_where_the_others_have() -> None:
+    nodes = b"""\
+aaaa 10.0.0.1:7001@17001,one.example master - 0 1 1 connected 0-16383
+bbbb 10.0.0.2:7002@17002,two.example,shard-id=b master - 0 1 1 connected
+cccc 10.0.0.3:7003@17003, master - 0 1 1 connected
+"""
+    for host, other in (("one.example", "two.example"), ("10.0.0.1", "10.0.0.2")):
+        found = read_map([[0, 16383, [host.encode(), 7001, b"aaaa"]]], nodes, "asked")
+        assert found.masters == {(host, 7001), (other, 7002), ("10.0.0.3", 7003)}
+
+
 NO_MAPS = [b"OK", 3, [[1]], [[1, 2, 3]], [[b"x", 2, [b"h", 1, b"n"]]], [[1, 2, [b"\xff", 1, b"n"]]], None]
 
 
@@ -73,6 +84,7 @@ def test_what_names_no_nodes_is_told(nodes: bytes) -> None:
         ("ASK 3999 ::1:6381", ("::1", 6381)),
         ("MOVED 3999 host.example:6381", ("host.example", 6381)),
         ("MOVED 3999 :6381", ("asked", 6381)),
+        ("MOVED 3999 ?:6381", ("asked", 6381)),
     ],
 )
 def test_a_redirection_names_a_node(text: str, endpoint: tuple[str, int]) -> None:

@@ -1,11 +1,13 @@
 """
 `rediss://` with a certificate of an authority of one's own, and a user who may do what the broker does and no more.
 
-A real Redis with TLS; its certificate is made here. The list of commands is the one that docs/deploying.md shows.
+Real servers, sentinels and nodes with TLS; their certificates, for an address or a name, are made here. The list of
+commands is the one that docs/deploying.md shows.
 """
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import re
@@ -29,6 +31,7 @@ from tests.support.processes import free_port
 from tests.support.redis_cluster import RedisCluster, ok
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
+from tests.support.sentinels import Sentinels
 
 ANN = ClientInfo("ann", "c1")
 NOW = datetime.datetime.now(datetime.UTC)
@@ -55,10 +58,12 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def issue(self, address: str) -> list[str]:
-        """Return options of a server whose certificate is for that address."""
+        """Return options of a server whose certificate is for that address, or that name."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+        is_name = address.strip("0123456789.") != ""
+        name = x509.DNSName(address) if is_name else x509.IPAddress(ipaddress.ip_address(address))
+        names = x509.SubjectAlternativeName([name])
         certificate, key_file = self._directory / f"{address}.pem", self._directory / f"{address}.key"
         certificate.write_bytes(self._sign(self._builder(subject, key).add_extension(names, critical=False)))
         key_file.write_bytes(
@@ -142,6 +147,48 @@ async def test_such_a_user_can_do_everything_in_a_cluster() -> None:
         for node in cluster.masters:
             add_user(node, place.own)
         await use(place)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+@run_async
+async def test_the_master_that_sentinels_name_is_reached_by_tls_alone_and_followed(
+    authority: Authority, name: str
+) -> None:
+    with Sentinels(tls=authority.issue(name), host=name) as sentinels:
+        place = Place("redis", f"{sentinels.url}?ssl_ca_certs={authority.path}")
+        await use(place)
+        async with place.worker() as a:
+            await a.broker.add_member(place.room(), ANN, announce=True)
+            sentinels.wait_for_replica()
+            sentinels.master.stop()
+            await a.heard.until(lambda: a.heard.how_often("link restored"))
+            assert await a.broker.members(place.room()) == {ANN.client: ANN}
+        with pytest.raises(BrokerUnavailable, match=r"(?i)certificate verify failed"):
+            await make(sentinels.url, worker_id=WorkerId("a")).start(Heard())
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+@run_async
+async def test_the_nodes_of_a_cluster_are_reached_by_tls_alone_and_followed(authority: Authority, name: str) -> None:
+    announced = ["--cluster-announce-hostname", name, "--cluster-preferred-endpoint-type", "hostname"]
+    options = announced if name == "localhost" else []
+    with RedisCluster(masters=2, empty=1, tls=authority.issue(name), options=options) as cluster:
+        url = cluster.url.replace("127.0.0.1", name)
+        place = Place("cluster", f"{url}?ssl_ca_certs={authority.path}")
+        await use(place)
+        async with place.worker() as a:
+            assert a.broker.statistics()["nodes"] == 3, "also the one without slots"
+            room = place.room()
+            (target,) = cluster.empty
+            await a.broker.subscribe(room)
+            (before,) = await a.publish(room, b"1")
+            await asyncio.to_thread(cluster.move, cluster.slot_of(f"{{{room}}}"), target)
+            await a.heard.until(lambda: a.heard.how_often("gap"))
+            (after,) = await a.publish(room, b"2")
+            assert (after.epoch, after.offset) == (before.epoch, before.offset + 1)
+            assert [each.data for each in await a.heard.count(room, 2)] == [b"1", b"2"]
+        with pytest.raises(BrokerUnavailable, match=r"(?i)certificate verify failed"):
+            await make(url, worker_id=WorkerId("a")).start(Heard())
 
 
 @run_async
