@@ -59,9 +59,7 @@ LEASE_S: Final = 6.0
 ROUND_S: Final = 2.0  # how often the lease is taken, and a probe sent
 PROBE_LOST_S: Final = 6.0
 REAPED_S: Final = 86400  # for so long a worker that is taken for dead may come back
-LEFT_S: Final = (
-    180.0  # a cluster elects no replica that was without its master for longer (10 node timeouts and a ping)
-)
+LEFT_S: Final = 180.0  # no replica of a cluster is elected that lost its master longer ago (10 timeouts and a ping)
 LEFT_MAX: Final = 100_000  # who left, and would be found in LEFT_S; of more, those who left first are not
 FORGET_BATCH: Final = 500  # of those, in one command
 HOME: Final = "~"  # the hash tag of what belongs to no room
@@ -99,6 +97,7 @@ class RedisBroker:
         self._rooms: dict[bytes, Room] = {}  # by channel
         self._members: dict[tuple[Room, ClientId], tuple[ClientInfo, bool, bool]] = {}
         self._left: dict[tuple[Room, ClientId], float] = {}  # when, of those who stand in this worker's set still
+        self._inheriting: set[tuple[Room, ClientId]] = set()  # who stand in this worker's set, and are not its yet
         self._is_doubtful = False  # the servers may hold as this worker's whom it does not have
         self._tasks: set[asyncio.Task[None]] = set()
         self._counts = dict.fromkeys(("published", "received", "links_lost", "gaps", "reaped"), 0)
@@ -495,7 +494,7 @@ class RedisBroker:
         self._is_doubtful = False
         try:
             owned = await self._owned_by(self._worker)
-            ghosts = [each for each in owned if each[:2] not in self._members]
+            ghosts = [each for each in owned if each[:2] not in self._members and each[:2] not in self._inheriting]
             await self._bury_all(ghosts, self._worker)
         except BaseException:
             self._is_doubtful = True
@@ -537,18 +536,23 @@ class RedisBroker:
 
     async def _inherit(self, room: Room, client: ClientId, worker: str) -> Departed | None:
         """Take over a dead worker's member, or what this one does not know. Return None where another was faster."""
-        if worker != self._worker:  # else nobody would find it after us
-            await self._ask(HOME, "SADD", self._owned(self._worker), _pack([room, client, True]))
-        found = await self._run(
-            self._tag(room), scripts.MEMBER_INHERIT, 1, self._key(room, "m"), client, worker, self._worker
-        )
-        if found is None:
-            self._note_left(room, client)
-            return None
-        announce, info = found[0] == b"1", _info(found[1])
-        self._members[room, client] = (info, announce, True)
-        self._left.pop((room, client), None)
-        return Departed(room, info, announce, inherited=True)
+        key = (room, client)
+        self._inheriting.add(key)
+        try:
+            if worker != self._worker:  # else nobody would find it after us
+                await self._ask(HOME, "SADD", self._owned(self._worker), _pack([room, client, True]))
+            found = await self._run(
+                self._tag(room), scripts.MEMBER_INHERIT, 1, self._key(room, "m"), client, worker, self._worker
+            )
+            if found is None:
+                self._note_left(room, client)
+                return None
+            announce, info = found[0] == b"1", _info(found[1])
+            self._members[key] = (info, announce, True)
+            self._left.pop(key, None)
+            return Departed(room, info, announce, inherited=True)
+        finally:
+            self._inheriting.discard(key)
 
     async def _give_up(self) -> None:
         """Remove this worker's members, and its lease; lasting ones are found when that has run out."""

@@ -45,13 +45,28 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority of one's own")])
         basics = x509.BasicConstraints(ca=True, path_length=None)
+        signs = x509.KeyUsage(
+            key_cert_sign=True,
+            crl_sign=True,
+            digital_signature=False,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            encipher_only=False,
+            decipher_only=False,
+        )
         self._certificate = self._builder(self._name, self._key).add_extension(basics, critical=True)
+        self._certificate = self._certificate.add_extension(signs, critical=True)
         self.path = directory / "authority.pem"
         self.path.write_bytes(self._sign(self._certificate))
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key.public_key())
         builder = builder.not_valid_before(NOW - datetime.timedelta(hours=1))
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        for extension in (issuer, x509.SubjectKeyIdentifier.from_public_key(key.public_key())):
+            builder = builder.add_extension(extension, critical=False)  # which Python asks for from 3.13 on
         return builder.not_valid_after(NOW + datetime.timedelta(hours=1)).serial_number(x509.random_serial_number())
 
     def _sign(self, builder: x509.CertificateBuilder) -> bytes:
