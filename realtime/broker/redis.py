@@ -99,6 +99,7 @@ class RedisBroker:
         self._rooms: dict[bytes, Room] = {}  # by channel
         self._members: dict[tuple[Room, ClientId], tuple[ClientInfo, bool, bool]] = {}
         self._left: dict[tuple[Room, ClientId], float] = {}  # when, of those who stand in this worker's set still
+        self._underway: set[tuple[Room, ClientId]] = set()  # being inherited or removed: no members, and no ghosts
         self._is_doubtful = False  # the servers may hold as this worker's whom it does not have
         self._tasks: set[asyncio.Task[None]] = set()
         self._counts = dict.fromkeys(("published", "received", "links_lost", "gaps", "reaped"), 0)
@@ -429,7 +430,11 @@ class RedisBroker:
 
     async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
         self._members.pop((room, client), None)
-        found = await self._remove(room, client, "1" if announce else "0", self._worker if mine else "")
+        self._underway.add((room, client))
+        try:
+            found = await self._remove(room, client, "1" if announce else "0", self._worker if mine else "")
+        finally:
+            self._underway.discard((room, client))
         self._note_left(room, client)
         return None if found is None else found[1]
 
@@ -495,7 +500,7 @@ class RedisBroker:
         self._is_doubtful = False
         try:
             owned = await self._owned_by(self._worker)
-            ghosts = [each for each in owned if each[:2] not in self._members]
+            ghosts = [each for each in owned if each[:2] not in self._members and each[:2] not in self._underway]
             await self._bury_all(ghosts, self._worker)
         except BaseException:
             self._is_doubtful = True
@@ -528,12 +533,17 @@ class RedisBroker:
 
     async def _bury(self, room: Room, client: ClientId, lasting: bool, worker: str) -> Departed | None:
         """Remove or take over one. Return None where another was faster, or it is this worker's own and came again."""
-        if worker == self._worker and (room, client) in self._members:
+        key = (room, client)
+        if worker == self._worker and (key in self._members or key in self._underway):
             return None
-        if lasting:
+        if not lasting:
+            found = await self._remove(room, client, "?", worker)
+            return None if found is None else Departed(room, found[0])
+        self._underway.add(key)
+        try:
             return await self._inherit(room, client, worker)
-        found = await self._remove(room, client, "?", worker)
-        return None if found is None else Departed(room, found[0])
+        finally:
+            self._underway.discard(key)
 
     async def _inherit(self, room: Room, client: ClientId, worker: str) -> Departed | None:
         """Take over a dead worker's member, or what this one does not know. Return None where another was faster."""
