@@ -97,7 +97,7 @@ class RedisBroker:
         self._rooms: dict[bytes, Room] = {}  # by channel
         self._members: dict[tuple[Room, ClientId], tuple[ClientInfo, bool, bool]] = {}
         self._left: dict[tuple[Room, ClientId], float] = {}  # when, of those who stand in this worker's set still
-        self._inheriting: set[tuple[Room, ClientId]] = set()  # who stand in this worker's set, and are not its yet
+        self._underway: set[tuple[Room, ClientId]] = set()  # being inherited or removed: no members, and no ghosts
         self._is_doubtful = False  # the servers may hold as this worker's whom it does not have
         self._tasks: set[asyncio.Task[None]] = set()
         self._counts = dict.fromkeys(("published", "received", "links_lost", "gaps", "reaped"), 0)
@@ -428,7 +428,11 @@ class RedisBroker:
 
     async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
         self._members.pop((room, client), None)
-        found = await self._remove(room, client, "1" if announce else "0", self._worker if mine else "")
+        self._underway.add((room, client))
+        try:
+            found = await self._remove(room, client, "1" if announce else "0", self._worker if mine else "")
+        finally:
+            self._underway.discard((room, client))
         self._note_left(room, client)
         return None if found is None else found[1]
 
@@ -494,7 +498,7 @@ class RedisBroker:
         self._is_doubtful = False
         try:
             owned = await self._owned_by(self._worker)
-            ghosts = [each for each in owned if each[:2] not in self._members and each[:2] not in self._inheriting]
+            ghosts = [each for each in owned if each[:2] not in self._members and each[:2] not in self._underway]
             await self._bury_all(ghosts, self._worker)
         except BaseException:
             self._is_doubtful = True
@@ -527,32 +531,32 @@ class RedisBroker:
 
     async def _bury(self, room: Room, client: ClientId, lasting: bool, worker: str) -> Departed | None:
         """Remove or take over one. Return None where another was faster, or it is this worker's own and came again."""
-        if worker == self._worker and (room, client) in self._members:
+        key = (room, client)
+        if worker == self._worker and (key in self._members or key in self._underway):
             return None
-        if lasting:
+        if not lasting:
+            found = await self._remove(room, client, "?", worker)
+            return None if found is None else Departed(room, found[0])
+        self._underway.add(key)
+        try:
             return await self._inherit(room, client, worker)
-        found = await self._remove(room, client, "?", worker)
-        return None if found is None else Departed(room, found[0])
+        finally:
+            self._underway.discard(key)
 
     async def _inherit(self, room: Room, client: ClientId, worker: str) -> Departed | None:
         """Take over a dead worker's member, or what this one does not know. Return None where another was faster."""
-        key = (room, client)
-        self._inheriting.add(key)
-        try:
-            if worker != self._worker:  # else nobody would find it after us
-                await self._ask(HOME, "SADD", self._owned(self._worker), _pack([room, client, True]))
-            found = await self._run(
-                self._tag(room), scripts.MEMBER_INHERIT, 1, self._key(room, "m"), client, worker, self._worker
-            )
-            if found is None:
-                self._note_left(room, client)
-                return None
-            announce, info = found[0] == b"1", _info(found[1])
-            self._members[key] = (info, announce, True)
-            self._left.pop(key, None)
-            return Departed(room, info, announce, inherited=True)
-        finally:
-            self._inheriting.discard(key)
+        if worker != self._worker:  # else nobody would find it after us
+            await self._ask(HOME, "SADD", self._owned(self._worker), _pack([room, client, True]))
+        found = await self._run(
+            self._tag(room), scripts.MEMBER_INHERIT, 1, self._key(room, "m"), client, worker, self._worker
+        )
+        if found is None:
+            self._note_left(room, client)
+            return None
+        announce, info = found[0] == b"1", _info(found[1])
+        self._members[room, client] = (info, announce, True)
+        self._left.pop((room, client), None)
+        return Departed(room, info, announce, inherited=True)
 
     async def _give_up(self) -> None:
         """Remove this worker's members, and its lease; lasting ones are found when that has run out."""

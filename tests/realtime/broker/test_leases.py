@@ -140,6 +140,22 @@ async def test_lasting_members_of_a_worker_that_was_killed_are_inherited_once(br
             assert await b.broker.members(name) == {}
 
 
+@pytest.mark.parametrize("brief", ["fakeredis", "redis", "cluster"], indirect=True)
+@run_async
+async def test_who_is_being_inherited_is_no_ghost(brief: Place) -> None:
+    rooms = [brief.room(str(number)) for number in range(20)]
+    async with brief.worker("b") as b:
+        assert isinstance(b.broker, RedisBroker)
+        with mortal(brief, "a", *rooms, lasting=True) as process:
+            process.kill()
+            reaping = asyncio.create_task(b.broker.reap(brief.make("a").id))
+            while not reaping.done():
+                await b.broker._reconcile()
+            await reaping
+        await b.heard.until(lambda: len(b.heard.departed) >= len(rooms))
+        assert sorted(each.room for each in b.heard.departed) == sorted(rooms), "each once"
+
+
 @run_async
 async def test_lasting_members_are_left_to_another_by_a_worker_that_ends(brief: Place) -> None:
     room = brief.room()
