@@ -1,0 +1,106 @@
+"""
+The errors of the load client, in one tree. Each ends in the command's one sentence, with what to do.
+
+    RealtimeError
+    ├── WrongPlan              what was asked for contradicts itself, or is too much for one process
+    └── LoadRefused
+        ├── Unreachable        nobody answers there, or something else than a realtime server
+        └── Refused            the server answers, and says no
+
+Pure: an exception holds facts, `__str__` makes the text. Nothing is ever raised by the run itself once it has begun.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from realtime.errors import RealtimeError
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """
+    How one client failed: what is counted under one name.
+
+    Attributes:
+        step: what it was about to do: "reach" the server, "handshake", "connect", "join" its room, "publish"; or
+            "stay", once it was a member.
+        code: an error or close code of the protocol, the status of an HTTP answer, or 0.
+        reason: in the words of the server or of the system.
+    """
+
+    step: str
+    code: int
+    reason: str
+
+    @property
+    def kind(self) -> str:
+        """A few words, the same for all that failed alike."""
+        return f"{self.reason} ({self.code})" if self.code else self.reason
+
+
+class WrongPlan(RealtimeError):
+    """A load that cannot be run."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+class LoadRefused(RealtimeError):
+    """The first client did not get in, so that the others need not try."""
+
+    def __init__(self, address: str, room: str, failure: Failure) -> None:
+        super().__init__(address, room, failure)
+        self.address, self.room, self.failure = address, room, failure
+
+
+class Unreachable(LoadRefused):
+    """There is no realtime server."""
+
+    def __str__(self) -> str:
+        if self.failure.step == "reach":
+            return f"{self.address} does not answer ({self.failure.reason}): does a server run there?"
+        said = f"answers {self.failure.kind}" if self.failure.code else self.failure.reason
+        advice = ADVICE.get(self.failure.code, "is it a realtime server, and is http or https right?")
+        return f"{self.address} opens no WebSocket ({said}): {advice}"
+
+
+HOW_TO_GET_IN: Final = "give --token T, or --secret-from-settings with the server's secret"
+
+ADVICE: Final = {
+    403: "the server, or a proxy before it, forbids it",
+    404: "name the whole path where the protocol is served",
+    503: "no worker is free to take it; its log says why",
+    102: "name a room that the application has, such as --room 'chat:{n}'",
+    103: f"{HOW_TO_GET_IN}, or name a room that is open to these clients with --room",
+    107: "what is published has to be what the room's handler takes: --data shapes it",
+    109: "the token has expired: make a new one with `realtime token`",
+    111: "the server limits how often: choose a smaller --rate or --connect-rate",
+    3500: "the token is not one of this server's: was it signed with its secret?",
+    3501: HOW_TO_GET_IN,
+    3504: "the server takes no more connections: choose fewer --clients",
+    3507: HOW_TO_GET_IN,
+}
+
+
+class Refused(LoadRefused):
+    """The server says no to what every client would ask."""
+
+    def __str__(self) -> str:
+        what = {
+            "join": f"{self.address} does not let clients into {self.room}",
+            "publish": f"{self.address} takes no publications in {self.room}",
+        }.get(self.failure.step, f"{self.address} does not admit these clients")
+        advice = ADVICE.get(self.failure.code, "the server's log may say why")
+        return f"{what}, it says {self.failure.kind!r}: {advice}"
+
+
+def refusal(address: str, room: str, failure: Failure) -> LoadRefused:
+    """Return the error for a client that was the first and failed."""
+    kind = Unreachable if failure.step in ("reach", "handshake") else Refused
+    return kind(address, room, failure)
