@@ -107,7 +107,8 @@ def bench(
     if as_json:
         click.echo(json.dumps(numbers(outcome), ensure_ascii=False))
     else:
-        console().print(as_text(outcome))
+        out = console()
+        out.print(as_text(outcome, out.width), soft_wrap=not out.is_terminal)
     if not outcome.balance.published and outcome.is_interrupted:
         raise KeyboardInterrupt
     return 0 if outcome.is_clean else DIRTY
@@ -172,7 +173,7 @@ def run(
     """
     coloured = console(stderr=True).color_system is not None
     if not quiet:
-        console().print(title(plan), end="\n\n")
+        console().print(title(plan), end="\n\n", soft_wrap=True)
     with Screen(sys.stderr, width=shutil.get_terminal_size().columns, coloured=coloured) as screen:
         return uvloop.run(_run(plan, marker, token_of, tls, screen.show))
 
@@ -195,4 +196,4 @@ def console(*, stderr: bool = False) -> Any:
     """Return where a person reads."""
     from rich.console import Console  # the numbers alone need no rich
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    return Console(stderr=stderr, highlight=False)

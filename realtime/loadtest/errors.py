@@ -73,12 +73,12 @@ class Unreachable(LoadRefused):
 HOW_TO_GET_IN: Final = "give --token T, or --secret-from-settings with the server's secret"
 
 ADVICE: Final = {
-    403: "the server, or a proxy before it, forbids it",
+    403: "is this the path where the protocol is served, and does a proxy before it let WebSockets through?",
     404: "name the whole path where the protocol is served",
     503: "no worker is free to take it; its log says why",
     102: "name a room that the application has, such as --room 'chat:{n}'",
     103: f"{HOW_TO_GET_IN}, or name a room that is open to these clients with --room",
-    107: "what is published has to be what the room's handler takes: --data shapes it",
+    107: "is the name of the room right?",
     109: "the token has expired: make a new one with `realtime token`",
     111: "the server limits how often: choose a smaller --rate or --connect-rate",
     3500: "the token is not one of this server's: was it signed with its secret?",
@@ -97,6 +97,8 @@ class Refused(LoadRefused):
             "publish": f"{self.address} takes no publications in {self.room}",
         }.get(self.failure.step, f"{self.address} does not admit these clients")
         advice = ADVICE.get(self.failure.code, "the server's log may say why")
+        if self.failure.step == "publish" and self.failure.code not in (102, 111):
+            advice = "give what the room's handler takes with --data, or name another room with --room"
         return f"{what}, it says {self.failure.kind!r}: {advice}"
 
 

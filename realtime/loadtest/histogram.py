@@ -77,11 +77,11 @@ class Histogram:
             return math.inf
         return float(self.max_us) if self.measured else math.nan
 
-    def buckets(self) -> Iterator[tuple[int, int]]:
-        """Give the longest duration and the count of each bucket that is not empty, the shortest first."""
+    def buckets(self) -> Iterator[tuple[int, int, int]]:
+        """Give the shortest and longest duration and the count of each bucket that is not empty, in their order."""
         for number, count in enumerate(self._counts):
             if count:
-                yield upper_us(number), count
+                yield (upper_us(number - 1) + 1 if number else 0), upper_us(number), count
 
     def clear(self) -> None:
         """Begin anew."""

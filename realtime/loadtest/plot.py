@@ -17,6 +17,8 @@ from realtime.loadtest.histogram import Histogram
 
 BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 WIDTH, HEIGHT = 64, 9
+NARROW: Final = 24  # columns, below which there is nothing to see
+BESIDE: Final = 11  # columns beside those of a histogram: the shares before it, and ∞ after it
 NARROWEST: Final = 8.0  # the longest on the axis to the shortest: buckets of 1.6 % then fill the columns
 
 _USUAL, _SLOW, _SLOWEST = "green", "yellow", "red"
@@ -78,15 +80,12 @@ def histogram(latency: Histogram, *, width: int = WIDTH, height: int = HEIGHT) -
     Whatever is not nothing has at least the lowest block. What never came stands at the right end, under ∞.
 
     Returns:
-        The lines, none wider than `width` + 14; nothing when there is nothing to draw.
+        The lines, none wider than `width` + `BESIDE`; nothing when there is nothing to draw.
     """
     if not latency.measured:
         return []
     low, high = _ends(latency)
-    columns = [0] * width
-    for us, number in latency.buckets():
-        at = int(math.log(max(us, low) / low) / math.log(high / low) * width)
-        columns[min(at, width - 1)] += number
+    columns = _columns(latency, low, high, width)
     total = latency.measured + latency.missed
     top = max(*columns, latency.missed)
     styles = [_style(low * (high / low) ** ((at + 0.5) / width), latency) for at in range(width)]
@@ -104,22 +103,39 @@ def histogram(latency: Histogram, *, width: int = WIDTH, height: int = HEIGHT) -
     lines.append(Text(" " * 7 + "└" + axis, "dim"))
     lines.append(Text(" " * 8 + _labels(ticks, width) + ("  ∞" if latency.missed else ""), "dim"))
     lines.append(_percentiles(latency, low, high, width))
+    for line in lines:
+        line.rstrip()
     return lines
 
 
 def _ends(latency: Histogram) -> tuple[float, float]:
     """Return the shortest and the longest of the axis, around all that was measured."""
-    shortest = max(1, next(us for us, _ in latency.buckets()))
-    low, high = shortest / 1.08, latency.max_us * 1.08
+    shortest = next(us for us, _, _ in latency.buckets())
+    low, high = max(1, shortest) / 1.08, (latency.max_us + 1) * 1.08
     if high / low < NARROWEST:
         middle = math.sqrt(low * high)
         low, high = middle / math.sqrt(NARROWEST), middle * math.sqrt(NARROWEST)
     return low, high
 
 
-def _block(number: int, top: int, row: int, height: int) -> str:
+def _columns(latency: Histogram, low: float, high: float, width: int) -> list[float]:
+    """Spread each bucket evenly over the columns that it touches: otherwise the widths of the two make a comb."""
+    columns = [0.0] * width
+    for shortest, longest, number in latency.buckets():
+        begin, end = (_position(us, low, high, width) for us in (shortest, longest + 1))
+        for at in range(int(begin), min(width - 1, int(end)) + 1):
+            columns[at] += number * (min(end, at + 1) - max(begin, at)) / (end - begin)
+    return columns
+
+
+def _position(us: float, low: float, high: float, width: int) -> float:
+    """Return where a duration stands on the axis, in columns."""
+    return min(max(math.log(max(us, low) / low) / math.log(high / low), 0.0), 1.0) * width
+
+
+def _block(number: float, top: float, row: int, height: int) -> str:
     eighths = number / top * height * 8
-    if row == 0 and number:
+    if row == 0 and number > 0:
         eighths = max(1.0, eighths)
     return BLOCKS[min(8, max(0, round(eighths - row * 8)))]
 
@@ -135,7 +151,7 @@ def _share(share: float) -> str:
 
 
 def _place(us: float, low: float, high: float, width: int) -> int:
-    return min(width - 1, int(math.log(us / low) / math.log(high / low) * width))
+    return min(width - 1, int(_position(us, low, high, width)))
 
 
 def _ticks(low: float, high: float, width: int) -> list[tuple[int, str]]:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from realtime.loadtest.histogram import Histogram
 from realtime.loadtest.plan import Plan
-from realtime.loadtest.plot import count, duration, histogram, size
+from realtime.loadtest.plot import BESIDE, NARROW, WIDTH, count, duration, histogram, size
 from realtime.loadtest.run import Outcome
 
 BUSY: Final = 0.85  # of one processor: from here on a single process has no time to spare
@@ -27,19 +27,21 @@ PERCENTILES: Final = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999
 
 def limit(outcome: Outcome) -> str | None:
     """Say how the load client itself was the limit, None when it was not."""
+    if not outcome.balance.published:
+        return None
     late_us, latency_us = outcome.lateness.percentile_us(0.99), outcome.latency.percentile_us(0.99)
     if outcome.busy >= BUSY:
-        how = f"it was busy {min(outcome.busy, 1):.0%} of the time"
+        how = f"it was busy {min(outcome.busy, 1):.0%} of the time, so what it measured may be its own slowness"
     elif late_us >= LATE_US and (late_us >= VERY_LATE_US or late_us * 2 >= latency_us):
-        how = f"its own event loop was late by {duration(late_us)} (p99)"
+        how = f"its event loop was late by {duration(late_us)} (p99), so that much of the latency may be its own"
     else:
         return None
-    return f"the load client was the limit, not only the server: {how}; use fewer --clients or a smaller --rate"
+    return f"the load client itself was the limit: {how}; use fewer --clients, or several machines"
 
 
 def hint(outcome: Outcome) -> str | None:
     """Say what the numbers do not show, None when there is nothing."""
-    if outcome.is_local:
+    if outcome.is_local or not outcome.balance.published:
         return None
     return "all clients have this machine's address: with --sticky ip one worker serves them all"
 
@@ -94,10 +96,12 @@ def title(plan: Plan) -> Text:
     return Text.assemble(("realtime bench", "bold"), f"  {plan.address}\n", (f"{members} in {rooms}; {load}", "dim"))
 
 
-def as_text(outcome: Outcome) -> RenderableType:
-    """Return the tables, the plot and the verdict."""
-    parts: list[RenderableType] = [_figures(outcome), Text(), _latencies(outcome), Text()]
-    if plot := histogram(outcome.latency):
+def as_text(outcome: Outcome, columns: int) -> RenderableType:
+    """Return the tables, the plot and the verdict, for a terminal of so many columns."""
+    parts: list[RenderableType] = [_figures(outcome), Text()]
+    if outcome.balance.published:
+        parts += [_latencies(outcome), Text()]
+    if plot := histogram(outcome.latency, width=min(WIDTH, max(NARROW, columns - BESIDE))):
         parts += [*plot, Text()]
     parts += [Text.assemble(("! ", style), sentence) for sentence, style in _remarks(outcome)]
     return Group(*parts, verdict(outcome))

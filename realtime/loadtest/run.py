@@ -295,12 +295,12 @@ class Load:
     def _publish_due(self) -> None:
         plan = self._plan
         while not self._sent.is_set():
-            if self._next == plan.publications:
-                self._sent.set()
-                return
             early_s = plan.due_s(self._next) - self._since_us(perf_counter_ns()) / 1e6
             if early_s > 0:
                 signal.setitimer(signal.ITIMER_REAL, max(early_s, 1e-5))
+                return
+            if self._next == plan.publications:  # when one more would be due, all have had their time
+                self._sent.set()
                 return
             self._lateness.add(round(-early_s * 1e6))
             self._publish(self._next % plan.rooms, round(plan.due_s(self._next) * 1e6))
