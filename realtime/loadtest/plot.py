@@ -19,7 +19,9 @@ BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 WIDTH, HEIGHT = 64, 9
 NARROW: Final = 24  # columns, below which there is nothing to see
 BESIDE: Final = 11  # columns beside those of a histogram: the shares before it, and ∞ after it
-NARROWEST: Final = 8.0  # the longest on the axis to the shortest: buckets of 1.6 % then fill the columns
+FACTOR_MIN: Final = 8.0  # the longest on the axis to the shortest: buckets of 1.6 % then fill the columns
+
+_MARGIN: Final = 8  # columns before the axis
 
 _USUAL, _SLOW, _SLOWEST = "green", "yellow", "red"
 
@@ -100,8 +102,8 @@ def histogram(latency: Histogram, *, width: int = WIDTH, height: int = HEIGHT) -
         lines.append(line)
     ticks = _ticks(low, high, width)
     axis = "".join("┴" if at in dict(ticks) else "─" for at in range(width))
-    lines.append(Text(" " * 7 + "└" + axis, "dim"))
-    lines.append(Text(" " * 8 + _labels(ticks, width) + ("  ∞" if latency.missed else ""), "dim"))
+    lines.append(Text(" " * (_MARGIN - 1) + "└" + axis, "dim"))
+    lines.append(Text(" " * _MARGIN + _labels(ticks, width) + ("  ∞" if latency.missed else ""), "dim"))
     lines.append(_percentiles(latency, low, high, width))
     for line in lines:
         line.rstrip()
@@ -112,9 +114,9 @@ def _ends(latency: Histogram) -> tuple[float, float]:
     """Return the shortest and the longest of the axis, around all that was measured."""
     shortest = next(us for us, _, _ in latency.buckets())
     low, high = max(1, shortest) / 1.08, (latency.max_us + 1) * 1.08
-    if high / low < NARROWEST:
+    if high / low < FACTOR_MIN:
         middle = math.sqrt(low * high)
-        low, high = middle / math.sqrt(NARROWEST), middle * math.sqrt(NARROWEST)
+        low, high = middle / math.sqrt(FACTOR_MIN), middle * math.sqrt(FACTOR_MIN)
     return low, high
 
 
@@ -185,12 +187,15 @@ def _labels(marks: Iterable[tuple[int, str]], width: int) -> str:
 
 
 def _percentiles(latency: Histogram, low: float, high: float, width: int) -> Text:
-    """Point at p50, p99 and p99.9."""
-    line = Text(" " * 8)
+    """Point at p50, p99 and p99.9, each where there is still room for its name."""
+    line = Text()
     for share, name, style in ((0.5, "p50", _USUAL), (0.99, "p99", _SLOW), (0.999, "p99.9", _SLOWEST)):
         us = latency.percentile_us(share)
         if math.isfinite(us):
-            at = 8 + _place(max(us, low), low, high, width)
-            if at >= len(line.plain):
-                line.append(" " * (at - len(line.plain))).append(f"▲ {name} ", style)
+            at, text = _place(us, low, high, width), f"▲ {name}"
+            if at + len(text) > width:
+                at, text = at + 1 - len(text), f"{name} ▲"
+            begin = at + _MARGIN
+            if begin >= len(line.plain) + bool(line.plain):
+                line.append(" " * (begin - len(line.plain))).append(text, style)
     return line
