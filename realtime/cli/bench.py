@@ -23,10 +23,11 @@ from realtime.cli.options import GroupedCommand, settings_options
 from realtime.errors import SettingsError
 from realtime.loadtest.errors import WrongPlan
 from realtime.loadtest.marks import Marker
+from realtime.loadtest.outcome import Live, Outcome
 from realtime.loadtest.plan import CLIENTS_MAX, SECONDS_MAX, Address, Plan
 from realtime.loadtest.report import as_json as numbers
 from realtime.loadtest.report import as_text, title
-from realtime.loadtest.run import Live, Load, Outcome
+from realtime.loadtest.run import Load
 from realtime.loadtest.screen import Screen
 from realtime.settings import resolve
 

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from realtime.loadtest.histogram import Histogram
+from realtime.loadtest.outcome import Outcome
 from realtime.loadtest.plan import Plan
 from realtime.loadtest.plot import BESIDE, NARROW, WIDTH, count, duration, histogram, size
-from realtime.loadtest.run import Outcome
 
 BUSY: Final = 0.85  # of one processor: from here on a single process has no time to spare
 LATE_US, VERY_LATE_US = 5_000, 50_000

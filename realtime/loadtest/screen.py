@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Final, TextIO
 
+from realtime.loadtest.outcome import Live
 from realtime.loadtest.plot import bar, count, duration, sparks
-from realtime.loadtest.run import Live
 
 _DIM, _GREEN, _RED, _PLAIN = "\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
 _ANEW: Final = "\r\x1b[2K"

@@ -12,9 +12,9 @@ from rich.console import Console
 from realtime.loadtest.errors import Failure
 from realtime.loadtest.histogram import Histogram
 from realtime.loadtest.ledger import Balance
+from realtime.loadtest.outcome import Live, Outcome
 from realtime.loadtest.plan import Address, Plan
 from realtime.loadtest.report import as_json, as_text, limit, title, verdict
-from realtime.loadtest.run import Live, Outcome
 from realtime.loadtest.screen import Screen, line
 
 PLAN = Plan(Address.parse("127.0.0.1:8000"), clients=20, seconds=1.0)
