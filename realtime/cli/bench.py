@@ -6,7 +6,6 @@ import asyncio
 import json
 import resource
 import secrets
-import shutil
 import signal
 import ssl
 import sys
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 import click
 import uvloop
+from rich.console import Console
 
 from realtime.auth import sign
 from realtime.cli.launch import raise_descriptor_limit
@@ -108,7 +108,7 @@ def bench(
     if as_json:
         click.echo(json.dumps(numbers(outcome), ensure_ascii=False))
     else:
-        out = console()
+        out = Console(highlight=False)
         out.print(as_text(outcome, out.width), soft_wrap=not out.is_terminal)
     if not outcome.balance.published and outcome.is_interrupted:
         raise KeyboardInterrupt
@@ -172,10 +172,11 @@ def run(
     Raises:
         LoadRefused: nobody gets in.
     """
-    coloured = console(stderr=True).color_system is not None
     if not quiet:
-        console().print(title(plan), end="\n\n", soft_wrap=True)
-    with Screen(sys.stderr, width=shutil.get_terminal_size().columns, coloured=coloured) as screen:
+        Console(highlight=False).print(title(plan), end="\n\n", soft_wrap=True)
+    terminal = Console(stderr=True)
+    coloured = terminal.color_system is not None and not terminal.no_color
+    with Screen(sys.stderr, width=terminal.width, coloured=coloured) as screen:
         return uvloop.run(_run(plan, marker, token_of, tls, screen.show))
 
 
@@ -191,10 +192,3 @@ async def _run(
     loop.add_signal_handler(signal.SIGINT, load.stop)
     loop.add_signal_handler(signal.SIGTERM, load.stop)
     return await load.run()
-
-
-def console(*, stderr: bool = False) -> Any:
-    """Return where a person reads."""
-    from rich.console import Console  # the numbers alone need no rich
-
-    return Console(stderr=stderr, highlight=False)

@@ -140,12 +140,6 @@ class Client(asyncio.Protocol):
         self._id = 2
         self._asked: dict[int, int] = {}  # publications without an answer: by command, their number
 
-    @property
-    def peer(self) -> str:
-        """The address that was connected to."""
-        assert self._transport is not None, "it was connected"
-        return str(self._transport.get_extra_info("peername")[0])
-
     # What it says
 
     def _write(self, data: bytes) -> None:

@@ -17,6 +17,8 @@ from typing import Final
 
 from realtime.errors import RealtimeError
 
+REASON_MAX: Final = 123  # characters: as much as the reason of a close frame has room for
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -27,12 +29,16 @@ class Failure:
         step: what it was about to do: "reach" the server, "handshake", "connect", "join" its room, "publish"; or
             "stay", once it was a member.
         code: an error or close code of the protocol, the status of an HTTP answer, or 0.
-        reason: in the words of the server or of the system.
+        reason: in the words of the server or of the system, on one line that a terminal can show.
     """
 
     step: str
     code: int
     reason: str
+
+    def __post_init__(self) -> None:
+        text = "".join(each if each.isprintable() else " " for each in self.reason[:REASON_MAX])
+        object.__setattr__(self, "reason", text)
 
     @property
     def kind(self) -> str:

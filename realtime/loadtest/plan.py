@@ -104,6 +104,7 @@ class Plan:
                 f"--rate: in all rooms together at most {PUBLICATIONS_PER_S_MAX:,.0f} a second",
             ),
             (0 < self.seconds <= SECONDS_MAX, f"--seconds: more than 0, at most {SECONDS_MAX:g}"),
+            (self.rate * self.seconds >= 1, "--rate: at least one publication in --seconds"),
             (SIZE_MIN <= self.size <= SIZE_MAX, f"--size: from {SIZE_MIN} to {SIZE_MAX:,} bytes"),
             (0 < self.connect_rate <= CLIENTS_MAX, f"--connect-rate: more than 0, at most {CLIENTS_MAX:,} a second"),
         )
@@ -121,8 +122,8 @@ class Plan:
 
     @property
     def publications(self) -> int:
-        """How many are due, in all rooms together; at least one in each."""
-        return max(1, round(self.rate * self.seconds)) * self.rooms
+        """How many are due before the end, in all rooms together."""
+        return math.floor(self.rate * self.seconds * (1 + 1e-12)) * self.rooms  # 0.29 * 100 is a little less than 29
 
     def due_s(self, number: int) -> float:
         """Return when a publication is due, in seconds since the first."""

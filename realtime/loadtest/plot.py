@@ -17,6 +17,7 @@ from realtime.loadtest.histogram import Histogram
 
 BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 WIDTH, HEIGHT = 64, 9
+SPARKS: Final = 16  # values
 NARROW: Final = 24  # columns, below which there is nothing to see
 BESIDE: Final = 11  # columns beside those of a histogram: the shares before it, and ∞ after it
 FACTOR_MIN: Final = 8.0  # the longest on the axis to the shortest: buckets of 1.6 % then fill the columns
@@ -66,7 +67,7 @@ def bar(share: float, width: int = 30) -> tuple[str, str]:
     return done, "─" * (width - len(done))
 
 
-def sparks(values: Sequence[float], width: int = 16) -> str:
+def sparks(values: Sequence[float], width: int = SPARKS) -> str:
     """Return the last values as blocks, the highest one being full; a blank where there is no number."""
     last = [each if math.isfinite(each) else 0.0 for each in values[-width:]]
     highest = max(last, default=0.0)

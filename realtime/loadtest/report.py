@@ -22,6 +22,15 @@ from realtime.loadtest.plot import BESIDE, NARROW, WIDTH, count, duration, histo
 
 BUSY: Final = 0.85  # of one processor: from here on a single process has no time to spare
 LATE_US, VERY_LATE_US = 5_000, 50_000
+KINDS_MAX: Final = 8  # kinds of failure that are shown; a server may say something else to each client
+FAILED: Final = {
+    "reach": ("client", "could not reach the server"),
+    "handshake": ("client", "got no WebSocket"),
+    "connect": ("client", "not admitted"),
+    "join": ("client", "not let into the room"),
+    "publish": ("publication", "refused"),
+    "stay": ("member", "closed"),
+}
 PERCENTILES: Final = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999))
 
 
@@ -89,11 +98,11 @@ def _times(durations: Histogram) -> dict[str, float | None]:
 
 def title(plan: Plan) -> Text:
     """Say what is going to be done, in two lines."""
-    members = f"{count(plan.clients)} client{'s'[: plan.clients != 1]}"
     rooms = f"the room {plan.name_of(0)}" if plan.rooms == 1 else f"{count(plan.rooms)} rooms"
     each = "" if plan.rooms == 1 else " in each"
     load = f"{plan.rate:g} publications a second{each}, {plan.size} B, for {plan.seconds:g} s"
-    return Text.assemble(("realtime bench", "bold"), f"  {plan.address}\n", (f"{members} in {rooms}; {load}", "dim"))
+    what = f"{_many(plan.clients, 'client')} in {rooms}; {load}"
+    return Text.assemble(("realtime bench", "bold"), f"  {plan.address}\n", (what, "dim"))
 
 
 def as_text(outcome: Outcome, columns: int) -> RenderableType:
@@ -143,19 +152,13 @@ def _latencies(outcome: Outcome) -> Table:
 
 
 def _remarks(outcome: Outcome) -> Iterator[tuple[str, str]]:
-    for failure, number in _most_first(outcome):
-        what = {"publish": "publications", "stay": "members"}.get(failure.step, "clients")
-        how = {
-            "reach": "could not reach the server",
-            "handshake": "got no WebSocket",
-            "connect": "were not admitted",
-            "join": "were not let into their room",
-            "publish": "were refused",
-            "stay": "were closed",
-        }[failure.step]
-        yield f"{count(number)} {what} {how}: {failure.kind}", "red"
+    for failure, number in _most_first(outcome)[:KINDS_MAX]:
+        what, how = FAILED[failure.step]
+        yield f"{_many(number, what)} {how}: {failure.kind}", "red"
+    if (more := len(outcome.failures) - KINDS_MAX) > 0:
+        yield f"and {_many(more, 'other kind')} of failure; --json has them all", "red"
     if outcome.balance.strange:
-        yield f"{count(outcome.balance.strange)} deliveries came in a room that they were not published in", "red"
+        yield f"{_many(outcome.balance.strange, 'delivery')} in a room that nothing of the kind was published in", "red"
     if (sentence := limit(outcome)) is not None:
         yield sentence, "yellow"
     if (sentence := hint(outcome)) is not None:
@@ -180,16 +183,19 @@ def verdict(outcome: Outcome) -> Text:
 
 def _faults(outcome: Outcome) -> str:
     balance = outcome.balance
-    found = [
-        f"{count(number)} {name}"
-        for name, number in (
-            ("deliveries lost", balance.lost),
-            ("doubled", balance.doubled),
-            ("reordered", balance.reordered),
-            ("strange", balance.strange),
-            ("publications refused", balance.refused),
-            ("clients failed", sum(n for each, n in outcome.failures.items() if each.step != "publish")),
-        )
-        if number
-    ]
-    return ", ".join(found)
+    failed = sum(number for each, number in outcome.failures.items() if each.step != "publish")
+    found = (
+        (balance.lost, f"{_many(balance.lost, 'delivery')} lost"),
+        (balance.doubled, f"{count(balance.doubled)} doubled"),
+        (balance.reordered, f"{count(balance.reordered)} reordered"),
+        (balance.strange, f"{count(balance.strange)} strange"),
+        (balance.refused, f"{_many(balance.refused, 'publication')} refused"),
+        (failed, f"{_many(failed, 'client')} failed"),
+    )
+    return ", ".join(text for number, text in found if number)
+
+
+def _many(number: int, what: str) -> str:
+    if number == 1:
+        return f"1 {what}"
+    return f"{count(number)} {what.removesuffix('y') + 'ies' if what.endswith('y') else what + 's'}"

@@ -69,6 +69,7 @@ class Load:
         self._failures: Counter[Failure] = Counter()
         self._failed_first: LoadRefused | None = None
         self._joined = 0
+        self._here = 0  # those of them that have not ended
         self._stopping = asyncio.Event()
         self._stopped_twice = asyncio.Event()
         self._settled = asyncio.Event()  # nobody is waited for at the moment
@@ -189,6 +190,8 @@ class Load:
         members = self._joined
         self._step, self._step_ns = "publishing", perf_counter_ns()
         self._begun_ns = perf_counter_ns()
+        if not self._here:
+            self._sent.set()
         used_s = time.process_time()
         with self._alarms():
             await self._sent.wait()
@@ -232,15 +235,17 @@ class Load:
     def _publish_due(self) -> None:
         plan = self._plan
         while not self._sent.is_set():
-            early_s = plan.due_s(self._next) - self._since_us(perf_counter_ns()) / 1e6
+            is_over = self._next == plan.publications
+            due_s = plan.seconds if is_over else plan.due_s(self._next)
+            early_s = due_s - self._since_us(perf_counter_ns()) / 1e6
             if early_s > 0:
                 signal.setitimer(signal.ITIMER_REAL, max(early_s, 1e-5))
                 return
-            if self._next == plan.publications:  # when one more would be due, all have had their time
+            if is_over:
                 self._sent.set()
                 return
             self._lateness.add(round(-early_s * 1e6))
-            self._publish(self._next % plan.rooms, round(plan.due_s(self._next) * 1e6))
+            self._publish(self._next % plan.rooms, round(due_s * 1e6))
             self._next += 1
 
     def _publish(self, room: int, due_us: int) -> None:
@@ -317,12 +322,17 @@ class Load:
         client.account = self._ledger.open(room)
         self._members[room].append(client)
         self._joined += 1
+        self._here += 1
         self._connect.add(round((self._elapsed_s() - client.due_s) * 1e6))
         self._no_longer_waited_for(client)
 
     def failed(self, client: Client, failure: Failure) -> None:
-        """Enter that a client has ended. What it was to get stays due."""
+        """Enter that a client has ended. What it was to get stays due; without anybody there is no more to publish."""
         self._failures[failure] += 1
+        if client.account is not None:
+            self._here -= 1
+            if not self._here and self._begun_ns:
+                self._sent.set()
         self._no_longer_waited_for(client)
 
     def refused(self, client: Client, number: int, failure: Failure, *, temporary: bool) -> None:
@@ -365,14 +375,18 @@ class Load:
     def _live(self, tick_s: float) -> Live:
         recent = self._recent
         elapsed_s = (perf_counter_ns() - self._step_ns) / 1e9
-        connecting = self._step == "connecting"
+        done: float = self._joined
+        of: float = self._plan.clients
+        if self._step != "connecting":
+            of = self._plan.seconds if self._step == "publishing" else SETTLE_S
+            done = min(elapsed_s, of)
         failures: Counter[str] = Counter()
         for failure, count in self._failures.items():
             failures[failure.kind] += count
         live = Live(
             step=self._step,
-            done=self._joined if connecting else min(elapsed_s, self._plan.seconds),
-            of=self._plan.clients if connecting else self._plan.seconds,
+            done=done,
+            of=of,
             elapsed_s=elapsed_s,
             failures=dict(failures),
             per_s=recent.measured / tick_s,

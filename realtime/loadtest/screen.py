@@ -11,7 +11,11 @@ from __future__ import annotations
 from typing import Final, TextIO
 
 from realtime.loadtest.outcome import Live
-from realtime.loadtest.plot import bar, count, duration, sparks
+from realtime.loadtest.plot import SPARKS, bar, count, duration, sparks
+
+STEP: Final = 12  # columns
+BAR_MIN, BAR_MAX = 10, 30
+BESIDE_BAR: Final = 66  # columns of the rest while it publishes, without sparks: on 80 columns it stands whole
 
 _DIM, _GREEN, _RED, _PLAIN = "\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
 _ANEW: Final = "\r\x1b[2K"
@@ -19,26 +23,38 @@ _HIDE, _UNHIDE = "\x1b[?25l", "\x1b[?25h"
 
 
 def line(live: Live, trail: list[float], *, width: int = 100, coloured: bool = True) -> str:
-    """Return the line: a bar, then what is worth knowing, as much as there is room for."""
+    """Return the line: a bar, then what is worth knowing, the most important first, as much as there is room for."""
 
     def paint(colour: str, text: str) -> str:
         return f"{colour}{text}{_PLAIN}" if coloured else text
 
-    done, left = bar(live.done / live.of)
-    if live.step == "connecting":
-        parts = [f"{count(live.done)} of {count(live.of)}", f"{live.done / max(live.elapsed_s, 0.001):.0f}/s"]
-    else:
-        p50, p99 = duration(live.p50_us), duration(live.p99_us)
-        parts = [f"{live.done:4.1f} of {live.of:g} s", f"{count(live.per_s)}/s", f"p50 {p50:>7}  p99 {p99:>7}"]
-        parts.append(sparks(trail))
-    room = width - 1 - 12 - len(done + left)
+    done, left = bar(live.done / live.of, min(BAR_MAX, max(BAR_MIN, width - BESIDE_BAR)))
+    room = width - 1 - STEP - len(done + left)
     told = ""
-    for colour, text in [("", each) for each in parts] + [(_RED, f"{n} {kind}") for kind, n in live.failures.items()]:
-        room -= len(text) + 2
-        if room < 0:
-            break
-        told += "  " + (paint(colour, text) if colour else text)
-    return f"{paint(_DIM, live.step.ljust(12))}{paint(_GREEN, done)}{paint(_DIM, left)}{told}"
+
+    def tell(text: str, colour: str = "") -> bool:
+        nonlocal room, told
+        has_room = len(text) + 2 <= room
+        if has_room:
+            room -= len(text) + 2
+            told += "  " + (paint(colour, text) if colour else text)
+        return has_room
+
+    if live.step == "connecting":
+        tell(f"{count(live.done)} of {count(live.of)}")
+    else:
+        tell(f"{live.done:4.1f} of {live.of:g} s")
+    if live.failures:
+        kinds = ", ".join(f"{count(number)} {kind}" for kind, number in live.failures.items())
+        if not tell(kinds, _RED):
+            tell(f"{count(sum(live.failures.values()))} failed", _RED)
+    if live.step == "connecting":
+        tell(f"{live.done / max(live.elapsed_s, 0.001):.0f}/s")
+    else:
+        tell(f"{count(live.per_s)}/s")
+        if tell(f"p50 {duration(live.p50_us):>7}  p99 {duration(live.p99_us):>7}"):
+            tell(sparks(trail).ljust(SPARKS))  # all of its columns or none: it would come and go
+    return f"{paint(_DIM, live.step.ljust(STEP))}{paint(_GREEN, done)}{paint(_DIM, left)}{told.rstrip()}"
 
 
 class Screen:

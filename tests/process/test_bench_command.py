@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.sdk.conftest import SECRET
+from tests.support.faulty_server import FaultyServer
 from tests.support.processes import free_port
 from tests.support.server import DEADLINE_S, ROOT, RunningServer
 
 SMALL = ("--clients", "20", "--seconds", "1", "--connect-rate", "500")
+TWO_ROOMS = ("--clients", "8", "--rooms", "2", "--rate", "20", "--seconds", "0.5")
 
 APP = """
 from realtime import App, Reject
@@ -155,42 +157,120 @@ def test_wrong_usage(options: tuple[str, ...], sentence: str) -> None:
     assert result.stderr == f"realtime: {sentence} (see `realtime bench --help`)\n"
 
 
-def test_ctrl_c_ends_it_and_what_was_seen_is_shown(server: RunningServer) -> None:
-    argv = [sys.executable, "-m", "realtime", "bench", server.url, "--clients", "20", "--seconds", "600", "--json"]
-    main, side = pty.openpty()
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=side, env=environment(), text=True) as process:
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ("none", "= clean: everybody got everything, in order, once"),
+        ("lost", "! not clean: 4 deliveries lost"),
+        ("doubled", "! not clean: 4 doubled"),
+        ("reordered", "! not clean: 4 reordered"),
+        ("elsewhere", "! not clean: 4 deliveries lost, 4 strange"),
+    ],
+)
+def test_each_mistake_of_a_server_is_found_and_named(mistake: str, told: str) -> None:
+    with FaultyServer(mistake) as server:
+        result = bench(server.url, *TWO_ROOMS)
+    assert (result.returncode, result.stderr) == (0 if mistake == "none" else 1, "")
+    assert result.stdout.splitlines()[-1] == told
+
+
+def test_a_mistake_in_numbers() -> None:
+    with FaultyServer("doubled") as server:
+        result = bench(server.url, *TWO_ROOMS, "--json")
+    assert result.returncode == 1
+    told = found(result)
+    assert told["expected"] == told["delivered"] == 80
+    assert {name: told[name] for name in ("lost", "doubled", "reordered", "strange")} == {
+        "lost": 0,
+        "doubled": 4,
+        "reordered": 0,
+        "strange": 0,
+    }
+    assert not told["clean"]
+
+
+class Terminal:
+    """`realtime bench` with a terminal as its standard error, where it draws its progress."""
+
+    def __init__(self, url: str, *options: str) -> None:
+        self._main, side = pty.openpty()
+        argv = [sys.executable, "-m", "realtime", "bench", url, *options]
+        env = environment(TERM="xterm-256color")
+        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=side, env=env, text=True)
         os.close(side)
-        drawn = b""
-        while b"publishing" not in drawn:  # the line of progress, on what is a terminal
-            drawn += os.read(main, 4096)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=DEADLINE_S)
-        os.close(main)
+        self.drawn = b""
+
+    def wait_for(self, text: bytes) -> None:
+        """Read until it has drawn a text."""
+        while text not in self.drawn:
+            assert select.select([self._main], [], [], DEADLINE_S)[0], self.drawn[-400:]
+            self.drawn += os.read(self._main, 4096)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end; return its exit status and its standard output."""
+        output, _ = self.process.communicate(timeout=DEADLINE_S)
+        while select.select([self._main], [], [], 0)[0]:
+            try:
+                self.drawn += os.read(self._main, 4096)
+            except OSError:  # EIO: nobody holds the other side any more
+                break
+        return self.process.returncode, output
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._main)
+
+
+def test_ctrl_c_ends_it_and_what_was_seen_is_shown(server: RunningServer) -> None:
+    with Terminal(server.url, "--clients", "20", "--seconds", "600", "--json") as terminal:
+        terminal.wait_for(b"publishing")
+        terminal.process.send_signal(signal.SIGINT)
+        status, output = terminal.end()
     told = json.loads(output)
+    assert status == 0
     assert told["interrupted"]
     assert told["clean"]
     assert told["published"] > 0
-    assert process.returncode == 0
+    assert terminal.drawn.endswith(b"\r\x1b[2K\x1b[?25h"), "the line is gone, the cursor is back"
 
 
-def test_a_worker_that_dies_shows_in_the_ledger(tmp_path: Path) -> None:
+def test_ctrl_c_before_anything_is_published_is_an_interruption(server: RunningServer) -> None:
+    with Terminal(server.url, "--clients", "1000", "--connect-rate", "1") as terminal:
+        terminal.wait_for(b"of 1\xe2\x80\xaf000")
+        terminal.process.send_signal(signal.SIGINT)
+        status, output = terminal.end()
+    assert status == 130
+    assert output.splitlines()[-1] == "! ended early; nothing was published"
+
+
+def test_a_worker_that_dies_shows_in_the_ledger() -> None:
     with RunningServer(workers=2) as server:
         server.wait_until_full()
-        argv = [sys.executable, "-m", "realtime", "bench", server.url, *SMALL, "--seconds", "600", "--json"]
-        main, side = pty.openpty()
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=side, env=environment(), text=True) as process:
-            os.close(side)
-            drawn = b""
-            while b"publishing" not in drawn:
-                drawn += os.read(main, 4096)
+        with Terminal(server.url, *SMALL, "--seconds", "600", "--json") as terminal:
+            terminal.wait_for(b"publishing")
             os.kill(server.status()["workers"][0]["pid"], signal.SIGKILL)
-            while b"closed" not in drawn:
-                drawn += os.read(main, 4096)
-            process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=DEADLINE_S)
-            os.close(main)
+            terminal.wait_for(b"closed")
+            terminal.process.send_signal(signal.SIGINT)
+            status, output = terminal.end()
     told = json.loads(output)
-    assert process.returncode == 1
+    assert status == 1
     assert not told["clean"]
     assert told["lost"] > 0
     assert sum(each["count"] for each in told["failures"] if each["step"] == "stay") > 0
+
+
+def test_a_server_that_ends_ends_the_run() -> None:
+    with RunningServer(workers=2) as server:
+        server.wait_until_full()
+        with Terminal(server.url, *SMALL, "--seconds", "600") as terminal:
+            terminal.wait_for(b"publishing")
+            server.stop(signal.SIGQUIT)
+            status, output = terminal.end()
+    assert status == 1
+    assert b"Traceback" not in terminal.drawn
+    assert "! not clean: " in output.splitlines()[-1]
+    assert "20 clients failed" in output.splitlines()[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from realtime.loadtest.errors import Failure, refusal
+from realtime.loadtest.errors import REASON_MAX, Failure, refusal
 
 HERE = "ws://127.0.0.1:8000/connection/websocket"
 
@@ -35,3 +35,10 @@ def test_a_sentence_with_what_to_do(failure: Failure, parts: tuple[str, ...]) ->
     assert "\n" not in text
     for part in parts:
         assert part in text
+
+
+def test_what_a_server_says_stays_on_one_line_and_commands_no_terminal() -> None:
+    said = Failure("join", 4000, "go\x1b[2J\r\naway" + "!" * 1000)
+    assert said.reason.startswith("go [2J  away!")
+    assert len(said.reason) == REASON_MAX
+    assert said.kind.endswith("! (4000)")

@@ -48,6 +48,7 @@ def test_what_is_no_address(text: str) -> None:
         ({"room": ""}, "--room"),
         ({"rate": 0.0}, "--rate"),
         ({"rate": float("nan")}, "--rate"),
+        ({"rate": 0.5, "seconds": 1.0}, "--rate"),
         ({"rate": 1001.0, "rooms": 10}, "--rate"),
         ({"seconds": 0.0}, "--seconds"),
         ({"seconds": 600.5}, "--seconds"),
@@ -81,5 +82,10 @@ def test_clients_are_spread_over_the_rooms_and_over_addresses() -> None:
     assert all(each.startswith("127.") and not each.endswith((".0", ".255")) for each in sources)
 
 
-def test_at_least_one_publication_is_due_in_each_room() -> None:
-    assert Plan(HERE, clients=2, rooms=2, rate=0.1, seconds=1.0).publications == 2
+@pytest.mark.parametrize(
+    ("rate", "seconds", "each"), [(0.1, 10.0, 1), (1.5, 1.0, 1), (0.29, 100.0, 29), (20.0, 0.1, 2), (2.6, 1.0, 2)]
+)
+def test_every_publication_is_due_before_the_end(rate: float, seconds: float, each: int) -> None:
+    plan = Plan(HERE, clients=3, rooms=3, rate=rate, seconds=seconds)
+    assert plan.publications == each * 3
+    assert plan.due_s(plan.publications - 1) < seconds

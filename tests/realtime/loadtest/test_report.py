@@ -15,7 +15,7 @@ from realtime.loadtest.ledger import Balance
 from realtime.loadtest.outcome import Live, Outcome
 from realtime.loadtest.plan import Address, Plan
 from realtime.loadtest.report import as_json, as_text, limit, title, verdict
-from realtime.loadtest.screen import Screen, line
+from realtime.loadtest.screen import BAR_MIN, STEP, Screen, line
 
 PLAN = Plan(Address.parse("127.0.0.1:8000"), clients=20, seconds=1.0)
 
@@ -64,11 +64,11 @@ def test_what_is_wrong_is_counted_by_its_name() -> None:
     outcome = dataclasses.replace(clean(), balance=balance, failures=failures)
     assert not outcome.is_clean
     assert verdict(outcome).plain == (
-        "! not clean: 10 deliveries lost, 2 doubled, 3 reordered, 4 strange, 1 publications refused, 5 clients failed"
+        "! not clean: 10 deliveries lost, 2 doubled, 3 reordered, 4 strange, 1 publication refused, 5 clients failed"
     )
     text = printed(outcome)
-    assert "! 5 members were closed: shutdown (3001)" in text
-    assert "! 1 publications were refused: permission denied (103)" in text
+    assert "! 5 members closed: shutdown (3001)" in text
+    assert "! 1 publication refused: permission denied (103)" in text
 
 
 @pytest.mark.parametrize(
@@ -122,15 +122,38 @@ PUBLISHING = Live("publishing", 5.0, 10.0, 5.0, {}, 10_000.0, 1_200.0, 4_500.0)
 
 def test_the_line_of_progress_shows_how_far_it_is_and_what_failed() -> None:
     text = line(CONNECTING, [], coloured=False)
-    assert text == f"connecting  {'━' * 15}{'─' * 15}  250 of 500  200/s  3 unauthorized (101)"
+    assert text == f"connecting  {'━' * 15}{'─' * 15}  250 of 500  3 unauthorized (101)  200/s"
     text = line(PUBLISHING, [1.0, 2.0], width=120, coloured=False)
     assert " 5.0 of 10 s  10\u202f000/s  p50 1.20 ms  p99 4.50 ms  ▄█" in text
 
 
-@pytest.mark.parametrize("width", [20, 50, 60, 80])
+@pytest.mark.parametrize("width", [20, 50, 60, 80, 132])
 def test_the_line_of_progress_stays_a_line(width: int) -> None:
-    for live in (CONNECTING, PUBLISHING):
-        assert len(line(live, [1.0] * 64, width=width, coloured=False)) <= max(width, 42)
+    for live in (CONNECTING, PUBLISHING, dataclasses.replace(PUBLISHING, failures={"shutdown (3001)": 12_345})):
+        assert len(line(live, [1.0] * 64, width=width, coloured=False)) <= max(width - 1, STEP + BAR_MIN)
+
+
+def test_on_eighty_columns_it_has_the_latencies_and_failures_come_first() -> None:
+    text = line(PUBLISHING, [1.0], width=80, coloured=False)
+    assert text.endswith("p50 1.20 ms  p99 4.50 ms")
+    many = {"closed without a reason": 20, "its certificate is not trusted: it has expired": 3}
+    text = line(dataclasses.replace(PUBLISHING, failures=many), [], width=80, coloured=False)
+    assert "5.0 of 10 s  23 failed  10\u202f000/s" in text
+
+
+def test_only_a_line_that_may_be_coloured_is() -> None:
+    assert "\x1b[31m3 unauthorized (101)\x1b[0m" in line(CONNECTING, [])
+    assert "\x1b" not in line(CONNECTING, [], coloured=False)
+
+
+def test_of_many_kinds_of_failure_the_most_frequent_are_shown() -> None:
+    failures = {Failure("join", 4000 + each, "no"): each + 1 for each in range(10)}
+    outcome = dataclasses.replace(clean(), failures=failures)
+    text = printed(outcome)
+    assert "! 10 clients not let into the room: no (4009)" in text
+    assert "! 1 client " not in text
+    assert "! and 2 other kinds of failure; --json has them all" in text
+    assert len(as_json(outcome)["failures"]) == 10
 
 
 def test_what_is_no_terminal_is_not_drawn_on() -> None:
