@@ -97,7 +97,7 @@ def bench(
     try:
         plan = Plan(Address.parse(url), clients, rooms, room, rate, seconds, size, data, connect_rate)
         marker = Marker(secrets.token_hex(4), data, size)
-        tls = context(cafile) if plan.address.secure else None
+        tls = trust(plan.address, cafile)
     except WrongPlan as error:
         raise click.UsageError(str(error)) from None
     if token and secret_from_settings:
@@ -115,13 +115,17 @@ def bench(
     return 0 if outcome.is_clean else DIRTY
 
 
-def context(cafile: str | None) -> ssl.SSLContext:
+def trust(address: Address, cafile: str | None) -> ssl.SSLContext | None:
     """
-    Return what a client trusts.
+    Return what a client trusts; None where there is no TLS.
 
     Raises:
-        WrongPlan: the file cannot be read, or holds no certificates.
+        WrongPlan: the file cannot be read, holds no certificates, or has no use.
     """
+    if not address.secure:
+        if cafile:
+            raise WrongPlan(f"--cafile: {address} has no certificate: it is for https and wss")
+        return None
     try:
         return ssl.create_default_context(cafile=cafile)
     except (OSError, ssl.SSLError) as error:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import os
-import ssl
 from time import perf_counter_ns
 from typing import Final, Protocol, cast
 
@@ -302,10 +301,6 @@ class Client(asyncio.Protocol):
 
 def problem(error: Exception) -> str:
     """Say what the system says, in a few words."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"no TLS: {(error.reason or 'failed').replace('_', ' ').lower()}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:

@@ -26,8 +26,8 @@ class Failure:
     How one client failed: what is counted under one name.
 
     Attributes:
-        step: what it was about to do: "reach" the server, "handshake", "connect", "join" its room, "publish"; or
-            "stay", once it was a member.
+        step: what it was about to do: "reach" the server, "trust" its certificate, "secure" the connection,
+            "handshake", "connect", "join" its room, "publish"; or "stay", once it was a member.
         code: an error or close code of the protocol, the status of an HTTP answer, or 0.
         reason: in the words of the server or of the system, on one line that a terminal can show.
     """
@@ -69,9 +69,14 @@ class Unreachable(LoadRefused):
     """There is no realtime server."""
 
     def __str__(self) -> str:
+        reason = self.failure.reason
         if self.failure.step == "reach":
-            return f"{self.address} does not answer ({self.failure.reason}): does a server run there?"
-        said = f"answers {self.failure.kind}" if self.failure.code else self.failure.reason
+            return f"{self.address} does not answer ({reason}): does a server run there?"
+        if self.failure.step == "trust":
+            return f"the certificate of {self.address} is not trusted ({reason}): name its authority with --cafile"
+        if self.failure.step == "secure":
+            return f"{self.address} does not speak TLS as it should ({reason}): are https and the port right?"
+        said = f"answers {self.failure.kind}" if self.failure.code else reason
         advice = ADVICE.get(self.failure.code, "is it a realtime server, and is http or https right?")
         return f"{self.address} opens no WebSocket ({said}): {advice}"
 
@@ -110,5 +115,5 @@ class Refused(LoadRefused):
 
 def refusal(address: str, room: str, failure: Failure) -> LoadRefused:
     """Return the error for a client that was the first and failed."""
-    kind = Unreachable if failure.step in ("reach", "handshake") else Refused
+    kind = Refused if failure.step in ("connect", "join", "publish", "stay") else Unreachable
     return kind(address, room, failure)

@@ -25,6 +25,8 @@ LATE_US, VERY_LATE_US = 5_000, 50_000
 KINDS_MAX: Final = 8  # kinds of failure that are shown; a server may say something else to each client
 FAILED: Final = {
     "reach": ("client", "could not reach the server"),
+    "trust": ("client", "did not trust the server's certificate"),
+    "secure": ("client", "got no TLS"),
     "handshake": ("client", "got no WebSocket"),
     "connect": ("client", "not admitted"),
     "join": ("client", "not let into the room"),

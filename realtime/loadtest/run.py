@@ -20,7 +20,7 @@ import signal
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from time import perf_counter_ns
 from typing import Final
 
@@ -96,7 +96,7 @@ class Load:
         Raises:
             LoadRefused: the first client did not get in, or nothing may be published.
         """
-        async with self._ticking():
+        async with beside(self._tick()):
             try:
                 await self._first()
                 await self._others()
@@ -169,6 +169,10 @@ class Load:
                     server_hostname=address.host if self._tls else None,
                     local_addr=(self._plan.source(client.number), 0) if self._is_local else None,
                 )
+        except ssl.SSLCertVerificationError as error:
+            client.fail(Failure("trust", 0, error.verify_message))
+        except ssl.SSLError as error:
+            client.fail(Failure("secure", 0, (error.reason or "failed").replace("_", " ").lower()))
         except OSError as error:
             client.fail(Failure("reach", 0, problem(error)))
 
@@ -193,8 +197,9 @@ class Load:
         if not self._here:
             self._sent.set()
         used_s = time.process_time()
-        with self._alarms():
-            await self._sent.wait()
+        async with beside(self._probe()):
+            with self._alarms():
+                await self._sent.wait()
         published_s = self._since_us(perf_counter_ns()) / 1e6
         busy = (time.process_time() - used_s) / max(published_s, 1e-9)
         await self._settle()
@@ -223,12 +228,10 @@ class Load:
         """Have `_publish_due` called when the next publication is due."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGALRM, self._publish_due)
-        probe = asyncio.create_task(self._probe())
         self._publish_due()
         try:
             yield
         finally:
-            probe.cancel()
             signal.setitimer(signal.ITIMER_REAL, 0)
             loop.remove_signal_handler(signal.SIGALRM)
 
@@ -358,14 +361,6 @@ class Load:
     def _since_us(self, at_ns: int) -> float:
         return (at_ns - self._begun_ns) / 1e3
 
-    @contextlib.asynccontextmanager
-    async def _ticking(self) -> AsyncIterator[None]:
-        ticker = asyncio.create_task(self._tick())
-        try:
-            yield
-        finally:
-            ticker.cancel()
-
     async def _tick(self) -> None:
         while True:
             before_ns = perf_counter_ns()
@@ -395,3 +390,15 @@ class Load:
         )
         recent.clear()
         return live
+
+
+@contextlib.asynccontextmanager
+async def beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Have something done in a task beside the block, for no longer than that takes."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.process.test_tls import make_certificate
 from tests.sdk.conftest import SECRET
 from tests.support.faulty_server import FaultyServer
 from tests.support.processes import free_port
@@ -117,6 +119,30 @@ def test_an_address_where_nobody_is() -> None:
     )
 
 
+def test_a_certificate_is_trusted_by_its_file_alone(tmp_path: Path) -> None:
+    certfile, keyfile = make_certificate(tmp_path, "here")
+    with RunningServer(None, "--certfile", str(certfile), "--keyfile", str(keyfile), workers=1) as server:
+        result = bench(server.url, *SMALL)
+        assert result.returncode == 1
+        assert result.stderr == (
+            f"realtime: the certificate of {server.url.replace('https', 'wss')}/connection/websocket is not trusted"
+            " (self-signed certificate): name its authority with --cafile\n"
+        )
+        told = found(bench(server.url, *SMALL, "--cafile", str(certfile), "--json"))
+        assert told["clean"]
+        assert told["delivered"] == 400
+        result = bench(server.url.replace("https", "http"), *SMALL)
+        assert result.returncode == 1
+        assert "opens no WebSocket" in result.stderr
+
+
+def test_https_where_http_is_spoken(server: RunningServer) -> None:
+    result = bench(server.url.replace("http", "https"), *SMALL)
+    assert result.returncode == 1
+    assert "does not speak TLS as it should" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_without_a_token_where_one_is_needed_it_says_how_to_give_one(strict_server: RunningServer) -> None:
     result = bench(strict_server.url, *SMALL, "--room", "chat:{n}")
     assert result.returncode == 1
@@ -147,6 +173,10 @@ def test_tokens_signed_by_the_settings_and_data_that_the_application_writes_anew
         (("--clients", "20001"), "--clients: from 1 to 20,000"),
         (("--seconds", "601"), "--seconds: more than 0, at most 600"),
         (("--data", "{}"), "--data: {text} is missing: the text that is measured goes there"),
+        (
+            ("--cafile", "x"),
+            "--cafile: ws://127.0.0.1:1/connection/websocket has no certificate: it is for https and wss",
+        ),
         (("--token", "a", "--secret-from-settings"), "--token and --secret-from-settings: one of them is enough"),
         (("--rate", "often"), "Invalid value for '--rate': 'often' is not a valid float"),
     ],
