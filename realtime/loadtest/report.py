@@ -31,7 +31,7 @@ FAILED: Final = {
     "connect": ("client", "not admitted"),
     "join": ("client", "not let into the room"),
     "publish": ("publication", "refused"),
-    "stay": ("member", "closed"),
+    "stay": ("member", "gone"),
 }
 PERCENTILES: Final = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
@@ -16,6 +17,7 @@ from realtime.loadtest.outcome import Live, Outcome
 from realtime.loadtest.plan import Address, Plan
 from realtime.loadtest.report import as_json, as_text, limit, title, verdict
 from realtime.loadtest.screen import BAR_MIN, STEP, Screen, line
+from tests.support.server import ROOT
 
 PLAN = Plan(Address.parse("127.0.0.1:8000"), clients=20, seconds=1.0)
 
@@ -67,7 +69,7 @@ def test_what_is_wrong_is_counted_by_its_name() -> None:
         "! not clean: 10 deliveries lost, 2 doubled, 3 reordered, 4 strange, 1 publication refused, 5 clients failed"
     )
     text = printed(outcome)
-    assert "! 5 members closed: shutdown (3001)" in text
+    assert "! 5 members gone: shutdown (3001)" in text
     assert "! 1 publication refused: permission denied (103)" in text
 
 
@@ -161,3 +163,9 @@ def test_what_is_no_terminal_is_not_drawn_on() -> None:
     with Screen(stream, width=80, coloured=False) as screen:
         screen.show(CONNECTING)
     assert stream.getvalue() == ""
+
+
+def test_the_page_names_every_field_in_its_order() -> None:
+    page = (ROOT / "docs" / "deploying.md").read_text().partition("## Loading it")[2]
+    cells = re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE)
+    assert [name for cell in cells for name in re.findall(r"`(\w+)`", cell)] == list(as_json(clean()))
