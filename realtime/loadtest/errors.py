@@ -7,7 +7,8 @@ The errors of the load client, in one tree. Each ends in the command's one sente
         ├── Unreachable        nobody answers there, or something else than a realtime server
         └── Refused            the server answers, and says no
 
-Pure: an exception holds facts, `__str__` makes the text. Nothing is ever raised by the run itself once it has begun.
+Pure: an exception holds facts, `__str__` makes the text. Once a server takes publications nothing is raised any more:
+what goes wrong then is in the outcome.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class WrongPlan(RealtimeError):
 
 
 class LoadRefused(RealtimeError):
-    """The first client did not get in, so that the others need not try."""
+    """The first client did not get in, or its first publication was refused, so that the others need not try."""
 
     def __init__(self, address: str, room: str, failure: Failure) -> None:
         super().__init__(address, room, failure)

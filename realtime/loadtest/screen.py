@@ -3,7 +3,7 @@ The line of a terminal that shows how it goes.
 
 Runs in the load client's event loop four times a second, and so it has to be cheap: a line is put together by hand and
 written in some 50 microseconds, where a live display of rich takes milliseconds in which nothing would be measured.
-It writes to a terminal only, and leaves an empty line behind.
+It writes to a terminal only, and leaves nothing behind.
 """
 
 from __future__ import annotations
