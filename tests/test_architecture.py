@@ -21,6 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for line in (
         "realtime.__main__",
         "realtime.cli realtime.testing",
+        "realtime.loadtest",
         "realtime.worker",
         "realtime.gateway",
         "realtime.http",

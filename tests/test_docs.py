@@ -8,11 +8,13 @@ import asyncio
 import re
 import shlex
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from realtime.cli.bench import bench
 from realtime.cli.main import COMMANDS
 from realtime.cli.serve import serve
 from tests.support.chromium import Chromium
@@ -40,18 +42,19 @@ def test_the_tour_is_the_application_in_the_examples() -> None:
     assert sum(bool(line.strip()) for line in tour.splitlines()) <= 15
 
 
-def test_every_serve_line_in_the_pages_is_understood() -> None:
-    seen = 0
+def test_every_serve_and_bench_line_in_the_pages_is_understood() -> None:
+    seen: Counter[str] = Counter()
     for page in PAGES:
         for block in blocks(page, "sh"):
             for line in block.splitlines():
                 words = shlex.split(line, comments=True)
                 if words[:1] == ["realtime"]:
                     assert words[1] in COMMANDS
-                    if words[1] == "serve":
-                        serve.make_context("serve", words[2:])
-                        seen += 1
-    assert seen >= 3
+                    if words[1] in ("serve", "bench"):
+                        {"serve": serve, "bench": bench}[words[1]].make_context(words[1], words[2:])
+                        seen[words[1]] += 1
+    assert seen["serve"] >= 3
+    assert seen["bench"] >= 3
 
 
 def test_the_make_targets_are_there() -> None:

@@ -39,6 +39,7 @@ COMMANDS = (
     "history",
     "disconnect",
     "token",
+    "bench",
     "doctor",
     "completion",
 )  # the ones most used first

@@ -5,6 +5,7 @@ TLS that ends in the workers: https and wss on adopted connections, one slot for
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import json
 import signal
 import socket
@@ -38,6 +39,8 @@ def make_certificate(directory: Path, name: str, password: bytes | None = None) 
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
         .sign(key, hashes.SHA256())
     )
     hidden = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()

@@ -1,0 +1,198 @@
+"""`realtime bench URL`: load a deployment with clients, and say what they got and when."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import secrets
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import click
+import uvloop
+from rich.console import Console
+
+from realtime.auth import sign
+from realtime.cli.launch import raise_descriptor_limit
+from realtime.cli.options import GroupedCommand, settings_options
+from realtime.errors import SettingsError
+from realtime.loadtest.errors import WrongPlan
+from realtime.loadtest.marks import Marker
+from realtime.loadtest.outcome import Live, Outcome
+from realtime.loadtest.plan import CLIENTS_MAX, SECONDS_MAX, Address, Plan
+from realtime.loadtest.report import as_json as numbers
+from realtime.loadtest.report import as_text, title
+from realtime.loadtest.run import Load
+from realtime.loadtest.screen import Screen
+from realtime.settings import resolve
+
+TOKEN_S: Final = 3600  # longer than connecting and publishing can take
+OWN_FILES: Final = 64  # descriptors of this process beside its connections
+DIRTY: Final = 1
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("url")
+@click.option(
+    "--clients", "-c", default=100, show_default=True, metavar="N", help=f"Connections; at most {CLIENTS_MAX:,}."
+)
+@click.option("--rooms", default=1, show_default=True, metavar="N", help="Rooms they are spread over.")
+@click.option("--room", default="bench:{n}", show_default=True, metavar="NAME", help="Their names; {n} is the number.")
+@click.option("--rate", default=20.0, show_default=True, metavar="N", help="Publications a second in each room.")
+@click.option(
+    "--seconds", default=10.0, show_default=True, metavar="N", help=f"How long is published; at most {SECONDS_MAX:g}."
+)
+@click.option("--size", default=128, show_default=True, metavar="BYTES", help="Data of a publication.")
+@click.option(
+    "--data",
+    default='{"text": "{text}"}',
+    show_default=True,
+    metavar="JSON",
+    help="What it looks like, for handlers that look at it; {text} is filled in.",
+)
+@click.option("--connect-rate", default=200.0, show_default=True, metavar="N", help="Connections begun a second.")
+@click.option("--token", metavar="TOKEN", help="What every client connects with.")
+@click.option(
+    "--secret-from-settings",
+    is_flag=True,
+    help="Sign a token for each client, as `realtime token` does: its user is bench-0, bench-1, …",
+)
+@click.option("--cafile", metavar="FILE", help="Trust the authorities in this file, for https and wss.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@settings_options(["token_hmac_secret", "token_audience", "token_issuer"])
+def bench(
+    url: str,
+    token: str | None,
+    secret_from_settings: bool,
+    cafile: str | None,
+    as_json: bool,
+    config: str | None,
+    clients: int,
+    rooms: int,
+    room: str,
+    rate: float,
+    seconds: float,
+    size: int,
+    data: str,
+    connect_rate: float,
+    **given: Any,
+) -> int:
+    """
+    Load the server at URL with clients that join rooms, publish and listen.
+
+    Publications are sent when they are due, and latency counts from then: a server that stands still is seen. The exit
+    status is 0 when everybody got everything once and in order, 1 when not.
+
+    \b
+    Examples:
+      realtime bench http://127.0.0.1:8000
+      realtime bench https://chat.example.com --clients 2000 --rooms 20 --room 'chat:{n}' --rate 2
+      realtime bench wss://chat.example.com/live --secret-from-settings --seconds 60 --json
+    """
+    try:
+        plan = Plan(Address.parse(url), clients, rooms, room, rate, seconds, size, data, connect_rate)
+        marker = Marker(secrets.token_hex(4), data, size)
+        tls = trust(plan.address, cafile)
+    except WrongPlan as error:
+        raise click.UsageError(str(error)) from None
+    if token and secret_from_settings:
+        raise click.UsageError("--token and --secret-from-settings: one of them is enough")
+    token_of = signer(given, config) if secret_from_settings else lambda client: token or ""
+    allow_connections(plan.clients)
+    outcome = run(plan, marker, token_of, tls, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps(numbers(outcome), ensure_ascii=False))
+    else:
+        out = Console(highlight=False)
+        out.print(as_text(outcome, out.width), soft_wrap=not out.is_terminal)
+    if not outcome.balance.published and outcome.is_interrupted:
+        raise KeyboardInterrupt
+    return 0 if outcome.is_clean else DIRTY
+
+
+def trust(address: Address, cafile: str | None) -> ssl.SSLContext | None:
+    """
+    Return what a client trusts; None where there is no TLS.
+
+    Raises:
+        WrongPlan: the file cannot be read, holds no certificates, or has no use.
+    """
+    if not address.secure:
+        if cafile:
+            raise WrongPlan(f"--cafile: {address} has no certificate: it is for https and wss")
+        return None
+    try:
+        return ssl.create_default_context(cafile=cafile)
+    except (OSError, ssl.SSLError) as error:
+        raise WrongPlan(f"--cafile: {cafile!r} cannot be used ({error.strerror or error})") from None
+
+
+def signer(given: dict[str, Any], config: str | None) -> Callable[[int], str]:
+    """
+    Return what signs a client's token with the settings' secret.
+
+    Raises:
+        SettingsError: they have none.
+    """
+    settings = resolve(given, config=config)
+    secret = settings.token_hmac_secret
+    if secret is None:
+        problem = "there is no secret to sign with: set REALTIME_TOKEN_HMAC_SECRET, as for the server"
+        raise SettingsError("token_hmac_secret", "--token-hmac-secret", problem)
+    now = int(time.time())
+    claims: dict[str, Any] = {"iat": now, "exp": now + TOKEN_S}
+    claims |= {"aud": settings.token_audience} if settings.token_audience else {}
+    claims |= {"iss": settings.token_issuer} if settings.token_issuer else {}
+    return lambda client: sign(claims | {"sub": f"bench-{client}", "jti": secrets.token_hex(8)}, secret)
+
+
+def allow_connections(clients: int) -> None:
+    """
+    See that this process may open as many connections.
+
+    Raises:
+        click.UsageError: it may not.
+    """
+    raise_descriptor_limit()
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < clients + OWN_FILES:
+        problem = (
+            f"--clients: this process may open {files} files: raise `ulimit -Hn`, or use fewer than {files - OWN_FILES}"
+        )
+        raise click.UsageError(problem)
+
+
+def run(
+    plan: Plan, marker: Marker, token_of: Callable[[int], str], tls: ssl.SSLContext | None, *, quiet: bool
+) -> Outcome:
+    """
+    Run the load in an event loop of its own; Ctrl-C ends it early.
+
+    Raises:
+        LoadRefused: nobody gets in.
+    """
+    if not quiet:
+        Console(highlight=False).print(title(plan), end="\n\n", soft_wrap=True)
+    terminal = Console(stderr=True)
+    coloured = terminal.color_system is not None and not terminal.no_color
+    with Screen(sys.stderr, width=terminal.width, coloured=coloured) as screen:
+        return uvloop.run(_run(plan, marker, token_of, tls, screen.show))
+
+
+async def _run(
+    plan: Plan,
+    marker: Marker,
+    token_of: Callable[[int], str],
+    tls: ssl.SSLContext | None,
+    show: Callable[[Live], None],
+) -> Outcome:
+    load = Load(plan, marker, token_of=token_of, tls=tls, show=show)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, load.stop)
+    loop.add_signal_handler(signal.SIGTERM, load.stop)
+    return await load.run()

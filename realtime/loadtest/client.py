@@ -1,0 +1,308 @@
+"""
+One client of the load: a connection that becomes a member of a room, and then counts what it gets.
+
+Runs in the load client's event loop; there are thousands of it, so it has no task and no timer of its own. It answers
+pings, hands marks on to the run, and says once how it failed. It never comes back after an end: what it misses from
+then on is lost, and shows in the ledger. A publication whose line was seen before, by any client, is not parsed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+from time import perf_counter_ns
+from typing import Final, Protocol, cast
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from realtime.loadtest.errors import Failure
+from realtime.loadtest.ledger import Account
+from realtime.loadtest.marks import Mark
+from realtime.loadtest.plan import Address
+from realtime.loadtest.wire import CLOSE, PING, PONG, TEXT, BadStream, Control, Handshake, Reader, close_of, frame
+
+BACKLOG_MAX: Final = 4 * 1024 * 1024  # bytes that a server has not read yet; above it nothing more is published
+ALREADY_SUBSCRIBED: Final = 105  # the server has made it a member by itself, which is as good
+_GOODBYE: Final = (1000).to_bytes(2, "big")
+
+
+class Error(Struct):
+    code: int = 0
+    message: str = ""
+    temporary: bool = False
+
+    def failure(self, step: str) -> Failure:
+        """Return it as it is counted."""
+        return Failure(step, self.code, self.message)
+
+
+class ConnectResult(Struct):
+    pong: bool = False
+
+
+class Unsubscribe(Struct):
+    code: int = 0
+    reason: str = ""
+
+
+class Push(Struct):
+    channel: str = ""
+    pub: Raw | UnsetType = UNSET
+    unsubscribe: Unsubscribe | None = None
+
+
+class Reply(Struct):
+    """What a server says, as far as it matters here (Centrifuge client protocol, section 3.3)."""
+
+    id: int = 0
+    error: Error | None = None
+    connect: ConnectResult | None = None
+    push: Push | None = None
+
+
+_decode: Final = msgspec.json.Decoder(Reply).decode
+
+
+class Listener(Protocol):
+    """What a client tells: the run."""
+
+    marks: dict[bytes, Mark]  # by the line that brought it
+
+    def mark_of(self, line: bytes) -> Mark | None:
+        """Return the mark of a publication that was not seen before, and keep it in `marks`."""
+
+    def delivered(self, account: Account, mark: Mark, at_ns: int) -> None:
+        """Hear of a delivery."""
+
+    def joined(self, client: Client) -> None:
+        """Hear that it is a member now. The run opens its account."""
+
+    def failed(self, client: Client, failure: Failure) -> None:
+        """Hear that it has ended; the last that is heard of it."""
+
+    def refused(self, client: Client, number: int, failure: Failure, *, temporary: bool) -> None:
+        """Hear that a publication of this client's was answered with an error."""
+
+
+class Stage(enum.Enum):
+    """How far it is; it only goes on, never back."""
+
+    OPENING = "opening"
+    """The handshake is under way."""
+    JOINING = "joining"
+    """It has asked to connect and to subscribe."""
+    MEMBER = "member"
+    """It is in its room."""
+    ENDED = "ended"
+
+
+class Client(asyncio.Protocol):
+    """One connection."""
+
+    __slots__ = (
+        "_asked",
+        "_handshake",
+        "_head",
+        "_id",
+        "_listener",
+        "_pongs",
+        "_reader",
+        "_token",
+        "_transport",
+        "account",
+        "address",
+        "bytes_in",
+        "bytes_out",
+        "due_s",
+        "number",
+        "room",
+        "stage",
+    )
+
+    def __init__(self, listener: Listener, number: int, room: str, address: Address, token: str, due_s: float) -> None:
+        self._listener = listener
+        self.number = number
+        self.room = room
+        self.address = address
+        self.due_s = due_s
+        self.stage = Stage.OPENING
+        self.account: Account | None = None
+        self.bytes_in = self.bytes_out = 0
+        self._token = token
+        self._transport: asyncio.Transport | None = None
+        self._handshake: Handshake | None = Handshake()
+        self._head = b""
+        self._reader = Reader()
+        self._pongs = False
+        self._id = 2
+        self._asked: dict[int, int] = {}  # publications without an answer: by command, their number
+
+    # What it says
+
+    def _write(self, data: bytes) -> None:
+        assert self._transport is not None, "it was connected"
+        self.bytes_out += len(data)
+        self._transport.write(data)
+
+    def _join(self) -> None:
+        """Ask for everything in one frame, as the SDKs do."""
+        token = {"token": self._token} if self._token else {}
+        connect = msgspec.json.encode({"id": 1, "connect": {**token, "name": "bench"}})
+        subscribe = msgspec.json.encode({"id": 2, "subscribe": {"channel": self.room}})
+        self.stage = Stage.JOINING
+        self._write(frame(TEXT, connect + b"\n" + subscribe))
+
+    def publish(self, number: int, data: bytes) -> None:
+        """Publish in its room. What a server does not read any more is not sent, and will be missed."""
+        assert self._transport is not None, "it was connected"
+        if self._transport.get_write_buffer_size() > BACKLOG_MAX:
+            return
+        self._id += 1
+        self._asked[self._id] = number
+        room = msgspec.json.encode(self.room)
+        self._write(frame(TEXT, b'{"id":%d,"publish":{"channel":%b,"data":%b}}' % (self._id, room, data)))
+
+    def leave(self) -> None:
+        """Say goodbye and close. It is no failure."""
+        if self.stage is not Stage.ENDED:
+            is_open = self.stage is not Stage.OPENING
+            self.stage = Stage.ENDED
+            if self._transport is not None:
+                if is_open:
+                    self._write(frame(CLOSE, _GOODBYE))
+                self._transport.close()
+
+    def fail(self, failure: Failure) -> None:
+        """End, and tell why. Harmless when it has ended."""
+        if self.stage is not Stage.ENDED:
+            self.stage = Stage.ENDED
+            if self._transport is not None:
+                self._transport.abort()
+            self._listener.failed(self, failure)
+
+    # What it hears
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the handshake."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's has its methods, and another ancestor
+        if self.stage is Stage.ENDED:
+            self._transport.abort()
+            return
+        assert self._handshake is not None
+        self._write(self._handshake.request(self.address))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End without a goodbye from the server."""
+        self._transport = None
+        self.fail(Failure(self._step(), 0, problem(exc) if exc else "closed without a reason"))
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came."""
+        now_ns = perf_counter_ns()
+        self.bytes_in += len(data)
+        try:
+            if self._handshake is not None:
+                data = self._opened(data)
+            for each in self._reader.read(data):
+                if isinstance(each, bytes):
+                    self._message(each, now_ns)
+                else:
+                    self._control(each)
+        except BadStream as error:
+            self.fail(Failure(self._step(), 0, f"sends {error}"))
+        except msgspec.MsgspecError:
+            self.fail(Failure(self._step(), 0, "sends what is not the protocol"))
+
+    def _opened(self, data: bytes) -> bytes:
+        """Read the answer to the handshake; return what came after it."""
+        assert self._handshake is not None
+        self._head += data
+        answer = self._handshake.answer(self._head)
+        if answer is None:
+            return b""
+        status, reason, end = answer
+        rest, self._head, self._handshake = self._head[end:], b"", None
+        if status != 101:
+            self.fail(Failure("handshake", status, reason))
+            return b""
+        self._join()
+        return rest
+
+    def _message(self, message: bytes, now_ns: int) -> None:
+        listener, account = self._listener, self.account
+        for line in message.split(b"\n"):
+            mark = listener.marks.get(line)
+            if mark is None:
+                if line == b"{}":
+                    self._ping()
+                elif line:
+                    self._reply(line, now_ns)
+            elif account is not None:
+                listener.delivered(account, mark, now_ns)
+
+    def _ping(self) -> None:
+        if self._pongs and self.stage is not Stage.ENDED:
+            self._write(frame(TEXT, b"{}"))
+
+    def _reply(self, line: bytes, now_ns: int) -> None:
+        if self.stage is Stage.ENDED:
+            return
+        reply = _decode(line)
+        if reply.push is not None:
+            self._push(reply.push, line, now_ns)
+        elif reply.id == 1:
+            self._admitted(reply)
+        elif reply.id == 2:
+            self._subscribed(reply)
+        else:
+            number = self._asked.pop(reply.id, None)
+            if number is not None and reply.error is not None:
+                failure = reply.error.failure("publish")
+                self._listener.refused(self, number, failure, temporary=reply.error.temporary)
+
+    def _admitted(self, reply: Reply) -> None:
+        if reply.error is not None:
+            self.fail(reply.error.failure("connect"))
+        elif reply.connect is not None:
+            self._pongs = reply.connect.pong
+
+    def _subscribed(self, reply: Reply) -> None:
+        if reply.error is not None and reply.error.code != ALREADY_SUBSCRIBED:
+            self.fail(reply.error.failure("join"))
+        elif self.stage is Stage.JOINING:
+            self.stage = Stage.MEMBER
+            self._listener.joined(self)
+
+    def _push(self, push: Push, line: bytes, now_ns: int) -> None:
+        if push.pub is not UNSET and push.channel == self.room:
+            mark = self._listener.mark_of(line)
+            if mark is not None and self.account is not None:
+                self._listener.delivered(self.account, mark, now_ns)
+        elif push.unsubscribe is not None and push.channel == self.room:
+            self.fail(Failure("stay", push.unsubscribe.code, push.unsubscribe.reason))
+
+    def _control(self, control: Control) -> None:
+        if self.stage is Stage.ENDED:
+            return
+        if control.opcode == PING:
+            self._write(frame(PONG, control.payload))
+        elif control.opcode == CLOSE:
+            code, reason = close_of(control.payload)
+            self._write(frame(CLOSE, control.payload[:2]))
+            self.fail(Failure(self._step(), code, reason or "closed"))
+
+    def _step(self) -> str:
+        if self.stage is Stage.OPENING:
+            return "handshake"
+        return "connect" if self.stage is Stage.JOINING else "stay"
+
+
+def problem(error: Exception) -> str:
+    """Say what the system says, in a few words."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()  # asyncio's own text has the address in it, which is said already
+    return str(error) or type(error).__name__
