@@ -23,7 +23,7 @@ from benchmarks.errors import BenchError
 from benchmarks.machine import command_line, describe, raise_descriptor_limit
 from benchmarks.report import Results, by_case, words_for, write
 from benchmarks.rounds import in_turn, run
-from benchmarks.scenarios import ABSENT_SCENARIOS, SCENARIOS, Run, Scenario, families
+from benchmarks.scenarios import SCENARIOS, Run, Scenario, families
 from benchmarks.targets import verdicts
 
 FILE_COLUMNS: Final = 180  # of what is told, where nobody's terminal says how wide it is
@@ -41,8 +41,7 @@ def chosen_scenarios(names: Sequence[str]) -> list[Scenario]:
     found: list[str] = []
     for name in names:
         if not families(name):
-            why = ABSENT_SCENARIOS.get(name.upper())
-            raise click.UsageError(f"{name}: {why}" if why else f"{name} is none of {', '.join(SCENARIOS)}")
+            raise click.UsageError(f"{name} is none of {', '.join(SCENARIOS)}")
         found += [each for each in families(name) if each not in found]
     return [SCENARIOS[name] for name in found]
 
@@ -144,8 +143,6 @@ def listed(scenarios: Sequence[Scenario], present: dict[str, Contestant]) -> Tab
     made = Table("scenario", "what", "unit", "contestants", box=None, pad_edge=False)
     for each in scenarios:
         made.add_row(each.name, each.title, each.unit, ", ".join(name for name in each.contestants if name in present))
-    for name, why in ABSENT_SCENARIOS.items():
-        made.add_row(name, why, "", "")
     return made
 
 

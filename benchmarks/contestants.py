@@ -12,11 +12,11 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.compile import CACHE, program
+from benchmarks.compile import CACHE, program, zlib_flags
 from benchmarks.errors import Absent
 from benchmarks.load import Dialect
 from benchmarks.servers import (
@@ -75,6 +75,14 @@ class Contestant:
 
 def _nothing() -> None:
     """Need nothing."""
+
+
+def _zlib_and(needs: Callable[[], object]) -> Callable[[], None]:
+    def check() -> None:
+        zlib_flags()
+        needs()
+
+    return check
 
 
 def _packages(*names: str) -> Callable[[], None]:
@@ -194,6 +202,10 @@ HOSTED_SPEAKS: Final = {"http": HTTP, "echo": PLAIN_ECHO}
 NO_KEYS: Final = ("--sticky", "none", "--balance", "round-robin")  # one client for each worker, and then the next
 
 
+def _compressed(dialect: Dialect) -> dict[str, Dialect]:
+    return {"room": replace(dialect, deflate=True)}
+
+
 def _redis_py(listeners: int) -> Callable[[Path], Running]:
     argv = [sys.executable, "-m", "benchmarks.peers.redis_py"]
     return _with_redis(lambda at, port: SelfDriven([*argv, str(port), str(listeners)], at, serves="ready"))
@@ -226,6 +238,13 @@ def _make() -> dict[str, Contestant]:
             {"room": rooms("bench", called=True)},
             True,
         ),
+        (
+            "realtime, compressed",
+            lambda at: Ours(at, "--compression"),
+            _zlib_and(_nothing),
+            _compressed(rooms("bench")),
+            True,
+        ),
         ("realtime hosting", _hosting(1), _packages("starlette"), HOSTED_SPEAKS, False),
         ("realtime hosting, 2 workers", _hosting(2), _packages("starlette"), HOSTED_SPEAKS, False),
         ("floor", lambda at: Server([str(program("floor"))], at), _nothing, PLAIN_SPEAKS, False),
@@ -233,6 +252,27 @@ def _make() -> dict[str, Contestant]:
         ("websockets (asyncio)", _python("websockets_server", "asyncio"), _nothing, PLAIN_SPEAKS, False),
         ("picows", _python("picows_server"), _packages("picows"), PLAIN_SPEAKS, False),
         ("ws", lambda at: Server(["node", str(PEERS / "ws_server.mjs")], at), _node("ws"), PLAIN_SPEAKS, False),
+        (
+            "websockets (uvloop), compressed",
+            _python("websockets_server", "uvloop", "deflate"),
+            _zlib_and(_nothing),
+            _compressed(PLAIN),
+            False,
+        ),
+        (
+            "ws, compressed",
+            lambda at: Server(["node", str(PEERS / "ws_server.mjs"), "deflate"], at),
+            _zlib_and(_node("ws")),
+            _compressed(PLAIN),
+            False,
+        ),
+        (
+            "Socket.IO, compressed",
+            _socketio("1", "deflate"),
+            _zlib_and(_node("socket.io")),
+            _compressed(socketio()),
+            False,
+        ),
         ("Socket.IO", _socketio("1"), _node("socket.io"), SOCKETIO_SPEAKS, False),
         ("Socket.IO, sticky cluster of 2", _socketio("2"), _node("socket.io"), SOCKETIO_SPEAKS, False),
         ("Socket.IO, sticky cluster of 4", _socketio("4"), _node("socket.io"), SOCKETIO_SPEAKS, False),

@@ -35,6 +35,8 @@ class Dialect:
     lines: bool = False
     bursts: bool = False
     protocol: str = "websocket"
+    deflate: bool = False
+    """Offer compression, and inflate what comes; needs `compile.zlib_flags`."""
 
     def settings(self) -> list[str]:
         """Return the lines that tell the load client of it."""
@@ -43,6 +45,7 @@ class Dialect:
             f"set protocol {self.protocol}",
             f"set lines {int(self.lines)}",
             f"set bursts {int(self.bursts)}",
+            f"set deflate {int(self.deflate)}",
             f"publication {_written(self.publication)}",
         ]
         if self.ping:

@@ -17,7 +17,6 @@ from benchmarks.report import (
     METHOD,
     Case,
     Results,
-    all_absent,
     by_case,
     commands,
     goal,
@@ -80,7 +79,7 @@ def page(results: Results) -> str:
             parts += [bars(same), html_table(*scenario_rows(same)), delays(same)]
             said = "".join(f"<li>{escape(each.removeprefix('- '))}</li>" for each in replay_words(same))
             parts.append(f"<ul>{said}</ul>" if said else "")
-    absent = "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in all_absent(results).items())
+    absent = "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in results.absent.items())
     failures = "".join(
         f"<li>{each.scenario}, round {each.round + 1}, {escape(each.contestant)}:"
         f" {escape('; '.join(each.faults)[:300])}</li>"

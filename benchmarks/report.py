@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any, Final
 
 from benchmarks.rounds import good
-from benchmarks.scenarios import ABSENT_SCENARIOS, SCENARIOS, Run
+from benchmarks.scenarios import SCENARIOS, Run
 from benchmarks.targets import Verdict, verdicts
 
 RUNS: Final = "runs.jsonl"
@@ -199,6 +199,7 @@ EXTRA: Final = {
     "S8": (("delivered_share", "delivered"), ("doubled", "doubled"), ("returns", "returns"), ("refused", "refused")),
     "S9": (("delivered_share", "delivered"), ("doubled", "doubled"), ("returns", "returns")),
     "S10": (("messages_per_member", "messages"), ("frames_per_member", "frames"), ("bytes_per_member", "bytes")),
+    "S11": (("bytes_per_delivery", "bytes"),),
     "S12-flat-out": (("per_second", "a second"),),
 }
 
@@ -292,7 +293,7 @@ def markdown(results: Results) -> str:
             parts += ["\n".join(said)] if (said := replay_words(same)) else []
     parts += ["## How they were started"]
     parts += ["\n".join(f"- {name}: `{command}`" for name, command in commands(results).items())]
-    parts += ["## Absent", "\n".join(f"- {name}: {why}" for name, why in all_absent(results).items()) or "Nobody."]
+    parts += ["## Absent", "\n".join(f"- {name}: {why}" for name, why in results.absent.items()) or "Nobody."]
     failures = [
         f"- {each.scenario}, round {each.round + 1}, {each.contestant}: {'; '.join(each.faults).splitlines()[0]}"
         for each in results.runs
@@ -314,11 +315,6 @@ def commands(results: Results) -> dict[str, str]:
     """Return how each contestant was started; ports were drawn."""
     found = {each.contestant: each.command for each in results.runs if each.command}
     return {name: re.sub(r"\b\d{5}\b", "PORT", command) for name, command in found.items()}
-
-
-def all_absent(results: Results) -> dict[str, str]:
-    """Return what was not measured, and why."""
-    return {**results.absent, **ABSENT_SCENARIOS}
 
 
 def write(directory: Path, results: Results) -> None:

@@ -100,7 +100,12 @@ class Process:
                 outbound_bytes=settings.outbound_bytes,
                 outbound_s=settings.outbound_s,
             ),
-            admission=Admission(settings.allowed_origins, tuple(self.protocol.subprotocols), settings.session_cookie),
+            admission=Admission(
+                settings.allowed_origins,
+                tuple(self.protocol.subprotocols),
+                settings.session_cookie,
+                settings.compression,
+            ),
         )
         postman.serve(self.hub, self.protocol)
         self.revoking = Revoking(self.hub, postman, self.protocol.tokens.revoked)

@@ -7,22 +7,24 @@
  * it: the Nth publication of its room. It is due at a time of the plan, whether or not it could be sent then, and its
  * latency counts from there. Every client keeps a ledger of its room's numbers: lost, doubled, out of order, not come.
  *
- * It reads what servers send: whole, unmasked frames, several in one read, several messages in one frame. It never
+ * It reads what servers send: whole, unmasked frames, several in one read, several messages in one frame. Compressed
+ * ones (RFC 7692) where it was compiled WITH_ZLIB and `set deflate 1` has it offer that; what it says is plain. It never
  * connects to anything but 127.0.0.0/8, never reassembles fragments (they are counted as strange), and never judges.
  *
  * Lines it takes:
  *
  *   set NAME VALUE                  port, path, protocol (websocket, or http: one request at a time), lines, bursts,
- *                                   ping, pong, reconnect_ms
+ *                                   deflate, ping, pong, reconnect_ms
  *   greet TEXT<tab>EXPECTED         after the handshake: say it, and wait for a message that holds EXPECTED
  *   again TEXT<tab>EXPECTED         the same for a client that comes back; TEXT or EXPECTED may be empty
  *   publication TEXT
  *   open count= at_once= rooms= patience=              client number N is in room N % rooms
- *   publish count= rate= burst= size= pick=turn|zipf skew= seed= patience= cut_every= away=
+ *   publish count= rate= burst= size= items= pick=turn|zipf skew= seed= patience= cut_every= away=
  *   storm count= at_once= patience=                    connect, greet, close, as often as count says
  *   report
  *   quit
  *
+ * A payload is one letter over and over, as long as size says; with items=1 it is a list of things, each of them another.
  * Texts know \n, \r and \t, and %r room, %c client, %i id of a command, %s number, %d payload, %e epoch, %o offset, and
  * %n: how many are due, where `set bursts 1` has one text said for all of them. rate=0 is a closed loop: the next is
  * due when the one before was delivered. `publish` gives up when nothing came for `patience` seconds after the last was
@@ -47,6 +49,9 @@
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef WITH_ZLIB
+#include <zlib.h>
+#endif
 
 #include "histogram.h"
 
@@ -72,6 +77,7 @@ struct client {
     uint64_t began, cut_at, back_at;
     uint64_t offset;
     char epoch[EPOCH];
+    struct inflater *inflater; /* the server may compress */
 };
 
 struct room {
@@ -81,12 +87,12 @@ struct room {
 
 struct step { char text[TEXT], expected[256]; };
 struct rates {
-    long count, at_once, rooms, burst, size, pick_zipf, seed;
+    long count, at_once, rooms, burst, size, items, pick_zipf, seed;
     double rate, skew, patience, cut_every, away;
 };
 
 static struct {
-    int port, http, lines, bursts, reconnect_ms, greets, agains;
+    int port, http, lines, bursts, deflate, reconnect_ms, greets, agains;
     char path[512], ping[64], pong[64], publication[TEXT];
     struct step greet[STEPS], again[STEPS];
 } plan = {.path = "/", .reconnect_ms = -1};
@@ -96,7 +102,7 @@ static struct room *rooms;
 static uint32_t client_count, room_count, client_room_for;
 static struct {
     uint64_t frames, messages, bytes, reads, other, doubled, reordered, strange, closed, refused, cuts, returns;
-    uint64_t errors, early, published, expected, delivered;
+    uint64_t errors, early, published, expected, delivered, inflated;
     int last_close;
     char first_error[400];
 } counts;
@@ -150,7 +156,10 @@ static void watch(struct client *c, int out, int how) {
     c->watches_out = out;
 }
 
+static void let_inflater_go(struct client *c);
+
 static void shut(struct client *c) {
+    let_inflater_go(c);
     if (c->fd >= 0) close(c->fd);
     c->fd = -1, c->generation++;
     free(c->rest), free(c->unsent);
@@ -202,6 +211,19 @@ static void put_text(struct client *c, const char *text, size_t len) {
     else put(c, frame, frame_of(frame, 1, (const uint8_t *)text, len));
 }
 
+/* Write things, as many as have room before `until`: the same fields in each, and the same in each run. */
+static size_t fill_items(char *out, size_t at, size_t until, uint32_t seq) {
+    static const char *const names[] = {"amber",  "basin",  "copper", "delta", "ember",  "fjord",  "garnet", "harbour",
+                                        "indigo", "jasper", "kelp",   "lagoon", "marble", "nickel", "opal",   "pebble"};
+    uint32_t drawn = seq * 2654435761u + 1;
+    for (const char *comma = ""; at + 70 < until; comma = ",") {
+        drawn = drawn * 1664525u + 1013904223u; /* Numerical Recipes' generator: its upper bits do */
+        at += (size_t)sprintf(out + at, "%s{\"id\":%u,\"name\":\"%s %s\",\"price\":%u.%02u}", comma, drawn >> 12,
+                              names[drawn >> 28], names[drawn >> 24 & 15], drawn >> 23 & 255, (drawn >> 16 & 127) % 100);
+    }
+    return at;
+}
+
 /* Fill a template. `seq` is the number of the publication, for %s, %d and %i. */
 static size_t fill(char *out, size_t room_for, const char *form, const struct client *c, uint32_t seq) {
     size_t at = 0;
@@ -219,6 +241,12 @@ static size_t fill(char *out, size_t room_for, const char *form, const struct cl
         case 'o': at += (size_t)snprintf(to, left, "%llu", (unsigned long long)c->offset); break;
         case 'd': {
             size_t begin = at;
+            if (rates.items) {
+                at += (size_t)snprintf(to, left, "{\"seq\":%u,\"items\":[", seq);
+                at = fill_items(out, at, begin + (size_t)rates.size < room_for ? begin + (size_t)rates.size : room_for, seq);
+                out[at++] = ']', out[at++] = '}';
+                break;
+            }
             at += (size_t)snprintf(to, left, "{\"seq\":%u,\"x\":\"", seq);
             while (at - begin + 2 < (size_t)rates.size && at + 8 < room_for) out[at++] = 'x';
             out[at++] = '"', out[at++] = '}';
@@ -330,8 +358,9 @@ static void connected(struct client *c) {
     char head[1024];
     int len = snprintf(head, sizeof head,
                        "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                       "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-                       plan.path, plan.port);
+                       "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n",
+                       plan.path, plan.port,
+                       plan.deflate ? "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" : "");
     c->state = SHAKING;
     put(c, (uint8_t *)head, (size_t)len);
 }
@@ -487,6 +516,45 @@ static void data_frame(struct client *c, const uint8_t *text, size_t len) {
     }
 }
 
+/* Compressed messages: raw deflate without the tail of its flush (RFC 7692 section 7.2) */
+
+#ifdef WITH_ZLIB
+struct inflater { z_stream z; int takes_over; };
+
+static void make_inflater(struct client *c, int takes_over) {
+    c->inflater = grown(NULL, sizeof *c->inflater);
+    memset(c->inflater, 0, sizeof *c->inflater);
+    c->inflater->takes_over = takes_over;
+    if (inflateInit2(&c->inflater->z, -15) != Z_OK) fprintf(stderr, "load: zlib does not begin\n"), exit(1);
+}
+
+static void let_inflater_go(struct client *c) {
+    if (c->inflater) inflateEnd(&c->inflater->z);
+    free(c->inflater);
+    c->inflater = NULL;
+}
+
+static void compressed_frame(struct client *c, const uint8_t *data, size_t len) {
+    static uint8_t text[1 << 18], tail[] = {0, 0, 0xFF, 0xFF};
+    if (!c->inflater) { counts.strange++; return; }
+    z_stream *z = &c->inflater->z;
+    z->next_out = text, z->avail_out = sizeof text;
+    z->next_in = (uint8_t *)data, z->avail_in = (uInt)len;
+    int result = inflate(z, Z_SYNC_FLUSH);
+    if (result == Z_OK && !z->avail_in) z->next_in = tail, z->avail_in = sizeof tail, result = inflate(z, Z_SYNC_FLUSH);
+    if (result != Z_OK || z->avail_in) return note_error("cannot be inflated", data, len);
+    if (!c->inflater->takes_over) inflateReset(z);
+    counts.inflated++;
+    data_frame(c, text, sizeof text - z->avail_out);
+}
+#else
+static void make_inflater(struct client *c, int takes_over) { (void)c, (void)takes_over; }
+static void let_inflater_go(struct client *c) { (void)c; }
+static void compressed_frame(struct client *c, const uint8_t *data, size_t len) {
+    (void)c, (void)data, (void)len, counts.strange++;
+}
+#endif
+
 static void closed_by_frame(struct client *c, const uint8_t *payload, size_t len) {
     uint8_t frame[140];
     if (c->state != CLOSING) put(c, frame, frame_of(frame, 8, payload, len < 126 ? len : 2));
@@ -514,7 +582,7 @@ static size_t take_frame(struct client *c, const uint8_t *data, size_t len) {
     if (len < at + size) return 0;
     int opcode = data[0] & 15;
     if (data[1] & 128 || !(data[0] & 128) || opcode == 0) counts.strange++;
-    else if (opcode == 1 || opcode == 2) data_frame(c, data + at, size);
+    else if (opcode == 1 || opcode == 2) (data[0] & 64 ? compressed_frame : data_frame)(c, data + at, size);
     else if (opcode == 8) closed_by_frame(c, data + at, size);
     else if (opcode == 9) {
         uint8_t frame[140];
@@ -532,6 +600,8 @@ static size_t take_handshake(struct client *c, const uint8_t *data, size_t len) 
         lost_connection(c, "refused");
         return len;
     }
+    if (plan.deflate && memmem(data, (size_t)(end - data), "permessage-deflate", 18))
+        make_inflater(c, !memmem(data, (size_t)(end - data), "server_no_context_takeover", 26));
     c->state = GREETING;
     greet(c);
     return (size_t)(end + 4 - data);
@@ -603,7 +673,7 @@ static void print_report(const char *name) {
 #define COUNT(what) printf(",\"" #what "\":%llu", (unsigned long long)counts.what)
     COUNT(published), COUNT(expected), COUNT(delivered), COUNT(doubled), COUNT(reordered), COUNT(strange);
     COUNT(closed), COUNT(refused), COUNT(cuts), COUNT(returns), COUNT(errors);
-    COUNT(frames), COUNT(messages), COUNT(bytes), COUNT(reads), COUNT(other);
+    COUNT(frames), COUNT(messages), COUNT(bytes), COUNT(reads), COUNT(other), COUNT(inflated);
     printf(",\"lost\":%llu,\"undelivered\":%llu,\"last_close\":%d,\"first_error\":\"%s\"", (unsigned long long)lost,
            (unsigned long long)undelivered, counts.last_close, counts.first_error);
     print_histogram("latency", &latency, latency.count + (replay.count ? 0 : owed));
@@ -763,6 +833,7 @@ static void take_rates(char *text) {
         else if (!strcmp(word, "rooms")) rates.rooms = atol(value);
         else if (!strcmp(word, "burst")) rates.burst = atol(value);
         else if (!strcmp(word, "size")) rates.size = atol(value);
+        else if (!strcmp(word, "items")) rates.items = atol(value);
         else if (!strcmp(word, "seed")) rates.seed = atol(value);
         else if (!strcmp(word, "pick")) rates.pick_zipf = !strcmp(value, "zipf");
         else if (!strcmp(word, "rate")) rates.rate = atof(value);
@@ -780,6 +851,7 @@ static void take_setting(const char *name, const char *value) {
     else if (!strcmp(name, "protocol")) plan.http = !strcmp(value, "http");
     else if (!strcmp(name, "lines")) plan.lines = atoi(value);
     else if (!strcmp(name, "bursts")) plan.bursts = atoi(value);
+    else if (!strcmp(name, "deflate")) plan.deflate = atoi(value);
     else if (!strcmp(name, "ping")) unescape(plan.ping, sizeof plan.ping, value, strlen(value));
     else if (!strcmp(name, "pong")) unescape(plan.pong, sizeof plan.pong, value, strlen(value));
     else if (!strcmp(name, "reconnect_ms")) plan.reconnect_ms = atoi(value);

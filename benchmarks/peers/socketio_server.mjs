@@ -1,8 +1,10 @@
-// The peer Socket.IO on Node.js: `node socketio_server.mjs WORKERS [REDIS_PORT]`. It never keeps a message.
+// The peer Socket.IO on Node.js: `node socketio_server.mjs WORKERS [REDIS_PORT|deflate]`. It never keeps a
+// message.
 //
 // One worker is one process, as its documentation has it for one core. More are a cluster behind @socket.io/sticky,
 // with @socket.io/cluster-adapter between them, or @socket.io/redis-adapter where a Redis is given. WebSocket alone, by
-// `ws` with bufferutil; perMessageDeflate off (the default). "1c" is a cluster of one.
+// `ws` with bufferutil; perMessageDeflate off (the default) unless the second argument is `deflate`. "1c" is a cluster
+// of one.
 
 import cluster from 'node:cluster';
 import { createServer } from 'node:http';
@@ -11,11 +13,14 @@ import { createAdapter as createRedisAdapter } from '@socket.io/redis-adapter';
 import { setupMaster, setupWorker } from '@socket.io/sticky';
 import { createClient } from 'redis';
 import { Server } from 'socket.io';
+import { perMessageDeflate } from './deflate.mjs';
 
-const [count = '1', redisPort] = process.argv.slice(2);
+const [count = '1', second] = process.argv.slice(2);
+const compresses = second === 'deflate';
+const redisPort = compresses ? undefined : second;
 const workers = parseInt(count, 10);
 const clustered = workers > 1 || count.endsWith('c');
-const options = { transports: ['websocket'], serveClient: false, perMessageDeflate: false };
+const options = { transports: ['websocket'], serveClient: false, perMessageDeflate: compresses && perMessageDeflate };
 
 function serve(io) {
   io.on('connection', (socket) => {

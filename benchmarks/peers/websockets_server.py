@@ -1,7 +1,8 @@
 """
 The peer `websockets`: its asyncio server and its own `broadcast`, one process. `uvloop` or `asyncio` is the argument.
 
-Compression is off, as its documentation advises where memory and processor time count; everything else is as it comes.
+Compression is off, as its documentation advises where memory and processor time count, unless a second argument is
+`deflate`: then it is as it comes. Everything else is as it comes.
 It never keeps a message, and a client that falls behind is the library's affair.
 """
 
@@ -41,9 +42,9 @@ async def handle(connection: ServerConnection) -> None:
             room.discard(connection)
 
 
-async def main() -> None:
+async def main(compression: str | None) -> None:
     """Serve until a signal ends the process."""
-    async with serve(handle, "127.0.0.1", 0, compression=None, backlog=2048) as server:
+    async with serve(handle, "127.0.0.1", 0, compression=compression, backlog=2048) as server:
         [sock] = server.sockets
         print("port", sock.getsockname()[1], flush=True)
         await asyncio.get_running_loop().create_future()
@@ -51,7 +52,5 @@ async def main() -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        if sys.argv[1:] == ["uvloop"]:
-            uvloop.run(main())
-        else:
-            asyncio.run(main())
+        loop, *how = sys.argv[1:]
+        (uvloop.run if loop == "uvloop" else asyncio.run)(main("deflate" if how == ["deflate"] else None))

@@ -66,6 +66,9 @@ class Settings:
         "The path under which a proxy serves this application; the proxy takes it off. For links that it makes.")
     http: str = _set("httptools", Choice(("httptools", "h11")), _WHAT,
         "Who parses the requests of the hosted application: httptools is C, h11 is Python and stricter in places.")
+    compression: bool = _set(False, Flag(), _WHAT,
+        "Compress the rooms' messages of 128 bytes and more, once for all members, where a WebSocket's client offers "
+        "permessage-deflate. The length of what is encrypted then tells of what is in it (CRIME, BREACH).")
 
     bind: tuple[str, ...] = _set(("127.0.0.1:8000",), Many(Address()), _WHERE,
         "Where to listen: HOST:PORT, [v6]:PORT, :PORT for every address, unix:PATH, fd://N for a socket that was given "

@@ -3,7 +3,7 @@ The opening handshake of a WebSocket.
 
 Pure: a request's head goes in, the bytes of the answer come out, with what the session is told about the client.
 websockets' `ServerProtocol` judges the request and makes the answer; what is ours is whom we let in: which origins,
-which subprotocols, and the cookie of a new session.
+which subprotocols, whether messages are compressed, and the cookie of a new session.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from realtime.protocol.base import Handshake
+from realtime.transport.deflate import OFFERS
 from realtime.transport.peer import Peer, session_cookie
 
 VERSION: Final = "Sec-WebSocket-Version"
@@ -38,6 +39,8 @@ class Admission:
     """Origins of web pages; `*.` stands for any labels, `*` for every origin. Empty: pages of the same host only."""
     subprotocols: tuple[str, ...] = ()
     session_cookie: str = "rt_session"
+    compression: bool = False
+    """Compress where a client offers it; a setting of the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Accepted:
     answer: bytes
     handshake: Handshake
     subprotocol: str | None
+    is_compressed: bool = False
+    """Both sides may compress messages, as `deflate.py` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,9 @@ def shake_hands(head: bytes, peer: Peer, admission: Admission) -> Accepted | Ref
         admission: whom we let in.
     """
     judge = ServerProtocol(
-        select_subprotocol=lambda _, offered: _choose(admission.subprotocols, offered), logger=judge_logger
+        extensions=[OFFERS] if admission.compression else None,
+        select_subprotocol=lambda _, offered: _choose(admission.subprotocols, offered),
+        logger=judge_logger,
     )
     judge.receive_data(head)
     events = judge.events_received()
@@ -95,7 +102,7 @@ def shake_hands(head: bytes, peer: Peer, admission: Admission) -> Accepted | Ref
     answer = b"".join(judge.data_to_send())
     if not accepted:
         return Refused(answer, problem)
-    return Accepted(answer, _describe(request, peer), judge.subprotocol)
+    return Accepted(answer, _describe(request, peer), judge.subprotocol, bool(judge.extensions))
 
 
 def _choose(accepted: Sequence[str], offered: Sequence[Subprotocol]) -> Subprotocol | None:

@@ -4,7 +4,8 @@ One WebSocket on an adopted descriptor.
 Runs in the worker, as an `asyncio.Protocol` and a session's `Outlet`. It owns no task, and no timer but the deadline of
 a handshake, of a close, or of a peer that does not read; each is an entry of the worker's wheel.
 
-**Who reads the stream.** Between two messages, an open WebSocket without extensions has no state but its bytes. So:
+**Who reads the stream.** Between two messages, an open WebSocket has no state but its bytes, compressed ones included
+(`deflate.py`). So:
 
 - The stream is cut into whole frames here. A plain one (`frames.Kind.PLAIN`) outside a fragmented message is unmasked
   and goes straight to the session. This is the hot path.
@@ -27,12 +28,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from websockets.exceptions import ProtocolError
+from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State as JudgeState
 from websockets.server import ServerProtocol
 
 from realtime.protocol.base import ClientSession, Framing, SessionFactory
+from realtime.transport.deflate import DEFLATED_BINARY, DEFLATED_TEXT, inflating
 from realtime.transport.frames import BINARY, TEXT, TEXT_WHOLE, Kind, apply_mask, look, sayable
 from realtime.transport.handshake import Accepted, Admission, judge_logger, refusal, shake_hands
 from realtime.transport.peer import Peer
@@ -130,6 +132,7 @@ class WebSocketTransport(asyncio.Protocol):
         "_ended",
         "_endpoint",
         "_held",
+        "_is_compressed",
         "_is_text",
         "_judge",
         "_message",
@@ -159,6 +162,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._judge: ServerProtocol | None = None
         self._message: bytearray | None = None  # what came so far of one in fragments
         self._is_text = True  # that message
+        self._is_compressed = False  # messages may be: the handshake said so
         self._ended: tuple[int, str] | None = None  # how, once it is known
         self._congested_since: float | None = None
         self._backlog = 0  # bytes that waited then
@@ -238,6 +242,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._disarm()
         self._enter(State.OPEN)
         self._endpoint.opened += 1
+        self._is_compressed = opening.is_compressed
         try:
             self._session = self._endpoint.sessions(self, opening.handshake, opening.subprotocol)
         except Exception:
@@ -277,9 +282,7 @@ class WebSocketTransport(asyncio.Protocol):
                 break
             elif kind is Kind.TOO_BIG:
                 end = size
-                self._endpoint.too_big += 1
-                logger.warning("x %s: a message of more than %d bytes", self._who, limit)
-                self._fail(CloseCode.MESSAGE_TOO_BIG, f"a message may have {limit} bytes")
+                self._fail_too_big()
             else:
                 if kind is Kind.REFUSED:
                     end = size
@@ -321,9 +324,13 @@ class WebSocketTransport(asyncio.Protocol):
             self._judge = None
 
     def _make_judge(self) -> ServerProtocol:
-        # Its limit counts only while we close. With room for a ping in a message, for it counts that as a part.
+        # Its limit counts only while we close, and for what a compressed frame holds: no more is inflated. With room
+        # for a ping in a message, for it counts that as a part.
         limit = self._endpoint.limits.message_bytes + 125
-        return ServerProtocol(state=JudgeState.OPEN, max_size=limit, logger=judge_logger)
+        judge = ServerProtocol(state=JudgeState.OPEN, max_size=limit, logger=judge_logger)
+        if self._is_compressed:
+            judge.extensions = [inflating()]
+        return judge
 
     def _obey(self, judge: ServerProtocol) -> None:
         """Do what the judge says: messages to the session, its answers to the socket, and the end when it is one."""
@@ -336,6 +343,8 @@ class WebSocketTransport(asyncio.Protocol):
         if judge.state is not JudgeState.OPEN and self._state is State.OPEN:
             verdict = judge.close_rcvd or judge.close_sent
             assert verdict is not None, "the judge ends with a close frame, of the peer or its own"
+            if isinstance(judge.parser_exc, PayloadTooBig):
+                self._note_too_big()
             self._begin_closing(int(verdict.code), verdict.reason)
         for answer in answers:
             if answer:
@@ -351,12 +360,18 @@ class WebSocketTransport(asyncio.Protocol):
             self._message = bytearray()
         assert self._message is not None, "the judge lets no other frame begin a message"
         self._message += frame.data
-        if frame.fin:
+        if len(self._message) > self._endpoint.limits.message_bytes:  # only what was compressed comes here
+            self._message = None
+            self._fail_too_big()
+        elif frame.fin:
             payload, self._message = bytes(self._message), None
             self._deliver(payload, self._is_text)
 
     def say_in(self, *, binary: bool) -> None:
-        self.framing = BINARY if binary else TEXT
+        if self._is_compressed:
+            self.framing = DEFLATED_BINARY if binary else DEFLATED_TEXT
+        else:
+            self.framing = BINARY if binary else TEXT
 
     def pause_reading(self) -> None:
         """Give the session no further message, though some may be here; the rest waits in the kernel."""
@@ -466,6 +481,14 @@ class WebSocketTransport(asyncio.Protocol):
         judge.fail(code, problem)
         self._obey(judge)
         self._tell_session(int(code), problem)
+
+    def _fail_too_big(self) -> None:
+        self._note_too_big()
+        self._fail(CloseCode.MESSAGE_TOO_BIG, f"a message may have {self._endpoint.limits.message_bytes} bytes")
+
+    def _note_too_big(self) -> None:
+        self._endpoint.too_big += 1
+        logger.warning("x %s: a message of more than %d bytes", self._who, self._endpoint.limits.message_bytes)
 
     def _begin_closing(self, code: int, reason: str) -> None:
         """Write nothing of the session's any more, and read to the end."""

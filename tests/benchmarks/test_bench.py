@@ -8,12 +8,16 @@ a failed run for one that does not, however fast it is.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks import compile as compiling
+from benchmarks import contestants
 from benchmarks.compile import program
 from benchmarks.contestants import CONTESTANTS, PLAIN_SPEAKS, Contestant
+from benchmarks.errors import Absent
 from benchmarks.rounds import Turn, run
 from benchmarks.scenarios import SCENARIOS, Run
 from benchmarks.servers import Server
@@ -21,8 +25,8 @@ from benchmarks.servers import Server
 pytestmark = pytest.mark.compiler
 
 
-def _measured(contestant: Contestant) -> Run:
-    return run(Turn(SCENARIOS["S1"], contestant, 0), quick=True)
+def _measured(contestant: Contestant, scenario: str = "S1") -> Run:
+    return run(Turn(SCENARIOS[scenario], contestant, 0), quick=True)
 
 
 def _floor_with(*dirt: str) -> Contestant:
@@ -49,6 +53,40 @@ def test_who_delivers_everything_has_a_clean_ledger(name: str) -> None:
 def test_a_dirty_ledger_is_a_failed_run(dirt: str, told: str) -> None:
     measured = _measured(_floor_with(dirt, "10"))
     assert re.search(rf"\b[1-9]\d* {told}\b", measured.faults[0])
+
+
+def _compressed() -> Contestant:
+    contestant = CONTESTANTS["realtime, compressed"]
+    if why := contestant.absent():
+        pytest.skip(why)
+    return contestant
+
+
+def test_what_is_compressed_is_inflated_and_counted() -> None:
+    measured = _measured(_compressed(), "S11")
+    assert measured.faults == []
+    report = measured.report
+    assert report["inflated"] >= report["delivered"] == report["expected"] > 0  # and answers to who connects
+    per_delivery = measured.values["bytes_per_delivery"]
+    assert per_delivery is not None
+    assert per_delivery < 1152 / 2
+
+
+def test_a_server_that_does_not_compress_is_a_failed_run_where_that_is_measured() -> None:
+    plain = replace(_compressed(), start=CONTESTANTS["realtime"].start)
+    assert _measured(plain, "S11").faults == ["0 compressed messages for 5000 deliveries"]
+
+
+def test_without_zlib_compression_alone_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing() -> tuple[str, ...]:
+        raise Absent("zlib.h", "install it")
+
+    monkeypatch.setattr(compiling, "zlib_flags", nothing)
+    monkeypatch.setattr(contestants, "zlib_flags", nothing)
+    absent = {name: CONTESTANTS[name].absent() for name in SCENARIOS["S11"].contestants}
+    assert set(absent.values()) == {"zlib.h is not there: install it"}
+    assert CONTESTANTS["realtime"].absent() is None
+    assert _measured(CONTESTANTS["realtime"]).faults == []
 
 
 def test_a_server_that_does_not_start_is_a_failed_run_and_not_the_end() -> None:

@@ -41,14 +41,16 @@ class ProtocolClient:
         self._reading: asyncio.Task[None]
 
     @classmethod
-    async def open(cls, url: str, address: str = "127.0.0.1", **headers: str) -> ProtocolClient:
+    async def open(
+        cls, url: str, address: str = "127.0.0.1", *, compression: str | None = None, **headers: str
+    ) -> ProtocolClient:
         """Connect a socket, from an address of the loopback network; no command is sent."""
         client = cls()
         client._socket = await connect(
             url,
             local_addr=(address, 0),
             additional_headers=headers,
-            compression=None,
+            compression=compression,
             max_size=None,
             ping_interval=None,
         )

@@ -22,6 +22,7 @@ from realtime.hub import Hub
 from realtime.post import Postman
 from realtime.protocol.centrifuge.session import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
+from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import Limits as WebSocketLimits
 from realtime.transport.websocket import WebSocketEndpoint
@@ -87,6 +88,7 @@ class OneWorker:
         *,
         broker: Broker | None = None,
         sockets: WebSocketLimits | None = None,
+        admission: Admission | None = None,
         secret: str | None = SECRET,
         **limits: Any,
     ) -> None:
@@ -95,6 +97,7 @@ class OneWorker:
             app: what it serves.
             broker: not started; one in memory unless given.
             sockets: limits of the transport.
+            admission: who may connect, and how.
             secret: of its tokens.
             limits: fields of `session.Limits`.
         """
@@ -111,7 +114,7 @@ class OneWorker:
             home=Home(3, "w", "n", VERSION),
         )  # fmt: skip
         postman.serve(self.hub, self.protocol)
-        self.endpoint = WebSocketEndpoint(self.protocol, wheel=self.wheel, limits=sockets)
+        self.endpoint = WebSocketEndpoint(self.protocol, wheel=self.wheel, limits=sockets, admission=admission)
         self.url = ""
         self._now_s = 0.0
         self._server: asyncio.Server

@@ -15,6 +15,7 @@ from typing import Any
 
 from realtime.protocol.base import Handshake, Outlet
 from realtime.transport.frames import apply_mask
+from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import Limits, WebSocketEndpoint, WebSocketTransport
 from realtime.wheel import Wheel
@@ -148,12 +149,18 @@ class Wire(asyncio.Transport):
 class Rig:
     """An endpoint, and raw clients of it."""
 
-    def __init__(self, prepare: Callable[[Session], None] = lambda session: None, **limits: Any) -> None:
+    def __init__(
+        self,
+        prepare: Callable[[Session], None] = lambda session: None,
+        *,
+        admission: Admission | None = None,
+        **limits: Any,
+    ) -> None:
         self.sessions = Sessions(prepare)
         self.wheel = Wheel(0.0)
         self.lost = 0
         self.endpoint = WebSocketEndpoint(
-            self.sessions, wheel=self.wheel, limits=Limits(**limits), on_lost=self._on_lost
+            self.sessions, wheel=self.wheel, limits=Limits(**limits), admission=admission, on_lost=self._on_lost
         )
         self._now_s = 0.0
         self._gone = asyncio.Event()
@@ -188,9 +195,9 @@ class Rig:
             await until(lambda: protocol not in self.endpoint.connections)
 
     @contextlib.asynccontextmanager
-    async def open(self, after: bytes = b"") -> AsyncIterator[tuple[Client, Session]]:
+    async def open(self, after: bytes = b"", *, head: bytes = HEAD) -> AsyncIterator[tuple[Client, Session]]:
         """Connect, with the handshake done. `after`: bytes that came together with its head."""
-        async with self.connect(HEAD + after) as client:
+        async with self.connect(head + after) as client:
             assert (await client.head()).startswith(b"HTTP/1.1 101 ")
             yield client, self.sessions.all[-1]
 
