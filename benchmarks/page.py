@@ -1,5 +1,6 @@
 """
-The report as one page: HTML without a script and without anything fetched, its plots drawn here as SVG.
+The report as one page: HTML without a script and without anything fetched, its plots drawn here as SVG; and some of
+those plots as one picture, for a README.
 
 Pure: results in, text out. Colours are variables of the style sheet, so that one drawing serves a light and a dark
 screen. Ours is drawn in the accent's colour; each other line and bar has its label beside it.
@@ -125,6 +126,35 @@ def targets_table(judged: Sequence[Verdict]) -> str:
         )
     heads = "".join(f"<th>{each}</th>" for each in ("target", "asked", "median", "least–most", "rounds", ""))
     return f"<div class=scroll><table><tr>{heads}</tr>{''.join(rows)}</table></div>"
+
+
+# The picture
+
+PICTURE: Final = {
+    "S1": "To write one message to one of 1,000 members",
+    "S11": "The same, compressed",
+    "S6": "To take in one client: connect, handshake, join",
+    "S7": "To keep one idle client in a room with presence",
+}
+
+
+def picture(results: Results) -> str:
+    """Draw what some scenarios cost, one below the other: an SVG file by itself."""
+    cases = by_case(results.runs)
+    drawn: list[str] = []
+    height = 0.0
+    for name, title in PICTURE.items():
+        same = [case for case in cases if case.scenario == name and case.cpu]
+        if same:
+            drawn.append(f'<text x="0" y="{height + 20:.0f}" style="font-weight:600;font-size:14px">{title}</text>')
+            drawn.append(bars(same).replace("<svg ", f'<svg y="{height + 30:.0f}" ', 1))
+            height += 30 + 26 + ROW * len(same) + 22
+    style = f"{STYLE} svg text {{ font-family: system-ui, sans-serif }}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-10 0 {WIDTH + 20} {height:.0f}" width="{WIDTH + 20}">'
+        f'<style>{style}</style><rect x="-10" width="100%" height="100%" style="fill:var(--paper)"/>'
+        f"{''.join(drawn)}</svg>\n"
+    )
 
 
 # Plots

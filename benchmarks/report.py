@@ -2,8 +2,8 @@
 What a report is made of: every run as JSON, medians by contestant, and the tables in Markdown.
 
 Runs in the bench's process; pure but for reading and writing the files of one directory: `runs.jsonl` (its first line
-says machine, versions and command, each other line is one run), `report.md`, and `report.html` by `page`. It measures
-nothing.
+says machine, versions and command, each other line is one run), `report.md`, and `report.html` and `costs.svg` by
+`page`. It measures nothing.
 """
 
 from __future__ import annotations
@@ -318,9 +318,10 @@ def commands(results: Results) -> dict[str, str]:
 
 
 def write(directory: Path, results: Results) -> None:
-    """Write report.md and report.html."""
-    from benchmarks.page import page  # it draws with what is above
+    """Write report.md, report.html and costs.svg."""
+    from benchmarks.page import page, picture  # they draw with what is above
 
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "report.md").write_text(markdown(results))
     (directory / "report.html").write_text(page(results))
+    (directory / "costs.svg").write_text(picture(results))

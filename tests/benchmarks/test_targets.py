@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks.machine import Noise, describe
-from benchmarks.page import page
+from benchmarks.page import page, picture
 from benchmarks.report import Results, by_case, markdown
 from benchmarks.scenarios import Run
 from benchmarks.targets import TARGETS, Verdict, judge, verdicts
@@ -76,6 +77,9 @@ def test_the_report_tells_every_run_and_reads_what_it_wrote(tmp_path: Path) -> N
     assert "| S1 CPU per delivery, to the floor | ≤ 1.35 × | **1.2** |" in text
     assert "S1, round 2, floor: 3 <lost>" in text
     assert "ws: node is not there" in text
+    drawn = ElementTree.fromstring(picture(again))
+    assert drawn.tag.endswith("svg")
+    assert "realtime" in [each.text for each in drawn.iter() if each.tag.endswith("text")]
     html = page(again)
     assert "3 &lt;lost&gt;" in html
     assert "<script" not in html
