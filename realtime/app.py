@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -233,7 +234,7 @@ class App:
         """The worker's rooms."""
         if self._hub is None:
             raise RuntimeError(
-                "no worker runs this application: publish from a handler, or from another program by Redis"
+                "no worker runs this application: publish from a handler, or from another program by the API (/api)"
             )
         return self._hub
 
@@ -254,10 +255,20 @@ class App:
         Run a function that computes for long in another process, so that the event loop stays free.
 
         The function and its arguments must be importable and picklable. The processes are this worker's own children.
+
+        Raises:
+            BrokenProcessPool: a process ended while it computed, or could not import the function. The next call has
+                new ones.
         """
         if self._processes is None:
             self._processes = ProcessPoolExecutor(max_workers=2, mp_context=multiprocessing.get_context("spawn"))
-        return await asyncio.get_running_loop().run_in_executor(self._processes, function, *arguments)
+        processes = self._processes
+        try:
+            return await asyncio.get_running_loop().run_in_executor(processes, function, *arguments)
+        except BrokenProcessPool:
+            if self._processes is processes:
+                self._processes = None
+            raise
 
     # What the wire protocol asks
 

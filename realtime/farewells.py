@@ -147,7 +147,8 @@ class Farewells:
     async def _resume(self, room: Room, info: ClientInfo) -> ClientId | None:
         """Take over one of the user's memberships that are away. Return its id, or None where there is none."""
         index = _away_room(room, info.user)
-        await asyncio.gather(*[away.indexed for away in self._away.get(index, {}).values()])
+        if underway := [away.indexed for away in self._away.get(index, {}).values()]:
+            await asyncio.wait(underway)  # they are not this client's alone: its end is not theirs
         for client in await self._broker.members(index):
             if await self._broker.remove_member(index, client, announce=False) is not None:  # of several who try, one
                 self._forget_away(index, client)
@@ -197,13 +198,13 @@ class Farewells:
         away = self._away.get(index, {}).get(client)
         if away is None:
             return
-        await away.indexed
+        await asyncio.wait([away.indexed])
         try:
             is_left = await self._broker.remove_member(index, client, announce=False) is not None
         except BrokerUnavailable:
             is_left = True  # nobody can have come back
             self._owed[index, client] = None
-        if self._forget_away(index, client) is None:
+        if self._forget_away(index, client) is None or (room, client) in self._here:
             return  # back, and here
         if is_left:
             self._owe_presence(room, options, away.info)
@@ -219,18 +220,21 @@ class Farewells:
             return
         name, announce = (room, options.join_leave) if options.presence else (Room(_LEAVE + room), False)
         try:
-            is_left = await self._broker.remove_member(name, client, announce=announce, mine=True) is not None
+            left = await self._broker.remove_member(name, client, announce=announce, mine=True)
         except BrokerUnavailable:
             return
-        if is_left:
-            await self._finish(room, options, info)
+        if left is not None:
+            await self._finish(room, options, info, left=None if options.presence else left)
 
     def _owe_presence(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
         if options.presence:
             self._presence.owe(room, ClientId(info.client), announce=options.join_leave)
 
-    async def _finish(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
-        """Make absent who has left, tell the application, and remove the record."""
+    async def _finish(self, room: Room, options: RoomOptions, info: ClientInfo, *, left: int | None = None) -> None:
+        """
+        Make absent who has left, tell the application, and remove the record. `left`: it is removed already, and so
+        many others were there then.
+        """
         client = ClientId(info.client)
         if options.presence:
             await self._presence.pay(room, client)
@@ -243,7 +247,8 @@ class Farewells:
                 await self._broker.add_member(Room(_EMPTY + room), record, announce=False, lasting=True)
             except BrokerUnavailable:
                 self._unlooked[room] = None
-        left = await self._remove(Room(_LEAVE + room), client)
+        if left is None:
+            left = await self._remove(Room(_LEAVE + room), client)
         if not options.hears_empty:
             return
         if (Room(_LEAVE + room), client) in self._owed:
@@ -355,6 +360,8 @@ class Farewells:
         options = self._options_of(room)
         if options is None:  # this version does not know it
             self._spawn(self._remove(record, ClientId(info.client)))
+        elif record.startswith(_AWAY) and (room, ClientId(info.client)) in self._here:
+            self._spawn(self._remove(record, ClientId(info.client)))  # it came back here, and a server forgot that
         elif _has_grace(options, info):
             self._begin_grace(room, options, info)
         else:

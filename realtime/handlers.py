@@ -58,7 +58,8 @@ class Handler:
         self.positional = min(positional, len(places))
         # Given by name wherever that can be, for a pattern's variable may stand between: (self, conn, name, data).
         self._places = [None if each.kind is each.POSITIONAL_ONLY else each.name for each in places[: self.positional]]
-        self._is_plain = not self._named and places == parameters[: len(places)]  # arguments can go as they come
+        # Arguments can go as they come. Who shows another's signature may want them by name.
+        self._is_plain = not self._named and not hasattr(function, "__wrapped__")
         needed = [each.name for each in places[self.positional :] if each.default is each.empty]
         needed += [
             each.name

@@ -19,7 +19,7 @@ from realtime.app import App, stock_app
 from realtime.errors import TargetError
 
 ATTRIBUTE: Final = "app"
-FILE_MODULE: Final = "__realtime_app__"
+FILE_MODULE: Final = "__realtime_app__"  # where the file's own name belongs to somebody else
 
 
 def load_target(target: str | None, directory: Path) -> App:
@@ -49,13 +49,28 @@ def _load_file(target: str, path: Path) -> ModuleType:
         raise TargetError(target, f"there is no file {path}")
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))  # its neighbours, as if it had been run
-    spec = importlib.util.spec_from_file_location(FILE_MODULE, path)
+    name = _module_name(path)
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise TargetError(target, f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[FILE_MODULE] = module
-    _run(target, lambda: spec.loader.exec_module(module))
+    sys.modules[name] = module
+    try:
+        _run(target, lambda: spec.loader.exec_module(module))
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
+
+
+def _module_name(path: Path) -> str:
+    """
+    Return the name by which its neighbours, and processes of `run_cpu`, import a file, so that there is one application
+    and not two. A file that has the name of a module which somebody else means by it gets one that nobody imports.
+    """
+    name = path.stem
+    is_free = name.isidentifier() and name not in sys.modules and name not in sys.stdlib_module_names
+    return name if is_free else FILE_MODULE
 
 
 def _load_module(target: str, name: str) -> ModuleType:

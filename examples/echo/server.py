@@ -1,4 +1,8 @@
-"""`sticky` alone, without `realtime`: lines come back from one of four processes, always the same for an address."""
+"""
+`sticky` alone, without `realtime`: lines come back from one of four processes, always the same for an address.
+
+Run it with `python examples/echo/server.py 127.0.0.1:7000`, and `nc 127.0.0.1 7000`.
+"""
 
 import asyncio
 import sys

@@ -216,21 +216,27 @@ class Cluster:
     # Subscriptions
 
     async def subscribe(self, channel: bytes) -> None:
-        async with asyncio.timeout(MOVING_S + CONNECT_S):
-            while True:
-                link = self._direct.slots[channel_slot(channel)]
-                if link is None:
-                    raise BrokerUnavailable(self.shown, "the node that has this room is away")
-                try:
-                    await self._subscribe_at(link, [channel])
-                except CommandFailed as error:
-                    if error.code not in REDIRECTIONS:
-                        raise
-                    if error.code == "MOVED":
-                        self._knowing = read_redirection(error.text, link.address.host)
-                if channel in self._subscribed:
-                    return
-                await self._settle_again()  # the slot left that node meanwhile
+        try:
+            async with asyncio.timeout(MOVING_S + CONNECT_S):
+                await self._subscribe(channel)
+        except TimeoutError as late:
+            raise BrokerUnavailable(self.shown, "a room could not be subscribed in time") from late
+
+    async def _subscribe(self, channel: bytes) -> None:
+        while True:
+            link = self._direct.slots[channel_slot(channel)]
+            if link is None:
+                raise BrokerUnavailable(self.shown, "the node that has this room is away")
+            try:
+                await self._subscribe_at(link, [channel])
+            except CommandFailed as error:
+                if error.code not in REDIRECTIONS:
+                    raise
+                if error.code == "MOVED":
+                    self._knowing = read_redirection(error.text, link.address.host)
+            if channel in self._subscribed:
+                return
+            await self._settle_again()  # the slot left that node meanwhile
 
     async def _subscribe_at(self, link: Link, channels: list[bytes]) -> None:
         """Subscribe to channels that are all of one slot."""

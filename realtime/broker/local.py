@@ -60,6 +60,8 @@ class Link(Framed):
 
     def ask(self, *message: Any) -> asyncio.Future[msgspec.Raw]:
         """Send a command; its answer comes in its turn."""
+        if self.is_lost:
+            raise BrokerUnavailable(self.broker.address, self._why)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[msgspec.Raw] = loop.create_future()
         self.send(message)  # first: what cannot be written has no answer, and must not be waited for
@@ -142,13 +144,13 @@ class LocalBroker:
     async def _connect(self) -> Link:
         """Take up a link, with everything that this worker has at the broker."""
         _, link = await asyncio.get_running_loop().create_unix_connection(lambda: Link(self), self._path)
-        answers = [link.ask("hello", self._worker)]
-        answers += [link.ask("subscribe", room) for room in self._rooms]
-        answers += [
-            link.ask("add_member", room, info, announce, False, lasting)
-            for (room, _), (info, announce, lasting) in self._members.items()
-        ]
         try:
+            answers = [link.ask("hello", self._worker)]
+            answers += [link.ask("subscribe", room) for room in self._rooms]
+            answers += [
+                link.ask("add_member", room, info, announce, False, lasting)
+                for (room, _), (info, announce, lasting) in self._members.items()
+            ]
             await asyncio.wait_for(asyncio.gather(*answers), TIMEOUT_S)
             if link.is_lost:  # after its last answer, and before it is ours: nobody else would see it
                 raise BrokerUnavailable(self.address, "the link was lost")

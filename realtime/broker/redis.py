@@ -62,6 +62,7 @@ REAPED_S: Final = 86400  # for so long a worker that is taken for dead may come 
 LEFT_S: Final = 180.0  # no replica of a cluster is elected that lost its master longer ago (10 timeouts and a ping)
 LEFT_MAX: Final = 100_000  # who left, and would be found in LEFT_S; of more, those who left first are not
 FORGET_BATCH: Final = 500  # of those, in one command
+BATCH: Final = 5000  # members for whom something is asked at once: a connection holds no more than `resp.WAITING_MAX`
 HOME: Final = "~"  # the hash tag of what belongs to no room
 
 _pack = msgspec.msgpack.encode
@@ -254,13 +255,15 @@ class RedisBroker:
         been; `was_away`: leaves may have been.
         """
         reaped = was_away and bool(await route.ask(HOME, "DEL", self._reaped(self._worker)))
-        await asyncio.gather(
-            *[
-                self._register_one(route, room, info, announce, lasting, tell=reaped, again=True)
-                for (room, _), (info, announce, lasting) in self._members.items()
-                if was_away or at(route.link(self._tag(room)))
-            ]
-        )
+        meant = [key for key in self._members if was_away or at(route.link(self._tag(key[0])))]
+        for begin in range(0, len(meant), BATCH):
+            await asyncio.gather(
+                *[
+                    self._register_one(route, key[0], *self._members[key], tell=reaped, again=True)
+                    for key in meant[begin : begin + BATCH]
+                    if key in self._members  # who left meanwhile is not there again
+                ]
+            )
 
     async def _register_one(
         self, route: Route, room: Room, info: ClientInfo, announce: bool, lasting: bool, *, tell: bool,
@@ -512,7 +515,7 @@ class RedisBroker:
         found = [msgspec.msgpack.decode(each, type=tuple[str, str, bool]) for each in owned]
         return [(Room(room), ClientId(client), lasting) for room, client, lasting in found]
 
-    async def _bury_all(self, owned: Iterable[tuple[Room, ClientId, bool]], worker: str) -> None:
+    async def _bury_all(self, owned: Sequence[tuple[Room, ClientId, bool]], worker: str) -> None:
         """
         Remove or take over members that a worker has no longer. The listener is told of those with whom this call did,
         also where others fail.
@@ -520,14 +523,16 @@ class RedisBroker:
         Raises:
             BrokerUnavailable: not with all; those are found again by the next who tries.
         """
-        done = await asyncio.gather(*[self._bury(*each, worker) for each in owned], return_exceptions=True)
-        departed = [each for each in done if isinstance(each, Departed)]
-        self._counts["reaped"] += len(departed)
-        if departed and self._listener is not None:
-            self._listener.on_departed(departed)
-        for each in done:
-            if isinstance(each, BaseException):
-                raise each
+        for begin in range(0, len(owned), BATCH):
+            burying = [self._bury(*each, worker) for each in owned[begin : begin + BATCH]]
+            done = await asyncio.gather(*burying, return_exceptions=True)
+            departed = [each for each in done if isinstance(each, Departed)]
+            self._counts["reaped"] += len(departed)
+            if departed and self._listener is not None:
+                self._listener.on_departed(departed)
+            for each in done:
+                if isinstance(each, BaseException):
+                    raise each
 
     async def _bury(self, room: Room, client: ClientId, lasting: bool, worker: str) -> Departed | None:
         """Remove or take over one. Return None where another was faster, or it is this worker's own and came again."""
@@ -561,9 +566,9 @@ class RedisBroker:
     async def _give_up(self) -> None:
         """Remove this worker's members, and its lease; lasting ones are found when that has run out."""
         owned = [each for each in await self._owned_by(self._worker) if each[:2] not in self._left]
-        await asyncio.gather(
-            *[self._remove(room, client, "?", self._worker) for room, client, lasting in owned if not lasting]
-        )
+        ending = [(room, client) for room, client, lasting in owned if not lasting]
+        for begin in range(0, len(ending), BATCH):
+            await asyncio.gather(*[self._remove(*each, "?", self._worker) for each in ending[begin : begin + BATCH]])
         if not any(lasting for _, _, lasting in owned):
             await asyncio.gather(
                 self._ask(HOME, "DEL", self._owned(self._worker)), self._ask(HOME, "ZREM", self._leases, self._worker)

@@ -92,7 +92,7 @@ def bench(
     Examples:
       realtime bench http://127.0.0.1:8000
       realtime bench https://chat.example.com --clients 2000 --rooms 20 --room 'chat:{n}' --rate 2
-      realtime bench wss://chat.example.com/live --secret-from-settings --seconds 60 --json
+      realtime bench wss://chat.example.com --secret-from-settings --seconds 60 --json
     """
     try:
         plan = Plan(Address.parse(url), clients, rooms, room, rate, seconds, size, data, connect_rate)

@@ -76,8 +76,8 @@ def processors(settings: Settings) -> Finding:
 
 
 def event_loop(settings: Settings) -> Finding:
-    """Without uvloop a worker uses asyncio's own loop: it works, slower."""
-    return _package("Event loop", "uvloop", "asyncio's own loop is used, which is slower: pip install uvloop")
+    """A worker runs on uvloop."""
+    return _package("Event loop", "uvloop", "no worker can start without it: pip install uvloop")
 
 
 def frames(settings: Settings) -> Finding:
@@ -93,7 +93,7 @@ def frames(settings: Settings) -> Finding:
 
 def http(settings: Settings) -> Finding:
     """uvicorn with httptools serves HTTP and ASGI applications."""
-    return _package("HTTP", "httptools", "pip install httptools")
+    return _package("HTTP", "httptools", "no worker can start without it: pip install httptools")
 
 
 def descriptors(settings: Settings) -> Finding:
@@ -195,7 +195,7 @@ def _table(found: list[Finding]) -> Table:
 def _package(check: str, name: str, advice: str) -> Finding:
     version = _version(name)
     if version is None:
-        return Finding(check, Grade.FAIR, f"no {name}", advice)
+        return Finding(check, Grade.BAD, f"no {name}", advice)
     return Finding(check, Grade.GOOD, f"{name} {version}")
 
 

@@ -101,7 +101,7 @@ def for_development(settings: Settings) -> Settings:
     if not settings.reload:
         return settings
     if importlib.util.find_spec("watchfiles") is None:
-        problem = "it needs watchfiles: pip install 'realtime-cluster[reload]'"
+        problem = "it needs watchfiles: pip install watchfiles"
         raise SettingsError("reload", settings.source("reload"), problem)
     for each in settings.reload_dir:
         if not Path(settings.directory, each).is_dir():

@@ -197,7 +197,7 @@ export interface RoomEvents<T = any> {
 }
 
 export interface HistoryOptions {
-  /** How many at most. 0: none, only the position at the top of the stream. */
+  /** How many at most. Default: 0, none, only the position at the top of the stream. */
   limit?: number;
   /** Begin after this position, or before it when `reverse`. */
   since?: Position;

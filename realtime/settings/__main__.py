@@ -22,9 +22,10 @@ Each setting can be given in three places. A nearer one wins, as a whole (lists 
    `ping = "20s"`, at the top level or under `[realtime]`. A key that is no setting is an error.
 
 Times are seconds, or have a unit: `500ms`, `25s`, `2m`, `1h`. Sizes are bytes, or have one: `64KiB`, `1MiB`. Several
-values are separated by commas, are a list in TOML, and on the command line the option can be repeated. A secret can
-come from a file: `--secret-file`, `REALTIME_SECRET_FILE`, `secret_file`. A wrong value ends the start with a sentence
-that names it, its source, and what is allowed.
+values are separated by commas, are a list in TOML, and on the command line the option can be repeated. Yes or no has
+no value on the command line: `--compression`, `--no-compression`. A secret can come from a file: `--secret-file`,
+`REALTIME_SECRET_FILE`, `secret_file`. A wrong value ends the start with a sentence that names it, its source, and what
+is allowed.
 """
 
 

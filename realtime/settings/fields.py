@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
@@ -40,6 +40,7 @@ from realtime.settings.kinds import (
 
 GROUPS = ("What to serve", "Where", "Workers", "Stickiness", "Broker", "Who may connect", "Limits", "Development",
           "Operation")  # fmt: skip
+KEY_BYTES: Final = 16  # of each key of the API, at least
 (_WHAT, _WHERE, _WORKERS, _STICKY, _BROKER, _WHO, _LIMITS, _DEVELOP, _OPERATION) = GROUPS
 
 _COOKIE = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # a token, RFC 9110 section 5.6.2: also what a header's name may hold
@@ -131,20 +132,20 @@ class Settings:
         _BROKER, "What every key and channel in Redis begins with; servers that share it share their rooms.")
 
     token_hmac_secret: str | None = _set(None, Secret(32), _WHO,
-        "Verifies the HS256 tokens that clients connect with (RFC 7518: at least 32 bytes).")
+        "Verifies the HS256, HS384 and HS512 tokens that clients connect with (RFC 7518: 32, 48 and 64 bytes).")
     token_public_key: str | None = _set(None, Text("FILE", "a file"), _WHO,
         "A public key or certificate (PEM) that verifies tokens: RS256/384/512, ES256/384/512 or EdDSA.")
     token_jwks_url: str | None = _set(None, Text("URL", "http:// or https:// and a host", r"https?://[^/\s\0]+[^\s\0]*"),
         _WHO, "Where an identity provider publishes the keys (JWKS) that verify its tokens.")
     token_audience: str | None = _set(None, Text(), _WHO, "What a token's `aud` must hold.")
     token_issuer: str | None = _set(None, Text(), _WHO, "What a token's `iss` must be.")
-    api_key: str | None = _set(None, Secret(16), _WHO,
+    api_key: str | None = _set(None, Secret(KEY_BYTES), _WHO,
         "Opens /api to other programs; several, separated by commas, while one replaces another.",
         shown="there is no /api")
     anonymous: bool | None = _set(None, Flag(), _WHO,
         "Clients without a token may connect.", shown="yes where nothing verifies tokens, else no")
     allowed_origins: tuple[str, ...] = _set((), Many(Origin()), _WHO,
-        "Origins of web pages that may connect, `*` for all.", shown="the page's own host only")
+        "Origins of web pages that may connect to rooms, `*` for all.", shown="the page's own host only")
 
     handshake_s: float = _set(10.0, Seconds(0.1, 300), _LIMITS,
         "Time from a connection's start to its first whole head.")
@@ -182,7 +183,7 @@ class Settings:
     umask: int | None = _set(None, Octal(), _OPERATION, "The mode bits that files of the server and its workers lack.")
     pid_file: str | None = _set(None, Text("FILE", "a file"), _OPERATION, "Where the primary writes its process id.")
     control: str | None = _set(None, Text("FILE", "a socket's path of at most 107 bytes", r"[^\0]{1,107}"), _OPERATION,
-        "The Unix socket (mode 0600) for `realtime status`, `reload` and `stop`.",
+        "The Unix socket (mode 0600) for `realtime status`, `reload`, `scale`, `drain`, `inspect` and `stop`.",
         shown="one in this user's runtime directory")
     # fmt: on
 
@@ -358,4 +359,6 @@ def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
          f"there is no slot {of.inspect} with {of.workers} workers"),
         (("reload_dir",), of.reload or not of.reload_dir, "reload_dir has no meaning without reload"),
         (("bind",), bool(of.bind), "there must be at least one address to listen on"),
+        (("api_key",), all(len(each.encode()) >= KEY_BYTES for each in of.api_keys),
+         f"each key of api_key has to have at least {KEY_BYTES} bytes; `openssl rand -hex 32` makes a good one"),
     ]  # fmt: skip

@@ -37,6 +37,7 @@ def logged(app: ASGIApp) -> ASGIApp:
                 said["closed"] = message.get("code", 1005)
             return message
 
+        path = scope["path"]  # as it came: the application may be given another
         try:
             await app(scope, receiving, sending)
         except Exception:
@@ -44,7 +45,7 @@ def logged(app: ASGIApp) -> ASGIApp:
             raise
         finally:
             said["ms"] = round((time.perf_counter() - began_at) * 1000, 1)
-            _write(scope, said)
+            _write(scope, path, said)
 
     return logging_app
 
@@ -65,12 +66,12 @@ def _take(said: dict[str, Any], message: Any) -> None:
         said["closed"] = message.get("code", 1000)
 
 
-def _write(scope: Scope, said: dict[str, Any]) -> None:
+def _write(scope: Scope, path: str, said: dict[str, Any]) -> None:
     client = scope.get("client")
     fields = {
         "client": client[0] if client else "",
         "method": scope.get("method", "WEBSOCKET"),
-        "path": scope["path"],
+        "path": path,
         **said,
     }
     closed = f", closed {fields['closed']}" if "closed" in fields else ""

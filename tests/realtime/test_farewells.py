@@ -6,6 +6,8 @@ That departures are heard after a crash is shown with real workers in tests/proc
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 from realtime import App, Connection
@@ -104,3 +106,48 @@ async def test_when_the_only_worker_ends_nobody_is_waited_for() -> None:
         await until(lambda: worker.hub.statistics()["away"] == 1)
     assert heard.count(("leave", "ana", "a")) == 1
     assert heard[-1] == ("empty", "a")
+
+
+@run_async
+async def test_who_goes_before_it_is_admitted_leaves_nothing_behind() -> None:
+    heard: list[tuple[Any, ...]] = []
+    app, broker = make_app(heard), LaggingBroker()
+    app.room("plain:{name}")
+    async with OneWorker(app, broker=broker) as worker:
+        recorded = broker.hold_after("add_member")
+        client = await worker.open()
+        token = worker.token(sub="ana", channels=["plain:a"])
+        await client.send_raw(json.dumps({"id": 1, "connect": {"token": token, "data": "ana"}}))
+        await recorded.reached.wait()
+        assert worker.hub.statistics()["rooms"] == 1
+        client.abort()
+        await until(lambda: not worker.protocol.sessions)
+        broker.let_pass()
+        await until(lambda: worker.hub.statistics()["rooms"] == 0)
+        while await records(worker, "plain:a", "ana"):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert heard == [], "it was never there"
+
+
+@run_async
+async def test_who_goes_while_it_waits_for_another_tabs_entry_takes_nothing_from_the_next() -> None:
+    heard: list[tuple[Any, ...]] = []
+    broker = LaggingBroker()
+    async with OneWorker(make_app(heard, grace_s=3600.0), broker=broker) as worker:
+        watcher = await worker.join(data="wim")
+        first, second, third = [await worker.join(data="ana") for _ in range(3)]
+        for client in (watcher, first):
+            await client.ask("subscribe", channel="r:a")
+        entry = broker.hold_before("add_member")
+        first.abort()
+        await entry.reached.wait()
+        session = worker.session(second)
+        await second.send_raw(json.dumps({"id": 9, "subscribe": {"channel": "r:a"}}))
+        await until(lambda: session.entering)
+        second.abort()
+        await until(lambda: session not in worker.protocol.sessions)
+        broker.let_pass()
+        await third.ask("subscribe", channel="r:a")
+        there = await broker.members(Room("r:a"))
+        assert set(there) == {watcher.connected["client"], first.connected["client"]}, "it goes on as the first"
+        assert worker.hub.statistics()["away"] == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -119,3 +121,38 @@ async def test_a_client_is_told_which_field_is_wrong() -> None:
         assert (await client.next("pub", "chat:lobby"))["data"] == {"text": "hi", "urgent": False}
         with pytest.raises(ClientError, match=r"got `int` - at `\$\.text`"):
             await client.publish("chat:lobby", {"text": 5})
+
+
+def test_a_handler_that_shows_anothers_signature_is_given_what_it_names() -> None:
+    async def take(conn: Any, data: Any) -> Any:
+        return conn, data
+
+    @functools.wraps(take)
+    async def by_name(**named: Any) -> Any:
+        return await take(**named)
+
+    async def call() -> Any:
+        return await Handler(by_name, positional=2)("c", 1)
+
+    assert asyncio.run(call()) == ("c", 1)
+
+
+@run_async
+async def test_a_handler_that_waits_for_something_cancelled_fails_alone() -> None:
+    app = App()
+
+    @app.rpc("stuck")
+    async def stuck(conn: Connection) -> None:
+        waited_for = asyncio.get_running_loop().create_future()
+        waited_for.cancel()
+        await waited_for
+
+    @app.rpc("fine")
+    async def fine(conn: Connection) -> int:
+        return 1
+
+    async with TestServer(app) as server:
+        client = await server.connect()
+        with pytest.raises(ClientError, match="internal"):
+            await client.rpc("stuck")
+        assert await client.rpc("fine") == 1

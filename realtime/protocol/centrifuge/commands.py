@@ -87,19 +87,19 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
         session.over("rooms", f"more than {shared.limits.rooms_per_connection} rooms")
         raise codes.ROOM_LIMIT.error()
     doors = await _enter_granted(session, request)
-    await shared.hub.farewells.admit(ClientInfo(connection.user, connection.id, connection.snapshot()))
-    if not session.is_open:
-        _abandon(session, doors)
-        shared.hub.farewells.not_admitted(connection.user, connection.id)
-        return
+    is_admitted = False
     try:
+        await shared.hub.farewells.admit(ClientInfo(connection.user, connection.id, connection.snapshot()))
+        if not session.is_open:
+            return
         subs: dict[str, SubscribeResult] = {
             door.subscription.room: _subscribe_result(session, door, door.entry.settle()) for door in doors
         }
-    except BaseException:
-        _abandon(session, doors)
-        shared.hub.farewells.not_admitted(connection.user, connection.id)
-        raise
+        is_admitted = True
+    finally:
+        if not is_admitted:
+            _abandon(session, doors)
+            shared.hub.farewells.not_admitted(connection.user, connection.id)
     session.admit()
     expires, seconds = ttl(claims.expire_at_s if claims else None)
     limits = shared.limits

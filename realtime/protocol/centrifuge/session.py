@@ -298,18 +298,19 @@ class Session:
     async def _run(self) -> None:
         queue = self._queue
         assert queue is not None
-        while queue and self.is_open:
-            command = queue.popleft()
-            if self._publishing and (command.publish is None or len(self._publishing) >= QUEUE_MAX):
-                await asyncio.wait(self._publishing)  # what another command is to find has happened
-            try:
-                await self._execute(command)
-            except Disconnect as end:
-                self.end(end.code, end.reason)
-            if len(queue) == QUEUE_MAX:
-                self.outlet.resume_reading()
-        self._queue = None
-        self._task = None
+        try:
+            while queue and self.is_open:
+                command = queue.popleft()
+                if self._publishing and (command.publish is None or len(self._publishing) >= QUEUE_MAX):
+                    await asyncio.wait(self._publishing)  # what another command is to find has happened
+                try:
+                    await self._execute(command)
+                except Disconnect as end:
+                    self.end(end.code, end.reason)
+                if len(queue) == QUEUE_MAX:
+                    self.outlet.resume_reading()
+        finally:
+            self._queue = self._task = None
 
     async def _execute(self, command: Command) -> None:
         """Run one command, and answer it where that failed."""
@@ -331,6 +332,12 @@ class Session:
             raise codes.INSUFFICIENT_STATE.error() from None
         except Disconnect:
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            logger.exception("! %s: %s waited for something that was cancelled", self.connection.id, method)
+            self._answer_error(command.id, method, codes.INTERNAL.error())
         except Exception:
             logger.exception("! %s: %s failed", self.connection.id, method)
             self._answer_error(command.id, method, codes.INTERNAL.error())

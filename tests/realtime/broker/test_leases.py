@@ -156,6 +156,24 @@ async def test_who_is_being_inherited_is_no_ghost(brief: Place) -> None:
         assert sorted(each.room for each in b.heard.departed) == sorted(rooms), "each once"
 
 
+@pytest.mark.parametrize("brief", ["redis", "cluster"], indirect=True)
+@run_async
+async def test_of_many_members_some_are_asked_for_at_a_time(brief: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(realtime.broker.redis, "BATCH", 3)
+    rooms = [brief.room(str(number)) for number in range(10)]
+    async with brief.worker("b") as b:
+        with mortal(brief, "a", *rooms, lasting=True) as process:
+            process.kill()
+            await b.broker.reap(brief.make("a").id)
+        assert sorted(each.room for each in b.heard.departed) == sorted(rooms)
+        assert isinstance(b.broker, RedisBroker)
+        for room in rooms:
+            await b.broker._ask(b.broker._tag(room), "DEL", b.broker._key(room, "m"))
+        await b.broker._register(b.broker._nodes.route, lambda _: True, was_away=True)
+        gone = info_of(brief, "a")
+        assert [set(await b.broker.members(room)) for room in rooms] == [{gone.client}] * len(rooms)
+
+
 @run_async
 async def test_lasting_members_are_left_to_another_by_a_worker_that_ends(brief: Place) -> None:
     room = brief.room()
