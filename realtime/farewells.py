@@ -181,6 +181,10 @@ class Farewells:
         index, client = _away_room(room, info.user), ClientId(info.client)
         if (room, client) in self._here or client in self._away.get(index, {}):
             return
+        if options.presence:
+            self._broker.loosen(room, client)
+        if options.has_farewells:
+            self._broker.loosen(Room(_LEAVE + room), client)
         loop = asyncio.get_running_loop()
         indexed = loop.create_task(self._index(index, info))
         timer = loop.call_later(options.grace_s, lambda: self._spawn(self._end_grace(room, options, index, client)))

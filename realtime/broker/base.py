@@ -246,6 +246,12 @@ class Broker(Protocol):
             lasting: when this worker is gone the member is not removed; whoever reaps has it from then on.
         """
 
+    def loosen(self, room: Room, client: ClientId) -> None:
+        """
+        Note that another worker may take this worker's member over without a word to this one. After a fault it is
+        registered again only where nobody else has it. `add_member` ends that.
+        """
+
     async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
         """
         Undo `add_member`; with `mine`, only where this worker still owns the member. Return how many are left in the

@@ -122,6 +122,7 @@ class LocalBroker:
         self._listener: BrokerListener | None = None
         self._rooms: set[Room] = set()
         self._members: dict[tuple[Room, ClientId], tuple[ClientInfo, bool, bool]] = {}
+        self._loose: set[tuple[Room, ClientId]] = set()  # of those members
         self._returning: asyncio.Task[None] | None = None
         self._closing = False
         self._counts = dict.fromkeys(("published", "received", "links_lost"), 0)
@@ -148,8 +149,8 @@ class LocalBroker:
             answers = [link.ask("hello", self._worker)]
             answers += [link.ask("subscribe", room) for room in self._rooms]
             answers += [
-                link.ask("add_member", room, info, announce, False, lasting)
-                for (room, _), (info, announce, lasting) in self._members.items()
+                link.ask("add_member", key[0], info, announce, False, lasting, key in self._loose)
+                for key, (info, announce, lasting) in self._members.items()
             ]
             await asyncio.wait_for(asyncio.gather(*answers), TIMEOUT_S)
             if link.is_lost:  # after its last answer, and before it is ours: nobody else would see it
@@ -279,14 +280,20 @@ class LocalBroker:
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
     ) -> None:
         self._members[room, ClientId(info.client)] = (info, announce, lasting)
+        self._loose.discard((room, ClientId(info.client)))
         try:
-            await self._ask("add_member", room, info, announce, not quietly, lasting)
+            await self._ask("add_member", room, info, announce, not quietly, lasting, False)
         except BaseException:
             self._members.pop((room, ClientId(info.client)), None)
             raise
 
+    def loosen(self, room: Room, client: ClientId) -> None:
+        if (room, client) in self._members:
+            self._loose.add((room, client))
+
     async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
         self._members.pop((room, client), None)
+        self._loose.discard((room, client))
         return msgspec.msgpack.decode(await self._ask("remove_member", room, client, announce, mine), type=int | None)
 
     async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:

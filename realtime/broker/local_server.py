@@ -190,10 +190,12 @@ class LocalBrokerServer:
     def add_member(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
         """
         Add a member. `announce`: its leave will be told; `tell`: so is its join. A return tells it again only where
-        the leave had been told.
+        the leave had been told. `loose`: not where another worker has it.
         """
         room, info = Room(_text(raw[0])), msgspec.msgpack.decode(raw[1], type=ClientInfo)
-        announce, tell, lasting = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:5]]
+        announce, tell, lasting, loose = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:6]]
+        if loose and self.state.owner(room, ClientId(info.client)) not in (None, peer.worker):
+            return
         is_back = peer.was_reaped and info.client not in self.state.members(room)
         self.state.add_member(room, Member(peer.worker, info, announce, lasting))
         if announce and (tell or is_back):

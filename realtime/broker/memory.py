@@ -178,6 +178,11 @@ class MemoryState:
         self._disown(found.worker, room, client)
         return found.info
 
+    def owner(self, room: Room, client: ClientId) -> WorkerId | None:
+        """Return the worker that has a member, or None where nobody is there."""
+        found = self._members.get(room, {}).get(client)
+        return None if found is None else found.worker
+
     def _disown(self, worker: WorkerId, room: Room, client: ClientId) -> None:
         owned = self._owned[worker]
         owned.discard((room, client))
@@ -328,6 +333,9 @@ class MemoryBroker:
         self._state.add_member(room, Member(self._worker, info, announce, lasting))
         if announce and not quietly:
             self._tell(lambda listener: listener.on_join(room, info), room)
+
+    def loosen(self, room: Room, client: ClientId) -> None:
+        """There is no other worker."""
 
     async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
         info = self._state.remove_member(room, client, self._worker if mine else None)

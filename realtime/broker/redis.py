@@ -97,6 +97,7 @@ class RedisBroker:
         self._listener: BrokerListener | None = None
         self._rooms: dict[bytes, Room] = {}  # by channel
         self._members: dict[tuple[Room, ClientId], tuple[ClientInfo, bool, bool]] = {}
+        self._loose: set[tuple[Room, ClientId]] = set()  # of those members
         self._left: dict[tuple[Room, ClientId], float] = {}  # when, of those who stand in this worker's set still
         self._underway: set[tuple[Room, ClientId]] = set()  # being inherited or removed: no members, and no ghosts
         self._is_doubtful = False  # the servers may hold as this worker's whom it does not have
@@ -274,6 +275,7 @@ class RedisBroker:
         owned = route.ask(HOME, "SADD", self._owned(self._worker), _pack([room, info.client, lasting]))
         if not route.is_one:
             await owned
+        how = 0 if not again else 2 if (room, ClientId(info.client)) in self._loose else 1
         added = route.run(
             self._tag(room),
             scripts.MEMBER_ADD,
@@ -283,8 +285,9 @@ class RedisBroker:
             b"%b %d %b" % (self._worker.encode(), announce, packed),
             self._channel(room),
             packed if announce and tell else b"",
-            int(again),
+            how,
             self._nodes.publishing,
+            self._worker,
         )
         await (asyncio.gather(owned, added) if route.is_one else added)
 
@@ -420,6 +423,7 @@ class RedisBroker:
     ) -> None:
         key = (room, ClientId(info.client))
         self._members[key] = (info, announce, lasting)
+        self._loose.discard(key)
         self._left.pop(key, None)
         try:
             await self._register_one(self._nodes.route, room, info, announce, lasting, tell=not quietly)
@@ -429,8 +433,13 @@ class RedisBroker:
                 raise self._refused(self._tag(room), error) from error
             raise
 
+    def loosen(self, room: Room, client: ClientId) -> None:
+        if (room, client) in self._members:
+            self._loose.add((room, client))
+
     async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
         self._members.pop((room, client), None)
+        self._loose.discard((room, client))
         self._underway.add((room, client))
         try:
             found = await self._remove(room, client, "1" if announce else "0", self._worker if mine else "")

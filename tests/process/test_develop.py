@@ -131,7 +131,7 @@ def test_without_what_watches_files_it_says_what_to_install(tmp_path: Path) -> N
     argv = [sys.executable, "-m", "realtime", "serve", "app.py", "--reload"]
     refused = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
-    assert "--reload: it needs watchfiles: pip install 'realtime-cluster[reload]'" in refused.stderr
+    assert "--reload: it needs watchfiles: pip install watchfiles" in refused.stderr
 
 
 def test_keys_of_the_terminal(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ async def test_when_the_only_worker_ends_nobody_is_waited_for() -> None:
 async def test_who_goes_before_it_is_admitted_leaves_nothing_behind() -> None:
     heard: list[tuple[Any, ...]] = []
     app, broker = make_app(heard), LaggingBroker()
-    app.room("plain:{name}")
+    app.room("plain:{name}", open=True)
     async with OneWorker(app, broker=broker) as worker:
         recorded = broker.hold_after("add_member")
         client = await worker.open()

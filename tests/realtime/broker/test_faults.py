@@ -14,10 +14,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import realtime.broker.local
-from realtime.broker.base import ClientInfo, WorkerId
+from realtime.broker.base import ClientId, ClientInfo, Room, WorkerId
+from realtime.broker.local import LocalBroker
+from realtime.broker.redis import RedisBroker
 from realtime.errors import BrokerUnavailable
 from tests.realtime.broker.conftest import LocalProcess
-from tests.realtime.broker.workers import KEPT, Place, Worker, flushed
+from tests.realtime.broker.workers import KEPT, Place, Worker, eventually, flushed
 from tests.support.aio import run_async
 from tests.support.redis_server import RedisServer
 
@@ -98,6 +100,28 @@ async def test_what_was_under_way_when_the_broker_died_fails(breakable: Breakabl
         breakable.die()
         done = await asyncio.gather(*asked, return_exceptions=True)
         assert all(isinstance(each, BrokerUnavailable) for each in done)
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+@run_async
+async def test_who_was_taken_over_is_not_taken_back_after_a_fault(breakable: Breakable, is_empty: bool) -> None:
+    room, client = breakable.place.room(), ClientId(BOB.client)
+    async with breakable.place.worker("a") as a, breakable.place.worker("b") as b:
+        await a.broker.add_member(room, BOB, announce=True, lasting=True)
+        a.broker.loosen(room, client)
+        await b.broker.add_member(room, BOB, announce=True, quietly=True, lasting=True)
+        if is_empty:
+            breakable.die()
+            await lost_by(a, b)
+            breakable.start()
+            await restored_by(a, b)
+        else:
+            cut(a)
+            await lost_by(a)
+            await restored_by(a)
+        await eventually(lambda: is_there(b, room))
+        assert await a.broker.remove_member(room, client, announce=True, mine=True) is None
+        assert await b.broker.remove_member(room, client, announce=True, mine=True) == 0
 
 
 @run_async
@@ -219,3 +243,18 @@ async def lost_by(*workers: Worker) -> None:
 async def restored_by(*workers: Worker) -> None:
     for worker in workers:
         await worker.heard.until(lambda worker=worker: worker.heard.how_often("link restored"))
+
+
+def cut(worker: Worker) -> None:
+    """Cut one worker's link, of which the broker's process sees no more than an end."""
+    if isinstance(worker.broker, LocalBroker):
+        assert worker.broker._link is not None, "started"
+        worker.broker._link.transport.abort()
+    else:
+        assert isinstance(worker.broker, RedisBroker)
+        [link] = worker.broker._nodes.links
+        link.cut()
+
+
+async def is_there(worker: Worker, room: Room) -> bool:
+    return BOB.client in await worker.broker.members(room)
