@@ -147,7 +147,8 @@ def picture(results: Results) -> str:
         same = [case for case in cases if case.scenario == name and case.cpu]
         if same:
             drawn.append(f'<text x="0" y="{height + 20:.0f}" style="font-weight:600;font-size:14px">{title}</text>')
-            drawn.append(bars(same).replace("<svg ", f'<svg y="{height + 30:.0f}" ', 1))
+            plot = bars(same).partition(">")[2].removesuffix("</svg>")
+            drawn.append(f'<g transform="translate(0 {height + 30:.0f})">{plot}</g>')
             height += 30 + 26 + ROW * len(same) + 22
     style = f"{STYLE} svg text {{ font-family: system-ui, sans-serif }}"
     return (
