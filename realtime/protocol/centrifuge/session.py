@@ -344,8 +344,9 @@ class Session:
 
     def publish_on_the_side(self, publishing: Coroutine[Any, Any, object], id: int) -> bool:
         """
-        Let a publication go to the broker, and its answer come, while the next command runs. Return False, and do
-        nothing, where no command waits, or the broker would not keep the order. So a burst leaves as one.
+        Let a publication go to the broker, and its answer come, while the next command runs: so a burst leaves as one.
+        Return False, and do nothing, where the broker would not keep the order, or where no command waits; a command
+        that begins at once cannot know yet whether one will.
         """
         if not self.shared.hub.in_order or not (IS_EAGER or self._queue or self._publishing):
             return False
