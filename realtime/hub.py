@@ -47,6 +47,7 @@ from realtime.local_room import Entry, Insufficient, Joined, LocalRoom, RoomOpti
 from realtime.presence import Presence
 from realtime.rate import Rate
 from realtime.recovery import replay
+from realtime.tasks import begin
 
 HELD_MAX = 10_000  # publications held for one unproven room; above it they are read from the stream again
 VERIFY_S = 8.0  # a publication that pub/sub lost, with none after it to show the hole, is found within 10 s
@@ -274,18 +275,22 @@ class Hub:
         entry = Entry(local, subscriber, since=since, watches=watches, wire=wire, accepts=accepts)
         local.entries.add(entry)  # before the first await: from here on the room is not empty
         try:
-            await self._open(local)
+            await self._open(local, entry)
+            reads = options.recover and (entry.top is None or since is not None)
             if options.presence or options.has_farewells:
+                reading = self._read_meanwhile(entry) if reads else None
                 entry.info = await self.farewells.enter(room, options, info)
-            if options.recover:
+                if reading is not None:
+                    await reading
+            elif reads:
                 await self._read(entry)
         except BaseException:
             self.abandon(entry)
             raise
         return entry
 
-    async def _open(self, local: LocalRoom) -> None:
-        """Subscribe at the broker for the first member, and learn where the stream stands."""
+    async def _open(self, local: LocalRoom, entry: Entry) -> None:
+        """Subscribe at the broker for the first member, who learns with the room where the stream stands."""
         async with local.lock:
             if local.opened:
                 return
@@ -293,8 +298,14 @@ class Hub:
             if local.options.recover:
                 top = await self._broker.position(local.name, retention=local.options.retention)
                 local.epoch, local.offset = top.epoch, top.offset
+                entry.top = top
                 self._resume_or_prove(local)
             local.opened = True
+
+    def _read_meanwhile(self, entry: Entry) -> asyncio.Task[None]:
+        reading = begin(self._read(entry))
+        reading.add_done_callback(lambda done: done.cancelled() or done.exception())  # it need not be waited for
+        return reading
 
     async def _read(self, entry: Entry) -> None:
         local, retention = entry.local, entry.local.options.retention
@@ -489,8 +500,8 @@ class Hub:
     async def _verify(self, rooms: Iterable[LocalRoom]) -> None:
         """Compare positions with the broker's, and prove every room that is behind or unproven."""
         positioned = [local for local in rooms if local.options.recover and local.opened]
-        for begin in range(0, len(positioned), VERIFY_BATCH):
-            batch = positioned[begin : begin + VERIFY_BATCH]
+        for start in range(0, len(positioned), VERIFY_BATCH):
+            batch = positioned[start : start + VERIFY_BATCH]
             try:
                 tops = await self._broker.positions([local.name for local in batch])
             except BrokerUnavailable:
@@ -529,6 +540,8 @@ class Hub:
                     return
                 for publication in missed.publications:
                     local.offset = publication.offset
+                    for entry in local.entries:
+                        entry.arrived.append(publication)
                     self._accept(local, publication)
                 self._counts["filled"] += len(missed.publications)
                 self._resume(local)

@@ -126,6 +126,53 @@ def test_recovered_is_said_exactly_when_all_of_it_is_there(
         assert merged.position.offset == max([top, *arrived])
 
 
+# At the door
+
+
+@pytest.mark.parametrize("returns", [False, True])
+@pytest.mark.parametrize("reason", ["the link was lost", "a hole showed"])
+@run_async
+async def test_what_is_read_to_fill_a_hole_is_also_theirs_who_stand_at_the_door(returns: bool, reason: str) -> None:
+    broker = LaggingBroker()
+    async with hub_of(broker) as hub:
+        member, client = HubClient(hub, "member"), HubClient(hub, "client")
+        await member.enter()
+        if returns:
+            await client.enter()
+            client.leave()
+        await broker.publish(ROOM, b"1", retention=KEPT.retention)
+        entry = await client.ask()
+        if reason == "the link was lost":
+            broker.lose_link()
+            await broker.publish_unheard(ROOM, b"2", b"3", retention=KEPT.retention)
+            broker.restore_link()
+        else:
+            await broker.publish_unheard(ROOM, b"2", retention=KEPT.retention)
+            broker.listener.on_gap([ROOM])
+        top = (await hub.history(ROOM)).top
+        await until(lambda: member.position == top)
+        joined = client.go_live(entry)
+        assert client.position == member.position
+        assert joined.recovered is returns
+        assert client.offsets == (member.offsets if returns else [])
+        await broker.publish(ROOM, b"the next", retention=KEPT.retention)
+        await until(lambda: member.offsets[-1:] == client.offsets[-1:])
+
+
+@run_async
+async def test_the_first_of_a_room_asks_once_where_its_stream_stands() -> None:
+    broker = LaggingBroker()
+    async with hub_of(broker) as hub:
+        await broker.publish(ROOM, b"1", retention=KEPT.retention)
+        before = len(broker.calls)
+        first, second = HubClient(hub, "first"), HubClient(hub, "second")
+        await first.enter()
+        assert broker.calls[before:] == ["subscribe", "position"]
+        await second.enter()
+        assert broker.calls[before:] == ["subscribe", "position", "position"]
+        assert first.position == second.position == (await hub.history(ROOM)).top
+
+
 # Whole lives
 
 

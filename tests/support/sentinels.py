@@ -1,7 +1,8 @@
 """
 A Redis with a replica, watched by real sentinels, which are in a hurry: half a second without an answer is a death.
 
-Every process is on a port of 127.0.0.1. Who asks for a state waits until the sentinels say that it is so.
+Every process is on a port of 127.0.0.1. Who asks for a state waits until the sentinels say that it is so. Sentinels
+that do not come to know their master and its replica are begun anew, on other ports: to bring them together is no test.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tests.support.redis_cluster import ok, wait
 from tests.support.redis_server import RedisServer, command_at
 
 SERVICE = "rooms"
+TRIES = 3
 CONFIGURATION = """
 port {port}
 bind 127.0.0.1
@@ -36,15 +38,18 @@ class Sentinels:
     """
 
     def __init__(self, count: int = 1, *, tls: Sequence[str] = (), host: str = "127.0.0.1") -> None:
-        options = ["--replica-announce-ip", host]
-        self.servers = [RedisServer(free_port(), tls=tls, options=options) for _ in range(2)]
-        self._host = host
+        self._count, self._tls, self._host = count, list(tls), host
+        self._choose()
+
+    def _choose(self) -> None:
+        """Choose ports, on which nothing runs yet."""
+        options = ["--replica-announce-ip", self._host]
+        self.servers = [RedisServer(free_port(), tls=self._tls, options=options) for _ in range(2)]
         self.master, self.replica = self.servers
-        self.ports = [free_port() for _ in range(count)]
-        self._tls = list(tls)
-        public = self._tls_ports = [free_port() for _ in self.ports] if tls else self.ports
-        scheme = "rediss" if tls else "redis"
-        self.url = f"{scheme}+sentinel://{','.join(f'{host}:{port}' for port in public)}/{SERVICE}"
+        self.ports = [free_port() for _ in range(self._count)]
+        public = self._tls_ports = [free_port() for _ in self.ports] if self._tls else self.ports
+        scheme = "rediss" if self._tls else "redis"
+        self.url = f"{scheme}+sentinel://{','.join(f'{self._host}:{port}' for port in public)}/{SERVICE}"
         self._directory = tempfile.TemporaryDirectory(prefix="sentinels-")
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -73,7 +78,12 @@ class Sentinels:
             with log:
                 self._processes.append(subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT))
         others = len(self.ports) - 1
-        wait(lambda: all(self._knows(port, others) for port in self.ports))
+        try:
+            wait(lambda: all(self._knows(port, others) for port in self.ports))
+        except AssertionError as error:
+            for log in Path(self._directory.name).glob("*.log"):
+                error.add_note(f"{log.name}:\n{log.read_text()[-4000:]}")
+            raise
 
     def _knows(self, port: int, others: int) -> bool:
         words = command_at(port, "SENTINEL", "MASTER", SERVICE).decode().split("\r\n")[2::2]
@@ -93,11 +103,17 @@ class Sentinels:
         self._directory.cleanup()
 
     def __enter__(self) -> Sentinels:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
+        for left in reversed(range(TRIES)):
+            try:
+                self.start()
+            except BaseException as error:
+                self.close()
+                if not left or not isinstance(error, AssertionError):
+                    raise
+                print("! sentinels begin anew:", error, *getattr(error, "__notes__", ()), sep="\n")
+                self._choose()
+            else:
+                break
         return self
 
     def __exit__(

@@ -189,6 +189,24 @@ async def test_a_stream_that_was_lost_is_no_stream_to_go_on_with() -> None:
 
 
 @run_async
+async def test_a_hole_that_is_filled_while_a_client_is_let_in_is_filled_for_it_too() -> None:
+    app, broker = make_app(), LaggingBroker()
+    async with OneWorker(app, broker=broker) as worker:
+        client = await worker.join()
+        await publish(app, 1)
+        gate = broker.hold_after("history")
+        entering = asyncio.create_task(client.ask("subscribe", channel="kept", recover=True, offset=0))
+        await gate.reached.wait()
+        await broker.publish_unheard("kept", b"2", retention=KEPT)
+        await publish(app, 3)
+        await until(lambda: worker.hub.statistics()["received"])
+        broker.let_pass()
+        told = await entering
+        assert told["recovered"]
+        assert [each["offset"] for each in told["publications"]] == [1, 2, 3]
+
+
+@run_async
 async def test_a_loss_while_a_client_is_let_in_ends_its_connection_so_that_it_comes_again() -> None:
     app, broker = make_app(), LaggingBroker()
     async with OneWorker(app, broker=broker) as worker:
@@ -197,8 +215,8 @@ async def test_a_loss_while_a_client_is_let_in_ends_its_connection_so_that_it_co
         gate = broker.hold_after("history")
         entering = asyncio.create_task(client.ask("subscribe", channel="kept", recover=True, offset=1))
         await gate.reached.wait()
-        await broker.publish_unheard("kept", b"2", retention=KEPT)
-        await publish(app, 3)
+        broker.lose_stream("kept")
+        await publish(app, 1, 2)
         await until(lambda: worker.hub.statistics()["received"])
         broker.let_pass()
         with pytest.raises(ConnectionResetError):
