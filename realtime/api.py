@@ -506,16 +506,25 @@ class Api:
                 info=ClientInfo("", follower.client),
                 watches=options.join_leave,
             )
-            entry.settle()
-        except (BrokerUnavailable, Insufficient):
+        except BrokerUnavailable:
             await answer(send, 503, b"The broker is away.\n")
             return
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), *UNCACHED]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
+        try:
+            entry.settle()
+        except Insufficient:
+            self._hub.abandon(entry)
+            await answer(send, 503, b"Publications were lost just now. Try again.\n")
+            return
         self._hub.go_live(entry)
+
+        async def follow() -> None:
+            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), *UNCACHED]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
+            await follower.outlet.pump(send)
+
         left = asyncio.ensure_future(gone(receive))
-        pumping = asyncio.ensure_future(follower.outlet.pump(send))
+        pumping = asyncio.ensure_future(follow())
         try:
             await asyncio.wait((left, pumping), return_when=asyncio.FIRST_COMPLETED)
             takes_nothing = pumping.done() and isinstance(pumping.exception(), TimeoutError)

@@ -303,8 +303,9 @@ class Hub:
             local.opened = True
 
     def _read_meanwhile(self, entry: Entry) -> asyncio.Task[None]:
+        """Read for an entry on the side. Whoever fails in between need not wait for it."""
         reading = begin(self._read(entry))
-        reading.add_done_callback(lambda done: done.cancelled() or done.exception())  # it need not be waited for
+        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         return reading
 
     async def _read(self, entry: Entry) -> None:
@@ -391,9 +392,6 @@ class Hub:
                 self._counts["stray"] += 1
             return
         self._counts["received"] += 1
-        for entry in local.entries:
-            if local.options.recover:
-                entry.arrived.append(publication)
         if local.proven:
             self._take(local, publication)
         elif len(local.held) < HELD_MAX:
@@ -418,6 +416,9 @@ class Hub:
             self._deliver(local)  # what came before goes before
         self._mark(local)
         local.pending.append(publication)
+        if publication.offset:
+            for entry in local.entries:
+                entry.arrived.append(publication)
 
     def _mark(self, local: LocalRoom) -> None:
         """See to it that this room is looked at when the turn ends."""
@@ -540,8 +541,6 @@ class Hub:
                     return
                 for publication in missed.publications:
                     local.offset = publication.offset
-                    for entry in local.entries:
-                        entry.arrived.append(publication)
                     self._accept(local, publication)
                 self._counts["filled"] += len(missed.publications)
                 self._resume(local)

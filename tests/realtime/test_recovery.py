@@ -160,6 +160,20 @@ async def test_what_is_read_to_fill_a_hole_is_also_theirs_who_stand_at_the_door(
 
 
 @run_async
+async def test_a_publication_that_is_not_kept_spoils_no_entry() -> None:
+    async with hub_of(LaggingBroker()) as hub:
+        member, client = HubClient(hub, "member"), HubClient(hub, "client")
+        await member.enter()
+        await hub.publish(ROOM, b"1")
+        entry = await client.ask()
+        await hub.publish(ROOM, b"not kept", keep=False)
+        await until(lambda: member.events[-1:] == ["0:not kept"])
+        client.go_live(entry)
+        await hub.publish(ROOM, b"2")
+        await until(lambda: client.events == ["2:2"] == member.events[-1:])
+
+
+@run_async
 async def test_the_first_of_a_room_asks_once_where_its_stream_stands() -> None:
     broker = LaggingBroker()
     async with hub_of(broker) as hub:

@@ -18,7 +18,7 @@ from realtime.broker.base import Retention
 from tests.support.aio import run_async
 from tests.support.client import Refused
 from tests.support.lagging_broker import LaggingBroker
-from tests.support.one_worker import OneWorker, until
+from tests.support.one_worker import Client, OneWorker, until
 
 KEPT = Retention(5, 300.0)
 
@@ -188,15 +188,21 @@ async def test_a_stream_that_was_lost_is_no_stream_to_go_on_with() -> None:
         assert (told["offset"], told.get("recovered", False)) == (3, False)
 
 
+async def held_at_the_door(client: Client, broker: LaggingBroker, *, offset: int) -> asyncio.Task[Any]:
+    """Have a client ask for what came after an offset, and the broker hold back what it read."""
+    gate = broker.hold_after("history")
+    entering = asyncio.create_task(client.ask("subscribe", channel="kept", recover=True, offset=offset))
+    await gate.reached.wait()
+    return entering
+
+
 @run_async
 async def test_a_hole_that_is_filled_while_a_client_is_let_in_is_filled_for_it_too() -> None:
     app, broker = make_app(), LaggingBroker()
     async with OneWorker(app, broker=broker) as worker:
         client = await worker.join()
         await publish(app, 1)
-        gate = broker.hold_after("history")
-        entering = asyncio.create_task(client.ask("subscribe", channel="kept", recover=True, offset=0))
-        await gate.reached.wait()
+        entering = await held_at_the_door(client, broker, offset=0)
         await broker.publish_unheard("kept", b"2", retention=KEPT)
         await publish(app, 3)
         await until(lambda: worker.hub.statistics()["received"])
@@ -212,9 +218,7 @@ async def test_a_loss_while_a_client_is_let_in_ends_its_connection_so_that_it_co
     async with OneWorker(app, broker=broker) as worker:
         client = await worker.join()
         await publish(app, 1)
-        gate = broker.hold_after("history")
-        entering = asyncio.create_task(client.ask("subscribe", channel="kept", recover=True, offset=1))
-        await gate.reached.wait()
+        entering = await held_at_the_door(client, broker, offset=1)
         broker.lose_stream("kept")
         await publish(app, 1, 2)
         await until(lambda: worker.hub.statistics()["received"])
