@@ -23,6 +23,7 @@ CENTRIFUGO ?= v6.9.1
 
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1=\2/p' Makefile | awk -F= '{ printf "%-18s %s\n", $$1, $$2 }'
+	@echo; sed -nE 's/^#   ([A-Z]+=.*)/  \1/p' Makefile
 
 $(READY): pyproject.toml scripts/venv.sh
 	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)

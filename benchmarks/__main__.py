@@ -19,11 +19,12 @@ from rich.table import Table
 
 from benchmarks.compile import program
 from benchmarks.contestants import CONTESTANTS, Contestant
-from benchmarks.errors import BenchError
+from benchmarks.errors import Absent, BenchError
 from benchmarks.machine import command_line, describe, raise_descriptor_limit
+from benchmarks.profile import Profile, Profiler
 from benchmarks.report import Results, by_case, words_for, write
 from benchmarks.rounds import in_turn, run
-from benchmarks.scenarios import SCENARIOS, Run, Scenario, families
+from benchmarks.scenarios import SCENARIOS, Run, Scenario, Window, families
 from benchmarks.targets import verdicts
 
 FILE_COLUMNS: Final = 180  # of what is told, where nobody's terminal says how wide it is
@@ -63,7 +64,9 @@ def chosen_contestants(scenarios: Sequence[Scenario], only: str) -> tuple[dict[s
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[SCENARIO]...")
-@click.option("--rounds", type=click.IntRange(1, 50), help="Runs of each contestant, in turn.  [default: 5; quick: 1]")
+@click.option(
+    "--rounds", type=click.IntRange(1, 50), help="Runs of each contestant, in turn.  [default: 5; quick or profile: 1]"
+)
 @click.option(
     "--quick", is_flag=True, help="Small runs, two minutes for all, to see that it works; the numbers mean little."
 )
@@ -71,6 +74,12 @@ def chosen_contestants(scenarios: Sequence[Scenario], only: str) -> tuple[dict[s
 @click.option("--report", "directory", type=click.Path(file_okay=False, path_type=Path), help="Write a report there.")
 @click.option("--more", is_flag=True, help="Keep the runs of other scenarios that are in its directory.")
 @click.option("--again", is_flag=True, help="Measure nothing: write the report anew from the runs in its directory.")
+@click.option(
+    "--profile",
+    "table",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a table there of where each microsecond goes, by perf, instead of a report.",
+)
 @click.option("--list", "listing", is_flag=True, help="Show the scenarios, and who takes part here.")
 def bench(
     names: Sequence[str],
@@ -80,6 +89,7 @@ def bench(
     directory: Path | None,
     more: bool,
     again: bool,
+    table: Path | None,
     listing: bool,
 ) -> None:
     """
@@ -91,6 +101,7 @@ def bench(
       python -m benchmarks S1 S5 --only realtime,floor
       python -m benchmarks --report docs/bench           all of it, about two hours
       python -m benchmarks S5 --report docs/bench --more           one scenario anew
+      python -m benchmarks S1 --only realtime,floor --profile profile.md
     """
     console = Console()
     if not console.is_terminal:
@@ -98,6 +109,8 @@ def bench(
     scenarios = chosen_scenarios(names)
     if directory is None and (again or more):
         raise click.UsageError("--again and --more need --report: the directory that has runs.jsonl")
+    if directory is not None and table is not None:
+        raise click.UsageError("--report or --profile: a run that is profiled costs more than one that is not")
     if again and directory is not None:
         write(directory, Results.read(directory))
         return
@@ -113,7 +126,14 @@ def bench(
         console.print(f"nothing can be measured: {problem}", style="bold red", highlight=False)
         sys.exit(2)
     raise_descriptor_limit()
-    turns = list(in_turn(scenarios, present, rounds=rounds or (1 if quick else 5)))
+    profiler, profile = None, Profile()
+    if table is not None:
+        try:
+            profiler = Profiler()
+        except Absent as problem:
+            raise click.UsageError(f"--profile: {problem}") from None
+        Window.watch = profiler.watching
+    turns = list(in_turn(scenarios, present, rounds=rounds or (1 if quick or table else 5)))
     results = Results(describe(), command_line(), dict(absent), quick, [])
     if directory is not None:
         if more:
@@ -128,10 +148,15 @@ def bench(
         for turn in turns:
             progress.update(task, description=f"{turn.scenario.name} round {turn.round + 1}: {turn.contestant.name}")
             results.runs.append(run(turn, quick=quick))
+            if profiler is not None:
+                profile.add(results.runs[-1], profiler.take())
             if directory is not None:
                 results.append_to(directory)
             progress.advance(task)
     tell(console, results)
+    if table is not None:
+        table.write_text(profile.markdown())
+        console.print(f"profile: {table}", highlight=False)
     if directory is not None:
         write(directory, results)
         console.print(f"report: {directory}/report.html, report.md, runs.jsonl", highlight=False)
@@ -150,13 +175,13 @@ def tell(console: Console, results: Results) -> None:
     """Show medians, targets and faults."""
     versions = ", ".join(f"{name} {number}" for name, number in results.machine["versions"].items())
     console.print(versions, style="dim", highlight=False)
-    heads = ("", "contestant", "CPU, µs", "of which", "p50, µs", "p99, µs", "")
+    heads = ("", "contestant", "CPU, µs", "by", "p50, µs", "p99, µs", "")
     made = Table(*heads, box=None, pad_edge=False)
     for words in words_for(by_case(results.runs)):
         made.add_row(*words)
     console.print(made)
     for each in verdicts(results.runs):
-        if each.value is not None:
+        if each.value is not None and not results.quick:  # small runs decide nothing
             style = "green" if each.is_met else "red"
             sign = "≥" if each.target.at_least else "≤"
             told = (

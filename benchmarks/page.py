@@ -21,6 +21,7 @@ from benchmarks.report import (
     by_case,
     commands,
     goal,
+    older_words,
     replay_words,
     scenario_rows,
     short,
@@ -77,6 +78,7 @@ def page(results: Results) -> str:
         same = [case for case in cases if case.scenario == scenario.name]
         if same:
             parts.append(f"<h2>{scenario.name}: {escape(scenario.title)}</h2>")
+            parts += [f"<p class=dim>{escape(each)}</p>" for each in older_words(results, scenario.name)]
             parts += [bars(same), html_table(*scenario_rows(same)), delays(same)]
             said = "".join(f"<li>{escape(each.removeprefix('- '))}</li>" for each in replay_words(same))
             parts.append(f"<ul>{said}</ul>" if said else "")

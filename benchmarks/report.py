@@ -12,7 +12,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -22,24 +22,24 @@ from benchmarks.scenarios import SCENARIOS, Run
 from benchmarks.targets import Verdict, verdicts
 
 RUNS: Final = "runs.jsonl"
+OURS: Final = "realtime-cluster"
 DASH: Final = "–"
 
 
 @dataclass(slots=True)
 class Results:
-    """All that one bench found."""
+    """All that one bench found. `older`: when, and with which version of ours, scenarios taken over were measured."""
 
     machine: dict[str, Any]
     command: str
     absent: dict[str, str]
     quick: bool
     runs: list[Run]
+    older: dict[str, str] = field(default_factory=dict)
 
     def head(self) -> str:
         """Return the first line of runs.jsonl."""
-        return json.dumps(
-            {"machine": self.machine, "command": self.command, "absent": self.absent, "quick": self.quick}
-        )
+        return json.dumps({name: value for name, value in asdict(self).items() if name != "runs"})
 
     def begin_in(self, directory: Path) -> None:
         """Begin the file, with the runs that there are."""
@@ -57,12 +57,16 @@ class Results:
         Take over what was measured before, but for scenarios that are measured anew.
 
         Raises:
-            ValueError: that was something else: another machine, other versions, or quick runs.
+            ValueError: that was something else: another machine, other versions but ours, or quick runs.
         """
         here, there = ({**each.machine, "date": "", "quick": each.quick} for each in (self, before))
+        for each in (here, there):
+            each["versions"] = {**each["versions"], OURS: ""}
         if differences := [name for name in here if here[name] != there.get(name)]:
             raise ValueError(f"the runs there are of another {', '.join(differences)}")
         self.runs = [each for each in before.runs if each.scenario not in scenarios]
+        made = f"on {before.machine['date']} at {before.machine['versions'][OURS]}"
+        self.older = {name: before.older.get(name, made) for name in dict.fromkeys(each.scenario for each in self.runs)}
         self.command = f"{before.command}; {self.command}"
         self.absent = {**before.absent, **self.absent}
 
@@ -259,16 +263,29 @@ def scenario_rows(cases: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
 
 
 def replay_words(cases: Sequence[Case]) -> list[str]:
-    """Say how soon who returned had what it missed."""
+    """Say how soon who returned was there, and had what it missed: that is in no other delay."""
     said = []
     for case in cases:
-        curve = dict(case.curve("back"))
-        if curve:
-            said.append(
-                f"- {case.contestant}: back and caught up after {short(curve.get(50))} µs (median), "
-                f"{short(curve.get(99))} µs (p99), counted from the new connection's first packet."
+        back, replay = dict(case.curve("back")), dict(case.curve("replay"))
+        if not back:
+            continue
+        missed = "what was missed never came."
+        if replay:
+            missed = (
+                f"what was missed came {short(replay.get(50))} µs (median), {short(replay.get(99))} µs (p99) after it "
+                "was due, the absence included."
             )
+        said.append(
+            f"- {case.contestant}: back {short(back.get(50))} µs (median), {short(back.get(99))} µs (p99) after the "
+            f"new connection's first packet; {missed}"
+        )
     return said
+
+
+def older_words(results: Results, scenario: str) -> list[str]:
+    """Say when a scenario was measured, if not with the rest."""
+    made = results.older.get(scenario)
+    return [f"Measured {made}."] if made else []
 
 
 def markdown(results: Results) -> str:
@@ -289,7 +306,8 @@ def markdown(results: Results) -> str:
     for scenario in SCENARIOS.values():
         same = [case for case in cases if case.scenario == scenario.name]
         if same:
-            parts += [f"## {scenario.name}: {scenario.title}", table(*scenario_rows(same))]
+            parts += [f"## {scenario.name}: {scenario.title}", *older_words(results, scenario.name)]
+            parts += [table(*scenario_rows(same))]
             parts += ["\n".join(said)] if (said := replay_words(same)) else []
     parts += ["## How they were started"]
     parts += ["\n".join(f"- {name}: `{command}`" for name, command in commands(results).items())]
@@ -306,7 +324,8 @@ def markdown(results: Results) -> str:
 METHOD: Final = """CPU is processor time of the server's processes by the kernel's clock of each process; the broker
 (the local one, or Redis) has a column of its own. Numbers are medians of the rounds, with least and most; targets are
 medians of the ratios of each round. Contestants take turns, every second round the other way round. Delays count from
-when a message was due; what was not delivered took for ever. One load client, in C, loads all. A run is noisy when a
+when a message was due; what was not delivered took for ever; what a client got on its return is told by itself. One
+load client, in C, loads all. A run is noisy when a
 hypervisor took more than 1 % of a core, or other programs more than 10 %. A run with anything lost, doubled or out of
 order failed, and is in no number."""
 

@@ -145,6 +145,10 @@ class Tokens:
             claims: dict[str, Any] = jwt.decode(token, key, algorithms=algorithms, options=_OPTIONS)  # type: ignore[arg-type]
         except (jwt.PyJWTError, RecursionError) as error:  # the head is parsed before anything is proven
             raise TokenInvalid(str(error)) from error
+        try:
+            msgspec.json.encode(claims)
+        except UnicodeEncodeError as error:  # nobody could be told of it
+            raise TokenInvalid("a text ends in the middle of a character") from error
         self._check_addressee(claims)
         expires, begins = _time(claims, "exp"), _time(claims, "nbf")
         if expires is not None and expires <= now_s:

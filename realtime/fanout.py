@@ -3,7 +3,7 @@ The members of one room on one worker, and how they are written to.
 
 Runs in the worker, on its event loop. Encodes each publication once per wire, joins all that arrived in one turn of the
 loop into one buffer, and writes that buffer to every member: a burst of 16 costs one write per member. One `send` costs
-the kernel 6 to 9 µs, the rest of a delivery a tenth of it, so joining is the lever that counts. It never awaits, never
+the kernel 6 to 9 µs, the rest of a delivery a fifth of it, so joining is the lever that counts. It never awaits, never
 asks the broker, and knows no positions but one: a member that came in while publications were under way has already
 seen some of them (`seen`).
 
@@ -16,8 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeAlias
-
-import msgspec
 
 from realtime.broker.base import ClientInfo, Publication, Room
 
@@ -162,6 +160,10 @@ class Fanout:
             self._put_aside(publications)
         if any(publication.exclude for publication in publications):
             return sum(self._deliver_around(publication) for publication in publications)
+        return self._deliver_to_all(publications)
+
+    def _deliver_to_all(self, publications: Sequence[Publication]) -> int:
+        """Write publications to everybody who is not behind, whomever they exclude."""
         written = 0
         deltas: list[bytes | None] | None = None
         for wire, group in self._groups.items():
@@ -195,12 +197,11 @@ class Fanout:
 
     def _deliver_around(self, publication: Publication) -> int:
         """Deliver one publication to all but one client, who then is no more where its group is."""
-        found = next((each for each in self if each.client == publication.exclude), None)
-        bare = msgspec.structs.replace(publication, exclude="")
-        if found is None:
-            return self.deliver([bare])
+        found = next((each for each in self._in_place() if each.client == publication.exclude), None)
+        if found is None or not publication.exclude:
+            return self._deliver_to_all([publication])
         kept = self._take_out(found)
-        written = self.deliver([bare])
+        written = self._deliver_to_all([publication])
         self._put_back(found, kept)
         return written
 

@@ -211,8 +211,11 @@ class Farewells:
         if self._forget_away(index, client) is None or (room, client) in self._here:
             return  # back, and here
         if is_left:
-            self._owe_presence(room, options, away.info)
-            await self._finish(room, options, away.info)
+            # Whoever took it over has it, though a broker that lost everything has the entry by which it was found
+            # from this worker again.
+            self._owe_presence(room, options, away.info, mine=True)
+            if not await self._presence.pay(room, client):
+                await self._finish(room, options, away.info)
         else:
             loop = asyncio.get_running_loop()
             loop.call_later(SECOND_LOOK_S, lambda: self._spawn(self._look_again(room, options, away.info)))
@@ -230,9 +233,9 @@ class Farewells:
         if left is not None:
             await self._finish(room, options, info, left=None if options.presence else left)
 
-    def _owe_presence(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
+    def _owe_presence(self, room: Room, options: RoomOptions, info: ClientInfo, *, mine: bool = False) -> None:
         if options.presence:
-            self._presence.owe(room, ClientId(info.client), announce=options.join_leave)
+            self._presence.owe(room, ClientId(info.client), announce=options.join_leave, mine=mine)
 
     async def _finish(self, room: Room, options: RoomOptions, info: ClientInfo, *, left: int | None = None) -> None:
         """

@@ -26,6 +26,7 @@ from realtime.transport.asgi import ASGIApp, Lifespan, Receive, Scope, Send
 
 CHUNK: Final = 256 * 1024
 CLIENT: Final = Path(__file__).parent / "client"
+ANY_ORIGIN: Final = ((b"access-control-allow-origin", b"*"),)  # whose pages may connect is asked when they do
 CLIENT_FILES: Final = {"/realtime.js": "realtime.js", "/realtime.d.ts": "realtime.d.ts"}
 TYPES: Final = {".js": "text/javascript", ".mjs": "text/javascript", ".ts": "text/plain", ".wasm": "application/wasm"}
 PACKED: Final = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
@@ -105,7 +106,7 @@ class Router:
             body = msgspec.json.encode(self._health())
             await _answer(scope, send, 200, body, "application/json", [(b"cache-control", b"no-store")])
         elif path in CLIENT_FILES:
-            await _send_file(scope, send, CLIENT, CLIENT_FILES[path])
+            await _send_file(scope, send, CLIENT, CLIENT_FILES[path], ANY_ORIGIN)
         else:
             text = b"This is the address of a WebSocket.\n"
             await _answer(
@@ -153,14 +154,16 @@ async def _answer(
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
-async def _send_file(scope: Scope, send: Send, directory: Path, name: str) -> bool:
+async def _send_file(
+    scope: Scope, send: Send, directory: Path, name: str, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> bool:
     """Send a file below `directory`. Return False, and send nothing, when there is no such file."""
     found = await asyncio.to_thread(_open_below, directory, name)
     if found is None:
         return False
     fd, about, path = found
     try:
-        await _send_opened(scope, send, fd, about, path)
+        await _send_opened(scope, send, fd, about, path, headers)
     finally:
         os.close(fd)
     return True
@@ -186,7 +189,9 @@ def _open_below(directory: Path, name: str) -> tuple[int, os.stat_result, Path] 
     return fd, about, path
 
 
-async def _send_opened(scope: Scope, send: Send, fd: int, about: os.stat_result, path: Path) -> None:
+async def _send_opened(
+    scope: Scope, send: Send, fd: int, about: os.stat_result, path: Path, headers: Sequence[tuple[bytes, bytes]]
+) -> None:
     if scope["method"] not in ("GET", "HEAD"):
         await _answer(scope, send, 200, b"", "text/plain")
         return
@@ -196,6 +201,7 @@ async def _send_opened(scope: Scope, send: Send, fd: int, about: os.stat_result,
         (b"last-modified", formatdate(about.st_mtime, usegmt=True).encode()),
         (b"cache-control", b"no-cache"),  # kept, but asked for again: a deploy is seen at once
         (b"x-content-type-options", b"nosniff"),
+        *headers,
     ]
     known = _header(scope, b"if-none-match")
     if etag in known or known == b"*":

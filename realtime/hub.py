@@ -40,6 +40,7 @@ from realtime.broker.base import (
     Room,
     WorkerId,
 )
+from realtime.comparing import SETTLE_S, Comparing
 from realtime.errors import BrokerUnavailable
 from realtime.fanout import Accepts, Change, Difference, Subscriber, Wire, total
 from realtime.farewells import Farewells, Hooks, Silent
@@ -47,6 +48,7 @@ from realtime.local_room import Entry, Insufficient, Joined, LocalRoom, RoomOpti
 from realtime.presence import Presence
 from realtime.rate import Rate
 from realtime.recovery import replay
+from realtime.roster import Roster
 from realtime.tasks import begin
 
 HELD_MAX = 10_000  # publications held for one unproven room; above it they are read from the stream again
@@ -73,6 +75,7 @@ class Hub:
         worker: WorkerId | None = None,
         on_mail: Callable[[bytes], None] = lambda message: None,
         verify_s: float = VERIFY_S,
+        settle_s: float = SETTLE_S,
     ) -> None:
         """
         Args:
@@ -83,6 +86,7 @@ class Hub:
             worker: the name by which others send mail to this one; it gets none without.
             on_mail: told what another worker sent; from one sender in order.
             verify_s: seconds between two comparisons of all positions with the broker's.
+            settle_s: seconds after which who is missing, since the link is back, has left.
         """
         self.presence = Presence(broker)
         self.options_of = options_of
@@ -95,9 +99,12 @@ class Hub:
         self._dirty: list[LocalRoom] = []
         self._tasks: set[asyncio.Task[object]] = set()
         self._verifier: asyncio.Task[None] | None = None
+        self.is_linked = True
+        """Whether the broker is there."""
         self.farewells = Farewells(
             broker, self.presence, options_of, hooks or Silent(), worker=worker or "worker", spawn=self.spawn
         )
+        self._comparing = Comparing(broker, self._change, settle_s=settle_s)
         self._counts = dict.fromkeys(("received", "delivered", "stray", "holes", "filled", "insufficient"), 0)
 
     # Life
@@ -119,6 +126,7 @@ class Hub:
         if self._verifier is not None:
             self._verifier.cancel()
             await asyncio.gather(self._verifier, return_exceptions=True)
+        await self._comparing.close()
         await self.farewells.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)
@@ -211,8 +219,18 @@ class Hub:
         return {room: local.fanout.size for room, local in self._rooms.items() if local.fanout.size}
 
     async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
-        """Return everybody present, of all workers."""
-        return await self.presence.members(room)
+        """
+        Return everybody present, of all workers, as joins and leaves that were told before have it. Whom those who
+        watch here do not know yet they are told of: who asked knows, and may not hear that they leave otherwise.
+        """
+        local = self._rooms.get(room)
+        if local is None or (roster := local.roster) is None or not roster.is_read:
+            return await self.presence.members(room)
+        members = await roster.answer(self.presence.members(room))
+        if local.roster is roster:  # else the room was left by all, and begun anew
+            for change in roster.show(members):
+                self._change(local, change)
+        return members
 
     async def member_counts(self, room: Room) -> MemberCounts:
         """Count everybody present, of all workers."""
@@ -260,6 +278,7 @@ class Hub:
         Bring a subscriber to the door of a room. The caller owes `go_live` or `abandon`.
 
         Args:
+            options: how this subscriber is in the room: as the room is declared, or without being seen.
             info: what others see of it, where the room has presence; `Entry.info` is what they see indeed.
             since: the position after which it wants everything again.
             watches: it is told of joins and leaves.
@@ -271,7 +290,7 @@ class Hub:
         """
         local = self._rooms.get(room)
         if local is None:
-            local = self._rooms[room] = LocalRoom(room, options, self._difference if options.delta else None)
+            local = self._rooms[room] = self._make_room(room, options)
         entry = Entry(local, subscriber, since=since, watches=watches, wire=wire, accepts=accepts)
         local.entries.add(entry)  # before the first await: from here on the room is not empty
         try:
@@ -289,18 +308,29 @@ class Hub:
             raise
         return entry
 
+    def _make_room(self, room: Room, options: RoomOptions) -> LocalRoom:
+        """Make a room as it is declared. `options` may be of one member only, such as of one whom nobody shall see."""
+        kept = self.options_of(room) or options
+        return LocalRoom(room, kept, self._difference if kept.delta else None)
+
     async def _open(self, local: LocalRoom, entry: Entry) -> None:
         """Subscribe at the broker for the first member, who learns with the room where the stream stands."""
         async with local.lock:
-            if local.opened:
-                return
-            await self._broker.subscribe(local.name)
-            if local.options.recover:
-                top = await self._broker.position(local.name, retention=local.options.retention)
-                local.epoch, local.offset = top.epoch, top.offset
-                entry.top = top
-                self._resume_or_prove(local)
-            local.opened = True
+            if not local.opened:
+                await self._broker.subscribe(local.name)
+                if local.options.recover:
+                    top = await self._broker.position(local.name, retention=local.options.retention)
+                    local.epoch, local.offset = top.epoch, top.offset
+                    entry.top = top
+                    self._resume_or_prove(local)
+                local.opened = True
+            if entry.watches and local.roster is None:
+                local.roster = Roster()
+                try:
+                    local.roster.begin(await local.roster.answer(self._broker.members(local.name)))
+                except BaseException:
+                    local.roster = None
+                    raise
 
     def _read_meanwhile(self, entry: Entry) -> asyncio.Task[None]:
         """Read for an entry on the side. Whoever fails in between need not wait for it."""
@@ -380,6 +410,7 @@ class Hub:
                 local.pending.clear()
                 local.changes.clear()
                 local.held.clear()
+                local.roster = None
 
     # What the broker tells
 
@@ -431,7 +462,12 @@ class Hub:
         """Deliver everything that this turn brought: one buffer per room and wire, one write per member."""
         dirty, self._dirty = self._dirty, []
         for local in dirty:
-            self._deliver(local)
+            try:
+                self._deliver(local)
+            except Exception:  # a bug, and of one room: its members are told that they may miss something
+                logger.exception("! room %s: what came could not be delivered", local.name)
+                local.changes.clear()
+                self._lose(local, local.position)
 
     def _deliver(self, local: LocalRoom) -> None:
         if local.pending:
@@ -442,18 +478,29 @@ class Hub:
             local.fanout.announce(changes)
 
     def on_join(self, room: Room, info: ClientInfo) -> None:
-        self._change(room, (True, info))
+        self._hear(room, (True, info))
 
     def on_leave(self, room: Room, info: ClientInfo) -> None:
-        self._change(room, (False, info))
+        self._hear(room, (False, info))
 
-    def _change(self, room: Room, change: Change) -> None:
+    def _hear(self, room: Room, change: Change) -> None:
         local = self._rooms.get(room)
         if local is None:
+            return
+        if local.roster is not None:
+            local.roster.hear(change)
+        self._change(local, change)
+
+    def _change(self, local: LocalRoom, change: Change) -> None:
+        """Tell watchers of a join or a leave, unless they know."""
+        roster = local.roster
+        if roster is not None and not roster.take(change) and roster.is_read:
             return
         for entry in local.entries:
             if entry.watches:
                 entry.events.append(change)
+        if roster is None:
+            return  # nobody watches yet
         if local.pending:
             self._deliver(local)
         self._mark(local)
@@ -463,21 +510,26 @@ class Hub:
         self.farewells.departed(departed)
 
     def on_link_lost(self) -> None:
-        logger.warning("! the link to the broker is lost: publishing fails, members stay")
+        self.is_linked = False
+        logger.warning("! the link to the broker is lost: commands that need it fail, members stay")
         for local in self._rooms.values():
             if local.options.recover:
                 local.proven = False
 
     def on_link_restored(self) -> None:
+        self.is_linked = True
         logger.warning("= the link to the broker is back: %d rooms are compared", len(self._rooms))
         self.spawn(self._pay_all())
         self.spawn(self._verify(self._rooms.values()))
+        self._comparing.doubt(self._rooms.values())
 
     def on_gap(self, rooms: Sequence[Room]) -> None:
-        unproven = [local for room in rooms if (local := self._rooms.get(room)) is not None and local.options.recover]
+        doubtful = [local for room in rooms if (local := self._rooms.get(room)) is not None]
+        unproven = [local for local in doubtful if local.options.recover]
         for local in unproven:
             local.proven = False
         self.spawn(self._verify(unproven))
+        self._comparing.doubt(doubtful)
 
     # Proof
 
@@ -523,19 +575,21 @@ class Hub:
         """Read what is missing and deliver it in order; where that cannot be done, tell the members."""
         async with local.lock:
             while not local.proven and local.opened and not local.is_empty:
-                since, retention, early = local.position, local.options.retention, len(local.held)
+                since, retention, held, early = local.position, local.options.retention, local.held, len(local.held)
                 try:
                     page = await self._broker.history(
                         local.name, retention=retention, since=since, limit=retention.size
                     )
                 except BrokerUnavailable:
                     return  # `on_link_restored`, or the next round of `_verify_forever`, comes back to it
+                if local.position != since or local.held is not held:
+                    # It went on meanwhile, by a comparison that had begun before. Read again, from where it is now.
+                    local.proven = False
+                    continue
                 missed = replay(since, page)
                 # What arrived before the page was read is in the page. If it is not, the stream went back in time.
-                went_back = any(
-                    held.epoch == page.top.epoch and held.offset > page.top.offset for held in local.held[:early]
-                )
-                del local.held[:early]
+                went_back = any(each.epoch == page.top.epoch and each.offset > page.top.offset for each in held[:early])
+                del held[:early]
                 if went_back or not missed.recovered:
                     self._lose(local, page.top)
                     return
@@ -577,6 +631,11 @@ class Hub:
         self.spawn(self._close_if_empty(local))
 
     # For people
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the broker is there and takes writes: what fails while it does not has been told once, for all."""
+        return self.is_linked and not self._broker.statistics().get("refuses")
 
     def statistics(self) -> dict[str, Any]:
         """Return a snapshot: rooms, memberships, what was received and delivered, and the broker's own."""

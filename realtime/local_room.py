@@ -15,6 +15,7 @@ from realtime.broker.base import ClientInfo, Position, Publication, Retention, R
 from realtime.fanout import Accepts, Change, Difference, Fanout, Subscriber, Wire
 from realtime.rate import Rate
 from realtime.recovery import Hole, Replay, merge
+from realtime.roster import Roster
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class LocalRoom:
         "options",
         "pending",
         "proven",
+        "roster",
     )
 
     def __init__(self, name: Room, options: RoomOptions, difference: Difference | None = None) -> None:
@@ -98,6 +100,7 @@ class LocalRoom:
         self.pending: list[Publication] = []  # taken, to be delivered at the end of this turn
         self.changes: list[Change] = []  # joins and leaves, likewise; never both lists have something
         self.held: list[Publication] = []  # arrived while unproven
+        self.roster: Roster | None = None  # whom its watchers know to be there; None before the first
 
     @property
     def position(self) -> Position:

@@ -29,7 +29,7 @@ TAKEN_S: Final = 2.0  # for one worker to say that it took a letter; an SDK give
 REVOCATIONS: Final = Room("\0revoked")  # the stream of what is revoked
 REVOCATIONS_KEPT: Final = Retention(MOST, KEPT_S, 2 * KEPT_S)
 
-# What a worker's id looks like: its node, its slot, and what no other process has (sticky/supervisor.py). Clients send
+# What a worker's id looks like: its node, its slot, and what no other process has (sticky/launcher.py). Clients send
 # such ids back; with another text one could write to all workers, or to who is none.
 WORKER: Final = re.compile(r"[^\0]{1,255}-\d+-[0-9a-f]{8}")
 
@@ -53,13 +53,14 @@ class Taken(msgspec.Struct, frozen=True, tag="k", array_like=True):
 
 
 class Disconnect(msgspec.Struct, frozen=True, tag="d", array_like=True):
-    """A user's connections are to end: all, or the one `client`, or all but `keep`."""
+    """A user's connections are to end: all, or the one `client`, or the one of `session`; but none of `keep`."""
 
     user: str
     client: str = ""
     keep: tuple[str, ...] = ()
     code: int = 3503
     reason: str = "force disconnect"
+    session: str = ""
 
 
 class Subscribe(msgspec.Struct, frozen=True, tag="s", array_like=True):
@@ -68,6 +69,7 @@ class Subscribe(msgspec.Struct, frozen=True, tag="s", array_like=True):
     user: str
     room: str
     client: str = ""
+    session: str = ""
 
 
 class Unsubscribe(msgspec.Struct, frozen=True, tag="u", array_like=True):
@@ -76,6 +78,7 @@ class Unsubscribe(msgspec.Struct, frozen=True, tag="u", array_like=True):
     user: str
     room: str
     client: str = ""
+    session: str = ""
 
 
 class Refresh(msgspec.Struct, frozen=True, tag="r", array_like=True):
@@ -84,6 +87,7 @@ class Refresh(msgspec.Struct, frozen=True, tag="r", array_like=True):
     user: str
     client: str = ""
     expire_at_s: float | None = None
+    session: str = ""
 
 
 class Revoke(msgspec.Struct, frozen=True, tag="v", array_like=True):
@@ -262,9 +266,13 @@ class Postman:
         if isinstance(letter, Revoke):
             self.take_revocation(letter.revocation)
             return
-        for session in self._protocol.sessions_of(letter.user):
-            if not letter.client or session.connection.id == letter.client:
-                self._do(letter, session)
+        if isinstance(letter, Disconnect):
+            self._protocol.disconnect(
+                letter.user, letter.client, letter.code, letter.reason, session_id=letter.session, keep=letter.keep
+            )
+            return
+        for session in self._protocol.sessions_of(letter.user, letter.client, letter.session):
+            self._do(letter, session)
 
     async def _tell(self, question: Question) -> None:
         assert self._hub is not None and self._protocol is not None, "it serves"  # noqa: PT018
@@ -289,12 +297,9 @@ class Postman:
         except BrokerUnavailable as error:
             logger.warning("! a letter of %s is not answered: %s", asker, error)
 
-    def _do(self, letter: Disconnect | Subscribe | Unsubscribe | Refresh, session: Session) -> None:
+    def _do(self, letter: Subscribe | Unsubscribe | Refresh, session: Session) -> None:
         assert self._hub is not None, "it serves"
-        if isinstance(letter, Disconnect):
-            if session.connection.id not in letter.keep:
-                session.end(letter.code, letter.reason)
-        elif isinstance(letter, Refresh):
+        if isinstance(letter, Refresh):
             session.refresh(letter.expire_at_s)
         elif isinstance(letter, Unsubscribe):
             self._hub.spawn(session.connection.unsubscribe(letter.room))

@@ -22,7 +22,7 @@ class Presence:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._owed: dict[tuple[Room, ClientId], bool] = {}
+        self._owed: dict[tuple[Room, ClientId], tuple[bool, bool]] = {}  # announced, and only where it is ours still
         self._paying: dict[tuple[Room, ClientId], asyncio.Event] = {}  # removals on their way to the broker
 
     async def add(
@@ -42,24 +42,32 @@ class Presence:
             self.owe(room, client, announce=announce)  # it may have happened all the same
             raise
 
-    def owe(self, room: Room, client: ClientId, *, announce: bool) -> None:
-        """Note that a client is to be made absent. The caller sees to it that `pay` follows."""
-        self._owed[room, client] = announce
+    def owe(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> None:
+        """
+        Note that a client is to be made absent; with `mine` only where this worker has it still. The caller sees to it
+        that `pay` follows.
+        """
+        self._owed[room, client] = (announce, mine)
 
-    async def pay(self, room: Room, client: ClientId) -> None:
-        """Make a client absent, if that is owed: now, or as soon as the broker is back."""
+    async def pay(self, room: Room, client: ClientId) -> bool:
+        """
+        Make a client absent, if that is owed: now, or as soon as the broker is back. Return whether it was found that
+        nobody had to be, for somebody else has seen to it, or has the client now.
+        """
         key = room, client
         while (underway := self._paying.get(key)) is not None:  # two removals, and the later could meet who came again
             await underway.wait()
-        announce = self._owed.get(key)
-        if announce is None:
-            return
+        owed = self._owed.get(key)
+        if owed is None:
+            return False
+        announce, mine = owed
         underway = self._paying[key] = asyncio.Event()
         try:
-            await self._broker.remove_member(room, client, announce=announce)
+            left = await self._broker.remove_member(room, client, announce=announce, mine=mine)
             self._owed.pop(key, None)
+            return left is None
         except BrokerUnavailable:
-            return
+            return False
         finally:
             del self._paying[key]
             underway.set()

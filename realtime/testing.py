@@ -92,6 +92,12 @@ class _Outlet:
     def buffered(self) -> int:
         return 0
 
+    def taken(self) -> int:
+        return 0
+
+    def hold_little(self, wanted: bool) -> None:
+        """Nothing waits here."""
+
 
 class TestServer:
     """An application in this process. Use it as an asynchronous context manager."""

@@ -181,17 +181,18 @@ class Process:
 
     def health(self) -> dict[str, Any]:
         """
-        Say how this worker is. The HTTP status is 200 also when the broker is away: its clients stay connected, and
-        nothing would be gained if whoever watches took this worker for dead.
+        Say how this worker is. The HTTP status is 200 also when the broker is away, or takes no writes: its clients
+        stay connected, and nothing would be gained if whoever watches took this worker for dead.
         """
         broker = self.hub.statistics()["broker"]
+        is_well = broker.get("link") == "up" and not broker.get("refuses")
         return {
-            "status": "ok" if broker.get("link") == "up" else "degraded",
+            "status": "ok" if is_well else "degraded",
             "version": realtime.__version__,
             "slot": self.worker.slot,
             "worker": self.worker.worker_id,
             "node": self.worker.node,
-            "broker": {"kind": broker.get("kind"), "link": broker.get("link")},
+            "broker": {name: broker[name] for name in ("kind", "link", "refuses") if broker.get(name)},
             "connections": self.gateway.statistics()["open"],
         }
 

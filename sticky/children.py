@@ -71,14 +71,22 @@ class Children:
     def _start(self, child: Child) -> None:
         if self._on_stopped is not None:
             return
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
         try:
-            fd = descriptor_of(theirs)
-            argv = [word.replace("{ready_fd}", str(fd)) for word in child.argv]
-            pid = spawn(argv, {**self._env, **child.env}, fd)
-        finally:
-            theirs.close()
+            ours, theirs = socket.socketpair()
+            try:
+                fd = descriptor_of(theirs)
+                argv = [word.replace("{ready_fd}", str(fd)) for word in child.argv]
+                pid = spawn(argv, {**self._env, **child.env}, fd)
+            except OSError:
+                ours.close()
+                raise
+            finally:
+                theirs.close()
+        except OSError as error:
+            logger.error("! %s cannot be started: %s", child.name, error.strerror)
+            self._again(child)
+            return
+        ours.setblocking(False)
         self._running[pid] = child
         self._poller.watch(ours.fileno(), READ, lambda events: self._heard(child, ours))
 
@@ -111,15 +119,19 @@ class Children:
             if not self._running:
                 self._on_stopped()
             return True
+        logger.error("! %s (%d) ended: %s", child.name, pid, os.waitstatus_to_exitcode(status))
+        self._again(child)
+        return True
+
+    def _again(self, child: Child) -> None:
+        """Start a child another time, or give up where it never came up."""
         failures = self._failures.get(child.name, 0)
         self._failures[child.name] = failures + 1
-        logger.error("! %s (%d) ended: %s", child.name, pid, os.waitstatus_to_exitcode(status))
         if child.name not in self._ready and failures >= 2:
             logger.error("! %s could not be started, %d times in a row: giving up", child.name, failures + 1)
             self._on_failed()
-            return True
-        self._poller.after(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)], lambda: self._start(child))
-        return True
+        else:
+            self._poller.after(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)], lambda: self._start(child))
 
     def stop(self, on_stopped: Callable[[], None]) -> None:
         """Ask each to end, kill those that do not, and call back when none is left."""

@@ -83,7 +83,7 @@ class Cluster:
         128 + N when signal N ended it at once.
 
         Raises:
-            SettingsError: an address is wrong or taken, or a user cannot be become.
+            SettingsError: an address is wrong or taken, or a user cannot be become, or the control socket be made.
         """
         self._primary = Primary(
             self.settings,

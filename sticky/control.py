@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sticky.errors import StickyError
+from sticky.errors import SettingsError, StickyError
 from sticky.poller import READ, Poller
 
 REQUEST_MAX: Final = 64 * 1024
@@ -65,20 +65,22 @@ class ControlServer:
     def __init__(self, poller: Poller, path: str, answer: Answer) -> None:
         """
         Raises:
-            OSError: the socket cannot be made there.
+            SettingsError: the socket cannot be made there.
         """
         self._poller = poller
         self._path = path
         self._answer = answer
         self._clients: dict[int, socket.socket] = {}
-        with contextlib.suppress(FileNotFoundError):
-            if Path(path).is_socket():
-                os.unlink(path)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.setblocking(False)
         before = os.umask(0o177)
         try:
+            if Path(path).is_socket():
+                os.unlink(path)
             self._listener.bind(path)
+        except OSError as error:  # one that Python raises itself, for a path that is too long, has no strerror
+            self._listener.close()
+            raise SettingsError("control", f"cannot listen on {path}: {error.strerror or error}") from error
         finally:
             os.umask(before)
         self._listener.listen(16)

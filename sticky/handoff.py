@@ -201,6 +201,7 @@ class Dispatcher:
         self._wants_write = wants_write
         self._counters = counters
         self._homeless: deque[Parcel] = deque()  # no slot is live
+        self._is_closed = False
         self._number = 0
 
     def dispatch(self, parcel: Parcel) -> None:
@@ -210,7 +211,10 @@ class Dispatcher:
 
     def _place(self, parcel: Parcel) -> None:
         if not self._live:
-            self._wait(self._homeless, parcel)
+            if self._is_closed:
+                self._refuse_closed(parcel)
+            else:
+                self._wait(self._homeless, parcel)
             return
         slot = self._slot_for(parcel)
         worker = self._live[slot]
@@ -300,6 +304,13 @@ class Dispatcher:
                 self._again(parcel, avoid=worker)
                 return
 
+    def worker_retired(self, worker: WorkerHandle) -> None:
+        """Give to others what still waits for a worker that is about to end: being told so is the last it reads."""
+        waiting = list(worker.waiting)
+        worker.waiting.clear()
+        for parcel in waiting:
+            self._place(parcel)
+
     def worker_lost(self, worker: WorkerHandle) -> None:
         """Do what can be done for everything that a dead worker leaves behind. It is not live any more."""
         left, waiting = list(worker.unacked), list(worker.waiting)
@@ -345,9 +356,13 @@ class Dispatcher:
             self._place(parcel)
 
     def close(self) -> None:
-        """Answer everything that waits: nobody will take it now."""
+        """Answer everything that waits: nobody will take it now, nor what is left over later."""
+        self._is_closed = True
         while self._homeless:
-            self._refuse(self._homeless.popleft().sock, 503, "shutting down", "refused_stopping")
+            self._refuse_closed(self._homeless.popleft())
+
+    def _refuse_closed(self, parcel: Parcel) -> None:
+        self._refuse(parcel.sock, 503, "shutting down", "refused_stopping")
 
     @property
     def homeless(self) -> int:

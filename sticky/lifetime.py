@@ -2,7 +2,7 @@
 When a worker has lived long enough: against leaks in applications that nobody finds.
 
 Pure, but for `resident_bytes`, which asks the kernel. Each worker draws its own bounds, so that workers that were
-started together are not replaced together. The supervisor asks, and replaces as in a reload: no client is refused.
+started together are not replaced together. `Watch` asks, and has it replaced as in a reload: no client is refused.
 """
 
 from __future__ import annotations

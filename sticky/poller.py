@@ -66,15 +66,20 @@ class Poller:
     def run_once(self) -> None:
         """Wait until something is due, and call back for all that is: descriptors first, so that what was said in time
         is heard before a deadline is judged."""
-        for fd, events in self._epoll.poll(self._patience()):
-            callback = self._callbacks.get(fd)
-            if callback is not None:
-                callback(events)
+        self._poll(self._patience())
+        if self._timers and self._timers[0][0] <= self.now():
+            self._poll(0)  # who was stopped (SIGSTOP) while it waited is told of nothing by the call that it was in
         now = self.now()
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
             if timer.callback is not None:
                 timer.callback()
+
+    def _poll(self, patience_s: float) -> None:
+        for fd, events in self._epoll.poll(patience_s):
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback(events)
 
     def _patience(self) -> float:
         while self._timers and self._timers[0][2].callback is None:

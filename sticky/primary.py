@@ -34,6 +34,7 @@ from sticky.control import ControlServer, Later
 from sticky.errors import SettingsError
 from sticky.handoff import Dispatcher, balance_named
 from sticky.hashing import Hashing, Slot
+from sticky.launcher import Launcher
 from sticky.notify import ServiceManager
 from sticky.poller import READ, Poller
 from sticky.settings import ClusterSettings
@@ -98,14 +99,18 @@ class Primary:
         secret = settings.secret or secrets.token_bytes(32)
         self._hashing = Hashing(secret)
         self._node = settings.node or secrets.token_hex(4)
-        self._supervisor = Supervisor(
-            self._poller,
-            settings=settings,
+        launcher = Launcher(
+            settings,
             argv=worker_argv,
             env_of=lambda slot: {**env, SLOT: str(slot), **env_of(slot)},
             config=worker_config,
             node=self._node,
             secret=secret,
+        )
+        self._supervisor = Supervisor(
+            self._poller,
+            launcher,
+            settings=settings,
             counters=self._counters,
             hook=self._hook,
             on_first_ready=self._listen,
@@ -151,6 +156,9 @@ class Primary:
         """
         Serve until stopped, and return the exit status: 0, 3 when no worker could boot, 128 + N when a signal ended it
         at once.
+
+        Raises:
+            SettingsError: the control socket cannot be made.
         """
         with contextlib.ExitStack() as stack:
             stack.callback(self._release)

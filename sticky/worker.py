@@ -111,7 +111,9 @@ class Worker:
             raise NotAWorker(f"{CHANNEL_FD} names no socket ({error.strerror})") from error
         sock.set_inheritable(False)  # not for the children of the application
         channel = Channel(sock)
-        if not select.select([sock], [], [], BOOT_WAIT_S)[0]:
+        poll = select.poll()  # select() knows no descriptor above 1023, and the channel may be one
+        poll.register(sock, select.POLLIN)
+        if not poll.poll(BOOT_WAIT_S * 1000):
             raise NotAWorker("the primary says nothing")
         try:
             first = channel.receive()[0]
@@ -148,7 +150,8 @@ class Worker:
         Args:
             on_connection: takes over a connection; calls `closed` when it has ended. What it raises is logged, and the
                 connection goes to another worker. It must not read from the socket in this turn of the loop.
-            on_drain: brings the clients elsewhere, within so many seconds.
+            on_drain: brings the clients elsewhere, within so many seconds. It begins some turns of the loop after the
+                last connection came: what had arrived with that one is read by then.
             on_message: told of messages by `send`: who sent it ("primary" or "slot:3"), and what.
             on_event: told of other workers: "online" and "exit", each with their `slot` and `worker_id`.
         """
@@ -159,7 +162,10 @@ class Worker:
         loop.add_reader(self._channel.fileno(), self._on_readable)
         beating = loop.create_task(self._beat_forever())
         try:
-            await on_drain(await self._drain_s)
+            deadline_s = await self._drain_s
+            for _ in range(SETTLE_TURNS):
+                await asyncio.sleep(0)
+            await on_drain(deadline_s)
         finally:
             beating.cancel()
             loop.remove_signal_handler(signal.SIGTERM)

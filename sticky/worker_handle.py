@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import enum
 import logging
+import os
+import signal
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -62,6 +64,7 @@ class WorkerHandle:
     __slots__ = (
         "adopted",
         "boot_error",
+        "booting_since",
         "channel",
         "generation",
         "handed",
@@ -102,7 +105,7 @@ class WorkerHandle:
         self.generation = generation
         self.lifetime = lifetime
         self.state = State.STARTING
-        self.started_at = now
+        self.started_at = self.booting_since = now
         self.heard_at = now
         self.ready_at: float | None = None
         self.boot_error: str | None = None
@@ -165,6 +168,13 @@ class WorkerHandle:
                 return True
             self.sayings.popleft()
         return True
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Signal the process. The caller has not reaped it yet: the process id cannot be another's."""
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            logger.debug("= process %d is gone already", self.pid)
 
     def describe(self, now: float) -> dict[str, Any]:
         """Return a snapshot for `realtime status`."""

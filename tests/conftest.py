@@ -8,6 +8,7 @@ everything: what is named there must be found, and a single skipped test fails t
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections import Counter
@@ -24,6 +25,9 @@ PROGRAMS = {
     "compiler": ("cc", "gcc", "clang"),
 }
 REQUIRED = frozenset(filter(None, os.environ.get("REALTIME_REQUIRE", "").replace(" ", "").split(",")))
+SLOW_S = 1_800
+
+gc.set_threshold(50_000, 20, 50)  # what tests keep is looked at less often: the ledgers take 29 s, not 50
 
 _skipped: list[str] = []  # why, for each skipped test
 
@@ -33,6 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
     unknown = sorted(REQUIRED - PROGRAMS.keys())
     if unknown:
         raise pytest.UsageError(f"REALTIME_REQUIRE: {', '.join(unknown)} is not one of {', '.join(PROGRAMS)}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests more time before they count as hanging than `timeout` of pyproject.toml gives."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_S))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -34,14 +34,14 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.protocol",
         "realtime.connection",
         "realtime.hub",
-        "realtime.farewells",
-        "realtime.fanout realtime.recovery realtime.presence realtime.local_room",
+        "realtime.farewells realtime.comparing",
+        "realtime.fanout realtime.recovery realtime.presence realtime.local_room realtime.roster",
         "realtime.wheel",
         "realtime.broker",
         "realtime.auth",
         "realtime.jwks realtime.revocation",
         "realtime.settings",
-        "realtime.errors realtime.rate realtime.tasks",
+        "realtime.errors realtime.halves realtime.rate realtime.tasks",
         "realtime.logs",
     )
 )

@@ -20,7 +20,8 @@
  *   publication TEXT
  *   open count= at_once= rooms= patience=              client number N is in room N % rooms
  *   publish count= rate= burst= size= items= pick=turn|zipf skew= seed= patience= cut_every= away=
- *   storm count= at_once= patience=                    connect, greet, close, as often as count says
+ *   storm count= at_once= patience= think=             connect, greet, close, as often as count says; `think` seconds
+ *                                                      before each answer, as over a network
  *   report
  *   quit
  *
@@ -74,7 +75,7 @@ struct client {
     size_t rest_len, unsent_len;
     uint64_t *seen;       /* a bit for each number */
     uint32_t seen_words, from, top;
-    uint64_t began, cut_at, back_at;
+    uint64_t began, cut_at, back_at, speaks_at;
     uint64_t offset;
     char epoch[EPOCH];
     struct inflater *inflater; /* the server may compress */
@@ -88,7 +89,7 @@ struct room {
 struct step { char text[TEXT], expected[256]; };
 struct rates {
     long count, at_once, rooms, burst, size, items, pick_zipf, seed;
-    double rate, skew, patience, cut_every, away;
+    double rate, skew, patience, cut_every, away, think;
 };
 
 static struct {
@@ -110,7 +111,7 @@ static struct histogram latency, replay, back, late, connecting;
 static enum { NOTHING, OPENING, PUBLISHING, STORMING } job;
 static struct rates rates;
 static uint64_t job_began, job_cpu, deadline, next_due, owed, done_count, started_count, in_flight;
-static uint64_t timer_at, next_scan = NEVER;
+static uint64_t timer_at, next_scan = NEVER, next_speech = NEVER;
 static double *zipf;
 static int poller, timer;
 static uint8_t *input;
@@ -271,7 +272,7 @@ static void begin_connecting(struct client *c) {
     theirs.sin_port = htons((uint16_t)plan.port);
     mine.sin_addr.s_addr = htonl(127u << 24 | (1 + n / 62500 % 250) << 16 | (n / 250 % 250) << 8 | (1 + n % 250));
     theirs.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    c->state = CONNECTING, c->began = now, c->step = 0;
+    c->state = CONNECTING, c->began = now, c->step = 0, c->speaks_at = NEVER;
     if (bind(c->fd, (struct sockaddr *)&mine, sizeof mine) ||
         (connect(c->fd, (struct sockaddr *)&theirs, sizeof theirs) && errno != EINPROGRESS)) {
         counts.refused++;
@@ -339,6 +340,24 @@ static void greet(struct client *c) {
         }
         if (step->expected[0]) return;
         c->step++;
+    }
+}
+
+/* Say what comes next, at once or after a while. */
+static void answer(struct client *c) {
+    if (job != STORMING || rates.think <= 0) return greet(c);
+    c->speaks_at = now + (uint64_t)(rates.think * 1e9);
+    if (c->speaks_at < next_speech) next_speech = c->speaks_at;
+}
+
+static void speak(void) {
+    if (now < next_speech) return;
+    next_speech = NEVER;
+    for (uint32_t i = 0; i < client_count; i++) {
+        struct client *c = &clients[i];
+        if (c->state != GREETING || c->speaks_at == NEVER) continue;
+        if (c->speaks_at <= now) c->speaks_at = NEVER, greet(c);
+        else if (c->speaks_at < next_speech) next_speech = c->speaks_at;
     }
 }
 
@@ -500,7 +519,7 @@ static void message(struct client *c, const uint8_t *text, size_t len) {
     struct step *step = c->knows && plan.agains ? &plan.again[c->step] : &plan.greet[c->step];
     if (memmem(text, len, step->expected, strlen(step->expected))) {
         c->step++;
-        greet(c);
+        answer(c);
     }
 }
 
@@ -603,7 +622,7 @@ static size_t take_handshake(struct client *c, const uint8_t *data, size_t len) 
     if (plan.deflate && memmem(data, (size_t)(end - data), "permessage-deflate", 18))
         make_inflater(c, !memmem(data, (size_t)(end - data), "server_no_context_takeover", 26));
     c->state = GREETING;
-    greet(c);
+    answer(c);
     return (size_t)(end + 4 - data);
 }
 
@@ -781,6 +800,7 @@ static void go_on(void) {
         int over = done_count >= (uint64_t)rates.count || counts.closed || now >= deadline;
         if (over) print_report("open"), job = NOTHING;
     } else if (job == STORMING) {
+        speak();
         for (uint32_t i = 0; i < client_count && started_count < (uint64_t)rates.count && !counts.closed; i++) {
             struct client *c = &clients[i];
             if (c->state != IDLE) continue;
@@ -841,6 +861,7 @@ static void take_rates(char *text) {
         else if (!strcmp(word, "patience")) rates.patience = atof(value);
         else if (!strcmp(word, "cut_every")) rates.cut_every = atof(value);
         else if (!strcmp(word, "away")) rates.away = atof(value);
+        else if (!strcmp(word, "think")) rates.think = atof(value);
     }
     if (rates.burst < 1) rates.burst = 1;
 }
@@ -903,6 +924,7 @@ static void arm_timer(void) {
     if (job != NOTHING) at = deadline;
     if (job == PUBLISHING && rates.rate > 0 && started_count < (uint64_t)rates.count && next_due < at) at = next_due;
     if (job == PUBLISHING && next_scan < at) at = next_scan;
+    if (job == STORMING && next_speech < at) at = next_speech;
     if (timer_at && timer_at <= at) return; /* it rings in time; too early does no harm */
     timer_at = at;
     struct itimerspec when = {0};

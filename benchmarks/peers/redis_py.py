@@ -39,10 +39,17 @@ async def main(port: int, listeners: int) -> None:
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         count, rate, burst = (int(each) for each in line.split())
         begin = time.monotonic()
-        for number in range(count):
+        for number in range(0, count, burst):
             due = begin + number // burst / rate
             await asyncio.sleep(max(due - time.monotonic(), 0))
-            await client.publish("bench", json.dumps({"due": due, "x": PAYLOAD}))
+            message = json.dumps({"due": due, "x": PAYLOAD})
+            if burst == 1:
+                await client.publish("bench", message)
+            else:
+                async with client.pipeline(transaction=False) as pipeline:  # one round trip
+                    for _ in range(min(burst, count - number)):
+                        pipeline.publish("bench", message)
+                    await pipeline.execute()
         delays = sorted([await heard.get() for _ in range(count * listeners)])
         share = {f"p{each}": delays[int(len(delays) * each / 100)] * 1e6 for each in (50, 99)}
         print(json.dumps({"heard": len(delays), **share}), flush=True)

@@ -28,6 +28,8 @@ async def work() -> None:
         )
 
 
+if len(sys.argv) != 2:
+    sys.exit("usage: server.py 127.0.0.1:7000")
 if sys.argv[1:] == ["work"]:
     asyncio.run(work())
 else:

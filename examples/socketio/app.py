@@ -2,8 +2,9 @@
 A Socket.IO server on several workers: `realtime serve --workers 4 --sticky session examples/socketio/app.py`.
 
 Long polling keeps a client's session in one worker's memory, so every request of a client has to reach the same one:
-that is what `--sticky session` is for. Nothing here knows of it. What clients of different workers say to each other
-goes through Redis, as python-socketio does it: set SOCKETIO_REDIS to its URL.
+that is what `--sticky session` is for. A browser is recognised by a cookie. For programs that keep none, Socket.IO's
+own session id leads to the worker: add `--session-param sid`. What clients of different workers say to each other goes
+through Redis, as python-socketio does it: set SOCKETIO_REDIS to its URL.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from typing import Any
 
 import socketio
 
+from sticky import session_id
+
 redis_url = os.environ.get("SOCKETIO_REDIS")
 server = socketio.AsyncServer(
     async_mode="asgi",
     client_manager=socketio.AsyncRedisManager(redis_url) if redis_url else None,
 )
+server.eio.generate_id = session_id  # an id that leads back to this worker
 app = socketio.ASGIApp(server)
 
 

@@ -154,7 +154,8 @@ class BrokerListener(Protocol):
     def on_link_restored(self) -> None:
         """
         Say that every subscription is in force again. What was published meanwhile was missed: every room is unproven
-        until its position was compared. Members of this worker were registered again by the broker itself.
+        until its position was compared. Members of this worker were registered again by the broker itself,
+        with a join wherever nobody was there by that id any more.
         """
 
     def on_gap(self, rooms: Sequence[Room]) -> None:
@@ -242,7 +243,7 @@ class Broker(Protocol):
             room: where.
             info: who.
             announce: tell every subscribed worker, now and when the member is reaped.
-            quietly: not now.
+            quietly: now only where nobody was there by that id.
             lasting: when this worker is gone the member is not removed; whoever reaps has it from then on.
         """
 

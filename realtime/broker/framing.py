@@ -1,8 +1,9 @@
 """
 The local broker's messages on a stream: four bytes of length, then msgpack. Both ends.
 
-Runs in workers and in the broker's process. All messages of one turn of the loop leave in one write. It knows nothing
-of rooms. A length above `FRAME_MAX` can only come from a bug or a stranger: the link is cut.
+Runs in workers and in the broker's process. All messages of one turn of the loop leave in one write. They are joined
+here: left to the event loop, bursts cost the broker's process a third more. It knows nothing of rooms. A length above
+`FRAME_MAX` can only come from a bug or a stranger: the link is cut.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ encode = msgspec.msgpack.Encoder().encode
 parts = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 logger = logging.getLogger("realtime.broker.local")
+
+
+def frame(message: Any) -> bytes:
+    """Return a message as it goes over a link."""
+    data = encode(message)
+    return _LENGTH.pack(len(data)) + data
 
 
 class Framed(asyncio.Protocol):
@@ -57,10 +64,13 @@ class Framed(asyncio.Protocol):
 
     def send(self, message: Any) -> None:
         """Send one message, at the end of this turn of the loop. Harmless when the link is gone."""
+        self.send_frame(frame(message))
+
+    def send_frame(self, framed: bytes) -> None:
+        """As `send`, of what `frame` returned: made once where many are told the same."""
         if not self._turn:
             asyncio.get_running_loop().call_soon(self._flush)
-        data = encode(message)
-        self._turn += (_LENGTH.pack(len(data)), data)
+        self._turn.append(framed)
 
     def _flush(self) -> None:
         turn, self._turn = self._turn, []

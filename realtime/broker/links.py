@@ -2,8 +2,8 @@
 A link to one Redis process: commands on one connection, pub/sub on another.
 
 Runs in the worker. When either connection is lost, both are given up. A link knows which process it leads to (its
-*life*), so that what another one has is not taken for the same. It never connects again and never decides which server
-that should be: nodes.py and cluster.py do.
+*life*), so that what another one has is not taken for the same, and whether it takes writes. It never connects
+again and never decides which server that should be: nodes.py and cluster.py do.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from realtime.broker.sharded import ShardedEvents
 from realtime.errors import BrokerUnavailable
 
 SHARDED_AT_LEAST: Final = 7  # the first Redis with SSUBSCRIBE
+# How a server says that it takes no writes now: its memory or its disk is full, it is a replica, or has too few.
+TAKES_NO_WRITES: Final = ("OOM", "MISCONF", "READONLY", "NOREPLICAS")
+WRITTEN_MS: Final = 1000  # how long what a probe wrote is kept
 
 logger = logging.getLogger("realtime.broker.redis")
 
@@ -97,7 +100,10 @@ class Nodes(Protocol):
 
 
 class Link:
-    """Both connections to one process. `seen_at`: when the last probe came back."""
+    """
+    Both connections to one process. `seen_at`: when the last probe came back. `refuses`: what the process said to the
+    last write, if it takes none; empty once a probe was written again.
+    """
 
     def __init__(self, address: Address, commands: Connection) -> None:
         self.address = address
@@ -105,6 +111,7 @@ class Link:
         self.events: Connection
         self.probe: bytes | None = None  # the channel on which it is seen that pub/sub passes
         self.seen_at = time.monotonic()
+        self.refuses = ""
         self.facts: dict[bytes, str] = {}
         self.life = ""
         self.lives = ""  # this one's first, and then those whose streams are as good (cluster.py)
@@ -187,12 +194,35 @@ class Link:
         return text.decode() in self.lives.split(" ")
 
     def probe_by(self, publishing: str) -> None:
-        """Send a probe; when it comes back, `seen` has to be called."""
-        if self.probe is None:  # there is nothing that this server would publish
+        """Send a probe, and write one; when what was sent comes back, `seen` has to be called."""
+        if self.probe is None:  # there is nothing that this server would publish, or write
+            self.refuses = ""
             for each in (self.commands, self.events):
                 _unseen(each.ask("PING") if each is self.commands else each.ask_with(("PING",)), self)
         else:
             _unseen(self.commands.ask(publishing, self.probe, "b"))
+            written = self.commands.ask("SET", self.probe, "b", "PX", WRITTEN_MS)
+            written.add_done_callback(self._look_at_write)
+
+    def _look_at_write(self, written: asyncio.Future[Any]) -> None:
+        """Learn from a probe whether writes are taken. Others cannot say it: some need no memory, and pass."""
+        if written.cancelled():
+            return
+        error = written.exception()
+        if isinstance(error, CommandFailed):
+            self.refused(error)
+            if error.code == "NOPERM":  # who may write no probe does not learn when the others are taken again
+                self.refuses = ""
+        elif error is None and self.refuses:
+            logger.warning("= %s takes writes again", self.address.shown)
+            self.refuses = ""
+
+    def refused(self, error: CommandFailed) -> None:
+        """Note an answer to a write, if it says that none is taken."""
+        if error.code in TAKES_NO_WRITES:
+            if not self.refuses:
+                logger.error("! %s takes no writes: %s", self.address.shown, error.text)
+            self.refuses = error.text
 
     def seen(self) -> None:
         self.seen_at = time.monotonic()

@@ -149,7 +149,7 @@ class LocalBroker:
             answers = [link.ask("hello", self._worker)]
             answers += [link.ask("subscribe", room) for room in self._rooms]
             answers += [
-                link.ask("add_member", key[0], info, announce, False, lasting, key in self._loose)
+                link.ask("add_member", key[0], info, announce, True, lasting, key in self._loose)
                 for key, (info, announce, lasting) in self._members.items()
             ]
             await asyncio.wait_for(asyncio.gather(*answers), TIMEOUT_S)
@@ -282,7 +282,7 @@ class LocalBroker:
         self._members[room, ClientId(info.client)] = (info, announce, lasting)
         self._loose.discard((room, ClientId(info.client)))
         try:
-            await self._ask("add_member", room, info, announce, not quietly, lasting, False)
+            await self._ask("add_member", room, info, announce, quietly, lasting, False)
         except BaseException:
             self._members.pop((room, ClientId(info.client)), None)
             raise

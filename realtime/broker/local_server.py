@@ -37,7 +37,7 @@ from realtime.broker.base import (
     Room,
     WorkerId,
 )
-from realtime.broker.framing import Framed
+from realtime.broker.framing import Framed, frame
 from realtime.broker.memory import SWEEP_S, Member, MemoryState
 from realtime.rate import Rate
 
@@ -65,7 +65,6 @@ class Peer(Framed):
         self.worker = WorkerId("")
         self.rooms: set[Room] = set()
         self.said_goodbye = False
-        self.was_reaped = False  # though it lived
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -84,13 +83,13 @@ class Peer(Framed):
         else:
             self.send([REPLY, answer])
 
-    def tell(self, message: Any) -> None:
-        """Send an event, unless the worker is too far behind to be helped."""
+    def tell(self, event: bytes) -> None:
+        """Send an event's frame, unless the worker is too far behind to be helped."""
         if self.transport.get_write_buffer_size() > OUTBOUND_MAX:
             logger.error("x %s is slow: its link is cut", self.worker)
             self.transport.abort()
             return
-        self.send(message)
+        self.send_frame(event)
 
 
 class LocalBrokerServer:
@@ -100,7 +99,6 @@ class LocalBrokerServer:
         self.state = MemoryState()
         self.peers: set[Peer] = set()
         self._subscribers: dict[Room, set[Peer]] = {}
-        self._reaped: set[WorkerId] = set()
         self._orphans: set[WorkerId] = set()  # workers that are gone, and whose lasting members nobody could inherit
         self._clock = clock
 
@@ -118,9 +116,9 @@ class LocalBrokerServer:
         if any(peer.worker == worker for peer in self.peers):
             return
         heir = self._heir()
-        departed = self._reap_other(worker, heir)
+        departed = self._reap(worker, heir)
         if departed and heir is not None:
-            heir.tell([DEPARTED, departed])
+            heir.tell(frame([DEPARTED, departed]))
 
     def _heir(self) -> Peer | None:
         return next((each for each in self.peers if each.worker and not each.said_goodbye), None)
@@ -129,19 +127,17 @@ class LocalBrokerServer:
 
     def hello(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
         peer.worker = WorkerId(_text(raw[0]))
-        peer.was_reaped = peer.worker in self._reaped
-        self._reaped.discard(peer.worker)
         orphans, self._orphans = self._orphans - {peer.worker}, set()
-        inherited = [departed for worker in sorted(orphans) for departed in self._reap_other(worker, peer)]
+        inherited = [departed for worker in sorted(orphans) for departed in self._reap(worker, peer)]
         if inherited:
-            peer.tell([DEPARTED, inherited])
+            peer.tell(frame([DEPARTED, inherited]))
 
     def goodbye(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
         peer.said_goodbye = True
         heir = self._heir()
         inherited = [each for each in self._reap(peer.worker, heir) if each.inherited]
         if heir is not None and inherited:
-            heir.tell([DEPARTED, inherited])
+            heir.tell(frame([DEPARTED, inherited]))
 
     def subscribe(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
         room = Room(_text(raw[0]))
@@ -189,16 +185,16 @@ class LocalBrokerServer:
 
     def add_member(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
         """
-        Add a member. `announce`: its leave will be told; `tell`: so is its join. A return tells it again only where
-        the leave had been told. `loose`: not where another worker has it.
+        Add a member. `announce`: its join is told, and its leave will be. `quietly`: the join only where nobody was
+        there by that id. `loose`: leave it alone where another worker has it.
         """
         room, info = Room(_text(raw[0])), msgspec.msgpack.decode(raw[1], type=ClientInfo)
-        announce, tell, lasting, loose = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:6]]
-        if loose and self.state.owner(room, ClientId(info.client)) not in (None, peer.worker):
+        announce, quietly, lasting, loose = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:6]]
+        owner = self.state.owner(room, ClientId(info.client))
+        if loose and owner not in (None, peer.worker):
             return
-        is_back = peer.was_reaped and info.client not in self.state.members(room)
         self.state.add_member(room, Member(peer.worker, info, announce, lasting))
-        if announce and (tell or is_back):
+        if announce and (owner is None or not quietly):
             self._tell(room, [JOIN, room, info])
 
     def remove_member(self, peer: Peer, raw: list[msgspec.Raw]) -> int | None:
@@ -216,7 +212,7 @@ class LocalBrokerServer:
         return self.state.member_counts(Room(_text(raw[0])))
 
     def reap(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
-        return self._reap_other(WorkerId(_text(raw[0])), peer)
+        return self._reap(WorkerId(_text(raw[0])), peer)
 
     def members_page(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
         return self.state.members_page(Room(_text(raw[0])), _text(raw[1]), msgspec.msgpack.decode(raw[2], type=int))
@@ -228,13 +224,6 @@ class LocalBrokerServer:
     def workers(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
         return sorted({each.worker for each in self.peers if each.worker})
 
-    def _reap_other(self, worker: WorkerId, heir: Peer | None) -> list[Departed]:
-        """Remove the members of a worker that is taken for dead. Should it come back, their joins are told again."""
-        departed = self._reap(worker, heir)
-        if departed:
-            self._reaped.add(worker)
-        return departed
-
     def _reap(self, worker: WorkerId, heir: Peer | None) -> list[Departed]:
         reaped = self.state.reap(worker, None if heir is None or heir.worker == worker else heir.worker)
         for departed in reaped:
@@ -245,8 +234,11 @@ class LocalBrokerServer:
         return reaped
 
     def _tell(self, room: Room, event: Any) -> None:
-        for peer in tuple(self._subscribers.get(room, ())):
-            peer.tell(event)
+        peers = self._subscribers.get(room)
+        if peers:
+            framed = frame(event)
+            for peer in tuple(peers):
+                peer.tell(framed)
 
     async def sweep_forever(self) -> None:
         while True:

@@ -330,8 +330,9 @@ class MemoryBroker:
     async def add_member(
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
     ) -> None:
+        is_new = self._state.owner(room, ClientId(info.client)) is None
         self._state.add_member(room, Member(self._worker, info, announce, lasting))
-        if announce and not quietly:
+        if announce and (is_new or not quietly):
             self._tell(lambda listener: listener.on_join(room, info), room)
 
     def loosen(self, room: Room, client: ClientId) -> None:

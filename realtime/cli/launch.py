@@ -177,7 +177,9 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
 def environment(settings: Settings, slot: int) -> dict[str, str]:
     """Give what a slot's worker has in its environment beside what everybody has."""
     pairs = (each.partition("=") for each in settings.env)
-    return {name: value.replace("{slot}", str(slot)) for name, _, value in pairs}
+    given = {name: value.replace("{slot}", str(slot)) for name, _, value in pairs}
+    # Bytecode is taken for a source of the same second and size: of two quick saves the second would not be served.
+    return {"PYTHONDONTWRITEBYTECODE": "1", **given} if settings.reload else given
 
 
 def children(settings: Settings) -> Sequence[Child]:

@@ -8,7 +8,8 @@ from the command line, the environment and the file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -47,6 +48,10 @@ class GroupedCommand(click.Command):
                     formatter.write_dl([(names.ljust(width), text) for names, text in records], col_max=width)
 
 
+# What some settings mean to a command that looks for a server, and is none.
+ABOUT: Final = {"user": "The user that the server became (its --user), if another than yours."}
+
+
 def settings_options(only: Iterable[str] | None = None) -> Callable[[F], F]:
     """
     Decorate a command with an option for each setting (but TARGET, which is an argument), and `--config`.
@@ -57,7 +62,8 @@ def settings_options(only: Iterable[str] | None = None) -> Callable[[F], F]:
     made: list[Callable[[Any], Any]] = []
     for option in options():
         if option.name != "target" and (wanted is None or option.name in wanted):
-            made += _click_options(option)
+            shown = option.help if wanted is None else ABOUT.get(option.name, option.help)
+            made += _click_options(replace(option, help=shown))
     made.append(
         click.option(
             "--config",

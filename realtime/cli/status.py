@@ -86,8 +86,12 @@ def _row(worker: dict[str, Any]) -> list[str]:
         str(found.get("clients", "")),
         str(hub.get("rooms", "")),
         str(hub.get("delivered", "")),
-        f"{broker['kind']}, {broker['link']}" if "kind" in broker else "",
+        _shown(broker) if "kind" in broker else "",
     ]
+
+
+def _shown(broker: dict[str, Any]) -> str:
+    return f"{broker['kind']}, {broker['link']}{', takes no writes' if broker.get('refuses') else ''}"
 
 
 def troubles(answer: dict[str, Any]) -> list[str]:

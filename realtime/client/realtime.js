@@ -153,6 +153,7 @@ export class Realtime extends Emitter {
     this.#options = {
       name: 'js', minDelayMs: 500, maxDelayMs: 20000, timeoutMs: 5000, WebSocket: globalThis.WebSocket, ...options,
     };
+    if (!this.#options.WebSocket) throw new TypeError('no WebSocket here: Node 22 has one; or pass { WebSocket }');
     this.#token = new Token(options.token, options.getToken);
     this.client = '';
     this.data = undefined;

@@ -61,6 +61,15 @@ class Outlet(Protocol):
     def buffered(self) -> int:
         """Return how many bytes wait in this process."""
 
+    def taken(self) -> int:
+        """Return how much the peer has taken so far: more than before where it has taken something."""
+
+    def hold_little(self, wanted: bool) -> None:
+        """
+        Have little wait in the kernel that the peer does not take, for it is to get the latest, however slow it is; or
+        as much as with others.
+        """
+
 
 class ClientSession(Protocol):
     """One client's end of a wire protocol, fed by the transport."""
@@ -78,6 +87,9 @@ class ClientSession(Protocol):
     @property
     def is_patient(self) -> bool:
         """Whether a peer that takes something, though slowly, is served on: nothing piles up for it."""
+
+    def pong_received(self) -> None:
+        """Learn that the peer sent the answer to a ping frame, asked or not (RFC 6455, section 5.5.3)."""
 
     def drained(self) -> None:
         """Learn that the peer, which had not taken everything, has caught up."""
@@ -100,6 +112,7 @@ class Handshake:
     transport: str = "websocket"
     is_one_way: bool = False
     is_emulated: bool = False  # what the client sends comes by requests of their own
+    ping_frame: bytes | None = None  # what it asks to be pinged with, in place of the protocol's own message
 
 
 class SessionFactory(Protocol):

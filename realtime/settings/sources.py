@@ -24,6 +24,7 @@ from realtime.settings.kinds import PartError
 CONFIG_ENV = "REALTIME_CONFIG"
 CONFIG_FILE = "realtime.toml"
 TABLE = "realtime"
+RUNTIME_MAX = 84  # bytes: of the 107 that a socket's path may have (unix(7)), `/1234567/control.sock` takes 21
 ALIKE = 0.7  # difflib's ratio from which a wrong name is taken for a slip: "wokers" is one, "server" is not "secret"
 
 
@@ -91,8 +92,8 @@ def runtime_directory(environ: Mapping[str, str] | None = None, *, uid: int | No
     """
     Give the directory for a user's sockets, private to the user (mode 0700); make it when it is not there.
 
-    It is `$XDG_RUNTIME_DIR/realtime`, else `$TMPDIR/realtime-UID` with /tmp for TMPDIR. Only root can make another
-    user's (`uid`), and always has the second.
+    It is `$XDG_RUNTIME_DIR/realtime`, else `$TMPDIR/realtime-UID` with /tmp for TMPDIR; a path that is too long for a
+    socket in it is not taken. Only root can make another user's (`uid`), and has none in the first.
 
     Raises:
         SettingsError: somebody else owns it or can write to it, so a socket in it could be theirs.
@@ -101,8 +102,10 @@ def runtime_directory(environ: Mapping[str, str] | None = None, *, uid: int | No
     xdg = environ.get("XDG_RUNTIME_DIR", "")
     own = uid is None or uid == os.geteuid()
     owner = os.geteuid() if uid is None else uid
-    usable = own and xdg and os.access(xdg, os.W_OK | os.X_OK)
-    path = Path(xdg, "realtime") if usable else Path(environ.get("TMPDIR") or "/tmp", f"realtime-{owner}")  # noqa: S108 - checked below
+    xdg_is_usable = own and xdg and os.access(xdg, os.W_OK | os.X_OK)
+    places = [Path(xdg, "realtime")] if xdg_is_usable else []
+    places += [Path(tmp, f"realtime-{owner}") for tmp in (environ.get("TMPDIR"), "/tmp") if tmp]  # noqa: S108 - checked below
+    path = next((each for each in places if len(os.fsencode(each)) <= RUNTIME_MAX), places[-1])
     try:
         try:
             path.mkdir(mode=0o700)

@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from email.utils import formatdate
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -38,10 +38,23 @@ GiveBack = Callable[[int, str, int, bytes], bool]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 EXTENSION: Final = "realtime"  # key in scope["state"] and scope["extensions"]
-CUT: Final = "realtime.cut"  # key in scope["state"]: ends the connection of a request at once
+CONNECTION: Final = "realtime.connection"  # key in scope["state"]: what brought the request, a `Connection`
 SECURE: Final = {"http": "https", "ws": "wss"}
 
 logger = logging.getLogger("realtime.asgi")
+
+
+class Connection(Protocol):
+    """What brings requests, one after another."""
+
+    def cut(self) -> None:
+        """End it now; what was not sent is lost."""
+
+    def taken(self) -> int:
+        """Return how much its peer has taken so far, as `taken.taken` does."""
+
+    def hold_little(self, wanted: bool) -> None:
+        """Have the kernel hold little of what its peer does not take, or no more so, as `taken.hold_little` does."""
 
 
 class StartupFailed(RealtimeError):
@@ -133,9 +146,9 @@ class ASGIHost:
         """Make the protocol for one descriptor. `received`: bytes already taken from it, to be read first."""
         return self._hosted(self, peer, received)
 
-    def from_here(self, peer: Peer, cut: Callable[[], None] = lambda: None) -> FromHere:
-        """Make the application as the requests of one client call it. `cut` ends that client's connection at once."""
-        return FromHere(self, peer, cut)
+    def from_here(self, peer: Peer, connection: Connection | None = None) -> FromHere:
+        """Make the application as the requests of one client call it, whose connection can be cut where it is given."""
+        return FromHere(self, peer, connection)
 
     def drain(self) -> None:
         """Close what is idle, and let every request in flight, or on its way, be its connection's last."""
@@ -191,12 +204,12 @@ def _config(app: ASGIApp, *, lifespan: Any, interface: Any = "auto") -> Config:
 class FromHere:
     """The application, as one connection calls it: with the scope that belongs to this client."""
 
-    __slots__ = ("_cookie", "_cut", "_host", "_peer", "_place")
+    __slots__ = ("_connection", "_cookie", "_host", "_peer", "_place")
 
-    def __init__(self, host: ASGIHost, peer: Peer, cut: Callable[[], None]) -> None:
+    def __init__(self, host: ASGIHost, peer: Peer, connection: Connection | None) -> None:
         self._host = host
         self._peer = peer
-        self._cut = cut
+        self._connection = connection
         self._cookie = peer.new_session  # until the first answer
         self._place = {**host.place, "session": peer.session or peer.new_session}
 
@@ -207,7 +220,7 @@ class FromHere:
             scope["scheme"] = SECURE.get(scope.get("scheme", "http"), scope.get("scheme"))
         place = self._place.copy()
         state = scope.setdefault("state", {})
-        state[EXTENSION], state[CUT] = place, self._cut
+        state[EXTENSION], state[CONNECTION] = place, self._connection
         scope.setdefault("extensions", {})[EXTENSION] = place
         return self._host.app(scope, receive, self._with_cookie(send) if self._cookie else send)
 

@@ -22,7 +22,7 @@ try:
 except ImportError:  # a platform without the C extension
     from websockets.utils import apply_mask
 
-__all__ = ["BINARY", "TEXT", "Frames", "Kind", "apply_mask", "look", "sayable"]
+__all__ = ["BINARY", "PING", "TEXT", "Frames", "Kind", "apply_mask", "look", "sayable"]
 
 TEXT_WHOLE: Final = 0x81  # FIN, no reserved bit, opcode 1
 BINARY_WHOLE: Final = 0x82
@@ -33,6 +33,8 @@ _OPCODES: Final = frozenset((0x0, 0x1, 0x2, 0x8, 0x9, 0xA))
 
 _LENGTH_16: Final = struct.Struct("!BBH")
 _LENGTH_64: Final = struct.Struct("!BBQ")
+
+PING: Final = b"\x89\x00"  # FIN, opcode 9; it carries nothing
 
 REASON_MAX: Final = 123  # a control frame carries 125 bytes (section 5.5), two of them are the close code
 

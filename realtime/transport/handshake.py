@@ -23,9 +23,12 @@ from websockets.typing import Subprotocol
 
 from realtime.protocol.base import Handshake
 from realtime.transport.deflate import OFFERS
+from realtime.transport.frames import PING
 from realtime.transport.peer import Peer, session_cookie
 
 VERSION: Final = "Sec-WebSocket-Version"
+ONE_WAY: Final = "/uni_websocket"
+CONNECT: Final = "cf_connect"  # in a query
 
 judge_logger = logging.getLogger("realtime.websocket.judge")
 judge_logger.setLevel(logging.WARNING)  # what websockets says about each connection, we say ourselves
@@ -52,6 +55,8 @@ class Accepted:
     subprotocol: str | None
     is_compressed: bool = False
     """Both sides may compress messages, as `deflate.py` says."""
+    first: bytes | None = None
+    """The first message, where the request itself brought it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,11 @@ def shake_hands(head: bytes, peer: Peer, admission: Admission) -> Accepted | Ref
     answer = b"".join(judge.data_to_send())
     if not accepted:
         return Refused(answer, problem)
-    return Accepted(answer, _describe(request, peer), judge.subprotocol, bool(judge.extensions))
+    path, query = _target(request)
+    asked = query.pop(CONNECT, "")  # it may have a token, which is nobody's to keep
+    handshake = _describe(request, peer, path, query)
+    first = _as_sent(asked) if handshake.is_one_way and asked else None
+    return Accepted(answer, handshake, judge.subprotocol, bool(judge.extensions), first)
 
 
 def _choose(accepted: Sequence[str], offered: Sequence[Subprotocol]) -> Subprotocol | None:
@@ -110,8 +119,7 @@ def _choose(accepted: Sequence[str], offered: Sequence[Subprotocol]) -> Subproto
     return next((Subprotocol(each) for each in accepted if each in offered), None)
 
 
-def _describe(request: Request, peer: Peer) -> Handshake:
-    path, _, query = request.path.partition("?")
+def _describe(request: Request, peer: Peer, path: str, query: dict[str, str]) -> Handshake:
     headers: dict[str, str] = {}
     for name, value in request.headers.raw_items():
         name = name.lower()
@@ -121,11 +129,23 @@ def _describe(request: Request, peer: Peer) -> Handshake:
         client_port=peer.client_port,
         scheme=peer.scheme,
         path=unquote(path),
-        query=dict(parse_qsl(query, keep_blank_values=True)),
+        query=query,
         headers=headers,
         session=peer.session or peer.new_session,
-        is_one_way=path.endswith("/uni_websocket"),
+        is_one_way=path.endswith(ONE_WAY),
+        ping_frame=PING if query.get("cf_ws_frame_ping_pong") == "true" else None,
     )
+
+
+def _target(request: Request) -> tuple[str, dict[str, str]]:
+    """Return the path and the query of what was asked for."""
+    path, _, query = request.path.partition("?")
+    return path, dict(parse_qsl(query, keep_blank_values=True))
+
+
+def _as_sent(text: str) -> bytes:
+    """Return a connect request as the query had it. websockets before 17 takes what is not ASCII, as surrogates."""
+    return text.encode(errors="surrogateescape")
 
 
 # Origins

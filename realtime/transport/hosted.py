@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from realtime.transport.peer import Peer
+from realtime.transport.taken import hold_little, taken
 from sticky.first_bytes import Head, Refusal
 from sticky.requests import Part, Requests, State
 
@@ -46,7 +47,7 @@ class Hosted(asyncio.Protocol):
 
     def __init__(self, host: ASGIHost, peer: Peer, received: bytes) -> None:
         super().__init__(config=host.config, server_state=host.state, app_state={})  # type: ignore[call-arg]
-        self.app = host.from_here(peer, self._cut)
+        self.app = host.from_here(peer, self)
         self._host = host
         self._peer = peer
         self._port = peer.client_port if peer.client == peer.address else 0  # of the other end of the socket
@@ -72,10 +73,18 @@ class Hosted(asyncio.Protocol):
         if not self._handed_on:
             self._host.on_lost()
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
         """Close now; what was not sent is lost."""
         if self.transport is not None:
             self.transport.abort()
+
+    def taken(self) -> int:
+        """Return how much the peer has taken so far, as `taken.taken` does."""
+        return taken(self.transport)
+
+    def hold_little(self, wanted: bool) -> None:
+        """Have the kernel hold little of what the peer does not take, or no more so, as `taken.hold_little` does."""
+        hold_little(self.transport, wanted)
 
     def shutdown(self) -> None:
         """Close when nothing is under way; else let the request that is be the last."""
@@ -160,7 +169,7 @@ class Hosted(asyncio.Protocol):
             new_session=self._host.routes.new_session() if route.lacks_session else None,
         )
         self.client = (self._peer.client, self._peer.client_port)
-        self.app = self._host.from_here(self._peer, self._cut)
+        self.app = self._host.from_here(self._peer, self)
         return True
 
     def _leave(self, received: bytes) -> None:

@@ -22,11 +22,12 @@ import msgspec
 from msgspec import UNSET
 
 from realtime.errors import BrokerUnavailable
+from realtime.halves import read_mended
 from realtime.protocol.base import ClientSession, Framing, Handshake, SessionFactory
 from realtime.protocol.centrifuge import protobuf
 from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.messages import EmulationRequest
-from realtime.transport.asgi import CUT, Receive, Scope, Send
+from realtime.transport.asgi import CONNECTION, Connection, Receive, Scope, Send
 from realtime.transport.handshake import origin_matches
 
 HTTP_STREAM: Final = "/connection/http_stream"
@@ -48,6 +49,7 @@ UNCACHED: Final = [
     (b"x-accel-buffering", b"no"),
 ]
 
+_emulation: Final = msgspec.json.Decoder(EmulationRequest).decode
 logger = logging.getLogger("realtime.stream")
 
 Deliver = Callable[[str, str, bytes], Awaitable[bool]]
@@ -114,6 +116,10 @@ class Stream:
         self._congested_since: float | None = None
         self._is_full = False
         self._patience: asyncio.Timeout | None = None  # with a client that has not taken everything
+        self._watch: asyncio.TimerHandle | None = None  # of how much it takes meanwhile
+        self.is_patient: Callable[[], bool] = lambda: False
+        self.taken: Callable[[], int] = lambda: 0
+        self.hold_little: Callable[[bool], None] = lambda wanted: None
         self.on_drained: Callable[[], None] = lambda: None
         self.on_slow: Callable[[], None] = lambda: self.close(*SLOW)
 
@@ -122,12 +128,15 @@ class Stream:
             self.framing = self._binary
 
     def write(self, data: bytes) -> None:
-        """As `Outlet.write`. What is too much is dropped at once; `on_slow` is called when the turn is over."""
+        """
+        As `Outlet.write`. What is too much is dropped at once; `on_slow` is called when the turn is over. As over
+        a WebSocket, the limit counts while the client does not take everything: what it missed can be more than that.
+        """
         if self.ended is not None or self._is_full:
             return
         self._waiting.append(data)
         self._size += len(data)
-        if self._size > self._limits.outbound_bytes:
+        if self._congested_since is not None and self._size > self._limits.outbound_bytes:
             self._size -= sum(map(len, self._waiting))
             self._waiting.clear()
             self._is_full = True
@@ -136,7 +145,7 @@ class Stream:
 
     def _tell_slow(self) -> None:
         self._is_full = False  # there is room for a goodbye
-        if self._patience is not None:
+        if self._patience is not None and not self._patience.expired():
             soon = asyncio.get_running_loop().time() + min(GOODBYE_S, self._limits.outbound_s)
             self._patience.reschedule(min(soon, self._patience.when() or soon))
         if self.ended is None:
@@ -160,7 +169,10 @@ class Stream:
         return self._size
 
     async def pump(self, send: Send) -> None:
-        """Write until the end. Raises `TimeoutError` where the client takes nothing for too long."""
+        """
+        Write until the end. Raises `TimeoutError` where the client does not take everything for too long, or with
+        `is_patient` takes nothing.
+        """
         loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
@@ -168,14 +180,27 @@ class Stream:
             body, self._waiting = b"".join(self._waiting), []
             if body:
                 self._congested_since = loop.time()
-                async with asyncio.timeout(self._limits.outbound_s) as self._patience:
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-                    await send({"type": "http.response.body", "body": b"", "more_body": True})  # once it has left
-                self._congested_since = self._patience = None
+                before = self.taken() if self.is_patient() else 0
+                self._watch = loop.call_later(self._limits.outbound_s, self._check, before)
+                try:
+                    async with asyncio.timeout(None) as self._patience:
+                        await send({"type": "http.response.body", "body": body, "more_body": True})
+                        await send({"type": "http.response.body", "body": b"", "more_body": True})  # once it has left
+                finally:
+                    self._watch.cancel()
+                    self._congested_since = self._patience = None
                 self._size -= len(body)
                 self.on_drained()
             if self.ended is not None and not self._waiting:
                 return
+
+    def _check(self, before: int) -> None:
+        """Lose patience with a client that has not taken everything in time, unless it takes what it can."""
+        loop, now = asyncio.get_running_loop(), self.taken()
+        if self.ended is None and self.is_patient() and now > before:
+            self._watch = loop.call_later(self._limits.outbound_s, self._check, now)
+        elif self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(loop.time())
 
 
 class StreamEndpoint:
@@ -245,8 +270,9 @@ class StreamEndpoint:
         path = scope["path"]
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         is_sse, is_one_way = path in (SSE, UNI_SSE), path in (UNI_SSE, UNI_HTTP_STREAM)
+        asked = query.pop("cf_connect", "")  # it may have a token, which is nobody's to keep
         if is_sse and not body:
-            body = query.get("cf_connect", "").encode()
+            body = asked.encode()
         if not body and not is_one_way:
             await answer(send, 400, b"The first message, `connect`, is missing.\n", cors)
             return
@@ -260,6 +286,9 @@ class StreamEndpoint:
             await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
         session = self._sessions(stream, handshake, "centrifuge-protobuf" if is_binary else None)
         self._open[stream] = session
+        if (connection := connection_of(scope)) is not None:
+            stream.taken, stream.hold_little = connection.taken, connection.hold_little
+        stream.is_patient = lambda: session.is_patient
         stream.on_drained = session.drained
         stream.on_slow = lambda: self._end_slow(stream, session)
         left = asyncio.ensure_future(gone(receive))
@@ -300,7 +329,7 @@ class StreamEndpoint:
                 request = protobuf.decode_emulation(body)
                 data = b"" if request.data is UNSET else bytes(request.data)
             else:
-                request = msgspec.json.decode(body, type=EmulationRequest)
+                request = read_mended(_emulation, body)
                 data = b"" if request.data is UNSET else msgspec.json.decode(request.data, type=str).encode()
         except (BadFrame, msgspec.MsgspecError, UnicodeError, RecursionError):
             return 400
@@ -318,7 +347,14 @@ Fields = list[tuple[bytes, bytes]]
 
 def cut(scope: Scope) -> None:
     """Cut the connection of a request whose client takes nothing: an answer's end would wait behind what it left."""
-    scope.get("state", {}).get(CUT, lambda: None)()
+    if (connection := connection_of(scope)) is not None:
+        connection.cut()
+
+
+def connection_of(scope: Scope) -> Connection | None:
+    """Return what brought a request, where that is known."""
+    found: Connection | None = scope.get("state", {}).get(CONNECTION)
+    return found
 
 
 async def gone(receive: Receive) -> None:

@@ -38,6 +38,7 @@ from realtime.transport.deflate import DEFLATED_BINARY, DEFLATED_TEXT, inflating
 from realtime.transport.frames import BINARY, TEXT, TEXT_WHOLE, Kind, apply_mask, look, sayable
 from realtime.transport.handshake import Accepted, Admission, judge_logger, refusal, shake_hands
 from realtime.transport.peer import Peer
+from realtime.transport.taken import hold_little, taken
 from realtime.wheel import Timer, Wheel
 
 HIGH_WATER: Final = 65536  # asyncio's own default; said here because `write` is unchecked up to it
@@ -126,7 +127,6 @@ class WebSocketTransport(asyncio.Protocol):
 
     __slots__ = (
         "__weakref__",
-        "_backlog",
         "_congested_since",
         "_deadline",
         "_ended",
@@ -141,6 +141,7 @@ class WebSocketTransport(asyncio.Protocol):
         "_pending",
         "_session",
         "_state",
+        "_taken",
         "_transport",
         "framing",
         "write",
@@ -165,7 +166,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._is_compressed = False  # messages may be: the handshake said so
         self._ended: tuple[int, str] | None = None  # how, once it is known
         self._congested_since: float | None = None
-        self._backlog = 0  # bytes that waited then
+        self._taken = 0  # by the peer, until then
         self._deadline: Timer | None = None
         self._outbound_timer: Timer | None = None
 
@@ -250,8 +251,17 @@ class WebSocketTransport(asyncio.Protocol):
             self.close(*BUG)
             return
         logger.debug("= %s: open", self._peer)
+        if opening.first is not None:
+            self._deliver_first(opening.first)
         if self._pending:
             self._receive_pending()
+
+    def _deliver_first(self, message: bytes) -> None:
+        """Hand on what came in the request's query, as if a frame had brought it."""
+        if len(message) > self._endpoint.limits.message_bytes:
+            self._fail_too_big()
+        else:
+            self._deliver(message, is_text=True)
 
     def _refuse(self, answer: bytes, problem: str) -> None:
         logger.info("x %s: handshake refused: %s", self._peer, problem)
@@ -338,6 +348,8 @@ class WebSocketTransport(asyncio.Protocol):
             assert isinstance(event, Frame), "the judge begins open"
             if self._state is State.OPEN and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
                 self._collect(event)
+            elif event.opcode is Opcode.PONG and self._session is not None:
+                self._session.pong_received()
         answers = judge.data_to_send()
         write = self.write if judge.state is JudgeState.OPEN else self._transport.write
         if judge.state is not JudgeState.OPEN and self._state is State.OPEN:
@@ -396,7 +408,7 @@ class WebSocketTransport(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer does not take everything: look at the limits from now on."""
         self._congested_since = now = asyncio.get_running_loop().time()
-        self._backlog = self.buffered()
+        self._taken = self.taken()
         if self._state is State.OPEN:
             self.write = self._write_checked
             if self._outbound_timer is None:
@@ -428,10 +440,11 @@ class WebSocketTransport(asyncio.Protocol):
             return
         now = asyncio.get_running_loop().time()
         if now - since >= self._endpoint.limits.outbound_s:
-            if self._session is None or not self._session.is_patient or self.buffered() >= self._backlog:
+            before, self._taken = self._taken, self.taken()
+            if self._session is None or not self._session.is_patient or self._taken <= before:
                 self._close_slow()
                 return
-            self._congested_since, self._backlog = now, self.buffered()  # it takes what it can
+            self._congested_since = now  # it takes what it can
         self._watch_congestion(self._congested_since or now)
 
     def _close_slow(self) -> None:
@@ -446,6 +459,15 @@ class WebSocketTransport(asyncio.Protocol):
     def buffered(self) -> int:
         """Return how many bytes wait in this process."""
         return 0 if self._transport is None else int(self._transport.get_write_buffer_size())
+
+    def taken(self) -> int:
+        """Return how much the peer has taken so far, as `taken.taken` does."""
+        return 0 if self._transport is None else taken(self._transport)
+
+    def hold_little(self, wanted: bool) -> None:
+        """Have the kernel hold little of what the peer does not take, or no more so, as `taken.hold_little` does."""
+        if self._transport is not None:
+            hold_little(self._transport, wanted)
 
     # Closing
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import socketio
-from aiohttp import ClientSession, CookieJar, TCPConnector
+from aiohttp import ClientSession, CookieJar, DummyCookieJar, TCPConnector
+from aiohttp.abc import AbstractCookieJar
 
 from tests.conftest import REQUIRED
 from tests.support.aio import run_async, run_async_for
@@ -33,19 +34,21 @@ CALLS = 5
 class Guest:
     """One Socket.IO client with cookies of its own, as a browser has them."""
 
-    def __init__(self) -> None:
+    def __init__(self, jar: AbstractCookieJar | None = None, *, patience_s: float = 20) -> None:
+        self.patience_s = patience_s
         # Cookies of an address, not only of a name; and a connection anew for each request, as pools do at their worst.
-        self.http = ClientSession(cookie_jar=CookieJar(unsafe=True), connector=TCPConnector(force_close=True))
+        jar = jar or CookieJar(unsafe=True)
+        self.http = ClientSession(cookie_jar=jar, connector=TCPConnector(force_close=True))
         self.client = socketio.AsyncClient(http_session=self.http, reconnection=False)
         self.heard: asyncio.Queue[object] = asyncio.Queue()
         self.client.on("shouted", self.heard.put)
 
     async def come(self, url: str, transports: list[str] | None) -> None:
-        await self.client.connect(url, transports=transports, wait_timeout=20)
+        await self.client.connect(url, transports=transports, wait_timeout=self.patience_s)
 
     async def call(self) -> int:
         """Return the process that answered, which has to be the same each time."""
-        answers = [await self.client.call("echo", number, timeout=20) for number in range(CALLS)]
+        answers = [await self.client.call("echo", number, timeout=self.patience_s) for number in range(CALLS)]
         assert [each["data"] for each in answers] == list(range(CALLS))
         [pid] = {each["pid"] for each in answers}
         assert isinstance(pid, int)
@@ -56,9 +59,9 @@ class Guest:
         await self.http.close()
 
 
-async def visit(url: str, transports: list[str] | None) -> int:
+async def visit(url: str, transports: list[str] | None, *, patience_s: float = 20) -> int:
     """Come, call, be gone, come again with the same cookies, call: return the process, the same both times."""
-    guest = Guest()
+    guest = Guest(patience_s=patience_s)
     try:
         await guest.come(url, transports)
         first = await guest.call()
@@ -70,8 +73,8 @@ async def visit(url: str, transports: list[str] | None) -> int:
         await guest.go()
 
 
-def serve(sticky: str, **env: str) -> RunningServer:
-    return RunningServer(APP, "--sticky", sticky, "--balance", "round-robin", workers=4, env=env)
+def serve(sticky: str, *options: str, **env: str) -> RunningServer:
+    return RunningServer(APP, "--sticky", sticky, "--balance", "round-robin", *options, workers=4, env=env)
 
 
 @pytest.mark.parametrize(
@@ -87,10 +90,22 @@ async def test_a_hundred_clients_at_once_are_each_at_home_with_one_worker(transp
 
 
 @run_async_for(120)
+async def test_programs_that_keep_no_cookie_are_at_home_by_the_id_that_socketio_gives_them() -> None:
+    with serve("session", "--session-param", "sid") as server:
+        await asyncio.to_thread(server.wait_until_full)
+        guests = [Guest(DummyCookieJar()) for _ in range(20)]
+        await asyncio.gather(*[guest.come(server.url, ["polling"]) for guest in guests])
+        assert len(set(await asyncio.gather(*[guest.call() for guest in guests]))) == 4
+        await asyncio.gather(*[guest.go() for guest in guests])
+        assert not server.log.find_all("Invalid session")
+
+
+@run_async_for(120)
 async def test_without_stickiness_most_of_them_fail() -> None:
     with serve("none") as server:
         await asyncio.to_thread(server.wait_until_full)
-        found = await asyncio.gather(*[visit(server.url, ["polling"]) for _ in range(20)], return_exceptions=True)
+        visits = [visit(server.url, ["polling"], patience_s=5) for _ in range(20)]
+        found = await asyncio.gather(*visits, return_exceptions=True)
         assert sum(isinstance(each, BaseException) for each in found) > 10
 
 

@@ -3,28 +3,31 @@ Faults of the backplane: what workers share goes away, stops, lies about memory,
 
 Four workers, clients on all of them, publishers that never stop. In each fault sockets stay open, publishers are told
 of a temporary error and never of a success that was none, `/health` says how it is, and afterwards everything goes on
-by itself. The checker then says whether anybody was told something untrue.
+by itself. The checker then says whether anybody was told something untrue. In another room guests come and go all the
+time; those who watch know at last who is there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from json import loads
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from realtime.broker.redis import HOME
+from realtime.broker.keys import HOME
 from realtime.broker.slots import slot_of
 from tests.support.aio import run_async_for
 from tests.support.checker import Event, check
 from tests.support.client import ProtocolClient
-from tests.support.observers import Publisher, Watcher
+from tests.support.observers import Guest, Host, Publisher, Watcher
 from tests.support.processes import free_port
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
@@ -38,8 +41,11 @@ from realtime import App
 
 app = App()
 app.room("kept:{name}", history=20_000, history_ttl_s=600, open=True)
+app.room("seen", presence=True, open=True)
 """
+SEEN = "seen"
 ROOMS = [f"kept:{number}" for number in range(3)]
+WORKERS = 4
 PATIENCE_S = 40.0  # for what comes by itself
 
 
@@ -62,24 +68,36 @@ class Scene:
         assert self._redis is not None
         return self._redis
 
-    async def healths(self) -> set[str]:
+    async def healths(self) -> list[dict[str, Any]]:
         """Ask every worker how it is."""
 
-        def ask(address: str) -> str:
+        def ask(address: str) -> dict[str, Any]:
             sock = socket.create_connection(("127.0.0.1", self.server.port), 10, (address, 0))
             with sock:
                 sock.sendall(b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
                 received = b""
                 while data := sock.recv(65536):
                     received += data
-            return str(loads(received.partition(b"\r\n\r\n")[2])["status"])
+            told: dict[str, Any] = loads(received.partition(b"\r\n\r\n")[2])
+            return told
 
         addresses = [f"127.0.70.{number}" for number in range(1, 17)]
-        return set(await asyncio.gather(*[asyncio.to_thread(ask, address) for address in addresses]))
+        return await asyncio.gather(*[asyncio.to_thread(ask, address) for address in addresses])
+
+    async def brokers(self) -> list[dict[str, Any]]:
+        """Return what every worker says of its broker."""
+        status = await asyncio.to_thread(self.server.status)
+        return [worker["statistics"]["hub"]["broker"] for worker in status["workers"]]
+
+    async def wait_for_losses(self, wanted: int, times: int) -> None:
+        """Wait until at least so many workers have lost their link so often."""
+        async with asyncio.timeout(PATIENCE_S):
+            while sum(each["links_lost"] >= times for each in await self.brokers()) < wanted:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
 
     async def wait_for_health(self, wanted: set[str]) -> None:
         async with asyncio.timeout(PATIENCE_S):
-            while await self.healths() != wanted:  # noqa: ASYNC110 - nobody tells
+            while {each["status"] for each in await self.healths()} != wanted:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.1)
 
 
@@ -99,8 +117,11 @@ async def restarted_with_data(scene: Scene) -> None:
 
 
 async def paused(scene: Scene) -> None:
-    assert scene.redis.command("CLIENT", "PAUSE", "5000", "ALL") == b"+OK\r\n"
-    await asyncio.to_thread(scene.redis.command, "PING")  # answered when the pause has ended
+    """Redis answers nobody, first for less time than a probe is waited for, then for more."""
+    for pause_ms, health in ((3000, "ok"), (15_000, "degraded")):
+        assert scene.redis.command("CLIENT", "PAUSE", str(pause_ms), "ALL") == b"+OK\r\n"
+        await scene.wait_for_health({health})
+        await asyncio.to_thread(scene.redis.command, "PING")  # answered when the pause has ended
 
 
 async def stopped(scene: Scene) -> None:
@@ -113,9 +134,10 @@ async def stopped(scene: Scene) -> None:
 
 
 async def pubsub_killed(scene: Scene) -> None:
-    for _ in range(3):
+    for times in (1, 2, 3):
         assert scene.redis.command("CLIENT", "KILL", "TYPE", "pubsub").startswith(b":")
-        await asyncio.sleep(0.3)
+        await scene.wait_for_losses(WORKERS, times)
+        await scene.wait_for_health({"ok"})
 
 
 async def output_buffer_full(scene: Scene) -> None:
@@ -133,6 +155,8 @@ async def output_buffer_full(scene: Scene) -> None:
         assert listeners(scene.redis) < before, "Redis has cut somebody off"
     finally:
         os.kill(pid, signal.SIGCONT)
+    await scene.wait_for_losses(1, 1)
+    await scene.wait_for_health({"ok"})
 
 
 def channels(redis: RedisServer) -> list[str]:
@@ -144,8 +168,11 @@ def listeners(redis: RedisServer) -> int:
 
 
 async def out_of_memory(scene: Scene) -> None:
+    """Redis answers, and takes no writes."""
     assert scene.redis.command("CONFIG", "SET", "maxmemory", "1") == b"+OK\r\n"
-    await asyncio.sleep(1)
+    await scene.wait_for_health({"degraded"})
+    told = [each["broker"] for each in await scene.healths()]
+    assert {(each["link"], each["refuses"].partition(" ")[0]) for each in told} == {("up", "OOM")}
     assert scene.redis.command("CONFIG", "SET", "maxmemory", "0") == b"+OK\r\n"
 
 
@@ -159,9 +186,8 @@ async def black_hole(scene: Scene) -> None:
 
 
 async def local_broker_killed(scene: Scene) -> None:
-    [pid] = {int(word) for word in children(scene.server.process.pid) if is_broker(int(word))}
-    os.kill(pid, signal.SIGKILL)
-    await asyncio.sleep(0.5)
+    os.kill(scene.server.local_broker(), signal.SIGKILL)
+    await scene.wait_for_losses(WORKERS, 1)
 
 
 async def failed_over_by_sentinel(scene: Scene) -> None:
@@ -185,15 +211,7 @@ async def rooms_moved(scene: Scene) -> None:
         for target in cluster.masters:
             if target is not cluster.owner(slot_of(tag)):
                 await asyncio.to_thread(cluster.move, slot_of(tag), target)
-                await asyncio.sleep(0)
-
-
-def children(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-
-
-def is_broker(pid: int) -> bool:
-    return b"local_server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        await scene.wait_for_health({"ok"})
 
 
 Fault = Callable[[Scene], Awaitable[None]]
@@ -229,7 +247,7 @@ def scene_of(fault: Fault, tmp_path: Path) -> Iterator[Scene]:
                 relay = stack.enter_context(Relay(port, "127.0.0.1"))
                 url = relay.url.replace("http", "redis")
             options = ["--redis", url]
-        server = stack.enter_context(RunningServer(app, *options, workers=4))
+        server = stack.enter_context(RunningServer(app, *options, workers=WORKERS))
         server.wait_until_full()
         yield Scene(server, redis, relay, sentinels, cluster)
 
@@ -263,7 +281,7 @@ def test_a_fault_of_the_backplane(fault: Fault, tmp_path: Path) -> None:
 async def go_through(scene: Scene, fault: Fault) -> None:
     url = scene.server.websocket_url
     events: list[Event] = []
-    addresses = iter(f"127.0.72.{number}" for number in range(1, 200))
+    addresses = itertools.cycle(f"127.0.72.{number}" for number in range(1, 200))
 
     def join() -> Awaitable[ProtocolClient]:
         return ProtocolClient.join(url, next(addresses))
@@ -275,6 +293,11 @@ async def go_through(scene: Scene, fault: Fault) -> None:
     for publisher in publishers:
         publisher.start()
         await publisher.wait_for_acks(10)
+    hosts, guests = [Host(SEEN, join) for _ in range(4)], [Guest(SEEN, join) for _ in range(6)]
+    for host in hosts:
+        await host.enter()
+    for guest in guests:
+        guest.start()
     await scene.wait_for_health({"ok"})
 
     await fault(scene)
@@ -283,18 +306,56 @@ async def go_through(scene: Scene, fault: Fault) -> None:
     for publisher in publishers:
         await publisher.wait_for_acks(20)
         await publisher.stop()
+    for guest in guests:
+        await guest.stop()
+        assert guest.visits > 0
+    await wait_until_all_know(hosts)
     last = {room: await publishers[0].last(room) for room in ROOMS}
     came = [await watcher.end(last[watcher.room], PATIENCE_S) for watcher in watchers]
     assert all(came), "everybody hears again what is published"
-    for each in (*publishers, *watchers):
+    for each in (*publishers, *watchers, *hosts):
         assert each.client.closed is None, "sockets stay open"
-    told = [error.code for publisher in publishers for error in publisher.errors]
-    assert set(told) <= {100, 103}, "temporary errors; or not in the room for a moment, having been told so"
+    told = [error for publisher in publishers for error in publisher.errors]
+    assert {(error.code, error.temporary) for error in told} <= {(100, True)}, "temporary errors"
     assert bool(told) or fault not in TOLD, "publishers are told"
     assert check(events) == []
     resumed = [each for watcher in watchers for each in watcher.resumed]
     print(
         f"{fault.__name__}: {len(events)} events, {len(told)} errors, {len(resumed)} resumed, {sum(resumed)} recovered"
     )
-    for each in (*publishers, *watchers):
+    for each in (*publishers, *watchers, *hosts):
         await each.client.close()
+
+
+@pytest.mark.parametrize("fault", [restarted_empty, local_broker_killed], ids=lambda fault: fault.__name__)
+def test_who_leaves_while_the_backplane_is_away_is_told_to_have_left(fault: Fault, tmp_path: Path) -> None:
+    with scene_of(fault, tmp_path) as scene:
+        leave_meanwhile(scene, fault)
+
+
+@run_async_for(60)
+async def leave_meanwhile(scene: Scene, fault: Fault) -> None:
+    host = Host(SEEN, lambda: ProtocolClient.join(scene.server.websocket_url, "127.0.73.1"))
+    await host.enter()
+    guests = [await ProtocolClient.join(scene.server.websocket_url, f"127.0.73.{number}") for number in range(2, 14)]
+    for guest in guests:
+        await guest.ask("subscribe", channel=SEEN)
+    under_way = asyncio.create_task(fault(scene))
+    await asyncio.to_thread(scene.server.log.wait_for, "the link to the broker is lost")
+    for guest in guests:
+        guest.abort()
+    await asyncio.gather(under_way, *[guest.wait_closed() for guest in guests])
+    await scene.wait_for_health({"ok"})
+    await wait_until_all_know([host])
+    assert host.client.closed is None
+    await host.client.close()
+
+
+async def wait_until_all_know(hosts: list[Host]) -> None:
+    """Wait until what each of them was told is who is there."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            present = await hosts[0].present()
+            if len(present) == len(hosts) and all(host.known == present for host in hosts):
+                return
+            await asyncio.sleep(0.2)  # nobody tells that there is nothing more to be told

@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 
 from realtime.auth import sign
+from tests.process.test_streams import Stream
 from tests.sdk.conftest import APP, SECRET
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient, Refused
+from tests.support.one_worker import until
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
 from tests.support.server import DEADLINE_S, ROOT, RunningServer
@@ -149,6 +151,19 @@ def test_the_older_form(servers: list[RunningServer]) -> None:
     assert answer["result"]["offset"] == 1
 
 
+def test_a_text_that_was_cut_within_a_character_is_taken(servers: list[RunningServer]) -> None:
+    for way in ("publish", "older", "batch"):
+        fields = {"channel": f"open:cut-{way}", "data": "cut \ud83d"}
+        if way == "publish":
+            call(servers[0], "publish", **fields)
+        elif way == "older":
+            post(servers[0], "/api", {"method": "publish", "params": fields})
+        else:
+            post(servers[0], "/api/batch", {"commands": [{"publish": fields}]})
+        page = call(servers[0], "history", channel=fields["channel"], limit=1)
+        assert page["publications"][0]["data"] == "cut \ufffd"
+
+
 @pytest.mark.parametrize(
     ("method", "fields", "code", "part"),
     [
@@ -215,6 +230,53 @@ async def test_a_user_is_found_wherever_they_are(servers: list[RunningServer]) -
     assert await ben.ask("subscribe", channel="open:given"), "another user notices nothing"
     call(one, "refresh", user="ben", expired=True)
     assert (await ben.wait_closed())[0] == 3005
+
+
+@run_async
+async def test_a_session_is_one_connection_of_the_user_and_never_a_websocket(servers: list[RunningServer]) -> None:
+    one, other = servers
+    connect = {"token": sign({"sub": "hal", "expire_at": 0}, SECRET)}
+    tab = await join(one, "hal", "127.0.55.1")
+    streams = [
+        Stream(other, "/connection/http_stream", {"id": 1, "connect": connect}, "127.0.55.2"),
+        Stream(one, "/connection/sse", {"id": 1, "connect": connect}, "127.0.55.3"),
+        Stream(other, "/connection/uni_http_stream", connect, "127.0.55.4"),
+    ]
+    stream, events, one_way = streams
+
+    def rooms() -> dict[str, list[str]]:
+        found = call(one, "connections", user="hal")["connections"]
+        return {client: place["channels"] for client, place in found.items()}
+
+    told = [each.first.get("connect") or each.first["push"]["connect"] for each in streams]
+    clients = {each["client"] for each in told} | {tab.connected["client"]}
+    assert set(rooms()) == clients
+    call(one, "subscribe", user="hal", channel="open:session", session=stream.session)
+    assert stream.next()["push"]["subscribe"]["recoverable"] is True
+    assert {client for client, found in rooms().items() if found} == {stream.first["connect"]["client"]}
+    call(one, "refresh", user="hal", expire_at=4102444800, session=events.session)
+    assert events.next()["push"]["refresh"]["expires"] is True
+    call(one, "subscribe", user="hal", channel="open:session")
+    await tab.push("subscribe")
+    call(one, "unsubscribe", user="hal", channel="open:session", session=stream.session)
+    assert len([found for found in rooms().values() if found]) == 3
+
+    for nobody in ({"session": stream.session, "client": tab.connected["client"]}, {"session": "no-such"}):
+        call(one, "disconnect", user="hal", **nobody)
+        call(one, "refresh", user="hal", expired=True, **nobody)
+    call(one, "disconnect", user="ben", session=stream.session)
+    call(one, "disconnect", user="hal", session=stream.session, whitelist=[stream.first["connect"]["client"]])
+    assert set(rooms()) == clients
+    call(one, "disconnect", user="hal", session=stream.session)
+    clients.remove(stream.first["connect"]["client"])
+    assert set(rooms()) == clients
+    call(one, "refresh", user="hal", expired=True, session=one_way.session)
+    clients.remove(one_way.first["connect"]["client"])
+    assert set(rooms()) == clients
+    assert realtime(other, "disconnect", "hal", "--session", events.session or "").returncode == 0
+    clients.remove(events.first["connect"]["client"])
+    assert set(rooms()) == clients == {tab.connected["client"]}
+    await tab.close()
 
 
 @run_async
@@ -305,6 +367,8 @@ def test_its_description(servers: list[RunningServer]) -> None:
     connection.close()
     assert told["openapi"].startswith("3.1")
     assert "/api/publish" in told["paths"]
+    for name in ("UserInRoom", "DisconnectRequest", "RefreshRequest"):
+        assert {"user", "client", "session"} <= told["components"]["schemas"][name]["properties"].keys()
     text = json.dumps(told)
     for name in {part.partition('"')[0] for part in text.split('"#/components/schemas/')[1:]}:
         assert name in told["components"]["schemas"], name
@@ -360,3 +424,22 @@ def test_tail(servers: list[RunningServer]) -> None:
             assert process.stdout.readline().endswith(' "hello"\n')
         finally:
             process.terminate()
+
+
+@run_async
+async def test_members_of_a_room_that_a_program_followed_first_are_seen_to_come_and_to_go(
+    servers: list[RunningServer],
+) -> None:
+    env = {**os.environ, "REALTIME_URL": f"http://127.0.0.1:{servers[0].port}", "REALTIME_API_KEY": KEY}
+    command = [sys.executable, "-u", "-m", "realtime", "tail", "open:followed"]
+    following = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
+    try:
+        await until(lambda: "open:followed" in call(servers[0], "channels", pattern="open:followed")["channels"])
+        client = await join(servers[0])  # from the same address: on the same worker
+        await client.ask("subscribe", channel="open:followed")
+        assert call(servers[0], "presence_stats", channel="open:followed")["num_clients"] == 1
+        await client.close()
+        await until(lambda: not call(servers[0], "presence_stats", channel="open:followed")["num_clients"])
+    finally:
+        following.terminate()
+        await following.wait()

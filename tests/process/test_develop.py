@@ -53,7 +53,8 @@ def write(directory: Path, word: str) -> None:
 
 
 def serve(directory: Path, *options: str, workers: int = 2) -> RunningServer:
-    return RunningServer("app.py", "--sticky", "none", *options, workers=workers, cwd=directory)
+    env = {"PYTHONDONTWRITEBYTECODE": ""}  # as it is where people develop
+    return RunningServer("app.py", "--sticky", "none", *options, workers=workers, cwd=directory, env=env)
 
 
 def get(server: RunningServer) -> dict[str, Any]:

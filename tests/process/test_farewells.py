@@ -183,6 +183,7 @@ async def test_a_handler_that_died_under_way_is_called_again(scene: Scene) -> No
     await client.close()
     await scene.heard("leave", "ana", "stuck")
     assert scene.how_often("empty", "stuck") == 0
+    os.kill(pid(client), signal.SIGSTOP)  # else its handler could go on before it is killed
     scene.stuck.unlink()
     kill(scene, client)
     await scene.heard("empty", "stuck")
@@ -220,6 +221,26 @@ async def test_who_comes_back_within_the_grace_has_never_left(scene: Scene, how:
     await scene.heard("leave", "ana", "a", known)
     assert scene.how_often("leave", "ana") == 1
     assert await people(watcher, "kind:a") == {(name(watcher), "wim")}
+
+
+@pytest.mark.parametrize("scene", [{"GRACE_S": "2"}], indirect=True)
+@pytest.mark.parametrize("options", ["local"], indirect=True)
+@staged
+async def test_who_is_back_on_another_worker_stays_though_the_broker_loses_everything(scene: Scene) -> None:
+    watcher = await scene.join("wim", 1, "kind:a")
+    first, clock = [await scene.join(user, number, "kind:a") for number, user in enumerate(("ana", "ben"), 2)]
+    first.abort()
+    await scene.away(1)
+    again = await scene.join("ana", 4, "kind:a")
+    while pid(again) == pid(first):  # its old worker is not the one that has it now
+        again = await scene.join("ana", 4, "kind:a")
+    os.kill(scene.server.local_broker(), signal.SIGKILL)
+    for _ in range(3):
+        await asyncio.to_thread(scene.server.log.wait_for, r"the link to the broker is back: .*")
+    clock.abort()  # whose grace ends after the other's
+    await scene.heard("leave", "ben", "a", name(clock))
+    assert (name(first), "ana") in await people(watcher, "kind:a")
+    assert scene.how_often("leave", "ana") == 0
 
 
 @pytest.mark.parametrize("scene", [{"GRACE_S": "0.3"}], indirect=True)

@@ -37,6 +37,10 @@ def clients_of(cluster: TinyCluster, slot: int, count: int) -> list[str]:
     return found
 
 
+def none_is_on_its_way(status: dict[str, Any]) -> bool:
+    return not any(each["unacked"] for each in status["workers"])
+
+
 def ask_all(cluster: TinyCluster, clients: list[str], path: str = "/") -> list[socket.socket]:
     socks = [cluster.connect(client) for client in clients]
     for sock in socks:
@@ -44,18 +48,26 @@ def ask_all(cluster: TinyCluster, clients: list[str], path: str = "/") -> list[s
     return socks
 
 
+def wait_for_all(cluster: TinyCluster, pid: int, count: int) -> int:
+    """Wait until so many connections wait for a worker. Return how many of them are in its channel."""
+
+    def worker(status: dict[str, Any]) -> dict[str, Any]:
+        return next(each for each in status["workers"] if each["pid"] == pid)
+
+    def all_wait(status: dict[str, Any]) -> bool:
+        return bool(worker(status)["unacked"] + worker(status)["waiting"] == count)
+
+    return int(worker(cluster.wait_until(all_wait, "every connection waits for the stopped worker"))["unacked"])
+
+
 def test_what_waits_in_a_stopped_workers_channel_is_served_by_others_when_it_is_killed() -> None:
     with TinyCluster(workers=3, hung_s=120.0, patience_s=60.0) as cluster:
         clients = clients_of(cluster, 1, WAITING)
         pid = cluster.pids()[1]
+        cluster.wait_until(none_is_on_its_way, "who asked is settled")
         os.kill(pid, signal.SIGSTOP)
         socks = ask_all(cluster, clients)
-
-        def all_wait(status: dict[str, Any]) -> bool:
-            worker = next(each for each in status["workers"] if each["pid"] == pid)
-            return worker["unacked"] + worker["waiting"] == WAITING
-
-        cluster.wait_until(all_wait, "every connection waits for the stopped worker")
+        wait_for_all(cluster, pid, WAITING)
         os.kill(pid, signal.SIGKILL)
         for sock, client in zip(socks, clients, strict=True):
             found = answer(sock)
@@ -79,6 +91,47 @@ def test_a_stopped_worker_that_goes_on_serves_what_waited() -> None:
         os.kill(pid, signal.SIGCONT)
         for sock in socks:
             assert answer(sock)["pid"] == pid
+            sock.close()
+
+
+def test_what_waits_for_a_worker_that_is_replaced_is_served_by_it_or_by_its_successor() -> None:
+    with TinyCluster(workers=2, hung_s=120.0, patience_s=60.0) as cluster:
+        clients = clients_of(cluster, 1, 2 * WAITING)
+        pid = cluster.pids()[1]
+        cluster.wait_until(none_is_on_its_way, "who asked is settled")
+        os.kill(pid, signal.SIGSTOP)
+        socks = ask_all(cluster, clients)
+        in_channel = wait_for_all(cluster, pid, len(clients))
+        assert in_channel < len(clients), "some find no room in the channel"
+        cluster.command("drain", slot=1)
+        cluster.log.wait_for(rf"slot 1: worker {pid} ready -> draining")
+        os.kill(pid, signal.SIGCONT)  # it finds the connections, and behind them that it is to end
+        served = [answer(sock) for sock in socks]
+        assert [each["client"] for each in served] == clients
+        assert {each["slot"] for each in served} == {1}
+        assert [each["pid"] for each in served].count(pid) == in_channel, "it serves what it was given"
+        for sock in socks:
+            assert read_all(sock) == b"", "one answer, and a close that is no reset"
+            sock.close()
+
+
+def test_what_waits_for_a_stopped_worker_when_the_cluster_stops_is_told_so() -> None:
+    with TinyCluster(workers=1, hung_s=120.0, patience_s=60.0) as cluster:
+        [pid] = cluster.pids().values()
+        os.kill(pid, signal.SIGSTOP)
+        clients = [client for client, _ in zip(addresses(), range(2 * WAITING), strict=False)]
+        socks = ask_all(cluster, clients)
+        cluster.wait_until(lambda status: status["workers"][0]["waiting"] > 0, "the channel is full")
+        cluster.wait_until(lambda status: status["before_head"] == 0, "all are on their way")
+        status = cluster.status()
+        waiting = status["workers"][0]["waiting"]
+        cluster.process.send_signal(signal.SIGTERM)
+        cluster.log.wait_for(rf"slot 0: worker {pid} ready -> draining")
+        os.kill(pid, signal.SIGCONT)
+        begins = [read_all(sock)[:12] for sock in socks]
+        assert begins.count(b"HTTP/1.1 503") == waiting
+        assert begins.count(b"HTTP/1.1 200") == len(socks) - waiting
+        for sock in socks:
             sock.close()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,23 @@ def test_a_worker_that_drains(number: signal.Signals) -> None:
         cluster.process.send_signal(signal.SIGQUIT)  # for they never drain
 
 
+@pytest.mark.parametrize("who", ["the primary", "all"])
+def test_a_primary_that_was_stopped_takes_nobody_for_hung(who: str) -> None:
+    with TinyCluster(workers=2, **QUICK) as cluster:
+        pids = cluster.pids()
+        stopped = [cluster.process.pid, *(pids.values() if who == "all" else ())]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(QUICK["hung_s"] + 0.5)  # that so much time passes is what is tested
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        for number, live in ((signal.SIGTTIN, [0, 1, 2]), (signal.SIGTTOU, [0, 1])):  # while it looks again
+            cluster.process.send_signal(number)
+            cluster.wait_for_live(live)
+        assert cluster.pids() == pids
+        assert not cluster.log.find_all("was silent")
+
+
 def test_a_worker_that_crashes_at_every_boot(tmp_path: Path) -> None:
     fault = tmp_path / "fault"
     with TinyCluster(workers=2, config={"boot": "fail-if", "path": str(fault)}, **QUICK) as cluster:
@@ -106,7 +124,7 @@ def test_a_worker_that_crashes_at_every_boot(tmp_path: Path) -> None:
 
 def test_a_worker_that_is_killed_as_often_as_it_comes() -> None:
     with TinyCluster(workers=2, **QUICK) as cluster:
-        for _ in range(4):
+        for _ in range(3):
             pid = cluster.pids()[1]
             os.kill(pid, signal.SIGKILL)
             cluster.log.wait_for(rf"x slot 1: worker {pid} ended")

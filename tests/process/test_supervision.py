@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -101,6 +104,19 @@ def test_when_no_worker_boots_the_reason_is_told_once_and_the_status_is_3() -> N
     assert not cluster.log.find_all("listening on"), "nobody was let in"
 
 
+def test_workers_boot_while_the_primary_holds_more_than_a_thousand_connections() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(TinyCluster(workers=1, handshake_s=60.0, nofile=4096))
+        silent = [stack.enter_context(cluster.connect(f"127.0.{n // 250}.{n % 250 + 1}")) for n in range(1_100)]
+        cluster.wait_until(lambda status: status["before_head"] == len(silent), "all are held")
+        before = cluster.pids()
+        os.kill(before[0], signal.SIGKILL)
+        cluster.wait_until(lambda _: cluster.pids().get(0, before[0]) != before[0], "another worker serves")
+        assert cluster.get()["pid"] != before[0]
+
+
 # Reloading and scaling
 
 
@@ -154,6 +170,41 @@ def test_ttin_and_ttou_change_the_number_of_workers_and_move_no_more_addresses_t
         cluster.process.send_signal(signal.SIGTTOU)
         cluster.get()
         assert cluster.status()["live"] == [0], "one is always there"
+
+
+def test_a_reload_goes_on_when_the_slot_that_it_is_at_is_taken_away() -> None:
+    with TinyCluster(workers=3) as cluster:
+        before = cluster.pids()
+        cluster.command("drain", slot=2)
+        cluster.command("reload")
+        cluster.command("scale", workers=2)
+        cluster.wait_until(lambda status: status["reload"]["left"] == 0, "nothing is left to be replaced")
+        cluster.wait_until(lambda status: {each["slot"] for each in status["workers"]} == {0, 1}, "two are there")
+        assert not set(cluster.pids().values()) & set(before.values()), "and both are new"
+
+
+def test_a_reload_without_a_process_to_replace_anybody_is_given_up(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    with TinyCluster(workers=2, python=str(python)) as cluster:
+        before = cluster.pids()
+        python.rename(tmp_path / "elsewhere")
+        cluster.command("reload")
+        cluster.log.wait_for(r"slot 0: .* cannot be started: No such file or directory")
+        cluster.log.wait_for("reload given up: the workers that were serving go on")
+        assert cluster.status()["reload"]["failed"] == "no process can be started: No such file or directory"
+        assert cluster.pids() == before
+        (tmp_path / "elsewhere").rename(python)
+        cluster.command("reload")
+        cluster.wait_until(lambda _: not set(cluster.pids().values()) & set(before.values()), "the next reload works")
+
+
+def test_whoever_asks_what_a_worker_does_is_answered_also_when_several_ask_at_once() -> None:
+    with TinyCluster(workers=1) as cluster, ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(cluster.command, "inspect", slot=0) for _ in range(8)]
+        told = [each.result(DEADLINE_S) for each in asked]
+        assert all("thread MainThread" in str(each) for each in told), told
 
 
 def test_term_to_a_worker_replaces_that_worker() -> None:

@@ -1,9 +1,14 @@
 """
 TLS that ends in the workers: https and wss on adopted connections, one slot for an address, a new certificate at HUP.
+
+The WebSocket clients here are those of `websockets.asyncio`: those of `websockets.sync` read and write one TLS
+connection from two threads, and until Python 3.13 nothing keeps these apart, so that now and then an answer is lost.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime
 import ipaddress
 import json
@@ -20,8 +25,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from websockets.sync.client import connect
+from websockets.asyncio.client import connect
 
+from tests.sdk.conftest import APP as SDK_APP
 from tests.support.http import WHOSE
 from tests.support.server import ROOT, RunningServer
 
@@ -55,6 +61,10 @@ def trusting_anybody() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def securely(url: str) -> connect:
+    return connect(url, ssl=trusting_anybody(), compression=None)
 
 
 def get(server: RunningServer, address: str, path: str = "/", **headers: str) -> dict[str, object]:
@@ -106,12 +116,40 @@ def test_a_proxy_that_speaks_tls_to_us_is_believed_within(server: RunningServer)
 
 
 def test_rooms_and_hosted_websockets_are_served_over_wss(server: RunningServer) -> None:
-    url = f"wss://127.0.0.1:{server.port}"
-    with connect(f"{url}/connection/websocket", ssl=trusting_anybody(), compression=None) as ours:
-        ours.send(json.dumps({"id": 1, "connect": {}}))
-        assert "connect" in json.loads(ours.recv(30))
-    with connect(f"{url}/any", ssl=trusting_anybody(), compression=None) as hosted:
-        assert json.loads(hosted.recv(30))["slot"] in (0, 1, 2)
+    async def both() -> None:
+        url = f"wss://127.0.0.1:{server.port}"
+        async with asyncio.timeout(30), contextlib.AsyncExitStack() as ending:
+            ours = await ending.enter_async_context(securely(f"{url}/connection/websocket"))
+            await ours.send(json.dumps({"id": 1, "connect": {}}))
+            assert "connect" in json.loads(await ours.recv())
+            hosted = await ending.enter_async_context(securely(f"{url}/any"))
+            assert json.loads(await hosted.recv())["slot"] in (0, 1, 2)
+
+    asyncio.run(both())
+
+
+def test_everybody_in_a_room_over_wss_hears_what_is_said_there(tmp_path: Path) -> None:
+    async def talk(url: str) -> None:
+        async with asyncio.timeout(60), contextlib.AsyncExitStack() as ending:
+            members = [await ending.enter_async_context(securely(url)) for _ in range(40)]
+            for member in members:
+                await member.send(json.dumps({"id": 1, "connect": {"data": {"rooms": ["plain:x"]}}}))
+                assert "plain:x" in json.loads(await member.recv())["connect"]["subs"]
+            for number in range(3):
+                publish = {"id": 2 + number, "publish": {"channel": "plain:x", "data": number}}
+                await members[0].send(json.dumps(publish))
+            for member in members[1:]:
+                said: list[int] = []
+                while len(said) < 3:
+                    lines = str(await member.recv()).splitlines()
+                    said += [json.loads(line)["push"]["pub"]["data"] for line in lines]
+                assert said == [0, 1, 2]
+
+    certfile, keyfile = make_certificate(tmp_path, "first")
+    options = ("--anonymous", "--certfile", str(certfile), "--keyfile", str(keyfile))
+    with RunningServer(SDK_APP, *options, workers=1) as server:
+        server.wait_until_full()
+        asyncio.run(talk(f"wss://127.0.0.1:{server.port}/connection/websocket"))
 
 
 def test_plain_http_is_told_to_use_https(server: RunningServer) -> None:
@@ -122,12 +160,15 @@ def test_plain_http_is_told_to_use_https(server: RunningServer) -> None:
     assert answer.endswith(b"this port speaks TLS: use https://\n")
 
 
-def test_who_begins_a_handshake_that_is_none_harms_nobody(server: RunningServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), 30) as sock:
-        sock.sendall(bytes.fromhex("1603010200010001fc0303") + bytes(504))
-        while sock.recv(4096):
-            pass
-    assert get(server, "127.0.0.1")["slot"] in (0, 1, 2)
+def test_who_begins_a_handshake_that_is_none_harms_nobody(tmp_path: Path) -> None:
+    certfile, keyfile = make_certificate(tmp_path, "first")
+    options = ("--certfile", str(certfile), "--keyfile", str(keyfile), "--handshake", "1s")
+    with RunningServer(WHOSE, *options, workers=1) as server:
+        with socket.create_connection(("127.0.0.1", server.port), 30) as sock:
+            sock.sendall(bytes.fromhex("1603010200010001fc0303") + bytes(504))
+            while sock.recv(4096):
+                pass
+        assert get(server, "127.0.0.1")["slot"] == 0
 
 
 def test_a_reload_takes_up_a_new_certificate(server: RunningServer, tmp_path: Path) -> None:

@@ -87,6 +87,12 @@ def test_what_we_sign_we_believe() -> None:
     assert tokens.connection(sign({"sub": "alice"}, SECRET), NOW_S).user == "alice"
 
 
+@pytest.mark.parametrize("claims", [{"sub": "\ud83d"}, {"sub": "a", "info": {"\ud83d": 1}}, {"x": ["\udc00"]}])
+def test_a_token_with_half_a_character_is_told_to_be_invalid(claims: dict[str, Any]) -> None:
+    with pytest.raises(TokenInvalid, match="in the middle of a character"):
+        tokens.connection(sign(claims, SECRET), NOW_S)
+
+
 # Forgeries
 
 

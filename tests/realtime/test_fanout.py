@@ -196,6 +196,22 @@ def test_in_a_room_that_conflates_a_slow_member_gets_the_latest_of_each_key_once
     assert (slow.heard, quick.heard) == ("1 3 4 5", "1 2 3 4 5")
 
 
+def test_who_publishes_and_is_behind_itself_gets_what_others_say_and_not_its_own() -> None:
+    fanout, wire = Fanout(ROOM, conflate="k"), Words()
+    slow, quick, also_slow = Member(wire, "me"), Member(wire, "q"), Member(wire, "s")
+    for member in (slow, quick, also_slow):
+        fanout.add(member, watches=False)
+    slow.outlet.congested_since = also_slow.outlet.congested_since = 1.0
+    fanout.deliver([keyed(1, "a")])
+    mine = Publication(b"x", 2, tags={"k": "b"}, exclude="me")
+    assert fanout.deliver([mine]) == 1, "to who is quick, at once"
+    fanout.deliver([keyed(3, "c")])
+    for member in (slow, also_slow):
+        member.outlet.congested_since = None
+        fanout.catch_up(member)
+    assert (slow.heard, quick.heard, also_slow.heard) == ("1 3", "1 2 3", "1 2 3")
+
+
 def test_what_is_kept_for_a_slow_member_is_bounded_by_the_keys() -> None:
     fanout, slow = Fanout(ROOM, conflate=""), Member(Words())
     slow.outlet.congested_since = 1.0

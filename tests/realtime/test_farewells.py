@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 from realtime import App, Connection
 from realtime.broker.base import Room
 from tests.support.aio import run_async
+from tests.support.hub_client import HubClient
 from tests.support.lagging_broker import LaggingBroker
 from tests.support.one_worker import OneWorker, until
 
@@ -44,6 +46,22 @@ def make_app(heard: list[tuple[Any, ...]], **options: Any) -> App:
 async def records(worker: OneWorker, room: str, user: str) -> int:
     names = [f"\0l:{room}", f"\0e:{room}", f"\0d:{user}", f"\0a:{len(user)}:{user}{room}"]
     return sum([len(await worker.broker.members(Room(name))) for name in names])
+
+
+@run_async
+async def test_who_was_in_a_room_first_and_unseen_takes_no_farewell_from_those_who_came_later() -> None:
+    heard: list[tuple[Any, ...]] = []
+    async with OneWorker(make_app(heard)) as worker:
+        options = worker.hub.options_of(Room("r:a"))
+        assert options is not None
+        unseen = HubClient(worker.hub, "unseen", replace(options, presence=False, has_farewells=False))
+        unseen.go_live(await unseen.ask(Room("r:a")))
+        client = await worker.join(data="ana")
+        await client.ask("subscribe", channel="r:a")
+        await client.close()
+        await until(lambda: ("leave", "ana", "a") in heard and ("empty", "a") in heard)
+        assert await worker.hub.members(Room("r:a")) == {}
+        assert await records(worker, "r:a", "ana") == 0
 
 
 @run_async

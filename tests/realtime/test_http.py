@@ -149,6 +149,7 @@ def test_the_browser_client_is_served_and_asked_for_again_after_each_deploy(ask:
     assert headers["Content-Type"] == f"{kind}; charset=utf-8"
     assert headers["Cache-Control"] == "no-cache"
     assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Access-Control-Allow-Origin"] == "*", "a page of another origin may have it as well"
     assert headers["Last-Modified"].endswith(" GMT")
     assert headers["ETag"].startswith('"')
     assert ask(f"/{name}", If_None_Match=headers["ETag"])[:2] == (304, b"")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -268,3 +269,68 @@ async def test_whenever_clients_come_and_go_each_ledger_is_the_stream(seed: int)
             assert client.offsets == list(range(1, top + 1)), client.retries
             assert client.unrecovered == 0
             assert client.put_out == []
+
+
+class _Broken(HubClient):
+    """A member that cannot be written to: there is no such, but for a bug."""
+
+    def write(self, data: bytes) -> None:
+        raise RuntimeError("a bug")
+
+
+@run_async
+async def test_a_room_that_cannot_be_delivered_stops_no_other_and_its_members_are_told() -> None:
+    async with hub_of(LaggingBroker()) as hub:
+        broken, whole = _Broken(hub, "broken"), HubClient(hub, "whole")
+        broken.go_live(await broken.ask(watches=False))
+        whole.go_live(await whole.ask(Room("other"), watches=False))
+        await asyncio.gather(*[hub.publish(Room(name), b"1") for name in (ROOM, "other")])
+        await until(lambda: broken.put_out == [ROOM])
+        await hub.publish(Room("other"), b"2")
+        await until(lambda: whole.offsets == [1, 2])
+
+
+class _ByRoom(LaggingBroker):
+    """Answers for a room's history come when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer: dict[str, asyncio.Event] = {}
+        self.asked: list[str] = []
+        history = self.history
+
+        async def later(room: Room, **named: Any) -> History:
+            page = await history(room, **named)
+            self.asked.append(room)
+            if room in self.may_answer:
+                await self.may_answer[room].wait()
+            return page
+
+        setattr(self, "history", later)  # noqa: B010 - as LaggingBroker does it
+
+
+@run_async
+async def test_a_room_that_goes_on_while_it_is_read_gets_nothing_twice() -> None:
+    broker = _ByRoom()
+    async with hub_of(broker) as hub:
+        first, second = HubClient(hub, "first"), HubClient(hub, "second")
+        for client, room in ((first, "one"), (second, "two")):
+            client.go_live(await client.ask(Room(room), watches=False))
+            await hub.publish(Room(room), b"1")
+        await until(lambda: first.offsets == second.offsets == [1])
+        broker.may_answer = {"one": asyncio.Event(), "two": asyncio.Event()}
+        # A comparison of both rooms has seen that the second misses nothing, and waits for the history of the first.
+        await broker.publish_unheard("one", b"2", retention=KEPT.retention)
+        hub.on_gap([Room("one"), Room("two")])
+        await until(lambda: "one" in broker.asked)
+        # Now the second has a gap, and its history is asked for; then it goes on by the older comparison.
+        hub.on_gap([Room("two")])
+        await hub.publish(Room("two"), b"2")
+        hub.on_gap([Room("two")])
+        await until(lambda: "two" in broker.asked)
+        broker.may_answer["one"].set()
+        await until(lambda: first.offsets == [1, 2])
+        broker.may_answer["two"].set()
+        await hub.publish(Room("two"), b"3")
+        await until(lambda: second.offsets[-1:] == [3])
+        assert second.offsets == [1, 2, 3]

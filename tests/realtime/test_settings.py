@@ -378,6 +378,13 @@ def test_the_runtime_directory_is_made_for_this_user_alone(tmp_path: Path) -> No
     assert runtime_directory({"TMPDIR": str(tmp_path)}) == tmp_path / f"realtime-{os.geteuid()}"
 
 
+def test_a_runtime_directory_is_never_too_deep_for_a_socket_in_it(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    assert runtime_directory({"XDG_RUNTIME_DIR": str(deep), "TMPDIR": str(tmp_path)}).parent == tmp_path
+    assert runtime_directory({"XDG_RUNTIME_DIR": str(deep), "TMPDIR": str(deep)}).parent == Path("/tmp")
+
+
 def test_a_runtime_directory_that_others_could_write_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "realtime").mkdir()
     (tmp_path / "realtime").chmod(0o777)

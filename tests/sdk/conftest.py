@@ -22,10 +22,17 @@ def server() -> Iterator[RunningServer]:
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def strict_server() -> Iterator[RunningServer]:
     """Takes nobody without a token, and pings often."""
     env = {"REALTIME_TOKEN_HMAC_SECRET": SECRET}
-    with RunningServer(APP, "--no-anonymous", "--ping", "2", "--pong", "1.9", workers=4, env=env) as server:
+    with RunningServer(APP, "--no-anonymous", "--ping", "1", "--pong", "0.9", workers=4, env=env) as server:
         server.wait_until_full()
+        yield server
+
+
+@pytest.fixture(scope="package")
+def hasty_server() -> Iterator[RunningServer]:
+    """Pings more often than the protocol has a word for, which counts whole seconds."""
+    with RunningServer(APP, "--anonymous", "--ping", "0.5", "--pong", "0.45", workers=1) as server:
         yield server

@@ -100,7 +100,7 @@ class JavaScript:
     async def test_a_message_over_the_limit_is_the_clients_end(self, server: RunningServer) -> None:
         """Over a WebSocket the SDK is told, and gives up; what goes beside a stream fails by itself."""
         async with self.stage(server) as stage:
-            ada = await stage.enters("Ada")
+            ada = await stage.enters("Ada", timeout_s=1.5)
             if self.over[:1] in ((), ("websocket",)):
                 assert (await refused(ada.do("rpc", method="echo", data="x" * 70_000)))[0] < 100, "the SDK's own word"
                 end = await ada.sees("disconnected")
@@ -120,8 +120,54 @@ class JavaScript:
             await ada.do("in_room", channel=channel, what="publish", data=[1])
             assert list(await ada.do("in_room", channel=channel, what="presence")) == [ada.id]
             assert await ada.do("in_room", channel=channel, what="presence_stats") == 1
-            [kept] = await ada.do("in_room", channel=channel, what="history")
-            assert kept["data"] == [1]
+            page = await ada.do("in_room", channel=channel, what="history")
+            assert [kept["data"] for kept in page["publications"]] == [[1]]
+
+    @run_async
+    async def test_what_a_subscription_is_asked_waits_until_it_is_one(self, server: RunningServer) -> None:
+        async with self.stage(server) as stage:
+            ada = await stage.enters("Ada")
+            channel = room()
+            await ada.do("subscribe", channel=channel)  # and nothing waits for it here
+            await ada.do("in_room", channel=channel, what="publish", data="first")
+            assert list(await ada.do("in_room", channel=channel, what="presence")) == [ada.id]
+
+    @run_async
+    async def test_a_subscriptions_history_from_anywhere_or_only_where_it_ends(self, server: RunningServer) -> None:
+        async with self.stage(server) as stage:
+            ada = await stage.enters("Ada")
+            channel = room()
+            epoch = (await ada.subscribes(channel))["position"]["epoch"]
+            for number in range(1, 6):
+                await ada.do("publish", channel=channel, data=number)
+
+            async def numbers(**options: object) -> list[int]:
+                page = await ada.do("in_room", channel=channel, what="history", options=options)
+                assert (page["offset"], page["epoch"]) == (5, epoch)
+                return [each["data"] for each in page["publications"]]
+
+            assert await numbers(limit=0) == []
+            assert await numbers(limit=100, since={"offset": 2, "epoch": epoch}) == [3, 4, 5]
+            assert await numbers(limit=2, reverse=True) == [5, 4]
+            lost = {"limit": 100, "since": {"offset": 2, "epoch": "another"}}
+            asked = ada.do("in_room", channel=channel, what="history", options=lost)
+            assert await refused(asked) == (112, "unrecoverable position")
+
+    @run_async
+    async def test_what_a_subscription_asks_for_is_given_where_the_room_has_it(self, server: RunningServer) -> None:
+        """The room decides: what it has it gives unasked, and what it has not is left out and harms nobody."""
+        asks = {"positioned": True, "recoverable": True, "joinLeave": True}
+        async with self.stage(server) as stage:
+            ada, bela = await stage.enter_apart("Ada", "Bela")
+            for kind, has in (("open", True), ("plain", False)):
+                channel = room(kind)
+                told = await ada.subscribes(channel, asks=asks)
+                assert (told["positioned"], told["recoverable"]) == (has, has)
+                await bela.subscribes(channel, asks=asks)
+                await bela.do("publish", channel=channel, data=kind)
+                await ada.sees("publication", channel=channel, data=kind)
+                assert (bela.id in [each["info"]["client"] for each in ada.all("join", channel=channel)]) == has
+            assert ada.all("subscription_error") == bela.all("subscription_error") == []
 
     @run_async
     async def test_data_goes_with_each_subscribe(self, server: RunningServer) -> None:

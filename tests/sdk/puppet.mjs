@@ -15,7 +15,7 @@ import WebSocket from "ws";
 
 const [transport = "websocket", encoding = "json"] = process.argv.slice(2);
 const isProtobuf = encoding === "protobuf";
-const { Centrifuge } = await import(isProtobuf ? "centrifuge/build/protobuf" : "centrifuge");
+const { Centrifuge, UnauthorizedError } = await import(isProtobuf ? "centrifuge/build/protobuf" : "centrifuge");
 
 // In Protobuf payloads are bytes; what these bytes say is JSON here.
 const packed = (value) => (isProtobuf ? new TextEncoder().encode(JSON.stringify(value)) : value);
@@ -38,18 +38,22 @@ const pub = (ctx) => ({ data: unpacked(ctx.data), offset: ctx.offset ?? 0, info:
 const entered = (ctx) => ({
   channel: ctx.channel,
   recoverable: ctx.recoverable,
+  positioned: ctx.positioned,
   was_recovering: ctx.wasRecovering,
   recovered: ctx.recovered,
   position: ctx.streamPosition ?? null,
   data: unpacked(ctx.data) ?? null,
 });
 
-// A client is told the tokens that it will need, in order; the last serves from then on.
+// A client is told the tokens that it will need, in order; the last serves from then on. In place of one there may be
+// what goes wrong when it is fetched: {"fails": "unauthorized"}, at which the SDK gives up, or anything else.
 function giver(tokens, told) {
   let given = 0;
   return tokens && (async () => {
     told();
-    return tokens[Math.min(given++, tokens.length - 1)];
+    const token = tokens[Math.min(given++, tokens.length - 1)];
+    if (token.fails) throw token.fails === "unauthorized" ? new UnauthorizedError() : new Error(token.fails);
+    return token;
   });
 }
 
@@ -62,7 +66,7 @@ function counter(told) {
   };
 }
 
-function open({ client: name, url, detour, token, tokens, data, counts, headers, ping_delay_s }) {
+function open({ client: name, url, detour, token, tokens, data, counts, headers, ping_delay_s, timeout_s }) {
   const tell = (event, more) => say({ client: name, event, ...more });
   const [where, more] = endpoints(url, detour);
   const options = { websocket: WebSocket, name: "node", minReconnectDelay: 50, ...more };
@@ -72,13 +76,16 @@ function open({ client: name, url, detour, token, tokens, data, counts, headers,
   if (counts) options.getData = counter(() => tell("asked_for_data", {}));
   if (headers) options.headers = headers;
   if (ping_delay_s) options.maxServerPingDelay = 1000 * ping_delay_s;
+  if (timeout_s) options.timeout = 1000 * timeout_s;
   const client = new Centrifuge(where, options);
+  client.on("state", (ctx) => tell("state", { from: ctx.oldState, to: ctx.newState }));
   client.on("connecting", (ctx) => tell("connecting", { code: ctx.code, reason: ctx.reason }));
   client.on("connected", (ctx) => tell("connected", { id: ctx.client, data: unpacked(ctx.data) ?? null }));
   client.on("disconnected", (ctx) => tell("disconnected", { code: ctx.code, reason: ctx.reason }));
   client.on("error", (ctx) => tell("error", { code: ctx.error.code, message: ctx.error.message }));
   client.on("message", (ctx) => tell("message", { data: unpacked(ctx.data) }));
   client.on("subscribed", (ctx) => tell("server_subscribed", entered(ctx)));
+  client.on("subscribing", (ctx) => tell("server_subscribing", { channel: ctx.channel }));
   client.on("unsubscribed", (ctx) => tell("server_unsubscribed", { channel: ctx.channel }));
   client.on("publication", (ctx) => tell("server_publication", { channel: ctx.channel, ...pub(ctx) }));
   client.on("join", (ctx) => tell("server_join", { channel: ctx.channel, info: who(ctx.info) }));
@@ -87,9 +94,9 @@ function open({ client: name, url, detour, token, tokens, data, counts, headers,
   client.connect();
 }
 
-function subscribe(client, { client: name, channel, kind, token, tokens, data, counts, since, delta, tags, states }) {
+function subscribe(client, { client: name, channel, kind, token, tokens, data, counts, since, delta, tags, states, asks }) {
   const tell = (event, more) => say({ client: name, event, channel, ...more });
-  const options = {};
+  const options = { minResubscribeDelay: 50, ...asks };
   if (token) options.token = token;
   if (tokens) options.getToken = giver(tokens, () => tell("asked_for_token", {}));
   if (data) options.data = packed(data);
@@ -101,6 +108,7 @@ function subscribe(client, { client: name, channel, kind, token, tokens, data, c
   let sub = client.getSubscription(channel);
   if (sub === null) {
     sub = kind ? client[`new${kind}Subscription`](channel, options) : client.newSubscription(channel, options);
+    sub.on("state", (ctx) => tell("subscription_state", { from: ctx.oldState, to: ctx.newState }));
     sub.on("subscribing", (ctx) => tell("subscribing", { code: ctx.code, reason: ctx.reason }));
     sub.on("subscribed", (ctx) => tell("subscribed", entered(ctx)));
     sub.on("unsubscribed", (ctx) => tell("unsubscribed", { code: ctx.code, reason: ctx.reason }));
@@ -141,14 +149,20 @@ const orders = {
     if (data !== undefined) sub.setData(packed(data));
     if (tags !== undefined) sub.setTagsFilter(tags);
   },
-  ready: async (client, { channel }) => void (await (channel ? client.getSubscription(channel) : client).ready()),
+  ready: async (client, { channel, timeout_ms }) =>
+    void (await (channel ? client.getSubscription(channel) : client).ready(timeout_ms)),
+  // What the client keeps its subscriptions by.
+  make: (client, { channel }) => void client.newSubscription(channel),
+  remove: (client, { channel }) => client.removeSubscription(client.getSubscription(channel)),
+  subscriptions: (client) => Object.keys(client.subscriptions()),
   // What is asked of one room's subscription, and not of the client.
-  in_room: async (client, { channel, what, data }) => {
+  in_room: async (client, { channel, what, data, options }) => {
     const sub = client.getSubscription(channel);
     if (what === "publish") return void (await sub.publish(packed(data)));
     if (what === "presence") return people(await sub.presence());
     if (what === "presence_stats") return (await sub.presenceStats()).numClients;
-    return (await sub.history({ limit: -1 })).publications.map(pub);
+    const page = await sub.history(options ?? { limit: -1 });
+    return { publications: page.publications.map(pub), offset: page.offset, epoch: page.epoch };
   },
   // Everything in one message. Answers with what the last was answered.
   batch: async (client, { channel, count }) => {

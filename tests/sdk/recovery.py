@@ -79,6 +79,12 @@ async def reload(server: RunningServer, puppet: Puppet) -> None:
         await asyncio.to_thread(server.log.wait_for, gone, since=mark)
 
 
+def wait_until_whole(server: RunningServer) -> None:
+    """Wait until each slot has its worker again: whoever comes before goes elsewhere, and home later."""
+    while len(server.status()["live"]) < server.status()["wanted"]:
+        pass
+
+
 def check_ledger(events: list[dict[str, Any]], numbers: Numbers) -> None:
     got = [each["data"] for each in events]
     assert [each["offset"] for each in events] == list(range(1, len(events) + 1)), "every offset once, in order"
@@ -92,6 +98,7 @@ class Recovery:
     @pytest.mark.parametrize("cut", [kill_the_worker, cut_the_connection, reload])
     @run_async_for(120)
     async def test_a_client_comes_back_and_misses_nothing(self, server: RunningServer, cut: Cut) -> None:
+        await asyncio.to_thread(wait_until_whole, server)
         async with self.stage(server) as stage:
             ada, bela = await stage.enter_apart("Ada", "Bela")
             before, channel = ada.here, room()
@@ -120,6 +127,7 @@ class Recovery:
     @pytest.mark.parametrize("cut", [kill_the_worker, cut_the_connection])
     @run_async_for(120)
     async def test_so_do_its_subscriptions_by_the_server(self, server: RunningServer, cut: Cut) -> None:
+        await asyncio.to_thread(wait_until_whole, server)
         async with self.stage(server) as stage:
             [bela] = await stage.enter_apart("Bela")
             channel = room()
@@ -141,6 +149,7 @@ class Recovery:
 
     @run_async_for(120)
     async def test_who_missed_more_than_is_kept_is_told_so(self, server: RunningServer) -> None:
+        await asyncio.to_thread(wait_until_whole, server)
         async with self.stage(server) as stage:
             ada, bela = await stage.enter_apart("Ada", "Bela")
             channel = room("news")

@@ -1,5 +1,6 @@
 """
-The stock JavaScript SDK, as it comes from npm, under Node against four workers. What is tested is in scenarios.py.
+The stock JavaScript SDK, as it comes from npm, under Node against four workers. What is tested is in
+scenarios.py, recovery.py, javascript.py and lifecycle.py.
 
 `npm --prefix tests/sdk ci` installs it; without it these tests are skipped, or fail where REALTIME_REQUIRE has `node`.
 """
@@ -17,6 +18,7 @@ import pytest
 
 from tests.conftest import REQUIRED
 from tests.sdk.javascript import JavaScript
+from tests.sdk.lifecycle import Lifecycle
 from tests.sdk.puppet import DEADLINE_S, Puppet, SdkError, Stage
 from tests.sdk.recovery import Recovery
 from tests.sdk.scenarios import Scenarios, room
@@ -116,7 +118,7 @@ class NodeStage(Stage):
 
 
 @pytest.mark.node
-class TestNodeSDK(JavaScript, Scenarios, Recovery):
+class TestNodeSDK(JavaScript, Lifecycle, Scenarios, Recovery):
     stage = NodeStage
 
     @run_async
@@ -151,20 +153,20 @@ class SseStage(NodeStage):
 
 
 @pytest.mark.node
-class TestNodeSDKInProtobuf(JavaScript, Scenarios, Recovery):
+class TestNodeSDKInProtobuf(JavaScript, Lifecycle, Scenarios, Recovery):
     stage = ProtobufStage
 
 
 @pytest.mark.node
-class TestNodeSDKOverHttpStream(JavaScript, Scenarios, Recovery):
+class TestNodeSDKOverHttpStream(JavaScript, Lifecycle, Scenarios, Recovery):
     stage = HttpStreamStage
 
 
 @pytest.mark.node
-class TestNodeSDKOverHttpStreamInProtobuf(JavaScript, Scenarios, Recovery):
+class TestNodeSDKOverHttpStreamInProtobuf(JavaScript, Lifecycle, Scenarios, Recovery):
     stage = ProtobufHttpStreamStage
 
 
 @pytest.mark.node
-class TestNodeSDKOverEvents(JavaScript, Scenarios, Recovery):
+class TestNodeSDKOverEvents(JavaScript, Lifecycle, Scenarios, Recovery):
     stage = SseStage

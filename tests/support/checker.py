@@ -9,8 +9,12 @@ everything invoked later is owed to it, until it LEAVEs, and unless it is told o
 RESUMEs, it was told whether it was `recovered`: then what was published meanwhile is owed to it as well. At END it has
 caught up.
 
-- lost: acknowledged, owed, and not there at the end; *falsely resumed* where it was published while the subscriber was
-  away, and the subscriber was told that it has everything.
+From one time that it begins anew (ENTER, or RESUME without recovery) to the next is a *stretch*. Where one ends before
+END, what the subscriber was still to get is forgiven; a hole in what it did get is not.
+
+- lost: acknowledged, owed, and not there at the end; or others got it before something that this subscriber got in the
+  stretch in which it was published. *Falsely resumed* where it was published while the subscriber was away, and the
+  subscriber was told that it has everything.
 - doubled: one subscriber got a publication twice.
 - reordered: offsets of one epoch do not grow, or two subscribers saw two publications in different order.
 - fabricated: nobody published it. Cross-room: somebody did, in another room.
@@ -62,6 +66,14 @@ class Wrong:
 
 
 @dataclass(slots=True)
+class _Stretch:
+    """Within which a subscriber leaves nothing out: what it got, since it began."""
+
+    begin: int
+    got: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Seen:
     """One subscriber in one room."""
 
@@ -69,6 +81,7 @@ class _Seen:
     away_since: int | None = None
     away: list[tuple[int, int]] = field(default_factory=list)  # when it was, and came back as recovered
     spans: list[tuple[int, int]] = field(default_factory=list)  # within which all that was invoked is owed
+    stretches: list[_Stretch] = field(default_factory=list)
     got: dict[str, int] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
     last: dict[str, int] = field(default_factory=dict)  # offset, by epoch
@@ -90,8 +103,10 @@ def check(events: Sequence[Event]) -> list[Wrong]:
             wrong += _received(event, seen[event.who, event.room], invoked, values)
         elif event.kind is not Kind.ERROR:
             _move(at, event, seen[event.who, event.room])
+    holes = _holes(seen, invoked)
     for (who, room), each in seen.items():
-        wrong += _owed(who, room, each, invoked, acked)
+        missing = {*_owed(room, each, invoked, acked), *holes[who, room]}
+        wrong += _missing(who, room, each, sorted((invoked[value][0], value) for value in missing))
     wrong += _orders(seen)
     return wrong
 
@@ -116,12 +131,15 @@ def _received(
             yield wrong("ambiguous")
     seen.got[event.value] = event.offset
     seen.order.append(event.value)
+    if seen.owed_from is not None:
+        seen.stretches[-1].got.append(event.value)
 
 
 def _move(at: int, event: Event, seen: _Seen) -> None:
     """Note from when to when everything is owed to a subscriber."""
     if event.kind is Kind.ENTER or (event.kind is Kind.RESUME and not event.recovered):
         seen.owed_from, seen.away_since = at, None
+        seen.stretches.append(_Stretch(at))
     elif event.kind is Kind.RESUME:
         if seen.away_since is not None:
             seen.away.append((seen.away_since, at))
@@ -134,12 +152,31 @@ def _move(at: int, event: Event, seen: _Seen) -> None:
         seen.owed_from = None  # after a gap, or having left, what came before need not be there
 
 
-def _owed(who: str, room: str, seen: _Seen, invoked: dict[str, tuple[int, str]], acked: set[str]) -> Iterable[Wrong]:
+def _owed(room: str, seen: _Seen, invoked: dict[str, tuple[int, str]], acked: set[str]) -> Iterable[str]:
+    """Return what a subscriber that has caught up lacks."""
     for value, (at, where) in invoked.items():
         owed = where == room and value in acked and any(begin < at < end for begin, end in seen.spans)
         if owed and value not in seen.got:
-            was_away = any(begin < at < end for begin, end in seen.away)
-            yield Wrong("falsely resumed" if was_away else "lost", room, who, value)
+            yield value
+
+
+def _holes(seen: dict[tuple[str, str], _Seen], invoked: dict[str, tuple[int, str]]) -> dict[tuple[str, str], set[str]]:
+    """Return what each subscriber lacks of what another got before something that both got."""
+    holes: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for (_, room), other in seen.items():
+        places = {value: place for place, value in enumerate(other.order)}
+        for (who, where), each in seen.items():
+            for stretch in each.stretches if where == room else ():
+                last = max((places.get(value, 0) for value in stretch.got), default=0)
+                before = [value for value in other.order[:last] if invoked.get(value, (0, ""))[1] == room]
+                holes[who, room] |= {v for v in before if v not in each.got and invoked[v][0] > stretch.begin}
+    return holes
+
+
+def _missing(who: str, room: str, seen: _Seen, missing: Sequence[tuple[int, str]]) -> Iterable[Wrong]:
+    for at, value in missing:
+        was_away = any(begin < at < end for begin, end in seen.away)
+        yield Wrong("falsely resumed" if was_away else "lost", room, who, value)
 
 
 def _orders(seen: dict[tuple[str, str], _Seen]) -> Iterable[Wrong]:

@@ -25,6 +25,7 @@ class Refused(AssertionError):
         super().__init__(error)
         self.code: int = error["code"]
         self.message: str = error["message"]
+        self.temporary: bool = error.get("temporary", False)
 
 
 class ProtocolClient:
@@ -83,8 +84,8 @@ class ProtocolClient:
             await self._socket.send("{}")
         elif "push" in reply:
             self.pushes.put_nowait(reply["push"])
-        else:
-            self._answers.pop(reply["id"]).set_result(reply)
+        elif not (answer := self._answers.pop(reply["id"])).done():  # who asked may have been stopped meanwhile
+            answer.set_result(reply)
 
     async def ask(self, method: str, /, **fields: Any) -> dict[str, Any]:
         """Send a command and return its result.
@@ -99,7 +100,8 @@ class ProtocolClient:
             await self._socket.send(json.dumps({"id": self._id, method: fields}))
         if self.closed is not None and not answer.done():
             raise ConnectionResetError(f"closed: {self.closed}")
-        reply = await asyncio.wait_for(answer, DEADLINE_S)
+        async with asyncio.timeout(DEADLINE_S):  # wait_for of 3.11 may swallow it that who asks is stopped
+            reply = await answer
         if "error" in reply:
             raise Refused(reply["error"])
         result: dict[str, Any] = reply[method]
@@ -116,7 +118,11 @@ class ProtocolClient:
     async def push(self, kind: str) -> dict[str, Any]:
         """Return the next push of a kind ("pub", "join", …); others before it are dropped."""
         while True:
-            found = await asyncio.wait_for(self.pushes.get(), DEADLINE_S)
+            if self.pushes.empty():
+                async with asyncio.timeout(DEADLINE_S):
+                    found = await self.pushes.get()
+            else:
+                found = self.pushes.get_nowait()  # no timer for what is there: a ledger takes half a million
             if kind in found:
                 return found
             if not found:
@@ -124,7 +130,8 @@ class ProtocolClient:
 
     async def wait_closed(self) -> tuple[int, str]:
         """Wait until the connection is gone; return the close code and reason."""
-        await asyncio.wait_for(asyncio.shield(self._reading), DEADLINE_S)
+        async with asyncio.timeout(DEADLINE_S):
+            await asyncio.shield(self._reading)
         assert self.closed is not None
         return self.closed
 
@@ -148,7 +155,7 @@ class Follower:
         self.unrecovered = 0
         self.refused_connects: list[str] = []
         self.subscribed = asyncio.Event()
-        self._grown = asyncio.Condition()
+        self._grown = asyncio.Event()
         self._position: tuple[str, int] | None = None
         self._task = asyncio.create_task(self._follow())
 
@@ -174,24 +181,25 @@ class Follower:
             epoch = result["epoch"]
             self._position = (epoch, result.get("offset", 0))
             for publication in result.get("publications", ()):
-                await self._take(epoch, publication)
+                self._take(epoch, publication)
             self.subscribed.set()
             while True:
-                await self._take(epoch, (await client.push("pub"))["pub"])
+                self._take(epoch, (await client.push("pub"))["pub"])
         finally:
             client.abort()
 
-    async def _take(self, epoch: str, publication: dict[str, Any]) -> None:
-        async with self._grown:
-            self.got.append(publication["data"])
-            self.offsets.append(publication["offset"])
-            self._position = (epoch, publication["offset"])
-            self._grown.notify_all()
+    def _take(self, epoch: str, publication: dict[str, Any]) -> None:
+        self.got.append(publication["data"])
+        self.offsets.append(publication["offset"])
+        self._position = (epoch, publication["offset"])
+        self._grown.set()
 
     async def wait_for(self, count: int, deadline_s: float = 120.0) -> None:
         """Wait until so many publications came."""
-        async with self._grown:
-            await asyncio.wait_for(self._grown.wait_for(lambda: len(self.got) >= count), deadline_s)
+        async with asyncio.timeout(deadline_s):
+            while len(self.got) < count:
+                self._grown.clear()
+                await self._grown.wait()
 
     async def stop(self) -> None:
         self._task.cancel()

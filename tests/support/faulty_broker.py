@@ -18,7 +18,7 @@ FAULTS = (
     "drop",  # one publication of 50 is not delivered, and the next takes its offset, so that no hole shows
     "swap",  # two neighbours change places, with their offsets
     "ack",  # one publication of 50 is acknowledged and never made
-    "reuse",  # one offset of 50 is given twice
+    "reuse",  # one publication of 50 takes the offset of the one before, and its place in the history
     "leak",  # one publication of 50 goes to the next room as well
     "double",  # one publication of 50 comes twice, under two offsets
     "off by one",  # who returns is given what comes one after what it missed
@@ -52,6 +52,10 @@ class FaultyBroker(MemoryBroker):
         self._made += 1
         if self.fault == "ack" and self._made % EACH == 0:
             return Published(await self.position(room, retention=retention))
+        if self.fault == "reuse" and self._made % EACH == 0:
+            stream = self._state._streams[room]
+            stream.offset -= 1
+            stream.publications.pop()
         return await super().publish(room, data, retention=retention, **more)
 
     def on_publication(self, room: Room, publication: Publication) -> None:
@@ -65,11 +69,6 @@ class FaultyBroker(MemoryBroker):
             return
         if self.fault == "swap" and is_turn and self._held is None:
             self._held = (room, publication)
-            return
-        if self.fault == "reuse" and is_turn:
-            self._shift[room] = shift - 1
-            publication = msgspec.structs.replace(publication, offset=publication.offset - 1)
-            self._to.on_publication(room, msgspec.structs.replace(publication, offset=0))
             return
         if self.fault == "leak" and is_turn:
             self._to.on_publication(self._next_room(room), msgspec.structs.replace(publication, offset=0))

@@ -53,15 +53,19 @@ class LaggingBroker(MemoryBroker):
         self.lag: Callable[[], int] = lambda: 0
         self._gates: dict[tuple[str, str], Gate] = {}
         self._unheard = False
+        self._link = 0  # the number of the link
         for name in HELD:
             setattr(self, name, self._lagging(name, getattr(self, name)))
 
     def _lagging(self, name: str, call: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
         async def lagging(*arguments: Any, **named: Any) -> Any:
             self.calls.append(name)
+            link = self._link
             await self._pass("before", name)
             answer = await call(*arguments, **named)
             await self._pass("after", name)
+            if link != self._link:
+                raise BrokerUnavailable("nowhere", "the link was lost")  # and the answer with it
             return answer
 
         return lagging
@@ -110,6 +114,7 @@ class LaggingBroker(MemoryBroker):
     def lose_link(self) -> None:
         """Be away, and say so."""
         self.away = True
+        self._link += 1
         self.listener.on_link_lost()
 
     def restore_link(self) -> None:

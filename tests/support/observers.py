@@ -2,13 +2,13 @@
 Clients that write down what they see, for the checker.
 
 A `Publisher` says something new again and again; a `Watcher` follows one room as an SDK does: it keeps its position,
-comes back with it, and subscribes again when it is told to. Both go on whatever happens to the server.
+and comes back with it. Both subscribe again when they are told to. A `Host` keeps a list of who is in a room, by
+what it is told; a `Guest` comes and goes there. All go on whatever happens to the server.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Any
@@ -31,6 +31,7 @@ class Publisher:
         self.acks = 0
         self.errors: list[Refused] = []
         self.client: ProtocolClient
+        self._put_out: set[str] = set()  # rooms to which it has to come back
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
@@ -50,6 +51,8 @@ class Publisher:
 
     async def publish(self, room: str) -> str | None:
         """Publish once. Return what, if it was acknowledged."""
+        if not await self._is_in(room):
+            return None
         value = f"{self.name}-{next(_numbers)}"
         self.events.append(Event(Kind.INVOKE, self.name, room, value))
         try:
@@ -57,9 +60,6 @@ class Publisher:
         except Refused as error:
             self.events.append(Event(Kind.ERROR, self.name, room, value))
             self.errors.append(error)
-            if error.code == 103:  # it is in the room no more: it was told to come again
-                with contextlib.suppress(Refused):
-                    await self.client.ask("subscribe", channel=room)
             await asyncio.sleep(AGAIN_S)
             return None
         self.events.append(Event(Kind.ACK, self.name, room, value))
@@ -67,6 +67,22 @@ class Publisher:
             self.acks += 1
             self._changed.notify_all()
         return value
+
+    async def _is_in(self, room: str) -> bool:
+        """Come back to the room where it was told to. Return whether it is in."""
+        while not self.client.pushes.empty():
+            push = self.client.pushes.get_nowait()
+            if "unsubscribe" in push:
+                self._put_out.add(push["channel"])
+        if room in self._put_out:
+            try:
+                await self.client.ask("subscribe", channel=room)
+            except Refused as error:
+                self.errors.append(error)
+                await asyncio.sleep(AGAIN_S)
+                return False
+            self._put_out.discard(room)
+        return True
 
     async def wait_for_acks(self, more: int) -> None:
         """Wait until so many more were acknowledged."""
@@ -141,10 +157,20 @@ class Watcher:
             self._take(pub)
 
     async def go_away(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self._stop_reading()
         await self.client.close()
         self.tell(Kind.AWAY)
+
+    async def be_cut(self) -> None:
+        """Lose the connection without a word, and what had come over it and was not looked at."""
+        await self._stop_reading()
+        self.client.abort()
+        await self.client.wait_closed()
+        self.tell(Kind.AWAY)
+
+    async def _stop_reading(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
     async def come_back(self) -> None:
         self.client = await self.join()
@@ -162,6 +188,70 @@ class Watcher:
         except TimeoutError:
             came = False
         self.tell(Kind.END)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self._stop_reading()
         return came
+
+
+class Host:
+    """Stays in a room, asks once who is there, and from then on is told of joins and leaves."""
+
+    def __init__(self, room: str, join: Join) -> None:
+        self.room, self.join = room, join
+        self.client: ProtocolClient
+        self._known: set[str] = set()
+
+    async def enter(self) -> None:
+        self.client = await self.join()
+        await self.client.ask("subscribe", channel=self.room)
+        self._known = await self.present()
+
+    async def present(self) -> set[str]:
+        """Ask who is there."""
+        return set((await self.client.ask("presence", channel=self.room))["presence"])
+
+    @property
+    def known(self) -> set[str]:
+        """Whom it takes to be there."""
+        while not self.client.pushes.empty():
+            push = self.client.pushes.get_nowait()
+            if "join" in push:
+                self._known.add(push["join"]["info"]["client"])
+            elif "leave" in push:
+                self._known.discard(push["leave"]["info"]["client"])
+            else:
+                raise AssertionError(f"a host is put out: {push}")
+        return self._known
+
+
+class Guest:
+    """Comes into a room and goes again, each time as another client, until it is stopped."""
+
+    def __init__(self, room: str, join: Join) -> None:
+        self.room, self.join = room, join
+        self.visits = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._go_on())
+
+    async def _go_on(self) -> None:
+        while True:
+            client = await self.join()
+            try:
+                await client.ask("subscribe", channel=self.room)
+                self.visits += 1
+                await asyncio.sleep(AGAIN_S * 4)
+            except Refused as error:
+                if error.code != 100:
+                    raise
+            finally:
+                client.abort()
+                await client.wait_closed()
+            await asyncio.sleep(AGAIN_S)
+
+    async def stop(self) -> None:
+        """End, in the room or out of it."""
+        assert self._task is not None
+        self._task.cancel()
+        [ended] = await asyncio.gather(self._task, return_exceptions=True)
+        assert isinstance(ended, asyncio.CancelledError), ended

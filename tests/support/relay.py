@@ -17,10 +17,14 @@ DEADLINE_S = 30.0
 
 
 class Relay:
-    """Listens on a free port of 127.0.0.1, and connects to `port` from the address `source`."""
+    """
+    Listens on a free port of 127.0.0.1, and connects to `port` from the address `source`. What it carries takes
+    `delay_s` each way, for a test of what a slow network does.
+    """
 
-    def __init__(self, port: int, source: str) -> None:
+    def __init__(self, port: int, source: str, *, delay_s: float = 0.0) -> None:
         self.source = source
+        self._delay_s = delay_s
         self._port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: set[socket.socket] = set()
@@ -94,6 +98,8 @@ class Relay:
         """Carry bytes one way until they end. Whoever ends last closes both sockets."""
         with contextlib.suppress(OSError):
             while data := here.recv(CHUNK):
+                if self._delay_s:
+                    threading.Event().wait(self._delay_s)
                 self._passes.wait()
                 there.sendall(data)
         with contextlib.suppress(OSError):

@@ -137,6 +137,7 @@ class RunningServer:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("REALTIME_")}
         paths = [str(ROOT), clean.get("PYTHONPATH", "")]
         clean |= {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        clean["PYTHONDONTWRITEBYTECODE"] = "1"  # tests write an application twice in a second
         self.env = clean | dict(env or {})
         self.cwd = cwd or ROOT
         self.log = Log()
@@ -263,3 +264,8 @@ class RunningServer:
                     if int(parent) == self.pid and state != "Z":
                         found.append(int(entry.name))
         return sorted(found)
+
+    def local_broker(self) -> int:
+        """Return the pid of the broker beside the workers, of a server without Redis."""
+        [found] = [pid for pid in self.children() if b"local_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return found

@@ -92,7 +92,7 @@ class TinyCluster:
         **asked: Any,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="tiny-")
-        if "python" in asked:  # for another user
+        if "python" in asked and "user" in asked:
             shutil.chown(self._directory.name, asked["user"])
         self.control = str(Path(self._directory.name, "control.sock"))
         self.asked = {"workers": workers, "secret": secret, "control": self.control, "drain_s": 5.0, **asked}

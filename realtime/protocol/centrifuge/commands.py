@@ -13,7 +13,6 @@ application cannot forget a second one.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
@@ -59,6 +58,9 @@ from realtime.rate import Meter
 if TYPE_CHECKING:
     from realtime.protocol.centrifuge.session import Session
 
+# After these an SDK subscribes again by itself: with another token, and from the stream's top.
+COMES_AGAIN: Final = frozenset((codes.TOKEN_EXPIRED.code, codes.UNRECOVERABLE.code))
+
 RESERVED: Final = "\0"  # rooms in which workers speak with each other
 PRIVATE: Final = "$"  # a room of this prefix needs a subscription token
 REPLY_UNRECOVERABLE: Final = 2  # bit of SubscribeRequest.flag: error 112 instead of a subscription that lost something
@@ -102,7 +104,7 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
             shared.hub.farewells.not_admitted(connection.user, connection.id)
     session.admit()
     expires, seconds = ttl(claims.expire_at_s if claims else None)
-    limits = shared.limits
+    ping, pong = session.pings_announced
     result = ConnectResult(
         client=connection.id,
         version=shared.home.version,
@@ -110,12 +112,14 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
         ttl=seconds,
         data=_raw(session, data),
         subs=subs,
-        ping=math.ceil(limits.ping_s),  # a client told of 0 neither expects pings nor answers them
-        pong=limits.ping_s > 0 and not session.is_one_way,
+        ping=ping,
+        pong=pong,
         time=int(time.time() * 1000),
     )
+    if session.session_id:
+        result.session, result.node = session.session_id, shared.home.worker
     if session.is_emulated:
-        result.session, result.node = session.emulate(), shared.home.worker
+        session.emulate()
     session.answer(id, "connect", result)
     for door in doors:
         _go_live(session, door)
@@ -126,6 +130,7 @@ def _connection_claims(session: Session, token: str) -> ConnectionClaims | None:
     """Return what a token says, or None for a client without one where those are welcome."""
     if not token:
         if not session.shared.limits.anonymous:
+            session.log_refusal("connect", "it has no token, and --anonymous is off")
             raise codes.PROTOCOL.error()
         return None
     try:
@@ -199,7 +204,7 @@ async def subscribe(session: Session, id: int, request: SubscribeRequest) -> Non
         raise codes.LIMIT_EXCEEDED.error()
     options = _options(session, room)
     accepts = _accepts(options, request)
-    session.entering.add(room)
+    session.entering[room] = None
     try:
         subscription = Subscription(room)
         await session.shared.tokens.prepare(request.token)
@@ -213,8 +218,12 @@ async def subscribe(session: Session, id: int, request: SubscribeRequest) -> Non
         except BaseException:
             session.shared.hub.abandon(door.entry)
             raise
+    except ClientError as error:
+        if not error.temporary and error.code not in COMES_AGAIN:
+            session.lost -= {room}  # it is not to come back
+        raise
     finally:
-        session.entering.discard(room)
+        session.entered(room)
 
 
 def _finish_subscribe(session: Session, id: int, request: SubscribeRequest, door: Door, data: bytes | None) -> None:
@@ -235,11 +244,14 @@ def _finish_subscribe(session: Session, id: int, request: SubscribeRequest, door
 async def subscribe_from_server(session: Session, subscription: Subscription) -> None:
     """Bring a connected client into a room that it did not ask for, and tell it."""
     room = _room(session, subscription.room)
-    if room in session.connection.subscriptions or room in session.entering:
+    if room in session.entering:
+        session.entering[room] = None  # also if it was to be left again
+        return
+    if room in session.connection.subscriptions:
         return
     if len(session.connection.subscriptions) >= session.shared.limits.rooms_per_connection:
         raise codes.LIMIT_EXCEEDED.error()
-    session.entering.add(room)
+    session.entering[room] = None
     try:
         door = await _enter(session, subscription, _options(session, room), since=None)
         try:
@@ -253,7 +265,7 @@ async def subscribe_from_server(session: Session, subscription: Subscription) ->
         finally:
             session.shared.hub.abandon(door.entry)  # harmless for a member
     finally:
-        session.entering.discard(room)
+        session.entered(room)
 
 
 def _accepts(options: RoomOptions, request: SubscribeRequest) -> Accepts | None:
@@ -307,6 +319,7 @@ def _both(one: Accepts | None, other: Accepts | None) -> Accepts | None:
 def _go_live(session: Session, door: Door) -> None:
     session.connection.subscriptions[door.subscription.room] = door.subscription
     session.shared.hub.go_live(door.entry)
+    session.choose_patience()
     session.watch_subscription(door.subscription)
 
 
@@ -511,11 +524,17 @@ def _options(session: Session, room: Room) -> RoomOptions:
 
 
 def _subscribed(session: Session, name: str) -> tuple[Room, RoomOptions]:
-    """Return a room in which the client is."""
+    """
+    Return a room in which the client is.
+
+    Raises:
+        ClientError: it is not; a temporary one where that is none of its doing.
+    """
     room = _room(session, name)
     options = _options(session, room)
     if room not in session.connection.subscriptions:
-        raise codes.PERMISSION_DENIED.error()
+        # Who was put out for what the broker lost comes back by itself, and may do then what it may not now.
+        raise (codes.UNAVAILABLE if room in session.lost else codes.PERMISSION_DENIED).error()
     return room, options
 
 

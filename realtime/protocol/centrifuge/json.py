@@ -16,6 +16,7 @@ from msgspec import Raw
 
 from realtime.broker.base import ClientInfo, Publication, Room
 from realtime.errors import ClientError
+from realtime.halves import mended
 from realtime.protocol.centrifuge import messages
 from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.codes import ErrorCode
@@ -41,13 +42,20 @@ def decode(message: bytes | str) -> list[Command]:
         if isinstance(message, bytes):
             message = message.decode()  # nobody looks into a payload again, and other bytes would end each reader
         if "\n" not in message:
-            return [_decoder.decode(message)]
+            return [_command(message)]
         lines = message.split("\n")
         if not lines[-1]:
             lines.pop()
-        return [_decoder.decode(line) for line in lines]
+        return [_command(line) for line in lines]
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise BadFrame(str(error)) from error
+
+
+def _command(line: str) -> Command:
+    try:
+        return _decoder.decode(line)
+    except msgspec.DecodeError:
+        return _decoder.decode(mended(line.encode()))
 
 
 def one_line(text: bytes) -> bytes:

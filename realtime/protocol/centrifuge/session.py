@@ -15,11 +15,12 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import math
 import random
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,7 +43,7 @@ from realtime.wheel import Timer, Wheel
 QUEUE_MAX: Final = 64  # commands that wait for the one that runs; above it the client waits in its kernel
 QUEUE_END: Final = 64 * 1024  # one message of 64 KiB holds less; who is beyond could not be paused
 
-NONE: Final[frozenset[str]] = frozenset()
+NONE: Final[frozenset[Any]] = frozenset()
 
 logger = logging.getLogger("realtime.session")
 
@@ -125,7 +126,8 @@ class Centrifuge:
 
     def __call__(self, outlet: Outlet, handshake: Handshake, subprotocol: str | None) -> Session:
         """Begin a session. It is closed as stale when no `connect` comes in time."""
-        session = Session(self, outlet, handshake, codec_for(handshake, subprotocol))
+        kind = Session if handshake.ping_frame is None else FramePinged
+        session = kind(self, outlet, handshake, codec_for(handshake, subprotocol))
         self.sessions.add(session)
         return session
 
@@ -137,9 +139,20 @@ class Centrifuge:
             wire = self._wires[key] = Wire(codec, framing, is_delta=is_delta)
         return wire
 
-    def sessions_of(self, user: str) -> list[Session]:
-        """Return the admitted sessions of a user."""
-        return [each for each in self.sessions if each.connection.user == user and each.state is State.CONNECTED]
+    def sessions_of(self, user: str, client: str = "", session_id: str = "") -> list[Session]:
+        """Return the admitted sessions of a user, or the one with that connection's id, or with that of its own."""
+        return [
+            each for each in self.sessions if each.state is State.CONNECTED and each.is_meant(user, client, session_id)
+        ]
+
+    def disconnect(
+        self, user: str, client: str, code: int, reason: str, *, session_id: str = "", keep: Collection[str] = ()
+    ) -> None:
+        """End a user's connections, or the one that is named, but none to `keep`; also those not admitted yet."""
+        for each in tuple(self.sessions):
+            is_here = each.state in (State.CONNECTING, State.CONNECTED)
+            if is_here and each.is_meant(user, client, session_id) and each.connection.id not in keep:
+                each.end(code, reason)
 
     def emulate(self, session_id: str, data: bytes | str) -> bool:
         """Take what a client sent beside its stream. Return False when the stream is not here."""
@@ -175,20 +188,23 @@ class Session:
         "__weakref__",
         "_awaits_pong",
         "_expiry",
+        "_holds_little",
         "_meter",
         "_overran",
         "_publishing",
         "_queue",
+        "_taken",
         "_task",
         "_timer",
         "codec",
         "connection",
-        "emulation",
         "entering",
         "granted",
         "is_emulated",
         "is_one_way",
+        "lost",
         "outlet",
+        "session_id",
         "shared",
         "state",
         "wire",
@@ -202,7 +218,8 @@ class Session:
         self.wire = shared.wire(codec, outlet.framing)
         self.is_one_way = handshake.is_one_way
         self.is_emulated = handshake.is_emulated
-        self.emulation = ""  # the id by which `/emulation` finds it
+        # By this `/emulation` and the API find it, and nobody can guess it. Who has a two-way WebSocket has none.
+        self.session_id = str(uuid.uuid4()) if self.is_emulated or self.is_one_way else ""
         self.state = State.NEW
         self.connection = Connection(
             ClientId(str(uuid.uuid4())),
@@ -218,7 +235,9 @@ class Session:
             worker=shared.home.worker,
             node=shared.home.node,
         )
-        self.entering: set[Room] = set()  # rooms on whose door it stands
+        # Rooms at whose door it stands, and how each is to be left again: what was asked for meanwhile.
+        self.entering: dict[Room, codes.UnsubscribeCode | None] = {}
+        self.lost: frozenset[Room] = NONE  # rooms that the hub took from it, and to which it was told to come back
         self.granted: dict[Room, Subscription] = {}  # rooms that the server gave it before it was admitted
         self._queue: deque[Command] | None = None  # only while a task runs
         self._task: asyncio.Task[None] | None = None
@@ -226,6 +245,8 @@ class Session:
         self._meter: Meter | None = None  # of commands
         self._overran: frozenset[str] = NONE  # limits of which the log has heard
         self._awaits_pong = False
+        self._holds_little = False  # the kernel, of what the peer does not take
+        self._taken: int | None = None  # by a patient peer, when its pong was due
         self._timer: Timer = shared.wheel.after(shared.limits.connect_s, Session._is_stale, self)
         self._expiry: Timer | None = None
 
@@ -235,14 +256,14 @@ class Session:
         """Take one whole message: run its commands after those that wait already."""
         if self.state is State.CLOSED:
             return
+        if self.is_one_way and (self.state is not State.NEW or self._queue is not None):
+            return  # it has said what it may, whatever this is
         try:
             received = self.codec.decode(message)
         except BadFrame as error:
             logger.debug("< %s: %s", self.connection.id, error)
             self.finish(codes.PROTOCOL)
             return
-        if self.is_one_way and self.state is not State.NEW:
-            return  # it has said what it may
         for command in received:
             if command == PONG:
                 self._pong()
@@ -283,7 +304,7 @@ class Session:
         for room in list(self.connection.subscriptions):
             self.leave(room, away=away)
         self.shared.sessions.discard(self)
-        self.shared.emulated.pop(self.emulation, None)
+        self.shared.emulated.pop(self.session_id, None)
         if admitted:
             connection = self.connection
 
@@ -326,7 +347,7 @@ class Session:
         except ClientError as error:
             self._answer_error(command.id, method, error)
         except BrokerUnavailable as error:
-            logger.warning("! %s: %s: %s", self.connection.id, method, error)
+            self._log_unavailable(method, error)
             self._answer_error(command.id, method, codes.UNAVAILABLE.error())
         except Insufficient:
             raise codes.INSUFFICIENT_STATE.error() from None
@@ -341,6 +362,11 @@ class Session:
         except Exception:
             logger.exception("! %s: %s failed", self.connection.id, method)
             self._answer_error(command.id, method, codes.INTERNAL.error())
+
+    def _log_unavailable(self, method: str, error: BrokerUnavailable) -> None:
+        """Name whom the broker failed; not each of all, while it is away."""
+        level = logging.WARNING if self.shared.hub.is_served else logging.DEBUG
+        logger.log(level, "! %s: %s: %s", self.connection.id, method, error)
 
     def publish_on_the_side(self, publishing: Coroutine[Any, Any, object], id: int) -> bool:
         """
@@ -362,7 +388,7 @@ class Session:
             await publishing
             self.answer(id, "publish", commands.EMPTY)
         except BrokerUnavailable as error:
-            logger.warning("! %s: publish: %s", self.connection.id, error)
+            self._log_unavailable("publish", error)
             self._answer_error(id, "publish", codes.UNAVAILABLE.error())
         except Exception:
             logger.exception("! %s: publish failed", self.connection.id)
@@ -410,8 +436,17 @@ class Session:
     def is_patient(self) -> bool:
         """Whether all that piles up for it is the latest of each key."""
         options_of = self.shared.application.room_options
-        kept = [options_of(room) for room in self.connection.subscriptions]
-        return bool(kept) and all(each is not None and each.conflate is not None for each in kept)
+        for room in self.connection.subscriptions:
+            options = options_of(room)
+            if options is None or options.conflate is None:
+                return False
+        return bool(self.connection.subscriptions)
+
+    def choose_patience(self) -> None:
+        """Have the kernel hold as little as is right for the rooms there are now."""
+        if self._holds_little != self.is_patient:
+            self._holds_little = not self._holds_little
+            self.outlet.hold_little(self._holds_little)
 
     def drained(self) -> None:
         """Write what was kept for it while it was slow."""
@@ -438,11 +473,14 @@ class Session:
         """The connection's id, for the hub."""
         return self.connection.id
 
-    def emulate(self) -> str:
-        """Take commands from `/emulation`, by an id that nobody can guess."""
-        self.emulation = str(uuid.uuid4())
-        self.shared.emulated[self.emulation] = self
-        return self.emulation
+    def is_meant(self, user: str, client: str, session_id: str) -> bool:
+        """Say whether it is of that user, and has those ids of a connection and a session that are given."""
+        is_one = client in ("", self.connection.id) and session_id in ("", self.session_id)
+        return is_one and self.connection.user == user
+
+    def emulate(self) -> None:
+        """Take commands from `/emulation`."""
+        self.shared.emulated[self.session_id] = self
 
     def begin_connecting(self) -> None:
         """Take the first command."""
@@ -456,13 +494,13 @@ class Session:
         ping_s = self.shared.limits.ping_s
         if ping_s > 0:
             first = random.uniform(ping_s / 2, ping_s)  # noqa: S311 - spreads pings, keeps no secret
-            self._timer = self.shared.wheel.after(first, Session._ping, self)
+            self._timer = self.shared.wheel.after(first, type(self)._ping, self)
 
     def finish(self, code: codes.DisconnectCode) -> None:
         """Close with one of the protocol's own codes."""
         self.end(code.code, code.reason)
 
-    def log_refusal(self, what: str, why: Exception) -> None:
+    def log_refusal(self, what: str, why: object) -> None:
         """Log what a client is not told in full."""
         logger.info("x %s: %s refused: %s", self.connection.id, what, why)
 
@@ -471,6 +509,9 @@ class Session:
     def _is_stale(self) -> None:
         self.finish(codes.STALE)
 
+    # A ping waits in the kernels behind all that a slow peer has still to read. A patient one, which is not closed for
+    # that, may take minutes to come to it: it is waited for as long as the peer takes something.
+
     def _ping(self) -> None:
         self._awaits_pong = not self.is_one_way
         self.outlet.write(self.wire.ping)
@@ -478,15 +519,36 @@ class Session:
 
     def _check_pong(self) -> None:
         if self._awaits_pong:
-            self.finish(codes.NO_PONG)
+            if self.is_patient and self._takes_something():
+                self._timer = self.shared.wheel.after(self.shared.limits.pong_s, Session._check_pong, self)
+            else:
+                self.finish(codes.NO_PONG)
             return
         limits = self.shared.limits
-        self._timer = self.shared.wheel.after(limits.ping_s - limits.pong_s, Session._ping, self)
+        self._timer = self.shared.wheel.after(limits.ping_s - limits.pong_s, type(self)._ping, self)
+
+    @property
+    def pings_announced(self) -> tuple[int, bool]:
+        """
+        What the client is told: how many seconds are between two pings, and whether it has to answer. Who is told of 0
+        neither expects pings nor answers them.
+        """
+        ping_s = self.shared.limits.ping_s
+        return math.ceil(ping_s), ping_s > 0 and not self.is_one_way
+
+    def pong_received(self) -> None:
+        """Take a frame that answers nothing: this client is pinged by messages."""
 
     def _pong(self) -> None:
         if not self._awaits_pong:
             self.finish(codes.PROTOCOL)
         self._awaits_pong = False
+        self._taken = None
+
+    def _takes_something(self) -> bool:
+        """Whether the peer has taken something since the pong was due, or since it was asked before."""
+        before, self._taken = self._taken, self.outlet.taken()
+        return before is None or self._taken > before
 
     def expire_at(self, expire_at_s: float | None) -> None:
         """Close the connection some grace after `expire_at_s` (Unix time), unless it is refreshed before."""
@@ -533,12 +595,15 @@ class Session:
         End a subscription. Nothing of the room is written from here on; others learn of it on the side. `away`: the
         client may come back.
         """
+        self.lost -= {room}
         subscription = self.connection.subscriptions.get(room)
         if subscription is None:
             return False
         info = None if subscription.shown is None else self.connection.describe(room)
         del self.connection.subscriptions[room]
         self.shared.hub.leave(room, self, info=info, away=away)
+        if self._holds_little or self.connection.subscriptions:
+            self.choose_patience()
         return True
 
     def insufficient(self, room: Room) -> None:
@@ -551,6 +616,8 @@ class Session:
             return
         info = self.connection.describe(room)
         del self.connection.subscriptions[room]
+        if len(self.lost) < self.shared.limits.rooms_per_connection:  # more than one can come back to
+            self.lost |= {room}
         if subscription.shown is not None:
             self.shared.hub.withdraw(room, info)
         self._push_unsubscribe(room, codes.UNSUBSCRIBED_INSUFFICIENT)
@@ -581,8 +648,53 @@ class Session:
 
     async def exit(self, room: Room, code: int, reason: str) -> None:
         self.granted.pop(room, None)
+        how = codes.UnsubscribeCode(code, reason)
+        if room in self.entering:
+            self.entering[room] = how
+        else:
+            self._put_out(room, how)
+
+    def entered(self, room: Room) -> None:
+        """Stand at a room's door no more, whatever came of it."""
+        how = self.entering.pop(room, None)
+        if how is not None:
+            self._put_out(room, how)
+
+    def _put_out(self, room: Room, how: codes.UnsubscribeCode) -> None:
         if self.leave(room):
-            self._push_unsubscribe(room, codes.UnsubscribeCode(code, reason))
+            self._push_unsubscribe(room, how)
+
+
+class FramePinged(Session):
+    """
+    A client that is pinged by frames of its WebSocket, in place of empty messages (protocol, section 2.1). Those who
+    only listen have to answer these too: the library that a client stands on does.
+    """
+
+    __slots__ = ("_ping_frame",)
+
+    def __init__(self, shared: Centrifuge, outlet: Outlet, handshake: Handshake, codec: Codec) -> None:
+        super().__init__(shared, outlet, handshake, codec)
+        assert handshake.ping_frame is not None, "it is what makes this one another kind"
+        self._ping_frame = handshake.ping_frame
+
+    @property
+    def pings_announced(self) -> tuple[int, bool]:
+        """Nothing: what it is told of are messages."""
+        return 0, False
+
+    def _ping(self) -> None:
+        self._awaits_pong = True
+        self.outlet.write(self._ping_frame)
+        self._timer = self.shared.wheel.after(self.shared.limits.pong_s, Session._check_pong, self)
+
+    def pong_received(self) -> None:
+        """Take the answer to a ping. One that was not asked for is as good."""
+        self._awaits_pong = False
+        self._taken = None
+
+    def _pong(self) -> None:
+        self.finish(codes.PROTOCOL)  # an empty message answers nothing here
 
 
 PONG: Final = Command()

@@ -13,6 +13,7 @@ import msgspec
 
 from realtime.broker.base import ClientInfo, Publication, Room
 from realtime.errors import ClientError
+from realtime.halves import read_mended
 from realtime.protocol.centrifuge import codes, json
 from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.codes import DisconnectCode, ErrorCode
@@ -42,7 +43,8 @@ def disconnect_for(error: int) -> DisconnectCode:
 def decode(message: bytes | str) -> list[Command]:
     """As `Codec.decode`: the one message that such a client sends."""
     try:
-        return [Command(id=1, connect=_decoder.decode(message or b"{}"))]
+        text = message.encode() if isinstance(message, str) else message
+        return [Command(id=1, connect=read_mended(_decoder.decode, text or b"{}"))]
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise BadFrame(str(error)) from error
 

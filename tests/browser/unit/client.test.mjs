@@ -34,6 +34,10 @@ test('an address that is none is refused when the client is made', () => {
   assert.throws(() => new Realtime('ftp://host/x'), /not a WebSocket address/);
 });
 
+test('where there is no WebSocket it says so when the client is made', () => {
+  assert.throws(() => new Realtime('ws://host/x', { WebSocket: undefined }), /Node 22 has one; or pass/);
+});
+
 test('a ping is answered with an empty command, in every turn anew', async () => {
   const { connection } = await make({}, { ping: 25, pong: true });
   connection.raw('{}');

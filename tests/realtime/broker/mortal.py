@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import realtime.broker.members
 import realtime.broker.redis
 from realtime.broker.base import ClientInfo, Room
 from tests.realtime.broker.workers import Place
@@ -43,13 +44,13 @@ def mortal(place: Place, name: str, *rooms: Room, lasting: bool = False) -> Iter
 
 
 def environ(*, lasting: bool) -> dict[str, str]:
-    waits = {"TEST_LASTING": str(int(lasting)), "TEST_LEASE_S": str(realtime.broker.redis.LEASE_S)}
+    waits = {"TEST_LASTING": str(int(lasting)), "TEST_LEASE_S": str(realtime.broker.members.LEASE_S)}
     waits |= {"TEST_ROUND_S": str(realtime.broker.redis.ROUND_S)}
     return {**os.environ, "PYTHONPATH": str(ROOT), **waits}
 
 
 async def live(url: str, own: str, name: str, rooms: list[Room]) -> None:
-    realtime.broker.redis.LEASE_S = float(os.environ["TEST_LEASE_S"])
+    realtime.broker.members.LEASE_S = float(os.environ["TEST_LEASE_S"])
     realtime.broker.redis.ROUND_S = float(os.environ["TEST_ROUND_S"])
     place = Place("", url, own)
     worker = place.make(name)

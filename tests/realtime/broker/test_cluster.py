@@ -243,6 +243,7 @@ async def test_who_left_and_is_there_again_by_a_failover_leaves_again(
         assert {(each.info, each.inherited) for each in a.heard.departed} == {(ANN, False), (BEN, True)}
         await a.broker.remove_member(room, ClientId(BEN.client), announce=True)
         await a.heard.until(lambda: len(a.heard.told("leave")) == 4)
+        await eventually(lambda: is_up(b))
         assert await b.broker.members(room) == {CEM.client: CEM}
 
 

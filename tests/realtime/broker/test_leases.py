@@ -14,15 +14,17 @@ from pathlib import Path
 
 import pytest
 
+import realtime.broker.members
 import realtime.broker.redis
-from realtime.broker.base import ClientId, ClientInfo, Room
+from realtime.broker.base import ClientId, ClientInfo, Room, WorkerId
+from realtime.broker.keys import HOME, tag_of
 from realtime.broker.redis import RedisBroker
 from tests.realtime.broker.conftest import LocalProcess, place_of
 from tests.realtime.broker.mortal import info_of, mortal
 from tests.realtime.broker.workers import Place, Worker, eventually, flushed
 from tests.support.aio import run_async
 
-ANN = ClientInfo("ann", "c1")
+ANN, BOB = ClientInfo("ann", "c1"), ClientInfo("bob", "c2")
 
 
 @pytest.fixture(params=["local", "fakeredis", "redis", "cluster"])
@@ -34,7 +36,7 @@ def brief(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         yield Place("local", process.url)
         process.stop()
         return
-    monkeypatch.setattr(realtime.broker.redis, "LEASE_S", 1.5)
+    monkeypatch.setattr(realtime.broker.members, "LEASE_S", 1.5)
     monkeypatch.setattr(realtime.broker.redis, "ROUND_S", 0.05)
     yield place_of(request.param, request)
 
@@ -42,19 +44,19 @@ def brief(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("brief", ["fakeredis", "redis", "cluster"], indirect=True)
 @run_async
 async def test_who_left_is_not_remembered_for_ever(brief: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(realtime.broker.redis, "LEFT_S", 0.0)
+    monkeypatch.setattr(realtime.broker.members, "LEFT_S", 0.0)
     async with brief.worker("a") as a:
         assert isinstance(a.broker, RedisBroker)
         for name in ("one", "other"):
             await a.broker.add_member(brief.room(name), ANN, announce=True)
         await a.broker.remove_member(brief.room("other"), ClientId(ANN.client), announce=True)
         await eventually(lambda: is_all_that_it_has(a, brief.room("one")))
-        assert not a.broker._left
+        assert not a.broker._members._left
 
 
 async def is_all_that_it_has(worker: Worker, room: Room) -> bool:
     assert isinstance(worker.broker, RedisBroker)
-    return await worker.broker._owned_by(worker.id) == [(room, ANN.client, False)]
+    return await worker.broker._members._owned_by(worker.id) == [(room, ANN.client, False)]
 
 
 async def is_empty(worker: Worker, room: Room) -> bool:
@@ -116,6 +118,23 @@ async def test_a_worker_that_stood_still_registers_its_members_again(brief: Plac
         assert [kind for kind, _ in b.heard.told("join", "leave")] == ["join", "leave", "join"]
 
 
+@pytest.mark.parametrize("brief", ["redis"], indirect=True)
+@run_async
+async def test_a_worker_that_stood_still_while_redis_lost_everything_tells_of_its_members(brief: Place) -> None:
+    room = brief.room()
+    async with brief.worker("b") as b:
+        await b.broker.subscribe(room)
+        with mortal(brief, "a", room, brief.room("quiet")) as process:
+            process.send_signal(signal.SIGSTOP)
+            assert isinstance(b.broker, RedisBroker)
+            await eventually(lambda: has_no_lease(b, brief.make("a").id))
+            await b.broker._commands.ask(HOME, "FLUSHALL")
+            process.send_signal(signal.SIGCONT)
+            await eventually(lambda: is_present(b, room, info_of(brief, "a")))
+        await flushed(b, room)
+        assert [kind for kind, _ in b.heard.told("join", "leave")] == ["join", "leave", "join"]
+
+
 @run_async
 async def test_lasting_members_of_a_worker_that_was_killed_are_inherited_once(brief: Place) -> None:
     room, quiet = brief.room(), brief.room("quiet")
@@ -150,7 +169,7 @@ async def test_who_is_being_inherited_is_no_ghost(brief: Place) -> None:
             process.kill()
             reaping = asyncio.create_task(b.broker.reap(brief.make("a").id))
             while not reaping.done():
-                await b.broker._reconcile()
+                await b.broker._members._reconcile()
             await reaping
         await b.heard.until(lambda: len(b.heard.departed) >= len(rooms))
         assert sorted(each.room for each in b.heard.departed) == sorted(rooms), "each once"
@@ -159,7 +178,7 @@ async def test_who_is_being_inherited_is_no_ghost(brief: Place) -> None:
 @pytest.mark.parametrize("brief", ["redis", "cluster"], indirect=True)
 @run_async
 async def test_of_many_members_some_are_asked_for_at_a_time(brief: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(realtime.broker.redis, "BATCH", 3)
+    monkeypatch.setattr(realtime.broker.members, "BATCH", 3)
     rooms = [brief.room(str(number)) for number in range(10)]
     async with brief.worker("b") as b:
         with mortal(brief, "a", *rooms, lasting=True) as process:
@@ -168,8 +187,8 @@ async def test_of_many_members_some_are_asked_for_at_a_time(brief: Place, monkey
         assert sorted(each.room for each in b.heard.departed) == sorted(rooms)
         assert isinstance(b.broker, RedisBroker)
         for room in rooms:
-            await b.broker._ask(b.broker._tag(room), "DEL", b.broker._key(room, "m"))
-        await b.broker._register(b.broker._nodes.route, lambda _: True, was_away=True)
+            await b.broker._commands.ask(tag_of(room), "DEL", b.broker._keys.members(room))
+        await b.broker._members._register(b.broker._nodes.route, lambda _: True)
         gone = info_of(brief, "a")
         assert [set(await b.broker.members(room)) for room in rooms] == [{gone.client}] * len(rooms)
 
@@ -197,6 +216,44 @@ async def test_lasting_members_wait_for_a_worker_where_there_is_none(brief: Plac
 
 async def heard_of(b: Worker, c: Worker, count: int) -> bool:
     return len(b.heard.departed) + len(c.heard.departed) >= count
+
+
+@pytest.mark.parametrize("brief", ["redis"], indirect=True)
+@run_async
+async def test_nobody_is_taken_for_dead_because_redis_wrote_nothing_for_longer_than_a_lease(brief: Place) -> None:
+    room = brief.room()
+    async with brief.worker("a") as a, brief.worker("b") as b:
+        await asyncio.gather(*[each.broker.subscribe(room) for each in (a, b)])
+        await a.broker.add_member(room, ANN, announce=True)
+        await b.broker.add_member(room, BOB, announce=True)
+        await flushed(a, room)
+        assert isinstance(a.broker, RedisBroker)
+        commands = a.broker._commands
+        try:
+            await commands.ask(HOME, "CONFIG", "SET", "maxmemory", "1")
+            await eventually(lambda: has_only_leases_that_ended(a))
+        finally:
+            await commands.ask(HOME, "CONFIG", "SET", "maxmemory", "0")
+        await eventually(lambda: has_lease(a, a.id))
+        await eventually(lambda: has_lease(a, b.id))
+        for each in (a, b):
+            await flushed(each, room)
+            assert each.heard.told("leave", "departed") == []
+        assert await a.broker.members(room) == {ANN.client: ANN, BOB.client: BOB}
+
+
+async def has_only_leases_that_ended(worker: Worker) -> bool:
+    return list(await worker.broker.workers()) == []
+
+
+async def has_lease(worker: Worker, other: WorkerId) -> bool:
+    return other in await worker.broker.workers()
+
+
+async def has_no_lease(worker: Worker, other: WorkerId) -> bool:
+    """Return whether another worker was reaped, to the end: then its lease is removed."""
+    assert isinstance(worker.broker, RedisBroker)
+    return await worker.broker._commands.ask(HOME, "ZSCORE", worker.broker._keys.leases, other) is None
 
 
 async def is_present(worker: Worker, room: Room, info: ClientInfo) -> bool:

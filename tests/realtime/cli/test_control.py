@@ -113,6 +113,13 @@ def test_without_a_server_it_is_said(command: str, realtime: Run) -> None:
     )
 
 
+@pytest.mark.parametrize("control", ["nowhere/control.sock", "d" * 100])  # with the directory before it too long
+def test_a_control_socket_that_cannot_be_is_told(realtime: Run, app: Path, control: str) -> None:
+    done = realtime("serve", str(app), "--bind", "127.0.0.1:0", "--control", control)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("realtime: control: cannot listen on /")
+
+
 def test_of_two_servers_one_has_to_be_named(server: RunningServer, realtime: Run, app: Path) -> None:
     control = app.parent / "other.sock"
     with RunningServer(app, "--control", str(control), workers=1, cwd=app.parent) as other:

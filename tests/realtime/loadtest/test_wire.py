@@ -52,7 +52,7 @@ def test_a_stream_in_pieces(step: int) -> None:
 @pytest.mark.parametrize(
     "stream",
     [
-        frame(TEXT, b"masked"),
+        pytest.param(frame(TEXT, b"masked"), id="masked"),
         b"\xc1\x01a",  # a reserved bit
         b"\x83\x00",  # an opcode that is none
         sent(Opcode.CONT, b"of nothing"),

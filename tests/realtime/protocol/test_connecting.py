@@ -8,6 +8,8 @@ passes when a test says so, so nothing here waits for a ping or a deadline.
 from __future__ import annotations
 
 import json
+import logging
+import re
 import time
 from typing import Any
 
@@ -20,6 +22,7 @@ from realtime.protocol.centrifuge.codes import DisconnectCode, ErrorCode, Unsubs
 from realtime.transport.websocket import Limits as WebSocketLimits
 from tests.support.aio import run_async
 from tests.support.client import Refused
+from tests.support.lagging_broker import LaggingBroker
 from tests.support.one_worker import SECRET, VERSION, Client, OneWorker
 
 CONNECT = {"id": 1, "connect": {}}
@@ -264,6 +267,40 @@ async def test_who_has_no_good_token_is_closed(token: Any, end: tuple[int, str])
         client = await worker.open()
         assert await ends(client, {"id": 1, "connect": {"token": token()}}) == end
         assert client.heard == []
+
+
+def test_whom_nothing_but_a_token_would_have_admitted_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    @run_async
+    async def connect_without() -> None:
+        async with OneWorker(App(), anonymous=False) as worker:
+            await ends(await worker.open(), CONNECT)
+
+    with caplog.at_level(logging.INFO, "realtime"):
+        connect_without()
+    assert re.search("connect refused: it has no token, and --anonymous is off", caplog.text)
+
+
+@pytest.mark.parametrize("is_told", [False, True], ids=["alone", "after the link was lost"])
+def test_a_command_that_the_broker_fails_is_named_unless_all_of_them_are(
+    is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = LaggingBroker()
+
+    @run_async
+    async def publish_in_vain() -> None:
+        async with OneWorker(open_app(), broker=broker) as worker:
+            client = await worker.join()
+            await client.ask("subscribe", channel="open")
+            broker.away = True
+            if is_told:
+                worker.hub.on_link_lost()
+            with pytest.raises(Refused, match="100"):
+                await client.ask("publish", channel="open", data=1)
+            broker.away = False
+
+    with caplog.at_level(logging.INFO, "realtime"):
+        publish_in_vain()
+    assert ("publish: " in caplog.text) is not is_told
 
 
 @run_async

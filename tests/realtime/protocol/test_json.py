@@ -120,6 +120,26 @@ def test_a_payload_is_kept_as_it_came(data: str) -> None:
     assert bytes(command.publish.data) == data.encode()
 
 
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (r'"cut \ud83d"', r'"cut \ufffd"'),
+        (r'"\ude00 cut"', r'"\ufffd cut"'),
+        (r'"\uD83D\uD83D\uDE00"', r'"\ufffd\uD83D\uDE00"'),
+        (r'"\uDE00\uD83D"', r'"\ufffd\ufffd"'),
+        (r'"\\ud83d \\\ud83d"', r'"\\ud83d \\\ufffd"'),
+        (r'{"\ud83d":[{"\udfff":"\ud7ff\ue000"}]}', r'{"\ufffd":[{"\ufffd":"\ud7ff\ue000"}]}'),
+    ],
+)
+def test_half_a_character_is_replaced_and_nothing_else(sent: str, kept: str) -> None:
+    for line in (f'{{"id":3,"publish":{{"channel":"n","data":{sent}}}}}', '{"id":4,"ping":{}}'):
+        assert len(decode(line)) == 1
+    first, second = decode(f'{{"id":3,"publish":{{"channel":"n","data":{sent}}}}}\n{{"id":4,"ping":{{}}}}')
+    assert first.publish is not None
+    assert bytes(first.publish.data).decode() == kept
+    assert second.id == 4
+
+
 # What no client of the protocol sends
 
 MALFORMED: list[Any] = [
@@ -131,7 +151,7 @@ MALFORMED: list[Any] = [
     '{"id":[],"connect":{}}', '{"id":1,"connect":[]}', '{"id":1,"connect":"x"}', '{"id":1,"connect":{"token":1}}',
     '{"id":1,"connect":{"token":null}}', '{"id":1,"connect":{"data":}}', '{"id":1,"connect":{"data":nul}}',
     '{"id":1,"connect":{"data":01}}', '{"id":1,"connect":{"data":NaN}}', '{"id":1,"connect":{"data":"\t"}}',
-    '{"id":1,"connect":{"data":"\\q"}}', '{"id":1,"connect":{"data":"\\ud800"}}', '{"id":1,"connect":{"data":[1,]}}',
+    '{"id":1,"connect":{"data":"\\q"}}', '{"id":1,"connect":{"data":"\\\\ud800}}', '{"id":1,"connect":{"data":[1,]}}',
     '{"id":1,"connect":{"data":%s}}' % ("[" * 20_000 + "]" * 20_000), '{"id":1,"connect":{"subs":[]}}',
     '{"id":1,"connect":{"subs":{"a":1}}}', '{"id":1,"connect":{"x":%s}}' % ('{"a":' * 10_500 + "1" + "}" * 10_500),
     *(

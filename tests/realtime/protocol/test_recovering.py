@@ -173,6 +173,40 @@ async def test_who_cannot_be_given_everything_is_sent_to_subscribe_again() -> No
 
 
 @run_async
+async def test_who_is_sent_to_subscribe_again_is_told_to_try_again_until_then_and_no_longer() -> None:
+    app, broker = make_app(), LaggingBroker()
+    async with OneWorker(app, broker=broker) as worker:
+        client = await worker.join()
+
+        async def refused(method: str = "publish", **fields: Any) -> tuple[int, bool]:
+            with pytest.raises(Refused) as refusal:
+                await client.ask(method, channel="other:x", **fields)
+            return refusal.value.code, refusal.value.temporary
+
+        async def loses() -> None:
+            await client.ask("subscribe", channel="other:x")
+            await publish(app, 1, room="other:x")
+            broker.lose_stream("other:x")
+            await publish(app, 1, 2, room="other:x")
+            assert (await client.push("unsubscribe"))["unsubscribe"]["code"] == 2500
+
+        assert await refused(data=1) == (103, False), "it never was in the room"
+        await loses()
+        for method, fields in (("publish", {"data": 1}), ("presence", {}), ("history", {})):
+            assert await refused(method, **fields) == (100, True)
+        await client.ask("subscribe", channel="other:x")
+        assert await client.ask("publish", channel="other:x", data=1) == {}
+        await client.ask("unsubscribe", channel="other:x")
+        assert await refused(data=1) == (103, False), "it left"
+        await loses()
+        await client.ask("unsubscribe", channel="other:x")
+        assert await refused(data=1) == (103, False), "it does not come back"
+        await loses()
+        assert await refused("subscribe", recover=True, flag=2, epoch="no", offset=9) == (112, False)
+        assert await refused(data=1) == (100, True), "an SDK asks again then, from the top"
+
+
+@run_async
 async def test_a_stream_that_was_lost_is_no_stream_to_go_on_with() -> None:
     app, broker = make_app(), LaggingBroker()
     async with OneWorker(app, broker=broker) as worker:

@@ -132,6 +132,24 @@ def test_the_session_is_told_what_the_client_asked() -> None:
     assert told.headers["origin"] == "https://chat.example.com"
 
 
+@pytest.mark.parametrize(
+    ("target", "first"),
+    [
+        ("/connection/uni_websocket", None),
+        ("/connection/uni_websocket?cf_connect=", None),
+        ("/connection/uni_websocket?cf_connect=%7B%22name%22:%22%C3%BC%22%7D", '{"name":"ü"}'.encode()),
+        ("/connection/uni_websocket?a=1&cf_connect={}", b"{}"),
+        ("/connection/uni_websocket?cf_connect=cut%ED%A0%BD%ff", "cut\ufffd\ufffd\ufffd\ufffd".encode()),
+        ("/connection/websocket?cf_connect={}", None),
+    ],
+    ids=["none", "empty", "quoted", "among others", "no characters", "of another"],
+)
+def test_the_query_of_a_client_that_only_listens_may_have_its_first_message(target: str, first: bytes | None) -> None:
+    accepted = accept(head(f"GET {target} HTTP/1.1"))
+    assert accepted.first == first
+    assert "cf_connect" not in accepted.handshake.query, "it may have a token, which nobody is to keep"
+
+
 @pytest.mark.parametrize(("scheme", "end"), [("http", "SameSite=Lax"), ("https", "SameSite=Lax; Secure")])
 def test_a_new_session_is_given_as_a_cookie_and_told(scheme: str, end: str) -> None:
     peer = Peer("203.0.113.7", scheme=scheme, new_session="0123.abc")

@@ -168,16 +168,18 @@ async def test_a_message_in_fragments_is_one_also_with_controls_in_between() -> 
         client.send(frame(FIN | PONG), frame(CONT), frame(FIN | CONT, b"!"), text("next"), frame(BINARY, b"a"))
         client.send(frame(FIN | CONT, b"b"))
         assert await session.wait_for(3) == ["ü!", "next", b"ab"]
+        assert session.pongs == 1
 
 
 @run_async
 async def test_pings_are_answered_in_order_with_what_they_carry_and_pongs_by_nothing() -> None:
     rig = Rig(echo)
-    async with rig.open() as (client, _):
+    async with rig.open() as (client, session):
         client.send(frame(FIN | PING), frame(FIN | PONG, b"unasked"), frame(FIN | PING, b"x" * 125), text("end"))
         assert await client.frame() == (FIN | PONG, b"")
         assert await client.frame() == (FIN | PONG, b"x" * 125)
         assert await client.frame() == (FIN | TEXT, b"end")
+        assert session.pongs == 1, "it is told of the one"
 
 
 @run_async

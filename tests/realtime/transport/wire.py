@@ -62,6 +62,7 @@ class Session:
         self.handshake = handshake
         self.subprotocol = subprotocol
         self.messages: list[bytes | str] = []
+        self.pongs = 0
         self.ends: list[tuple[int, str]] = []
         self.told = asyncio.Event()
         self.ended = asyncio.Event()
@@ -76,6 +77,9 @@ class Session:
         self.messages.append(message)
         self.told.set()
         self.on_message(message)
+
+    def pong_received(self) -> None:
+        self.pongs += 1
 
     def connection_lost(self, code: int, reason: str) -> None:
         self.ends.append((code, reason))
@@ -206,11 +210,11 @@ class Client:
     """A client that may do everything wrong."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: WebSocketTransport
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: WebSocketTransport | None = None
     ) -> None:
         self.reader = reader
         self.writer = writer
-        self.protocol = protocol  # the server's side
+        self.protocol = protocol  # the server's side, where a test has it
 
     async def head(self) -> bytes:
         return await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), DEADLINE_S)

@@ -1,0 +1,275 @@
+"""
+What each method of the API does.
+
+Runs in the worker. A method takes a request and returns a result, both of messages.py; what is wrong with a request is
+a `ClientError`. It asks the hub for what concerns rooms, and the postman for what concerns users, who may be connected
+anywhere. It knows no HTTP and no keys, and asks no handler of the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+
+import realtime
+from realtime.api.messages import (
+    BroadcastRequest,
+    BroadcastResult,
+    ChannelsRequest,
+    ChannelsResult,
+    Connected,
+    ConnectionsRequest,
+    ConnectionsResult,
+    DisconnectCode,
+    DisconnectRequest,
+    Empty,
+    HistoryRequest,
+    InfoRequest,
+    InfoResult,
+    InvalidateUserTokensRequest,
+    Node,
+    Payload,
+    PresencePage,
+    PresenceRequest,
+    PublishRequest,
+    PublishResult,
+    RefreshRequest,
+    Reply,
+    RevokeTokenRequest,
+    RoomInfo,
+    RoomRequest,
+    UserInRoom,
+)
+from realtime.broker.base import Position, Room
+from realtime.errors import BrokerUnavailable, ClientError
+from realtime.hub import Hub
+from realtime.post import Disconnect, Postman, Refresh, Subscribe, Unsubscribe
+from realtime.protocol.centrifuge import codes, json
+from realtime.protocol.centrifuge.messages import HistoryResult, PresenceStatsResult, info_of
+from realtime.users import find
+
+PAGE_MAX: Final = 10_000
+
+logger = logging.getLogger("realtime.api")
+
+
+class Methods:
+    """The methods, by name."""
+
+    def __init__(self, hub: Hub, postman: Postman) -> None:
+        """
+        Args:
+            hub: this worker's rooms.
+            postman: reaches the sessions of all workers.
+        """
+        self._hub = hub
+        self._postman = postman
+        self.by_name: dict[str, tuple[type, Callable[[Any], Awaitable[Any]], type]] = {
+            "publish": (PublishRequest, self._publish, PublishResult),
+            "broadcast": (BroadcastRequest, self._broadcast, BroadcastResult),
+            "subscribe": (UserInRoom, self._subscribe, Empty),
+            "unsubscribe": (UserInRoom, self._unsubscribe, Empty),
+            "disconnect": (DisconnectRequest, self._disconnect, Empty),
+            "refresh": (RefreshRequest, self._refresh, Empty),
+            "revoke_token": (RevokeTokenRequest, self._revoke_token, Empty),
+            "invalidate_user_tokens": (InvalidateUserTokensRequest, self._invalidate_user_tokens, Empty),
+            "presence": (PresenceRequest, self._presence, PresencePage),
+            "presence_stats": (RoomRequest, self._presence_stats, PresenceStatsResult),
+            "history": (HistoryRequest, self._history, HistoryResult),
+            "history_remove": (RoomRequest, self._history_remove, Empty),
+            "connections": (ConnectionsRequest, self._connections, ConnectionsResult),
+            "channels": (ChannelsRequest, self._channels, ChannelsResult),
+            "info": (InfoRequest, self._info, InfoResult),
+        }
+        """The shape of the request, what does it, the shape of the result."""
+
+    async def call(self, name: str, body: bytes) -> Reply:
+        """Run one method with a JSON text; what goes wrong becomes its reply."""
+        if name not in self.by_name:
+            return refused(codes.METHOD_NOT_FOUND.error())
+        shape, method, _ = self.by_name[name]
+        try:
+            return Reply(await method(msgspec.json.decode(body, type=shape)))
+        except msgspec.MsgspecError as error:
+            return refused(ClientError(107, f"bad request: {error}"))
+        except ClientError as error:
+            return refused(error)
+        except KeyError:
+            return refused(codes.UNKNOWN_ROOM.error())
+        except BrokerUnavailable as error:
+            logger.warning("! %s: %s", name, error)
+            return refused(codes.UNAVAILABLE.error())
+
+    # Rooms
+
+    async def _publish(self, request: PublishRequest) -> PublishResult:
+        return await self._publish_into(request.channel, request)
+
+    async def _publish_into(self, name: str, payload: Payload) -> PublishResult:
+        room, data = _room(name), payload.bytes()
+        options = self._hub.options_of(room)
+        if options is None:
+            raise codes.UNKNOWN_ROOM.error()
+        if not options.binary:
+            if not json.is_text(data):
+                raise ClientError(107, "bad request: the payload is no JSON, and the room is not `binary`")
+            data = json.one_line(data)
+        published = await self._hub.publish(
+            room,
+            data,
+            tags=payload.tags or None,
+            idempotency_key=payload.idempotency_key or None,
+            keep=not payload.skip_history,
+        )
+        return PublishResult(published.position.offset, published.position.epoch)
+
+    async def _broadcast(self, request: BroadcastRequest) -> BroadcastResult:
+        async def one(name: str) -> Reply:
+            try:
+                return Reply(await self._publish_into(name, request))
+            except ClientError as error:
+                return refused(error)
+            except BrokerUnavailable:
+                return refused(codes.UNAVAILABLE.error())
+
+        return BroadcastResult(await asyncio.gather(*[one(name) for name in request.channels]))
+
+    async def _presence(self, request: PresenceRequest) -> PresencePage:
+        if not self._options(request.channel).presence:
+            raise codes.NOT_AVAILABLE.error()
+        room = Room(request.channel)
+        if request.limit <= 0:
+            members, cursor = await self._hub.members(room), ""
+        else:
+            page = await self._hub.members_page(room, cursor=request.cursor, limit=min(request.limit, PAGE_MAX))
+            members, cursor = page.members, page.cursor
+        return PresencePage({client: info_of(info) for client, info in members.items()}, cursor)
+
+    async def _presence_stats(self, request: RoomRequest) -> PresenceStatsResult:
+        if not self._options(request.channel).presence:
+            raise codes.NOT_AVAILABLE.error()
+        counts = await self._hub.member_counts(Room(request.channel))
+        return PresenceStatsResult(counts.clients, counts.users)
+
+    async def _history(self, request: HistoryRequest) -> HistoryResult:
+        if not self._options(request.channel).retention.size:
+            raise codes.NOT_AVAILABLE.error()
+        since = Position(request.since.epoch, request.since.offset) if request.since else None
+        limit = PAGE_MAX if request.limit < 0 else min(request.limit, PAGE_MAX)
+        page = await self._hub.history(Room(request.channel), since=since, limit=limit, reverse=request.reverse)
+        if since is not None and since.epoch not in ("", page.top.epoch):
+            raise codes.UNRECOVERABLE.error()
+        return HistoryResult([json.pub_of(each) for each in page.publications], page.top.epoch, page.top.offset)
+
+    async def _history_remove(self, request: RoomRequest) -> Empty:
+        self._options(request.channel)
+        await self._hub.forget_history(Room(request.channel))
+        return Empty()
+
+    def _options(self, name: str) -> Any:
+        options = self._hub.options_of(_room(name))
+        if options is None:
+            raise codes.UNKNOWN_ROOM.error()
+        return options
+
+    async def _channels(self, request: ChannelsRequest) -> ChannelsResult:
+        found: dict[str, RoomInfo] = {}
+        for told in await self._postman.survey():
+            for room, clients in told.rooms.items():
+                if not request.pattern or fnmatch.fnmatchcase(room, request.pattern):
+                    found.setdefault(room, RoomInfo(0)).num_clients += clients
+        return ChannelsResult(found)
+
+    async def _info(self, request: InfoRequest) -> InfoResult:
+        now = time.time()
+        return InfoResult(
+            [
+                Node(
+                    uid=told.worker,
+                    name=f"{told.node}-{told.slot}",
+                    version=realtime.__version__,
+                    num_clients=told.clients,
+                    num_users=told.users,
+                    num_channels=len(told.rooms),
+                    uptime=int(now - told.since_s),
+                )
+                for told in await self._postman.survey()
+            ]
+        )
+
+    # Users
+
+    async def _connections(self, request: ConnectionsRequest) -> ConnectionsResult:
+        places = await find(self._postman, request.user)
+        return ConnectionsResult(
+            {
+                place.client: Connected(place.address, list(place.rooms), place.slot, place.worker, place.node)
+                for place in places
+            }
+        )
+
+    async def _subscribe(self, request: UserInRoom) -> Empty:
+        self._options(request.channel)
+        await self._postman.tell_all(Subscribe(request.user, request.channel, request.client, request.session))
+        return Empty()
+
+    async def _unsubscribe(self, request: UserInRoom) -> Empty:
+        room = _room(request.channel)
+        await self._postman.tell_all(Unsubscribe(request.user, room, request.client, request.session))
+        return Empty()
+
+    async def _disconnect(self, request: DisconnectRequest) -> Empty:
+        told = request.disconnect or DisconnectCode()
+        if not 3000 <= told.code < 5000:
+            raise ClientError(107, "bad request: a disconnect's code is from 3000 to 4999")
+        await self._postman.tell_all(
+            Disconnect(
+                request.user,
+                request.client,
+                tuple(request.whitelist),
+                told.code,
+                told.reason[:32],
+                request.session,
+            )
+        )
+        return Empty()
+
+    async def _refresh(self, request: RefreshRequest) -> Empty:
+        if request.expired:
+            end = codes.CONNECTION_EXPIRED
+            await self._postman.tell_all(
+                Disconnect(request.user, request.client, (), end.code, end.reason, request.session)
+            )
+        else:
+            expire_at_s = float(request.expire_at) if request.expire_at else None
+            await self._postman.tell_all(Refresh(request.user, request.client, expire_at_s, request.session))
+        return Empty()
+
+    async def _revoke_token(self, request: RevokeTokenRequest) -> Empty:
+        if not request.uid:
+            raise ClientError(107, "bad request: `uid` is the `jti` of a token")
+        await self._postman.revoke(token=request.uid, until_s=float(request.expire_at))
+        return Empty()
+
+    async def _invalidate_user_tokens(self, request: InvalidateUserTokensRequest) -> Empty:
+        await self._postman.revoke(
+            user=request.user, before_s=float(request.issued_before), until_s=float(request.expire_at)
+        )
+        return Empty()
+
+
+def _room(name: str) -> Room:
+    if not name or name.startswith("\0") or len(name.encode()) > 255:
+        raise ClientError(107, "bad request: a channel's name has 1 to 255 bytes")
+    return Room(name)
+
+
+def refused(error: ClientError) -> Reply:
+    """Return the reply that says what was wrong."""
+    return Reply(error={"code": error.code, "message": error.message})

@@ -1,0 +1,109 @@
+"""
+The API for other programs, over HTTP.
+
+Runs in the worker, below `/api`, where a key is configured; any worker of any machine answers alike. Methods, requests
+and results are those of Centrifugo's HTTP API, so that its libraries serve (Centrifuge client protocol, section 14):
+`POST /api/publish` and so on with the key in `X-API-Key`, several at once by `/api/batch`, and the older form
+`POST /api` with `method` and `params`. `GET /api/openapi.json` describes it, `GET /api/tail?channel=…` follows a room.
+
+This file reads requests and writes answers; what they mean is in methods.py. No handler of the application is asked:
+who has the key may do anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from realtime.api.messages import BatchRequest, BatchResult, Reply
+from realtime.api.methods import Methods, refused
+from realtime.api.openapi import describe
+from realtime.api.tail import tail
+from realtime.errors import ClientError
+from realtime.halves import mended
+from realtime.hub import Hub
+from realtime.post import Postman
+from realtime.transport.asgi import Receive, Scope, Send
+from realtime.transport.stream import answer, headers_of, read_body
+
+PREFIX: Final = "/api"
+BODY_MAX: Final = 4 * 1024**2  # a batch is larger than any one message
+BATCH_MAX: Final = 1000
+
+
+class Api:
+    """The API in one worker."""
+
+    def __init__(self, hub: Hub, postman: Postman, *, keys: Sequence[str]) -> None:
+        """
+        Args:
+            hub: this worker's rooms.
+            postman: reaches the sessions of all workers.
+            keys: each opens everything; without one there is no API.
+        """
+        self.keys = tuple(key.encode() for key in keys)
+        self._hub = hub
+        self._methods = Methods(hub, postman)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request below `PREFIX`."""
+        headers = headers_of(scope)
+        name = scope["path"].removeprefix(PREFIX).strip("/")
+        if not self._opens(headers.get("x-api-key", ""), headers.get("authorization", "")):
+            await answer(send, 401, b"X-API-Key is missing or wrong.\n")
+        elif name == "openapi.json":
+            await _send_json(send, 200, msgspec.json.encode(describe(self._methods, PREFIX)))
+        elif name == "tail":
+            await tail(self._hub, scope, receive, send)
+        elif scope["method"] != "POST":
+            await answer(send, 405, b"POST.\n", [(b"allow", b"POST")])
+        elif (body := await read_body(receive, BODY_MAX)) is None:
+            await answer(send, 413, b"The request is too large.\n")
+        elif name and name != "batch" and name not in self._methods.by_name:
+            await answer(send, 404, b"There is no such method.\n")
+        else:
+            await _send_json(send, 200, msgspec.json.encode(await self._answer(name, mended(body) or b"{}")))
+
+    def _opens(self, key: str, authorization: str) -> bool:
+        kind, _, credentials = authorization.partition(" ")
+        given = key or (credentials if kind.lower() == "apikey" else "")
+        found = [hmac.compare_digest(given.encode(), known) for known in self.keys]
+        return any(found)  # all were compared: the time tells nothing
+
+    async def _answer(self, name: str, body: bytes) -> Any:
+        try:
+            if name == "batch":
+                return await self._batch(msgspec.json.decode(body, type=BatchRequest))
+            if not name:
+                older = msgspec.json.decode(body, type=dict[str, Raw])
+                name = msgspec.json.decode(older.get("method", Raw(b'""')), type=str)
+                body = bytes(older.get("params", Raw(b"{}")))
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            return refused(ClientError(107, f"bad request: {error}"))
+        return await self._methods.call(name, body)
+
+    async def _batch(self, request: BatchRequest) -> BatchResult | Reply:
+        if len(request.commands) > BATCH_MAX or any(len(each) != 1 for each in request.commands):
+            return refused(ClientError(107, f"bad request: at most {BATCH_MAX} commands, each of one method"))
+        calls = [next(iter(each.items())) for each in request.commands]
+        if request.parallel:
+            replies = await asyncio.gather(*[self._methods.call(name, bytes(body)) for name, body in calls])
+        else:
+            replies = [await self._methods.call(name, bytes(body)) for name, body in calls]
+        return BatchResult(
+            [
+                {"error": reply.error} if reply.error is not UNSET else {name: reply.result}
+                for (name, _), reply in zip(calls, replies, strict=True)
+            ]
+        )
+
+
+async def _send_json(send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

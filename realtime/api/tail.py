@@ -1,0 +1,96 @@
+"""
+A room, followed by a program: its publications as server-sent events.
+
+Runs in the worker, for as long as the request lasts. Who follows is a member of the room as the hub has it, and nobody
+sees it: it has no presence, and no handler hears of it. It gets what comes from now on; what was before is `history`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from dataclasses import replace
+from typing import Final
+from urllib.parse import parse_qs
+
+from realtime.broker.base import ClientInfo, Room
+from realtime.errors import BrokerUnavailable
+from realtime.fanout import Wire as AnyWire
+from realtime.hub import Hub, Insufficient
+from realtime.protocol.centrifuge import codes, uni
+from realtime.protocol.centrifuge.wire import Wire
+from realtime.transport.asgi import Receive, Scope, Send
+from realtime.transport.stream import EVENTS, SLOW, UNCACHED, Limits, Stream, answer, cut, gone
+
+logger = logging.getLogger("realtime.api")
+
+
+async def tail(hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer `GET …/tail?channel=ROOM`, until the program has gone or takes nothing any more."""
+    names = parse_qs(scope["query_string"].decode("latin-1")).get("channel", [])
+    options = hub.options_of(Room(names[0])) if names and not names[0].startswith("\0") else None
+    if options is None:
+        await answer(send, 404, b"?channel= names no room that is declared.\n")
+        return
+    room = Room(names[0])
+    follower = _Follower()
+    try:
+        entry = await hub.enter(
+            room,
+            follower,
+            replace(options, presence=False, has_farewells=False),
+            info=ClientInfo("", follower.client),
+            watches=options.join_leave,
+        )
+    except BrokerUnavailable:
+        await answer(send, 503, b"The broker is away.\n")
+        return
+    try:
+        entry.settle()
+    except Insufficient:
+        hub.abandon(entry)
+        await answer(send, 503, b"Publications were lost just now. Try again.\n")
+        return
+    hub.go_live(entry)
+
+    async def follow() -> None:
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), *UNCACHED]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
+        await follower.outlet.pump(send)
+
+    left = asyncio.ensure_future(gone(receive))
+    pumping = asyncio.ensure_future(follow())
+    try:
+        await asyncio.wait((left, pumping), return_when=asyncio.FIRST_COMPLETED)
+        takes_nothing = pumping.done() and isinstance(pumping.exception(), TimeoutError)
+        if takes_nothing or follower.outlet.ended == SLOW:
+            logger.warning("x %s of %s: slow: %d bytes wait for it", follower.client, room, follower.outlet.buffered())
+    finally:
+        for task in (left, pumping):
+            task.cancel()
+        await asyncio.gather(left, pumping, return_exceptions=True)
+        hub.leave(room, follower, info=None)
+    if takes_nothing:
+        cut(scope)
+    else:
+        await send({"type": "http.response.body", "body": b""})
+
+
+_FOLLOWED: Final = Wire(uni, EVENTS)
+
+
+class _Follower:
+    """A program that follows a room; it is a member, and nobody sees it."""
+
+    def __init__(self) -> None:
+        self.client = f"tail-{secrets.token_hex(8)}"
+        self.outlet = Stream(EVENTS, EVENTS, Limits())
+
+    @property
+    def wire(self) -> AnyWire:
+        return _FOLLOWED
+
+    def insufficient(self, room: Room) -> None:
+        self.outlet.close(codes.INSUFFICIENT_STATE.code, codes.INSUFFICIENT_STATE.reason)

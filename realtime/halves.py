@@ -1,0 +1,43 @@
+"""
+JSON texts that were cut in the middle of a character.
+
+Pure. Half of a surrogate pair, `\\ud83d`, is valid by the grammar of RFC 8259 (section 8.2), but not every reader takes
+it, and who sent it did no wrong: a text field was cut by a program that counts in UTF-16. It gets U+FFFD in its place,
+as other servers have it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import msgspec
+
+Read = TypeVar("Read")
+
+_ESCAPES: Final = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a whole pair
+    rb"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"  # half of one
+    rb"|\\."
+)
+
+
+def mended(text: bytes) -> bytes:
+    """Return a JSON text with U+FFFD for each half of a surrogate pair."""
+    if b"\\u" not in text:
+        return text
+    return _ESCAPES.sub(lambda found: b"\\ufffd" if found[1] else found[0], text)
+
+
+def read_mended(read: Callable[[bytes], Read], text: bytes) -> Read:
+    """
+    Return what a JSON reader makes of a text, which is mended only where it is not read as it is.
+
+    Raises:
+        msgspec.DecodeError: it is not read when mended either.
+    """
+    try:
+        return read(text)
+    except msgspec.DecodeError:
+        return read(mended(text))

@@ -1,0 +1,217 @@
+"""
+Tokens of an identity provider: real servers, and a real HTTP server that publishes keys, rotates them and goes away.
+
+How patient a worker is with the provider (realtime/jwks.py) is said by the application that each test serves, so that
+nobody waits for the ten seconds between two fetches, and none passes unasked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from tests.support.aio import run_async
+from tests.support.client import ProtocolClient
+from tests.support.server import RunningServer
+
+ALGORITHMS = ["RS256", "ES256", "EdDSA"]
+WRITE: dict[str, Any] = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm, "EdDSA": OKPAlgorithm}
+INVALID_TOKEN = 3500
+LATER_S = 3600.0
+APP = """
+from realtime import App, Connection, jwks
+
+jwks.AGAIN_S, jwks.FRESH_S = {again_s}, {fresh_s}
+app = App()
+
+
+@app.on_connect
+async def connect(conn: Connection) -> dict:
+    return {{"user": conn.user, "slot": conn.slot}}
+"""
+
+
+class Key:
+    """A key pair of the provider."""
+
+    def __init__(self, algorithm: str, name: str) -> None:
+        self.algorithm, self.name = algorithm, name
+        self._private: Any
+        if algorithm == "RS256":
+            self._private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        elif algorithm == "ES256":
+            self._private = ec.generate_private_key(ec.SECP256R1())
+        else:
+            self._private = ed25519.Ed25519PrivateKey.generate()
+
+    def public(self) -> dict[str, Any]:
+        jwk = json.loads(WRITE[self.algorithm].to_jwk(self._private.public_key()))
+        return {**jwk, "kid": self.name, "use": "sig"}
+
+    def token(self, user: str) -> str:
+        return jwt.encode({"sub": user}, self._private, algorithm=self.algorithm, headers={"kid": self.name})
+
+
+class Provider:
+    """Publishes keys on a port that it keeps, and counts who asks."""
+
+    def __init__(self, *keys: Key) -> None:
+        self.keys = list(keys)
+        self.asked: list[str] = []  # paths
+        self.port = 0
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        provider = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                provider.asked.append(self.path)
+                body = json.dumps({"keys": [key.public() for key in provider.keys]}).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def stop(self) -> None:
+        """Be away: who asks is refused."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def __enter__(self) -> Provider:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with Provider(*[Key(algorithm, algorithm) for algorithm in ALGORITHMS]) as provider:
+        yield provider
+
+
+def serve(provider: Provider, tmp_path: Path, *, again_s: float, fresh_s: float) -> RunningServer:
+    """Return a server, not started, that takes only those for whom the provider vouches."""
+    app = tmp_path / "app.py"
+    app.write_text(APP.format(again_s=again_s, fresh_s=fresh_s))
+    return RunningServer(app, "--token-jwks-url", f"http://127.0.0.1:{provider.port}/keys.json", workers=2)
+
+
+async def admitted(server: RunningServer, key: Key, user: str = "ana", address: str = "127.0.0.1") -> int:
+    """Connect with a token of that key. Return the slot."""
+    client = await ProtocolClient.join(server.websocket_url, address, token=key.token(user))
+    data = client.connected["data"]
+    assert data["user"] == user
+    await client.close()
+    slot: int = data["slot"]
+    return slot
+
+
+async def refused(server: RunningServer, key: Key, address: str = "127.0.0.1") -> None:
+    """Connect with a token of that key, and be told that it is none."""
+    client = await ProtocolClient.open(server.websocket_url, address)
+    with pytest.raises(ConnectionResetError):
+        await client.ask("connect", token=key.token("eve"))
+    code, _ = await client.wait_closed()
+    assert code == INVALID_TOKEN
+
+
+def test_keys_of_every_kind_admit_and_are_asked_for_once(provider: Provider, tmp_path: Path) -> None:
+    with serve(provider, tmp_path, again_s=LATER_S, fresh_s=LATER_S) as server:
+        server.wait_until_full()
+        assert provider.asked == [], "nobody needed a key"
+        connect_many(server, provider)
+
+
+@run_async
+async def connect_many(server: RunningServer, provider: Provider) -> None:
+    addresses = [f"127.0.78.{number}" for number in range(1, 21)]
+    slots = await asyncio.gather(
+        *[admitted(server, key, f"{key.name}-{address}", address) for key in provider.keys for address in addresses]
+    )
+    assert set(slots) == {0, 1}
+    assert provider.asked == ["/keys.json"] * 2, "once for each worker, whoever waited for it"
+    for algorithm in ALGORITHMS:
+        invented, forged = Key(algorithm, "invented"), Key(algorithm, algorithm)
+        for address in addresses:
+            await refused(server, invented, address)
+            await refused(server, forged, address)
+    assert await admitted(server, provider.keys[0]) in (0, 1)
+    assert provider.asked == ["/keys.json"] * 2, "invented names do not make it ask again so soon"
+
+
+def test_a_key_that_is_new_is_found_and_one_that_is_withdrawn_is_good_no_more(
+    provider: Provider, tmp_path: Path
+) -> None:
+    with serve(provider, tmp_path, again_s=0.0, fresh_s=LATER_S) as server:
+        server.wait_until_full()
+        rotate(server, provider)
+
+
+@run_async
+async def rotate(server: RunningServer, provider: Provider) -> None:
+    old, new = provider.keys, [Key(algorithm, f"new {algorithm}") for algorithm in ALGORITHMS]
+    for key in old:
+        await admitted(server, key)
+    for key in new:
+        await refused(server, key)
+    provider.keys = new
+    for key in old:
+        await admitted(server, key)  # nobody had a reason to ask
+    asked = len(provider.asked)
+    for key in new:
+        await admitted(server, key)
+    assert len(provider.asked) == asked + 1
+    for key in old:
+        await refused(server, key)
+
+
+def test_while_the_provider_is_away_the_keys_that_are_known_are_good(provider: Provider, tmp_path: Path) -> None:
+    with serve(provider, tmp_path, again_s=0.0, fresh_s=0.0) as server:  # it would ask each time
+        server.wait_until_full()
+        lose_provider(server, provider)
+
+
+@run_async
+async def lose_provider(server: RunningServer, provider: Provider) -> None:
+    old, new = provider.keys, [Key(algorithm, f"new {algorithm}") for algorithm in ALGORITHMS]
+    for key in old:
+        await admitted(server, key)
+    await asyncio.to_thread(provider.stop)
+    begin = server.log.mark()
+    for key in old:
+        await admitted(server, key)
+    await asyncio.to_thread(server.log.wait_for, r"no keys from http://127\.0\.0\.1", since=begin)
+    for key in old:
+        await admitted(server, key)
+    for key in new:
+        await refused(server, key)
+    provider.keys = [*old, *new]
+    provider.start()
+    for key in (*new, *old):
+        await admitted(server, key)
