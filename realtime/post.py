@@ -20,7 +20,8 @@ from realtime.broker.base import Retention, Room, WorkerId
 from realtime.errors import BrokerUnavailable, ClientError
 from realtime.hub import Hub
 from realtime.protocol.centrifuge import codes
-from realtime.protocol.centrifuge.session import Centrifuge, Session
+from realtime.protocol.centrifuge.server import Centrifuge
+from realtime.protocol.centrifuge.session import Session
 from realtime.revocation import KEPT_S, MOST, Revocation
 
 SURVEY_S: Final = 2.0  # for all workers to answer

@@ -33,7 +33,7 @@ from realtime.errors import ClientError, Disconnect
 from realtime.hub import Hub
 from realtime.post import Postman
 from realtime.protocol.base import Framing, Handshake
-from realtime.protocol.centrifuge.session import Centrifuge, Home, Limits
+from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
 from realtime.wheel import Wheel, run_wheel
 

@@ -32,7 +32,7 @@ from realtime.http import Router
 from realtime.hub import Hub
 from realtime.jwks import KeySet, load_public_key
 from realtime.post import Postman
-from realtime.protocol.centrifuge.session import Centrifuge, Home, Limits
+from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
 from realtime.revoking import Revoking
 from realtime.settings import Settings

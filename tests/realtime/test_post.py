@@ -17,7 +17,7 @@ from realtime.broker.base import WorkerId
 from realtime.errors import BrokerUnavailable
 from realtime.hub import Hub
 from realtime.post import Postman
-from realtime.protocol.centrifuge.session import Centrifuge
+from realtime.protocol.centrifuge.server import Centrifuge
 from tests.support.aio import run_async
 
 HERE, THERE = WorkerId("node-0-00000000"), WorkerId("node-1-11111111")

@@ -20,7 +20,7 @@ from realtime.broker.base import Broker, WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.hub import Hub
 from realtime.post import Postman
-from realtime.protocol.centrifuge.session import Centrifuge, Home, Limits
+from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer

@@ -3,8 +3,8 @@ One client of the Centrifuge protocol: its state, its pings, and the order of it
 
 Runs in the worker. A session takes whole messages from its transport and runs the commands in them one after another
 (protocol, section 4), in a task that exists only while there is something to run. What each command does is in
-commands.py. A session holds no timer of the event loop and, while idle, no task; all it knows is plain data here and in
-its `Connection`.
+commands.py, what the sessions of a worker share in server.py. A session holds no timer of the event loop and, while
+idle, no task; all it knows is plain data here and in its `Connection`.
 
     NEW ──connect──▶ CONNECTING ──admitted──▶ CONNECTED
                           └───────refused──▶ REFUSED          any state ──closed──▶ CLOSED
@@ -19,31 +19,32 @@ import math
 import random
 import time
 import uuid
-from collections import Counter, deque
-from collections.abc import Awaitable, Collection, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections import deque
+from collections.abc import Awaitable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Raw
 
-from realtime.auth import Tokens
 from realtime.broker.base import ClientId, Room
 from realtime.connection import EMPTY, Connection, Subscription
 from realtime.errors import BrokerUnavailable, ClientError, Disconnect
-from realtime.hub import Hub, Insufficient
-from realtime.protocol.base import Application, Framing, Handshake, Outlet
-from realtime.protocol.centrifuge import codes, commands, json, protobuf, uni
+from realtime.hub import Insufficient
+from realtime.protocol.base import Handshake, Outlet
+from realtime.protocol.centrifuge import codes, commands, uni
 from realtime.protocol.centrifuge.codec import BadFrame, Codec
 from realtime.protocol.centrifuge.messages import Command, Disconnected, Message, Push, Refreshed, Result, Unsubscribe
-from realtime.protocol.centrifuge.wire import Wire
 from realtime.rate import Meter, Rate
 from realtime.tasks import IS_EAGER, begin
-from realtime.wheel import Timer, Wheel
+from realtime.wheel import Timer
+
+if TYPE_CHECKING:
+    from realtime.protocol.centrifuge.server import Centrifuge
 
 QUEUE_MAX: Final = 64  # commands that wait for the one that runs; above it the client waits in its kernel
 QUEUE_END: Final = 64 * 1024  # one message of 64 KiB holds less; who is beyond could not be paused
 
 NONE: Final[frozenset[Any]] = frozenset()
+PONG: Final = Command()
 
 logger = logging.getLogger("realtime.session")
 
@@ -69,116 +70,6 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (State.CONNECTING, Event.REFUSED): State.REFUSED,
     **{(state, Event.CLOSED): State.CLOSED for state in State},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one client may do. Each is a setting of the same name."""
-
-    ping_s: float = 25.0
-    pong_s: float = 10.0
-    connect_s: float = 10.0  # from the handshake to the first command
-    expiry_grace_s: float = 25.0
-    rooms_per_connection: int = 128
-    room_name_bytes: int = 255
-    history_page: int = 300
-    anonymous: bool = True
-    commands_per_second: int = 100  # 0: as many as it likes
-
-    @property
-    def commands(self) -> Rate | None:
-        """How many commands: so many a second, and at once as many more as a client with all its rooms begins with."""
-        if not self.commands_per_second:
-            return None
-        burst = self.commands_per_second + self.rooms_per_connection
-        return Rate(burst, burst / self.commands_per_second)
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """Where connections are served: this worker."""
-
-    slot: int = 0
-    worker: str = ""
-    node: str = ""
-    version: str = "0"
-
-
-class Centrifuge:
-    """The protocol in one worker: what all its sessions share. Makes a session for each adopted connection."""
-
-    subprotocols: Sequence[str] = ("centrifuge-protobuf", "centrifuge-json")
-
-    def __init__(
-        self, application: Application, hub: Hub, *, wheel: Wheel, tokens: Tokens, limits: Limits, home: Home
-    ) -> None:
-        self.application = application
-        self.hub = hub
-        self.wheel = wheel
-        self.tokens = tokens
-        self.limits = limits
-        self.home = home
-        self.sessions: set[Session] = set()
-        self.commands = limits.commands
-        self.overruns: Counter[str] = Counter()  # limits that clients ran over, by name
-        self.emulated: dict[str, Session] = {}  # those whose commands come by `/emulation`, by their secret ids
-        self._wires: dict[tuple[str, Framing, bool], Wire] = {}
-
-    def __call__(self, outlet: Outlet, handshake: Handshake, subprotocol: str | None) -> Session:
-        """Begin a session. It is closed as stale when no `connect` comes in time."""
-        kind = Session if handshake.ping_frame is None else FramePinged
-        session = kind(self, outlet, handshake, codec_for(handshake, subprotocol))
-        self.sessions.add(session)
-        return session
-
-    def wire(self, codec: Codec, framing: Framing, *, is_delta: bool = False) -> Wire:
-        """Return the one wire for this codec and framing."""
-        key = (codec.NAME, framing, is_delta)
-        wire = self._wires.get(key)
-        if wire is None:
-            wire = self._wires[key] = Wire(codec, framing, is_delta=is_delta)
-        return wire
-
-    def sessions_of(self, user: str, client: str = "", session_id: str = "") -> list[Session]:
-        """Return the admitted sessions of a user, or the one with that connection's id, or with that of its own."""
-        return [
-            each for each in self.sessions if each.state is State.CONNECTED and each.is_meant(user, client, session_id)
-        ]
-
-    def disconnect(
-        self, user: str, client: str, code: int, reason: str, *, session_id: str = "", keep: Collection[str] = ()
-    ) -> None:
-        """End a user's connections, or the one that is named, but none to `keep`; also those not admitted yet."""
-        for each in tuple(self.sessions):
-            is_here = each.state in (State.CONNECTING, State.CONNECTED)
-            if is_here and each.is_meant(user, client, session_id) and each.connection.id not in keep:
-                each.end(code, reason)
-
-    def emulate(self, session_id: str, data: bytes | str) -> bool:
-        """Take what a client sent beside its stream. Return False when the stream is not here."""
-        session = self.emulated.get(session_id)
-        if session is None:
-            return False
-        session.receive(data)
-        return True
-
-    def counts(self) -> tuple[int, int]:
-        """Count the admitted sessions, and their users."""
-        users = [each.connection.user for each in self.sessions if each.state is State.CONNECTED]
-        return len(users), len(set(users))
-
-    def statistics(self) -> dict[str, Any]:
-        """Count the sessions, those that were admitted, and by limit how often clients ran over it."""
-        admitted = sum(session.state is State.CONNECTED for session in self.sessions)
-        return {"sessions": len(self.sessions), "clients": admitted, "overruns": dict(self.overruns)}
-
-
-def codec_for(handshake: Handshake, subprotocol: str | None) -> Codec:
-    """Return the encoding that a client asks for (protocol, sections 2.1, 2.2 and 2.5)."""
-    if handshake.is_one_way:
-        return uni
-    asked = handshake.query.get("cf_protocol") or handshake.query.get("format")
-    return protobuf if subprotocol == "centrifuge-protobuf" or asked == "protobuf" else json
 
 
 class Session:
@@ -663,38 +554,3 @@ class Session:
     def _put_out(self, room: Room, how: codes.UnsubscribeCode) -> None:
         if self.leave(room):
             self._push_unsubscribe(room, how)
-
-
-class FramePinged(Session):
-    """
-    A client that is pinged by frames of its WebSocket, in place of empty messages (protocol, section 2.1). Those who
-    only listen have to answer these too: the library that a client stands on does.
-    """
-
-    __slots__ = ("_ping_frame",)
-
-    def __init__(self, shared: Centrifuge, outlet: Outlet, handshake: Handshake, codec: Codec) -> None:
-        super().__init__(shared, outlet, handshake, codec)
-        assert handshake.ping_frame is not None, "it is what makes this one another kind"
-        self._ping_frame = handshake.ping_frame
-
-    @property
-    def pings_announced(self) -> tuple[int, bool]:
-        """Nothing: what it is told of are messages."""
-        return 0, False
-
-    def _ping(self) -> None:
-        self._awaits_pong = True
-        self.outlet.write(self._ping_frame)
-        self._timer = self.shared.wheel.after(self.shared.limits.pong_s, Session._check_pong, self)
-
-    def pong_received(self) -> None:
-        """Take the answer to a ping. One that was not asked for is as good."""
-        self._awaits_pong = False
-        self._taken = None
-
-    def _pong(self) -> None:
-        self.finish(codes.PROTOCOL)  # an empty message answers nothing here
-
-
-PONG: Final = Command()
