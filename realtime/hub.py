@@ -3,9 +3,8 @@ The rooms that have members on this worker.
 
 Runs in the worker, on its event loop: between a broker, which brings what was published anywhere, and the sessions of
 the local members. A room is subscribed at the broker when its first local member enters and given up after its last.
-The hub proves that nothing is missing: it compares each offset with the one before, reads a hole from the stream and
-delivers it in order, and where it cannot, tells the members. It never drops in silence. It never speaks a wire format,
-and knows of a member no more than `fanout.Subscriber` says.
+It delivers what proving.py finds to be whole, and tells the members what is lost to them. It never drops in silence. It
+never speaks a wire format, and knows of a member no more than `fanout.Subscriber` says.
 
 **Entering** is in two steps, for the answer to the client has to leave before the first publication:
 
@@ -13,16 +12,13 @@ and knows of a member no more than `fanout.Subscriber` says.
     joined = entry.settle()        # what to tell the client          ┐
     …write the answer…             #                                  ├ in one turn: no await between these
     hub.go_live(entry)             # from here on it is written to    ┘
-
-**Proof.** A room is *proven* while every publication up to `offset` was delivered. When a hole shows, the link was
-lost, or the broker's top disagrees, it is unproven: what arrives is held until `_prove` has read the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from realtime.broker.base import (
@@ -46,16 +42,15 @@ from realtime.fanout import Accepts, Change, Difference, Subscriber, Wire, total
 from realtime.farewells import Farewells, Hooks, Silent
 from realtime.local_room import Entry, Insufficient, Joined, LocalRoom, RoomOptions
 from realtime.presence import Presence
+from realtime.proving import Proving
 from realtime.rate import Rate
 from realtime.recovery import replay
 from realtime.roster import Roster
 from realtime.tasks import begin
 
-HELD_MAX = 10_000  # publications held for one unproven room; above it they are read from the stream again
 VERIFY_S = 8.0  # a publication that pub/sub lost, with none after it to show the hole, is found within 10 s
 CLOSE_S = 5.0  # for handlers of leaving members, when a worker ends
 NOT_KEPT: Final = Retention()
-VERIFY_BATCH = 500  # rooms whose tops are asked for in one command
 
 __all__ = ["Entry", "Hub", "Insufficient", "Joined", "RoomOptions"]
 
@@ -105,7 +100,8 @@ class Hub:
             broker, self.presence, options_of, hooks or Silent(), worker=worker or "worker", spawn=self.spawn
         )
         self._comparing = Comparing(broker, self._change, settle_s=settle_s)
-        self._counts = dict.fromkeys(("received", "delivered", "stray", "holes", "filled", "insufficient"), 0)
+        self._proving = Proving(broker, accept=self._accept, lose=self._lose, spawn=self.spawn)
+        self._counts = dict.fromkeys(("received", "delivered", "stray", "insufficient"), 0)
 
     # Life
 
@@ -320,9 +316,8 @@ class Hub:
                 await self._broker.subscribe(local.name)
                 if local.options.recover:
                     top = await self._broker.position(local.name, retention=local.options.retention)
-                    local.epoch, local.offset = top.epoch, top.offset
                     entry.top = top
-                    self._resume_or_prove(local)
+                    self._proving.begin(local, top)
                 local.opened = True
             if entry.watches and local.roster is None:
                 local.roster = Roster()
@@ -423,24 +418,7 @@ class Hub:
                 self._counts["stray"] += 1
             return
         self._counts["received"] += 1
-        if local.proven:
-            self._take(local, publication)
-        elif len(local.held) < HELD_MAX:
-            local.held.append(publication)
-
-    def _take(self, local: LocalRoom, publication: Publication) -> None:
-        """Accept the next publication of a proven room, drop a double, or begin to fill a hole."""
-        if publication.offset == 0 or not local.options.recover:
-            self._accept(local, publication)
-        elif publication.epoch == local.epoch and publication.offset == local.offset + 1:
-            local.offset = publication.offset
-            self._accept(local, publication)
-        elif publication.epoch != local.epoch or publication.offset > local.offset:
-            self._counts["holes"] += 1
-            logger.info("= room %s: %d follows %d", local.name, publication.offset, local.offset)
-            local.proven = False
-            local.held.append(publication)
-            self.spawn(self._prove(local))
+        self._proving.take(local, publication)
 
     def _accept(self, local: LocalRoom, publication: Publication) -> None:
         if local.changes:
@@ -477,6 +455,18 @@ class Hub:
             changes, local.changes = local.changes, []
             local.fanout.announce(changes)
 
+    def _lose(self, local: LocalRoom, top: Position) -> None:
+        """Tell every member that publications are lost to it, and begin again at the stream's top."""
+        self._counts["insufficient"] += local.fanout.size
+        logger.warning("! room %s: publications after %d are lost, members are told", local.name, local.offset)
+        self._deliver(local)
+        for entry in local.entries:
+            entry.spoiled = True
+        for subscriber in local.fanout.clear():
+            subscriber.insufficient(local.name)
+        self._proving.begin(local, top)
+        self.spawn(self._close_if_empty(local))
+
     def on_join(self, room: Room, info: ClientInfo) -> None:
         self._hear(room, (True, info))
 
@@ -512,26 +502,19 @@ class Hub:
     def on_link_lost(self) -> None:
         self.is_linked = False
         logger.warning("! the link to the broker is lost: commands that need it fail, members stay")
-        for local in self._rooms.values():
-            if local.options.recover:
-                local.proven = False
+        self._proving.doubt(self._rooms.values())
 
     def on_link_restored(self) -> None:
         self.is_linked = True
         logger.warning("= the link to the broker is back: %d rooms are compared", len(self._rooms))
         self.spawn(self._pay_all())
-        self.spawn(self._verify(self._rooms.values()))
+        self.spawn(self._proving.verify(self._rooms.values()))
         self._comparing.doubt(self._rooms.values())
 
     def on_gap(self, rooms: Sequence[Room]) -> None:
         doubtful = [local for room in rooms if (local := self._rooms.get(room)) is not None]
-        unproven = [local for local in doubtful if local.options.recover]
-        for local in unproven:
-            local.proven = False
-        self.spawn(self._verify(unproven))
+        self.spawn(self._proving.verify(self._proving.doubt(doubtful)))
         self._comparing.doubt(doubtful)
-
-    # Proof
 
     async def reap(self, worker: WorkerId) -> None:
         """Have the broker remove the members of a worker that is dead."""
@@ -544,91 +527,11 @@ class Hub:
         while True:
             await asyncio.sleep(self._verify_s)
             await self._pay_all()
-            await self._verify(self._rooms.values())
+            await self._proving.verify(self._rooms.values())
 
     async def _pay_all(self) -> None:
         await self.presence.pay_all()
         await self.farewells.pay_all()
-
-    async def _verify(self, rooms: Iterable[LocalRoom]) -> None:
-        """Compare positions with the broker's, and prove every room that is behind or unproven."""
-        positioned = [local for local in rooms if local.options.recover and local.opened]
-        for start in range(0, len(positioned), VERIFY_BATCH):
-            batch = positioned[start : start + VERIFY_BATCH]
-            try:
-                tops = await self._broker.positions([local.name for local in batch])
-            except BrokerUnavailable:
-                return  # `on_link_restored`, or the next round, comes back to it
-            for local in batch:
-                if tops.get(local.name) == local.position:
-                    self._resume_or_prove(local)
-                elif not self._is_ahead(local, tops.get(local.name)):
-                    local.proven = False
-                    await self._prove(local)
-
-    @staticmethod
-    def _is_ahead(local: LocalRoom, top: Position | None) -> bool:
-        """Say whether a proven room took more, while its top was on the way, than that top counts."""
-        return local.proven and top is not None and top.epoch == local.epoch and top.offset <= local.offset
-
-    async def _prove(self, local: LocalRoom) -> None:
-        """Read what is missing and deliver it in order; where that cannot be done, tell the members."""
-        async with local.lock:
-            while not local.proven and local.opened and not local.is_empty:
-                since, retention, held, early = local.position, local.options.retention, local.held, len(local.held)
-                try:
-                    page = await self._broker.history(
-                        local.name, retention=retention, since=since, limit=retention.size
-                    )
-                except BrokerUnavailable:
-                    return  # `on_link_restored`, or the next round of `_verify_forever`, comes back to it
-                if local.position != since or local.held is not held:
-                    # It went on meanwhile, by a comparison that had begun before. Read again, from where it is now.
-                    local.proven = False
-                    continue
-                missed = replay(since, page)
-                # What arrived before the page was read is in the page. If it is not, the stream went back in time.
-                went_back = any(each.epoch == page.top.epoch and each.offset > page.top.offset for each in held[:early])
-                del held[:early]
-                if went_back or not missed.recovered:
-                    self._lose(local, page.top)
-                    return
-                for publication in missed.publications:
-                    local.offset = publication.offset
-                    self._accept(local, publication)
-                self._counts["filled"] += len(missed.publications)
-                self._resume(local)
-
-    def _resume_or_prove(self, local: LocalRoom) -> None:
-        self._resume(local)
-        if not local.proven:
-            self.spawn(self._prove(local))
-
-    def _resume(self, local: LocalRoom) -> None:
-        """Go on with a room that is whole up to its position. What was held comes next, and may show a new hole."""
-        local.proven = True
-        held, local.held = local.held, []
-        for index, publication in enumerate(held):
-            if publication.epoch == local.epoch and publication.offset <= local.offset:
-                continue
-            if publication.epoch != local.epoch or publication.offset != local.offset + 1:
-                local.proven = False
-                local.held = held[index:]
-                return
-            self._take(local, publication)
-
-    def _lose(self, local: LocalRoom, top: Position) -> None:
-        """Tell every member that publications are lost to it, and begin again at the stream's top."""
-        self._counts["insufficient"] += local.fanout.size
-        logger.warning("! room %s: publications after %d are lost, members are told", local.name, local.offset)
-        self._deliver(local)
-        for entry in local.entries:
-            entry.spoiled = True
-        local.epoch, local.offset = top.epoch, top.offset
-        for subscriber in local.fanout.clear():
-            subscriber.insufficient(local.name)
-        self._resume_or_prove(local)
-        self.spawn(self._close_if_empty(local))
 
     # For people
 
@@ -646,6 +549,8 @@ class Hub:
             "departures_owed": self.presence.owed + self.farewells.owed,
             "away": self.farewells.away,
             **self._counts,
+            "holes": self._proving.holes,
+            "filled": self._proving.filled,
             "broker": dict(self._broker.statistics()),
         }
 

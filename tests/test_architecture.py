@@ -34,7 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.protocol",
         "realtime.connection",
         "realtime.hub",
-        "realtime.farewells realtime.comparing",
+        "realtime.farewells realtime.comparing realtime.proving",
         "realtime.fanout realtime.recovery realtime.presence realtime.local_room realtime.roster",
         "realtime.wheel",
         "realtime.broker",
