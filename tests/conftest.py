@@ -13,7 +13,7 @@ import os
 import shutil
 from collections import Counter
 
-import hypothesis  # noqa: F401 - its plugin would import it while it tells of a failure, deep in the stack: too deep
+import hypothesis  # here: its plugin would import it while it tells of a failure, deep in the stack: too deep
 import pytest
 
 PROGRAMS = {
@@ -26,6 +26,10 @@ PROGRAMS = {
 }
 REQUIRED = frozenset(filter(None, os.environ.get("REALTIME_REQUIRE", "").replace(" ", "").split(",")))
 SLOW_S = 1_800
+
+# Without a clock: a busy machine is no failure. Here, before any test is decorated: `given` takes what is set then.
+hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("no clock")
 
 gc.set_threshold(50_000, 20, 50)  # what tests keep is looked at less often: the ledgers take 29 s, not 50
 

@@ -178,8 +178,9 @@ class TestAWorkerIsKilled:
         wait_for_messages(bela, before := messages(ada))
         pid = int(bela.evaluate("document.body.dataset.pid"))
         assert pid in chat.server.children(), "a worker of the server that this test started"
+        watch(bela)
         os.kill(pid, signal.SIGKILL)
-        bela.wait_for("document.body.dataset.connection === 'connecting'")
+        bela.wait_for("window.seen.some(([state]) => state === 'connecting')")
         say(bela, "Written while away")
         wait_for_messages(ada, [*before, "Written while away"])
         wait_for_messages(bela, [*before, "Written while away"])

@@ -95,6 +95,12 @@ class Scene:
             while sum(each["links_lost"] >= times for each in await self.brokers()) < wanted:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
+    async def wait_for_links(self) -> None:
+        """Wait until every worker has its link: those who answer for their health may not be all."""
+        async with asyncio.timeout(PATIENCE_S):
+            while any(each["link"] != "up" for each in await self.brokers()):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.1)
+
     async def wait_for_health(self, wanted: set[str]) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while {each["status"] for each in await self.healths()} != wanted:  # noqa: ASYNC110 - nobody tells
@@ -137,6 +143,7 @@ async def pubsub_killed(scene: Scene) -> None:
     for times in (1, 2, 3):
         assert scene.redis.command("CLIENT", "KILL", "TYPE", "pubsub").startswith(b":")
         await scene.wait_for_losses(WORKERS, times)
+        await scene.wait_for_links()
         await scene.wait_for_health({"ok"})
 
 

@@ -17,6 +17,7 @@ from realtime.auth import Tokens
 from realtime.errors import SettingsError, TokenInvalid
 from realtime.jwks import AGAIN_S, FRESH_S, KeySet, load_public_key
 from tests.support.aio import run_async
+from tests.support.one_worker import until
 
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 PRIVATE: dict[str, Any] = {
@@ -145,7 +146,7 @@ async def test_a_provider_that_is_away_takes_no_known_key_along() -> None:
     for provider.broken in (OSError("no route"), ValueError("no JSON")):
         provider.now += AGAIN_S
         assert await user(tokens, token("EdDSA", "a")) == "ana"
-        await asyncio.sleep(0.01)  # what is fetched on the side
+        await until(lambda: tokens._keys is not None and tokens._keys._fetching is None)  # what is fetched on the side
     assert provider.asked == 3
 
 

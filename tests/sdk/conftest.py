@@ -26,7 +26,7 @@ def server() -> Iterator[RunningServer]:
 def strict_server() -> Iterator[RunningServer]:
     """Takes nobody without a token, and pings often."""
     env = {"REALTIME_TOKEN_HMAC_SECRET": SECRET}
-    with RunningServer(APP, "--no-anonymous", "--ping", "1", "--pong", "0.9", workers=4, env=env) as server:
+    with RunningServer(APP, "--no-anonymous", "--ping", "2", "--pong", "1.9", workers=4, env=env) as server:
         server.wait_until_full()
         yield server
 
@@ -34,5 +34,5 @@ def strict_server() -> Iterator[RunningServer]:
 @pytest.fixture(scope="package")
 def hasty_server() -> Iterator[RunningServer]:
     """Pings more often than the protocol has a word for, which counts whole seconds."""
-    with RunningServer(APP, "--anonymous", "--ping", "0.5", "--pong", "0.45", workers=1) as server:
+    with RunningServer(APP, "--anonymous", "--ping", "0.95", "--pong", "0.9", workers=1) as server:
         yield server

@@ -100,7 +100,7 @@ class JavaScript:
     async def test_a_message_over_the_limit_is_the_clients_end(self, server: RunningServer) -> None:
         """Over a WebSocket the SDK is told, and gives up; what goes beside a stream fails by itself."""
         async with self.stage(server) as stage:
-            ada = await stage.enters("Ada", timeout_s=1.5)
+            ada = await stage.enters("Ada", timeout_s=4)
             if self.over[:1] in ((), ("websocket",)):
                 assert (await refused(ada.do("rpc", method="echo", data="x" * 70_000)))[0] < 100, "the SDK's own word"
                 end = await ada.sees("disconnected")

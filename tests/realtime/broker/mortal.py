@@ -12,7 +12,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import realtime.broker.members
@@ -28,14 +28,18 @@ def info_of(place: Place, name: str) -> ClientInfo:
     return ClientInfo(f"{place.own}-{name}", f"client-of-{name}")
 
 
-@contextlib.contextmanager
-def mortal(place: Place, name: str, *rooms: Room, lasting: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+@contextlib.asynccontextmanager
+async def mortal(
+    place: Place, name: str, *rooms: Room, lasting: bool = False
+) -> AsyncIterator[subprocess.Popen[bytes]]:
     """Have such a worker, whose members are present; `lasting` ones, where that is asked for."""
     argv = [sys.executable, "-m", "tests.realtime.broker.mortal", place.url, place.own, name, *rooms]
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT, env=environ(lasting=lasting))
+    waits = environ(lasting=lasting)
+    process = await asyncio.to_thread(subprocess.Popen, argv, stdout=subprocess.PIPE, cwd=ROOT, env=waits)
     assert process.stdout is not None, "piped"
     try:
-        assert process.stdout.readline() == b"present\n"
+        # Whoever lives in this loop goes on: a worker that stood still meanwhile would be taken for dead.
+        assert await asyncio.to_thread(process.stdout.readline) == b"present\n"
         yield process
     finally:
         process.kill()

@@ -128,15 +128,16 @@ async def test_who_was_taken_over_is_not_taken_back_after_a_fault(breakable: Bre
 async def test_a_local_broker_that_does_not_answer_for_long_is_taken_for_dead(
     local: LocalProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(realtime.broker.local, "TIMEOUT_S", 0.3)
     place = Place("local", local.url)
     room = place.room()
     async with place.worker() as worker:
         await worker.publish(room, b"1")  # answered, and its place in the line is free again
         assert local.process is not None, "started"
         local.process.send_signal(signal.SIGSTOP)
-        asked = [asyncio.create_task(worker.publish(room, b"2")) for _ in range(3)]
-        done = await asyncio.gather(*asked, return_exceptions=True)
+        with monkeypatch.context() as briefly:  # and no longer: a busy machine is no dead broker
+            briefly.setattr(realtime.broker.local, "TIMEOUT_S", 0.3)
+            asked = [asyncio.create_task(worker.publish(room, b"2")) for _ in range(3)]
+            done = await asyncio.gather(*asked, return_exceptions=True)
         assert {str(each) for each in done} == {f"broker at unix:{local.path}: no answer within 0.3 s"}
         local.process.send_signal(signal.SIGCONT)
         await worker.heard.until(lambda: worker.heard.how_often("link restored"))

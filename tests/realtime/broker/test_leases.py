@@ -69,7 +69,7 @@ async def test_the_members_of_a_worker_that_was_killed_leave(brief: Place) -> No
     async with brief.worker("b") as b, brief.worker("c") as c:
         await asyncio.gather(*[each.broker.subscribe(name) for each in (b, c) for name in (room, quiet)])
         await b.broker.add_member(room, ANN, announce=True)
-        with mortal(brief, "a", room, quiet) as process:
+        async with mortal(brief, "a", room, quiet) as process:
             gone = info_of(brief, "a")
             assert await b.broker.members(room) == {ANN.client: ANN, gone.client: gone}
             process.kill()
@@ -89,7 +89,7 @@ async def test_reap_needs_no_lease_to_end(shared: Place) -> None:
     room, quiet = shared.room(), shared.room("quiet")
     async with shared.worker("b") as b:
         await b.broker.subscribe(room)
-        with mortal(shared, "a", room, quiet) as process:
+        async with mortal(shared, "a", room, quiet) as process:
             process.kill()
             process.wait()
             await b.broker.reap(shared.make("a").id)
@@ -106,7 +106,7 @@ async def test_a_worker_that_stood_still_registers_its_members_again(brief: Plac
     room, quiet = brief.room(), brief.room("quiet")
     async with brief.worker("b") as b:
         await b.broker.subscribe(room)
-        with mortal(brief, "a", room, quiet) as process:
+        async with mortal(brief, "a", room, quiet) as process:
             info = info_of(brief, "a")
             process.send_signal(signal.SIGSTOP)
             await b.heard.until(lambda: b.heard.told("leave") and b.heard.told("departed"))
@@ -124,7 +124,7 @@ async def test_a_worker_that_stood_still_while_redis_lost_everything_tells_of_it
     room = brief.room()
     async with brief.worker("b") as b:
         await b.broker.subscribe(room)
-        with mortal(brief, "a", room, brief.room("quiet")) as process:
+        async with mortal(brief, "a", room, brief.room("quiet")) as process:
             process.send_signal(signal.SIGSTOP)
             assert isinstance(b.broker, RedisBroker)
             await eventually(lambda: has_no_lease(b, brief.make("a").id))
@@ -140,7 +140,7 @@ async def test_lasting_members_of_a_worker_that_was_killed_are_inherited_once(br
     room, quiet = brief.room(), brief.room("quiet")
     async with brief.worker("b") as b, brief.worker("c") as c:
         await asyncio.gather(*[each.broker.subscribe(room) for each in (b, c)])
-        with mortal(brief, "a", room, quiet, lasting=True) as process:
+        async with mortal(brief, "a", room, quiet, lasting=True) as process:
             gone = info_of(brief, "a")
             process.kill()
             await asyncio.gather(*[each.broker.reap(brief.make("a").id) for each in (b, c)])
@@ -165,7 +165,7 @@ async def test_who_is_being_inherited_is_no_ghost(brief: Place) -> None:
     rooms = [brief.room(str(number)) for number in range(20)]
     async with brief.worker("b") as b:
         assert isinstance(b.broker, RedisBroker)
-        with mortal(brief, "a", *rooms, lasting=True) as process:
+        async with mortal(brief, "a", *rooms, lasting=True) as process:
             process.kill()
             reaping = asyncio.create_task(b.broker.reap(brief.make("a").id))
             while not reaping.done():
@@ -181,7 +181,7 @@ async def test_of_many_members_some_are_asked_for_at_a_time(brief: Place, monkey
     monkeypatch.setattr(realtime.broker.members, "BATCH", 3)
     rooms = [brief.room(str(number)) for number in range(10)]
     async with brief.worker("b") as b:
-        with mortal(brief, "a", *rooms, lasting=True) as process:
+        async with mortal(brief, "a", *rooms, lasting=True) as process:
             process.kill()
             await b.broker.reap(brief.make("a").id)
         assert sorted(each.room for each in b.heard.departed) == sorted(rooms)
