@@ -45,6 +45,7 @@ SECOND_LOOK_S: Final = 5.0  # after which a worker that took over a membership h
 
 _LEAVE, _AWAY, _EMPTY, _END = "\0l:", "\0a:", "\0e:", "\0d:"  # what the private rooms of records begin with
 AWAY: Final = "is away, and may come back"
+REPLACED: Final = "has ended, and its user has another connection"
 _IS_AWAY: Final = b"1"  # the chan_info of a connection's record once that connection has ended
 
 logger = logging.getLogger("realtime.farewells")
@@ -310,7 +311,9 @@ class Farewells:
         is_back = grace_s > 0 and await self._is_back(room, info, grace_s)
         if is_back is None:
             return  # the record stays, for another worker
-        if not is_back:
+        if is_back:
+            logger.debug("= %s %s", info.client, REPLACED)
+        else:
             await _told(tell(), "on_disconnect")
         await self._remove(room, ClientId(info.client))
 

@@ -257,7 +257,11 @@ async def test_a_session_is_one_connection_of_the_user_and_never_a_websocket(ser
     call(one, "refresh", user="hal", expire_at=4102444800, session=events.session)
     assert events.next()["push"]["refresh"]["expires"] is True
     call(one, "subscribe", user="hal", channel="open:session")
-    await tab.push("subscribe")
+    await tab.push("subscribe")  # and the others: each worker takes its own time
+    while "subscribe" not in events.next().get("push", {}):
+        pass
+    while "subscribe" not in one_way.next():
+        pass
     call(one, "unsubscribe", user="hal", channel="open:session", session=stream.session)
     assert len([found for found in rooms().values() if found]) == 3
 

@@ -10,12 +10,15 @@ import grp
 import json
 import os
 import pwd
+import queue
 import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -247,15 +250,22 @@ class Manager:
     def __init__(self, path: Path) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.sock.bind(str(path))
-        self.sock.settimeout(30)
-        self.heard: list[str] = []
+        self.heard: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._hear, daemon=True).start()  # as it comes: the kernel keeps ten, and drops more
+
+    def _hear(self) -> None:
+        while said := self.sock.recv(4096).decode():
+            self.heard.put(said)
 
     def wait_for(self, word: str) -> str:
-        while True:
-            said = self.sock.recv(4096).decode()
-            self.heard.append(said)
-            if word in said:
-                return said
+        give_up_at = time.monotonic() + 30
+        while word not in (said := self.heard.get(timeout=30)):
+            assert time.monotonic() < give_up_at, f"nothing was said of {word}"
+        return said
+
+    def close(self) -> None:
+        self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
 
 
 def test_a_service_manager_is_told_ready_reloading_and_stopping_and_that_it_lives(tmp_path: Path) -> None:
@@ -270,7 +280,7 @@ def test_a_service_manager_is_told_ready_reloading_and_stopping_and_that_it_live
         assert cluster.get()["env"]["NOTIFY_SOCKET"] is None, "it is not the workers' to say"
         cluster.stop()
         manager.wait_for("STOPPING=1")
-    manager.sock.close()
+    manager.close()
 
 
 def test_a_socket_that_was_given_is_served_and_stays_its_giver_s(tmp_path: Path) -> None:

@@ -121,10 +121,9 @@ def test_what_waits_for_a_stopped_worker_when_the_cluster_stops_is_told_so() -> 
         os.kill(pid, signal.SIGSTOP)
         clients = [client for client, _ in zip(addresses(), range(2 * WAITING), strict=False)]
         socks = ask_all(cluster, clients)
-        cluster.wait_until(lambda status: status["workers"][0]["waiting"] > 0, "the channel is full")
-        cluster.wait_until(lambda status: status["before_head"] == 0, "all are on their way")
-        status = cluster.status()
-        waiting = status["workers"][0]["waiting"]
+        in_channel = wait_for_all(cluster, pid, len(socks))
+        waiting = len(socks) - in_channel
+        assert waiting > 0, "some find no room in the channel"
         cluster.process.send_signal(signal.SIGTERM)
         cluster.log.wait_for(rf"slot 0: worker {pid} ready -> draining")
         os.kill(pid, signal.SIGCONT)

@@ -108,7 +108,7 @@ async def test_who_comes_while_workers_are_replaced_is_answered(tmp_path: Path) 
 async def test_hosted_websockets_are_told_1012_and_a_stuck_request_is_cut_by_name(tmp_path: Path) -> None:
     path = tmp_path / "app.py"
     path.write_text(APP)
-    with RunningServer(path, "--drain", "2", workers=1) as server:
+    with RunningServer(path, "--drain", "8", workers=1) as server:
         comers = Comers(server)
         url = f"ws{server.url.removeprefix('http')}/anything"
         sockets = [await connect(url, compression=None) for _ in range(120)]

@@ -101,7 +101,7 @@ async def test_who_takes_what_it_can_of_a_room_that_conflates_is_served_on(tmp_p
     (tmp_path / "app.py").write_text(
         "from realtime import App\napp = App()\napp.room('crowd', open=True, conflate=True)\n"
     )
-    with RunningServer(tmp_path / "app.py", "--anonymous", "--outbound", "1s", workers=1) as server:
+    with RunningServer(tmp_path / "app.py", "--anonymous", "--outbound", "3s", workers=1) as server:
         server.wait_until_full()
         slow = await asyncio.to_thread(stubborn, server.port, transport)
         still = await asyncio.to_thread(stubborn, server.port, transport)
@@ -109,7 +109,7 @@ async def test_who_takes_what_it_can_of_a_room_that_conflates_is_served_on(tmp_p
         await publisher.ask("subscribe", channel="crowd")
         with slow, still:
             slow.setblocking(False)
-            left = 70  # times: several limits
+            left = 200  # times: several limits
             while left or slow_of(server) == 0:
                 await publisher.ask("publish", channel="crowd", data="x" * 50_000)
                 await publisher.push("pub")

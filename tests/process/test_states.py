@@ -18,7 +18,7 @@ import pytest
 from tests.support.tiny_cluster import TinyCluster
 
 SIGNALS = [signal.SIGKILL, signal.SIGSTOP]
-QUICK = {"heartbeat_s": 0.2, "hung_s": 1.5, "boot_s": 1.5}  # the bounds after which a silent worker is killed
+QUICK = {"heartbeat_s": 0.2, "hung_s": 1.5}  # the bound after which a silent worker is killed
 
 
 def children(pid: int) -> set[int]:
@@ -55,7 +55,7 @@ def assert_recovers(cluster: TinyCluster, gone: int) -> None:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_worker_that_is_starting(number: signal.Signals, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    with TinyCluster(workers=2, config={"boot": "wait-if", "path": str(gate)}, **QUICK) as cluster:
+    with TinyCluster(workers=2, config={"boot": "wait-if", "path": str(gate)}, boot_s=3.0, **QUICK) as cluster:
         gate.touch()
         os.kill(cluster.pids()[1], signal.SIGKILL)
         status = cluster.wait_until(lambda status: only(status, "starting", 1), "slot 1 is starting")
