@@ -90,8 +90,7 @@ class Scene:
 
     async def away(self, count: int) -> None:
         """Wait until so many may come back, and would be found."""
-        while len(self.server.log.find_all(AWAY)) < count:
-            await asyncio.to_thread(self.server.log.wait_for, AWAY, since=max(self.server.log.mark() - 1, 0))
+        await asyncio.to_thread(self.server.log.wait_for, AWAY, times=count)
 
     def how_often(self, *words: object) -> int:
         return len(self.server.log.find_all(" ".join(map(str, ("HEARD", *words))) + "( |$)"))
@@ -235,8 +234,7 @@ async def test_who_is_back_on_another_worker_stays_though_the_broker_loses_every
     while pid(again) == pid(first):  # its old worker is not the one that has it now
         again = await scene.join("ana", 4, "kind:a")
     os.kill(scene.server.local_broker(), signal.SIGKILL)
-    for _ in range(3):
-        await asyncio.to_thread(scene.server.log.wait_for, r"the link to the broker is back: .*")
+    await asyncio.to_thread(scene.server.log.wait_for, "the link to the broker is back: ", times=3)
     clock.abort()  # whose grace ends after the other's
     await scene.heard("leave", "ben", "a", name(clock))
     assert (name(first), "ana") in await people(watcher, "kind:a")

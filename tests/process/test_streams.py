@@ -224,8 +224,7 @@ def test_while_the_broker_is_away_another_worker_says_so_and_the_stream_stays() 
             for number in (2, 3):
                 stream.reply(number)
             redis.stop()
-            for _ in range(2):
-                server.log.wait_for("the link to the broker is lost")
+            server.log.wait_for("the link to the broker is lost", times=2)
             assert {stream.say({"id": n, "rpc": {"method": "echo", "data": n}}) for n in (4, 5)} == {204, 503}
             assert stream.next()["id"] in (4, 5)
 

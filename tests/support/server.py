@@ -71,10 +71,10 @@ class Log:
             return len(self.lines)
 
     def wait_for(
-        self, pattern: str | re.Pattern[str], *, since: int = 0, deadline_s: float = DEADLINE_S
+        self, pattern: str | re.Pattern[str], *, since: int = 0, times: int = 1, deadline_s: float = DEADLINE_S
     ) -> re.Match[str]:
         """
-        Wait for the first line at or after `since` that matches somewhere.
+        Wait for the first line at or after `since` that matches somewhere, or for so many; return the last of these.
 
         Raises:
             ServerFailed: the output ended, or the deadline passed, without such a line.
@@ -85,7 +85,9 @@ class Log:
             while True:
                 for line in self.lines[since:]:
                     if match := wanted.search(line):
-                        return match
+                        times -= 1
+                        if not times:
+                            return match
                 since = max(since, len(self.lines))
                 left_s = give_up_at - time.monotonic()
                 if self.ended or left_s <= 0:
