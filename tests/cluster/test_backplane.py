@@ -24,7 +24,7 @@ import pytest
 
 from realtime.broker.keys import HOME
 from realtime.broker.slots import slot_of
-from tests.support.aio import run_async_for
+from tests.support.aio import eventually, run_async_for
 from tests.support.checker import Event, check
 from tests.support.client import ProtocolClient
 from tests.support.observers import Guest, Host, Publisher, Watcher
@@ -92,19 +92,25 @@ class Scene:
     async def wait_for_losses(self, wanted: int, times: int) -> None:
         """Wait until at least so many workers have lost their link so often."""
         async with asyncio.timeout(PATIENCE_S):
-            while sum(each["links_lost"] >= times for each in await self.brokers()) < wanted:  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+            await eventually(lambda: self._have_lost(wanted, times), every_s=0.1)
+
+    async def _have_lost(self, wanted: int, times: int) -> bool:
+        return sum(each["links_lost"] >= times for each in await self.brokers()) >= wanted
 
     async def wait_for_links(self) -> None:
         """Wait until every worker has its link: those who answer for their health may not be all."""
         async with asyncio.timeout(PATIENCE_S):
-            while any(each["link"] != "up" for each in await self.brokers()):  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(0.1)
+            await eventually(self._are_linked, every_s=0.1)
+
+    async def _are_linked(self) -> bool:
+        return all(each["link"] == "up" for each in await self.brokers())
 
     async def wait_for_health(self, wanted: set[str]) -> None:
         async with asyncio.timeout(PATIENCE_S):
-            while {each["status"] for each in await self.healths()} != wanted:  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(0.1)
+            await eventually(lambda: self._say(wanted), every_s=0.1)
+
+    async def _say(self, wanted: set[str]) -> bool:
+        return {each["status"] for each in await self.healths()} == wanted
 
 
 # The faults. Each ends with the backplane being well again.

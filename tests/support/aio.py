@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 DEADLINE_S = 60.0
@@ -37,3 +37,9 @@ def run_async_for(deadline_s: float) -> Callable[[Callable[..., Coroutine[Any, A
         return plain
 
     return wrap
+
+
+async def eventually(ask: Callable[[], Awaitable[object]], *, every_s: float = 0.01) -> None:
+    """Ask until the answer is yes: of what is in another process, where nobody tells. The test's deadline ends it."""
+    while not await ask():  # noqa: ASYNC110
+        await asyncio.sleep(every_s)

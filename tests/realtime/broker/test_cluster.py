@@ -18,8 +18,8 @@ import realtime.broker.redis
 from realtime.broker.base import ClientId, ClientInfo, Room, WorkerId
 from realtime.broker.redis import RedisBroker
 from realtime.errors import BrokerUnavailable
-from tests.realtime.broker.workers import KEPT, NOT_KEPT, Heard, Place, Worker, eventually, flushed
-from tests.support.aio import run_async, run_async_for
+from tests.realtime.broker.workers import KEPT, NOT_KEPT, Heard, Place, Worker, flushed
+from tests.support.aio import eventually, run_async, run_async_for
 from tests.support.processes import free_port
 from tests.support.redis_cluster import RedisCluster, ok, wait
 from tests.support.redis_server import RedisServer

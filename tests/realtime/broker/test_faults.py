@@ -19,8 +19,8 @@ from realtime.broker.local import LocalBroker
 from realtime.broker.redis import RedisBroker
 from realtime.errors import BrokerUnavailable
 from tests.realtime.broker.conftest import LocalProcess
-from tests.realtime.broker.workers import KEPT, Place, Worker, eventually, flushed
-from tests.support.aio import run_async
+from tests.realtime.broker.workers import KEPT, Place, Worker, flushed
+from tests.support.aio import eventually, run_async
 from tests.support.redis_server import RedisServer
 
 ANN, BOB = ClientInfo("ann", "c1"), ClientInfo("bob", "c2")

@@ -14,8 +14,8 @@ import pytest
 from realtime.broker.base import ClientInfo, Position
 from realtime.errors import BrokerUnavailable
 from tests.realtime.broker.cable import cable
-from tests.realtime.broker.workers import KEPT, Place, eventually, flushed
-from tests.support.aio import run_async
+from tests.realtime.broker.workers import KEPT, Place, flushed
+from tests.support.aio import eventually, run_async
 
 ANN = ClientInfo("ann", "c1")
 

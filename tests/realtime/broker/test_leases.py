@@ -21,8 +21,8 @@ from realtime.broker.keys import HOME, tag_of
 from realtime.broker.redis import RedisBroker
 from tests.realtime.broker.conftest import LocalProcess, place_of
 from tests.realtime.broker.mortal import info_of, mortal
-from tests.realtime.broker.workers import Place, Worker, eventually, flushed
-from tests.support.aio import run_async
+from tests.realtime.broker.workers import Place, Worker, flushed
+from tests.support.aio import eventually, run_async
 
 ANN, BOB = ClientInfo("ann", "c1"), ClientInfo("bob", "c2")
 

@@ -26,8 +26,8 @@ from realtime.broker.redis import RedisBroker
 from realtime.errors import BrokerUnavailable, SettingsError
 from tests.realtime.broker.cable import cable
 from tests.realtime.broker.conftest import ROOT, LocalProcess
-from tests.realtime.broker.workers import KEPT, NOT_KEPT, Heard, Place, eventually, flushed
-from tests.support.aio import run_async
+from tests.realtime.broker.workers import KEPT, NOT_KEPT, Heard, Place, flushed
+from tests.support.aio import eventually, run_async
 
 ANN = ClientInfo("ann", "c1")
 

@@ -8,8 +8,8 @@ import asyncio
 
 from realtime.broker.base import ClientId, ClientInfo, MemberCounts, WorkerId
 from realtime.rate import Rate
-from tests.realtime.broker.workers import Place, eventually, flushed
-from tests.support.aio import run_async
+from tests.realtime.broker.workers import Place, flushed
+from tests.support.aio import eventually, run_async
 
 ANN = ClientInfo("ann", "c1", b'{"name": "Ann"}', b'{"\xc3\xbc": 1}')
 ANNS_PHONE = ClientInfo("ann", "c2")

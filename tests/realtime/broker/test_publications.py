@@ -9,8 +9,8 @@ import asyncio
 import pytest
 
 from realtime.broker.base import ClientInfo, Position, Published, Room
-from tests.realtime.broker.workers import KEPT, NOT_KEPT, Place, Worker, eventually, flushed
-from tests.support.aio import run_async
+from tests.realtime.broker.workers import KEPT, NOT_KEPT, Place, Worker, flushed
+from tests.support.aio import eventually, run_async
 
 ODD_NAMES = ["{tag}", "a{b", "a}b", "a%7Bb", "%", "räume/日本", "with space", "new\nline", 'quote"', "*", "x" * 255]
 ODD_DATA = [

@@ -12,8 +12,8 @@ import pytest
 import realtime.broker.redis
 from realtime.broker.base import ClientId, ClientInfo
 from realtime.errors import BrokerUnavailable
-from tests.realtime.broker.workers import NOT_KEPT, Place, Worker, eventually, flushed
-from tests.support.aio import run_async
+from tests.realtime.broker.workers import NOT_KEPT, Place, Worker, flushed
+from tests.support.aio import eventually, run_async
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
 from tests.support.require import require

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from realtime.broker.base import History, Position, Retention, WorkerId
 from realtime.broker.memory import MemoryBroker
-from tests.realtime.broker.workers import KEPT, Heard, Place, Worker, eventually, flushed
-from tests.support.aio import run_async
+from tests.realtime.broker.workers import KEPT, Heard, Place, Worker, flushed
+from tests.support.aio import eventually, run_async
 
 ALL = 1000
 

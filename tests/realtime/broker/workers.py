@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from realtime.broker import make
@@ -113,12 +113,6 @@ class Place:
             yield worker
         finally:
             await worker.broker.close()
-
-
-async def eventually(ask: Callable[[], Awaitable[object]]) -> None:
-    """Ask until the answer is yes."""
-    while not await ask():  # noqa: ASYNC110 - what is asked is in another process
-        await asyncio.sleep(0.01)
 
 
 async def flushed(worker: Worker, *rooms: Room) -> None:
