@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from realtime.broker.base import Retention, Room, WorkerId
+from realtime.broker.base import Position, Retention, Room, WorkerId
 from realtime.errors import BrokerUnavailable, ClientError
 from realtime.hub import Hub
 from realtime.protocol.centrifuge import codes
@@ -65,12 +65,19 @@ class Disconnect(msgspec.Struct, frozen=True, tag="d", array_like=True):
 
 
 class Subscribe(msgspec.Struct, frozen=True, tag="s", array_like=True):
-    """A user's connections are to be in a room."""
+    """
+    A user's connections are to be in a room: until `expire_at_s` (Unix time; None: until they end), shown to others
+    with `info`, notified with `data`, and given what was published after `since`, an epoch and an offset.
+    """
 
     user: str
     room: str
     client: str = ""
     session: str = ""
+    expire_at_s: float | None = None
+    info: bytes | None = None
+    data: bytes | None = None
+    since: tuple[str, int] | None = None
 
 
 class Unsubscribe(msgspec.Struct, frozen=True, tag="u", array_like=True):
@@ -111,6 +118,8 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
     client: str
     address: str
     rooms: list[str]
+    transport: str = ""
+    protocol: str = ""
 
 
 class Told(msgspec.Struct, frozen=True, tag="t", array_like=True):
@@ -285,7 +294,13 @@ class Postman:
             answer = msgspec.structs.replace(answer, clients=clients, users=users, rooms=rooms)
         else:
             places = [
-                Place(each.connection.id, each.connection.client, sorted(each.connection.rooms))
+                Place(
+                    each.connection.id,
+                    each.connection.client,
+                    sorted(each.connection.rooms),
+                    each.connection.transport,
+                    "json" if each.is_one_way else each.codec.NAME,
+                )
                 for each in self._protocol.sessions_of(question.user)
             ]
             answer = msgspec.structs.replace(answer, places=places)
@@ -305,11 +320,14 @@ class Postman:
         elif isinstance(letter, Unsubscribe):
             self._hub.spawn(session.connection.unsubscribe(letter.room))
         else:
-            self._hub.spawn(_subscribe(session, letter.room))
+            self._hub.spawn(_subscribe(session, letter))
 
 
-async def _subscribe(session: Session, room: str) -> None:
+async def _subscribe(session: Session, letter: Subscribe) -> None:
+    since = None if letter.since is None else Position(*letter.since)
     try:
-        await session.connection.subscribe(room)
+        await session.grant(
+            Room(letter.room), expire_at_s=letter.expire_at_s, info=letter.info, data=letter.data, since=since
+        )
     except ClientError as error:
-        session.log_refusal(f"room {room}", error)
+        session.log_refusal(f"room {letter.room}", error)

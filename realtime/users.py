@@ -17,7 +17,10 @@ from realtime.post import Disconnect, Postman, Subscribe, Unsubscribe
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One connection of a user: its id, the client's address, its rooms, and where it is served."""
+    """
+    One connection of a user: its id, the client's address, its rooms, where it is served, and by which transport
+    (`websocket`, `http_stream`, `sse`, …) and protocol (`json`, `protobuf`).
+    """
 
     client: str
     address: str
@@ -25,6 +28,8 @@ class Place:
     slot: int
     worker: str
     node: str
+    transport: str = ""
+    protocol: str = ""
 
 
 class UserHandle:
@@ -69,7 +74,16 @@ async def find(postman: Postman, user: str) -> list[Place]:
         BrokerUnavailable: nobody can be asked.
     """
     return [
-        Place(place.client, place.address, tuple(map(Room, place.rooms)), told.slot, told.worker, told.node)
+        Place(
+            place.client,
+            place.address,
+            tuple(map(Room, place.rooms)),
+            told.slot,
+            told.worker,
+            told.node,
+            place.transport,
+            place.protocol,
+        )
         for told in await postman.survey(user)
         for place in told.places
     ]

@@ -2,7 +2,8 @@
 The shapes of the API's requests and results.
 
 Pure. Names and fields are those of Centrifugo's HTTP API (Centrifuge client protocol, section 14), so that its
-libraries serve; what they do not know is beside them (`cursor`, `connections`).
+libraries serve; what they do not know is beside them (`cursor`, `connections`). A field of a request that is not
+supported is refused by its name (107): none is accepted and ignored.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from realtime.errors import ClientError
+from realtime.protocol.centrifuge import json
 from realtime.protocol.centrifuge.messages import PresenceResult
 
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]  # Unix time
@@ -23,39 +25,40 @@ Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]  # Unix time
 # Requests
 
 
-class StreamPosition(Struct):
+class Request(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a caller sends. A field that is not here is refused by its name."""
+
+
+class StreamPosition(Request):
     offset: int = 0
     epoch: str = ""
 
 
-class Payload(Struct, kw_only=True):
-    """What is published: JSON as `data`, or any bytes in base 64 as `b64data`."""
+class Payload(Request, kw_only=True):
+    """
+    What is published: JSON as `data`, or any bytes in base 64 as `b64data`.
+
+    With `delta` the room has to send differences to members that ask for them; in such a room it always does.
+    """
 
     data: Raw | UnsetType = UNSET
     b64data: str = ""
     skip_history: bool = False
     tags: dict[str, str] = {}
     idempotency_key: str = ""
-    version: int = 0
+    delta: bool = False
 
     def bytes(self) -> bytes:
         """
         Return the payload.
 
         Raises:
-            ClientError: there is none, or it is not base 64.
+            ClientError: there is none, or it is not base 64, or there are two.
         """
-        if self.version:
-            raise ClientError(107, "bad request: `version` is not supported")
-        if not isinstance(self.data, UnsetType):
-            return bytes(self.data)
-        try:
-            decoded = base64.b64decode(self.b64data, validate=True)
-        except (ValueError, binascii.Error):
-            raise ClientError(107, "bad request: `b64data` is not base 64") from None
-        if not decoded:
-            raise ClientError(107, "bad request: there is neither `data` nor `b64data`")
-        return decoded
+        data = either("data", self.data, self.b64data)
+        if data is None:
+            raise bad_request("there is neither `data` nor `b64data`")
+        return data
 
 
 class PublishRequest(Payload, kw_only=True):
@@ -66,7 +69,7 @@ class BroadcastRequest(Payload, kw_only=True):
     channels: list[str]
 
 
-class UserRequest(Struct, kw_only=True):
+class UserRequest(Request, kw_only=True):
     """
     All connections of `user`, or only the one with the id `client`, or only the one of `session`: the id in the connect
     result of a client that has a stream, or listens only. No other client has one.
@@ -81,7 +84,41 @@ class UserInRoom(UserRequest, kw_only=True):
     channel: str
 
 
-class DisconnectCode(Struct, kw_only=True):
+class SubscribeRequest(UserInRoom, kw_only=True):
+    """
+    Puts a user's connections into a room.
+
+    `expire_at`: they are in it until then (Unix time, in seconds). `info` is what others see of them in this room;
+    `data` comes with the client's notification. `recover_since`: what was published after it comes right behind.
+    """
+
+    expire_at: Seconds = 0
+    info: Raw | UnsetType = UNSET
+    b64info: str = ""
+    data: Raw | UnsetType = UNSET
+    b64data: str = ""
+    recover_since: StreamPosition | None = None
+
+    def info_bytes(self) -> bytes | None:
+        """
+        Return `info` or `b64info`, which is JSON as well.
+
+        Raises:
+            ClientError: it is not.
+        """
+        return _json("info", self.info, self.b64info)
+
+    def data_bytes(self) -> bytes | None:
+        """
+        Return `data` or `b64data`, or None.
+
+        Raises:
+            ClientError: it is not base 64, or there are two.
+        """
+        return either("data", self.data, self.b64data)
+
+
+class DisconnectCode(Request, kw_only=True):
     code: int = 3503
     reason: str = "force disconnect"
 
@@ -96,14 +133,14 @@ class RefreshRequest(UserRequest, kw_only=True):
     expire_at: Seconds = 0
 
 
-class RevokeTokenRequest(Struct, kw_only=True):
+class RevokeTokenRequest(Request, kw_only=True):
     """`uid` is the token's `jti`; `expire_at` when it would have expired."""
 
     uid: str
     expire_at: Seconds = 0
 
 
-class InvalidateUserTokensRequest(Struct, kw_only=True):
+class InvalidateUserTokensRequest(Request, kw_only=True):
     """All tokens of a user from before `issued_before`, or now; `expire_at` is when the last of them expires."""
 
     user: str
@@ -111,11 +148,11 @@ class InvalidateUserTokensRequest(Struct, kw_only=True):
     expire_at: Seconds = 0
 
 
-class RoomRequest(Struct, kw_only=True):
+class RoomRequest(Request, kw_only=True):
     channel: str
 
 
-class PresenceRequest(Struct, kw_only=True):
+class PresenceRequest(Request, kw_only=True):
     """With `limit`, a page of about so many; `cursor` is what the page before said."""
 
     channel: str
@@ -123,28 +160,68 @@ class PresenceRequest(Struct, kw_only=True):
     cursor: str = ""
 
 
-class ConnectionsRequest(Struct, kw_only=True):
+class ConnectionsRequest(Request, kw_only=True):
     user: str
 
 
-class HistoryRequest(Struct, kw_only=True):
+class HistoryRequest(Request, kw_only=True):
     channel: str
     limit: int = 0
     since: StreamPosition | None = None
     reverse: bool = False
 
 
-class ChannelsRequest(Struct, kw_only=True):
+class ChannelsRequest(Request, kw_only=True):
+    """`pattern`: a glob (`glob.py`), such as `chat:*` or `{news,chat}:*`; none for all rooms."""
+
     pattern: str = ""
 
 
-class InfoRequest(Struct):
+class InfoRequest(Request):
     pass
 
 
-class BatchRequest(Struct, kw_only=True):
+class OlderRequest(Request, kw_only=True):
+    """A method's name and its request, as `POST /api` takes them."""
+
+    method: str = ""
+    params: Raw = Raw(b"{}")
+
+
+class BatchRequest(Request, kw_only=True):
     commands: list[dict[str, Raw]]
     parallel: bool = False
+
+
+def bad_request(problem: str) -> ClientError:
+    """Return the error for a request that is not understood (107)."""
+    return ClientError(107, f"bad request: {problem}")
+
+
+def either(name: str, value: Raw | UnsetType, encoded: str) -> bytes | None:
+    """
+    Return the bytes of a field that has a twin in base 64, or None where neither is given.
+
+    Raises:
+        ClientError: both are given, or the twin is not base 64.
+    """
+    if not encoded:
+        return None if isinstance(value, UnsetType) else bytes(value)
+    if not isinstance(value, UnsetType):
+        raise bad_request(f"`{name}` and `b64{name}` exclude each other")
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (ValueError, binascii.Error):
+        raise bad_request(f"`b64{name}` is not base 64") from None
+
+
+def _json(name: str, value: Raw | UnsetType, encoded: str) -> bytes | None:
+    data = either(name, value, encoded)
+    if data is None or data == b"null":
+        return None
+    if not json.is_text(data):
+        raise bad_request(f"`b64{name}` is no JSON")
+    return json.one_line(data)
 
 
 # Results
@@ -169,6 +246,9 @@ class PresencePage(PresenceResult, omit_defaults=True):
 
 
 class Connected(Struct):
+    user: str
+    transport: str
+    protocol: str
     address: str
     channels: list[str]
     slot: int
@@ -203,6 +283,7 @@ class Node(Struct):
     num_clients: int
     num_users: int
     num_channels: int
+    num_subs: int
     uptime: int
 
 

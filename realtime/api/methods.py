@@ -9,7 +9,6 @@ anywhere. It knows no HTTP and no keys, and asks no handler of the application.
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 import realtime
+from realtime.api.glob import BadGlob, compile_glob
 from realtime.api.messages import (
     BroadcastRequest,
     BroadcastResult,
@@ -44,7 +44,9 @@ from realtime.api.messages import (
     RevokeTokenRequest,
     RoomInfo,
     RoomRequest,
+    SubscribeRequest,
     UserInRoom,
+    bad_request,
 )
 from realtime.broker.base import Position, Room
 from realtime.errors import BrokerUnavailable, ClientError
@@ -73,7 +75,7 @@ class Methods:
         self.by_name: dict[str, tuple[type, Callable[[Any], Awaitable[Any]], type]] = {
             "publish": (PublishRequest, self._publish, PublishResult),
             "broadcast": (BroadcastRequest, self._broadcast, BroadcastResult),
-            "subscribe": (UserInRoom, self._subscribe, Empty),
+            "subscribe": (SubscribeRequest, self._subscribe, Empty),
             "unsubscribe": (UserInRoom, self._unsubscribe, Empty),
             "disconnect": (DisconnectRequest, self._disconnect, Empty),
             "refresh": (RefreshRequest, self._refresh, Empty),
@@ -97,7 +99,7 @@ class Methods:
         try:
             return Reply(await method(msgspec.json.decode(body, type=shape)))
         except msgspec.MsgspecError as error:
-            return refused(ClientError(107, f"bad request: {error}"))
+            return refused(bad_request(str(error)))
         except ClientError as error:
             return refused(error)
         except KeyError:
@@ -116,10 +118,10 @@ class Methods:
         options = self._hub.options_of(room)
         if options is None:
             raise codes.UNKNOWN_ROOM.error()
+        if payload.delta and not options.delta:
+            raise bad_request("`delta`: the room is not declared with `delta=True`")
         if not options.binary:
-            if not json.is_text(data):
-                raise ClientError(107, "bad request: the payload is no JSON, and the room is not `binary`")
-            data = json.one_line(data)
+            data = _json_payload(data)
         published = await self._hub.publish(
             room,
             data,
@@ -144,6 +146,8 @@ class Methods:
         if not self._options(request.channel).presence:
             raise codes.NOT_AVAILABLE.error()
         room = Room(request.channel)
+        if request.cursor and request.limit <= 0:
+            raise bad_request("`cursor` needs `limit`: it names a page")
         if request.limit <= 0:
             members, cursor = await self._hub.members(room), ""
         else:
@@ -179,10 +183,14 @@ class Methods:
         return options
 
     async def _channels(self, request: ChannelsRequest) -> ChannelsResult:
+        try:
+            matches = compile_glob(request.pattern or "*").match
+        except BadGlob as error:
+            raise bad_request(f"`pattern`: {error}") from None
         found: dict[str, RoomInfo] = {}
         for told in await self._postman.survey():
             for room, clients in told.rooms.items():
-                if not request.pattern or fnmatch.fnmatchcase(room, request.pattern):
+                if matches(room):
                     found.setdefault(room, RoomInfo(0)).num_clients += clients
         return ChannelsResult(found)
 
@@ -197,6 +205,7 @@ class Methods:
                     num_clients=told.clients,
                     num_users=told.users,
                     num_channels=len(told.rooms),
+                    num_subs=sum(told.rooms.values()),
                     uptime=int(now - told.since_s),
                 )
                 for told in await self._postman.survey()
@@ -209,14 +218,39 @@ class Methods:
         places = await find(self._postman, request.user)
         return ConnectionsResult(
             {
-                place.client: Connected(place.address, list(place.rooms), place.slot, place.worker, place.node)
+                place.client: Connected(
+                    request.user,
+                    place.transport,
+                    place.protocol,
+                    place.address,
+                    list(place.rooms),
+                    place.slot,
+                    place.worker,
+                    place.node,
+                )
                 for place in places
             }
         )
 
-    async def _subscribe(self, request: UserInRoom) -> Empty:
-        self._options(request.channel)
-        await self._postman.tell_all(Subscribe(request.user, request.channel, request.client, request.session))
+    async def _subscribe(self, request: SubscribeRequest) -> Empty:
+        options = self._options(request.channel)
+        data, since = request.data_bytes(), request.recover_since
+        if since is not None and not options.recover:
+            raise bad_request("`recover_since`: the room keeps no history to recover from")
+        if data is not None and not options.binary:
+            data = _json_payload(data)
+        await self._postman.tell_all(
+            Subscribe(
+                request.user,
+                request.channel,
+                request.client,
+                request.session,
+                expire_at_s=float(request.expire_at) or None,
+                info=request.info_bytes(),
+                data=data,
+                since=None if since is None else (since.epoch, since.offset),
+            )
+        )
         return Empty()
 
     async def _unsubscribe(self, request: UserInRoom) -> Empty:
@@ -227,7 +261,7 @@ class Methods:
     async def _disconnect(self, request: DisconnectRequest) -> Empty:
         told = request.disconnect or DisconnectCode()
         if not 3000 <= told.code < 5000:
-            raise ClientError(107, "bad request: a disconnect's code is from 3000 to 4999")
+            raise bad_request("a disconnect's code is from 3000 to 4999")
         await self._postman.tell_all(
             Disconnect(
                 request.user,
@@ -241,6 +275,8 @@ class Methods:
         return Empty()
 
     async def _refresh(self, request: RefreshRequest) -> Empty:
+        if request.expired and request.expire_at:
+            raise bad_request("`expired` and `expire_at` exclude each other")
         if request.expired:
             end = codes.CONNECTION_EXPIRED
             await self._postman.tell_all(
@@ -253,7 +289,7 @@ class Methods:
 
     async def _revoke_token(self, request: RevokeTokenRequest) -> Empty:
         if not request.uid:
-            raise ClientError(107, "bad request: `uid` is the `jti` of a token")
+            raise bad_request("`uid` is the `jti` of a token")
         await self._postman.revoke(token=request.uid, until_s=float(request.expire_at))
         return Empty()
 
@@ -264,9 +300,15 @@ class Methods:
         return Empty()
 
 
+def _json_payload(data: bytes) -> bytes:
+    if not json.is_text(data):
+        raise bad_request("the payload is no JSON, and the room is not `binary`")
+    return json.one_line(data)
+
+
 def _room(name: str) -> Room:
     if not name or name.startswith("\0") or len(name.encode()) > 255:
-        raise ClientError(107, "bad request: a channel's name has 1 to 255 bytes")
+        raise bad_request("a channel's name has 1 to 255 bytes")
     return Room(name)
 
 

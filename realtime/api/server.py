@@ -18,13 +18,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET
 
-from realtime.api.messages import BatchRequest, BatchResult, Reply
+from realtime.api.messages import BatchRequest, BatchResult, OlderRequest, Reply, bad_request
 from realtime.api.methods import Methods, refused
 from realtime.api.openapi import describe
 from realtime.api.tail import tail
-from realtime.errors import ClientError
 from realtime.halves import mended
 from realtime.hub import Hub
 from realtime.post import Postman
@@ -80,16 +79,15 @@ class Api:
             if name == "batch":
                 return await self._batch(msgspec.json.decode(body, type=BatchRequest))
             if not name:
-                older = msgspec.json.decode(body, type=dict[str, Raw])
-                name = msgspec.json.decode(older.get("method", Raw(b'""')), type=str)
-                body = bytes(older.get("params", Raw(b"{}")))
+                older = msgspec.json.decode(body, type=OlderRequest)
+                name, body = older.method, bytes(older.params)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            return refused(ClientError(107, f"bad request: {error}"))
+            return refused(bad_request(str(error)))
         return await self._methods.call(name, body)
 
     async def _batch(self, request: BatchRequest) -> BatchResult | Reply:
         if len(request.commands) > BATCH_MAX or any(len(each) != 1 for each in request.commands):
-            return refused(ClientError(107, f"bad request: at most {BATCH_MAX} commands, each of one method"))
+            return refused(bad_request(f"at most {BATCH_MAX} commands, each of one method"))
         calls = [next(iter(each.items())) for each in request.commands]
         if request.parallel:
             replies = await asyncio.gather(*[self._methods.call(name, bytes(body)) for name, body in calls])

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -176,11 +177,25 @@ def test_a_text_that_was_cut_within_a_character_is_taken(servers: list[RunningSe
         ("publish", {"data": 1}, 107, "channel"),
         ("publish", {"channel": "nowhere", "data": 1}, 102, "unknown channel"),
         ("publish", {"channel": "open:x", "data": 1, "version": 3}, 107, "version"),
+        ("publish", {"channel": "open:x", "data": 1, "version_epoch": "e"}, 107, "version_epoch"),
+        ("publish", {"channel": "open:x", "data": 1, "b64data": "MQ=="}, 107, "exclude"),
+        ("publish", {"channel": "open:x", "data": 1, "delta": True}, 107, "delta"),
+        ("broadcast", {"channels": ["open:x"], "data": 1, "key": "k"}, 107, "key"),
         ("presence", {"channel": "news:x"}, 108, "not available"),
+        ("presence", {"channel": "open:x", "cursor": "1"}, 107, "cursor"),
+        ("channels", {"pattern": "{open"}, 107, "pattern"),
         ("history", {"channel": "plain:x"}, 108, "not available"),
         ("history", {"channel": "open:x", "limit": 1, "since": {"offset": 1, "epoch": "no"}}, 112, "unrecoverable"),
         ("subscribe", {"user": "u", "channel": "nowhere"}, 102, "unknown"),
+        ("subscribe", {"user": "u", "channel": "open:x", "override": {"presence": {"value": True}}}, 107, "override"),
+        ("subscribe", {"user": "u", "channel": "open:x", "b64info": "eA=="}, 107, "b64info"),
+        ("subscribe", {"user": "u", "channel": "open:x", "b64data": "eA=="}, 107, "no JSON"),
+        ("subscribe", {"user": "u", "channel": "open:x", "expire_at": -1}, 107, "expire_at"),
+        ("subscribe", {"user": "u", "channel": "plain:x", "recover_since": {"offset": 1}}, 107, "recover_since"),
         ("disconnect", {"user": "u", "disconnect": {"code": 1}}, 107, "3000"),
+        ("disconnect", {"user": "u", "disconnect": {"code": 3503, "reconnect": True}}, 107, "reconnect"),
+        ("refresh", {"user": "u", "info": {}}, 107, "info"),
+        ("refresh", {"user": "u", "expired": True, "expire_at": 4102444800}, 107, "exclude"),
         ("refresh", {"user": "u", "expire_at": 10**400}, 107, "$.expire_at"),
         ("revoke_token", {"uid": ""}, 107, "jti"),
         ("revoke_token", {"uid": "x", "expire_at": -1}, 107, "$.expire_at"),
@@ -193,6 +208,21 @@ def test_what_is_wrong_is_told(
     found = refused(servers[0], method, **fields)
     assert found[0] == code
     assert part in found[1]
+
+
+def test_no_field_is_accepted_and_ignored(servers: list[RunningServer]) -> None:
+    told = describe(servers[0])["components"]["schemas"]
+    methods = [path.removeprefix("/api/") for path in describe(servers[0])["paths"]]
+    assert len(methods) > 15
+    for method in methods:
+        code, message = refused(servers[0], method, no_such_field=1)
+        assert (code, "`no_such_field`" in message) == (107, True), (method, message)
+    for name, shape in told.items():
+        if name.endswith("Request") or name in ("UserInRoom", "StreamPosition", "DisconnectCode"):
+            assert shape["additionalProperties"] is False, name
+    status, answer = post(servers[0], "/api", {"method": "info", "params": {}, "no_such_field": 1})
+    assert (status, answer["error"]["code"]) == (200, 107)
+    assert "`no_such_field`" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize("body", ["", "[]", "{", '{"commands": 1}', '{"commands": [{}]}'])
@@ -230,6 +260,49 @@ async def test_a_user_is_found_wherever_they_are(servers: list[RunningServer]) -
     assert await ben.ask("subscribe", channel="open:given"), "another user notices nothing"
     call(one, "refresh", user="ben", expired=True)
     assert (await ben.wait_closed())[0] == 3005
+
+
+@run_async
+async def test_a_grant_ends_in_time_and_may_be_prolonged(servers: list[RunningServer]) -> None:
+    one, other = servers
+    client = await join(one, "gil")
+    now = int(time.time())
+    call(other, "subscribe", user="gil", channel="open:short", expire_at=now + 2)
+    call(other, "subscribe", user="gil", channel="open:long", expire_at=now + 2)
+    assert {(await client.push("subscribe"))["channel"] for _ in range(2)} == {"open:short", "open:long"}
+    call(other, "subscribe", user="gil", channel="open:long", expire_at=now + 3600)
+    ended = await client.push("unsubscribe")
+    assert (ended["channel"], ended["unsubscribe"]["code"]) == ("open:short", 2501)
+    assert time.time() >= now + 2, "and not before"
+    call(one, "publish", channel="open:short", data="unseen")
+    call(one, "publish", channel="open:long", data="seen")
+    assert (await client.push("pub"))["channel"] == "open:long"
+    await client.close()
+
+
+@run_async
+async def test_a_grant_brings_data_an_info_and_what_was_missed(servers: list[RunningServer]) -> None:
+    one, other = servers
+    published = [call(one, "publish", channel="open:granted", data=n) for n in range(1, 4)]
+    since = {"offset": published[0]["offset"], "epoch": published[0]["epoch"]}
+    client = await join(other, "hal")
+    grant = {"info": {"as": "guest"}, "data": {"welcome": 1}, "recover_since": since}
+    call(one, "subscribe", user="hal", channel="open:granted", **grant)
+    told = (await client.push("subscribe"))["subscribe"]
+    assert (told["data"], told["offset"], told["epoch"]) == ({"welcome": 1}, since["offset"], since["epoch"])
+    assert [(await client.push("pub"))["pub"]["data"] for _ in range(2)] == [2, 3]
+    call(other, "publish", channel="open:granted", data=4)
+    assert (await client.push("pub"))["pub"]["data"] == 4
+    [member] = call(one, "presence", channel="open:granted")["presence"].values()
+    assert (member["user"], member["chan_info"]) == ("hal", {"as": "guest"})
+    call(one, "unsubscribe", user="hal", channel="open:granted")
+    assert (await client.push("unsubscribe"))["channel"] == "open:granted"
+    encoded = {"b64info": "eyJhIjoxfQ==", "b64data": "IngI", "recover_since": {"offset": 1, "epoch": "another"}}
+    assert refused(one, "subscribe", user="hal", channel="open:granted", **encoded)[0] == 107, "cut JSON"
+    call(one, "subscribe", user="hal", channel="open:granted", **encoded | {"b64data": "Ingi"})
+    told = (await client.push("subscribe"))["subscribe"]
+    assert (told["data"], told["offset"]) == ("x", 4), "another epoch: it begins at the top"
+    await client.close()
 
 
 @run_async
@@ -327,6 +400,9 @@ async def test_a_user_is_seen_wherever_they_are_connected(servers: list[RunningS
         assert set(found) == {tab.connected["client"] for tab in tabs}
         assert sorted(place["address"] for place in found.values()) == ["127.0.52.1", "127.0.52.2", "127.0.52.3"]
         assert found[tabs[0].connected["client"]]["channels"] == ["open:fay"]
+        assert {(each["user"], each["transport"], each["protocol"]) for each in found.values()} == {
+            ("fay", "websocket", "json")
+        }
     shown = realtime(other, "where", "fay")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert all(tab.connected["client"] in shown.stdout for tab in tabs)
@@ -357,18 +433,27 @@ async def test_a_crowd_is_read_in_pages(servers: list[RunningServer]) -> None:
 @run_async
 async def test_info_names_every_worker(servers: list[RunningServer]) -> None:
     client = await join(servers[1], "eve")
+    await client.ask("subscribe", channel="open:info")
     nodes = call(servers[0], "info")["nodes"]
     assert len(nodes) == (3 if servers[0] is servers[1] else 4)
     assert sum(each["num_clients"] for each in nodes) >= 1
+    assert sum(each["num_subs"] for each in nodes) >= sum(each["num_clients"] for each in nodes) - 1
+    rooms = call(servers[0], "channels", pattern="{open:inf,closed}[o:]*")["channels"]
+    assert rooms == {"open:info": {"num_clients": 1}}
     assert len({each["uid"] for each in nodes}) == len(nodes)
     await client.close()
 
 
-def test_its_description(servers: list[RunningServer]) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", servers[0].port, DEADLINE_S)
+def describe(server: RunningServer) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, DEADLINE_S)
     connection.request("GET", "/api/openapi.json", headers={"X-API-Key": KEY})
     told = json.loads(connection.getresponse().read())
     connection.close()
+    return told
+
+
+def test_its_description(servers: list[RunningServer]) -> None:
+    told = describe(servers[0])
     assert told["openapi"].startswith("3.1")
     assert "/api/publish" in told["paths"]
     for name in ("UserInRoom", "DisconnectRequest", "RefreshRequest"):

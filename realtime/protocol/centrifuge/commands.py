@@ -241,8 +241,18 @@ def _finish_subscribe(session: Session, id: int, request: SubscribeRequest, door
     _go_live(session, door)
 
 
-async def subscribe_from_server(session: Session, subscription: Subscription) -> None:
-    """Bring a connected client into a room that it did not ask for, and tell it."""
+async def subscribe_from_server(
+    session: Session, subscription: Subscription, *, data: bytes | None = None, since: Position | None = None
+) -> None:
+    """
+    Bring a connected client into a room that it did not ask for, and notify it.
+
+    Args:
+        subscription: of a room in which the client is not yet; harmless where it is.
+        data: comes with the notification.
+        since: what was published after it follows the notification, where the room still has all of that. Else the
+            client begins at the stream's top: it has asked for nothing that it could miss.
+    """
     room = _room(session, subscription.room)
     if room in session.entering:
         session.entering[room] = None  # also if it was to be left again
@@ -253,19 +263,31 @@ async def subscribe_from_server(session: Session, subscription: Subscription) ->
         raise codes.LIMIT_EXCEEDED.error()
     session.entering[room] = None
     try:
-        door = await _enter(session, subscription, _options(session, room), since=None)
+        door = await _enter(session, subscription, _options(session, room), since=since)
         try:
             if session.is_open:
-                joined = door.entry.settle()
-                told = Subscribe(recoverable=door.options.recover, positioned=door.options.recover)
-                if joined.position is not None:
-                    told.epoch, told.offset = joined.position.epoch, joined.position.offset
-                session.write(session.codec.push(Push(channel=room, subscribe=told)))
-                _go_live(session, door)
+                _notify_subscribed(session, door, data)
         finally:
             session.shared.hub.abandon(door.entry)  # harmless for a member
     finally:
         session.entered(room)
+
+
+def _notify_subscribed(session: Session, door: Door, data: bytes | None) -> None:
+    """Write the notification and what it recovers, and go live. Not a coroutine: see `_finish_subscribe`."""
+    room, joined = door.subscription.room, door.entry.settle()
+    told = Subscribe(recoverable=door.options.recover, positioned=door.options.recover, data=_raw(session, data))
+    if joined.position is not None:
+        told.epoch, told.offset = joined.position.epoch, joined.position.offset
+    recovers = door.entry.since is not None and joined.recovered
+    if recovers:
+        assert door.entry.since is not None
+        told.offset = door.entry.since.offset
+    session.write(session.codec.push(Push(channel=room, subscribe=told)))
+    if recovers:
+        for publication in joined.publications:
+            session.write(session.codec.push_publication(room, publication))
+    _go_live(session, door)
 
 
 def _accepts(options: RoomOptions, request: SubscribeRequest) -> Accepts | None:

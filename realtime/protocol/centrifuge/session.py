@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Raw
 
-from realtime.broker.base import ClientId, Room
+from realtime.broker.base import ClientId, Position, Room
 from realtime.connection import EMPTY, Connection, Subscription
 from realtime.errors import BrokerUnavailable, ClientError, Disconnect
 from realtime.hub import Insufficient
@@ -460,22 +460,26 @@ class Session:
         self.finish(codes.CONNECTION_EXPIRED)
 
     def watch_subscription(self, subscription: Subscription) -> None:
-        """End a subscription some grace after its token expired, unless it is refreshed before."""
+        """
+        End a subscription some grace after its token expired, unless it is refreshed before. What the server granted
+        ends in time: the client has nothing to refresh it with.
+        """
         if subscription.expire_at_s is not None:
-            delay_s = subscription.expire_at_s - time.time() + self.shared.limits.expiry_grace_s
+            delay_s = self._ends_at_s(subscription) - time.time()
             self.shared.wheel.after(max(delay_s, 0), self._subscription_expired, subscription)
+
+    def _ends_at_s(self, subscription: Subscription) -> float:
+        assert subscription.expire_at_s is not None, "it expires"
+        grace_s = 0.0 if subscription.server_side else self.shared.limits.expiry_grace_s
+        return subscription.expire_at_s + grace_s
 
     def _subscription_expired(self, subscription: Subscription) -> None:
         if self.connection.subscriptions.get(subscription.room) is not subscription:
             return
-        expire_at_s = subscription.expire_at_s
-        if expire_at_s is None:
+        if subscription.expire_at_s is None:
             return
-        if expire_at_s + self.shared.limits.expiry_grace_s > time.time() + 1:
+        if self._ends_at_s(subscription) > time.time() + 1:
             return  # refreshed since; that refresh watches it
-        if subscription.server_side:
-            self.finish(codes.SUBSCRIPTION_EXPIRED)
-            return
         self.leave(subscription.room)
         self._push_unsubscribe(subscription.room, codes.UNSUBSCRIBED_EXPIRED)
 
@@ -536,6 +540,35 @@ class Session:
             self.granted[room] = Subscription(room, server_side=True)
         elif self.state is State.CONNECTED:
             await commands.subscribe_from_server(self, Subscription(room, server_side=True))
+
+    async def grant(
+        self,
+        room: Room,
+        *,
+        expire_at_s: float | None = None,
+        info: bytes | None = None,
+        data: bytes | None = None,
+        since: Position | None = None,
+    ) -> None:
+        """
+        Put an admitted client into a room from the server's side. One that was granted before is prolonged.
+
+        Args:
+            expire_at_s: when it ends, in Unix time; None for never.
+            info: JSON that others see of the client in this room.
+            data: comes with the client's notification.
+            since: what was published after it comes right behind, where the room still has it.
+
+        Raises:
+            ClientError: the room is not declared (102), or the client has too many (106).
+        """
+        before = self.connection.subscriptions.get(room)
+        if before is not None and before.server_side:
+            before.expire_at_s = expire_at_s
+            self.watch_subscription(before)
+        elif self.state is State.CONNECTED:
+            granted = Subscription(room, server_side=True, chan_info=info, expire_at_s=expire_at_s)
+            await commands.subscribe_from_server(self, granted, data=data, since=since)
 
     async def exit(self, room: Room, code: int, reason: str) -> None:
         self.granted.pop(room, None)
