@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -135,6 +135,7 @@ class App:
         room_rate: str | None = None,
         conflate: str | bool = False,
         grace_s: float = 0.0,
+        for_others: Collection[str] = (),
     ) -> RoomHandle:
         """
         Declare a family of rooms, or speak to one room.
@@ -165,6 +166,8 @@ class App:
             conflate: for whom reads too slowly only the latest publication is kept, instead of closing the connection
                 as slow: of each value of the tag that is named here, or of all when True.
             grace_s: seconds in which a user whose connection broke may come back without a leave and a join.
+            for_others: what clients may do that are not in the room, of "publish" (`on_publish` is asked as for
+                members), "presence" and "history". Nothing unless given: then `on_subscribe` is the one gate.
 
         Raises:
             ValueError: the options or the pattern make no sense.
@@ -185,6 +188,7 @@ class App:
             room_rate=room_rate,
             conflate=conflate,
             grace_s=grace_s,
+            for_others=for_others,
         )
 
         opened = RoomKind(Pattern(name), kept) if open else None

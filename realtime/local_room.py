@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from realtime.broker.base import ClientInfo, Position, Publication, Retention, Room
 from realtime.fanout import Accepts, Change, Difference, Fanout, Subscriber, Wire
 from realtime.rate import Rate
 from realtime.recovery import Hole, Replay, merge
 from realtime.roster import Roster
+
+FOR_OTHERS: Final = frozenset(("publish", "presence", "history"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,9 @@ class RoomOptions:
     `delta`: who asks for it gets differences. `filters`: clients may choose by tags. `binary`: payloads are any bytes.
     `echo`: who publishes gets it as well. `rate`, `user_rate`, `room_rate`: how often clients may publish: each
     connection, each user, all together. `conflate`: the tag by which a slow member gets only the latest; "" for none.
-    `grace_s`: for how long who lost the connection is not said to have left. `has_farewells`: the application wants to
-    hear, also after a crash, of those who leave; `hears_empty`: and of rooms that nobody is in.
+    `grace_s`: for how long who lost the connection is not said to have left. `for_others`: what clients may do that are
+    not in the room, of `FOR_OTHERS`. `has_farewells`: the application wants to hear, also after a crash, of those who
+    leave; `hears_empty`: and of rooms that nobody is in.
     """
 
     retention: Retention = field(default_factory=Retention)
@@ -43,11 +47,13 @@ class RoomOptions:
     room_rate: Rate | None = None
     conflate: str | None = None
     grace_s: float = 0.0
+    for_others: frozenset[str] = frozenset()
     has_farewells: bool = False
     hears_empty: bool = False
 
     def __post_init__(self) -> None:
         assert not self.recover or self.retention.size > 0, "a room without history cannot recover anybody"
+        assert self.for_others <= FOR_OTHERS, "the declaration was checked"
 
     @property
     def is_metered(self) -> bool:

@@ -9,7 +9,7 @@ that fit, the one with the most literal characters counts.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -18,6 +18,7 @@ import msgspec
 from realtime.broker.base import MemberCounts, MembersPage, Position, Publication, Retention, Room
 from realtime.handlers import Handler
 from realtime.hub import RoomOptions
+from realtime.local_room import FOR_OTHERS
 from realtime.rate import Rate
 
 if TYPE_CHECKING:
@@ -91,9 +92,14 @@ class RoomKind:
             raise TypeError(f"{self.handlers['accepts'].name} is asked for every member: it cannot be a coroutine")
         if "accepts" in self.handlers and self.options.delta:
             raise ValueError("delta and accepts: a difference to what a member did not get helps it nothing")
+        may_publish = self.options.publish or "on_publish" in self.handlers
+        if "publish" in self.options.for_others and not may_publish:
+            raise ValueError(
+                f"{self.pattern.text}: for_others has 'publish', but there is no on_publish, nor open=True"
+            )
         self.options = replace(
             self.options,
-            publish=self.options.publish or "on_publish" in self.handlers,
+            publish=may_publish,
             has_farewells="on_leave" in self.handlers or "on_empty" in self.handlers,
             hears_empty="on_empty" in self.handlers,
         )
@@ -263,6 +269,7 @@ def options(
     room_rate: str | None,
     conflate: str | bool,
     grace_s: float,
+    for_others: Collection[str],
 ) -> RoomOptions:
     """
     Return how a room is kept, from what a declaration says.
@@ -279,6 +286,13 @@ def options(
         raise ValueError("history and history_ttl_s are not negative")
     if grace_s < 0:
         raise ValueError("grace_s is not negative")
+    others = frozenset((for_others,) if isinstance(for_others, str) else for_others)
+    if unknown := sorted(others - FOR_OTHERS):
+        raise ValueError(f"for_others: {unknown[0]!r} is none of {', '.join(sorted(FOR_OTHERS))}")
+    if "presence" in others and not presence:
+        raise ValueError("for_others: 'presence' needs a room with presence=True")
+    if "history" in others and not history:
+        raise ValueError("for_others: 'history' needs a room with history")
     return RoomOptions(
         retention=Retention(history, history_ttl_s),
         presence=presence,
@@ -294,4 +308,5 @@ def options(
         room_rate=Rate.parse(room_rate) if room_rate else None,
         conflate=None if conflate is False else "" if conflate is True else conflate,
         grace_s=grace_s,
+        for_others=others,
     )

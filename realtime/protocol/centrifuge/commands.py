@@ -6,8 +6,8 @@ application, the hub or the tokens, and answers; it raises `ClientError` for an 
 `Disconnect` where the protocol wants the connection closed (Centrifuge client protocol, sections 4 to 10). No command
 keeps anything of its own: what outlives it stands in the session and its connection.
 
-Publishing, presence and history are for those who are in the room. So `on_subscribe` is the one gate of a room, and an
-application cannot forget a second one.
+Publishing, presence and history are for members of the room, unless its declaration says otherwise (`for_others`). So
+`on_subscribe` is the one gate of a room, and an application cannot forget a second one.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ async def subscribe(session: Session, id: int, request: SubscribeRequest) -> Non
     """Bring a client into a room, with what it missed where it asks for that."""
     room = _room(session, request.channel)
     if request.type:  # rooms of keys, and shared polls, which are not here
-        raise (codes.PERMISSION_DENIED if request.type in (1, 2, 3) else codes.NOT_AVAILABLE).error()
+        raise codes.NOT_AVAILABLE.error()
     if request.delta not in ("", "fossil"):
         raise codes.PROTOCOL.error()
     connection = session.connection
@@ -421,7 +421,7 @@ async def unsubscribe(session: Session, id: int, request: UnsubscribeRequest) ->
 
 async def publish(session: Session, id: int, request: PublishRequest) -> None:
     """Publish into a room, as the application words it."""
-    room, options = _subscribed(session, request.channel)
+    room, options = _permitted(session, request.channel, "publish")
     if request.type:
         raise codes.NOT_AVAILABLE.error()
     data = _payload(request.data)
@@ -448,12 +448,16 @@ async def publish(session: Session, id: int, request: PublishRequest) -> None:
 
 async def _spend(session: Session, room: Room, options: RoomOptions) -> None:
     """Count a publication against the room's rates, the cheapest first."""
-    connection, subscription = session.connection, session.connection.subscriptions[room]
+    connection, subscription = session.connection, session.connection.subscriptions.get(room)
     rate = options.rate
     if rate is not None:
-        if subscription.meter is None:
-            subscription.meter = Meter()
-        if not subscription.meter.take(asyncio.get_running_loop().time(), rate):
+        if subscription is None:  # not a member: a meter of its own would be one for each room that it names
+            is_within = await session.shared.hub.allow(room, f"connection {connection.id}", rate)
+        else:
+            if subscription.meter is None:
+                subscription.meter = Meter()
+            is_within = subscription.meter.take(asyncio.get_running_loop().time(), rate)
+        if not is_within:
             _too_many(session, "rate", f"{room}: more than {rate} of this connection")
     user, rate = connection.user, options.user_rate
     if rate is not None:
@@ -472,9 +476,7 @@ def _too_many(session: Session, limit: str, why: str) -> NoReturn:
 
 async def presence(session: Session, id: int, request: PresenceRequest) -> None:
     """Tell who is in a room."""
-    room, options = _subscribed(session, request.channel)
-    if not options.presence:
-        raise codes.NOT_AVAILABLE.error()
+    room, _ = _permitted(session, request.channel, "presence")
     members = await session.shared.hub.members(room)
     result = PresenceResult({client: info_of(info) for client, info in members.items()})
     session.answer(id, "presence", result)
@@ -482,18 +484,14 @@ async def presence(session: Session, id: int, request: PresenceRequest) -> None:
 
 async def presence_stats(session: Session, id: int, request: PresenceStatsRequest) -> None:
     """Tell how many are in a room."""
-    room, options = _subscribed(session, request.channel)
-    if not options.presence:
-        raise codes.NOT_AVAILABLE.error()
+    room, _ = _permitted(session, request.channel, "presence")
     counts = await session.shared.hub.member_counts(room)
     session.answer(id, "presence_stats", PresenceStatsResult(counts.clients, counts.users))
 
 
 async def history(session: Session, id: int, request: HistoryRequest) -> None:
     """Tell what was published in a room (protocol, section 7.3)."""
-    room, options = _subscribed(session, request.channel)
-    if not options.retention.size:
-        raise codes.NOT_AVAILABLE.error()
+    room, _ = _permitted(session, request.channel, "history")
     since = None if request.since is None else Position(request.since.epoch, request.since.offset)
     if request.limit < -1 or (since is not None and request.reverse and not since.offset):
         raise codes.BAD_REQUEST.error()
@@ -545,16 +543,20 @@ def _options(session: Session, room: Room) -> RoomOptions:
     return options
 
 
-def _subscribed(session: Session, name: str) -> tuple[Room, RoomOptions]:
+def _permitted(session: Session, name: str, deed: str) -> tuple[Room, RoomOptions]:
     """
-    Return a room in which the client is.
+    Return a room in which the client may do something, one of `FOR_OTHERS`: it is a member, or the room lets others do
+    this as well.
 
     Raises:
-        ClientError: it is not; a temporary one where that is none of its doing.
+        ClientError: the room has no such thing (108), or the client may not (103); a temporary one where that is none
+            of the client's doing.
     """
     room = _room(session, name)
     options = _options(session, room)
-    if room not in session.connection.subscriptions:
+    if (deed == "presence" and not options.presence) or (deed == "history" and not options.retention.size):
+        raise codes.NOT_AVAILABLE.error()
+    if room not in session.connection.subscriptions and deed not in options.for_others:
         # Who was put out for what the broker lost comes back by itself, and may do then what it may not now.
         raise (codes.UNAVAILABLE if room in session.lost else codes.PERMISSION_DENIED).error()
     return room, options

@@ -82,7 +82,7 @@ async def test_what_a_client_is_told_of_a_room() -> None:
         ({"channel": "many:"}, (102, "unknown channel")),
         ({"channel": "MANY:a"}, (102, "unknown channel")),
         ({"channel": "$private:a"}, (103, "permission denied")),
-        *(({"channel": "open", "type": kind}, (103, "permission denied")) for kind in (1, 2, 3)),
+        *(({"channel": "open", "type": kind}, (108, "not available")) for kind in (1, 2, 3)),
         ({"channel": "open", "type": 4}, (108, "not available")),
         ({"channel": "open", "type": 99}, (108, "not available")),
         ({"channel": "open", "token": "no token"}, (103, "permission denied")),
