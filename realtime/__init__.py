@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from realtime.errors import Disconnect, Reject
     from realtime.rooms import RoomHandle
 
+DISTRIBUTION = "realtime-cluster"  # realtime_cluster.py and own.py know by this line that the package is ours
 __version__ = "0.1.0"
 
 __all__ = ["App", "Connection", "Disconnect", "Reject", "RoomHandle", "__version__"]

@@ -18,6 +18,8 @@ holds facts; `__str__` makes the sentence.
 
 from __future__ import annotations
 
+import realtime.own  # noqa: F401 - refuses a package that is not ours, before anything else of it is used
+
 
 class RealtimeError(Exception):
     """Any error of this package that is not a bug."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import logging
 import sys
+import sysconfig
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -19,7 +21,10 @@ from realtime.app import App, stock_app
 from realtime.errors import TargetError
 
 ATTRIBUTE: Final = "app"
+OWN: Final = ("realtime", "sticky")
 FILE_MODULE: Final = "__realtime_app__"  # where the file's own name belongs to somebody else
+
+logger = logging.getLogger("realtime.target")
 
 
 def load_target(target: str | None, directory: Path) -> App:
@@ -37,18 +42,42 @@ def load_target(target: str | None, directory: Path) -> App:
     if target is None:
         return stock_app()
     name, _, attribute = target.partition(":")
-    if str(directory) not in sys.path:
-        sys.path.insert(0, str(directory))
+    put_on_path(directory)
     is_file = name.endswith(".py") or "/" in name
     module = _load_file(target, directory / name) if is_file else _load_module(target, name)
     return _as_app(target, _attribute(target, module, attribute or ATTRIBUTE))
 
 
+def put_on_path(directory: Path) -> None:
+    """
+    Let modules be imported from a directory, without harm to anybody else's imports.
+
+    It comes behind the standard library: a file `json.py` there is never taken for the module of that name. It comes
+    before what is installed, as if a file in it had been run; but behind that too where it has something called
+    `realtime` or `sticky`, which the processes of `run_cpu` would import in place of ours.
+    """
+    text = str(directory)
+    if text in sys.path:
+        return
+    if any((directory / name).exists() for own in OWN for name in (own, f"{own}.py")):
+        logger.warning("= %s has something called realtime or sticky: installed packages go before its modules", text)
+        sys.path.append(text)
+        return
+    library = Path(sysconfig.get_path("stdlib"))
+    behind = [at for at, each in enumerate(sys.path, 1) if _is_library(Path(each), library)]
+    sys.path.insert(max(behind, default=0), text)
+
+
+def _is_library(path: Path, library: Path) -> bool:
+    """Say whether an entry of the path is the standard library's: the directory, its extensions, or its archive."""
+    is_archive = path.parent == library.parent and path.suffix == ".zip"
+    return is_archive or path in (library, library / "lib-dynload")
+
+
 def _load_file(target: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise TargetError(target, f"there is no file {path}")
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))  # its neighbours, as if it had been run
+    put_on_path(path.parent)  # its neighbours, as if it had been run
     name = _module_name(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

@@ -42,7 +42,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.jwks realtime.revocation",
         "realtime.settings",
         "realtime.errors realtime.halves realtime.rate realtime.tasks",
-        "realtime.logs",
+        "realtime.logs realtime.own",
     )
 )
 

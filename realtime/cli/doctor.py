@@ -23,6 +23,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+import realtime
+import realtime_cluster
 from realtime.broker.look import versions
 from realtime.cli.options import GroupedCommand, settings_options
 from realtime.errors import BrokerUnavailable, SettingsError
@@ -56,6 +58,22 @@ def python(settings: Settings) -> Finding:
     good = sys.version_info >= (3, 11)
     found = f"{platform.python_implementation()} {platform.python_version()}"
     return Finding("Python", Grade.GOOD if good else Grade.BAD, found, "" if good else "Python 3.11 or newer is needed")
+
+
+def package(settings: Settings) -> Finding:
+    """Another distribution on PyPI has a package of our name: both cannot be in one environment."""
+    wrong, other = realtime_cluster.problem(), realtime_cluster.other_version()
+    if wrong is not None:
+        return Finding("Package", Grade.BAD, "overwritten", wrong)
+    found = f"{realtime_cluster.OURS} {realtime.__version__}"
+    if other is None:
+        return Finding("Package", Grade.GOOD, found)
+    name = realtime_cluster.OTHER
+    advice = (
+        f"'{name}' {other} has a package of the same name: removing it removes files of ours. "
+        f"pip uninstall {name}; pip install --force-reinstall --no-deps {realtime_cluster.OURS}"
+    )
+    return Finding("Package", Grade.FAIR, f"{found}, and '{name}' {other} beside it", advice)
 
 
 def system(settings: Settings) -> Finding:
@@ -152,7 +170,7 @@ def broker(settings: Settings) -> Finding:
 
 
 CHECKS: tuple[Callable[[Settings], Finding], ...] = (
-    python, system, processors, event_loop, frames, http, descriptors, backlog, sockets, secret, broker,
+    python, package, system, processors, event_loop, frames, http, descriptors, backlog, sockets, secret, broker,
 )  # fmt: skip
 
 

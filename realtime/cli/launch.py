@@ -34,7 +34,8 @@ from sticky.lifetime import Lifetime
 
 DEVELOPER_DRAIN_S = 1.0
 BOOTS_MAX = 3
-WORKER = (sys.executable, "-m", "realtime.worker")
+PYTHON = (sys.executable, "-P")  # the working directory is not looked through: a folder `realtime` there is not ours
+WORKER = (*PYTHON, "-m", "realtime.worker")
 
 log = logging.getLogger("realtime.serve")
 
@@ -192,7 +193,7 @@ def watcher(settings: Settings) -> Child:
     """Give the process that watches files and hears keys."""
     assert settings.control is not None, "it is settled where the control socket is"
     directories = [str(Path(settings.directory, each)) for each in settings.reload_dir] or [settings.directory]
-    argv = [sys.executable, "-m", "realtime.cli.develop", "--control", settings.control, "--ready-fd", "{ready_fd}"]
+    argv = [*PYTHON, "-m", "realtime.cli.develop", "--control", settings.control, "--ready-fd", "{ready_fd}"]
     argv += ["--log", settings.log_level, settings.log_format, settings.color]
     argv += ["--no-keys"] if settings.inspect is not None else []
     return Child("the watcher", (*argv, *directories))
@@ -201,7 +202,7 @@ def watcher(settings: Settings) -> Child:
 def local_broker(settings: Settings) -> Child:
     """Give the broker of this machine."""
     path = settings.broker_url.removeprefix("local:")
-    argv = (sys.executable, "-m", "realtime.broker.local_server", "--socket", path, "--ready-fd", "{ready_fd}")
+    argv = (*PYTHON, "-m", "realtime.broker.local_server", "--socket", path, "--ready-fd", "{ready_fd}")
     return Child("the local broker", argv, stop_signal=LOCAL_STOP_SIGNAL)
 
 
