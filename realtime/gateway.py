@@ -38,14 +38,14 @@ class Gateway:
         endpoint: WebSocketEndpoint,
         host: ASGIHost,
         *,
-        closed: Callable[[], None],
+        closed: Callable[[str], None],
         tls: ssl.SSLContext | None = None,
         handshake_s: float = 10.0,
         streams: StreamEndpoint | None = None,
     ) -> None:
         """
         Args:
-            closed: told of each adopted connection's end.
+            closed: told of each adopted connection's end, by its peer's address.
             tls: for connections that begin with a TLS handshake.
             handshake_s: how long that may take.
             streams: our clients that have no WebSocket; they are `host`'s connections as well.
@@ -90,11 +90,11 @@ class Gateway:
         except OSError as error:  # also ssl.SSLError, and a handshake that took too long
             logger.info("x %s: gone before it was adopted: %s", adopted.client, error)
             adopted.sock.close()
-            self._lost()
+            self._lost(adopted.peer)
 
-    def _lost(self) -> None:
+    def _lost(self, address: str) -> None:
         self._open -= 1
-        self._closed()
+        self._closed(address)
         if not self._open:
             self._empty.set()
 

@@ -129,7 +129,7 @@ class Process:
             cookie=settings.session_cookie,
             websocket_paths=WEBSOCKET_PATHS,
             endpoint=self.endpoint,
-            on_lost=worker.closed,
+            on_lost=self._closed,
             routes=worker.routes,
             give_back=worker.give_back,
             parser=settings.http,
@@ -138,13 +138,16 @@ class Process:
         self.gateway = Gateway(
             self.endpoint,
             self.host,
-            closed=worker.closed,
+            closed=self._closed,
             tls=server_context(settings),
             handshake_s=settings.handshake_s,
             streams=self.streams,
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._draining = False
+
+    def _closed(self, address: str) -> None:
+        self.worker.closed(peer=address)
 
     async def start(self) -> None:
         """Bring up everything that can fail."""

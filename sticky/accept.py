@@ -4,6 +4,11 @@ Accepts connections and waits for their first bytes, without reading them.
 Runs in the primary. A new connection is peeked at (`MSG_PEEK`, edge-triggered): its bytes stay in the kernel for the
 worker. Each has to say something whole within the handshake's time and the head's size; what does not is answered and
 closed, and counted under its name. A thousand silent connections cost a thousand heap entries and no processor time.
+
+**Too many.** One address may have so many connections, and so many descriptors (addresses.py). Some descriptors are
+kept for ourselves; when only those are left, a new connection gets the room of an unfinished one: of the address that
+has the most of them, the oldest. Where nobody is unfinished, the new one gets 503, as fast as it can be accepted.
+
 This file decides who a connection is (`Affinity`) but not where it goes: it makes a `Parcel` for the dispatcher.
 """
 
@@ -15,32 +20,25 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from sticky import proxy_header
+from sticky.addresses import Addresses, EvictionQueue, Network
 from sticky.affinity import UNIX_PEER, Affinity, Sticky
 from sticky.first_bytes import NEED_MORE, TLS_HELLO, Head, HeadLimits, Refusal, inspect
 from sticky.handoff import Parcel
 from sticky.hashing import Hashing, SessionId
+from sticky.log_throttle import LogThrottle
 from sticky.poller import EDGE, HANGUP, READ, Poller, Timer
+from sticky.refusing import TOO_MANY, Refusing
 
 BATCH: Final = 64  # connections accepted in one round
-REST_S: Final = 0.1  # of a listener, when descriptors have run out
-LINGER_S: Final = 1.0  # how long what a refused client still sends is read and dropped, so that it sees the answer
-LINGER_BYTES: Final = 256 * 1024
+REST_S: Final = 0.1  # of a listener, when not even a connection that is to be refused can be accepted
+RESERVE: Final = 32  # descriptors that no connection gets: for workers that start, for what workers give back
 PROXY_MAX: Final = 4096
 
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
-_PHRASES: Final = {
-    400: "Bad Request",
-    408: "Request Timeout",
-    431: "Request Header Fields Too Large",
-    503: "Service Unavailable",
-    505: "HTTP Version Not Supported",
-}
-# A fatal alert, handshake_failure (RFC 8446 section 6): what a client that speaks TLS to a plain port understands.
-_TLS_ALERT: Final = b"\x15\x03\x01\x00\x02\x02\x28"
 
 logger = logging.getLogger("sticky")
 
@@ -48,13 +46,14 @@ logger = logging.getLogger("sticky")
 class Arrival:
     """A connection that has not said yet what it wants."""
 
-    __slots__ = ("client", "expects_proxy", "peer", "port", "seen", "sock", "timer")
+    __slots__ = ("client", "expects_proxy", "network", "peer", "port", "seen", "sock", "timer")
 
     def __init__(self, sock: socket.socket, peer: str, port: int, *, expects_proxy: bool) -> None:
         self.sock = sock
         self.peer = peer
         self.port = port
         self.expects_proxy = expects_proxy
+        self.network: Network | None = None  # what it is counted under
         self.seen = 0
         self.timer: Timer | None = None
 
@@ -73,9 +72,16 @@ class Door:
         expects_proxy: bool,
         tls: bool,
         raw: bool,
+        addresses: Addresses,
+        descriptors: int,
         deliver: Callable[[Parcel], None],
         counters: dict[str, int],
     ) -> None:
+        """
+        Args:
+            addresses: counts connections; shared with the dispatcher.
+            descriptors: this process's limit of open files.
+        """
         self._poller = poller
         self._affinity = affinity
         self._hashing = hashing
@@ -84,12 +90,17 @@ class Door:
         self._expects_proxy = expects_proxy
         self._tls = tls
         self._raw = raw
+        self._addresses = addresses
+        self._full_at = descriptors - min(RESERVE, descriptors // 8)  # the number of the first that is in reserve
         self._deliver = deliver
         self._counters = counters
         self._listeners: list[socket.socket] = []
         self._arrivals: dict[int, Arrival] = {}
-        self._lingering: dict[int, socket.socket] = {}
-        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._eviction: EvictionQueue[Arrival] = EvictionQueue()  # the same
+        self._refusing = Refusing(poller, descriptors=descriptors, tls=tls)
+        self._too_many_line = LogThrottle()
+        self._spare = -1  # a descriptor that is given up to accept a connection when there is no other
+        self._open_spare()
 
     # Listening
 
@@ -113,29 +124,128 @@ class Door:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _NO_DESCRIPTORS:
-                    self._rest(listener, error)
+                if error.errno in _NO_DESCRIPTORS and not self._accept_without_room(listener, error):
                     return
                 continue  # the client is gone already (ECONNABORTED and its kin, accept(2))
             self._counters["accepted"] += 1
-            self._arrive(sock, address)
+            if sock.fileno() < self._full_at:
+                self._arrive(sock, address)
+            else:
+                self._arrive_in_need(sock, address, "only the reserve is left")
 
-    def _rest(self, listener: socket.socket, error: OSError) -> None:
-        """Answer one connection by the spare descriptor, and let the listener be for a while."""
+    # Without room
+
+    def _accept_without_room(self, listener: socket.socket, error: OSError) -> bool:
+        """
+        Accept one connection by giving up the spare descriptor. Return False when no client waits: Linux says so only
+        where a descriptor is free.
+        """
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
+        elif error.errno != errno.EMFILE or not self._make_room():
+            self._rest(listener)
+            return False
+        try:
+            sock, address = listener.accept()
+        except BlockingIOError:
+            self._open_spare()
+            return False
+        except OSError as again:
+            self._open_spare()
+            if again.errno in _NO_DESCRIPTORS:
+                self._rest(listener)
+                return False
+            return True
+        self._counters["accepted"] += 1
+        self._arrive_in_need(sock, address, error.strerror or "")
+        return True
+
+    def _arrive_in_need(self, sock: socket.socket, address: Any, why: str) -> None:
+        """Give a connection, for which there is no room, that of another; or answer that there is none."""
         self._counters["out_of_descriptors"] += 1
         if self._counters["out_of_descriptors"] == 1:
-            logger.error(
-                "! out of descriptors (%s): raise the limit of open files; others are served on", error.strerror
-            )
-        os.close(self._spare)
-        with contextlib.suppress(OSError):
-            sock, _ = listener.accept()
-            with sock:
-                self._answer(sock, 503, "out of descriptors")
-        with contextlib.suppress(OSError):
-            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            logger.error("! out of descriptors (%s): raise the limit of open files; others are served on", why)
+        if not self._make_room():
+            self._counters["refused_no_room"] += 1
+            self._refusing.answer_now(sock, 503, "out of descriptors")
+            self._open_spare()
+            return
+        try:
+            lower = sock.dup()  # the number that was just closed: no connection keeps one of the reserve
+        except OSError:
+            lower = None
+        if lower is not None:
+            sock.close()
+            sock = lower
+        self._open_spare()
+        self._arrive(sock, address)
+
+    def _make_room(self) -> bool:
+        """Close one connection: a refused one, else one whose head is unfinished. Return False when there is none."""
+        if self._refusing.let_go():
+            return True
+        arrival = self._eviction.oldest()
+        if arrival is None:
+            return False
+        self._evict(arrival)
+        return True
+
+    def _evict(self, arrival: Arrival) -> None:
+        self._counters["refused_evicted"] += 1
+        self._forget(arrival)
+        self._addresses.ended(arrival.network)
+        self._refusing.answer_now(arrival.sock, 503, "the request is not finished, and other connections need its room")
+
+    def _open_spare(self) -> None:
+        """Have a spare descriptor again, where that is possible by now."""
+        if self._spare < 0:
+            with contextlib.suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _rest(self, listener: socket.socket) -> None:
+        """Stop listening for a while: not even a connection that is to be refused can be accepted."""
+        self._counters["out_of_descriptors"] += 1
         self._poller.forget(listener.fileno())
         self._poller.after(REST_S, lambda: self._watch(listener) if listener in self._listeners else None)
+
+    def _admit(self, arrival: Arrival) -> bool:
+        """Count a connection whose client address is known by now, or refuse it. Return whether it goes on."""
+        network = self._addresses.of(arrival.peer)
+        if not self._addresses.admits(network):
+            self._refuse_many(arrival, network)
+            return False
+        if network is not None and not self._addresses.has_share(network):
+            oldest = self._eviction.oldest_of(network)
+            if oldest is None:
+                self._refuse_many(arrival, network)
+                return False
+            self.log_too_many(arrival.peer, network)
+            self._evict(oldest)
+        self._addresses.accepted(network)
+        if arrival.sock.fileno() in self._arrivals:  # it was counted as its proxy's
+            self._eviction.remove(arrival.network, arrival)
+            self._eviction.add(network, arrival)
+        arrival.network = network
+        return True
+
+    def _refuse_many(self, arrival: Arrival, network: Network | None) -> None:
+        self.log_too_many(arrival.peer, network)
+        self._forget(arrival)
+        self._counters["refused_address"] += 1
+        if self._tls:
+            self._refusing.alert(arrival.sock)
+        else:
+            self._refusing.answer(arrival.sock, 503, TOO_MANY)
+
+    def log_too_many(self, peer: str, network: Network | None) -> None:
+        """Log that an address is refused for what it has already, at most once a second."""
+        left_out = self._too_many_line.due(self._poller.now())
+        if left_out is not None:
+            count = self._addresses.count(network)
+            logger.warning("x %s: refused: its address has %d connections (%d more refused)", peer, count, left_out)
+
+    # Arriving
 
     def _arrive(self, sock: socket.socket, address: object) -> None:
         if isinstance(address, tuple):
@@ -144,10 +254,13 @@ class Door:
             peer, port = UNIX_PEER, 0
         expects_proxy = self._expects_proxy and self._affinity.trusts(peer)
         arrival = Arrival(sock, peer, port, expects_proxy=expects_proxy)
+        if not expects_proxy and not self._admit(arrival):
+            return
         if self._look(arrival):
             return  # what it wants was there with it: the usual case under load
         fd = sock.fileno()
         self._arrivals[fd] = arrival
+        self._eviction.add(arrival.network, arrival)
         arrival.timer = self._poller.after(self._handshake_s, lambda: self._too_late(arrival))
         self._poller.watch(fd, READ | EDGE, lambda events: self._look(arrival, events))  # tells what is there already
 
@@ -197,11 +310,12 @@ class Door:
         arrival.seen = 0
         if verdict.client is not None:
             arrival.peer, arrival.port = verdict.client, verdict.client_port
-        return self._look(arrival)
+        return True if not self._admit(arrival) else self._look(arrival)
 
     def _ended(self, arrival: Arrival) -> bool:
         self._counters["gone_before_head"] += 1
         self._forget(arrival)
+        self._addresses.ended(arrival.network)
         arrival.sock.close()
         return True
 
@@ -209,7 +323,9 @@ class Door:
 
     def _settle(self, arrival: Arrival, head: Head | None) -> None:
         self._forget(arrival)
-        self._deliver(self._parcel(arrival.sock, arrival.peer, arrival.port, head))
+        parcel = self._parcel(arrival.sock, arrival.peer, arrival.port, head)
+        parcel.network = arrival.network
+        self._deliver(parcel)
 
     def take_back(self, sock: socket.socket, peer: str, port: int, received: bytes) -> None:
         """
@@ -228,6 +344,8 @@ class Door:
         parcel = self._parcel(sock, peer, port, head)
         parcel.received = received
         parcel.reason = "moved"
+        parcel.network = self._addresses.of(peer)
+        self._addresses.accepted(parcel.network)
         self._deliver(parcel)
 
     def _parcel(self, sock: socket.socket, peer: str, port: int, head: Head | None) -> Parcel:
@@ -263,13 +381,15 @@ class Door:
             parcel.kind, parcel.scheme = "tls", "https"
             parcel.key = self._affinity.key_for(parcel.client)
             parcel.reason = "ip" if parcel.key is not None else "balance"
+            parcel.network = arrival.network
             self._deliver(parcel)
             return
         self._counters["refused_tls"] += 1
         if self._counters["refused_tls"] == 1:
             logger.warning("! %s speaks TLS to a port that does not: use http:// or end TLS in a proxy", arrival.peer)
         self._forget(arrival)
-        self._linger(arrival.sock, _TLS_ALERT)
+        self._addresses.ended(arrival.network)
+        self._refusing.alert(arrival.sock)
 
     def _too_late(self, arrival: Arrival) -> None:
         if self._arrivals.get(arrival.sock.fileno()) is arrival:
@@ -277,61 +397,20 @@ class Door:
 
     def _refuse(self, arrival: Arrival, status: int, reason: str, count: str) -> None:
         self._forget(arrival)
+        self._addresses.ended(arrival.network)
         self.refuse(arrival.sock, status, reason, count)
 
     def _forget(self, arrival: Arrival) -> None:
         if arrival.timer is not None:
             arrival.timer.cancel()
         if self._arrivals.pop(arrival.sock.fileno(), None) is not None:
+            self._eviction.remove(arrival.network, arrival)
             self._poller.forget(arrival.sock.fileno())
-
-    # Refusing
 
     def refuse(self, sock: socket.socket, status: int, reason: str, count: str) -> None:
         """Answer a connection and close it, so that the client sees the answer. Takes over the socket."""
         self._counters[count] += 1
-        self._linger(sock, _response(status, reason))
-
-    @staticmethod
-    def _answer(sock: socket.socket, status: int, reason: str) -> None:
-        with contextlib.suppress(OSError):
-            sock.send(_response(status, reason), socket.MSG_DONTWAIT)
-
-    def _linger(self, sock: socket.socket, answer: bytes) -> None:
-        """Send the answer, then read and drop what is still under way: closing over unread bytes sends a reset."""
-        try:
-            sock.send(answer, socket.MSG_DONTWAIT)
-            sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            sock.close()
-            return
-        fd = sock.fileno()
-        self._lingering[fd] = sock
-        left = LINGER_BYTES
-
-        def drop(events: int = 0) -> None:
-            nonlocal left
-            while left > 0:
-                try:
-                    size = len(sock.recv(65536, socket.MSG_DONTWAIT))
-                except BlockingIOError:
-                    return
-                except OSError:
-                    break
-                if not size:
-                    break
-                left -= size
-            self._end_lingering(fd, sock)
-
-        self._poller.watch(fd, READ | EDGE, drop)
-        self._poller.after(LINGER_S, lambda: self._end_lingering(fd, sock))
-        drop()
-
-    def _end_lingering(self, fd: int, sock: socket.socket) -> None:
-        if self._lingering.get(fd) is sock:
-            del self._lingering[fd]
-            self._poller.forget(fd)
-            sock.close()
+        self._refusing.answer(sock, status, reason)
 
     # Ending
 
@@ -346,21 +425,12 @@ class Door:
 
     def release(self) -> None:
         """Close every descriptor that is left."""
-        for fd, sock in list(self._lingering.items()):
-            self._end_lingering(fd, sock)
-        with contextlib.suppress(OSError):
+        self._refusing.close()
+        if self._spare >= 0:
             os.close(self._spare)
+            self._spare = -1
 
     @property
     def waiting(self) -> int:
         """How many connections have not said yet what they want."""
         return len(self._arrivals)
-
-
-def _response(status: int, reason: str) -> bytes:
-    body = f"{reason}\n".encode()
-    head = (
-        f"HTTP/1.1 {status} {_PHRASES[status]}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + body

@@ -134,6 +134,8 @@ class Affinity:
 
     def trusts(self, peer: str) -> bool:
         """Is this peer one of ours, whose word about the client is taken?"""
+        if not self.settings.trusted:
+            return peer == UNIX_PEER and self.settings.trusted_unix
         return self._is_trusted(peer, _parse(peer))
 
     def secure(self, peer: str, head: Head | None) -> bool:

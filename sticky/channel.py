@@ -47,6 +47,7 @@ class Kind(enum.IntEnum):
     RETIRE = 15  # W: somebody asked me to end (TERM): replace me
     GIVE_BACK = 16  # W: a connection whose next request belongs to another, with its descriptor and what was read
     INSPECTED = 17  # W: what I am doing, in words
+    ENDED = 18  # W: so many connections of each of these peers have ended
 
 
 class Received(NamedTuple):

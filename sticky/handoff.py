@@ -25,10 +25,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
+from sticky.addresses import Addresses, Network
 from sticky.channel import ChannelClosed, Kind
 from sticky.errors import SettingsError
 from sticky.hashing import Hashing, Key, SessionId, Slot
 from sticky.poller import Poller
+from sticky.refusing import TOO_MANY
 from sticky.worker_handle import WorkerHandle
 
 WAITING_MAX: Final = 1024  # parcels that wait for one worker, or for any
@@ -51,6 +53,7 @@ class Parcel:
         "key",
         "kind",
         "method",
+        "network",
         "new_session",
         "number",
         "path",
@@ -86,6 +89,7 @@ class Parcel:
         self.number = 0
         self.attempts = 0
         self.expires_at = 0.0
+        self.network: Network | None = None  # what it is counted under
 
     def header(self) -> tuple[object, ...]:
         """Return what travels with the descriptor, in the order of `Adopted`."""
@@ -190,8 +194,15 @@ class Dispatcher:
         patience_s: float,
         refuse: Refuse,
         wants_write: Callable[[WorkerHandle, bool], None],
+        addresses: Addresses,
+        on_too_many: Callable[[str, Network | None], None],
         counters: dict[str, int],
     ) -> None:
+        """
+        Args:
+            addresses: counts connections; shared with the door.
+            on_too_many: called with a peer that is refused for what a worker holds of its address.
+        """
         self._poller = poller
         self._hashing = hashing
         self._live = live
@@ -199,6 +210,8 @@ class Dispatcher:
         self._patience_s = patience_s
         self._refuse = refuse
         self._wants_write = wants_write
+        self._addresses = addresses
+        self._on_too_many = on_too_many
         self._counters = counters
         self._homeless: deque[Parcel] = deque()  # no slot is live
         self._is_closed = False
@@ -218,6 +231,10 @@ class Dispatcher:
             return
         slot = self._slot_for(parcel)
         worker = self._live[slot]
+        if not self._addresses.has_share(parcel.network, worker.held):
+            self._on_too_many(parcel.peer, parcel.network)
+            self._give_up(parcel, 503, TOO_MANY, "refused_address")
+            return
         if not worker.waiting and self._hand_over(worker, parcel):
             return
         if parcel.key is None and parcel.session is None and self._any_other(worker, parcel):
@@ -252,6 +269,10 @@ class Dispatcher:
             return False
         worker.handed += 1
         worker.unacked.append(parcel)
+        if worker.reports_peers:
+            self._addresses.handed_over(parcel.network, worker.held)
+        else:
+            self._addresses.ended(parcel.network)
         self._counters["handed_over"] += 1
         return True
 
@@ -266,7 +287,7 @@ class Dispatcher:
 
     def _wait(self, queue: deque[Parcel], parcel: Parcel) -> None:
         if len(queue) >= WAITING_MAX:
-            self._refuse(parcel.sock, 503, "no worker has room", "refused_busy")
+            self._give_up(parcel, 503, "no worker has room", "refused_busy")
             return
         queue.append(parcel)
         self._poller.after(max(parcel.expires_at - self._poller.now(), 0) + 0.001, lambda: self._expire(queue))
@@ -274,7 +295,7 @@ class Dispatcher:
     def _expire(self, queue: deque[Parcel]) -> None:
         now = self._poller.now()
         while queue and queue[0].expires_at <= now:
-            self._refuse(queue.popleft().sock, 503, "no worker took the connection in time", "refused_busy")
+            self._give_up(queue.popleft(), 503, "no worker took the connection in time", "refused_busy")
 
     # What becomes of a worker's parcels
 
@@ -301,8 +322,17 @@ class Dispatcher:
         for parcel in worker.unacked:
             if parcel.number == number:
                 worker.unacked.remove(parcel)
+                self._addresses.taken_back(parcel.network, worker.held)
                 self._again(parcel, avoid=worker)
                 return
+
+    def ended(self, worker: WorkerHandle, counts: Mapping[str, int]) -> None:
+        """Note how many connections have ended that this worker had, by their peers."""
+        if "" in counts:  # it does not say whose
+            worker.reports_peers = False
+            self._addresses.worker_lost(worker.held)
+        for peer, count in counts.items():
+            self._addresses.ended_in_worker(self._addresses.of(peer), count, worker.held)
 
     def worker_retired(self, worker: WorkerHandle) -> None:
         """Give to others what still waits for a worker that is about to end: being told so is the last it reads."""
@@ -319,7 +349,9 @@ class Dispatcher:
         if left or waiting:
             count = len(left) + len(waiting)
             logger.warning("= slot %d: %d connections were on their way, and are looked after", worker.slot, count)
+        self._addresses.worker_lost(worker.held)
         for parcel in left:
+            self._addresses.accepted(parcel.network)
             if parcel.number > worker.taken:
                 self._again(parcel)
             else:
@@ -331,18 +363,18 @@ class Dispatcher:
         if parcel.kind != "raw" and not parcel.received and parcel.is_untouched():
             self._again(parcel)
         elif parcel.kind == "http" and parcel.is_unanswered():
-            self._refuse(parcel.sock, 503, "the worker that read the request has died", "refused_read")
+            self._give_up(parcel, 503, "the worker that read the request has died", "refused_read")
         else:
             self._counters["closed_with_worker"] += 1
-            parcel.sock.close()
+            self._close(parcel)
 
     def _again(self, parcel: Parcel, avoid: WorkerHandle | None = None) -> None:
         self._counters["handed_over_again"] += 1
         if parcel.attempts >= ATTEMPTS_MAX:
-            self._refuse(parcel.sock, 503, "no worker could take the connection", "refused_attempts")
+            self._give_up(parcel, 503, "no worker could take the connection", "refused_attempts")
         elif not parcel.is_untouched():
             self._counters["lost_after_reading"] += 1
-            parcel.sock.close()
+            self._close(parcel)
         else:
             parcel.reason = "again"
             if avoid is not None and len(self._live) > 1 and self._any_other(avoid, parcel):
@@ -362,7 +394,17 @@ class Dispatcher:
             self._refuse_closed(self._homeless.popleft())
 
     def _refuse_closed(self, parcel: Parcel) -> None:
-        self._refuse(parcel.sock, 503, "shutting down", "refused_stopping")
+        self._give_up(parcel, 503, "shutting down", "refused_stopping")
+
+    def _give_up(self, parcel: Parcel, status: int, reason: str, count: str) -> None:
+        """Answer a connection that no worker has, and let go of it."""
+        self._addresses.ended(parcel.network)
+        self._refuse(parcel.sock, status, reason, count)
+
+    def _close(self, parcel: Parcel) -> None:
+        """Close a connection that no worker has."""
+        self._addresses.ended(parcel.network)
+        parcel.sock.close()
 
     @property
     def homeless(self) -> int:

@@ -19,15 +19,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sticky import listen, privileges
 from sticky.accept import Door
+from sticky.addresses import Addresses
 from sticky.affinity import Affinity
 from sticky.children import Child, Children
 from sticky.control import ControlServer, Later
@@ -118,16 +121,22 @@ class Primary:
             on_stopped=self._workers_stopped,
             on_given_back=lambda *given: self._door.take_back(*given),
         )
+        affinity, descriptors = Affinity(settings.affinity), _descriptor_limit()
+        self._addresses = Addresses(
+            trusts=affinity.trusts, most=settings.connections_per_address, descriptors=descriptors
+        )
         self._dispatcher: Dispatcher
         self._door = Door(
             self._poller,
-            Affinity(settings.affinity),
+            affinity,
             self._hashing,
             limits=settings.limits,
             handshake_s=settings.handshake_s,
             expects_proxy=settings.proxy_protocol,
             tls=settings.tls,
             raw=settings.raw,
+            addresses=self._addresses,
+            descriptors=descriptors,
             deliver=lambda parcel: self._dispatcher.dispatch(parcel),
             counters=self._counters,
         )
@@ -139,6 +148,8 @@ class Primary:
             patience_s=settings.patience_s,
             refuse=self._door.refuse,
             wants_write=self._supervisor.wants_write,
+            addresses=self._addresses,
+            on_too_many=self._door.log_too_many,
             counters=self._counters,
         )
         self._supervisor.dispatcher = self._dispatcher
@@ -363,12 +374,19 @@ class Primary:
             "stopping": self._stopping,
             "before_head": self._door.waiting,
             "homeless": self._dispatcher.homeless,
+            "client_addresses": len(self._addresses),
             "counters": dict(self._counters),
         }
 
 
 def _only_queue(number: int, frame: Any) -> None:
     """The interpreter has written the number to the wake-up descriptor already."""
+
+
+def _descriptor_limit() -> int:
+    """Return how many files each process may have open."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit if limit != resource.RLIM_INFINITY else sys.maxsize
 
 
 def _bind_all(binds: Sequence[str]) -> list[socket.socket]:

@@ -27,6 +27,7 @@ class ClusterSettings:
     tls: bool = False  # TLS ends in the workers
     raw: bool = False  # no HTTP: nothing is peeked at, the address decides
     limits: HeadLimits = field(default_factory=HeadLimits)
+    connections_per_address: int | None = None  # of all IPv4, of an IPv6 /64; trusted proxies' are not counted
     backlog: int = 2048
     handshake_s: float = 10.0  # from a connection's start to its whole head
     patience_s: float = 10.0  # for a worker to have room for it
@@ -50,5 +51,7 @@ class ClusterSettings:
             raise SettingsError("workers", f"{self.workers} is not from 1 to {WORKERS_MAX}")
         if not self.binds:
             raise SettingsError("binds", "there is no address to listen on")
+        if self.connections_per_address is not None and self.connections_per_address < 1:
+            raise SettingsError("connections_per_address", "nobody could connect: it must be at least 1")
         if self.hung_s < 2 * self.heartbeat_s:
             raise SettingsError("hung_s", "it must be at least twice heartbeat_s, else healthy workers are killed")

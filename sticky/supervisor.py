@@ -182,6 +182,8 @@ class Supervisor:
             worker.beat(fields[0], fields[1], fields[2], self._poller.now())
         elif kind is Kind.NACK:
             self.dispatcher.take_back(worker, fields[0])
+        elif kind is Kind.ENDED:
+            self.dispatcher.ended(worker, fields[0])
         elif kind is Kind.READY and worker.state is State.STARTING:
             self._ready(worker)
         elif kind is Kind.BOOT_FAILED:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import itertools
 import logging
 import os
 import select
@@ -38,6 +39,8 @@ CHANNEL_FD: Final = "STICKY_CHANNEL_FD"
 EXIT_BOOT: Final = 3  # cannot boot: starting it again at once would not help
 BOOT_WAIT_S: Final = 30.0
 SETTLE_TURNS: Final = 8  # asyncio needs 4 from the descriptor to the first byte read, and an application a few more
+ENDED_S: Final = 0.05  # between the end of a connection and the report of it, with those that end meanwhile
+ENDED_MAX: Final = 1024  # peers in one report
 TEXT_MAX: Final = 40_000  # characters of a traceback, and of what this worker is doing
 
 logger = logging.getLogger("sticky.worker")
@@ -79,6 +82,8 @@ class Worker:
         self.load: Callable[[], Mapping[str, Any]] = _nothing
         self.orphaned = False
         self.open = 0  # adopted connections that have not ended
+        self._ended: dict[str, int] = {}  # connections of each peer that have, and are not reported yet
+        self._reporting: asyncio.TimerHandle | None = None
         self._adopted = 0
         self._settled = 0  # number of the last connection that the primary may forget
         self._acked = (0, 0)
@@ -148,8 +153,9 @@ class Worker:
         Serve until this worker has to end, and has drained.
 
         Args:
-            on_connection: takes over a connection; calls `closed` when it has ended. What it raises is logged, and the
-                connection goes to another worker. It must not read from the socket in this turn of the loop.
+            on_connection: takes over a connection; calls `closed` with it when it has ended. What it raises is
+                logged, and the connection goes to another worker. It must not read from the socket in this turn of the
+                loop.
             on_drain: brings the clients elsewhere, within so many seconds. It begins some turns of the loop after the
                 last connection came: what had arrived with that one is read by then.
             on_message: told of messages by `send`: who sent it ("primary" or "slot:3"), and what.
@@ -173,10 +179,22 @@ class Worker:
             self._settle(self._seen)
             self._channel.close()
 
-    def closed(self) -> None:
-        """Tell that one adopted connection has ended."""
+    def closed(self, adopted: Adopted | None = None, *, peer: str = "") -> None:
+        """
+        Tell that one adopted connection has ended.
+
+        Args:
+            adopted: which one.
+            peer: its `peer`, from a caller that does not keep `adopted`. Without either, the primary cannot know how
+                many connections an address has, and counts none that this worker has.
+        """
+        if adopted is not None:
+            peer = adopted.peer
         self.open -= 1
         assert self.open >= 0, "a connection ends once"
+        self._ended[peer] = self._ended.get(peer, 0) + 1
+        if self._reporting is None and not self.orphaned:
+            self._reporting = asyncio.get_running_loop().call_later(ENDED_S, self._report_ended)
         if self.orphaned and not self.open:
             self._end(0)
 
@@ -292,8 +310,20 @@ class Worker:
             self._acked = acks
         return True
 
+    def _report_ended(self) -> None:
+        """Report what has ended. What finds no room in the channel is reported with the next that ends."""
+        self._reporting = None
+        while self._ended:
+            part = dict(itertools.islice(self._ended.items(), ENDED_MAX))
+            if not self._say(Kind.ENDED, part):
+                return
+            for peer in part:
+                del self._ended[peer]
+
     async def _beat_forever(self) -> None:
         while not self.orphaned:
+            if self._ended and self._reporting is None:
+                self._report_ended()
             self._say(Kind.BEAT, self.open, self._adopted, dict(self.load()))
             self._acknowledge()
             await asyncio.sleep(self._heartbeat_s)

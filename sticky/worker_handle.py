@@ -18,6 +18,7 @@ import signal
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from sticky.addresses import Network
 from sticky.channel import Channel, ChannelClosed, Kind
 from sticky.hashing import Slot
 from sticky.lifetime import Lifetime
@@ -69,12 +70,14 @@ class WorkerHandle:
         "generation",
         "handed",
         "heard_at",
+        "held",
         "is_held",
         "is_retired",
         "lifetime",
         "pid",
         "ready_at",
         "reported",
+        "reports_peers",
         "sayings",
         "slot",
         "started_at",
@@ -116,6 +119,8 @@ class WorkerHandle:
         self.wants_write = False  # something waits for room in the channel
         self.is_retired = False  # it was told to end
         self.is_held = False  # it is not read from: somebody does not take what it sends
+        self.held: dict[Network, int] = {}  # connections of each address that it has, as far as it has reported ends
+        self.reports_peers = True  # of connections that end; else they are counted under no address
         self.handed = 0  # connections ever handed over
         self.reported = 0  # connections it had, by its last heartbeat
         self.adopted = 0  # connections it had ever adopted, by its last heartbeat

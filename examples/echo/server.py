@@ -15,7 +15,7 @@ async def serve(worker: Worker, adopted: Adopted) -> None:
     while line := await reader.readline():
         writer.write(b"slot %d: %s" % (worker.slot, line))
     writer.close()
-    worker.closed()
+    worker.closed(adopted)
 
 
 async def work() -> None:

@@ -157,6 +157,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         proxy_protocol=settings.proxy_protocol,
         tls=settings.certfile is not None,
         limits=HeadLimits(max_bytes=settings.head_bytes, max_headers=settings.head_headers),
+        connections_per_address=settings.connections_per_address,
         backlog=settings.backlog,
         handshake_s=settings.handshake_s,
         drain_s=settings.drain_s,

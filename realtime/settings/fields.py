@@ -147,6 +147,9 @@ class Settings:
     allowed_origins: tuple[str, ...] = _set((), Many(Origin()), _WHO,
         "Origins of web pages that may connect to rooms, `*` for all.", shown="the page's own host only")
 
+    connections_per_address: int | None = _set(None, Whole(1, 10**6), _LIMITS,
+        "Connections of one client address (IPv6: /64); others get 503. Those of trusted proxies are not counted.",
+        shown="three quarters of each process's descriptors")
     handshake_s: float = _set(10.0, Seconds(0.1, 300), _LIMITS,
         "Time from a connection's start to its first whole head.")
     head_bytes: int = _set(16384, Size(1024, 65536), _LIMITS, "Size of a request's head.")

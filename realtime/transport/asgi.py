@@ -102,7 +102,7 @@ class ASGIHost:
         cookie: str,
         websocket_paths: Collection[str],
         endpoint: WebSocketEndpoint,
-        on_lost: Callable[[], None],
+        on_lost: Callable[[str], None],
         routes: Routes,
         give_back: GiveBack,
         parser: str = "httptools",
@@ -114,7 +114,7 @@ class ASGIHost:
             place: where this is: slot, worker and node, for the scope.
             cookie: the name of the session's cookie.
             websocket_paths: requests for a WebSocket there go to `endpoint`.
-            on_lost: told of each connection's end, unless it ended as one of `endpoint`.
+            on_lost: told of each connection's end, by its peer's address, unless it ended as one of `endpoint`.
             routes: which requests belong to this worker.
             give_back: brings a connection to the worker to which its next request belongs.
             parser: who parses HTTP, "httptools" or "h11".

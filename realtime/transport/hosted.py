@@ -71,7 +71,7 @@ class Hosted(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if not self._handed_on:
-            self._host.on_lost()
+            self._host.on_lost(self._peer.address)
 
     def cut(self) -> None:
         """Close now; what was not sent is lost."""
@@ -221,7 +221,7 @@ class Hosted(asyncio.Protocol):
             self.transport.set_protocol(ours)
             ours.connection_made(self.transport)
             return
-        hosted = HostedWebSocket(self._host, self.app)
+        hosted = HostedWebSocket(self._host, self.app, self._peer)
         self.transport.set_protocol(hosted)  # first: from here on it is the one who hears of the end
         hosted.connection_made(self.transport)
         hosted.data_received(request)
@@ -253,11 +253,12 @@ PARSERS: Final[dict[str, type[Hosted]]] = {"httptools": HostedHttptools, "h11": 
 class HostedWebSocket(WebSocketsSansIOProtocol):
     """One WebSocket of a hosted application."""
 
-    def __init__(self, host: ASGIHost, app: Any) -> None:
+    def __init__(self, host: ASGIHost, app: Any, peer: Peer) -> None:
         super().__init__(config=host.config, server_state=host.state, app_state={})
         self.app = app
         self._host = host
+        self._peer = peer
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._host.on_lost()
+        self._host.on_lost(self._peer.address)

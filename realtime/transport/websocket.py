@@ -82,7 +82,7 @@ class WebSocketEndpoint:
         wheel: Wheel,
         limits: Limits | None = None,
         admission: Admission | None = None,
-        on_lost: Callable[[], None] = lambda: None,
+        on_lost: Callable[[str], None] = lambda address: None,
     ) -> None:
         """
         Args:
@@ -90,7 +90,7 @@ class WebSocketEndpoint:
             wheel: for deadlines; somebody turns it.
             limits: the settings' defaults unless given.
             admission: who may connect; `sessions.subprotocols` and pages of the same host unless given.
-            on_lost: told of each connection's end.
+            on_lost: told of each connection's end, by its peer's address.
         """
         self.sessions = sessions
         self.wheel = wheel
@@ -212,7 +212,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._pending.clear()
         endpoint = self._endpoint
         endpoint.connections.discard(self)
-        endpoint.on_lost()
+        endpoint.on_lost(self._peer.address)
 
     def abort(self) -> None:
         """Cut the connection now; what was not sent is lost."""

@@ -94,7 +94,7 @@ class Answer(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)
-        self.worker.closed()
+        self.worker.closed(self.adopted)
 
 
 def boot_fault(config: dict[str, Any]) -> str:

@@ -169,7 +169,7 @@ class Rig:
         self._now_s = 0.0
         self._gone = asyncio.Event()
 
-    def _on_lost(self) -> None:
+    def _on_lost(self, address: str) -> None:
         self.lost += 1
         self._gone.set()
 
