@@ -26,6 +26,7 @@ from realtime.app import App
 from realtime.auth import Tokens
 from realtime.broker import make
 from realtime.broker.base import WorkerId
+from realtime.credentials import WrongCredentials
 from realtime.errors import RealtimeError
 from realtime.gateway import WEBSOCKET_PATHS, Gateway
 from realtime.http import Router
@@ -39,6 +40,7 @@ from realtime.settings import Settings
 from realtime.target import load_target
 from realtime.transport.asgi import ASGIHost
 from realtime.transport.handshake import Admission
+from realtime.transport.hosts import Hosts
 from realtime.transport.stream import Limits as StreamLimits
 from realtime.transport.stream import StreamEndpoint
 from realtime.transport.tls import server_context
@@ -75,6 +77,7 @@ class Process:
             worker=worker_id,
             on_mail=postman.receive,
         )
+        self.wrong = WrongCredentials()
         self.protocol = Centrifuge(
             app,
             self.hub,
@@ -89,7 +92,9 @@ class Process:
                 anonymous=settings.allows_anonymous,
             ),
             home=home,
+            wrong=self.wrong,
         )
+        self.hosts = Hosts(settings.allowed_hosts)
         self.endpoint = WebSocketEndpoint(
             self.protocol,
             wheel=self.wheel,
@@ -105,6 +110,7 @@ class Process:
                 tuple(self.protocol.subprotocols),
                 settings.session_cookie,
                 settings.compression,
+                self.hosts,
             ),
         )
         postman.serve(self.hub, self.protocol)
@@ -120,7 +126,7 @@ class Process:
             health=self.health,
             websocket_paths=WEBSOCKET_PATHS,
             streams=self.streams,
-            api=Api(self.hub, postman, keys=settings.api_keys),
+            api=Api(self.hub, postman, keys=settings.api_keys, wrong=self.wrong),
             root_path=settings.root_path,
         )
         self.host = ASGIHost(
@@ -134,6 +140,7 @@ class Process:
             give_back=worker.give_back,
             parser=settings.http,
             access_log=settings.access_log,
+            hosts=self.hosts,
         )
         self.gateway = Gateway(
             self.endpoint,
@@ -201,7 +208,13 @@ class Process:
 
     def statistics(self) -> dict[str, Any]:
         """Return a snapshot for `realtime status`."""
-        return {"hub": self.hub.statistics(), **self.protocol.statistics(), **self.gateway.statistics()}
+        return {
+            "hub": self.hub.statistics(),
+            **self.protocol.statistics(),
+            **self.gateway.statistics(),
+            "misdirected": self.hosts.misdirected,
+            "wrong_credentials": dict(self.wrong.counts),
+        }
 
 
 def tokens_of(settings: Settings) -> Tokens:

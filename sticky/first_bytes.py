@@ -48,6 +48,12 @@ class Head:
         return self._path_and_query().partition(b"?")[2]
 
     @property
+    def authority(self) -> bytes:
+        """The host that is asked for, and its port where one is named: an absolute target's, else the Host header's."""
+        found = _authority(self.target)
+        return b"".join(self.values(b"host")[:1]) if found is None else found
+
+    @property
     def is_upgrade(self) -> bool:
         """
         Does the client ask to leave HTTP, as for a WebSocket?

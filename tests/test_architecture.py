@@ -41,7 +41,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.auth",
         "realtime.jwks realtime.revocation",
         "realtime.settings",
-        "realtime.errors realtime.halves realtime.rate realtime.tasks",
+        "realtime.credentials realtime.errors realtime.halves realtime.rate realtime.tasks",
         "realtime.logs realtime.own",
     )
 )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +24,7 @@ from realtime.api.messages import BatchRequest, BatchResult, OlderRequest, Reply
 from realtime.api.methods import Methods, refused
 from realtime.api.openapi import describe
 from realtime.api.tail import tail
+from realtime.credentials import API_KEY, WrongCredentials
 from realtime.halves import mended
 from realtime.hub import Hub
 from realtime.post import Postman
@@ -38,13 +39,17 @@ BATCH_MAX: Final = 1000
 class Api:
     """The API in one worker."""
 
-    def __init__(self, hub: Hub, postman: Postman, *, keys: Sequence[str]) -> None:
+    def __init__(
+        self, hub: Hub, postman: Postman, *, keys: Sequence[str], wrong: WrongCredentials | None = None
+    ) -> None:
         """
         Args:
             hub: this worker's rooms.
             postman: reaches the sessions of all workers.
             keys: each opens everything; without one there is no API.
+            wrong: counts and slows keys that are wrong; none waits unless given.
         """
+        self._wrong = WrongCredentials(most_s=0) if wrong is None else wrong
         self.keys = tuple(key.encode() for key in keys)
         self._hub = hub
         self._methods = Methods(hub, postman)
@@ -53,7 +58,10 @@ class Api:
         """Serve a request below `PREFIX`."""
         headers = headers_of(scope)
         name = scope["path"].removeprefix(PREFIX).strip("/")
-        if not self._opens(headers.get("x-api-key", ""), headers.get("authorization", "")):
+        given = _key_of(headers)
+        if not self._opens(given):
+            if given:
+                await self._wrong.slow(API_KEY, (scope.get("client") or ("",))[0], "it is none of --api-key")
             await answer(send, 401, b"X-API-Key is missing or wrong.\n")
         elif name == "openapi.json":
             await _send_json(send, 200, msgspec.json.encode(describe(self._methods, PREFIX)))
@@ -68,9 +76,7 @@ class Api:
         else:
             await _send_json(send, 200, msgspec.json.encode(await self._answer(name, mended(body) or b"{}")))
 
-    def _opens(self, key: str, authorization: str) -> bool:
-        kind, _, credentials = authorization.partition(" ")
-        given = key or (credentials if kind.lower() == "apikey" else "")
+    def _opens(self, given: str) -> bool:
         found = [hmac.compare_digest(given.encode(), known) for known in self.keys]
         return any(found)  # all were compared: the time tells nothing
 
@@ -99,6 +105,12 @@ class Api:
                 for (name, _), reply in zip(calls, replies, strict=True)
             ]
         )
+
+
+def _key_of(headers: Mapping[str, str]) -> str:
+    """Return the key that a request has, in one of the two ways; nothing where it has none."""
+    kind, _, credentials = headers.get("authorization", "").partition(" ")
+    return headers.get("x-api-key", "") or (credentials if kind.lower() == "apikey" else "")
 
 
 async def _send_json(send: Send, status: int, body: bytes) -> None:

@@ -13,6 +13,7 @@ from realtime.settings import Settings, without_password
 
 LISTENING = "listening on {address}"
 STOCK = "stock application: every room is open, for trying things out"
+HOSTS = "others get 421 (against DNS rebinding and Host header poisoning)"
 DRAWN = "drawn now: affinity then ends with the primary (REALTIME_SECRET keeps it)"
 
 _BOLD, _DIM, _GREEN, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
@@ -42,6 +43,8 @@ def facts(settings: Settings) -> list[tuple[str, str, bool]]:
     if settings.sticky != "none":
         known = settings.secret is not None
         found.append(("secret", f"set ({settings.source('secret')})" if known else DRAWN, False))
+    if settings.allowed_hosts:
+        found.append(("hosts", f"{', '.join(settings.allowed_hosts)}; {HOSTS}", False))
     if settings.allowed_origins == ("*",):
         found.append(("origins", "pages of any origin may connect", True))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from typing import Any
 
 import click
@@ -102,12 +103,24 @@ def troubles(answer: dict[str, Any]) -> list[str]:
     if refused:
         each = ", ".join(f"{n} for {name}" for name, n in refused.items())
         found.append(f"{sum(refused.values())} connections were refused: {each}")
+    found += wrong_credentials(answer["workers"])
     if answer["reload"]["failed"]:
         found.append("the last reload was given up: the new version does not boot (its reason is in the log)")
     missing = sorted(set(range(answer["wanted"])) - set(answer["live"]))
     if missing:
         found.append(f"no worker serves slot {', '.join(map(str, missing))} now")
     return found
+
+
+def wrong_credentials(workers: list[dict[str, Any]]) -> list[str]:
+    """Say how many keys and tokens were wrong, by the workers that are there."""
+    counts: Counter[str] = Counter()
+    for worker in workers:
+        counts.update(worker["statistics"].get("wrong_credentials", {}))
+    if not counts:
+        return []
+    each = ", ".join(f"{count} for {name}" for name, count in sorted(counts.items()))
+    return [f"{counts.total()} credentials were wrong: {each}"]
 
 
 def lasted(seconds: float) -> str:

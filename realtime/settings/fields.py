@@ -21,6 +21,7 @@ from realtime.settings.kinds import (
     Address,
     Choice,
     Flag,
+    Host,
     Kind,
     Many,
     Network,
@@ -146,6 +147,9 @@ class Settings:
         "Clients without a token may connect.", shown="yes where nothing verifies tokens, else no")
     allowed_origins: tuple[str, ...] = _set((), Many(Origin()), _WHO,
         "Origins of web pages that may connect to rooms, `*` for all.", shown="the page's own host only")
+    allowed_hosts: tuple[str, ...] = _set((), Many(Host()), _WHO,
+        "Hosts that requests may ask for; others get 421, except for `GET /health`. A port counts where one is given. "
+        "Against DNS rebinding and Host headers that poison links.", shown="every host is served")
 
     connections_per_address: int | None = _set(None, Whole(1, 10**6), _LIMITS,
         "Connections of one client address (IPv6: /64); others get 503. Those of trusted proxies are not counted.",

@@ -302,6 +302,33 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Host:
+    """A host that a request may ask for: `name`, `.name` or `*.name`, or an IP address, each with a port or without."""
+
+    metavar: str = "HOST"
+    allowed: str = "a host such as example.org, .example.org (it and all below it), *.example.org, 192.0.2.1 or [::1]"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        host = value.strip().lower()
+        if host == "*":
+            raise ValueError("leave the setting out to serve every host")
+        if "://" in host:
+            raise ValueError("it has no scheme and no path")
+        try:
+            return f"[{ipaddress.IPv6Address(host).compressed}]"  # without brackets, so it has no port
+        except ValueError:
+            pass
+        match = re.fullmatch(r"((?:\*?\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", host)
+        if match is None or not 0 < int(match[2] or 1) <= 65535:
+            raise ValueError
+        if match[1].startswith("["):
+            ipaddress.IPv6Address(match[1][1:-1])
+        return host
+
+
+@dataclass(frozen=True)
 class RedisUrl:
     """Where Redis is. `realtime.broker.address` reads it; here only its form is looked at."""
 

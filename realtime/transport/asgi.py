@@ -27,6 +27,7 @@ from uvicorn.server import ServerState
 from realtime.errors import RealtimeError
 from realtime.transport.access import logged
 from realtime.transport.hosted import PARSERS, Hosted, HostedWebSocket
+from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.peer import Peer, session_cookie
 from realtime.transport.websocket import WebSocketEndpoint
 from sticky.routes import Routes
@@ -107,6 +108,7 @@ class ASGIHost:
         give_back: GiveBack,
         parser: str = "httptools",
         access_log: bool = False,
+        hosts: Hosts = ANY_HOST,
     ) -> None:
         """
         Args:
@@ -119,8 +121,11 @@ class ASGIHost:
             give_back: brings a connection to the worker to which its next request belongs.
             parser: who parses HTTP, "httptools" or "h11".
             access_log: have a line in the log for each request.
+            hosts: for which hosts requests are served.
         """
         self.app = logged(app) if access_log else app
+        self.hosts = hosts
+        self.misdirected: ASGIApp = logged(hosts.answer) if access_log else hosts.answer
         self._hosted = PARSERS[parser]
         self.place = place
         self.cookie = cookie

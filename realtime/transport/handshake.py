@@ -24,6 +24,7 @@ from websockets.typing import Subprotocol
 from realtime.protocol.base import Handshake
 from realtime.transport.deflate import OFFERS
 from realtime.transport.frames import PING
+from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.peer import Peer, session_cookie
 
 VERSION: Final = "Sec-WebSocket-Version"
@@ -44,6 +45,8 @@ class Admission:
     session_cookie: str = "rt_session"
     compression: bool = False
     """Compress where a client offers it; a setting of the same name."""
+    hosts: Hosts = ANY_HOST
+    """For which hosts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,11 @@ def shake_hands(head: bytes, peer: Peer, admission: Admission) -> Accepted | Ref
         return Refused(b"".join(judge.data_to_send()) or _BAD_REQUEST, str(judge.handshake_exc))
     request = events[0]
     assert isinstance(request, Request), "a head without a body is one request"
-    if not origin_allowed(request, admission.allowed_origins):
+    if not admission.hosts.allows(host := _host_of(request)):
+        admission.hosts.refuse(host, peer.client)
+        response = judge.reject(http.HTTPStatus.MISDIRECTED_REQUEST, "This host is not served here.\n")
+        problem = "its host is not served"
+    elif not origin_allowed(request, admission.allowed_origins):
         response = judge.reject(http.HTTPStatus.FORBIDDEN, "This origin may not connect.\n")
         problem = f"origin {', '.join(request.headers.get_all('Origin'))!r} is not allowed"
     else:
@@ -141,6 +148,15 @@ def _target(request: Request) -> tuple[str, dict[str, str]]:
     """Return the path and the query of what was asked for."""
     path, _, query = request.path.partition("?")
     return path, dict(parse_qsl(query, keep_blank_values=True))
+
+
+def _host_of(request: Request) -> str:
+    """Return the host that was asked for: an absolute target's, else that of the one `Host` header."""
+    scheme, separator, rest = request.path.partition("://")
+    if separator and scheme.lower() in ("http", "https"):
+        return rest.partition("?")[0].partition("/")[0]
+    hosts = request.headers.get_all("Host")
+    return hosts[0] if len(hosts) == 1 else ""
 
 
 def _as_sent(text: str) -> bytes:

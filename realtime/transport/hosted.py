@@ -53,7 +53,9 @@ class Hosted(asyncio.Protocol):
         self._port = peer.client_port if peer.client == peer.address else 0  # of the other end of the socket
         self._received = received
         self._handed_on = False
-        self._requests = Requests() if host.routes.differ(peer.address) else None
+        self._differ = host.routes.differ(peer.address)  # its requests can be of different clients
+        self._requests = Requests() if self._differ or host.hosts.is_limited else None
+        self._is_misdirected = False  # the request that is parsed
         self._is_first = True  # the primary has looked at that one
         self._is_begun = True  # a request has begun to arrive; the first one was seen by the primary
         self._is_last = host.is_draining  # the answer under way is the last one here
@@ -137,7 +139,11 @@ class Hosted(asyncio.Protocol):
                 return
             if isinstance(piece, Refusal):
                 self.send_400_response(piece.reason)  # type: ignore[attr-defined]
-            elif isinstance(piece, Part) or self._belongs_here(piece.head):
+            elif isinstance(piece, Part):
+                self._parse(piece.data)
+            elif not self._host.hosts.admits(piece.head, lambda head=piece.head: self._client_of(head)):  # type: ignore[misc]
+                self._misdirect(piece.data)
+            elif not self._differ or self._belongs_here(piece.head):
                 self._parse(piece.data)
             else:
                 self._leave(piece.data + requests.rest())
@@ -145,6 +151,16 @@ class Hosted(asyncio.Protocol):
     @property
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _client_of(self, head: Head) -> str:
+        return self._host.routes.of(self._peer.address, self.scheme or "http", head).client
+
+    def _misdirect(self, head: bytes) -> None:
+        """Have a request answered that asks for a host which is not served, whatever its path is."""
+        self._is_first = False
+        self._is_misdirected, app, self.app = True, self.app, self._host.misdirected
+        self._parse(head)
+        self._is_misdirected, self.app = False, app
 
     def _belongs_here(self, head: Head) -> bool:
         """Find whose the request is, and tell the application so; or say that another worker has to serve it."""
@@ -216,7 +232,7 @@ class Hosted(asyncio.Protocol):
         path = target.partition(b"?")[0].decode("latin-1")
         self.connections.discard(self)
         self._handed_on = True
-        if path in self._host.websocket_paths:
+        if path in self._host.websocket_paths and not self._is_misdirected:
             ours = self._host.endpoint.transport(self._peer, request)
             self.transport.set_protocol(ours)
             ours.connection_made(self.transport)

@@ -156,7 +156,7 @@ def proxied(client: str) -> bytes:
 
 
 def test_behind_the_proxy_protocol_its_clients_are_counted_ipv6_by_64() -> None:
-    options = {"trusted": ["127.0.0.0/24"], "proxy_protocol": True, "connections_per_address": 2}
+    options: dict[str, Any] = {"trusted": ["127.0.0.0/24"], "proxy_protocol": True, "connections_per_address": 2}
     with TinyCluster(**options) as cluster:
         same = ["2001:db8::1", "2001:db8::2", "2001:db8::3"]
         held = [hold(cluster, GOOD, proxied(client)) for client in same[:2]]
@@ -177,7 +177,7 @@ def test_behind_the_proxy_protocol_its_clients_are_counted_ipv6_by_64() -> None:
 
 def test_trusted_proxies_and_unix_sockets_are_not_counted(tmp_path: Path) -> None:
     path = tmp_path / "server.sock"
-    options = {"trusted": ["127.0.0.0/24"], "connections_per_address": 1}
+    options: dict[str, Any] = {"trusted": ["127.0.0.0/24"], "connections_per_address": 1}
     with TinyCluster(binds=["127.0.0.1:0", f"unix:{path}"], **options) as cluster:
         forwarded = HOLD.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n")
         socks = [cluster.connect(GOOD) for _ in range(4)]

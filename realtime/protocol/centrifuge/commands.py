@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -23,7 +23,8 @@ from msgspec import UNSET, Raw, UnsetType
 from realtime.auth import ConnectionClaims, SubscriptionClaims, channels_of
 from realtime.broker.base import ClientId, ClientInfo, Position, Room
 from realtime.connection import Subscription
-from realtime.errors import ClientError, TokenExpired, TokenInvalid
+from realtime.credentials import SUBSCRIPTION_TOKEN, TOKEN
+from realtime.errors import ClientError, Disconnect, TokenExpired, TokenInvalid
 from realtime.fanout import Accepts
 from realtime.hub import Entry, Joined, RoomOptions
 from realtime.protocol.centrifuge import codes, json, tags
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
 # After these an SDK subscribes again by itself: with another token, and from the stream's top.
 COMES_AGAIN: Final = frozenset((codes.TOKEN_EXPIRED.code, codes.UNRECOVERABLE.code))
 
+Wrong = TypeVar("Wrong", ClientError, Disconnect)
+
 RESERVED: Final = "\0"  # rooms in which workers speak with each other
 PRIVATE: Final = "$"  # a room of this prefix needs a subscription token
 REPLY_UNRECOVERABLE: Final = 2  # bit of SubscribeRequest.flag: error 112 instead of a subscription that lost something
@@ -76,7 +79,7 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
     session.begin_connecting()
     connection, shared = session.connection, session.shared
     await shared.tokens.prepare(request.token)
-    claims = _connection_claims(session, request.token)
+    claims = await _connection_claims(session, request.token)
     if claims is not None:
         connection.user, connection.claims = claims.user, claims.raw
         connection.info = None if claims.info is None else msgspec.json.decode(claims.info)
@@ -126,7 +129,7 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
     session.expire_at(claims.expire_at_s if claims else None)
 
 
-def _connection_claims(session: Session, token: str) -> ConnectionClaims | None:
+async def _connection_claims(session: Session, token: str) -> ConnectionClaims | None:
     """Return what a token says, or None for a client without one where those are welcome."""
     if not token:
         if not session.shared.limits.anonymous:
@@ -138,8 +141,14 @@ def _connection_claims(session: Session, token: str) -> ConnectionClaims | None:
     except TokenExpired:
         raise codes.TOKEN_EXPIRED.error() from None
     except TokenInvalid as error:
-        session.log_refusal("token", error)
-        raise codes.INVALID_TOKEN.error() from None
+        raise await _wrong(session, TOKEN, error, codes.INVALID_TOKEN.error()) from None
+
+
+async def _wrong(session: Session, what: str, why: object, error: Wrong) -> Wrong:
+    """Take note of a wrong token, and return the error when it is time to answer."""
+    most_s = session.shared.limits.connect_s / 2  # a client that connects is not to be stale by then
+    await session.shared.wrong.slow(what, session.connection.client, why, most_s=most_s)
+    return error
 
 
 async def _enter_granted(session: Session, request: ConnectRequest) -> list[Door]:
@@ -165,10 +174,9 @@ async def refresh(session: Session, id: int, request: RefreshRequest) -> None:
     except TokenExpired:
         raise codes.CONNECTION_EXPIRED.error() from None
     except TokenInvalid as error:
-        session.log_refusal("token", error)
-        raise codes.INVALID_TOKEN.error() from None
+        raise await _wrong(session, TOKEN, error, codes.INVALID_TOKEN.error()) from None
     if claims.user != session.connection.user:
-        raise codes.INVALID_TOKEN.error()
+        raise await _wrong(session, TOKEN, "it is another user's", codes.INVALID_TOKEN.error())
     if set(claims.channels) != set(channels_of(session.connection.claims or {})):
         raise codes.INSUFFICIENT_STATE.error()  # the client connects again, and is given those
     session.connection.claims = claims.raw
@@ -208,7 +216,7 @@ async def subscribe(session: Session, id: int, request: SubscribeRequest) -> Non
     try:
         subscription = Subscription(room)
         await session.shared.tokens.prepare(request.token)
-        data = _authorise(session, subscription, request.token)
+        data = await _authorise(session, subscription, request.token)
         said = await session.shared.application.subscribe(connection, room, _payload(request.data))
         since = Position(request.epoch, request.offset) if request.recover else None
         subscription.delta = options.delta and options.recover and request.delta == "fossil"
@@ -368,29 +376,29 @@ def _subscribe_result(session: Session, door: Door, joined: Joined) -> Subscribe
     return result
 
 
-def _authorise(session: Session, subscription: Subscription, token: str) -> bytes | None:
+async def _authorise(session: Session, subscription: Subscription, token: str) -> bytes | None:
     """Check the subscription token where there is one or has to be one; return the data that it carries."""
     if not token:
         if subscription.room.startswith(PRIVATE):
             raise codes.PERMISSION_DENIED.error()
         return None
-    claims = _subscription_claims(session, subscription.room, token)
+    claims = await _subscription_claims(session, subscription.room, token)
     subscription.chan_info = None if claims.info is None else json.one_line(claims.info)
     subscription.expire_at_s = claims.expire_at_s
     return claims.data
 
 
-def _subscription_claims(session: Session, room: Room, token: str) -> SubscriptionClaims:
+async def _subscription_claims(session: Session, room: Room, token: str) -> SubscriptionClaims:
     try:
         claims = session.shared.tokens.subscription(token, time.time())
     except TokenExpired:
         raise codes.TOKEN_EXPIRED.error() from None
     except TokenInvalid as error:
-        session.log_refusal("subscription token", error)
-        raise codes.PERMISSION_DENIED.error() from None
+        raise await _wrong(session, SUBSCRIPTION_TOKEN, error, codes.PERMISSION_DENIED.error()) from None
     connection = session.connection
     if claims.channel != room or claims.user != connection.user or claims.client not in (None, "", connection.id):
-        raise codes.INVALID_TOKEN.error()
+        why = "it is for another room, user or connection"
+        raise await _wrong(session, SUBSCRIPTION_TOKEN, why, codes.INVALID_TOKEN.error())
     return claims
 
 
@@ -405,7 +413,8 @@ async def sub_refresh(session: Session, id: int, request: SubRefreshRequest) -> 
     if subscription.expire_at_s is None:
         raise codes.PROTOCOL.error()
     await session.shared.tokens.prepare(request.token)
-    subscription.expire_at_s = _subscription_claims(session, room, request.token).expire_at_s
+    claims = await _subscription_claims(session, room, request.token)
+    subscription.expire_at_s = claims.expire_at_s
     session.watch_subscription(subscription)
     session.answer(id, "sub_refresh", SubRefreshResult(*ttl(subscription.expire_at_s)))
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from realtime.auth import Tokens
+from realtime.credentials import WrongCredentials
 from realtime.hub import Hub
 from realtime.protocol.base import Application, Framing, Handshake, Outlet
 from realtime.protocol.centrifuge import json, protobuf, uni
@@ -63,8 +64,21 @@ class Centrifuge:
     subprotocols: Sequence[str] = ("centrifuge-protobuf", "centrifuge-json")
 
     def __init__(
-        self, application: Application, hub: Hub, *, wheel: Wheel, tokens: Tokens, limits: Limits, home: Home
+        self,
+        application: Application,
+        hub: Hub,
+        *,
+        wheel: Wheel,
+        tokens: Tokens,
+        limits: Limits,
+        home: Home,
+        wrong: WrongCredentials | None = None,
     ) -> None:
+        """
+        Args:
+            wrong: counts and slows tokens that are wrong; none waits unless given.
+        """
+        self.wrong = WrongCredentials(most_s=0) if wrong is None else wrong
         self.application = application
         self.hub = hub
         self.wheel = wheel
