@@ -2,8 +2,8 @@
 The control socket: how `realtime status`, `reload`, `scale`, `drain` and `stop` talk to the primary. Both ends.
 
 A Unix stream socket of mode 0600: who may connect is who may signal the primary. A request is one line of JSON, so is
-the answer, and the connection is then closed. The primary's end never waits for a client: what is not a whole line
-within a second is dropped.
+the answer, and the connection is then closed. The primary's end never waits for a client: whoever has not sent a whole
+line within a second, or has not taken the answer within ten, is dropped. What is not taken yet is kept until then.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from typing import Any, Final
 import msgspec
 
 from sticky.errors import SettingsError, StickyError
-from sticky.poller import READ, Poller
+from sticky.poller import READ, WRITE, Poller, Timer
 
 REQUEST_MAX: Final = 64 * 1024
-PATIENCE_S: Final = 1.0
+PATIENCE_S: Final = 1.0  # for a whole request
+ANSWER_S: Final = 10.0  # for the client to take its answer; `ask` waits half as long
+CLIENTS_MAX: Final = 32  # at once; above it the first is dropped, so that somebody else is never kept out
+BACKLOG: Final = 16
+REST_S: Final = 0.1
 
 
 class Later:
@@ -59,6 +63,19 @@ class ControlFailed(StickyError):
         return self.problem
 
 
+class _Client:
+    """One who asks, as the primary knows it."""
+
+    __slots__ = ("deadline", "fd", "received", "sock", "unsent")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.received = bytearray()
+        self.unsent = memoryview(b"")  # of the answer
+        self.deadline: Timer | None = None
+
+
 class ControlServer:
     """The primary's end. Holds the socket and its file; `close` removes both."""
 
@@ -70,7 +87,7 @@ class ControlServer:
         self._poller = poller
         self._path = path
         self._answer = answer
-        self._clients: dict[int, socket.socket] = {}
+        self._clients: dict[int, _Client] = {}  # in the order in which they came
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.setblocking(False)
         before = os.umask(0o177)
@@ -83,37 +100,49 @@ class ControlServer:
             raise SettingsError("control", f"cannot listen on {path}: {error.strerror or error}") from error
         finally:
             os.umask(before)
-        self._listener.listen(16)
+        self._listener.listen(BACKLOG)
         poller.watch(self._listener.fileno(), READ, self._accept)
 
     def _accept(self, events: int) -> None:
-        try:
-            client, _ = self._listener.accept()
-        except OSError:
-            return  # gone already, or no descriptor is left: it will ask again
-        client.setblocking(False)
-        fd, received = client.fileno(), bytearray()
-        self._clients[fd] = client
-
-        def read(events: int) -> None:
+        for _ in range(BACKLOG):
             try:
-                received.extend(client.recv(REQUEST_MAX))
+                sock, _ = self._listener.accept()
             except BlockingIOError:
                 return
-            except OSError:
-                self._drop(fd, client)
+            except OSError:  # no descriptor is left: to try it again at once would keep the processor busy
+                self._poller.forget(self._listener.fileno())
+                self._poller.after(REST_S, self._watch_listener)
                 return
-            if b"\n" in received:
-                patience.cancel()
-                self._poller.forget(fd)
-                self._take(fd, client, bytes(received).partition(b"\n")[0])
-            elif events & ~READ or len(received) >= REQUEST_MAX:
-                self._drop(fd, client)
+            self._begin(_Client(sock))
 
-        self._poller.watch(fd, READ, read)
-        patience = self._poller.after(PATIENCE_S, lambda: self._drop(fd, client))
+    def _begin(self, client: _Client) -> None:
+        client.sock.setblocking(False)
+        if len(self._clients) >= CLIENTS_MAX:
+            self._drop(next(iter(self._clients.values())))
+        self._clients[client.fd] = client
+        self._poller.watch(client.fd, READ, lambda events: self._read(client, events))
+        client.deadline = self._poller.after(PATIENCE_S, lambda: self._drop(client))
 
-    def _take(self, fd: int, client: socket.socket, line: bytes) -> None:
+    def _watch_listener(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._poller.watch(self._listener.fileno(), READ, self._accept)
+
+    def _read(self, client: _Client, events: int) -> None:
+        try:
+            client.received += client.sock.recv(REQUEST_MAX)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(client)
+            return
+        line, newline, _ = bytes(client.received).partition(b"\n")
+        if newline:
+            self._stop_waiting(client)
+            self._take(client, line)
+        elif events & ~READ or len(client.received) >= REQUEST_MAX or not client.received:
+            self._drop(client)
+
+    def _take(self, client: _Client, line: bytes) -> None:
         try:
             request = msgspec.json.decode(line, type=dict[str, Any])
         except msgspec.MsgspecError as error:
@@ -121,30 +150,53 @@ class ControlServer:
         else:
             answer = self._answer(request)
         if isinstance(answer, Later):
-            answer.then(lambda answer: self._reply(fd, client, answer))
+            answer.then(lambda answer: self._reply(client, answer))
         else:
-            self._reply(fd, client, answer)
+            self._reply(client, answer)
 
-    def _reply(self, fd: int, client: socket.socket, answer: dict[str, Any]) -> None:
-        if self._clients.get(fd) is not client:
+    def _reply(self, client: _Client, answer: dict[str, Any]) -> None:
+        if self._clients.get(client.fd) is not client:
             return  # we have closed meanwhile
-        client.settimeout(PATIENCE_S)
-        with contextlib.suppress(OSError):
-            client.sendall(msgspec.json.encode(answer) + b"\n")
-        self._drop(fd, client)
+        client.unsent = memoryview(msgspec.json.encode(answer) + b"\n")
+        if self._send(client):
+            self._drop(client)
+        else:
+            self._poller.watch(client.fd, WRITE, lambda events: self._send_on(client))
+            client.deadline = self._poller.after(ANSWER_S, lambda: self._drop(client))
 
-    def _drop(self, fd: int, client: socket.socket) -> None:
-        if self._clients.get(fd) is client:
-            del self._clients[fd]
-            self._poller.forget(fd)
-            client.close()
+    def _send_on(self, client: _Client) -> None:
+        if self._send(client):
+            self._drop(client)
+
+    @staticmethod
+    def _send(client: _Client) -> bool:
+        """Send as much as the client takes now. Return whether that is the end, good or bad."""
+        try:
+            while client.unsent:
+                client.unsent = client.unsent[client.sock.send(client.unsent) :]
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # it is gone
+        return True
+
+    def _stop_waiting(self, client: _Client) -> None:
+        if client.deadline is not None:
+            client.deadline.cancel()
+        self._poller.forget(client.fd)
+
+    def _drop(self, client: _Client) -> None:
+        if self._clients.get(client.fd) is client:
+            del self._clients[client.fd]
+            self._stop_waiting(client)
+            client.sock.close()
 
     def close(self) -> None:
         """Stop answering, and remove the socket's file."""
         self._poller.forget(self._listener.fileno())
         self._listener.close()
-        for fd, client in list(self._clients.items()):
-            self._drop(fd, client)
+        for client in list(self._clients.values()):
+            self._drop(client)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
 

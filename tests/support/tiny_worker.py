@@ -12,7 +12,7 @@ What the cluster gives as `config` may change how it behaves: {"boot": "fail"} d
 {"boot": "fail-if", "path": P} does not while the file P exists, {"boot": "wait-if", "path": P} is not ready before the
 file is gone, {"die": WHEN, "path": P} has the one worker that first finds the file P die WHEN a connection is being
 "adopting", is "adopted", its request "read", or its answer "half" sent, {"refusing": N} has the worker of slot N raise
-for /refuse, and {"drain": "never"} does not drain.
+for /refuse, {"drain": "never"} does not drain, and {"padding": N} makes its statistics so large.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ async def main() -> None:
             assert connection.transport is not None
             connection.transport.close()
 
-    worker.load = lambda: {"here": len(connections)}
+    worker.load = lambda: {"here": len(connections), "padding": "x" * config.get("padding", 0)}
     worker.ready()
     await worker.run(
         on_connection=on_connection,
