@@ -10,7 +10,8 @@ The errors of `realtime`, in one tree.
     ├── Disconnect             the connection has to end, with a code the client understands
     └── TokenError
         ├── TokenExpired
-        └── TokenInvalid
+        ├── TokenInvalid
+        └── TokenUnverified    it cannot be verified now, and may be later
 
 `Reject` and `Disconnect` are raised by applications; both carry what the client is told and nothing else. An exception
 holds facts; `__str__` makes the sentence.
@@ -104,3 +105,10 @@ class TokenExpired(TokenError):
 
 class TokenInvalid(TokenError):
     """The token is not one of ours, or not for this."""
+
+
+class TokenUnverified(TokenError):
+    """
+    It cannot be said now whether the token is good: its key is not known yet, or it is about to begin to be valid. The
+    client may come again with the same token.
+    """

@@ -1,10 +1,14 @@
 """
-Public keys that verify tokens: from a PEM file, and from the address at which an identity provider publishes its keys.
+Public keys that verify tokens: from a PEM file, and from the URL at which an identity provider publishes its key set.
 
-Runs in the worker. A `KeySet` holds what is known now and says which key a token's head names; it verifies nothing
-itself (auth.py). Keys are fetched anew when a token names one that is not known (a provider has rotated), at most once
-in `AGAIN_S`, by all tokens that wait together; and when the old ones are `FRESH_S` old. A provider that does not answer
-costs nothing but the tokens of new keys: the known ones go on.
+Runs in the worker. A `KeySet` holds the keys that are known now and says which of them may verify a token; it verifies
+nothing itself (auth.py). It fetches the set when a token needs a key that is not known (the provider has rotated its
+keys), and when the known keys are `FRESH_S` old. All tokens that wait share one fetch.
+
+**Pauses.** Anybody can make up a token with an unknown key. After a fetch that brought nothing new the next one waits:
+`PAUSE_S`, then twice as long each time, `AGAIN_S` at most. A fetch that brought new keys makes the pause short again,
+and no stranger can cause that. A token that comes within the pause has the next fetch scheduled, waits for it up to
+`WAIT_S`, and is undecided after that, never refused. A key server that does not answer costs the known keys nothing.
 
 JSON Web Key Sets: RFC 7517. Which algorithm a key is for: RFC 7518, section 3.1, and RFC 8037.
 """
@@ -14,29 +18,46 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import jwt
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
-from realtime.errors import SettingsError
+from realtime import key_server
+from realtime.errors import SettingsError, TokenUnverified
+from realtime.key_cache import KeyCache
 
-AGAIN_S: Final = 10.0  # between two fetches
+PAUSE_S: Final = 1.0  # after a fetch; doubled by each that brings nothing new
+AGAIN_S: Final = 10.0  # and no longer than this
+QUIET_S: Final = 60.0  # without a fetch, after which the pauses begin anew
 FRESH_S: Final = 3600.0
-TIMEOUT_S: Final = 5.0
-SIZE_MAX: Final = 1024**2
+RECENT_S: Final = 60.0  # a set as young as this has the keys that its ids say; an older one may have been replaced
+TIMEOUT_S: Final = 5.0  # for a whole answer, from the first packet to the last byte
+WAIT_S: Final = 3.0  # for a client; an SDK gives a command up after 5 s
+KEYS_MAX: Final = 64  # of a set; a token that names no key is tried with each of its kind
 
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _RSA: Final = ("RS256", "RS384", "RS512")
 ALGORITHMS: Final = (*_RSA, *_CURVES.values(), "EdDSA")
+# What makes a public key of each type (RFC 7518, section 6; RFC 8037, section 2), and PyJWT's name for its reader.
+_MEMBERS: Final = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
+_READERS: Final = {
+    ("RSA", None): "RS256",
+    ("EC", "P-256"): "ES256",
+    ("EC", "P-384"): "ES384",
+    ("EC", "P-521"): "ES512",
+    ("OKP", "Ed25519"): "EdDSA",
+}
+_NAMES: Final = {"Ed25519": "EdDSA"}  # RFC 9864 names EdDSA by its curve
 
 logger = logging.getLogger("realtime.auth")
 
@@ -71,6 +92,21 @@ def load_public_key(path: Path) -> Any:
     return key
 
 
+class Key(NamedTuple):
+    """One key of a set. `kid` is its id, or None."""
+
+    kid: str | None
+    algorithms: tuple[str, ...]
+    public: Any
+
+
+class Candidates(NamedTuple):
+    """The public keys that may verify a token. `is_named`: the token names a key of the set, so there is no other."""
+
+    keys: Sequence[Any]
+    is_named: bool
+
+
 class KeySet:
     """The public keys that are believed."""
 
@@ -79,83 +115,225 @@ class KeySet:
         fixed: Any = None,
         url: str | None = None,
         *,
-        fetch: Callable[[str], bytes] | None = None,
+        cache: KeyCache | None = None,
+        fetch: Callable[[str], Awaitable[bytes]] = key_server.fetch,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """
         Args:
             fixed: a public key that is always believed.
             url: where a JSON Web Key Set is published.
-            fetch: reads a URL, in a thread.
+            cache: where workers leave the set for those after them.
+            fetch: reads a URL; given up by cancelling it.
             clock: seconds.
+            sleep: waits for so many seconds of that clock.
         """
+        self.url = url
         self._fixed = fixed
-        self._url = url
-        self._fetch = fetch or _read
+        self._cache = cache
+        self._fetch = fetch
         self._clock = clock
-        self._keys: dict[str | None, Any] = {}
-        self._asked_at: float | None = None
-        self._fetched_at: float | None = None
+        self._sleep = sleep
+        self._published: list[dict[str, str]] = []
+        self._keys: list[Key] = []
+        self._is_used = False  # since the last fetch
+        self._proved_at: float | None = None  # when the set was fetched that is known
+        self._began_at = 0.0  # the last fetch
+        self._ended_at: float | None = None
+        self._problem = ""  # with which the last fetch failed
+        self._fruitless = 0  # fetches in a row that brought nothing new
+        self._is_asking = False  # the key server, and not waiting for the pause to end
         self._fetching: asyncio.Task[None] | None = None
+        if url is not None and cache is not None and (kept := cache.load(url)) is not None:
+            age_s, published = kept
+            self._take(published, self._clock() - age_s)
 
-    def find(self, head: Mapping[str, Any]) -> Any:
-        """Return the key that a token's head names and that may verify its algorithm, or None."""
-        kid = head.get("kid")
-        candidates = [self._keys.get(kid)] if kid is not None else list(self._keys.values())
-        for key in (*candidates, self._fixed):
-            if key is not None and head.get("alg") in algorithms_of(key):
-                return key
-        return None
+    # What is known
 
-    async def prepare(self, head: Mapping[str, Any]) -> None:
-        """Fetch the keys, where that could help with this token; they are then there, or the provider is away."""
-        if self._url is None or head.get("alg") not in ALGORITHMS:
+    def find(self, head: Mapping[str, Any]) -> Candidates:
+        """
+        Return the keys that may verify a token of this head. Without an id, or with one that the set does not have,
+        these are all that are for its algorithm and have no other id (RFC 7517, section 4.5).
+        """
+        self._is_used = True
+        kid, algorithm = head.get("kid"), head.get("alg")
+        named = [each for each in self._keys if kid is not None and each.kid == kid]
+        if named:
+            return Candidates([each.public for each in named if algorithm in each.algorithms], is_named=True)
+        found = [
+            each.public for each in self._keys if algorithm in each.algorithms and (kid is None or each.kid is None)
+        ]
+        if self._fixed is not None and algorithm in algorithms_of(self._fixed):
+            found.append(self._fixed)
+        return Candidates(found, is_named=False)
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether the set was fetched so lately that a key is what its id says."""
+        return self._proved_at is not None and self._clock() - self._proved_at < RECENT_S
+
+    def now(self) -> float:
+        """Return the time by the clock of `fetched`."""
+        return self._clock()
+
+    # Fetching
+
+    def freshen(self) -> None:
+        """Fetch the set on the side where it is in use and old: the old keys are good until the new ones are there."""
+        if self.url is None or not self._is_used or self._proved_at is None:
             return
-        now = self._clock()
-        stale = self._fetched_at is None or now - self._fetched_at > FRESH_S
-        if self.find(head) is not None and not stale:
-            return
+        if self._clock() - self._proved_at > FRESH_S:
+            self._schedule()
+
+    async def fetched(self) -> float:
+        """
+        Wait for the fetch that is under way, or for the next one. Return when it began.
+
+        Raises:
+            TokenUnverified: it failed, or it is not due within `WAIT_S`.
+        """
+        fetching = self._schedule()
+        due_in_s = 0.0 if self._is_asking else self._due_at() - self._clock()
+        if due_in_s > (0.0 if self._problem else WAIT_S):
+            raise TokenUnverified(f"{self._problem or 'its key is not known'}; asked again in {due_in_s:.0f} s")
+        await asyncio.shield(fetching)
+        if self._problem:
+            raise TokenUnverified(self._problem)
+        return self._began_at
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.gather(self._fetching, return_exceptions=True)
+
+    def _schedule(self) -> asyncio.Task[None]:
+        """Have one fetch under way, or waiting for the pause to end."""
         if self._fetching is None:
-            if self._asked_at is not None and now - self._asked_at < AGAIN_S:
-                return
-            self._asked_at = now
             self._fetching = asyncio.get_running_loop().create_task(self._update())
-        if self.find(head) is None:  # else the old key will do, and the new ones come on the side
-            await asyncio.shield(self._fetching)
+        return self._fetching
+
+    def _due_at(self) -> float:
+        """Return when the next fetch may begin."""
+        if self._ended_at is None:
+            return self._clock()
+        return self._ended_at + min(AGAIN_S, PAUSE_S * (1 << min(self._fruitless, 16)))
 
     async def _update(self) -> None:
-        assert self._url is not None, "else there is nothing to fetch"
+        assert self.url is not None, "else there is nothing to fetch"
         try:
-            text = await asyncio.to_thread(self._fetch, self._url)
-            self._keys = _parse(text)
-            self._fetched_at = self._clock()
-            logger.info("= %d keys from %s", len(self._keys), self._url)
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
-            logger.warning("! no keys from %s: %s", self._url, error)
+            if (pause_s := self._due_at() - self._clock()) > 0:
+                await self._sleep(pause_s)
+            self._is_asking = True
+            self._begin()
+            before = self._published
+            self._problem = await self._ask(self.url)
+            self._fruitless = 0 if not self._problem and self._published != before else self._fruitless + 1
         finally:
+            self._is_asking = False
+            self._ended_at = self._clock()
             self._fetching = None
 
+    def _begin(self) -> None:
+        self._began_at = self._clock()
+        self._is_used = False
+        if self._ended_at is not None and self._began_at - self._ended_at > QUIET_S:
+            self._fruitless = 0
 
-def _read(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310 - the setting allows http(s) alone
-        text: bytes = response.read(SIZE_MAX + 1)
-    if len(text) > SIZE_MAX:
-        raise ValueError(f"more than {SIZE_MAX} bytes")
-    return text
-
-
-def _parse(text: bytes) -> dict[str | None, Any]:
-    """Return the keys of a set by their ids. One that is of no use here is left out, as the RFC wants it."""
-    keys: dict[str | None, Any] = {}
-    for each in msgspec.json.decode(text, type=dict[str, Any]).get("keys", []):
-        if not isinstance(each, dict) or each.get("use", "sig") != "sig" or each.get("kty") == "oct":
-            continue
+    async def _ask(self, url: str) -> str:
+        """Ask the key server once. Return what is wrong; nothing when the keys are there."""
+        shown = _shown(url)
         try:
-            key = jwt.PyJWK.from_dict(each).key
-        except (jwt.PyJWTError, KeyError, ValueError, TypeError):
+            async with asyncio.timeout(TIMEOUT_S):
+                published = usable(await self._fetch(url))
+        except TimeoutError as error:
+            why = str(error) or f"no whole answer within {TIMEOUT_S:g} s"
+        except (OSError, ValueError) as error:
+            why = str(error)
+        else:
+            self._take(published, self._began_at)
+            if self._cache is not None:
+                self._cache.save(url, published)
+            logger.info("= %d keys from %s", len(self._keys), shown)
+            return ""
+        logger.warning("! no keys from %s: %s", shown, why)
+        return f"there are no keys from {shown}: {why}"
+
+    def _take(self, published: list[dict[str, str]], fetched_at: float) -> None:
+        self._published, self._proved_at = published, fetched_at
+        self._keys = [key for each in published if (key := read_key(each)) is not None]
+
+
+class _Jwk(msgspec.Struct):
+    """One entry of a set, as far as it is used here (RFC 7517, section 4)."""
+
+    kty: str
+    kid: str | None = None
+    alg: str | None = None
+    use: str | None = None
+    key_ops: list[str] | None = None
+    crv: str | None = None
+    n: str | None = None
+    e: str | None = None
+    x: str | None = None
+    y: str | None = None
+    d: Any = None
+
+    @property
+    def is_for_us(self) -> bool:
+        """Whether it is a public key that is meant for verifying."""
+        verifies = self.use in (None, "sig") and (self.key_ops is None or "verify" in self.key_ops)
+        return verifies and self.kty in _MEMBERS and self.d is None
+
+
+def usable(text: bytes) -> list[dict[str, str]]:
+    """
+    Return the entries of a set that verify tokens, each as its public members alone. What is of no use here is left out
+    and spoils no other, as RFC 7517, section 5, wants it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        entries = msgspec.json.decode(text, type=dict[str, Any]).get("keys")
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ValueError(f"it is no key set: {error}") from None
+    found: list[dict[str, str]] = []
+    for entry in entries if isinstance(entries, list) else []:
+        try:
+            jwk = msgspec.convert(entry, _Jwk)
+        except msgspec.ValidationError:
             continue
-        if algorithms_of(key):
-            keys[each.get("kid")] = key
-    if not keys:
+        if not jwk.is_for_us:
+            continue
+        if len(found) == KEYS_MAX:
+            logger.warning("! a key set has more keys than %d: the others are not used", KEYS_MAX)
+            break
+        names = ("kty", "kid", "alg", *_MEMBERS[jwk.kty])
+        members = {name: value for name in names if (value := getattr(jwk, name)) is not None}
+        if read_key(members) is not None:
+            found.append(members)
+    if not found:
         raise ValueError("it holds no public key that verifies tokens")
-    return keys
+    return found
+
+
+def read_key(jwk: Mapping[str, str]) -> Key | None:
+    """Return the key that public members describe, or None where they describe none that verifies tokens."""
+    reader = _READERS.get((jwk.get("kty", ""), jwk.get("crv")))
+    if reader is None:
+        return None
+    try:
+        public = jwt.PyJWK(dict(jwk), reader).key
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError, UnsupportedAlgorithm):
+        return None
+    named = jwk.get("alg")
+    algorithms = [each for each in algorithms_of(public) if named is None or each == _NAMES.get(named, named)]
+    return Key(jwk.get("kid"), tuple(algorithms), public) if algorithms else None
+
+
+def _shown(url: str) -> str:
+    """Return a URL without what may be a secret in it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -10,7 +10,6 @@ knows writes it again. It never decides what a revocation means: that is revocat
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from typing import Final
@@ -57,8 +56,12 @@ class Revoking:
     async def _look_forever(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            with contextlib.suppress(BrokerUnavailable):  # the next round comes back to it
+            try:
                 await self.look()
+            except BrokerUnavailable as error:  # the next round comes back to it
+                logger.debug("- what is revoked is not read: %s", error)
+            except Exception:
+                logger.exception("! what is revoked is not read")  # nor does one round end those after it
 
     async def look(self) -> None:
         """
@@ -71,7 +74,7 @@ class Revoking:
         page = await self._hub.kept(REVOCATIONS, REVOCATIONS_KEPT, since=before, limit=MOST)
         if before is not None and page.top.epoch != before.epoch:
             page = await self._hub.kept(REVOCATIONS, REVOCATIONS_KEPT, limit=MOST)
-        theirs = [_read(each) for each in page.publications]
+        theirs = [read for each in page.publications if (read := _read(each)) is not None]
         for each in theirs:
             self._postman.take_revocation(each)
         self._since = page.top
@@ -83,5 +86,9 @@ class Revoking:
                     await self._hub.keep(REVOCATIONS, msgspec.msgpack.encode(each), REVOCATIONS_KEPT)
 
 
-def _read(publication: Publication) -> Revocation:
-    return msgspec.msgpack.decode(publication.data, type=Revocation)
+def _read(publication: Publication) -> Revocation | None:
+    try:
+        return msgspec.msgpack.decode(publication.data, type=Revocation)
+    except msgspec.MsgspecError as error:  # another version's, or none of ours: the others count nevertheless
+        logger.warning("! an entry of what is revoked cannot be read: %s", error)
+        return None

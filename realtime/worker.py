@@ -32,6 +32,7 @@ from realtime.gateway import WEBSOCKET_PATHS, Gateway
 from realtime.http import Router
 from realtime.hub import Hub
 from realtime.jwks import KeySet, load_public_key
+from realtime.key_cache import KeyCache
 from realtime.post import Postman
 from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
@@ -87,6 +88,7 @@ class Process:
                 ping_s=settings.ping_s,
                 pong_s=settings.pong_s,
                 connect_s=settings.handshake_s,
+                expiry_grace_s=max(Limits().expiry_grace_s, settings.token_leeway_s),
                 rooms_per_connection=settings.rooms_per_connection,
                 commands_per_second=settings.commands_per_second,
                 anonymous=settings.allows_anonymous,
@@ -179,6 +181,7 @@ class Process:
         await self.router.shutdown()
         await self.app.shutdown()
         await self.revoking.close()
+        await self.protocol.tokens.close()
         await self.hub.close()
         for task in self._tasks:
             task.cancel()
@@ -226,11 +229,13 @@ def tokens_of(settings: Settings) -> Tokens:
     """
     fixed = load_public_key(Path(settings.token_public_key)) if settings.token_public_key is not None else None
     has_keys = fixed is not None or settings.token_jwks_url is not None
+    cache = KeyCache(Path(settings.keys_file)) if settings.keys_file else None
     return Tokens(
         settings.token_hmac_secret,
-        keys=KeySet(fixed, settings.token_jwks_url) if has_keys else None,
+        keys=KeySet(fixed, settings.token_jwks_url, cache=cache) if has_keys else None,
         audience=settings.token_audience,
         issuer=settings.token_issuer,
+        leeway_s=settings.token_leeway_s,
     )
 
 

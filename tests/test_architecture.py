@@ -40,6 +40,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.broker",
         "realtime.auth",
         "realtime.jwks realtime.revocation",
+        "realtime.key_server realtime.key_cache",
         "realtime.settings",
         "realtime.credentials realtime.errors realtime.halves realtime.rate realtime.tasks",
         "realtime.logs realtime.own",

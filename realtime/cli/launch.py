@@ -23,7 +23,7 @@ import click
 from realtime import logs
 from realtime.broker import LOCAL_STOP_SIGNAL
 from realtime.cli.banner import LISTENING, banner
-from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, own_directory
+from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, KEYS_FILE, own_directory
 from realtime.errors import RealtimeError, SettingsError
 from realtime.settings import Settings, misspelt
 from realtime.transport.tls import server_context
@@ -113,11 +113,12 @@ def for_development(settings: Settings) -> Settings:
 
 
 def with_sockets(settings: Settings, directory: Path) -> Settings:
-    """Settle where the control socket is, and how the workers reach their broker."""
+    """Settle where the control socket is, how the workers reach their broker, and where they leave public keys."""
     # A single worker too has its rooms beside it: they outlive it through a reload, a crash and `realtime scale`.
     broker_url = settings.redis or f"local:{directory / BROKER_SOCKET}"
     control = str(Path(settings.directory, settings.control)) if settings.control else str(directory / CONTROL_SOCKET)
-    return dataclasses.replace(settings, control=control, broker_url=broker_url)
+    keys_file = str(directory / KEYS_FILE)
+    return dataclasses.replace(settings, control=control, broker_url=broker_url, keys_file=keys_file)
 
 
 def start_logging(settings: Settings, who: str) -> None:

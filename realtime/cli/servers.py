@@ -2,8 +2,9 @@
 Where the servers of this user keep their sockets, and how another command finds the one that runs.
 
 Each primary has a directory of its own, named after its process id, inside the user's runtime directory. It holds the
-control socket and the local broker's, has mode 0700, and goes when the primary ends. What a killed primary left behind
-is removed by the next one that starts. Nothing here talks on a socket beyond trying whether somebody answers.
+control socket, the local broker's, and the public keys that workers leave for their successors. It has mode 0700, and
+goes when the primary ends. What a killed primary left behind is removed by the next one that starts. Nothing here talks
+on a socket beyond trying whether somebody answers.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sticky import privileges
 
 CONTROL_SOCKET = "control.sock"
 BROKER_SOCKET = "broker.sock"
+KEYS_FILE = "keys.json"
 
 
 class NoServer(RealtimeError):

@@ -140,6 +140,8 @@ class Settings:
         _WHO, "Where an identity provider publishes the keys (JWKS) that verify its tokens.")
     token_audience: str | None = _set(None, Text(), _WHO, "What a token's `aud` must hold.")
     token_issuer: str | None = _set(None, Text(), _WHO, "What a token's `iss` must be.")
+    token_leeway_s: float = _set(10.0, Seconds(0, 300), _WHO,
+        "By how much clocks may differ: a token is good from so long before `nbf` until so long after `exp`.")
     api_key: str | None = _set(None, Secret(KEY_BYTES), _WHO,
         "Opens /api to other programs; several, separated by commas, while one replaces another.",
         shown="there is no /api")
@@ -199,6 +201,8 @@ class Settings:
     """Where the server was started: TARGET and relative paths are looked up here."""
     broker_url: str = field(default="memory:", metadata={})
     """`memory:`, `local:PATH` or a Redis URL."""
+    keys_file: str = field(default="", metadata={})
+    """Where workers leave the key server's public keys for those after them; "" for nowhere."""
     sources: Mapping[str, str] = field(default_factory=dict, metadata={}, compare=False, repr=False)
     """Field -> where its value came from, for those that are not defaults."""
 

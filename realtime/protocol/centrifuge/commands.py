@@ -24,7 +24,7 @@ from realtime.auth import ConnectionClaims, SubscriptionClaims, channels_of
 from realtime.broker.base import ClientId, ClientInfo, Position, Room
 from realtime.connection import Subscription
 from realtime.credentials import SUBSCRIPTION_TOKEN, TOKEN
-from realtime.errors import ClientError, Disconnect, TokenExpired, TokenInvalid
+from realtime.errors import BrokerUnavailable, ClientError, Disconnect, TokenExpired, TokenInvalid, TokenUnverified
 from realtime.fanout import Accepts
 from realtime.hub import Entry, Joined, RoomOptions
 from realtime.protocol.centrifuge import codes, json, tags
@@ -78,7 +78,6 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
     """Admit a client, with the rooms that its token and the application give it."""
     session.begin_connecting()
     connection, shared = session.connection, session.shared
-    await shared.tokens.prepare(request.token)
     claims = await _connection_claims(session, request.token)
     if claims is not None:
         connection.user, connection.claims = claims.user, claims.raw
@@ -137,7 +136,7 @@ async def _connection_claims(session: Session, token: str) -> ConnectionClaims |
             raise codes.PROTOCOL.error()
         return None
     try:
-        return session.shared.tokens.connection(token, time.time())
+        return await session.shared.tokens.verify_connection(token)
     except TokenExpired:
         raise codes.TOKEN_EXPIRED.error() from None
     except TokenInvalid as error:
@@ -168,9 +167,8 @@ async def _enter_granted(session: Session, request: ConnectRequest) -> list[Door
 
 async def refresh(session: Session, id: int, request: RefreshRequest) -> None:
     """Let a connection live longer, by a newer token of the same user."""
-    await session.shared.tokens.prepare(request.token)
     try:
-        claims = session.shared.tokens.connection(request.token, time.time())
+        claims = await session.shared.tokens.verify_connection(request.token)
     except TokenExpired:
         raise codes.CONNECTION_EXPIRED.error() from None
     except TokenInvalid as error:
@@ -215,7 +213,6 @@ async def subscribe(session: Session, id: int, request: SubscribeRequest) -> Non
     session.entering[room] = None
     try:
         subscription = Subscription(room)
-        await session.shared.tokens.prepare(request.token)
         data = await _authorise(session, subscription, request.token)
         said = await session.shared.application.subscribe(connection, room, _payload(request.data))
         since = Position(request.epoch, request.offset) if request.recover else None
@@ -227,8 +224,13 @@ async def subscribe(session: Session, id: int, request: SubscribeRequest) -> Non
             session.shared.hub.abandon(door.entry)
             raise
     except ClientError as error:
-        if not error.temporary and error.code not in COMES_AGAIN:
+        if error.temporary or error.code in COMES_AGAIN:
+            session.lose(room)
+        else:
             session.lost -= {room}  # it is not to come back
+        raise
+    except (BrokerUnavailable, TokenUnverified):
+        session.lose(room)
         raise
     finally:
         session.entered(room)
@@ -390,7 +392,7 @@ async def _authorise(session: Session, subscription: Subscription, token: str) -
 
 async def _subscription_claims(session: Session, room: Room, token: str) -> SubscriptionClaims:
     try:
-        claims = session.shared.tokens.subscription(token, time.time())
+        claims = await session.shared.tokens.verify_subscription(token)
     except TokenExpired:
         raise codes.TOKEN_EXPIRED.error() from None
     except TokenInvalid as error:
@@ -412,7 +414,6 @@ async def sub_refresh(session: Session, id: int, request: SubRefreshRequest) -> 
         raise codes.BAD_REQUEST.error()
     if subscription.expire_at_s is None:
         raise codes.PROTOCOL.error()
-    await session.shared.tokens.prepare(request.token)
     claims = await _subscription_claims(session, room, request.token)
     subscription.expire_at_s = claims.expire_at_s
     session.watch_subscription(subscription)

@@ -27,7 +27,7 @@ from msgspec import Raw
 
 from realtime.broker.base import ClientId, Position, Room
 from realtime.connection import EMPTY, Connection, Subscription
-from realtime.errors import BrokerUnavailable, ClientError, Disconnect
+from realtime.errors import BrokerUnavailable, ClientError, Disconnect, TokenUnverified
 from realtime.hub import Insufficient
 from realtime.protocol.base import Handshake, Outlet
 from realtime.protocol.centrifuge import codes, commands, uni
@@ -84,6 +84,7 @@ class Session:
         "_overran",
         "_publishing",
         "_queue",
+        "_refusal",
         "_taken",
         "_task",
         "_timer",
@@ -128,12 +129,13 @@ class Session:
         )
         # Rooms at whose door it stands, and how each is to be left again: what was asked for meanwhile.
         self.entering: dict[Room, codes.UnsubscribeCode | None] = {}
-        self.lost: frozenset[Room] = NONE  # rooms that the hub took from it, and to which it was told to come back
+        self.lost: frozenset[Room] = NONE  # rooms that it lost, or could not enter now, and may come back to
         self.granted: dict[Room, Subscription] = {}  # rooms that the server gave it before it was admitted
         self._queue: deque[Command] | None = None  # only while a task runs
         self._task: asyncio.Task[None] | None = None
         self._publishing: set[asyncio.Task[None]] | None = None  # publications on their way to the broker
         self._meter: Meter | None = None  # of commands
+        self._refusal: codes.DisconnectCode | None = None  # how one ends that was refused for now, and stays
         self._overran: frozenset[str] = NONE  # limits of which the log has heard
         self._awaits_pong = False
         self._holds_little = False  # the kernel, of what the peer does not take
@@ -230,7 +232,7 @@ class Session:
         if method is None or (command.id <= 0 and method != "send"):
             raise codes.PROTOCOL.error()
         if self.state is not (State.NEW if method == "connect" else State.CONNECTED):
-            raise codes.PROTOCOL.error()
+            raise (self._refusal or codes.PROTOCOL).error()
         try:
             if self.shared.commands is not None and method != "connect":
                 self._meter_command(method, self.shared.commands)
@@ -239,6 +241,9 @@ class Session:
             self._answer_error(command.id, method, error)
         except BrokerUnavailable as error:
             self._log_unavailable(method, error)
+            self._answer_error(command.id, method, codes.UNAVAILABLE.error())
+        except TokenUnverified as error:
+            self.log_refusal(f"token of {method}, for now,", error)
             self._answer_error(command.id, method, codes.UNAVAILABLE.error())
         except Insufficient:
             raise codes.INSUFFICIENT_STATE.error() from None
@@ -304,11 +309,13 @@ class Session:
         if method == "send":
             return  # it has no answer
         if self.is_one_way:
-            self.finish(uni.disconnect_for(error.code))
+            self.finish(uni.disconnect_for(error))
             return
         self.write(self.codec.error_reply(id, error))
         if self.state is State.CONNECTING:
             self._move(Event.REFUSED)
+            if error.temporary or error.code == codes.TOKEN_EXPIRED.code:
+                self._refusal = uni.disconnect_for(error)  # what was said for now is not said for good afterwards
             assert self._queue is not None
             self._queue.clear()  # the rest of that frame is not looked at
 
@@ -398,7 +405,18 @@ class Session:
     # Pings and deadlines, all on the wheel
 
     def _is_stale(self) -> None:
-        self.finish(codes.STALE)
+        """End a connection that is not admitted in time. A `connect` that is under way is given as long again."""
+        if self.state is State.CONNECTING:
+            self._timer = self.shared.wheel.after(self.shared.limits.connect_s, Session._is_late, self)
+        else:
+            self.finish(self._refusal or codes.STALE)
+
+    def _is_late(self) -> None:
+        if self.state is State.CONNECTING:
+            logger.warning("x %s: connect: no answer within %g s", self.who, self.shared.limits.connect_s)
+            self.finish(codes.SERVER_ERROR)
+        else:
+            self.finish(self._refusal or codes.STALE)
 
     # A ping waits in the kernels behind all that a slow peer has still to read. A patient one, which is not closed for
     # that, may take minutes to come to it: it is waited for as long as the peer takes something.
@@ -511,11 +529,15 @@ class Session:
             return
         info = self.connection.describe(room)
         del self.connection.subscriptions[room]
-        if len(self.lost) < self.shared.limits.rooms_per_connection:  # more than one can come back to
-            self.lost |= {room}
+        self.lose(room)
         if subscription.shown is not None:
             self.shared.hub.withdraw(room, info)
         self._push_unsubscribe(room, codes.UNSUBSCRIBED_INSUFFICIENT)
+
+    def lose(self, room: Room) -> None:
+        """Note that the client may come back to a room: what it asks there until then fails for now, not for good."""
+        if len(self.lost) < self.shared.limits.rooms_per_connection:  # more than one can come back to
+            self.lost |= {room}
 
     def _push_unsubscribe(self, room: Room, code: codes.UnsubscribeCode) -> None:
         self.write(self.codec.push(Push(channel=room, unsubscribe=Unsubscribe(code.code, code.reason))))

@@ -35,9 +35,13 @@ _ENDS: Final = {
 }
 
 
-def disconnect_for(error: int) -> DisconnectCode:
-    """Return how a connection ends whose connect failed with this code: there is no reply that could say so."""
-    return _ENDS.get(error, codes.SERVER_ERROR)
+def disconnect_for(error: ClientError) -> DisconnectCode:
+    """
+    Return how a connection ends whose connect failed: there is no reply that could say so. What is temporary lets the
+    client come back, whatever its code.
+    """
+    end = _ENDS.get(error.code, codes.SERVER_ERROR)
+    return codes.SERVER_ERROR if error.temporary and not end.reconnects else end
 
 
 def decode(message: bytes | str) -> list[Command]:
