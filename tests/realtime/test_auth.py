@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import re
 from typing import Any
 
 import jwt
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from realtime.auth import ConnectionClaims, SubscriptionClaims, Tokens, sign
-from realtime.errors import TokenError, TokenExpired, TokenInvalid
+from realtime.errors import TokenError, TokenExpired, TokenInvalid, TokenUnverified
 
 SECRET = "a secret of more than sixty-four bytes, so that every HMAC here has as much of it as it wants"
 NOW_S = 1_700_000_000.0
@@ -189,7 +190,10 @@ def test_a_head_nested_without_end_is_refused_like_any_other() -> None:
         ({"exp": 0}, TokenExpired),
         ({"exp": -1}, TokenExpired),
         ({"nbf": NOW_S}, None),
-        ({"nbf": NOW_S + 1}, TokenInvalid),
+        ({"nbf": NOW_S + 1}, TokenUnverified),
+        ({"nbf": NOW_S + 300}, TokenUnverified),
+        ({"nbf": NOW_S + 301}, TokenInvalid),
+        ({"nbf": NOW_S + 1, "exp": NOW_S + 1}, TokenInvalid),
         ({"nbf": NOW_S + 1, "exp": NOW_S - 1}, TokenExpired),
         ({"iat": NOW_S + 3600}, None),
         ({"exp": "tomorrow"}, TokenInvalid),
@@ -211,6 +215,56 @@ def test_a_token_is_good_from_nbf_until_just_before_exp(claims: dict[str, Any], 
         else:
             with pytest.raises(what):
                 verify(token, NOW_S)
+
+
+@pytest.mark.parametrize(
+    ("claims", "what"),
+    [
+        ({"nbf": NOW_S + 10}, None),
+        ({"nbf": NOW_S + 10.5}, TokenUnverified),
+        ({"exp": NOW_S - 9.5}, None),
+        ({"exp": NOW_S - 10}, TokenExpired),
+        ({"iat": NOW_S + 86400}, None),
+        ({"iat": "when"}, None),
+    ],
+    ids=repr,
+)
+def test_clocks_may_differ_by_the_leeway_in_either_direction(
+    claims: dict[str, Any], what: type[TokenError] | None
+) -> None:
+    lenient = Tokens(SECRET, leeway_s=10)
+    for verify, more in ((lenient.connection, {}), (lenient.subscription, {"channel": "news"})):
+        token = sign({"sub": "alice", **more, **claims}, SECRET)
+        if what is None:
+            assert verify(token, NOW_S).user == "alice"
+        else:
+            with pytest.raises(what):
+                verify(token, NOW_S)
+
+
+def test_leeway_moves_no_end_of_a_connection() -> None:
+    token = sign({"exp": NOW_S - 5}, SECRET)
+    assert Tokens(SECRET, leeway_s=10).connection(token, NOW_S).expire_at_s == NOW_S - 5
+
+
+@pytest.mark.parametrize(
+    ("claims", "why"),
+    [
+        ({"sub": 42}, 'a number, and has to be a text such as "42"'),
+        ({"sub": 4.5}, "a number"),
+        ({"sub": True}, "true or false"),
+        ({"sub": ["42"]}, "no text"),
+        ({"exp": "1800000000"}, "`exp` is no number of seconds"),
+    ],
+)
+def test_a_claim_of_another_type_is_named_for_the_log(claims: dict[str, Any], why: str) -> None:
+    """Centrifugo and PyJWT refuse a `sub` that is a number as well: RFC 7519 has a text there."""
+    with pytest.raises(TokenInvalid, match=re.escape(why)):
+        tokens.connection(sign_anything(claims), NOW_S)
+
+
+def sign_anything(claims: dict[str, Any]) -> str:
+    return forge({"alg": "HS256"}, claims, SECRET.encode())
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from realtime.auth import ConnectionClaims, SubscriptionClaims, channels_of
 from realtime.broker.base import ClientId, ClientInfo, Position, Room
 from realtime.connection import Subscription
 from realtime.credentials import SUBSCRIPTION_TOKEN, TOKEN
-from realtime.errors import BrokerUnavailable, ClientError, Disconnect, TokenExpired, TokenInvalid, TokenUnverified
+from realtime.errors import ClientError, Disconnect, TokenExpired, TokenInvalid
 from realtime.fanout import Accepts
 from realtime.hub import Entry, Joined, RoomOptions
 from realtime.protocol.centrifuge import codes, json, tags
@@ -229,7 +229,7 @@ async def subscribe(session: Session, id: int, request: SubscribeRequest) -> Non
         else:
             session.lost -= {room}  # it is not to come back
         raise
-    except (BrokerUnavailable, TokenUnverified):
+    except Exception:  # a fault of ours, and answered as temporary
         session.lose(room)
         raise
     finally:

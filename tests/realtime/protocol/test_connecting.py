@@ -7,6 +7,7 @@ passes when a test says so, so nothing here waits for a ping or a deadline.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -17,6 +18,7 @@ import pytest
 
 from realtime import App, Connection, Disconnect, Reject
 from realtime.auth import sign
+from realtime.errors import BrokerUnavailable
 from realtime.protocol.centrifuge import codes
 from realtime.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode
 from realtime.transport.websocket import Limits as WebSocketLimits
@@ -180,8 +182,61 @@ async def test_who_is_refused_is_told_and_the_rest_of_its_message_is_not_looked_
         client = await worker.open()
         await client.send_raw(json.dumps(CONNECT) + '\n{"id":2,"subscribe":{"channel":"open"}}')
         assert await client.hear(1) == [{"id": 1, "error": error}]
-        assert await ends(client, {"id": 3, "subscribe": {"channel": "open"}}) == (3501, "bad request")
+        end = (3004, "internal server error") if error.get("temporary") else (3501, "bad request")
+        assert await ends(client, {"id": 3, "subscribe": {"channel": "open"}}) == end
         assert len(client.heard) == 1, "a refusal is not got round by a second message"
+
+
+@pytest.mark.parametrize(
+    ("raised", "end"),
+    [
+        (Reject("full", 1000, temporary=True), (3004, "internal server error")),
+        (Reject("slowly", 111, temporary=True), (3013, "too many requests")),
+        (Reject("another token", 109), (3005, "connection expired")),
+        (BrokerUnavailable("there", "away"), (3004, "internal server error")),
+    ],
+    ids=repr,
+)
+@run_async
+async def test_a_client_that_was_refused_for_now_and_stays_is_let_come_back(
+    raised: Exception, end: tuple[int, str]
+) -> None:
+    app = App()
+
+    @app.on_connect
+    async def connect() -> None:
+        raise raised
+
+    async with OneWorker(app) as worker:
+        client = await worker.open()
+        await client.say(CONNECT)
+        worker.pass_time(10.5)
+        assert await client.wait_closed() == end
+
+
+@run_async
+async def test_a_connect_that_takes_too_long_is_no_fault_of_the_client() -> None:
+    app = App()
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    @app.on_connect
+    async def connect() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async with OneWorker(app, connect_s=10) as worker:
+        client = await worker.open()
+        await client.send_raw(json.dumps(CONNECT))
+        await begun.wait()
+        worker.pass_time(10.5)
+        assert client.closed is None, "it is given as long again, for it may have been asked late"
+        worker.pass_time(10.5)
+        assert await client.wait_closed() == (3004, "internal server error")
+        await cancelled.wait()
 
 
 @run_async
