@@ -132,5 +132,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         here, there = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if there not in ("http", "https") or (here == "https" and there != "https"):
+            fp.close()
             raise ValueError(f"it redirects from {here} to {there or 'nowhere'}, which is not followed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -51,23 +51,23 @@ class RedisServer:
         self.url = f"unix://{self.path}"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it, and wait until it answers. It is empty, unless it is durable."""
+    def start(self, *more: str, greeting: bytes = b"+PONG") -> None:
+        """Start it, with more options, and wait until it answers so. It is empty, unless it is durable."""
         argv = [self.program, *self._listening, "--unixsocket", self.path, "--save", ""]
         argv += ["--appendonly", "yes", "--appendfsync", "always"] if self._is_durable else ["--appendonly", "no"]
         log = Path(self._directory.name, "log")
         with log.open("wb") as output:
-            argv += ["--dir", self._directory.name, "--repl-diskless-sync-delay", "0", *self._options]
+            argv += ["--dir", self._directory.name, "--repl-diskless-sync-delay", "0", *self._options, *more]
             self.process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT)
         give_up_at = time.monotonic() + DEADLINE_S
-        while not self._answers():
+        while not self._answers(greeting):
             assert self.process.poll() is None, log.read_text()
             assert time.monotonic() < give_up_at, "redis-server does not answer"
             threading.Event().wait(0.02)
 
-    def _answers(self) -> bool:
+    def _answers(self, greeting: bytes) -> bool:
         with contextlib.suppress(OSError):
-            return self.command("PING").startswith(b"+PONG")
+            return self.command("PING").startswith(greeting)
         return False
 
     def command(self, *words: str) -> bytes:
