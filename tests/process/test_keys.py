@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import stat
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,9 +23,15 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from websockets.sync.client import connect
 
+from realtime.cli.servers import KEYS_FILE
+from realtime.settings import runtime_directory
 from tests.support.aio import run_async
-from tests.support.client import ProtocolClient
+from tests.support.client import ProtocolClient, Refused
+from tests.support.fault_clients import Native
+from tests.support.key_server import Key as ServedKey
+from tests.support.key_server import KeyServer
 from tests.support.server import RunningServer
 
 ALGORITHMS = ["RS256", "ES256", "EdDSA"]
@@ -32,7 +41,8 @@ LATER_S = 3600.0
 APP = """
 from realtime import App, Connection, jwks
 
-jwks.AGAIN_S, jwks.FRESH_S = {again_s}, {fresh_s}
+jwks.PAUSE_S = jwks.AGAIN_S = {again_s}
+jwks.FRESH_S = {fresh_s}
 app = App()
 
 
@@ -141,6 +151,15 @@ async def refused(server: RunningServer, key: Key, address: str = "127.0.0.1") -
     assert code == INVALID_TOKEN
 
 
+async def undecided(server: RunningServer, key: Key, address: str = "127.0.0.1") -> None:
+    """Connect with a token of that key, and be told to come again."""
+    client = await ProtocolClient.open(server.websocket_url, address)
+    with pytest.raises(Refused) as answer:
+        await client.ask("connect", token=key.token("eve"))
+    assert (answer.value.code, answer.value.temporary) == (100, True)
+    await client.close()
+
+
 def test_keys_of_every_kind_admit_and_are_asked_for_once(provider: Provider, tmp_path: Path) -> None:
     with serve(provider, tmp_path, again_s=LATER_S, fresh_s=LATER_S) as server:
         server.wait_until_full()
@@ -155,14 +174,15 @@ async def connect_many(server: RunningServer, provider: Provider) -> None:
         *[admitted(server, key, f"{key.name}-{address}", address) for key in provider.keys for address in addresses]
     )
     assert set(slots) == {0, 1}
-    assert provider.asked == ["/keys.json"] * 2, "once for each worker, whoever waited for it"
+    asked = len(provider.asked)
+    assert asked == 2, "once for each worker, whoever waited for it"
     for algorithm in ALGORITHMS:
         invented, forged = Key(algorithm, "invented"), Key(algorithm, algorithm)
         for address in addresses:
-            await refused(server, invented, address)
+            await undecided(server, invented, address)
             await refused(server, forged, address)
     assert await admitted(server, provider.keys[0]) in (0, 1)
-    assert provider.asked == ["/keys.json"] * 2, "invented names do not make it ask again so soon"
+    assert len(provider.asked) == asked, "invented names do not make it ask again so soon"
 
 
 def test_a_key_that_is_new_is_found_and_one_that_is_withdrawn_is_good_no_more(
@@ -210,8 +230,65 @@ async def lose_provider(server: RunningServer, provider: Provider) -> None:
     for key in old:
         await admitted(server, key)
     for key in new:
-        await refused(server, key)
+        await undecided(server, key)
     provider.keys = [*old, *new]
     provider.start()
     for key in (*new, *old):
         await admitted(server, key)
+
+
+# While the provider is slow, or away
+
+
+SLOW_APP = """
+from realtime import App
+
+app = App()
+"""
+
+
+def test_a_provider_that_sends_a_byte_now_and_then_stops_neither_a_reload_nor_the_end(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(SLOW_APP)
+    with KeyServer(ServedKey("a")) as provider:
+        provider.mode = "slow"
+        options = ("--token-jwks-url", provider.url, "--drain", "1s")
+        with RunningServer(app, *options, workers=1) as server:
+            server.wait_until_full()
+            for end in (signal.SIGHUP, signal.SIGTERM):
+                asked, since = provider.asked, server.log.mark()
+                with connect(server.websocket_url, compression=None) as client:
+                    client.send(json.dumps({"id": 1, "connect": {"token": ServedKey("b").token(sub="eve")}}))
+                    while provider.asked == asked:
+                        threading.Event().wait(0.01)
+                    server.send_signal(end)
+                    server.log.wait_for(r"worker \d+ ended \(status 0\)", since=since)
+            assert server.wait() == 0
+
+
+def test_a_worker_that_dies_while_the_provider_is_away_leaves_its_keys(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(SLOW_APP)
+    key = ServedKey("a")
+    with KeyServer(key) as provider, RunningServer(app, "--token-jwks-url", provider.url, workers=1) as server:
+        server.wait_until_full()
+        assert connects(server, key) == "admitted"
+        [worker] = [each["pid"] for each in server.status()["workers"]]
+        provider.stop()
+        since = server.log.mark()
+        os.kill(worker, signal.SIGKILL)
+        server.log.wait_for(r"= slot 0: worker \d+ is ready", since=since)
+        assert connects(server, key) == "admitted"
+        assert connects(server, ServedKey("b")) == "error 100, temporary"
+        left = Path(runtime_directory(), str(server.pid), KEYS_FILE)
+        assert stat.S_IMODE(left.stat().st_mode) == 0o600
+        assert provider.asked == 1
+    assert not left.exists(), "it goes with the primary"
+
+
+def connects(server: RunningServer, key: ServedKey) -> str:
+    client = Native(server.port)
+    try:
+        return client.connect({"token": key.token(sub="ann")})
+    finally:
+        client.close()
