@@ -506,6 +506,21 @@ def test_a_master_fails_over() -> None:
             client.close()
 
 
+# When an expired connection ends
+
+
+def test_a_token_that_is_good_by_its_leeway_is_no_token_of_a_connection_that_ends_at_once() -> None:
+    options = ("--drain", "1s", "--ping", "600ms", "--pong", "300ms", "--token-leeway", "300s")
+    with RunningServer(APP, *options, workers=1, env={"REALTIME_TOKEN_HMAC_SECRET": SECRET}) as server:
+        client = Native(server.port)
+        assert client.connect({"token": ahead(exp=-55)(Place(server)), "data": {}}) == "admitted"
+        for _ in range(2):  # it would have ended in the tick before
+            assert client.socket.recv(timeout=HEALTHY_S) == "{}"
+            client.socket.send("{}")
+        assert client.ask("rpc", {"method": "do", "data": {}}) == "done"
+        client.close()
+
+
 # The page
 
 

@@ -80,7 +80,7 @@ ROWS = (
     Row("LOADING", "Redis loads its data (LOADING)", NOW, BACK, NO_LINK),
     Row("BUSY", "Redis runs somebody's endless script (BUSY)", NOW, BACK, NO_LINK),
     Row("auth", "Redis has another password now (NOAUTH, WRONGPASS)", NOW, BACK, NO_LINK),
-    Row("READONLY", "Redis is a replica now (READONLY)", NOW, BACK, NO_LINK),
+    Row("READONLY", "Redis is a replica now (READONLY)", NOW, BACK, unwritten()),
     Row("OOM", "the broker is full (Redis: OOM)", NOW, BACK, unwritten()),
     Row("MISCONF", "Redis cannot write to its disk (MISCONF)", NOW, BACK, unwritten()),
     Row("NOREPLICAS", "Redis has too few replicas (NOREPLICAS)", NOW, BACK, unwritten()),
