@@ -145,9 +145,7 @@ class KeySet:
         self._fruitless = 0  # fetches in a row that brought nothing new
         self._is_asking = False  # the key server, and not waiting for the pause to end
         self._fetching: asyncio.Task[None] | None = None
-        if url is not None and cache is not None and (kept := cache.load(url)) is not None:
-            age_s, published = kept
-            self._take(published, self._clock() - age_s)
+        self.take_over()
 
     # What is known
 
@@ -178,6 +176,17 @@ class KeySet:
         return self._clock()
 
     # Fetching
+
+    def take_over(self) -> bool:
+        """Take the set that another worker has fetched since, where it left one. Return whether there was one."""
+        if self.url is None or self._cache is None or (kept := self._cache.load(self.url)) is None:
+            return False
+        age_s, published = kept
+        fetched_at = self._clock() - age_s
+        if self._proved_at is not None and fetched_at <= self._proved_at:
+            return False
+        self._take(published, fetched_at)
+        return True
 
     def freshen(self) -> None:
         """Fetch the set on the side where it is in use and old: the old keys are good until the new ones are there."""

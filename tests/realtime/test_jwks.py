@@ -436,6 +436,23 @@ async def test_keys_that_a_predecessor_left_are_as_old_as_they_are(tmp_path: Pat
         await tokens.close()
 
 
+@run_async
+async def test_a_key_that_another_worker_has_fetched_is_asked_for_by_nobody_else(tmp_path: Path) -> None:
+    provider, fresh, path = Provider(jwk("ES256", "a")), new_key(), tmp_path / "keys"
+    one, other = (provider.tokens(KeyCache(path)) for _ in range(2))
+    assert await user(one, token("ES256", "a")) == "ana"
+    provider.clock.now += 20
+    provider.keys.append(jwk("ES256", "b", fresh))
+    provider.broken = None
+    assert await user(one, token("ES256", "b", fresh)) == "ana"
+    provider.broken = OSError("away")
+    assert await user(other, token("ES256", "a")) == "ana"
+    assert await user(other, token("ES256", "b", fresh)) == "ana"
+    assert provider.asked == 2
+    with pytest.raises(TokenUnverified):
+        await user(other, token("ES256", "c"))
+
+
 def test_a_file_that_is_not_what_we_wrote_is_not_read(tmp_path: Path) -> None:
     keys = usable(json.dumps({"keys": [jwk("ES256", "a")]}).encode())
     path = tmp_path / "keys"
@@ -443,16 +460,16 @@ def test_a_file_that_is_not_what_we_wrote_is_not_read(tmp_path: Path) -> None:
     assert cache.load(URL) is None
     cache.save(URL, keys)
     assert cache.load("https://another.example.com/") is None, "the keys of another server are not believed"
-    loaded = cache.load(URL)
+    loaded = KeyCache(path).load(URL)
     assert loaded is not None
     assert loaded[1] == keys
     for text in (b"", b"{}", b'{"url":5}', b"[" * 5000):
         path.write_bytes(text)
-        assert cache.load(URL) is None
+        assert KeyCache(path).load(URL) is None
     cache.save(URL, keys)
     path.chmod(0o622)
-    assert cache.load(URL) is None, "others could have written it"
+    assert KeyCache(path).load(URL) is None, "others could have written it"
     path.unlink()
     path.symlink_to(tmp_path / "elsewhere")
-    assert cache.load(URL) is None
+    assert KeyCache(path).load(URL) is None
     KeyCache(tmp_path / "nowhere" / "keys").save(URL, keys)  # is logged
