@@ -3,8 +3,8 @@ The key set in a file, for the other workers of this machine, and for those that
 
 Runs in the worker. Whoever has fetched a set writes it; a worker that starts, or lacks a key, reads it. So a reload, or
 a crash, while the key server is away costs nobody a login, also where no other worker is left to ask. The file lies in
-the primary's own directory (mode 0700), has mode 0600, holds public keys alone, and goes with the primary. It never says
-what a key is good for, and is never needed: what cannot be read or written is logged.
+the primary's own directory (mode 0700), has mode 0600, holds public keys alone, and goes with the primary. It never
+says what a key is good for, and is never needed: what cannot be read or written is logged.
 """
 
 from __future__ import annotations

@@ -185,6 +185,18 @@ async def test_a_broker_that_begins_anew_is_told_what_is_revoked() -> None:
 
 
 @run_async
+async def test_an_entry_that_cannot_be_read_hides_no_other() -> None:
+    broker = LaggingBroker()
+    async with OneWorker(kinds(), broker=broker) as worker:
+        for said in (b"\xc1", msgspec.msgpack.encode({"a": "later version"})):
+            await broker.publish_unheard(REVOCATIONS, said, retention=REVOCATIONS_KEPT)
+        await worker.postman.revoke(token="t1")
+        late = worker.protocol.tokens.revoked = Revoked()
+        await Revoking(worker.hub, worker.postman, late).look()
+        assert late.covers({"jti": "t1"}, time.time())
+
+
+@run_async
 async def test_while_the_broker_is_away_it_is_said_that_nothing_is_sure() -> None:
     broker = LaggingBroker()
     async with OneWorker(kinds(), broker=broker) as worker:

@@ -243,7 +243,7 @@ class Session:
             self._log_unavailable(method, error)
             self._answer_error(command.id, method, codes.UNAVAILABLE.error())
         except TokenUnverified as error:
-            self.log_refusal(f"token of {method}, for now,", error)
+            logger.info("x %s: %s: its token cannot be verified now: %s", self.connection.id, method, error)
             self._answer_error(command.id, method, codes.UNAVAILABLE.error())
         except Insufficient:
             raise codes.INSUFFICIENT_STATE.error() from None

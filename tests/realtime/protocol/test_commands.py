@@ -683,3 +683,36 @@ async def test_a_publication_of_a_burst_that_fails_is_answered_so() -> None:
         replies = await client.say(*[{"id": 10 + n, "publish": {"channel": "r", "data": n}} for n in range(5)])
         assert [(each["id"], each["error"]["code"]) for each in replies] == [(10 + n, 100) for n in range(5)]
         assert client.closed is None
+
+
+# Rooms that cannot be entered now
+
+
+@run_async
+async def test_what_is_asked_in_a_room_that_could_not_be_entered_now_fails_for_now() -> None:
+    app, broker = make_app(), LaggingBroker()
+
+    @app.room("moody:{name}", history=5)
+    class Moody:
+        async def on_subscribe(self, conn: Connection, name: str) -> None:
+            if name == "no":
+                raise Reject
+            if name == "raises":
+                raise RuntimeError("a bug")
+
+        async def on_publish(self, conn: Connection, name: str, data: Any) -> Any:
+            return data
+
+    async with OneWorker(app, broker=broker) as worker:
+        client = await worker.join(user="42")
+        broker.lose_link()
+        for room in ("kept", "moody:raises"):
+            assert (await refused(client, "subscribe", channel=room))[0] == 100
+            assert (await refused(client, "publish", channel=room, data=1))[0] == 100, "not 103: it may be in a moment"
+        assert (await refused(client, "subscribe", channel="moody:no"))[0] == 103
+        assert (await refused(client, "publish", channel="moody:no", data=1))[0] == 103
+        broker.restore_link()
+        await client.ask("subscribe", channel="kept")
+        await client.ask("publish", channel="kept", data=1)
+        await client.ask("unsubscribe", channel="kept")
+        assert (await refused(client, "publish", channel="kept", data=1))[0] == 103, "it has left for good"
