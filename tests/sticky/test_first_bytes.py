@@ -204,12 +204,6 @@ def test_headers_are_found_by_name_in_their_order() -> None:
     assert head.values(b"accept") == []
 
 
-def test_http_1_0_has_no_upgrade() -> None:
-    head = inspect(b"GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
-    assert isinstance(head, Head)
-    assert not head.is_upgrade
-
-
 # --- any bytes, any cuts ---
 
 
