@@ -216,6 +216,15 @@ def handshake_fault(method: str, version: str, headers: Iterable[tuple[bytes, by
     return None
 
 
+def path_and_query(target: bytes) -> bytes:
+    """Cut off what stands before the path of an absolute target (RFC 9112, section 3.2.2); another one is as it was."""
+    authority = _authority(target)
+    if authority is None:
+        return target
+    rest = target[target.index(b"://") + 3 + len(authority) :]
+    return rest if rest[:1] == b"/" else b"/" + rest
+
+
 def are_headers(lines: list[bytes]) -> bool:
     """Is each of these lines a header as `inspect` takes it? They may also be the trailers of a body."""
     return not any(line.translate(None, _TEXT) or _find_header_fault(line) for line in lines)

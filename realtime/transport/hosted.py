@@ -26,7 +26,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from realtime.transport.peer import Peer
 from realtime.transport.taken import hold_little, taken
-from sticky.first_bytes import Head, Refusal, handshake_fault, offers_websocket
+from sticky.first_bytes import Head, Refusal, handshake_fault, offers_websocket, path_and_query
 from sticky.requests import Part, Requests, State
 
 if TYPE_CHECKING:
@@ -367,6 +367,7 @@ class HostedHttptools(Hosted, HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._reread is not None:
             self.headers[:], self._reread = self._reread, None  # the application sees what the client has sent
+        self.url = path_and_query(self.url)
         super().on_headers_complete()
         self.headers = []  # where trailers go: they are no headers (RFC 9110, section 6.5.1)
 
@@ -379,7 +380,7 @@ class HostedH11(Hosted, H11Protocol):
         return self.scope["method"] == "CONNECT" or offers_websocket(self.headers)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        self._end_http(bytes(event.target), self.headers, self.conn.trailing_data[0])
+        self._end_http(path_and_query(bytes(event.target)), self.headers, self.conn.trailing_data[0])
 
     def send_400_response(self, msg: str) -> None:
         try:

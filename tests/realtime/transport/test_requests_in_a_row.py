@@ -159,7 +159,7 @@ class Connection:
             cookie="rt_session",
             websocket_paths=(),
             endpoint=WebSocketEndpoint(Sessions(), wheel=Wheel(0.0)),
-            on_lost=lambda: None,
+            on_lost=lambda peer: None,
             routes=routes,
             give_back=self._give_back,
             parser=self.way.parser,
