@@ -6,12 +6,15 @@ worker's own parser reads the same bytes again. That makes two readers of one me
 read differently is refused here, even where RFC 9112 lets a server be lenient. What is accepted means one thing to
 everybody: tests/sticky/test_agreement.py holds this against httptools and websockets.
 
+Of what may follow HTTP it knows one thing: which head is the handshake of a WebSocket, for no request comes after it.
+
 It never looks at a body, never decodes, never guesses.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,14 +59,11 @@ class Head:
     @property
     def is_upgrade(self) -> bool:
         """
-        Does the client ask to leave HTTP, as for a WebSocket?
+        Does a WebSocket begin behind this head?
 
-        HTTP/1.0 has no upgrade: a server must ignore the header there (RFC 9110, section 7.8).
+        Any other offer to leave HTTP is ignored, and the request is one like others (RFC 9110, section 7.8).
         """
-        if self.version == "1.0" or not any(self.values(b"upgrade")):
-            return False
-        tokens = b",".join(self.values(b"connection")).lower().split(b",")
-        return b"upgrade" in [token.strip(b" \t") for token in tokens]
+        return offers_websocket(self.headers)
 
     def values(self, name: bytes) -> list[bytes]:
         """Collect the values of all headers of that name, which you give in lower case."""
@@ -149,6 +149,7 @@ _TOO_LONG: Final = Refusal(431, "the head of the request is too long")
 _HOST_COUNT: Final = Refusal(400, "a request names exactly one host")
 _HOST_VALUE: Final = Refusal(400, "the host is not one")
 _HOST_CONFLICT: Final = Refusal(400, "the target and the Host header name different hosts")
+_HANDSHAKE: Final = Refusal(400, "a WebSocket begins with GET, by HTTP/1.1, and without a body")
 _LENGTH_AND_CODING: Final = Refusal(400, "Content-Length and Transfer-Encoding together")
 _LENGTH_VALUE: Final = Refusal(400, "Content-Length is not one plain number")
 _CODING_VALUE: Final = Refusal(400, "Transfer-Encoding is something else than chunked, or the request is HTTP/1.0")
@@ -182,6 +183,56 @@ def inspect(data: bytes, limits: HeadLimits = DEFAULT_LIMITS, seen: int = 0) -> 
         assert verdict is not None, "the quick reading refuses what the careful one lets through"
         return verdict
     return _find_conflict(head, text) or head
+
+
+def offers_websocket(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """
+    Is `websocket` among the protocols that a request offers to go on with (RFC 6455, section 4.2.1)?
+
+    An offer counts only where Connection names it: else it was for another hop (RFC 9110, section 7.8).
+
+    Args:
+        headers: with names in lower case.
+    """
+    offered = [value for name, value in headers if name == b"upgrade"]
+    if not offered or b"websocket" not in _tokens(offered):
+        return False
+    return b"upgrade" in _tokens([value for name, value in headers if name == b"connection"])
+
+
+def handshake_fault(method: str, version: str, headers: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
+    """
+    Find what keeps a request that offers WebSocket from being a handshake. Where such a request ends, two readers could
+    see differently: there must be nothing but a head.
+
+    Args:
+        headers: with names in lower case.
+    """
+    if method != "GET" or version != "1.1":
+        return _HANDSHAKE
+    for name, value in headers:
+        if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+            return _HANDSHAKE
+    return None
+
+
+def path_and_query(target: bytes) -> bytes:
+    """Cut off what stands before the path of an absolute target (RFC 9112, section 3.2.2); another one is as it was."""
+    authority = _authority(target)
+    if authority is None:
+        return target
+    rest = target[target.index(b"://") + 3 + len(authority) :]
+    return rest if rest[:1] == b"/" else b"/" + rest
+
+
+def are_headers(lines: list[bytes]) -> bool:
+    """Is each of these lines a header as `inspect` takes it? They may also be the trailers of a body."""
+    return not any(line.translate(None, _TEXT) or _find_header_fault(line) for line in lines)
+
+
+def _tokens(lines: list[bytes]) -> list[bytes]:
+    """Split header lines that are lists of words in any case (RFC 9110, section 5.6.1)."""
+    return [token.strip(b" \t") for token in b",".join(lines).lower().split(b",")]
 
 
 def _inspect_begun(data: bytes, limits: HeadLimits, seen: int) -> Verdict:
@@ -273,6 +324,10 @@ def _find_conflict(head: Head, text: bytes) -> Refusal | None:
         plain = _PLAIN_AUTHORITY.fullmatch(authority)
         if plain is None or int(plain[1] or 0) > 0xFFFF:
             return _HOST_VALUE
+    if b"upgrade" in names and head.is_upgrade:
+        fault = handshake_fault(head.method, head.version, head.headers)
+        if fault is not None:
+            return fault
     has_length, has_coding = b"content-length" in names, b"transfer-encoding" in names
     if not has_length and not has_coding:
         return None

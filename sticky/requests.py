@@ -15,7 +15,7 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-from sticky.first_bytes import DEFAULT_LIMITS, NEED_MORE, Head, HeadLimits, Refusal, inspect
+from sticky.first_bytes import DEFAULT_LIMITS, NEED_MORE, Head, HeadLimits, Refusal, are_headers, inspect
 
 CHUNK_LINE_MAX: Final = 4096  # a chunk's size with its extensions, which nobody uses
 TRAILERS_MAX: Final = 16_384
@@ -23,6 +23,7 @@ TRAILERS_MAX: Final = 16_384
 _SIZE_DIGITS: Final = b"0123456789abcdefABCDEF"
 _CHUNK: Final = Refusal(400, "a chunk of the body does not begin with its size, or does not end where that says")
 _TRAILERS: Final = Refusal(431, "the trailers of the request are too long")
+_TRAILER_LINE: Final = Refusal(400, "a trailer of the request is not: name, colon and value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """More of the request that began last, or of what followed an upgrade."""
+    """More of the request that began last, or of what followed a handshake."""
 
     data: bytes
 
@@ -46,7 +47,7 @@ class State(enum.Enum):
     CHUNK_LINE = "before a chunk's size"
     CHUNK = "in a chunk"
     TRAILERS = "in the trailers"
-    OPEN = "no requests any more"  # upgraded, or refused
+    OPEN = "no requests any more"  # a handshake, or refused
 
 
 class Requests:
@@ -73,7 +74,8 @@ class Requests:
     def next(self) -> Begin | Part | Refusal | None:
         """
         Return the next piece, or None when there must come more first. After a `Refusal` the connection is to be
-        closed: nobody can say where another request would begin.
+        closed: nobody can say where another request would begin. So it is after the `Begin` of a handshake
+        (`Head.is_upgrade`), unless the connection becomes a WebSocket.
         """
         if not self._pending:
             return None
@@ -138,6 +140,8 @@ class Requests:
             return self._take(2)
         end = self._pending.find(b"\r\n\r\n")
         if end >= 0:
+            if not are_headers(self._pending[:end].split(b"\r\n")):  # to h11, two bare LFs would end them
+                return self._refuse(_TRAILER_LINE)
             self.state = State.BETWEEN
             return self._take(end + 4)
         return self._refuse(_TRAILERS) if len(self._pending) > TRAILERS_MAX else None

@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from email.utils import formatdate
 from typing import Any, Final, Protocol
+from urllib.parse import unquote
 
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -30,6 +31,7 @@ from realtime.transport.hosted import PARSERS, Hosted, HostedWebSocket
 from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.peer import Peer, session_cookie
 from realtime.transport.websocket import WebSocketEndpoint
+from sticky.first_bytes import path_and_query
 from sticky.routes import Routes
 
 Scope = MutableMapping[str, Any]
@@ -206,6 +208,12 @@ def _config(app: ASGIApp, *, lifespan: Any, interface: Any = "auto") -> Config:
     )
 
 
+def _find_path(scope: Scope) -> None:
+    """Have the scope say the path of an absolute target (RFC 9112, section 3.2.2), which h11 leaves as it is."""
+    scope["raw_path"] = path_and_query(scope["raw_path"])
+    scope["path"] = unquote(scope["raw_path"].decode("ascii"))
+
+
 class FromHere:
     """The application, as one connection calls it: with the scope that belongs to this client."""
 
@@ -220,6 +228,8 @@ class FromHere:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         peer = self._peer
+        if scope["path"][:1] != "/":
+            _find_path(scope)
         scope["client"] = (peer.client, peer.client_port)
         if peer.scheme == "https":
             scope["scheme"] = SECURE.get(scope.get("scheme", "http"), scope.get("scheme"))

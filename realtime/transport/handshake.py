@@ -12,7 +12,7 @@ import http
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -26,6 +26,7 @@ from realtime.transport.deflate import OFFERS
 from realtime.transport.frames import PING
 from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.peer import Peer, session_cookie
+from sticky.first_bytes import path_and_query
 
 VERSION: Final = "Sec-WebSocket-Version"
 ONE_WAY: Final = "/uni_websocket"
@@ -90,6 +91,8 @@ def shake_hands(head: bytes, peer: Peer, admission: Admission) -> Accepted | Ref
         return Refused(b"".join(judge.data_to_send()) or _BAD_REQUEST, str(judge.handshake_exc))
     request = events[0]
     assert isinstance(request, Request), "a head without a body is one request"
+    if request.method != "GET" or request.protocol != "HTTP/1.1":
+        return Refused(_BAD_REQUEST, f"{request.method} by {request.protocol} begins no WebSocket")
     if not admission.hosts.allows(host := _host_of(request)):
         admission.hosts.refuse(host, peer.client)
         response = judge.reject(http.HTTPStatus.MISDIRECTED_REQUEST, "This host is not served here.\n")
@@ -99,7 +102,7 @@ def shake_hands(head: bytes, peer: Peer, admission: Admission) -> Accepted | Ref
         problem = f"origin {', '.join(request.headers.get_all('Origin'))!r} is not allowed"
     else:
         try:
-            response = judge.accept(request)
+            response = judge.accept(_of_several(request))
         except UnicodeEncodeError:  # websockets before 17 cannot quote what is not ASCII
             return Refused(_BAD_REQUEST, "a header is not ASCII")
         problem = str(judge.handshake_exc)
@@ -144,9 +147,20 @@ def _describe(request: Request, peer: Peer, path: str, query: dict[str, str]) ->
     )
 
 
+def _of_several(request: Request) -> Request:
+    """Take up WebSocket where it is one of several protocols that are offered; the judge wants it alone."""
+    offered = request.headers.get_all("Upgrade")
+    if "websocket" not in [each.strip(" \t").lower() for line in offered for each in line.split(",")]:
+        return request
+    headers = request.headers.copy()
+    del headers["Upgrade"]
+    headers["Upgrade"] = "websocket"
+    return replace(request, headers=headers)
+
+
 def _target(request: Request) -> tuple[str, dict[str, str]]:
     """Return the path and the query of what was asked for."""
-    path, _, query = request.path.partition("?")
+    path, _, query = path_and_query(request.path.encode()).decode().partition("?")
     return path, dict(parse_qsl(query, keep_blank_values=True))
 
 
@@ -172,9 +186,10 @@ def origin_allowed(request: Request, allowed: Sequence[str]) -> bool:
     Say whether the page that asks may connect.
 
     A browser names the page's origin and no script can change it, so this is what keeps a foreign page from using a
-    visitor's cookies. Who sends no `Origin` is no browser, and could send any.
+    visitor's cookies. Who sends no `Origin` is no browser, and could send any. An empty one is none: a page without an
+    origin has `null`.
     """
-    origins = request.headers.get_all("Origin")
+    origins = [each for each in request.headers.get_all("Origin") if each]
     if not origins:
         return True
     if len(origins) > 1:

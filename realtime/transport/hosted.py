@@ -4,23 +4,29 @@ One hosted connection: HTTP, request by request, until it becomes a WebSocket.
 Runs in the worker, between a socket and uvicorn's protocol classes, of which there are two: over httptools, and over
 h11 where that is asked for. Where its requests can be of different clients, each is looked at before the parser sees
 it: the next one only when the last was answered. One that belongs to another worker goes there, with the connection.
+
+Only the handshake of a WebSocket ends HTTP here. Both parsers know of upgrades in general, and httptools drops the body
+of a request that offers any. So what an offer is, and which one is taken up, is decided by `sticky.first_bytes` alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import h11
+import httptools
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from realtime.transport.peer import Peer
 from realtime.transport.taken import hold_little, taken
-from sticky.first_bytes import Head, Refusal
+from sticky.first_bytes import Head, Refusal, handshake_fault, offers_websocket, path_and_query
 from sticky.requests import Part, Requests, State
 
 if TYPE_CHECKING:
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 VISITS_HERE: Final = 8  # first visits that a pooled connection brings to one worker before another has its turn
 LEAVE_TRIES: Final = 250  # to give a connection back, while its last answer leaves or the channel is full
 LEAVE_PAUSE_S: Final = 0.02
+BEHIND_MAX: Final = 65_536  # bytes behind a handshake that is not answered yet: nobody has reason to send any
 
 logger = logging.getLogger("realtime.asgi")
 
@@ -39,6 +46,7 @@ class Hosted(asyncio.Protocol):
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
     cycle: Any  # one request and its answer
+    scope: Any
     flow: Any
     connections: set[Any]
     app: Any
@@ -61,7 +69,10 @@ class Hosted(asyncio.Protocol):
         self._is_last = host.is_draining  # the answer under way is the last one here
         self._visits = 0  # of clients without a session
         self._leaving = False
+        self._is_kept = False  # the next request belongs elsewhere, and is served here all the same
         self._tries = 0
+        self._ending: Callable[[bytes], None] | None = None  # how HTTP ends here, once what came before is answered
+        self._behind = b""  # what came after that
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -106,10 +117,14 @@ class Hosted(asyncio.Protocol):
         elif self._is_last:
             self._parse(data)
         else:
-            super().data_received(data)
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Have the parser read on."""
+        super().data_received(data)
 
     def _parse(self, data: bytes) -> None:
-        super().data_received(data)
+        self._feed(data)
         if self._is_last:
             self._limit_cycle()
 
@@ -123,7 +138,11 @@ class Hosted(asyncio.Protocol):
         super().on_response_complete()  # type: ignore[misc]
         if self._is_last:
             self._limit_cycle()
-        if self._requests is not None and not self.transport.is_closing():
+        if self._handed_on or self._is_answering or self.transport.is_closing():
+            return
+        if self._ending is not None:
+            self._ending(self._behind)
+        elif self._requests is not None:
             self._go_on()
 
     def _go_on(self) -> None:
@@ -143,10 +162,17 @@ class Hosted(asyncio.Protocol):
                 self._parse(piece.data)
             elif not self._host.hosts.admits(piece.head, lambda head=piece.head: self._client_of(head)):  # type: ignore[misc]
                 self._misdirect(piece.data)
+                self._insist(requests)
             elif not self._differ or self._belongs_here(piece.head):
                 self._parse(piece.data)
+                self._insist(requests)
             else:
                 self._leave(piece.data + requests.rest())
+
+    def _insist(self, requests: Requests) -> None:
+        """See that a handshake which was parsed is one to the parser too: nothing behind it is read as a request."""
+        if requests.state is State.OPEN and not self._handed_on and not self.transport.is_closing():
+            self.send_400_response("no WebSocket")  # type: ignore[attr-defined]
 
     @property
     def _is_answering(self) -> bool:
@@ -157,7 +183,7 @@ class Hosted(asyncio.Protocol):
 
     def _misdirect(self, head: bytes) -> None:
         """Have a request answered that asks for a host which is not served, whatever its path is."""
-        self._is_first = False
+        self._is_first = self._is_kept = False
         self._is_misdirected, app, self.app = True, self.app, self._host.misdirected
         self._parse(head)
         self._is_misdirected, self.app = False, app
@@ -165,16 +191,17 @@ class Hosted(asyncio.Protocol):
     def _belongs_here(self, head: Head) -> bool:
         """Find whose the request is, and tell the application so; or say that another worker has to serve it."""
         first, self._is_first = self._is_first, False
+        kept, self._is_kept = self._is_kept, False
         encrypted = self.scheme == "https"  # the primary has not seen the head, and no other worker can go on
         if first and not encrypted:
             return True
         peer = self._peer
         route = self._host.routes.of(peer.address, self.scheme or "http", head)
-        if not encrypted and not self._host.routes.leads_here(route):
+        if not encrypted and not kept and not self._host.routes.leads_here(route):
             return False
         if route.lacks_session and self._host.routes.pools(peer.address):
             self._visits += 1
-            if self._visits >= VISITS_HERE:
+            if self._visits >= VISITS_HERE and not kept:
                 return False  # the primary balances
         self._peer = replace(
             peer,
@@ -212,28 +239,53 @@ class Hosted(asyncio.Protocol):
         """Serve here what belongs elsewhere: the primary does not take it, and an answer is better than none."""
         self._host.kept += 1
         logger.warning("! %s: a request of another worker's is served here: the primary does not take it", self._peer)
-        self._leaving, self._tries, self._is_first = False, 0, True
+        self._leaving, self._tries, self._is_kept = False, 0, True
         self.flow.resume_reading()
-        assert self._requests is not None
+        self._requests = Requests()  # which reads that request once more, from its beginning
         self._requests.feed(received)
         self._go_on()
 
     # Becoming a WebSocket
 
-    def _upgrade(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    def _end_http(self, target: bytes, headers: list[tuple[bytes, bytes]], behind: bytes) -> None:
+        """
+        Become a WebSocket, or refuse to, once every request before is answered. The parser gets nothing any more.
+
+        Args:
+            behind: what has come after the head.
+        """
+        fault = handshake_fault(self.scope["method"], self.scope["http_version"], headers)
+        if fault is not None:
+            self._ending = partial(self._refuse, fault)
+        else:
+            self._ending = partial(self._upgrade, target, headers)
+        self._behind = behind
+        if self._is_answering:
+            self.flow.pause_reading()
+        else:
+            self._ending(behind)
+
+    def _refuse(self, fault: Refusal, _: bytes) -> None:
+        self.send_400_response(fault.reason)  # type: ignore[attr-defined]
+
+    def _upgrade(self, target: bytes, headers: list[tuple[bytes, bytes]], behind: bytes) -> None:
         """Give the connection to what speaks WebSocket: our own transport, or uvicorn's for a hosted application."""
-        head = [method, b" ", target, b" HTTP/1.1\r\n"]
+        # It is GET, by HTTP/1.1, and of several protocols that were offered this is the one that is taken up.
+        head = [b"GET ", target, b" HTTP/1.1\r\nupgrade: websocket\r\n"]
         for name, value in headers:
-            head += [name, b": ", value, b"\r\n"]
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
         request = b"".join([*head, b"\r\n"])
         if self._requests is not None:
-            request += self._requests.rest()
+            behind += self._requests.rest()
         # uvicorn has put no path into the scope of an upgrade: its WebSocket reads the head again, and so does ours.
         path = target.partition(b"?")[0].decode("latin-1")
+        self._unset_keepalive_if_required()  # type: ignore[attr-defined]
         self.connections.discard(self)
         self._handed_on = True
+        self.flow.resume_reading()
         if path in self._host.websocket_paths and not self._is_misdirected:
-            ours = self._host.endpoint.transport(self._peer, request)
+            ours = self._host.endpoint.transport(self._peer, request + behind)
             self.transport.set_protocol(ours)
             ours.connection_made(self.transport)
             return
@@ -241,20 +293,94 @@ class Hosted(asyncio.Protocol):
         self.transport.set_protocol(hosted)  # first: from here on it is the one who hears of the end
         hosted.connection_made(self.transport)
         hosted.data_received(request)
+        if behind:
+            hosted.data_received(behind)
 
 
 class HostedHttptools(Hosted, HttpToolsProtocol):
-    """Parsed by httptools, which is C."""
+    """
+    Parsed by httptools, which is C.
 
-    def handle_websocket_upgrade(self) -> None:
-        self._upgrade(self.scope["method"].encode(), self.url, list(self.scope["headers"]))
+    It stops at the head of every request that offers to leave HTTP, and does not read that request's body: `feed_data`
+    raises `HttpParserUpgrade`, with the place where the head ends. A request that stays HTTP is then read once more by
+    a new parser, to which the offer is not shown.
+    """
+
+    def __init__(self, host: ASGIHost, peer: Peer, received: bytes) -> None:
+        super().__init__(host, peer, received)
+        self._reread: list[tuple[bytes, bytes]] | None = None  # all headers of the request that is read once more
+
+    def _feed(self, data: bytes) -> None:
+        if self._ending is not None:
+            self._hold(data)
+            return
+        self._unset_keepalive_if_required()
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                rest = rest[offer.args[0] :]
+            except httptools.HttpParserError:
+                self._refuse_unread()
+                return
+            headers = self.scope["headers"]
+            if self.scope["method"] == "CONNECT" or offers_websocket(headers):
+                self._end_http(self.url, headers, bytes(rest))
+                return
+            try:
+                self._read_again(headers)
+            except httptools.HttpParserError:
+                self._refuse_unread()
+                return
+
+    def _read_again(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Have the head that was read last, with these headers, read as that of a request which stays HTTP."""
+        scope = self.scope
+        head = [scope["method"].encode(), b" ", self.url, b" HTTP/", scope["http_version"].encode(), b"\r\n"]
+        for name, value in headers:
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        self._reread = headers
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self.parser.feed_data(b"".join([*head, b"\r\n"]))
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what came behind a handshake that waits for the answers before it."""
+        self._behind += data
+        if len(self._behind) > BEHIND_MAX:
+            self.transport.abort()
+        else:
+            self.flow.pause_reading()
+
+    def _refuse_unread(self) -> None:
+        self.send_400_response("Invalid HTTP request received.")
+
+    # Called by the parser
+
+    def _should_upgrade(self) -> bool:
+        """Say that no request begins here yet. Asked only of a head that has an offer."""
+        return True
+
+    def on_headers_complete(self) -> None:
+        if self._reread is not None:
+            self.headers[:], self._reread = self._reread, None  # the application sees what the client has sent
+        self.url = path_and_query(self.url)
+        super().on_headers_complete()
+        self.headers = []  # where trailers go: they are no headers (RFC 9110, section 6.5.1)
 
 
 class HostedH11(Hosted, H11Protocol):
     """Parsed by h11, which is Python: slower, and stricter in places."""
 
+    def _should_upgrade(self) -> bool:
+        """Say whether the request whose head was read ends HTTP, one way or the other. The other: CONNECT."""
+        return self.scope["method"] == "CONNECT" or offers_websocket(self.headers)
+
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        self._upgrade(bytes(event.method), bytes(event.target), self.headers)
+        self._end_http(path_and_query(bytes(event.target)), self.headers, self.conn.trailing_data[0])
 
     def send_400_response(self, msg: str) -> None:
         try:
@@ -274,6 +400,22 @@ class HostedWebSocket(WebSocketsSansIOProtocol):
         self.app = app
         self._host = host
         self._peer = peer
+        self._early = b""  # what came before the handshake was answered
+
+    def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated and not self.handshake_complete:  # until it is, nothing can be a frame
+            self._early += data
+            self.transport.pause_reading()
+        else:
+            super().data_received(data)
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self._early and self.handshake_complete:
+            early, self._early = self._early, b""
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+                self.data_received(early)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

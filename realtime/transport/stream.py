@@ -238,7 +238,7 @@ class StreamEndpoint:
         """Serve a request to one of `PATHS`."""
         path, method = scope["path"], scope["method"]
         headers = headers_of(scope)
-        origin = headers.get("origin")
+        origin = headers.get("origin") or None  # an empty one is none
         if origin is not None and not origin_matches(origin, headers.get("host"), self._allowed_origins):
             await answer(send, 403, b"This origin may not connect.\n")
             return

@@ -326,6 +326,7 @@ def test_pages_of_allowed_origins_only(server: RunningServer) -> None:
     assert preflight.getheader("access-control-allow-credentials") == "true"
     assert preflight.getheader("access-control-max-age") == "300"
     assert ask(server, "OPTIONS", "/emulation", Origin="https://evil.example.com").status == 403
+    assert ask(server, "OPTIONS", "/emulation", Origin="").status == 204, "an empty origin is none"
     assert ask(server, "POST", "/connection/http_stream", json.dumps(CONNECT), Origin="https://evil.org").status == 403
 
 

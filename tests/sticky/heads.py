@@ -31,6 +31,7 @@ HEADERS = [
     *((b"Transfer-Encoding", b"identity"), (b"Transfer-Encoding", b""), (b"Transfer-Encoding", b"chunked;a=b")),
     *((b"Connection", b"Upgrade"), (b"Connection", b"keep-alive, upgrade"), (b"Connection", b"close")),
     *((b"Connection", b""), (b"Upgrade", b"websocket"), (b"Upgrade", b""), (b"Upgrade", b"h2c")),
+    *((b"Upgrade", b"h2c, websocket"), (b"upgrade", b"WebSocket,"), (b"Connection", b"x,Upgrade , y")),
     *((b"Proxy-Connection", b"upgrade"), (b"X", b"a\tb"), (b"X", b"\xc3\xbc"), (b"X", b"a\x00b"), (b"X", b"a\x7f")),
     *((b"X Y", b"a"), (b"", b"a"), (b"X\xc3", b"a"), (b"Cookie", b'a="b; rt_session=c"'), (b"Expect", b"100-continue")),
 ]

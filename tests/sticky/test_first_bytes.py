@@ -23,6 +23,7 @@ from sticky.first_bytes import (
     TlsHello,
     Verdict,
     inspect,
+    path_and_query,
 )
 from tests.sticky.heads import anything, near_valid_heads
 from tests.sticky.wire_cases import Case, assert_same_in_every_way, load, unescape
@@ -204,10 +205,20 @@ def test_headers_are_found_by_name_in_their_order() -> None:
     assert head.values(b"accept") == []
 
 
-def test_http_1_0_has_no_upgrade() -> None:
-    head = inspect(b"GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
-    assert isinstance(head, Head)
-    assert not head.is_upgrade
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"http://a/b?c=d", b"/b?c=d"),
+        (b"HTTPS://a:80/", b"/"),
+        (b"http://a", b"/"),
+        (b"http://a?c", b"/?c"),
+        (b"/http://a/b", b"/http://a/b"),
+        (b"*", b"*"),
+        (b"a:443", b"a:443"),
+    ],
+)
+def test_an_absolute_target_is_its_path(target: bytes, path: bytes) -> None:
+    assert path_and_query(target) == path
 
 
 # --- any bytes, any cuts ---

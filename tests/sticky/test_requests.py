@@ -4,9 +4,10 @@ A connection's bytes cut into requests: the same pieces whole, in two parts, and
 
 from __future__ import annotations
 
+import h11
 import httptools
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sticky.first_bytes import Refusal
@@ -66,7 +67,15 @@ def test_byte_by_byte(request_: bytes) -> None:
     assert as_requests(found) == [request_, GET]
 
 
-def test_after_an_upgrade_everything_belongs_to_it() -> None:
+OFFER = b"Connection: Upgrade\r\nUpgrade: h2c, x/1\r\n\r\n"
+
+
+def test_an_offer_that_nobody_takes_up_changes_nothing() -> None:
+    sent = [each.replace(b"\r\n\r\n", b"\r\n" + OFFER, 1) for each in [GET, POST, CHUNKED, TRAILED]]
+    assert as_requests(pieces(Requests(), b"".join([*sent, GET]))) == [*sent, GET]
+
+
+def test_after_a_handshake_everything_belongs_to_it() -> None:
     requests = Requests()
     assert as_requests(pieces(requests, UPGRADE + b"\x81\x00" + GET)) == [UPGRADE + b"\x81\x00" + GET]
 
@@ -95,6 +104,12 @@ def test_what_is_not_taken_can_be_given_up() -> None:
         CHUNKED.replace(b"5\r\nhello", b"5 \r\nhello"),
         CHUNKED.replace(b"5\r\nhello", b"fffffffffffffffff\r\nhello"),
         b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        TRAILED.replace(b"1\r\nMore", b"1\n\nMore"),
+        TRAILED.replace(b"More: 2", b"More 2"),
+        UPGRADE.replace(b"GET", b"POST"),
+        UPGRADE.replace(b"1.1", b"1.0"),
+        UPGRADE.replace(b"Host: h", b"Host: h\r\nContent-Length: 5") + b"hello",
+        UPGRADE.replace(b"Host: h", b"Host: h\r\nTransfer-Encoding: chunked") + b"0\r\n\r\n",
     ],
 )
 def test_what_could_be_cut_in_two_ways_is_refused(stream: bytes) -> None:
@@ -135,3 +150,42 @@ def test_where_a_request_ends_is_where_the_parser_ends_it_or_it_is_refused(sent:
             )
     except httptools.HttpParserError:
         pass  # it refuses more, which is as good
+
+
+def h11_reads(stream: bytes) -> list[bytes]:
+    """Return the bodies that the other parser makes of a stream, as a server that answers each request."""
+    connection = h11.Connection(h11.SERVER)
+    if stream:  # to h11, no bytes are the end
+        connection.receive_data(stream)
+    bodies: list[bytes] = []
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            return bodies
+        if isinstance(event, h11.Request):
+            bodies.append(b"")
+        elif isinstance(event, h11.Data):
+            bodies[-1] += bytes(event.data)
+        elif event is h11.PAUSED:
+            connection.start_next_cycle()
+        elif isinstance(event, h11.EndOfMessage):
+            connection.send(h11.Response(status_code=204, headers=[]))
+            connection.send(h11.EndOfMessage())
+
+
+@given(
+    st.lists(st.sampled_from([*ALL, TRAILED.replace(b"\r\nMore", b"\nMore"), b"\r\n", b"A: b\n\n"]), max_size=5),
+    st.sets(st.integers(0, 400), max_size=3),
+)
+@example([TRAILED.replace(b"1\r\nMore: 2", b"1\n\n" + GET[:-4])], set())
+def test_the_other_parser_finds_as_many_requests_or_it_is_refused(sent: list[bytes], without: set[int]) -> None:
+    stream = bytes(byte for at, byte in enumerate(b"".join(sent)) if at not in without or byte not in b"\r\n")
+    found = pieces(Requests(), stream)
+    if any(isinstance(piece, Refusal) for piece in found):
+        return
+    whole = b"".join(piece.data for piece in found if not isinstance(piece, Refusal))
+    try:
+        bodies = h11_reads(whole)
+    except h11.RemoteProtocolError:
+        return  # it refuses more, which is as good
+    assert len(bodies) == sum(isinstance(piece, Begin) for piece in found)

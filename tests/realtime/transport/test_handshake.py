@@ -87,6 +87,9 @@ def test_every_key_is_answered_by_its_own_digest(nonce: bytes) -> None:
     "changed",
     [
         {"Upgrade": "WebSocket"},
+        {"Upgrade": "websocket, h2c"},
+        {"Upgrade": "h2c,WebSocket\r\nUpgrade: irc/6.9"},
+        {"Origin": ""},
         {"Connection": "keep-alive, Upgrade"},
         {"Connection": "upgrade,keep-alive"},
         {"Pragma": "no-cache"},
@@ -117,6 +120,15 @@ def test_the_first_of_our_subprotocols_that_was_offered_is_chosen(offered: str |
     opening = accept(head(Sec_WebSocket_Protocol=offered), Admission(subprotocols=("protobuf", "json")))
     assert opening.subprotocol == chosen
     assert parse(opening.answer)[1].get("sec-websocket-protocol") == chosen
+
+
+def test_an_absolute_target_is_read_as_its_path() -> None:
+    told = accept(head("GET http://chat.example.com/connection/uni_websocket?a=1 HTTP/1.1")).handshake
+    assert (told.path, told.query, told.is_one_way) == ("/connection/uni_websocket", {"a": "1"}, True)
+
+
+def test_the_session_sees_every_protocol_that_was_offered() -> None:
+    assert accept(head(Upgrade="websocket, h2c")).handshake.headers["upgrade"] == "websocket, h2c"
 
 
 def test_the_session_is_told_what_the_client_asked() -> None:
@@ -190,7 +202,6 @@ def test_a_key_that_is_none_is_refused(key: str | None) -> None:
     [
         {"Upgrade": None},
         {"Upgrade": "h2c"},
-        {"Upgrade": "websocket, h2c"},
         {"Upgrade": ""},
         {"Connection": None},
         {"Connection": "keep-alive"},
@@ -222,13 +233,7 @@ def test_who_asks_for_no_upgrade_is_told_that_one_is_required(changed: dict[str,
     ],
 )
 def test_what_is_no_get_of_http_1_1_is_refused(line: str) -> None:
-    assert refuse(head(line))[0] in (400, 405, 505)
-
-
-def test_a_method_that_is_not_get_may_be_told_which_one_there_is() -> None:
-    status, headers = refuse(head("POST / HTTP/1.1"))
-    if status == 405:
-        assert headers["allow"] == "GET"
+    assert refuse(head(line))[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -292,7 +297,7 @@ def test_no_head_at_all_raises(junk: bytes) -> None:
         ("http://chat.example.com@evil.example", "chat.example.com", False),
         ("http://evil.example#chat.example.com", "chat.example.com", False),
         ("null", "chat.example.com", False),
-        ("", "chat.example.com", False),
+        ("", "chat.example.com", True),  # no origin
         ("chat.example.com", "chat.example.com", False),
         ("http://", "", False),
         ("http://[::1", "[::1", False),

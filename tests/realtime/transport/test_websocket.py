@@ -87,7 +87,7 @@ async def test_the_session_is_told_the_handshake() -> None:
     ("head", "status"),
     [
         (HEAD.replace(b"13", b"12"), b"426"),
-        (HEAD.replace(b"GET", b"PUT"), b"405"),
+        (HEAD.replace(b"GET", b"PUT"), b"400"),
         (HEAD.replace(b"\r\n\r\n", b"\r\nOrigin: https://evil.example\r\n\r\n"), b"403"),
         (HEAD.replace(b"\r\n\r\n", b"\r\nOrigin: http://h\r\nOrigin: http://h\r\n\r\n"), b"403"),
         (b"nonsense\r\n\r\n", b"400"),
