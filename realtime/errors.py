@@ -5,6 +5,7 @@ The errors of `realtime`, in one tree.
     ├── SettingsError          a setting is wrong: which, from where, what is allowed
     ├── TargetError            TARGET names nothing that can be served
     ├── BrokerUnavailable      Redis or the local broker cannot be reached now
+    │   └── BrokerFull         it can, and keeps no more than it does: reading and leaving go on
     ├── ClientError            an answer to one command; the client sees its code and message
     │   └── Reject             the application says no (103 unless it says otherwise)
     ├── Disconnect             the connection has to end, with a code the client understands
@@ -57,6 +58,15 @@ class BrokerUnavailable(RealtimeError):
 
     def __str__(self) -> str:
         return f"broker at {self.address}: {self.problem}"
+
+
+class BrokerFull(BrokerUnavailable):
+    """The broker in memory holds as much as it may; what was asked has not happened. `limit` is in bytes."""
+
+    def __init__(self, address: str, limit: int) -> None:
+        super().__init__(address, f"it is full: it keeps no more than {limit} bytes (--broker-memory)")
+        self.args = address, limit
+        self.limit = limit
 
 
 class ClientError(RealtimeError):

@@ -204,7 +204,7 @@ class Hub:
 
     async def kept(self, room: Room, retention: Retention, *, since: Position | None = None, limit: int = 0) -> History:
         """Return what was added to such a stream after `since`."""
-        return await self._broker.history(room, retention=retention, since=since, limit=limit)
+        return await self._broker.history(room, retention=retention, since=since, limit=limit, begin=True)
 
     async def workers(self) -> Sequence[WorkerId]:
         """Return the workers of all machines."""
@@ -338,7 +338,9 @@ class Hub:
         if entry.since is None:
             entry.top = await self._broker.position(local.name, retention=retention)
             return
-        page = await self._broker.history(local.name, retention=retention, since=entry.since, limit=retention.size)
+        page = await self._broker.history(
+            local.name, retention=retention, since=entry.since, limit=retention.size, begin=True
+        )
         entry.top = page.top
         entry.read = replay(entry.since, page)
 
@@ -398,14 +400,15 @@ class Hub:
                 await self._broker.unsubscribe(local.name)
             except BrokerUnavailable:
                 logger.debug("= room %s: given up while the broker is away", local.name)
-            if local.is_empty:
-                del self._rooms[local.name]
-            else:  # somebody came in meanwhile and waits for the lock: it will open the room again, and read it anew
-                local.proven = not local.options.recover
-                local.pending.clear()
-                local.changes.clear()
-                local.held.clear()
-                local.roster = None
+            finally:
+                if local.is_empty:
+                    del self._rooms[local.name]
+                else:  # somebody came in meanwhile and waits for the lock: it opens the room again, and reads it anew
+                    local.proven = not local.options.recover
+                    local.pending.clear()
+                    local.changes.clear()
+                    local.held.clear()
+                    local.roster = None
 
     # What the broker tells
 

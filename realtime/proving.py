@@ -104,7 +104,7 @@ class Proving:
                 since, retention, held, early = local.position, local.options.retention, local.held, len(local.held)
                 try:
                     page = await self._broker.history(
-                        local.name, retention=retention, since=since, limit=retention.size
+                        local.name, retention=retention, since=since, limit=retention.size, begin=True
                     )
                 except BrokerUnavailable:
                     return  # as in `verify`

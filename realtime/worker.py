@@ -68,7 +68,9 @@ class Process:
         worker_id = WorkerId(worker.worker_id)
         home = Home(worker.slot, worker.worker_id, worker.node, realtime.__version__)
         self.wheel = Wheel(asyncio.get_running_loop().time())
-        broker = make(settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix)
+        broker = make(
+            settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix, memory=settings.broker_memory
+        )
         self.postman = postman = Postman(worker_id)
         self.hub = Hub(
             broker,

@@ -14,7 +14,7 @@ REDIS_SCHEMES = (
 LOCAL_STOP_SIGNAL = signal.SIGUSR1  # from the primary to the local broker's process
 
 
-def make(url: str | None, *, worker_id: WorkerId, prefix: str = "rt") -> Broker:
+def make(url: str | None, *, worker_id: WorkerId, prefix: str = "rt", memory: int | None = None) -> Broker:
     """
     Return the broker that a URL names, not started.
 
@@ -22,6 +22,7 @@ def make(url: str | None, *, worker_id: WorkerId, prefix: str = "rt") -> Broker:
         url: None or `memory:`, `local:PATH`, or a Redis URL.
         worker_id: the process that will own the members.
         prefix: what every key and channel in Redis begins with.
+        memory: bytes that the broker in memory may keep; the local broker's process is told so itself, and Redis too.
 
     Raises:
         SettingsError: no broker has such a URL.
@@ -29,7 +30,7 @@ def make(url: str | None, *, worker_id: WorkerId, prefix: str = "rt") -> Broker:
     if url is None or url == "memory:":
         from realtime.broker.memory import MemoryBroker
 
-        return MemoryBroker(worker_id)
+        return MemoryBroker(worker_id, limit=memory)
     if url.startswith("local:"):
         from realtime.broker.local import LocalBroker
 

@@ -34,6 +34,7 @@ from realtime.rate import Rate
 
 Room = NewType("Room", str)
 PRIVATE: Final = "\0"  # what the names of rooms begin with that workers keep among themselves; no client's does
+UNBORN_S: Final = 300.0  # how long a position at which nothing was ever published is kept without anybody there
 ClientId = NewType("ClientId", str)
 WorkerId = NewType("WorkerId", str)  # one process: no other process ever had or will have it
 
@@ -75,8 +76,9 @@ class Retention:
     How much of a room's stream is kept.
 
     `size` publications at most, forgotten when `ttl_s` seconds passed without another; 0 keeps none: such a room has no
-    positions. The position itself outlives the publications by far (`meta_ttl_s`): an empty stream still proves that
-    nothing was missed.
+    positions. The position itself outlives the publications by far (`meta_ttl_s`, from the last publication or look
+    on): an empty stream still proves that nothing was missed. Of a room in which nothing was ever published it is kept
+    for `UNBORN_S` only, and while a worker asks for it.
     """
 
     size: int = 0
@@ -168,7 +170,8 @@ class BrokerListener(Protocol):
 class Broker(Protocol):
     """
     The contract. All coroutines raise `realtime.errors.BrokerUnavailable` while the broker cannot be reached, and do
-    so at once rather than wait; a caller that is cancelled harms no other caller.
+    so at once rather than wait; a caller that is cancelled harms no other caller. `publish`, `add_member` and `allow`
+    raise it as well where the broker has no memory for what they would have it keep; reading and leaving go on.
     """
 
     @property
@@ -210,10 +213,16 @@ class Broker(Protocol):
         """Add one publication to the room and send it to every worker that subscribed, in one indivisible step."""
 
     async def position(self, room: Room, *, retention: Retention) -> Position:
-        """Return the top of the room's stream, beginning the stream (a new epoch, offset 0) where there is none."""
+        """
+        Return the top of the room's stream, beginning the stream (offset 0) where there is none: whoever is to be told
+        a position that is kept asks by this.
+        """
 
     async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
-        """Return the tops of several streams in one round trip; a room without a stream is absent from the answer."""
+        """
+        Return the tops of several streams in one round trip; a room without a stream is absent from the answer. Streams
+        in which nothing was published yet are kept for another `UNBORN_S`.
+        """
 
     async def history(
         self,
@@ -223,11 +232,13 @@ class Broker(Protocol):
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
+        begin: bool = False,
     ) -> History:
         """
         Return up to `limit` publications after `since` (exclusive), oldest first; or before it, newest first, when
         `reverse`. Without `since`: from the oldest kept, or from the newest when `reverse`. `limit` 0 returns none,
-        only the top. `since.epoch` is not compared: the caller compares it with `top.epoch`.
+        only the top. `since.epoch` is not compared: the caller compares it with `top.epoch`. Where there is no stream,
+        none begins by being looked at, and the top is `Position("", 0)`, unless `begin`: then it is as by `position`.
         """
 
     async def forget_history(self, room: Room) -> None:

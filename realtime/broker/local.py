@@ -36,8 +36,17 @@ from realtime.broker.base import (
     WorkerId,
 )
 from realtime.broker.framing import Framed
-from realtime.broker.local_server import DEPARTED, FAILED, JOIN, LEAVE, PUBLICATION, REPLY
-from realtime.errors import BrokerUnavailable
+from realtime.broker.local_server import (
+    DEPARTED,
+    FAILED,
+    JOIN,
+    LEAVE,
+    PUBLICATION,
+    REFUSED,
+    REPLY,
+    STATE,
+)
+from realtime.errors import BrokerFull, BrokerUnavailable
 from realtime.rate import Rate
 
 START_S: Final = 5.0  # for the first connection
@@ -85,12 +94,15 @@ class Link(Framed):
 
     def received(self, message: list[msgspec.Raw]) -> None:
         kind = msgspec.msgpack.decode(message[0], type=int)
-        if kind in (REPLY, FAILED):
+        if kind in (REPLY, FAILED, REFUSED):
             _, future = self.waiting.popleft()
             if future.done():  # its caller has gone; the place is skipped
                 return
             if kind == REPLY:
                 future.set_result(message[1])
+            elif kind == REFUSED:
+                self.broker.refused += 1
+                future.set_exception(BrokerFull(self.broker.address, msgspec.msgpack.decode(message[1], type=int)))
             else:
                 future.set_exception(BrokerUnavailable(self.broker.address, "it could not do what was asked"))
         else:
@@ -125,6 +137,9 @@ class LocalBroker:
         self._loose: set[tuple[Room, ClientId]] = set()  # of those members
         self._returning: asyncio.Task[None] | None = None
         self._closing = False
+        self.refused = 0
+        """What this worker wanted kept, and there was no memory for."""
+        self._state: dict[str, int] = {}  # how much the broker keeps, as it said last
         self._counts = dict.fromkeys(("published", "received", "links_lost"), 0)
 
     # The link
@@ -209,6 +224,9 @@ class LocalBroker:
         if kind == DEPARTED:
             self._depart(msgspec.msgpack.decode(raw[0], type=list[Departed]))
             return
+        if kind == STATE:
+            self._state = msgspec.msgpack.decode(raw[0], type=dict[str, int])
+            return
         room = Room(msgspec.msgpack.decode(raw[0], type=str))
         if room not in self._rooms:
             return  # given up meanwhile
@@ -269,8 +287,9 @@ class LocalBroker:
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
+        begin: bool = False,
     ) -> History:
-        raw = await self._ask("history", room, retention, since, limit, reverse)
+        raw = await self._ask("history", room, retention, since, limit, reverse, begin)
         return msgspec.msgpack.decode(raw, type=History)
 
     async def forget_history(self, room: Room) -> None:
@@ -329,4 +348,7 @@ class LocalBroker:
             "rooms": len(self._rooms),
             "own_members": len(self._members),
             **self._counts,
+            "refused": self.refused,
+            "refuses": "it is full (--broker-memory)" if self._state.get("is_full") else "",
+            **{f"all_{name}": count for name, count in self._state.items() if name != "is_full"},
         }

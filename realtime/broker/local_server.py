@@ -38,6 +38,7 @@ from realtime.broker.base import (
     WorkerId,
 )
 from realtime.broker.framing import Framed, frame
+from realtime.broker.kept import Full
 from realtime.broker.memory import SWEEP_S, Member, MemoryState
 from realtime.rate import Rate
 
@@ -52,6 +53,13 @@ PUBLICATION: Final = 2
 JOIN: Final = 3
 LEAVE: Final = 4
 DEPARTED: Final = 5
+REFUSED: Final = 6  # an answer: there is no memory for what was to be kept
+STATE: Final = 7  # how much is kept
+
+STATE_S: Final = 5.0  # how often workers are told of it
+ROOM_AGAIN: Final = 0.95  # of what may be kept; below it nobody is told any more that it is full
+
+FULL: Final = "! it is full: no more than %d bytes are kept (--broker-memory); what would be more is refused"
 
 logger = logging.getLogger("realtime.broker.local")
 
@@ -77,6 +85,9 @@ class Peer(Framed):
         operation = msgspec.msgpack.decode(message[0], type=str)
         try:
             answer = OPERATIONS[operation](self.server, self, message[1:])
+        except Full:
+            self.send([REFUSED, self.server.state.budget.limit])
+            self.server.refused()
         except Exception:
             logger.exception("! %s of %s failed", operation, self.worker)
             self.send([FAILED, operation])
@@ -95,12 +106,14 @@ class Peer(Framed):
 class LocalBrokerServer:
     """All workers' shared state, and who wants to hear of which room."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.state = MemoryState()
+    def __init__(self, limit: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """`limit`: bytes that may be kept."""
+        self.state = MemoryState(limit)
         self.peers: set[Peer] = set()
         self._subscribers: dict[Room, set[Peer]] = {}
         self._orphans: set[WorkerId] = set()  # workers that are gone, and whose lasting members nobody could inherit
         self._clock = clock
+        self._is_full = False
 
     # Links
 
@@ -127,6 +140,7 @@ class LocalBrokerServer:
 
     def hello(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
         peer.worker = WorkerId(_text(raw[0]))
+        peer.tell(frame([STATE, self.statistics()]))
         orphans, self._orphans = self._orphans - {peer.worker}, set()
         inherited = [departed for worker in sorted(orphans) for departed in self._reap(worker, peer)]
         if inherited:
@@ -154,6 +168,7 @@ class LocalBrokerServer:
             subscribers.discard(peer)
             if not subscribers:
                 del self._subscribers[room]
+                self.state.streams.unwatched(room)
 
     def publish(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
         room = Room(_text(raw[0]))
@@ -167,21 +182,22 @@ class LocalBrokerServer:
         return published
 
     def position(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
-        return self.state.position(self._clock(), Room(_text(raw[0])), msgspec.msgpack.decode(raw[1], type=Retention))
+        retention = msgspec.msgpack.decode(raw[1], type=Retention)
+        return self.state.streams.position(self._clock(), Room(_text(raw[0])), retention)
 
     def positions(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
         rooms = [Room(room) for room in msgspec.msgpack.decode(raw[0], type=list[str])]
-        return self.state.positions(self._clock(), rooms)
+        return self.state.streams.positions(self._clock(), rooms)
 
     def history(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
         retention = msgspec.msgpack.decode(raw[1], type=Retention)
         since = msgspec.msgpack.decode(raw[2], type=Position | None)
         limit = msgspec.msgpack.decode(raw[3], type=int)
-        reverse = msgspec.msgpack.decode(raw[4], type=bool)
-        return self.state.history(self._clock(), Room(_text(raw[0])), retention, since, limit, reverse)
+        reverse, begin = [msgspec.msgpack.decode(each, type=bool) for each in raw[4:6]]
+        return self.state.streams.history(self._clock(), Room(_text(raw[0])), retention, since, limit, reverse, begin)
 
     def forget_history(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
-        self.state.forget_history(Room(_text(raw[0])))
+        self.state.streams.forget_history(Room(_text(raw[0])))
 
     def add_member(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
         """
@@ -193,6 +209,8 @@ class LocalBrokerServer:
         owner = self.state.owner(room, ClientId(info.client))
         if loose and owner not in (None, peer.worker):
             return
+        if not quietly:
+            self.state.admit_member(self._clock(), room, info)
         self.state.add_member(room, Member(peer.worker, info, announce, lasting))
         if announce and (owner is None or not quietly):
             self._tell(room, [JOIN, room, info])
@@ -240,13 +258,42 @@ class LocalBrokerServer:
             for peer in tuple(peers):
                 peer.tell(framed)
 
+    # Memory
+
+    def refused(self) -> None:
+        """Say it, the first time and to all workers: there is no memory for what was to be kept."""
+        if not self._is_full:
+            self._is_full = True
+            logger.error(FULL, self.state.budget.limit)
+            self._tell_state()
+
+    def _tell_state(self) -> None:
+        budget = self.state.budget
+        if self._is_full and budget.limit is not None and budget.held <= ROOM_AGAIN * budget.limit:
+            self._is_full = False
+            logger.warning("= there is room again: %d of %d bytes are kept", budget.held, budget.limit)
+        framed = frame([STATE, self.statistics()])
+        for peer in tuple(self.peers):
+            if peer.worker:
+                peer.tell(framed)
+
     async def sweep_forever(self) -> None:
+        """Forget what has expired, and tell the workers how much is kept."""
+        swept_at = self._clock()
         while True:
-            await asyncio.sleep(SWEEP_S)
-            self.state.sweep(self._clock())
+            await asyncio.sleep(STATE_S)
+            if self._clock() - swept_at >= SWEEP_S:
+                swept_at = self._clock()
+                self.state.sweep(swept_at)
+            self._tell_state()
 
     def statistics(self) -> dict[str, int]:
-        return {"workers": len(self.peers), "subscribed": len(self._subscribers), **self.state.statistics()}
+        return {
+            "workers": len(self.peers),
+            "subscribed": len(self._subscribers),
+            "is_full": int(self._is_full),
+            **self.state.statistics(),
+        }
 
 
 def _text(raw: msgspec.Raw) -> str:
@@ -274,7 +321,7 @@ OPERATIONS: Final[dict[str, Callable[[LocalBrokerServer, Peer, list[msgspec.Raw]
 }
 
 
-async def serve(path: str, ready_fd: int | None) -> None:
+async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> None:
     """
     Serve until the primary says that it is enough, or until it and every worker are gone. TERM ends only an orphan:
     where it is sent to all processes of a service at once, workers that drain still need their rooms.
@@ -289,7 +336,7 @@ async def serve(path: str, ready_fd: int | None) -> None:
             ended.set()
 
     loop.add_signal_handler(signal.SIGTERM, on_term)
-    server = LocalBrokerServer()
+    server = LocalBrokerServer(memory)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # of a broker that was killed
     before = os.umask(0o177)
@@ -319,9 +366,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="realtime.broker.local_server")
     parser.add_argument("--socket", required=True)
     parser.add_argument("--ready-fd", type=int)
+    parser.add_argument("--memory", type=int)
     arguments = parser.parse_args()
     logs.set_up("broker")
-    uvloop.run(serve(arguments.socket, arguments.ready_fd))
+    uvloop.run(serve(arguments.socket, arguments.ready_fd, arguments.memory))
 
 
 if __name__ == "__main__":

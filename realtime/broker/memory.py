@@ -1,24 +1,25 @@
 """
 The contract's state inside one process, and the broker that keeps it for one worker.
 
-`MemoryState` is pure: streams, members and idempotency keys in plain dictionaries; the time is an argument, and what
-has to be told to others is returned. `MemoryBroker` is the thin shell around it for a cluster of one worker, in that
-worker. The local broker (local_server.py) is the other shell: the same state for all workers of a machine. Nothing is
-written to a disk: what a process kept ends with it, and its streams come back under another epoch.
+`MemoryState` is pure: streams and idempotency keys (kept.py) and members in plain dictionaries; the time is an
+argument, and what has to be told to others is returned. `MemoryBroker` is the thin shell around it for a cluster of
+one worker, in that worker. The local broker (local_server.py) is the other shell: the same state for all workers of a
+machine. Nothing is written to a disk: what a process kept ends with it, and its streams come back under another epoch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import bisect
+import contextlib
 import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from realtime.broker.base import (
+    PRIVATE,
     BrokerListener,
     ClientId,
     ClientInfo,
@@ -33,27 +34,11 @@ from realtime.broker.base import (
     Room,
     WorkerId,
 )
+from realtime.broker.kept import Budget, Full, Streams, size_of
+from realtime.errors import BrokerFull
 from realtime.rate import Meter, Rate
 
 SWEEP_S: Final = 30.0  # how often what has expired is forgotten, where nobody asks for it before
-
-
-@dataclass(slots=True)
-class Stream:
-    """The publications of one room, oldest first, and the position after the last."""
-
-    epoch: str
-    offset: int = 0
-    publications: deque[Publication] = field(default_factory=deque)
-    published_at: float = 0.0
-    expires_at: float = 0.0  # when even the position is forgotten
-
-    def trim(self, now: float, retention: Retention) -> None:
-        """Forget what is too old or too much."""
-        if now - self.published_at >= retention.ttl_s:
-            self.publications.clear()
-        while len(self.publications) > retention.size:
-            self.publications.popleft()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +52,16 @@ class Member:
 
 
 class MemoryState:
-    """Streams, members and idempotency keys. Times are in seconds, on any clock that never goes back."""
+    """
+    Streams, members and idempotency keys, and how many bytes they are. Times are in seconds, on any clock that never
+    goes back. What workers keep among themselves is counted and never refused: it belongs to connections, which are
+    bounded, and to those who leave.
+    """
 
-    def __init__(self, new_epoch: Callable[[], str] = lambda: secrets.token_urlsafe(6)) -> None:
-        self._new_epoch = new_epoch
-        self._streams: dict[Room, Stream] = {}
-        self._done: dict[tuple[Room, str], tuple[float, Position]] = {}
+    def __init__(self, limit: int | None = None) -> None:
+        """`limit`: bytes that may be kept; what would be more raises `Full`, and changes nothing."""
+        self.budget = Budget(limit)
+        self.streams = Streams(self.budget, secrets.token_bytes(16))
         self._members: dict[Room, dict[ClientId, Member]] = {}
         self._owned: dict[WorkerId, set[tuple[Room, ClientId]]] = {}
         self._meters: dict[tuple[Room, str], Meter] = {}
@@ -88,81 +77,41 @@ class MemoryState:
         idempotency_key: str | None,
         idempotency_ttl_s: float,
     ) -> tuple[Published, Publication | None]:
-        """Add a publication. Return its position, and the publication as all get it, or None for a repetition."""
-        if idempotency_key is not None:
-            done = self._done.get((room, idempotency_key))
-            if done is not None and done[0] > now:
-                return Published(done[1], duplicate=True), None
-        position = Position("", 0)
-        if retention.size:
-            stream = self._stream(now, room, retention)
-            stream.offset += 1
-            position = Position(stream.epoch, stream.offset)
-            publication = Publication(
-                publication.data,
-                stream.offset,
-                stream.epoch,
-                publication.info,
-                publication.tags,
-                publication.time_ms,
-                publication.exclude,
-            )
-            stream.trim(now, retention)  # what had expired does not come back with the next
-            stream.published_at = now
-            stream.publications.append(publication)
-            stream.trim(now, retention)
-        if idempotency_key is not None:
-            self._done[(room, idempotency_key)] = (now + idempotency_ttl_s, position)
-        return Published(position), publication
+        """
+        Add a publication. Return its position, and the publication as all get it, or None for a repetition.
 
-    def position(self, now: float, room: Room, retention: Retention) -> Position:
-        stream = self._stream(now, room, retention)
-        return Position(stream.epoch, stream.offset)
-
-    def positions(self, now: float, rooms: Sequence[Room]) -> dict[Room, Position]:
-        found = {}
-        for room in rooms:
-            stream = self._streams.get(room)
-            if stream is not None and stream.expires_at > now:
-                found[room] = Position(stream.epoch, stream.offset)
-        return found
-
-    def history(
-        self, now: float, room: Room, retention: Retention, since: Position | None, limit: int, reverse: bool
-    ) -> History:
-        stream = self._stream(now, room, retention)
-        stream.trim(now, retention)
-        top = Position(stream.epoch, stream.offset)
-        if limit <= 0:
-            return History((), top)
-        kept = list(stream.publications)
-        if reverse:
-            kept.reverse()
-        if since is not None and reverse:
-            kept = [publication for publication in kept if publication.offset < since.offset]
-        elif since is not None:
-            kept = [publication for publication in kept if publication.offset > since.offset]
-        return History(kept[:limit], top)
-
-    def forget_history(self, room: Room) -> None:
-        stream = self._streams.get(room)
-        if stream is not None:
-            stream.publications.clear()
-
-    def _stream(self, now: float, room: Room, retention: Retention) -> Stream:
-        stream = self._streams.get(room)
-        if stream is None or stream.expires_at <= now:
-            stream = self._streams[room] = Stream(self._new_epoch())
-        stream.expires_at = now + max(retention.meta_ttl_s, retention.ttl_s)
-        return stream
+        Raises:
+            Full: there is no room for it.
+        """
+        return self.streams.publish(
+            now,
+            room,
+            publication,
+            retention,
+            idempotency_key,
+            idempotency_ttl_s,
+            is_bound=not room.startswith(PRIVATE),
+        )
 
     # Members
+
+    def admit_member(self, now: float, room: Room, info: ClientInfo) -> None:
+        """
+        See that a client that is not there yet can be kept.
+
+        Raises:
+            Full: it cannot.
+        """
+        if not room.startswith(PRIVATE) and info.client not in self._members.get(room, ()):
+            self.streams.admit(now, _cost_of_member(room, info))
 
     def add_member(self, room: Room, member: Member) -> None:
         client = ClientId(member.info.client)
         before = self._members.setdefault(room, {}).get(client)
         if before is not None:
+            self.budget.held -= _cost_of_member(room, before.info)
             self._disown(before.worker, room, client)
+        self.budget.held += _cost_of_member(room, member.info)
         self._members[room][client] = member
         self._owned.setdefault(member.worker, set()).add((room, client))
 
@@ -173,6 +122,7 @@ class MemoryState:
         if found is None or (owner is not None and found.worker != owner):
             return None
         del members[client]
+        self.budget.held -= _cost_of_member(room, found.info)
         if not members:
             del self._members[room]
         self._disown(found.worker, room, client)
@@ -229,25 +179,46 @@ class MemoryState:
     # Rates
 
     def allow(self, now: float, room: Room, who: str, rate: Rate) -> bool:
-        return self._meters.setdefault((room, who), Meter()).take(now, rate)
+        """
+        Take one of a rate, and say whether it allowed that.
+
+        Raises:
+            Full: there is no room to count it.
+        """
+        meter = self._meters.get((room, who))
+        if meter is None:
+            cost = _cost_of_meter(room, who)
+            self.streams.admit(now, cost)
+            meter = self._meters[(room, who)] = Meter()
+            self.budget.held += cost
+        return meter.take(now, rate)
 
     # Forgetting
 
     def sweep(self, now: float) -> None:
         """Forget what has expired."""
-        for room in [room for room, stream in self._streams.items() if stream.expires_at <= now]:
-            del self._streams[room]
-        for key in [key for key, (expires_at, _) in self._done.items() if expires_at <= now]:
-            del self._done[key]
+        self.streams.sweep(now)
         for pair in [pair for pair, meter in self._meters.items() if meter.is_clear(now)]:
             del self._meters[pair]
+            self.budget.held -= _cost_of_meter(*pair)
 
     def statistics(self) -> dict[str, int]:
         return {
-            "streams": len(self._streams),
-            "kept": sum(len(stream.publications) for stream in self._streams.values()),
+            **self.streams.statistics(),
             "members": sum(map(len, self._members.values())),
+            "bytes": self.budget.held,
+            "refused": self.budget.refused,
         }
+
+
+def _cost_of_member(room: Room, info: ClientInfo) -> int:
+    """Return about how many bytes a member takes: itself, and where it stands in its room and at its worker."""
+    strings = size_of(info.user) + size_of(info.client) + size_of(info.conn_info) + size_of(info.chan_info)
+    return 500 + size_of(room) + strings
+
+
+def _cost_of_meter(room: Room, who: str) -> int:
+    return 300 + size_of(room) + size_of(who)
 
 
 class MemoryBroker:
@@ -255,10 +226,13 @@ class MemoryBroker:
 
     in_order = True
 
-    def __init__(self, worker: WorkerId, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, worker: WorkerId, *, limit: int | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`limit`: bytes that may be kept."""
         self._worker = worker
         self._clock = clock
-        self._state = MemoryState()
+        self._state = MemoryState(limit)
         self._subscribed: set[Room] = set()
         self._listener: BrokerListener | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -283,6 +257,7 @@ class MemoryBroker:
 
     async def unsubscribe(self, room: Room) -> None:
         self._subscribed.discard(room)
+        self._state.streams.unwatched(room)
 
     async def publish(
         self,
@@ -299,19 +274,20 @@ class MemoryBroker:
         publication = Publication(
             data, info=info, tags=dict(tags) if tags else None, time_ms=int(time.time() * 1000), exclude=exclude
         )
-        published, told = self._state.publish(
-            self._clock(), room, publication, retention, idempotency_key, idempotency_ttl_s
-        )
+        with self._refusing():
+            published, told = self._state.publish(
+                self._clock(), room, publication, retention, idempotency_key, idempotency_ttl_s
+            )
         if told is not None:
             self._published += 1
             self._tell(lambda listener: listener.on_publication(room, told), room)
         return published
 
     async def position(self, room: Room, *, retention: Retention) -> Position:
-        return self._state.position(self._clock(), room, retention)
+        return self._state.streams.position(self._clock(), room, retention)
 
     async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
-        return self._state.positions(self._clock(), rooms)
+        return self._state.streams.positions(self._clock(), rooms)
 
     async def history(
         self,
@@ -321,16 +297,20 @@ class MemoryBroker:
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
+        begin: bool = False,
     ) -> History:
-        return self._state.history(self._clock(), room, retention, since, limit, reverse)
+        return self._state.streams.history(self._clock(), room, retention, since, limit, reverse, begin)
 
     async def forget_history(self, room: Room) -> None:
-        self._state.forget_history(room)
+        self._state.streams.forget_history(room)
 
     async def add_member(
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
     ) -> None:
         is_new = self._state.owner(room, ClientId(info.client)) is None
+        if not quietly:
+            with self._refusing():
+                self._state.admit_member(self._clock(), room, info)
         self._state.add_member(room, Member(self._worker, info, announce, lasting))
         if announce and (is_new or not quietly):
             self._tell(lambda listener: listener.on_join(room, info), room)
@@ -357,7 +337,8 @@ class MemoryBroker:
         return self._state.members_page(room, cursor, limit)
 
     async def allow(self, room: Room, who: str, rate: Rate) -> bool:
-        return self._state.allow(self._clock(), room, who, rate)
+        with self._refusing():
+            return self._state.allow(self._clock(), room, who, rate)
 
     async def reap(self, worker: WorkerId) -> None:
         self._reap(worker, self._worker)
@@ -369,6 +350,14 @@ class MemoryBroker:
                 self._tell(_leave(departed), departed.room)
         if reaped and worker != self._worker:
             self._tell(lambda listener: listener.on_departed(reaped))
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Say it as the contract does where there is no room for what is to be kept."""
+        try:
+            yield
+        except Full:
+            raise BrokerFull("memory:", self._state.budget.limit or 0) from None
 
     def _tell(self, say: Callable[[BrokerListener], None], room: Room | None = None) -> None:
         """Tell the listener in a later turn, if the room is still subscribed by then."""

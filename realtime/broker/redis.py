@@ -26,6 +26,7 @@ import msgspec
 from realtime.broker import scripts
 from realtime.broker.address import Kind, Where, parse
 from realtime.broker.base import (
+    UNBORN_S,
     BrokerListener,
     ClientId,
     ClientInfo,
@@ -248,7 +249,7 @@ class RedisBroker:
         return Published(Position(epoch.decode(), int(offset)), duplicate=bool(seen))
 
     async def position(self, room: Room, *, retention: Retention) -> Position:
-        return (await self.history(room, retention=retention)).top
+        return (await self.history(room, retention=retention, begin=True)).top
 
     async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
         route = self._nodes.route
@@ -266,6 +267,8 @@ class RedisBroker:
         epoch, offset, of_life = await self._commands.ask(tag, "HMGET", self._keys.meta(room), "e", "o", "r")
         if epoch is None or not route.link(tag).has_life(of_life):
             return None
+        if offset == b"0":
+            await self._commands.ask(tag, "PEXPIRE", self._keys.meta(room), int(UNBORN_S * 1000))
         return Position(epoch.decode(), int(offset))
 
     async def history(
@@ -276,10 +279,11 @@ class RedisBroker:
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
+        begin: bool = False,
     ) -> History:
-        begin = "+" if reverse else "-"
+        first = "+" if reverse else "-"
         if since is not None:
-            begin = str(max(since.offset - 1, 0) if reverse else since.offset + 1)
+            first = str(max(since.offset - 1, 0) if reverse else since.offset + 1)
         epoch, top, entries = await self._commands.run(
             tag_of(room),
             scripts.HISTORY,
@@ -287,11 +291,12 @@ class RedisBroker:
             self._keys.stream(room),
             self._keys.meta(room),
             max(limit, 0),
-            begin,
+            first,
             int(reverse),
             _meta_ms(retention),
             _new_epoch(),
             retention.size,
+            min(int(UNBORN_S * 1000), _meta_ms(retention)) if begin else 0,
         )
         name = epoch.decode()
         publications = [_publication(fields[1], name, int(id.partition(b"-")[0])) for id, fields in entries]

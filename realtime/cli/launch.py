@@ -204,7 +204,8 @@ def watcher(settings: Settings) -> Child:
 def local_broker(settings: Settings) -> Child:
     """Give the broker of this machine."""
     path = settings.broker_url.removeprefix("local:")
-    argv = (*PYTHON, "-m", "realtime.broker.local_server", "--socket", path, "--ready-fd", "{ready_fd}")
+    argv = (*PYTHON, "-m", "realtime.broker.local_server", "--socket", path, "--ready-fd", "{ready_fd}",
+            "--memory", str(settings.broker_memory))  # fmt: skip
     return Child("the local broker", argv, stop_signal=LOCAL_STOP_SIGNAL)
 
 

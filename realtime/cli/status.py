@@ -77,7 +77,7 @@ def show(answer: dict[str, Any]) -> None:
 def _row(worker: dict[str, Any]) -> list[str]:
     found = worker["statistics"]
     hub = found.get("hub", {})
-    broker = hub.get("broker", {})
+    broker = _broker(worker)
     return [
         str(worker["slot"]),
         str(worker["pid"]),
@@ -89,6 +89,11 @@ def _row(worker: dict[str, Any]) -> list[str]:
         str(hub.get("delivered", "")),
         _shown(broker) if "kind" in broker else "",
     ]
+
+
+def _broker(worker: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = worker["statistics"].get("hub", {}).get("broker", {})
+    return found
 
 
 def _shown(broker: dict[str, Any]) -> str:
@@ -104,6 +109,9 @@ def troubles(answer: dict[str, Any]) -> list[str]:
         each = ", ".join(f"{n} for {name}" for name, n in refused.items())
         found.append(f"{sum(refused.values())} connections were refused: {each}")
     found += wrong_credentials(answer["workers"])
+    refused_by_broker = max((_broker(each).get("all_refused", 0) for each in answer["workers"]), default=0)
+    if refused_by_broker:
+        found.append(f"{refused_by_broker} times something was not kept: the local broker was full (--broker-memory)")
     if answer["reload"]["failed"]:
         found.append("the last reload was given up: the new version does not boot (its reason is in the log)")
     missing = sorted(set(range(answer["wanted"])) - set(answer["live"]))

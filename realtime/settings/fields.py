@@ -131,6 +131,9 @@ class Settings:
         "of its own.")
     redis_prefix: str = _set("rt", Text("NAME", "1 to 64 letters, digits, '.', '_' or '-'", r"[0-9A-Za-z._-]{1,64}"),
         _BROKER, "What every key and channel in Redis begins with; servers that share it share their rooms.")
+    broker_memory: int = _set(512 * 1024**2, Size(1024**2, 1024**4), _BROKER,
+        "What the local broker may keep: history, positions, members, idempotency keys. What would be more is refused "
+        "with a temporary error; reading and leaving go on. Redis has its own `maxmemory`.")
 
     token_hmac_secret: str | None = _set(None, Secret(32), _WHO,
         "Verifies the HS256, HS384 and HS512 tokens that clients connect with (RFC 7518: 32, 48 and 64 bytes).")

@@ -53,7 +53,7 @@ class FaultyBroker(MemoryBroker):
         if self.fault == "ack" and self._made % EACH == 0:
             return Published(await self.position(room, retention=retention))
         if self.fault == "reuse" and self._made % EACH == 0:
-            stream = self._state._streams[room]
+            stream = self._state.streams.by_room[room]
             stream.offset -= 1
             stream.publications.pop()
         return await super().publish(room, data, retention=retention, **more)

@@ -109,7 +109,9 @@ class LaggingBroker(MemoryBroker):
 
     def lose_stream(self, room: str) -> None:
         """Forget a room's stream with its position: it comes back under another epoch."""
-        del self._state._streams[Room(room)]
+        stream = self._state.streams.by_room[Room(room)]
+        stream.offset = stream.offset or 1  # one that nobody used would come back under the same
+        self._state.streams.forget(Room(room))
 
     def lose_link(self) -> None:
         """Be away, and say so."""

@@ -1,22 +1,28 @@
--- Reads a page of a room's stream and the position at its top, beginning the stream where there is none.
+-- Reads a page of a room's stream and the position at its top. Where there is none it begins one, or not, as is asked.
 -- KEYS[1] stream of publications   KEYS[2] meta: hash of epoch (e), top offset (o) and the server's life (r)
 -- ARGV[1] most publications; 0: only the top   ARGV[2] offset to read from, inclusive ('-' or '+': an end)
 -- ARGV[3] '1': newest first   ARGV[4] ttl of the meta, ms   ARGV[5] an epoch, should a new one be needed
 -- ARGV[6] size of the history: older ones, kept while the room's setting was larger, are not read
--- ARGV[7] this server's life, and others that are as good; a stream of none of them gets another epoch, as in publish.lua
--- Returns {epoch, top offset, entries of XRANGE}
+-- ARGV[7] how long a stream that begins is kept while nothing is published, ms; '0': none is to begin
+-- ARGV[8] this server's life, and others that are as good; a stream of none of them gets another epoch, as in publish.lua
+-- Returns {epoch, top offset, entries of XRANGE}; the epoch is empty where there is no stream
 local meta = redis.call('HMGET', KEYS[2], 'e', 'o', 'r')
-local epoch, top, life = meta[1], meta[2], string.match(ARGV[7], '^%S*')
+local epoch, top, life = meta[1], meta[2], string.match(ARGV[8], '^%S*')
 if not epoch then
+  if ARGV[7] == '0' then return {'', 0, {}} end
   epoch, top = ARGV[5], 0
   redis.call('DEL', KEYS[1])
   redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0, 'r', life)
 elseif meta[3] ~= life then
-  local before, good = meta[3] or '', ' ' .. ARGV[7] .. ' '
+  local before, good = meta[3] or '', ' ' .. ARGV[8] .. ' '
   if before == '' or not string.find(good, ' ' .. before .. ' ', 1, true) then epoch = ARGV[5] end
   redis.call('HSET', KEYS[2], 'e', epoch, 'r', life)
 end
-redis.call('PEXPIRE', KEYS[2], ARGV[4])
+if tonumber(top) > 0 then
+  redis.call('PEXPIRE', KEYS[2], ARGV[4])
+elseif ARGV[7] ~= '0' then
+  redis.call('PEXPIRE', KEYS[2], ARGV[7])
+end
 local entries = {}
 if ARGV[1] ~= '0' then
   local oldest = math.max(tonumber(top) - tonumber(ARGV[6]) + 1, 0)
