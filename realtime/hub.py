@@ -36,6 +36,7 @@ from realtime.broker.base import (
     Room,
     WorkerId,
 )
+from realtime.census import LARGE, Census, Censuses
 from realtime.comparing import SETTLE_S, Comparing
 from realtime.errors import BrokerUnavailable
 from realtime.fanout import Accepts, Change, Difference, Subscriber, Wire, total
@@ -50,6 +51,7 @@ from realtime.tasks import begin
 
 VERIFY_S = 8.0  # a publication that pub/sub lost, with none after it to show the hole, is found within 10 s
 CLOSE_S = 5.0  # for handlers of leaving members, when a worker ends
+DIGEST_S: Final = 1.0  # in a large room joins and leaves are told once in this time
 NOT_KEPT: Final = Retention()
 
 __all__ = ["Entry", "Hub", "Insufficient", "Joined", "RoomOptions"]
@@ -71,6 +73,8 @@ class Hub:
         on_mail: Callable[[bytes], None] = lambda message: None,
         verify_s: float = VERIFY_S,
         settle_s: float = SETTLE_S,
+        large: int = LARGE,
+        digest_s: float = DIGEST_S,
     ) -> None:
         """
         Args:
@@ -82,6 +86,8 @@ class Hub:
             on_mail: told what another worker sent; from one sender in order.
             verify_s: seconds between two comparisons of all positions with the broker's.
             settle_s: seconds after which who is missing, since the link is back, has left.
+            large: members of a room above which joins and leaves are told together.
+            digest_s: seconds between two times when they are.
         """
         self.presence = Presence(broker)
         self.options_of = options_of
@@ -90,6 +96,9 @@ class Hub:
         self._on_mail = on_mail
         self._boxes = frozenset((_box(None), _box(worker)) if worker is not None else ())
         self._verify_s = verify_s
+        self._large = large
+        self._digest_s = digest_s
+        self._censuses = Censuses(self.presence.members, self.presence.counts, large=large)
         self._rooms: dict[Room, LocalRoom] = {}
         self._dirty: list[LocalRoom] = []
         self._tasks: set[asyncio.Task[object]] = set()
@@ -215,22 +224,36 @@ class Hub:
         return {room: local.fanout.size for room, local in self._rooms.items() if local.fanout.size}
 
     async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
+        """Return everybody present, of all workers, as `census` does."""
+        return (await self.census(room)).members
+
+    async def census(self, room: Room) -> Census:
         """
         Return everybody present, of all workers, as joins and leaves that were told before have it. Whom those who
-        watch here do not know yet they are told of: who asked knows, and may not hear that they leave otherwise.
+        watch here do not know yet they are told of: who asked knows, and may not hear that they leave otherwise. In a
+        large room it is what was told last, or what was so a second ago: who came since is not in it yet.
         """
         local = self._rooms.get(room)
         if local is None or (roster := local.roster) is None or not roster.is_read:
-            return await self.presence.members(room)
-        members = await roster.answer(self.presence.members(room))
+            return await self._censuses.take(room)
+        if self.is_linked and roster.is_large(self._large):
+            return roster.census()
+        members = await roster.answer(self._asked(room))
         if local.roster is roster:  # else the room was left by all, and begun anew
             for change in roster.show(members):
                 self._change(local, change)
-        return members
+        return Census(members)
+
+    async def _asked(self, room: Room) -> Mapping[ClientId, ClientInfo]:
+        return (await self._censuses.take(room, anew=True)).members
 
     async def member_counts(self, room: Room) -> MemberCounts:
-        """Count everybody present, of all workers."""
-        return await self.presence.counts(room)
+        """Count everybody present, of all workers; of a large room as `census` has it."""
+        local = self._rooms.get(room)
+        roster = None if local is None else local.roster
+        if self.is_linked and roster is not None and roster.is_read and roster.is_large(self._large):
+            return roster.census().counts
+        return await self._censuses.counts(room)
 
     def _options(self, room: Room) -> RoomOptions:
         options = self.options_of(room)
@@ -485,14 +508,28 @@ class Hub:
         self._change(local, change)
 
     def _change(self, local: LocalRoom, change: Change) -> None:
-        """Tell watchers of a join or a leave, unless they know."""
+        """Tell watchers of a join or a leave, unless they know: now, or in a large room with all others of a second."""
         roster = local.roster
+        if roster is not None and roster.is_read and roster.is_large(self._large):
+            if roster.hold(change):
+                asyncio.get_running_loop().call_later(self._digest_s, self._digest, local, roster)
+            return
         if roster is not None and not roster.take(change) and roster.is_read:
             return
+        self._announce(local, change)
+
+    def _digest(self, local: LocalRoom, roster: Roster) -> None:
+        """Tell the difference that came of what was held."""
+        if local.roster is not roster:
+            return  # the room was left by all
+        for change in roster.digest():
+            self._announce(local, change)
+
+    def _announce(self, local: LocalRoom, change: Change) -> None:
         for entry in local.entries:
             if entry.watches:
                 entry.events.append(change)
-        if roster is None:
+        if local.roster is None:
             return  # nobody watches yet
         if local.pending:
             self._deliver(local)

@@ -66,3 +66,25 @@ class Meter:
     def is_clear(self, now: float) -> bool:
         """Say whether all is paid off, and a new meter would do."""
         return self._paid_at <= now
+
+
+class CostMeter:
+    """
+    What something has cost of so much a second, where the cost is known only afterwards. Who has used more than
+    `BURST_S` seconds' worth waits until that is paid off; the last one may cost more than was left.
+    """
+
+    __slots__ = ("_paid_at",)
+
+    BURST_S: Final = 4.0
+
+    def __init__(self) -> None:
+        self._paid_at = 0.0
+
+    def is_open(self, now: float, bursts: int = 1) -> bool:
+        """Say whether something may begin now; with more `bursts`, also where so many are used up."""
+        return self._paid_at - now < self.BURST_S * bursts
+
+    def charge(self, now: float, cost: float, per_s: float) -> None:
+        """Count what it has cost."""
+        self._paid_at = max(self._paid_at, now) + cost / per_s

@@ -6,6 +6,10 @@ each room that somebody watches, the worker knows whom its watchers know of; aft
 broker's members (comparing.py). It also has whoever asks for the members see what agrees with what was told before.
 Without a fault the broker is asked once, when the first watcher comes.
 
+In a large room joins and leaves are *held*, and told together as the difference to what was told before: who left and
+came back meanwhile is not told of at all. Whoever asks is answered with what all were told, so that the difference
+which comes next is right for it as well.
+
 Nothing here talks to the broker, or decides who is present.
 """
 
@@ -14,13 +18,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping
 
 from realtime.broker.base import ClientId, ClientInfo
+from realtime.census import Census
 from realtime.fanout import Change
 
 
 class Roster:
     """Whom the watchers of one room know to be there."""
 
-    __slots__ = ("_heard", "_known", "_missing", "_unseen", "is_read")
+    __slots__ = ("_census", "_heard", "_held", "_known", "_missing", "_unseen", "is_read")
 
     def __init__(self) -> None:
         self.is_read = False  # whether it has been begun with the broker's members
@@ -28,6 +33,9 @@ class Roster:
         self._missing: frozenset[ClientId] = frozenset()  # at the comparison before
         self._unseen: frozenset[ClientId] = frozenset()  # of those known, whom somebody who asked did not see
         self._heard: tuple[dict[ClientId, ClientInfo | None], ...] = ()  # since each question not answered yet
+        # Of whom something is held: what was told before, and whether somebody has to be told of it in any case.
+        self._held: dict[ClientId, tuple[ClientInfo | None, bool]] = {}
+        self._census: Census | None = None  # of what was told
 
     def hear(self, change: Change) -> None:
         """Note what the broker told: answers that are on their way may be older."""
@@ -35,8 +43,53 @@ class Roster:
         for heard in self._heard:
             heard[ClientId(info.client)] = info if is_join else None
 
+    def is_large(self, above: int) -> bool:
+        """Whether joins and leaves are to be held, in a room of more than so many."""
+        return bool(self._held) or len(self._known) > above
+
+    def hold(self, change: Change) -> bool:
+        """Note a join or a leave that watchers are to know of later; return whether it is the first that is held."""
+        is_join, info = change
+        client = ClientId(info.client)
+        is_first = not self._held
+        if client not in self._held:
+            self._held[client] = (self._known.get(client), client in self._unseen)
+        self._unseen -= {client}
+        self._known.pop(client, None)
+        if is_join:
+            self._known[client] = info
+        return is_first
+
+    def digest(self) -> list[Change]:
+        """Return what is to be told of all that was held, which is noted already: the difference."""
+        held, self._held = self._held, {}
+        changes: list[Change] = []
+        for client, (told, is_unseen) in held.items():
+            now = self._known.get(client)
+            if now is None:
+                if told is not None:
+                    changes.append((False, told))
+            elif is_unseen or now != told:
+                changes.append((True, now))
+        if changes:
+            self._census = None
+        return changes
+
+    def census(self) -> Census:
+        """Return whom all watchers were told of, until they are told of another."""
+        if self._census is None:
+            members = dict(self._known)
+            for client, (told, _) in self._held.items():
+                if told is None:
+                    members.pop(client, None)
+                else:
+                    members[client] = told
+            self._census = Census(members)
+        return self._census
+
     def take(self, change: Change) -> bool:
-        """Note a join or a leave that watchers are to know of; return whether it is news to any."""
+        """Note a join or a leave that watchers are told of now; return whether it is news to any."""
+        self._census = None
         is_join, info = change
         client = ClientId(info.client)
         was_unseen = client in self._unseen
@@ -66,6 +119,7 @@ class Roster:
     def begin(self, members: dict[ClientId, ClientInfo]) -> None:
         """Begin with an answer: whoever watches from now on asks for itself."""
         self._known = members
+        self._census = None
         self.is_read = True
 
     def show(self, members: Mapping[ClientId, ClientInfo]) -> list[Change]:

@@ -79,6 +79,7 @@ class Process:
             difference=difference,
             worker=worker_id,
             on_mail=postman.receive,
+            large=settings.large_room,
         )
         self.wrong = WrongCredentials()
         self.protocol = Centrifuge(
@@ -93,6 +94,7 @@ class Process:
                 expiry_grace_s=max(Limits().expiry_grace_s, settings.token_leeway_s),
                 rooms_per_connection=settings.rooms_per_connection,
                 commands_per_second=settings.commands_per_second,
+                answer_bytes=settings.answer_bytes,
                 anonymous=settings.allows_anonymous,
             ),
             home=home,

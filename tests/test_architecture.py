@@ -36,6 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.hub",
         "realtime.farewells realtime.comparing realtime.proving",
         "realtime.fanout realtime.recovery realtime.presence realtime.local_room realtime.roster",
+        "realtime.census",
         "realtime.wheel",
         "realtime.broker",
         "realtime.auth",

@@ -12,9 +12,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
+from msgspec import Raw
 
 import realtime
 from realtime.api.glob import BadGlob, compile_glob
@@ -149,11 +150,13 @@ class Methods:
         if request.cursor and request.limit <= 0:
             raise bad_request("`cursor` needs `limit`: it names a page")
         if request.limit <= 0:
-            members, cursor = await self._hub.members(room), ""
-        else:
-            page = await self._hub.members_page(room, cursor=request.cursor, limit=min(request.limit, PAGE_MAX))
-            members, cursor = page.members, page.cursor
-        return PresencePage({client: info_of(info) for client, info in members.items()}, cursor)
+            census = await self._hub.census(room)
+            said = census.said.get(json.NAME)
+            if said is None:  # made once for all who ask, clients too
+                said = census.said[json.NAME] = json.presence_entries(census.members)
+            return PresencePage(cast(Any, Raw(b"{%b}" % said)), "")
+        page = await self._hub.members_page(room, cursor=request.cursor, limit=min(request.limit, PAGE_MAX))
+        return PresencePage({client: info_of(info) for client, info in page.members.items()}, page.cursor)
 
     async def _presence_stats(self, request: RoomRequest) -> PresenceStatsResult:
         if not self._options(request.channel).presence:

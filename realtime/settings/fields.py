@@ -173,6 +173,12 @@ class Settings:
     rooms_per_connection: int = _set(128, Whole(1, 100_000), _LIMITS, "Rooms that one connection may be in.")
     commands_per_second: int = _set(100, Whole(0, 1_000_000), _LIMITS,
         "Commands that one connection may send, beside one for each room at once; 0: as many as it likes.")
+    answer_bytes: int = _set(1024**2, Size(0, 1024**3), _LIMITS,
+        "Bytes of presence and history that one connection is answered a second, four times as many at once; above it: "
+        "error 111. 0: as many as it likes.")
+    large_room: int = _set(200, Whole(1, 10_000_000), _LIMITS,
+        "Members of a room above which joins and leaves are told once a second, as the difference since then, and "
+        "presence is what was told.")
 
     reload: bool = _set(False, Flag(), _DEVELOP,
         "Replace the workers whenever a Python file changes; a version that does not boot replaces nobody.")

@@ -18,6 +18,7 @@ from realtime.app import App
 from realtime.auth import Tokens, sign
 from realtime.broker.base import Broker, WorkerId
 from realtime.broker.memory import MemoryBroker
+from realtime.census import LARGE
 from realtime.hub import Hub
 from realtime.post import Postman
 from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
@@ -90,6 +91,7 @@ class OneWorker:
         sockets: WebSocketLimits | None = None,
         admission: Admission | None = None,
         secret: str | None = SECRET,
+        large: int = LARGE,
         **limits: Any,
     ) -> None:
         """
@@ -99,6 +101,7 @@ class OneWorker:
             sockets: limits of the transport.
             admission: who may connect, and how.
             secret: of its tokens.
+            large: members of a room above which joins and leaves are told together.
             limits: fields of `session.Limits`.
         """
         self.app = app
@@ -107,7 +110,7 @@ class OneWorker:
         postman = self.postman = Postman(WorkerId("w"))
         self.hub = Hub(
             self.broker, app.room_options, hooks=app, difference=difference, worker=WorkerId("w"),
-            on_mail=postman.receive,
+            on_mail=postman.receive, large=large,
         )  # fmt: skip
         self.protocol = Centrifuge(
             app, self.hub, wheel=self.wheel, tokens=Tokens(secret), limits=Limits(**limits),

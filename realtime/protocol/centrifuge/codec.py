@@ -8,9 +8,10 @@ message for the transport to frame.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.broker.base import ClientId, ClientInfo, Publication, Room
 from realtime.errors import ClientError
 from realtime.protocol.centrifuge.codes import ErrorCode
 from realtime.protocol.centrifuge.messages import Command, Pub, Push, Result
@@ -49,6 +50,12 @@ class Codec(Protocol):
 
     def error_reply(self, id: int, error: ClientError | ErrorCode, /) -> bytes:
         """Return the answer to a command that failed."""
+
+    def presence_entries(self, members: Mapping[ClientId, ClientInfo], /) -> bytes:
+        """Return members as they stand in the answer to `presence`; nothing for nobody."""
+
+    def presence_reply(self, id: int, entries: Sequence[bytes], /) -> bytes:
+        """Return the answer to `presence`, of what `presence_entries` returned."""
 
     def push(self, push: Push, /) -> bytes:
         """Return a push of a rare kind."""

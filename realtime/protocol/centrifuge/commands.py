@@ -27,7 +27,7 @@ from realtime.credentials import SUBSCRIPTION_TOKEN, TOKEN
 from realtime.errors import ClientError, Disconnect, TokenExpired, TokenInvalid
 from realtime.fanout import Accepts
 from realtime.hub import Entry, Joined, RoomOptions
-from realtime.protocol.centrifuge import codes, json, tags
+from realtime.protocol.centrifuge import answers, codes, json, tags
 from realtime.protocol.centrifuge.messages import (
     Command,
     ConnectRequest,
@@ -36,7 +36,6 @@ from realtime.protocol.centrifuge.messages import (
     HistoryRequest,
     HistoryResult,
     PresenceRequest,
-    PresenceResult,
     PresenceStatsRequest,
     PresenceStatsResult,
     PublishRequest,
@@ -52,7 +51,6 @@ from realtime.protocol.centrifuge.messages import (
     SubscribeRequest,
     SubscribeResult,
     UnsubscribeRequest,
-    info_of,
 )
 from realtime.rate import Meter
 
@@ -210,6 +208,8 @@ async def subscribe(session: Session, id: int, request: SubscribeRequest) -> Non
         raise codes.LIMIT_EXCEEDED.error()
     options = _options(session, room)
     accepts = _accepts(options, request)
+    if request.recover:
+        answers.check(session, recovers=True)
     session.entering[room] = None
     try:
         subscription = Subscription(room)
@@ -247,7 +247,9 @@ def _finish_subscribe(session: Session, id: int, request: SubscribeRequest, door
     result = _subscribe_result(session, door, joined)
     result.data = _raw(session, data)
     result.expires, result.ttl = ttl(door.subscription.expire_at_s)
-    session.answer(id, "subscribe", result)
+    size = session.answer(id, "subscribe", result)
+    if result.publications:
+        answers.charge(session, size)
     _go_live(session, door)
 
 
@@ -487,9 +489,10 @@ def _too_many(session: Session, limit: str, why: str) -> NoReturn:
 async def presence(session: Session, id: int, request: PresenceRequest) -> None:
     """Tell who is in a room."""
     room, _ = _permitted(session, request.channel, "presence")
-    members = await session.shared.hub.members(room)
-    result = PresenceResult({client: info_of(info) for client, info in members.items()})
-    session.answer(id, "presence", result)
+    answers.check(session)
+    reply = answers.presence_reply(session, id, room, await session.shared.hub.census(room))
+    session.write(reply)
+    answers.charge(session, len(reply))
 
 
 async def presence_stats(session: Session, id: int, request: PresenceStatsRequest) -> None:
@@ -505,6 +508,7 @@ async def history(session: Session, id: int, request: HistoryRequest) -> None:
     since = None if request.since is None else Position(request.since.epoch, request.since.offset)
     if request.limit < -1 or (since is not None and request.reverse and not since.offset):
         raise codes.BAD_REQUEST.error()
+    answers.check(session)
     most = session.shared.limits.history_page
     limit = most if request.limit == -1 else min(request.limit, most)
     page = await session.shared.hub.history(room, since=since, limit=limit, reverse=request.reverse)
@@ -512,7 +516,7 @@ async def history(session: Session, id: int, request: HistoryRequest) -> None:
         raise codes.UNRECOVERABLE.error()
     publications = [session.codec.pub_of(each) for each in page.publications]
     result = HistoryResult(publications, page.top.epoch, page.top.offset)
-    session.answer(id, "history", result)
+    answers.charge(session, session.answer(id, "history", result))
 
 
 # Apart from rooms

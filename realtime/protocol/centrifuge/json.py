@@ -9,12 +9,13 @@ for every member of a room.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 from msgspec import Raw
 
-from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.broker.base import ClientId, ClientInfo, Publication, Room
 from realtime.errors import ClientError
 from realtime.halves import mended
 from realtime.protocol.centrifuge import messages
@@ -78,6 +79,16 @@ def is_text(data: bytes) -> bool:
 def reply(id: int, method: str, result: Result) -> bytes:
     """Return the answer to command `id`."""
     return b'{"id":%d,"%b":%b}' % (id, method.encode(), _encoder.encode(result))
+
+
+def presence_entries(members: Mapping[ClientId, ClientInfo]) -> bytes:
+    """As `Codec.presence_entries`."""
+    return _encoder.encode({client: info_of(info) for client, info in members.items()})[1:-1]
+
+
+def presence_reply(id: int, entries: Sequence[bytes]) -> bytes:
+    """As `Codec.presence_reply`."""
+    return b'{"id":%d,"presence":{"presence":{%b}}}' % (id, b",".join(filter(None, entries)))
 
 
 def error_reply(id: int, error: ClientError | ErrorCode) -> bytes:

@@ -12,13 +12,13 @@ SDKs look whether it is there. Unknown fields are skipped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import msgspec
 from msgspec import UNSET, Raw
 
-from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.broker.base import ClientId, ClientInfo, Publication, Room
 from realtime.errors import ClientError
 from realtime.protocol.centrifuge import messages as m
 from realtime.protocol.centrifuge.codec import BadFrame
@@ -408,6 +408,16 @@ def _reply(id: int, number: int, message: bytes) -> bytes:
 def reply(id: int, method: str, result: m.Result) -> bytes:
     """As `Codec.reply`."""
     return _reply(id, REPLY[method], _write(result))
+
+
+def presence_entries(members: Mapping[ClientId, ClientInfo]) -> bytes:
+    """As `Codec.presence_entries`."""
+    return _write(m.PresenceResult({client: m.info_of(info) for client, info in members.items()}))
+
+
+def presence_reply(id: int, entries: Sequence[bytes]) -> bytes:
+    """As `Codec.presence_reply`: a map's entries follow one another."""
+    return _reply(id, REPLY["presence"], b"".join(entries))
 
 
 def error_reply(id: int, error: ClientError | ErrorCode) -> bytes:

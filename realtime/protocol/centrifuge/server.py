@@ -38,6 +38,7 @@ class Limits:
     history_page: int = 300
     anonymous: bool = True
     commands_per_second: int = 100  # 0: as many as it likes
+    answer_bytes: int = 1024**2  # a second, of presence and history; 0: as many as it likes
 
     @property
     def commands(self) -> Rate | None:

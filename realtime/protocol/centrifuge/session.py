@@ -33,7 +33,7 @@ from realtime.protocol.base import Handshake, Outlet
 from realtime.protocol.centrifuge import codes, commands, uni
 from realtime.protocol.centrifuge.codec import BadFrame, Codec
 from realtime.protocol.centrifuge.messages import Command, Disconnected, Message, Push, Refreshed, Result, Unsubscribe
-from realtime.rate import Meter, Rate
+from realtime.rate import CostMeter, Meter, Rate
 from realtime.tasks import IS_EAGER, begin
 from realtime.wheel import Timer
 
@@ -88,6 +88,7 @@ class Session:
         "_taken",
         "_task",
         "_timer",
+        "answers",
         "codec",
         "connection",
         "entering",
@@ -136,6 +137,7 @@ class Session:
         self._publishing: set[asyncio.Task[None]] | None = None  # publications on their way to the broker
         self._meter: Meter | None = None  # of commands
         self._refusal: codes.DisconnectCode | None = None  # how one ends that was refused for now, and stays
+        self.answers: CostMeter | None = None  # what large answers have cost
         self._overran: frozenset[str] = NONE  # limits of which the log has heard
         self._awaits_pong = False
         self._holds_little = False  # the kernel, of what the peer does not take
@@ -319,9 +321,11 @@ class Session:
             assert self._queue is not None
             self._queue.clear()  # the rest of that frame is not looked at
 
-    def answer(self, id: int, method: str, result: Result) -> None:
-        """Answer a command that succeeded."""
-        self.write(self.codec.reply(id, method, result))
+    def answer(self, id: int, method: str, result: Result) -> int:
+        """Answer a command that succeeded. Return the size of the answer in bytes."""
+        reply = self.codec.reply(id, method, result)
+        self.write(reply)
+        return len(reply)
 
     @property
     def who(self) -> str:

@@ -7,11 +7,12 @@ and it gets bare pushes, without ids (Centrifuge client protocol, section 2.5). 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.broker.base import ClientId, ClientInfo, Publication, Room
 from realtime.errors import ClientError
 from realtime.halves import read_mended
 from realtime.protocol.centrifuge import codes, json
@@ -56,6 +57,16 @@ def decode(message: bytes | str) -> list[Command]:
 def reply(id: int, method: str, result: Result) -> bytes:
     """As `Codec.reply`; there is only the one to connect."""
     return b'{"%b":%b}' % (method.encode(), _encoder.encode(result))
+
+
+def presence_entries(members: Mapping[ClientId, ClientInfo]) -> bytes:
+    """Not asked for: such a client asks nothing."""
+    raise AssertionError("a one-way client asks for nothing")
+
+
+def presence_reply(id: int, entries: Sequence[bytes]) -> bytes:
+    """Not asked for: such a client asks nothing."""
+    raise AssertionError("a one-way client asks for nothing")
 
 
 def error_reply(id: int, error: ClientError | ErrorCode) -> bytes:
