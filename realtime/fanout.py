@@ -10,14 +10,17 @@ seen some of them (`seen`).
 Most members are written to in *groups*, one for each wire. Who cannot be is served one by one: a member that is behind
 or ahead of its group (*late*, until it has caught up), and one that wants only some publications (*choosy*). In a room
 that conflates, a member whose peer does not take everything is *behind*: of each key it gets the latest, once it can.
+One for whom more than `KEYS_MAX` keys wait has *overrun*: it is a member no more, and the hub tells it so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from realtime.broker.base import ClientInfo, Publication, Room
+
+KEYS_MAX: Final = 10_000  # for one member: what a browser can show of a room, and more
 
 Accepts = Callable[[Publication], bool]
 Difference = Callable[[bytes, bytes], bytes | None]
@@ -89,6 +92,7 @@ class Fanout:
         "_groups",
         "_late",
         "_watchers",
+        "overrun",
         "room",
         "size",
     )
@@ -111,6 +115,8 @@ class Fanout:
         self._choosy: dict[Subscriber, tuple[Accepts, int]] = {}
         self._conflate = conflate
         self._behind: dict[Subscriber, tuple[Kept, dict[str, Publication]]] = {}
+        self.overrun: list[Subscriber] = []
+        """Who is no member any more, for too much waited for it, and is to be told."""
 
     def add(
         self,
@@ -215,6 +221,10 @@ class Fanout:
                     key = (publication.tags or {}).get(self._conflate or "", "")
                     waiting.pop(key, None)  # the latest comes last
                     waiting[key] = publication
+            if len(waiting) > KEYS_MAX:
+                self.overrun.append(subscriber)
+        for subscriber in self.overrun:
+            self.remove(subscriber)
 
     def catch_up(self, subscriber: Subscriber) -> None:
         """Write to a member that was behind what is kept for it. Harmless for any other."""

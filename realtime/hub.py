@@ -477,9 +477,20 @@ class Hub:
         if local.pending:
             pending, local.pending = local.pending, []
             self._counts["delivered"] += local.fanout.deliver(pending)
+            if local.fanout.overrun:
+                self._put_out(local)
         if local.changes:
             changes, local.changes = local.changes, []
             local.fanout.announce(changes)
+
+    def _put_out(self, local: LocalRoom) -> None:
+        """Tell those for whom too much waited that they may have missed something."""
+        overrun, local.fanout.overrun = local.fanout.overrun, []
+        self._counts["insufficient"] += len(overrun)
+        for subscriber in overrun:
+            logger.warning("x %s: too many keys of room %s wait for it", subscriber.client, local.name)
+            subscriber.insufficient(local.name)
+        self.spawn(self._close_if_empty(local))
 
     def _lose(self, local: LocalRoom, top: Position) -> None:
         """Tell every member that publications are lost to it, and begin again at the stream's top."""

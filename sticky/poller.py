@@ -18,19 +18,23 @@ from typing import Final
 READ: Final = select.EPOLLIN | select.EPOLLRDHUP
 WRITE: Final = select.EPOLLOUT
 HANGUP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+CALLED_OFF_MIN: Final = 1000  # fewer timers that were called off are not looked for
 EDGE: Final = select.EPOLLET  # told once per arrival of bytes, not as long as bytes are there
 
 
 class Timer:
-    """A deadline that can be called off."""
+    """A deadline that can be called off, also when it has passed."""
 
-    __slots__ = ("callback",)
+    __slots__ = ("callback", "poller")
 
-    def __init__(self, callback: Callable[[], object]) -> None:
-        self.callback: Callable[[], object] | None = callback
+    def __init__(self, poller: Poller, callback: Callable[[], object]) -> None:
+        self.poller = poller
+        self.callback: Callable[[], object] | None = callback  # None when called off, or called
 
     def cancel(self) -> None:
-        self.callback = None
+        if self.callback is not None:
+            self.callback = None
+            self.poller.called_off()
 
 
 class Poller:
@@ -41,6 +45,7 @@ class Poller:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
+        self._called_off = 0  # of those timers
         self._order = itertools.count()
 
     def watch(self, fd: int, mask: int, callback: Callable[[int], object]) -> None:
@@ -59,9 +64,20 @@ class Poller:
 
     def after(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Have `callback()` called once, in `delay_s` seconds."""
-        timer = Timer(callback)
+        timer = Timer(self, callback)
         heapq.heappush(self._timers, (self.now() + delay_s, next(self._order), timer))
         return timer
+
+    def called_off(self) -> None:
+        """
+        Learn that a timer was called off. When most of all are, they are forgotten before their time, which may be
+        minutes away: a connection has one until it has said something whole.
+        """
+        self._called_off += 1
+        if self._called_off >= CALLED_OFF_MIN and 2 * self._called_off > len(self._timers):
+            self._timers[:] = [each for each in self._timers if each[2].callback is not None]
+            heapq.heapify(self._timers)
+            self._called_off = 0
 
     def run_once(self) -> None:
         """Wait until something is due, and call back for all that is: descriptors first, so that what was said in time
@@ -72,8 +88,11 @@ class Poller:
         now = self.now()
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
-            if timer.callback is not None:
-                timer.callback()
+            callback, timer.callback = timer.callback, None
+            if callback is not None:
+                callback()
+            else:
+                self._called_off = max(self._called_off - 1, 0)
 
     def _poll(self, patience_s: float) -> None:
         for fd, events in self._epoll.poll(patience_s):
@@ -84,6 +103,7 @@ class Poller:
     def _patience(self) -> float:
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)
+            self._called_off = max(self._called_off - 1, 0)
         if not self._timers:
             return -1
         return max(self._timers[0][0] - self.now(), 0)

@@ -95,6 +95,7 @@ class Post:
         if crowded and self._poller.now() < until:
             self._poller.after(LOOK_S, lambda: self._look(sender, addressed, until))
             return
+        self._given_up.intersection_update([worker.pid for worker in self._live.values()])  # the others have ended
         self._given_up.update(crowded)
         self._held.discard(sender.pid)
         self._read_from(sender, True)

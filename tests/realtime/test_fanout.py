@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime.broker.base import ClientInfo, Publication, Room
-from realtime.fanout import Change, Fanout, total
+from realtime.fanout import KEYS_MAX, Change, Fanout, total
 from realtime.protocol.centrifuge.wire import difference
 
 ROOM = Room("room")
@@ -220,6 +220,21 @@ def test_what_is_kept_for_a_slow_member_is_bounded_by_the_keys() -> None:
         fanout.deliver(publications(offset))
     fanout.catch_up(slow)
     assert slow.heard == "1000"
+
+
+def test_for_whom_too_many_keys_wait_is_a_member_no_more_and_is_to_be_told() -> None:
+    fanout, wire = Fanout(ROOM, conflate="k"), Words()
+    slow, quick = Member(wire), Member(wire)
+    slow.outlet.congested_since = 1.0
+    for member in (slow, quick):
+        fanout.add(member, watches=True)
+    for number in range(1, KEYS_MAX + 1):
+        fanout.deliver([keyed(number, f"key {number}")])
+    assert (fanout.overrun, fanout.size) == ([], 2)
+    fanout.deliver([keyed(KEYS_MAX + 1, "one more")])
+    assert (fanout.overrun, list(fanout), fanout.size) == ([slow], [quick], 1)
+    fanout.catch_up(slow)
+    assert slow.heard == ""
 
 
 def test_a_slow_member_of_a_room_that_conflates_can_leave_and_be_put_out() -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.wheel import TICK_S, Wheel, run_wheel
+from realtime.wheel import CANCELLED_MIN, TICK_S, Wheel, run_wheel
 from tests.support.aio import run_async
 
 
@@ -128,6 +128,27 @@ def test_after_a_long_stop_everything_due_runs_once_and_in_order() -> None:
     wheel.advance(10.0**7)
     assert ran == [1, 2, 3]
     assert len(wheel) == 1
+
+
+def test_what_was_cancelled_does_not_wait_for_its_time_which_may_be_a_month_away() -> None:
+    ran: list[int] = []
+    wheel = Wheel(0.0)
+    kept = [wheel.after(86400.0 * 30, ran.append, number) for number in range(100)]
+    for number in range(20_000):
+        wheel.after(86400.0 + number, ran.append, None).cancel()
+        assert len(wheel) <= 2 * len(kept) + CANCELLED_MIN
+    kept[0].cancel()
+    wheel.advance(86400.0 * 31)
+    assert ran == list(range(1, 100))
+    assert len(wheel) == 0
+
+
+def test_a_timer_that_ran_holds_nothing_alive_and_may_be_cancelled() -> None:
+    wheel = Wheel(0.0)
+    timer = wheel.after(1, lambda _: None, "argument")
+    wheel.advance(2)
+    timer.cancel()
+    assert (timer.callback, timer.argument) == (None, None)
 
 
 @given(

@@ -85,6 +85,7 @@ class Session:
         "_publishing",
         "_queue",
         "_refusal",
+        "_subscription_expiries",
         "_taken",
         "_task",
         "_timer",
@@ -144,6 +145,7 @@ class Session:
         self._taken: int | None = None  # by a patient peer, when its pong was due
         self._timer: Timer = shared.wheel.after(shared.limits.connect_s, Session._is_stale, self)
         self._expiry: Timer | None = None
+        self._subscription_expiries: dict[Room, Timer] | None = None
 
     # From the transport
 
@@ -486,9 +488,18 @@ class Session:
         End a subscription some grace after its token expired, unless it is refreshed before. What the server granted
         ends in time: the client has nothing to refresh it with.
         """
+        self._forget_expiry(subscription.room)
         if subscription.expire_at_s is not None:
+            if self._subscription_expiries is None:
+                self._subscription_expiries = {}
             delay_s = self._ends_at_s(subscription) - time.time()
-            self.shared.wheel.after(max(delay_s, 0), self._subscription_expired, subscription)
+            timer = self.shared.wheel.after(max(delay_s, 0), self._subscription_expired, subscription)
+            self._subscription_expiries[subscription.room] = timer
+
+    def _forget_expiry(self, room: Room) -> None:
+        """Watch no longer when a subscription expires: it has ended, or ends at another time."""
+        if self._subscription_expiries and (timer := self._subscription_expiries.pop(room, None)) is not None:
+            timer.cancel()
 
     def _ends_at_s(self, subscription: Subscription) -> float:
         assert subscription.expire_at_s is not None, "it expires"
@@ -518,6 +529,7 @@ class Session:
             return False
         info = None if subscription.shown is None else self.connection.describe(room)
         del self.connection.subscriptions[room]
+        self._forget_expiry(room)
         self.shared.hub.leave(room, self, info=info, away=away)
         if self._holds_little or self.connection.subscriptions:
             self.choose_patience()
@@ -533,6 +545,7 @@ class Session:
             return
         info = self.connection.describe(room)
         del self.connection.subscriptions[room]
+        self._forget_expiry(room)
         self.lose(room)
         if subscription.shown is not None:
             self.shared.hub.withdraw(room, info)
