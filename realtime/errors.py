@@ -5,6 +5,7 @@ The errors of `realtime`, in one tree.
     ├── SettingsError          a setting is wrong: which, from where, what is allowed
     ├── TargetError            TARGET names nothing that can be served
     ├── BrokerUnavailable      Redis or the local broker cannot be reached now
+    │   ├── BrokerAway         there is no link now: nothing was sent
     │   └── BrokerFull         it can, and keeps no more than it does: reading and leaving go on
     ├── ClientError            an answer to one command; the client sees its code and message
     │   └── Reject             the application says no (103 unless it says otherwise)
@@ -58,6 +59,10 @@ class BrokerUnavailable(RealtimeError):
 
     def __str__(self) -> str:
         return f"broker at {self.address}: {self.problem}"
+
+
+class BrokerAway(BrokerUnavailable):
+    """There is no link to the broker now: what was asked was not sent, and has not happened."""
 
 
 class BrokerFull(BrokerUnavailable):

@@ -37,7 +37,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from realtime.broker.base import Broker, ClientId, ClientInfo, Departed, Room
-from realtime.errors import BrokerUnavailable
+from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
 from realtime.local_room import RoomOptions
 from realtime.presence import Presence
 
@@ -131,15 +131,18 @@ class Farewells:
         lasting = _has_grace(options, info)
         before = await self._resume(room, info) if lasting else None
         shown = info if before is None else msgspec.structs.replace(info, client=before)
+        is_new = before is None  # and nothing has been done yet
         try:
             if options.has_farewells:
                 await self._broker.add_member(Room(_LEAVE + room), shown, announce=False, lasting=True)
+                is_new = False
             if options.presence:
                 resumed = before is not None
                 announce = options.join_leave
                 await self._presence.add(room, shown, announce=announce, quietly=resumed, lasting=lasting)
-        except BaseException:
-            self._undo(room, options, shown)
+        except BaseException as error:
+            if not (is_new and isinstance(error, (BrokerAway, BrokerFull))):
+                self._undo(room, options, shown)
             raise
         if lasting:
             self._here.add((room, ClientId(shown.client)))

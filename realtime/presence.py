@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Mapping
 
 from realtime.broker.base import Broker, ClientId, ClientInfo, MemberCounts, Room
-from realtime.errors import BrokerUnavailable
+from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
 
 
 class Presence:
@@ -38,6 +38,8 @@ class Presence:
         await self.pay(room, client)  # who left a moment ago and comes again must not be removed after it came
         try:
             await self._broker.add_member(room, info, announce=announce, quietly=quietly, lasting=lasting)
+        except (BrokerAway, BrokerFull):
+            raise  # it has not happened: while the broker is away, nothing is owed for those who come in vain
         except BaseException:
             self.owe(room, client, announce=announce)  # it may have happened all the same
             raise

@@ -32,7 +32,7 @@ from realtime.broker.resp import CONNECT_S, CommandFailed, Connection, Word
 from realtime.broker.scripts import PUBLISH, Script
 from realtime.broker.sharded import ShardedEvents
 from realtime.broker.slots import SLOTS, Endpoint, Map, channel_slot, read_map, read_redirection, slot_of, tag_within
-from realtime.errors import BrokerUnavailable
+from realtime.errors import BrokerAway, BrokerUnavailable
 
 MOVING_S: Final = 3.0  # a slot changes hands in a moment; whoever waits longer is told
 AGAIN_S: Final = 0.02
@@ -96,7 +96,7 @@ class Cluster:
     @property
     def route(self) -> Cluster:
         if not self._links:
-            raise BrokerUnavailable(self.shown, "there is no link now")
+            raise BrokerAway(self.shown, "there is no link now")
         return self
 
     async def start(self) -> None:

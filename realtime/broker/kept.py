@@ -33,10 +33,10 @@ SPARED: Final = 20  # of what may be kept, this part is made free, so that the n
 # What CPython 3.11 to 3.14 takes for the objects themselves, entries of dictionaries included; rounded up.
 _STREAM: Final = 400
 _QUEUE: Final = 760  # an empty deque
-_PUBLICATION: Final = 200
-_INFO: Final = 120
+_PUBLICATION: Final = 240
+_INFO: Final = 330
 _TAGS: Final = 240
-_ENTRY: Final = 110
+_ENTRY: Final = 210
 _KEY: Final = 400
 
 size_of = sys.getsizeof
@@ -63,11 +63,14 @@ class Full(Exception):
 
 def cost_of(publication: Publication) -> int:
     """Return about how many bytes a kept publication takes."""
-    size = _PUBLICATION + size_of(publication.data)
+    size = _PUBLICATION + len(publication.data)
     info, tags = publication.info, publication.tags
     if info is not None:
-        size += _INFO + size_of(info.user) + size_of(info.client)
-        size += size_of(info.conn_info) + size_of(info.chan_info)
+        size += _INFO + len(info.user) + len(info.client)
+        if info.conn_info is not None:
+            size += len(info.conn_info)
+        if info.chan_info is not None:
+            size += len(info.chan_info)
     if tags:
         size += _TAGS + sum([_ENTRY + size_of(name) + size_of(value) for name, value in tags.items()])
     return size
@@ -123,11 +126,18 @@ class Streams:
             if done is not None and done[0] > now:
                 return Published(done[1], duplicate=True), None
         key_cost = 0 if idempotency_key is None else _key_cost(room, idempotency_key)
-        if retention.size or key_cost:
-            self._take(now, room, publication, retention, key_cost, is_bound=is_bound)
+        cost = 0
+        if retention.size:
+            cost = cost_of(publication)
+            if is_bound and not self._budget.admits(cost + key_cost + _STREAM + _QUEUE + size_of(room)):
+                self._take(now, room, cost, retention, key_cost)
+        elif key_cost and is_bound:
+            self.admit(now, key_cost)
         position = Position("", 0)
         if retention.size:
-            stream = self._begin(now, room, retention)
+            stream = self.by_room.get(room)
+            if stream is None or stream.expires_at <= now:
+                stream = self._begin(now, room, retention)
             stream.offset += 1
             stream.expires_at = now + max(retention.meta_ttl_s, retention.ttl_s)
             position = Position(stream.epoch, stream.offset)
@@ -140,38 +150,35 @@ class Streams:
                 publication.time_ms,
                 publication.exclude,
             )
-            self._trim(stream, now, retention)  # what had expired does not come back with the next
+            if now - stream.published_at >= retention.ttl_s:
+                self._clear(stream)  # what had expired does not come back with the next
             stream.published_at, stream.ttl_s = now, retention.ttl_s
-            if stream.publications is None:
-                stream.publications = deque()
+            kept = stream.publications
+            if kept is None:
+                kept = stream.publications = deque()
                 self._budget.held += _QUEUE
-            stream.publications.append(publication)
+            kept.append(publication)
             self._kept += 1
-            self._budget.held += cost_of(publication)
-            self._trim(stream, now, retention)
+            self._budget.held += cost
+            if len(kept) > retention.size:
+                self._trim(stream, now, retention)
         if idempotency_key is not None:
             if self._done.pop((room, idempotency_key), None) is None:
                 self._budget.held += key_cost
             self._done[(room, idempotency_key)] = (now + idempotency_ttl_s, position)
         return Published(position), publication
 
-    def _take(
-        self, now: float, room: Room, publication: Publication, retention: Retention, key_cost: int, *, is_bound: bool
-    ) -> None:
+    def _take(self, now: float, room: Room, cost: int, retention: Retention, key_cost: int) -> None:
         """Refuse what would grow beyond the budget. A room whose history has its size goes on: one goes for each."""
-        if not is_bound or self._budget.admits(key_cost + _STREAM + _QUEUE + size_of(room) + cost_of(publication)):
-            return
-        growth = key_cost
-        if retention.size:
-            growth += cost_of(publication)
-            stream = self.by_room.get(room)
-            kept = () if stream is None or stream.publications is None else stream.publications
-            growth += _STREAM + size_of(room) if stream is None else 0
-            growth += 0 if kept else _QUEUE
-            leaving = len(kept) + 1 - retention.size
-            if stream is not None and kept and now - stream.published_at >= retention.ttl_s:
-                leaving = len(kept)
-            growth -= sum([cost_of(each) for each, _ in zip(kept, range(max(leaving, 0)), strict=False)])
+        growth = key_cost + cost
+        stream = self.by_room.get(room)
+        kept = () if stream is None or stream.publications is None else stream.publications
+        growth += _STREAM + size_of(room) if stream is None else 0
+        growth += 0 if kept else _QUEUE
+        leaving = len(kept) + 1 - retention.size
+        if stream is not None and kept and now - stream.published_at >= retention.ttl_s:
+            leaving = len(kept)
+        growth -= sum([cost_of(each) for each, _ in zip(kept, range(max(leaving, 0)), strict=False)])
         self.admit(now, growth)
 
     def admit(self, now: float, growth: int) -> None:

@@ -46,7 +46,7 @@ from realtime.broker.local_server import (
     REPLY,
     STATE,
 )
-from realtime.errors import BrokerFull, BrokerUnavailable
+from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
 from realtime.rate import Rate
 
 START_S: Final = 5.0  # for the first connection
@@ -70,7 +70,7 @@ class Link(Framed):
     def ask(self, *message: Any) -> asyncio.Future[msgspec.Raw]:
         """Send a command; its answer comes in its turn."""
         if self.is_lost:
-            raise BrokerUnavailable(self.broker.address, self._why)
+            raise BrokerAway(self.broker.address, self._why)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[msgspec.Raw] = loop.create_future()
         self.send(message)  # first: what cannot be written has no answer, and must not be waited for
@@ -213,7 +213,7 @@ class LocalBroker:
 
     def _ask(self, *message: Any) -> asyncio.Future[msgspec.Raw]:
         if self._link is None:
-            raise BrokerUnavailable(self.address, "there is no link now")
+            raise BrokerAway(self.address, "there is no link now")
         return self._link.ask(*message)
 
     def tell(self, kind: int, raw: list[msgspec.Raw]) -> None:

@@ -18,7 +18,7 @@ from realtime.broker.address import Address
 from realtime.broker.links import Keeper, Link, run_at
 from realtime.broker.resp import CONNECT_S, CommandFailed, Connection, Word
 from realtime.broker.scripts import Script
-from realtime.errors import BrokerUnavailable
+from realtime.errors import BrokerAway, BrokerUnavailable
 
 PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -147,7 +147,7 @@ class OneNode:
     @property
     def route(self) -> OneRoute:
         if self._route is None:
-            raise BrokerUnavailable(self.shown, "there is no link now")
+            raise BrokerAway(self.shown, "there is no link now")
         return self._route
 
     async def start(self) -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from realtime import App
 from realtime.broker.base import Retention, Room
-from realtime.errors import BrokerUnavailable
+from realtime.broker.memory import MemoryBroker
+from realtime.errors import BrokerAway, BrokerUnavailable
 from realtime.hub import RoomOptions
 from tests.support.aio import run_async
-from tests.support.hub_client import KEPT, ROOM, HubClient, hub_of
+from tests.support.hub_client import KEPT, PRESENT, ROOM, HubClient, hub_of
 from tests.support.lagging_broker import LaggingBroker
 from tests.support.one_worker import OneWorker, until
 
@@ -114,6 +115,39 @@ async def test_a_room_that_could_not_be_given_up_is_not_kept_for_that() -> None:
             await client.enter()
         await until(lambda: not hub._tasks)
         assert not hub._rooms
+
+
+class Unlinked(LaggingBroker):
+    """A broker to which the link can be lost: what is asked then is not sent."""
+
+    is_linked = True
+
+    async def add_member(self, *arguments: Any, **named: Any) -> None:
+        if not self.is_linked:
+            raise BrokerAway("nowhere", "there is no link now")
+        await MemoryBroker.add_member(self, *arguments, **named)
+
+
+@pytest.mark.parametrize("options", [PRESENT, RoomOptions(presence=True, has_farewells=True)])
+def test_who_comes_in_vain_while_the_broker_is_away_leaves_no_debt(options: RoomOptions) -> None:
+    @run_async
+    async def run() -> None:
+        broker = Unlinked()
+        async with hub_of(broker, options) as hub:
+            first = HubClient(hub, "first", options)
+            await first.enter()
+            broker.add_member = Unlinked.add_member.__get__(broker)  # type: ignore[method-assign]
+            broker.is_linked = False
+            for number in range(20):
+                with pytest.raises(BrokerAway):
+                    await HubClient(hub, f"c{number}", options).enter()
+            await until(lambda: not hub._tasks)
+            assert hub.statistics()["departures_owed"] == 0
+            broker.is_linked = True
+            await HubClient(hub, "second", options).enter()
+            assert set(await hub.members(ROOM)) == {"first", "second"}
+
+    run()
 
 
 @run_async
