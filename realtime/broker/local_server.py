@@ -39,7 +39,7 @@ from realtime.broker.base import (
 )
 from realtime.broker.framing import Framed, frame
 from realtime.broker.kept import Full
-from realtime.broker.memory import SWEEP_S, Member, MemoryState
+from realtime.broker.memory import Member, MemoryState
 from realtime.rate import Rate
 
 LEASE_S: Final = 6.0
@@ -183,21 +183,21 @@ class LocalBrokerServer:
 
     def position(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
         retention = msgspec.msgpack.decode(raw[1], type=Retention)
-        return self.state.streams.position(self._clock(), Room(_text(raw[0])), retention)
+        return self.state.position(self._clock(), Room(_text(raw[0])), retention)
 
     def positions(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
         rooms = [Room(room) for room in msgspec.msgpack.decode(raw[0], type=list[str])]
-        return self.state.streams.positions(self._clock(), rooms)
+        return self.state.positions(self._clock(), rooms)
 
     def history(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
         retention = msgspec.msgpack.decode(raw[1], type=Retention)
         since = msgspec.msgpack.decode(raw[2], type=Position | None)
         limit = msgspec.msgpack.decode(raw[3], type=int)
         reverse, begin = [msgspec.msgpack.decode(each, type=bool) for each in raw[4:6]]
-        return self.state.streams.history(self._clock(), Room(_text(raw[0])), retention, since, limit, reverse, begin)
+        return self.state.history(self._clock(), Room(_text(raw[0])), retention, since, limit, reverse, begin)
 
     def forget_history(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
-        self.state.streams.forget_history(Room(_text(raw[0])))
+        self.state.forget_history(Room(_text(raw[0])))
 
     def add_member(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
         """
@@ -279,13 +279,12 @@ class LocalBrokerServer:
 
     async def sweep_forever(self) -> None:
         """Forget what has expired, and tell the workers how much is kept."""
-        swept_at = self._clock()
+        sweep_at = self._clock()
         while True:
-            await asyncio.sleep(STATE_S)
-            if self._clock() - swept_at >= SWEEP_S:
-                swept_at = self._clock()
-                self.state.sweep(swept_at)
+            if (now := self._clock()) >= sweep_at:
+                sweep_at = now + self.state.sweep_in_time(now)
             self._tell_state()
+            await asyncio.sleep(STATE_S)
 
     def statistics(self) -> dict[str, int]:
         return {

@@ -38,7 +38,9 @@ from realtime.broker.kept import Budget, Full, Streams, size_of
 from realtime.errors import BrokerFull
 from realtime.rate import Meter, Rate
 
-SWEEP_S: Final = 30.0  # how often what has expired is forgotten, where nobody asks for it before
+SWEEP_S: Final = 5.0  # how often what has expired is forgotten, where nobody asks for it before
+SWEEP_MAX_S: Final = 30.0  # and where that takes long, with a million rooms
+SWEEP_SHARE: Final = 100  # of the time, one part
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,27 @@ class MemoryState:
             idempotency_ttl_s,
             is_bound=not room.startswith(PRIVATE),
         )
+
+    def position(self, now: float, room: Room, retention: Retention) -> Position:
+        return self.streams.position(now, room, retention)
+
+    def positions(self, now: float, rooms: Sequence[Room]) -> dict[Room, Position]:
+        return self.streams.positions(now, rooms)
+
+    def history(
+        self,
+        now: float,
+        room: Room,
+        retention: Retention,
+        since: Position | None,
+        limit: int,
+        reverse: bool,
+        begin: bool = False,
+    ) -> History:
+        return self.streams.history(now, room, retention, since, limit, reverse, begin)
+
+    def forget_history(self, room: Room) -> None:
+        self.streams.forget_history(room)
 
     # Members
 
@@ -202,6 +225,12 @@ class MemoryState:
             del self._meters[pair]
             self.budget.held -= _cost_of_meter(*pair)
 
+    def sweep_in_time(self, now: float) -> float:
+        """Forget what has expired. Return after how many seconds it is to be done again."""
+        begun = time.perf_counter()
+        self.sweep(now)
+        return min(max(SWEEP_S, SWEEP_SHARE * (time.perf_counter() - begun)), SWEEP_MAX_S)
+
     def statistics(self) -> dict[str, int]:
         return {
             **self.streams.statistics(),
@@ -243,8 +272,8 @@ class MemoryBroker:
         self._sweep()
 
     def _sweep(self) -> None:
-        self._state.sweep(self._clock())
-        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+        pause_s = self._state.sweep_in_time(self._clock())
+        self._sweeper = asyncio.get_running_loop().call_later(pause_s, self._sweep)
 
     async def close(self) -> None:
         self._reap(self._worker, None)
@@ -284,10 +313,10 @@ class MemoryBroker:
         return published
 
     async def position(self, room: Room, *, retention: Retention) -> Position:
-        return self._state.streams.position(self._clock(), room, retention)
+        return self._state.position(self._clock(), room, retention)
 
     async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
-        return self._state.streams.positions(self._clock(), rooms)
+        return self._state.positions(self._clock(), rooms)
 
     async def history(
         self,
@@ -299,10 +328,10 @@ class MemoryBroker:
         reverse: bool = False,
         begin: bool = False,
     ) -> History:
-        return self._state.streams.history(self._clock(), room, retention, since, limit, reverse, begin)
+        return self._state.history(self._clock(), room, retention, since, limit, reverse, begin)
 
     async def forget_history(self, room: Room) -> None:
-        self._state.streams.forget_history(room)
+        self._state.forget_history(room)
 
     async def add_member(
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
