@@ -23,11 +23,12 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 from sticky.addresses import Addresses, Network
 from sticky.channel import ChannelClosed, Kind
-from sticky.errors import SettingsError
+from sticky.errors import OutOfTurn, SettingsError
 from sticky.hashing import Hashing, Key, SessionId, Slot
 from sticky.poller import Poller
 from sticky.refusing import TOO_MANY
@@ -220,7 +221,14 @@ class Dispatcher:
     def dispatch(self, parcel: Parcel) -> None:
         """Bring a parcel to its worker, whatever it takes. The dispatcher owns it from here on."""
         parcel.expires_at = self._poller.now() + self._patience_s
-        self._place(parcel)
+        self._try(self._place, parcel)
+
+    def _try(self, deed: Callable[[Parcel], None], parcel: Parcel) -> None:
+        """Do something with one parcel of several. An error costs that one."""
+        try:
+            deed(parcel)
+        except Exception:  # noqa: BLE001 - `failed` logs it
+            self._poller.failed(partial(self._close, parcel))
 
     def _place(self, parcel: Parcel) -> None:
         if not self._live:
@@ -268,6 +276,7 @@ class Dispatcher:
             parcel.attempts -= 1
             return False
         worker.handed += 1
+        worker.sent = parcel.number
         worker.unacked.append(parcel)
         if worker.reports_peers:
             self._addresses.handed_over(parcel.network, worker.held)
@@ -295,7 +304,10 @@ class Dispatcher:
     def _expire(self, queue: deque[Parcel]) -> None:
         now = self._poller.now()
         while queue and queue[0].expires_at <= now:
-            self._give_up(queue.popleft(), 503, "no worker took the connection in time", "refused_busy")
+            self._try(self._refuse_late, queue.popleft())
+
+    def _refuse_late(self, parcel: Parcel) -> None:
+        self._give_up(parcel, 503, "no worker took the connection in time", "refused_busy")
 
     # What becomes of a worker's parcels
 
@@ -304,27 +316,45 @@ class Dispatcher:
         self._wants_write(worker, False)
         has_room = worker.flush()
         while has_room and worker.waiting:
-            has_room = self._hand_over(worker, worker.waiting[0])
-            if has_room:
-                worker.waiting.popleft()
+            parcel = worker.waiting.popleft()
+            try:
+                has_room = self._hand_over(worker, parcel)
+            except Exception:  # noqa: BLE001 - `failed` logs it
+                self._poller.failed(partial(self._close, parcel))
+                continue
+            if not has_room:
+                worker.waiting.appendleft(parcel)
         if not has_room:  # asked again soon: see RETRY_S
             self._poller.after(RETRY_S, lambda: self._wants_write(worker, True))
 
     def acknowledge(self, worker: WorkerHandle, taken: int, settled: int) -> None:
-        """Note what the worker has adopted, and give up our copies of what is settled. Both are numbers of parcels."""
+        """
+        Note what the worker has adopted, and give up our copies of what is settled. Both are numbers of parcels.
+
+        Raises:
+            OutOfTurn: it was not given that many, or takes back what it said.
+        """
+        if not worker.taken <= taken <= worker.sent:
+            raise OutOfTurn(f"it acknowledges {taken} after {worker.taken}, and has been given {worker.sent}")
         worker.taken = taken
         unacked = worker.unacked
         while unacked and unacked[0].number <= settled:
             unacked.popleft().sock.close()
 
     def take_back(self, worker: WorkerHandle, number: int) -> None:
-        """Give to another worker what this one could not adopt."""
+        """
+        Give to another worker what this one could not adopt.
+
+        Raises:
+            OutOfTurn: it has no such parcel.
+        """
         for parcel in worker.unacked:
             if parcel.number == number:
                 worker.unacked.remove(parcel)
                 self._addresses.taken_back(parcel.network, worker.held)
-                self._again(parcel, avoid=worker)
+                self._try(lambda parcel: self._again(parcel, avoid=worker), parcel)
                 return
+        raise OutOfTurn(f"it cannot adopt connection {number}, which it was not given")
 
     def ended(self, worker: WorkerHandle, counts: Mapping[str, int]) -> None:
         """Note how many connections have ended that this worker had, by their peers."""
@@ -339,7 +369,7 @@ class Dispatcher:
         waiting = list(worker.waiting)
         worker.waiting.clear()
         for parcel in waiting:
-            self._place(parcel)
+            self._try(self._place, parcel)
 
     def worker_lost(self, worker: WorkerHandle) -> None:
         """Do what can be done for everything that a dead worker leaves behind. It is not live any more."""
@@ -352,12 +382,9 @@ class Dispatcher:
         self._addresses.worker_lost(worker.held)
         for parcel in left:
             self._addresses.accepted(parcel.network)
-            if parcel.number > worker.taken:
-                self._again(parcel)
-            else:
-                self._after_adoption(parcel)
+            self._try(self._again if parcel.number > worker.taken else self._after_adoption, parcel)
         for parcel in waiting:
-            self._again(parcel)
+            self._try(self._again, parcel)
 
     def _after_adoption(self, parcel: Parcel) -> None:
         if parcel.kind != "raw" and not parcel.received and parcel.is_untouched():
@@ -385,13 +412,13 @@ class Dispatcher:
         """Place everything that found no live slot."""
         waiting, self._homeless = self._homeless, deque()
         for parcel in waiting:
-            self._place(parcel)
+            self._try(self._place, parcel)
 
     def close(self) -> None:
         """Answer everything that waits: nobody will take it now, nor what is left over later."""
         self._is_closed = True
         while self._homeless:
-            self._refuse_closed(self._homeless.popleft())
+            self._try(self._refuse_closed, self._homeless.popleft())
 
     def _refuse_closed(self, parcel: Parcel) -> None:
         self._give_up(parcel, 503, "shutting down", "refused_stopping")

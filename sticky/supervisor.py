@@ -16,7 +16,9 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from sticky.channel import ChannelClosed, Kind, Received
+from sticky import messages
+from sticky.channel import ChannelClosed, Kind, Received, Unreadable, close_all
+from sticky.errors import OutOfTurn
 from sticky.handoff import Dispatcher
 from sticky.hashing import Slot
 from sticky.launcher import Launcher
@@ -29,12 +31,16 @@ from sticky.watch import Watch
 from sticky.worker import EXIT_BOOT
 from sticky.worker_handle import Event, State, WorkerHandle
 
+LAST_WORDS_MAX: Final = 64  # rounds of messages that a dead worker has left; its channel holds fewer
 KILL_GRACE_S: Final = 5.0  # after the drain's end
 INSPECT_S: Final = 2.0  # for a worker to say what it is doing
 
 READY_LINE: Final = "= slot %d: worker %d is ready (%d of %d)"
 ENDED_LINE: Final = "x slot %d: worker %d ended (%s)"
+CONDEMNED_LINE: Final = "! slot %d: worker %d sent a message that cannot be right, and is killed: %s"
 BOOT_FAILED_LINE: Final = "! slot %d: worker %d cannot boot"
+
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)  # of what we listen on
 
 logger = logging.getLogger("sticky")
 
@@ -124,7 +130,12 @@ class Supervisor:
             return None
         worker = self._launcher.launch(slot, generation=self._reload.generation, now=self._poller.now())
         self.workers[worker.pid] = worker
-        self._poller.watch(worker.channel.fileno(), READ, lambda events: self._heard(worker, events))
+        self._poller.watch(
+            worker.channel.fileno(),
+            READ,
+            lambda events: self._heard(worker, events),
+            on_failed=lambda: self._condemn(worker, "an error, see above"),
+        )
         self._say(worker, Kind.BOOT, self._launcher.boot_message(worker, self._wanted))
         self._counters["started"] += 1
         self._hook("fork", _who(worker))
@@ -154,53 +165,117 @@ class Supervisor:
 
     def _watch_channel(self, worker: WorkerHandle) -> None:
         if worker.state is not State.GONE:
-            mask = (HANGUP if worker.is_held else READ) | (WRITE if worker.wants_write else 0)
+            mask = (HANGUP if worker.is_held or worker.state is State.CONDEMNED else READ) | (
+                WRITE if worker.wants_write else 0
+            )
             self._poller.change(worker.channel.fileno(), mask)
 
     # Listening to them
 
     def _heard(self, worker: WorkerHandle, events: int) -> None:
         assert self.dispatcher is not None, "the primary set it"
+        if worker.state is State.CONDEMNED:
+            if events & HANGUP:
+                self._lost(worker)
+            return
         if events & WRITE:
             self.dispatcher.flush(worker)
-        if not events & ~WRITE:
+        if events & ~WRITE and not self._hear(worker):
+            self._lost(worker)
+
+    def _hear(self, worker: WorkerHandle) -> bool:
+        """Take a round of what a worker said. Return False when it has ended."""
+        try:
+            received = worker.channel.receive()
+        except ChannelClosed:
+            return False
+        taken = 0
+        try:
+            for message in received:
+                taken += 1
+                if isinstance(message, Unreadable):
+                    self._condemn(worker, message.reason)
+                else:
+                    self._take(worker, message)
+                if worker.state in (State.CONDEMNED, State.GONE):
+                    break
+        except OutOfTurn as error:
+            self._condemn(worker, str(error))
+        except Exception:  # noqa: BLE001 - `failed` logs it
+            self._poller.failed(lambda: self._condemn(worker, "an error, see above"))
+        finally:
+            close_all(each.fd for each in received[taken:] if isinstance(each, Received))
+        return True
+
+    def _condemn(self, worker: WorkerHandle, why: str) -> None:
+        """Kill a worker that is broken. Nothing that it says counts any more; it is `_lost` by itself."""
+        if worker.state in (State.CONDEMNED, State.GONE):
+            return
+        logger.error(CONDEMNED_LINE, worker.slot, worker.pid, why)
+        self._counters["condemned"] += 1
+        if worker.ready_at is None:
+            worker.boot_error = worker.boot_error or f"it sent a message that cannot be right: {why}"
+        worker.move(Event.CONDEMN)
+        if self.workers.get(worker.pid) is worker:  # not reaped: the number is still its own
+            worker.send_signal(signal.SIGKILL)
+        if self.live.get(worker.slot) is worker:
+            del self.live[worker.slot]
+        self._watch_channel(worker)
+
+    def _take(self, worker: WorkerHandle, received: Received) -> None:
+        """
+        Do what a message asks for.
+
+        Raises:
+            OutOfTurn: it makes no sense after what was said before.
+        """
+        assert self.dispatcher is not None, "the primary set it"
+        message = received.message
+        if isinstance(message, messages.Ack):
+            self.dispatcher.acknowledge(worker, message.taken, message.settled)
+        elif isinstance(message, messages.Beat):
+            worker.beat(message.connections, message.adopted, message.statistics, self._poller.now())
+        elif isinstance(message, messages.Nack):
+            self.dispatcher.take_back(worker, message.number)
+        elif isinstance(message, messages.Ended):
+            self.dispatcher.ended(worker, message.counts)
+        elif isinstance(message, messages.Ready):
+            self._said_ready(worker)
+        elif isinstance(message, messages.BootFailed):
+            worker.boot_error = message.text
+        elif isinstance(message, messages.Retire):
+            if self.live.get(worker.slot) is worker and not self._stopping:
+                self.reload([worker.slot])
+        elif isinstance(message, messages.Inspected):
+            for tell in self._inspections.pop(worker.pid, ()):
+                self._poller.guard(lambda tell=tell, text=message.text: tell(text))  # type: ignore[misc]
+        elif isinstance(message, messages.Sent):
+            self.post.carry(worker, message.name, message.data)
+        elif isinstance(message, messages.GiveBack):
+            self._given_back(message, received)
+
+    def _said_ready(self, worker: WorkerHandle) -> None:
+        if worker.state in (State.READY, State.DRAINING):
+            raise OutOfTurn("it is ready a second time")
+        if worker.state is State.STARTING:  # else it hung for so long that it is being killed
+            self._ready(worker)
+
+    def _given_back(self, message: messages.GiveBack, received: Received) -> None:
+        if received.fd is None:
+            self._counters["lost_given_back"] += 1
+            logger.error("! out of file descriptors: a connection on its way between workers is lost (ulimit -n)")
             return
         try:
-            messages = worker.channel.receive()
-        except ChannelClosed:
-            self._lost(worker)
-            return
-        for message in messages:
-            self._take(worker, message)
-
-    def _take(self, worker: WorkerHandle, message: Received) -> None:
-        assert self.dispatcher is not None, "the primary set it"
-        kind, fields = message.kind, message.fields
-        if kind is Kind.ACK:
-            self.dispatcher.acknowledge(worker, fields[0], fields[1])
-        elif kind is Kind.BEAT:
-            worker.beat(fields[0], fields[1], fields[2], self._poller.now())
-        elif kind is Kind.NACK:
-            self.dispatcher.take_back(worker, fields[0])
-        elif kind is Kind.ENDED:
-            self.dispatcher.ended(worker, fields[0])
-        elif kind is Kind.READY and worker.state is State.STARTING:
-            self._ready(worker)
-        elif kind is Kind.BOOT_FAILED:
-            worker.boot_error = fields[0]
-        elif kind is Kind.RETIRE and self.live.get(worker.slot) is worker and not self._stopping:
-            self.reload([worker.slot])
-        elif kind is Kind.INSPECTED:
-            for tell in self._inspections.pop(worker.pid, ()):
-                tell(fields[0])
-        elif kind is Kind.MESSAGE:
-            self.post.carry(worker, fields[0], fields[1])
-        elif kind is Kind.GIVE_BACK:
-            if message.fd is None:
-                self._counters["lost_given_back"] += 1
-                logger.error("! out of file descriptors: a connection on its way between workers is lost (ulimit -n)")
-            else:
-                self._on_given_back(socket.socket(fileno=message.fd), fields[0], fields[1], message.carried)
+            sock = socket.socket(fileno=received.fd)
+        except OSError as error:
+            close_all([received.fd])
+            raise OutOfTurn(f"it gives back a descriptor that is no socket ({error.strerror})") from error
+        if sock.type != socket.SOCK_STREAM or sock.family not in _FAMILIES:
+            sock.close()
+            raise OutOfTurn("it gives back a socket that is no connection of a client")
+        self._poller.guard(
+            lambda: self._on_given_back(sock, message.peer, message.port, received.carried), on_failed=sock.close
+        )
 
     def _ready(self, worker: WorkerHandle) -> None:
         assert self.dispatcher is not None, "the primary set it"
@@ -246,6 +321,8 @@ class Supervisor:
         self.dispatcher.worker_lost(worker)
         self._hook("disconnect", _who(worker))
         self._tell_others(worker, "exit")
+        if before is not State.DRAINING:  # one that has only closed its channel may stay as long as an orphan
+            self._watch.kill_later(worker, self._settings.orphan_grace_s + KILL_GRACE_S)
         if before is not State.DRAINING and worker.ready_at is not None:
             self._counters["died"] += 1
             if worker.slot not in self.live and not self._reload.has_successor(worker.slot):
@@ -270,13 +347,9 @@ class Supervisor:
 
     def _hear_last_words(self, worker: WorkerHandle) -> None:
         """Take what a dead process had said; its channel may be held open by a child of its own."""
-        if worker.state is not State.GONE:
-            try:
-                while messages := worker.channel.receive():
-                    for message in messages:
-                        self._take(worker, message)
-            except ChannelClosed:
-                pass  # the end of its words
+        for _ in range(LAST_WORDS_MAX):  # a child of its own may go on for ever
+            if worker.state in (State.CONDEMNED, State.GONE) or not self._hear(worker):
+                break
         self._lost(worker)
 
     def _boot_failed(self, worker: WorkerHandle, code: int) -> None:
@@ -390,8 +463,9 @@ class Supervisor:
         del self._inspections[worker.pid]
         if worker.pid in self.workers:
             worker.send_signal(signal.SIGUSR2)
+        text = f"worker {worker.pid} does not answer: the stacks of its threads are in the server's log"
         for tell in waiting:
-            tell(f"worker {worker.pid} does not answer: the stacks of its threads are in the server's log")
+            self._poller.guard(lambda tell=tell: tell(text))  # type: ignore[misc]
 
     def describe(self) -> list[dict[str, Any]]:
         """Return a snapshot of every worker, by slot."""
@@ -407,4 +481,7 @@ def _who(worker: WorkerHandle) -> dict[str, Any]:
 def _describe_end(code: int) -> str:
     if code >= 0:
         return f"status {code}"
-    return f"killed by {signal.Signals(-code).name}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"killed by signal {-code}"

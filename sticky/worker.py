@@ -28,11 +28,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from sticky import stacks
+from sticky import messages, stacks
 from sticky.affinity import Affinity, AffinitySettings
-from sticky.channel import CARRIED_MAX, Channel, ChannelClosed, Kind, Received
+from sticky.channel import CARRIED_MAX, Channel, ChannelClosed, Kind, Received, Unreadable, close_all
 from sticky.errors import NotAWorker
 from sticky.hashing import Hashing, SessionId, Slot
+from sticky.messages import DATA_DEPTH_MAX, NAME_MAX, TEXT_MAX, from_primary, is_plain, is_shallow
 from sticky.routes import Routes
 
 CHANNEL_FD: Final = "STICKY_CHANNEL_FD"
@@ -41,7 +42,6 @@ BOOT_WAIT_S: Final = 30.0
 SETTLE_TURNS: Final = 8  # asyncio needs 4 from the descriptor to the first byte read, and an application a few more
 ENDED_S: Final = 0.05  # between the end of a connection and the report of it, with those that end meanwhile
 ENDED_MAX: Final = 1024  # peers in one report
-TEXT_MAX: Final = 40_000  # characters of a traceback, and of what this worker is doing
 
 logger = logging.getLogger("sticky.worker")
 
@@ -81,6 +81,7 @@ class Worker:
         self.config: Any = boot["config"]
         self.load: Callable[[], Mapping[str, Any]] = _nothing
         self.orphaned = False
+        self._load_failed = False  # and the log has it
         self.open = 0  # adopted connections that have not ended
         self._ended: dict[str, int] = {}  # connections of each peer that have, and are not reported yet
         self._reporting: asyncio.TimerHandle | None = None
@@ -115,7 +116,7 @@ class Worker:
         except OSError as error:
             raise NotAWorker(f"{CHANNEL_FD} names no socket ({error.strerror})") from error
         sock.set_inheritable(False)  # not for the children of the application
-        channel = Channel(sock)
+        channel = Channel(sock, from_primary)
         poll = select.poll()  # select() knows no descriptor above 1023, and the channel may be one
         poll.register(sock, select.POLLIN)
         if not poll.poll(BOOT_WAIT_S * 1000):
@@ -124,10 +125,14 @@ class Worker:
             first = channel.receive()[0]
         except ChannelClosed:
             raise NotAWorker("the primary is gone") from None
-        assert first.kind is Kind.BOOT, "the primary begins with BOOT"
+        if isinstance(first, Unreadable) or not isinstance(first.message, messages.Boot):
+            raise NotAWorker(f"the primary does not begin with BOOT: {first}")
         faulthandler.register(signal.SIGUSR2, all_threads=True)  # the primary asks a hung worker for its stacks
         global _this
-        _this = cls(channel, first.fields[0])
+        try:
+            _this = cls(channel, first.message.about)
+        except (LookupError, TypeError, ValueError) as error:
+            raise NotAWorker(f"what the primary says first cannot be read: {error!r}") from error
         return _this
 
     def ready(self) -> None:
@@ -136,7 +141,7 @@ class Worker:
 
     def boot_failed(self, text: str) -> NoReturn:
         """Tell the primary why this worker cannot serve, and end the process with status 3."""
-        self._say(Kind.BOOT_FAILED, text[-TEXT_MAX:])
+        self._say(Kind.BOOT_FAILED, _sayable(text[-TEXT_MAX:]))
         sys.exit(EXIT_BOOT)
 
     # Serving
@@ -175,7 +180,8 @@ class Worker:
         finally:
             beating.cancel()
             loop.remove_signal_handler(signal.SIGTERM)
-            loop.remove_reader(self._channel.fileno())
+            if not self.orphaned:
+                loop.remove_reader(self._channel.fileno())
             self._settle(self._seen)
             self._channel.close()
 
@@ -226,18 +232,28 @@ class Worker:
         Send plain data to "primary", "all" or "slot:3". Return False when the channel is full or gone: nothing waits.
 
         Raises:
-            ValueError: it is too large.
+            ValueError: it is too large, or nested too deep; or `to` is no such name.
         """
+        if len(to) > NAME_MAX or not is_shallow(data):
+            raise ValueError(f"a name has up to {NAME_MAX} characters, and data is nested up to {DATA_DEPTH_MAX} deep")
         return self._say(Kind.MESSAGE, to, data)
 
     def _on_readable(self) -> None:
         try:
-            messages = self._channel.receive()
+            received = self._channel.receive()
         except ChannelClosed:
             self._lose_primary()
             return
-        for message in messages:
-            self._take(message)
+        taken = 0
+        try:
+            for message in received:
+                taken += 1
+                if isinstance(message, Unreadable):
+                    self._distrust_primary(message.reason)
+                    return
+                self._take(message)
+        finally:
+            close_all(each.fd for each in received[taken:] if isinstance(each, Received))
         self._acknowledge()
         if self._seen > self._settled:
             asyncio.get_running_loop().call_soon(self._settle_later, self._seen, SETTLE_TURNS)
@@ -253,39 +269,58 @@ class Worker:
         self._settled = max(number, self._settled)
         return self._acknowledge()
 
-    def _take(self, message: Received) -> None:
-        kind, fields = message.kind, message.fields
-        if kind is Kind.HANDOFF:
-            if message.fd is None:
-                self._pass_up(fields[0])
+    def _take(self, received: Received) -> None:
+        message = received.message
+        if isinstance(message, messages.Handoff):
+            if received.fd is None:
+                self._pass_up(message.number)
             else:
-                self._adopt(fields, message.fd, message.carried)
-        elif kind is Kind.DRAIN:
-            self._end(fields[0])
-        elif kind is Kind.INSPECT:
-            self._say(Kind.INSPECTED, stacks.describe()[:TEXT_MAX])
-        elif kind is Kind.EVENT:
+                self._adopt(message, received.fd, received.carried)
+        elif isinstance(message, messages.Drain):
+            self._end(message.deadline_s)
+        elif isinstance(message, messages.Inspect):
+            self._say(Kind.INSPECTED, _sayable(stacks.describe()[:TEXT_MAX]))
+        elif isinstance(message, messages.Event):
             self.routes.forget()
             if self._on_event is not None:
-                self._guard(self._on_event, *fields)
-        elif kind is Kind.MESSAGE and self._on_message is not None:
-            self._guard(self._on_message, *fields)
+                self._guard(self._on_event, message.name, message.about)
+        elif isinstance(message, messages.Sent) and self._on_message is not None:
+            self._guard(self._on_message, message.name, message.data)
 
-    def _adopt(self, fields: list[Any], fd: int, received: bytes) -> None:
-        number, *header = fields
-        sock = socket.socket(fileno=fd)
+    def _adopt(self, message: messages.Handoff, fd: int, received: bytes) -> None:
+        self._seen = message.number
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError:
+            logger.exception("! connection %d is no socket", message.number)
+            close_all([fd])
+            self._nacks.append(message.number)
+            return
         sock.setblocking(False)
-        self._seen = number
         self._adopted += 1
         self.open += 1
         try:
-            adopted = Adopted(*(sock, *header, received))
+            adopted = Adopted(
+                sock,
+                message.client,
+                message.client_port,
+                message.scheme,
+                message.kind,
+                message.method,
+                message.path,
+                message.upgrade,
+                None if message.session is None else SessionId(message.session),
+                None if message.new_session is None else SessionId(message.new_session),
+                message.reason,
+                message.peer,
+                received,
+            )
             self.routes.learn(adopted.client, adopted.session)
             self._on_connection(adopted)
         except Exception:
-            logger.exception("! connection %d could not be adopted", number)
+            logger.exception("! connection %d could not be adopted", message.number)
             self.open -= 1
-            self._nacks.append(number)
+            self._nacks.append(message.number)
             sock.close()
 
     def _pass_up(self, number: int) -> None:
@@ -324,11 +359,33 @@ class Worker:
         while not self.orphaned:
             if self._ended and self._reporting is None:
                 self._report_ended()
-            self._say(Kind.BEAT, self.open, self._adopted, dict(self.load()))
+            self._beat()
             self._acknowledge()
             await asyncio.sleep(self._heartbeat_s)
 
+    def _beat(self) -> None:
+        """Say that the loop turns, whatever the statistics are: it is for silence, not for them, that a worker ends."""
+        try:
+            statistics = dict(self.load())
+            if not is_plain(statistics):
+                raise TypeError("the statistics are not plain data")
+            self._say(Kind.BEAT, self.open, self._adopted, statistics)
+        except Exception:
+            if not self._load_failed:
+                self._load_failed = True
+                logger.exception("! the statistics of this worker cannot be told")
+            self._say(Kind.BEAT, self.open, self._adopted, {})
+
     # Ending
+
+    def _distrust_primary(self, reason: str) -> None:
+        """
+        Do as if the primary was gone, which sees it: whoever it was bringing here goes to another worker, and whoever
+        is here is served on for a while.
+        """
+        logger.error("! a message of the primary cannot be read: %s", reason)
+        self._lose_primary()
+        self._channel.close()
 
     def _lose_primary(self) -> None:
         loop = asyncio.get_running_loop()
@@ -359,6 +416,11 @@ class Worker:
             callback(*args)
         except Exception:
             logger.exception("! %s failed", getattr(callback, "__qualname__", callback))
+
+
+def _sayable(text: str) -> str:
+    """Replace what is no text (a file's name may have it), for UTF-8 cannot say it."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 _this: Worker | None = None

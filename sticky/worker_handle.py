@@ -7,6 +7,8 @@ its state, the dispatcher gives it connections.
     STARTING ──ready──▶ READY ──drain──▶ DRAINING ──exit──▶ GONE
         │                 └──silent──▶ HUNG ──exit──▶ GONE
         └──exit──▶ GONE                        (a worker that drains can hang as well)
+
+    any of the first four ──condemn──▶ CONDEMNED ──exit──▶ GONE: what it said could not be read, and it is killed
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class State(enum.Enum):
     READY = "ready"
     DRAINING = "draining"
     HUNG = "hung"
+    CONDEMNED = "condemned"
     GONE = "gone"
 
 
@@ -43,6 +46,7 @@ class Event(enum.Enum):
     READY = "ready"
     DRAIN = "drain"
     SILENT = "silent"
+    CONDEMN = "condemn"
     EXIT = "exit"
 
 
@@ -56,6 +60,8 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (State.DRAINING, Event.SILENT): State.HUNG,
     (State.DRAINING, Event.EXIT): State.GONE,
     (State.HUNG, Event.EXIT): State.GONE,
+    **{(state, Event.CONDEMN): State.CONDEMNED for state in (State.STARTING, State.READY, State.DRAINING, State.HUNG)},
+    (State.CONDEMNED, Event.EXIT): State.GONE,
 }
 
 
@@ -79,6 +85,7 @@ class WorkerHandle:
         "reported",
         "reports_peers",
         "sayings",
+        "sent",
         "slot",
         "started_at",
         "state",
@@ -113,6 +120,7 @@ class WorkerHandle:
         self.ready_at: float | None = None
         self.boot_error: str | None = None
         self.unacked: deque[Parcel] = deque()  # handed over, and still ours too, in the order of their numbers
+        self.sent = 0  # number of the last parcel that was handed over
         self.taken = 0  # number of the last parcel that it adopted
         self.waiting: deque[Parcel] = deque()  # not handed over: the channel is full
         self.sayings: deque[tuple[Kind, tuple[Any, ...]]] = deque()

@@ -7,6 +7,8 @@ A worker for tests of `sticky` alone: it answers every request with what it know
     GET /refuse      raises while adopting, in the slot that is to refuse
     GET /send/TO/COUNT/SIZE  sends so many messages of that size: how many were taken
     GET /repeat/TO   has the primary send a message there
+    GET /garbage/HEX  says these bytes to the primary, in a packet of their own
+    GET /pipe        gives the primary a connection that is a pipe
 
 What the cluster gives as `config` may change how it behaves: {"boot": "fail"} does not come up,
 {"boot": "fail-if", "path": P} does not while the file P exists, {"boot": "wait-if", "path": P} is not ready before the
@@ -26,6 +28,7 @@ from os.path import exists
 from typing import Any
 
 from sticky import Adopted, Worker
+from sticky.channel import Kind
 
 heard: list[list[Any]] = []
 """Messages that came: from whom, and what or which number."""
@@ -67,6 +70,10 @@ class Answer(asyncio.Protocol):
         action, _, rest = self.adopted.path.removeprefix("/").partition("/")
         if action == "repeat":
             self.worker.send("primary", {"repeat": rest, "data": "by the primary"})
+        if action == "garbage":
+            self.worker._channel.sock.send(bytes.fromhex(rest))
+        if action == "pipe":
+            self.worker._channel.send(Kind.GIVE_BACK, "127.0.0.1", 1, fd=os.pipe()[0])
         if action != "send":
             return {}
         to, count, size = rest.split("/")
