@@ -38,6 +38,7 @@ _FULL: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
 _GONE: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EBADF})
 DESCRIPTORS_MAX: Final = 2  # beside a message: a connection, and the bytes that travel with it
 _ANCILLARY: Final = socket.CMSG_SPACE(DESCRIPTORS_MAX * 4)
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)  # of what is listened on
 REASON_MAX: Final = 500  # characters of why a message cannot be read
 CARRIED_INLINE: Final = 64 * 1024  # of those bytes; more of them go in a memory file
 CARRIED_MAX: Final = 1024 * 1024
@@ -265,6 +266,24 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return list(fds)
+
+
+def connection_from(fd: int) -> socket.socket:
+    """
+    Make a client's connection of a descriptor that came, which is closed where it is none.
+
+    Raises:
+        OSError: it is none.
+    """
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        raise
+    if sock.type != socket.SOCK_STREAM or sock.family not in _FAMILIES:
+        sock.close()
+        raise OSError(errno.EPROTOTYPE, os.strerror(errno.EPROTOTYPE))
+    return sock
 
 
 def close_all(fds: Iterable[int | None]) -> None:

@@ -30,6 +30,7 @@ from sticky.addresses import Addresses, Network
 from sticky.channel import ChannelClosed, Kind
 from sticky.errors import OutOfTurn, SettingsError
 from sticky.hashing import Hashing, Key, SessionId, Slot
+from sticky.messages import REFUSED
 from sticky.poller import Poller
 from sticky.refusing import TOO_MANY
 from sticky.worker_handle import WorkerHandle
@@ -51,6 +52,7 @@ class Parcel:
         "attempts",
         "client",
         "expires_at",
+        "holds",
         "key",
         "kind",
         "method",
@@ -91,6 +93,7 @@ class Parcel:
         self.attempts = 0
         self.expires_at = 0.0
         self.network: Network | None = None  # what it is counted under
+        self.holds = 0  # how often it was held back: see `Crashes`
 
     def header(self) -> tuple[object, ...]:
         """Return what travels with the descriptor, in the order of `Adopted`."""
@@ -143,6 +146,16 @@ class Refuse(Protocol):
     """Answers a connection that nobody takes."""
 
     def __call__(self, sock: socket.socket, status: int, reason: str, count: str) -> None: ...
+
+
+class Suspicion(Protocol):
+    """Knows whose requests crash workers."""
+
+    is_active: bool
+    """False most of the time: nobody is suspected, and `stops` need not be asked."""
+
+    def stops(self, parcel: Parcel) -> bool:
+        """Whether it has taken over the parcel, to refuse it, or to have it placed a little later."""
 
 
 class Balance(Protocol):
@@ -198,12 +211,14 @@ class Dispatcher:
         addresses: Addresses,
         on_too_many: Callable[[str, Network | None], None],
         counters: dict[str, int],
+        suspicion: Suspicion | None = None,
     ) -> None:
         """
         Args:
             addresses: counts connections; shared with the door.
             on_too_many: called with a peer that is refused for what a worker holds of its address.
         """
+        self._suspicion = suspicion
         self._poller = poller
         self._hashing = hashing
         self._live = live
@@ -221,7 +236,15 @@ class Dispatcher:
     def dispatch(self, parcel: Parcel) -> None:
         """Bring a parcel to its worker, whatever it takes. The dispatcher owns it from here on."""
         parcel.expires_at = self._poller.now() + self._patience_s
+        self.place(parcel)
+
+    def place(self, parcel: Parcel) -> None:
+        """Bring a parcel to its worker that was held back on its way."""
         self._try(self._place, parcel)
+
+    def refuse(self, parcel: Parcel, status: int, reason: str, count: str) -> None:
+        """Answer a parcel that was stopped on its way."""
+        self._give_up(parcel, status, reason, count)
 
     def _try(self, deed: Callable[[Parcel], None], parcel: Parcel) -> None:
         """Do something with one parcel of several. An error costs that one."""
@@ -231,6 +254,8 @@ class Dispatcher:
             self._poller.failed(partial(self._close, parcel))
 
     def _place(self, parcel: Parcel) -> None:
+        if self._suspicion is not None and self._suspicion.is_active and self._suspicion.stops(parcel):
+            return
         if not self._live:
             if self._is_closed:
                 self._refuse_closed(parcel)
@@ -403,7 +428,8 @@ class Dispatcher:
             self._counters["lost_after_reading"] += 1
             self._close(parcel)
         else:
-            parcel.reason = "again"
+            if parcel.reason != REFUSED:
+                parcel.reason = "again"
             if avoid is not None and len(self._live) > 1 and self._any_other(avoid, parcel):
                 return
             self._place(parcel)

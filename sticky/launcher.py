@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sticky import journal
 from sticky.channel import Channel
 from sticky.hashing import Slot
 from sticky.messages import from_worker
@@ -88,6 +89,7 @@ class Launcher:
             generation=generation,
             now=now,
             lifetime=self._settings.lifetime.draw(),
+            journal=journal.create(),
         )
 
     def boot_message(self, worker: WorkerHandle, slots: int) -> dict[str, Any]:

@@ -26,6 +26,9 @@ COUNT_MAX: Final = 2**31
 TEXT_MAX: Final = 40_000  # characters of a traceback, and of what a worker is doing: at most 160,000 bytes
 NAME_MAX: Final = 64  # characters of "all", "slot:511"
 PEER_MAX: Final = 128  # characters of an address
+REFUSED: Final = "refused"
+"""The reason of a connection that a worker is given to refuse, and the event that tells workers of a key."""
+
 DEPTH_MAX: Final = 16  # of statistics
 DATA_DEPTH_MAX: Final = 100  # of what applications send: any process can read that, however deep its own stack is
 

@@ -35,6 +35,7 @@ from sticky.addresses import Addresses
 from sticky.affinity import Affinity
 from sticky.children import Child, Children
 from sticky.control import ControlServer, Later
+from sticky.crashes import Crashes
 from sticky.errors import SettingsError
 from sticky.handoff import Dispatcher, balance_named
 from sticky.hashing import Hashing, Slot
@@ -111,6 +112,9 @@ class Primary:
             node=self._node,
             secret=secret,
         )
+        self._crashes: Crashes
+        self._door: Door
+        self._dispatcher: Dispatcher
         self._supervisor = Supervisor(
             self._poller,
             launcher,
@@ -121,12 +125,23 @@ class Primary:
             on_reloaded=lambda: self._manager.ready(self._summary()),
             on_stopped=self._workers_stopped,
             on_given_back=lambda *given: self._door.take_back(*given),
+            on_ended=lambda worker, code: self._crashes.ended(worker, code),
+            missed=lambda: self._crashes.now_refused(),
         )
         affinity, descriptors = Affinity(settings.affinity), _descriptor_limit()
+        self._crashes = Crashes(
+            self._poller,
+            affinity,
+            self._hashing,
+            counters=self._counters,
+            refuse=lambda *answer: self._dispatcher.refuse(*answer),
+            place=lambda parcel: self._dispatcher.place(parcel),
+            tell=self._supervisor.tell_all,
+            is_dying=self._supervisor.is_dying,
+        )
         self._addresses = Addresses(
             trusts=affinity.trusts, most=settings.connections_per_address, descriptors=descriptors
         )
-        self._dispatcher: Dispatcher
         self._door = Door(
             self._poller,
             affinity,
@@ -152,6 +167,7 @@ class Primary:
             addresses=self._addresses,
             on_too_many=self._door.log_too_many,
             counters=self._counters,
+            suspicion=self._crashes,
         )
         self._supervisor.dispatcher = self._dispatcher
         self._children = Children(

@@ -17,11 +17,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from sticky import messages
-from sticky.channel import ChannelClosed, Kind, Received, Unreadable, close_all
+from sticky.channel import ChannelClosed, Kind, Received, Unreadable, close_all, connection_from
 from sticky.errors import OutOfTurn
 from sticky.handoff import Dispatcher
 from sticky.hashing import Slot
+from sticky.inspections import Inspections
 from sticky.launcher import Launcher
+from sticky.messages import REFUSED
 from sticky.poller import HANGUP, READ, WRITE, Poller
 from sticky.post import Post
 from sticky.reload import Reload
@@ -29,18 +31,16 @@ from sticky.restarts import Restarts
 from sticky.settings import WORKERS_MAX, ClusterSettings
 from sticky.watch import Watch
 from sticky.worker import EXIT_BOOT
-from sticky.worker_handle import Event, State, WorkerHandle
+from sticky.worker_handle import Event, State, WorkerHandle, describe_end
 
 LAST_WORDS_MAX: Final = 64  # rounds of messages that a dead worker has left; its channel holds fewer
 KILL_GRACE_S: Final = 5.0  # after the drain's end
-INSPECT_S: Final = 2.0  # for a worker to say what it is doing
+REAP_S: Final = 0.05  # from the end of a process's channel to its own; longer where a child of it has the channel
 
 READY_LINE: Final = "= slot %d: worker %d is ready (%d of %d)"
 ENDED_LINE: Final = "x slot %d: worker %d ended (%s)"
 CONDEMNED_LINE: Final = "! slot %d: worker %d sent a message that cannot be right, and is killed: %s"
 BOOT_FAILED_LINE: Final = "! slot %d: worker %d cannot boot"
-
-_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)  # of what we listen on
 
 logger = logging.getLogger("sticky")
 
@@ -62,6 +62,8 @@ class Supervisor:
         on_reloaded: Callable[[], None],
         on_stopped: Callable[[int], None],
         on_given_back: Callable[[socket.socket, str, int, bytes], None],
+        on_ended: Callable[[WorkerHandle, int], None] = lambda worker, code: None,
+        missed: Callable[[], Sequence[dict[str, Any]]] = tuple,
     ) -> None:
         """
         Args:
@@ -69,6 +71,8 @@ class Supervisor:
             on_reloaded: called when a reload has ended, well or not.
             on_stopped: called with the exit status, when no worker is left.
             on_given_back: given a connection that a worker gave back: as `Door.take_back`.
+            on_ended: told of the end of a worker that served, and its exit status, before what it left goes to others.
+            missed: returns whom a worker that comes now has to refuse: as `Crashes.now_refused`.
         """
         self.live: dict[Slot, WorkerHandle] = {}
         self.workers: dict[int, WorkerHandle] = {}  # every process that is not reaped, by pid
@@ -82,6 +86,8 @@ class Supervisor:
         self._on_first_ready = on_first_ready
         self._on_stopped = on_stopped
         self._on_given_back = on_given_back
+        self._on_ended = on_ended
+        self._missed = missed
         self.post = Post(
             poller,
             self.live,
@@ -105,7 +111,7 @@ class Supervisor:
             replace=lambda slot: self.reload([slot]),
         )
         self._told: str | None = None  # the last boot failure that was logged
-        self._inspections: dict[int, list[Callable[[str], None]]] = {}  # by the pid of who is asked
+        self._inspections = Inspections(poller, self.workers, say=self._say)
         self._stopping = False
         self._status = 0
 
@@ -136,7 +142,9 @@ class Supervisor:
             lambda events: self._heard(worker, events),
             on_failed=lambda: self._condemn(worker, "an error, see above"),
         )
-        self._say(worker, Kind.BOOT, self._launcher.boot_message(worker, self._wanted))
+        boot = self._launcher.boot_message(worker, self._wanted)
+        if worker.journal is None or not worker.channel.send(Kind.BOOT, boot, fd=worker.journal):
+            self._say(worker, Kind.BOOT, boot)
         self._counters["started"] += 1
         self._hook("fork", _who(worker))
         return worker
@@ -247,8 +255,7 @@ class Supervisor:
             if self.live.get(worker.slot) is worker and not self._stopping:
                 self.reload([worker.slot])
         elif isinstance(message, messages.Inspected):
-            for tell in self._inspections.pop(worker.pid, ()):
-                self._poller.guard(lambda tell=tell, text=message.text: tell(text))  # type: ignore[misc]
+            self._inspections.answered(worker, message.text)
         elif isinstance(message, messages.Sent):
             self.post.carry(worker, message.name, message.data)
         elif isinstance(message, messages.GiveBack):
@@ -266,13 +273,9 @@ class Supervisor:
             logger.error("! out of file descriptors: a connection on its way between workers is lost (ulimit -n)")
             return
         try:
-            sock = socket.socket(fileno=received.fd)
+            sock = connection_from(received.fd)
         except OSError as error:
-            close_all([received.fd])
-            raise OutOfTurn(f"it gives back a descriptor that is no socket ({error.strerror})") from error
-        if sock.type != socket.SOCK_STREAM or sock.family not in _FAMILIES:
-            sock.close()
-            raise OutOfTurn("it gives back a socket that is no connection of a client")
+            raise OutOfTurn(f"it gives back what is no connection of a client ({error.strerror})") from error
         self._poller.guard(
             lambda: self._on_given_back(sock, message.peer, message.port, received.carried), on_failed=sock.close
         )
@@ -292,6 +295,8 @@ class Supervisor:
             self._on_first_ready()
         self._hook("online", _who(worker))
         self._tell_others(worker, "online")
+        for each in self._missed():
+            self._say(worker, Kind.EVENT, REFUSED, each)
         if predecessor is not None:
             self._retire(predecessor)
         self.dispatcher.slot_filled()
@@ -305,20 +310,28 @@ class Supervisor:
             if other is not worker and other.state in (State.READY, State.DRAINING):
                 self._say(other, Kind.EVENT, event, _who(worker))
 
+    def tell_all(self, event: str, about: dict[str, Any]) -> None:
+        """Tell every worker that serves of an event."""
+        for worker in self.workers.values():
+            if worker.state in (State.READY, State.DRAINING):
+                self._say(worker, Kind.EVENT, event, about)
+
     # Losing them
 
     def _lost(self, worker: WorkerHandle) -> None:
-        """The channel ended: the process is dead or dying. Its connections go on at once; it is reaped by itself."""
+        """
+        The channel ended: the process is dead or dying. Its connections go on when it is reaped, which tells whether
+        they did it, and very soon in any case.
+        """
         if worker.state is State.GONE:
             return
-        assert self.dispatcher is not None, "the primary set it"
         before = worker.state
         worker.move(Event.EXIT)
         self._poller.forget(worker.channel.fileno())
         worker.channel.close()
         if self.live.get(worker.slot) is worker:
             del self.live[worker.slot]
-        self.dispatcher.worker_lost(worker)
+        self._poller.after(REAP_S, lambda: self._look_after(worker))
         self._hook("disconnect", _who(worker))
         self._tell_others(worker, "exit")
         if before is not State.DRAINING:  # one that has only closed its channel may stay as long as an orphan
@@ -328,6 +341,14 @@ class Supervisor:
             if worker.slot not in self.live and not self._reload.has_successor(worker.slot):
                 self._restarts.later(worker.slot)
 
+    def is_dying(self) -> bool:
+        """Whether a worker has ended, or seems to have, and is not reaped yet."""
+        return any(worker.state is State.GONE for worker in self.workers.values())
+
+    def _look_after(self, worker: WorkerHandle) -> None:
+        assert self.dispatcher is not None, "the primary set it"
+        self.dispatcher.worker_lost(worker)
+
     def reaped(self, pid: int, status: int) -> None:
         """Learn that a child ended. A stranger's end (we may be PID 1) is nobody's concern."""
         worker = self.workers.pop(pid, None)
@@ -335,9 +356,13 @@ class Supervisor:
             return
         self._hear_last_words(worker)
         code = os.waitstatus_to_exitcode(status)
+        if worker.ready_at is not None and not self._stopping:
+            self._poller.guard(lambda: self._on_ended(worker, code))
+        worker.forget_journal()
+        self._look_after(worker)
         if worker.boot_error is None:
             level = logging.INFO if code == 0 else logging.WARNING
-            logger.log(level, ENDED_LINE, worker.slot, pid, _describe_end(code))
+            logger.log(level, ENDED_LINE, worker.slot, pid, describe_end(code))
         self._hook("exit", {**_who(worker), "status": code, "expected": worker.is_retired})
         if self._stopping:
             if not self.workers:
@@ -354,7 +379,7 @@ class Supervisor:
 
     def _boot_failed(self, worker: WorkerHandle, code: int) -> None:
         self._counters["boots_failed"] += 1
-        text = worker.boot_error or f"it ended before it was ready ({_describe_end(code)})"
+        text = worker.boot_error or f"it ended before it was ready ({describe_end(code)})"
         if text != self._told:  # once, however many workers fail in the same way
             self._told = text
             logger.error(BOOT_FAILED_LINE + "\n%s", worker.slot, worker.pid, text.rstrip())
@@ -442,30 +467,12 @@ class Supervisor:
     # Looking at them
 
     def inspect(self, slot: Slot, tell: Callable[[str], None]) -> bool:
-        """
-        Have `tell` told what the worker of a slot is doing. Return False when none serves there.
-
-        One whose event loop does not turn cannot say; the stacks of its threads then go to the log.
-        """
+        """Have `tell` told what the worker of a slot is doing. Return False when none serves there."""
         worker = self.live.get(slot)
         if worker is None:
             return False
-        waiting = self._inspections.setdefault(worker.pid, [])
-        waiting.append(tell)
-        if len(waiting) == 1:  # one answer for all who ask meanwhile
-            self._say(worker, Kind.INSPECT)
-            self._poller.after(INSPECT_S, lambda: self._inspected_in_vain(worker, waiting))
+        self._inspections.ask(worker, tell)
         return True
-
-    def _inspected_in_vain(self, worker: WorkerHandle, waiting: list[Callable[[str], None]]) -> None:
-        if self._inspections.get(worker.pid) is not waiting:
-            return  # it has answered
-        del self._inspections[worker.pid]
-        if worker.pid in self.workers:
-            worker.send_signal(signal.SIGUSR2)
-        text = f"worker {worker.pid} does not answer: the stacks of its threads are in the server's log"
-        for tell in waiting:
-            self._poller.guard(lambda tell=tell: tell(text))  # type: ignore[misc]
 
     def describe(self) -> list[dict[str, Any]]:
         """Return a snapshot of every worker, by slot."""
@@ -476,12 +483,3 @@ class Supervisor:
 
 def _who(worker: WorkerHandle) -> dict[str, Any]:
     return {"slot": worker.slot, "worker_id": worker.worker_id, "pid": worker.pid}
-
-
-def _describe_end(code: int) -> str:
-    if code >= 0:
-        return f"status {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:  # a real-time signal has no name
-        return f"killed by signal {-code}"

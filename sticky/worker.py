@@ -16,6 +16,7 @@ turns are few.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import itertools
 import logging
@@ -30,10 +31,12 @@ from typing import Any, Final, NoReturn
 
 from sticky import messages, stacks
 from sticky.affinity import Affinity, AffinitySettings
-from sticky.channel import CARRIED_MAX, Channel, ChannelClosed, Kind, Received, Unreadable, close_all
+from sticky.blame import key_of
+from sticky.channel import CARRIED_MAX, Channel, ChannelClosed, Kind, Received, Unreadable, close_all, connection_from
 from sticky.errors import NotAWorker
 from sticky.hashing import Hashing, SessionId, Slot
-from sticky.messages import DATA_DEPTH_MAX, NAME_MAX, TEXT_MAX, from_primary, is_plain, is_shallow
+from sticky.journal import ADOPTING, NO_JOURNAL, NO_MARK, Journal, Mark
+from sticky.messages import DATA_DEPTH_MAX, NAME_MAX, REFUSED, TEXT_MAX, from_primary, is_plain, is_shallow
 from sticky.routes import Routes
 
 CHANNEL_FD: Final = "STICKY_CHANNEL_FD"
@@ -42,6 +45,8 @@ BOOT_WAIT_S: Final = 30.0
 SETTLE_TURNS: Final = 8  # asyncio needs 4 from the descriptor to the first byte read, and an application a few more
 ENDED_S: Final = 0.05  # between the end of a connection and the report of it, with those that end meanwhile
 ENDED_MAX: Final = 1024  # peers in one report
+
+_REFUSAL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 logger = logging.getLogger("sticky.worker")
 
@@ -63,6 +68,7 @@ class Adopted:
     reason: str  # why this slot
     peer: str  # the address at the other end of the socket, or in its PROXY header
     received: bytes = b""  # bytes taken from the socket already, to be read before it
+    mark: Mark = NO_MARK  # by which the primary knows, after a crash, on which connections a request was in flight
 
 
 def _nothing() -> Mapping[str, Any]:
@@ -72,7 +78,7 @@ def _nothing() -> Mapping[str, Any]:
 class Worker:
     """This process, as the primary knows it."""
 
-    def __init__(self, channel: Channel, boot: dict[str, Any]) -> None:
+    def __init__(self, channel: Channel, boot: dict[str, Any], journal: Journal = NO_JOURNAL) -> None:
         self.slot = Slot(boot["slot"])
         self.slots: int = boot["slots"]
         self.worker_id: str = boot["worker_id"]
@@ -92,9 +98,10 @@ class Worker:
         self._seen = 0  # number of the last connection that was adopted
         self._heartbeat_s: float = boot["heartbeat_s"]
         self._orphan_grace_s: float = boot["orphan_grace_s"]
-        self.routes = Routes(
-            Affinity(AffinitySettings.from_builtins(boot["affinity"])), Hashing(boot["secret"]), self.slot
-        )
+        self._affinity = Affinity(AffinitySettings.from_builtins(boot["affinity"]))
+        self.routes = Routes(self._affinity, Hashing(boot["secret"]), self.slot)
+        self._journal = journal
+        self._adopting: list[Mark] = []  # connections that were adopted in this turn
         self._channel = channel
         self._drain_s: asyncio.Future[float] | None = None
 
@@ -130,7 +137,7 @@ class Worker:
         faulthandler.register(signal.SIGUSR2, all_threads=True)  # the primary asks a hung worker for its stacks
         global _this
         try:
-            _this = cls(channel, first.message.about)
+            _this = cls(channel, first.message.about, Journal.take(first.fd))
         except (LookupError, TypeError, ValueError) as error:
             raise NotAWorker(f"what the primary says first cannot be read: {error!r}") from error
         return _this
@@ -153,6 +160,7 @@ class Worker:
         on_drain: Callable[[float], Awaitable[None]],
         on_message: Callable[[str, Any], None] | None = None,
         on_event: Callable[[str, dict[str, Any]], None] | None = None,
+        on_refused: Callable[[Adopted], None] | None = None,
     ) -> None:
         """
         Serve until this worker has to end, and has drained.
@@ -165,10 +173,14 @@ class Worker:
                 last connection came: what had arrived with that one is read by then.
             on_message: told of messages by `send`: who sent it ("primary" or "slot:3"), and what.
             on_event: told of other workers: "online" and "exit", each with their `slot` and `worker_id`.
+            on_refused: as `on_connection`, for a connection that is to be told, in its own protocol, that it cannot be
+                served now: its requests have crashed workers. Unless given it is answered 503. The primary answers the
+                others itself.
         """
         loop = asyncio.get_running_loop()
         self._drain_s = loop.create_future()
         self._on_connection, self._on_message, self._on_event = on_connection, on_message, on_event
+        self._on_refused = on_refused or self._answer_refused
         loop.add_signal_handler(signal.SIGTERM, self._say, Kind.RETIRE)
         loop.add_reader(self._channel.fileno(), self._on_readable)
         beating = loop.create_task(self._beat_forever())
@@ -255,14 +267,17 @@ class Worker:
         finally:
             close_all(each.fd for each in received[taken:] if isinstance(each, Received))
         self._acknowledge()
-        if self._seen > self._settled:
-            asyncio.get_running_loop().call_soon(self._settle_later, self._seen, SETTLE_TURNS)
+        if self._seen > self._settled or self._adopting:
+            marks, self._adopting = self._adopting, []
+            asyncio.get_running_loop().call_soon(self._settle_later, self._seen, marks, SETTLE_TURNS)
 
-    def _settle_later(self, number: int, turns: int) -> None:
+    def _settle_later(self, number: int, marks: list[Mark], turns: int) -> None:
         if turns > 1:
-            asyncio.get_running_loop().call_soon(self._settle_later, number, turns - 1)
-        else:
-            self._settle(number)
+            asyncio.get_running_loop().call_soon(self._settle_later, number, marks, turns - 1)
+            return
+        for mark in marks:
+            mark.end(ADOPTING)
+        self._settle(number)
 
     def _settle(self, number: int) -> bool:
         """Have the primary forget every connection up to a number. Return False when it cannot be told now."""
@@ -281,6 +296,9 @@ class Worker:
         elif isinstance(message, messages.Inspect):
             self._say(Kind.INSPECTED, _sayable(stacks.describe()[:TEXT_MAX]))
         elif isinstance(message, messages.Event):
+            if message.name == REFUSED:
+                self._guard(self.routes.refuse, message.about["key"], message.about["for_s"])
+                return
             self.routes.forget()
             if self._on_event is not None:
                 self._guard(self._on_event, message.name, message.about)
@@ -290,16 +308,21 @@ class Worker:
     def _adopt(self, message: messages.Handoff, fd: int, received: bytes) -> None:
         self._seen = message.number
         try:
-            sock = socket.socket(fileno=fd)
+            sock = connection_from(fd)
         except OSError:
-            logger.exception("! connection %d is no socket", message.number)
-            close_all([fd])
+            logger.exception("! connection %d is none", message.number)
             self._nacks.append(message.number)
             return
         sock.setblocking(False)
         self._adopted += 1
         self.open += 1
+        is_refused = message.reason == REFUSED
         try:
+            mark = (
+                NO_MARK if is_refused else self._journal.open(key_of(self._affinity, message.client, message.session))
+            )
+            mark.begin(ADOPTING)
+            self._adopting.append(mark)
             adopted = Adopted(
                 sock,
                 message.client,
@@ -314,7 +337,11 @@ class Worker:
                 message.reason,
                 message.peer,
                 received,
+                mark,
             )
+            if is_refused:
+                self._on_refused(adopted)
+                return
             self.routes.learn(adopted.client, adopted.session)
             self._on_connection(adopted)
         except Exception:
@@ -322,6 +349,14 @@ class Worker:
             self.open -= 1
             self._nacks.append(message.number)
             sock.close()
+
+    def _answer_refused(self, adopted: Adopted) -> None:
+        with adopted.sock as sock, contextlib.suppress(OSError):
+            if adopted.kind == "http":
+                sock.recv(64 * 1024)  # closing over unread bytes sends a reset
+                sock.send(_REFUSAL)
+                sock.shutdown(socket.SHUT_WR)
+        self.closed(adopted)
 
     def _pass_up(self, number: int) -> None:
         """Say no to a connection whose descriptor this process had no room for; the primary has kept its own."""

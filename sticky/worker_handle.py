@@ -79,6 +79,7 @@ class WorkerHandle:
         "held",
         "is_held",
         "is_retired",
+        "journal",
         "lifetime",
         "pid",
         "ready_at",
@@ -94,6 +95,7 @@ class WorkerHandle:
         "unacked",
         "waiting",
         "wants_write",
+        "was_killed",
         "worker_id",
     )
 
@@ -107,13 +109,19 @@ class WorkerHandle:
         generation: int,
         now: float,
         lifetime: Lifetime,
+        journal: int | None = None,
     ) -> None:
+        """
+        Args:
+            journal: the descriptor of what is in flight in it; None where that is not known. The handle owns it.
+        """
         self.slot = slot
         self.pid = pid
         self.channel = channel
         self.worker_id = worker_id
         self.generation = generation
         self.lifetime = lifetime
+        self.journal = journal
         self.state = State.STARTING
         self.started_at = self.booting_since = now
         self.heard_at = now
@@ -126,6 +134,7 @@ class WorkerHandle:
         self.sayings: deque[tuple[Kind, tuple[Any, ...]]] = deque()
         self.wants_write = False  # something waits for room in the channel
         self.is_retired = False  # it was told to end
+        self.was_killed = False  # by this process
         self.is_held = False  # it is not read from: somebody does not take what it sends
         self.held: dict[Network, int] = {}  # connections of each address that it has, as far as it has reported ends
         self.reports_peers = True  # of connections that end; else they are counted under no address
@@ -182,8 +191,15 @@ class WorkerHandle:
             self.sayings.popleft()
         return True
 
+    def forget_journal(self) -> None:
+        """Close what was in flight in it, once that is read."""
+        if self.journal is not None:
+            os.close(self.journal)
+            self.journal = None
+
     def send_signal(self, number: signal.Signals) -> None:
         """Signal the process. The caller has not reaped it yet: the process id cannot be another's."""
+        self.was_killed |= number is signal.SIGKILL
         try:
             os.kill(self.pid, number)
         except ProcessLookupError:
@@ -204,3 +220,13 @@ class WorkerHandle:
             "up_s": round(now - self.started_at, 1),
             "statistics": self.statistics,
         }
+
+
+def describe_end(code: int) -> str:
+    """Say how a process ended, by its exit status; negative for a signal."""
+    if code >= 0:
+        return f"status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"killed by signal {-code}"

@@ -7,6 +7,8 @@ A worker for tests of `sticky` alone: it answers every request with what it know
     GET /refuse      raises while adopting, in the slot that is to refuse
     GET /send/TO/COUNT/SIZE  sends so many messages of that size: how many were taken
     GET /repeat/TO   has the primary send a message there
+    GET /exit/N      ends the process with that status, and /signal/N by that signal
+    GET /work        notes that the request is in flight, and never answers
     GET /garbage/HEX  says these bytes to the primary, in a packet of their own
     GET /pipe        gives the primary a connection that is a pipe
 
@@ -57,6 +59,9 @@ class Answer(asyncio.Protocol):
         die_if(self.worker, "read")
         if self.adopted.path == "/block":
             time.sleep(3600)  # a loop that does not turn is what is asked for
+        if self.adopted.path == "/work":
+            self.adopted.mark.begin()
+            return
         facts = {**self.facts(), **self.do()}
         body = json.dumps(facts).encode()
         self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
@@ -70,6 +75,10 @@ class Answer(asyncio.Protocol):
         action, _, rest = self.adopted.path.removeprefix("/").partition("/")
         if action == "repeat":
             self.worker.send("primary", {"repeat": rest, "data": "by the primary"})
+        if action == "exit":
+            os._exit(int(rest))
+        if action == "signal":
+            os.kill(os.getpid(), int(rest))
         if action == "garbage":
             self.worker._channel.sock.send(bytes.fromhex(rest))
         if action == "pipe":
