@@ -17,10 +17,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from sticky import messages
-from sticky.channel import ChannelClosed, Kind, Received, Unreadable, close_all, connection_from
+from sticky.channel import Kind, Received
 from sticky.errors import OutOfTurn
 from sticky.handoff import Dispatcher
 from sticky.hashing import Slot
+from sticky.hearing import Hearing
 from sticky.inspections import Inspections
 from sticky.launcher import Launcher
 from sticky.messages import REFUSED
@@ -85,7 +86,9 @@ class Supervisor:
         self._hook = hook
         self._on_first_ready = on_first_ready
         self._on_stopped = on_stopped
-        self._on_given_back = on_given_back
+        self._hearing = Hearing(
+            poller, take=self._take, condemn=self._condemn, on_given_back=on_given_back, counters=counters
+        )
         self._on_ended = on_ended
         self._missed = missed
         self.post = Post(
@@ -173,9 +176,10 @@ class Supervisor:
 
     def _watch_channel(self, worker: WorkerHandle) -> None:
         if worker.state is not State.GONE:
-            mask = (HANGUP if worker.is_held or worker.state is State.CONDEMNED else READ) | (
-                WRITE if worker.wants_write else 0
-            )
+            is_condemned = worker.state is State.CONDEMNED
+            mask = HANGUP if worker.is_held or is_condemned else READ
+            if worker.wants_write and not is_condemned:
+                mask |= WRITE
             self._poller.change(worker.channel.fileno(), mask)
 
     # Listening to them
@@ -188,32 +192,8 @@ class Supervisor:
             return
         if events & WRITE:
             self.dispatcher.flush(worker)
-        if events & ~WRITE and not self._hear(worker):
+        if events & ~WRITE and not self._hearing.hear(worker):
             self._lost(worker)
-
-    def _hear(self, worker: WorkerHandle) -> bool:
-        """Take a round of what a worker said. Return False when it has ended."""
-        try:
-            received = worker.channel.receive()
-        except ChannelClosed:
-            return False
-        taken = 0
-        try:
-            for message in received:
-                taken += 1
-                if isinstance(message, Unreadable):
-                    self._condemn(worker, message.reason)
-                else:
-                    self._take(worker, message)
-                if worker.state in (State.CONDEMNED, State.GONE):
-                    break
-        except OutOfTurn as error:
-            self._condemn(worker, str(error))
-        except Exception:  # noqa: BLE001 - `failed` logs it
-            self._poller.failed(lambda: self._condemn(worker, "an error, see above"))
-        finally:
-            close_all(each.fd for each in received[taken:] if isinstance(each, Received))
-        return True
 
     def _condemn(self, worker: WorkerHandle, why: str) -> None:
         """Kill a worker that is broken. Nothing that it says counts any more; it is `_lost` by itself."""
@@ -259,26 +239,13 @@ class Supervisor:
         elif isinstance(message, messages.Sent):
             self.post.carry(worker, message.name, message.data)
         elif isinstance(message, messages.GiveBack):
-            self._given_back(message, received)
+            self._hearing.give_back(message, received)
 
     def _said_ready(self, worker: WorkerHandle) -> None:
         if worker.state in (State.READY, State.DRAINING):
             raise OutOfTurn("it is ready a second time")
         if worker.state is State.STARTING:  # else it hung for so long that it is being killed
             self._ready(worker)
-
-    def _given_back(self, message: messages.GiveBack, received: Received) -> None:
-        if received.fd is None:
-            self._counters["lost_given_back"] += 1
-            logger.error("! out of file descriptors: a connection on its way between workers is lost (ulimit -n)")
-            return
-        try:
-            sock = connection_from(received.fd)
-        except OSError as error:
-            raise OutOfTurn(f"it gives back what is no connection of a client ({error.strerror})") from error
-        self._poller.guard(
-            lambda: self._on_given_back(sock, message.peer, message.port, received.carried), on_failed=sock.close
-        )
 
     def _ready(self, worker: WorkerHandle) -> None:
         assert self.dispatcher is not None, "the primary set it"
@@ -294,7 +261,7 @@ class Supervisor:
         if is_first:
             self._on_first_ready()
         self._hook("online", _who(worker))
-        self._tell_others(worker, "online")
+        self.tell_all("online", _who(worker), but=worker)
         for each in self._missed():
             self._say(worker, Kind.EVENT, REFUSED, each)
         if predecessor is not None:
@@ -305,15 +272,10 @@ class Supervisor:
         if not self._stopping:
             self._reload.go_on(self.live.get(slot))
 
-    def _tell_others(self, worker: WorkerHandle, event: str) -> None:
-        for other in self.workers.values():
-            if other is not worker and other.state in (State.READY, State.DRAINING):
-                self._say(other, Kind.EVENT, event, _who(worker))
-
-    def tell_all(self, event: str, about: dict[str, Any]) -> None:
+    def tell_all(self, event: str, about: dict[str, Any], *, but: WorkerHandle | None = None) -> None:
         """Tell every worker that serves of an event."""
         for worker in self.workers.values():
-            if worker.state in (State.READY, State.DRAINING):
+            if worker is not but and worker.state in (State.READY, State.DRAINING):
                 self._say(worker, Kind.EVENT, event, about)
 
     # Losing them
@@ -333,7 +295,7 @@ class Supervisor:
             del self.live[worker.slot]
         self._poller.after(REAP_S, lambda: self._look_after(worker))
         self._hook("disconnect", _who(worker))
-        self._tell_others(worker, "exit")
+        self.tell_all("exit", _who(worker), but=worker)
         if before is not State.DRAINING:  # one that has only closed its channel may stay as long as an orphan
             self._watch.kill_later(worker, self._settings.orphan_grace_s + KILL_GRACE_S)
         if before is not State.DRAINING and worker.ready_at is not None:
@@ -373,17 +335,18 @@ class Supervisor:
     def _hear_last_words(self, worker: WorkerHandle) -> None:
         """Take what a dead process had said; its channel may be held open by a child of its own."""
         for _ in range(LAST_WORDS_MAX):  # a child of its own may go on for ever
-            if worker.state in (State.CONDEMNED, State.GONE) or not self._hear(worker):
+            if worker.state in (State.CONDEMNED, State.GONE) or not self._hearing.hear(worker):
                 break
         self._lost(worker)
 
     def _boot_failed(self, worker: WorkerHandle, code: int) -> None:
         self._counters["boots_failed"] += 1
+        was_killed = code < 0 and worker.boot_error is None and not worker.was_killed
         text = worker.boot_error or f"it ended before it was ready ({describe_end(code)})"
         if text != self._told:  # once, however many workers fail in the same way
             self._told = text
             logger.error(BOOT_FAILED_LINE + "\n%s", worker.slot, worker.pid, text.rstrip())
-        if not self._reload.boot_failed(worker, text):
+        if not self._reload.boot_failed(worker, text, was_killed=was_killed):
             self._restarts.boot_failed(worker.slot)
 
     def _silent(self, worker: WorkerHandle) -> None:

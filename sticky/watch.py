@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from sticky.hashing import Slot
@@ -78,8 +79,8 @@ class Watch:
                 worker.heard_at = min(worker.heard_at + late_s, now)
                 worker.booting_since = min(worker.booting_since + late_s, now)
         for worker in list(self._workers.values()):
-            self._look_for_silence(worker, now)
-            self._look_for_age(worker, now)
+            self._poller.guard(partial(self._look_for_silence, worker, now))
+            self._poller.guard(partial(self._look_for_age, worker, now))
 
     def _look_for_silence(self, worker: WorkerHandle, now: float) -> None:
         starting = worker.state is State.STARTING

@@ -5,6 +5,7 @@ No message from one part ends another: broken workers, broken hooks and broken c
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def test_workers_that_send_garbage_are_killed_and_everything_else_goes_on() -> N
         held = cluster.connect(clients[3])
         held.sendall(HOLD)
         bystander = answer(held)["pid"]
-        before = cluster.pids()
+        before, descriptors = cluster.pids(), len(os.listdir(f"/proc/{cluster.process.pid}/fd"))
         for slot, path in garbage.items():
             with cluster.connect(clients[slot]) as sock:
                 sock.sendall(f"GET {path} HTTP/1.1\r\nHost: tiny\r\n\r\n".encode())
@@ -44,6 +45,9 @@ def test_workers_that_send_garbage_are_killed_and_everything_else_goes_on() -> N
         assert counters["condemned"] == 3
         assert "callbacks_failed" not in counters
         assert all(cluster.get(client=client)["slot"] == slot for slot, client in clients.items())
+        cluster.wait_until(
+            lambda status: len(os.listdir(f"/proc/{cluster.process.pid}/fd")) <= descriptors, "no descriptor is lost"
+        )
 
 
 def test_hooks_with_mistakes_are_told_of_and_hinder_nothing() -> None:

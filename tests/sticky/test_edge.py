@@ -13,14 +13,22 @@ import logging
 import os
 import re
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sticky.accept import Door
+from sticky.affinity import Affinity, AffinitySettings
 from sticky.channel import MESSAGE_MAX, RELAYED_MAX, Channel, Kind, Received, Unreadable
+from sticky.first_bytes import HeadLimits
+from sticky.handoff import Parcel
+from sticky.hashing import Hashing
+from sticky.lifetime import Lifetime
 from sticky.messages import TEXT_MAX, from_worker
 from sticky.poller import FAILED, READ, Poller
 from sticky.worker_handle import State
@@ -339,3 +347,66 @@ def test_a_descriptor_whose_callback_fails_is_watched_no_longer_where_nothing_el
     poller.close()
     ours.close()
     theirs.close()
+
+
+@pytest.mark.parametrize("arrives", ["at once", "later"])
+def test_an_error_over_one_connection_closes_it_and_the_next_is_served(arrives: str) -> None:
+    counters: Counter[str] = Counter()
+    poller = Poller(counters=counters)
+    delivered: list[Parcel] = []
+
+    def deliver(parcel: Parcel) -> None:
+        if parcel.path == "/bug":
+            raise KeyError("a bug")
+        delivered.append(parcel)
+
+    door = Door(
+        poller,
+        Affinity(AffinitySettings()),
+        Hashing(b"s" * 32),
+        limits=HeadLimits(),
+        handshake_s=60.0,
+        expects_proxy=False,
+        tls=False,
+        raw=False,
+        deliver=deliver,
+        counters=counters,
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
+    door.open([listener], 16)
+    before = open_descriptors()
+    for path in ("/bug", "/"):
+        client = socket.create_connection(address)
+        for part in (f"GET {path} HTTP/1.1\r\n", "Host: a\r\n\r\n"):
+            if arrives == "later":
+                poller.after(0.01, lambda: None)
+                poller.run_once()
+            client.sendall(part.encode())
+        while path == "/bug" and not counters[FAILED]:
+            poller.run_once()
+        while path == "/" and not delivered:
+            poller.run_once()
+        if path == "/bug":
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(100) == b""
+        client.close()
+    assert counters[FAILED] == 1
+    delivered.pop().sock.close()
+    assert open_descriptors() == before
+    assert door.waiting == 0
+    door.close()
+    door.release()
+    poller.close()
+
+
+def test_who_watches_over_workers_looks_again_after_an_error() -> None:
+    with Edge(workers=1, settings={"hung_s": 0.2, "heartbeat_s": 0.1, "boot_s": 600.0}) as edge:
+        worker = edge.worker(0)
+        worker.lifetime = cast(Lifetime, None)  # any bug would do
+        while edge.counters[FAILED] < 2:
+            edge.turn()
+        worker.lifetime = Lifetime()
+        while worker.state is not State.GONE:
+            edge.turn()
+        assert edge.counters["hung"] == 1

@@ -27,6 +27,7 @@ from sticky.supervisor import Supervisor
 from sticky.worker_handle import State, WorkerHandle
 
 TURN_S = 0.01  # at most, where nothing is due
+PATIENT = {"hung_s": 600.0, "boot_s": 600.0}  # nobody sends a heartbeat
 
 
 def open_descriptors() -> int:
@@ -64,7 +65,7 @@ class Edge:
         self.supervisor = Supervisor(
             self.poller,
             self.silent,
-            settings=ClusterSettings(workers=workers, boots_max=None, hung_s=600.0, boot_s=600.0, **(settings or {})),
+            settings=ClusterSettings(workers=workers, boots_max=None, **{**PATIENT, **(settings or {})}),
             counters=self.counters,
             hook=lambda name, fields: self.hooks.append((name, fields)),
             on_first_ready=lambda: None,
