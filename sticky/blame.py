@@ -4,8 +4,8 @@ Whose requests crash workers: a client whose request does so comes back, and tak
 Pure; used in the primary, but for `key_of`, which workers call as well. A key is a sticky id or a client address. It is
 suspected of a crash when something of it was in flight then (journal.py), and refused for a while when it was at three
 crashes within a minute. Most clients that are in flight at one crash are not at the next, so three tell them apart.
-Where several keys were in flight at the same three, only those are refused that had one connection in flight each time:
-behind a key with many are many people.
+Where several keys were in flight at the same three, only those are refused that had one connection each time: behind a
+key with many are many people.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Blame:
 
     def crashed(self, in_flight: Mapping[bytes, int], now: float) -> list[bytes]:
         """
-        Note a crash: which keys were in flight, on how many connections each. Return the keys that are refused from
-        here on.
+        Note a crash: which keys were in flight, and how many connections each had. Return the keys that are refused
+        from here on.
         """
         while self._crashes and now - self._crashes[0][0] > WITHIN_S:
             self._crashes.popleft()

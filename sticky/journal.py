@@ -27,11 +27,12 @@ KEY_BYTES: Final = 64  # the first is a length
 SIZE: Final = ENTRIES * (1 + KEY_BYTES)
 IN_FLIGHT_MAX: Final = 4_096  # that are read; of more nobody can say which it was
 
-# Bits of an entry's byte. None is set: its connection is idle, or it is free.
+# Bits of an entry's byte. None is set: the entry is free. OPEN alone: its connection is idle.
 ADOPTING: Final = 1
 REQUEST: Final = 2
 MESSAGE: Final = 4
 ENDING: Final = 8
+OPEN: Final = 16
 
 ENDING_TURNS: Final = 3  # of the loop: an application that answers first and works then has begun to by then
 
@@ -113,6 +114,7 @@ class Journal:
             else:
                 return NO_MARK
             self.write(at, key)
+            self.states[at] = OPEN
             return Mark(self, at, key)
         return NO_MARK
 
@@ -178,12 +180,23 @@ def create() -> int | None:
 
 
 def in_flight(fd: int) -> Counter[bytes]:
-    """Read what was in flight in a worker that has ended: keys, as `record` writes them, and connections of each."""
+    """
+    Read what was in flight in a worker that has ended: keys, as `record` writes them, and how many connections each had
+    there, in flight or not.
+    """
     found: Counter[bytes] = Counter()
     with contextlib.suppress(OSError):
-        states = os.pread(fd, ENTRIES, 0)
-        for each in itertools.islice(re.finditer(rb"[^\0]", states), IN_FLIGHT_MAX):
-            entry = os.pread(fd, KEY_BYTES, ENTRIES + each.start() * KEY_BYTES)
-            if entry and 0 < entry[0] < KEY_BYTES:
-                found[entry[1 : 1 + entry[0]]] += 1
+        states = os.pread(fd, ENTRIES, 0).rstrip(b"\0")
+        entries = os.pread(fd, len(states) * KEY_BYTES, ENTRIES)
+        busy = itertools.islice(re.finditer(rb"[^\x00\x10]", states), IN_FLIGHT_MAX)
+        keys = {_key_at(entries, each.start()) for each in busy} - {b""}
+        if keys:
+            found.update(key for at, state in enumerate(states) if state and (key := _key_at(entries, at)) in keys)
     return found
+
+
+def _key_at(entries: bytes, at: int) -> bytes:
+    """Return the key of an entry, or nothing where what is there cannot be one."""
+    begin = at * KEY_BYTES
+    size = entries[begin] if begin < len(entries) else 0
+    return entries[begin + 1 : begin + 1 + size] if size < KEY_BYTES else b""

@@ -7,17 +7,22 @@ none of them is refused, whatever of theirs was in flight.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from tests.process.test_tls import make_certificate
+from tests.support.aio import run_async_for
 from tests.support.server import DEADLINE_S, RunningServer
 from tests.support.tiny_cluster import TinyCluster, answer, read_all
 
@@ -99,12 +104,13 @@ def test_a_proxy_whose_own_requests_crash_workers_goes_on() -> None:
 def test_many_people_behind_one_address_are_not_refused_for_what_one_elsewhere_does() -> None:
     with TinyCluster(workers=1) as cluster:
         for _ in range(3):
-            held, busy = cluster.connect(OTHER), [work(cluster, NAT) for _ in range(2)]
-            held.sendall(b"GET /hold HTTP/1.1\r\nHost: tiny\r\n\r\n")
-            answer(held)
+            held, busy = [cluster.connect(client) for client in (OTHER, NAT)], work(cluster, NAT)
+            for sock in held:
+                sock.sendall(b"GET /hold HTTP/1.1\r\nHost: tiny\r\n\r\n")
+                answer(sock)
             cluster.wait_until(lambda status: status["workers"][-1]["adopted"] >= 3, "all are there")
             ask(cluster, "/exit/70", CRASHER)
-            for sock in [held, *busy]:
+            for sock in [*held, busy]:
                 assert REFUSED not in read_all(sock)
                 sock.close()
             cluster.wait_for_live([0])
@@ -297,3 +303,27 @@ def test_a_connection_that_is_kept_alive_elsewhere_is_no_way_round(tmp_path: Pat
         assert read_all(kept).startswith(b"HTTP/1.1 503 ")
         kept.close()
         assert server.status()["counters"]["crashed"] == 3
+
+
+@pytest.mark.slow
+@run_async_for(120)
+async def test_over_tls_a_worker_says_it(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(APP)
+    certificate, key = make_certificate(tmp_path, "one")
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.check_hostname = False
+    codes = []
+    with RunningServer(app, "--certfile", str(certificate), "--keyfile", str(key), workers=4) as server:
+        await asyncio.to_thread(server.wait_until_full)
+        url = f"wss{server.url.removeprefix('https')}/socket"
+        for _ in range(4):
+            async with connect_async(url, ssl=context, open_timeout=DEADLINE_S) as sock:
+                with contextlib.suppress(ConnectionClosed):
+                    await sock.send("in-a-task")
+                    await sock.recv()
+            codes.append(sock.close_code)
+        with context.wrap_socket(socket.create_connection(("127.0.0.1", server.port), DEADLINE_S)) as wrapped:
+            wrapped.sendall(b"GET / HTTP/1.1\r\nHost: tiny\r\n\r\n")
+            assert wrapped.recv(4096).startswith(b"HTTP/1.1 503 ")
+    assert codes == [1006, 1006, 1006, 1013]
