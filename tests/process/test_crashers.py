@@ -13,6 +13,8 @@ import os
 import signal
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +62,7 @@ def counters(cluster: TinyCluster) -> dict[str, int]:
 
 @pytest.mark.parametrize(("sticky", "path"), [("ip", "/exit/70"), ("none", f"/signal/{signal.SIGSEGV.value}")])
 def test_a_client_whose_requests_crash_workers_is_refused_after_three(sticky: str, path: str) -> None:
-    with TinyCluster(workers=3, sticky=sticky) as cluster:
+    with TinyCluster(workers=4, sticky=sticky) as cluster:
         assert crash_until_refused(cluster, path) == 3
         cluster.log.wait_for(REFUSED_LINE.format(f"client {CRASHER}"))
         for _ in range(20):
@@ -75,7 +77,7 @@ def test_a_client_whose_requests_crash_workers_is_refused_after_three(sticky: st
 
 
 def test_only_the_session_is_refused_that_does_it_and_not_its_address() -> None:
-    with TinyCluster(workers=3, sticky="session") as cluster:
+    with TinyCluster(workers=4, sticky="session") as cluster:
         one, other = (cluster.get(client=CRASHER)["new_session"] for _ in range(2))
         assert crash_until_refused(cluster, "/exit/0", headers=f"Cookie: rt_session={one}\r\n") == 3
         cluster.log.wait_for(REFUSED_LINE.format(f"sticky id {one}"))
@@ -85,7 +87,7 @@ def test_only_the_session_is_refused_that_does_it_and_not_its_address() -> None:
 
 
 def test_behind_a_proxy_it_is_the_client_and_never_the_proxy_that_is_refused() -> None:
-    with TinyCluster(workers=3, trusted=[TRUSTED]) as cluster:
+    with TinyCluster(workers=4, trusted=[TRUSTED]) as cluster:
         theirs = "X-Forwarded-For: 203.0.113.5\r\n"
         assert crash_until_refused(cluster, "/exit/70", PROXY, theirs) == 3
         cluster.log.wait_for(REFUSED_LINE.format("client 203.0.113.5"))
@@ -94,7 +96,7 @@ def test_behind_a_proxy_it_is_the_client_and_never_the_proxy_that_is_refused() -
 
 
 def test_a_proxy_whose_own_requests_crash_workers_goes_on() -> None:
-    with TinyCluster(workers=2, trusted=[TRUSTED]) as cluster:
+    with TinyCluster(workers=5, trusted=[TRUSTED]) as cluster:
         for _ in range(4):
             assert REFUSED not in ask(cluster, "/exit/70", PROXY)
         assert ask(cluster, "/", PROXY).startswith(b"HTTP/1.1 200 ")
@@ -121,7 +123,7 @@ def test_many_people_behind_one_address_are_not_refused_for_what_one_elsewhere_d
 
 
 def test_workers_that_an_operator_kills_are_nobodys_crashes() -> None:
-    with TinyCluster(workers=3) as cluster:
+    with TinyCluster(workers=4) as cluster:
         for _ in range(3):
             slot = cluster.get(client=OTHER)["slot"]
             sock = work(cluster, OTHER)
@@ -206,11 +208,21 @@ app.mount("/", hosted)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     app = tmp_path_factory.mktemp("crashers") / "app.py"
     app.write_text(APP)
-    with RunningServer(app, "--anonymous", workers=3) as server:
+    with RunningServer(app, "--anonymous", workers=5) as server:
         yield server
+
+
+@pytest.fixture
+def server(running: RunningServer) -> RunningServer:
+    """Return it with so many workers that one is left after three crashes."""
+    give_up_at = time.monotonic() + 2 * DEADLINE_S
+    while len(running.status()["live"]) < 4:
+        assert time.monotonic() < give_up_at, "they do not come back"
+        threading.Event().wait(0.05)
+    return running
 
 
 @contextlib.contextmanager
