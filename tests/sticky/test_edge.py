@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sticky.accept import Door
+from sticky.addresses import Addresses
 from sticky.affinity import Affinity, AffinitySettings
 from sticky.channel import MESSAGE_MAX, RELAYED_MAX, Channel, Kind, Received, Unreadable
 from sticky.first_bytes import HeadLimits
@@ -103,6 +104,8 @@ BROKEN: dict[str, tuple[bytes, Fds]] = {
     "statistics nested too deep": (b"\x94\x0b\x01\x01\x81\xa1a" + b"\x91" * 400 + b"\x01", nothing),
     "a heartbeat with a descriptor": (encode([Kind.BEAT, 1, 1, {}]), sockets(1)),
     "a reason too long": (encode([Kind.BOOT_FAILED, "x" * (TEXT_MAX + 1)]), nothing),
+    "ends of a list of connections": (encode([Kind.ENDED, ["127.0.0.1"]]), nothing),
+    "fewer than no ends": (encode([Kind.ENDED, {"127.0.0.1": -1}]), nothing),
     "no text but a number": (encode([Kind.INSPECTED, 5]), nothing),
     "a message for nobody's name": (encode([Kind.MESSAGE, "x" * 1000, 1]), nothing),
     "a connection without a descriptor": (encode([Kind.GIVE_BACK, b"", "127.0.0.1", 1]), nothing),
@@ -369,6 +372,8 @@ def test_an_error_over_one_connection_closes_it_and_the_next_is_served(arrives: 
         expects_proxy=False,
         tls=False,
         raw=False,
+        addresses=Addresses(trusts=lambda peer: False, most=None, descriptors=1024),
+        descriptors=1024,
         deliver=deliver,
         counters=counters,
     )

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from sticky.addresses import Addresses
 from sticky.channel import Channel, Kind
 from sticky.handoff import Dispatcher, Parcel, least
 from sticky.hashing import Hashing, Slot
@@ -81,6 +82,8 @@ class Edge:
             patience_s=5.0,
             refuse=self._refuse,
             wants_write=self.supervisor.wants_write,
+            addresses=Addresses(trusts=lambda peer: False, most=None, descriptors=1024),
+            on_too_many=lambda peer, network: None,
             counters=self.counters,
         )
         self.supervisor.dispatcher = self.dispatcher

@@ -26,7 +26,10 @@ async def told(said: list[bytes], received: bytes = b"") -> bytes:
     loop = asyncio.get_running_loop()
     lost = asyncio.Event()
     await loop.connect_accepted_socket(
-        lambda: RefusedConnection(Peer("192.0.2.1"), received, Admission(), head_bytes=4096, on_lost=lost.set), ours
+        lambda: RefusedConnection(
+            Peer("192.0.2.1"), received, Admission(), head_bytes=4096, on_lost=lambda _: lost.set()
+        ),
+        ours,
     )
     for piece in said:
         await loop.sock_sendall(theirs, piece)
