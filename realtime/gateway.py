@@ -13,10 +13,12 @@ import logging
 import ssl
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from realtime.transport.asgi import ASGIHost
 from realtime.transport.peer import Peer
+from realtime.transport.refused import RefusedConnection
 from realtime.transport.stream import StreamEndpoint
 from realtime.transport.websocket import WebSocketEndpoint
 from sticky import Adopted
@@ -64,19 +66,27 @@ class Gateway:
 
     def adopt(self, adopted: Adopted) -> None:
         """Take over a connection. Its first byte is read in a later turn of the loop."""
-        peer = Peer(
-            adopted.client,
-            adopted.client_port,
-            adopted.scheme,
-            session=adopted.session,
-            new_session=adopted.new_session,
-            address=adopted.peer,
-        )
-        self._open += 1
-        self._empty.clear()
+        peer = _peer(adopted)
         ours = adopted.upgrade and adopted.path in WEBSOCKET_PATHS
         make = self._endpoint.transport if ours else self._host.protocol
-        task = asyncio.get_running_loop().create_task(self._connect(adopted, lambda: make(peer, adopted.received)))
+        self._begin(adopted, lambda: make(peer, adopted.received))
+
+    def refuse(self, adopted: Adopted) -> None:
+        """Take over a connection only to say, in its own protocol, that it cannot be served now."""
+        limits, admission = self._endpoint.limits, self._endpoint.admission
+        if adopted.path not in WEBSOCKET_PATHS:  # the application's own: whom it lets in is not asked
+            admission = replace(admission, allowed_origins=("*",), subprotocols=())
+        self._begin(
+            adopted,
+            lambda: RefusedConnection(
+                _peer(adopted), adopted.received, admission, head_bytes=limits.head_bytes, on_lost=self._lost
+            ),
+        )
+
+    def _begin(self, adopted: Adopted, make: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._open += 1
+        self._empty.clear()
+        task = asyncio.get_running_loop().create_task(self._connect(adopted, make))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -131,3 +141,15 @@ class Gateway:
         if self._streams is not None:
             found.update(self._streams.statistics())  # which adds: whoever is slow is slow
         return {"open": self._open, **found, **self._host.statistics()}
+
+
+def _peer(adopted: Adopted) -> Peer:
+    return Peer(
+        adopted.client,
+        adopted.client_port,
+        adopted.scheme,
+        session=adopted.session,
+        new_session=adopted.new_session,
+        address=adopted.peer,
+        mark=adopted.mark,
+    )

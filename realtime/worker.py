@@ -275,7 +275,12 @@ async def main() -> None:
     gc.set_threshold(GC_THRESHOLD)
     worker.load = process.statistics
     worker.ready()
-    await worker.run(on_connection=process.gateway.adopt, on_drain=process.drain, on_event=process.on_event)
+    await worker.run(
+        on_connection=process.gateway.adopt,
+        on_drain=process.drain,
+        on_event=process.on_event,
+        on_refused=process.gateway.refuse,
+    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from sticky import proxy_header
@@ -115,7 +116,8 @@ class Door:
             self._watch(listener)
 
     def _watch(self, listener: socket.socket) -> None:
-        self._poller.watch(listener.fileno(), READ, lambda events: self._accept(listener))
+        # An error is one connection's: those that wait are accepted in the next round.
+        self._poller.watch(listener.fileno(), READ, lambda events: self._accept(listener), on_failed=lambda: None)
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(BATCH):
@@ -128,10 +130,13 @@ class Door:
                     return
                 continue  # the client is gone already (ECONNABORTED and its kin, accept(2))
             self._counters["accepted"] += 1
-            if sock.fileno() < self._full_at:
-                self._arrive(sock, address)
-            else:
-                self._arrive_in_need(sock, address, "only the reserve is left")
+            try:
+                if sock.fileno() < self._full_at:
+                    self._arrive(sock, address)
+                else:
+                    self._arrive_in_need(sock, address, "only the reserve is left")
+            except Exception:  # noqa: BLE001 - `failed` logs it
+                self._poller.failed(partial(self._drop, sock))
 
     # Without room
 
@@ -261,8 +266,18 @@ class Door:
         fd = sock.fileno()
         self._arrivals[fd] = arrival
         self._eviction.add(arrival.network, arrival)
-        arrival.timer = self._poller.after(self._handshake_s, lambda: self._too_late(arrival))
-        self._poller.watch(fd, READ | EDGE, lambda events: self._look(arrival, events))  # tells what is there already
+        drop = partial(self._drop, sock)
+        arrival.timer = self._poller.after(self._handshake_s, lambda: self._too_late(arrival), on_failed=drop)
+        # This tells of what is there already.
+        self._poller.watch(fd, READ | EDGE, lambda events: self._look(arrival, events), on_failed=drop)
+
+    def _drop(self, sock: socket.socket) -> None:
+        """Close a connection over an error of our own."""
+        arrival = self._arrivals.get(sock.fileno())
+        if arrival is not None and arrival.sock is sock:
+            self._forget(arrival)
+            self._addresses.ended(arrival.network)
+        sock.close()
 
     def _look(self, arrival: Arrival, events: int = 0) -> bool:
         """Peek, and settle the arrival if it can be. Return whether it is settled."""
@@ -421,7 +436,10 @@ class Door:
             listener.close()
         self._listeners = []
         for arrival in list(self._arrivals.values()):
-            self._refuse(arrival, 503, "shutting down", "refused_stopping")
+            self._poller.guard(
+                partial(self._refuse, arrival, 503, "shutting down", "refused_stopping"),
+                partial(self._drop, arrival.sock),
+            )
 
     def release(self) -> None:
         """Close every descriptor that is left."""

@@ -7,6 +7,7 @@ reaped, and it is started again with a back-off. It has no channel and gets no c
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -77,7 +78,7 @@ class Children:
                 fd = descriptor_of(theirs)
                 argv = [word.replace("{ready_fd}", str(fd)) for word in child.argv]
                 pid = spawn(argv, {**self._env, **child.env}, fd)
-            except OSError:
+            except BaseException:
                 ours.close()
                 raise
             finally:
@@ -88,7 +89,7 @@ class Children:
             return
         ours.setblocking(False)
         self._running[pid] = child
-        self._poller.watch(ours.fileno(), READ, lambda events: self._heard(child, ours))
+        self._poller.watch(ours.fileno(), READ, lambda events: self._heard(child, ours), on_failed=ours.close)
 
     def _heard(self, child: Child, ours: socket.socket) -> None:
         try:
@@ -137,7 +138,8 @@ class Children:
         """Ask each to end, kill those that do not, and call back when none is left."""
         self._on_stopped = on_stopped
         for pid, child in self._running.items():
-            os.kill(pid, child.stop_signal)  # not reaped yet: the number is still theirs
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, child.stop_signal)  # not reaped yet: the number is still theirs
         if not self._running:
             on_stopped()
             return
@@ -146,7 +148,8 @@ class Children:
     def kill(self) -> None:
         """Kill what is left."""
         for pid in self._running:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def describe(self) -> list[dict[str, object]]:
         """Return a snapshot."""

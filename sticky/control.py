@@ -101,7 +101,7 @@ class ControlServer:
         finally:
             os.umask(before)
         self._listener.listen(BACKLOG)
-        poller.watch(self._listener.fileno(), READ, self._accept)
+        self._watch_listener()
 
     def _accept(self, events: int) -> None:
         for _ in range(BACKLOG):
@@ -120,12 +120,14 @@ class ControlServer:
         if len(self._clients) >= CLIENTS_MAX:
             self._drop(next(iter(self._clients.values())))
         self._clients[client.fd] = client
-        self._poller.watch(client.fd, READ, lambda events: self._read(client, events))
+        self._poller.watch(
+            client.fd, READ, lambda events: self._read(client, events), on_failed=lambda: self._drop(client)
+        )
         client.deadline = self._poller.after(PATIENCE_S, lambda: self._drop(client))
 
     def _watch_listener(self) -> None:
         if self._listener.fileno() >= 0:
-            self._poller.watch(self._listener.fileno(), READ, self._accept)
+            self._poller.watch(self._listener.fileno(), READ, self._accept, on_failed=lambda: None)
 
     def _read(self, client: _Client, events: int) -> None:
         try:
@@ -145,10 +147,14 @@ class ControlServer:
     def _take(self, client: _Client, line: bytes) -> None:
         try:
             request = msgspec.json.decode(line, type=dict[str, Any])
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             answer: dict[str, Any] | Later = {"error": f"not a request: {error}"}
         else:
-            answer = self._answer(request)
+            try:
+                answer = self._answer(request)
+            except Exception:  # noqa: BLE001 - `failed` logs it
+                self._poller.failed()
+                answer = {"error": "an error in the server: its log has it"}
         if isinstance(answer, Later):
             answer.then(lambda answer: self._reply(client, answer))
         else:
@@ -157,11 +163,17 @@ class ControlServer:
     def _reply(self, client: _Client, answer: dict[str, Any]) -> None:
         if self._clients.get(client.fd) is not client:
             return  # we have closed meanwhile
-        client.unsent = memoryview(msgspec.json.encode(answer) + b"\n")
+        try:
+            client.unsent = memoryview(msgspec.json.encode(answer) + b"\n")
+        except Exception:  # noqa: BLE001 - `failed` logs it
+            self._poller.failed(lambda: self._drop(client))
+            return
         if self._send(client):
             self._drop(client)
         else:
-            self._poller.watch(client.fd, WRITE, lambda events: self._send_on(client))
+            self._poller.watch(
+                client.fd, WRITE, lambda events: self._send_on(client), on_failed=lambda: self._drop(client)
+            )
             client.deadline = self._poller.after(ANSWER_S, lambda: self._drop(client))
 
     def _send_on(self, client: _Client) -> None:

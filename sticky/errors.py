@@ -4,7 +4,8 @@ The errors of `sticky`, in one tree.
     StickyError
     ├── SettingsError      a setting cannot be used: which, and what would do
     ├── NoLiveSlot         a key was to be given a slot while no slot is live
-    └── NotAWorker         this process was not started by a primary
+    ├── NotAWorker         this process was not started by a primary
+    └── OutOfTurn          a worker says what makes no sense after what was said before
 
 What a peer sends wrongly is no exception: the parsers answer with a `Refusal`, which is a value. An exception holds
 facts; `__str__` makes the sentence.
@@ -44,3 +45,14 @@ class NotAWorker(StickyError, RuntimeError):
 
     def __str__(self) -> str:
         return f"not started by a primary: {self.problem}"
+
+
+class OutOfTurn(StickyError):
+    """A worker's message can be read and makes no sense now. The worker is broken, and is killed."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return self.problem

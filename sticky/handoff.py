@@ -23,12 +23,14 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 from sticky.addresses import Addresses, Network
 from sticky.channel import ChannelClosed, Kind
-from sticky.errors import SettingsError
+from sticky.errors import OutOfTurn, SettingsError
 from sticky.hashing import Hashing, Key, SessionId, Slot
+from sticky.messages import REFUSED
 from sticky.poller import Poller
 from sticky.refusing import TOO_MANY
 from sticky.worker_handle import WorkerHandle
@@ -50,6 +52,7 @@ class Parcel:
         "attempts",
         "client",
         "expires_at",
+        "holds",
         "key",
         "kind",
         "method",
@@ -90,6 +93,7 @@ class Parcel:
         self.attempts = 0
         self.expires_at = 0.0
         self.network: Network | None = None  # what it is counted under
+        self.holds = 0  # how often it was held back: see `Crashes`
 
     def header(self) -> tuple[object, ...]:
         """Return what travels with the descriptor, in the order of `Adopted`."""
@@ -142,6 +146,16 @@ class Refuse(Protocol):
     """Answers a connection that nobody takes."""
 
     def __call__(self, sock: socket.socket, status: int, reason: str, count: str) -> None: ...
+
+
+class Suspicion(Protocol):
+    """Knows whose requests crash workers."""
+
+    is_active: bool
+    """False most of the time: nobody is suspected, and `stops` need not be asked."""
+
+    def stops(self, parcel: Parcel) -> bool:
+        """Whether it has taken over the parcel, to refuse it, or to have it placed a little later."""
 
 
 class Balance(Protocol):
@@ -197,12 +211,14 @@ class Dispatcher:
         addresses: Addresses,
         on_too_many: Callable[[str, Network | None], None],
         counters: dict[str, int],
+        suspicion: Suspicion | None = None,
     ) -> None:
         """
         Args:
             addresses: counts connections; shared with the door.
             on_too_many: called with a peer that is refused for what a worker holds of its address.
         """
+        self._suspicion = suspicion
         self._poller = poller
         self._hashing = hashing
         self._live = live
@@ -220,9 +236,26 @@ class Dispatcher:
     def dispatch(self, parcel: Parcel) -> None:
         """Bring a parcel to its worker, whatever it takes. The dispatcher owns it from here on."""
         parcel.expires_at = self._poller.now() + self._patience_s
-        self._place(parcel)
+        self.place(parcel)
+
+    def place(self, parcel: Parcel) -> None:
+        """Bring a parcel to its worker that was held back on its way."""
+        self._try(self._place, parcel)
+
+    def refuse(self, parcel: Parcel, status: int, reason: str, count: str) -> None:
+        """Answer a parcel that was stopped on its way."""
+        self._give_up(parcel, status, reason, count)
+
+    def _try(self, deed: Callable[[Parcel], None], parcel: Parcel) -> None:
+        """Do something with one parcel of several. An error costs that one."""
+        try:
+            deed(parcel)
+        except Exception:  # noqa: BLE001 - `failed` logs it
+            self._poller.failed(partial(self._close, parcel))
 
     def _place(self, parcel: Parcel) -> None:
+        if self._suspicion is not None and self._suspicion.is_active and self._suspicion.stops(parcel):
+            return
         if not self._live:
             if self._is_closed:
                 self._refuse_closed(parcel)
@@ -268,6 +301,7 @@ class Dispatcher:
             parcel.attempts -= 1
             return False
         worker.handed += 1
+        worker.sent = parcel.number
         worker.unacked.append(parcel)
         if worker.reports_peers:
             self._addresses.handed_over(parcel.network, worker.held)
@@ -295,7 +329,10 @@ class Dispatcher:
     def _expire(self, queue: deque[Parcel]) -> None:
         now = self._poller.now()
         while queue and queue[0].expires_at <= now:
-            self._give_up(queue.popleft(), 503, "no worker took the connection in time", "refused_busy")
+            self._try(self._refuse_late, queue.popleft())
+
+    def _refuse_late(self, parcel: Parcel) -> None:
+        self._give_up(parcel, 503, "no worker took the connection in time", "refused_busy")
 
     # What becomes of a worker's parcels
 
@@ -304,27 +341,45 @@ class Dispatcher:
         self._wants_write(worker, False)
         has_room = worker.flush()
         while has_room and worker.waiting:
-            has_room = self._hand_over(worker, worker.waiting[0])
-            if has_room:
-                worker.waiting.popleft()
+            parcel = worker.waiting.popleft()
+            try:
+                has_room = self._hand_over(worker, parcel)
+            except Exception:  # noqa: BLE001 - `failed` logs it
+                self._poller.failed(partial(self._close, parcel))
+                continue
+            if not has_room:
+                worker.waiting.appendleft(parcel)
         if not has_room:  # asked again soon: see RETRY_S
             self._poller.after(RETRY_S, lambda: self._wants_write(worker, True))
 
     def acknowledge(self, worker: WorkerHandle, taken: int, settled: int) -> None:
-        """Note what the worker has adopted, and give up our copies of what is settled. Both are numbers of parcels."""
+        """
+        Note what the worker has adopted, and give up our copies of what is settled. Both are numbers of parcels.
+
+        Raises:
+            OutOfTurn: it was not given that many, or takes back what it said.
+        """
+        if not worker.taken <= taken <= worker.sent:
+            raise OutOfTurn(f"it acknowledges {taken} after {worker.taken}, and has been given {worker.sent}")
         worker.taken = taken
         unacked = worker.unacked
         while unacked and unacked[0].number <= settled:
             unacked.popleft().sock.close()
 
     def take_back(self, worker: WorkerHandle, number: int) -> None:
-        """Give to another worker what this one could not adopt."""
+        """
+        Give to another worker what this one could not adopt.
+
+        Raises:
+            OutOfTurn: it has no such parcel.
+        """
         for parcel in worker.unacked:
             if parcel.number == number:
                 worker.unacked.remove(parcel)
                 self._addresses.taken_back(parcel.network, worker.held)
-                self._again(parcel, avoid=worker)
+                self._try(lambda parcel: self._again(parcel, avoid=worker), parcel)
                 return
+        raise OutOfTurn(f"it cannot adopt connection {number}, which it was not given")
 
     def ended(self, worker: WorkerHandle, counts: Mapping[str, int]) -> None:
         """Note how many connections have ended that this worker had, by their peers."""
@@ -339,7 +394,7 @@ class Dispatcher:
         waiting = list(worker.waiting)
         worker.waiting.clear()
         for parcel in waiting:
-            self._place(parcel)
+            self._try(self._place, parcel)
 
     def worker_lost(self, worker: WorkerHandle) -> None:
         """Do what can be done for everything that a dead worker leaves behind. It is not live any more."""
@@ -352,12 +407,9 @@ class Dispatcher:
         self._addresses.worker_lost(worker.held)
         for parcel in left:
             self._addresses.accepted(parcel.network)
-            if parcel.number > worker.taken:
-                self._again(parcel)
-            else:
-                self._after_adoption(parcel)
+            self._try(self._again if parcel.number > worker.taken else self._after_adoption, parcel)
         for parcel in waiting:
-            self._again(parcel)
+            self._try(self._again, parcel)
 
     def _after_adoption(self, parcel: Parcel) -> None:
         if parcel.kind != "raw" and not parcel.received and parcel.is_untouched():
@@ -376,7 +428,8 @@ class Dispatcher:
             self._counters["lost_after_reading"] += 1
             self._close(parcel)
         else:
-            parcel.reason = "again"
+            if parcel.reason != REFUSED:
+                parcel.reason = "again"
             if avoid is not None and len(self._live) > 1 and self._any_other(avoid, parcel):
                 return
             self._place(parcel)
@@ -385,13 +438,13 @@ class Dispatcher:
         """Place everything that found no live slot."""
         waiting, self._homeless = self._homeless, deque()
         for parcel in waiting:
-            self._place(parcel)
+            self._try(self._place, parcel)
 
     def close(self) -> None:
         """Answer everything that waits: nobody will take it now, nor what is left over later."""
         self._is_closed = True
         while self._homeless:
-            self._refuse_closed(self._homeless.popleft())
+            self._try(self._refuse_closed, self._homeless.popleft())
 
     def _refuse_closed(self, parcel: Parcel) -> None:
         self._give_up(parcel, 503, "shutting down", "refused_stopping")

@@ -7,13 +7,16 @@ no list of whom it has started, and never speaks to one.
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sticky import journal
 from sticky.channel import Channel
 from sticky.hashing import Slot
+from sticky.messages import from_worker
 from sticky.settings import ClusterSettings
 from sticky.spawn import descriptor_of, spawn
 from sticky.worker import CHANNEL_FD
@@ -58,11 +61,19 @@ class Launcher:
             OSError: it cannot be started, which is logged.
         """
         try:
-            channel, theirs = Channel.pair()
+            env = {**self._env_of(slot)}
+        except Exception as error:
+            logger.exception("! slot %d: the environment of its worker could not be made", slot)
+            raise OSError(errno.EINVAL, "env_of failed") from error
+        try:
+            channel, theirs = Channel.pair(from_worker)
             try:
                 fd = descriptor_of(theirs)
-                pid = spawn(self._argv, {**self._env_of(slot), CHANNEL_FD: str(fd)}, fd)
-            except OSError:
+                pid = spawn(self._argv, {**env, CHANNEL_FD: str(fd)}, fd)
+            except (TypeError, ValueError) as error:  # of a variable, or an argument, that is no text
+                channel.close()
+                raise OSError(errno.EINVAL, str(error)) from error
+            except BaseException:
                 channel.close()
                 raise
             finally:
@@ -78,6 +89,7 @@ class Launcher:
             generation=generation,
             now=now,
             lifetime=self._settings.lifetime.draw(),
+            journal=journal.create(),
         )
 
     def boot_message(self, worker: WorkerHandle, slots: int) -> dict[str, Any]:

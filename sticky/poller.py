@@ -4,14 +4,20 @@ The one loop of the primary: descriptors that became ready, and deadlines that p
 Runs in the primary. A plain dictionary of callbacks over `select.epoll`, and a heap of times; it starts nothing by
 itself and knows nothing of what it watches. This is the seam to the operating system: a kqueue version is this class
 again, with the same three masks.
+
+**No callback ends the loop.** What it raises is logged with its traceback and counted. Whoever asked for the callback
+has said what to close then: `on_failed`. A descriptor of which nothing is said is watched no longer, for it would be
+told of for ever.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import select
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -22,14 +28,23 @@ CALLED_OFF_MIN: Final = 1000  # fewer timers that were called off are not looked
 EDGE: Final = select.EPOLLET  # told once per arrival of bytes, not as long as bytes are there
 
 
+FAILED: Final = "callbacks_failed"  # a counter
+FAILED_LINE: Final = "! an error in the server itself (a bug, please report it): what it concerned is closed"
+
+logger = logging.getLogger("sticky")
+
+
 class Timer:
     """A deadline that can be called off, also when it has passed."""
 
-    __slots__ = ("callback", "poller")
+    __slots__ = ("callback", "on_failed", "poller")
 
-    def __init__(self, poller: Poller, callback: Callable[[], object]) -> None:
+    def __init__(
+        self, poller: Poller, callback: Callable[[], object], on_failed: Callable[[], object] | None = None
+    ) -> None:
         self.poller = poller
         self.callback: Callable[[], object] | None = callback  # None when called off, or called
+        self.on_failed = on_failed
 
     def cancel(self) -> None:
         if self.callback is not None:
@@ -40,18 +55,31 @@ class Timer:
 class Poller:
     """Calls back when a descriptor is ready or a time has come. Owned by one thread."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, counters: dict[str, int] | None = None) -> None:
         self.now = clock
+        self._counters: dict[str, int] = Counter() if counters is None else counters
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[int], object]] = {}
+        self._callbacks: dict[int, tuple[Callable[[int], object], Callable[[], object] | None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._called_off = 0  # of those timers
         self._order = itertools.count()
 
-    def watch(self, fd: int, mask: int, callback: Callable[[int], object]) -> None:
-        """Have `callback(events)` called when `fd` is ready. The caller owes `forget` before it closes the fd."""
-        self._callbacks[fd] = callback
+    def watch(
+        self,
+        fd: int,
+        mask: int,
+        callback: Callable[[int], object],
+        *,
+        on_failed: Callable[[], object] | None = None,
+    ) -> None:
+        """
+        Have `callback(events)` called when `fd` is ready. The caller owes `forget` before it closes the fd.
+
+        Args:
+            on_failed: called when `callback` has raised something. It closes what that concerned.
+        """
         self._epoll.register(fd, mask)
+        self._callbacks[fd] = (callback, on_failed)
 
     def change(self, fd: int, mask: int) -> None:
         """Watch the same descriptor for something else."""
@@ -62,9 +90,11 @@ class Poller:
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def after(self, delay_s: float, callback: Callable[[], object]) -> Timer:
-        """Have `callback()` called once, in `delay_s` seconds."""
-        timer = Timer(self, callback)
+    def after(
+        self, delay_s: float, callback: Callable[[], object], *, on_failed: Callable[[], object] | None = None
+    ) -> Timer:
+        """Have `callback()` called once, in `delay_s` seconds; and `on_failed()` if it has raised something."""
+        timer = Timer(self, callback, on_failed)
         heapq.heappush(self._timers, (self.now() + delay_s, next(self._order), timer))
         return timer
 
@@ -89,16 +119,42 @@ class Poller:
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
             callback, timer.callback = timer.callback, None
-            if callback is not None:
-                callback()
-            else:
+            if callback is None:
                 self._called_off = max(self._called_off - 1, 0)
+                continue
+            try:
+                callback()
+            except Exception:  # noqa: BLE001 - `failed` logs it
+                self.failed(timer.on_failed)
 
     def _poll(self, patience_s: float) -> None:
         for fd, events in self._epoll.poll(patience_s):
-            callback = self._callbacks.get(fd)
-            if callback is not None:
-                callback(events)
+            watched = self._callbacks.get(fd)
+            if watched is not None:
+                try:
+                    watched[0](events)
+                except Exception:  # noqa: BLE001 - `failed` logs it
+                    self.failed(watched[1])
+                    if watched[1] is None and self._callbacks.get(fd) is watched:
+                        self.forget(fd)
+
+    def failed(self, then: Callable[[], object] | None = None) -> None:
+        """Log and count the exception that is being handled, and close what it concerned."""
+        self._counters[FAILED] += 1
+        logger.exception(FAILED_LINE)
+        if then is not None:
+            try:
+                then()
+            except Exception:
+                self._counters[FAILED] += 1
+                logger.exception("! and that could not be closed either")
+
+    def guard(self, callback: Callable[[], object], on_failed: Callable[[], object] | None = None) -> None:
+        """Call something that is one of several: the others go on, whatever it raises."""
+        try:
+            callback()
+        except Exception:  # noqa: BLE001 - `failed` logs it
+            self.failed(on_failed)
 
     def _patience(self) -> float:
         while self._timers and self._timers[0][2].callback is None:

@@ -11,8 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
-from sticky.channel import Kind
+import msgspec
+
+from sticky.channel import MESSAGE_MAX, Kind
+from sticky.errors import OutOfTurn
 from sticky.hashing import Slot
+from sticky.messages import DATA_DEPTH_MAX, is_shallow
 from sticky.poller import Poller
 from sticky.worker_handle import WorkerHandle
 
@@ -56,26 +60,39 @@ class Post:
         self._given_up: set[int] = set()  # pids of workers for which nobody is held any more
 
     def carry(self, sender: WorkerHandle, to: str, data: Any) -> None:
-        """Carry a message from a worker. "all" is every other worker that serves."""
+        """
+        Carry a message from a worker. "all" is every other worker that serves; whom nobody knows nobody misses.
+
+        Raises:
+            OutOfTurn: it is larger than it may be, or nested deeper.
+        """
         name = f"slot:{sender.slot}"
         if to == PRIMARY:
             self._on_message({"from": name, "data": data})
             return
         addressed = [worker for worker in self._addressed(to) if to != ALL or worker is not sender]
-        self._give(addressed, name, data)
+        try:
+            encoded = _encoded(data)
+        except ValueError as error:
+            raise OutOfTurn(str(error)) from error
+        self._give(addressed, name, encoded)
         if any(self._crowded(worker) for worker in addressed) and sender.pid not in self._held:
             self._held.add(sender.pid)
             self._read_from(sender, False)
             self._look(sender, addressed, self._poller.now() + HOLD_S)
 
+    def _go_on(self, sender: WorkerHandle) -> None:
+        self._held.discard(sender.pid)
+        self._read_from(sender, True)
+
     def send(self, to: str, data: Any) -> int:
         """Send from the primary. Return to how many workers; one that does not take its messages does not count."""
-        return self._give(list(self._addressed(to)), PRIMARY, data)
+        return self._give(list(self._addressed(to)), PRIMARY, _encoded(data))
 
     def _addressed(self, to: str) -> Iterable[WorkerHandle]:
         return (worker for slot, worker in self._live.items() if to in (ALL, f"slot:{slot}"))
 
-    def _give(self, addressed: Iterable[WorkerHandle], sender: str, data: Any) -> int:
+    def _give(self, addressed: Iterable[WorkerHandle], sender: str, data: msgspec.Raw) -> int:
         given = 0
         for worker in addressed:
             if worker.is_full:
@@ -93,9 +110,25 @@ class Post:
         """Have the sender go on when everybody has taken its messages, or somebody will not."""
         crowded = [worker.pid for worker in addressed if self._crowded(worker)]
         if crowded and self._poller.now() < until:
-            self._poller.after(LOOK_S, lambda: self._look(sender, addressed, until))
+            self._poller.after(
+                LOOK_S, lambda: self._look(sender, addressed, until), on_failed=lambda: self._go_on(sender)
+            )
             return
         self._given_up.intersection_update([worker.pid for worker in self._live.values()])  # the others have ended
         self._given_up.update(crowded)
-        self._held.discard(sender.pid)
-        self._read_from(sender, True)
+        self._go_on(sender)
+
+
+def _encoded(data: Any) -> msgspec.Raw:
+    """
+    Write data once, for all who get it.
+
+    Raises:
+        ValueError: it is larger than a message may be, or nested deeper than any process can read.
+    """
+    if not is_shallow(data):
+        raise ValueError(f"the data of a message is nested deeper than {DATA_DEPTH_MAX}")
+    encoded = msgspec.msgpack.encode(data)
+    if len(encoded) > MESSAGE_MAX:
+        raise ValueError(f"a message of {len(encoded)} bytes is larger than {MESSAGE_MAX}")
+    return msgspec.Raw(encoded)

@@ -26,6 +26,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from sticky import listen, privileges
@@ -34,6 +35,7 @@ from sticky.addresses import Addresses
 from sticky.affinity import Affinity
 from sticky.children import Child, Children
 from sticky.control import ControlServer, Later
+from sticky.crashes import Crashes
 from sticky.errors import SettingsError
 from sticky.handoff import Dispatcher, balance_named
 from sticky.hashing import Hashing, Slot
@@ -97,8 +99,8 @@ class Primary:
         except SettingsError:
             self._remove_files()
             raise
-        self._poller = Poller()
         self._counters: Counter[str] = Counter()
+        self._poller = Poller(counters=self._counters)
         secret = settings.secret or secrets.token_bytes(32)
         self._hashing = Hashing(secret)
         self._node = settings.node or secrets.token_hex(4)
@@ -110,6 +112,9 @@ class Primary:
             node=self._node,
             secret=secret,
         )
+        self._crashes: Crashes
+        self._door: Door
+        self._dispatcher: Dispatcher
         self._supervisor = Supervisor(
             self._poller,
             launcher,
@@ -120,12 +125,23 @@ class Primary:
             on_reloaded=lambda: self._manager.ready(self._summary()),
             on_stopped=self._workers_stopped,
             on_given_back=lambda *given: self._door.take_back(*given),
+            on_ended=lambda worker, code: self._crashes.ended(worker, code),
+            missed=lambda: self._crashes.now_refused(),
         )
         affinity, descriptors = Affinity(settings.affinity), _descriptor_limit()
+        self._crashes = Crashes(
+            self._poller,
+            affinity,
+            self._hashing,
+            counters=self._counters,
+            refuse=lambda *answer: self._dispatcher.refuse(*answer),
+            place=lambda parcel: self._dispatcher.place(parcel),
+            tell=self._supervisor.tell_all,
+            is_dying=self._supervisor.is_dying,
+        )
         self._addresses = Addresses(
             trusts=affinity.trusts, most=settings.connections_per_address, descriptors=descriptors
         )
-        self._dispatcher: Dispatcher
         self._door = Door(
             self._poller,
             affinity,
@@ -151,6 +167,7 @@ class Primary:
             addresses=self._addresses,
             on_too_many=self._door.log_too_many,
             counters=self._counters,
+            suspicion=self._crashes,
         )
         self._supervisor.dispatcher = self._dispatcher
         self._children = Children(
@@ -201,8 +218,8 @@ class Primary:
                 os.unlink(self._pid_file)
 
     def _tell_alive(self) -> None:
-        self._manager.alive()
         self._poller.after(self._manager.watchdog_s, self._tell_alive)
+        self._manager.alive()
 
     def _summary(self) -> str:
         return f"{len(self._supervisor.live)} of {self._supervisor.wanted} workers serve"
@@ -222,6 +239,7 @@ class Primary:
             try:
                 hook(fields)
             except Exception:
+                self._counters["hooks_failed"] += 1
                 logger.exception("! a hook for %s failed", name)
 
     # Signals
@@ -233,7 +251,7 @@ class Primary:
         writer.setblocking(False)
         before = {number: signal.signal(number, _only_queue) for number in _SIGNALS}
         wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        self._poller.watch(reader.fileno(), READ, lambda events: self._on_signals(reader))
+        self._poller.watch(reader.fileno(), READ, lambda events: self._on_signals(reader), on_failed=lambda: None)
         try:
             yield
         finally:
@@ -246,11 +264,10 @@ class Primary:
 
     def _on_signals(self, reader: socket.socket) -> None:
         for number in reader.recv(4096):
-            name = signal.Signals(number)
-            if name is signal.SIGCHLD:
-                continue
-            logger.info("< %s", name.name)
-            self._on_signal(name)
+            if number in _SIGNALS and number != signal.SIGCHLD:  # a hook may have handlers of its own
+                name = signal.Signals(number)
+                logger.info("< %s", name.name)
+                self._poller.guard(partial(self._on_signal, name))
         self._reap()
 
     def _on_signal(self, number: signal.Signals) -> None:
@@ -275,8 +292,11 @@ class Primary:
                 return
             if pid == 0:
                 return
-            if not self._children.reaped(pid, status):
-                self._supervisor.reaped(pid, status)
+            self._poller.guard(partial(self._reaped, pid, status))
+
+    def _reaped(self, pid: int, status: int) -> None:
+        if not self._children.reaped(pid, status):
+            self._supervisor.reaped(pid, status)
 
     # What can be asked of it
 
@@ -343,12 +363,12 @@ class Primary:
             return self.statistics()
         if command == "reload":
             self.reload()
-        elif command == "scale" and isinstance(request.get("workers"), int):
+        elif command == "scale" and type(request.get("workers")) is int:  # and not bool
             self.scale(request["workers"])
-        elif command == "drain" and isinstance(request.get("slot"), int):
+        elif command == "drain" and type(request.get("slot")) is int:
             if not self.drain(Slot(request["slot"])):
                 return {"error": f"slot {request['slot']} has no worker that serves"}
-        elif command == "inspect" and isinstance(request.get("slot"), int):
+        elif command == "inspect" and type(request.get("slot")) is int:
             later = Later()
             if self._supervisor.inspect(Slot(request["slot"]), lambda text: later.give({"text": text})):
                 return later
@@ -356,7 +376,7 @@ class Primary:
         elif command == "stop":
             self.stop_now(0) if request.get("now") else self.stop()
         else:
-            return {"error": f"no such command: {command!r}"}
+            return {"error": f"no such command: {command!r:.100}"}
         return {"ok": True}
 
     def statistics(self) -> dict[str, Any]:

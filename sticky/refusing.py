@@ -102,7 +102,7 @@ class Refusing:
                 left -= size
             self._end(fd, sock)
 
-        self._poller.watch(fd, READ | EDGE, drop)
+        self._poller.watch(fd, READ | EDGE, drop, on_failed=lambda: self._end(fd, sock))
         self._poller.after(LINGER_S, lambda: self._end(fd, sock))
         drop()
 

@@ -2,8 +2,10 @@
 The rolling reload: whose worker is still to be replaced, slot by slot, and who is coming up to replace one.
 
 Runs in the primary. One slot at a time: the old worker retires when the new one is ready. A new version that does not
-boot ends the reload, and every old worker goes on. It never starts, retires or ends a worker itself: it has a successor
-started, and is told what became of it.
+boot ends the reload, and every old worker goes on. A successor that was killed from outside while it booted (an
+operator, the kernel out of memory) says nothing about the new version: the others have their turn, then its slot has
+another; only after several in a row is the reload given up. It never starts, retires or ends a worker itself: it has a
+successor started, and is told what became of it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from typing import Any, Final
 from sticky.hashing import Slot
 from sticky.worker_handle import WorkerHandle
 
+KILLED_MAX: Final = 3  # successors in a row that were killed while they booted
+GOES_ON_LINE: Final = "! slot %d: worker %d was killed while it booted: the reload goes on, and comes back to this slot"
 RELOAD_FAILED_LINE: Final = "! reload given up: the workers that were serving go on"
 
 logger = logging.getLogger("sticky")
@@ -46,6 +50,7 @@ class Reload:
         self._on_ended = on_ended
         self._left: deque[Slot] = deque()
         self._successors: dict[Slot, WorkerHandle] = {}  # none of them is ready
+        self._killed = 0  # successors, since the last that was ready
         self._failed: str | None = None  # why the last one was given up
 
     def replace_all(self, slots: int) -> None:
@@ -56,7 +61,7 @@ class Reload:
 
     def replace(self, slots: Iterable[Slot]) -> None:
         """Replace the workers of these slots, when those that are being replaced already have been."""
-        self._failed = None
+        self._failed, self._killed = None, 0
         for slot in slots:
             if not self.covers(slot):
                 self._left.append(slot)
@@ -88,7 +93,8 @@ class Reload:
 
     def ready(self, worker: WorkerHandle) -> None:
         """Learn that a worker is ready. The caller owes `go_on`."""
-        self._successors.pop(worker.slot, None)
+        if self._successors.pop(worker.slot, None) is not None:
+            self._killed = 0
 
     def go_on(self, worker: WorkerHandle | None) -> None:
         """
@@ -101,10 +107,10 @@ class Reload:
             self._left.append(worker.slot)
         self._next()
 
-    def boot_failed(self, worker: WorkerHandle, why: str) -> bool:
+    def boot_failed(self, worker: WorkerHandle, why: str, *, was_killed: bool = False) -> bool:
         """
-        Learn that a worker ended before it was ready. If it was a successor, give the reload up, or try again with
-        what was asked for meanwhile.
+        Learn that a worker ended before it was ready. If it was a successor, give the reload up, or go on: with what
+        was asked for meanwhile, or with the other slots where it `was_killed` by somebody else than this process.
 
         Returns:
             whether its slot is looked after: its old worker serves, or another is being started.
@@ -117,6 +123,12 @@ class Reload:
             self._left.appendleft(slot)
             self._next()
             return True
+        if was_killed and self._killed + 1 < KILLED_MAX:
+            self._killed += 1
+            logger.warning(GOES_ON_LINE, slot, worker.pid)
+            self._left.append(slot)
+            self._next()
+            return self._failed is None or slot in self._live
         self._give_up(why)
         return slot in self._live
 

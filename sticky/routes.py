@@ -8,10 +8,12 @@ through the primary and back, never a wrong answer. What was learned is forgotte
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Final
 
 from sticky.affinity import UNIX_PEER, Affinity, Sticky
+from sticky.blame import key_of
 from sticky.first_bytes import Head
 from sticky.hashing import Hashing, SessionId, Slot
 
@@ -37,6 +39,22 @@ class Routes:
         self._slot = slot
         self._sticky = affinity.settings.sticky
         self._here: set[str] = set()
+        self.refused: dict[bytes, float] = {}
+        """Keys whose requests crash workers, and until when; empty most of the time."""
+
+    def refuse(self, key: bytes, for_s: float) -> None:
+        """Refuse the requests of a key for a while, as the primary does."""
+        now = time.monotonic()
+        self.refused = {each: until for each, until in self.refused.items() if until > now}
+        self.refused[key] = now + for_s
+
+    def refuses(self, key: bytes) -> bool:
+        """Whether the requests of a key are refused now."""
+        return self.refused.get(key, 0.0) > time.monotonic()
+
+    def key_of(self, route: Route) -> bytes:
+        """Return by whom a request is known when it crashes this worker."""
+        return key_of(self._affinity, route.client, route.session)
 
     def differ(self, peer: str) -> bool:
         """Whether two requests of one connection of this peer can be of different clients or sessions."""

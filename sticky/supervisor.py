@@ -16,10 +16,15 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from sticky.channel import ChannelClosed, Kind, Received
+from sticky import messages
+from sticky.channel import Kind, Received
+from sticky.errors import OutOfTurn
 from sticky.handoff import Dispatcher
 from sticky.hashing import Slot
+from sticky.hearing import Hearing
+from sticky.inspections import Inspections
 from sticky.launcher import Launcher
+from sticky.messages import REFUSED
 from sticky.poller import HANGUP, READ, WRITE, Poller
 from sticky.post import Post
 from sticky.reload import Reload
@@ -27,13 +32,15 @@ from sticky.restarts import Restarts
 from sticky.settings import WORKERS_MAX, ClusterSettings
 from sticky.watch import Watch
 from sticky.worker import EXIT_BOOT
-from sticky.worker_handle import Event, State, WorkerHandle
+from sticky.worker_handle import Event, State, WorkerHandle, describe_end
 
+LAST_WORDS_MAX: Final = 64  # rounds of messages that a dead worker has left; its channel holds fewer
 KILL_GRACE_S: Final = 5.0  # after the drain's end
-INSPECT_S: Final = 2.0  # for a worker to say what it is doing
+REAP_S: Final = 0.05  # from the end of a process's channel to its own; longer where a child of it has the channel
 
 READY_LINE: Final = "= slot %d: worker %d is ready (%d of %d)"
 ENDED_LINE: Final = "x slot %d: worker %d ended (%s)"
+CONDEMNED_LINE: Final = "! slot %d: worker %d sent a message that cannot be right, and is killed: %s"
 BOOT_FAILED_LINE: Final = "! slot %d: worker %d cannot boot"
 
 logger = logging.getLogger("sticky")
@@ -56,6 +63,8 @@ class Supervisor:
         on_reloaded: Callable[[], None],
         on_stopped: Callable[[int], None],
         on_given_back: Callable[[socket.socket, str, int, bytes], None],
+        on_ended: Callable[[WorkerHandle, int], None] = lambda worker, code: None,
+        missed: Callable[[], Sequence[dict[str, Any]]] = tuple,
     ) -> None:
         """
         Args:
@@ -63,6 +72,8 @@ class Supervisor:
             on_reloaded: called when a reload has ended, well or not.
             on_stopped: called with the exit status, when no worker is left.
             on_given_back: given a connection that a worker gave back: as `Door.take_back`.
+            on_ended: told of the end of a worker that served, and its exit status, before what it left goes to others.
+            missed: returns whom a worker that comes now has to refuse: as `Crashes.now_refused`.
         """
         self.live: dict[Slot, WorkerHandle] = {}
         self.workers: dict[int, WorkerHandle] = {}  # every process that is not reaped, by pid
@@ -75,7 +86,11 @@ class Supervisor:
         self._hook = hook
         self._on_first_ready = on_first_ready
         self._on_stopped = on_stopped
-        self._on_given_back = on_given_back
+        self._hearing = Hearing(
+            poller, take=self._take, condemn=self._condemn, on_given_back=on_given_back, counters=counters
+        )
+        self._on_ended = on_ended
+        self._missed = missed
         self.post = Post(
             poller,
             self.live,
@@ -99,7 +114,7 @@ class Supervisor:
             replace=lambda slot: self.reload([slot]),
         )
         self._told: str | None = None  # the last boot failure that was logged
-        self._inspections: dict[int, list[Callable[[str], None]]] = {}  # by the pid of who is asked
+        self._inspections = Inspections(poller, self.workers, say=self._say)
         self._stopping = False
         self._status = 0
 
@@ -124,8 +139,15 @@ class Supervisor:
             return None
         worker = self._launcher.launch(slot, generation=self._reload.generation, now=self._poller.now())
         self.workers[worker.pid] = worker
-        self._poller.watch(worker.channel.fileno(), READ, lambda events: self._heard(worker, events))
-        self._say(worker, Kind.BOOT, self._launcher.boot_message(worker, self._wanted))
+        self._poller.watch(
+            worker.channel.fileno(),
+            READ,
+            lambda events: self._heard(worker, events),
+            on_failed=lambda: self._condemn(worker, "an error, see above"),
+        )
+        boot = self._launcher.boot_message(worker, self._wanted)
+        if worker.journal is None or not worker.channel.send(Kind.BOOT, boot, fd=worker.journal):
+            self._say(worker, Kind.BOOT, boot)
         self._counters["started"] += 1
         self._hook("fork", _who(worker))
         return worker
@@ -154,53 +176,76 @@ class Supervisor:
 
     def _watch_channel(self, worker: WorkerHandle) -> None:
         if worker.state is not State.GONE:
-            mask = (HANGUP if worker.is_held else READ) | (WRITE if worker.wants_write else 0)
+            is_condemned = worker.state is State.CONDEMNED
+            mask = HANGUP if worker.is_held or is_condemned else READ
+            if worker.wants_write and not is_condemned:
+                mask |= WRITE
             self._poller.change(worker.channel.fileno(), mask)
 
     # Listening to them
 
     def _heard(self, worker: WorkerHandle, events: int) -> None:
         assert self.dispatcher is not None, "the primary set it"
+        if worker.state is State.CONDEMNED:
+            if events & HANGUP:
+                self._lost(worker)
+            return
         if events & WRITE:
             self.dispatcher.flush(worker)
-        if not events & ~WRITE:
-            return
-        try:
-            messages = worker.channel.receive()
-        except ChannelClosed:
+        if events & ~WRITE and not self._hearing.hear(worker):
             self._lost(worker)
-            return
-        for message in messages:
-            self._take(worker, message)
 
-    def _take(self, worker: WorkerHandle, message: Received) -> None:
+    def _condemn(self, worker: WorkerHandle, why: str) -> None:
+        """Kill a worker that is broken. Nothing that it says counts any more; it is `_lost` by itself."""
+        if worker.state in (State.CONDEMNED, State.GONE):
+            return
+        logger.error(CONDEMNED_LINE, worker.slot, worker.pid, why)
+        self._counters["condemned"] += 1
+        if worker.ready_at is None:
+            worker.boot_error = worker.boot_error or f"it sent a message that cannot be right: {why}"
+        worker.move(Event.CONDEMN)
+        if self.workers.get(worker.pid) is worker:  # not reaped: the number is still its own
+            worker.send_signal(signal.SIGKILL)
+        if self.live.get(worker.slot) is worker:
+            del self.live[worker.slot]
+        self._watch_channel(worker)
+
+    def _take(self, worker: WorkerHandle, received: Received) -> None:
+        """
+        Do what a message asks for.
+
+        Raises:
+            OutOfTurn: it makes no sense after what was said before.
+        """
         assert self.dispatcher is not None, "the primary set it"
-        kind, fields = message.kind, message.fields
-        if kind is Kind.ACK:
-            self.dispatcher.acknowledge(worker, fields[0], fields[1])
-        elif kind is Kind.BEAT:
-            worker.beat(fields[0], fields[1], fields[2], self._poller.now())
-        elif kind is Kind.NACK:
-            self.dispatcher.take_back(worker, fields[0])
-        elif kind is Kind.ENDED:
-            self.dispatcher.ended(worker, fields[0])
-        elif kind is Kind.READY and worker.state is State.STARTING:
+        message = received.message
+        if isinstance(message, messages.Ack):
+            self.dispatcher.acknowledge(worker, message.taken, message.settled)
+        elif isinstance(message, messages.Beat):
+            worker.beat(message.connections, message.adopted, message.statistics, self._poller.now())
+        elif isinstance(message, messages.Nack):
+            self.dispatcher.take_back(worker, message.number)
+        elif isinstance(message, messages.Ended):
+            self.dispatcher.ended(worker, message.counts)
+        elif isinstance(message, messages.Ready):
+            self._said_ready(worker)
+        elif isinstance(message, messages.BootFailed):
+            worker.boot_error = message.text
+        elif isinstance(message, messages.Retire):
+            if self.live.get(worker.slot) is worker and not self._stopping:
+                self.reload([worker.slot])
+        elif isinstance(message, messages.Inspected):
+            self._inspections.answered(worker, message.text)
+        elif isinstance(message, messages.Sent):
+            self.post.carry(worker, message.name, message.data)
+        elif isinstance(message, messages.GiveBack):
+            self._hearing.give_back(message, received)
+
+    def _said_ready(self, worker: WorkerHandle) -> None:
+        if worker.state in (State.READY, State.DRAINING):
+            raise OutOfTurn("it is ready a second time")
+        if worker.state is State.STARTING:  # else it hung for so long that it is being killed
             self._ready(worker)
-        elif kind is Kind.BOOT_FAILED:
-            worker.boot_error = fields[0]
-        elif kind is Kind.RETIRE and self.live.get(worker.slot) is worker and not self._stopping:
-            self.reload([worker.slot])
-        elif kind is Kind.INSPECTED:
-            for tell in self._inspections.pop(worker.pid, ()):
-                tell(fields[0])
-        elif kind is Kind.MESSAGE:
-            self.post.carry(worker, fields[0], fields[1])
-        elif kind is Kind.GIVE_BACK:
-            if message.fd is None:
-                self._counters["lost_given_back"] += 1
-                logger.error("! out of file descriptors: a connection on its way between workers is lost (ulimit -n)")
-            else:
-                self._on_given_back(socket.socket(fileno=message.fd), fields[0], fields[1], message.carried)
 
     def _ready(self, worker: WorkerHandle) -> None:
         assert self.dispatcher is not None, "the primary set it"
@@ -216,7 +261,9 @@ class Supervisor:
         if is_first:
             self._on_first_ready()
         self._hook("online", _who(worker))
-        self._tell_others(worker, "online")
+        self.tell_all("online", _who(worker), but=worker)
+        for each in self._missed():
+            self._say(worker, Kind.EVENT, REFUSED, each)
         if predecessor is not None:
             self._retire(predecessor)
         self.dispatcher.slot_filled()
@@ -225,31 +272,44 @@ class Supervisor:
         if not self._stopping:
             self._reload.go_on(self.live.get(slot))
 
-    def _tell_others(self, worker: WorkerHandle, event: str) -> None:
-        for other in self.workers.values():
-            if other is not worker and other.state in (State.READY, State.DRAINING):
-                self._say(other, Kind.EVENT, event, _who(worker))
+    def tell_all(self, event: str, about: dict[str, Any], *, but: WorkerHandle | None = None) -> None:
+        """Tell every worker that serves of an event."""
+        for worker in self.workers.values():
+            if worker is not but and worker.state in (State.READY, State.DRAINING):
+                self._say(worker, Kind.EVENT, event, about)
 
     # Losing them
 
     def _lost(self, worker: WorkerHandle) -> None:
-        """The channel ended: the process is dead or dying. Its connections go on at once; it is reaped by itself."""
+        """
+        The channel ended: the process is dead or dying. Its connections go on when it is reaped, which tells whether
+        they did it, and very soon in any case.
+        """
         if worker.state is State.GONE:
             return
-        assert self.dispatcher is not None, "the primary set it"
         before = worker.state
         worker.move(Event.EXIT)
         self._poller.forget(worker.channel.fileno())
         worker.channel.close()
         if self.live.get(worker.slot) is worker:
             del self.live[worker.slot]
-        self.dispatcher.worker_lost(worker)
+        self._poller.after(REAP_S, lambda: self._look_after(worker))
         self._hook("disconnect", _who(worker))
-        self._tell_others(worker, "exit")
+        self.tell_all("exit", _who(worker), but=worker)
+        if before is not State.DRAINING:  # one that has only closed its channel may stay as long as an orphan
+            self._watch.kill_later(worker, self._settings.orphan_grace_s + KILL_GRACE_S)
         if before is not State.DRAINING and worker.ready_at is not None:
             self._counters["died"] += 1
             if worker.slot not in self.live and not self._reload.has_successor(worker.slot):
                 self._restarts.later(worker.slot)
+
+    def is_dying(self) -> bool:
+        """Whether a worker has ended, or seems to have, and is not reaped yet."""
+        return any(worker.state is State.GONE for worker in self.workers.values())
+
+    def _look_after(self, worker: WorkerHandle) -> None:
+        assert self.dispatcher is not None, "the primary set it"
+        self.dispatcher.worker_lost(worker)
 
     def reaped(self, pid: int, status: int) -> None:
         """Learn that a child ended. A stranger's end (we may be PID 1) is nobody's concern."""
@@ -258,9 +318,13 @@ class Supervisor:
             return
         self._hear_last_words(worker)
         code = os.waitstatus_to_exitcode(status)
+        if worker.ready_at is not None and not self._stopping:
+            self._poller.guard(lambda: self._on_ended(worker, code))
+        worker.forget_journal()
+        self._look_after(worker)
         if worker.boot_error is None:
             level = logging.INFO if code == 0 else logging.WARNING
-            logger.log(level, ENDED_LINE, worker.slot, pid, _describe_end(code))
+            logger.log(level, ENDED_LINE, worker.slot, pid, describe_end(code))
         self._hook("exit", {**_who(worker), "status": code, "expected": worker.is_retired})
         if self._stopping:
             if not self.workers:
@@ -270,22 +334,19 @@ class Supervisor:
 
     def _hear_last_words(self, worker: WorkerHandle) -> None:
         """Take what a dead process had said; its channel may be held open by a child of its own."""
-        if worker.state is not State.GONE:
-            try:
-                while messages := worker.channel.receive():
-                    for message in messages:
-                        self._take(worker, message)
-            except ChannelClosed:
-                pass  # the end of its words
+        for _ in range(LAST_WORDS_MAX):  # a child of its own may go on for ever
+            if worker.state in (State.CONDEMNED, State.GONE) or not self._hearing.hear(worker):
+                break
         self._lost(worker)
 
     def _boot_failed(self, worker: WorkerHandle, code: int) -> None:
         self._counters["boots_failed"] += 1
-        text = worker.boot_error or f"it ended before it was ready ({_describe_end(code)})"
+        was_killed = code < 0 and worker.boot_error is None and not worker.was_killed
+        text = worker.boot_error or f"it ended before it was ready ({describe_end(code)})"
         if text != self._told:  # once, however many workers fail in the same way
             self._told = text
             logger.error(BOOT_FAILED_LINE + "\n%s", worker.slot, worker.pid, text.rstrip())
-        if not self._reload.boot_failed(worker, text):
+        if not self._reload.boot_failed(worker, text, was_killed=was_killed):
             self._restarts.boot_failed(worker.slot)
 
     def _silent(self, worker: WorkerHandle) -> None:
@@ -369,29 +430,12 @@ class Supervisor:
     # Looking at them
 
     def inspect(self, slot: Slot, tell: Callable[[str], None]) -> bool:
-        """
-        Have `tell` told what the worker of a slot is doing. Return False when none serves there.
-
-        One whose event loop does not turn cannot say; the stacks of its threads then go to the log.
-        """
+        """Have `tell` told what the worker of a slot is doing. Return False when none serves there."""
         worker = self.live.get(slot)
         if worker is None:
             return False
-        waiting = self._inspections.setdefault(worker.pid, [])
-        waiting.append(tell)
-        if len(waiting) == 1:  # one answer for all who ask meanwhile
-            self._say(worker, Kind.INSPECT)
-            self._poller.after(INSPECT_S, lambda: self._inspected_in_vain(worker, waiting))
+        self._inspections.ask(worker, tell)
         return True
-
-    def _inspected_in_vain(self, worker: WorkerHandle, waiting: list[Callable[[str], None]]) -> None:
-        if self._inspections.get(worker.pid) is not waiting:
-            return  # it has answered
-        del self._inspections[worker.pid]
-        if worker.pid in self.workers:
-            worker.send_signal(signal.SIGUSR2)
-        for tell in waiting:
-            tell(f"worker {worker.pid} does not answer: the stacks of its threads are in the server's log")
 
     def describe(self) -> list[dict[str, Any]]:
         """Return a snapshot of every worker, by slot."""
@@ -402,9 +446,3 @@ class Supervisor:
 
 def _who(worker: WorkerHandle) -> dict[str, Any]:
     return {"slot": worker.slot, "worker_id": worker.worker_id, "pid": worker.pid}
-
-
-def _describe_end(code: int) -> str:
-    if code >= 0:
-        return f"status {code}"
-    return f"killed by {signal.Signals(-code).name}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from sticky.hashing import Slot
@@ -66,6 +67,10 @@ class Watch:
         self._poller.after(delay_s, self._look)
 
     def _look(self) -> None:
+        self._poller.guard(self._look_at_all)
+        self.start()
+
+    def _look_at_all(self) -> None:
         now = self._poller.now()
         late_s = now - self._due
         if late_s > self._settings.hung_s * WATCH_SHARE:
@@ -74,15 +79,15 @@ class Watch:
                 worker.heard_at = min(worker.heard_at + late_s, now)
                 worker.booting_since = min(worker.booting_since + late_s, now)
         for worker in list(self._workers.values()):
-            self._look_for_silence(worker, now)
-            self._look_for_age(worker, now)
-        self.start()
+            self._poller.guard(partial(self._look_for_silence, worker, now))
+            self._poller.guard(partial(self._look_for_age, worker, now))
 
     def _look_for_silence(self, worker: WorkerHandle, now: float) -> None:
         starting = worker.state is State.STARTING
         silent_s = now - (worker.booting_since if starting else worker.heard_at)
         bound_s = self._settings.boot_s if starting else self._settings.hung_s
-        may_be_silent = worker.slot == self._settings.inspected or worker.state in (State.HUNG, State.GONE)
+        is_ending = worker.state in (State.HUNG, State.CONDEMNED, State.GONE)
+        may_be_silent = worker.slot == self._settings.inspected or is_ending
         if may_be_silent or silent_s < bound_s:
             return
         if worker.is_held:  # it may have said that it lives
@@ -108,7 +113,7 @@ class Watch:
         """Kill a worker, unless it has ended within `delay_s` seconds."""
 
         def kill() -> None:
-            if worker.pid in self._workers:
+            if self._workers.get(worker.pid) is worker:  # and not another, of the same number
                 logger.warning("x slot %d: worker %d is killed", worker.slot, worker.pid)
                 worker.send_signal(signal.SIGKILL)
 

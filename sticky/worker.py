@@ -16,6 +16,7 @@ turns are few.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import itertools
 import logging
@@ -28,11 +29,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from sticky import stacks
+from sticky import messages, stacks
 from sticky.affinity import Affinity, AffinitySettings
-from sticky.channel import CARRIED_MAX, Channel, ChannelClosed, Kind, Received
+from sticky.blame import key_of
+from sticky.channel import CARRIED_MAX, Channel, ChannelClosed, Kind, Received, Unreadable, close_all, connection_from
 from sticky.errors import NotAWorker
 from sticky.hashing import Hashing, SessionId, Slot
+from sticky.journal import ADOPTING, NO_JOURNAL, NO_MARK, Journal, Mark
+from sticky.messages import DATA_DEPTH_MAX, NAME_MAX, REFUSED, TEXT_MAX, from_primary, is_plain, is_shallow
 from sticky.routes import Routes
 
 CHANNEL_FD: Final = "STICKY_CHANNEL_FD"
@@ -41,7 +45,8 @@ BOOT_WAIT_S: Final = 30.0
 SETTLE_TURNS: Final = 8  # asyncio needs 4 from the descriptor to the first byte read, and an application a few more
 ENDED_S: Final = 0.05  # between the end of a connection and the report of it, with those that end meanwhile
 ENDED_MAX: Final = 1024  # peers in one report
-TEXT_MAX: Final = 40_000  # characters of a traceback, and of what this worker is doing
+
+_REFUSAL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 logger = logging.getLogger("sticky.worker")
 
@@ -63,6 +68,7 @@ class Adopted:
     reason: str  # why this slot
     peer: str  # the address at the other end of the socket, or in its PROXY header
     received: bytes = b""  # bytes taken from the socket already, to be read before it
+    mark: Mark = NO_MARK  # by which the primary knows, after a crash, on which connections a request was in flight
 
 
 def _nothing() -> Mapping[str, Any]:
@@ -72,7 +78,7 @@ def _nothing() -> Mapping[str, Any]:
 class Worker:
     """This process, as the primary knows it."""
 
-    def __init__(self, channel: Channel, boot: dict[str, Any]) -> None:
+    def __init__(self, channel: Channel, boot: dict[str, Any], journal: Journal = NO_JOURNAL) -> None:
         self.slot = Slot(boot["slot"])
         self.slots: int = boot["slots"]
         self.worker_id: str = boot["worker_id"]
@@ -81,6 +87,7 @@ class Worker:
         self.config: Any = boot["config"]
         self.load: Callable[[], Mapping[str, Any]] = _nothing
         self.orphaned = False
+        self._load_failed = False  # and the log has it
         self.open = 0  # adopted connections that have not ended
         self._ended: dict[str, int] = {}  # connections of each peer that have, and are not reported yet
         self._reporting: asyncio.TimerHandle | None = None
@@ -91,9 +98,10 @@ class Worker:
         self._seen = 0  # number of the last connection that was adopted
         self._heartbeat_s: float = boot["heartbeat_s"]
         self._orphan_grace_s: float = boot["orphan_grace_s"]
-        self.routes = Routes(
-            Affinity(AffinitySettings.from_builtins(boot["affinity"])), Hashing(boot["secret"]), self.slot
-        )
+        self._affinity = Affinity(AffinitySettings.from_builtins(boot["affinity"]))
+        self.routes = Routes(self._affinity, Hashing(boot["secret"]), self.slot)
+        self._journal = journal
+        self._adopting: list[Mark] = []  # connections that were adopted in this turn
         self._channel = channel
         self._drain_s: asyncio.Future[float] | None = None
 
@@ -115,7 +123,7 @@ class Worker:
         except OSError as error:
             raise NotAWorker(f"{CHANNEL_FD} names no socket ({error.strerror})") from error
         sock.set_inheritable(False)  # not for the children of the application
-        channel = Channel(sock)
+        channel = Channel(sock, from_primary)
         poll = select.poll()  # select() knows no descriptor above 1023, and the channel may be one
         poll.register(sock, select.POLLIN)
         if not poll.poll(BOOT_WAIT_S * 1000):
@@ -124,10 +132,14 @@ class Worker:
             first = channel.receive()[0]
         except ChannelClosed:
             raise NotAWorker("the primary is gone") from None
-        assert first.kind is Kind.BOOT, "the primary begins with BOOT"
+        if isinstance(first, Unreadable) or not isinstance(first.message, messages.Boot):
+            raise NotAWorker(f"the primary does not begin with BOOT: {first}")
         faulthandler.register(signal.SIGUSR2, all_threads=True)  # the primary asks a hung worker for its stacks
         global _this
-        _this = cls(channel, first.fields[0])
+        try:
+            _this = cls(channel, first.message.about, Journal.take(first.fd))
+        except (LookupError, TypeError, ValueError) as error:
+            raise NotAWorker(f"what the primary says first cannot be read: {error!r}") from error
         return _this
 
     def ready(self) -> None:
@@ -136,7 +148,7 @@ class Worker:
 
     def boot_failed(self, text: str) -> NoReturn:
         """Tell the primary why this worker cannot serve, and end the process with status 3."""
-        self._say(Kind.BOOT_FAILED, text[-TEXT_MAX:])
+        self._say(Kind.BOOT_FAILED, _sayable(text[-TEXT_MAX:]))
         sys.exit(EXIT_BOOT)
 
     # Serving
@@ -148,6 +160,7 @@ class Worker:
         on_drain: Callable[[float], Awaitable[None]],
         on_message: Callable[[str, Any], None] | None = None,
         on_event: Callable[[str, dict[str, Any]], None] | None = None,
+        on_refused: Callable[[Adopted], None] | None = None,
     ) -> None:
         """
         Serve until this worker has to end, and has drained.
@@ -160,10 +173,14 @@ class Worker:
                 last connection came: what had arrived with that one is read by then.
             on_message: told of messages by `send`: who sent it ("primary" or "slot:3"), and what.
             on_event: told of other workers: "online" and "exit", each with their `slot` and `worker_id`.
+            on_refused: as `on_connection`, for a connection that is to be told, in its own protocol, that it cannot be
+                served now: its requests have crashed workers. Unless given it is answered 503. The primary answers the
+                others itself.
         """
         loop = asyncio.get_running_loop()
         self._drain_s = loop.create_future()
         self._on_connection, self._on_message, self._on_event = on_connection, on_message, on_event
+        self._on_refused = on_refused or self._answer_refused
         loop.add_signal_handler(signal.SIGTERM, self._say, Kind.RETIRE)
         loop.add_reader(self._channel.fileno(), self._on_readable)
         beating = loop.create_task(self._beat_forever())
@@ -175,7 +192,8 @@ class Worker:
         finally:
             beating.cancel()
             loop.remove_signal_handler(signal.SIGTERM)
-            loop.remove_reader(self._channel.fileno())
+            if not self.orphaned:
+                loop.remove_reader(self._channel.fileno())
             self._settle(self._seen)
             self._channel.close()
 
@@ -226,67 +244,119 @@ class Worker:
         Send plain data to "primary", "all" or "slot:3". Return False when the channel is full or gone: nothing waits.
 
         Raises:
-            ValueError: it is too large.
+            ValueError: it is too large, or nested too deep; or `to` is no such name.
         """
+        if len(to) > NAME_MAX or not is_shallow(data):
+            raise ValueError(f"a name has up to {NAME_MAX} characters, and data is nested up to {DATA_DEPTH_MAX} deep")
         return self._say(Kind.MESSAGE, to, data)
 
     def _on_readable(self) -> None:
         try:
-            messages = self._channel.receive()
+            received = self._channel.receive()
         except ChannelClosed:
             self._lose_primary()
             return
-        for message in messages:
-            self._take(message)
+        taken = 0
+        try:
+            for message in received:
+                taken += 1
+                if isinstance(message, Unreadable):
+                    self._distrust_primary(message.reason)
+                    return
+                self._take(message)
+        finally:
+            close_all(each.fd for each in received[taken:] if isinstance(each, Received))
         self._acknowledge()
-        if self._seen > self._settled:
-            asyncio.get_running_loop().call_soon(self._settle_later, self._seen, SETTLE_TURNS)
+        if self._seen > self._settled or self._adopting:
+            marks, self._adopting = self._adopting, []
+            asyncio.get_running_loop().call_soon(self._settle_later, self._seen, marks, SETTLE_TURNS)
 
-    def _settle_later(self, number: int, turns: int) -> None:
+    def _settle_later(self, number: int, marks: list[Mark], turns: int) -> None:
         if turns > 1:
-            asyncio.get_running_loop().call_soon(self._settle_later, number, turns - 1)
-        else:
-            self._settle(number)
+            asyncio.get_running_loop().call_soon(self._settle_later, number, marks, turns - 1)
+            return
+        for mark in marks:
+            mark.end(ADOPTING)
+        self._settle(number)
 
     def _settle(self, number: int) -> bool:
         """Have the primary forget every connection up to a number. Return False when it cannot be told now."""
         self._settled = max(number, self._settled)
         return self._acknowledge()
 
-    def _take(self, message: Received) -> None:
-        kind, fields = message.kind, message.fields
-        if kind is Kind.HANDOFF:
-            if message.fd is None:
-                self._pass_up(fields[0])
+    def _take(self, received: Received) -> None:
+        message = received.message
+        if isinstance(message, messages.Handoff):
+            if received.fd is None:
+                self._pass_up(message.number)
             else:
-                self._adopt(fields, message.fd, message.carried)
-        elif kind is Kind.DRAIN:
-            self._end(fields[0])
-        elif kind is Kind.INSPECT:
-            self._say(Kind.INSPECTED, stacks.describe()[:TEXT_MAX])
-        elif kind is Kind.EVENT:
+                self._adopt(message, received.fd, received.carried)
+        elif isinstance(message, messages.Drain):
+            self._end(message.deadline_s)
+        elif isinstance(message, messages.Inspect):
+            self._say(Kind.INSPECTED, _sayable(stacks.describe()[:TEXT_MAX]))
+        elif isinstance(message, messages.Event):
+            if message.name == REFUSED:
+                self._guard(self.routes.refuse, message.about["key"], message.about["for_s"])
+                return
             self.routes.forget()
             if self._on_event is not None:
-                self._guard(self._on_event, *fields)
-        elif kind is Kind.MESSAGE and self._on_message is not None:
-            self._guard(self._on_message, *fields)
+                self._guard(self._on_event, message.name, message.about)
+        elif isinstance(message, messages.Sent) and self._on_message is not None:
+            self._guard(self._on_message, message.name, message.data)
 
-    def _adopt(self, fields: list[Any], fd: int, received: bytes) -> None:
-        number, *header = fields
-        sock = socket.socket(fileno=fd)
+    def _adopt(self, message: messages.Handoff, fd: int, received: bytes) -> None:
+        self._seen = message.number
+        try:
+            sock = connection_from(fd)
+        except OSError:
+            logger.exception("! connection %d is none", message.number)
+            self._nacks.append(message.number)
+            return
         sock.setblocking(False)
-        self._seen = number
         self._adopted += 1
         self.open += 1
+        is_refused = message.reason == REFUSED
         try:
-            adopted = Adopted(*(sock, *header, received))
+            mark = (
+                NO_MARK if is_refused else self._journal.open(key_of(self._affinity, message.client, message.session))
+            )
+            mark.begin(ADOPTING)
+            self._adopting.append(mark)
+            adopted = Adopted(
+                sock,
+                message.client,
+                message.client_port,
+                message.scheme,
+                message.kind,
+                message.method,
+                message.path,
+                message.upgrade,
+                None if message.session is None else SessionId(message.session),
+                None if message.new_session is None else SessionId(message.new_session),
+                message.reason,
+                message.peer,
+                received,
+                mark,
+            )
+            if is_refused:
+                self._on_refused(adopted)
+                return
             self.routes.learn(adopted.client, adopted.session)
             self._on_connection(adopted)
         except Exception:
-            logger.exception("! connection %d could not be adopted", number)
+            logger.exception("! connection %d could not be adopted", message.number)
             self.open -= 1
-            self._nacks.append(number)
+            self._nacks.append(message.number)
             sock.close()
+
+    def _answer_refused(self, adopted: Adopted) -> None:
+        with adopted.sock as sock, contextlib.suppress(OSError):
+            if adopted.kind == "http":
+                sock.recv(64 * 1024)  # closing over unread bytes sends a reset
+                sock.send(_REFUSAL)
+                sock.shutdown(socket.SHUT_WR)
+        self.closed(adopted)
 
     def _pass_up(self, number: int) -> None:
         """Say no to a connection whose descriptor this process had no room for; the primary has kept its own."""
@@ -324,11 +394,33 @@ class Worker:
         while not self.orphaned:
             if self._ended and self._reporting is None:
                 self._report_ended()
-            self._say(Kind.BEAT, self.open, self._adopted, dict(self.load()))
+            self._beat()
             self._acknowledge()
             await asyncio.sleep(self._heartbeat_s)
 
+    def _beat(self) -> None:
+        """Say that the loop turns, whatever the statistics are: it is for silence, not for them, that a worker ends."""
+        try:
+            statistics = dict(self.load())
+            if not is_plain(statistics):
+                raise TypeError("the statistics are not plain data")
+            self._say(Kind.BEAT, self.open, self._adopted, statistics)
+        except Exception:
+            if not self._load_failed:
+                self._load_failed = True
+                logger.exception("! the statistics of this worker cannot be told")
+            self._say(Kind.BEAT, self.open, self._adopted, {})
+
     # Ending
+
+    def _distrust_primary(self, reason: str) -> None:
+        """
+        Do as if the primary was gone, which sees it: whoever it was bringing here goes to another worker, and whoever
+        is here is served on for a while.
+        """
+        logger.error("! a message of the primary cannot be read: %s", reason)
+        self._lose_primary()
+        self._channel.close()
 
     def _lose_primary(self) -> None:
         loop = asyncio.get_running_loop()
@@ -359,6 +451,11 @@ class Worker:
             callback(*args)
         except Exception:
             logger.exception("! %s failed", getattr(callback, "__qualname__", callback))
+
+
+def _sayable(text: str) -> str:
+    """Replace what is no text (a file's name may have it), for UTF-8 cannot say it."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 _this: Worker | None = None

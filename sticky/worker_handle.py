@@ -7,6 +7,8 @@ its state, the dispatcher gives it connections.
     STARTING ──ready──▶ READY ──drain──▶ DRAINING ──exit──▶ GONE
         │                 └──silent──▶ HUNG ──exit──▶ GONE
         └──exit──▶ GONE                        (a worker that drains can hang as well)
+
+    any of the first four ──condemn──▶ CONDEMNED ──exit──▶ GONE: what it said could not be read, and it is killed
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class State(enum.Enum):
     READY = "ready"
     DRAINING = "draining"
     HUNG = "hung"
+    CONDEMNED = "condemned"
     GONE = "gone"
 
 
@@ -43,6 +46,7 @@ class Event(enum.Enum):
     READY = "ready"
     DRAIN = "drain"
     SILENT = "silent"
+    CONDEMN = "condemn"
     EXIT = "exit"
 
 
@@ -56,6 +60,8 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (State.DRAINING, Event.SILENT): State.HUNG,
     (State.DRAINING, Event.EXIT): State.GONE,
     (State.HUNG, Event.EXIT): State.GONE,
+    **{(state, Event.CONDEMN): State.CONDEMNED for state in (State.STARTING, State.READY, State.DRAINING, State.HUNG)},
+    (State.CONDEMNED, Event.EXIT): State.GONE,
 }
 
 
@@ -73,12 +79,14 @@ class WorkerHandle:
         "held",
         "is_held",
         "is_retired",
+        "journal",
         "lifetime",
         "pid",
         "ready_at",
         "reported",
         "reports_peers",
         "sayings",
+        "sent",
         "slot",
         "started_at",
         "state",
@@ -87,6 +95,7 @@ class WorkerHandle:
         "unacked",
         "waiting",
         "wants_write",
+        "was_killed",
         "worker_id",
     )
 
@@ -100,24 +109,32 @@ class WorkerHandle:
         generation: int,
         now: float,
         lifetime: Lifetime,
+        journal: int | None = None,
     ) -> None:
+        """
+        Args:
+            journal: the descriptor of what is in flight in it; None where that is not known. The handle owns it.
+        """
         self.slot = slot
         self.pid = pid
         self.channel = channel
         self.worker_id = worker_id
         self.generation = generation
         self.lifetime = lifetime
+        self.journal = journal
         self.state = State.STARTING
         self.started_at = self.booting_since = now
         self.heard_at = now
         self.ready_at: float | None = None
         self.boot_error: str | None = None
         self.unacked: deque[Parcel] = deque()  # handed over, and still ours too, in the order of their numbers
+        self.sent = 0  # number of the last parcel that was handed over
         self.taken = 0  # number of the last parcel that it adopted
         self.waiting: deque[Parcel] = deque()  # not handed over: the channel is full
         self.sayings: deque[tuple[Kind, tuple[Any, ...]]] = deque()
         self.wants_write = False  # something waits for room in the channel
         self.is_retired = False  # it was told to end
+        self.was_killed = False  # by this process
         self.is_held = False  # it is not read from: somebody does not take what it sends
         self.held: dict[Network, int] = {}  # connections of each address that it has, as far as it has reported ends
         self.reports_peers = True  # of connections that end; else they are counted under no address
@@ -174,8 +191,15 @@ class WorkerHandle:
             self.sayings.popleft()
         return True
 
+    def forget_journal(self) -> None:
+        """Close what was in flight in it, once that is read."""
+        if self.journal is not None:
+            os.close(self.journal)
+            self.journal = None
+
     def send_signal(self, number: signal.Signals) -> None:
         """Signal the process. The caller has not reaped it yet: the process id cannot be another's."""
+        self.was_killed |= number is signal.SIGKILL
         try:
             os.kill(self.pid, number)
         except ProcessLookupError:
@@ -196,3 +220,13 @@ class WorkerHandle:
             "up_s": round(now - self.started_at, 1),
             "statistics": self.statistics,
         }
+
+
+def describe_end(code: int) -> str:
+    """Say how a process ended, by its exit status; negative for a signal."""
+    if code >= 0:
+        return f"status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"killed by signal {-code}"

@@ -17,6 +17,7 @@ from realtime.broker.base import Room
 from realtime.connection import Connection
 from realtime.fanout import Accepts
 from realtime.hub import RoomOptions
+from sticky.journal import NO_MARK, Mark
 
 
 class Framing(Protocol):
@@ -113,6 +114,7 @@ class Handshake:
     is_one_way: bool = False
     is_emulated: bool = False  # what the client sends comes by requests of their own
     ping_frame: bytes | None = None  # what it asks to be pinged with, in place of the protocol's own message
+    mark: Mark = field(default=NO_MARK, repr=False, compare=False)  # of what is in flight on its connection
 
 
 class SessionFactory(Protocol):

@@ -30,8 +30,10 @@ from realtime.transport.access import logged
 from realtime.transport.hosted import PARSERS, Hosted, HostedWebSocket
 from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.peer import Peer, session_cookie
+from realtime.transport.serving import Serving, receiving
 from realtime.transport.websocket import WebSocketEndpoint
 from sticky.first_bytes import path_and_query
+from sticky.journal import NO_MARK, Mark
 from sticky.routes import Routes
 
 Scope = MutableMapping[str, Any]
@@ -49,6 +51,11 @@ logger = logging.getLogger("realtime.asgi")
 
 class Connection(Protocol):
     """What brings requests, one after another."""
+
+    mark: Mark
+
+    def has_begun(self) -> bool:
+        """Whether the answer to its request has begun, and is not only prepared."""
 
     def cut(self) -> None:
         """End it now; what was not sent is lost."""
@@ -237,7 +244,14 @@ class FromHere:
         state = scope.setdefault("state", {})
         state[EXTENSION], state[CONNECTION] = place, self._connection
         scope.setdefault("extensions", {})[EXTENSION] = place
-        return self._host.app(scope, receive, self._with_cookie(send) if self._cookie else send)
+        mark = peer.mark
+        is_websocket = scope["type"] == "websocket"
+        if is_websocket and mark is not NO_MARK:
+            receive = receiving(receive, mark)
+        call = self._host.app(scope, receive, self._with_cookie(send) if self._cookie else send)
+        if is_websocket or mark is NO_MARK or self._connection is None:
+            return call
+        return Serving(call, mark, self._connection.has_begun)
 
     def _with_cookie(self, send: Send) -> Send:
         async def sending(message: Any) -> None:

@@ -144,6 +144,7 @@ def _describe(request: Request, peer: Peer, path: str, query: dict[str, str]) ->
         session=peer.session or peer.new_session,
         is_one_way=path.endswith(ONE_WAY),
         ping_frame=PING if query.get("cf_ws_frame_ping_pong") == "true" else None,
+        mark=peer.mark,
     )
 
 

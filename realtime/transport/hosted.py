@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from realtime.transport.peer import Peer
+from realtime.transport.refused import ANSWER
 from realtime.transport.taken import hold_little, taken
 from sticky.first_bytes import Head, Refusal, handshake_fault, offers_websocket, path_and_query
 from sticky.requests import Part, Requests, State
@@ -73,6 +74,7 @@ class Hosted(asyncio.Protocol):
         self._tries = 0
         self._ending: Callable[[bytes], None] | None = None  # how HTTP ends here, once what came before is answered
         self._behind = b""  # what came after that
+        self.mark = peer.mark
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -83,6 +85,7 @@ class Hosted(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.mark.end()
         if not self._handed_on:
             self._host.on_lost(self._peer.address)
 
@@ -110,7 +113,11 @@ class Hosted(asyncio.Protocol):
     # Requests, one by one
 
     def data_received(self, data: bytes) -> None:
-        self._is_begun = True
+        if not self._is_begun:
+            self._is_begun = True
+            if self._host.routes.refused and self._refuse(self.mark.key):
+                return
+        self.mark.begin()
         if self._requests is not None:
             self._requests.feed(data)
             self._go_on()
@@ -133,8 +140,21 @@ class Hosted(asyncio.Protocol):
         if self._is_answering:
             self.cycle.keep_alive = False
 
+    def has_begun(self) -> bool:
+        """Whether the answer under way has begun."""
+        return self.cycle is not None and bool(self.cycle.response_started)
+
+    def _refuse(self, key: bytes) -> bool:
+        """Refuse a request whose client's requests crash workers. Return False where that is not so."""
+        if self.transport.is_closing() or not self._host.routes.refuses(key):
+            return False
+        self.transport.write(ANSWER)
+        self.transport.close()
+        return True
+
     def on_response_complete(self) -> None:
         self._is_begun = False
+        self.mark.end()
         super().on_response_complete()  # type: ignore[misc]
         if self._is_last:
             self._limit_cycle()
@@ -164,8 +184,9 @@ class Hosted(asyncio.Protocol):
                 self._misdirect(piece.data)
                 self._insist(requests)
             elif not self._differ or self._belongs_here(piece.head):
-                self._parse(piece.data)
-                self._insist(requests)
+                if not self.transport.is_closing():  # else it was refused
+                    self._parse(piece.data)
+                    self._insist(requests)
             else:
                 self._leave(piece.data + requests.rest())
 
@@ -197,6 +218,10 @@ class Hosted(asyncio.Protocol):
             return True
         peer = self._peer
         route = self._host.routes.of(peer.address, self.scheme or "http", head)
+        key = self._host.routes.key_of(route)
+        self.mark.rename(key)
+        if self._host.routes.refused and self._refuse(key):
+            return True
         if not encrypted and not kept and not self._host.routes.leads_here(route):
             return False
         if route.lacks_session and self._host.routes.pools(peer.address):
@@ -256,7 +281,7 @@ class Hosted(asyncio.Protocol):
         """
         fault = handshake_fault(self.scope["method"], self.scope["http_version"], headers)
         if fault is not None:
-            self._ending = partial(self._refuse, fault)
+            self._ending = partial(self._refuse_handshake, fault)
         else:
             self._ending = partial(self._upgrade, target, headers)
         self._behind = behind
@@ -265,7 +290,7 @@ class Hosted(asyncio.Protocol):
         else:
             self._ending(behind)
 
-    def _refuse(self, fault: Refusal, _: bytes) -> None:
+    def _refuse_handshake(self, fault: Refusal, _: bytes) -> None:
         self.send_400_response(fault.reason)  # type: ignore[attr-defined]
 
     def _upgrade(self, target: bytes, headers: list[tuple[bytes, bytes]], behind: bytes) -> None:
@@ -285,6 +310,7 @@ class Hosted(asyncio.Protocol):
         self._handed_on = True
         self.flow.resume_reading()
         if path in self._host.websocket_paths and not self._is_misdirected:
+            self.mark.end()
             ours = self._host.endpoint.transport(self._peer, request + behind)
             self.transport.set_protocol(ours)
             ours.connection_made(self.transport)

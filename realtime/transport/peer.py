@@ -6,7 +6,9 @@ Runs in the worker. Plain data out of the handoff, made by the gateway and read 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from sticky.journal import NO_MARK, Mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class Peer:
     """A session that the client has to be given as a cookie, in the first answer."""
     address: str = ""
     """At the other end of the socket, or in its PROXY header: the client's own, or a proxy's."""
+    mark: Mark = field(default=NO_MARK, repr=False, compare=False)
+    """By which the primary knows, after a crash, that something of this connection was in flight."""
 
     def __str__(self) -> str:
         return f"{self.client}:{self.client_port}" if self.client_port else self.client or "a client without an address"

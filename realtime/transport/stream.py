@@ -29,6 +29,7 @@ from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.messages import EmulationRequest
 from realtime.transport.asgi import CONNECTION, Connection, Receive, Scope, Send
 from realtime.transport.handshake import origin_matches
+from sticky.journal import NO_MARK
 
 HTTP_STREAM: Final = "/connection/http_stream"
 SSE: Final = "/connection/sse"
@@ -422,4 +423,5 @@ def _handshake(scope: Scope, headers: Mapping[str, str], query: Mapping[str, str
         transport=scope["path"].rpartition("/")[2],
         is_one_way=is_one_way,
         is_emulated=not is_one_way,
+        mark=getattr(connection_of(scope), "mark", NO_MARK),
     )

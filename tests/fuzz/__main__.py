@@ -11,9 +11,26 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import msgspec
+
+from sticky.channel import Kind
 from tests.fuzz.check import check
 from tests.sticky.wire_cases import load
 
+MESSAGES = [
+    msgspec.msgpack.encode(message)
+    for message in (
+        [Kind.READY],
+        [Kind.ACK, 2, 1],
+        [Kind.NACK, 1],
+        [Kind.BEAT, 1, 1, {"open": 1}],
+        [Kind.GIVE_BACK, b"GET / HTTP/1.1\r\n\r\n", "127.0.0.1", 1],
+        [Kind.GIVE_BACK, None, "127.0.0.1", 1],
+        [Kind.MESSAGE, "all", {"a": [1, 2.5, None]}],
+        [Kind.DRAIN, 1.5],
+        [Kind.EVENT, "exit", {"slot": 1}],
+    )
+]
 FOLDERS = ("heads/valid", "heads/refused", "heads/tls", "proxy/valid", "proxy/refused")
 
 
@@ -26,6 +43,8 @@ def main() -> None:
     for folder in FOLDERS:
         for number, case in enumerate(load(folder)):
             (corpus / f"{folder.replace('/', '-')}-{number}").write_bytes(case.data)
+    for number, message in enumerate(MESSAGES):
+        (corpus / f"channel-{number}").write_bytes(message)
     options = [each for each in sys.argv[1:] if each.startswith("-") and each != "--"]
     atheris.instrument_all()
     atheris.Setup([sys.argv[0], str(corpus), *options], check)

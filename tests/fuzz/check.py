@@ -1,17 +1,22 @@
 """
 What has to hold for any bytes: no reader raises, the answer to the whole is the answer to its pieces, and what the
-primary takes for the path, the cookie and the end of a request is what the worker's parser takes for them.
+primary takes for the path, the cookie and the end of a request is what the worker's parser takes for them. As a packet
+of a channel they are a message, or unreadable.
 """
 
 from __future__ import annotations
 
+import os
+import socket
 from ipaddress import ip_network
 
 import httptools
 
 from sticky import proxy_header
 from sticky.affinity import Affinity, AffinitySettings, Sticky
+from sticky.channel import CARRIED_INLINE, Channel, Received, Unreadable, close_all
 from sticky.first_bytes import DEFAULT_LIMITS, NEED_MORE, Head, Refusal, inspect
+from sticky.messages import from_primary, from_worker
 from sticky.requests import Begin, Requests
 from tests.sticky.test_agreement import (
     assert_httptools_agrees,
@@ -35,6 +40,7 @@ def check(data: bytes) -> None:
         check_agreement(data, head)
         check_affinity(head)
     check_requests(data)
+    check_channel(data)
 
 
 def check_cuts(data: bytes) -> object:
@@ -75,6 +81,23 @@ def check_affinity(head: Head) -> None:
         AFFINITY.secure(peer, head)
     if session is not None:
         assert AFFINITY.key_for_session(session)
+
+
+def check_channel(data: bytes) -> None:
+    """A packet is a message or unreadable, at both ends of a channel, and no descriptor beside it is lost."""
+    before = len(os.listdir("/proc/self/fd"))
+    for decode in (from_worker, from_primary):
+        for beside in (0, 1, 2):
+            ours, theirs = Channel.pair(decode)
+            with theirs, open(os.devnull, "rb") as file:
+                socket.send_fds(theirs, [data[:CARRIED_INLINE]], [file.fileno()] * beside)
+                [received] = ours.receive()
+            ours.close()
+            if isinstance(received, Received):
+                close_all([received.fd])
+            else:
+                assert isinstance(received, Unreadable)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 class Ends:

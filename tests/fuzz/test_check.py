@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz.__main__ import FOLDERS
+from tests.fuzz.__main__ import FOLDERS, MESSAGES
 from tests.fuzz.check import check
 from tests.sticky.wire_cases import Case, load
 
@@ -16,3 +16,9 @@ def test_it_holds_for_every_wire_case(case: Case) -> None:
     check(case.data)
     for other in CASES[::7]:
         check(case.data + other.data)
+
+
+def test_it_holds_for_every_message() -> None:
+    for message in MESSAGES:
+        check(message)
+        check(message[:-1])

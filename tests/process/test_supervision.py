@@ -154,6 +154,21 @@ def test_a_reload_to_a_version_that_does_not_boot_keeps_every_worker_and_says_wh
         cluster.wait_until(lambda _: not set(cluster.pids().values()) & set(before.values()), "the next reload works")
 
 
+def test_a_reload_goes_on_when_a_successor_is_killed_while_it_boots(tmp_path: Path) -> None:
+    wait = tmp_path / "wait"
+    with TinyCluster(workers=2, config={"boot": "wait-if", "path": str(wait)}) as cluster:
+        before = cluster.pids()
+        wait.touch()
+        cluster.process.send_signal(signal.SIGHUP)
+        started = cluster.wait_until(lambda status: len(status["workers"]) == 3, "a successor boots")
+        [pid] = [each["pid"] for each in started["workers"] if each["state"] == "starting"]
+        os.kill(pid, signal.SIGKILL)
+        cluster.log.wait_for(rf"! slot 0: worker {pid} was killed while it booted: the reload goes on")
+        wait.unlink()
+        cluster.wait_until(lambda _: not set(cluster.pids().values()) & set(before.values()), "both are replaced")
+        assert not cluster.log.find_all("reload given up")
+
+
 def test_ttin_and_ttou_change_the_number_of_workers_and_move_no_more_addresses_than_they_must() -> None:
     with TinyCluster(workers=2) as cluster:
         clients = [f"127.0.4.{n}" for n in range(1, 60)]

@@ -21,16 +21,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from sticky.channel import CARRIED_MAX, MESSAGE_MAX, Channel, ChannelClosed, Kind
+from sticky.channel import CARRIED_MAX, MESSAGE_MAX, RELAYED_MAX, Channel, ChannelClosed, Kind, Received
+from sticky.messages import Handoff, from_primary, from_worker
 from tests.support.server import ROOT
 
 Ends = tuple[Channel, Channel]
 
+# Of a handoff, what comes after its number.
+HEADER = ("127.0.0.1", 0, "http", "http", "GET", "/", False, None, None, "ip", "127.0.0.1")
+
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
-    ours, theirs = Channel.pair()
-    pair = ours, Channel(theirs)
+    ours, theirs = Channel.pair(from_worker)
+    pair = ours, Channel(theirs, from_primary)
     yield pair
     for each in pair:
         each.close()
@@ -42,14 +46,25 @@ def drain(channel: Channel) -> int:
     while messages := channel.receive():
         count += len(messages)
         for message in messages:
+            assert isinstance(message, Received)
             if message.fd is not None:
                 os.close(message.fd)
     return count
 
 
+def numbers(messages: list[object]) -> list[int]:
+    """Return the numbers of handoffs."""
+    found = []
+    for message in messages:
+        assert isinstance(message, Received)
+        assert isinstance(message.message, Handoff)
+        found.append(message.message.number)
+    return found
+
+
 def fill(channel: Channel, fd: int) -> int:
     count = 0
-    while channel.send(Kind.HANDOFF, count, fd=fd):
+    while channel.send(Kind.HANDOFF, count, *HEADER, fd=fd):
         count += 1
     return count
 
@@ -59,11 +74,12 @@ def test_a_full_channel_takes_nothing_and_then_goes_on_where_it_was(ends: Ends) 
     with socket.socket() as sock:
         sent = fill(ours, sock.fileno())
         assert sent > 100
-        assert not ours.send(Kind.HANDOFF, sent, fd=sock.fileno()), "and still full"
+        assert not ours.send(Kind.HANDOFF, sent, *HEADER, fd=sock.fileno()), "and still full"
         assert drain(theirs) == sent
-        assert ours.send(Kind.HANDOFF, sent, fd=sock.fileno())
+        assert ours.send(Kind.HANDOFF, sent, *HEADER, fd=sock.fileno())
         [message] = theirs.receive()
-        assert message.fields == [sent]
+        assert numbers([message]) == [sent]
+        assert isinstance(message, Received)
         assert message.fd is not None
         os.close(message.fd)
 
@@ -71,7 +87,9 @@ def test_a_full_channel_takes_nothing_and_then_goes_on_where_it_was(ends: Ends) 
 def test_what_is_too_large_for_any_message_is_an_error(ends: Ends) -> None:
     ours, theirs = ends
     with pytest.raises(ValueError, match="larger than"):
-        ours.send(Kind.MESSAGE, "x" * MESSAGE_MAX)
+        ours.send(Kind.MESSAGE, "x" * RELAYED_MAX)
+    with pytest.raises(ValueError, match="larger than"):
+        theirs.send(Kind.MESSAGE, "x" * MESSAGE_MAX)
     with socket.socket() as sock, pytest.raises(ValueError, match="are more than"):
         ours.send(Kind.HANDOFF, fd=sock.fileno(), carried=b"x" * (CARRIED_MAX + 1))
     assert theirs.receive() == []
@@ -89,16 +107,18 @@ def test_who_is_gone_gets_nothing(ends: Ends) -> None:
 TOO_MANY = """
 import errno, os, resource, socket, sys
 from sticky.channel import Channel, Kind
+from sticky.messages import from_primary, from_worker
+from tests.sticky.test_channel import HEADER
 
 if os.geteuid() == 0:
     os.setresgid(65534, 65534, 65534)
     os.setresuid(61234, 61234, 61234)  # a user of whom nothing else is in flight
 resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
-ours, theirs = Channel.pair()
-theirs = Channel(theirs)
+ours, theirs = Channel.pair(from_worker)
+theirs = Channel(theirs, from_primary)
 sent = 0
 with socket.socket() as sock:
-    while ours.send(Kind.HANDOFF, sent, fd=sock.fileno()):
+    while ours.send(Kind.HANDOFF, sent, *HEADER, fd=sock.fileno()):
         sent += 1
     try:
         socket.send_fds(ours.sock, [b"x"], [sock.fileno()])
@@ -110,7 +130,7 @@ with socket.socket() as sock:
             came += 1
             if message.fd is not None:
                 os.close(message.fd)
-    print(sent, came, ours.send(Kind.HANDOFF, sent, fd=sock.fileno()))
+    print(sent, came, ours.send(Kind.HANDOFF, sent, *HEADER, fd=sock.fileno()))
 """
 
 
@@ -131,7 +151,8 @@ def test_a_process_out_of_descriptors_learns_which_connections_it_missed(ends: E
     ours, theirs = ends
     with socket.socket() as sock:
         for number in range(3):
-            assert ours.send(Kind.HANDOFF, number, fd=sock.fileno(), carried=b"x" * 100_000 if number == 1 else b"read")
+            carried = b"x" * 100_000 if number == 1 else b"read"
+            assert ours.send(Kind.HANDOFF, number, *HEADER, fd=sock.fileno(), carried=carried)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     spare = os.dup(0)
     os.close(spare)  # the lowest free number: no descriptor above it may be made, one below may
@@ -140,10 +161,11 @@ def test_a_process_out_of_descriptors_learns_which_connections_it_missed(ends: E
         messages = theirs.receive()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert [message.fields for message in messages] == [[0], [1], [2]]
-    assert [message.fd is None for message in messages] == [False, True, True]
-    assert messages[0].carried == b"read"
-    assert messages[0].fd == spare
+    assert numbers([*messages]) == [0, 1, 2]
+    received = [message for message in messages if isinstance(message, Received)]
+    assert [message.fd is None for message in received] == [False, True, True]
+    assert received[0].carried == b"read"
+    assert received[0].fd == spare
     os.close(spare)
 
 
@@ -183,12 +205,12 @@ def test_a_kernel_without_buffers_is_asked_again_later(ends: Ends) -> None:
         except OSError as error:
             found.append(error.errno)
         with socket.socket() as sock:
-            found.append(ours.send(Kind.HANDOFF, 1, fd=sock.fileno()))
+            found.append(ours.send(Kind.HANDOFF, 1, *HEADER, fd=sock.fileno()))
 
     thread = threading.Thread(target=without_buffers)  # the filter ends with it
     thread.start()
     thread.join()
     assert found == [errno.ENOBUFS, False]
     with socket.socket() as sock:
-        assert ours.send(Kind.HANDOFF, 1, fd=sock.fileno())
+        assert ours.send(Kind.HANDOFF, 1, *HEADER, fd=sock.fileno())
     assert drain(theirs) == 1

@@ -2,9 +2,10 @@
 A primary for tests of `sticky` alone, as a process: `python -m tests.support.tiny_cluster JSON`.
 
 The JSON object gives fields of `ClusterSettings`, `AffinitySettings` and `Lifetime`, `config` for the workers,
-`nofile`, a limit of open files, and `python`, the interpreter of the workers. Logs go to standard output, each event of
-a hook as a line of its own; a message {"repeat": to, "data": …} for the primary is sent on to `to`. Beside it stands
-`TinyCluster`, which starts that process and waits for what it says.
+`nofile`, a limit of open files, and `python`, the interpreter of the workers. The hooks of the events in `failing`
+raise, and so does what makes the environment of the worker of slot 1 as long as the file `homeless` exists. Logs go to
+standard output, each event of a hook as a line of its own; a message {"repeat": to, "data": …} for the primary is sent
+on to `to`. Beside it stands `TinyCluster`, which starts that process and waits for what it says.
 """
 
 from __future__ import annotations
@@ -56,14 +57,17 @@ def serve(asked: dict[str, Any]) -> int:
         asked["limits"] = HeadLimits(max_bytes=asked.pop("head_bytes"))
     if "lifetime" in asked:
         asked["lifetime"] = Lifetime(**asked["lifetime"])
+    failing, homeless = asked.pop("failing", ()), asked.pop("homeless", "")
     settings = ClusterSettings(affinity=affinity, **asked)
     cluster = Cluster(
         settings,
         worker_argv=[python, "-m", "tests.support.tiny_worker"],
         worker_config=config,
-        env_of=lambda slot: {"TINY": f"of slot {slot}"},
+        env_of=lambda slot: environment_of(slot, homeless),
         hooks={name: told(name) for name in HOOKS},
     )
+    for name in failing:
+        cluster.on(name, fail)
 
     def on_message(message: dict[str, Any]) -> None:
         if isinstance(message["data"], dict) and "repeat" in message["data"]:
@@ -72,6 +76,18 @@ def serve(asked: dict[str, Any]) -> int:
 
     cluster.on("message", on_message)
     return cluster.run()
+
+
+def environment_of(slot: int, homeless: str) -> dict[str, str]:
+    """Return what only the worker of one slot has."""
+    if slot == 1 and homeless and Path(homeless).exists():
+        raise LookupError("slot 1 has no home")
+    return {"TINY": f"of slot {slot}"}
+
+
+def fail(fields: dict[str, Any]) -> None:
+    """Be a hook with a mistake."""
+    raise LookupError("a mistake in a hook")
 
 
 def told(name: str) -> Callable[[dict[str, Any]], None]:

@@ -7,6 +7,10 @@ A worker for tests of `sticky` alone: it answers every request with what it know
     GET /refuse      raises while adopting, in the slot that is to refuse
     GET /send/TO/COUNT/SIZE  sends so many messages of that size: how many were taken
     GET /repeat/TO   has the primary send a message there
+    GET /exit/N      ends the process with that status, and /signal/N by that signal
+    GET /work        notes that the request is in flight, and never answers
+    GET /garbage/HEX  says these bytes to the primary, in a packet of their own
+    GET /pipe        gives the primary a connection that is a pipe
 
 What the cluster gives as `config` may change how it behaves: {"boot": "fail"} does not come up,
 {"boot": "fail-if", "path": P} does not while the file P exists, {"boot": "wait-if", "path": P} is not ready before the
@@ -26,6 +30,7 @@ from os.path import exists
 from typing import Any
 
 from sticky import Adopted, Worker
+from sticky.channel import Kind
 
 heard: list[list[Any]] = []
 """Messages that came: from whom, and what or which number."""
@@ -54,6 +59,9 @@ class Answer(asyncio.Protocol):
         die_if(self.worker, "read")
         if self.adopted.path == "/block":
             time.sleep(3600)  # a loop that does not turn is what is asked for
+        if self.adopted.path == "/work":
+            self.adopted.mark.begin()
+            return
         facts = {**self.facts(), **self.do()}
         body = json.dumps(facts).encode()
         self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
@@ -67,6 +75,14 @@ class Answer(asyncio.Protocol):
         action, _, rest = self.adopted.path.removeprefix("/").partition("/")
         if action == "repeat":
             self.worker.send("primary", {"repeat": rest, "data": "by the primary"})
+        if action == "exit":
+            os._exit(int(rest))
+        if action == "signal":
+            os.kill(os.getpid(), int(rest))
+        if action == "garbage":
+            self.worker._channel.sock.send(bytes.fromhex(rest))
+        if action == "pipe":
+            self.worker._channel.send(Kind.GIVE_BACK, "127.0.0.1", 1, fd=os.pipe()[0])
         if action != "send":
             return {}
         to, count, size = rest.split("/")

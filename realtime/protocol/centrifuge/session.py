@@ -36,6 +36,7 @@ from realtime.protocol.centrifuge.messages import Command, Disconnected, Message
 from realtime.rate import CostMeter, Meter, Rate
 from realtime.tasks import IS_EAGER, begin
 from realtime.wheel import Timer
+from sticky.journal import MESSAGE
 
 if TYPE_CHECKING:
     from realtime.protocol.centrifuge.server import Centrifuge
@@ -80,6 +81,7 @@ class Session:
         "_awaits_pong",
         "_expiry",
         "_holds_little",
+        "_mark",
         "_meter",
         "_overran",
         "_publishing",
@@ -140,6 +142,7 @@ class Session:
         self._refusal: codes.DisconnectCode | None = None  # how one ends that was refused for now, and stays
         self.answers: CostMeter | None = None  # what large answers have cost
         self._overran: frozenset[str] = NONE  # limits of which the log has heard
+        self._mark = handshake.mark
         self._awaits_pong = False
         self._holds_little = False  # the kernel, of what the peer does not take
         self._taken: int | None = None  # by a patient peer, when its pong was due
@@ -155,6 +158,12 @@ class Session:
             return
         if self.is_one_way and (self.state is not State.NEW or self._queue is not None):
             return  # it has said what it may, whatever this is
+        self._mark.begin(MESSAGE)
+        self._receive(message)
+        if self._task is None:  # else until that is done
+            self._mark.end(MESSAGE)
+
+    def _receive(self, message: bytes | str) -> None:
         try:
             received = self.codec.decode(message)
         except BadFrame as error:
@@ -229,6 +238,7 @@ class Session:
                     self.outlet.resume_reading()
         finally:
             self._queue = self._task = None
+            self._mark.end(MESSAGE)
 
     async def _execute(self, command: Command) -> None:
         """Run one command, and answer it where that failed."""

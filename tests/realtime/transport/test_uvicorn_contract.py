@@ -91,6 +91,7 @@ def test_a_cycle_says_whether_it_is_answered_and_whether_the_connection_stays(cy
     source = lines_of(cycle)
     assert "self.response_complete = " in source
     assert "self.keep_alive = " in source
+    assert "self.response_started = " in source
 
 
 @pytest.mark.parametrize("name", ["handshake_complete", "close_sent"])

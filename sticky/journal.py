@@ -1,0 +1,202 @@
+"""
+What is in flight in a worker, in memory that its primary reads when the worker has crashed.
+
+A crash in native code leaves no time to say anything. So a worker keeps a byte for each of its connections, in a memory
+file that both processes hold. Beginning and ending a request sets and clears bits of that byte, which costs less than
+100 ns; the key of a connection is written once, when it is adopted.
+
+The worker has the file mapped. The primary reads it (`pread`), once, after the end: nothing that a worker does to the
+file can hurt the primary. It is bounded: of more than `ENTRIES` connections the others are not seen in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import mmap
+import os
+import re
+from collections import Counter
+from hashlib import blake2b
+from typing import Final
+
+ENTRIES: Final = 65_536  # connections; a byte each, and then `KEY_BYTES` each. Only pages that are used are there.
+KEY_BYTES: Final = 64  # the first is a length
+SIZE: Final = ENTRIES * (1 + KEY_BYTES)
+IN_FLIGHT_MAX: Final = 4_096  # that are read; of more nobody can say which it was
+
+# Bits of an entry's byte. None is set: the entry is free. OPEN alone: its connection is idle.
+ADOPTING: Final = 1
+REQUEST: Final = 2
+MESSAGE: Final = 4
+ENDING: Final = 8
+OPEN: Final = 16
+
+ENDING_TURNS: Final = 3  # of the loop: an application that answers first and works then has begun to by then
+
+
+class Mark:
+    """One connection's entry. It is free again when nobody holds this any more."""
+
+    __slots__ = ("_at", "_journal", "key")
+
+    def __init__(self, journal: Journal, at: int, key: bytes) -> None:
+        self._journal = journal
+        self._at = at
+        self.key = key
+
+    def begin(self, bit: int = REQUEST) -> None:
+        """Note that something is in flight on this connection. Does nothing when it is noted already."""
+        self._journal.states[self._at] |= bit
+
+    def end(self, bit: int = REQUEST) -> None:
+        """Note that it is over."""
+        self._journal.states[self._at] &= ~bit
+
+    def end_soon(self) -> None:
+        """Note that a request is over, but for what it began in tasks of its own: some turns of the loop later."""
+        self._journal.end_soon(self)
+
+    def rename(self, key: bytes) -> None:
+        """The next request on this connection is another client's."""
+        if key != self.key and self is not NO_MARK:
+            self.key = key
+            self._journal.write(self._at, key)
+
+    def __del__(self) -> None:
+        self._journal.free(self._at)
+
+
+class Journal:
+    """The worker's side."""
+
+    def __init__(self, memory: mmap.mmap | None = None) -> None:
+        """
+        Args:
+            memory: shared with the primary; None where there is none, and everything is noted in vain.
+        """
+        self.states: mmap.mmap | bytearray = bytearray(1) if memory is None else memory
+        self._is_shared = memory is not None
+        self._used = 0  # entries that ever were
+        self._free: list[int] = []
+        self._turn = 0
+        self._ending: dict[Mark, int] = {}  # whose `end_soon` was called, and the turn in which it was, in that order
+        if memory is not None:
+            os.register_at_fork(after_in_child=self._leave)
+
+    @classmethod
+    def take(cls, fd: int | None) -> Journal:
+        """Map a file of `create`, which is then closed."""
+        if fd is None:
+            return cls()
+        try:
+            return cls(mmap.mmap(fd, SIZE))
+        except (OSError, ValueError):
+            return cls()
+        finally:
+            os.close(fd)
+
+    def _leave(self) -> None:
+        """In a child of the worker: what it does to its copies of marks is nobody's concern."""
+        self.states = bytearray(ENTRIES)
+        self._is_shared = False
+
+    def open(self, key: bytes) -> Mark:
+        """Make the entry of a connection. One whose key is empty is not seen, until `rename`."""
+        if self._is_shared:
+            if self._free:
+                at = self._free.pop()
+            elif self._used < ENTRIES:
+                at = self._used
+                self._used += 1
+            else:
+                return NO_MARK
+            self.write(at, key)
+            self.states[at] = OPEN
+            return Mark(self, at, key)
+        return NO_MARK
+
+    def write(self, at: int, key: bytes) -> None:
+        if self._is_shared:
+            text = record(key)
+            begin = ENTRIES + at * KEY_BYTES
+            self.states[begin : begin + 1 + len(text)] = bytes((len(text),)) + text
+
+    def free(self, at: int) -> None:
+        if self._is_shared:
+            self.states[at] = 0
+            self._free.append(at)
+
+    def end_soon(self, mark: Mark) -> None:
+        mark.begin(ENDING)
+        mark.end()
+        if not self._ending:
+            asyncio.get_running_loop().call_soon(self._sweep)
+        self._ending.pop(mark, None)
+        self._ending[mark] = self._turn
+
+    def _sweep(self) -> None:
+        """One turn is over. What ended `ENDING_TURNS` ago is over as well."""
+        self._turn += 1
+        for mark, turn in list(self._ending.items()):
+            if self._turn - turn <= ENDING_TURNS:
+                break
+            del self._ending[mark]
+            mark.end(ENDING)
+        if self._ending:
+            asyncio.get_running_loop().call_soon(self._sweep)
+
+
+NO_JOURNAL: Final = Journal()
+NO_MARK: Final = Mark(NO_JOURNAL, 0, b"")
+"""Of a connection beyond the table, or in a worker without a primary."""
+
+
+def record(key: bytes) -> bytes:
+    """Return a key as it is written: itself where it is short."""
+    if len(key) < KEY_BYTES:
+        return key
+    return key[:1] + b"#" + blake2b(key, digest_size=16).hexdigest().encode()
+
+
+# The primary's side
+
+
+def create() -> int | None:
+    """Make the memory file of one worker; None where that is not possible. The caller owns it."""
+    try:
+        fd = os.memfd_create("journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError:
+        return None
+    try:
+        os.truncate(fd, SIZE)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def in_flight(fd: int) -> Counter[bytes]:
+    """
+    Read what was in flight in a worker that has ended: keys, as `record` writes them, and how many connections each had
+    there, in flight or not.
+    """
+    found: Counter[bytes] = Counter()
+    with contextlib.suppress(OSError):
+        states = os.pread(fd, ENTRIES, 0).rstrip(b"\0")
+        entries = os.pread(fd, len(states) * KEY_BYTES, ENTRIES)
+        busy = itertools.islice(re.finditer(rb"[^\x00\x10]", states), IN_FLIGHT_MAX)
+        keys = {_key_at(entries, each.start()) for each in busy} - {b""}
+        if keys:
+            found.update(key for at, state in enumerate(states) if state and (key := _key_at(entries, at)) in keys)
+    return found
+
+
+def _key_at(entries: bytes, at: int) -> bytes:
+    """Return the key of an entry, or nothing where what is there cannot be one."""
+    begin = at * KEY_BYTES
+    size = entries[begin] if begin < len(entries) else 0
+    return entries[begin + 1 : begin + 1 + size] if size < KEY_BYTES else b""

@@ -1,0 +1,142 @@
+"""
+A supervisor whose workers are processes that say nothing: what they would say, a test says, byte by byte.
+
+Sockets, processes, signals and the loop are real; only the program that a worker runs is `sleep`. `Edge.turn` is one
+round of the primary's loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections import Counter
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from sticky.addresses import Addresses
+from sticky.channel import Channel, Kind
+from sticky.handoff import Dispatcher, Parcel, least
+from sticky.hashing import Hashing, Slot
+from sticky.launcher import Launcher
+from sticky.lifetime import Lifetime
+from sticky.messages import from_primary, from_worker
+from sticky.poller import Poller
+from sticky.settings import ClusterSettings
+from sticky.supervisor import Supervisor
+from sticky.worker_handle import State, WorkerHandle
+
+TURN_S = 0.01  # at most, where nothing is due
+PATIENT = {"hung_s": 600.0, "boot_s": 600.0}  # nobody sends a heartbeat
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+class Silent(Launcher):
+    """Starts processes that say nothing."""
+
+    def __init__(self) -> None:
+        self.ends: dict[int, socket.socket] = {}  # of the channels, by pid
+
+    def launch(self, slot: Slot, *, generation: int, now: float) -> WorkerHandle:
+        channel, theirs = Channel.pair(from_worker)
+        pid = os.posix_spawnp("sleep", ["sleep", "600"], os.environ)
+        self.ends[pid] = theirs
+        return WorkerHandle(
+            slot, pid, channel, worker_id=f"w-{pid}", generation=generation, now=now, lifetime=Lifetime()
+        )
+
+    def boot_message(self, worker: WorkerHandle, slots: int) -> dict[str, Any]:
+        return {"slot": worker.slot}
+
+
+class Edge:
+    """The supervisor, and what is said to it."""
+
+    def __init__(self, workers: int = 2, settings: Mapping[str, Any] | None = None) -> None:
+        self.counters: Counter[str] = Counter()
+        self.poller = Poller(counters=self.counters)
+        self.silent = Silent()
+        self.given_back: list[tuple[socket.socket, str, int, bytes]] = []
+        self.refused: list[int] = []
+        self.hooks: list[tuple[str, dict[str, Any]]] = []
+        self.supervisor = Supervisor(
+            self.poller,
+            self.silent,
+            settings=ClusterSettings(workers=workers, boots_max=None, **{**PATIENT, **(settings or {})}),
+            counters=self.counters,
+            hook=lambda name, fields: self.hooks.append((name, fields)),
+            on_first_ready=lambda: None,
+            on_reloaded=lambda: None,
+            on_stopped=lambda status: None,
+            on_given_back=lambda *given: self.given_back.append(given),
+        )
+        self.dispatcher = Dispatcher(
+            self.poller,
+            Hashing(b"s" * 32),
+            self.supervisor.live,
+            balance=least,
+            patience_s=5.0,
+            refuse=self._refuse,
+            wants_write=self.supervisor.wants_write,
+            addresses=Addresses(trusts=lambda peer: False, most=None, descriptors=1024),
+            on_too_many=lambda peer, network: None,
+            counters=self.counters,
+        )
+        self.supervisor.dispatcher = self.dispatcher
+        self.supervisor.start()
+
+    def _refuse(self, sock: socket.socket, status: int, reason: str, count: str) -> None:
+        self.refused.append(status)
+        sock.close()
+
+    def turn(self) -> None:
+        """Let the loop turn once, and reap who has ended."""
+        self.poller.after(TURN_S, lambda: None)
+        self.poller.run_once()
+        for pid in list(self.supervisor.workers):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                self.supervisor.reaped(pid, status)
+                self.silent.ends.pop(pid).close()
+
+    def worker(self, slot: int = 0) -> WorkerHandle:
+        """Return a worker of a slot that is ready; it is told so where none is."""
+        while True:
+            if live := self.supervisor.live.get(Slot(slot)):
+                return live
+            for worker in list(self.supervisor.workers.values()):
+                if worker.slot == slot and worker.state is State.STARTING:
+                    Channel(self.silent.ends[worker.pid], from_primary).send(Kind.READY)
+            if not any(each.slot == slot for each in self.supervisor.workers.values()):
+                self.supervisor._restarts.now(Slot(slot))  # back-off is not what is looked at here
+            self.turn()
+
+    def say(self, worker: WorkerHandle, data: bytes, fds: list[int] | None = None) -> None:
+        """Say something in a worker's name; what the channel has no room for is not said."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            socket.send_fds(self.silent.ends[worker.pid], [data], fds or [], socket.MSG_DONTWAIT)
+
+    def hand_over(self) -> tuple[Parcel, socket.socket]:
+        """Give a connection to some worker. Return it, and the client's end."""
+        ours, client = socket.socketpair()
+        parcel = Parcel(ours, "127.0.0.1", "127.0.0.1", 1)
+        parcel.kind = "raw"
+        self.dispatcher.dispatch(parcel)
+        return parcel, client
+
+    def __enter__(self) -> Edge:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.supervisor.stop_now(0)
+        while self.supervisor.workers:
+            self.turn()
+        for sock, *_ in self.given_back:
+            sock.close()
+        self.poller.close()
