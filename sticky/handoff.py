@@ -14,6 +14,9 @@ closed. So of what it leaves behind,
 - what it had adopted and not read goes to another worker as well;
 - what it had read and not answered is told 503;
 - what it had begun to answer is closed: nobody else knows how the answer goes on.
+
+**A key that has live connections away from its home slot** goes to them (away.py). The primary notes it here, when it
+sends one of its connections away, before the next one is placed.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from sticky.addresses import Addresses, Network
+from sticky.away import ANSWER_S, AwayKeys, home_of
 from sticky.channel import ChannelClosed, Kind
 from sticky.errors import SettingsError
 from sticky.hashing import Hashing, Key, SessionId, Slot
@@ -40,6 +44,8 @@ RETRY_S: Final = 0.02  # a channel can be full of descriptors in flight (ETOOMAN
 TCP_INFO_NOTSENT: Final = 144  # where struct tcp_info of linux/tcp.h has tcpi_notsent_bytes, 32 bits,
 TCP_INFO_SENT: Final = 200  # and tcpi_bytes_sent, 64 bits (Linux 4.19)
 
+TABLE_FULL_LINE: Final = "! %d keys are away from their home slot, and no more are noted: others go home at once"
+
 logger = logging.getLogger("sticky")
 
 
@@ -48,6 +54,7 @@ class Parcel:
 
     __slots__ = (
         "attempts",
+        "away",
         "client",
         "expires_at",
         "key",
@@ -85,6 +92,7 @@ class Parcel:
         self.wants_session = False  # it has none that leads anywhere, and should be given one
         self.new_session: SessionId | None = None
         self.key: Key | None = None  # what is hashed; None: any worker will do
+        self.away = False  # its key's home is another slot than that to which it goes
         self.reason = ""
         self.number = 0
         self.attempts = 0
@@ -92,7 +100,7 @@ class Parcel:
         self.network: Network | None = None  # what it is counted under
 
     def header(self) -> tuple[object, ...]:
-        """Return what travels with the descriptor, in the order of `Adopted`."""
+        """Return what travels with the descriptor: its number, then the order of `Adopted`, then whether it is away."""
         return (
             self.number,
             self.client,
@@ -106,6 +114,7 @@ class Parcel:
             self.new_session,
             self.reason,
             self.peer,
+            self.away,
         )
 
     def is_untouched(self) -> bool:
@@ -214,6 +223,9 @@ class Dispatcher:
         self._on_too_many = on_too_many
         self._counters = counters
         self._homeless: deque[Parcel] = deque()  # no slot is live
+        self.away = AwayKeys()
+        self._slots = 0  # that there are when each has a worker
+        self._warned: dict[str, WorkerHandle] = {}  # by id: those that know that keys of theirs may be elsewhere
         self._is_closed = False
         self._number = 0
 
@@ -239,20 +251,29 @@ class Dispatcher:
             return
         if parcel.key is None and parcel.session is None and self._any_other(worker, parcel):
             return
-        self._wait(worker.waiting, parcel)
+        self._wait(worker.waiting, parcel, worker)
         self._wants_write(worker, True)
 
     def _slot_for(self, parcel: Parcel) -> Slot:
-        if parcel.session is not None:
-            slot = self._hashing.slot_of(parcel.session)
-            if slot is not None and slot in self._live:
-                return slot
+        parcel.away = False
         if parcel.key is not None:
-            return self._hashing.choose(parcel.key, self._live)
+            return self._slot_for_key(parcel, parcel.key)
         slot = self._balance(self._live)
         if parcel.wants_session:
             parcel.new_session = self._hashing.new_session(slot)
         return slot
+
+    def _slot_for_key(self, parcel: Parcel, key: Key) -> Slot:
+        if self.away:
+            slot = self.away.slot_of(key)
+            if slot is not None and slot in self._live:
+                parcel.away = True
+                return slot
+        home = home_of(self._hashing, key, self._slots)
+        if home in self._live:
+            return home
+        parcel.away = True
+        return self._hashing.choose(key, self._live)
 
     def _hand_over(self, worker: WorkerHandle, parcel: Parcel) -> bool:
         self._number += 1
@@ -274,9 +295,13 @@ class Dispatcher:
         else:
             self._addresses.ended(parcel.network)
         self._counters["handed_over"] += 1
+        if parcel.away and parcel.key is not None:
+            self.away.sent(parcel.key, worker.slot, worker.worker_id, parcel.number)
+            self._look_at_table()
         return True
 
     def _any_other(self, full: WorkerHandle, parcel: Parcel) -> bool:
+        parcel.away = False  # its key, if any, stays where its other connections are
         for slot, worker in self._live.items():
             if worker is not full and not worker.waiting:
                 if parcel.wants_session:
@@ -285,17 +310,26 @@ class Dispatcher:
                     return True
         return False
 
-    def _wait(self, queue: deque[Parcel], parcel: Parcel) -> None:
+    def _wait(self, queue: deque[Parcel], parcel: Parcel, worker: WorkerHandle | None = None) -> None:
         if len(queue) >= WAITING_MAX:
             self._give_up(parcel, 503, "no worker has room", "refused_busy")
             return
         queue.append(parcel)
-        self._poller.after(max(parcel.expires_at - self._poller.now(), 0) + 0.001, lambda: self._expire(queue))
+        if worker is not None and parcel.away and parcel.key is not None:
+            self.away.wait(parcel.key, worker.slot, worker.worker_id)
+            self._look_at_table()
+        self._poller.after(max(parcel.expires_at - self._poller.now(), 0) + 0.001, lambda: self._expire(queue, worker))
 
-    def _expire(self, queue: deque[Parcel]) -> None:
+    def _expire(self, queue: deque[Parcel], worker: WorkerHandle | None) -> None:
         now = self._poller.now()
         while queue and queue[0].expires_at <= now:
-            self._give_up(queue.popleft(), 503, "no worker took the connection in time", "refused_busy")
+            parcel = queue.popleft()
+            self._waits_no_longer(worker, parcel)
+            self._give_up(parcel, 503, "no worker took the connection in time", "refused_busy")
+
+    def _waits_no_longer(self, worker: WorkerHandle | None, parcel: Parcel) -> None:
+        if worker is not None and parcel.away and parcel.key is not None:
+            self.away.unwait(parcel.key, worker.worker_id)
 
     # What becomes of a worker's parcels
 
@@ -306,7 +340,7 @@ class Dispatcher:
         while has_room and worker.waiting:
             has_room = self._hand_over(worker, worker.waiting[0])
             if has_room:
-                worker.waiting.popleft()
+                self._waits_no_longer(worker, worker.waiting.popleft())
         if not has_room:  # asked again soon: see RETRY_S
             self._poller.after(RETRY_S, lambda: self._wants_write(worker, True))
 
@@ -336,8 +370,13 @@ class Dispatcher:
 
     def worker_retired(self, worker: WorkerHandle) -> None:
         """Give to others what still waits for a worker that is about to end: being told so is the last it reads."""
+        self._place_again(worker)
+
+    def _place_again(self, worker: WorkerHandle) -> None:
         waiting = list(worker.waiting)
         worker.waiting.clear()
+        for parcel in waiting:
+            self._waits_no_longer(worker, parcel)
         for parcel in waiting:
             self._place(parcel)
 
@@ -346,6 +385,7 @@ class Dispatcher:
         left, waiting = list(worker.unacked), list(worker.waiting)
         worker.unacked.clear()
         worker.waiting.clear()
+        self.keys_lost(worker)
         if left or waiting:
             count = len(left) + len(waiting)
             logger.warning("= slot %d: %d connections were on their way, and are looked after", worker.slot, count)
@@ -380,6 +420,57 @@ class Dispatcher:
             if avoid is not None and len(self._live) > 1 and self._any_other(avoid, parcel):
                 return
             self._place(parcel)
+
+    # Keys that are away from home
+
+    def slots_changed(self, slots: int) -> None:
+        """Learn how many slots there are. Workers that serve are asked which keys they have whose home is elsewhere."""
+        self._slots = slots
+        workers = list(self._live.values())
+        number = self.away.ask(worker.worker_id for worker in workers)
+        for worker in workers:
+            self._say_slots(worker, number)
+            self._place_again(worker)
+        if workers:
+            self._poller.after(ANSWER_S, lambda: self.away.give_up(number))
+
+    def warn(self, worker: WorkerHandle) -> None:
+        """Tell a worker that is about to serve, if so, that keys of its slot may be away."""
+        if self.away:
+            self._warned[worker.worker_id] = worker
+            self._say_slots(worker, 0)
+
+    def _say_slots(self, worker: WorkerHandle, number: int) -> None:
+        if not worker.say(Kind.SLOTS, self._slots, number, worker.worker_id in self._warned):
+            self._wants_write(worker, True)
+
+    def keys_away(self, worker: WorkerHandle, keys: list[bytes], seen: int, number: int, is_all: bool) -> None:
+        """Take an answer, or a part of it, to the question which keys are away."""
+        self.away.reported(keys, worker.slot, worker.worker_id, seen)
+        if is_all:
+            self.away.answered(worker.worker_id, number)
+        self._look_at_table()
+
+    def keys_ended(self, worker: WorkerHandle, keys: list[bytes], seen: int) -> None:
+        """Learn that keys that were away have no live connection at a worker any more."""
+        self.away.ended(keys, worker.worker_id, seen)
+        self._look_at_table()
+
+    def keys_lost(self, worker: WorkerHandle) -> None:
+        """Learn that the live connections of a worker are gone, or will be."""
+        self.away.gone(worker.worker_id)
+        self._warned.pop(worker.worker_id, None)
+        self._look_at_table()
+
+    def _look_at_table(self) -> None:
+        if refused := self.away.refused:
+            if not self._counters["away_not_noted"]:
+                logger.warning(TABLE_FULL_LINE, len(self.away))
+            self._counters["away_not_noted"] = refused
+        if self._warned and not self.away:
+            warned, self._warned = self._warned, {}
+            for worker in warned.values():
+                self._say_slots(worker, 0)
 
     def slot_filled(self) -> None:
         """Place everything that found no live slot."""

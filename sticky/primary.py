@@ -121,7 +121,7 @@ class Primary:
             on_stopped=self._workers_stopped,
             on_given_back=lambda *given: self._door.take_back(*given),
         )
-        affinity, descriptors = Affinity(settings.affinity), _descriptor_limit()
+        affinity, descriptors = Affinity(settings.affinity, self._hashing), _descriptor_limit()
         self._addresses = Addresses(
             trusts=affinity.trusts, most=settings.connections_per_address, descriptors=descriptors
         )
@@ -375,6 +375,7 @@ class Primary:
             "before_head": self._door.waiting,
             "homeless": self._dispatcher.homeless,
             "client_addresses": len(self._addresses),
+            "away": len(self._dispatcher.away),
             "counters": dict(self._counters),
         }
 

@@ -31,6 +31,7 @@ from sticky.worker_handle import Event, State, WorkerHandle
 
 KILL_GRACE_S: Final = 5.0  # after the drain's end
 INSPECT_S: Final = 2.0  # for a worker to say what it is doing
+ASK_AGAIN_S: Final = 0.01  # while workers say which keys they have that belong to an added slot
 
 READY_LINE: Final = "= slot %d: worker %d is ready (%d of %d)"
 ENDED_LINE: Final = "x slot %d: worker %d ended (%s)"
@@ -107,6 +108,8 @@ class Supervisor:
 
     def start(self) -> None:
         """Start a worker in every slot, and begin to watch over them."""
+        assert self.dispatcher is not None, "the primary set it"
+        self.dispatcher.slots_changed(self._wanted)
         for number in range(self._wanted):
             self._start(Slot(number))
         self._watch.start()
@@ -193,6 +196,10 @@ class Supervisor:
         elif kind is Kind.INSPECTED:
             for tell in self._inspections.pop(worker.pid, ()):
                 tell(fields[0])
+        elif kind is Kind.KEYS_AWAY:
+            self.dispatcher.keys_away(worker, *fields)
+        elif kind is Kind.KEYS_ENDED:
+            self.dispatcher.keys_ended(worker, *fields)
         elif kind is Kind.MESSAGE:
             self.post.carry(worker, fields[0], fields[1])
         elif kind is Kind.GIVE_BACK:
@@ -205,6 +212,10 @@ class Supervisor:
     def _ready(self, worker: WorkerHandle) -> None:
         assert self.dispatcher is not None, "the primary set it"
         slot = worker.slot
+        if slot not in self.live and self.dispatcher.away.is_asking:  # an added slot, whose keys may be live elsewhere
+            self._poller.after(ASK_AGAIN_S, lambda: self._ready(worker) if worker.state is State.STARTING else None)
+            return
+        self.dispatcher.warn(worker)
         worker.move(Event.READY)
         worker.ready_at = worker.heard_at = self._poller.now()
         self._reload.ready(worker)
@@ -293,6 +304,8 @@ class Supervisor:
         worker.move(Event.SILENT)
         if self.live.get(worker.slot) is worker:
             del self.live[worker.slot]
+        assert self.dispatcher is not None, "the primary set it"
+        self.dispatcher.keys_lost(worker)
 
     # Changing them
 
@@ -320,6 +333,9 @@ class Supervisor:
             worker = self.live.get(Slot(number))
             if worker is not None:
                 self._take_out(worker)
+        if before != self._wanted:
+            assert self.dispatcher is not None, "the primary set it"
+            self.dispatcher.slots_changed(self._wanted)
 
     def _take_out(self, worker: WorkerHandle) -> None:
         if self.live.get(worker.slot) is worker:

@@ -24,15 +24,18 @@ import select
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from sticky import stacks
 from sticky.affinity import Affinity, AffinitySettings
+from sticky.away import short
 from sticky.channel import CARRIED_MAX, Channel, ChannelClosed, Kind, Received
 from sticky.errors import NotAWorker
-from sticky.hashing import Hashing, SessionId, Slot
+from sticky.hashing import Hashing, Key, SessionId, Slot
+from sticky.live_keys import REPORT_KEYS
 from sticky.routes import Routes
 
 CHANNEL_FD: Final = "STICKY_CHANNEL_FD"
@@ -63,6 +66,7 @@ class Adopted:
     reason: str  # why this slot
     peer: str  # the address at the other end of the socket, or in its PROXY header
     received: bytes = b""  # bytes taken from the socket already, to be read before it
+    key: Key | None = None  # what was hashed; it is live here until somebody says `closed`, or `LiveKeys.leave`
 
 
 def _nothing() -> Mapping[str, Any]:
@@ -91,9 +95,11 @@ class Worker:
         self._seen = 0  # number of the last connection that was adopted
         self._heartbeat_s: float = boot["heartbeat_s"]
         self._orphan_grace_s: float = boot["orphan_grace_s"]
-        self.routes = Routes(
-            Affinity(AffinitySettings.from_builtins(boot["affinity"])), Hashing(boot["secret"]), self.slot
-        )
+        hashing = Hashing(boot["secret"])
+        affinity = Affinity(AffinitySettings.from_builtins(boot["affinity"]), hashing)
+        self.routes = Routes(affinity, hashing, self.slot)
+        self.routes.keys.on_ended = self._report_keys
+        self._reports: deque[tuple[Any, ...]] = deque()  # answers to SLOTS that are not said yet
         self._channel = channel
         self._drain_s: asyncio.Future[float] | None = None
 
@@ -184,14 +190,18 @@ class Worker:
         Tell that one adopted connection has ended.
 
         Args:
-            adopted: which one.
+            adopted: which one. It releases the connection's key; without it `LiveKeys.leave` has to, else a key that is
+                away stays until no connection at all is left here.
             peer: its `peer`, from a caller that does not keep `adopted`. Without either, the primary cannot know how
                 many connections an address has, and counts none that this worker has.
         """
         if adopted is not None:
             peer = adopted.peer
+            self.routes.keys.leave(adopted.key)
         self.open -= 1
         assert self.open >= 0, "a connection ends once"
+        if not self.open:
+            self.routes.keys.leave_all()
         self._ended[peer] = self._ended.get(peer, 0) + 1
         if self._reporting is None and not self.orphaned:
             self._reporting = asyncio.get_running_loop().call_later(ENDED_S, self._report_ended)
@@ -257,13 +267,15 @@ class Worker:
         kind, fields = message.kind, message.fields
         if kind is Kind.HANDOFF:
             if message.fd is None:
-                self._pass_up(fields[0])
+                self._pass_up(fields)
             else:
                 self._adopt(fields, message.fd, message.carried)
         elif kind is Kind.DRAIN:
             self._end(fields[0])
         elif kind is Kind.INSPECT:
             self._say(Kind.INSPECTED, stacks.describe()[:TEXT_MAX])
+        elif kind is Kind.SLOTS:
+            self._slots_changed(*fields)
         elif kind is Kind.EVENT:
             self.routes.forget()
             if self._on_event is not None:
@@ -272,27 +284,69 @@ class Worker:
             self._guard(self._on_message, *fields)
 
     def _adopt(self, fields: list[Any], fd: int, received: bytes) -> None:
-        number, *header = fields
+        number, *header, away = fields
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
         self._seen = number
         self._adopted += 1
         self.open += 1
+        key = None
         try:
-            adopted = Adopted(*(sock, *header, received))
+            key = self.routes.key_of(header[0], header[7])
+            adopted = Adopted(*(sock, *header, received, key))
+            self.routes.keys.enter(key, away=away)
             self.routes.learn(adopted.client, adopted.session)
             self._on_connection(adopted)
         except Exception:
             logger.exception("! connection %d could not be adopted", number)
             self.open -= 1
             self._nacks.append(number)
+            self.routes.keys.leave(key)
             sock.close()
 
-    def _pass_up(self, number: int) -> None:
+    def _pass_up(self, fields: list[Any]) -> None:
         """Say no to a connection whose descriptor this process had no room for; the primary has kept its own."""
+        number, *header, away = fields
         logger.error("! out of file descriptors (ulimit -n): connection %d goes to another worker", number)
         self._seen = number
         self._nacks.append(number)
+        if away:
+            key = self.routes.key_of(header[0], header[7])
+            self.routes.keys.enter(key, away=True)
+            self.routes.keys.leave(key)
+
+    # Keys that are away
+
+    def _slots_changed(self, slots: int, number: int, some_are_elsewhere: bool) -> None:
+        """Say which live keys are away by this number of slots, as the answer to question `number`; 0 asks nothing."""
+        self.routes.some_are_elsewhere = some_are_elsewhere
+        if not number:
+            return
+        self.routes.forget()
+        found = [short(key) for key in self.routes.keys.find_away(slots)]
+        parts = [found[begin : begin + REPORT_KEYS] for begin in range(0, len(found), REPORT_KEYS)] or [[]]
+        self._reports = deque((part, self._seen, number, False) for part in parts[:-1])
+        self._reports.append((parts[-1], self._seen, number, True))
+        self._report_keys()
+
+    def _report_keys(self) -> None:
+        """
+        Say what is to be said of keys; what the channel has no room for is said at the next heartbeat, in one message.
+
+        A key that has ended is said at once: asyncio closes the socket only after that, so a client that sees its end
+        and comes back is not sent here again.
+        """
+        while self._reports:
+            if not self._say(Kind.KEYS_AWAY, *self._reports[0]):
+                return
+            self._reports.popleft()
+        live = self.routes.keys
+        while live.has_ended:
+            keys = live.take_ended()
+            if not self._say(Kind.KEYS_ENDED, [short(key) for key in keys], self._seen):
+                live.put_back(keys)
+                return
+            self.routes.forget(keys)
 
     def _acknowledge(self) -> bool:
         """
@@ -326,6 +380,7 @@ class Worker:
                 self._report_ended()
             self._say(Kind.BEAT, self.open, self._adopted, dict(self.load()))
             self._acknowledge()
+            self._report_keys()
             await asyncio.sleep(self._heartbeat_s)
 
     # Ending

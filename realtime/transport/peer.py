@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sticky.hashing import Key
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -22,6 +24,8 @@ class Peer:
     """A session that the client has to be given as a cookie, in the first answer."""
     address: str = ""
     """At the other end of the socket, or in its PROXY header: the client's own, or a proxy's."""
+    key: Key | None = None
+    """What brings the client to its worker, counted as live here. Whoever ends the connection owes `leave`."""
 
     def __str__(self) -> str:
         return f"{self.client}:{self.client_port}" if self.client_port else self.client or "a client without an address"
