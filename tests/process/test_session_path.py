@@ -22,7 +22,7 @@ DOCUMENTS = [f"doc-{number}" for number in range(12)]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    options = ("--sticky", "session", "--session-path", "/doc/{key}", "--balance", "round-robin")
+    options = ("--sticky", "session", "--session-path", "/doc/{key}", "--balance", "round-robin", "--secret", "s" * 32)
     with RunningServer(WHOSE, *options, "--trusted-proxies", "127.9.0.0/16", workers=3) as running:
         running.wait_until_full()
         yield running
