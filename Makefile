@@ -35,6 +35,8 @@ test: $(READY)  ## run the tests; what needs Redis, Chromium or Node is skipped 
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-slow: $(READY)  ## run the tests that take longer
+	@if command -v npm >/dev/null; then npm --prefix tests/apps/node ci --no-audit --no-fund --silent; \
+	else echo "npm was not found: stock clients under Node are not tested"; fi
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(READY)  ## check the style, the formatting and the types

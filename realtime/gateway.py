@@ -63,6 +63,7 @@ class Gateway:
         self._empty.set()
         self._tasks: set[asyncio.Task[None]] = set()
         endpoint.on_lost = host.on_lost = self._lost
+        endpoint.leave = host.keys.leave
 
     def adopt(self, adopted: Adopted) -> None:
         """Take over a connection. Its first byte is read in a later turn of the loop."""
@@ -100,6 +101,7 @@ class Gateway:
         except OSError as error:  # also ssl.SSLError, and a handshake that took too long
             logger.info("x %s: gone before it was adopted: %s", adopted.client, error)
             adopted.sock.close()
+            self._host.keys.leave(adopted.key)
             self._lost(adopted.peer)
 
     def _lost(self, address: str) -> None:
@@ -152,4 +154,5 @@ def _peer(adopted: Adopted) -> Peer:
         new_session=adopted.new_session,
         address=adopted.peer,
         mark=adopted.mark,
+        key=adopted.key,
     )

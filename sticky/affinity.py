@@ -23,7 +23,8 @@ from urllib.parse import unquote_to_bytes
 from .errors import SettingsError
 from .first_bytes import TOKEN, Head
 from .forwarded import Address, forwarded_for, forwarded_proto, plain, x_forwarded_for, x_forwarded_proto
-from .hashing import Key
+from .hashing import Hashing, Key
+from .path_key import PathKey
 
 Network = IPv4Network | IPv6Network
 
@@ -49,6 +50,8 @@ class AffinitySettings:
     session_cookie: str = "rt_session"
     session_param: str | None = None
     session_header: str | None = None
+    session_path: str | None = None
+    """A path one segment of which is the key: `/doc/{key}`. It goes before everything else."""
     trusted_unix: bool = True
     """A peer on a Unix socket is a proxy that the socket's file mode let in, and has no address to fall back on."""
     client_headers: tuple[str, ...] = ("x-forwarded-for", "forwarded")
@@ -61,6 +64,11 @@ class AffinitySettings:
                 raise SettingsError(setting, f"{name!r} cannot be the name of a {setting.removeprefix('session_')}")
         if self.session_param == "":
             raise SettingsError("session_param", "the name of a query parameter cannot be empty")
+        if self.session_path is not None:
+            try:
+                PathKey(self.session_path)
+            except ValueError as error:
+                raise SettingsError("session_path", str(error)) from None
         for name in self.client_headers:
             if name not in (_X_FORWARDED, _FORWARDED):
                 raise SettingsError("client_headers", f"{name!r} is not read, only {_X_FORWARDED} and {_FORWARDED} are")
@@ -98,8 +106,14 @@ _QUOTED_VALUE: Final = re.compile(rb'=[ \t]*+"(?:[^"\\]|\\.)*+"')
 class Affinity:
     """Answers, by one set of settings, who a connection is. Holds nothing that changes."""
 
-    def __init__(self, settings: AffinitySettings) -> None:
+    def __init__(self, settings: AffinitySettings, hashing: Hashing | None = None) -> None:
+        """
+        Args:
+            hashing: knows which ids carry a slot. Without it none does.
+        """
         self.settings = settings
+        self._hashing = hashing
+        self._path = PathKey(settings.session_path) if settings.session_path is not None else None
         self._header = settings.session_header.lower().encode("ascii") if settings.session_header else None
         self._param = settings.session_param.encode("utf-8") if settings.session_param else None
         self._cookie = settings.session_cookie.encode("ascii")
@@ -154,16 +168,34 @@ class Affinity:
 
     def session_of(self, head: Head) -> str | None:
         """
-        Find the session that a request names: in the configured header, else the configured query parameter, else the
-        cookie. A name that comes twice, or has no value that could be an id, decides nothing at its place.
+        Find the session that a request names: the key in its path, where that has the configured form, else in the
+        configured header, else the configured query parameter, else the cookie. A name that comes twice, or has no
+        value that could be an id, decides nothing at its place; nor does a header that carries no slot beside a cookie
+        that does, for many applications make the ids in their headers themselves.
 
         The id may be anybody's invention: `Hashing.slot_of` knows ours.
         """
-        if self._header is not None and (session := _only_id(head.values(self._header))):
+        if self._path is not None and (key := self._path.of(head.path)):
+            return key
+        if self._header is not None and (session := self._session_in_header(head, self._header)):
             return session
         if self._param is not None and (session := _only_id(_query_values(head.query, self._param))):
             return session
         return _only_id(_cookie_values(head.values(b"cookie"), self._cookie))
+
+    def _session_in_header(self, head: Head, name: bytes) -> str | None:
+        values = head.values(name)
+        if len(values) != 1:
+            return None
+        if self._hashing is None:
+            return _only_id(values)
+        if self._hashing.untag(values[0]) is not None:
+            return values[0].decode("latin-1")  # the id in it is the application's, of whatever bytes it likes
+        session = _only_id(values)
+        if session is None or self._hashing.slot_of(session) is not None:
+            return session
+        cookie = _only_id(_cookie_values(head.values(b"cookie"), self._cookie))
+        return session if cookie is None or self._hashing.slot_of(cookie) is None else None
 
     def key_for(self, client: str) -> Key | None:
         """

@@ -53,6 +53,7 @@ class Kind(enum.IntEnum):
     EVENT = 4  # P: another worker came or went
     MESSAGE = 5  # P and W: from one application part to another
     INSPECT = 6  # P: say what you are doing
+    SLOTS = 7  # P: so many slots there are, say which keys are away by that; and whether keys of yours are elsewhere
     READY = 10  # W: I can serve
     BEAT = 11  # W: my event loop turns; so many connections; statistics
     ACK = 12  # W: every connection up to the first number is mine, up to the second you may forget it
@@ -62,6 +63,8 @@ class Kind(enum.IntEnum):
     GIVE_BACK = 16  # W: a connection whose next request belongs to another, with its descriptor and what was read
     INSPECTED = 17  # W: what I am doing, in words
     ENDED = 18  # W: so many connections of each of these peers have ended
+    KEYS_AWAY = 19  # W: these keys have live connections here, away from home; and whether that is all
+    KEYS_ENDED = 20  # W: these keys, which are away, have no live connection here any more
 
 
 CARRIERS: Final = frozenset({Kind.BOOT, Kind.HANDOFF, Kind.GIVE_BACK})

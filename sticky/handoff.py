@@ -14,6 +14,9 @@ closed. So of what it leaves behind,
 - what it had adopted and not read goes to another worker as well;
 - what it had read and not answered is told 503;
 - what it had begun to answer is closed: nobody else knows how the answer goes on.
+
+**A key that has live connections away from its home slot** goes to them (away.py). The primary notes it here, when it
+sends one of its connections away, before the next one is placed.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from sticky.addresses import Addresses, Network
+from sticky.away import ANSWER_S, AwayKeys, home_of
 from sticky.channel import ChannelClosed, Kind
 from sticky.errors import OutOfTurn, SettingsError
 from sticky.hashing import Hashing, Key, SessionId, Slot
@@ -42,6 +46,8 @@ RETRY_S: Final = 0.02  # a channel can be full of descriptors in flight (ETOOMAN
 TCP_INFO_NOTSENT: Final = 144  # where struct tcp_info of linux/tcp.h has tcpi_notsent_bytes, 32 bits,
 TCP_INFO_SENT: Final = 200  # and tcpi_bytes_sent, 64 bits (Linux 4.19)
 
+TABLE_FULL_LINE: Final = "! %d keys are away from their home slot, and no more are noted: others go home at once"
+
 logger = logging.getLogger("sticky")
 
 
@@ -50,6 +56,7 @@ class Parcel:
 
     __slots__ = (
         "attempts",
+        "away",
         "client",
         "expires_at",
         "holds",
@@ -88,6 +95,7 @@ class Parcel:
         self.wants_session = False  # it has none that leads anywhere, and should be given one
         self.new_session: SessionId | None = None
         self.key: Key | None = None  # what is hashed; None: any worker will do
+        self.away = False  # its key's home is another slot than that to which it goes
         self.reason = ""
         self.number = 0
         self.attempts = 0
@@ -96,7 +104,7 @@ class Parcel:
         self.holds = 0  # how often it was held back: see `Crashes`
 
     def header(self) -> tuple[object, ...]:
-        """Return what travels with the descriptor, in the order of `Adopted`."""
+        """Return what travels with the descriptor: its number, then the order of `Adopted`, then whether it is away."""
         return (
             self.number,
             self.client,
@@ -110,6 +118,7 @@ class Parcel:
             self.new_session,
             self.reason,
             self.peer,
+            self.away,
         )
 
     def is_untouched(self) -> bool:
@@ -230,6 +239,9 @@ class Dispatcher:
         self._on_too_many = on_too_many
         self._counters = counters
         self._homeless: deque[Parcel] = deque()  # no slot is live
+        self.away = AwayKeys()
+        self._slots = 0  # that there are when each has a worker
+        self._warned: dict[str, WorkerHandle] = {}  # by id: those that know that keys of theirs may be elsewhere
         self._is_closed = False
         self._number = 0
 
@@ -272,20 +284,29 @@ class Dispatcher:
             return
         if parcel.key is None and parcel.session is None and self._any_other(worker, parcel):
             return
-        self._wait(worker.waiting, parcel)
+        self._wait(worker.waiting, parcel, worker)
         self._wants_write(worker, True)
 
     def _slot_for(self, parcel: Parcel) -> Slot:
-        if parcel.session is not None:
-            slot = self._hashing.slot_of(parcel.session)
-            if slot is not None and slot in self._live:
-                return slot
+        parcel.away = False
         if parcel.key is not None:
-            return self._hashing.choose(parcel.key, self._live)
+            return self._slot_for_key(parcel, parcel.key)
         slot = self._balance(self._live)
         if parcel.wants_session:
             parcel.new_session = self._hashing.new_session(slot)
         return slot
+
+    def _slot_for_key(self, parcel: Parcel, key: Key) -> Slot:
+        if self.away:
+            slot = self.away.slot_of(key)
+            if slot is not None and slot in self._live:
+                parcel.away = True
+                return slot
+        home = home_of(self._hashing, key, self._slots)
+        if home in self._live:
+            return home
+        parcel.away = True
+        return self._hashing.choose(key, self._live)
 
     def _hand_over(self, worker: WorkerHandle, parcel: Parcel) -> bool:
         self._number += 1
@@ -308,9 +329,13 @@ class Dispatcher:
         else:
             self._addresses.ended(parcel.network)
         self._counters["handed_over"] += 1
+        if parcel.away and parcel.key is not None:
+            self.away.sent(parcel.key, worker.slot, worker.worker_id, parcel.number)
+            self._look_at_table()
         return True
 
     def _any_other(self, full: WorkerHandle, parcel: Parcel) -> bool:
+        parcel.away = False  # its key, if any, stays where its other connections are
         for slot, worker in self._live.items():
             if worker is not full and not worker.waiting:
                 if parcel.wants_session:
@@ -319,20 +344,29 @@ class Dispatcher:
                     return True
         return False
 
-    def _wait(self, queue: deque[Parcel], parcel: Parcel) -> None:
+    def _wait(self, queue: deque[Parcel], parcel: Parcel, worker: WorkerHandle | None = None) -> None:
         if len(queue) >= WAITING_MAX:
             self._give_up(parcel, 503, "no worker has room", "refused_busy")
             return
         queue.append(parcel)
-        self._poller.after(max(parcel.expires_at - self._poller.now(), 0) + 0.001, lambda: self._expire(queue))
+        if worker is not None and parcel.away and parcel.key is not None:
+            self.away.wait(parcel.key, worker.slot, worker.worker_id)
+            self._look_at_table()
+        self._poller.after(max(parcel.expires_at - self._poller.now(), 0) + 0.001, lambda: self._expire(queue, worker))
 
-    def _expire(self, queue: deque[Parcel]) -> None:
+    def _expire(self, queue: deque[Parcel], worker: WorkerHandle | None) -> None:
         now = self._poller.now()
         while queue and queue[0].expires_at <= now:
-            self._try(self._refuse_late, queue.popleft())
+            parcel = queue.popleft()
+            self._waits_no_longer(worker, parcel)
+            self._try(self._refuse_late, parcel)
 
     def _refuse_late(self, parcel: Parcel) -> None:
         self._give_up(parcel, 503, "no worker took the connection in time", "refused_busy")
+
+    def _waits_no_longer(self, worker: WorkerHandle | None, parcel: Parcel) -> None:
+        if worker is not None and parcel.away and parcel.key is not None:
+            self.away.unwait(parcel.key, worker.worker_id)
 
     # What becomes of a worker's parcels
 
@@ -345,9 +379,12 @@ class Dispatcher:
             try:
                 has_room = self._hand_over(worker, parcel)
             except Exception:  # noqa: BLE001 - `failed` logs it
+                self._waits_no_longer(worker, parcel)
                 self._poller.failed(partial(self._close, parcel))
                 continue
-            if not has_room:
+            if has_room:
+                self._waits_no_longer(worker, parcel)
+            else:
                 worker.waiting.appendleft(parcel)
         if not has_room:  # asked again soon: see RETRY_S
             self._poller.after(RETRY_S, lambda: self._wants_write(worker, True))
@@ -391,8 +428,13 @@ class Dispatcher:
 
     def worker_retired(self, worker: WorkerHandle) -> None:
         """Give to others what still waits for a worker that is about to end: being told so is the last it reads."""
+        self._place_again(worker)
+
+    def _place_again(self, worker: WorkerHandle) -> None:
         waiting = list(worker.waiting)
         worker.waiting.clear()
+        for parcel in waiting:
+            self._waits_no_longer(worker, parcel)
         for parcel in waiting:
             self._try(self._place, parcel)
 
@@ -401,6 +443,7 @@ class Dispatcher:
         left, waiting = list(worker.unacked), list(worker.waiting)
         worker.unacked.clear()
         worker.waiting.clear()
+        self.keys_lost(worker)
         if left or waiting:
             count = len(left) + len(waiting)
             logger.warning("= slot %d: %d connections were on their way, and are looked after", worker.slot, count)
@@ -433,6 +476,74 @@ class Dispatcher:
             if avoid is not None and len(self._live) > 1 and self._any_other(avoid, parcel):
                 return
             self._place(parcel)
+
+    # Keys that are away from home
+
+    def slots_changed(self, slots: int) -> None:
+        """Learn how many slots there are. Workers that serve are asked which keys they have whose home is elsewhere."""
+        self._slots = slots
+        workers = list(self._live.values())
+        number = self.away.ask(worker.worker_id for worker in workers)
+        for worker in workers:
+            self._say_slots(worker, number)
+            self._place_again(worker)
+        if workers:
+            self._poller.after(ANSWER_S, lambda: self.away.give_up(number))
+
+    def warn(self, worker: WorkerHandle) -> None:
+        """Tell a worker that is about to serve, if so, that keys of its slot may be away."""
+        if self.away:
+            self._warned[worker.worker_id] = worker
+            self._say_slots(worker, 0)
+
+    def _say_slots(self, worker: WorkerHandle, number: int) -> None:
+        if not worker.say(Kind.SLOTS, self._slots, number, worker.worker_id in self._warned):
+            self._wants_write(worker, True)
+
+    def keys_away(self, worker: WorkerHandle, keys: list[bytes], seen: int, number: int, is_all: bool) -> None:
+        """
+        Take an answer, or a part of it, to the question which keys are away.
+
+        Raises:
+            OutOfTurn: it has seen a connection that it was not given.
+        """
+        self._check_seen(worker, seen)
+        self.away.reported(keys, worker.slot, worker.worker_id, seen)
+        if is_all:
+            self.away.answered(worker.worker_id, number)
+        self._look_at_table()
+
+    def keys_ended(self, worker: WorkerHandle, keys: list[bytes], seen: int) -> None:
+        """
+        Learn that keys that were away have no live connection at a worker any more.
+
+        Raises:
+            OutOfTurn: it has seen a connection that it was not given.
+        """
+        self._check_seen(worker, seen)
+        self.away.ended(keys, worker.worker_id, seen)
+        self._look_at_table()
+
+    @staticmethod
+    def _check_seen(worker: WorkerHandle, seen: int) -> None:
+        if seen > worker.sent:
+            raise OutOfTurn(f"it has seen connection {seen}, and has been given {worker.sent}")
+
+    def keys_lost(self, worker: WorkerHandle) -> None:
+        """Learn that the live connections of a worker are gone, or will be."""
+        self.away.gone(worker.worker_id)
+        self._warned.pop(worker.worker_id, None)
+        self._look_at_table()
+
+    def _look_at_table(self) -> None:
+        if refused := self.away.refused:
+            if not self._counters["away_not_noted"]:
+                logger.warning(TABLE_FULL_LINE, len(self.away))
+            self._counters["away_not_noted"] = refused
+        if self._warned and not self.away:
+            warned, self._warned = self._warned, {}
+            for worker in warned.values():
+                self._say_slots(worker, 0)
 
     def slot_filled(self) -> None:
         """Place everything that found no live slot."""

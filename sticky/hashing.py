@@ -42,6 +42,10 @@ _RANDOM_BYTES: Final = 12  # 96 bits: no two sessions ever share an id
 _TAG_BYTES: Final = 7  # 56 bits, tried over the network. A forged tag would win a choice of worker, nothing more.
 _SESSION_CHARACTERS: Final = (_SLOT_BYTES + _RANDOM_BYTES + _TAG_BYTES) * 4 // 3
 
+# An application's own id carries its slot behind a mark: nine bytes more, which are twelve characters.
+_MARK: Final = b"~"
+_SUFFIX_CHARACTERS: Final = len(_MARK) + (_SLOT_BYTES + _TAG_BYTES) * 4 // 3
+
 _URL_SAFE: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 # One digest of BLAKE2b has 64 bytes: the scores of eight slots. Four workers cost one hash for each key, not four.
@@ -70,6 +74,7 @@ class Hashing:
         # `person` keeps the two uses of one key apart: no score can ever serve as a tag.
         self._scores = blake2b(digest_size=_SCORES.size, key=secret, person=b"sticky.score")
         self._tags = blake2b(digest_size=_TAG_BYTES, key=secret, person=b"sticky.session")
+        self._id_tags = blake2b(digest_size=_TAG_BYTES, key=secret, person=b"sticky.id")
         self._entropy = entropy
 
     def choose(self, key: Key, live: Collection[Slot]) -> Slot:
@@ -101,10 +106,12 @@ class Hashing:
 
     def slot_of(self, session: str) -> Slot | None:
         """
-        Read the slot out of a session id; None when it is not one that this secret made.
+        Read the slot out of a session id, or of an application's id with its tag; None when this secret made neither.
 
         The slot need not be live, nor exist any longer: the cluster may have been scaled since.
         """
+        if session[-_SUFFIX_CHARACTERS:][:1] == "~" and (slot := self._untag_text(session)) is not None:
+            return slot
         if len(session) != _SESSION_CHARACTERS or not session.isascii():
             return None
         text = session.encode("ascii")
@@ -115,6 +122,38 @@ class Hashing:
         if not hmac.compare_digest(tag, self._tag(body)):
             return None
         return Slot(int.from_bytes(body[:_SLOT_BYTES], "big"))
+
+    def tag(self, app_id: bytes, slot: Slot) -> bytes:
+        """
+        Add a slot to an id that an application made, of any bytes and at least one. `untag` takes exactly that off
+        again, whatever the id ends in; what is added never needs quotes or encoding.
+        """
+        assert app_id, "an empty id names nothing"
+        place = slot.to_bytes(_SLOT_BYTES, "big")
+        return app_id + _MARK + urlsafe_b64encode(place + self._id_tag(place, app_id))
+
+    def untag(self, value: bytes) -> tuple[bytes, Slot] | None:
+        """Split what `tag` made into the application's id and the slot; None when this secret did not make it."""
+        app_id, suffix = value[:-_SUFFIX_CHARACTERS], value[-_SUFFIX_CHARACTERS:]
+        if not app_id or suffix[:1] != _MARK or suffix[1:].translate(None, _URL_SAFE):
+            return None
+        raw = urlsafe_b64decode(suffix[1:])
+        place, tag = raw[:_SLOT_BYTES], raw[_SLOT_BYTES:]
+        if not hmac.compare_digest(tag, self._id_tag(place, app_id)):
+            return None
+        return app_id, Slot(int.from_bytes(place, "big"))
+
+    def _untag_text(self, session: str) -> Slot | None:
+        try:
+            tagged = self.untag(session.encode("latin-1"))  # as `Affinity` decodes a header
+        except UnicodeEncodeError:
+            return None
+        return None if tagged is None else tagged[1]
+
+    def _id_tag(self, place: bytes, app_id: bytes) -> bytes:
+        tag = self._id_tags.copy()
+        tag.update(place + app_id)  # the place has a fixed size, so that no two inputs meet
+        return tag.digest()
 
     def _row(self, key: Key, number: int) -> tuple[int, ...]:
         """Score the eight slots from `8 * number` on. The number has a fixed size, so that no two inputs meet."""

@@ -19,7 +19,9 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
+from sticky.away import KEY_BYTES
 from sticky.channel import Kind
+from sticky.live_keys import REPORT_KEYS
 
 NUMBER_MAX: Final = 2**53  # of connections handed over: what a float holds exactly, for readers of the status
 COUNT_MAX: Final = 2**31
@@ -37,6 +39,7 @@ Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(ge=0)]
 Text = Annotated[str, Meta(max_length=TEXT_MAX)]
+Keys = Annotated[list[Annotated[bytes, Meta(max_length=KEY_BYTES)]], Meta(max_length=REPORT_KEYS)]
 Name = Annotated[str, Meta(max_length=NAME_MAX)]
 
 
@@ -72,6 +75,17 @@ class Handoff(Carrier, tag=Kind.HANDOFF.value, frozen=True):
     new_session: str | None
     reason: str
     peer: str
+    away: bool = False
+
+
+class Slots(Message, tag=Kind.SLOTS.value, frozen=True):
+    """
+    So many slots there are. `question`: say which keys are away by that, as the answer to this number; 0 asks nothing.
+    """
+
+    slots: Count
+    question: Count
+    some_are_elsewhere: bool
 
 
 class Drain(Message, tag=Kind.DRAIN.value, frozen=True):
@@ -140,6 +154,22 @@ class Ended(Message, tag=Kind.ENDED.value, frozen=True):
     counts: dict[Annotated[str, Meta(max_length=PEER_MAX)], Count]
 
 
+class KeysAway(Message, tag=Kind.KEYS_AWAY.value, frozen=True):
+    """Keys with live connections, away from home; `is_all`: the question is answered. `seen`: the last connection."""
+
+    keys: Keys
+    seen: Number
+    question: Count
+    is_all: bool
+
+
+class KeysEnded(Message, tag=Kind.KEYS_ENDED.value, frozen=True):
+    """Keys that were away and have no live connection any more."""
+
+    keys: Keys
+    seen: Number
+
+
 # From both
 
 
@@ -150,8 +180,10 @@ class Sent(Message, tag=Kind.MESSAGE.value, frozen=True):
     data: Any
 
 
-FromPrimary = Boot | Handoff | Drain | Event | Inspect | Sent
-FromWorker = Ready | Beat | Ack | Nack | Ended | BootFailed | Retire | GiveBack | Inspected | Sent
+FromPrimary = Boot | Handoff | Slots | Drain | Event | Inspect | Sent
+FromWorker = (
+    Ready | Beat | Ack | Nack | Ended | KeysAway | KeysEnded | BootFailed | Retire | GiveBack | Inspected | Sent
+)
 
 Decode = Callable[[memoryview], Message]
 

@@ -128,7 +128,7 @@ class Primary:
             on_ended=lambda worker, code: self._crashes.ended(worker, code),
             missed=lambda: self._crashes.now_refused(),
         )
-        affinity, descriptors = Affinity(settings.affinity), _descriptor_limit()
+        affinity, descriptors = Affinity(settings.affinity, self._hashing), _descriptor_limit()
         self._crashes = Crashes(
             self._poller,
             affinity,
@@ -395,6 +395,7 @@ class Primary:
             "before_head": self._door.waiting,
             "homeless": self._dispatcher.homeless,
             "client_addresses": len(self._addresses),
+            "away": len(self._dispatcher.away),
             "counters": dict(self._counters),
         }
 

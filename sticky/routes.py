@@ -4,18 +4,21 @@ Says of each later request of a connection whether it belongs to this worker.
 Pure, used in workers. Which slot a key has depends on which slots are live, and only the primary knows that: so a
 worker keeps what the primary has sent it and takes everything else for somebody else's. A wrong guess costs a way
 through the primary and back, never a wrong answer. What was learned is forgotten whenever another worker comes or goes.
+A key that is away, and here, belongs here as long as it has live connections (live_keys.py).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from sticky.affinity import UNIX_PEER, Affinity, Sticky
 from sticky.blame import key_of
 from sticky.first_bytes import Head
-from sticky.hashing import Hashing, SessionId, Slot
+from sticky.hashing import Hashing, Key, SessionId, Slot
+from sticky.live_keys import LiveKeys
 
 KNOWN_MAX: Final = 50_000  # routes that are remembered; above it all are forgotten
 
@@ -38,7 +41,10 @@ class Routes:
         self._hashing = hashing
         self._slot = slot
         self._sticky = affinity.settings.sticky
-        self._here: set[str] = set()
+        self._here: set[Key | str] = set()
+        self.keys = LiveKeys(hashing, slot)
+        self.some_are_elsewhere = False
+        """Keys whose home this is may have live connections on another worker: a tag alone decides nothing."""
         self.refused: dict[bytes, float] = {}
         """Keys whose requests crash workers, and until when; empty most of the time."""
 
@@ -52,7 +58,7 @@ class Routes:
         """Whether the requests of a key are refused now."""
         return self.refused.get(key, 0.0) > time.monotonic()
 
-    def key_of(self, route: Route) -> bytes:
+    def crash_key(self, route: Route) -> bytes:
         """Return by whom a request is known when it crashes this worker."""
         return key_of(self._affinity, route.client, route.session)
 
@@ -85,9 +91,11 @@ class Routes:
         """Whether this worker may serve the request without asking the primary."""
         if self._sticky is Sticky.NONE or route.lacks_session:
             return True
-        if route.session is not None and self._hashing.slot_of(route.session) == self._slot:
+        tag_decides = route.session is not None and not self.some_are_elsewhere
+        if tag_decides and self._hashing.slot_of(route.session or "") == self._slot:
             return True
-        return self._name(route.client, route.session) in self._here
+        name = self._name(route.client, route.session)
+        return name in self._here or (isinstance(name, bytes) and self.keys.is_away(name))
 
     def learn(self, client: str, session: str | None) -> None:
         """Remember that the primary sent this client, or this session, here."""
@@ -95,15 +103,39 @@ class Routes:
             self._here.clear()
         self._here.add(self._name(client, session))
 
-    def forget(self) -> None:
-        """Forget everything: the table of live slots has changed."""
-        self._here.clear()
+    def forget(self, keys: Iterable[Key] | None = None) -> None:
+        """Forget these keys, which go home; or everything, for the table of live slots has changed."""
+        if keys is None:
+            self._here.clear()
+        else:
+            self._here.difference_update(keys)
 
     def new_session(self) -> SessionId:
         """Make a session's id that leads to this worker's slot."""
         return self._hashing.new_session(self._slot)
 
-    def _name(self, client: str, session: str | None) -> str:
+    # Ids that the application makes, in the header that carries sessions
+
+    @property
+    def header(self) -> bytes | None:
+        """The name of that header, in lower case; None where none was configured."""
+        name = self._affinity.settings.session_header
+        return name.lower().encode("ascii") if name and self._sticky is Sticky.SESSION else None
+
+    def tag(self, app_id: bytes) -> bytes:
+        """Add this worker's slot to an id of the application."""
+        return self._hashing.tag(app_id, self._slot)
+
+    def untag(self, value: bytes) -> bytes:
+        """Take off what `tag` added, on any worker; what carries no tag of ours stays as it is."""
+        tagged = self._hashing.untag(value)
+        return value if tagged is None else tagged[0]
+
+    def key_of(self, client: str, session: str | None) -> Key | None:
+        """Return the key by which the primary knows a client, or a session; None where there is none."""
         if self._sticky is Sticky.SESSION:
-            return f"s{session}"
-        return UNIX_PEER if client == UNIX_PEER else f"c{client}"
+            return None if session is None else self._affinity.key_for_session(session)
+        return self._affinity.key_for(client)
+
+    def _name(self, client: str, session: str | None) -> Key | str:
+        return self.key_of(client, session) or (UNIX_PEER if client == UNIX_PEER else f"c{client}")

@@ -37,6 +37,7 @@ from sticky.worker_handle import Event, State, WorkerHandle, describe_end
 LAST_WORDS_MAX: Final = 64  # rounds of messages that a dead worker has left; its channel holds fewer
 KILL_GRACE_S: Final = 5.0  # after the drain's end
 REAP_S: Final = 0.05  # from the end of a process's channel to its own; longer where a child of it has the channel
+ASK_AGAIN_S: Final = 0.01  # while workers say which keys they have that belong to an added slot
 
 READY_LINE: Final = "= slot %d: worker %d is ready (%d of %d)"
 ENDED_LINE: Final = "x slot %d: worker %d ended (%s)"
@@ -122,6 +123,8 @@ class Supervisor:
 
     def start(self) -> None:
         """Start a worker in every slot, and begin to watch over them."""
+        assert self.dispatcher is not None, "the primary set it"
+        self.dispatcher.slots_changed(self._wanted)
         for number in range(self._wanted):
             self._start(Slot(number))
         self._watch.start()
@@ -227,6 +230,10 @@ class Supervisor:
             self.dispatcher.take_back(worker, message.number)
         elif isinstance(message, messages.Ended):
             self.dispatcher.ended(worker, message.counts)
+        elif isinstance(message, messages.KeysAway):
+            self.dispatcher.keys_away(worker, message.keys, message.seen, message.question, message.is_all)
+        elif isinstance(message, messages.KeysEnded):
+            self.dispatcher.keys_ended(worker, message.keys, message.seen)
         elif isinstance(message, messages.Ready):
             self._said_ready(worker)
         elif isinstance(message, messages.BootFailed):
@@ -250,6 +257,10 @@ class Supervisor:
     def _ready(self, worker: WorkerHandle) -> None:
         assert self.dispatcher is not None, "the primary set it"
         slot = worker.slot
+        if slot not in self.live and self.dispatcher.away.is_asking:  # an added slot, whose keys may be live elsewhere
+            self._poller.after(ASK_AGAIN_S, lambda: self._ready(worker) if worker.state is State.STARTING else None)
+            return
+        self.dispatcher.warn(worker)
         worker.move(Event.READY)
         worker.ready_at = worker.heard_at = self._poller.now()
         self._reload.ready(worker)
@@ -354,6 +365,8 @@ class Supervisor:
         worker.move(Event.SILENT)
         if self.live.get(worker.slot) is worker:
             del self.live[worker.slot]
+        assert self.dispatcher is not None, "the primary set it"
+        self.dispatcher.keys_lost(worker)
 
     # Changing them
 
@@ -381,6 +394,9 @@ class Supervisor:
             worker = self.live.get(Slot(number))
             if worker is not None:
                 self._take_out(worker)
+        if before != self._wanted:
+            assert self.dispatcher is not None, "the primary set it"
+            self.dispatcher.slots_changed(self._wanted)
 
     def _take_out(self, worker: WorkerHandle) -> None:
         if self.live.get(worker.slot) is worker:

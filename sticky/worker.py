@@ -25,17 +25,20 @@ import select
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from sticky import messages, stacks
 from sticky.affinity import Affinity, AffinitySettings
+from sticky.away import short
 from sticky.blame import key_of
 from sticky.channel import CARRIED_MAX, Channel, ChannelClosed, Kind, Received, Unreadable, close_all, connection_from
 from sticky.errors import NotAWorker
-from sticky.hashing import Hashing, SessionId, Slot
+from sticky.hashing import Hashing, Key, SessionId, Slot
 from sticky.journal import ADOPTING, NO_JOURNAL, NO_MARK, Journal, Mark
+from sticky.live_keys import REPORT_KEYS
 from sticky.messages import DATA_DEPTH_MAX, NAME_MAX, REFUSED, TEXT_MAX, from_primary, is_plain, is_shallow
 from sticky.routes import Routes
 
@@ -69,6 +72,7 @@ class Adopted:
     peer: str  # the address at the other end of the socket, or in its PROXY header
     received: bytes = b""  # bytes taken from the socket already, to be read before it
     mark: Mark = NO_MARK  # by which the primary knows, after a crash, on which connections a request was in flight
+    key: Key | None = None  # what was hashed; it is live here until somebody says `closed`, or `LiveKeys.leave`
 
 
 def _nothing() -> Mapping[str, Any]:
@@ -98,8 +102,11 @@ class Worker:
         self._seen = 0  # number of the last connection that was adopted
         self._heartbeat_s: float = boot["heartbeat_s"]
         self._orphan_grace_s: float = boot["orphan_grace_s"]
-        self._affinity = Affinity(AffinitySettings.from_builtins(boot["affinity"]))
-        self.routes = Routes(self._affinity, Hashing(boot["secret"]), self.slot)
+        hashing = Hashing(boot["secret"])
+        self._affinity = Affinity(AffinitySettings.from_builtins(boot["affinity"]), hashing)
+        self.routes = Routes(self._affinity, hashing, self.slot)
+        self.routes.keys.on_ended = self._report_keys
+        self._reports: deque[tuple[Any, ...]] = deque()  # answers to SLOTS that are not said yet
         self._journal = journal
         self._adopting: list[Mark] = []  # connections that were adopted in this turn
         self._channel = channel
@@ -202,14 +209,18 @@ class Worker:
         Tell that one adopted connection has ended.
 
         Args:
-            adopted: which one.
+            adopted: which one. It releases the connection's key; without it `LiveKeys.leave` has to, else a key that is
+                away stays until no connection at all is left here.
             peer: its `peer`, from a caller that does not keep `adopted`. Without either, the primary cannot know how
                 many connections an address has, and counts none that this worker has.
         """
         if adopted is not None:
             peer = adopted.peer
+            self.routes.keys.leave(adopted.key)
         self.open -= 1
         assert self.open >= 0, "a connection ends once"
+        if not self.open:
+            self.routes.keys.leave_all()
         self._ended[peer] = self._ended.get(peer, 0) + 1
         if self._reporting is None and not self.orphaned:
             self._reporting = asyncio.get_running_loop().call_later(ENDED_S, self._report_ended)
@@ -288,13 +299,15 @@ class Worker:
         message = received.message
         if isinstance(message, messages.Handoff):
             if received.fd is None:
-                self._pass_up(message.number)
+                self._pass_up(message)
             else:
                 self._adopt(message, received.fd, received.carried)
         elif isinstance(message, messages.Drain):
             self._end(message.deadline_s)
         elif isinstance(message, messages.Inspect):
             self._say(Kind.INSPECTED, _sayable(stacks.describe()[:TEXT_MAX]))
+        elif isinstance(message, messages.Slots):
+            self._slots_changed(message.slots, message.question, message.some_are_elsewhere)
         elif isinstance(message, messages.Event):
             if message.name == REFUSED:
                 self._guard(self.routes.refuse, message.about["key"], message.about["for_s"])
@@ -317,12 +330,14 @@ class Worker:
         self._adopted += 1
         self.open += 1
         is_refused = message.reason == REFUSED
+        key = None
         try:
             mark = (
                 NO_MARK if is_refused else self._journal.open(key_of(self._affinity, message.client, message.session))
             )
             mark.begin(ADOPTING)
             self._adopting.append(mark)
+            key = self.routes.key_of(message.client, message.session)
             adopted = Adopted(
                 sock,
                 message.client,
@@ -338,8 +353,11 @@ class Worker:
                 message.peer,
                 received,
                 mark,
+                None if is_refused else key,
             )
+            self.routes.keys.enter(key, away=message.away)
             if is_refused:
+                self.routes.keys.leave(key)  # it is not served, so it keeps no key here
                 self._on_refused(adopted)
                 return
             self.routes.learn(adopted.client, adopted.session)
@@ -348,6 +366,7 @@ class Worker:
             logger.exception("! connection %d could not be adopted", message.number)
             self.open -= 1
             self._nacks.append(message.number)
+            self.routes.keys.leave(key)
             sock.close()
 
     def _answer_refused(self, adopted: Adopted) -> None:
@@ -358,11 +377,48 @@ class Worker:
                 sock.shutdown(socket.SHUT_WR)
         self.closed(adopted)
 
-    def _pass_up(self, number: int) -> None:
+    def _pass_up(self, message: messages.Handoff) -> None:
         """Say no to a connection whose descriptor this process had no room for; the primary has kept its own."""
-        logger.error("! out of file descriptors (ulimit -n): connection %d goes to another worker", number)
-        self._seen = number
-        self._nacks.append(number)
+        logger.error("! out of file descriptors (ulimit -n): connection %d goes to another worker", message.number)
+        self._seen = message.number
+        self._nacks.append(message.number)
+        if message.away:
+            key = self.routes.key_of(message.client, message.session)
+            self.routes.keys.enter(key, away=True)
+            self.routes.keys.leave(key)
+
+    # Keys that are away
+
+    def _slots_changed(self, slots: int, number: int, some_are_elsewhere: bool) -> None:
+        """Say which live keys are away by this number of slots, as the answer to question `number`; 0 asks nothing."""
+        self.routes.some_are_elsewhere = some_are_elsewhere
+        if not number:
+            return
+        self.routes.forget()
+        found = [short(key) for key in self.routes.keys.find_away(slots)]
+        parts = [found[begin : begin + REPORT_KEYS] for begin in range(0, len(found), REPORT_KEYS)] or [[]]
+        self._reports = deque((part, self._seen, number, False) for part in parts[:-1])
+        self._reports.append((parts[-1], self._seen, number, True))
+        self._report_keys()
+
+    def _report_keys(self) -> None:
+        """
+        Say what is to be said of keys; what the channel has no room for is said at the next heartbeat, in one message.
+
+        A key that has ended is said at once: asyncio closes the socket only after that, so a client that sees its end
+        and comes back is not sent here again.
+        """
+        while self._reports:
+            if not self._say(Kind.KEYS_AWAY, *self._reports[0]):
+                return
+            self._reports.popleft()
+        live = self.routes.keys
+        while live.has_ended:
+            keys = live.take_ended()
+            if not self._say(Kind.KEYS_ENDED, [short(key) for key in keys], self._seen):
+                live.put_back(keys)
+                return
+            self.routes.forget(keys)
 
     def _acknowledge(self) -> bool:
         """
@@ -396,6 +452,7 @@ class Worker:
                 self._report_ended()
             self._beat()
             self._acknowledge()
+            self._report_keys()
             await asyncio.sleep(self._heartbeat_s)
 
     def _beat(self) -> None:

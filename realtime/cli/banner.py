@@ -58,7 +58,8 @@ def workers(settings: Settings) -> str:
 def stickiness(settings: Settings) -> str:
     """Say what brings a client back to its worker, and from where it is taken."""
     if settings.sticky == "session":
-        places = [f"header {settings.session_header}"] if settings.session_header else []
+        places = [f"path {settings.session_path}"] if settings.session_path else []
+        places += [f"header {settings.session_header}"] if settings.session_header else []
         places += [f"query parameter {settings.session_param}"] if settings.session_param else []
         places.append(f"cookie {settings.session_cookie}")
         return f"session, from {', '.join(places)}"

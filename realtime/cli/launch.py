@@ -147,6 +147,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         session_cookie=settings.session_cookie,
         session_param=settings.session_param,
         session_header=settings.session_header,
+        session_path=settings.session_path,
         client_headers=settings.client_headers,
     )
     return ClusterSettings(

@@ -46,6 +46,7 @@ KEY_BYTES: Final = 16  # of each key of the API, at least
 
 _COOKIE = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # a token, RFC 9110 section 5.6.2: also what a header's name may hold
 _PARAM = r"[0-9A-Za-z._~-]+"  # what never needs percent-encoding, RFC 3986 section 2.3
+_PATH = r"(?:/[^/?#{}\s]+)*/\{key\}(?:/[^/?#{}\s]+)*/?"  # sticky/path_key.py
 AUTO = 0
 
 
@@ -114,7 +115,9 @@ class Settings:
     session_param: str | None = _set(None, Text("NAME", "a query parameter's name", _PARAM), _STICKY,
         "A query parameter that carries the session; it goes before the cookie.")
     session_header: str | None = _set(None, Text("NAME", "a header's name", _COOKIE), _STICKY,
-        "A request header that carries the session; it goes before both.")
+        "A request header that carries the session; it goes before both. Ids an application sends in it lead back.")
+    session_path: str | None = _set(None, Text("PATH", "a path with {key} as a whole segment: /doc/{key}", _PATH),
+        _STICKY, "A path in which one segment is the session's key, such as /doc/{key}; it goes before all others.")
     trusted_proxies: tuple[str, ...] = _set((), Many(Network()), _STICKY,
         "Proxies whose word about the client's address is taken (X-Forwarded-For, PROXY protocol).")
     client_headers: tuple[str, ...] = _set(("x-forwarded-for", "forwarded"),
@@ -369,7 +372,7 @@ def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
          "proxy_protocol needs trusted_proxies: anybody else could claim any address"),
         *(((name,), session or getattr(of, name) is None,
            f"{name} has no meaning with sticky {of.sticky}: set sticky to session")
-          for name in ("session_param", "session_header")),
+          for name in ("session_param", "session_header", "session_path")),
         *(((name,), token or getattr(of, name) is None,
            f"{name} needs token_hmac_secret or public keys: without them no token is read")
           for name in ("token_audience", "token_issuer")),

@@ -27,6 +27,7 @@ from uvicorn.server import ServerState
 
 from realtime.errors import RealtimeError
 from realtime.transport.access import logged
+from realtime.transport.app_ids import AppIds
 from realtime.transport.hosted import PARSERS, Hosted, HostedWebSocket
 from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.peer import Peer, session_cookie
@@ -142,6 +143,8 @@ class ASGIHost:
         self.endpoint = endpoint
         self.on_lost = on_lost
         self.routes = routes
+        self.keys = routes.keys
+        self.ids = AppIds(routes.header, routes) if routes.header is not None else None
         self.give_back = give_back
         self.is_draining = False
         self.given_back = 0
@@ -224,14 +227,16 @@ def _find_path(scope: Scope) -> None:
 class FromHere:
     """The application, as one connection calls it: with the scope that belongs to this client."""
 
-    __slots__ = ("_connection", "_cookie", "_host", "_peer", "_place")
+    __slots__ = ("_connection", "_cookie", "_host", "_ids", "_peer", "_place")
 
     def __init__(self, host: ASGIHost, peer: Peer, connection: Connection | None) -> None:
         self._host = host
         self._peer = peer
         self._connection = connection
         self._cookie = peer.new_session  # until the first answer
-        self._place = {**host.place, "session": peer.session or peer.new_session}
+        self._ids = host.ids
+        session = peer.session or peer.new_session
+        self._place = {**host.place, "session": self._ids.plain(session) if self._ids is not None else session}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         peer = self._peer
@@ -248,6 +253,8 @@ class FromHere:
         is_websocket = scope["type"] == "websocket"
         if is_websocket and mark is not NO_MARK:
             receive = receiving(receive, mark)
+        if self._ids is not None:
+            send = self._ids.translate(scope, send)
         call = self._host.app(scope, receive, self._with_cookie(send) if self._cookie else send)
         if is_websocket or mark is NO_MARK or self._connection is None:
             return call

@@ -65,6 +65,7 @@ class Hosted(asyncio.Protocol):
         self._differ = host.routes.differ(peer.address)  # its requests can be of different clients
         self._requests = Requests() if self._differ or host.hosts.is_limited else None
         self._is_misdirected = False  # the request that is parsed
+        self._is_pooled = host.routes.pools(peer.address)
         self._is_first = True  # the primary has looked at that one
         self._is_begun = True  # a request has begun to arrive; the first one was seen by the primary
         self._is_last = host.is_draining  # the answer under way is the last one here
@@ -87,6 +88,7 @@ class Hosted(asyncio.Protocol):
         super().connection_lost(exc)
         self.mark.end()
         if not self._handed_on:
+            self._host.keys.leave(self._peer.key)
             self._host.on_lost(self._peer.address)
 
     def cut(self) -> None:
@@ -155,6 +157,9 @@ class Hosted(asyncio.Protocol):
     def on_response_complete(self) -> None:
         self._is_begun = False
         self.mark.end()
+        if self._is_pooled:  # between two requests it is no client's
+            self._host.keys.leave(self._peer.key)
+            self._peer = replace(self._peer, key=None)
         super().on_response_complete()  # type: ignore[misc]
         if self._is_last:
             self._limit_cycle()
@@ -218,9 +223,9 @@ class Hosted(asyncio.Protocol):
             return True
         peer = self._peer
         route = self._host.routes.of(peer.address, self.scheme or "http", head)
-        key = self._host.routes.key_of(route)
-        self.mark.rename(key)
-        if self._host.routes.refused and self._refuse(key):
+        blamed = self._host.routes.crash_key(route)
+        self.mark.rename(blamed)
+        if self._host.routes.refused and self._refuse(blamed):
             return True
         if not encrypted and not kept and not self._host.routes.leads_here(route):
             return False
@@ -228,6 +233,9 @@ class Hosted(asyncio.Protocol):
             self._visits += 1
             if self._visits >= VISITS_HERE and not kept:
                 return False  # the primary balances
+        key = self._host.routes.key_of(route.client, route.session)
+        self._host.keys.enter(key)
+        self._host.keys.leave(peer.key)
         self._peer = replace(
             peer,
             client=route.client,
@@ -235,6 +243,7 @@ class Hosted(asyncio.Protocol):
             scheme=route.scheme,
             session=route.session,
             new_session=self._host.routes.new_session() if route.lacks_session else None,
+            key=key,
         )
         self.client = (self._peer.client, self._peer.client_port)
         self.app = self._host.from_here(self._peer, self)
@@ -445,4 +454,5 @@ class HostedWebSocket(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._host.keys.leave(self._peer.key)
         self._host.on_lost(self._peer.address)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sticky.hashing import Key
 from sticky.journal import NO_MARK, Mark
 
 
@@ -26,6 +27,8 @@ class Peer:
     """At the other end of the socket, or in its PROXY header: the client's own, or a proxy's."""
     mark: Mark = field(default=NO_MARK, repr=False, compare=False)
     """By which the primary knows, after a crash, that something of this connection was in flight."""
+    key: Key | None = None
+    """What brings the client to its worker, counted as live here. Whoever ends the connection owes `leave`."""
 
     def __str__(self) -> str:
         return f"{self.client}:{self.client_port}" if self.client_port else self.client or "a client without an address"

@@ -40,6 +40,7 @@ from realtime.transport.handshake import Accepted, Admission, judge_logger, refu
 from realtime.transport.peer import Peer
 from realtime.transport.taken import hold_little, taken
 from realtime.wheel import Timer, Wheel
+from sticky.hashing import Key
 
 HIGH_WATER: Final = 65536  # asyncio's own default; said here because `write` is unchecked up to it
 CLOSE_S: Final = 4.0  # for what is on its way, and for the peer's half of the closing handshake
@@ -97,6 +98,7 @@ class WebSocketEndpoint:
         self.limits = limits or Limits()
         self.admission = admission or Admission(subprotocols=tuple(sessions.subprotocols))
         self.on_lost = on_lost
+        self.leave: Callable[[Key | None], None] = lambda key: None  # told of the key of each connection that ended
         self.connections: set[WebSocketTransport] = set()
         self.opened = 0
         self.refused = 0
@@ -212,6 +214,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._pending.clear()
         endpoint = self._endpoint
         endpoint.connections.discard(self)
+        endpoint.leave(self._peer.key)
         endpoint.on_lost(self._peer.address)
 
     def abort(self) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sticky.affinity import UNIX_PEER, Affinity, AffinitySettings, Sticky
 from sticky.errors import SettingsError
 from sticky.first_bytes import Head, inspect
+from sticky.hashing import Hashing, Slot
 
 TRUSTED = tuple(ip_network(text) for text in ("10.0.0.0/8", "2001:db8:1::/48", "127.0.0.1/32"))
 
@@ -335,3 +336,34 @@ def test_any_cookie_and_any_query_are_read_without_an_error(cookies: list[bytes]
 def test_a_name_that_could_never_be_found_is_refused_by_name(settings: dict[str, Any], name: str) -> None:
     with pytest.raises(SettingsError, match=f"^{name}: "):
         AffinitySettings(**settings)
+
+
+# A header whose ids the application makes
+
+HASHING = Hashing(b"a secret of some length")
+OURS = HASHING.new_session(Slot(3))
+TAGGED = HASHING.tag(b'an "id"; with all \\ it likes', Slot(2))
+
+
+@pytest.mark.parametrize(
+    ("headers", "session"),
+    [
+        ([b"X-Session: " + TAGGED], TAGGED.decode()),
+        ([b"x-SESSION:" + TAGGED, b"Cookie: rt_session=" + OURS.encode()], TAGGED.decode()),
+        ([b"X-Session: invented"], "invented"),
+        ([b"X-Session: invented", b"Cookie: rt_session=invented-too"], "invented"),
+        ([b"X-Session: invented", b"Cookie: rt_session=" + OURS.encode()], OURS),
+        ([b"X-Session: " + OURS.encode(), b"Cookie: rt_session=" + HASHING.new_session(Slot(1)).encode()], OURS),
+        ([b"X-Session: " + TAGGED, b"X-Session: " + TAGGED, b"Cookie: rt_session=" + OURS.encode()], OURS),
+        ([b"X-Session: " + TAGGED[:-1] + b"!", b"Cookie: rt_session=" + OURS.encode()], OURS),
+        ([b"X-Session:", b"Cookie: rt_session=" + OURS.encode()], OURS),
+        ([b"X-Session: not an id"], None),
+    ],
+)
+def test_a_header_that_names_no_worker_does_not_go_before_a_cookie_that_does(
+    headers: list[bytes], session: str | None
+) -> None:
+    settings = AffinitySettings(sticky=Sticky.SESSION, session_header="X-Session")
+    found = inspect(b"GET / HTTP/1.1\r\nHost: h\r\n" + b"".join(line + b"\r\n" for line in headers) + b"\r\n")
+    assert isinstance(found, Head)
+    assert Affinity(settings, HASHING).session_of(found) == session

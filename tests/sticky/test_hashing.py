@@ -176,3 +176,42 @@ def test_a_secret_longer_than_a_key_counts_to_its_last_byte() -> None:
 
 def test_a_secret_is_not_shown() -> None:
     assert "secret of some" not in repr(Hashing(SECRET)) + str(vars(Hashing(SECRET)))
+
+
+# --- ids that an application makes ---
+
+app_ids = st.binary(min_size=1, max_size=60)
+
+
+@given(app_ids, slots, st.integers(0, 3))
+def test_an_id_comes_back_as_the_application_made_it_whatever_it_looks_like(
+    app_id: bytes, slot: Slot, worn: int
+) -> None:
+    hashing = Hashing(SECRET)
+    for _ in range(worn):  # an id that itself looks like one with a tag of ours, or is one
+        app_id = hashing.tag(app_id, Slot(7))
+    assert hashing.untag(hashing.tag(app_id, slot)) == (app_id, slot)
+
+
+@given(app_ids, slots)
+def test_an_id_with_its_tag_leads_to_its_slot_as_a_session_does(app_id: bytes, slot: Slot) -> None:
+    hashing = Hashing(SECRET)
+    assert hashing.slot_of(hashing.tag(app_id, slot).decode("latin-1")) == slot
+
+
+@given(app_ids, slots, secrets.filter(lambda secret: secret != SECRET))
+def test_the_tag_of_another_secret_is_a_part_of_the_id(app_id: bytes, slot: Slot, secret: bytes) -> None:
+    assert Hashing(SECRET).untag(Hashing(secret).tag(app_id, slot)) is None
+
+
+@given(app_ids, slots, st.data())
+def test_a_tag_that_was_touched_is_none(app_id: bytes, slot: Slot, data: st.DataObject) -> None:
+    value = bytearray(Hashing(SECRET).tag(app_id, slot))
+    at = data.draw(st.integers(0, len(value) - 1))
+    value[at] ^= data.draw(st.integers(1, 255))
+    assert Hashing(SECRET).untag(bytes(value)) is None
+
+
+@given(st.text(max_size=40))
+def test_whatever_is_asked_about_is_no_session_unless_it_was_made(text: str) -> None:
+    assert Hashing(SECRET).slot_of(text) is None

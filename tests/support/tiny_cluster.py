@@ -35,7 +35,7 @@ from sticky.first_bytes import HeadLimits
 from tests.support.server import DEADLINE_S, ROOT, Log
 
 HOOKS = ("setup", "fork", "online", "listening", "message", "disconnect", "exit", "reopen_logs")
-AFFINITY = ("session_cookie", "session_param", "session_header")
+AFFINITY = ("session_cookie", "session_param", "session_header", "session_path")
 
 
 def serve(asked: dict[str, Any]) -> int:
