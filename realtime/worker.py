@@ -102,6 +102,7 @@ class Process:
             wheel=self.wheel,
             limits=WebSocketLimits(
                 head_bytes=settings.head_bytes,
+                head_headers=settings.head_headers,
                 handshake_s=settings.handshake_s,
                 message_bytes=settings.message_bytes,
                 outbound_bytes=settings.outbound_bytes,

@@ -148,7 +148,9 @@ class Settings:
     anonymous: bool | None = _set(None, Flag(), _WHO,
         "Clients without a token may connect.", shown="yes where nothing verifies tokens, else no")
     allowed_origins: tuple[str, ...] = _set((), Many(Origin()), _WHO,
-        "Origins of web pages that may connect to rooms, `*` for all.", shown="the page's own host only")
+        "Origins of web pages that may connect to rooms, `*` for all. Pages of applications have schemes of their own, "
+        "those of files `file://` or `null`; who allows `null` allows every page in a sandboxed frame.",
+        shown="the page's own host only")
     allowed_hosts: tuple[str, ...] = _set((), Many(Host()), _WHO,
         "Hosts that requests may ask for; others get 421, except for `GET /health`. A port counts where one is given. "
         "Against DNS rebinding and Host headers that poison links.", shown="every host is served")

@@ -29,6 +29,7 @@ from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.messages import EmulationRequest
 from realtime.transport.asgi import CONNECTION, Connection, Receive, Scope, Send
 from realtime.transport.handshake import origin_matches
+from realtime.transport.opening import merge
 
 HTTP_STREAM: Final = "/connection/http_stream"
 SSE: Final = "/connection/sse"
@@ -385,11 +386,7 @@ async def answer(send: Send, status: int, body: bytes, fields: Fields | None = N
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for raw_name, raw in scope["headers"]:
-        name, value = raw_name.decode("latin-1").lower(), raw.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+    return merge((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
 
 
 def _kind(headers: Mapping[str, str]) -> str:
