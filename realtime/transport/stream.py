@@ -288,6 +288,7 @@ class StreamEndpoint:
         session = self._sessions(stream, handshake, "centrifuge-protobuf" if is_binary else None)
         self._open[stream] = session
         if (connection := connection_of(scope)) is not None:
+            connection.expect_peer()
             stream.taken, stream.hold_little = connection.taken, connection.hold_little
         stream.is_patient = lambda: session.is_patient
         stream.on_drained = session.drained
