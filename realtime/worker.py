@@ -131,7 +131,13 @@ class Process:
             health=self.health,
             websocket_paths=WEBSOCKET_PATHS,
             streams=self.streams,
-            api=Api(self.hub, postman, keys=settings.api_keys, wrong=self.wrong),
+            api=Api(
+                self.hub,
+                postman,
+                keys=settings.api_keys,
+                wrong=self.wrong,
+                message_bytes=settings.message_bytes,
+            ),
             root_path=settings.root_path,
         )
         self.host = ASGIHost(

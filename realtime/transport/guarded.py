@@ -107,8 +107,13 @@ class Guarded(asyncio.Protocol):
         """Learn that these bytes will be read now."""
 
     def after_reading(self) -> None:
-        """Look at whether a head has come that is not whole."""
+        """Look at what was read."""
+        self.watch_head()
+
+    def watch_head(self) -> None:
+        """Give a head that has begun its time; it is no longer the one for which the connection is kept."""
         if self.is_in_head or self.waits_for_head:
+            self._unset_keepalive_if_required()  # type: ignore[attr-defined]
             self._await_head()
         elif self._deadline is not None:
             self._forget_head()
@@ -318,7 +323,8 @@ class GuardedHttptools(Guarded, HttpToolsProtocol):
         if self._head_read <= limits.max_bytes:
             return False
         lines = sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
-        return max(at_least, len(self.url) + len("M  HTTP/1.1\r\n\r\n") + lines) > limits.max_bytes
+        line = len(self.parser.get_method()) + len(self.url) + len("  HTTP/1.1\r\n\r\n")
+        return max(at_least, line + lines) > limits.max_bytes
 
     # Called by the parser
 

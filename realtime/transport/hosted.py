@@ -153,6 +153,7 @@ class Hosted(Guarded):
         elif self._requests is not None:
             self._go_on()
         if not (self._leaving or self._handed_on):
+            self.watch_head()
             self.end_half_closed()
 
     def _go_on(self) -> None:
