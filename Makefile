@@ -6,6 +6,7 @@
 #   SECONDS=600                how long `make fuzz` runs
 #   ARGS="-k name -x"          handed to pytest by `make test` and `make test-slow`, and to the bench by `make bench`
 #   ARGS="S1 S5 --rounds 5 --report docs/bench"   two scenarios of the bench; without ARGS all, in about two hours
+#   LOWEST="tests/process/test_tls.py"   what `make test-lowest` runs
 #   CENTRIFUGO=latest          the version that `make bench` builds, where Go is found
 
 .DEFAULT_GOAL := help
@@ -19,7 +20,12 @@ ARGS ?=
 SECONDS ?= 60
 CENTRIFUGO ?= v6.9.1
 
-.PHONY: help demo test test-slow lint bench fuzz screenshots clean
+# Units, and a file for each kind of connection: rooms, hosted applications, streams, the API, TLS, tokens, Redis.
+LOWEST ?= tests/realtime tests/sticky tests/test_architecture.py tests/process/test_limits.py \
+	tests/process/test_hosting.py tests/process/test_tls.py tests/process/test_keys.py tests/process/test_compression.py \
+	tests/process/test_uni_websocket.py tests/process/test_api_library.py
+
+.PHONY: help demo test test-slow test-lowest lint bench fuzz screenshots clean
 
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1=\2/p' Makefile | awk -F= '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -36,6 +42,15 @@ test: $(READY)  ## run the tests; what needs Redis, Chromium or Node is skipped 
 
 test-slow: $(READY)  ## run the tests that take longer
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-lowest: $(VENV)-lowest/.installed  ## run units and one test of each kind with the lowest versions that pyproject.toml allows
+	$(VENV)-lowest/bin/python -m pytest -m "not slow" $(LOWEST) $(ARGS)
+
+$(VENV)-lowest/.installed: pyproject.toml scripts/lowest.py $(READY)
+	$(BIN)/python -m venv $(VENV)-lowest
+	$(BIN)/python scripts/lowest.py >$(VENV)-lowest/lowest.txt
+	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check --quiet install --requirement $(VENV)-lowest/lowest.txt
+	@touch $@
 
 lint: $(READY)  ## check the style, the formatting and the types
 	$(BIN)/ruff check .
@@ -65,5 +80,5 @@ screenshots: $(READY)  ## make the pictures in docs/ anew, from the running chat
 	$(BIN)/python -m tests.browser.shoot
 
 clean:  ## remove .venv and everything that tools left
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
