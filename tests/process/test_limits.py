@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.process.test_tls import make_certificate, trusting_anybody
 from tests.support.server import DEADLINE_S, ROOT, RunningServer
 
 APP = f"{ROOT / 'tests' / 'support' / 'limits_app.py'}:app"
@@ -65,7 +66,7 @@ class Wire:
     """One connection, read as bytes."""
 
     def __init__(self, server: RunningServer, receive_buffer: int = 0) -> None:
-        self.sock = socket.socket()
+        self.sock: socket.socket = socket.socket()
         self.sock.settimeout(DEADLINE_S)
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -79,6 +80,10 @@ class Wire:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.sock.close()
+
+    def encrypt(self) -> Wire:
+        self.sock = trusting_anybody().wrap_socket(self.sock)
+        return self
 
     def send(self, data: bytes) -> Wire:
         self.sock.sendall(data)
@@ -253,6 +258,34 @@ def test_a_later_head_has_to_come_in_time(quick: RunningServer) -> None:
             assert wire.answer() == 200
             assert wire.status() == 408
             wire.rest()
+
+
+@pytest.fixture(scope="module", params=PARSERS)
+def encrypted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server whose primary sees no head: its workers end TLS."""
+    certfile, keyfile = make_certificate(tmp_path_factory.mktemp("tls"), "first")
+    tls = ("--certfile", str(certfile), "--keyfile", str(keyfile), "--handshake", "2s")
+    with RunningServer(APP, "--http", request.param, *tls, *LEAST, workers=1, env=ENV) as server:
+        yield server
+
+
+@pytest.mark.parametrize("kind", ["our WebSocket", "a hosted WebSocket", "hosted HTTP", "a stream"])
+def test_so_has_a_head_within_tls(encrypted: RunningServer, kind: str) -> None:
+    for request, status in (
+        (sized(kind, 1024), KINDS[kind][0]),
+        (sized(kind, 1025), 431),
+        (with_headers(kind, 10), KINDS[kind][0]),
+        (with_headers(kind, 11), 431),
+    ):
+        with Wire(encrypted) as wire:
+            assert wire.encrypt().send(request).status() == status, (len(request), request[:60])
+
+
+@pytest.mark.parametrize("part", [b"", b"GET / HT"])
+def test_a_head_within_tls_has_to_come_in_time(encrypted: RunningServer, part: bytes) -> None:
+    with Wire(encrypted) as wire:
+        assert wire.encrypt().send(part).answer() == 408
+        assert wire.rest() == b""
 
 
 # Messages
