@@ -343,7 +343,7 @@ class StreamEndpoint:
                 request = read_mended(_emulation, body)
                 data = b"" if request.data is UNSET else msgspec.json.decode(request.data, type=str).encode()
         except (BadFrame, msgspec.MsgspecError, UnicodeError, RecursionError):
-            return 400
+            return 400 if len(body) <= self._limits.message_bytes else 413
         if not request.node or not request.session or not data:
             return 400
         if len(data) > self._limits.message_bytes:
