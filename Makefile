@@ -20,10 +20,11 @@ ARGS ?=
 SECONDS ?= 60
 CENTRIFUGO ?= v6.9.1
 
-# Units, and a file for each kind of connection: rooms, hosted applications, streams, the API, TLS, tokens, Redis.
+# Units, and a test of each kind: every kind of connection (in the first file), sessions, a reload, Redis.
 LOWEST ?= tests/realtime tests/sticky tests/test_architecture.py tests/process/test_limits.py \
-	tests/process/test_hosting.py tests/process/test_tls.py tests/process/test_keys.py tests/process/test_compression.py \
-	tests/process/test_uni_websocket.py tests/process/test_api_library.py
+	tests/process/test_session.py::test_a_page_and_its_websocket_meet_the_same_worker \
+	tests/process/test_supervision.py::test_a_reload_replaces_every_worker_and_serves_on \
+	tests/process/test_api.py::test_a_broadcast_and_a_batch
 
 .PHONY: help demo test test-slow test-lowest lint bench fuzz screenshots clean
 
