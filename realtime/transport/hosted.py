@@ -273,7 +273,7 @@ class Hosted(Guarded):
             self._ending(behind)
 
     def _refuse(self, fault: Refusal, _: bytes) -> None:
-        self.send_400_response(fault.reason)  # type: ignore[attr-defined]
+        self.send_400_response(fault.reason)
 
     def _upgrade(self, target: bytes, headers: list[tuple[bytes, bytes]], behind: bytes) -> None:
         """Give the connection to what speaks WebSocket: our own transport, or uvicorn's for a hosted application."""
