@@ -38,7 +38,7 @@ def read_opening(head: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> Request | 
     """
     verdict = inspect(head, limits)
     if isinstance(verdict, Refusal):
-        return verdict
+        return verdict if verdict.status == 431 else Refusal(400, verdict.reason)
     if not isinstance(verdict, Head) or verdict.length != len(head):
         return _NO_REQUEST
     if verdict.method != "GET":
