@@ -6,6 +6,7 @@
 #   SECONDS=600                how long `make fuzz` runs
 #   ARGS="-k name -x"          handed to pytest by `make test` and `make test-slow`, and to the bench by `make bench`
 #   ARGS="S1 S5 --rounds 5 --report docs/bench"   two scenarios of the bench; without ARGS all, in about two hours
+#   LOWEST="tests/process/test_tls.py"   what `make test-lowest` runs
 #   CENTRIFUGO=latest          the version that `make bench` builds, where Go is found
 
 .DEFAULT_GOAL := help
@@ -19,7 +20,13 @@ ARGS ?=
 SECONDS ?= 60
 CENTRIFUGO ?= v6.9.1
 
-.PHONY: help demo test test-slow lint bench fuzz screenshots clean
+# Units, and a test of each kind: every kind of connection (in the first file), sessions, a reload, Redis.
+LOWEST ?= tests/realtime tests/sticky tests/test_architecture.py tests/process/test_limits.py \
+	tests/process/test_session.py::test_a_page_and_its_websocket_meet_the_same_worker \
+	tests/process/test_supervision.py::test_a_reload_replaces_every_worker_and_serves_on \
+	tests/process/test_api.py::test_a_broadcast_and_a_batch
+
+.PHONY: help demo test test-slow test-lowest lint bench fuzz screenshots clean
 
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1=\2/p' Makefile | awk -F= '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -38,6 +45,15 @@ test-slow: $(READY)  ## run the tests that take longer
 	@if command -v npm >/dev/null; then npm --prefix tests/apps/node ci --no-audit --no-fund --silent; \
 	else echo "npm was not found: stock clients under Node are not tested"; fi
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-lowest: $(VENV)-lowest/.installed  ## run units and one test of each kind with the lowest versions that pyproject.toml allows
+	$(VENV)-lowest/bin/python -m pytest -m "not slow" $(LOWEST) $(ARGS)
+
+$(VENV)-lowest/.installed: pyproject.toml scripts/lowest.py $(READY)
+	$(BIN)/python -m venv $(VENV)-lowest
+	$(BIN)/python scripts/lowest.py >$(VENV)-lowest/lowest.txt
+	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check --quiet install --requirement $(VENV)-lowest/lowest.txt
+	@touch $@
 
 lint: $(READY)  ## check the style, the formatting and the types
 	$(BIN)/ruff check .
@@ -67,5 +83,5 @@ screenshots: $(READY)  ## make the pictures in docs/ anew, from the running chat
 	$(BIN)/python -m tests.browser.shoot
 
 clean:  ## remove .venv and everything that tools left
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

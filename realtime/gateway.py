@@ -142,6 +142,7 @@ class Gateway:
         found = Counter(self._endpoint.statistics())
         if self._streams is not None:
             found.update(self._streams.statistics())  # which adds: whoever is slow is slow
+        found.update(slow=self._host.slow)
         return {"open": self._open, **found, **self._host.statistics()}
 
 

@@ -40,6 +40,7 @@ from realtime.revoking import Revoking
 from realtime.settings import Settings
 from realtime.target import load_target
 from realtime.transport.asgi import ASGIHost
+from realtime.transport.guarded import Limits as HostedLimits
 from realtime.transport.handshake import Admission
 from realtime.transport.hosts import Hosts
 from realtime.transport.stream import Limits as StreamLimits
@@ -49,6 +50,7 @@ from realtime.transport.websocket import Limits as WebSocketLimits
 from realtime.transport.websocket import WebSocketEndpoint
 from realtime.wheel import Wheel, run_wheel
 from sticky import Worker
+from sticky.first_bytes import HeadLimits
 
 GC_THRESHOLD: Final = 50_000  # young objects; the default of 700 looks at every connection again and again
 
@@ -106,6 +108,7 @@ class Process:
             wheel=self.wheel,
             limits=WebSocketLimits(
                 head_bytes=settings.head_bytes,
+                head_headers=settings.head_headers,
                 handshake_s=settings.handshake_s,
                 message_bytes=settings.message_bytes,
                 outbound_bytes=settings.outbound_bytes,
@@ -132,7 +135,13 @@ class Process:
             health=self.health,
             websocket_paths=WEBSOCKET_PATHS,
             streams=self.streams,
-            api=Api(self.hub, postman, keys=settings.api_keys, wrong=self.wrong),
+            api=Api(
+                self.hub,
+                postman,
+                keys=settings.api_keys,
+                wrong=self.wrong,
+                message_bytes=settings.message_bytes,
+            ),
             root_path=settings.root_path,
         )
         self.host = ASGIHost(
@@ -147,6 +156,15 @@ class Process:
             parser=settings.http,
             access_log=settings.access_log,
             hosts=self.hosts,
+            limits=HostedLimits(
+                head=HeadLimits(settings.head_bytes, settings.head_headers),
+                handshake_s=settings.handshake_s,
+                keep_alive_s=settings.keep_alive_s,
+                outbound_s=settings.outbound_s,
+                ping_s=settings.ping_s,
+                pong_s=settings.pong_s,
+                hosted_message_bytes=settings.hosted_message_bytes_or_default,
+            ),
         )
         self.gateway = Gateway(
             self.endpoint,

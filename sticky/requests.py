@@ -62,6 +62,11 @@ class Requests:
         self._seen = 0  # bytes of the head that were looked at before
         self._left = 0  # bytes of the body or chunk that are still to come
 
+    @property
+    def is_in_head(self) -> bool:
+        """Whether something of a next request has come that `next` did not give out."""
+        return self.state is State.BETWEEN and bool(self._pending)
+
     def feed(self, data: bytes) -> None:
         """Take what was read from the socket."""
         self._pending = self._pending + data if self._pending else data

@@ -33,6 +33,7 @@ from realtime.transport.stream import answer, headers_of, read_body
 
 PREFIX: Final = "/api"
 BODY_MAX: Final = 4 * 1024**2  # a batch is larger than any one message
+ENCODED: Final = 2  # times as long as it is, a message can be in a request: Base64, or escaped
 BATCH_MAX: Final = 1000
 
 
@@ -40,7 +41,13 @@ class Api:
     """The API in one worker."""
 
     def __init__(
-        self, hub: Hub, postman: Postman, *, keys: Sequence[str], wrong: WrongCredentials | None = None
+        self,
+        hub: Hub,
+        postman: Postman,
+        *,
+        keys: Sequence[str],
+        wrong: WrongCredentials | None = None,
+        message_bytes: int = 65536,
     ) -> None:
         """
         Args:
@@ -48,9 +55,11 @@ class Api:
             postman: reaches the sessions of all workers.
             keys: each opens everything; without one there is no API.
             wrong: counts and slows keys that are wrong; none waits unless given.
+            message_bytes: a setting of the same name; a message of that size fits into a request.
         """
         self._wrong = WrongCredentials(most_s=0) if wrong is None else wrong
         self.keys = tuple(key.encode() for key in keys)
+        self._body_max = max(BODY_MAX, ENCODED * message_bytes)
         self._hub = hub
         self._methods = Methods(hub, postman)
 
@@ -69,7 +78,7 @@ class Api:
             await tail(self._hub, scope, receive, send)
         elif scope["method"] != "POST":
             await answer(send, 405, b"POST.\n", [(b"allow", b"POST")])
-        elif (body := await read_body(receive, BODY_MAX)) is None:
+        elif (body := await read_body(receive, self._body_max)) is None:
             await answer(send, 413, b"The request is too large.\n")
         elif name and name != "batch" and name not in self._methods.by_name:
             await answer(send, 404, b"There is no such method.\n")

@@ -21,7 +21,7 @@ from realtime.hub import Hub, Insufficient
 from realtime.protocol.centrifuge import codes, uni
 from realtime.protocol.centrifuge.wire import Wire
 from realtime.transport.asgi import Receive, Scope, Send
-from realtime.transport.stream import EVENTS, SLOW, UNCACHED, Limits, Stream, answer, cut, gone
+from realtime.transport.stream import EVENTS, SLOW, UNCACHED, Limits, Stream, answer, connection_of, cut, gone
 
 logger = logging.getLogger("realtime.api")
 
@@ -53,6 +53,8 @@ async def tail(hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, 503, b"Publications were lost just now. Try again.\n")
         return
     hub.go_live(entry)
+    if (connection := connection_of(scope)) is not None:
+        connection.expect_peer()
 
     async def follow() -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), *UNCACHED]

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-FRAME_MAX: Final = 64 * 1024 * 1024
+FRAME_MAX: Final = 128 * 1024 * 1024  # twice the most that --message-bytes allows
 _LENGTH: Final = struct.Struct("!I")
 
 encode = msgspec.msgpack.Encoder().encode

@@ -47,6 +47,7 @@ KEY_BYTES: Final = 16  # of each key of the API, at least
 _COOKIE = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # a token, RFC 9110 section 5.6.2: also what a header's name may hold
 _PARAM = r"[0-9A-Za-z._~-]+"  # what never needs percent-encoding, RFC 3986 section 2.3
 _PATH = r"(?:/[^/?#{}\s]+)*/\{key\}(?:/[^/?#{}\s]+)*/?"  # sticky/path_key.py
+HOSTED_MESSAGE_BYTES: Final = 16 * 1024**2  # what applications are used to: uvicorn's own
 AUTO = 0
 
 
@@ -154,7 +155,9 @@ class Settings:
     anonymous: bool | None = _set(None, Flag(), _WHO,
         "Clients without a token may connect.", shown="yes where nothing verifies tokens, else no")
     allowed_origins: tuple[str, ...] = _set((), Many(Origin()), _WHO,
-        "Origins of web pages that may connect to rooms, `*` for all.", shown="the page's own host only")
+        "Origins of web pages that may connect to rooms, `*` for all. Pages of applications have schemes of their own, "
+        "those of files `file://` or `null`; who allows `null` allows every page in a sandboxed frame.",
+        shown="the page's own host only")
     allowed_hosts: tuple[str, ...] = _set((), Many(Host()), _WHO,
         "Hosts that requests may ask for; others get 421, except for `GET /health`. A port counts where one is given. "
         "Against DNS rebinding and Host headers that poison links.", shown="every host is served")
@@ -163,15 +166,25 @@ class Settings:
         "Connections of one client address (IPv6: /64); others get 503. Those of trusted proxies are not counted.",
         shown="three quarters of each process's descriptors")
     handshake_s: float = _set(10.0, Seconds(0.1, 300), _LIMITS,
-        "Time from a connection's start to its first whole head.")
+        "Time from a connection's start to its first whole head, from a later head's first byte to its last, and from "
+        "a WebSocket's request to the hosted application's answer.")
+    keep_alive_s: float = _set(75.0, Seconds(0.1, 3600), _LIMITS,
+        "Time for which an HTTP connection without a request is kept open; above what a proxy in front has.")
     head_bytes: int = _set(16384, Size(1024, 65536), _LIMITS, "Size of a request's head.")
     head_headers: int = _set(100, Whole(10, 1000), _LIMITS, "Headers in a request's head.")
-    message_bytes: int = _set(65536, Size(1024, 64 * 1024**2), _LIMITS, "Size of one message from a client.")
+    message_bytes: int = _set(65536, Size(1024, 64 * 1024**2), _LIMITS,
+        "Size of one message from a client of rooms.")
+    hosted_message_bytes: int | None = _set(None, Size(1024, 1024**3), _LIMITS,
+        "Size of one message to a WebSocket of a hosted application.",
+        shown="16MiB, or message_bytes where that is more")
     outbound_bytes: int = _set(1024**2, Size(16384, 256 * 1024**2), _LIMITS,
-        "Bytes that may wait for one client; above this it is closed as slow.")
+        "Bytes that may wait for one client of rooms; above this it is closed as slow. A hosted application waits "
+        "for its clients instead.")
     outbound_s: float = _set(10.0, Seconds(0.5, 300), _LIMITS,
-        "Time for which bytes may wait for one client; after this it is closed as slow.")
-    ping_s: float = _set(25.0, Seconds(0.1, 600), _LIMITS, "How often each client is pinged.")
+        "Time for which bytes may wait for one client; after this it is closed as slow. One of a hosted application "
+        "is, when it has taken nothing for so long.")
+    ping_s: float = _set(25.0, Seconds(0.1, 600), _LIMITS,
+        "How often each client is pinged, those of a hosted application's WebSockets included.")
     pong_s: float = _set(10.0, Seconds(0.05, 300), _LIMITS, "Time for the answer to a ping.")
     rooms_per_connection: int = _set(128, Whole(1, 100_000), _LIMITS, "Rooms that one connection may be in.")
     commands_per_second: int = _set(100, Whole(0, 1_000_000), _LIMITS,
@@ -231,6 +244,11 @@ class Settings:
     def reads_tokens(self) -> bool:
         """There is something to verify tokens with."""
         return any(each is not None for each in (self.token_hmac_secret, self.token_public_key, self.token_jwks_url))
+
+    @property
+    def hosted_message_bytes_or_default(self) -> int:
+        """How large a message to a hosted WebSocket may be."""
+        return self.hosted_message_bytes or max(HOSTED_MESSAGE_BYTES, self.message_bytes)
 
     @property
     def api_keys(self) -> tuple[str, ...]:

@@ -285,10 +285,18 @@ class Network:
 
 @dataclass(frozen=True)
 class Origin:
-    """A web origin, `*.` allowed for one label or more, or `*` for any."""
+    """
+    A page's origin. `*.` stands for one label or more, a whole host `*` for every host of the scheme, `*` for any.
+
+    Pages of files and of some frames have no origin that others know; browsers then send `null` or `file://`. Those of
+    applications have schemes of their own, such as `capacitor://localhost`.
+    """
 
     metavar: str = "ORIGIN"
-    allowed: str = "an origin such as https://example.org or https://*.example.org:8443, or * for any"
+    allowed: str = (
+        "an origin such as https://example.org, https://*.example.org:8443, capacitor://localhost, moz-extension://*, "
+        "file:// or null, or * for any"
+    )
 
     def parse(self, value: object) -> str:
         if not isinstance(value, str):
@@ -296,9 +304,22 @@ class Origin:
         if value == "*":
             return value
         origin = value.strip().lower()
-        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://(\*\.)?(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", origin):
+        if origin in _NAMELESS:
+            return origin
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://(\*|(\*\.)?(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?)", origin):
             raise ValueError("no path, no slash at the end" if origin.endswith("/") else "")
-        return origin
+        return _without_default_port(origin)
+
+
+_NAMELESS = ("null", "file://")  # origins without a host (HTML standard, section 7.1.1; Chromium's for files)
+
+
+def _without_default_port(origin: str) -> str:
+    """Return the origin as a browser sends it, which leaves the default port out (RFC 6454, section 6.2)."""
+    for scheme, port in (("http://", ":80"), ("https://", ":443")):
+        if origin.startswith(scheme):
+            return origin.removesuffix(port)
+    return origin
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,11 @@ from uvicorn.server import ServerState
 from realtime.errors import RealtimeError
 from realtime.transport.access import logged
 from realtime.transport.app_ids import AppIds
-from realtime.transport.hosted import PARSERS, Hosted, HostedWebSocket
+from realtime.transport.guarded import Limits
+from realtime.transport.hosted import PARSERS, Hosted
+from realtime.transport.hosted_websocket import HostedWebSocket
 from realtime.transport.hosts import ANY_HOST, Hosts
+from realtime.transport.opening import one_cookie
 from realtime.transport.peer import Peer, session_cookie
 from realtime.transport.serving import Serving, receiving
 from realtime.transport.websocket import WebSocketEndpoint
@@ -67,6 +70,12 @@ class Connection(Protocol):
     def hold_little(self, wanted: bool) -> None:
         """Have the kernel hold little of what its peer does not take, or no more so, as `taken.hold_little` does."""
 
+    def expect_peer(self) -> None:
+        """
+        Take the peer for gone once it has said its end of the stream, and leave it to the caller to end a slow one:
+        what is answered now is a stream, which is nothing to who is gone.
+        """
+
 
 class StartupFailed(RealtimeError):
     """The application's lifespan refused to start."""
@@ -79,7 +88,7 @@ class Lifespan:
     """The lifespan of one application in this worker, and the state that it filled."""
 
     def __init__(self, app: ASGIApp) -> None:
-        config = _config(app, lifespan="auto")
+        config = _config(app, Limits(), lifespan="auto")
         config.load()
         self._lifespan: Any = config.lifespan_class(config)
 
@@ -119,6 +128,7 @@ class ASGIHost:
         parser: str = "httptools",
         access_log: bool = False,
         hosts: Hosts = ANY_HOST,
+        limits: Limits | None = None,
     ) -> None:
         """
         Args:
@@ -132,6 +142,7 @@ class ASGIHost:
             parser: who parses HTTP, "httptools" or "h11".
             access_log: have a line in the log for each request.
             hosts: for which hosts requests are served.
+            limits: the settings' defaults unless given.
         """
         self.app = logged(app) if access_log else app
         self.hosts = hosts
@@ -149,7 +160,9 @@ class ASGIHost:
         self.is_draining = False
         self.given_back = 0
         self.kept = 0  # requests that belonged elsewhere and had to be served here
-        self.config = _config(app, lifespan="off", interface="asgi3")
+        self.slow = 0
+        self.limits = limits or Limits()
+        self.config = _config(app, self.limits, lifespan="off", interface="asgi3")
         self.config.load()
         self.state = ServerState()
         self.tick()
@@ -203,7 +216,7 @@ class ASGIHost:
         }
 
 
-def _config(app: ASGIApp, *, lifespan: Any, interface: Any = "auto") -> Config:
+def _config(app: ASGIApp, limits: Limits, *, lifespan: Any, interface: Any = "auto") -> Config:
     return Config(
         app,
         lifespan=lifespan,
@@ -214,7 +227,9 @@ def _config(app: ASGIApp, *, lifespan: Any, interface: Any = "auto") -> Config:
         access_log=False,
         proxy_headers=False,  # the primary did that
         server_header=False,
-        timeout_keep_alive=75,
+        ws_max_size=limits.hosted_message_bytes,
+        ws_ping_interval=limits.ping_s,
+        ws_ping_timeout=limits.pong_s,
     )
 
 
@@ -245,6 +260,7 @@ class FromHere:
         scope["client"] = (peer.client, peer.client_port)
         if peer.scheme == "https":
             scope["scheme"] = SECURE.get(scope.get("scheme", "http"), scope.get("scheme"))
+        scope["headers"] = one_cookie(scope["headers"])
         place = self._place.copy()
         state = scope.setdefault("state", {})
         state[EXTENSION], state[CONNECTION] = place, self._connection

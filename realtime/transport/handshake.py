@@ -2,8 +2,8 @@
 The opening handshake of a WebSocket.
 
 Pure: a request's head goes in, the bytes of the answer come out, with what the session is told about the client.
-websockets' `ServerProtocol` judges the request and makes the answer; what is ours is whom we let in: which origins,
-which subprotocols, whether messages are compressed, and the cookie of a new session.
+websockets' `ServerProtocol` judges the request and makes the answer; what is ours is how much is read (`opening.py`),
+and whom we let in: which origins, which subprotocols, whether messages are compressed, and the cookie of a new session.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from realtime.protocol.base import Handshake
 from realtime.transport.deflate import OFFERS
 from realtime.transport.frames import PING
 from realtime.transport.hosts import ANY_HOST, Hosts
+from realtime.transport.opening import merge, read_opening
 from realtime.transport.peer import Peer, session_cookie
-from sticky.first_bytes import path_and_query
+from sticky.first_bytes import DEFAULT_LIMITS, HeadLimits, Refusal, path_and_query
 
 VERSION: Final = "Sec-WebSocket-Version"
 ONE_WAY: Final = "/uni_websocket"
@@ -41,7 +42,8 @@ class Admission:
     """Who may open a WebSocket, and how."""
 
     allowed_origins: tuple[str, ...] = ()
-    """Origins of web pages; `*.` stands for any labels, `*` for every origin. Empty: pages of the same host only."""
+    """Origins of web pages; `*.` stands for any labels, `app://*` for every host of the scheme, `*` for every origin.
+    Empty: pages of the same host only."""
     subprotocols: tuple[str, ...] = ()
     session_cookie: str = "rt_session"
     compression: bool = False
@@ -71,7 +73,9 @@ class Refused:
     problem: str
 
 
-def shake_hands(head: bytes, peer: Peer, admission: Admission) -> Accepted | Refused:
+def shake_hands(
+    head: bytes, peer: Peer, admission: Admission, limits: HeadLimits = DEFAULT_LIMITS
+) -> Accepted | Refused:
     """
     Answer a request for a WebSocket.
 
@@ -79,20 +83,16 @@ def shake_hands(head: bytes, peer: Peer, admission: Admission) -> Accepted | Ref
         head: the request up to its blank line, which is included; nothing after it.
         peer: who asks.
         admission: whom we let in.
+        limits: what the head may have.
     """
+    request = read_opening(head, limits)
+    if isinstance(request, Refusal):
+        return Refused(refusal(http.HTTPStatus(request.status), request.reason), request.reason)
     judge = ServerProtocol(
         extensions=[OFFERS] if admission.compression else None,
         select_subprotocol=lambda _, offered: _choose(admission.subprotocols, offered),
         logger=judge_logger,
     )
-    judge.receive_data(head)
-    events = judge.events_received()
-    if not events:
-        return Refused(b"".join(judge.data_to_send()) or _BAD_REQUEST, str(judge.handshake_exc))
-    request = events[0]
-    assert isinstance(request, Request), "a head without a body is one request"
-    if request.method != "GET" or request.protocol != "HTTP/1.1":
-        return Refused(_BAD_REQUEST, f"{request.method} by {request.protocol} begins no WebSocket")
     if not admission.hosts.allows(host := _host_of(request)):
         admission.hosts.refuse(host, peer.client)
         response = judge.reject(http.HTTPStatus.MISDIRECTED_REQUEST, "This host is not served here.\n")
@@ -130,17 +130,13 @@ def _choose(accepted: Sequence[str], offered: Sequence[Subprotocol]) -> Subproto
 
 
 def _describe(request: Request, peer: Peer, path: str, query: dict[str, str]) -> Handshake:
-    headers: dict[str, str] = {}
-    for name, value in request.headers.raw_items():
-        name = name.lower()
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return Handshake(
         client=peer.client,
         client_port=peer.client_port,
         scheme=peer.scheme,
         path=unquote(path),
         query=query,
-        headers=headers,
+        headers=merge(request.headers.raw_items()),
         session=peer.session or peer.new_session,
         is_one_way=path.endswith(ONE_WAY),
         ping_frame=PING if query.get("cf_ws_frame_ping_pong") == "true" else None,
@@ -175,7 +171,7 @@ def _host_of(request: Request) -> str:
 
 
 def _as_sent(text: str) -> bytes:
-    """Return a connect request as the query had it. websockets before 17 takes what is not ASCII, as surrogates."""
+    """Return a connect request as the query had it. What is not ASCII came percent-encoded."""
     return text.encode(errors="surrogateescape")
 
 
@@ -210,6 +206,8 @@ def origin_matches(origin: str, host: str | None, allowed: Sequence[str]) -> boo
 def _matches(origin: str, pattern: str) -> bool:
     if pattern == "*" or origin == pattern:
         return True
+    if pattern.endswith("://*"):
+        return len(origin) >= len(pattern) and origin.startswith(pattern[:-1])
     before, star, after = pattern.partition("*.")
     if not star:
         return False

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import h11
 import httptools
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from realtime.transport.guarded import Guarded, GuardedH11, GuardedHttptools
+from realtime.transport.hosted_websocket import HostedWebSocket
 from realtime.transport.peer import Peer
 from realtime.transport.refused import ANSWER
 from realtime.transport.taken import hold_little, taken
@@ -41,21 +40,16 @@ BEHIND_MAX: Final = 65_536  # bytes behind a handshake that is not answered yet:
 logger = logging.getLogger("realtime.asgi")
 
 
-class Hosted(asyncio.Protocol):
+class Hosted(Guarded):
     """What a hosted connection does whoever parses it. The other base of a class with this one is uvicorn's."""
 
-    transport: asyncio.Transport
-    loop: asyncio.AbstractEventLoop
-    cycle: Any  # one request and its answer
-    scope: Any
-    flow: Any
     connections: set[Any]
     app: Any
     client: Any
-    scheme: Any
 
     def __init__(self, host: ASGIHost, peer: Peer, received: bytes) -> None:
-        super().__init__(config=host.config, server_state=host.state, app_state={})  # type: ignore[call-arg]
+        self.limits = host.limits
+        super().__init__(config=host.config, server_state=host.state, app_state={})
         self.app = host.from_here(peer, self)
         self._host = host
         self._peer = peer
@@ -63,7 +57,7 @@ class Hosted(asyncio.Protocol):
         self._received = received
         self._handed_on = False
         self._differ = host.routes.differ(peer.address)  # its requests can be of different clients
-        self._requests = Requests() if self._differ or host.hosts.is_limited else None
+        self._requests = Requests(host.limits.head) if self._differ or host.hosts.is_limited else None
         self._is_misdirected = False  # the request that is parsed
         self._is_pooled = host.routes.pools(peer.address)
         self._is_first = True  # the primary has looked at that one
@@ -96,6 +90,10 @@ class Hosted(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def note_slow(self, waiting: int) -> None:
+        self._host.slow += 1
+        logger.warning("x %s: slow: %d bytes wait for it", self._peer, waiting)
+
     def taken(self) -> int:
         """Return how much the peer has taken so far, as `taken.taken` does."""
         return taken(self.transport)
@@ -120,6 +118,16 @@ class Hosted(asyncio.Protocol):
             if self._host.routes.refused and self._refuse(self.mark.key):
                 return
         self.mark.begin()
+        self.before_reading(data)
+        self._read(data)
+        if not self._handed_on:
+            self.after_reading()
+
+    @property
+    def waits_for_head(self) -> bool:
+        return self._requests is not None and self._requests.is_in_head
+
+    def _read(self, data: bytes) -> None:
         if self._requests is not None:
             self._requests.feed(data)
             self._go_on()
@@ -160,7 +168,7 @@ class Hosted(asyncio.Protocol):
         if self._is_pooled:  # between two requests it is no client's
             self._host.keys.leave(self._peer.key)
             self._peer = replace(self._peer, key=None)
-        super().on_response_complete()  # type: ignore[misc]
+        super().on_response_complete()
         if self._is_last:
             self._limit_cycle()
         if self._handed_on or self._is_answering or self.transport.is_closing():
@@ -169,6 +177,9 @@ class Hosted(asyncio.Protocol):
             self._ending(self._behind)
         elif self._requests is not None:
             self._go_on()
+        if not (self._leaving or self._handed_on):
+            self.watch_head()
+            self.end_half_closed()
 
     def _go_on(self) -> None:
         """Serve what has come, up to a request that has to wait for the answer to the one before it."""
@@ -182,7 +193,7 @@ class Hosted(asyncio.Protocol):
             if piece is None:
                 return
             if isinstance(piece, Refusal):
-                self.send_400_response(piece.reason)  # type: ignore[attr-defined]
+                self.refuse(piece.status, piece.reason)
             elif isinstance(piece, Part):
                 self._parse(piece.data)
             elif not self._host.hosts.admits(piece.head, lambda head=piece.head: self._client_of(head)):  # type: ignore[misc]
@@ -198,11 +209,7 @@ class Hosted(asyncio.Protocol):
     def _insist(self, requests: Requests) -> None:
         """See that a handshake which was parsed is one to the parser too: nothing behind it is read as a request."""
         if requests.state is State.OPEN and not self._handed_on and not self.transport.is_closing():
-            self.send_400_response("no WebSocket")  # type: ignore[attr-defined]
-
-    @property
-    def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+            self.send_400_response("no WebSocket")
 
     def _client_of(self, head: Head) -> str:
         return self._host.routes.of(self._peer.address, self.scheme or "http", head).client
@@ -275,7 +282,7 @@ class Hosted(asyncio.Protocol):
         logger.warning("! %s: a request of another worker's is served here: the primary does not take it", self._peer)
         self._leaving, self._tries, self._is_kept = False, 0, True
         self.flow.resume_reading()
-        self._requests = Requests()  # which reads that request once more, from its beginning
+        self._requests = Requests(self._host.limits.head)  # which reads that request once more, from its beginning
         self._requests.feed(received)
         self._go_on()
 
@@ -300,7 +307,7 @@ class Hosted(asyncio.Protocol):
             self._ending(behind)
 
     def _refuse_handshake(self, fault: Refusal, _: bytes) -> None:
-        self.send_400_response(fault.reason)  # type: ignore[attr-defined]
+        self.send_400_response(fault.reason)
 
     def _upgrade(self, target: bytes, headers: list[tuple[bytes, bytes]], behind: bytes) -> None:
         """Give the connection to what speaks WebSocket: our own transport, or uvicorn's for a hosted application."""
@@ -317,6 +324,7 @@ class Hosted(asyncio.Protocol):
         self._unset_keepalive_if_required()  # type: ignore[attr-defined]
         self.connections.discard(self)
         self._handed_on = True
+        self.let_go()
         self.flow.resume_reading()
         if path in self._host.websocket_paths and not self._is_misdirected:
             self.mark.end()
@@ -327,12 +335,12 @@ class Hosted(asyncio.Protocol):
         hosted = HostedWebSocket(self._host, self.app, self._peer)
         self.transport.set_protocol(hosted)  # first: from here on it is the one who hears of the end
         hosted.connection_made(self.transport)
-        hosted.data_received(request)
+        hosted.open(request)
         if behind:
             hosted.data_received(behind)
 
 
-class HostedHttptools(Hosted, HttpToolsProtocol):
+class HostedHttptools(Hosted, GuardedHttptools):
     """
     Parsed by httptools, which is C.
 
@@ -407,7 +415,7 @@ class HostedHttptools(Hosted, HttpToolsProtocol):
         self.headers = []  # where trailers go: they are no headers (RFC 9110, section 6.5.1)
 
 
-class HostedH11(Hosted, H11Protocol):
+class HostedH11(Hosted, GuardedH11):
     """Parsed by h11, which is Python: slower, and stricter in places."""
 
     def _should_upgrade(self) -> bool:
@@ -417,42 +425,5 @@ class HostedH11(Hosted, H11Protocol):
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         self._end_http(path_and_query(bytes(event.target)), self.headers, self.conn.trailing_data[0])
 
-    def send_400_response(self, msg: str) -> None:
-        try:
-            super().send_400_response(msg)
-        except h11.LocalProtocolError:  # an answer has begun: nothing else can be said
-            self.transport.close()
-
 
 PARSERS: Final[dict[str, type[Hosted]]] = {"httptools": HostedHttptools, "h11": HostedH11}
-
-
-class HostedWebSocket(WebSocketsSansIOProtocol):
-    """One WebSocket of a hosted application."""
-
-    def __init__(self, host: ASGIHost, app: Any, peer: Peer) -> None:
-        super().__init__(config=host.config, server_state=host.state, app_state={})
-        self.app = app
-        self._host = host
-        self._peer = peer
-        self._early = b""  # what came before the handshake was answered
-
-    def data_received(self, data: bytes) -> None:
-        if self.handshake_initiated and not self.handshake_complete:  # until it is, nothing can be a frame
-            self._early += data
-            self.transport.pause_reading()
-        else:
-            super().data_received(data)
-
-    async def send(self, message: Any) -> None:
-        await super().send(message)
-        if self._early and self.handshake_complete:
-            early, self._early = self._early, b""
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
-                self.data_received(early)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._host.keys.leave(self._peer.key)
-        self._host.on_lost(self._peer.address)

@@ -29,6 +29,7 @@ from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.messages import EmulationRequest
 from realtime.transport.asgi import CONNECTION, Connection, Receive, Scope, Send
 from realtime.transport.handshake import origin_matches
+from realtime.transport.opening import merge
 from sticky.journal import NO_MARK
 
 HTTP_STREAM: Final = "/connection/http_stream"
@@ -39,6 +40,8 @@ EMULATION: Final = "/emulation"
 PATHS: Final = frozenset((HTTP_STREAM, SSE, UNI_HTTP_STREAM, UNI_SSE, EMULATION))
 
 OCTETS: Final = "application/octet-stream"
+ESCAPED: Final = 3  # times as long as it is, a message can be within JSON: `\u00e9` for two bytes of UTF-8
+ENVELOPE_MAX: Final = 4096  # bytes of what is around it
 MAX_AGE_S: Final = 300  # of what a browser knows from OPTIONS
 GOODBYE_S: Final = 4.0  # for a slow client to take what is on its way, and that it was slow
 SLOW: Final = (3008, "slow")
@@ -252,14 +255,21 @@ class StreamEndpoint:
         if method not in ("GET", "POST") or (method == "GET" and path not in (SSE, UNI_SSE)):
             await answer(send, 405, b"POST.\n", [*cors, (b"allow", b"POST, OPTIONS")])
             return
-        body = await read_body(receive, self._limits.message_bytes) if method == "POST" else b""
-        if body is None:
+        most = self._limits.message_bytes
+        if path == EMULATION:  # where a message is a text within a text
+            most = ESCAPED * most + ENVELOPE_MAX
+        body = await read_body(receive, most) if method == "POST" else b""
+        if path == EMULATION:
+            status = 413 if body is None else await self._emulate(body, headers)
+        else:
+            status = 413 if body is None else 200
+        if status == 413 or body is None:
             self.too_big += 1
             client = (scope.get("client") or ("",))[0]
             logger.warning("x %s: a message of more than %d bytes", client, self._limits.message_bytes)
             await answer(send, 413, b"The message is too large.\n", cors)
         elif path == EMULATION:
-            await answer(send, await self._emulate(body, headers), b"", cors)
+            await answer(send, status, b"", cors)
         else:
             await self._stream(scope, receive, send, headers, body, cors)
 
@@ -288,6 +298,7 @@ class StreamEndpoint:
         session = self._sessions(stream, handshake, "centrifuge-protobuf" if is_binary else None)
         self._open[stream] = session
         if (connection := connection_of(scope)) is not None:
+            connection.expect_peer()
             stream.taken, stream.hold_little = connection.taken, connection.hold_little
         stream.is_patient = lambda: session.is_patient
         stream.on_drained = session.drained
@@ -333,9 +344,11 @@ class StreamEndpoint:
                 request = read_mended(_emulation, body)
                 data = b"" if request.data is UNSET else msgspec.json.decode(request.data, type=str).encode()
         except (BadFrame, msgspec.MsgspecError, UnicodeError, RecursionError):
-            return 400
+            return 400 if len(body) <= self._limits.message_bytes else 413
         if not request.node or not request.session or not data:
             return 400
+        if len(data) > self._limits.message_bytes:
+            return 413
         try:
             return 204 if await self._deliver(request.node, request.session, data) else 404
         except BrokerUnavailable as error:
@@ -386,11 +399,7 @@ async def answer(send: Send, status: int, body: bytes, fields: Fields | None = N
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for raw_name, raw in scope["headers"]:
-        name, value = raw_name.decode("latin-1").lower(), raw.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+    return merge((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
 
 
 def _kind(headers: Mapping[str, str]) -> str:

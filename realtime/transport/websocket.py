@@ -40,6 +40,7 @@ from realtime.transport.handshake import Accepted, Admission, judge_logger, refu
 from realtime.transport.peer import Peer
 from realtime.transport.taken import hold_little, taken
 from realtime.wheel import Timer, Wheel
+from sticky.first_bytes import HeadLimits
 from sticky.hashing import Key
 
 HIGH_WATER: Final = 65536  # asyncio's own default; said here because `write` is unchecked up to it
@@ -67,6 +68,7 @@ class Limits:
     """Each is a setting of the same name."""
 
     head_bytes: int = 16384
+    head_headers: int = 100
     handshake_s: float = 10.0
     message_bytes: int = 65536
     outbound_bytes: int = 1024**2
@@ -96,6 +98,7 @@ class WebSocketEndpoint:
         self.sessions = sessions
         self.wheel = wheel
         self.limits = limits or Limits()
+        self.head = HeadLimits(self.limits.head_bytes, self.limits.head_headers)
         self.admission = admission or Admission(subprotocols=tuple(sessions.subprotocols))
         self.on_lost = on_lost
         self.leave: Callable[[Key | None], None] = lambda key: None  # told of the key of each connection that ended
@@ -234,7 +237,7 @@ class WebSocketTransport(asyncio.Protocol):
             status = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             self._refuse(refusal(status, "The request's head is too long."), "its head is too long")
             return
-        opening = shake_hands(bytes(pending[:end]), self._peer, self._endpoint.admission)
+        opening = shake_hands(bytes(pending[:end]), self._peer, self._endpoint.admission, self._endpoint.head)
         if isinstance(opening, Accepted):
             del pending[:end]
             self._open(opening)

@@ -62,7 +62,7 @@ def test_the_token_of_rfc_7515_is_believed_until_it_expires() -> None:
         rfc.connection(RFC_TOKEN, RFC_EXPIRES_S)
 
 
-@pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
+@pytest.mark.filterwarnings("ignore:The HMAC key is")
 def test_the_tokens_of_the_protocol_are_believed() -> None:
     short = Tokens("secret")
     assert short.connection(FOR_42, NOW_S) == ConnectionClaims(user="42", raw={"sub": "42"})

@@ -121,7 +121,10 @@ REDIS = (
 )
 REDIS_SCHEMES = "the scheme is redis, rediss or unix; or redis or rediss with +sentinel or +cluster"
 NETWORK = "an address or a network such as 10.0.0.0/8 or fd00::/8"
-ORIGIN = "an origin such as https://example.org or https://*.example.org:8443, or * for any"
+ORIGIN = (
+    "an origin such as https://example.org, https://*.example.org:8443, capacitor://localhost, moz-extension://*, "
+    "file:// or null, or * for any"
+)
 OPENSSL = "`openssl rand -hex 32` makes a good one"
 
 WRONG = [

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from realtime.settings.kinds import Origin
 from realtime.transport.handshake import Accepted, Admission, Refused, shake_hands
 from realtime.transport.peer import Peer
 
@@ -95,7 +96,6 @@ def test_every_key_is_answered_by_its_own_digest(nonce: bytes) -> None:
         {"Pragma": "no-cache"},
         {"Sec_WebSocket_Extensions": "permessage-deflate; client_max_window_bits"},
         {"Sec_WebSocket_Extensions": "no extension at all"},
-        {"Host": None},
         {"Cookie": "a=b; c=\xe9"},
     ],
 )
@@ -245,7 +245,8 @@ def test_what_is_no_get_of_http_1_1_is_refused(line: str) -> None:
         {"X": "a\0b"},
         {"X ": "a"},
         {"": "a"},
-        {"X": "y" * 9000},
+        {"X": "y" * 17_000},
+        {"Host": None},
     ],
 )
 def test_a_head_that_no_websocket_has_is_refused(changed: dict[str, str]) -> None:
@@ -303,8 +304,6 @@ def test_no_head_at_all_raises(junk: bytes) -> None:
         ("http://[::1", "[::1", False),
         ("http://chat.example.com:port", "chat.example.com:port", False),
         ("http://chat.example.com\r\nOrigin: http://chat.example.com", "chat.example.com", False),
-        ("http://chat.example.com", None, False),
-        ("http://chat.example.com", "chat.example.com\r\nHost: chat.example.com", False),
     ],
 )
 def test_pages_of_the_same_host_may_connect_unless_origins_are_named(
@@ -316,9 +315,50 @@ def test_pages_of_the_same_host_may_connect_unless_origins_are_named(
         assert opening.answer.startswith(b"HTTP/1.1 403 Forbidden\r\n")
 
 
+@pytest.mark.parametrize("host", [None, "chat.example.com\r\nHost: chat.example.com"])
+def test_a_page_may_not_connect_where_the_request_names_no_host_or_two(host: str | None) -> None:
+    assert refuse(head(Origin="http://chat.example.com", Host=host))[0] == 400
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "file://",
+        "capacitor://localhost",
+        "ionic://localhost",
+        "tauri://localhost",
+        "https://tauri.localhost",
+        "app://-",
+        "app://obsidian.md",
+        "chrome-extension://abcdefghijklmnop",
+        "moz-extension://0a1b2c3d-4e5f-6789-abcd-ef0123456789",
+        "vscode-webview://0a1b2c3d",
+        "ms-appx-web://some.app",
+    ],
+)
+def test_pages_of_applications_and_files_may_connect_where_they_are_named(origin: str) -> None:
+    admission = Admission(allowed_origins=("https://example.com", Origin().parse(origin)))
+    accept(head(Origin=origin), admission)
+    assert refuse(head(Origin=origin), Admission(allowed_origins=("https://example.com",)))[0] == 403
+    assert refuse(head(Origin=origin))[0] == 403, "where nothing is named, only pages of this host"
+
+
+@pytest.mark.parametrize("named", ["https://example.com:443", "http://example.com:80", "https://EXAMPLE.com"])
+def test_an_origin_may_be_named_with_its_default_port_which_browsers_leave_out(named: str) -> None:
+    admission = Admission(allowed_origins=(Origin().parse(named),))
+    accept(head(Origin=f"{named.partition('://')[0]}://example.com"), admission)
+
+
 @pytest.mark.parametrize(
     ("pattern", "origin", "allowed"),
     [
+        ("moz-extension://*", "moz-extension://0a1b2c3d-4e5f-6789-abcd-ef0123456789", True),
+        ("moz-extension://*", "chrome-extension://abcdefghijklmnop", False),
+        ("app://*", "app://", False),
+        ("null", "file://", False),
+        ("file://", "file://evil.example", False),
+        ("file://", "https://evil.example", False),
         ("*", "https://anywhere.example", True),
         ("*", "null", True),
         ("null", "null", True),

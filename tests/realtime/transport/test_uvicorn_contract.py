@@ -94,9 +94,46 @@ def test_a_cycle_says_whether_it_is_answered_and_whether_the_connection_stays(cy
     assert "self.response_started = " in source
 
 
-@pytest.mark.parametrize("name", ["handshake_complete", "close_sent"])
+@pytest.mark.parametrize("cycle", [RequestResponseCycle, H11Cycle])
+def test_a_cycle_can_become_ours_until_its_application_is_called(cycle: type) -> None:
+    assert "__slots__" not in vars(cycle)
+    assert "app(  # type: ignore[func-returns-value]" in lines_of(cycle.run_asgi)
+    assert "self.scope, self.receive, self.send" in lines_of(cycle.run_asgi)
+    for name in ("disconnected", "more_body", "response_started", "message_event", "waiting_for_100_continue"):
+        assert f"self.{name} = " in lines_of(cycle)
+
+
+def test_an_answer_without_chunks_counts_down_a_length() -> None:
+    source = lines_of(RequestResponseCycle)
+    assert "if self.chunked_encoding is None and" in source
+    assert "self.expected_content_length -= num_bytes" in source
+    assert "if self.expected_content_length != 0:" in source
+
+
+@pytest.mark.parametrize("protocol", HTTP, ids=lambda each: each.__name__)
+def test_an_http_connection_has_these_to_be_set(protocol: type) -> None:
+    for name in ("access_log", "timeout_keep_alive"):
+        assert f"self.{name} = " in lines_of(protocol.__init__)
+    assert callable(protocol.timeout_keep_alive_handler)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["handshake_complete", "close_sent", "close_timer", "read_paused", "pong_timer"])
 def test_a_websocket_says_how_far_it_is(name: str) -> None:
     assert f"self.{name} = " in lines_of(WebSocketsSansIOProtocol)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("handle_connect", ["event"]),
+        ("start_keepalive", []),
+        ("stop_keepalive", []),
+        ("keepalive_timeout", []),
+        ("handle_parser_exception", []),
+    ],
+)
+def test_what_is_overridden_or_called_in_a_websocket_is_there(name: str, parameters: list[str]) -> None:
+    assert list(inspect.signature(getattr(WebSocketsSansIOProtocol, name)).parameters) == ["self", *parameters]
 
 
 def test_a_websocket_that_is_shut_down_says_1012() -> None:

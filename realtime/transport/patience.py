@@ -1,0 +1,54 @@
+"""
+Patience with a peer that does not take what waits for it.
+
+Runs in the worker, one for each hosted connection: an application waits for its client as long as it likes, and without
+an end to that a client which takes nothing holds its connection, and what waits for it, for ever. It reads and writes
+nothing, and costs nothing while the peer keeps up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from realtime.transport.taken import taken
+
+
+class Patience:
+    """Calls `on_slow` once a peer has taken nothing for `limit_s` although something waits for it."""
+
+    __slots__ = ("_before", "_limit_s", "_on_slow", "_timer", "_transport")
+
+    def __init__(self, limit_s: float, on_slow: Callable[[], None]) -> None:
+        self._limit_s = limit_s
+        self._on_slow = on_slow
+        self._transport: Any = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._before = 0  # what it had taken when that was looked at last
+
+    def begin(self, transport: Any) -> None:
+        """Something waits from now on. Harmless when it has waited before."""
+        if self._timer is None:
+            self._transport = transport
+            self._wait()
+
+    def end(self) -> None:
+        """Nothing waits any more, or the connection is lost."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = self._transport = None
+
+    def _wait(self) -> None:
+        self._before = taken(self._transport)
+        self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self._transport.get_write_buffer_size():
+            self._transport = None
+        elif taken(self._transport) > self._before:
+            self._wait()
+        else:
+            self._transport = None
+            self._on_slow()
