@@ -170,6 +170,13 @@ class Settings:
     rooms_per_connection: int = _set(128, Whole(1, 100_000), _LIMITS, "Rooms that one connection may be in.")
     commands_per_second: int = _set(100, Whole(0, 1_000_000), _LIMITS,
         "Commands that one connection may send, beside one for each room at once; 0: as many as it likes.")
+    control_frames_per_second: int = _set(100, Whole(0, 1_000_000), _LIMITS,
+        "Pings and pongs that one WebSocket may send, on average over 10 s; above this it is closed (1008). 0: no "
+        "limit.")
+    fragments_per_second: int = _set(1000, Whole(0, 1_000_000), _LIMITS,
+        "Fragments of less than 512 bytes that one WebSocket may send, likewise. 0: no limit.")
+    segments_per_second: int = _set(1000, Whole(0, 1_000_000), _LIMITS,
+        "Pieces of less than 512 bytes that complete no frame and that one WebSocket may send, likewise. 0: no limit.")
 
     reload: bool = _set(False, Flag(), _DEVELOP,
         "Replace the workers whenever a Python file changes; a version that does not boot replaces nobody.")

@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 import h11
 import httptools
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from realtime.transport.paced import PacedHttptools, PacedWebSocket
 from realtime.transport.peer import Peer
 from realtime.transport.taken import hold_little, taken
 from sticky.first_bytes import Head, Refusal, handshake_fault, offers_websocket, path_and_query
@@ -297,7 +296,7 @@ class Hosted(asyncio.Protocol):
             hosted.data_received(behind)
 
 
-class HostedHttptools(Hosted, HttpToolsProtocol):
+class HostedHttptools(Hosted, PacedHttptools):
     """
     Parsed by httptools, which is C.
 
@@ -310,7 +309,7 @@ class HostedHttptools(Hosted, HttpToolsProtocol):
         super().__init__(host, peer, received)
         self._reread: list[tuple[bytes, bytes]] | None = None  # all headers of the request that is read once more
 
-    def _feed(self, data: bytes) -> None:
+    def _feed_parser(self, data: bytes) -> None:
         if self._ending is not None:
             self._hold(data)
             return
@@ -392,11 +391,11 @@ class HostedH11(Hosted, H11Protocol):
 PARSERS: Final[dict[str, type[Hosted]]] = {"httptools": HostedHttptools, "h11": HostedH11}
 
 
-class HostedWebSocket(WebSocketsSansIOProtocol):
+class HostedWebSocket(PacedWebSocket):
     """One WebSocket of a hosted application."""
 
     def __init__(self, host: ASGIHost, app: Any, peer: Peer) -> None:
-        super().__init__(config=host.config, server_state=host.state, app_state={})
+        super().__init__(host.config, host.state, host.endpoint)
         self.app = app
         self._host = host
         self._peer = peer
