@@ -35,6 +35,7 @@ from realtime.protocol.centrifuge.codec import BadFrame, Codec
 from realtime.protocol.centrifuge.messages import Command, Disconnected, Message, Push, Refreshed, Result, Unsubscribe
 from realtime.rate import Meter, Rate
 from realtime.tasks import IS_EAGER, begin
+from realtime.threads import is_calling
 from realtime.wheel import Timer
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ class Session:
         self._timer.cancel()
         if self._expiry is not None:
             self._expiry.cancel()
-        if self._task is not None and self._task is not asyncio.current_task():
+        if self._task is not None and not is_calling(self._task):
             self._task.cancel()
         away = codes.comes_back(code)
         for room in list(self.connection.subscriptions):
@@ -576,6 +577,9 @@ class Session:
         self.write(self.codec.push(Push(channel=room, unsubscribe=Unsubscribe(code.code, code.reason))))
 
     # The connection's voice
+
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        return self.shared.event_loop
 
     def write(self, payload: bytes) -> None:
         """Send one message of the protocol."""
