@@ -25,6 +25,7 @@ from realtime.handlers import Handler, encode
 from realtime.hub import Hub, RoomOptions
 from realtime.post import Postman
 from realtime.rooms import Pattern, RoomHandle, RoomKind, Rooms, options
+from realtime.threads import from_any_thread
 from realtime.users import UserHandle
 
 ASGIApp = Callable[
@@ -37,7 +38,7 @@ logger = logging.getLogger("realtime.app")
 
 
 class App:
-    """A realtime application."""
+    """A realtime application. Every method that is for users may be called in any thread, as threads.py says."""
 
     def __init__(self) -> None:
         self.rooms = Rooms()
@@ -51,6 +52,7 @@ class App:
         self._methods: dict[str, Handler] = {}
         self._hub: Hub | None = None
         self._postman: Postman | None = None
+        self._event_loop: asyncio.AbstractEventLoop | None = None
         self._processes: ProcessPoolExecutor | None = None
 
     # What a user declares
@@ -204,7 +206,7 @@ class App:
 
     def user(self, name: str) -> UserHandle:
         """Return a handle of a user, on all workers: `await app.user("ann").is_online()`."""
-        return UserHandle(name, self._the_postman)
+        return UserHandle(name, self._the_postman, self.event_loop)
 
     def _the_postman(self) -> Postman:
         if self._postman is None:
@@ -231,7 +233,11 @@ class App:
 
     def bind(self, hub: Hub, postman: Postman) -> None:
         """Give the application its worker's hub, and who reaches other workers."""
-        self._hub, self._postman = hub, postman
+        self._hub, self._postman, self._event_loop = hub, postman, asyncio.get_running_loop()
+
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the event loop of the worker that runs this application; None before that."""
+        return self._event_loop
 
     @property
     def hub(self) -> Hub:
@@ -254,6 +260,7 @@ class App:
         if self._processes is not None:
             self._processes.shutdown(wait=False, cancel_futures=True)
 
+    @from_any_thread
     async def run_cpu(self, function: Callable[..., T], *arguments: Any) -> T:
         """
         Run a function that computes for long in another process, so that the event loop stays free.

@@ -8,6 +8,7 @@ what has to be said to the client goes through `Voice`, which the wire protocol 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -16,12 +17,16 @@ import msgspec
 
 from realtime.broker.base import ClientId, ClientInfo, Room
 from realtime.rate import Meter
+from realtime.threads import from_any_thread, from_any_thread_at_once
 
 EMPTY: Mapping[str, str] = {}
 
 
 class Voice(Protocol):
-    """What a wire protocol does for one connection on the application's behalf."""
+    """What a wire protocol does for one connection on the application's behalf; on the worker's event loop."""
+
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop that serves the connection."""
 
     def send_message(self, data: bytes) -> None:
         """Send a JSON text that belongs to no room."""
@@ -53,7 +58,7 @@ class Subscription:
 
 class Connection:
     """
-    One client.
+    One client. Every method may be called in any thread, as threads.py says.
 
     Attributes:
         id: unique in the whole cluster; another one after each reconnect.
@@ -138,6 +143,11 @@ class Connection:
         roles = (self.claims or {}).get("roles", ())
         return frozenset(role for role in roles if isinstance(role, str)) if isinstance(roles, list) else frozenset()
 
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the event loop that serves this connection."""
+        return self._voice.event_loop()
+
+    @from_any_thread
     async def send(self, data: Any) -> None:
         """
         Send the client a message that belongs to no room.
@@ -147,6 +157,7 @@ class Connection:
         """
         self._voice.send_message(msgspec.json.encode(data))
 
+    @from_any_thread_at_once
     def disconnect(self, code: int = 3503, reason: str = "force disconnect") -> None:
         """
         Close the connection. The default code tells the client not to come back; 3011 tells it to reconnect. Codes of
@@ -154,6 +165,7 @@ class Connection:
         """
         self._voice.end(code, reason)
 
+    @from_any_thread
     async def subscribe(self, room: str) -> None:
         """
         Subscribe this client to a room from the server's side. No handler is asked for permission.
@@ -166,6 +178,7 @@ class Connection:
         """
         await self._voice.enter(Room(room))
 
+    @from_any_thread
     async def unsubscribe(self, room: str) -> None:
         """End this client's subscription of a room, and tell the client. Harmless when there is none."""
         await self._voice.exit(Room(room), 2000, "server unsubscribe")
@@ -211,6 +224,9 @@ _KEPT: Final = (
 
 class _Gone:
     """The voice of a connection that has ended with its worker: nobody hears it."""
+
+    def event_loop(self) -> None:
+        """Return no loop: nothing has to be done anywhere."""
 
     def send_message(self, data: bytes) -> None: ...
 

@@ -9,7 +9,6 @@ client comes. Data whose argument is annotated is validated before the handler i
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ import msgspec
 import msgspec.inspect
 
 from realtime.errors import Reject
+from realtime.threads import in_thread
 
 CONNECTION_AND_DATA: Final = 2  # who is offered so many arguments gets what a client sent as the second
 TOLD_MAX: Final = 200  # characters of what a client is told of its mistake
@@ -109,8 +109,7 @@ class Handler:
         return self._in_thread(first, given)
 
     async def _in_thread(self, first: Sequence[Any], given: Mapping[str, Any]) -> Any:
-        loop = asyncio.get_running_loop()
-        result = await loop.run_in_executor(_pool, lambda: self._function(*first, **given))
+        result = await in_thread(_pool, lambda: self._function(*first, **given))
         return await result if inspect.isawaitable(result) else result
 
     def _given(self, arguments: Sequence[Any], named: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:

@@ -55,10 +55,14 @@ class Meter:
     def __init__(self) -> None:
         self._paid_at = 0.0
 
-    def take(self, now: float, rate: Rate) -> bool:
-        """Take one, if the rate allows it now."""
-        paid_at = max(self._paid_at, now) + rate.interval_s
-        if paid_at - now > rate.period_s * (1 + 1e-9):  # a full burst fits in spite of rounding
+    def take(self, now: float, rate: Rate, count: int = 1) -> bool:
+        """Take `count`, if the rate allows all of them now; else none."""
+        paid_at = self._paid_at
+        if paid_at < now:
+            paid_at = now
+        period_s = rate.period_s
+        paid_at += period_s / rate.count * count
+        if paid_at - now > period_s * (1 + 1e-9):  # a full burst fits in spite of rounding
             return False
         self._paid_at = paid_at
         return True

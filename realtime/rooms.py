@@ -8,6 +8,7 @@ that fit, the one with the most literal characters counts.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from realtime.handlers import Handler
 from realtime.hub import RoomOptions
 from realtime.local_room import FOR_OTHERS
 from realtime.rate import Rate
+from realtime.threads import from_any_thread
 
 if TYPE_CHECKING:
     from realtime.app import App
@@ -133,14 +135,17 @@ class Rooms:
             return
         if any(each.pattern.text == kind.pattern.text for each in self._kinds):
             raise ValueError(f"room {kind.pattern.text!r} is declared twice")
-        self._kinds.append(kind)
-        self._kinds.sort(key=lambda each: (-each.pattern.literal, len(each.pattern.names), each.pattern.text))
-        self._found.clear()
+        # Others are put in their place, and not changed: another thread may be looking for a room in them.
+        self._kinds = sorted(
+            [*self._kinds, kind], key=lambda each: (-each.pattern.literal, len(each.pattern.names), each.pattern.text)
+        )
+        self._found = {}
 
     def find(self, room: str) -> Found | None:
         """Return the declaration that counts for a room."""
+        known = self._found
         try:
-            return self._found[room]
+            return known[room]
         except KeyError:
             pass
         found = None
@@ -149,9 +154,9 @@ class Rooms:
             if variables is not None:
                 found = Found(kind, variables)
                 break
-        if len(self._found) >= self.CACHE_MAX:
-            self._found.clear()
-        self._found[room] = found
+        if len(known) >= self.CACHE_MAX:
+            known.clear()
+        known[room] = found
         return found
 
     def __iter__(self) -> Any:
@@ -171,6 +176,7 @@ class RoomHandle:
     One room, or a family of rooms, of an application.
 
     As a decorator it declares the family and takes the class's handlers; with a concrete name it publishes and reads.
+    Every method may be called in any thread, as threads.py says.
     """
 
     __slots__ = ("_app", "_declare", "name")
@@ -185,6 +191,11 @@ class RoomHandle:
         self._declare(handlers())
         return handlers
 
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the event loop of the worker that runs the application."""
+        return self._app.event_loop()
+
+    @from_any_thread
     async def publish(
         self,
         data: Any,
@@ -223,15 +234,18 @@ class RoomHandle:
         found = self._app.room_options(self.name)
         return found is not None and found.binary
 
+    @from_any_thread
     async def history(self, limit: int = 100, *, since: Position | None = None, reverse: bool = False) -> Page:
         """Return up to `limit` publications: oldest first, or newest first with `reverse`."""
         page = await self._app.hub.history(self.name, since=since, limit=limit, reverse=reverse)
         return Page(page.publications, page.top)
 
+    @from_any_thread
     async def forget_history(self) -> None:
         """Remove the room's publications."""
         await self._app.hub.forget_history(self.name)
 
+    @from_any_thread
     async def presence(self) -> dict[str, dict[str, Any]]:
         """Return who is in the room, on all workers: connection id -> `user` and `info`."""
         members = await self._app.hub.members(self.name)
@@ -240,6 +254,7 @@ class RoomHandle:
             for client, info in members.items()
         }
 
+    @from_any_thread
     async def presence_page(self, cursor: str = "", *, limit: int = 1000) -> MembersPage:
         """
         Return about `limit` of those in the room, and the `cursor` of the next page; "" after the last. Who is there
@@ -247,6 +262,7 @@ class RoomHandle:
         """
         return await self._app.hub.members_page(self.name, cursor=cursor, limit=limit)
 
+    @from_any_thread
     async def presence_stats(self) -> MemberCounts:
         """Count who is in the room, on all workers: connections, and users."""
         return await self._app.hub.member_counts(self.name)

@@ -8,11 +8,13 @@ connection costs nothing for it. A worker that does not answer within two second
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from realtime.broker.base import Room
 from realtime.post import Disconnect, Postman, Subscribe, Unsubscribe
+from realtime.threads import from_any_thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,34 +35,47 @@ class Place:
 
 
 class UserHandle:
-    """A user by name. Every call may raise `BrokerUnavailable`."""
+    """
+    A user by name. Every call may raise `BrokerUnavailable`, and every method be called in any thread, as threads.py
+    says.
+    """
 
-    __slots__ = ("_postman", "name")
+    __slots__ = ("_postman", "event_loop", "name")
 
-    def __init__(self, name: str, postman: Callable[[], Postman]) -> None:
+    def __init__(
+        self, name: str, postman: Callable[[], Postman], event_loop: Callable[[], asyncio.AbstractEventLoop | None]
+    ) -> None:
         self.name = name
         self._postman = postman
+        self.event_loop = event_loop
+        """Returns the event loop of the worker that runs the application."""
 
+    @from_any_thread
     async def connections(self) -> list[Place]:
         """Return every connection of the user, on all workers."""
         return await find(self._postman(), self.name)
 
+    @from_any_thread
     async def is_online(self) -> bool:
         """Say whether the user has a connection anywhere."""
         return bool(await self.connections())
 
+    @from_any_thread
     async def disconnect(self, code: int = 3503, reason: str = "force disconnect", *, client: str = "") -> None:
         """Close all connections of the user, or one; by the default code they do not come back."""
         await self._postman().tell_all(Disconnect(self.name, client, (), code, reason))
 
+    @from_any_thread
     async def revoke_tokens(self) -> None:
         """Refuse every token of the user that was issued before now; whoever is connected by one needs another."""
         await self._postman().revoke(user=self.name)
 
+    @from_any_thread
     async def subscribe(self, room: str, *, client: str = "") -> None:
         """Bring all connections of the user, or one, into a room. No handler is asked."""
         await self._postman().tell_all(Subscribe(self.name, room, client))
 
+    @from_any_thread
     async def unsubscribe(self, room: str, *, client: str = "") -> None:
         """Take all connections of the user, or one, out of a room."""
         await self._postman().tell_all(Unsubscribe(self.name, room, client))

@@ -40,6 +40,7 @@ from realtime.revoking import Revoking
 from realtime.settings import Settings
 from realtime.target import load_target
 from realtime.transport.asgi import ASGIHost
+from realtime.transport.flood import FloodLimits
 from realtime.transport.guarded import Limits as HostedLimits
 from realtime.transport.handshake import Admission
 from realtime.transport.hosts import Hosts
@@ -113,6 +114,9 @@ class Process:
                 message_bytes=settings.message_bytes,
                 outbound_bytes=settings.outbound_bytes,
                 outbound_s=settings.outbound_s,
+                flood=FloodLimits(
+                    settings.control_frames_per_second, settings.fragments_per_second, settings.segments_per_second
+                ),
             ),
             admission=Admission(
                 settings.allowed_origins,

@@ -44,6 +44,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.key_server realtime.key_cache",
         "realtime.settings",
         "realtime.credentials realtime.errors realtime.halves realtime.rate realtime.tasks",
+        "realtime.threads",
         "realtime.logs realtime.own",
     )
 )

@@ -195,6 +195,13 @@ class Settings:
     large_room: int = _set(200, Whole(1, 10_000_000), _LIMITS,
         "Members of a room above which joins and leaves are told once a second, as the difference since then, and "
         "presence is what was told.")
+    control_frames_per_second: int = _set(100, Whole(0, 1_000_000), _LIMITS,
+        "Pings and pongs that one WebSocket may send, on average over 10 s; above this it is closed (1008). 0: no "
+        "limit.")
+    fragments_per_second: int = _set(1000, Whole(0, 1_000_000), _LIMITS,
+        "Fragments of less than 512 bytes that one WebSocket may send, likewise. 0: no limit.")
+    segments_per_second: int = _set(1000, Whole(0, 1_000_000), _LIMITS,
+        "Pieces of less than 512 bytes that complete no frame and that one WebSocket may send, likewise. 0: no limit.")
 
     reload: bool = _set(False, Flag(), _DEVELOP,
         "Replace the workers whenever a Python file changes; a version that does not boot replaces nobody.")

@@ -22,11 +22,13 @@ try:
 except ImportError:  # a platform without the C extension
     from websockets.utils import apply_mask
 
-__all__ = ["BINARY", "PING", "TEXT", "Frames", "Kind", "apply_mask", "look", "sayable"]
+__all__ = ["BINARY", "PING", "TEXT", "Frames", "Kind", "apply_mask", "controls", "look", "sayable"]
 
 TEXT_WHOLE: Final = 0x81  # FIN, no reserved bit, opcode 1
 BINARY_WHOLE: Final = 0x82
 _MASKED: Final = 0x80
+PING_WHOLE: Final = 0x89
+PONG_WHOLE: Final = 0x8A
 _CONTROL: Final = 0x08  # set in the opcodes of control frames
 _CONTROL_MAX: Final = 125  # bytes of their payload
 _OPCODES: Final = frozenset((0x0, 0x1, 0x2, 0x8, 0x9, 0xA))
@@ -35,6 +37,8 @@ _LENGTH_16: Final = struct.Struct("!BBH")
 _LENGTH_64: Final = struct.Struct("!BBQ")
 
 PING: Final = b"\x89\x00"  # FIN, opcode 9; it carries nothing
+_PONG: Final = b"\x8a\x00"
+_PONG_HEADS: Final = [bytes((PONG_WHOLE, size)) for size in range(_CONTROL_MAX + 1)]
 
 REASON_MAX: Final = 123  # a control frame carries 125 bytes (section 5.5), two of them are the close code
 
@@ -64,11 +68,12 @@ def look(data: bytes | bytearray, at: int, limit: int) -> tuple[Kind, int, int]:
         limit: bytes the payload may have; a control frame may always have its 125.
 
     Returns:
-        The kind; where the payload begins; where the frame ends. The two indexes mean something for whole frames only.
+        The kind; where the payload begins; where the frame ends. The two indexes mean something for whole frames only;
+        of a partial one the second says where it will end, or 0 where more bytes will tell.
     """
     available = len(data) - at
     if available < 2:
-        return Kind.PARTIAL, 0, 0
+        return Kind.PARTIAL, 0, 0  # where it ends is not known
     first, second = data[at], data[at + 1]
     if second < _MASKED or first & 0x0F not in _OPCODES:
         return Kind.REFUSED, 0, 0
@@ -84,8 +89,43 @@ def look(data: bytes | bytearray, at: int, limit: int) -> tuple[Kind, int, int]:
         return Kind.TOO_BIG, 0, 0
     end = payload_at + length
     if end > len(data):
-        return Kind.PARTIAL, 0, 0
+        return Kind.PARTIAL, 0, end
     return (Kind.PLAIN if first in (TEXT_WHOLE, BINARY_WHOLE) else Kind.OTHER), payload_at, end
+
+
+def controls(data: bytes | bytearray, at: int, most: int) -> tuple[bytes, int, int, int]:
+    """
+    Read the whole, masked pings and pongs that stand one behind another.
+
+    It stops in front of whatever else stands there: a data frame, a close frame, or a control frame that is not whole
+    or not legal (section 5.5: at most 125 bytes, not fragmented; no reserved bit), which is the judge's.
+
+    Args:
+        data: bytes of the stream; the head of a frame begins at `at`.
+        most: how many to read.
+
+    Returns:
+        The pongs to answer with, in order; how many frames were read; how many of them were pongs; where the last ends.
+    """
+    answers = b""
+    pongs = count = 0
+    size = len(data)
+    while count < most and size - at >= 6:
+        first, length = data[at], data[at + 1] - _MASKED
+        if (first != PING_WHOLE and first != PONG_WHOLE) or not 0 <= length <= _CONTROL_MAX:
+            break
+        end = at + 6 + length
+        if end > size:
+            break
+        if first == PONG_WHOLE:
+            pongs += 1
+        elif length:
+            answers += _PONG_HEADS[length] + apply_mask(data[at + 6 : end], data[at + 2 : at + 6])
+        else:
+            answers += _PONG
+        count += 1
+        at = end
+    return answers, count, pongs, at
 
 
 class Frames:

@@ -2,7 +2,7 @@
 What uvicorn's HTTP protocols lack, for both parsers: limits that are settings, and what HTTP says of old and of
 half-closed clients.
 
-Runs in the worker, between `hosted.py` and uvicorn.
+Runs in the worker, between `hosted.py` and uvicorn (for httptools: `paced.py`).
 
 - A head is bounded in bytes, headers and time, whichever request of a connection it begins. So are a body's trailers.
 - A client that takes nothing of its answer is cut off after a time.
@@ -25,10 +25,10 @@ from typing import Any, Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.h11_impl import RequestResponseCycle as UvicornH11Cycle
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle as UvicornHttptoolsCycle
 
 from realtime.transport.handshake import refusal
+from realtime.transport.paced import PacedHttptools
 from realtime.transport.patience import Patience
 from realtime.transport.taken import taken
 from sticky.first_bytes import HeadLimits
@@ -283,7 +283,7 @@ class OldHttptoolsCycle(HttptoolsCycle):
         await super().send(message)
 
 
-class GuardedHttptools(Guarded, HttpToolsProtocol):
+class GuardedHttptools(Guarded, PacedHttptools):
     """Over httptools, which itself bounds neither a head nor the trailers of a body."""
 
     is_in_head = False

@@ -353,7 +353,7 @@ class HostedHttptools(Hosted, GuardedHttptools):
         super().__init__(host, peer, received)
         self._reread: list[tuple[bytes, bytes]] | None = None  # all headers of the request that is read once more
 
-    def _feed(self, data: bytes) -> None:
+    def _feed_parser(self, data: bytes) -> None:
         if self._ending is not None:
             self._hold(data)
             return
@@ -377,6 +377,11 @@ class HostedHttptools(Hosted, GuardedHttptools):
             except httptools.HttpParserError:
                 self._refuse_unread()
                 return
+
+    def _parse_on(self) -> None:
+        super()._parse_on()
+        if not self._handed_on and not self.transport.is_closing():
+            self.watch_head()  # what was parsed now may have ended within one
 
     def _read_again(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Have the head that was read last, with these headers, read as that of a request which stays HTTP."""

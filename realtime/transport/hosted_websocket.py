@@ -1,9 +1,9 @@
 """
 One WebSocket of a hosted application.
 
-Runs in the worker, over uvicorn's protocol class, to which it adds what is a setting or a promise of ours: how long a
-head may be and a handshake may take, how a connection ends so that the peer reads why, and that nothing is logged of
-what was asked.
+Runs in the worker, over uvicorn's protocol class (read in small steps: `paced.py`), to which it adds what is a setting
+or a promise of ours: how long a head may be and a handshake may take, how a connection ends so that the peer reads why,
+and that nothing is logged of what was asked.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import http
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-
 from realtime.transport.handshake import judge_logger, refusal
 from realtime.transport.opening import read_opening, skip_head
+from realtime.transport.paced import PacedWebSocket
 from realtime.transport.patience import Patience
 from realtime.transport.peer import Peer
 from sticky.first_bytes import HeadLimits, Refusal
@@ -32,13 +31,13 @@ quiet_logger = logging.getLogger("realtime.asgi.websocket")
 quiet_logger.setLevel(logging.WARNING)  # uvicorn's lines about a handshake have its query, which can hold a token
 
 
-class HostedWebSocket(WebSocketsSansIOProtocol):
+class HostedWebSocket(PacedWebSocket):
     """From the request for a WebSocket to the connection's end."""
 
     scope: Any
 
     def __init__(self, host: ASGIHost, app: Any, peer: Peer) -> None:
-        super().__init__(config=host.config, server_state=host.state, app_state={})
+        super().__init__(host.config, host.state, host.endpoint)
         self.app = app
         self.logger = quiet_logger
         self.conn.logger, self.conn.debug = judge_logger, False
@@ -62,6 +61,7 @@ class HostedWebSocket(WebSocketsSansIOProtocol):
             self._refuse(http.HTTPStatus(request.status), request.reason)
             return
         skip_head(self.conn)
+        self.head_is_read()
         fields = list(request.headers.raw_items())
         for name in {name for name, value in fields if not value.isascii()}:
             del request.headers[name]  # uvicorn encodes them, by rules that follow websockets' version
@@ -168,6 +168,7 @@ class HostedWebSocket(WebSocketsSansIOProtocol):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
+        self.read_on()
         self.close_timer = self.loop.call_later(CLOSE_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -2,20 +2,25 @@
 One WebSocket on an adopted descriptor.
 
 Runs in the worker, as an `asyncio.Protocol` and a session's `Outlet`. It owns no task, and no timer but the deadline of
-a handshake, of a close, or of a peer that does not read; each is an entry of the worker's wheel.
+a handshake, of a close, or of a peer that does not read; each is an entry of the worker's wheel. (What comes behind the
+end is read slowly, by timers of the loop.)
 
 **Who reads the stream.** Between two messages, an open WebSocket has no state but its bytes, compressed ones included
 (`deflate.py`). So:
 
 - The stream is cut into whole frames here. A plain one (`frames.Kind.PLAIN`) outside a fragmented message is unmasked
-  and goes straight to the session. This is the hot path.
+  and goes straight to the session. This is the hot path. Plain pings and pongs have a short path of their own.
 - Every other frame goes to the *judge*, websockets' `ServerProtocol`, which alone says what is legal and what the
   answer is. It is made, open, when it is first needed, gets whole frames only, and is let go of between two messages:
   what it knows then is what a new one knows.
 - A head that no frame may have goes to the judge with everything after it. The judge fails the connection on it.
-- Once a close frame was sent, by whomever, the judge stays and takes the stream as it comes.
+- Once a close frame was sent, the judge stays until the peer's own close frame; whatever else comes is passed over.
 
 Thus both never look at the same frame, and neither ever waits for bytes that the other holds.
+
+**How much of it at once.** In one turn of the loop a connection has `FRAMES_AT_ONCE` frames. The rest waits in order
+for the next turn, and meanwhile nothing is read from the socket. What a peer may send beside messages has rates
+(`flood.py`); above them it is closed with 1008.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ import enum
 import http
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
@@ -35,7 +40,28 @@ from websockets.server import ServerProtocol
 
 from realtime.protocol.base import ClientSession, Framing, SessionFactory
 from realtime.transport.deflate import DEFLATED_BINARY, DEFLATED_TEXT, inflating
-from realtime.transport.frames import BINARY, TEXT, TEXT_WHOLE, Kind, apply_mask, look, sayable
+from realtime.transport.flood import (
+    CONTROL,
+    CONTROLS_AT_ONCE,
+    DISCARD_PAUSE_S,
+    FRAGMENTS,
+    FRAMES_AT_ONCE,
+    SEGMENTS,
+    SHORT,
+    FloodLimits,
+    FloodMeter,
+)
+from realtime.transport.frames import (
+    BINARY,
+    BINARY_WHOLE,
+    TEXT,
+    TEXT_WHOLE,
+    Kind,
+    apply_mask,
+    controls,
+    look,
+    sayable,
+)
 from realtime.transport.handshake import Accepted, Admission, judge_logger, refusal, shake_hands
 from realtime.transport.peer import Peer
 from realtime.transport.taken import hold_little, taken
@@ -49,6 +75,8 @@ SLOW: Final = (3008, "slow")
 BUG: Final = (3004, "internal server error")
 ABNORMAL: Final = (int(CloseCode.ABNORMAL_CLOSURE), "")
 HEAD_END: Final = b"\r\n\r\n"
+SHARE: Final = range(FRAMES_AT_ONCE)
+SKIPPED_AT_ONCE: Final = 1024  # frames of a closing connection: about 1 ms
 
 logger = logging.getLogger("realtime.websocket")
 
@@ -73,6 +101,7 @@ class Limits:
     message_bytes: int = 65536
     outbound_bytes: int = 1024**2
     outbound_s: float = 10.0
+    flood: FloodLimits = field(default_factory=FloodLimits)
 
 
 class WebSocketEndpoint:
@@ -107,6 +136,7 @@ class WebSocketEndpoint:
         self.refused = 0
         self.slow = 0
         self.too_big = 0
+        self.flooding = 0
 
     def transport(self, peer: Peer, received: bytes = b"") -> WebSocketTransport:
         """Make the protocol for one descriptor. `received`: bytes already taken from it, to be read first."""
@@ -120,6 +150,7 @@ class WebSocketEndpoint:
             "refused": self.refused,
             "slow": self.slow,
             "too_big": self.too_big,
+            "flooding": self.flooding,
         }
 
 
@@ -136,11 +167,14 @@ class WebSocketTransport(asyncio.Protocol):
         "_deadline",
         "_ended",
         "_endpoint",
+        "_flood",
         "_held",
         "_is_compressed",
+        "_is_resting",
         "_is_text",
         "_judge",
         "_message",
+        "_needed",
         "_outbound_timer",
         "_peer",
         "_pending",
@@ -164,7 +198,10 @@ class WebSocketTransport(asyncio.Protocol):
         self._session: ClientSession | None = None
         self._transport: Any = None  # asyncio.Transport; uvloop's is none of its subclasses
         self._pending = bytearray(received)  # the beginning of a frame, or of the head
+        self._needed = 0  # bytes that `_pending` has to have before it is worth another look
         self._held = False  # the session reads nothing: `pause_reading`
+        self._is_resting = False  # it has had its share of this turn, and the rest is in `_pending`
+        self._flood: FloodMeter | None = None  # once something came that has a rate
         self._judge: ServerProtocol | None = None
         self._message: bytearray | None = None  # what came so far of one in fragments
         self._is_text = True  # that message
@@ -194,14 +231,21 @@ class WebSocketTransport(asyncio.Protocol):
         if self._state is State.OPEN:
             if self._pending or self._held:
                 self._pending += data
-                self._receive_pending()
+                if len(self._pending) >= self._needed:
+                    self._receive_pending()
+                elif len(data) < SHORT:
+                    self._meter(SEGMENTS)
             else:
                 self._receive_frames(data)
         elif self._state is State.CONNECTING:
             self._receive_head(data)
         elif self._judge is not None:
-            self._judge.receive_data(data)
-            self._obey(self._judge)
+            self._pending += data
+            if len(self._pending) >= self._needed:
+                self._receive_pending()
+        else:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(DISCARD_PAUSE_S, self._go_on)
 
     def eof_received(self) -> None:
         """Nothing more will come; without a close frame before it, that is an abnormal end. The socket closes."""
@@ -229,8 +273,9 @@ class WebSocketTransport(asyncio.Protocol):
 
     def _receive_head(self, data: bytes) -> None:
         pending = self._pending
+        looked_at = 0 if not data else max(len(pending) - len(HEAD_END) + 1, 0)
         pending += data
-        end = pending.find(HEAD_END) + len(HEAD_END)
+        end = pending.find(HEAD_END, looked_at) + len(HEAD_END)
         if end < len(HEAD_END) and len(pending) <= self._endpoint.limits.head_bytes:
             return
         if end < len(HEAD_END) or end > self._endpoint.limits.head_bytes:
@@ -280,21 +325,33 @@ class WebSocketTransport(asyncio.Protocol):
     # Reading
 
     def _receive_pending(self) -> None:
-        """Read on from where a frame was not whole, or where the session held us."""
-        if not self._held:
-            data, self._pending = self._pending, bytearray()
+        """Read on from where a frame was not whole, where the session held us, or where the turn's share was used."""
+        if self._held or self._is_resting:
+            return
+        data, self._pending, self._needed = self._pending, bytearray(), 0
+        if self._state is State.OPEN:
             self._receive_frames(data)
+        elif self._judge is not None:
+            self._skip_frames(data, self._judge)
 
     def _receive_frames(self, data: bytes | bytearray) -> None:
-        """Read every whole frame in `data` and keep the rest. This is the hot path."""
+        """Read whole frames in `data`, as many as one turn of the loop has, and keep the rest. This is the hot path."""
         at, size = 0, len(data)
         limit = self._endpoint.limits.message_bytes
-        while at < size and self._state is State.OPEN and not self._held:
+        kind = Kind.PLAIN
+        for _ in SHARE:
+            if at == size or self._state is not State.OPEN or self._held:
+                break
+            first = data[at]
+            if first > BINARY_WHOLE and (end := self._receive_controls(data, at)) > at:
+                at = end
+                continue
             kind, payload_at, end = look(data, at, limit - len(self._message) if self._message else limit)
             if kind is Kind.PLAIN and self._judge is None:
                 payload = apply_mask(data[payload_at:end], data[payload_at - 4 : payload_at])
-                self._deliver(payload, data[at] == TEXT_WHOLE)
+                self._deliver(payload, first == TEXT_WHOLE)
             elif kind is Kind.PARTIAL:
+                self._needed = max(end - at, 0)
                 break
             elif kind is Kind.TOO_BIG:
                 end = size
@@ -302,18 +359,92 @@ class WebSocketTransport(asyncio.Protocol):
             else:
                 if kind is Kind.REFUSED:
                     end = size
-                self._consult(data[at:end])
+                self._consult(data[at:end], end - payload_at)
             at = end
-        if at < size:
-            self._keep(data[at:] if at else data)
+        if at == size:
+            return
+        self._keep(data, at)
+        if kind is not Kind.PARTIAL or self._state is not State.OPEN:
+            if not self._held:
+                self._rest()
+        elif at == 0 and size < SHORT:
+            self._meter(SEGMENTS)  # which has brought nothing to its end
 
-    def _keep(self, rest: bytes | bytearray) -> None:
-        """Keep what was not read: for later, or for the judge when the connection has begun to close."""
-        if self._state is State.OPEN:
-            self._pending += rest
-        elif self._judge is not None:
-            self._judge.receive_data(rest)
-            self._obey(self._judge)
+    def _skip_frames(self, data: bytearray, judge: ServerProtocol) -> None:
+        """Look for the peer's close frame, now that we have sent ours; what else comes is not for the session."""
+        at, size, left = 0, len(data), SKIPPED_AT_ONCE
+        while at < size and self._judge is not None:
+            if left <= 0:
+                self._rest()
+                break
+            if data[at] > BINARY_WHOLE and (end := self._answer_last_pings(data, at)) > at:
+                left -= CONTROLS_AT_ONCE
+                at = end
+                continue
+            left -= 1
+            kind, _, end = look(data, at, self._endpoint.limits.message_bytes)
+            if kind is Kind.PARTIAL:
+                self._needed = max(end - at, 0)
+                break
+            if kind in (Kind.REFUSED, Kind.TOO_BIG):
+                end = size
+            if end == size or data[at] & 0x0F == Opcode.CLOSE:
+                judge.receive_data(data[at:end])
+                self._obey(judge)
+            at = end
+        if at < size and self._judge is not None:
+            self._keep(data, at)
+
+    def _keep(self, data: bytes | bytearray, at: int) -> None:
+        """Keep what was not read, without copying what waits already."""
+        if isinstance(data, bytearray):
+            del data[:at]
+            self._pending = data
+        else:
+            self._pending = bytearray(data[at:] if at else data)
+
+    def _rest(self) -> None:
+        """Let the other connections have their turn, and read on in the next one. Nothing more is taken meanwhile."""
+        if not self._is_resting and self._transport is not None:
+            self._is_resting = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _receive_controls(self, data: bytes | bytearray, at: int) -> int:
+        """Answer pings and note pongs, as many as stand here; return where they end."""
+        answers, count, pongs, end = controls(data, at, CONTROLS_AT_ONCE)
+        if count:
+            flood = self._flood
+            is_allowed = flood is not None and flood.allows(CONTROL, count, asyncio.get_running_loop().time())
+            if not is_allowed and not self._meter(CONTROL, count):
+                return end
+            if answers:
+                self.write(answers)
+            if pongs and self._session is not None:
+                self._session.pong_received()
+        return end
+
+    def _answer_last_pings(self, data: bytearray, at: int) -> int:
+        """Answer pings behind our close frame, as long as they are not too many; return where they end."""
+        answers, count, _, end = controls(data, at, CONTROLS_AT_ONCE)
+        is_read = self.buffered() + len(answers) <= self._endpoint.limits.outbound_bytes
+        if answers and is_read and self._allows(CONTROL, count):
+            self._transport.write(answers)
+        return end
+
+    def _allows(self, kind: str, count: int) -> bool:
+        if self._flood is None:
+            self._flood = FloodMeter(self._endpoint.limits.flood)
+        return self._flood.allows(kind, count, asyncio.get_running_loop().time())
+
+    def _meter(self, kind: str, count: int = 1) -> bool:
+        """Count what a peer sends beside messages. Close the connection and return False where it is too much."""
+        if self._allows(kind, count):
+            return True
+        self._endpoint.flooding += 1
+        logger.warning("x %s: %s", self._who, self._endpoint.limits.flood.problem(kind))
+        self._fail(CloseCode.POLICY_VIOLATION, f"too many {kind}")
+        return False
 
     def _deliver(self, payload: bytes, is_text: bool) -> None:
         """Hand one whole message to the session."""
@@ -329,8 +460,11 @@ class WebSocketTransport(asyncio.Protocol):
             logger.exception("! %s: a message could not be received", self._peer)
             self.close(*BUG)
 
-    def _consult(self, frame: bytes | bytearray) -> None:
+    def _consult(self, frame: bytes | bytearray, payload: int) -> None:
         """Give a frame to the judge, and let go of it when no message is in progress."""
+        is_fragment = not frame[0] & 0x80 or not frame[0] & 0x0F
+        if is_fragment and payload < SHORT and not self._meter(FRAGMENTS):
+            return
         judge = self._judge
         if judge is None:
             judge = self._judge = self._make_judge()
@@ -401,12 +535,12 @@ class WebSocketTransport(asyncio.Protocol):
         """Go on, in a later turn of the loop: the session may be in the middle of something."""
         if self._held:
             self._held = False
-            asyncio.get_running_loop().call_soon(self._go_on)
+            self._rest()
 
     def _go_on(self) -> None:
-        if self._state is State.OPEN:
-            self._receive_pending()
-        if self._transport is not None and not self._held:
+        self._is_resting = False
+        self._receive_pending()
+        if self._transport is not None and not self._held and not self._is_resting:
             self._transport.resume_reading()
 
     # Writing
@@ -524,18 +658,18 @@ class WebSocketTransport(asyncio.Protocol):
         self._ended = (code, reason)
         self._enter(State.CLOSING)
         self._arm(CLOSE_S)
-        if self._held:
-            self._held = False
-            self._transport.resume_reading()
+        was_held, self._held = self._held, False
         if self._pending:
-            rest, self._pending = self._pending, bytearray()
-            asyncio.get_running_loop().call_soon(self.data_received, bytes(rest))
+            self._rest()
+        elif was_held:
+            self._transport.resume_reading()
 
     def _end_stream(self) -> None:
         """
         Send our end of the stream and read on until the peer's: a socket closed with bytes unread is reset, and the
-        peer then may lose the close frame.
+        peer then may lose the close frame. Nobody looks at what comes until then.
         """
+        self._judge = None
         self._arm(CLOSE_S)
         if self._transport.can_write_eof():
             self._transport.write_eof()

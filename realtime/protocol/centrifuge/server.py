@@ -7,6 +7,7 @@ their connections' ids, and by the secret ids that `/emulation` names. What a se
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ class Centrifuge:
         self.tokens = tokens
         self.limits = limits
         self.home = home
+        self.event_loop = asyncio.get_running_loop()
         self.sessions: set[Session] = set()
         self.commands = limits.commands
         self.overruns: Counter[str] = Counter()  # limits that clients ran over, by name

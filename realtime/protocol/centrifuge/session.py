@@ -35,6 +35,7 @@ from realtime.protocol.centrifuge.codec import BadFrame, Codec
 from realtime.protocol.centrifuge.messages import Command, Disconnected, Message, Push, Refreshed, Result, Unsubscribe
 from realtime.rate import CostMeter, Meter, Rate
 from realtime.tasks import IS_EAGER, begin
+from realtime.threads import is_calling
 from realtime.wheel import Timer
 from sticky.journal import MESSAGE
 
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 QUEUE_MAX: Final = 64  # commands that wait for the one that runs; above it the client waits in its kernel
 QUEUE_END: Final = 64 * 1024  # one message of 64 KiB holds less; who is beyond could not be paused
+
+REFUSALS: Final = 10  # times the commands that it may send, a client is refused some before it is closed
+COMMANDS_AT_ONCE: Final = 32  # of one client in one turn of the loop: 1 to 2 ms
 
 NONE: Final[frozenset[Any]] = frozenset()
 PONG: Final = Command()
@@ -91,6 +95,7 @@ class Session:
         "_taken",
         "_task",
         "_timer",
+        "_too_soon",
         "answers",
         "codec",
         "connection",
@@ -141,6 +146,7 @@ class Session:
         self._meter: Meter | None = None  # of commands
         self._refusal: codes.DisconnectCode | None = None  # how one ends that was refused for now, and stays
         self.answers: CostMeter | None = None  # what large answers have cost
+        self._too_soon: Meter | None = None  # of those that came too soon
         self._overran: frozenset[str] = NONE  # limits of which the log has heard
         self._mark = handshake.mark
         self._awaits_pong = False
@@ -157,7 +163,8 @@ class Session:
         if self.state is State.CLOSED:
             return
         if self.is_one_way and (self.state is not State.NEW or self._queue is not None):
-            return  # it has said what it may, whatever this is
+            self._pass_over()  # it has said what it may, whatever this is
+            return
         self._mark.begin(MESSAGE)
         self._receive(message)
         if self._task is None:  # else until that is done
@@ -191,6 +198,12 @@ class Session:
             self.over("commands", "too many wait for their turn")
             self.finish(codes.TOO_MANY_REQUESTS_END)
 
+    def _pass_over(self) -> None:
+        """Count what a client that only listens has no business to send. It may do so as often as others may ask."""
+        rate = self.shared.commands
+        if rate is not None and not self._allows(rate):
+            self.finish(codes.TOO_MANY_REQUESTS_END)
+
     def connection_lost(self, code: int, reason: str) -> None:
         """Leave every room, and tell the application that an admitted client is gone."""
         self._wind_up(code, reason)
@@ -204,7 +217,7 @@ class Session:
         self._timer.cancel()
         if self._expiry is not None:
             self._expiry.cancel()
-        if self._task is not None and self._task is not asyncio.current_task():
+        if self._task is not None and not is_calling(self._task):
             self._task.cancel()
         away = codes.comes_back(code)
         for room in list(self.connection.subscriptions):
@@ -225,8 +238,14 @@ class Session:
     async def _run(self) -> None:
         queue = self._queue
         assert queue is not None
+        left = COMMANDS_AT_ONCE
         try:
             while queue and self.is_open:
+                if not left:
+                    left = COMMANDS_AT_ONCE
+                    await asyncio.sleep(0)  # other clients have their turn
+                    continue
+                left -= 1
                 command = queue.popleft()
                 if self._publishing and (command.publish is None or len(self._publishing) >= QUEUE_MAX):
                     await asyncio.wait(self._publishing)  # what another command is to find has happened
@@ -305,12 +324,27 @@ class Session:
             self._answer_error(id, "publish", codes.INTERNAL.error())
 
     def _meter_command(self, method: str, rate: Rate) -> None:
-        """Refuse a command that comes too soon. One that has no answer would be lost in silence, and ends it all."""
+        """
+        Refuse a command that comes too soon. It all ends with one that has no answer, and so would be lost in silence,
+        and for a client that goes on for long in spite of refusals.
+        """
+        if self._allows(rate):
+            return
+        if self._too_soon is None:
+            self._too_soon = Meter()
+        now = asyncio.get_running_loop().time()
+        if method == "send" or not self._too_soon.take(now, Rate(rate.count * REFUSALS, rate.period_s)):
+            raise codes.TOO_MANY_REQUESTS_END.error()
+        raise codes.TOO_MANY_REQUESTS.error()
+
+    def _allows(self, rate: Rate) -> bool:
+        """Take one command of the rate, or say that it came too soon."""
         if self._meter is None:
             self._meter = Meter()
-        if not self._meter.take(asyncio.get_running_loop().time(), rate):
-            self.over("commands", f"more than {self.shared.limits.commands_per_second} commands a second")
-            raise (codes.TOO_MANY_REQUESTS_END if method == "send" else codes.TOO_MANY_REQUESTS).error()
+        if self._meter.take(asyncio.get_running_loop().time(), rate):
+            return True
+        self.over("commands", f"more than {self.shared.limits.commands_per_second} commands a second")
+        return False
 
     def over(self, limit: str, why: str) -> None:
         """Count that the client ran over a limit, and log the first time."""
@@ -570,6 +604,9 @@ class Session:
         self.write(self.codec.push(Push(channel=room, unsubscribe=Unsubscribe(code.code, code.reason))))
 
     # The connection's voice
+
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        return self.shared.event_loop
 
     def write(self, payload: bytes) -> None:
         """Send one message of the protocol."""

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from realtime.transport.flood import FloodLimits
 from realtime.transport.frames import BINARY as BINARY_FRAMES
 from realtime.transport.peer import Peer
 from tests.realtime.transport.wire import (
@@ -49,7 +50,14 @@ async def test_the_head_may_come_in_single_bytes() -> None:
         for byte in HEAD:
             client.protocol.data_received(bytes([byte]))
         assert (await client.head()).startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
-        assert rig.endpoint.statistics() == {"websockets": 1, "opened": 1, "refused": 0, "slow": 0, "too_big": 0}
+        assert rig.endpoint.statistics() == {
+            "websockets": 1,
+            "opened": 1,
+            "refused": 0,
+            "slow": 0,
+            "too_big": 0,
+            "flooding": 0,
+        }
         assert client.protocol.is_open
 
 
@@ -107,7 +115,14 @@ async def test_who_is_refused_reads_the_whole_answer_and_then_the_end(head: byte
         client.writer.write_eof()
         await rig.wait_for_losses(1)
     assert rig.sessions.all == []
-    assert rig.endpoint.statistics() == {"websockets": 0, "opened": 0, "refused": 1, "slow": 0, "too_big": 0}
+    assert rig.endpoint.statistics() == {
+        "websockets": 0,
+        "opened": 0,
+        "refused": 1,
+        "slow": 0,
+        "too_big": 0,
+        "flooding": 0,
+    }
 
 
 @run_async
@@ -204,7 +219,7 @@ SAID = frame(FIN | PONG, b"?", masked=False) + frame(FIN | CLOSE, b"\x0f\xa0bye"
 
 def receive_in_pieces(pieces: list[bytes]) -> None:
     """Have an open connection receive `pieces`; what its session was told and what it said may not depend on them."""
-    rig, wire = Rig(), Wire()
+    rig, wire = Rig(flood=FloodLimits(0, 0, 0)), Wire()
     protocol = rig.endpoint.transport(Peer("203.0.113.7", 4711), b"")
     protocol.connection_made(wire)
     protocol.data_received(HEAD)
