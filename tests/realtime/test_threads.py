@@ -117,7 +117,7 @@ async def has_page(scene: Scene) -> None:
 
 
 async def is_forgotten(scene: Scene) -> None:
-    assert (await scene.room.history()).publications == []
+    assert not (await scene.room.history()).publications
 
 
 async def has_members(scene: Scene) -> None:
