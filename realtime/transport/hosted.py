@@ -171,7 +171,10 @@ class Hosted(Guarded):
         super().on_response_complete()
         if self._is_last:
             self._limit_cycle()
-        if self._handed_on or self._is_answering or self.transport.is_closing():
+        if self._is_answering:
+            self.end_half_closed()  # of the request that is answered next not all has come, and no more will
+            return
+        if self._handed_on or self.transport.is_closing():
             return
         if self._ending is not None:
             self._ending(self._behind)
