@@ -20,7 +20,7 @@ import asyncio
 import http
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -28,6 +28,7 @@ from uvicorn.protocols.http.h11_impl import RequestResponseCycle as UvicornH11Cy
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle as UvicornHttptoolsCycle
 
 from realtime.transport.handshake import refusal
+from realtime.transport.joined import JoiningTransport
 from realtime.transport.paced import PacedHttptools
 from realtime.transport.patience import Patience
 from realtime.transport.taken import taken
@@ -80,6 +81,7 @@ class Guarded(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.joining = JoiningTransport(self.transport, self.loop)
         if self.scheme == "https":  # of all others the primary has seen the head
             self._await_head()
 
@@ -233,6 +235,7 @@ class Guarded(asyncio.Protocol):
             self._watch_half_closed(now)
 
     def on_response_complete(self) -> None:
+        self.joining.flush()
         super().on_response_complete()  # type: ignore[misc]
         self.needs_peer = False
         self._see_off()
@@ -243,6 +246,11 @@ class _Cycle:
 
     is_gone = False  # its client is taken for gone, and the application may know
     is_read = False  # the application has had the whole body
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.transport.hold()  # type: ignore[attr-defined]
+        await super().send(message)  # type: ignore[misc]
 
     async def receive(self) -> Any:
         if not (self.is_gone and self.is_read):
@@ -340,6 +348,7 @@ class GuardedHttptools(Guarded, PacedHttptools):
         super().on_headers_complete()
         if type(self.cycle) is UvicornHttptoolsCycle:  # else the request is an upgrade
             is_old = self.scope["http_version"] == "1.0"
+            self.cycle.transport = cast(asyncio.Transport, self.joining)
             self.cycle.__class__ = OldHttptoolsCycle if is_old else HttptoolsCycle
             if is_old:
                 self.cycle.waiting_for_100_continue = False
@@ -359,6 +368,7 @@ class GuardedH11(Guarded, H11Protocol):
     def handle_events(self) -> None:
         super().handle_events()
         if type(self.cycle) is UvicornH11Cycle:
+            self.cycle.transport = cast(asyncio.Transport, self.joining)
             self.cycle.__class__ = H11Cycle
 
 
