@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hmac
+import itertools
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ import pytest
 from realtime.auth import sign
 from realtime.protocol.centrifuge import codes
 from realtime.protocol.centrifuge.codes import DisconnectCode
+from tests.process.test_api import post
 from tests.support.fault_clients import ONE_WAY, TWO_WAY, Native
 from tests.support.fault_table import APART, FINAL, ROWS, Final, Row
 from tests.support.key_server import Key, KeyServer
@@ -40,6 +42,7 @@ from tests.support.server import ROOT, RunningServer
 
 APP = ROOT / "tests" / "support" / "faults_app.py"
 PAGE = ROOT / "docs" / "faults.md"
+API_KEY = "a key of sixteen bytes"
 SECRET = "the secret of a server that fails, of thirty-two bytes and more"
 COMMAND_KINDS = ("websocket", "http_stream")
 HEALTHY_S = 30.0
@@ -468,11 +471,39 @@ def test_the_local_broker_is_down() -> None:
     assert answers == {(kind, method): row.commands[method] for kind, method in asks}
 
 
+def fill(server: RunningServer) -> None:
+    """Publish until nothing more is taken, be it as small as a publication can be."""
+    for size in (20_000, 1000, 1):
+        for number in itertools.count():
+            fields = {"channel": f"room:{size}-{number}", "data": "x" * size}
+            answer = post(server, "/api/publish", fields, X_API_Key=API_KEY)[1]
+            if "error" in answer:
+                assert answer["error"]["code"] == 100, answer
+                break
+
+
+def test_the_local_broker_is_full() -> None:
+    [row] = [each for each in APART if each.name == "local broker full"]
+    fault = Fault()
+    env = {"REALTIME_TOKEN_HMAC_SECRET": SECRET, "REALTIME_API_KEY": API_KEY}
+    with RunningServer(APP, "--drain", "1s", "--broker-memory", "1MiB", workers=1, env=env) as server:
+        place = Place(server)
+        asks = {
+            (kind, method): prepare(place, kind, method, fault) for method in row.commands for kind in COMMAND_KINDS
+        }
+        fill(server)
+        got = {kind: connecting(place, kind, fault) for kind in (*TWO_WAY, *ONE_WAY)}
+        fill(server)
+        answers = {each: send() for each, send in asks.items()}
+    assert got == {**dict.fromkeys(TWO_WAY, row.connect), **dict.fromkeys(ONE_WAY, row.one_way)}
+    assert answers == {(kind, method): row.commands[method] for kind, method in asks}
+
+
 @pytest.mark.redis
 def test_a_token_that_was_revoked_is_refused_also_while_nothing_can_be_read(place: Place) -> None:
     [row] = [each for each in APART if each.name == "revocation"]
     place.mend()
-    server_env = {"REALTIME_TOKEN_HMAC_SECRET": SECRET, "REALTIME_API_KEY": "a key of sixteen bytes"}
+    server_env = {"REALTIME_TOKEN_HMAC_SECRET": SECRET, "REALTIME_API_KEY": API_KEY}
     options = ("--redis", f"redis://127.0.0.1:{place.redis.port}", "--redis-prefix", "revoking", "--drain", "1s")
     with RunningServer(APP, *options, workers=1, env=server_env) as server:
         headers = {"X-API-Key": server_env["REALTIME_API_KEY"]}

@@ -100,6 +100,7 @@ ROWS = (
 # In tests of their own: another server is needed for them.
 APART = (
     Row("local broker", "the local broker is down", NOW, BACK, NO_LINK),
+    Row("local broker full", "the local broker is full (`--broker-memory`)", NOW, BACK, unwritten()),
     Row("failover", "a Redis master fails over", NOW, BACK, NO_LINK),
     Row("revocation", "what is revoked cannot be read, for Redis is down; the token was revoked before", EXPIRED,
         "closed 3005", {"refresh": "closed 3005"}),
