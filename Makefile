@@ -41,10 +41,17 @@ demo: $(READY)  ## serve the chat of examples/chat on four workers
 test: $(READY)  ## run the tests; what needs Redis, Chromium or Node is skipped where they are missing
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-slow: $(READY)  ## run the tests that take longer
+test-slow: $(READY) $(VENV)-apps/.installed  ## run the tests that take longer
 	@if command -v npm >/dev/null; then npm --prefix tests/apps/node ci --no-audit --no-fund --silent; \
 	else echo "npm was not found: stock clients under Node are not tested"; fi
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Gradio, Streamlit, Shiny and marimo: 1 GB, in an environment of their own. Where they cannot be had, that is said, and
+# their tests are skipped.
+$(VENV)-apps/.installed: pyproject.toml scripts/venv.sh
+	@echo "setting up the frameworks of examples/, some minutes"
+	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)-apps apps || { [ -e $@ ] || rm -rf $(VENV)-apps; \
+	    echo "Gradio, Streamlit, Shiny and marimo could not be installed: without them, their tests are skipped"; }
 
 test-lowest: $(VENV)-lowest/.installed  ## run units and one test of each kind with the lowest versions that pyproject.toml allows
 	$(VENV)-lowest/bin/python -m pytest -m "not slow" $(LOWEST) $(ARGS)
@@ -83,5 +90,5 @@ screenshots: $(READY)  ## make the pictures in docs/ anew, from the running chat
 	$(BIN)/python -m tests.browser.shoot
 
 clean:  ## remove .venv and everything that tools left
-	rm -rf $(VENV) $(VENV)-lowest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-apps build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

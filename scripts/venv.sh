@@ -1,10 +1,15 @@
 #!/bin/sh
 # Puts the project and its tools into .venv, for the Makefile. Needs Python 3.11 or newer with venv, and a network.
 #
-#   scripts/venv.sh DIRECTORY      PYTHON in the environment names the interpreter; else the first good one is taken
+#   scripts/venv.sh DIRECTORY [GROUP …]
+#
+# The groups are those of pyproject.toml, `test` and `lint` unless given. PYTHON in the environment names the interpreter;
+# else the first good one is taken.
 set -eu
 
-venv=${1:?usage: scripts/venv.sh DIRECTORY}
+venv=${1:?usage: scripts/venv.sh DIRECTORY [GROUP …]}
+shift
+[ $# -gt 0 ] || set -- test lint
 cd "$(dirname "$0")/.."
 
 usable() {
@@ -36,15 +41,16 @@ if [ ! -e "$venv/.installed" ]; then # made now, or made again when an earlier a
     "$python" -m venv "$venv"
 fi
 
-echo "installing realtime-cluster and its tools into $venv"
+echo "installing realtime-cluster and what is in $* into $venv"
 # pip 25.1 is the first that reads [dependency-groups]. Where it cannot be had, they are read here.
 pip install --upgrade 'pip>=25.1' || echo "pip stays as it is" >&2
 if "$venv/bin/python" -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (25, 1))'; then
-    pip install --editable . --group test --group lint
+    pip install --editable . $(printf -- '--group %s ' "$@")
 else
-    "$venv/bin/python" -c 'import tomllib
+    "$venv/bin/python" -c 'import sys, tomllib
 groups = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]
-print(*groups["test"], *groups["lint"], sep="\n")' >"$venv/tools.txt"
+for name in sys.argv[1:]:
+    print(*groups[name], sep="\n")' "$@" >"$venv/tools.txt"
     pip install --editable . --requirement "$venv/tools.txt"
 fi
 touch "$venv/.installed"

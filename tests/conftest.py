@@ -1,6 +1,6 @@
 """
-What tests need from the machine: a Redis server, Chromium, Node, HAProxy, nginx, a C compiler. Where it is missing they
-are skipped, and say so.
+What tests need from the machine: a Redis server, Chromium, Node, HAProxy, nginx, a C compiler; and the interpreter that
+has the frameworks, which `make test-slow` sets up. Where it is missing they are skipped, and say so.
 
 `REALTIME_REQUIRE=redis,browser,node,haproxy,nginx,compiler` turns that round, for the machine that has to prove
 everything: what is named there must be found, and a single skipped test fails the run.
@@ -12,6 +12,7 @@ import gc
 import os
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import hypothesis  # here: its plugin would import it while it tells of a failure, deep in the stack: too deep
 import pytest
@@ -23,6 +24,7 @@ PROGRAMS = {
     "haproxy": ("haproxy",),
     "nginx": ("nginx",),
     "compiler": ("cc", "gcc", "clang"),
+    "frameworks": (str(Path(__file__).resolve().parents[1] / ".venv-apps" / "bin" / "python"),),
 }
 REQUIRED = frozenset(filter(None, os.environ.get("REALTIME_REQUIRE", "").replace(" ", "").split(",")))
 SLOW_S = 1_800
@@ -34,6 +36,13 @@ hypothesis.settings.load_profile("no clock")
 gc.set_threshold(50_000, 20, 50)  # what tests keep is looked at less often: the ledgers take 29 s, not 50
 
 _skipped: list[str] = []  # why, for each skipped test
+
+
+def lacks(need: str) -> str:
+    """Say what of `PROGRAMS` is missing."""
+    if need == "frameworks":
+        return "needs .venv-apps with Gradio, Streamlit, Shiny and marimo: `make .venv-apps/.installed`"
+    return f"needs {' or '.join(PROGRAMS[need])} on PATH"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,7 +63,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip, or fail, a test whose program is not on PATH."""
     for need, programs in PROGRAMS.items():
         if item.get_closest_marker(need) and not any(shutil.which(program) for program in programs):
-            sentence = f"needs {' or '.join(programs)} on PATH"
+            sentence = lacks(need)
             if need in REQUIRED:
                 pytest.fail(f"{sentence}; REALTIME_REQUIRE does not allow to skip it", pytrace=False)
             pytest.skip(sentence)

@@ -17,6 +17,8 @@ page = ui.page_fluid(
     ui.input_action_button("click", "click"),
     ui.output_text("told"),
     ui.download_button("download", "download"),
+    ui.input_file("file", "a file"),
+    ui.output_text("size"),
 )
 
 
@@ -36,6 +38,10 @@ def server(input: Inputs, output: Outputs, session: Session) -> None:
     @render.download_button(label="download", filename="clicks.txt")
     def download() -> Iterator[str]:
         yield f"{count()} clicks, by worker {os.getpid()}"
+
+    @render.text
+    def size() -> str:
+        return ", ".join(f"{each['name']} has {each['size']} bytes" for each in input.file() or [])
 
 
 app = App(page, server)

@@ -51,6 +51,9 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
     "--remote-debugging-port=0",
+    # Pages of frameworks ask for fonts and scripts elsewhere: these are never to be had, wherever the tests run.
+    "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 )
 
 # What a key event must say beside its name.
@@ -318,21 +321,29 @@ class Page:
         ]
         self.call("Emulation.setEmulatedMedia", {"features": features})
 
-    def click(self, selector: str) -> None:
-        """Click the middle of the first element that matches, where a person would."""
+    def click(self, selector: str, *, shadow: str | None = None) -> None:
+        """Click the middle of the first element that matches, or of what `shadow` names in its shadow root."""
+        inside = f".shadowRoot.querySelector({json.dumps(shadow)})" if shadow else ""
         box = self.wait_for(
             f"""(() => {{
-              const element = document.querySelector({json.dumps(selector)});
+              const element = document.querySelector({json.dumps(selector)}){inside};
               element.scrollIntoView({{ block: 'nearest' }});
               const box = element.getBoundingClientRect();
               const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
-              const hit = document.elementFromPoint(x, y);
+              const hit = element.getRootNode().elementFromPoint(x, y);
               return element.contains(hit) || hit?.contains(element) ? {{ x, y }} : null;
             }})()"""
         )
         at = {"x": box["x"], "y": box["y"], "button": "left", "clickCount": 1}
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", {"type": kind, **at})
+
+    def choose(self, selector: str, *paths: str | os.PathLike[str]) -> None:
+        """Choose files in the first file input that matches, as a person does in the dialog."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.wait_for(f"!!{element}")
+        found = self.call("Runtime.evaluate", {"expression": element})["result"]["objectId"]
+        self.call("DOM.setFileInputFiles", {"files": [os.fspath(path) for path in paths], "objectId": found})
 
     def type(self, text: str) -> None:
         """Write into whatever has the focus."""

@@ -9,15 +9,15 @@ import shutil
 
 import pytest
 
-from tests.conftest import PROGRAMS, REQUIRED
+from tests.conftest import PROGRAMS, REQUIRED, lacks
 
 
 def require(what: str) -> str:
-    """Return the path of `redis`, `browser`, `node` or `haproxy`; skip the test without it, or fail if required."""
+    """Return the path of what a mark names, e.g. `redis` or `frameworks`; skip the test without it, or fail if required."""
     for program in PROGRAMS[what]:
         if path := shutil.which(program):
             return path
-    sentence = f"needs {' or '.join(PROGRAMS[what])} on PATH"
+    sentence = lacks(what)
     if what in REQUIRED:
         pytest.fail(f"{sentence}; REALTIME_REQUIRE does not allow to skip it", pytrace=False)
     pytest.skip(sentence)

@@ -1,0 +1,211 @@
+"""
+Gradio, Streamlit, Shiny and marimo on four workers, in a real browser.
+
+Each keeps a page's state in one process, and its pages make requests beside their stream: clicks, uploads, downloads.
+Those have to find that process, also when the page has come back elsewhere than on its own slot's worker. `--sticky
+none` is the control: it shows that the requests that are made here need it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.chromium import BrowserError, Chromium, Page
+from tests.support.require import require
+from tests.support.server import ROOT, RunningServer
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.frameworks]
+
+PEOPLE, CLICKS = 5, 3
+MOST = 20  # people who come one after another, until one is lost; each is with a chance of a half at least
+DEADLINE_S = 300.0  # only a hang reaches it: four processes import these at once, Gradio alone takes 8 s of a processor
+LOOK_S = 1.0  # how often the log is looked at while a page is waited for
+REFUSED = re.compile(r"< \S+ (GET|POST|PUT) /(?!favicon)\S*: [45]\d\d")
+COUNTED = r"\d+ clicks.*"
+
+
+class Lost(AssertionError):
+    """A page has not found the process that has its state."""
+
+
+@contextlib.contextmanager
+def serve(name: str, sticky: str) -> Iterator[RunningServer]:
+    """Serve an example on four workers; nothing is read from home, and nothing sent to the frameworks' makers."""
+    with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as stack:
+        server = RunningServer(
+            ROOT / "examples" / name / "app.py",
+            *("--sticky", sticky, "--balance", "round-robin", "--access-log", "--drain", "2s"),
+            *("--boot", f"{DEADLINE_S:g}s", "--hung", "1m"),
+            workers=4,
+            env={"HOME": home, "GRADIO_ANALYTICS_ENABLED": "False", "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false"},
+            python=require("frameworks"),
+        )
+        server.start()
+        stack.push(server)  # it is stopped, and its log shown where a test has failed
+        server.wait_until_listening(deadline_s=DEADLINE_S)
+        server.log.wait_for(r"is ready \(4 of 4\)", deadline_s=DEADLINE_S)
+        yield server
+
+
+class Person:
+    """
+    Somebody with a page of an example.
+
+    Args:
+        file: what is uploaded.
+    """
+
+    def __init__(self, chromium: Chromium, server: RunningServer, file: Path) -> None:
+        self.server = server
+        self.page: Page = chromium.page(server.url)
+        self.file = file
+        self.told = self.see(COUNTED)
+
+    def see(self, line: str) -> str:
+        """
+        Wait until the page shows a line.
+
+        Raises:
+            Lost: the server has refused a request meanwhile.
+        """
+        fields = "[...document.querySelectorAll('textarea')].map((each) => each.value + '\\n').join('')"
+        script = f"({fields} + document.body.innerText).match(/^{line}$/m)"
+        give_up_at = time.monotonic() + DEADLINE_S
+        while True:
+            try:
+                return str(self.page.wait_for(script, deadline_s=LOOK_S)[0])
+            except BrowserError:
+                if refused := self.server.log.find_all(REFUSED):
+                    raise Lost(refused[0].string) from None
+                if time.monotonic() > give_up_at:
+                    raise
+
+    def see_another_count(self) -> int:
+        """Wait until the page tells another count, or another worker; return the worker's pid."""
+        self.told = self.see(rf"(?!{self.told}$){COUNTED}")
+        return int(self.told.rsplit(" ", 1)[1])
+
+    def count(self) -> int:
+        """Click, and see that each click is counted by one and the same process; return its pid."""
+        start, workers = int(self.told.split()[0]), set()
+        for number in range(start + 1, start + 1 + CLICKS):
+            self.click()
+            workers.add(self.see_another_count())
+            if not self.told.startswith(f"{number} clicks") or len(workers) > 1:
+                raise Lost(f"{self.told}, after {number} clicks")
+        [worker] = workers
+        return worker
+
+    def see_upload(self) -> None:
+        self.see(f"{self.file.name} has {self.file.stat().st_size} bytes")
+
+    # What differs
+
+    def click(self) -> None:
+        self.page.click("#click")
+
+    def make_other_requests(self) -> None:
+        """Do what else needs the page's process."""
+
+
+class OnGradio(Person):
+    """A click is a request, its result comes by a stream."""
+
+
+class OnStreamlit(Person):
+    """A click goes through the WebSocket, an upload does not."""
+
+    def click(self) -> None:
+        self.page.click("[data-testid=stButton] button")
+
+    def make_other_requests(self) -> None:
+        self.page.choose("[data-testid=stFileUploader] input[type=file]", self.file)
+        self.see_upload()
+
+
+class OnShiny(Person):
+    """A click goes through the WebSocket, a download and an upload do not."""
+
+    def make_other_requests(self) -> None:
+        self.page.wait_for("document.querySelector('#download').getAttribute('href')")
+        loaded = self.page.evaluate("fetch(document.querySelector('#download').href).then((answer) => answer.text())")
+        if loaded != self.told:
+            raise Lost(loaded)
+        self.page.choose("#file", self.file)
+        self.see_upload()
+
+
+class OnMarimo(Person):
+    """A click is a request, its result comes through the WebSocket."""
+
+    def click(self) -> None:
+        self.page.click("marimo-button", shadow="button")
+
+
+PEOPLE_ON: dict[str, type[Person]] = {
+    "gradio": OnGradio,
+    "streamlit": OnStreamlit,
+    "shiny": OnShiny,
+    "marimo": OnMarimo,
+}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chromium]:
+    with Chromium() as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "letter.txt"
+    path.write_text("hello")
+    return path
+
+
+@pytest.mark.parametrize("name", PEOPLE_ON)
+def test_everybodys_requests_find_the_process_that_has_the_page(chromium: Chromium, name: str, file: Path) -> None:
+    workers = set()
+    with serve(name, "session") as server:
+        people = [PEOPLE_ON[name](chromium, server, file) for _ in range(PEOPLE)]  # all are there before one clicks
+        for person in people:
+            workers.add(person.count())
+            person.make_other_requests()
+        assert not server.log.find_all(REFUSED)
+        for person in people:
+            person.page.close()
+    assert len(workers) > 1, "they are on several workers"
+
+
+@pytest.mark.parametrize("name", PEOPLE_ON)
+def test_without_stickiness_somebodys_requests_do_not(chromium: Chromium, name: str, file: Path) -> None:
+    with serve(name, "none") as server, pytest.raises(Lost):  # noqa: PT012
+        for _ in range(MOST):
+            person = PEOPLE_ON[name](chromium, server, file)
+            person.count()
+            person.make_other_requests()
+
+
+@pytest.mark.parametrize("name", ["streamlit", "marimo"])
+def test_a_page_that_came_back_elsewhere_has_all_its_requests_there(chromium: Chromium, name: str, file: Path) -> None:
+    with serve(name, "session") as server:
+        person = PEOPLE_ON[name](chromium, server, file)
+        killed = person.count()
+        since = server.log.mark()
+        os.kill(killed, signal.SIGKILL)
+        elsewhere = person.see_another_count()
+        refilled = server.log.wait_for(r"worker (\d+) is ready \(4 of 4\)", since=since, deadline_s=DEADLINE_S)[1]
+        assert elsewhere not in (killed, int(refilled)), "the page was back before its slot was filled again"
+        assert person.count() == elsewhere
+        person.make_other_requests()
+        assert not server.log.find_all(REFUSED)
+        person.page.close()
