@@ -17,7 +17,7 @@ def _():
 @app.cell
 def _(mo):
     click = mo.ui.button(label="click", value=0, on_click=lambda count: count + 1)
-    click
+    click  # noqa: B018 - the last expression is what the cell shows
     return (click,)
 
 

@@ -13,7 +13,7 @@ from tests.conftest import PROGRAMS, REQUIRED, lacks
 
 
 def require(what: str) -> str:
-    """Return the path of what a mark names, e.g. `redis` or `frameworks`; skip the test without it, or fail if required."""
+    """Return the path of what a mark names, such as `redis`; skip the test without it, or fail if required."""
     for program in PROGRAMS[what]:
         if path := shutil.which(program):
             return path
