@@ -39,14 +39,17 @@ class Lost(AssertionError):
 
 @contextlib.contextmanager
 def serve(name: str, sticky: str) -> Iterator[RunningServer]:
-    """Serve an example on four workers; nothing is read from home, and nothing sent to the frameworks' makers."""
+    """Serve an example on four workers; it is at home in an empty directory, and nothing is sent to the frameworks' makers."""
     with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as stack:
+        config = Path(home) / ".streamlit" / "config.toml"  # its variables are for `streamlit run` alone
+        config.parent.mkdir()
+        config.write_text("browser.gatherUsageStats = false\n")
         server = RunningServer(
             ROOT / "examples" / name / "app.py",
             *("--sticky", sticky, "--balance", "round-robin", "--access-log", "--drain", "2s"),
             *("--boot", f"{DEADLINE_S:g}s", "--hung", "1m"),
             workers=4,
-            env={"HOME": home, "GRADIO_ANALYTICS_ENABLED": "False", "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false"},
+            env={"HOME": home, "GRADIO_ANALYTICS_ENABLED": "False"},
             python=require("frameworks"),
         )
         server.start()
@@ -95,7 +98,10 @@ class Person:
 
     def see_another_count(self) -> int:
         """Wait until the page tells another count, or another worker; return the worker's pid."""
-        self.told = self.see(rf"(?!{self.told}$){COUNTED}")
+        return self.see_count(rf"(?!{self.told}$){COUNTED}")
+
+    def see_count(self, line: str) -> int:
+        self.told = self.see(line)
         return int(self.told.rsplit(" ", 1)[1])
 
     def count(self) -> int:
@@ -120,6 +126,10 @@ class Person:
     def make_other_requests(self) -> None:
         """Do what else needs the page's process."""
 
+    def come_back(self, since: int) -> None:
+        """Wait until the page has a process again; `since` is where the log was before it lost the one it had."""
+        raise NotImplementedError
+
 
 class OnGradio(Person):
     """A click is a request, its result comes by a stream."""
@@ -134,6 +144,10 @@ class OnStreamlit(Person):
     def make_other_requests(self) -> None:
         self.page.choose("[data-testid=stFileUploader] input[type=file]", self.file)
         self.see_upload()
+
+    def come_back(self, since: int) -> None:
+        self.server.log.wait_for("GET /_stcore/host-config: 200", since=since, deadline_s=DEADLINE_S)  # it will connect
+        self.page.wait_for("!!document.querySelector('[data-test-connection-state=CONNECTED]')", deadline_s=DEADLINE_S)
 
 
 class OnShiny(Person):
@@ -153,6 +167,9 @@ class OnMarimo(Person):
 
     def click(self) -> None:
         self.page.click("marimo-button", shadow="button")
+
+    def come_back(self, since: int) -> None:
+        self.see(r"0 clicks, by worker \d+")
 
 
 PEOPLE_ON: dict[str, type[Person]] = {
@@ -209,10 +226,12 @@ def test_a_page_that_came_back_elsewhere_has_all_its_requests_there(chromium: Ch
             pass
         [successor] = successors
         os.kill(successor, signal.SIGSTOP)  # it boots when the page is back
-        elsewhere = person.see_another_count()
+        person.come_back(since)
         os.kill(successor, signal.SIGCONT)
         server.log.wait_for(rf"worker {successor} is ready \(4 of 4\)", since=since, deadline_s=DEADLINE_S)
-        assert person.count() == elsewhere
         person.make_other_requests()
+        elsewhere = person.see_count(r"0 clicks, by worker \d+")  # what was counted is lost with its process
+        assert elsewhere not in (killed, successor)
+        assert person.count() == elsewhere
         assert not server.log.find_all(REFUSED)
         person.page.close()
