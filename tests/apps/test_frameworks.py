@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -28,6 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.frameworks]
 PEOPLE, CLICKS = 5, 3
 MOST = 20  # people who come one after another, until one is lost; each is with a chance of a half at least
 DEADLINE_S = 300.0  # only a hang reaches it: four processes import these at once, Gradio alone takes 8 s of a processor
+PATIENCE_S = 30.0  # of the control: who is lost on Gradio hears nothing
 LOOK_S = 1.0  # how often the log is looked at while a page is waited for
 REFUSED = re.compile(r"< \S+ (GET|POST|PUT) /(?!favicon)\S*: [45]\d\d")
 COUNTED = r"\d+ clicks.*"
@@ -39,7 +41,7 @@ class Lost(AssertionError):
 
 @contextlib.contextmanager
 def serve(name: str, sticky: str) -> Iterator[RunningServer]:
-    """Serve an example on four workers; it is at home in an empty directory, and nothing is sent to the frameworks' makers."""
+    """Serve an example on four workers, at home in an empty directory; nothing is sent to the frameworks' makers."""
     with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as stack:
         config = Path(home) / ".streamlit" / "config.toml"  # its variables are for `streamlit run` alone
         config.parent.mkdir()
@@ -69,12 +71,21 @@ class Person:
 
     Args:
         file: what is uploaded.
+        patience_s: for how long the page may show nothing new.
+
+    Attributes:
+        lost: what is said of a page whose requests do not find its process.
     """
 
-    def __init__(self, chromium: Chromium, server: RunningServer, file: Path) -> None:
+    lost: ClassVar[str]
+
+    def __init__(
+        self, chromium: Chromium, server: RunningServer, file: Path, *, patience_s: float = DEADLINE_S
+    ) -> None:
         self.server = server
         self.page: Page = chromium.page(server.url)
         self.file = file
+        self.patience_s = patience_s
         self.told = self.see(COUNTED)
 
     def see(self, line: str) -> str:
@@ -82,19 +93,19 @@ class Person:
         Wait until the page shows a line.
 
         Raises:
-            Lost: the server has refused a request meanwhile.
+            Lost: the server has refused a request meanwhile, or the patience is over.
         """
         fields = "[...document.querySelectorAll('textarea')].map((each) => each.value + '\\n').join('')"
         script = f"({fields} + document.body.innerText).match(/^{line}$/m)"
-        give_up_at = time.monotonic() + DEADLINE_S
+        give_up_at = time.monotonic() + self.patience_s
         while True:
             try:
                 return str(self.page.wait_for(script, deadline_s=LOOK_S)[0])
-            except BrowserError:
+            except BrowserError as error:
                 if refused := self.server.log.find_all(REFUSED):
                     raise Lost(refused[0].string) from None
                 if time.monotonic() > give_up_at:
-                    raise
+                    raise Lost(f"nothing for {self.patience_s:g} s: {error}") from None
 
     def see_another_count(self) -> int:
         """Wait until the page tells another count, or another worker; return the worker's pid."""
@@ -134,9 +145,15 @@ class Person:
 class OnGradio(Person):
     """A click is a request, its result comes by a stream."""
 
+    lost = (
+        "(GET|POST) /gradio_api/queue/|after 2 clicks|after 3 clicks|nothing for"  # a stream elsewhere waits for ever
+    )
+
 
 class OnStreamlit(Person):
     """A click goes through the WebSocket, an upload does not."""
+
+    lost = "PUT /_stcore/upload_file/"
 
     def click(self) -> None:
         self.page.click("[data-testid=stButton] button")
@@ -153,17 +170,21 @@ class OnStreamlit(Person):
 class OnShiny(Person):
     """A click goes through the WebSocket, a download and an upload do not."""
 
+    lost = "/session/"
+
     def make_other_requests(self) -> None:
         self.page.wait_for("document.querySelector('#download').getAttribute('href')")
         loaded = self.page.evaluate("fetch(document.querySelector('#download').href).then((answer) => answer.text())")
         if loaded != self.told:
-            raise Lost(loaded)
+            raise Lost(f"GET /session/…/download: {loaded}")
         self.page.choose("#file", self.file)
         self.see_upload()
 
 
 class OnMarimo(Person):
     """A click is a request, its result comes through the WebSocket."""
+
+    lost = "POST /api/kernel/"
 
     def click(self) -> None:
         self.page.click("marimo-button", shadow="button")
@@ -209,9 +230,9 @@ def test_everybodys_requests_find_the_process_that_has_the_page(chromium: Chromi
 
 @pytest.mark.parametrize("name", PEOPLE_ON)
 def test_without_stickiness_somebodys_requests_do_not(chromium: Chromium, name: str, file: Path) -> None:
-    with serve(name, "none") as server, pytest.raises(Lost):  # noqa: PT012
+    with serve(name, "none") as server, pytest.raises(Lost, match=PEOPLE_ON[name].lost):  # noqa: PT012
         for _ in range(MOST):
-            person = PEOPLE_ON[name](chromium, server, file)
+            person = PEOPLE_ON[name](chromium, server, file, patience_s=PATIENCE_S)
             person.count()
             person.make_other_requests()
 
