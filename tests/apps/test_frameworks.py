@@ -143,10 +143,10 @@ class Person:
 
 
 class OnGradio(Person):
-    """A click is a request, its result comes by a stream."""
+    """A click is a request, its result comes by a stream; a stream at another process waits for ever."""
 
     lost = (
-        "(GET|POST) /gradio_api/queue/|after 2 clicks|after 3 clicks|nothing for"  # a stream elsewhere waits for ever
+        "(GET|POST) /gradio_api/queue/|after 2 clicks|after 3 clicks|nothing for"
     )
 
 
