@@ -145,9 +145,7 @@ class Person:
 class OnGradio(Person):
     """A click is a request, its result comes by a stream; a stream at another process waits for ever."""
 
-    lost = (
-        "(GET|POST) /gradio_api/queue/|after 2 clicks|after 3 clicks|nothing for"
-    )
+    lost = "(GET|POST) /gradio_api/queue/|after 2 clicks|after 3 clicks|nothing for"
 
 
 class OnStreamlit(Person):
