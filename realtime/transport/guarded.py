@@ -231,8 +231,12 @@ class Guarded(asyncio.Protocol):
         if now <= before and not self.pipeline:
             self.cycle.is_gone = True
             self.cycle.message_event.set()
+            self.peer_is_gone()
         else:
             self._watch_half_closed(now)
+
+    def peer_is_gone(self) -> None:
+        """Learn that a half-closed peer has taken nothing for a while. An application that asks is told so."""
 
     def on_response_complete(self) -> None:
         self.joining.flush()

@@ -109,6 +109,13 @@ class Hosted(Guarded):
             return
         self._is_last = True
         self._limit_cycle()
+        if self._is_answering and getattr(self.cycle, "is_gone", False):
+            self.peer_is_gone()
+
+    def peer_is_gone(self) -> None:
+        """End the connection where a drain waits for it: an answer that may never come has nobody to read it."""
+        if self._is_last and not self.transport.is_closing():
+            self.transport.close()
 
     # Requests, one by one
 

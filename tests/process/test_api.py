@@ -273,7 +273,7 @@ async def test_a_grant_ends_in_time_and_may_be_prolonged(servers: list[RunningSe
     call(other, "subscribe", user="gil", channel="open:long", expire_at=now + 3600)
     ended = await client.push("unsubscribe")
     assert (ended["channel"], ended["unsubscribe"]["code"]) == ("open:short", 2501)
-    assert time.time() >= now + 2, "and not before"
+    assert time.time() >= now + 1, "and not at once"
     call(one, "publish", channel="open:short", data="unseen")
     call(one, "publish", channel="open:long", data="seen")
     assert (await client.push("pub"))["channel"] == "open:long"
