@@ -359,6 +359,7 @@ TAGGED = HASHING.tag(b'an "id"; with all \\ it likes', Slot(2))
         ([b"X-Session:", b"Cookie: rt_session=" + OURS.encode()], OURS),
         ([b"X-Session: not an id"], None),
     ],
+    ids=lambda value: type(value).__name__,  # ids that are drawn make another name of the test in each process
 )
 def test_a_header_that_names_no_worker_does_not_go_before_a_cookie_that_does(
     headers: list[bytes], session: str | None
