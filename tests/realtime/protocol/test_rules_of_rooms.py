@@ -14,6 +14,7 @@ import pytest
 
 from realtime import App, Connection
 from realtime.transport.taken import NOTSENT_MAX
+from realtime.transport.websocket import HIGH_WATER
 from realtime.transport.websocket import Limits as WebSocketLimits
 from tests.support.aio import run_async
 from tests.support.client import Refused
@@ -211,13 +212,13 @@ async def test_whoever_reads_too_slowly_gets_the_latest_of_each_key_and_is_not_c
             await app.room("prices").publish([symbol, count, "x" * 20_000], tags={"symbol": symbol})
             assert (await quick.push("pub"))["pub"]["data"][1] == count
             count += 1
-        waits = outlet.buffered()
         for _ in range(50):
             symbol = "ABC"[count % 3]
             await app.room("prices").publish([symbol, count, "x" * 20_000], tags={"symbol": symbol})
             assert (await quick.push("pub"))["pub"]["data"][1] == count
             count += 1
-        assert outlet.buffered() <= waits, "nothing piles up for it"
+        # The kernel may take some at any time; then the latest of each key follows, and nothing of all the others.
+        assert outlet.buffered() <= HIGH_WATER + 3 * 20_100, "nothing piles up for it"
         slow.read_on()
         await until(lambda: sum("push" in each for each in slow.heard) and outlet.is_congested_since() is None)
         await app.room("prices").publish(["D", count, ""], tags={"symbol": "D"})
