@@ -59,13 +59,20 @@ def put_on_path(directory: Path) -> None:
     text = str(directory)
     if text in sys.path:
         return
-    if any((directory / name).exists() for own in OWN for name in (own, f"{own}.py")):
+    if _has_namesake(directory):
         logger.warning("= %s has something called realtime or sticky: installed packages go before its modules", text)
         sys.path.append(text)
         return
     library = Path(sysconfig.get_path("stdlib"))
     behind = [at for at, each in enumerate(sys.path, 1) if _is_library(Path(each), library)]
     sys.path.insert(max(behind, default=0), text)
+
+
+def _has_namesake(directory: Path) -> bool:
+    """Say whether something there is called as a package of ours, and is none."""
+    if directory.resolve() == Path(__file__).resolve().parent.parent:
+        return False  # a clone of this project
+    return any((directory / name).exists() for own in OWN for name in (own, f"{own}.py"))
 
 
 def _is_library(path: Path, library: Path) -> bool:
