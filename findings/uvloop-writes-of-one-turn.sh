@@ -50,9 +50,9 @@ async def main() -> int:
 
 print(f"{uvloop.__version__}: {uvloop.run(main())}")
 PY
-for version in 0.21.0 0.22.1 0.23.0; do
-    python3 -m venv "$folder/$version"
-    "$folder/$version/bin/pip" --disable-pip-version-check --quiet install "uvloop==$version"
-    "$folder/$version/bin/python" "$folder/count.py"
+for pinned in uvloop==0.21.0 uvloop==0.22.1 uvloop==0.23.0; do
+    python3 -m venv "$folder/$pinned"
+    "$folder/$pinned/bin/pip" --disable-pip-version-check --quiet install "$pinned"
+    "$folder/$pinned/bin/python" "$folder/count.py"
 done | tee "$folder/seen"
 printf '0.21.0: 1\n0.22.1: 1\n0.23.0: 4\n' | diff - "$folder/seen"
