@@ -295,11 +295,10 @@ class Door:
             # Nothing new. The peer is gone, or has said its last; else the same bytes were told of twice.
             return self._ended(arrival) if not data or events & HANGUP else False
         if arrival.expects_proxy:
-            return self._look_for_proxy(arrival, data)
+            return self._look_for_proxy(arrival, data, events)
         verdict = inspect(data, self._limits, arrival.seen)
         if verdict is NEED_MORE:
-            arrival.seen = len(data)
-            return False
+            return self._need_more(arrival, len(data), events)
         if isinstance(verdict, Head) and self._tls:
             self._refuse(arrival, 400, "this port speaks TLS: use https://", "refused_not_tls")
         elif isinstance(verdict, Head):
@@ -311,11 +310,18 @@ class Door:
             self._refuse(arrival, verdict.status, verdict.reason, f"refused_{verdict.status}")
         return True
 
-    def _look_for_proxy(self, arrival: Arrival, data: bytes) -> bool:
+    def _need_more(self, arrival: Arrival, seen: int, events: int) -> bool:
+        """
+        Wait for more bytes, unless the client has sent its last. Its end may come in one event with the bytes before
+        it, and an edge-triggered poller has no second event for it.
+        """
+        arrival.seen = seen
+        return self._ended(arrival) if events & HANGUP else False
+
+    def _look_for_proxy(self, arrival: Arrival, data: bytes, events: int) -> bool:
         verdict = proxy_header.parse(data)
         if verdict is NEED_MORE:
-            arrival.seen = len(data)
-            return False
+            return self._need_more(arrival, len(data), events)
         if isinstance(verdict, Refusal):
             self._refuse(arrival, verdict.status, verdict.reason, "refused_proxy_header")
             return True
@@ -325,7 +331,7 @@ class Door:
         arrival.seen = 0
         if verdict.client is not None:
             arrival.peer, arrival.port = verdict.client, verdict.client_port
-        return True if not self._admit(arrival) else self._look(arrival)
+        return True if not self._admit(arrival) else self._look(arrival, events)
 
     def _ended(self, arrival: Arrival) -> bool:
         self._counters["gone_before_head"] += 1

@@ -7,6 +7,7 @@ addresses, are served meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import select
@@ -114,8 +115,9 @@ def test_a_tls_hello_gets_an_alert_that_tls_clients_understand_and_the_operator_
                 sock.sendall(hello)
                 assert read_all(sock) == bytes.fromhex("15030100020228")
         count(cluster, "refused_tls", 3)
-        assert len(cluster.log.find_all("speaks TLS to a port that does not")) == 1
         cluster.get(client=GOOD)
+        cluster.log.wait_for("speaks TLS to a port that does not")
+    assert len(cluster.log.find_all("speaks TLS to a port that does not")) == 1
 
 
 @pytest.mark.parametrize("said", [b"", BEGIN, BEGIN + b"\r\n"], ids=["nothing", "half a head", "a whole head"])
@@ -132,6 +134,33 @@ def test_clients_that_reset_leave_nothing_behind(said: bytes) -> None:
         cluster.wait_until(lambda status: all(not each["unacked"] for each in status["workers"]), "all is adopted")
         cluster.wait_until(lambda _: descriptors(cluster.process.pid) <= before + 1, "as many descriptors as before")
         assert cluster.status()["counters"]["accepted"] >= 200
+
+
+@pytest.mark.parametrize(
+    ("proxy_line", "more"),
+    [(b"", b"X-More: 1\r\n"), (b"PROXY TCP4 192.0.2.1 ", b"127.0.0.1 4711 80\r\n" + BEGIN), (b"PROXY TCP4 192", b".0")],
+    ids=["a head", "a head behind a proxy's line", "a proxy's line"],
+)
+def test_bytes_and_the_end_of_the_stream_in_one_event_free_the_descriptor_at_once(
+    proxy_line: bytes, more: bytes
+) -> None:
+    # The primary stands still while both arrive, so that its poller has one event for them.
+    settings = {"proxy_protocol": True, "trusted": [f"{BAD}/32"]} if proxy_line else {}
+    with TinyCluster(workers=1, handshake_s=3600, **settings) as cluster, cluster.connect(BAD) as sock:
+        sock.sendall(proxy_line or BEGIN)
+        cluster.wait_until(lambda status: status["before_head"] == 1, "the connection is watched")
+        cluster.process.send_signal(signal.SIGSTOP)
+        try:
+            while Path(f"/proc/{cluster.process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+                pass  # until it has stopped indeed
+            sock.sendall(more)
+            sock.shutdown(socket.SHUT_WR)
+        finally:
+            cluster.process.send_signal(signal.SIGCONT)
+        with contextlib.suppress(ConnectionResetError):  # what was only peeked at is unread when it is closed
+            assert read_all(sock) == b""
+        count(cluster, "gone_before_head", 1)
+        assert cluster.status()["before_head"] == 0
 
 
 def test_five_hundred_half_open_heads_cost_no_processor_time() -> None:
