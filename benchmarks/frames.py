@@ -13,10 +13,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from realtime.protocol.base import Handshake, Outlet
+from realtime.timing.timer_wheel import Wheel
+from realtime.transport.base import Handshake, Outlet
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import Limits, WebSocketEndpoint
-from realtime.wheel import Wheel
 
 ROUNDS: Final = 5
 FRAMES: Final = 1000

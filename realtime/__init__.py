@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from realtime.app import App
-    from realtime.connection import Connection
+    from realtime.application.app import App
+    from realtime.application.room import RoomHandle
     from realtime.errors import Disconnect, Reject
-    from realtime.rooms import RoomHandle
+    from realtime.session.connection import Connection
 
 DISTRIBUTION = "realtime-cluster"  # realtime_cluster.py and own.py know by this line that the package is ours
 __version__ = "0.1.0"
@@ -16,11 +16,11 @@ __version__ = "0.1.0"
 __all__ = ["App", "Connection", "Disconnect", "Reject", "RoomHandle", "__version__"]
 
 _WHERE = {
-    "App": "realtime.app",
-    "Connection": "realtime.connection",
+    "App": "realtime.application.app",
+    "Connection": "realtime.session.connection",
     "Disconnect": "realtime.errors",
     "Reject": "realtime.errors",
-    "RoomHandle": "realtime.rooms",
+    "RoomHandle": "realtime.application.room",
 }
 
 

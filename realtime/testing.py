@@ -25,17 +25,17 @@ import jwt
 import msgspec
 
 import realtime
-from realtime.app import App
-from realtime.auth import Tokens
+from realtime.application.app import App
+from realtime.auth.tokens import Tokens
 from realtime.broker.base import WorkerId
 from realtime.broker.memory import MemoryBroker
+from realtime.cluster.bus import Postman
 from realtime.errors import ClientError, Disconnect
-from realtime.hub import Hub
-from realtime.post import Postman
-from realtime.protocol.base import Framing, Handshake
 from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
-from realtime.wheel import Wheel, run_wheel
+from realtime.rooms.hub import Hub
+from realtime.timing.timer_wheel import Wheel, run_wheel
+from realtime.transport.base import Framing, Handshake
 
 __all__ = ["TestClient", "TestServer"]
 

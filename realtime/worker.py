@@ -22,34 +22,34 @@ import uvloop
 import realtime
 from realtime import logs
 from realtime.api import Api
-from realtime.app import App
-from realtime.auth import Tokens
+from realtime.application.app import App
+from realtime.application.loader import load_target
+from realtime.auth.credentials import WrongCredentials
+from realtime.auth.jwks import KeySet, load_public_key
+from realtime.auth.key_cache import KeyCache
+from realtime.auth.tokens import Tokens
 from realtime.broker import make
 from realtime.broker.base import WorkerId
-from realtime.credentials import WrongCredentials
+from realtime.cluster.bus import Postman
+from realtime.cluster.revocation_sync import Revoking
 from realtime.errors import RealtimeError
-from realtime.gateway import WEBSOCKET_PATHS, Gateway
-from realtime.http import Router
-from realtime.hub import Hub
-from realtime.jwks import KeySet, load_public_key
-from realtime.key_cache import KeyCache
-from realtime.post import Postman
+from realtime.process.gateway import WEBSOCKET_PATHS, Gateway
+from realtime.process.router import Router
 from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
+from realtime.protocol.centrifuge.streams import Limits as StreamLimits
+from realtime.protocol.centrifuge.streams import StreamEndpoint
 from realtime.protocol.centrifuge.wire import difference
-from realtime.revoking import Revoking
+from realtime.rooms.hub import Hub
 from realtime.settings import Settings
-from realtime.target import load_target
+from realtime.timing.timer_wheel import Wheel, run_wheel
 from realtime.transport.asgi import ASGIHost
 from realtime.transport.flood import FloodLimits
 from realtime.transport.guarded import Limits as HostedLimits
 from realtime.transport.handshake import Admission
 from realtime.transport.hosts import Hosts
-from realtime.transport.stream import Limits as StreamLimits
-from realtime.transport.stream import StreamEndpoint
 from realtime.transport.tls import server_context
 from realtime.transport.websocket import Limits as WebSocketLimits
 from realtime.transport.websocket import WebSocketEndpoint
-from realtime.wheel import Wheel, run_wheel
 from sticky import Worker
 from sticky.first_bytes import HeadLimits
 

@@ -49,13 +49,13 @@ from realtime.api.messages import (
     UserInRoom,
     bad_request,
 )
+from realtime.application.users import find
 from realtime.broker.base import Position, Room
+from realtime.cluster.bus import Disconnect, Postman, Refresh, Subscribe, Unsubscribe
 from realtime.errors import BrokerUnavailable, ClientError
-from realtime.hub import Hub
-from realtime.post import Disconnect, Postman, Refresh, Subscribe, Unsubscribe
 from realtime.protocol.centrifuge import codes, json
 from realtime.protocol.centrifuge.messages import HistoryResult, PresenceStatsResult, info_of
-from realtime.users import find
+from realtime.rooms.hub import Hub
 
 PAGE_MAX: Final = 10_000
 

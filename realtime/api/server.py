@@ -24,12 +24,12 @@ from realtime.api.messages import BatchRequest, BatchResult, OlderRequest, Reply
 from realtime.api.methods import Methods, refused
 from realtime.api.openapi import describe
 from realtime.api.tail import tail
-from realtime.credentials import API_KEY, WrongCredentials
-from realtime.halves import mended
-from realtime.hub import Hub
-from realtime.post import Postman
+from realtime.auth.credentials import API_KEY, WrongCredentials
+from realtime.cluster.bus import Postman
+from realtime.protocol.centrifuge.streams import answer, headers_of, read_body
+from realtime.rooms.hub import Hub
+from realtime.surrogates import mended
 from realtime.transport.asgi import Receive, Scope, Send
-from realtime.transport.stream import answer, headers_of, read_body
 
 PREFIX: Final = "/api"
 BODY_MAX: Final = 4 * 1024**2  # a batch is larger than any one message

@@ -16,12 +16,22 @@ from urllib.parse import parse_qs
 
 from realtime.broker.base import ClientInfo, Room
 from realtime.errors import BrokerUnavailable
-from realtime.fanout import Wire as AnyWire
-from realtime.hub import Hub, Insufficient
 from realtime.protocol.centrifuge import codes, uni
+from realtime.protocol.centrifuge.streams import (
+    EVENTS,
+    SLOW,
+    UNCACHED,
+    Limits,
+    Stream,
+    answer,
+    connection_of,
+    cut,
+    gone,
+)
 from realtime.protocol.centrifuge.wire import Wire
+from realtime.rooms.fanout import Wire as AnyWire
+from realtime.rooms.hub import Hub, Insufficient
 from realtime.transport.asgi import Receive, Scope, Send
-from realtime.transport.stream import EVENTS, SLOW, UNCACHED, Limits, Stream, answer, connection_of, cut, gone
 
 logger = logging.getLogger("realtime.api")
 

@@ -30,7 +30,7 @@ from typing import Final, NewType, Protocol
 
 import msgspec
 
-from realtime.rate import Rate
+from realtime.timing.rate import Rate
 
 Room = NewType("Room", str)
 PRIVATE: Final = "\0"  # what the names of rooms begin with that workers keep among themselves; no client's does

@@ -47,7 +47,7 @@ from realtime.broker.local_server import (
     STATE,
 )
 from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
-from realtime.rate import Rate
+from realtime.timing.rate import Rate
 
 START_S: Final = 5.0  # for the first connection
 PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)

@@ -40,7 +40,7 @@ from realtime.broker.base import (
 from realtime.broker.framing import Framed, frame
 from realtime.broker.kept import Full
 from realtime.broker.memory import Member, MemoryState
-from realtime.rate import Rate
+from realtime.timing.rate import Rate
 
 LEASE_S: Final = 6.0
 OUTBOUND_MAX: Final = 64 * 1024 * 1024  # bytes that wait for one worker; above it the link is cut and it comes anew

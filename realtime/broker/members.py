@@ -5,7 +5,8 @@ Runs in the worker. Members stand in one hash per room, with the worker that own
 worker, by which they are found when that worker is dead. A worker holds one lease, whatever the number of its members,
 and looks at all leases each time it takes its own: what has ended is removed by whoever is first. A worker that finds
 its own lease removed, because it was stopped or cut off for a while, registers its members again. Their joins are told
-wherever nobody was there by that id any more: whom watchers know already they are not told of (realtime/roster.py).
+wherever nobody was there by that id any more: whom watchers know already they are not told of
+(realtime/rooms/presence_view.py).
 
 **Ghosts.** A replica that was promoted may not have heard of the latest removals, and then shows members who have left.
 After each new link a worker compares whom the servers hold as its own with whom it has; the rest leave as the members

@@ -36,7 +36,7 @@ from realtime.broker.base import (
 )
 from realtime.broker.kept import Budget, Full, Streams, size_of
 from realtime.errors import BrokerFull
-from realtime.rate import Meter, Rate
+from realtime.timing.rate import Meter, Rate
 
 SWEEP_S: Final = 5.0  # how often what has expired is forgotten, where nobody asks for it before
 SWEEP_MAX_S: Final = 30.0  # and where that takes long, with a million rooms

@@ -49,7 +49,7 @@ from realtime.broker.members import Members, read_members
 from realtime.broker.nodes import Fixed, OneNode, Sentinels
 from realtime.broker.resp import CommandFailed
 from realtime.errors import BrokerUnavailable
-from realtime.rate import Rate
+from realtime.timing.rate import Rate
 
 ROUND_S: Final = 2.0  # how often the lease is taken, and a probe sent
 PROBE_LOST_S: Final = 6.0

@@ -17,7 +17,7 @@ import click
 import uvloop
 from rich.console import Console
 
-from realtime.auth import sign
+from realtime.auth.tokens import sign
 from realtime.cli.launch import raise_descriptor_limit
 from realtime.cli.options import GroupedCommand, settings_options
 from realtime.errors import SettingsError

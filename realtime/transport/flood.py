@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from realtime.rate import Meter, Rate
+from realtime.timing.rate import Meter, Rate
 
 SHORT: Final = 512  # bytes: what is longer pays for itself; less than half of the 1 KiB that uploads are cut into
 BURST_S: Final = 10.0  # so many seconds' worth may come at once: a link that was away brings what had piled up

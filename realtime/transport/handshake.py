@@ -21,7 +21,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-from realtime.protocol.base import Handshake
+from realtime.transport.base import Handshake
 from realtime.transport.deflate import OFFERS
 from realtime.transport.frames import PING
 from realtime.transport.hosts import ANY_HOST, Hosts

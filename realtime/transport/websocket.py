@@ -38,7 +38,8 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State as JudgeState
 from websockets.server import ServerProtocol
 
-from realtime.protocol.base import ClientSession, Framing, SessionFactory
+from realtime.timing.timer_wheel import Timer, Wheel
+from realtime.transport.base import ClientSession, Framing, SessionFactory
 from realtime.transport.deflate import DEFLATED_BINARY, DEFLATED_TEXT, inflating
 from realtime.transport.flood import (
     CONTROL,
@@ -65,7 +66,6 @@ from realtime.transport.frames import (
 from realtime.transport.handshake import Accepted, Admission, judge_logger, refusal, shake_hands
 from realtime.transport.peer import Peer
 from realtime.transport.taken import hold_little, taken
-from realtime.wheel import Timer, Wheel
 from sticky.first_bytes import HeadLimits
 from sticky.hashing import Key
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from realtime.auth import sign
+from realtime.auth.tokens import sign
 from realtime.cli.servers import CONTROL_SOCKET
 from realtime.settings import runtime_directory
 from sticky.control import ask

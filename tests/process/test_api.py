@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from realtime.auth import sign
+from realtime.auth.tokens import sign
 from tests.process.test_streams import Stream
 from tests.sdk.conftest import APP, SECRET
 from tests.support.aio import run_async

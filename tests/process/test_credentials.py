@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from realtime.auth import sign
+from realtime.auth.tokens import sign
 from tests.process.test_bounds import wait_until
 from tests.process.test_streams import Stream, ask
 from tests.sdk.conftest import APP, SECRET

@@ -87,7 +87,7 @@ def test_what_is_written_is_served_and_a_broken_version_replaces_nobody(tmp_path
         (tmp_path / "app.py").write_text("import nothing_of_this_name\n")
         server.log.wait_for("ModuleNotFoundError: No module named 'nothing_of_this_name'")
         shown = "\n".join(server.log.lines[-12:])
-        assert "realtime/target.py" not in shown, "the traceback begins in the application"
+        assert "realtime/application/loader.py" not in shown, "the traceback begins in the application"
         assert 'app.py", line 1' in shown
 
         write(tmp_path, "three")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from realtime.farewells import AWAY, REPLACED
+from realtime.rooms.departures import AWAY, REPLACED
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.redis_server import RedisServer

@@ -27,7 +27,7 @@ from typing import Any
 import hiredis
 import pytest
 
-from realtime.auth import sign
+from realtime.auth.tokens import sign
 from realtime.protocol.centrifuge import codes
 from realtime.protocol.centrifuge.codes import DisconnectCode
 from tests.process.test_api import post

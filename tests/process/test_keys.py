@@ -1,8 +1,8 @@
 """
 Tokens of an identity provider: real servers, and a real HTTP server that publishes keys, rotates them and goes away.
 
-How patient a worker is with the provider (realtime/jwks.py) is said by the application that each test serves, so that
-nobody waits for the ten seconds between two fetches, and none passes unasked.
+How patient a worker is with the provider (realtime/auth/jwks.py) is said by the application that each test serves, so
+that nobody waits for the ten seconds between two fetches, and none passes unasked.
 """
 
 from __future__ import annotations

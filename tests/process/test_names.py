@@ -107,7 +107,9 @@ def test_the_command_says_that_another_distribution_has_overwritten_ours(site: P
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("what", ["realtime.testing", "realtime.app", "realtime.worker", "realtime.__main__"])
+@pytest.mark.parametrize(
+    "what", ["realtime.testing", "realtime.application.app", "realtime.worker", "realtime.__main__"]
+)
 def test_importing_says_it_too(site: Path, what: str) -> None:
     install_the_other(site)
     done = python(site, "-c", f"import {what}")

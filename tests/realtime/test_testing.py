@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from realtime import App, Connection, Disconnect, Reject
+from realtime.application.loader import load_target
 from realtime.errors import ClientError
-from realtime.target import load_target
 from realtime.testing import TestServer
 from tests.support.aio import run_async
 from tests.support.server import ROOT

@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 
 from realtime import App, Connection
+from realtime.application.room import RoomHandle
+from realtime.application.users import UserHandle
 from realtime.errors import ClientError, Disconnect
-from realtime.rooms import RoomHandle
 from realtime.testing import TestClient, TestServer
 from realtime.threads import from_any_thread, from_any_thread_at_once
-from realtime.users import UserHandle
 from tests.support.aio import eventually, run_async
 
 ROOM = "chat:a"

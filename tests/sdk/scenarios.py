@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from realtime.auth import sign
+from realtime.auth.tokens import sign
 from tests.sdk.conftest import SECRET
 from tests.sdk.puppet import SdkError, Stage, addresses_apart
 from tests.support.aio import run_async

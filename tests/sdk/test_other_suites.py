@@ -25,7 +25,7 @@ from typing import Any, Final
 import jwt
 import pytest
 
-from realtime.auth import sign
+from realtime.auth.tokens import sign
 from tests.sdk.test_stock_suite import SECRET
 from tests.support.server import RunningServer
 

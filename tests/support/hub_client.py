@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from realtime.broker.base import Broker, ClientInfo, Position, Publication, Retention, Room
-from realtime.fanout import Change
-from realtime.hub import Entry, Hub, Joined, RoomOptions
+from realtime.rooms.fanout import Change
+from realtime.rooms.hub import Entry, Hub, Joined, RoomOptions
 
 ROOM = Room("room")
 KEPT = RoomOptions(Retention(100, 600.0), recover=True)

@@ -14,20 +14,20 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from realtime.app import App
-from realtime.auth import Tokens, sign
+from realtime.application.app import App
+from realtime.auth.tokens import Tokens, sign
 from realtime.broker.base import Broker, WorkerId
 from realtime.broker.memory import MemoryBroker
-from realtime.census import LARGE
-from realtime.hub import Hub
-from realtime.post import Postman
+from realtime.cluster.bus import Postman
 from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
+from realtime.rooms.census import LARGE
+from realtime.rooms.hub import Hub
+from realtime.timing.timer_wheel import Wheel
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import Limits as WebSocketLimits
 from realtime.transport.websocket import WebSocketEndpoint
-from realtime.wheel import Wheel
 from tests.support.client import DEADLINE_S, ProtocolClient
 
 SECRET = "the secret of a worker in a test, of thirty-two bytes and more"

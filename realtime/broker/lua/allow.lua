@@ -1,4 +1,4 @@
--- Takes one of a rate, if that allows it now (GCRA; realtime/rate.py says how).
+-- Takes one of a rate, if that allows it now (GCRA; realtime/timing/rate.py says how).
 -- KEYS[1] the time at which all that was taken is paid off, Unix ms by this server's clock
 -- ARGV[1] how long one more takes, ms   ARGV[2] the period, ms
 -- Returns 1, or 0 when it comes too soon

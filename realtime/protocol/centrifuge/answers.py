@@ -13,9 +13,9 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from realtime.broker.base import Room
-from realtime.census import Census
 from realtime.protocol.centrifuge import codes
-from realtime.rate import CostMeter
+from realtime.rooms.census import Census
+from realtime.timing.rate import CostMeter
 
 if TYPE_CHECKING:
     from realtime.protocol.centrifuge.session import Session

@@ -20,13 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from realtime.auth import ConnectionClaims, SubscriptionClaims, channels_of
+from realtime.auth.credentials import SUBSCRIPTION_TOKEN, TOKEN
+from realtime.auth.tokens import ConnectionClaims, SubscriptionClaims, channels_of
 from realtime.broker.base import ClientId, ClientInfo, Position, Room
-from realtime.connection import Subscription
-from realtime.credentials import SUBSCRIPTION_TOKEN, TOKEN
 from realtime.errors import ClientError, Disconnect, TokenExpired, TokenInvalid
-from realtime.fanout import Accepts
-from realtime.hub import Entry, Joined, RoomOptions
 from realtime.protocol.centrifuge import answers, codes, json, tags
 from realtime.protocol.centrifuge.messages import (
     Command,
@@ -52,7 +49,10 @@ from realtime.protocol.centrifuge.messages import (
     SubscribeResult,
     UnsubscribeRequest,
 )
-from realtime.rate import Meter
+from realtime.rooms.fanout import Accepts
+from realtime.rooms.hub import Entry, Joined, RoomOptions
+from realtime.session.connection import Subscription
+from realtime.timing.rate import Meter
 
 if TYPE_CHECKING:
     from realtime.protocol.centrifuge.session import Session

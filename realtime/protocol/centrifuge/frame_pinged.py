@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from realtime.protocol.base import Handshake, Outlet
 from realtime.protocol.centrifuge import codes
 from realtime.protocol.centrifuge.codec import Codec
 from realtime.protocol.centrifuge.session import Session
+from realtime.transport.base import Handshake, Outlet
 
 if TYPE_CHECKING:
     from realtime.protocol.centrifuge.server import Centrifuge

@@ -17,11 +17,11 @@ from msgspec import Raw
 
 from realtime.broker.base import ClientId, ClientInfo, Publication, Room
 from realtime.errors import ClientError
-from realtime.halves import mended
 from realtime.protocol.centrifuge import messages
 from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.codes import ErrorCode
 from realtime.protocol.centrifuge.messages import Command, Error, Pub, Push, Result, info_of
+from realtime.surrogates import mended
 
 NAME: Final = "json"
 IS_BINARY: Final = False

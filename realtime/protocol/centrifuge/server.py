@@ -13,17 +13,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from realtime.auth import Tokens
-from realtime.credentials import WrongCredentials
-from realtime.hub import Hub
-from realtime.protocol.base import Application, Framing, Handshake, Outlet
+from realtime.auth.credentials import WrongCredentials
+from realtime.auth.tokens import Tokens
+from realtime.protocol.base import Application
 from realtime.protocol.centrifuge import json, protobuf, uni
 from realtime.protocol.centrifuge.codec import Codec
 from realtime.protocol.centrifuge.frame_pinged import FramePinged
 from realtime.protocol.centrifuge.session import Session, State
 from realtime.protocol.centrifuge.wire import Wire
-from realtime.rate import Rate
-from realtime.wheel import Wheel
+from realtime.rooms.hub import Hub
+from realtime.timing.rate import Rate
+from realtime.timing.timer_wheel import Wheel
+from realtime.transport.base import Framing, Handshake, Outlet
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,17 +26,17 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Raw
 
 from realtime.broker.base import ClientId, Position, Room
-from realtime.connection import EMPTY, Connection, Subscription
 from realtime.errors import BrokerUnavailable, ClientError, Disconnect, TokenUnverified
-from realtime.hub import Insufficient
-from realtime.protocol.base import Handshake, Outlet
 from realtime.protocol.centrifuge import codes, commands, uni
 from realtime.protocol.centrifuge.codec import BadFrame, Codec
 from realtime.protocol.centrifuge.messages import Command, Disconnected, Message, Push, Refreshed, Result, Unsubscribe
-from realtime.rate import CostMeter, Meter, Rate
+from realtime.rooms.hub import Insufficient
+from realtime.session.connection import EMPTY, Connection, Subscription
 from realtime.tasks import IS_EAGER, begin
 from realtime.threads import is_calling
-from realtime.wheel import Timer
+from realtime.timing.rate import CostMeter, Meter, Rate
+from realtime.timing.timer_wheel import Timer
+from realtime.transport.base import Handshake, Outlet
 from sticky.journal import MESSAGE
 
 if TYPE_CHECKING:

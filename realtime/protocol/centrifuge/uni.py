@@ -14,11 +14,11 @@ import msgspec
 
 from realtime.broker.base import ClientId, ClientInfo, Publication, Room
 from realtime.errors import ClientError
-from realtime.halves import read_mended
 from realtime.protocol.centrifuge import codes, json
 from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.codes import DisconnectCode, ErrorCode
 from realtime.protocol.centrifuge.messages import Command, ConnectRequest, Push, Result
+from realtime.surrogates import read_mended
 
 NAME: Final = "uni"
 IS_BINARY: Final = False

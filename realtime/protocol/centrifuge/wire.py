@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from realtime.broker.base import Publication, Room
-from realtime.fanout import Change
-from realtime.protocol.base import Framing
 from realtime.protocol.centrifuge import fossil
 from realtime.protocol.centrifuge.codec import Codec
+from realtime.rooms.fanout import Change
+from realtime.transport.base import Framing
 
 MESSAGE_BYTES: Final = 32768  # into which joins and leaves are put together; what clients may be sure to take
 

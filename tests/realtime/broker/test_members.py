@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 
 from realtime.broker.base import ClientId, ClientInfo, MemberCounts, WorkerId
-from realtime.rate import Rate
+from realtime.timing.rate import Rate
 from tests.realtime.broker.workers import Place, flushed
 from tests.support.aio import eventually, run_async
 

@@ -28,7 +28,7 @@ from realtime.broker.local import LocalBroker
 from realtime.broker.local_server import LocalBrokerServer, Peer
 from realtime.broker.memory import Member, MemoryBroker, MemoryState
 from realtime.errors import BrokerFull, BrokerUnavailable
-from realtime.rate import Rate
+from realtime.timing.rate import Rate
 from tests.realtime.broker.workers import KEPT, NOT_KEPT, Heard, Place, Worker
 from tests.support.aio import eventually, run_async
 

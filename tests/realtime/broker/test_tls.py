@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from realtime.broker import make
 from realtime.broker.base import ClientId, ClientInfo, WorkerId
 from realtime.errors import BrokerUnavailable
-from realtime.rate import Rate
+from realtime.timing.rate import Rate
 from tests.realtime.broker.conftest import ROOT
 from tests.realtime.broker.workers import KEPT, Heard, Place, flushed
 from tests.support.aio import run_async

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from realtime import App, Connection, Reject
-from realtime.auth import sign
+from realtime.auth.tokens import sign
 from realtime.broker.base import WorkerId
 from realtime.broker.memory import MemoryBroker
 from tests.support.aio import run_async

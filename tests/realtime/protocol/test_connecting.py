@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from realtime import App, Connection, Disconnect, Reject
-from realtime.auth import sign
+from realtime.auth.tokens import sign
 from realtime.errors import BrokerUnavailable
 from realtime.protocol.centrifuge import codes
 from realtime.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode

@@ -17,7 +17,7 @@ Tests are named by file, below tests/realtime/protocol/ unless said otherwise; t
     6  the top as offset after a recovery test_recovering: a_client_that_returns_gets_what_it_missed_or_is_told…
     7  no buffering while history is read test_recovering: what_is_published_while_a_client_returns_comes_once…
     8  an emulation POST not forwarded    tests/process/test_streams: commands_reach_the_stream_from_wherever…,
-                                          over_redis_another_machine_brings_it; tests/realtime/test_post
+                                          over_redis_another_machine_brings_it; tests/realtime/cluster/test_bus
     9  a late pong taken for none         test_connecting: a_late_pong_counts_and_a_second_one_does_not
     10 raw newlines, glued, empty frames  test_json: a_payload_with_raw_newlines…, no_name_of_a_room_or_a_user_breaks…;
                                           every_message_is_one_or_more_lines_each_one_object
@@ -47,9 +47,9 @@ import pytest
 from websockets.asyncio.client import connect
 
 from realtime import App, Connection
-from realtime.auth import sign
+from realtime.auth.tokens import sign
 from realtime.broker.base import ClientInfo, Publication, Retention, Room
-from realtime.hub import VERIFY_S
+from realtime.rooms.hub import VERIFY_S
 from tests.support.aio import run_async
 from tests.support.client import DEADLINE_S
 from tests.support.lagging_broker import LaggingBroker

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.app import App
+from realtime.application.app import App
 from realtime.transport import deflate
 from realtime.transport.deflate import DEFLATED_BINARY, DEFLATED_TEXT, THRESHOLD
 from realtime.transport.frames import BINARY as BINARY_FRAMES

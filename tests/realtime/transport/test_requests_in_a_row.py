@@ -18,10 +18,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from realtime.timing.timer_wheel import Wheel
 from realtime.transport.asgi import ASGIHost
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import WebSocketEndpoint
-from realtime.wheel import Wheel
 from sticky.affinity import Affinity, AffinitySettings, Network, Sticky
 from sticky.first_bytes import Head, Refusal, inspect
 from sticky.hashing import Hashing, Slot

@@ -13,12 +13,12 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from realtime.protocol.base import Handshake, Outlet
+from realtime.timing.timer_wheel import Wheel
+from realtime.transport.base import Handshake, Outlet
 from realtime.transport.frames import apply_mask
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import Limits, WebSocketEndpoint, WebSocketTransport
-from realtime.wheel import Wheel
 from tests.support.one_worker import until
 
 HEAD = (

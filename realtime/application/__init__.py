@@ -1,0 +1,1 @@
+"""What users write: the application, its rooms and handlers, and how they are called."""

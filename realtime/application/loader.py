@@ -1,0 +1,151 @@
+"""
+Finds the application that TARGET names.
+
+Runs in the worker, at boot, and imports what a user wrote; the primary never does. Every way in which this fails for a
+person's reason ends in a `TargetError` with a sentence; an error inside the user's code keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import logging
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from realtime.application.app import App, stock_app
+from realtime.errors import TargetError
+
+ATTRIBUTE: Final = "app"
+OWN: Final = ("realtime", "sticky")
+FILE_MODULE: Final = "__realtime_app__"  # where the file's own name belongs to somebody else
+
+logger = logging.getLogger("realtime.target")
+
+
+def load_target(target: str | None, directory: Path) -> App:
+    """
+    Return the application that TARGET names, or the stock application for None.
+
+    Args:
+        target: `module:attr` or `path/to/file.py:attr`; `attr` is `app` unless given.
+        directory: where relative files and modules are looked for.
+
+    Raises:
+        TargetError: it names nothing that can be served.
+        Exception: what the user's module raised while it was imported.
+    """
+    if target is None:
+        return stock_app()
+    name, _, attribute = target.partition(":")
+    put_on_path(directory)
+    is_file = name.endswith(".py") or "/" in name
+    module = _load_file(target, directory / name) if is_file else _load_module(target, name)
+    return _as_app(target, _attribute(target, module, attribute or ATTRIBUTE))
+
+
+def put_on_path(directory: Path) -> None:
+    """
+    Let modules be imported from a directory, without harm to anybody else's imports.
+
+    It comes behind the standard library: a file `json.py` there is never taken for the module of that name. It comes
+    before what is installed, as if a file in it had been run; but behind that too where it has something called
+    `realtime` or `sticky`, which the processes of `run_cpu` would import in place of ours.
+    """
+    text = str(directory)
+    if text in sys.path:
+        return
+    if _has_namesake(directory):
+        logger.warning("= %s has something called realtime or sticky: installed packages go before its modules", text)
+        sys.path.append(text)
+        return
+    library = Path(sysconfig.get_path("stdlib"))
+    behind = [at for at, each in enumerate(sys.path, 1) if _is_library(Path(each), library)]
+    sys.path.insert(max(behind, default=0), text)
+
+
+def _has_namesake(directory: Path) -> bool:
+    """Say whether something there is called as a package of ours, and is none."""
+    if directory.resolve() == Path(__file__).resolve().parent.parent:
+        return False  # a clone of this project
+    return any((directory / name).exists() for own in OWN for name in (own, f"{own}.py"))
+
+
+def _is_library(path: Path, library: Path) -> bool:
+    """Say whether an entry of the path is the standard library's: the directory, its extensions, or its archive."""
+    is_archive = path.parent == library.parent and path.suffix == ".zip"
+    return is_archive or path in (library, library / "lib-dynload")
+
+
+def _load_file(target: str, path: Path) -> ModuleType:
+    if not path.is_file():
+        raise TargetError(target, f"there is no file {path}")
+    put_on_path(path.parent)  # its neighbours, as if it had been run
+    name = _module_name(path)
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise TargetError(target, f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        _run(target, lambda: spec.loader.exec_module(module))
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _module_name(path: Path) -> str:
+    """
+    Return the name by which its neighbours, and processes of `run_cpu`, import a file, so that there is one application
+    and not two. A file that has the name of a module which somebody else means by it gets one that nobody imports.
+    """
+    name = path.stem
+    is_free = name.isidentifier() and name not in sys.modules and name not in sys.stdlib_module_names
+    return name if is_free else FILE_MODULE
+
+
+def _load_module(target: str, name: str) -> ModuleType:
+    found: list[ModuleType] = []
+    try:
+        _run(target, lambda: found.append(importlib.import_module(name)))
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise  # the module is there; something that it imports is not
+        raise TargetError(target, f"there is no module {error.name!r} (a file is written as path/to/file.py)") from None
+    return found[0]
+
+
+def _run(target: str, load: Any) -> None:
+    try:
+        load()
+    except SyntaxError as error:
+        line = (error.text or "").rstrip()
+        raise TargetError(target, f"{error.filename}, line {error.lineno}: {error.msg}\n    {line.strip()}") from None
+
+
+def _attribute(target: str, module: ModuleType, path: str) -> Any:
+    value: Any = module
+    for name in path.split("."):
+        try:
+            value = getattr(value, name)
+        except AttributeError:
+            near = difflib.get_close_matches(name, [each for each in vars(module) if not each.startswith("_")], 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TargetError(target, f"{module.__file__ or module.__name__} has no {name!r}{hint}") from None
+    return value
+
+
+def _as_app(target: str, value: Any) -> App:
+    """Return the application; a bare ASGI callable becomes one that has it at its root."""
+    if isinstance(value, App):
+        return value
+    if not callable(value) or isinstance(value, type):
+        raise TargetError(target, f"a {type(value).__name__} is neither a realtime.App nor an ASGI application")
+    app = App()
+    app.mount("/", value)
+    return app

@@ -1,0 +1,104 @@
+"""
+One user of an application, wherever that user is connected.
+
+Runs in the worker. A user has any number of connections, on any workers of any machines; nothing keeps a list of them.
+So whoever asks, asks all workers, and each answers for its own: the answer costs what the cluster has workers, and a
+connection costs nothing for it. A worker that does not answer within two seconds is left out, and the log says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from realtime.broker.base import Room
+from realtime.cluster.bus import Disconnect, Postman, Subscribe, Unsubscribe
+from realtime.threads import from_any_thread
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """
+    One connection of a user: its id, the client's address, its rooms, where it is served, and by which transport
+    (`websocket`, `http_stream`, `sse`, …) and protocol (`json`, `protobuf`).
+    """
+
+    client: str
+    address: str
+    rooms: tuple[Room, ...]
+    slot: int
+    worker: str
+    node: str
+    transport: str = ""
+    protocol: str = ""
+
+
+class UserHandle:
+    """
+    A user by name. Every call may raise `BrokerUnavailable`, and every method be called in any thread, as threads.py
+    says.
+    """
+
+    __slots__ = ("_postman", "event_loop", "name")
+
+    def __init__(
+        self, name: str, postman: Callable[[], Postman], event_loop: Callable[[], asyncio.AbstractEventLoop | None]
+    ) -> None:
+        self.name = name
+        self._postman = postman
+        self.event_loop = event_loop
+        """Returns the event loop of the worker that runs the application."""
+
+    @from_any_thread
+    async def connections(self) -> list[Place]:
+        """Return every connection of the user, on all workers."""
+        return await find(self._postman(), self.name)
+
+    @from_any_thread
+    async def is_online(self) -> bool:
+        """Say whether the user has a connection anywhere."""
+        return bool(await self.connections())
+
+    @from_any_thread
+    async def disconnect(self, code: int = 3503, reason: str = "force disconnect", *, client: str = "") -> None:
+        """Close all connections of the user, or one; by the default code they do not come back."""
+        await self._postman().tell_all(Disconnect(self.name, client, (), code, reason))
+
+    @from_any_thread
+    async def revoke_tokens(self) -> None:
+        """Refuse every token of the user that was issued before now; whoever is connected by one needs another."""
+        await self._postman().revoke(user=self.name)
+
+    @from_any_thread
+    async def subscribe(self, room: str, *, client: str = "") -> None:
+        """Bring all connections of the user, or one, into a room. No handler is asked."""
+        await self._postman().tell_all(Subscribe(self.name, room, client))
+
+    @from_any_thread
+    async def unsubscribe(self, room: str, *, client: str = "") -> None:
+        """Take all connections of the user, or one, out of a room."""
+        await self._postman().tell_all(Unsubscribe(self.name, room, client))
+
+
+async def find(postman: Postman, user: str) -> list[Place]:
+    """
+    Ask every worker for the connections of a user.
+
+    Raises:
+        BrokerUnavailable: nobody can be asked.
+    """
+    return [
+        Place(
+            place.client,
+            place.address,
+            tuple(map(Room, place.rooms)),
+            told.slot,
+            told.worker,
+            told.node,
+            place.transport,
+            place.protocol,
+        )
+        for told in await postman.survey(user)
+        for place in told.places
+    ]

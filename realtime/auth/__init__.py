@@ -1,0 +1,1 @@
+"""Which user a client is: tokens, the keys that verify them, and revocation."""

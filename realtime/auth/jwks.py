@@ -1,0 +1,348 @@
+"""
+Public keys that verify tokens: from a PEM file, and from the URL at which an identity provider publishes its key set.
+
+Runs in the worker. A `KeySet` holds the keys that are known now and says which of them may verify a token; it verifies
+nothing itself (tokens.py). It fetches the set when a token needs a key that is not known (the provider has rotated its
+keys), and when the known keys are `FRESH_S` old. All tokens that wait share one fetch.
+
+**Pauses.** Anybody can make up a token with an unknown key. After a fetch that brought nothing new the next one waits:
+`PAUSE_S`, then twice as long each time, `AGAIN_S` at most. A fetch that brought new keys makes the pause short again,
+and no stranger can cause that. A token that comes within the pause has the next fetch scheduled, waits for it up to
+`WAIT_S`, and is undecided after that, never refused. A key server that does not answer costs the known keys nothing.
+
+JSON Web Key Sets: RFC 7517. Which algorithm a key is for: RFC 7518, section 3.1, and RFC 8037.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import jwt
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.x509 import load_pem_x509_certificate
+
+from realtime.auth import key_server
+from realtime.auth.key_cache import KeyCache
+from realtime.errors import SettingsError, TokenUnverified
+
+PAUSE_S: Final = 1.0  # after a fetch; doubled by each that brings nothing new
+AGAIN_S: Final = 10.0  # and no longer than this
+QUIET_S: Final = 60.0  # without a fetch, after which the pauses begin anew
+FRESH_S: Final = 3600.0
+RECENT_S: Final = 60.0  # a set as young as this has the keys that its ids say; an older one may have been replaced
+TIMEOUT_S: Final = 5.0  # for a whole answer, from the first packet to the last byte
+WAIT_S: Final = 3.0  # for a client; an SDK gives a command up after 5 s
+KEYS_MAX: Final = 64  # of a set; a token that names no key is tried with each of its kind
+
+_CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+_RSA: Final = ("RS256", "RS384", "RS512")
+ALGORITHMS: Final = (*_RSA, *_CURVES.values(), "EdDSA")
+# What makes a public key of each type (RFC 7518, section 6; RFC 8037, section 2), and PyJWT's name for its reader.
+_MEMBERS: Final = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
+_READERS: Final = {
+    ("RSA", None): "RS256",
+    ("EC", "P-256"): "ES256",
+    ("EC", "P-384"): "ES384",
+    ("EC", "P-521"): "ES512",
+    ("OKP", "Ed25519"): "EdDSA",
+}
+_NAMES: Final = {"Ed25519": "EdDSA"}  # RFC 9864 names EdDSA by its curve
+
+logger = logging.getLogger("realtime.auth")
+
+
+def algorithms_of(key: Any) -> tuple[str, ...]:
+    """Return the algorithms that a public key may verify: never one of another kind."""
+    if isinstance(key, RSAPublicKey):
+        return _RSA
+    if isinstance(key, EllipticCurvePublicKey):
+        name = _CURVES.get(key.curve.name)
+        return (name,) if name else ()
+    return ("EdDSA",) if isinstance(key, Ed25519PublicKey) else ()
+
+
+def load_public_key(path: Path) -> Any:
+    """
+    Return the public key in a PEM file, or that of a certificate.
+
+    Raises:
+        SettingsError: there is none that verifies tokens.
+    """
+    try:
+        text = path.read_bytes()
+        is_certificate = b"BEGIN CERTIFICATE" in text
+        key = load_pem_x509_certificate(text).public_key() if is_certificate else load_pem_public_key(text)
+    except OSError as error:
+        raise SettingsError("token_public_key", "--token-public-key", f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError("token_public_key", "--token-public-key", f"{path} holds no public key in PEM") from error
+    if not algorithms_of(key):
+        raise SettingsError("token_public_key", "--token-public-key", f"{path}: only RSA, P-256/384/521 and Ed25519")
+    return key
+
+
+class Key(NamedTuple):
+    """One key of a set. `kid` is its id, or None."""
+
+    kid: str | None
+    algorithms: tuple[str, ...]
+    public: Any
+
+
+class Candidates(NamedTuple):
+    """The public keys that may verify a token. `is_named`: the token names a key of the set, so there is no other."""
+
+    keys: Sequence[Any]
+    is_named: bool
+
+
+class KeySet:
+    """The public keys that are believed."""
+
+    def __init__(
+        self,
+        fixed: Any = None,
+        url: str | None = None,
+        *,
+        cache: KeyCache | None = None,
+        fetch: Callable[[str], Awaitable[bytes]] = key_server.fetch,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """
+        Args:
+            fixed: a public key that is always believed.
+            url: where a JSON Web Key Set is published.
+            cache: where workers leave the set for those after them.
+            fetch: reads a URL; given up by cancelling it.
+            clock: seconds.
+            sleep: waits for so many seconds of that clock.
+        """
+        self.url = url
+        self._fixed = fixed
+        self._cache = cache
+        self._fetch = fetch
+        self._clock = clock
+        self._sleep = sleep
+        self._published: list[dict[str, str]] = []
+        self._keys: list[Key] = []
+        self._is_used = False  # since the last fetch
+        self._proved_at: float | None = None  # when the set was fetched that is known
+        self._began_at = 0.0  # the last fetch
+        self._ended_at: float | None = None
+        self._problem = ""  # with which the last fetch failed
+        self._fruitless = 0  # fetches in a row that brought nothing new
+        self._is_asking = False  # the key server, and not waiting for the pause to end
+        self._fetching: asyncio.Task[None] | None = None
+        self.take_over()
+
+    # What is known
+
+    def find(self, head: Mapping[str, Any]) -> Candidates:
+        """
+        Return the keys that may verify a token of this head. Without an id, or with one that the set does not have,
+        these are all that are for its algorithm and have no other id (RFC 7517, section 4.5).
+        """
+        self._is_used = True
+        kid, algorithm = head.get("kid"), head.get("alg")
+        named = [each for each in self._keys if kid is not None and each.kid == kid]
+        if named:
+            return Candidates([each.public for each in named if algorithm in each.algorithms], is_named=True)
+        found = [
+            each.public for each in self._keys if algorithm in each.algorithms and (kid is None or each.kid is None)
+        ]
+        if self._fixed is not None and algorithm in algorithms_of(self._fixed):
+            found.append(self._fixed)
+        return Candidates(found, is_named=False)
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether the set was fetched so lately that a key is what its id says."""
+        return self._proved_at is not None and self._clock() - self._proved_at < RECENT_S
+
+    def now(self) -> float:
+        """Return the time by the clock of `fetched`."""
+        return self._clock()
+
+    # Fetching
+
+    def take_over(self) -> bool:
+        """Take the set that another worker has fetched since, where it left one. Return whether there was one."""
+        if self.url is None or self._cache is None or (kept := self._cache.load(self.url)) is None:
+            return False
+        age_s, published = kept
+        fetched_at = self._clock() - age_s
+        if self._proved_at is not None and fetched_at <= self._proved_at:
+            return False
+        self._take(published, fetched_at)
+        return True
+
+    def freshen(self) -> None:
+        """Fetch the set on the side where it is in use and old: the old keys are good until the new ones are there."""
+        if self.url is None or not self._is_used or self._proved_at is None:
+            return
+        if self._clock() - self._proved_at > FRESH_S:
+            self._schedule()
+
+    async def fetched(self) -> float:
+        """
+        Wait for the fetch that is under way, or for the next one. Return when it began.
+
+        Raises:
+            TokenUnverified: it failed, or it is not due within `WAIT_S`.
+        """
+        fetching = self._schedule()
+        due_in_s = 0.0 if self._is_asking else self._due_at() - self._clock()
+        if due_in_s > (0.0 if self._problem else WAIT_S):
+            raise TokenUnverified(f"{self._problem or 'its key is not known'}; asked again in {due_in_s:.0f} s")
+        await asyncio.shield(fetching)
+        if self._problem:
+            raise TokenUnverified(self._problem)
+        return self._began_at
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.gather(self._fetching, return_exceptions=True)
+
+    def _schedule(self) -> asyncio.Task[None]:
+        """Have one fetch under way, or waiting for the pause to end."""
+        if self._fetching is None:
+            self._fetching = asyncio.get_running_loop().create_task(self._update())
+        return self._fetching
+
+    def _due_at(self) -> float:
+        """Return when the next fetch may begin."""
+        if self._ended_at is None:
+            return self._clock()
+        return self._ended_at + min(AGAIN_S, PAUSE_S * (1 << min(self._fruitless, 16)))
+
+    async def _update(self) -> None:
+        assert self.url is not None, "else there is nothing to fetch"
+        try:
+            if (pause_s := self._due_at() - self._clock()) > 0:
+                await self._sleep(pause_s)
+            self._is_asking = True
+            self._begin()
+            before = self._published
+            self._problem = await self._ask(self.url)
+            self._fruitless = 0 if not self._problem and self._published != before else self._fruitless + 1
+        finally:
+            self._is_asking = False
+            self._ended_at = self._clock()
+            self._fetching = None
+
+    def _begin(self) -> None:
+        self._began_at = self._clock()
+        self._is_used = False
+        if self._ended_at is not None and self._began_at - self._ended_at > QUIET_S:
+            self._fruitless = 0
+
+    async def _ask(self, url: str) -> str:
+        """Ask the key server once. Return what is wrong; nothing when the keys are there."""
+        shown = _shown(url)
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                published = usable(await self._fetch(url))
+        except TimeoutError as error:
+            why = str(error) or f"no whole answer within {TIMEOUT_S:g} s"
+        except (OSError, ValueError) as error:
+            why = str(error)
+        else:
+            self._take(published, self._began_at)
+            if self._cache is not None:
+                self._cache.save(url, published)
+            logger.info("= %d keys from %s", len(self._keys), shown)
+            return ""
+        logger.warning("! no keys from %s: %s", shown, why)
+        return f"there are no keys from {shown}: {why}"
+
+    def _take(self, published: list[dict[str, str]], fetched_at: float) -> None:
+        self._published, self._proved_at = published, fetched_at
+        self._keys = [key for each in published if (key := read_key(each)) is not None]
+
+
+class _Jwk(msgspec.Struct):
+    """One entry of a set, as far as it is used here (RFC 7517, section 4)."""
+
+    kty: str
+    kid: str | None = None
+    alg: str | None = None
+    use: str | None = None
+    key_ops: list[str] | None = None
+    crv: str | None = None
+    n: str | None = None
+    e: str | None = None
+    x: str | None = None
+    y: str | None = None
+    d: Any = None
+
+    @property
+    def is_for_us(self) -> bool:
+        """Whether it is a public key that is meant for verifying."""
+        verifies = self.use in (None, "sig") and (self.key_ops is None or "verify" in self.key_ops)
+        return verifies and self.kty in _MEMBERS and self.d is None
+
+
+def usable(text: bytes) -> list[dict[str, str]]:
+    """
+    Return the entries of a set that verify tokens, each as its public members alone. What is of no use here is left out
+    and spoils no other, as RFC 7517, section 5, wants it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        entries = msgspec.json.decode(text, type=dict[str, Any]).get("keys")
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ValueError(f"it is no key set: {error}") from None
+    found: list[dict[str, str]] = []
+    for entry in entries if isinstance(entries, list) else []:
+        try:
+            jwk = msgspec.convert(entry, _Jwk)
+        except msgspec.ValidationError:
+            continue
+        if not jwk.is_for_us:
+            continue
+        if len(found) == KEYS_MAX:
+            logger.warning("! a key set has more keys than %d: the others are not used", KEYS_MAX)
+            break
+        names = ("kty", "kid", "alg", *_MEMBERS[jwk.kty])
+        members = {name: value for name in names if (value := getattr(jwk, name)) is not None}
+        if read_key(members) is not None:
+            found.append(members)
+    if not found:
+        raise ValueError("it holds no public key that verifies tokens")
+    return found
+
+
+def read_key(jwk: Mapping[str, str]) -> Key | None:
+    """Return the key that public members describe, or None where they describe none that verifies tokens."""
+    reader = _READERS.get((jwk.get("kty", ""), jwk.get("crv")))
+    if reader is None:
+        return None
+    try:
+        public = jwt.PyJWK(dict(jwk), reader).key
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError, UnsupportedAlgorithm):
+        return None
+    named = jwk.get("alg")
+    algorithms = [each for each in algorithms_of(public) if named is None or each == _NAMES.get(named, named)]
+    return Key(jwk.get("kid"), tuple(algorithms), public) if algorithms else None
+
+
+def _shown(url: str) -> str:
+    """Return a URL without what may be a secret in it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,0 +1,368 @@
+"""
+Who a client is: tokens.
+
+Texts and a time in, claims or an error out; only `verify_…` waits, for keys. Runs in the worker. Signatures are PyJWT's
+business; what the claims mean is here (Centrifuge client protocol, section 10). Nothing here is told to a client: that
+is for the protocol.
+
+A token is *invalid* when it can never be good, *expired* when another one would be, and *unverified* when the same one
+may be good later: its key is not known yet, or it is about to begin. RFC 7519 allows some leeway where clocks differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import jwt
+import msgspec
+
+from realtime.auth.jwks import ALGORITHMS as PUBLIC_ALGORITHMS
+from realtime.auth.jwks import WAIT_S, KeySet
+from realtime.auth.revocation import Revoked
+from realtime.errors import TokenExpired, TokenInvalid, TokenUnverified
+
+T = TypeVar("T")
+
+LEEWAY_S: Final = 10.0  # by which clocks may differ; RFC 7519, section 4.1.4: "usually no more than a few minutes"
+# What begins, or was issued, within so much is a matter of time, and anything else is a mistake. It is the greatest
+# difference between two clocks that Kerberos takes (RFC 4120, section 8.2).
+SOON_S: Final = 300.0
+
+ALGORITHMS: Final = ("HS256", "HS384", "HS512")  # never `none`, and no public-key algorithm beside a shared secret
+
+# PyJWT compares with the clock of the machine; here the time is an argument, so the times are checked below.
+_OPTIONS: Final[dict[str, Any]] = {
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "verify_sub": False,
+    "verify_jti": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionClaims:
+    """What a connection token says. `info` is a JSON text; `expire_at_s` is Unix time, None for never."""
+
+    user: str
+    raw: dict[str, Any]
+    expire_at_s: float | None = None
+    info: bytes | None = None
+    channels: tuple[str, ...] = ()
+    meta: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionClaims:
+    """What a subscription token says. `info` and `data` are JSON texts."""
+
+    user: str
+    channel: str
+    client: str | None = None
+    expire_at_s: float | None = None
+    info: bytes | None = None
+    data: bytes | None = None
+
+
+class KeyUnknown(TokenInvalid):
+    """No key that is known verifies the token. A set that is fetched now may have one."""
+
+
+class Tokens:
+    """Verifies tokens: by a shared secret, or by public keys."""
+
+    def __init__(
+        self,
+        hmac_secret: str | None,
+        *,
+        keys: KeySet | None = None,
+        audience: str | None = None,
+        issuer: str | None = None,
+        revoked: Revoked | None = None,
+        leeway_s: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            hmac_secret: verifies HS256 and its like; None refuses those.
+            keys: verify RS256, ES256, EdDSA and their like; None refuses those.
+            audience: what `aud` must hold, where given.
+            issuer: what `iss` must be, where given.
+            revoked: which tokens are not good any more; they are taken for expired, so that clients fetch others.
+            leeway_s: by how much the issuer's clock may differ, in either direction.
+        """
+        self.revoked = revoked if revoked is not None else Revoked()
+        self._secret = hmac_secret
+        self._keys = keys
+        self._audience = audience
+        self._issuer = issuer
+
+        self._leeway_s = leeway_s
+
+    async def close(self) -> None:
+        """Give up what is being fetched."""
+        if self._keys is not None:
+            await self._keys.close()
+
+    # As a client brings them
+
+    async def verify_connection(self, token: str, now: Callable[[], float] = time.time) -> ConnectionClaims:
+        """
+        Verify a connection token, and wait for its key where that is not known yet.
+
+        Raises:
+            TokenUnverified: it cannot be verified now; the same token may be good later.
+            TokenExpired, TokenInvalid: as `connection`.
+        """
+        return await self._verified(lambda: self.connection(token, now()), lambda: self._unknown(token, now()))
+
+    async def verify_subscription(self, token: str, now: Callable[[], float] = time.time) -> SubscriptionClaims:
+        """
+        Verify a subscription token, and wait for its key where that is not known yet.
+
+        Raises:
+            TokenUnverified: it cannot be verified now; the same token may be good later.
+            TokenExpired, TokenInvalid: as `subscription`.
+        """
+        return await self._verified(lambda: self.subscription(token, now()), lambda: self._unknown(token, now()))
+
+    async def _verified(self, read: Callable[[], T], unknown: Callable[[], Exception]) -> T:
+        keys = self._keys
+        try:
+            claims = read()
+        except KeyUnknown:
+            assert keys is not None, "else no key could become known"
+        else:
+            if keys is not None:
+                keys.freshen()
+            return claims
+        arrived = keys.now()
+        if keys.take_over():
+            with contextlib.suppress(KeyUnknown):
+                return read()
+        try:
+            async with asyncio.timeout(WAIT_S):
+                while True:
+                    began_at = await keys.fetched()
+                    try:
+                        return read()
+                    except KeyUnknown:
+                        if began_at >= arrived:
+                            raise unknown() from None
+        except TimeoutError:
+            raise TokenUnverified(f"the key server has not answered within {WAIT_S:g} s") from None
+
+    def _unknown(self, token: str, now_s: float) -> Exception:
+        """
+        Return what a token is whose key the key server does not publish, as it said after the token came. Nothing that
+        the token says is proven. It chooses between refusals alone.
+        """
+        try:
+            claims = jwt.decode(token, options={**_OPTIONS, "verify_signature": False})  # type: ignore[arg-type]
+            issued, expires = _time(claims, "iat"), _time(claims, "exp")
+        except (jwt.PyJWTError, RecursionError, TokenInvalid) as error:
+            return TokenInvalid(str(error))
+        if expires is not None and expires + self._leeway_s <= now_s:
+            return TokenExpired("it has expired, and its key is not published any more")
+        if issued is None:
+            return TokenInvalid("the key server does not publish its key")
+        if issued + SOON_S <= now_s:
+            return TokenExpired("the key server does not publish its key any more")
+        return TokenUnverified("it was issued just now, and the key server does not publish its key yet")
+
+    # As they are
+
+    def connection(self, token: str, now_s: float) -> ConnectionClaims:
+        """
+        Verify a connection token.
+
+        Raises:
+            TokenExpired: it was good until some time before `now_s`, or until it was revoked.
+            TokenUnverified: it is good in a while.
+            TokenInvalid: it is not signed by our secret, not for us, or a subscription token.
+        """
+        claims = self._verify(token, now_s)
+        if "channel" in claims:
+            raise TokenInvalid("a subscription token cannot connect")
+        return ConnectionClaims(
+            user=_user(claims),
+            raw=claims,
+            expire_at_s=_expire_at(claims),
+            info=_json(claims, "info"),
+            channels=channels_of(claims),
+            meta=claims.get("meta"),
+        )
+
+    def subscription(self, token: str, now_s: float) -> SubscriptionClaims:
+        """
+        Verify a subscription token. That it is for this client and room is for the caller to compare.
+
+        Raises:
+            TokenExpired: it was good until some time before `now_s`.
+            TokenUnverified: it is good in a while.
+            TokenInvalid: it is not signed by our secret, not for us, or names no room.
+        """
+        claims = self._verify(token, now_s)
+        channel = claims.get("channel")
+        if not isinstance(channel, str) or not channel:
+            raise TokenInvalid("it names no channel")
+        client = claims.get("client")
+        if client is not None and not isinstance(client, str):
+            raise TokenInvalid("`client` is no text")
+        return SubscriptionClaims(
+            user=_user(claims),
+            channel=channel,
+            client=client,
+            expire_at_s=_expire_at(claims),
+            info=_json(claims, "info"),
+            data=_json(claims, "data"),
+        )
+
+    def _verify(self, token: str, now_s: float) -> dict[str, Any]:
+        try:
+            claims = self._open(token)
+        except (jwt.PyJWTError, RecursionError) as error:  # the head is parsed before anything is proven
+            raise TokenInvalid(str(error)) from error
+        try:
+            msgspec.json.encode(claims)
+        except UnicodeEncodeError as error:  # nobody could be told of it
+            raise TokenInvalid("a text ends in the middle of a character") from error
+        self._check_addressee(claims)
+        self._check_times(claims, now_s)
+        if self.revoked.covers(claims, now_s):
+            raise TokenExpired("it was revoked")
+        return claims
+
+    def _check_times(self, claims: Mapping[str, Any], now_s: float) -> None:
+        """Compare `exp` and `nbf` with the time. `iat` refuses nothing (RFC 7519, section 4.1.6)."""
+        expires, begins = _time(claims, "exp"), _time(claims, "nbf")
+        if expires is not None and expires + self._leeway_s <= now_s:
+            raise TokenExpired(f"it expired {now_s - expires:.0f} s ago")
+        if begins is None or begins - self._leeway_s <= now_s:
+            return
+        why = f"it is not valid for {begins - now_s:.0f} s yet"
+        if begins - now_s > SOON_S or (expires is not None and expires <= begins):
+            raise TokenInvalid(why)
+        raise TokenUnverified(why)
+
+    def _open(self, token: str) -> dict[str, Any]:
+        """
+        Return the claims of a token by the key that its head names: for an HMAC the secret and nothing else, else a
+        public key. Where several may be meant, each is tried (RFC 7517, section 4.5).
+        """
+        head = jwt.get_unverified_header(token)
+        algorithm = head.get("alg")
+        if algorithm not in PUBLIC_ALGORITHMS:
+            if self._secret is None:
+                raise TokenInvalid("no secret is configured to verify it with")
+            return _decode(token, self._secret, list(ALGORITHMS))
+        if self._keys is None:
+            raise TokenInvalid(f"no key is configured that verifies {algorithm}")
+        candidates = self._keys.find(head)
+        for key in candidates.keys:
+            try:
+                return _decode(token, key, [algorithm])
+            except (jwt.InvalidSignatureError, jwt.InvalidKeyError):
+                continue  # it may be another's
+        why = f"no key that is known verifies {algorithm} with {'this' if 'kid' in head else 'no'} `kid`"
+        if self._keys.url is None or (candidates.is_named and self._keys.is_recent):
+            raise TokenInvalid(why)
+        raise KeyUnknown(why)
+
+    def _check_addressee(self, claims: Mapping[str, Any]) -> None:
+        if self._audience is not None:
+            audience = claims.get("aud")
+            if self._audience not in (audience if isinstance(audience, list) else [audience]):
+                raise TokenInvalid("`aud` names somebody else")
+        if self._issuer is not None and claims.get("iss") != self._issuer:
+            raise TokenInvalid("`iss` is somebody else")
+
+
+def channels_of(claims: Mapping[str, Any]) -> tuple[str, ...]:
+    """
+    Return the rooms that a connection token gives.
+
+    Raises:
+        TokenInvalid: they have another shape.
+    """
+    return tuple(dict.fromkeys([*_texts(claims, "channels"), *_keys(claims, "subs")]))
+
+
+def sign(claims: Mapping[str, Any], hmac_secret: str) -> str:
+    """Return a token (HS256) that says `claims`."""
+    return jwt.encode(dict(claims), hmac_secret, algorithm="HS256")
+
+
+def _decode(token: str, key: Any, algorithms: list[str]) -> dict[str, Any]:
+    claims: dict[str, Any] = jwt.decode(token, key, algorithms=algorithms, options=_OPTIONS)  # type: ignore[arg-type]
+    return claims
+
+
+def _user(claims: Mapping[str, Any]) -> str:
+    user = claims.get("sub", "")
+    if not isinstance(user, str):
+        raise TokenInvalid(f'`sub` is {_named(user)}, and has to be a text such as "42" (RFC 7519, section 4.1.2)')
+    return user
+
+
+def _named(value: object) -> str:
+    """Return what JSON calls a value, for a person."""
+    if isinstance(value, bool):
+        return "true or false"
+    return "a number" if isinstance(value, int | float) else "no text"
+
+
+def _time(claims: Mapping[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise TokenInvalid(f"`{name}` is no number of seconds (RFC 7519, section 2: NumericDate)")
+        return float(value)
+    except OverflowError:  # a whole number that no float holds
+        raise TokenInvalid(f"`{name}` is no time") from None
+
+
+def _expire_at(claims: Mapping[str, Any]) -> float | None:
+    """Return when what the token began has to end: `expire_at` where given (0 is never), else `exp`."""
+    chosen = _time(claims, "expire_at")
+    if chosen is None:
+        return _time(claims, "exp")
+    return chosen or None
+
+
+def _json(claims: Mapping[str, Any], name: str) -> bytes | None:
+    """Return a claim as a JSON text; `b64…` carries it in base 64."""
+    if (encoded := claims.get(f"b64{name}")) is not None:
+        try:
+            text = base64.b64decode(encoded, validate=True)
+            msgspec.json.decode(text)
+        except (TypeError, ValueError, binascii.Error, msgspec.MsgspecError) as error:
+            raise TokenInvalid(f"`b64{name}` is no JSON in base 64") from error
+        return text
+    value = claims.get(name)
+    return None if value is None else msgspec.json.encode(value)
+
+
+def _texts(claims: Mapping[str, Any], name: str) -> list[str]:
+    value = claims.get(name) or []
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise TokenInvalid(f"`{name}` is no list of texts")
+    return value
+
+
+def _keys(claims: Mapping[str, Any], name: str) -> list[str]:
+    value = claims.get(name) or {}
+    if not isinstance(value, dict):
+        raise TokenInvalid(f"`{name}` is no object")
+    return list(value)

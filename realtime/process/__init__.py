@@ -1,0 +1,1 @@
+"""One worker process: which part serves an adopted connection."""

@@ -1,0 +1,159 @@
+"""
+Adopted connections: who serves each, and how all of them end.
+
+Runs in the worker. The primary has parsed the first request, so its path decides without a second look: a WebSocket of
+ours goes to our transport, everything else to the ASGI host. It reads nothing and speaks no protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from realtime.protocol.centrifuge.streams import StreamEndpoint
+from realtime.transport.asgi import ASGIHost
+from realtime.transport.peer import Peer
+from realtime.transport.refused import RefusedConnection
+from realtime.transport.websocket import WebSocketEndpoint
+from sticky import Adopted
+
+WEBSOCKET_PATHS: Final = frozenset(("/connection/websocket", "/connection/uni_websocket"))
+SLICE: Final = 50  # clients told to go elsewhere at once; their coming back is spread as well
+SLICE_S: Final = 0.05
+SHARE: Final = 0.5  # of the drain's time, for telling everybody
+SHUTDOWN: Final = (3001, "shutdown")
+
+logger = logging.getLogger("realtime.gateway")
+
+
+class Gateway:
+    """All connections of this worker."""
+
+    def __init__(
+        self,
+        endpoint: WebSocketEndpoint,
+        host: ASGIHost,
+        *,
+        closed: Callable[[str], None],
+        tls: ssl.SSLContext | None = None,
+        handshake_s: float = 10.0,
+        streams: StreamEndpoint | None = None,
+    ) -> None:
+        """
+        Args:
+            closed: told of each adopted connection's end, by its peer's address.
+            tls: for connections that begin with a TLS handshake.
+            handshake_s: how long that may take.
+            streams: our clients that have no WebSocket; they are `host`'s connections as well.
+        """
+        self._tls = tls
+        self._handshake_s = handshake_s
+        self._endpoint = endpoint
+        self._streams = streams
+        self._host = host
+        self._closed = closed
+        self._open = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        endpoint.on_lost = host.on_lost = self._lost
+        endpoint.leave = host.keys.leave
+
+    def adopt(self, adopted: Adopted) -> None:
+        """Take over a connection. Its first byte is read in a later turn of the loop."""
+        peer = _peer(adopted)
+        ours = adopted.upgrade and adopted.path in WEBSOCKET_PATHS
+        make = self._endpoint.transport if ours else self._host.protocol
+        self._begin(adopted, lambda: make(peer, adopted.received))
+
+    def refuse(self, adopted: Adopted) -> None:
+        """Take over a connection only to say, in its own protocol, that it cannot be served now."""
+        limits, admission = self._endpoint.limits, self._endpoint.admission
+        if adopted.path not in WEBSOCKET_PATHS:  # the application's own: whom it lets in is not asked
+            admission = replace(admission, allowed_origins=("*",), subprotocols=())
+        self._begin(
+            adopted,
+            lambda: RefusedConnection(
+                _peer(adopted), adopted.received, admission, head_bytes=limits.head_bytes, on_lost=self._lost
+            ),
+        )
+
+    def _begin(self, adopted: Adopted, make: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._open += 1
+        self._empty.clear()
+        task = asyncio.get_running_loop().create_task(self._connect(adopted, make))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, adopted: Adopted, make: Callable[[], asyncio.BaseProtocol]) -> None:
+        tls = self._tls if adopted.kind == "tls" else None
+        patience_s = None if tls is None else self._handshake_s
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                make, adopted.sock, ssl=tls, ssl_handshake_timeout=patience_s
+            )
+        except OSError as error:  # also ssl.SSLError, and a handshake that took too long
+            logger.info("x %s: gone before it was adopted: %s", adopted.client, error)
+            adopted.sock.close()
+            self._host.keys.leave(adopted.key)
+            self._lost(adopted.peer)
+
+    def _lost(self, address: str) -> None:
+        self._open -= 1
+        self._closed(address)
+        if not self._open:
+            self._empty.set()
+
+    async def drain(self, deadline_s: float) -> None:
+        """
+        Bring every client elsewhere: WebSockets are told to come back, in slices, so that the others are not stormed;
+        requests in flight end, and so do handshakes; what is left at the deadline is cut and named.
+        """
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        self._host.drain()
+        sockets = len(self._endpoint.connections) + len(self._host.websockets())
+        pause_s = min(SLICE_S, deadline_s * SHARE * SLICE / max(sockets, 1))
+        while self._open and loop.time() < begin + deadline_s:
+            # Each time anew: a handshake may be done only now, of a client that the primary had sent before the drain.
+            for connection in [each for each in self._endpoint.connections if each.is_open][:SLICE]:
+                connection.close(*SHUTDOWN)
+            for hosted in self._host.websockets()[:SLICE]:
+                hosted.shutdown()
+            for session in self._streams.open[:SLICE] if self._streams is not None else ():
+                session.end(*SHUTDOWN)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), min(pause_s, begin + deadline_s - loop.time()))
+        if self._open:
+            left = self._host.abort_all()
+            for connection in list(self._endpoint.connections):
+                connection.abort()
+            logger.warning("x drained: %d requests were cut at the deadline", left)
+            await asyncio.sleep(0)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return a snapshot."""
+        found = Counter(self._endpoint.statistics())
+        if self._streams is not None:
+            found.update(self._streams.statistics())  # which adds: whoever is slow is slow
+        found.update(slow=self._host.slow)
+        return {"open": self._open, **found, **self._host.statistics()}
+
+
+def _peer(adopted: Adopted) -> Peer:
+    return Peer(
+        adopted.client,
+        adopted.client_port,
+        adopted.scheme,
+        session=adopted.session,
+        new_session=adopted.new_session,
+        address=adopted.peer,
+        mark=adopted.mark,
+        key=adopted.key,
+    )

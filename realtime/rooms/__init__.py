@@ -1,0 +1,1 @@
+"""Rooms on this worker: members, fan-out, recovery, presence."""

@@ -1,0 +1,1 @@
+"""One client on this worker, below any wire protocol."""

@@ -1,0 +1,1 @@
+"""Rates and timers. The time is always an argument or a clock that is passed in."""

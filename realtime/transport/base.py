@@ -1,0 +1,120 @@
+"""
+What stands between a transport and a wire protocol.
+
+Runs in the worker. A transport turns a socket's bytes into whole messages and back (`Framing`, `Outlet`). Above it
+stands one `ClientSession` per connection, which turns messages into subscriptions, publications and answers. Nothing here does
+anything: these are the shapes. A second wire protocol is a second `SessionFactory`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sticky.journal import NO_MARK, Mark
+
+
+class Framing(Protocol):
+    """How one kind of transport wraps a message. Stateless; one object serves all connections of its kind."""
+
+    name: str
+    takes_several: bool
+    """Whether a message may hold several answers or pushes, as the encoding divides them."""
+
+    def frame(self, payload: bytes) -> bytes:
+        """Return the bytes that carry `payload` on the socket."""
+
+
+class Outlet(Protocol):
+    """What a session may do with its transport."""
+
+    framing: Framing
+    has_close_frame: bool
+    """Whether `close` can carry its code and reason to the client."""
+
+    def say_in(self, *, binary: bool) -> None:
+        """Choose the framing for an encoding that is text, or not. Comes before anything is written."""
+
+    def write(self, data: bytes) -> None:
+        """
+        Send bytes that are framed already. Never blocks; does nothing once closing. Above the outbound limit the
+        transport closes itself as `slow` (3008).
+        """
+
+    def close(self, code: int, reason: str) -> None:
+        """Flush, say goodbye with `code` and `reason`, close. `connection_lost` follows. Idempotent."""
+
+    def pause_reading(self) -> None:
+        """Receive no further message, so that a client which asks faster than it is answered waits in its kernel."""
+
+    def resume_reading(self) -> None:
+        """End `pause_reading`."""
+
+    def is_congested_since(self) -> float | None:
+        """Return the loop's time since which the peer has not taken everything, or None when it has."""
+
+    def buffered(self) -> int:
+        """Return how many bytes wait in this process."""
+
+    def taken(self) -> int:
+        """Return how much the peer has taken so far: more than before where it has taken something."""
+
+    def hold_little(self, wanted: bool) -> None:
+        """
+        Have little wait in the kernel that the peer does not take, for it is to get the latest, however slow it is; or
+        as much as with others.
+        """
+
+
+class ClientSession(Protocol):
+    """One client's end of a wire protocol, fed by the transport."""
+
+    def receive(self, message: bytes | str) -> None:
+        """Take one whole message. Never raises on what a peer may send."""
+
+    def end(self, code: int, reason: str) -> None:
+        """Close the connection, and tell the client why."""
+
+    @property
+    def who(self) -> str:
+        """Who this is, for the log."""
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether a peer that takes something, though slowly, is served on: nothing piles up for it."""
+
+    def pong_received(self) -> None:
+        """Learn that the peer sent the answer to a ping frame, asked or not (RFC 6455, section 5.5.3)."""
+
+    def drained(self) -> None:
+        """Learn that the peer, which had not taken everything, has caught up."""
+
+    def connection_lost(self, code: int, reason: str) -> None:
+        """Learn that the socket is gone. Called exactly once, and nothing follows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """What the transport knows of a client before its first message."""
+
+    client: str
+    client_port: int = 0
+    scheme: str = "http"
+    path: str = "/"
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    session: str | None = None
+    transport: str = "websocket"
+    is_one_way: bool = False
+    is_emulated: bool = False  # what the client sends comes by requests of their own
+    ping_frame: bytes | None = None  # what it asks to be pinged with, in place of the protocol's own message
+    mark: Mark = field(default=NO_MARK, repr=False, compare=False)  # of what is in flight on its connection
+
+
+class SessionFactory(Protocol):
+    """Makes the session of a connection whose handshake is done."""
+
+    subprotocols: Sequence[str]
+
+    def __call__(self, outlet: Outlet, handshake: Handshake, subprotocol: str | None) -> ClientSession: ...

@@ -1,0 +1,145 @@
+"""One user, wherever connected: the handle that an application has of it, on one worker (several: test_api.py)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from realtime import App, Connection
+from realtime.cluster.bus import Disconnect
+from tests.support.aio import run_async
+from tests.support.lagging_broker import LaggingBroker
+from tests.support.one_worker import OneWorker
+
+
+@run_async
+async def test_a_user_is_online_where_there_is_a_connection() -> None:
+    app = App()
+    app.room("r", open=True)
+    async with OneWorker(app) as worker:
+        assert not await app.user("ana").is_online()
+        tabs = [await worker.join(user="ana") for _ in range(2)]
+        await worker.join(user="ben")
+        await tabs[0].ask("subscribe", channel="r")
+        places = await app.user("ana").connections()
+        assert {place.client for place in places} == {tab.connected["client"] for tab in tabs}
+        assert {place.rooms for place in places} == {("r",), ()}
+        assert {(place.address, place.slot, place.worker, place.node) for place in places} == {
+            ("127.0.0.1", 3, "w", "n")
+        }
+
+
+@run_async
+async def test_a_user_is_brought_in_taken_out_and_disconnected() -> None:
+    app = App()
+    app.room("r", open=True)
+    async with OneWorker(app) as worker:
+        one, other, ben = [await worker.join(user=user) for user in ("ana", "ana", "ben")]
+        await app.user("ana").subscribe("r")
+        for tab in (one, other):
+            assert (await tab.push("subscribe"))["channel"] == "r"
+        await app.user("ana").unsubscribe("r", client=one.connected["client"])
+        assert (await one.push("unsubscribe"))["channel"] == "r"
+        await app.user("ana").disconnect(4001, "moved", client=one.connected["client"])
+        assert await one.wait_closed() == (4001, "moved")
+        await app.user("ana").disconnect()
+        assert await other.wait_closed() == (3503, "force disconnect")
+        assert await app.user("ben").is_online()
+        assert ben.closed is None
+
+
+@run_async
+async def test_a_user_is_disconnected_also_while_the_application_thinks_of_letting_it_in() -> None:
+    app, asked = App(), asyncio.Event()
+
+    @app.on_connect
+    async def on_connect(conn: Connection) -> None:
+        if conn.user == "ana":
+            asked.set()
+            await asyncio.Event().wait()
+
+    async with OneWorker(app) as worker:
+        ben = await worker.join(user="ben")
+        coming = asyncio.create_task(worker.join(user="ana"))
+        await asked.wait()
+        await app.user("ana").disconnect()
+        with pytest.raises(ConnectionResetError, match="3503"):
+            await coming
+        assert ben.closed is None
+
+
+@run_async
+async def test_who_is_let_in_just_now_is_not_meant_by_the_session_of_another() -> None:
+    app, asked, let_in = App(), asyncio.Event(), asyncio.Event()
+
+    @app.on_connect
+    async def on_connect(conn: Connection) -> None:
+        asked.set()
+        await let_in.wait()
+
+    async with OneWorker(app) as worker:
+        coming = asyncio.create_task(worker.join(user="ana"))
+        await asked.wait()
+        await worker.postman.tell_all(Disconnect("ana", session="no-such"))
+        await app.user("ana").connections()  # what was said before is heard
+        let_in.set()
+        assert (await coming).closed is None
+
+
+@run_async
+async def test_without_a_worker_nobody_can_be_asked() -> None:
+    with pytest.raises(RuntimeError, match="no worker runs this application"):
+        await App().user("ana").is_online()
+
+
+@run_async
+async def test_who_is_brought_in_and_taken_out_at_once_is_out() -> None:
+    app, broker = App(), LaggingBroker()
+    app.room("r", open=True)
+    async with OneWorker(app, broker=broker) as worker:
+        tab = await worker.join(user="ana")
+        gate = broker.hold_after("subscribe")
+        await app.user("ana").subscribe("r")
+        await gate.reached.wait()
+        await app.user("ana").unsubscribe("r")
+        await app.user("ana").connections()  # what was said before is heard
+        broker.let_pass()
+        assert (await tab.push("subscribe"))["channel"] == "r"
+        assert (await tab.push("unsubscribe"))["channel"] == "r"
+        assert worker.session(tab).connection.rooms == frozenset()
+
+
+@run_async
+async def test_who_is_brought_in_taken_out_and_brought_in_again_at_once_is_in() -> None:
+    app, broker = App(), LaggingBroker()
+    app.room("r", open=True)
+    async with OneWorker(app, broker=broker) as worker:
+        tab = await worker.join(user="ana")
+        gate = broker.hold_after("subscribe")
+        await app.user("ana").subscribe("r")
+        await gate.reached.wait()
+        await app.user("ana").unsubscribe("r")
+        await app.user("ana").subscribe("r")
+        await app.user("ana").connections()
+        broker.let_pass()
+        await tab.push("subscribe")
+        [place] = await app.user("ana").connections()
+        assert place.rooms == ("r",)
+
+
+@run_async
+async def test_who_is_taken_out_while_coming_in_is_told_that_it_was_in_and_is_out() -> None:
+    app, broker = App(), LaggingBroker()
+    app.room("r", open=True)
+    async with OneWorker(app, broker=broker) as worker:
+        tab = await worker.join(user="ana")
+        gate = broker.hold_after("subscribe")
+        coming = asyncio.create_task(tab.ask("subscribe", channel="r"))
+        await gate.reached.wait()
+        await app.user("ana").unsubscribe("r")
+        await app.user("ana").connections()  # what was said before is heard
+        broker.let_pass()
+        await coming
+        assert (await tab.push("unsubscribe"))["channel"] == "r"
+        assert worker.session(tab).connection.rooms == frozenset()
