@@ -2,8 +2,8 @@
 What stands between a transport and a wire protocol.
 
 Runs in the worker. A transport turns a socket's bytes into whole messages and back (`Framing`, `Outlet`). Above it
-stands one `ClientSession` per connection, which turns messages into subscriptions, publications and answers. Nothing here does
-anything: these are the shapes. A second wire protocol is a second `SessionFactory`.
+stands one `ClientSession` per connection, which turns messages into subscriptions, publications and answers. Nothing
+here does anything: these are the shapes. A second wire protocol is a second `SessionFactory`.
 """
 
 from __future__ import annotations
