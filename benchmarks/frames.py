@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from realtime.timing.timer_wheel import Wheel
-from realtime.transport.base import Handshake, Outlet
+from realtime.timing.timer_wheel import TimerWheel
+from realtime.transport.base import Handshake, Transport
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import Limits, WebSocketEndpoint
 
@@ -53,7 +53,7 @@ class _Session:
 class _Sessions:
     subprotocols: Sequence[str] = ()
 
-    def __call__(self, outlet: Outlet, handshake: Handshake, subprotocol: str | None) -> _Session:
+    def __call__(self, transport: Transport, handshake: Handshake, subprotocol: str | None) -> _Session:
         return _Session()
 
 
@@ -79,7 +79,7 @@ async def cost_us(frame: bytes, at_once: int) -> float:
     """Return the least processor time that one such frame took, in microseconds."""
     best = float("inf")
     for _ in range(ROUNDS):
-        endpoint = WebSocketEndpoint(_Sessions(), wheel=Wheel(0.0), limits=_unlimited())
+        endpoint = WebSocketEndpoint(_Sessions(), wheel=TimerWheel(0.0), limits=_unlimited())
         protocol = endpoint.transport(Peer("203.0.113.7", 1), HEAD)
         protocol.connection_made(_Nothing())
         if not frame[0] & 0x80:

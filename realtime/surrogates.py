@@ -23,21 +23,21 @@ _ESCAPES: Final = re.compile(
 )
 
 
-def mended(text: bytes) -> bytes:
+def repair(text: bytes) -> bytes:
     """Return a JSON text with U+FFFD for each half of a surrogate pair."""
     if b"\\u" not in text:
         return text
     return _ESCAPES.sub(lambda found: b"\\ufffd" if found[1] else found[0], text)
 
 
-def read_mended(read: Callable[[bytes], Read], text: bytes) -> Read:
+def read_repaired(read: Callable[[bytes], Read], text: bytes) -> Read:
     """
-    Return what a JSON reader makes of a text, which is mended only where it is not read as it is.
+    Return what a JSON reader makes of a text, which is repair only where it is not read as it is.
 
     Raises:
-        msgspec.DecodeError: it is not read when mended either.
+        msgspec.DecodeError: it is not read when repair either.
     """
     try:
         return read(text)
     except msgspec.DecodeError:
-        return read(mended(text))
+        return read(repair(text))

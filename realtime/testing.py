@@ -29,12 +29,12 @@ from realtime.application.app import App
 from realtime.auth.tokens import Tokens
 from realtime.broker.base import WorkerId
 from realtime.broker.memory import MemoryBroker
-from realtime.cluster.bus import Postman
+from realtime.cluster.bus import ClusterBus
 from realtime.errors import ClientError, Disconnect
 from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.hub import Hub
-from realtime.timing.timer_wheel import Wheel, run_wheel
+from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.base import Framing, Handshake
 
 __all__ = ["TestClient", "TestServer"]
@@ -62,7 +62,7 @@ class _Outlet:
     framing: Framing = _LINES
     has_close_frame = True
 
-    def say_in(self, *, binary: bool) -> None:
+    def choose_framing(self, *, binary: bool) -> None:
         """Lines are text."""
         assert not binary
 
@@ -118,16 +118,16 @@ class TestServer:
 
     async def __aenter__(self) -> TestServer:
         broker = MemoryBroker(WorkerId("test"))
-        self._wheel = Wheel(asyncio.get_running_loop().time())
+        self._wheel = TimerWheel(asyncio.get_running_loop().time())
         worker = WorkerId("test")
-        postman = Postman(worker)
+        bus = ClusterBus(worker)
         self._hub = Hub(
             broker,
             self._app.room_options,
             hooks=self._app,
             difference=difference,
             worker=worker,
-            on_mail=postman.receive,
+            on_mail=bus.receive,
         )
         self._protocol = Centrifuge(
             self._app,
@@ -137,9 +137,9 @@ class TestServer:
             limits=self._limits,
             home=Home(0, "test", "test", realtime.__version__),
         )
-        postman.serve(self._hub, self._protocol)
+        bus.serve(self._hub, self._protocol)
         await self._hub.start()
-        self._app.bind(self._hub, postman)
+        self._app.bind(self._hub, bus)
         await self._app.startup()
         self._turning = asyncio.create_task(run_wheel(self._wheel))
         return self
@@ -284,7 +284,7 @@ class TestClient:
             self._end(Disconnect(3000, "connection closed"))
             await asyncio.sleep(0)
 
-    # What its outlet tells it
+    # What its transport tells it
 
     def _heard(self, data: bytes) -> None:
         for line in filter(None, data.split(b"\n")):

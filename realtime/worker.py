@@ -30,8 +30,8 @@ from realtime.auth.key_cache import KeyCache
 from realtime.auth.tokens import Tokens
 from realtime.broker import make
 from realtime.broker.base import WorkerId
-from realtime.cluster.bus import Postman
-from realtime.cluster.revocation_sync import Revoking
+from realtime.cluster.bus import ClusterBus
+from realtime.cluster.revocation_sync import RevocationSync
 from realtime.errors import RealtimeError
 from realtime.process.gateway import WEBSOCKET_PATHS, Gateway
 from realtime.process.router import Router
@@ -41,7 +41,7 @@ from realtime.protocol.centrifuge.streams import StreamEndpoint
 from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.hub import Hub
 from realtime.settings import Settings
-from realtime.timing.timer_wheel import Wheel, run_wheel
+from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.asgi import ASGIHost
 from realtime.transport.flood import FloodLimits
 from realtime.transport.guarded import Limits as HostedLimits
@@ -70,18 +70,18 @@ class Process:
         self.app = app
         worker_id = WorkerId(worker.worker_id)
         home = Home(worker.slot, worker.worker_id, worker.node, realtime.__version__)
-        self.wheel = Wheel(asyncio.get_running_loop().time())
+        self.wheel = TimerWheel(asyncio.get_running_loop().time())
         broker = make(
             settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix, memory=settings.broker_memory
         )
-        self.postman = postman = Postman(worker_id)
+        self.bus = bus = ClusterBus(worker_id)
         self.hub = Hub(
             broker,
             app.room_options,
             hooks=app,
             difference=difference,
             worker=worker_id,
-            on_mail=postman.receive,
+            on_mail=bus.receive,
             large=settings.large_room,
         )
         self.wrong = WrongCredentials()
@@ -126,11 +126,11 @@ class Process:
                 self.hosts,
             ),
         )
-        postman.serve(self.hub, self.protocol)
-        self.revoking = Revoking(self.hub, postman, self.protocol.tokens.revoked)
+        bus.serve(self.hub, self.protocol)
+        self.revoking = RevocationSync(self.hub, bus, self.protocol.tokens.revoked)
         self.streams = StreamEndpoint(
             self.protocol,
-            deliver=postman.deliver,
+            deliver=bus.deliver,
             limits=StreamLimits(settings.message_bytes, settings.outbound_bytes, settings.outbound_s),
             allowed_origins=settings.allowed_origins,
         )
@@ -141,7 +141,7 @@ class Process:
             streams=self.streams,
             api=Api(
                 self.hub,
-                postman,
+                bus,
                 keys=settings.api_keys,
                 wrong=self.wrong,
                 message_bytes=settings.message_bytes,
@@ -188,7 +188,7 @@ class Process:
         """Bring up everything that can fail."""
         await self.hub.start()
         await self.revoking.start()
-        self.app.bind(self.hub, self.postman)
+        self.app.bind(self.hub, self.bus)
         await self.app.startup()
         await self.router.startup()
         loop = asyncio.get_running_loop()

@@ -2,7 +2,7 @@
 What each method of the API does.
 
 Runs in the worker. A method takes a request and returns a result, both of messages.py; what is wrong with a request is
-a `ClientError`. It asks the hub for what concerns rooms, and the postman for what concerns users, who may be connected
+a `ClientError`. It asks the hub for what concerns rooms, and the bus for what concerns users, who may be connected
 anywhere. It knows no HTTP and no keys, and asks no handler of the application.
 """
 
@@ -51,7 +51,7 @@ from realtime.api.messages import (
 )
 from realtime.application.users import find
 from realtime.broker.base import Position, Room
-from realtime.cluster.bus import Disconnect, Postman, Refresh, Subscribe, Unsubscribe
+from realtime.cluster.bus import ClusterBus, Disconnect, Refresh, Subscribe, Unsubscribe
 from realtime.errors import BrokerUnavailable, ClientError
 from realtime.protocol.centrifuge import codes, json
 from realtime.protocol.centrifuge.messages import HistoryResult, PresenceStatsResult, info_of
@@ -65,14 +65,14 @@ logger = logging.getLogger("realtime.api")
 class Methods:
     """The methods, by name."""
 
-    def __init__(self, hub: Hub, postman: Postman) -> None:
+    def __init__(self, hub: Hub, bus: ClusterBus) -> None:
         """
         Args:
             hub: this worker's rooms.
-            postman: reaches the sessions of all workers.
+            bus: reaches the sessions of all workers.
         """
         self._hub = hub
-        self._postman = postman
+        self._bus = bus
         self.by_name: dict[str, tuple[type, Callable[[Any], Awaitable[Any]], type]] = {
             "publish": (PublishRequest, self._publish, PublishResult),
             "broadcast": (BroadcastRequest, self._broadcast, BroadcastResult),
@@ -191,7 +191,7 @@ class Methods:
         except BadGlob as error:
             raise bad_request(f"`pattern`: {error}") from None
         found: dict[str, RoomInfo] = {}
-        for told in await self._postman.survey():
+        for told in await self._bus.survey():
             for room, clients in told.rooms.items():
                 if matches(room):
                     found.setdefault(room, RoomInfo(0)).num_clients += clients
@@ -211,14 +211,14 @@ class Methods:
                     num_subs=sum(told.rooms.values()),
                     uptime=int(now - told.since_s),
                 )
-                for told in await self._postman.survey()
+                for told in await self._bus.survey()
             ]
         )
 
     # Users
 
     async def _connections(self, request: ConnectionsRequest) -> ConnectionsResult:
-        places = await find(self._postman, request.user)
+        places = await find(self._bus, request.user)
         return ConnectionsResult(
             {
                 place.client: Connected(
@@ -242,7 +242,7 @@ class Methods:
             raise bad_request("`recover_since`: the room keeps no history to recover from")
         if data is not None and not options.binary:
             data = _json_payload(data)
-        await self._postman.tell_all(
+        await self._bus.tell_all(
             Subscribe(
                 request.user,
                 request.channel,
@@ -258,14 +258,14 @@ class Methods:
 
     async def _unsubscribe(self, request: UserInRoom) -> Empty:
         room = _room(request.channel)
-        await self._postman.tell_all(Unsubscribe(request.user, room, request.client, request.session))
+        await self._bus.tell_all(Unsubscribe(request.user, room, request.client, request.session))
         return Empty()
 
     async def _disconnect(self, request: DisconnectRequest) -> Empty:
         told = request.disconnect or DisconnectCode()
         if not 3000 <= told.code < 5000:
             raise bad_request("a disconnect's code is from 3000 to 4999")
-        await self._postman.tell_all(
+        await self._bus.tell_all(
             Disconnect(
                 request.user,
                 request.client,
@@ -282,22 +282,22 @@ class Methods:
             raise bad_request("`expired` and `expire_at` exclude each other")
         if request.expired:
             end = codes.CONNECTION_EXPIRED
-            await self._postman.tell_all(
+            await self._bus.tell_all(
                 Disconnect(request.user, request.client, (), end.code, end.reason, request.session)
             )
         else:
             expire_at_s = float(request.expire_at) if request.expire_at else None
-            await self._postman.tell_all(Refresh(request.user, request.client, expire_at_s, request.session))
+            await self._bus.tell_all(Refresh(request.user, request.client, expire_at_s, request.session))
         return Empty()
 
     async def _revoke_token(self, request: RevokeTokenRequest) -> Empty:
         if not request.uid:
             raise bad_request("`uid` is the `jti` of a token")
-        await self._postman.revoke(token=request.uid, until_s=float(request.expire_at))
+        await self._bus.revoke(token=request.uid, until_s=float(request.expire_at))
         return Empty()
 
     async def _invalidate_user_tokens(self, request: InvalidateUserTokensRequest) -> Empty:
-        await self._postman.revoke(
+        await self._bus.revoke(
             user=request.user, before_s=float(request.issued_before), until_s=float(request.expire_at)
         )
         return Empty()

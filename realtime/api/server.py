@@ -25,10 +25,10 @@ from realtime.api.methods import Methods, refused
 from realtime.api.openapi import describe
 from realtime.api.tail import tail
 from realtime.auth.credentials import API_KEY, WrongCredentials
-from realtime.cluster.bus import Postman
+from realtime.cluster.bus import ClusterBus
 from realtime.protocol.centrifuge.streams import answer, headers_of, read_body
 from realtime.rooms.hub import Hub
-from realtime.surrogates import mended
+from realtime.surrogates import repair
 from realtime.transport.asgi import Receive, Scope, Send
 
 PREFIX: Final = "/api"
@@ -43,7 +43,7 @@ class Api:
     def __init__(
         self,
         hub: Hub,
-        postman: Postman,
+        bus: ClusterBus,
         *,
         keys: Sequence[str],
         wrong: WrongCredentials | None = None,
@@ -52,7 +52,7 @@ class Api:
         """
         Args:
             hub: this worker's rooms.
-            postman: reaches the sessions of all workers.
+            bus: reaches the sessions of all workers.
             keys: each opens everything; without one there is no API.
             wrong: counts and slows keys that are wrong; none waits unless given.
             message_bytes: a setting of the same name; a message of that size fits into a request.
@@ -61,7 +61,7 @@ class Api:
         self.keys = tuple(key.encode() for key in keys)
         self._body_max = max(BODY_MAX, ENCODED * message_bytes)
         self._hub = hub
-        self._methods = Methods(hub, postman)
+        self._methods = Methods(hub, bus)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request below `PREFIX`."""
@@ -83,7 +83,7 @@ class Api:
         elif name and name != "batch" and name not in self._methods.by_name:
             await answer(send, 404, b"There is no such method.\n")
         else:
-            await _send_json(send, 200, msgspec.json.encode(await self._answer(name, mended(body) or b"{}")))
+            await _send_json(send, 200, msgspec.json.encode(await self._answer(name, repair(body) or b"{}")))
 
     def _opens(self, given: str) -> bool:
         found = [hmac.compare_digest(given.encode(), known) for known in self.keys]

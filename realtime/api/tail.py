@@ -49,7 +49,7 @@ async def tail(hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
         entry = await hub.enter(
             room,
             follower,
-            replace(options, presence=False, has_farewells=False),
+            replace(options, presence=False, has_leave_hooks=False),
             info=ClientInfo("", follower.client),
             watches=options.join_leave,
         )
@@ -57,12 +57,12 @@ async def tail(hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, 503, b"The broker is away.\n")
         return
     try:
-        entry.settle()
+        entry.commit()
     except Insufficient:
-        hub.abandon(entry)
+        hub.cancel(entry)
         await answer(send, 503, b"Publications were lost just now. Try again.\n")
         return
-    hub.go_live(entry)
+    hub.activate(entry)
     if (connection := connection_of(scope)) is not None:
         connection.expect_peer()
 
@@ -70,15 +70,17 @@ async def tail(hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), *UNCACHED]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
-        await follower.outlet.pump(send)
+        await follower.transport.pump(send)
 
     left = asyncio.ensure_future(gone(receive))
     pumping = asyncio.ensure_future(follow())
     try:
         await asyncio.wait((left, pumping), return_when=asyncio.FIRST_COMPLETED)
         takes_nothing = pumping.done() and isinstance(pumping.exception(), TimeoutError)
-        if takes_nothing or follower.outlet.ended == SLOW:
-            logger.warning("x %s of %s: slow: %d bytes wait for it", follower.client, room, follower.outlet.buffered())
+        if takes_nothing or follower.transport.ended == SLOW:
+            logger.warning(
+                "x %s of %s: slow: %d bytes wait for it", follower.client, room, follower.transport.buffered()
+            )
     finally:
         for task in (left, pumping):
             task.cancel()
@@ -98,11 +100,11 @@ class _Follower:
 
     def __init__(self) -> None:
         self.client = f"tail-{secrets.token_hex(8)}"
-        self.outlet = Stream(EVENTS, EVENTS, Limits())
+        self.transport = Stream(EVENTS, EVENTS, Limits())
 
     @property
     def wire(self) -> AnyWire:
         return _FOLLOWED
 
     def insufficient(self, room: Room) -> None:
-        self.outlet.close(codes.INSUFFICIENT_STATE.code, codes.INSUFFICIENT_STATE.reason)
+        self.transport.close(codes.INSUFFICIENT_STATE.code, codes.INSUFFICIENT_STATE.reason)

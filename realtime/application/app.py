@@ -21,7 +21,7 @@ from realtime.application.handlers import Handler, encode
 from realtime.application.room import Pattern, RoomHandle, RoomKind, Rooms, options
 from realtime.application.users import UserHandle
 from realtime.broker.base import ClientInfo, Publication, Room
-from realtime.cluster.bus import Postman
+from realtime.cluster.bus import ClusterBus
 from realtime.errors import ClientError, Disconnect
 from realtime.rooms.fanout import Accepts
 from realtime.rooms.hub import Hub, RoomOptions
@@ -51,7 +51,7 @@ class App:
         self._stopping: list[Handler] = []
         self._methods: dict[str, Handler] = {}
         self._hub: Hub | None = None
-        self._postman: Postman | None = None
+        self._bus: ClusterBus | None = None
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._processes: ProcessPoolExecutor | None = None
 
@@ -208,10 +208,10 @@ class App:
         """Return a handle of a user, on all workers: `await app.user("ann").is_online()`."""
         return UserHandle(name, self._the_postman, self.event_loop)
 
-    def _the_postman(self) -> Postman:
-        if self._postman is None:
+    def _the_postman(self) -> ClusterBus:
+        if self._bus is None:
             raise RuntimeError("no worker runs this application: ask from a handler, or by the API")
-        return self._postman
+        return self._bus
 
     def mount(self, path: str, app: ASGIApp) -> None:
         """Serve an ASGI application (FastAPI, Starlette, Django, …) below `path`, on the same workers."""
@@ -231,9 +231,9 @@ class App:
 
     # What a worker does with it
 
-    def bind(self, hub: Hub, postman: Postman) -> None:
+    def bind(self, hub: Hub, bus: ClusterBus) -> None:
         """Give the application its worker's hub, and who reaches other workers."""
-        self._hub, self._postman, self._event_loop = hub, postman, asyncio.get_running_loop()
+        self._hub, self._bus, self._event_loop = hub, bus, asyncio.get_running_loop()
 
     def event_loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the event loop of the worker that runs this application; None before that."""

@@ -102,7 +102,7 @@ class RoomKind:
         self.options = replace(
             self.options,
             publish=may_publish,
-            has_farewells="on_leave" in self.handlers or "on_empty" in self.handlers,
+            has_leave_hooks="on_leave" in self.handlers or "on_empty" in self.handlers,
             hears_empty="on_empty" in self.handlers,
         )
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from realtime.broker.base import Room
-from realtime.cluster.bus import Disconnect, Postman, Subscribe, Unsubscribe
+from realtime.cluster.bus import ClusterBus, Disconnect, Subscribe, Unsubscribe
 from realtime.threads import from_any_thread
 
 
@@ -40,20 +40,20 @@ class UserHandle:
     says.
     """
 
-    __slots__ = ("_postman", "event_loop", "name")
+    __slots__ = ("_bus", "event_loop", "name")
 
     def __init__(
-        self, name: str, postman: Callable[[], Postman], event_loop: Callable[[], asyncio.AbstractEventLoop | None]
+        self, name: str, bus: Callable[[], ClusterBus], event_loop: Callable[[], asyncio.AbstractEventLoop | None]
     ) -> None:
         self.name = name
-        self._postman = postman
+        self._bus = bus
         self.event_loop = event_loop
         """Returns the event loop of the worker that runs the application."""
 
     @from_any_thread
     async def connections(self) -> list[Place]:
         """Return every connection of the user, on all workers."""
-        return await find(self._postman(), self.name)
+        return await find(self._bus(), self.name)
 
     @from_any_thread
     async def is_online(self) -> bool:
@@ -63,25 +63,25 @@ class UserHandle:
     @from_any_thread
     async def disconnect(self, code: int = 3503, reason: str = "force disconnect", *, client: str = "") -> None:
         """Close all connections of the user, or one; by the default code they do not come back."""
-        await self._postman().tell_all(Disconnect(self.name, client, (), code, reason))
+        await self._bus().tell_all(Disconnect(self.name, client, (), code, reason))
 
     @from_any_thread
     async def revoke_tokens(self) -> None:
         """Refuse every token of the user that was issued before now; whoever is connected by one needs another."""
-        await self._postman().revoke(user=self.name)
+        await self._bus().revoke(user=self.name)
 
     @from_any_thread
     async def subscribe(self, room: str, *, client: str = "") -> None:
         """Bring all connections of the user, or one, into a room. No handler is asked."""
-        await self._postman().tell_all(Subscribe(self.name, room, client))
+        await self._bus().tell_all(Subscribe(self.name, room, client))
 
     @from_any_thread
     async def unsubscribe(self, room: str, *, client: str = "") -> None:
         """Take all connections of the user, or one, out of a room."""
-        await self._postman().tell_all(Unsubscribe(self.name, room, client))
+        await self._bus().tell_all(Unsubscribe(self.name, room, client))
 
 
-async def find(postman: Postman, user: str) -> list[Place]:
+async def find(bus: ClusterBus, user: str) -> list[Place]:
     """
     Ask every worker for the connections of a user.
 
@@ -99,6 +99,6 @@ async def find(postman: Postman, user: str) -> list[Place]:
             place.transport,
             place.protocol,
         )
-        for told in await postman.survey(user)
+        for told in await bus.survey(user)
         for place in told.places
     ]

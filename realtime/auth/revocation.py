@@ -3,8 +3,8 @@ Which tokens are revoked, though they would still be good.
 
 Pure: what was revoked and a time in, a verdict out. Runs in the worker; bus.py and revocation_sync.py see to it that
 all workers know the same. A token is revoked by its own id (`jti`), or with all tokens of its user that were issued
-before a moment (`iat`; one that does not say when counts as older than any). Nothing here is kept for longer than it says, and
-no more than `MOST` of each kind: then the oldest is forgotten, with a line in the log.
+before a moment (`iat`; one that does not say when counts as older than any). Nothing here is kept for longer than it
+says, and no more than `MOST` of each kind: then the oldest is forgotten, with a line in the log.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ class Tokens:
     def _unknown(self, token: str, now_s: float) -> Exception:
         """
         Return what a token is whose key the key server does not publish, as it said after the token came. Nothing that
-        the token says is proven. It chooses between refusals alone.
+        the token says is in_sync. It chooses between refusals alone.
         """
         try:
             claims = jwt.decode(token, options={**_OPTIONS, "verify_signature": False})  # type: ignore[arg-type]
@@ -230,7 +230,7 @@ class Tokens:
     def _verify(self, token: str, now_s: float) -> dict[str, Any]:
         try:
             claims = self._open(token)
-        except (jwt.PyJWTError, RecursionError) as error:  # the head is parsed before anything is proven
+        except (jwt.PyJWTError, RecursionError) as error:  # the head is parsed before anything is in_sync
             raise TokenInvalid(str(error)) from error
         try:
             msgspec.json.encode(claims)

@@ -155,8 +155,8 @@ class BrokerListener(Protocol):
 
     def on_link_restored(self) -> None:
         """
-        Say that every subscription is in force again. What was published meanwhile was missed: every room is unproven
-        until its position was compared. Members of this worker were registered again by the broker itself,
+        Say that every subscription is in force again. What was published meanwhile was missed: every room is
+        out_of_sync until its position was compared. Members of this worker were registered again by the broker itself,
         with a join wherever nobody was there by that id any more.
         """
 

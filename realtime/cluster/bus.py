@@ -142,7 +142,7 @@ _decode = msgspec.msgpack.Decoder(Letter).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Postman:
+class ClusterBus:
     """Sends letters, and does what those ask for that come."""
 
     def __init__(self, worker: WorkerId) -> None:

@@ -2,9 +2,9 @@
 Every worker knows what is revoked.
 
 Runs in the worker. What is revoked lies in a private stream of the broker, and a letter tells all workers at once
-(`Postman.revoke`). Who starts reads the stream before it serves. A letter can be lost with a link, so everybody looks
-again every few seconds, which costs one small read; and where the broker began anew and knows nothing, whoever still
-knows writes it again. It never decides what a revocation means: that is revocation.py.
+(`ClusterBus.revoke`). Who starts reads the stream before it serves. A letter can be lost with a link, so everybody
+looks again every few seconds, which costs one small read; and where the broker began anew and knows nothing, whoever
+still knows writes it again. It never decides what a revocation means: that is revocation.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 
 from realtime.auth.revocation import MOST, Revocation, Revoked
 from realtime.broker.base import Position, Publication
-from realtime.cluster.bus import REVOCATIONS, REVOCATIONS_KEPT, Postman
+from realtime.cluster.bus import REVOCATIONS, REVOCATIONS_KEPT, ClusterBus
 from realtime.errors import BrokerUnavailable
 from realtime.rooms.hub import Hub
 
@@ -27,12 +27,12 @@ LOOK_S: Final = 8.0  # with what a look takes, a letter that was lost is made go
 logger = logging.getLogger("realtime.auth")
 
 
-class Revoking:
+class RevocationSync:
     """Keeps this worker's list up to date."""
 
-    def __init__(self, hub: Hub, postman: Postman, revoked: Revoked) -> None:
+    def __init__(self, hub: Hub, bus: ClusterBus, revoked: Revoked) -> None:
         self._hub = hub
-        self._postman = postman
+        self._bus = bus
         self._revoked = revoked
         self._since: Position | None = None  # up to which the stream was read
         self._task: asyncio.Task[None] | None = None
@@ -76,7 +76,7 @@ class Revoking:
             page = await self._hub.kept(REVOCATIONS, REVOCATIONS_KEPT, limit=MOST)
         theirs = [read for each in page.publications if (read := _read(each)) is not None]
         for each in theirs:
-            self._postman.take_revocation(each)
+            self._bus.take_revocation(each)
         self._since = page.top
         if before is not None and page.top.epoch != before.epoch:
             logger.warning("! the broker began anew: what is revoked is told it again")

@@ -48,7 +48,7 @@ AWAY: Final = "is away, and may come back"
 REPLACED: Final = "has ended, and its user has another connection"
 _IS_AWAY: Final = b"1"  # the chan_info of a connection's record once that connection has ended
 
-logger = logging.getLogger("realtime.farewells")
+logger = logging.getLogger("realtime.departures")
 
 
 class Hooks(Protocol):
@@ -92,7 +92,7 @@ class _Away:
     indexed: asyncio.Task[None]
 
 
-class Farewells:
+class Departures:
     """The departures that this worker sees to."""
 
     def __init__(
@@ -133,7 +133,7 @@ class Farewells:
         shown = info if before is None else msgspec.structs.replace(info, client=before)
         is_new = before is None  # and nothing has been done yet
         try:
-            if options.has_farewells:
+            if options.has_leave_hooks:
                 await self._broker.add_member(Room(_LEAVE + room), shown, announce=False, lasting=True)
                 is_new = False
             if options.presence:
@@ -187,7 +187,7 @@ class Farewells:
             return
         if options.presence:
             self._broker.loosen(room, client)
-        if options.has_farewells:
+        if options.has_leave_hooks:
             self._broker.loosen(Room(_LEAVE + room), client)
         loop = asyncio.get_running_loop()
         indexed = loop.create_task(self._index(index, info))
@@ -249,7 +249,7 @@ class Farewells:
         client = ClientId(info.client)
         if options.presence:
             await self._presence.pay(room, client)
-        if not options.has_farewells:
+        if not options.has_leave_hooks:
             return
         await _told(self._hooks.leave(room, info), f"on_leave of {room}")
         if options.hears_empty:
@@ -396,7 +396,7 @@ class Farewells:
     def _undo(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
         """Remove what may have come of a failed `enter`."""
         client = ClientId(info.client)
-        if options.has_farewells:
+        if options.has_leave_hooks:
             self._spawn(self._remove(Room(_LEAVE + room), client))
         if options.presence:
             self._owe_presence(room, options, info)
@@ -429,7 +429,7 @@ async def _told(telling: Awaitable[None], what: str) -> None:
 
 
 def _has_grace(options: RoomOptions, info: ClientInfo) -> bool:
-    return options.grace_s > 0 and info.user != "" and (options.presence or options.has_farewells)
+    return options.grace_s > 0 and info.user != "" and (options.presence or options.has_leave_hooks)
 
 
 def _away_room(room: Room, user: str) -> Room:

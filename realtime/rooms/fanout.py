@@ -60,7 +60,7 @@ class Subscriber(Protocol):
     def wire(self) -> Wire: ...
 
     @property
-    def outlet(self) -> Writer: ...
+    def transport(self) -> Writer: ...
 
     @property
     def client(self) -> str:
@@ -143,9 +143,9 @@ class Fanout:
         elif seen or chosen.is_delta:
             self._late[subscriber] = Late(chosen, seen)
         else:
-            self._groups.setdefault(chosen, {})[subscriber.outlet] = subscriber
+            self._groups.setdefault(chosen, {})[subscriber.transport] = subscriber
         if watches:
-            self._watchers.setdefault(subscriber.wire, {})[subscriber.outlet] = subscriber
+            self._watchers.setdefault(subscriber.wire, {})[subscriber.transport] = subscriber
         self.size += 1
 
     def remove(self, subscriber: Subscriber) -> bool:
@@ -213,7 +213,7 @@ class Fanout:
 
     def _put_aside(self, publications: Sequence[Publication]) -> None:
         """Keep publications for members that are behind, each instead of the one with its key."""
-        for subscriber in [each for each in self._in_place() if each.outlet.is_congested_since() is not None]:
+        for subscriber in [each for each in self._in_place() if each.transport.is_congested_since() is not None]:
             self._behind[subscriber] = (self._take_out(subscriber), {})
         for subscriber, (kept, waiting) in self._behind.items():
             for publication in publications:
@@ -233,7 +233,7 @@ class Fanout:
         kept, waiting = self._behind.pop(subscriber)
         wire = subscriber.wire if isinstance(kept, tuple) else kept.wire if isinstance(kept, Late) else kept
         for publication in waiting.values():
-            subscriber.outlet.write(wire.publication(self.room, publication))
+            subscriber.transport.write(wire.publication(self.room, publication))
         self._put_back(subscriber, kept)
 
     def _take_out(self, subscriber: Subscriber) -> Kept:
@@ -242,7 +242,7 @@ class Fanout:
         if (late := self._late.pop(subscriber, None)) is not None:
             return late
         for wire, group in self._groups.items():
-            if group.pop(subscriber.outlet, None) is not None:
+            if group.pop(subscriber.transport, None) is not None:
                 return wire
         raise AssertionError("it was found among the members")
 
@@ -254,7 +254,7 @@ class Fanout:
         elif kept.is_delta:  # it has not the one before the next
             self._late[subscriber] = Late(kept, 0)
         else:
-            self._groups.setdefault(kept, {})[subscriber.outlet] = subscriber
+            self._groups.setdefault(kept, {})[subscriber.transport] = subscriber
 
     def _deliver_choosy(self, publications: Sequence[Publication]) -> int:
         written = 0
@@ -268,7 +268,7 @@ class Fanout:
                         encoded[wire, number] = wire.publication(self.room, publication)
                     wanted.append(encoded[wire, number])
             if wanted:
-                subscriber.outlet.write(b"".join(wanted))
+                subscriber.transport.write(b"".join(wanted))
             written += len(wanted)
         return written
 
@@ -286,13 +286,13 @@ class Fanout:
                     buffer = late.wire.delta(self.room, publication, deltas[number])
                 else:
                     buffer = late.wire.publication(self.room, publication)
-                subscriber.outlet.write(buffer)
+                subscriber.transport.write(buffer)
                 written += 1
                 follows = True
             # The room has caught up, and who gets differences has the publication to which the next is one.
             if last >= late.seen and (follows or not late.wire.is_delta):
                 del self._late[subscriber]
-                self._groups.setdefault(late.wire, {})[subscriber.outlet] = subscriber
+                self._groups.setdefault(late.wire, {})[subscriber.transport] = subscriber
         return written
 
     def announce(self, changes: Sequence[Change]) -> None:
@@ -336,7 +336,7 @@ def _is_for(subscriber: Subscriber, kept: Kept, publication: Publication) -> boo
 
 def _discard(groups: dict[Wire, dict[Writer, Subscriber]], subscriber: Subscriber) -> bool:
     for wire, group in groups.items():
-        if group.pop(subscriber.outlet, None) is not None:
+        if group.pop(subscriber.transport, None) is not None:
             if not group:
                 del groups[wire]
             return True

@@ -9,9 +9,9 @@ never speaks a wire format, and knows of a member no more than `fanout.Subscribe
 **Entering** is in two steps, for the answer to the client has to leave before the first publication:
 
     entry = await hub.enter(…)     # subscribed, registered, stream read; what arrives meanwhile is kept for the entry
-    joined = entry.settle()        # what to tell the client          ┐
+    joined = entry.commit()        # what to tell the client          ┐
     …write the answer…             #                                  ├ in one turn: no await between these
-    hub.go_live(entry)             # from here on it is written to    ┘
+    hub.activate(entry)             # from here on it is written to    ┘
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from realtime.broker.base import (
 )
 from realtime.errors import BrokerUnavailable
 from realtime.rooms.census import LARGE, Census, Censuses
-from realtime.rooms.departures import Farewells, Hooks, Silent
+from realtime.rooms.departures import Departures, Hooks, Silent
 from realtime.rooms.fanout import Accepts, Change, Difference, Subscriber, Wire, total
-from realtime.rooms.gaps import Proving
-from realtime.rooms.local_room import Entry, Insufficient, Joined, LocalRoom, RoomOptions
+from realtime.rooms.gaps import GapDetection
+from realtime.rooms.local_room import Insufficient, Joined, LocalRoom, PendingSubscription, RoomOptions
 from realtime.rooms.presence import Presence
-from realtime.rooms.presence_resync import SETTLE_S, Comparing
-from realtime.rooms.presence_view import Roster
+from realtime.rooms.presence_resync import SETTLE_S, PresenceResync
+from realtime.rooms.presence_view import PresenceView
 from realtime.rooms.recovery import replay
 from realtime.tasks import begin
 from realtime.timing.rate import Rate
@@ -54,7 +54,7 @@ CLOSE_S = 5.0  # for handlers of leaving members, when a worker ends
 DIGEST_S: Final = 1.0  # in a large room joins and leaves are told once in this time
 NOT_KEPT: Final = Retention()
 
-__all__ = ["Entry", "Hub", "Insufficient", "Joined", "RoomOptions"]
+__all__ = ["Hub", "Insufficient", "Joined", "PendingSubscription", "RoomOptions"]
 
 logger = logging.getLogger("realtime.hub")
 
@@ -105,11 +105,11 @@ class Hub:
         self._verifier: asyncio.Task[None] | None = None
         self.is_linked = True
         """Whether the broker is there."""
-        self.farewells = Farewells(
+        self.departures = Departures(
             broker, self.presence, options_of, hooks or Silent(), worker=worker or "worker", spawn=self.spawn
         )
-        self._comparing = Comparing(broker, self._change, settle_s=settle_s)
-        self._proving = Proving(broker, accept=self._accept, lose=self._lose, spawn=self.spawn)
+        self._presence_resync = PresenceResync(broker, self._change, settle_s=settle_s)
+        self._gap_detection = GapDetection(broker, accept=self._accept, lose=self._lose, spawn=self.spawn)
         self._counts = dict.fromkeys(("received", "delivered", "stray", "insufficient"), 0)
 
     # Life
@@ -131,8 +131,8 @@ class Hub:
         if self._verifier is not None:
             self._verifier.cancel()
             await asyncio.gather(self._verifier, return_exceptions=True)
-        await self._comparing.close()
-        await self.farewells.close()
+        await self._presence_resync.close()
+        await self.departures.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)
         for task in list(self._tasks):
@@ -234,13 +234,13 @@ class Hub:
         large room it is what was told last, or what was so a second ago: who came since is not in it yet.
         """
         local = self._rooms.get(room)
-        if local is None or (roster := local.roster) is None or not roster.is_read:
+        if local is None or (presence_view := local.presence_view) is None or not presence_view.is_read:
             return await self._censuses.take(room)
-        if self.is_linked and roster.is_large(self._large):
-            return roster.census()
-        members = await roster.answer(self._asked(room))
-        if local.roster is roster:  # else the room was left by all, and begun anew
-            for change in roster.show(members):
+        if self.is_linked and presence_view.is_large(self._large):
+            return presence_view.census()
+        members = await presence_view.answer(self._asked(room))
+        if local.presence_view is presence_view:  # else the room was left by all, and begun anew
+            for change in presence_view.show(members):
                 self._change(local, change)
         return Census(members)
 
@@ -250,9 +250,14 @@ class Hub:
     async def member_counts(self, room: Room) -> MemberCounts:
         """Count everybody present, of all workers; of a large room as `census` has it."""
         local = self._rooms.get(room)
-        roster = None if local is None else local.roster
-        if self.is_linked and roster is not None and roster.is_read and roster.is_large(self._large):
-            return roster.census().counts
+        presence_view = None if local is None else local.presence_view
+        if (
+            self.is_linked
+            and presence_view is not None
+            and presence_view.is_read
+            and presence_view.is_large(self._large)
+        ):
+            return presence_view.census().counts
         return await self._censuses.counts(room)
 
     def _options(self, room: Room) -> RoomOptions:
@@ -292,14 +297,14 @@ class Hub:
         watches: bool = False,
         wire: Wire | None = None,
         accepts: Accepts | None = None,
-    ) -> Entry:
+    ) -> PendingSubscription:
         """
-        Bring a subscriber to the door of a room. The caller owes `go_live` or `abandon`.
+        Bring a subscriber to the door of a room. The caller owes `activate` or `cancel`.
 
         Args:
             options: how this subscriber is in the room: as the room is declared, or without being seen.
-            info: what others see of it, where the room has presence; `Entry.info` is what they see indeed.
-            since: the position after which it wants everything again.
+            info: what others see of it, where the room has presence; `PendingSubscription.info` is what they see
+            indeed. since: the position after which it wants everything again.
             watches: it is told of joins and leaves.
             wire: what publications are written in; the subscriber's own unless given.
             accepts: which publications it wants; all, unless given.
@@ -310,20 +315,20 @@ class Hub:
         local = self._rooms.get(room)
         if local is None:
             local = self._rooms[room] = self._make_room(room, options)
-        entry = Entry(local, subscriber, since=since, watches=watches, wire=wire, accepts=accepts)
+        entry = PendingSubscription(local, subscriber, since=since, watches=watches, wire=wire, accepts=accepts)
         local.entries.add(entry)  # before the first await: from here on the room is not empty
         try:
             await self._open(local, entry)
             reads = options.recover and (entry.top is None or since is not None)
-            if options.presence or options.has_farewells:
+            if options.presence or options.has_leave_hooks:
                 reading = self._read_meanwhile(entry) if reads else None
-                entry.info = await self.farewells.enter(room, options, info)
+                entry.info = await self.departures.enter(room, options, info)
                 if reading is not None:
                     await reading
             elif reads:
                 await self._read(entry)
         except BaseException:
-            self.abandon(entry)
+            self.cancel(entry)
             raise
         return entry
 
@@ -332,7 +337,7 @@ class Hub:
         kept = self.options_of(room) or options
         return LocalRoom(room, kept, self._difference if kept.delta else None)
 
-    async def _open(self, local: LocalRoom, entry: Entry) -> None:
+    async def _open(self, local: LocalRoom, entry: PendingSubscription) -> None:
         """Subscribe at the broker for the first member, who learns with the room where the stream stands."""
         async with local.lock:
             if not local.opened:
@@ -340,23 +345,23 @@ class Hub:
                 if local.options.recover:
                     top = await self._broker.position(local.name, retention=local.options.retention)
                     entry.top = top
-                    self._proving.begin(local, top)
+                    self._gap_detection.begin(local, top)
                 local.opened = True
-            if entry.watches and local.roster is None:
-                local.roster = Roster()
+            if entry.watches and local.presence_view is None:
+                local.presence_view = PresenceView()
                 try:
-                    local.roster.begin(await local.roster.answer(self._broker.members(local.name)))
+                    local.presence_view.begin(await local.presence_view.answer(self._broker.members(local.name)))
                 except BaseException:
-                    local.roster = None
+                    local.presence_view = None
                     raise
 
-    def _read_meanwhile(self, entry: Entry) -> asyncio.Task[None]:
+    def _read_meanwhile(self, entry: PendingSubscription) -> asyncio.Task[None]:
         """Read for an entry on the side. Whoever fails in between need not wait for it."""
         reading = begin(self._read(entry))
         reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         return reading
 
-    async def _read(self, entry: Entry) -> None:
+    async def _read(self, entry: PendingSubscription) -> None:
         local, retention = entry.local, entry.local.options.retention
         if entry.since is None:
             entry.top = await self._broker.position(local.name, retention=retention)
@@ -367,10 +372,10 @@ class Hub:
         entry.top = page.top
         entry.read = replay(entry.since, page)
 
-    def go_live(self, entry: Entry) -> None:
+    def activate(self, entry: PendingSubscription) -> None:
         """Make the entry a member, in the turn in which it was settled and the client was answered."""
         local = entry.local
-        assert entry in local.entries, "go_live comes once, and not after abandon"
+        assert entry in local.entries, "activate comes once, and not after cancel"
         local.entries.discard(entry)
         if local.changes:
             self._deliver(local)  # they are among the entry's own
@@ -378,9 +383,9 @@ class Hub:
         seen = entry.top.offset if entry.top is not None and entry.top.offset > delivered else 0
         local.fanout.add(entry.subscriber, watches=entry.watches, seen=seen, wire=entry.wire, accepts=entry.accepts)
         if entry.events:
-            entry.subscriber.outlet.write(entry.subscriber.wire.changes(local.name, entry.events))
+            entry.subscriber.transport.write(entry.subscriber.wire.changes(local.name, entry.events))
 
-    def abandon(self, entry: Entry) -> None:
+    def cancel(self, entry: PendingSubscription) -> None:
         """Undo `enter`: the subscriber is no member and is seen by nobody. Harmless when done already."""
         local = entry.local
         if entry not in local.entries:
@@ -393,7 +398,7 @@ class Hub:
         End a membership. Nothing of this room is written to the subscriber from now on; the rest follows on the side.
 
         Args:
-            info: what others see of it (`Entry.info`), or None where it was never registered.
+            info: what others see of it (`PendingSubscription.info`), or None where it was never registered.
             away: only its connection is broken, and it may come back.
 
         Returns:
@@ -407,11 +412,11 @@ class Hub:
 
     def withdraw(self, room: Room, info: ClientInfo) -> None:
         """Make absent who is no member any more because the hub itself put it out. It may come again at once."""
-        self.farewells.leave(room, self._options(room), info, away=True)
+        self.departures.leave(room, self._options(room), info, away=True)
 
     def _leave_behind(self, local: LocalRoom, info: ClientInfo | None, *, away: bool) -> None:
         if info is not None:
-            self.farewells.leave(local.name, local.options, info, away=away)
+            self.departures.leave(local.name, local.options, info, away=away)
         self.spawn(self._close_if_empty(local))
 
     async def _close_if_empty(self, local: LocalRoom) -> None:
@@ -427,11 +432,11 @@ class Hub:
                 if local.is_empty:
                     del self._rooms[local.name]
                 else:  # somebody came in meanwhile and waits for the lock: it opens the room again, and reads it anew
-                    local.proven = not local.options.recover
+                    local.in_sync = not local.options.recover
                     local.pending.clear()
                     local.changes.clear()
                     local.held.clear()
-                    local.roster = None
+                    local.presence_view = None
 
     # What the broker tells
 
@@ -444,7 +449,7 @@ class Hub:
                 self._counts["stray"] += 1
             return
         self._counts["received"] += 1
-        self._proving.take(local, publication)
+        self._gap_detection.take(local, publication)
 
     def _accept(self, local: LocalRoom, publication: Publication) -> None:
         if local.changes:
@@ -501,7 +506,7 @@ class Hub:
             entry.spoiled = True
         for subscriber in local.fanout.clear():
             subscriber.insufficient(local.name)
-        self._proving.begin(local, top)
+        self._gap_detection.begin(local, top)
         self.spawn(self._close_if_empty(local))
 
     def on_join(self, room: Room, info: ClientInfo) -> None:
@@ -514,33 +519,33 @@ class Hub:
         local = self._rooms.get(room)
         if local is None:
             return
-        if local.roster is not None:
-            local.roster.hear(change)
+        if local.presence_view is not None:
+            local.presence_view.hear(change)
         self._change(local, change)
 
     def _change(self, local: LocalRoom, change: Change) -> None:
         """Tell watchers of a join or a leave, unless they know: now, or in a large room with all others of a second."""
-        roster = local.roster
-        if roster is not None and roster.is_read and roster.is_large(self._large):
-            if roster.hold(change):
-                asyncio.get_running_loop().call_later(self._digest_s, self._digest, local, roster)
+        presence_view = local.presence_view
+        if presence_view is not None and presence_view.is_read and presence_view.is_large(self._large):
+            if presence_view.hold(change):
+                asyncio.get_running_loop().call_later(self._digest_s, self._digest, local, presence_view)
             return
-        if roster is not None and not roster.take(change) and roster.is_read:
+        if presence_view is not None and not presence_view.take(change) and presence_view.is_read:
             return
         self._announce(local, change)
 
-    def _digest(self, local: LocalRoom, roster: Roster) -> None:
+    def _digest(self, local: LocalRoom, presence_view: PresenceView) -> None:
         """Tell the difference that came of what was held."""
-        if local.roster is not roster:
+        if local.presence_view is not presence_view:
             return  # the room was left by all
-        for change in roster.digest():
+        for change in presence_view.digest():
             self._announce(local, change)
 
     def _announce(self, local: LocalRoom, change: Change) -> None:
         for entry in local.entries:
             if entry.watches:
                 entry.events.append(change)
-        if local.roster is None:
+        if local.presence_view is None:
             return  # nobody watches yet
         if local.pending:
             self._deliver(local)
@@ -548,24 +553,24 @@ class Hub:
         local.changes.append(change)
 
     def on_departed(self, departed: Sequence[Departed]) -> None:
-        self.farewells.departed(departed)
+        self.departures.departed(departed)
 
     def on_link_lost(self) -> None:
         self.is_linked = False
         logger.warning("! the link to the broker is lost: commands that need it fail, members stay")
-        self._proving.doubt(self._rooms.values())
+        self._gap_detection.doubt(self._rooms.values())
 
     def on_link_restored(self) -> None:
         self.is_linked = True
         logger.warning("= the link to the broker is back: %d rooms are compared", len(self._rooms))
         self.spawn(self._pay_all())
-        self.spawn(self._proving.verify(self._rooms.values()))
-        self._comparing.doubt(self._rooms.values())
+        self.spawn(self._gap_detection.verify(self._rooms.values()))
+        self._presence_resync.doubt(self._rooms.values())
 
     def on_gap(self, rooms: Sequence[Room]) -> None:
         doubtful = [local for room in rooms if (local := self._rooms.get(room)) is not None]
-        self.spawn(self._proving.verify(self._proving.doubt(doubtful)))
-        self._comparing.doubt(doubtful)
+        self.spawn(self._gap_detection.verify(self._gap_detection.doubt(doubtful)))
+        self._presence_resync.doubt(doubtful)
 
     async def reap(self, worker: WorkerId) -> None:
         """Have the broker remove the members of a worker that is dead."""
@@ -578,11 +583,11 @@ class Hub:
         while True:
             await asyncio.sleep(self._verify_s)
             await self._pay_all()
-            await self._proving.verify(self._rooms.values())
+            await self._gap_detection.verify(self._rooms.values())
 
     async def _pay_all(self) -> None:
         await self.presence.pay_all()
-        await self.farewells.pay_all()
+        await self.departures.pay_all()
 
     # For people
 
@@ -596,12 +601,12 @@ class Hub:
         return {
             "rooms": len(self._rooms),
             "memberships": total(local.fanout for local in self._rooms.values()),
-            "unproven": sum(not local.proven for local in self._rooms.values()),
-            "departures_owed": self.presence.owed + self.farewells.owed,
-            "away": self.farewells.away,
+            "out_of_sync": sum(not local.in_sync for local in self._rooms.values()),
+            "departures_owed": self.presence.owed + self.departures.owed,
+            "away": self.departures.away,
             **self._counts,
-            "holes": self._proving.holes,
-            "filled": self._proving.filled,
+            "holes": self._gap_detection.holes,
+            "filled": self._gap_detection.filled,
             "broker": dict(self._broker.statistics()),
         }
 

@@ -1,8 +1,8 @@
 """
 One room on one worker: how it is kept, who is on the way in, and where its stream was last seen.
 
-Runs in the worker. `LocalRoom` is the state that `hub.Hub` moves; `Entry` is one subscriber between asking and being
-written to. Nothing here awaits, and nothing here talks to the broker.
+Runs in the worker. `LocalRoom` is the state that `hub.Hub` moves; `PendingSubscription` is one subscriber between
+asking and being written to. Nothing here awaits, and nothing here talks to the broker.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 from realtime.broker.base import ClientInfo, Position, Publication, Retention, Room
 from realtime.rooms.fanout import Accepts, Change, Difference, Fanout, Subscriber, Wire
-from realtime.rooms.presence_view import Roster
+from realtime.rooms.presence_view import PresenceView
 from realtime.rooms.recovery import Hole, Replay, merge
 from realtime.timing.rate import Rate
 
@@ -29,7 +29,7 @@ class RoomOptions:
     `echo`: who publishes gets it as well. `rate`, `user_rate`, `room_rate`: how often clients may publish: each
     connection, each user, all together. `conflate`: the tag by which a slow member gets only the latest; "" for none.
     `grace_s`: for how long who lost the connection is not said to have left. `for_others`: what clients may do that are
-    not in the room, of `FOR_OTHERS`. `has_farewells`: the application wants to hear, also after a crash, of those who
+    not in the room, of `FOR_OTHERS`. `has_leave_hooks`: the application wants to hear, also after a crash, of those who
     leave; `hears_empty`: and of rooms that nobody is in.
     """
 
@@ -48,7 +48,7 @@ class RoomOptions:
     conflate: str | None = None
     grace_s: float = 0.0
     for_others: frozenset[str] = frozenset()
-    has_farewells: bool = False
+    has_leave_hooks: bool = False
     hears_empty: bool = False
 
     def __post_init__(self) -> None:
@@ -83,30 +83,30 @@ class LocalRoom:
         "epoch",
         "fanout",
         "held",
+        "in_sync",
         "lock",
         "name",
         "offset",
         "opened",
         "options",
         "pending",
-        "proven",
-        "roster",
+        "presence_view",
     )
 
     def __init__(self, name: Room, options: RoomOptions, difference: Difference | None = None) -> None:
         self.name = name
         self.options = options
         self.fanout = Fanout(name, difference, options.conflate)
-        self.entries: set[Entry] = set()
+        self.entries: set[PendingSubscription] = set()
         self.lock = asyncio.Lock()  # held while the subscription at the broker changes
         self.opened = False  # subscribed at the broker, and its position known where it has one
         self.epoch = ""  # with `offset`, the position up to which this worker delivered or is about to
         self.offset = 0
-        self.proven = not options.recover
+        self.in_sync = not options.recover
         self.pending: list[Publication] = []  # taken, to be delivered at the end of this turn
         self.changes: list[Change] = []  # joins and leaves, likewise; never both lists have something
-        self.held: list[Publication] = []  # arrived while unproven
-        self.roster: Roster | None = None  # whom its watchers know to be there; None before the first
+        self.held: list[Publication] = []  # arrived while out_of_sync
+        self.presence_view: PresenceView | None = None  # whom its watchers know to be there; None before the first
 
     @property
     def position(self) -> Position:
@@ -117,8 +117,8 @@ class LocalRoom:
         return not self.fanout.size and not self.entries
 
 
-class Entry:
-    """One subscriber on its way into a room. Becomes a member by `Hub.go_live`, or ends by `Hub.abandon`."""
+class PendingSubscription:
+    """One subscriber on its way into a room. Becomes a member by `Hub.activate`, or ends by `Hub.cancel`."""
 
     __slots__ = (
         "accepts",
@@ -158,9 +158,9 @@ class Entry:
         self.events: list[tuple[bool, ClientInfo]] = []  # joins (True) and leaves that arrived meanwhile
         self.spoiled = False
 
-    def settle(self) -> Joined:
+    def commit(self) -> Joined:
         """
-        Return what to tell the client. The caller owes `Hub.go_live` before its next await, or `Hub.abandon`.
+        Return what to tell the client. The caller owes `Hub.activate` before its next await, or `Hub.cancel`.
 
         Raises:
             Insufficient: the client cannot be told a position that is true.

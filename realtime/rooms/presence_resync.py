@@ -1,7 +1,7 @@
 """
 Telling the watchers of rooms, after a fault of the broker, what nobody told them: who came and who left meanwhile.
 
-Runs in the worker, beside the hub, which says when something may have been lost. Each doubtful room's roster is
+Runs in the worker, beside the hub, which says when something may have been lost. Each doubtful room's presence_view is
 compared with the broker's members. Who is there and was not told is told then. Who is missing is told only when
 missing still `SETTLE_S` later: where the broker lost everything, each worker brings its own members again, in its own
 time. A comparison is repeated until nothing differs. It never speaks to a client, and never changes who is present.
@@ -24,13 +24,13 @@ SETTLE_S: Final = 3.0  # by then every worker that lives has taken up its link a
 logger = logging.getLogger("realtime.comparing")
 
 
-class Comparing:
+class PresenceResync:
     """Compares the rosters of rooms of which something may not have been told, one room after another."""
 
     def __init__(
         self, broker: Broker, tell: Callable[[LocalRoom, Change], None], *, settle_s: float = SETTLE_S
     ) -> None:
-        """`tell` is to take each change to the room's watchers, and to its roster."""
+        """`tell` is to take each change to the room's watchers, and to its presence_view."""
         self._broker = broker
         self._tell = tell
         self._settle_s = settle_s
@@ -43,8 +43,8 @@ class Comparing:
         if self._is_closed:
             return
         for local in rooms:
-            if local.roster is not None:
-                local.roster.doubt()
+            if local.presence_view is not None:
+                local.presence_view.doubt()
                 self._doubtful.add(local)
         if self._doubtful and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._compare_all())
@@ -76,13 +76,13 @@ class Comparing:
     async def _differs(self, local: LocalRoom) -> bool:
         """Compare a room, and tell what was not told. Return whether it has to be compared again."""
         async with local.lock:
-            roster = local.roster
-            if roster is None or local.is_empty or not local.opened:
+            presence_view = local.presence_view
+            if presence_view is None or local.is_empty or not local.opened:
                 return False
-            members = await roster.answer(self._broker.members(local.name))
-            changes = roster.unknown(members) + roster.confirm_missing(members)
+            members = await presence_view.answer(self._broker.members(local.name))
+            changes = presence_view.unknown(members) + presence_view.confirm_missing(members)
             for change in changes:
                 self._tell(local, change)
             if changes:
                 logger.info("= room %s: %d joins and leaves had not been told", local.name, len(changes))
-            return bool(changes) or not roster.is_whole
+            return bool(changes) or not presence_view.is_whole

@@ -23,7 +23,7 @@ from realtime.rooms.census import Census
 from realtime.rooms.fanout import Change
 
 
-class Roster:
+class PresenceView:
     """Whom the watchers of one room know to be there."""
 
     __slots__ = ("_census", "_heard", "_held", "_known", "_missing", "_unseen", "is_read")

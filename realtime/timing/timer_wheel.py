@@ -6,7 +6,7 @@ ping; here a timer is one entry in the list of its tick, and the loop is woken o
 a callback runs at most one tick late, and never early. What was cancelled is forgotten when its tick comes, or when
 that would be most of what there is: a token may end in a month, and its connection today.
 
-`Wheel` is pure: `advance(now)` is told the time. `run_wheel` is the thin shell that tells it.
+`TimerWheel` is pure: `advance(now)` is told the time. `run_wheel` is the thin shell that tells it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Timer:
 
     __slots__ = ("argument", "callback", "wheel")
 
-    def __init__(self, wheel: Wheel, callback: Callable[[Any], None], argument: Any) -> None:
+    def __init__(self, wheel: TimerWheel, callback: Callable[[Any], None], argument: Any) -> None:
         self.wheel = wheel
         self.callback: Callable[[Any], None] | None = callback  # None when cancelled, or run
         self.argument = argument
@@ -39,7 +39,7 @@ class Timer:
             self.wheel.cancelled()
 
 
-class Wheel:
+class TimerWheel:
     """Callbacks by the tick in which they are due. `now` is in seconds, on any clock that never goes back."""
 
     def __init__(self, now: float, tick_s: float = TICK_S) -> None:
@@ -106,7 +106,7 @@ class Wheel:
         return self._size
 
 
-async def run_wheel(wheel: Wheel) -> None:
+async def run_wheel(wheel: TimerWheel) -> None:
     """Tell the wheel the loop's time, tick by tick, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:

@@ -1,7 +1,7 @@
 """
 What stands between a transport and a wire protocol.
 
-Runs in the worker. A transport turns a socket's bytes into whole messages and back (`Framing`, `Outlet`). Above it
+Runs in the worker. A transport turns a socket's bytes into whole messages and back (`Framing`, `Transport`). Above it
 stands one `ClientSession` per connection, which turns messages into subscriptions, publications and answers. Nothing
 here does anything: these are the shapes. A second wire protocol is a second `SessionFactory`.
 """
@@ -26,14 +26,14 @@ class Framing(Protocol):
         """Return the bytes that carry `payload` on the socket."""
 
 
-class Outlet(Protocol):
+class Transport(Protocol):
     """What a session may do with its transport."""
 
     framing: Framing
     has_close_frame: bool
     """Whether `close` can carry its code and reason to the client."""
 
-    def say_in(self, *, binary: bool) -> None:
+    def choose_framing(self, *, binary: bool) -> None:
         """Choose the framing for an encoding that is text, or not. Comes before anything is written."""
 
     def write(self, data: bytes) -> None:
@@ -117,4 +117,4 @@ class SessionFactory(Protocol):
 
     subprotocols: Sequence[str]
 
-    def __call__(self, outlet: Outlet, handshake: Handshake, subprotocol: str | None) -> ClientSession: ...
+    def __call__(self, transport: Transport, handshake: Handshake, subprotocol: str | None) -> ClientSession: ...

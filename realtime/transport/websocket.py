@@ -1,9 +1,9 @@
 """
 One WebSocket on an adopted descriptor.
 
-Runs in the worker, as an `asyncio.Protocol` and a session's `Outlet`. It owns no task, and no timer but the deadline of
-a handshake, of a close, or of a peer that does not read; each is an entry of the worker's wheel. (What comes behind the
-end is read slowly, by timers of the loop.)
+Runs in the worker, as an `asyncio.Protocol` and a session's `Transport`. It owns no task, and no timer but the deadline
+of a handshake, of a close, or of a peer that does not read; each is an entry of the worker's wheel. (What comes behind
+the end is read slowly, by timers of the loop.)
 
 **Who reads the stream.** Between two messages, an open WebSocket has no state but its bytes, compressed ones included
 (`deflate.py`). So:
@@ -38,7 +38,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State as JudgeState
 from websockets.server import ServerProtocol
 
-from realtime.timing.timer_wheel import Timer, Wheel
+from realtime.timing.timer_wheel import Timer, TimerWheel
 from realtime.transport.base import ClientSession, Framing, SessionFactory
 from realtime.transport.deflate import DEFLATED_BINARY, DEFLATED_TEXT, inflating
 from realtime.transport.flood import (
@@ -111,7 +111,7 @@ class WebSocketEndpoint:
         self,
         sessions: SessionFactory,
         *,
-        wheel: Wheel,
+        wheel: TimerWheel,
         limits: Limits | None = None,
         admission: Admission | None = None,
         on_lost: Callable[[str], None] = lambda address: None,
@@ -519,7 +519,7 @@ class WebSocketTransport(asyncio.Protocol):
             payload, self._message = bytes(self._message), None
             self._deliver(payload, self._is_text)
 
-    def say_in(self, *, binary: bool) -> None:
+    def choose_framing(self, *, binary: bool) -> None:
         if self._is_compressed:
             self.framing = DEFLATED_BINARY if binary else DEFLATED_TEXT
         else:

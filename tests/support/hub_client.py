@@ -14,7 +14,7 @@ from typing import Any
 
 from realtime.broker.base import Broker, ClientInfo, Position, Publication, Retention, Room
 from realtime.rooms.fanout import Change
-from realtime.rooms.hub import Entry, Hub, Joined, RoomOptions
+from realtime.rooms.hub import Hub, Joined, PendingSubscription, RoomOptions
 
 ROOM = Room("room")
 KEPT = RoomOptions(Retention(100, 600.0), recover=True)
@@ -60,7 +60,7 @@ class HubClient:
         self.info = ClientInfo(f"user {name}", name)
         self.options = options
         self.wire = WIRE
-        self.outlet = self
+        self.transport = self
         self.events: list[str] = []
         self.offsets: list[int] = []
         self.position: Position | None = None
@@ -89,15 +89,15 @@ class HubClient:
 
     # As a test moves it
 
-    async def ask(self, room: Room = ROOM, *, watches: bool = True) -> Entry:
+    async def ask(self, room: Room = ROOM, *, watches: bool = True) -> PendingSubscription:
         """Go to the door, with the position that it has."""
         return await self.hub.enter(
             room, self, self.options, info=self.info, since=self.position, watches=watches and self.options.join_leave
         )
 
-    def go_live(self, entry: Entry) -> Joined:
+    def activate(self, entry: PendingSubscription) -> Joined:
         """Be told, and be a member from here on."""
-        joined = entry.settle()
+        joined = entry.commit()
         if joined.position is not None:
             if not joined.recovered:
                 self.position = joined.position
@@ -105,11 +105,11 @@ class HubClient:
                 self.position = Position(joined.position.epoch, self.position.offset if self.position else 0)
             for publication in joined.publications:
                 self._take(publication.offset)
-        self.hub.go_live(entry)
+        self.hub.activate(entry)
         return joined
 
     async def enter(self, room: Room = ROOM) -> Joined:
-        return self.go_live(await self.ask(room))
+        return self.activate(await self.ask(room))
 
     def leave(self, room: Room = ROOM) -> bool:
         return self.hub.leave(room, self, info=self.info if self.options.presence else None)

@@ -18,12 +18,12 @@ from realtime.application.app import App
 from realtime.auth.tokens import Tokens, sign
 from realtime.broker.base import Broker, WorkerId
 from realtime.broker.memory import MemoryBroker
-from realtime.cluster.bus import Postman
+from realtime.cluster.bus import ClusterBus
 from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.census import LARGE
 from realtime.rooms.hub import Hub
-from realtime.timing.timer_wheel import Wheel
+from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import Limits as WebSocketLimits
@@ -106,17 +106,17 @@ class OneWorker:
         """
         self.app = app
         self.broker = broker or MemoryBroker(WorkerId("w"))
-        self.wheel = Wheel(0.0)
-        postman = self.postman = Postman(WorkerId("w"))
+        self.wheel = TimerWheel(0.0)
+        bus = self.bus = ClusterBus(WorkerId("w"))
         self.hub = Hub(
             self.broker, app.room_options, hooks=app, difference=difference, worker=WorkerId("w"),
-            on_mail=postman.receive, large=large,
+            on_mail=bus.receive, large=large,
         )  # fmt: skip
         self.protocol = Centrifuge(
             app, self.hub, wheel=self.wheel, tokens=Tokens(secret), limits=Limits(**limits),
             home=Home(3, "w", "n", VERSION),
         )  # fmt: skip
-        postman.serve(self.hub, self.protocol)
+        bus.serve(self.hub, self.protocol)
         self.endpoint = WebSocketEndpoint(self.protocol, wheel=self.wheel, limits=sockets, admission=admission)
         self.url = ""
         self._now_s = 0.0
@@ -125,7 +125,7 @@ class OneWorker:
 
     async def __aenter__(self) -> OneWorker:
         await self.hub.start()
-        self.app.bind(self.hub, self.postman)
+        self.app.bind(self.hub, self.bus)
         self._server = await asyncio.get_running_loop().create_server(
             lambda: self.endpoint.transport(Peer("127.0.0.1")), "127.0.0.1", 0
         )

@@ -50,7 +50,7 @@ from realtime.protocol.centrifuge.messages import (
     UnsubscribeRequest,
 )
 from realtime.rooms.fanout import Accepts
-from realtime.rooms.hub import Entry, Joined, RoomOptions
+from realtime.rooms.hub import Joined, PendingSubscription, RoomOptions
 from realtime.session.connection import Subscription
 from realtime.timing.rate import Meter
 
@@ -91,17 +91,17 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
     doors = await _enter_granted(session, request)
     is_admitted = False
     try:
-        await shared.hub.farewells.admit(ClientInfo(connection.user, connection.id, connection.snapshot()))
+        await shared.hub.departures.admit(ClientInfo(connection.user, connection.id, connection.snapshot()))
         if not session.is_open:
             return
         subs: dict[str, SubscribeResult] = {
-            door.subscription.room: _subscribe_result(session, door, door.entry.settle()) for door in doors
+            door.subscription.room: _subscribe_result(session, door, door.entry.commit()) for door in doors
         }
         is_admitted = True
     finally:
         if not is_admitted:
-            _abandon(session, doors)
-            shared.hub.farewells.not_admitted(connection.user, connection.id)
+            _cancel(session, doors)
+            shared.hub.departures.not_admitted(connection.user, connection.id)
     session.admit()
     expires, seconds = ttl(claims.expire_at_s if claims else None)
     ping, pong = session.pings_announced
@@ -122,7 +122,7 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
         session.emulate()
     session.answer(id, "connect", result)
     for door in doors:
-        _go_live(session, door)
+        _activate(session, door)
     session.expire_at(claims.expire_at_s if claims else None)
 
 
@@ -157,7 +157,7 @@ async def _enter_granted(session: Session, request: ConnectRequest) -> list[Door
             options = _options(session, subscription.room)
             doors.append(await _enter(session, subscription, options, since=since))
     except BaseException:
-        _abandon(session, doors)
+        _cancel(session, doors)
         raise
     session.granted.clear()
     return doors
@@ -190,7 +190,7 @@ class Door(NamedTuple):
 
     subscription: Subscription
     options: RoomOptions
-    entry: Entry
+    entry: PendingSubscription
 
 
 async def subscribe(session: Session, id: int, request: SubscribeRequest) -> None:
@@ -221,7 +221,7 @@ async def subscribe(session: Session, id: int, request: SubscribeRequest) -> Non
         try:
             _finish_subscribe(session, id, request, door, said if said is not None else data)
         except BaseException:
-            session.shared.hub.abandon(door.entry)
+            session.shared.hub.cancel(door.entry)
             raise
     except ClientError as error:
         if error.temporary or error.code in COMES_AGAIN:
@@ -239,9 +239,9 @@ async def subscribe(session: Session, id: int, request: SubscribeRequest) -> Non
 def _finish_subscribe(session: Session, id: int, request: SubscribeRequest, door: Door, data: bytes | None) -> None:
     """Answer and go live. Not a coroutine: nothing may come between the answer and the first publication."""
     if not session.is_open:
-        session.shared.hub.abandon(door.entry)
+        session.shared.hub.cancel(door.entry)
         return
-    joined = door.entry.settle()
+    joined = door.entry.commit()
     if request.flag & REPLY_UNRECOVERABLE and request.recover and door.options.recover and not joined.recovered:
         raise codes.UNRECOVERABLE.error()
     result = _subscribe_result(session, door, joined)
@@ -250,7 +250,7 @@ def _finish_subscribe(session: Session, id: int, request: SubscribeRequest, door
     size = session.answer(id, "subscribe", result)
     if result.publications:
         answers.charge(session, size)
-    _go_live(session, door)
+    _activate(session, door)
 
 
 async def subscribe_from_server(
@@ -280,14 +280,14 @@ async def subscribe_from_server(
             if session.is_open:
                 _notify_subscribed(session, door, data)
         finally:
-            session.shared.hub.abandon(door.entry)  # harmless for a member
+            session.shared.hub.cancel(door.entry)  # harmless for a member
     finally:
         session.entered(room)
 
 
 def _notify_subscribed(session: Session, door: Door, data: bytes | None) -> None:
     """Write the notification and what it recovers, and go live. Not a coroutine: see `_finish_subscribe`."""
-    room, joined = door.subscription.room, door.entry.settle()
+    room, joined = door.subscription.room, door.entry.commit()
     told = Subscribe(recoverable=door.options.recover, positioned=door.options.recover, data=_raw(session, data))
     if joined.position is not None:
         told.epoch, told.offset = joined.position.epoch, joined.position.offset
@@ -299,7 +299,7 @@ def _notify_subscribed(session: Session, door: Door, data: bytes | None) -> None
     if recovers:
         for publication in joined.publications:
             session.write(session.codec.push_publication(room, publication))
-    _go_live(session, door)
+    _activate(session, door)
 
 
 def _accepts(options: RoomOptions, request: SubscribeRequest) -> Accepts | None:
@@ -336,7 +336,9 @@ async def _enter(
         info=info,
         since=since if options.recover else None,
         watches=subscription.join_leave,
-        wire=session.shared.wire(session.codec, session.outlet.framing, is_delta=True) if subscription.delta else None,
+        wire=session.shared.wire(session.codec, session.transport.framing, is_delta=True)
+        if subscription.delta
+        else None,
         accepts=_both(accepts, session.shared.application.accepts(connection, room)),
     )
     subscription.shown = None if entry.info is None else ClientId(entry.info.client)
@@ -350,16 +352,16 @@ def _both(one: Accepts | None, other: Accepts | None) -> Accepts | None:
     return lambda publication: one(publication) and other(publication)
 
 
-def _go_live(session: Session, door: Door) -> None:
+def _activate(session: Session, door: Door) -> None:
     session.connection.subscriptions[door.subscription.room] = door.subscription
-    session.shared.hub.go_live(door.entry)
+    session.shared.hub.activate(door.entry)
     session.choose_patience()
     session.watch_subscription(door.subscription)
 
 
-def _abandon(session: Session, doors: list[Door]) -> None:
+def _cancel(session: Session, doors: list[Door]) -> None:
     for door in doors:
-        session.shared.hub.abandon(door.entry)
+        session.shared.hub.cancel(door.entry)
 
 
 def _subscribe_result(session: Session, door: Door, joined: Joined) -> SubscribeResult:

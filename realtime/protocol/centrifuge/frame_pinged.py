@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from realtime.protocol.centrifuge import codes
 from realtime.protocol.centrifuge.codec import Codec
 from realtime.protocol.centrifuge.session import Session
-from realtime.transport.base import Handshake, Outlet
+from realtime.transport.base import Handshake, Transport
 
 if TYPE_CHECKING:
     from realtime.protocol.centrifuge.server import Centrifuge
@@ -25,8 +25,8 @@ class FramePinged(Session):
 
     __slots__ = ("_ping_frame",)
 
-    def __init__(self, shared: Centrifuge, outlet: Outlet, handshake: Handshake, codec: Codec) -> None:
-        super().__init__(shared, outlet, handshake, codec)
+    def __init__(self, shared: Centrifuge, transport: Transport, handshake: Handshake, codec: Codec) -> None:
+        super().__init__(shared, transport, handshake, codec)
         assert handshake.ping_frame is not None, "it is what makes this one another kind"
         self._ping_frame = handshake.ping_frame
 
@@ -37,7 +37,7 @@ class FramePinged(Session):
 
     def _ping(self) -> None:
         self._awaits_pong = True
-        self.outlet.write(self._ping_frame)
+        self.transport.write(self._ping_frame)
         self._timer = self.shared.wheel.after(self.shared.limits.pong_s, Session._check_pong, self)
 
     def pong_received(self) -> None:

@@ -21,7 +21,7 @@ from realtime.protocol.centrifuge import messages
 from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.codes import ErrorCode
 from realtime.protocol.centrifuge.messages import Command, Error, Pub, Push, Result, info_of
-from realtime.surrogates import mended
+from realtime.surrogates import repair
 
 NAME: Final = "json"
 IS_BINARY: Final = False
@@ -56,7 +56,7 @@ def _command(line: str) -> Command:
     try:
         return _decoder.decode(line)
     except msgspec.DecodeError:
-        return _decoder.decode(mended(line.encode()))
+        return _decoder.decode(repair(line.encode()))
 
 
 def one_line(text: bytes) -> bytes:

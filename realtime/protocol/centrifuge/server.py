@@ -23,8 +23,8 @@ from realtime.protocol.centrifuge.session import Session, State
 from realtime.protocol.centrifuge.wire import Wire
 from realtime.rooms.hub import Hub
 from realtime.timing.rate import Rate
-from realtime.timing.timer_wheel import Wheel
-from realtime.transport.base import Framing, Handshake, Outlet
+from realtime.timing.timer_wheel import TimerWheel
+from realtime.transport.base import Framing, Handshake, Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Centrifuge:
         application: Application,
         hub: Hub,
         *,
-        wheel: Wheel,
+        wheel: TimerWheel,
         tokens: Tokens,
         limits: Limits,
         home: Home,
@@ -95,10 +95,10 @@ class Centrifuge:
         self.emulated: dict[str, Session] = {}  # those whose commands come by `/emulation`, by their secret ids
         self._wires: dict[tuple[str, Framing, bool], Wire] = {}
 
-    def __call__(self, outlet: Outlet, handshake: Handshake, subprotocol: str | None) -> Session:
+    def __call__(self, transport: Transport, handshake: Handshake, subprotocol: str | None) -> Session:
         """Begin a session. It is closed as stale when no `connect` comes in time."""
         kind = Session if handshake.ping_frame is None else FramePinged
-        session = kind(self, outlet, handshake, codec_for(handshake, subprotocol))
+        session = kind(self, transport, handshake, codec_for(handshake, subprotocol))
         self.sessions.add(session)
         return session
 

@@ -36,7 +36,7 @@ from realtime.tasks import IS_EAGER, begin
 from realtime.threads import is_calling
 from realtime.timing.rate import CostMeter, Meter, Rate
 from realtime.timing.timer_wheel import Timer
-from realtime.transport.base import Handshake, Outlet
+from realtime.transport.base import Handshake, Transport
 from sticky.journal import MESSAGE
 
 if TYPE_CHECKING:
@@ -104,19 +104,19 @@ class Session:
         "is_emulated",
         "is_one_way",
         "lost",
-        "outlet",
         "session_id",
         "shared",
         "state",
+        "transport",
         "wire",
     )
 
-    def __init__(self, shared: Centrifuge, outlet: Outlet, handshake: Handshake, codec: Codec) -> None:
+    def __init__(self, shared: Centrifuge, transport: Transport, handshake: Handshake, codec: Codec) -> None:
         self.shared = shared
-        self.outlet = outlet
+        self.transport = transport
         self.codec = codec
-        outlet.say_in(binary=codec.IS_BINARY)
-        self.wire = shared.wire(codec, outlet.framing)
+        transport.choose_framing(binary=codec.IS_BINARY)
+        self.wire = shared.wire(codec, transport.framing)
         self.is_one_way = handshake.is_one_way
         self.is_emulated = handshake.is_emulated
         # By this `/emulation` and the API find it, and nobody can guess it. Who has a two-way WebSocket has none.
@@ -193,7 +193,7 @@ class Session:
             self._task = task
         waiting = 0 if self._queue is None else len(self._queue)
         if waiting > QUEUE_MAX:
-            self.outlet.pause_reading()
+            self.transport.pause_reading()
         if waiting > QUEUE_END:  # a transport that cannot pause
             self.over("commands", "too many wait for their turn")
             self.finish(codes.TOO_MANY_REQUESTS_END)
@@ -230,7 +230,7 @@ class Session:
             def tell() -> Awaitable[None]:
                 return self.shared.application.disconnect(connection, code, reason)
 
-            self.shared.hub.farewells.ended(connection.user, connection.id, tell, away=away)
+            self.shared.hub.departures.ended(connection.user, connection.id, tell, away=away)
         return True
 
     # Commands, one after another
@@ -254,7 +254,7 @@ class Session:
                 except Disconnect as end:
                     self.end(end.code, end.reason)
                 if len(queue) == QUEUE_MAX:
-                    self.outlet.resume_reading()
+                    self.transport.resume_reading()
         finally:
             self._queue = self._task = None
             self._mark.end(MESSAGE)
@@ -394,7 +394,7 @@ class Session:
         """Have the kernel hold as little as is right for the rooms there are now."""
         if self._holds_little != self.is_patient:
             self._holds_little = not self._holds_little
-            self.outlet.hold_little(self._holds_little)
+            self.transport.hold_little(self._holds_little)
 
     def drained(self) -> None:
         """Write what was kept for it while it was slow."""
@@ -473,7 +473,7 @@ class Session:
 
     def _ping(self) -> None:
         self._awaits_pong = not self.is_one_way
-        self.outlet.write(self.wire.ping)
+        self.transport.write(self.wire.ping)
         self._timer = self.shared.wheel.after(self.shared.limits.pong_s, Session._check_pong, self)
 
     def _check_pong(self) -> None:
@@ -506,7 +506,7 @@ class Session:
 
     def _takes_something(self) -> bool:
         """Whether the peer has taken something since the pong was due, or since it was asked before."""
-        before, self._taken = self._taken, self.outlet.taken()
+        before, self._taken = self._taken, self.transport.taken()
         return before is None or self._taken > before
 
     def expire_at(self, expire_at_s: float | None) -> None:
@@ -610,16 +610,16 @@ class Session:
 
     def write(self, payload: bytes) -> None:
         """Send one message of the protocol."""
-        self.outlet.write(self.wire.frame(payload))
+        self.transport.write(self.wire.frame(payload))
 
     def send_message(self, data: bytes) -> None:
         self.write(self.codec.push(Push(message=Message(Raw(self.codec.payload(data))))))
 
     def end(self, code: int, reason: str) -> None:
         if self._wind_up(code, reason):
-            if not self.outlet.has_close_frame:
+            if not self.transport.has_close_frame:
                 self.write(self.codec.push(Push(disconnect=Disconnected(code, reason))))
-            self.outlet.close(code, reason)
+            self.transport.close(code, reason)
 
     async def enter(self, room: Room) -> None:
         if self.state is State.CONNECTING:

@@ -25,7 +25,7 @@ from realtime.errors import BrokerUnavailable
 from realtime.protocol.centrifuge import protobuf
 from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.messages import EmulationRequest
-from realtime.surrogates import read_mended
+from realtime.surrogates import read_repaired
 from realtime.transport.asgi import CONNECTION, Connection, Receive, Scope, Send
 from realtime.transport.base import ClientSession, Framing, Handshake, SessionFactory
 from realtime.transport.handshake import origin_matches
@@ -105,7 +105,7 @@ class Limits:
 
 
 class Stream:
-    """An `Outlet` that is the body of an answer."""
+    """An `Transport` that is the body of an answer."""
 
     has_close_frame = False
 
@@ -127,13 +127,13 @@ class Stream:
         self.on_drained: Callable[[], None] = lambda: None
         self.on_slow: Callable[[], None] = lambda: self.close(*SLOW)
 
-    def say_in(self, *, binary: bool) -> None:
+    def choose_framing(self, *, binary: bool) -> None:
         if binary:
             self.framing = self._binary
 
     def write(self, data: bytes) -> None:
         """
-        As `Outlet.write`. What is too much is dropped at once; `on_slow` is called when the turn is over. As over
+        As `Transport.write`. What is too much is dropped at once; `on_slow` is called when the turn is over. As over
         a WebSocket, the limit counts while the client does not take everything: what it missed can be more than that.
         """
         if self.ended is not None or self._is_full:
@@ -341,7 +341,7 @@ class StreamEndpoint:
                 request = protobuf.decode_emulation(body)
                 data = b"" if request.data is UNSET else bytes(request.data)
             else:
-                request = read_mended(_emulation, body)
+                request = read_repaired(_emulation, body)
                 data = b"" if request.data is UNSET else msgspec.json.decode(request.data, type=str).encode()
         except (BadFrame, msgspec.MsgspecError, UnicodeError, RecursionError):
             return 400 if len(body) <= self._limits.message_bytes else 413

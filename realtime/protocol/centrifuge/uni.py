@@ -18,7 +18,7 @@ from realtime.protocol.centrifuge import codes, json
 from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.codes import DisconnectCode, ErrorCode
 from realtime.protocol.centrifuge.messages import Command, ConnectRequest, Push, Result
-from realtime.surrogates import read_mended
+from realtime.surrogates import read_repaired
 
 NAME: Final = "uni"
 IS_BINARY: Final = False
@@ -49,7 +49,7 @@ def decode(message: bytes | str) -> list[Command]:
     """As `Codec.decode`: the one message that such a client sends."""
     try:
         text = message.encode() if isinstance(message, str) else message
-        return [Command(id=1, connect=read_mended(_decoder.decode, text or b"{}"))]
+        return [Command(id=1, connect=read_repaired(_decoder.decode, text or b"{}"))]
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise BadFrame(str(error)) from error
 

@@ -17,7 +17,7 @@ from realtime import App
 from realtime.auth.revocation import MOST, Revocation, Revoked
 from realtime.auth.tokens import sign
 from realtime.cluster.bus import REVOCATIONS, REVOCATIONS_KEPT
-from realtime.cluster.revocation_sync import Revoking
+from realtime.cluster.revocation_sync import RevocationSync
 from realtime.errors import BrokerUnavailable
 from tests.support.aio import run_async
 from tests.support.client import Refused
@@ -123,7 +123,7 @@ async def test_who_stands_on_a_revoked_token_has_to_bring_another() -> None:
             await worker.join(token=old)
         assert (refused.value.code, refused.value.message) == (109, "token expired"), "so that an SDK fetches another"
         await worker.join(token=token(iat=time.time() + 1))
-        await worker.postman.revoke(token="t1")
+        await worker.bus.revoke(token="t1")
         assert await named.wait_closed() == (3005, "connection expired")
         for other in (ben, nobody):
             assert await other.ask("unsubscribe", channel="x") == {}
@@ -132,7 +132,7 @@ async def test_who_stands_on_a_revoked_token_has_to_bring_another() -> None:
 @run_async
 async def test_a_revoked_token_refreshes_nothing_and_opens_no_room() -> None:
     async with OneWorker(kinds()) as worker:
-        await worker.postman.revoke(token="t1")
+        await worker.bus.revoke(token="t1")
         client = await worker.join(token=token())
         room = {"channel": "$private:a", "token": token(channel="$private:a", jti="t1")}
         with pytest.raises(Refused) as refused:
@@ -155,7 +155,7 @@ async def test_a_worker_that_starts_and_one_that_missed_the_letter_know_it_too()
     broker = LaggingBroker()
     async with OneWorker(kinds(), broker=broker) as worker:
         client = await worker.join(token=token(jti="t1"))
-        looking = Revoking(worker.hub, worker.postman, worker.protocol.tokens.revoked)
+        looking = RevocationSync(worker.hub, worker.bus, worker.protocol.tokens.revoked)
         await looking.look()
         said = msgspec.msgpack.encode(Revocation(time.time() + 60, token="t1"))
         await broker.publish_unheard(REVOCATIONS, said, retention=REVOCATIONS_KEPT)
@@ -164,7 +164,7 @@ async def test_a_worker_that_starts_and_one_that_missed_the_letter_know_it_too()
         assert await client.wait_closed() == (3005, "connection expired")
         late = Revoked()
         worker.protocol.tokens.revoked = late
-        await Revoking(worker.hub, worker.postman, late).look()
+        await RevocationSync(worker.hub, worker.bus, late).look()
         assert late.covers({"jti": "t1"}, time.time())
 
 
@@ -172,9 +172,9 @@ async def test_a_worker_that_starts_and_one_that_missed_the_letter_know_it_too()
 async def test_a_broker_that_begins_anew_is_told_what_is_revoked() -> None:
     broker = LaggingBroker()
     async with OneWorker(kinds(), broker=broker) as worker:
-        looking = Revoking(worker.hub, worker.postman, worker.protocol.tokens.revoked)
-        await worker.postman.revoke(token="t1")
-        await worker.postman.revoke(user="ana")
+        looking = RevocationSync(worker.hub, worker.bus, worker.protocol.tokens.revoked)
+        await worker.bus.revoke(token="t1")
+        await worker.bus.revoke(user="ana")
         await looking.look()
         broker.lose_stream(REVOCATIONS)
         await looking.look()
@@ -190,9 +190,9 @@ async def test_an_entry_that_cannot_be_read_hides_no_other() -> None:
     async with OneWorker(kinds(), broker=broker) as worker:
         for said in (b"\xc1", msgspec.msgpack.encode({"a": "later version"})):
             await broker.publish_unheard(REVOCATIONS, said, retention=REVOCATIONS_KEPT)
-        await worker.postman.revoke(token="t1")
+        await worker.bus.revoke(token="t1")
         late = worker.protocol.tokens.revoked = Revoked()
-        await Revoking(worker.hub, worker.postman, late).look()
+        await RevocationSync(worker.hub, worker.bus, late).look()
         assert late.covers({"jti": "t1"}, time.time())
 
 
@@ -202,4 +202,4 @@ async def test_while_the_broker_is_away_it_is_said_that_nothing_is_sure() -> Non
     async with OneWorker(kinds(), broker=broker) as worker:
         broker.lose_link()
         with pytest.raises(BrokerUnavailable):
-            await worker.postman.revoke(token="t1")
+            await worker.bus.revoke(token="t1")

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from realtime.broker.base import WorkerId
-from realtime.cluster.bus import Postman
+from realtime.cluster.bus import ClusterBus
 from realtime.errors import BrokerUnavailable
 from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.rooms.hub import Hub
@@ -27,7 +27,7 @@ class Post:
     """Carries letters, each when the test says so; stands for the hub of every worker."""
 
     def __init__(self) -> None:
-        self.workers: dict[str, Postman] = {}
+        self.workers: dict[str, ClusterBus] = {}
         self.letters: list[tuple[str | None, bytes]] = []
         self.is_away = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -45,9 +45,9 @@ class Post:
         await asyncio.sleep(0)
         while self.letters:
             to, message = self.letters.pop(0)
-            for name, postman in self.workers.items():
+            for name, bus in self.workers.items():
                 if to in (None, name):
-                    postman.receive(message)
+                    bus.receive(message)
             await asyncio.sleep(0)
 
 
@@ -64,11 +64,11 @@ class Sessions:
         return session in self._sessions
 
 
-def worker(post: Post, name: WorkerId, *sessions: str) -> tuple[Postman, Sessions]:
-    postman = post.workers[name] = Postman(name)
+def worker(post: Post, name: WorkerId, *sessions: str) -> tuple[ClusterBus, Sessions]:
+    bus = post.workers[name] = ClusterBus(name)
     here = Sessions(*sessions)
-    postman.serve(cast(Hub, post), cast(Centrifuge, here))
-    return postman, here
+    bus.serve(cast(Hub, post), cast(Centrifuge, here))
+    return bus, here
 
 
 @run_async
@@ -100,8 +100,8 @@ async def test_a_session_that_is_not_there_is_told_from_elsewhere_too() -> None:
 @run_async
 async def test_nobody_writes_to_who_is_no_worker(name: str) -> None:
     post = Post()
-    postman, _ = worker(post, HERE, "s")
-    assert await postman.deliver(name, "s", b"x") is False
+    bus, _ = worker(post, HERE, "s")
+    assert await bus.deliver(name, "s", b"x") is False
     assert post.letters == []
 
 
@@ -109,9 +109,9 @@ async def test_nobody_writes_to_who_is_no_worker(name: str) -> None:
 async def test_a_worker_that_is_gone_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("realtime.cluster.bus.TAKEN_S", 0.01)
     post = Post()
-    postman, _ = worker(post, HERE, "s")
-    assert await postman.deliver(THERE, "s", b"x") is False
-    assert postman._untaken == {}
+    bus, _ = worker(post, HERE, "s")
+    assert await bus.deliver(THERE, "s", b"x") is False
+    assert bus._untaken == {}
     owner, sessions = worker(post, THERE, "s")
     await post.carry()  # it was only slow, and its answer comes to nobody
     assert sessions.got == [b"x"]
@@ -121,8 +121,8 @@ async def test_a_worker_that_is_gone_is_not_waited_for_without_end(monkeypatch: 
 @run_async
 async def test_a_broker_that_is_away_is_told() -> None:
     post = Post()
-    postman, _ = worker(post, HERE, "s")
+    bus, _ = worker(post, HERE, "s")
     post.is_away = True
     with pytest.raises(BrokerUnavailable):
-        await postman.deliver(THERE, "s", b"x")
-    assert postman._untaken == {}
+        await bus.deliver(THERE, "s", b"x")
+    assert bus._untaken == {}

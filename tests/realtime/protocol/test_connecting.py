@@ -707,14 +707,14 @@ async def test_who_does_not_read_is_closed_as_slow_and_others_are_not_touched(li
         slow, quick = await worker.join(), await worker.join()
         for client in (slow, quick):
             await client.ask("subscribe", channel="open")
-        outlet = worker.session(slow).outlet
+        transport = worker.session(slow).transport
         await slow.stop_reading()
         sent = 0
         while not worker.endpoint.slow:
             await app.room("open").publish([sent, "x" * 50_000])
             assert (await quick.push("pub"))["pub"]["data"][0] == sent
             sent += 1
-            if "outbound_s" in limits and outlet.is_congested_since() is not None:
+            if "outbound_s" in limits and transport.is_congested_since() is not None:
                 worker.pass_time(1)
         slow.read_on()
         assert await slow.wait_closed() == (3008, "slow")

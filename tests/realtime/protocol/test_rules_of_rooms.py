@@ -181,7 +181,7 @@ async def test_the_kernel_holds_little_while_all_rooms_conflate() -> None:
     app.room("chat", open=True)
     async with OneWorker(app) as worker:
         client = await worker.join()
-        sock = worker.session(client).outlet._transport.get_extra_info("socket")
+        sock = worker.session(client).transport._transport.get_extra_info("socket")
 
         def held() -> int:
             return int(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT))
@@ -204,10 +204,10 @@ async def test_whoever_reads_too_slowly_gets_the_latest_of_each_key_and_is_not_c
         slow, quick = await worker.join(), await worker.join()
         for client in (slow, quick):
             await client.ask("subscribe", channel="prices")
-        outlet = worker.session(slow).outlet
+        transport = worker.session(slow).transport
         await slow.stop_reading()
         count = 0
-        while outlet.is_congested_since() is None or count < 200:
+        while transport.is_congested_since() is None or count < 200:
             symbol = "ABC"[count % 3]
             await app.room("prices").publish([symbol, count, "x" * 20_000], tags={"symbol": symbol})
             assert (await quick.push("pub"))["pub"]["data"][1] == count
@@ -218,9 +218,9 @@ async def test_whoever_reads_too_slowly_gets_the_latest_of_each_key_and_is_not_c
             assert (await quick.push("pub"))["pub"]["data"][1] == count
             count += 1
         # The kernel may take some at any time; then the latest of each key follows, and nothing of all the others.
-        assert outlet.buffered() <= HIGH_WATER + 3 * 20_100, "nothing piles up for it"
+        assert transport.buffered() <= HIGH_WATER + 3 * 20_100, "nothing piles up for it"
         slow.read_on()
-        await until(lambda: sum("push" in each for each in slow.heard) and outlet.is_congested_since() is None)
+        await until(lambda: sum("push" in each for each in slow.heard) and transport.is_congested_since() is None)
         await app.room("prices").publish(["D", count, ""], tags={"symbol": "D"})
 
         def numbers() -> list[int]:
@@ -269,9 +269,9 @@ async def test_time_ends_only_who_takes_nothing_where_nothing_piles_up(still: bo
     async with OneWorker(app, sockets=WebSocketLimits(outbound_bytes=2**40, outbound_s=0.0), ping_s=0) as worker:
         slow = await worker.join()
         await slow.ask("subscribe", channel="prices")
-        outlet = worker.session(slow).outlet
+        transport = worker.session(slow).transport
         await slow.stop_reading()
-        while outlet.is_congested_since() is None:
+        while transport.is_congested_since() is None:
             await app.room("prices").publish("x" * 50_000)
             await asyncio.sleep(0)  # the broker in memory never waits
         if still:
@@ -281,7 +281,7 @@ async def test_time_ends_only_who_takes_nothing_where_nothing_piles_up(still: bo
             slow.read_on()
             assert await slow.wait_closed() == (3008, "slow")
         else:
-            outlet._taken -= 1  # as if it had taken something since
+            transport._taken -= 1  # as if it had taken something since
             worker.pass_time(1)
             assert worker.endpoint.slow == 0
             slow.read_on()

@@ -1,5 +1,5 @@
 """
-Farewells on one worker: what is owed while the broker is away, and what a grace does by the clock of one process.
+Departures on one worker: what is owed while the broker is away, and what a grace does by the clock of one process.
 
 That departures are heard after a crash is shown with real workers in tests/process/test_farewells.py.
 """
@@ -54,8 +54,8 @@ async def test_who_was_in_a_room_first_and_unseen_takes_no_farewell_from_those_w
     async with OneWorker(make_app(heard)) as worker:
         options = worker.hub.options_of(Room("r:a"))
         assert options is not None
-        unseen = HubClient(worker.hub, "unseen", replace(options, presence=False, has_farewells=False))
-        unseen.go_live(await unseen.ask(Room("r:a")))
+        unseen = HubClient(worker.hub, "unseen", replace(options, presence=False, has_leave_hooks=False))
+        unseen.activate(await unseen.ask(Room("r:a")))
         client = await worker.join(data="ana")
         await client.ask("subscribe", channel="r:a")
         await client.close()

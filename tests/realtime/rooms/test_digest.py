@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from realtime import App
 from realtime.broker.base import ClientId, ClientInfo, Room, WorkerId
 from realtime.broker.memory import Member, MemoryBroker
-from realtime.rooms.presence_view import Roster
+from realtime.rooms.presence_view import PresenceView
 from tests.support.aio import run_async
 from tests.support.client import Refused
 from tests.support.hub_client import PRESENT, ROOM, HubClient, hub_of
@@ -47,12 +47,12 @@ STEPS = st.lists(
 def test_whoever_asks_when_knows_in_the_end_who_is_there_and_is_told_no_more_than_that(
     begun: set[str], steps: list[tuple[str, str]]
 ) -> None:
-    roster = Roster()
-    roster.begin({ClientId(name): info(name) for name in begun})
+    presence_view = PresenceView()
+    presence_view.begin({ClientId(name): info(name) for name in begun})
     views: list[dict[str, ClientInfo]] = []
 
     def tell() -> None:
-        changes = roster.digest()
+        changes = presence_view.digest()
         touched = [each.client for _, each in changes]
         assert len(touched) == len(set(touched)), "each is told of once"
         for view in views:
@@ -67,13 +67,13 @@ def test_whoever_asks_when_knows_in_the_end_who_is_there_and_is_told_no_more_tha
         if step == "digest":
             tell()
         elif step == "ask":
-            views.append({str(client): each for client, each in roster.census().members.items()})
+            views.append({str(client): each for client, each in presence_view.census().members.items()})
         else:
-            roster.hold((step != "leave", info(name, "another" if step == "changed" else "")))
+            presence_view.hold((step != "leave", info(name, "another" if step == "changed" else "")))
     tell()
-    now = {str(client): each for client, each in roster.census().members.items()}
+    now = {str(client): each for client, each in presence_view.census().members.items()}
     assert all(view == now for view in views)
-    assert roster.digest() == []
+    assert presence_view.digest() == []
 
 
 def fill(broker: MemoryBroker, *clients: str) -> None:
@@ -172,7 +172,7 @@ async def test_who_comes_in_between_two_digests_is_told_what_the_next_one_tells(
         broker.listener.on_leave(ROOM, info("b"))
         await until_told(first, "-:b")
         broker.let_pass()
-        door.go_live(await coming)
+        door.activate(await coming)
         assert "-:b" in door.events, "who stood at the door then, too"
 
 

@@ -44,7 +44,7 @@ class Words:
 
 
 @dataclass(eq=False)
-class Outlet:
+class Transport:
     written: list[bytes] = field(default_factory=list)
     congested_since: float | None = None
 
@@ -59,14 +59,14 @@ class Outlet:
 class Member:
     wire: Words
     client: str = ""
-    outlet: Outlet = field(default_factory=Outlet)
+    transport: Transport = field(default_factory=Transport)
 
     def insufficient(self, room: Room) -> None:
         raise AssertionError("a fan-out tells nobody that")
 
     @property
     def heard(self) -> str:
-        return b"".join(self.outlet.written).decode().strip()
+        return b"".join(self.transport.written).decode().strip()
 
 
 def publications(*offsets: int) -> list[Publication]:
@@ -80,9 +80,9 @@ def test_a_burst_is_encoded_once_and_costs_each_member_one_write() -> None:
         fanout.add(member, watches=False)
     assert fanout.deliver(publications(*range(1, 17))) == 16 * 50
     assert wire.encoded == 16
-    first = members[0].outlet.written
-    assert [len(member.outlet.written) for member in members] == [1] * 50
-    assert all(member.outlet.written[0] is first[0] for member in members), "the very same bytes"
+    first = members[0].transport.written
+    assert [len(member.transport.written) for member in members] == [1] * 50
+    assert all(member.transport.written[0] is first[0] for member in members), "the very same bytes"
     assert first[0] == b"".join(b"%d " % n for n in range(1, 17))
 
 
@@ -156,7 +156,7 @@ def test_a_late_member_gets_what_all_get_as_soon_as_the_room_has_caught_up() -> 
     fanout.add(late, watches=False, seen=2)
     fanout.deliver(publications(1, 2))
     fanout.deliver(publications(3, 4, 5))
-    assert late.outlet.written == [b"3 4 5 "], "in one write"
+    assert late.transport.written == [b"3 4 5 "], "in one write"
 
 
 def test_clearing_returns_everybody_and_leaves_nobody() -> None:
@@ -184,12 +184,12 @@ def test_in_a_room_that_conflates_a_slow_member_gets_the_latest_of_each_key_once
     for member in (slow, quick):
         fanout.add(member, watches=False)
     fanout.deliver([keyed(1, "a")])
-    slow.outlet.congested_since = 1.0
+    slow.transport.congested_since = 1.0
     fanout.deliver([keyed(2, "a"), keyed(3, "b")])
     fanout.deliver([keyed(4, "a")])
     assert (slow.heard, quick.heard) == ("1", "1 2 3 4")
     assert fanout.size == 2
-    slow.outlet.congested_since = None
+    slow.transport.congested_since = None
     fanout.catch_up(slow)
     fanout.catch_up(quick)
     fanout.deliver([keyed(5, "b")])
@@ -201,20 +201,20 @@ def test_who_publishes_and_is_behind_itself_gets_what_others_say_and_not_its_own
     slow, quick, also_slow = Member(wire, "me"), Member(wire, "q"), Member(wire, "s")
     for member in (slow, quick, also_slow):
         fanout.add(member, watches=False)
-    slow.outlet.congested_since = also_slow.outlet.congested_since = 1.0
+    slow.transport.congested_since = also_slow.transport.congested_since = 1.0
     fanout.deliver([keyed(1, "a")])
     mine = Publication(b"x", 2, tags={"k": "b"}, exclude="me")
     assert fanout.deliver([mine]) == 1, "to who is quick, at once"
     fanout.deliver([keyed(3, "c")])
     for member in (slow, also_slow):
-        member.outlet.congested_since = None
+        member.transport.congested_since = None
         fanout.catch_up(member)
     assert (slow.heard, quick.heard, also_slow.heard) == ("1 3", "1 2 3", "1 2 3")
 
 
 def test_what_is_kept_for_a_slow_member_is_bounded_by_the_keys() -> None:
     fanout, slow = Fanout(ROOM, conflate=""), Member(Words())
-    slow.outlet.congested_since = 1.0
+    slow.transport.congested_since = 1.0
     fanout.add(slow, watches=False)
     for offset in range(1, 1001):
         fanout.deliver(publications(offset))
@@ -225,7 +225,7 @@ def test_what_is_kept_for_a_slow_member_is_bounded_by_the_keys() -> None:
 def test_for_whom_too_many_keys_wait_is_a_member_no_more_and_is_to_be_told() -> None:
     fanout, wire = Fanout(ROOM, conflate="k"), Words()
     slow, quick = Member(wire), Member(wire)
-    slow.outlet.congested_since = 1.0
+    slow.transport.congested_since = 1.0
     for member in (slow, quick):
         fanout.add(member, watches=True)
     for number in range(1, KEYS_MAX + 1):
@@ -241,7 +241,7 @@ def test_a_slow_member_of_a_room_that_conflates_can_leave_and_be_put_out() -> No
     fanout, wire = Fanout(ROOM, conflate="k"), Words()
     one, other = Member(wire), Member(wire)
     for member in (one, other):
-        member.outlet.congested_since = 1.0
+        member.transport.congested_since = 1.0
         fanout.add(member, watches=True)
     fanout.deliver([keyed(1, "a")])
     assert fanout.remove(one) is True
@@ -253,7 +253,7 @@ def test_a_slow_member_of_a_room_that_conflates_can_leave_and_be_put_out() -> No
 
 def test_who_is_slow_and_chose_by_tags_gets_the_latest_of_what_it_chose() -> None:
     fanout, slow = Fanout(ROOM, conflate=""), Member(Words())
-    slow.outlet.congested_since = 1.0
+    slow.transport.congested_since = 1.0
     fanout.add(slow, watches=False, seen=1, accepts=lambda publication: publication.tags == {"k": "a"})
     fanout.deliver([keyed(1, "a"), keyed(2, "a"), keyed(3, "b")])
     fanout.catch_up(slow)
@@ -308,8 +308,8 @@ class Follower(Member):
 
     def got(self) -> list[bytes]:
         """Return what it has got since it was last asked."""
-        written, found = b"".join(self.outlet.written), []
-        self.outlet.written.clear()
+        written, found = b"".join(self.transport.written), []
+        self.transport.written.clear()
         while written:
             size = 4 + int.from_bytes(written[:4])
             said, written = written[4:size], written[size:]

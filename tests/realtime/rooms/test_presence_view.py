@@ -183,7 +183,7 @@ async def test_the_broker_is_asked_once_for_the_first_who_watches() -> None:
     broker = LaggingBroker()
     async with hub_of(broker, PRESENT) as hub:
         passer = HubClient(hub, "p", PRESENT)
-        passer.go_live(await passer.ask(watches=False))
+        passer.activate(await passer.ask(watches=False))
         assert broker.calls.count("members") == 0
         await asyncio.gather(*[HubClient(hub, f"w{number}", PRESENT).enter() for number in range(5)])
         assert broker.calls.count("members") == 1
@@ -268,7 +268,7 @@ async def test_an_answer_that_comes_into_the_room_s_next_life_tells_nobody_anyth
         await asyncio.sleep(0)
         broker._gates.pop(("after", "members"))
         leaving.open()
-        next_one.go_live(await coming)
+        next_one.activate(await coming)
         await until(lambda: next_one.events == ["+:n"])
         slow.open()
         await asking
@@ -288,7 +288,7 @@ async def test_who_comes_in_is_told_once_of_each() -> None:
         for _ in range(3):
             broker.listener.on_join(ROOM, ClientInfo("", "a"))
         broker.let_pass()
-        newcomer.go_live(await coming)
+        newcomer.activate(await coming)
         await until(lambda: newcomer.events == ["+:a", "+:n"])
 
 
@@ -297,10 +297,10 @@ async def test_a_hub_that_has_closed_begins_no_comparison() -> None:
     broker = LaggingBroker()
     async with hub_of(broker, PRESENT, settle_s=AT_ONCE) as hub:
         await HubClient(hub, "w", PRESENT).enter()
-        await hub._comparing.close()
+        await hub._presence_resync.close()
         broker.listener.on_gap([ROOM])
-        assert hub._comparing._task is None
-        await hub._comparing.close()
+        assert hub._presence_resync._task is None
+        await hub._presence_resync.close()
 
 
 @run_async
@@ -377,7 +377,7 @@ async def test_whatever_is_told_or_not_watchers_know_at_last_who_is_there(seed: 
                 await asyncio.sleep(0)
         if broker.away:
             broker.restore_link()
-        await until(lambda: (task := hub._comparing._task) is None or task.done())
+        await until(lambda: (task := hub._presence_resync._task) is None or task.done())
         for _ in range(10):
             await asyncio.sleep(0)  # what the broker told last
         there = set(broker._state.members(ROOM))

@@ -152,7 +152,7 @@ async def test_what_is_read_to_fill_a_hole_is_also_theirs_who_stand_at_the_door(
             broker.listener.on_gap([ROOM])
         top = (await hub.history(ROOM)).top
         await until(lambda: member.position == top)
-        joined = client.go_live(entry)
+        joined = client.activate(entry)
         assert client.position == member.position
         assert joined.recovered is returns
         assert client.offsets == (member.offsets if returns else [])
@@ -169,7 +169,7 @@ async def test_a_publication_that_is_not_kept_spoils_no_entry() -> None:
         entry = await client.ask()
         await hub.publish(ROOM, b"not kept", keep=False)
         await until(lambda: member.events[-1:] == ["0:not kept"])
-        client.go_live(entry)
+        client.activate(entry)
         await hub.publish(ROOM, b"2")
         await until(lambda: client.events == ["2:2"] == member.events[-1:])
 
@@ -205,13 +205,13 @@ class Traveller(HubClient):
         while self.wants_in and not self.is_in:
             entry = await self.ask()
             if not self.wants_in:
-                self.hub.abandon(entry)
+                self.hub.cancel(entry)
                 return
             since = self.position
             try:
-                joined = self.go_live(entry)
+                joined = self.activate(entry)
             except Insufficient:
-                self.hub.abandon(entry)
+                self.hub.cancel(entry)
                 self.retries += 1
                 continue
             self.is_in = True
@@ -282,8 +282,8 @@ class _Broken(HubClient):
 async def test_a_room_that_cannot_be_delivered_stops_no_other_and_its_members_are_told() -> None:
     async with hub_of(LaggingBroker()) as hub:
         broken, whole = _Broken(hub, "broken"), HubClient(hub, "whole")
-        broken.go_live(await broken.ask(watches=False))
-        whole.go_live(await whole.ask(Room("other"), watches=False))
+        broken.activate(await broken.ask(watches=False))
+        whole.activate(await whole.ask(Room("other"), watches=False))
         await asyncio.gather(*[hub.publish(Room(name), b"1") for name in (ROOM, "other")])
         await until(lambda: broken.put_out == [ROOM])
         await hub.publish(Room("other"), b"2")
@@ -315,7 +315,7 @@ async def test_a_room_that_goes_on_while_it_is_read_gets_nothing_twice() -> None
     async with hub_of(broker) as hub:
         first, second = HubClient(hub, "first"), HubClient(hub, "second")
         for client, room in ((first, "one"), (second, "two")):
-            client.go_live(await client.ask(Room(room), watches=False))
+            client.activate(await client.ask(Room(room), watches=False))
             await hub.publish(Room(room), b"1")
         await until(lambda: first.offsets == second.offsets == [1])
         broker.may_answer = {"one": asyncio.Event(), "two": asyncio.Event()}

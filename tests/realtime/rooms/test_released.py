@@ -128,7 +128,7 @@ class Unlinked(LaggingBroker):
         await MemoryBroker.add_member(self, *arguments, **named)
 
 
-@pytest.mark.parametrize("options", [PRESENT, RoomOptions(presence=True, has_farewells=True)])
+@pytest.mark.parametrize("options", [PRESENT, RoomOptions(presence=True, has_leave_hooks=True)])
 def test_who_comes_in_vain_while_the_broker_is_away_leaves_no_debt(options: RoomOptions) -> None:
     @run_async
     async def run() -> None:

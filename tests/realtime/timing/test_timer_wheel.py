@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.timing.timer_wheel import CANCELLED_MIN, TICK_S, Wheel, run_wheel
+from realtime.timing.timer_wheel import CANCELLED_MIN, TICK_S, TimerWheel, run_wheel
 from tests.support.aio import run_async
 
 
 def test_timers_run_in_the_order_of_their_ticks_and_within_a_tick_as_they_were_made() -> None:
     ran: list[str] = []
-    wheel = Wheel(100.0, tick_s=1.0)
+    wheel = TimerWheel(100.0, tick_s=1.0)
     for delay_s, name in ((5, "c"), (1, "a"), (5.5, "d"), (2, "b"), (9, "e")):
         wheel.after(delay_s, ran.append, name)
     wheel.advance(106.999)
@@ -33,7 +33,7 @@ def test_timers_run_in_the_order_of_their_ticks_and_within_a_tick_as_they_were_m
 
 def test_a_timer_runs_once() -> None:
     ran: list[None] = []
-    wheel = Wheel(0.0)
+    wheel = TimerWheel(0.0)
     wheel.after(1, ran.append)
     for now in range(100):
         wheel.advance(float(now))
@@ -44,7 +44,7 @@ def test_a_timer_runs_once() -> None:
 @pytest.mark.parametrize("start_s", [0.0, 0.1, 0.25, 12345.678])
 def test_a_timer_is_never_early_and_at_most_a_tick_late(start_s: float, delay_s: float) -> None:
     ran: list[None] = []
-    wheel = Wheel(start_s)
+    wheel = TimerWheel(start_s)
     wheel.after(delay_s, ran.append)
     if delay_s:
         wheel.advance(start_s + delay_s - 1e-6)
@@ -55,7 +55,7 @@ def test_a_timer_is_never_early_and_at_most_a_tick_late(start_s: float, delay_s:
 
 def test_what_is_cancelled_does_not_run_and_is_forgotten_with_its_tick() -> None:
     ran: list[str] = []
-    wheel = Wheel(0.0)
+    wheel = TimerWheel(0.0)
     kept, cancelled = wheel.after(1, ran.append, "kept"), wheel.after(1, ran.append, "cancelled")
     cancelled.cancel()
     cancelled.cancel()
@@ -68,7 +68,7 @@ def test_what_is_cancelled_does_not_run_and_is_forgotten_with_its_tick() -> None
 
 def test_a_callback_may_cancel_another_of_the_same_tick() -> None:
     ran: list[str] = []
-    wheel = Wheel(0.0)
+    wheel = TimerWheel(0.0)
     wheel.after(1, lambda _: other.cancel())
     other = wheel.after(1, ran.append, "other")
     wheel.advance(2)
@@ -77,7 +77,7 @@ def test_a_callback_may_cancel_another_of_the_same_tick() -> None:
 
 def test_a_callback_that_makes_a_timer_makes_it_from_now_on() -> None:
     ran: list[float] = []
-    wheel = Wheel(0.0, tick_s=1.0)
+    wheel = TimerWheel(0.0, tick_s=1.0)
 
     def again(argument: Any) -> None:
         ran.append(argument)
@@ -94,7 +94,7 @@ def test_a_callback_that_makes_a_timer_makes_it_from_now_on() -> None:
 
 def test_a_callback_that_fails_is_logged_and_the_others_run(caplog: pytest.LogCaptureFixture) -> None:
     ran: list[str] = []
-    wheel = Wheel(0.0)
+    wheel = TimerWheel(0.0)
 
     def fail(_: Any) -> None:
         raise RuntimeError("a bug")
@@ -111,7 +111,7 @@ def test_a_callback_that_fails_is_logged_and_the_others_run(caplog: pytest.LogCa
 @pytest.mark.parametrize("now", [-5.0, 0.0, 9.9])
 def test_a_clock_that_goes_back_or_stands_still_does_nothing(now: float) -> None:
     ran: list[None] = []
-    wheel = Wheel(10.0)
+    wheel = TimerWheel(10.0)
     wheel.after(0.5, ran.append)
     wheel.advance(now)
     assert ran == []
@@ -121,7 +121,7 @@ def test_a_clock_that_goes_back_or_stands_still_does_nothing(now: float) -> None
 
 def test_after_a_long_stop_everything_due_runs_once_and_in_order() -> None:
     ran: list[int] = []
-    wheel = Wheel(0.0)
+    wheel = TimerWheel(0.0)
     for number in (3, 1, 2):
         wheel.after(number * 1000.0, ran.append, number)
     wheel.after(10.0**9, ran.append, 4)
@@ -132,7 +132,7 @@ def test_after_a_long_stop_everything_due_runs_once_and_in_order() -> None:
 
 def test_what_was_cancelled_does_not_wait_for_its_time_which_may_be_a_month_away() -> None:
     ran: list[int] = []
-    wheel = Wheel(0.0)
+    wheel = TimerWheel(0.0)
     kept = [wheel.after(86400.0 * 30, ran.append, number) for number in range(100)]
     for number in range(20_000):
         wheel.after(86400.0 + number, ran.append, None).cancel()
@@ -144,7 +144,7 @@ def test_what_was_cancelled_does_not_wait_for_its_time_which_may_be_a_month_away
 
 
 def test_a_timer_that_ran_holds_nothing_alive_and_may_be_cancelled() -> None:
-    wheel = Wheel(0.0)
+    wheel = TimerWheel(0.0)
     timer = wheel.after(1, lambda _: None, "argument")
     wheel.advance(2)
     timer.cancel()
@@ -162,7 +162,7 @@ def test_a_timer_that_ran_holds_nothing_alive_and_may_be_cancelled() -> None:
     )
 )
 def test_whatever_happens_each_timer_runs_in_its_time(acts: list[tuple[str, float]]) -> None:
-    wheel, now = Wheel(7.0), 7.0
+    wheel, now = TimerWheel(7.0), 7.0
     due: list[float] = []
     timers = []
     ran: dict[int, float] = {}
@@ -192,7 +192,7 @@ def test_whatever_happens_each_timer_runs_in_its_time(acts: list[tuple[str, floa
 
 @run_async
 async def test_the_loops_own_time_turns_it_until_cancelled() -> None:
-    wheel = Wheel(asyncio.get_running_loop().time())
+    wheel = TimerWheel(asyncio.get_running_loop().time())
     came = asyncio.Event()
     turning = asyncio.create_task(run_wheel(wheel))
     wheel.after(0, lambda _: came.set())

@@ -67,7 +67,7 @@ def inflated(payload: bytes) -> bytes:
 
 def echo(session: Session) -> None:
     def answer(message: bytes | str) -> None:
-        session.outlet.say_in(binary=isinstance(message, bytes))
+        session.transport.choose_framing(binary=isinstance(message, bytes))
         session.say(message.encode() if isinstance(message, str) else message)
 
     session.on_message = answer
@@ -270,7 +270,7 @@ async def test_it_ends_with_the_code_that_the_standard_has_for(wrong: str) -> No
 async def test_what_is_on_its_way_when_we_close_is_bounded_too() -> None:
     rig = Rig(admission=ON, message_bytes=5000)
     async with rig.open(head=offering()) as (client, session):
-        session.outlet.close(3500, "enough")
+        session.transport.close(3500, "enough")
         assert await client.close_frame() == (3500, "enough")
         client.send(frame(FIN | RSV1 | TEXT, deflated(b"on its way")), frame(FIN | RSV1 | BINARY, BOMB), close(3500))
         assert await client.end() == b""

@@ -219,7 +219,7 @@ async def test_a_close_frame_behind_a_full_share_is_still_answered() -> None:
 async def test_who_is_closed_while_much_of_it_waits_gets_its_close_frame_answered() -> None:
     rig = Rig()
     async with rig.open() as (client, session):
-        session.on_message = lambda message: session.outlet.close(4001, "enough")
+        session.on_message = lambda message: session.transport.close(4001, "enough")
         client.send(text("x") * 5000, frame(TEXT), frame(FIN | PING, b"?"), frame(FIN | CLOSE, b"\x0f\xa1"))
         assert await client.close_frame() == (4001, "enough")
         assert await client.end() == frame(FIN | PONG, b"?", masked=False)

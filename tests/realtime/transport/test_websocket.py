@@ -167,7 +167,7 @@ async def test_messages_of_every_length_come_through_both_ways(size: int) -> Non
         message = "x" * size
         client.send(text(message))
         assert await client.frame() == (FIN | TEXT, message.encode())
-        session.outlet.framing = BINARY_FRAMES
+        session.transport.framing = BINARY_FRAMES
         client.send(binary(bytes(size)))
         assert await client.frame() == (FIN | BINARY, bytes(size))
         assert session.messages == [message, bytes(size)]
@@ -347,8 +347,8 @@ async def test_the_session_says_goodbye_after_what_it_wrote_and_is_told_when_the
     rig = Rig()
     async with rig.open() as (client, session):
         session.say(b"last words")
-        session.outlet.close(3500, "enough")
-        session.outlet.close(3501, "only the first counts")
+        session.transport.close(3500, "enough")
+        session.transport.close(3501, "only the first counts")
         session.say(b"not sent any more")
         assert await client.frame() == (FIN | TEXT, b"last words")
         assert await client.close_frame() == (3500, "enough")
@@ -364,7 +364,7 @@ async def test_the_session_says_goodbye_after_what_it_wrote_and_is_told_when_the
 async def test_a_client_that_does_not_answer_a_goodbye_is_cut() -> None:
     rig = Rig()
     async with rig.open() as (client, session):
-        session.outlet.close(3500, "enough")
+        session.transport.close(3500, "enough")
         assert await client.close_frame() == (3500, "enough")
         rig.pass_time(3)
         assert rig.lost == 0
@@ -388,7 +388,7 @@ async def test_a_client_that_leaves_without_a_goodbye_is_an_abnormal_end() -> No
 async def test_a_code_that_no_frame_may_carry_is_our_own_fault(code: int) -> None:
     rig = Rig()
     async with rig.open() as (client, session):
-        session.outlet.close(code, "what is this")
+        session.transport.close(code, "what is this")
         assert await client.close_frame() == (3004, "internal server error")
 
 
@@ -396,7 +396,7 @@ async def test_a_code_that_no_frame_may_carry_is_our_own_fault(code: int) -> Non
 async def test_a_reason_is_cut_to_what_a_frame_can_carry() -> None:
     rig = Rig()
     async with rig.open() as (client, session):
-        session.outlet.close(3500, "ü" * 200)
+        session.transport.close(3500, "ü" * 200)
         assert await client.close_frame() == (3500, "ü" * 61)
 
 
@@ -420,7 +420,7 @@ async def test_a_session_that_raises_ends_its_own_connection_and_no_other() -> N
 
 @run_async
 async def test_a_session_may_close_in_the_middle_of_what_came() -> None:
-    rig = Rig(lambda session: setattr(session, "on_message", lambda _: session.outlet.close(3500, "enough")))
+    rig = Rig(lambda session: setattr(session, "on_message", lambda _: session.transport.close(3500, "enough")))
     async with rig.open(text("one") + text("two") + close(1000)) as (client, session):
         assert await client.close_frame() == (3500, "enough")
         assert await client.end() == b""

@@ -13,8 +13,8 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from realtime.timing.timer_wheel import Wheel
-from realtime.transport.base import Handshake, Outlet
+from realtime.timing.timer_wheel import TimerWheel
+from realtime.transport.base import Handshake, Transport
 from realtime.transport.frames import apply_mask
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
@@ -55,10 +55,10 @@ def close(code: int, reason: bytes = b"") -> bytes:
 
 
 class Session:
-    """Writes down what it is told. `on_message` may do more, with the outlet."""
+    """Writes down what it is told. `on_message` may do more, with the transport."""
 
-    def __init__(self, outlet: Outlet, handshake: Handshake, subprotocol: str | None) -> None:
-        self.outlet = outlet
+    def __init__(self, transport: Transport, handshake: Handshake, subprotocol: str | None) -> None:
+        self.transport = transport
         self.handshake = handshake
         self.subprotocol = subprotocol
         self.messages: list[bytes | str] = []
@@ -93,7 +93,7 @@ class Session:
         return self.messages
 
     def say(self, message: bytes) -> None:
-        self.outlet.write(self.outlet.framing.frame(message))
+        self.transport.write(self.transport.framing.frame(message))
 
 
 class Sessions:
@@ -104,8 +104,8 @@ class Sessions:
         self.prepare = prepare
         self.all: list[Session] = []
 
-    def __call__(self, outlet: Outlet, handshake: Handshake, subprotocol: str | None) -> Session:
-        session = Session(outlet, handshake, subprotocol)
+    def __call__(self, transport: Transport, handshake: Handshake, subprotocol: str | None) -> Session:
+        session = Session(transport, handshake, subprotocol)
         self.all.append(session)
         self.prepare(session)
         return session
@@ -161,7 +161,7 @@ class Rig:
         **limits: Any,
     ) -> None:
         self.sessions = Sessions(prepare)
-        self.wheel = Wheel(0.0)
+        self.wheel = TimerWheel(0.0)
         self.lost = 0
         self.endpoint = WebSocketEndpoint(
             self.sessions, wheel=self.wheel, limits=Limits(**limits), admission=admission, on_lost=self._on_lost
