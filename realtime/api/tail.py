@@ -50,7 +50,7 @@ async def tail(hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
             room,
             follower,
             replace(options, presence=False, has_leave_hooks=False),
-            info=ClientInfo("", follower.client),
+            info=ClientInfo("", follower.connection_id),
             watches=options.join_leave,
         )
     except BrokerUnavailable:
@@ -79,7 +79,7 @@ async def tail(hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
         takes_nothing = pumping.done() and isinstance(pumping.exception(), TimeoutError)
         if takes_nothing or follower.transport.ended == SLOW:
             logger.warning(
-                "x %s of %s: slow: %d bytes wait for it", follower.client, room, follower.transport.buffered()
+                "x %s of %s: slow: %d bytes wait for it", follower.connection_id, room, follower.transport.buffered()
             )
     finally:
         for task in (left, pumping):
@@ -99,7 +99,7 @@ class _Follower:
     """A program that follows a room; it is a member, and nobody sees it."""
 
     def __init__(self) -> None:
-        self.client = f"tail-{secrets.token_hex(8)}"
+        self.connection_id = f"tail-{secrets.token_hex(8)}"
         self.transport = Stream(EVENTS, EVENTS, Limits())
 
     @property

@@ -35,7 +35,7 @@ from realtime.timing.rate import Rate
 Room = NewType("Room", str)
 PRIVATE: Final = "\0"  # what the names of rooms begin with that workers keep among themselves; no client's does
 UNBORN_S: Final = 300.0  # how long a position at which nothing was ever published is kept without anybody there
-ClientId = NewType("ClientId", str)
+ConnectionId = NewType("ConnectionId", str)
 WorkerId = NewType("WorkerId", str)  # one process: no other process ever had or will have it
 
 
@@ -50,7 +50,7 @@ class ClientInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
     """Who published, joined or left. `conn_info` and `chan_info` are JSON texts, or None."""
 
     user: str
-    client: str
+    connection_id: str
     conn_info: bytes | None = None
     chan_info: bytes | None = None
 
@@ -114,7 +114,7 @@ class MemberCounts:
 class MembersPage:
     """Some of those present. `cursor` is where the next page begins; empty after the last."""
 
-    members: Mapping[ClientId, ClientInfo]
+    members: Mapping[ConnectionId, ClientInfo]
     cursor: str
 
 
@@ -248,7 +248,7 @@ class Broker(Protocol):
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
     ) -> None:
         """
-        Register `info.client` as present, owned by this worker; whoever owned it before does no longer.
+        Register `info.connection_id` as present, owned by this worker; whoever owned it before does no longer.
 
         Args:
             room: where.
@@ -258,20 +258,22 @@ class Broker(Protocol):
             lasting: when this worker is gone the member is not removed; whoever reaps has it from then on.
         """
 
-    def loosen(self, room: Room, client: ClientId) -> None:
+    def loosen(self, room: Room, client: ConnectionId) -> None:
         """
         Note that another worker may take this worker's member over without a word to this one. After a fault it is
         registered again only where nobody else has it. `add_member` ends that.
         """
 
-    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
+    async def remove_member(
+        self, room: Room, client: ConnectionId, *, announce: bool, mine: bool = False
+    ) -> int | None:
         """
         Undo `add_member`; with `mine`, only where this worker still owns the member. Return how many are left in the
         room, or None where this call did not remove it: of several, one does. Harmless, and announced to nobody, when
         that member is not there.
         """
 
-    async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
+    async def members(self, room: Room) -> Mapping[ConnectionId, ClientInfo]:
         """Return everybody present, of all workers."""
 
     async def member_counts(self, room: Room) -> MemberCounts:

@@ -66,7 +66,7 @@ def cost_of(publication: Publication) -> int:
     size = _PUBLICATION + len(publication.data)
     info, tags = publication.info, publication.tags
     if info is not None:
-        size += _INFO + len(info.user) + len(info.client)
+        size += _INFO + len(info.user) + len(info.connection_id)
         if info.conn_info is not None:
             size += len(info.conn_info)
         if info.chan_info is not None:

@@ -22,8 +22,8 @@ import msgspec
 
 from realtime.broker.base import (
     BrokerListener,
-    ClientId,
     ClientInfo,
+    ConnectionId,
     Departed,
     History,
     MemberCounts,
@@ -133,8 +133,8 @@ class LocalBroker:
         self._link: Link | None = None
         self._listener: BrokerListener | None = None
         self._rooms: set[Room] = set()
-        self._members: dict[tuple[Room, ClientId], tuple[ClientInfo, bool, bool]] = {}
-        self._loose: set[tuple[Room, ClientId]] = set()  # of those members
+        self._members: dict[tuple[Room, ConnectionId], tuple[ClientInfo, bool, bool]] = {}
+        self._loose: set[tuple[Room, ConnectionId]] = set()  # of those members
         self._returning: asyncio.Task[None] | None = None
         self._closing = False
         self.refused = 0
@@ -298,26 +298,28 @@ class LocalBroker:
     async def add_member(
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
     ) -> None:
-        self._members[room, ClientId(info.client)] = (info, announce, lasting)
-        self._loose.discard((room, ClientId(info.client)))
+        self._members[room, ConnectionId(info.connection_id)] = (info, announce, lasting)
+        self._loose.discard((room, ConnectionId(info.connection_id)))
         try:
             await self._ask("add_member", room, info, announce, quietly, lasting, False)
         except BaseException:
-            self._members.pop((room, ClientId(info.client)), None)
+            self._members.pop((room, ConnectionId(info.connection_id)), None)
             raise
 
-    def loosen(self, room: Room, client: ClientId) -> None:
+    def loosen(self, room: Room, client: ConnectionId) -> None:
         if (room, client) in self._members:
             self._loose.add((room, client))
 
-    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
+    async def remove_member(
+        self, room: Room, client: ConnectionId, *, announce: bool, mine: bool = False
+    ) -> int | None:
         self._members.pop((room, client), None)
         self._loose.discard((room, client))
         return msgspec.msgpack.decode(await self._ask("remove_member", room, client, announce, mine), type=int | None)
 
-    async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
+    async def members(self, room: Room) -> Mapping[ConnectionId, ClientInfo]:
         found = msgspec.msgpack.decode(await self._ask("members", room), type=dict[str, ClientInfo])
-        return {ClientId(client): info for client, info in found.items()}
+        return {ConnectionId(client): info for client, info in found.items()}
 
     async def member_counts(self, room: Room) -> MemberCounts:
         return msgspec.msgpack.decode(await self._ask("member_counts", room), type=MemberCounts)
@@ -334,7 +336,7 @@ class LocalBroker:
     def _depart(self, departed: list[Departed]) -> None:
         for each in departed:
             if each.inherited:
-                self._members[each.room, ClientId(each.info.client)] = (each.info, each.announce, True)
+                self._members[each.room, ConnectionId(each.info.connection_id)] = (each.info, each.announce, True)
         if departed and self._listener is not None:
             self._listener.on_departed(departed)
 

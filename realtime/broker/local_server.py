@@ -28,8 +28,8 @@ import uvloop
 from realtime import logs
 from realtime.broker import LOCAL_STOP_SIGNAL
 from realtime.broker.base import (
-    ClientId,
     ClientInfo,
+    ConnectionId,
     Departed,
     Position,
     Publication,
@@ -206,7 +206,7 @@ class LocalBrokerServer:
         """
         room, info = Room(_text(raw[0])), msgspec.msgpack.decode(raw[1], type=ClientInfo)
         announce, quietly, lasting, loose = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:6]]
-        owner = self.state.owner(room, ClientId(info.client))
+        owner = self.state.owner(room, ConnectionId(info.connection_id))
         if loose and owner not in (None, peer.worker):
             return
         if not quietly:
@@ -218,7 +218,7 @@ class LocalBrokerServer:
     def remove_member(self, peer: Peer, raw: list[msgspec.Raw]) -> int | None:
         room = Room(_text(raw[0]))
         announce, mine = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:4]]
-        info = self.state.remove_member(room, ClientId(_text(raw[1])), peer.worker if mine else None)
+        info = self.state.remove_member(room, ConnectionId(_text(raw[1])), peer.worker if mine else None)
         if info is not None and announce:
             self._tell(room, [LEAVE, room, info])
         return None if info is None else self.state.count(room)

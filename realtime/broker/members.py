@@ -28,7 +28,7 @@ from typing import Final
 import msgspec
 
 from realtime.broker import scripts
-from realtime.broker.base import ClientId, ClientInfo, Departed, Room, WorkerId
+from realtime.broker.base import ClientInfo, ConnectionId, Departed, Room, WorkerId
 from realtime.broker.commands import Commands
 from realtime.broker.keys import HOME, Keys, tag_of
 from realtime.broker.links import Link, Nodes, Route
@@ -60,10 +60,10 @@ class Members:
         self._worker = worker
         self._keys, self._nodes, self._commands = keys, nodes, commands
         self._departed = departed
-        self._own: dict[tuple[Room, ClientId], tuple[ClientInfo, bool, bool]] = {}  # announced, lasting
-        self._loose: set[tuple[Room, ClientId]] = set()  # of those members
-        self._left: dict[tuple[Room, ClientId], float] = {}  # when, of those who stand in this worker's set still
-        self._underway: set[tuple[Room, ClientId]] = set()  # being inherited or removed: no members, and no ghosts
+        self._own: dict[tuple[Room, ConnectionId], tuple[ClientInfo, bool, bool]] = {}  # announced, lasting
+        self._loose: set[tuple[Room, ConnectionId]] = set()  # of those members
+        self._left: dict[tuple[Room, ConnectionId], float] = {}  # when, of those who stand in this worker's set still
+        self._underway: set[tuple[Room, ConnectionId]] = set()  # being inherited or removed: no members, and no ghosts
         self._is_doubtful = False  # the servers may hold as this worker's whom it does not have
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class Members:
         Raises:
             BrokerUnavailable: it may be registered, or not.
         """
-        key = (room, ClientId(info.client))
+        key = (room, ConnectionId(info.connection_id))
         self._own[key] = (info, announce, lasting)
         self._loose.discard(key)
         self._left.pop(key, None)
@@ -90,11 +90,11 @@ class Members:
                 raise self._commands.refused(tag_of(room), error) from error
             raise
 
-    def loosen(self, room: Room, client: ClientId) -> None:
+    def loosen(self, room: Room, client: ConnectionId) -> None:
         if (room, client) in self._own:
             self._loose.add((room, client))
 
-    async def remove(self, room: Room, client: ClientId, *, announce: bool, mine: bool) -> int | None:
+    async def remove(self, room: Room, client: ConnectionId, *, announce: bool, mine: bool) -> int | None:
         """
         Have this member no longer, and remove it, or with `mine` only where it is this worker's still. Return how many
         are left in the room, or None where this call did not remove it.
@@ -119,7 +119,7 @@ class Members:
         )  # fmt: skip
         return None if found is None else (_info(found[0]), int(found[1]))
 
-    def _note_left(self, room: Room, client: ClientId) -> None:
+    def _note_left(self, room: Room, client: ConnectionId) -> None:
         """Note who was removed, to be taken out of this worker's set in good time, unless it is a member again."""
         if (room, client) not in self._own:
             self._left[room, client] = time.monotonic()
@@ -202,16 +202,16 @@ class Members:
     ) -> None:
         packed = _pack(info)
         # First where it is found when this worker is dead; then where it is seen.
-        owned = route.ask(HOME, "SADD", self._keys.owned(self._worker), _pack([room, info.client, lasting]))
+        owned = route.ask(HOME, "SADD", self._keys.owned(self._worker), _pack([room, info.connection_id, lasting]))
         if not route.is_one:
             await owned
-        how = 0 if not again else 2 if (room, ClientId(info.client)) in self._loose else 1
+        how = 0 if not again else 2 if (room, ConnectionId(info.connection_id)) in self._loose else 1
         added = route.run(
             tag_of(room),
             scripts.MEMBER_ADD,
             1,
             self._keys.members(room),
-            info.client,
+            info.connection_id,
             b"%b %d %b" % (self._worker.encode(), announce, packed),
             self._keys.channel(room),
             packed if announce else b"",
@@ -247,13 +247,13 @@ class Members:
         for room, client, _ in ghosts:
             self._note_left(room, client)
 
-    async def _owned_by(self, worker: str) -> list[tuple[Room, ClientId, bool]]:
+    async def _owned_by(self, worker: str) -> list[tuple[Room, ConnectionId, bool]]:
         """Return where a worker has members, whom, and whether they last."""
         owned = await self._commands.ask(HOME, "SMEMBERS", self._keys.owned(worker))
         found = [msgspec.msgpack.decode(each, type=tuple[str, str, bool]) for each in owned]
-        return [(Room(room), ClientId(client), lasting) for room, client, lasting in found]
+        return [(Room(room), ConnectionId(client), lasting) for room, client, lasting in found]
 
-    async def _bury_all(self, owned: Sequence[tuple[Room, ClientId, bool]], worker: str) -> None:
+    async def _bury_all(self, owned: Sequence[tuple[Room, ConnectionId, bool]], worker: str) -> None:
         """
         Remove or take over members that a worker has no longer. `departed` is told of those with whom this call did,
         also where others fail.
@@ -271,7 +271,7 @@ class Members:
                 if isinstance(each, BaseException):
                     raise each
 
-    async def _bury(self, room: Room, client: ClientId, lasting: bool, worker: str) -> Departed | None:
+    async def _bury(self, room: Room, client: ConnectionId, lasting: bool, worker: str) -> Departed | None:
         """Remove or take over one. Return None where another was faster, or it is this worker's own and came again."""
         key = (room, client)
         if worker == self._worker and (key in self._own or key in self._underway):
@@ -285,7 +285,7 @@ class Members:
         finally:
             self._underway.discard(key)
 
-    async def _inherit(self, room: Room, client: ClientId, worker: str) -> Departed | None:
+    async def _inherit(self, room: Room, client: ConnectionId, worker: str) -> Departed | None:
         """Take over a dead worker's member, or what this one does not know. Return None where another was faster."""
         if worker != self._worker:  # else nobody would find it after us
             await self._commands.ask(HOME, "SADD", self._keys.owned(self._worker), _pack([room, client, True]))
@@ -301,7 +301,7 @@ class Members:
         return Departed(room, info, announce, inherited=True)
 
 
-def read_members(words: list[bytes]) -> dict[ClientId, ClientInfo]:
+def read_members(words: list[bytes]) -> dict[ConnectionId, ClientInfo]:
     """Read the hash of a room's members, or a page of it."""
     pairs = zip(words[::2], words[1::2], strict=True)
-    return {ClientId(client.decode()): _info(value.split(b" ", 2)[2]) for client, value in pairs}
+    return {ConnectionId(client.decode()): _info(value.split(b" ", 2)[2]) for client, value in pairs}

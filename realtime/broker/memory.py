@@ -21,8 +21,8 @@ from typing import Final
 from realtime.broker.base import (
     PRIVATE,
     BrokerListener,
-    ClientId,
     ClientInfo,
+    ConnectionId,
     Departed,
     History,
     MemberCounts,
@@ -64,8 +64,8 @@ class MemoryState:
         """`limit`: bytes that may be kept; what would be more raises `Full`, and changes nothing."""
         self.budget = Budget(limit)
         self.streams = Streams(self.budget, secrets.token_bytes(16))
-        self._members: dict[Room, dict[ClientId, Member]] = {}
-        self._owned: dict[WorkerId, set[tuple[Room, ClientId]]] = {}
+        self._members: dict[Room, dict[ConnectionId, Member]] = {}
+        self._owned: dict[WorkerId, set[tuple[Room, ConnectionId]]] = {}
         self._meters: dict[tuple[Room, str], Meter] = {}
 
     # Streams
@@ -125,11 +125,11 @@ class MemoryState:
         Raises:
             Full: it cannot.
         """
-        if not room.startswith(PRIVATE) and info.client not in self._members.get(room, ()):
+        if not room.startswith(PRIVATE) and info.connection_id not in self._members.get(room, ()):
             self.streams.admit(now, _cost_of_member(room, info))
 
     def add_member(self, room: Room, member: Member) -> None:
-        client = ClientId(member.info.client)
+        client = ConnectionId(member.info.connection_id)
         before = self._members.setdefault(room, {}).get(client)
         if before is not None:
             self.budget.held -= _cost_of_member(room, before.info)
@@ -138,7 +138,7 @@ class MemoryState:
         self._members[room][client] = member
         self._owned.setdefault(member.worker, set()).add((room, client))
 
-    def remove_member(self, room: Room, client: ClientId, owner: WorkerId | None = None) -> ClientInfo | None:
+    def remove_member(self, room: Room, client: ConnectionId, owner: WorkerId | None = None) -> ClientInfo | None:
         """Remove a member, or only where `owner` has it. Return who that was, or None where nobody was removed."""
         members = self._members.get(room, {})
         found = members.get(client)
@@ -151,18 +151,18 @@ class MemoryState:
         self._disown(found.worker, room, client)
         return found.info
 
-    def owner(self, room: Room, client: ClientId) -> WorkerId | None:
+    def owner(self, room: Room, client: ConnectionId) -> WorkerId | None:
         """Return the worker that has a member, or None where nobody is there."""
         found = self._members.get(room, {}).get(client)
         return None if found is None else found.worker
 
-    def _disown(self, worker: WorkerId, room: Room, client: ClientId) -> None:
+    def _disown(self, worker: WorkerId, room: Room, client: ConnectionId) -> None:
         owned = self._owned[worker]
         owned.discard((room, client))
         if not owned:
             del self._owned[worker]
 
-    def members(self, room: Room) -> dict[ClientId, ClientInfo]:
+    def members(self, room: Room) -> dict[ConnectionId, ClientInfo]:
         return {client: member.info for client, member in self._members.get(room, {}).items()}
 
     def count(self, room: Room) -> int:
@@ -242,7 +242,7 @@ class MemoryState:
 
 def _cost_of_member(room: Room, info: ClientInfo) -> int:
     """Return about how many bytes a member takes: itself, and where it stands in its room and at its worker."""
-    strings = size_of(info.user) + size_of(info.client) + size_of(info.conn_info) + size_of(info.chan_info)
+    strings = size_of(info.user) + size_of(info.connection_id) + size_of(info.conn_info) + size_of(info.chan_info)
     return 500 + size_of(room) + strings
 
 
@@ -336,7 +336,7 @@ class MemoryBroker:
     async def add_member(
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
     ) -> None:
-        is_new = self._state.owner(room, ClientId(info.client)) is None
+        is_new = self._state.owner(room, ConnectionId(info.connection_id)) is None
         if not quietly:
             with self._refusing():
                 self._state.admit_member(self._clock(), room, info)
@@ -344,16 +344,18 @@ class MemoryBroker:
         if announce and (is_new or not quietly):
             self._tell(lambda listener: listener.on_join(room, info), room)
 
-    def loosen(self, room: Room, client: ClientId) -> None:
+    def loosen(self, room: Room, client: ConnectionId) -> None:
         """There is no other worker."""
 
-    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
+    async def remove_member(
+        self, room: Room, client: ConnectionId, *, announce: bool, mine: bool = False
+    ) -> int | None:
         info = self._state.remove_member(room, client, self._worker if mine else None)
         if info is not None and announce:
             self._tell(lambda listener: listener.on_leave(room, info), room)
         return None if info is None else self._state.count(room)
 
-    async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
+    async def members(self, room: Room) -> Mapping[ConnectionId, ClientInfo]:
         return self._state.members(room)
 
     async def member_counts(self, room: Room) -> MemberCounts:

@@ -28,8 +28,8 @@ from realtime.broker.address import Kind, Where, parse
 from realtime.broker.base import (
     UNBORN_S,
     BrokerListener,
-    ClientId,
     ClientInfo,
+    ConnectionId,
     Departed,
     History,
     MemberCounts,
@@ -312,13 +312,15 @@ class RedisBroker:
     ) -> None:
         await self._members.add(room, info, announce=announce, quietly=quietly, lasting=lasting)
 
-    def loosen(self, room: Room, client: ClientId) -> None:
+    def loosen(self, room: Room, client: ConnectionId) -> None:
         self._members.loosen(room, client)
 
-    async def remove_member(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> int | None:
+    async def remove_member(
+        self, room: Room, client: ConnectionId, *, announce: bool, mine: bool = False
+    ) -> int | None:
         return await self._members.remove(room, client, announce=announce, mine=mine)
 
-    async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
+    async def members(self, room: Room) -> Mapping[ConnectionId, ClientInfo]:
         return read_members(await self._commands.ask(tag_of(room), "HGETALL", self._keys.members(room)))
 
     async def member_counts(self, room: Room) -> MemberCounts:

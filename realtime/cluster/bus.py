@@ -278,7 +278,7 @@ class ClusterBus:
             return
         if isinstance(letter, Disconnect):
             self._protocol.disconnect(
-                letter.user, letter.client, letter.code, letter.reason, session_id=letter.session, keep=letter.keep
+                letter.user, letter.client, letter.code, letter.reason, stream_id=letter.session, keep=letter.keep
             )
             return
         for session in self._protocol.sessions_of(letter.user, letter.client, letter.session):
@@ -296,7 +296,7 @@ class ClusterBus:
             places = [
                 Place(
                     each.connection.id,
-                    each.connection.client,
+                    each.connection.address,
                     sorted(each.connection.rooms),
                     each.connection.transport,
                     "json" if each.is_one_way else each.codec.NAME,

@@ -151,9 +151,9 @@ def _peer(adopted: Adopted) -> Peer:
         adopted.client,
         adopted.client_port,
         adopted.scheme,
-        session=adopted.session,
-        new_session=adopted.new_session,
-        address=adopted.peer,
+        sticky_id=adopted.session,
+        new_sticky_id=adopted.new_session,
+        peer_address=adopted.peer,
         mark=adopted.mark,
         key=adopted.key,
     )

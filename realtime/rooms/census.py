@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from realtime.broker.base import ClientId, ClientInfo, MemberCounts, Room
+from realtime.broker.base import ClientInfo, ConnectionId, MemberCounts, Room
 
 LARGE: Final = 200  # members; above it a room's answers are shared, and its joins and leaves told together
 FRESH_S: Final = 1.0
@@ -24,7 +24,7 @@ class Census:
 
     __slots__ = ("_counts", "members", "said")
 
-    def __init__(self, members: Mapping[ClientId, ClientInfo]) -> None:
+    def __init__(self, members: Mapping[ConnectionId, ClientInfo]) -> None:
         self.members = members
         self.said: dict[str, bytes] = {}
         self._counts: MemberCounts | None = None
@@ -41,7 +41,7 @@ class Censuses:
 
     def __init__(
         self,
-        members: Callable[[Room], Awaitable[Mapping[ClientId, ClientInfo]]],
+        members: Callable[[Room], Awaitable[Mapping[ConnectionId, ClientInfo]]],
         counts: Callable[[Room], Awaitable[MemberCounts]],
         *,
         large: int = LARGE,

@@ -36,7 +36,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from realtime.broker.base import Broker, ClientId, ClientInfo, Departed, Room
+from realtime.broker.base import Broker, ClientInfo, ConnectionId, Departed, Room
 from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
 from realtime.rooms.local_room import RoomOptions
 from realtime.rooms.presence import Presence
@@ -111,9 +111,9 @@ class Departures:
         self._hooks = hooks
         self._worker = worker
         self._spawn = spawn
-        self._here: set[tuple[Room, ClientId]] = set()  # in rooms with grace
-        self._away: dict[Room, dict[ClientId, _Away]] = {}  # by the room of the index in which they are found
-        self._owed: dict[tuple[Room, ClientId], None] = {}  # records to be removed as soon as the broker is back
+        self._here: set[tuple[Room, ConnectionId]] = set()  # in rooms with grace
+        self._away: dict[Room, dict[ConnectionId, _Away]] = {}  # by the room of the index in which they are found
+        self._owed: dict[tuple[Room, ConnectionId], None] = {}  # records to be removed as soon as the broker is back
         self._unlooked: dict[Room, None] = {}  # rooms of which it is not known whether they are empty
         self._ending = asyncio.Event()
         self._is_alone = False
@@ -145,10 +145,10 @@ class Departures:
                 self._undo(room, options, shown)
             raise
         if lasting:
-            self._here.add((room, ClientId(shown.client)))
+            self._here.add((room, ConnectionId(shown.connection_id)))
         return shown
 
-    async def _resume(self, room: Room, info: ClientInfo) -> ClientId | None:
+    async def _resume(self, room: Room, info: ClientInfo) -> ConnectionId | None:
         """Take over one of the user's memberships that are away. Return its id, or None where there is none."""
         index = _away_room(room, info.user)
         if underway := [away.indexed for away in self._away.get(index, {}).values()]:
@@ -159,7 +159,7 @@ class Departures:
                 return client
         return None
 
-    def _forget_away(self, index: Room, client: ClientId) -> _Away | None:
+    def _forget_away(self, index: Room, client: ConnectionId) -> _Away | None:
         away = self._away.get(index, {}).pop(client, None)
         if away is not None:
             away.timer.cancel()
@@ -174,7 +174,7 @@ class Departures:
         End a membership: at once, or, where the connection is only broken (`away`), after the grace of the room. Does
         not wait; the rest follows on the side.
         """
-        self._here.discard((room, ClientId(info.client)))
+        self._here.discard((room, ConnectionId(info.connection_id)))
         if away and _has_grace(options, info):
             self._begin_grace(room, options, info)
             return
@@ -182,7 +182,7 @@ class Departures:
         self._spawn(self._finish(room, options, info))
 
     def _begin_grace(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
-        index, client = _away_room(room, info.user), ClientId(info.client)
+        index, client = _away_room(room, info.user), ConnectionId(info.connection_id)
         if (room, client) in self._here or client in self._away.get(index, {}):
             return
         if options.presence:
@@ -198,11 +198,11 @@ class Departures:
         """Let whoever comes back find its membership, also on another worker."""
         try:
             await self._broker.add_member(index, info, announce=False, lasting=True)
-            logger.debug("= %s %s", info.client, AWAY)
+            logger.debug("= %s %s", info.connection_id, AWAY)
         except BrokerUnavailable as error:
-            logger.debug("- nobody finds %s, who is away: %s", info.client, error)
+            logger.debug("- nobody finds %s, who is away: %s", info.connection_id, error)
 
-    async def _end_grace(self, room: Room, options: RoomOptions, index: Room, client: ClientId) -> None:
+    async def _end_grace(self, room: Room, options: RoomOptions, index: Room, client: ConnectionId) -> None:
         away = self._away.get(index, {}).get(client)
         if away is None:
             return
@@ -226,7 +226,7 @@ class Departures:
 
     async def _look_again(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
         """End a membership that another worker took, should that one have died before it had it."""
-        client = ClientId(info.client)
+        client = ConnectionId(info.connection_id)
         if (room, client) in self._here or client in self._away.get(_away_room(room, info.user), {}):
             return
         name, announce = (room, options.join_leave) if options.presence else (Room(_LEAVE + room), False)
@@ -239,14 +239,14 @@ class Departures:
 
     def _owe_presence(self, room: Room, options: RoomOptions, info: ClientInfo, *, mine: bool = False) -> None:
         if options.presence:
-            self._presence.owe(room, ClientId(info.client), announce=options.join_leave, mine=mine)
+            self._presence.owe(room, ConnectionId(info.connection_id), announce=options.join_leave, mine=mine)
 
     async def _finish(self, room: Room, options: RoomOptions, info: ClientInfo, *, left: int | None = None) -> None:
         """
         Make absent who has left, tell the application, and remove the record. `left`: it is removed already, and so
         many others were there then.
         """
-        client = ClientId(info.client)
+        client = ConnectionId(info.connection_id)
         if options.presence:
             await self._presence.pay(room, client)
         if not options.has_leave_hooks:
@@ -267,9 +267,9 @@ class Departures:
             return
         if left == 0:  # of those who leave at once, one is the last
             await _told(self._hooks.empty(room), f"on_empty of {room}")
-        await self._remove(Room(_EMPTY + room), ClientId(self._worker))
+        await self._remove(Room(_EMPTY + room), ConnectionId(self._worker))
 
-    async def _look_if_empty(self, room: Room, record: ClientId) -> None:
+    async def _look_if_empty(self, room: Room, record: ConnectionId) -> None:
         """Do what a worker that is gone, or this one while the broker was away, could not do after a leave."""
         try:
             counts = await self._broker.member_counts(Room(_LEAVE + room))
@@ -293,9 +293,9 @@ class Departures:
         try:
             await self._broker.add_member(_end_room(info.user), info, announce=False, lasting=True)
         except BrokerUnavailable as error:
-            logger.warning("! %s: would it end with its worker, nobody would hear of it: %s", info.client, error)
+            logger.warning("! %s: would it end with its worker, nobody would hear of it: %s", info.connection_id, error)
 
-    def ended(self, user: str, client: ClientId, tell: Callable[[], Awaitable[None]], *, away: bool) -> None:
+    def ended(self, user: str, client: ConnectionId, tell: Callable[[], Awaitable[None]], *, away: bool) -> None:
         """
         Have the application told of the end of a connection: at once, or, where it is only broken (`away`), unless its
         user is connected when the grace is over.
@@ -304,7 +304,7 @@ class Departures:
             grace_s = self._hooks.end_grace_s if away and user else 0.0
             self._spawn(self._tell_end(ClientInfo(user, client, None, _IS_AWAY), tell, grace_s))
 
-    def not_admitted(self, user: str, client: ClientId) -> None:
+    def not_admitted(self, user: str, client: ConnectionId) -> None:
         """Undo `admit` for a connection that ended before it was told that it is admitted."""
         if self._hooks.hears_ends:
             self._spawn(self._remove(_end_room(user), client))
@@ -315,10 +315,10 @@ class Departures:
         if is_back is None:
             return  # the record stays, for another worker
         if is_back:
-            logger.debug("= %s %s", info.client, REPLACED)
+            logger.debug("= %s %s", info.connection_id, REPLACED)
         else:
             await _told(tell(), "on_disconnect")
-        await self._remove(room, ClientId(info.client))
+        await self._remove(room, ConnectionId(info.connection_id))
 
     async def _is_back(self, room: Room, info: ClientInfo, grace_s: float) -> bool | None:
         """Wait for the end of the grace. Return whether the user has a connection then, None where this worker ends."""
@@ -356,7 +356,7 @@ class Departures:
         for each in departed:
             if not each.inherited:
                 continue  # whoever is to hear of it has a record
-            name, record = each.room, ClientId(each.info.client)
+            name, record = each.room, ConnectionId(each.info.connection_id)
             if name.startswith(_EMPTY):
                 self._spawn(self._look_if_empty(Room(name.removeprefix(_EMPTY)), record))
             elif name.startswith(_END):
@@ -372,9 +372,11 @@ class Departures:
     def _inherit_member(self, room: Room, record: Room, info: ClientInfo) -> None:
         options = self._options_of(room)
         if options is None:  # this version does not know it
-            self._spawn(self._remove(record, ClientId(info.client)))
-        elif record.startswith(_AWAY) and (room, ClientId(info.client)) in self._here:
-            self._spawn(self._remove(record, ClientId(info.client)))  # it came back here, and a server forgot that
+            self._spawn(self._remove(record, ConnectionId(info.connection_id)))
+        elif record.startswith(_AWAY) and (room, ConnectionId(info.connection_id)) in self._here:
+            self._spawn(
+                self._remove(record, ConnectionId(info.connection_id))
+            )  # it came back here, and a server forgot that
         elif _has_grace(options, info):
             self._begin_grace(room, options, info)
         else:
@@ -383,7 +385,7 @@ class Departures:
 
     # What is owed
 
-    async def _remove(self, record: Room, client: ClientId) -> int | None:
+    async def _remove(self, record: Room, client: ConnectionId) -> int | None:
         """Remove a record, now or when the broker is back. Return how many others are left, where it was this call."""
         try:
             left = await self._broker.remove_member(record, client, announce=False)
@@ -395,7 +397,7 @@ class Departures:
 
     def _undo(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
         """Remove what may have come of a failed `enter`."""
-        client = ClientId(info.client)
+        client = ConnectionId(info.connection_id)
         if options.has_leave_hooks:
             self._spawn(self._remove(Room(_LEAVE + room), client))
         if options.presence:
@@ -407,7 +409,7 @@ class Departures:
         for record, client in list(self._owed):
             await self._remove(record, client)
         for room in list(self._unlooked):
-            await self._look_if_empty(room, ClientId(self._worker))
+            await self._look_if_empty(room, ConnectionId(self._worker))
 
     @property
     def owed(self) -> int:

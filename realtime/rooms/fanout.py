@@ -63,7 +63,7 @@ class Subscriber(Protocol):
     def transport(self) -> Writer: ...
 
     @property
-    def client(self) -> str:
+    def connection_id(self) -> str:
         """The connection's id."""
 
     def insufficient(self, room: Room) -> None:
@@ -203,7 +203,7 @@ class Fanout:
 
     def _deliver_around(self, publication: Publication) -> int:
         """Deliver one publication to all but one client, who then is no more where its group is."""
-        found = next((each for each in self._in_place() if each.client == publication.exclude), None)
+        found = next((each for each in self._in_place() if each.connection_id == publication.exclude), None)
         if found is None or not publication.exclude:
             return self._deliver_to_all([publication])
         kept = self._take_out(found)
@@ -328,7 +328,7 @@ class Fanout:
 
 def _is_for(subscriber: Subscriber, kept: Kept, publication: Publication) -> bool:
     """Say whether a member that was put aside wants a publication, and has not seen it."""
-    if publication.exclude and publication.exclude == subscriber.client:
+    if publication.exclude and publication.exclude == subscriber.connection_id:
         return False
     accepts, seen = kept if isinstance(kept, tuple) else (None, kept.seen if isinstance(kept, Late) else 0)
     return (publication.offset > seen or not publication.offset) and (accepts is None or accepts(publication))

@@ -23,8 +23,8 @@ from typing import Any, Final
 
 from realtime.broker.base import (
     Broker,
-    ClientId,
     ClientInfo,
+    ConnectionId,
     Departed,
     History,
     MemberCounts,
@@ -223,7 +223,7 @@ class Hub:
         """Return how many members each room has on this worker."""
         return {room: local.fanout.size for room, local in self._rooms.items() if local.fanout.size}
 
-    async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
+    async def members(self, room: Room) -> Mapping[ConnectionId, ClientInfo]:
         """Return everybody present, of all workers, as `census` does."""
         return (await self.census(room)).members
 
@@ -244,7 +244,7 @@ class Hub:
                 self._change(local, change)
         return Census(members)
 
-    async def _asked(self, room: Room) -> Mapping[ClientId, ClientInfo]:
+    async def _asked(self, room: Room) -> Mapping[ConnectionId, ClientInfo]:
         return (await self._censuses.take(room, anew=True)).members
 
     async def member_counts(self, room: Room) -> MemberCounts:
@@ -493,7 +493,7 @@ class Hub:
         overrun, local.fanout.overrun = local.fanout.overrun, []
         self._counts["insufficient"] += len(overrun)
         for subscriber in overrun:
-            logger.warning("x %s: too many keys of room %s wait for it", subscriber.client, local.name)
+            logger.warning("x %s: too many keys of room %s wait for it", subscriber.connection_id, local.name)
             subscriber.insufficient(local.name)
         self.spawn(self._close_if_empty(local))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from realtime.broker.base import Broker, ClientId, ClientInfo, MemberCounts, Room
+from realtime.broker.base import Broker, ClientInfo, ConnectionId, MemberCounts, Room
 from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
 
 
@@ -22,8 +22,10 @@ class Presence:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._owed: dict[tuple[Room, ClientId], tuple[bool, bool]] = {}  # announced, and only where it is ours still
-        self._paying: dict[tuple[Room, ClientId], asyncio.Event] = {}  # removals on their way to the broker
+        self._owed: dict[
+            tuple[Room, ConnectionId], tuple[bool, bool]
+        ] = {}  # announced, and only where it is ours still
+        self._paying: dict[tuple[Room, ConnectionId], asyncio.Event] = {}  # removals on their way to the broker
 
     async def add(
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
@@ -34,7 +36,7 @@ class Presence:
         Raises:
             BrokerUnavailable: it is not present, and the caller owes nothing.
         """
-        client = ClientId(info.client)
+        client = ConnectionId(info.connection_id)
         await self.pay(room, client)  # who left a moment ago and comes again must not be removed after it came
         try:
             await self._broker.add_member(room, info, announce=announce, quietly=quietly, lasting=lasting)
@@ -44,14 +46,14 @@ class Presence:
             self.owe(room, client, announce=announce)  # it may have happened all the same
             raise
 
-    def owe(self, room: Room, client: ClientId, *, announce: bool, mine: bool = False) -> None:
+    def owe(self, room: Room, client: ConnectionId, *, announce: bool, mine: bool = False) -> None:
         """
         Note that a client is to be made absent; with `mine` only where this worker has it still. The caller sees to it
         that `pay` follows.
         """
         self._owed[room, client] = (announce, mine)
 
-    async def pay(self, room: Room, client: ClientId) -> bool:
+    async def pay(self, room: Room, client: ConnectionId) -> bool:
         """
         Make a client absent, if that is owed: now, or as soon as the broker is back. Return whether it was found that
         nobody had to be, for somebody else has seen to it, or has the client now.
@@ -79,7 +81,7 @@ class Presence:
         for room, client in list(self._owed):
             await self.pay(room, client)
 
-    async def members(self, room: Room) -> Mapping[ClientId, ClientInfo]:
+    async def members(self, room: Room) -> Mapping[ConnectionId, ClientInfo]:
         """Return everybody in a room, on all workers."""
         return await self._broker.members(room)
 

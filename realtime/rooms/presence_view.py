@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 
-from realtime.broker.base import ClientId, ClientInfo
+from realtime.broker.base import ClientInfo, ConnectionId
 from realtime.rooms.census import Census
 from realtime.rooms.fanout import Change
 
@@ -30,19 +30,19 @@ class PresenceView:
 
     def __init__(self) -> None:
         self.is_read = False  # whether it has been begun with the broker's members
-        self._known: dict[ClientId, ClientInfo] = {}
-        self._missing: frozenset[ClientId] = frozenset()  # at the comparison before
-        self._unseen: frozenset[ClientId] = frozenset()  # of those known, whom somebody who asked did not see
-        self._heard: tuple[dict[ClientId, ClientInfo | None], ...] = ()  # since each question not answered yet
+        self._known: dict[ConnectionId, ClientInfo] = {}
+        self._missing: frozenset[ConnectionId] = frozenset()  # at the comparison before
+        self._unseen: frozenset[ConnectionId] = frozenset()  # of those known, whom somebody who asked did not see
+        self._heard: tuple[dict[ConnectionId, ClientInfo | None], ...] = ()  # since each question not answered yet
         # Of whom something is held: what was told before, and whether somebody has to be told of it in any case.
-        self._held: dict[ClientId, tuple[ClientInfo | None, bool]] = {}
+        self._held: dict[ConnectionId, tuple[ClientInfo | None, bool]] = {}
         self._census: Census | None = None  # of what was told
 
     def hear(self, change: Change) -> None:
         """Note what the broker told: answers that are on their way may be older."""
         is_join, info = change
         for heard in self._heard:
-            heard[ClientId(info.client)] = info if is_join else None
+            heard[ConnectionId(info.connection_id)] = info if is_join else None
 
     def is_large(self, above: int) -> bool:
         """Whether joins and leaves are to be held, in a room of more than so many."""
@@ -51,7 +51,7 @@ class PresenceView:
     def hold(self, change: Change) -> bool:
         """Note a join or a leave that watchers are to know of later; return whether it is the first that is held."""
         is_join, info = change
-        client = ClientId(info.client)
+        client = ConnectionId(info.connection_id)
         is_first = not self._held
         if client not in self._held:
             self._held[client] = (self._known.get(client), client in self._unseen)
@@ -92,7 +92,7 @@ class PresenceView:
         """Note a join or a leave that watchers are told of now; return whether it is news to any."""
         self._census = None
         is_join, info = change
-        client = ClientId(info.client)
+        client = ConnectionId(info.connection_id)
         was_unseen = client in self._unseen
         if was_unseen:
             self._unseen -= {client}
@@ -102,9 +102,9 @@ class PresenceView:
             return was_unseen or before != info
         return before is not None
 
-    async def answer(self, asked: Awaitable[Mapping[ClientId, ClientInfo]]) -> dict[ClientId, ClientInfo]:
+    async def answer(self, asked: Awaitable[Mapping[ConnectionId, ClientInfo]]) -> dict[ConnectionId, ClientInfo]:
         """Return the broker's members, with what it told while they were on their way."""
-        heard: dict[ClientId, ClientInfo | None] = {}
+        heard: dict[ConnectionId, ClientInfo | None] = {}
         self._heard += (heard,)
         try:
             members = dict(await asked)
@@ -117,22 +117,22 @@ class PresenceView:
                 members[client] = info
         return members
 
-    def begin(self, members: dict[ClientId, ClientInfo]) -> None:
+    def begin(self, members: dict[ConnectionId, ClientInfo]) -> None:
         """Begin with an answer: whoever watches from now on asks for itself."""
         self._known = members
         self._census = None
         self.is_read = True
 
-    def show(self, members: Mapping[ClientId, ClientInfo]) -> list[Change]:
+    def show(self, members: Mapping[ConnectionId, ClientInfo]) -> list[Change]:
         """Have somebody see an answer. Return the joins to be told, as `unknown` does."""
         self._unseen |= self._known.keys() - members.keys()
         return self.unknown(members)
 
-    def unknown(self, members: Mapping[ClientId, ClientInfo]) -> list[Change]:
+    def unknown(self, members: Mapping[ConnectionId, ClientInfo]) -> list[Change]:
         """Return the joins that are to be told for all watchers to know of these, and are not noted here yet."""
         return [(True, info) for client, info in members.items() if client not in self._known or client in self._unseen]
 
-    def confirm_missing(self, members: Mapping[ClientId, ClientInfo]) -> list[Change]:
+    def confirm_missing(self, members: Mapping[ConnectionId, ClientInfo]) -> list[Change]:
         """Return the leaves, to be told, of those who are missing now and were the last time; remember the others."""
         gone = frozenset(self._known.keys() - members.keys())
         left, self._missing = gone & self._missing, gone - self._missing

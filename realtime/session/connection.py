@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from realtime.broker.base import ClientId, ClientInfo, Room
+from realtime.broker.base import ClientInfo, ConnectionId, Room
 from realtime.threads import from_any_thread, from_any_thread_at_once
 from realtime.timing.rate import Meter
 
@@ -49,7 +49,7 @@ class Subscription:
     server_side: bool = False
     join_leave: bool = False
     positioned: bool = False
-    shown: ClientId | None = None  # under which id others see it in the room, where it is registered at the broker
+    shown: ConnectionId | None = None  # under which id others see it in the room, where it is registered at the broker
     chan_info: bytes | None = None
     expire_at_s: float | None = None
     delta: bool = False  # publications go as differences
@@ -67,7 +67,7 @@ class Connection:
         info: any JSON value that other clients see beside this one's name in presence, joins and publications. An
             `on_connect` handler may set it.
         state: the application's own, plain data. It goes with the connection when that moves to another worker.
-        client: the client's address, taken from a trusted proxy where there is one.
+        address: the client's address, taken from a trusted proxy where there is one.
         headers: the handshake's, names in lower case. Present while `on_connect` runs and dropped afterwards, for they
             are most of what an idle connection would weigh; keep what you need in `state`.
         emulated_headers: what the client itself says in place of headers, which a browser cannot set for a WebSocket
@@ -78,8 +78,8 @@ class Connection:
 
     __slots__ = (
         "_voice",
+        "address",
         "claims",
-        "client",
         "emulated_headers",
         "headers",
         "id",
@@ -88,9 +88,9 @@ class Connection:
         "path",
         "query",
         "scheme",
-        "session",
         "slot",
         "state",
+        "sticky_id",
         "subscriptions",
         "transport",
         "user",
@@ -99,15 +99,15 @@ class Connection:
 
     def __init__(
         self,
-        id: ClientId,
+        id: ConnectionId,
         voice: Voice,
         *,
-        client: str = "",
+        address: str = "",
         scheme: str = "http",
         path: str = "",
         query: Mapping[str, str] = EMPTY,
         headers: Mapping[str, str] = EMPTY,
-        session: str | None = None,
+        sticky_id: str | None = None,
         transport: str = "",
         slot: int = 0,
         worker: str = "",
@@ -119,13 +119,13 @@ class Connection:
         self.info: Any = None
         self.state: dict[str, Any] = {}
         self.subscriptions: dict[Room, Subscription] = {}
-        self.client = client
+        self.address = address
         self.scheme = scheme
         self.path = path
         self.query = query
         self.headers = headers
         self.emulated_headers: Mapping[str, str] = EMPTY
-        self.session = session
+        self.sticky_id = sticky_id
         self.transport = transport
         self.slot = slot
         self.worker = worker
@@ -188,7 +188,7 @@ class Connection:
         subscription = self.subscriptions.get(room) if room is not None else None
         return ClientInfo(
             user=self.user,
-            client=(subscription.shown if subscription else None) or self.id,
+            connection_id=(subscription.shown if subscription else None) or self.id,
             conn_info=None if self.info is None else msgspec.json.encode(self.info),
             chan_info=subscription.chan_info if subscription else None,
         )
@@ -212,12 +212,12 @@ class Connection:
         return connection
 
     def __repr__(self) -> str:
-        return f"<Connection {self.id} user={self.user!r} client={self.client} slot={self.slot}>"
+        return f"<Connection {self.id} user={self.user!r} address={self.address} slot={self.slot}>"
 
 
 # What a snapshot holds, beside `state`.
 _KEPT: Final = (
-    "id", "user", "claims", "info", "client", "scheme", "path", "query", "session", "transport", "slot", "worker",
+    "id", "user", "claims", "info", "address", "scheme", "path", "query", "sticky_id", "transport", "slot", "worker",
     "node",
 )  # fmt: skip
 

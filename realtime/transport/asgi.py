@@ -248,16 +248,16 @@ class FromHere:
         self._host = host
         self._peer = peer
         self._connection = connection
-        self._cookie = peer.new_session  # until the first answer
+        self._cookie = peer.new_sticky_id  # until the first answer
         self._ids = host.ids
-        session = peer.session or peer.new_session
+        session = peer.sticky_id or peer.new_sticky_id
         self._place = {**host.place, "session": self._ids.plain(session) if self._ids is not None else session}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         peer = self._peer
         if scope["path"][:1] != "/":
             _find_path(scope)
-        scope["client"] = (peer.client, peer.client_port)
+        scope["client"] = (peer.address, peer.client_port)
         if peer.scheme == "https":
             scope["scheme"] = SECURE.get(scope.get("scheme", "http"), scope.get("scheme"))
         scope["headers"] = one_cookie(scope["headers"])

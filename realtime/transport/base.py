@@ -98,13 +98,13 @@ class ClientSession(Protocol):
 class Handshake:
     """What the transport knows of a client before its first message."""
 
-    client: str
+    address: str
     client_port: int = 0
     scheme: str = "http"
     path: str = "/"
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    session: str | None = None
+    sticky_id: str | None = None
     transport: str = "websocket"
     is_one_way: bool = False
     is_emulated: bool = False  # what the client sends comes by requests of their own

@@ -94,7 +94,7 @@ def shake_hands(
         logger=judge_logger,
     )
     if not admission.hosts.allows(host := _host_of(request)):
-        admission.hosts.refuse(host, peer.client)
+        admission.hosts.refuse(host, peer.address)
         response = judge.reject(http.HTTPStatus.MISDIRECTED_REQUEST, "This host is not served here.\n")
         problem = "its host is not served"
     elif not origin_allowed(request, admission.allowed_origins):
@@ -111,8 +111,8 @@ def shake_hands(
             response.headers["Upgrade"] = "websocket"
             response.headers[VERSION] = "13"  # RFC 6455, section 4.4
     accepted = response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS
-    if accepted and peer.new_session is not None:
-        response.headers["Set-Cookie"] = session_cookie(admission.session_cookie, peer.new_session, peer.scheme)
+    if accepted and peer.new_sticky_id is not None:
+        response.headers["Set-Cookie"] = session_cookie(admission.session_cookie, peer.new_sticky_id, peer.scheme)
     judge.send_response(response)
     answer = b"".join(judge.data_to_send())
     if not accepted:
@@ -131,13 +131,13 @@ def _choose(accepted: Sequence[str], offered: Sequence[Subprotocol]) -> Subproto
 
 def _describe(request: Request, peer: Peer, path: str, query: dict[str, str]) -> Handshake:
     return Handshake(
-        client=peer.client,
+        address=peer.address,
         client_port=peer.client_port,
         scheme=peer.scheme,
         path=unquote(path),
         query=query,
         headers=merge(request.headers.raw_items()),
-        session=peer.session or peer.new_session,
+        sticky_id=peer.sticky_id or peer.new_sticky_id,
         is_one_way=path.endswith(ONE_WAY),
         ping_frame=PING if query.get("cf_ws_frame_ping_pong") == "true" else None,
         mark=peer.mark,

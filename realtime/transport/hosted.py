@@ -53,13 +53,13 @@ class Hosted(Guarded):
         self.app = host.from_here(peer, self)
         self._host = host
         self._peer = peer
-        self._port = peer.client_port if peer.client == peer.address else 0  # of the other end of the socket
+        self._port = peer.client_port if peer.address == peer.peer_address else 0  # of the other end of the socket
         self._received = received
         self._handed_on = False
-        self._differ = host.routes.differ(peer.address)  # its requests can be of different clients
+        self._differ = host.routes.differ(peer.peer_address)  # its requests can be of different clients
         self._requests = Requests(host.limits.head) if self._differ or host.hosts.is_limited else None
         self._is_misdirected = False  # the request that is parsed
-        self._is_pooled = host.routes.pools(peer.address)
+        self._is_pooled = host.routes.pools(peer.peer_address)
         self._is_first = True  # the primary has looked at that one
         self._is_begun = True  # a request has begun to arrive; the first one was seen by the primary
         self._is_last = host.is_draining  # the answer under way is the last one here
@@ -73,7 +73,7 @@ class Hosted(Guarded):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.client = (self._peer.client, self._peer.client_port)
+        self.client = (self._peer.address, self._peer.client_port)
         if self._received:  # inside connection_made: later, what the socket brings would come first
             received, self._received = self._received, b""
             self.data_received(received)
@@ -239,14 +239,14 @@ class Hosted(Guarded):
         if first and not encrypted:
             return True
         peer = self._peer
-        route = self._host.routes.of(peer.address, self.scheme or "http", head)
+        route = self._host.routes.of(peer.peer_address, self.scheme or "http", head)
         blamed = self._host.routes.crash_key(route)
         self.mark.rename(blamed)
         if self._host.routes.refused and self._refuse(blamed):
             return True
         if not encrypted and not kept and not self._host.routes.leads_here(route):
             return False
-        if route.lacks_session and self._host.routes.pools(peer.address):
+        if route.lacks_session and self._host.routes.pools(peer.peer_address):
             self._visits += 1
             if self._visits >= VISITS_HERE and not kept:
                 return False  # the primary balances
@@ -255,14 +255,14 @@ class Hosted(Guarded):
         self._host.keys.leave(peer.key)
         self._peer = replace(
             peer,
-            client=route.client,
-            client_port=self._port if route.client == peer.address else 0,
+            address=route.client,
+            client_port=self._port if route.client == peer.peer_address else 0,
             scheme=route.scheme,
-            session=route.session,
-            new_session=self._host.routes.new_session() if route.lacks_session else None,
+            sticky_id=route.session,
+            new_sticky_id=self._host.routes.new_session() if route.lacks_session else None,
             key=key,
         )
-        self.client = (self._peer.client, self._peer.client_port)
+        self.client = (self._peer.address, self._peer.client_port)
         self.app = self._host.from_here(self._peer, self)
         return True
 

@@ -16,14 +16,14 @@ from sticky.journal import NO_MARK, Mark
 class Peer:
     """A client as the primary recognised it: after PROXY protocol and trusted proxies."""
 
-    client: str
+    address: str
     client_port: int = 0
     scheme: str = "http"
-    session: str | None = None
+    sticky_id: str | None = None
     """The session that led here."""
-    new_session: str | None = None
+    new_sticky_id: str | None = None
     """A session that the client has to be given as a cookie, in the first answer."""
-    address: str = ""
+    peer_address: str = ""
     """At the other end of the socket, or in its PROXY header: the client's own, or a proxy's."""
     mark: Mark = field(default=NO_MARK, repr=False, compare=False)
     """By which the primary knows, after a crash, that something of this connection was in flight."""
@@ -31,7 +31,9 @@ class Peer:
     """What brings the client to its worker, counted as live here. Whoever ends the connection owes `leave`."""
 
     def __str__(self) -> str:
-        return f"{self.client}:{self.client_port}" if self.client_port else self.client or "a client without an address"
+        return (
+            f"{self.address}:{self.client_port}" if self.client_port else self.address or "a client without an address"
+        )
 
 
 def session_cookie(name: str, session: str, scheme: str) -> str:

@@ -57,7 +57,7 @@ class Plain:
 @app.room("kind:{name}", presence=True, grace_s=float(os.environ.get("GRACE_S", "30")))
 class Kind:
     async def on_leave(self, member, name):
-        say("leave", member.user, name, member.client)
+        say("leave", member.user, name, member.connection_id)
 
     async def on_empty(self, name):
         say("empty", name)

@@ -283,7 +283,7 @@ app.static("/", Path(__file__).parent / "public")
 
 @app.on_connect
 async def connect(conn, data):
-    return {"slot": conn.slot, "session": conn.session}
+    return {"slot": conn.slot, "session": conn.sticky_id}
 
 
 async def where(scope, receive, send):

@@ -43,7 +43,7 @@ async def test_refusals_calls_messages_and_ends() -> None:
             raise Reject("not you")
         if data == "away":
             raise Disconnect(4500, "away with you")
-        return {"client": conn.client, "agent": conn.headers.get("user-agent", "")}
+        return {"client": conn.address, "agent": conn.headers.get("user-agent", "")}
 
     @app.on_message
     async def message(conn: Connection, data: object) -> None:

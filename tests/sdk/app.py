@@ -38,7 +38,7 @@ async def connect(conn: Connection, data: Any = None) -> dict[str, Any]:
         "name": name,
         "slot": conn.slot,
         "pid": os.getpid(),
-        "address": conn.client,
+        "address": conn.address,
         "transport": conn.transport,
         "asked": wanted.get("asked"),
         "headers": dict(conn.emulated_headers),

@@ -45,7 +45,9 @@ class _Events:
         raise AssertionError("nobody asked for one")
 
     def changes(self, room: Room, changes: Sequence[Change]) -> bytes:
-        return b"".join(b"%b:%b\n" % (b"+" if joined else b"-", info.client.encode()) for joined, info in changes)
+        return b"".join(
+            b"%b:%b\n" % (b"+" if joined else b"-", info.connection_id.encode()) for joined, info in changes
+        )
 
 
 WIRE = _Events()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from realtime.broker.base import ClientId, ClientInfo, Publication, Room
+from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
 from realtime.errors import ClientError
 from realtime.protocol.centrifuge.codes import ErrorCode
 from realtime.protocol.centrifuge.messages import Command, Pub, Push, Result
@@ -51,7 +51,7 @@ class Codec(Protocol):
     def error_reply(self, id: int, error: ClientError | ErrorCode, /) -> bytes:
         """Return the answer to a command that failed."""
 
-    def presence_entries(self, members: Mapping[ClientId, ClientInfo], /) -> bytes:
+    def presence_entries(self, members: Mapping[ConnectionId, ClientInfo], /) -> bytes:
         """Return members as they stand in the answer to `presence`; nothing for nobody."""
 
     def presence_reply(self, id: int, entries: Sequence[bytes], /) -> bytes:

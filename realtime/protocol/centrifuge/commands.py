@@ -22,7 +22,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from realtime.auth.credentials import SUBSCRIPTION_TOKEN, TOKEN
 from realtime.auth.tokens import ConnectionClaims, SubscriptionClaims, channels_of
-from realtime.broker.base import ClientId, ClientInfo, Position, Room
+from realtime.broker.base import ClientInfo, ConnectionId, Position, Room
 from realtime.errors import ClientError, Disconnect, TokenExpired, TokenInvalid
 from realtime.protocol.centrifuge import answers, codes, json, tags
 from realtime.protocol.centrifuge.messages import (
@@ -116,8 +116,8 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
         pong=pong,
         time=int(time.time() * 1000),
     )
-    if session.session_id:
-        result.session, result.node = session.session_id, shared.home.worker
+    if session.stream_id:
+        result.session, result.node = session.stream_id, shared.home.worker
     if session.is_emulated:
         session.emulate()
     session.answer(id, "connect", result)
@@ -144,7 +144,7 @@ async def _connection_claims(session: Session, token: str) -> ConnectionClaims |
 async def _wrong(session: Session, what: str, why: object, error: Wrong) -> Wrong:
     """Take note of a wrong token, and return the error when it is time to answer."""
     most_s = session.shared.limits.connect_s / 2  # a client that connects is not to be stale by then
-    await session.shared.wrong.slow(what, session.connection.client, why, most_s=most_s)
+    await session.shared.wrong.slow(what, session.connection.address, why, most_s=most_s)
     return error
 
 
@@ -341,7 +341,7 @@ async def _enter(
         else None,
         accepts=_both(accepts, session.shared.application.accepts(connection, room)),
     )
-    subscription.shown = None if entry.info is None else ClientId(entry.info.client)
+    subscription.shown = None if entry.info is None else ConnectionId(entry.info.connection_id)
     return Door(subscription, options, entry)
 
 
@@ -475,7 +475,7 @@ async def _spend(session: Session, room: Room, options: RoomOptions) -> None:
             _too_many(session, "rate", f"{room}: more than {rate} of this connection")
     user, rate = connection.user, options.user_rate
     if rate is not None:
-        who = f"user {user}" if user else f"address {connection.client}"
+        who = f"user {user}" if user else f"address {connection.address}"
         if not await session.shared.hub.allow(room, who, rate):
             _too_many(session, "user_rate", f"{room}: more than {rate} of this {who.partition(' ')[0]}")
     rate = options.room_rate

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from realtime.broker.base import ClientId, ClientInfo, Publication, Room
+from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
 from realtime.errors import ClientError
 from realtime.protocol.centrifuge import messages
 from realtime.protocol.centrifuge.codec import BadFrame
@@ -81,7 +81,7 @@ def reply(id: int, method: str, result: Result) -> bytes:
     return b'{"id":%d,"%b":%b}' % (id, method.encode(), _encoder.encode(result))
 
 
-def presence_entries(members: Mapping[ClientId, ClientInfo]) -> bytes:
+def presence_entries(members: Mapping[ConnectionId, ClientInfo]) -> bytes:
     """As `Codec.presence_entries`."""
     return _encoder.encode({client: info_of(info) for client, info in members.items()})[1:-1]
 

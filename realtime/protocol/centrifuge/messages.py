@@ -297,7 +297,7 @@ def info_of(info: ClientInfo) -> Info:
     """Return what is said of a client."""
     return Info(
         user=info.user,
-        client=info.client,
+        client=info.connection_id,
         conn_info=UNSET if info.conn_info is None else Raw(info.conn_info),
         chan_info=UNSET if info.chan_info is None else Raw(info.chan_info),
     )

@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec import UNSET, Raw
 
-from realtime.broker.base import ClientId, ClientInfo, Publication, Room
+from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
 from realtime.errors import ClientError
 from realtime.protocol.centrifuge import messages as m
 from realtime.protocol.centrifuge.codec import BadFrame
@@ -410,7 +410,7 @@ def reply(id: int, method: str, result: m.Result) -> bytes:
     return _reply(id, REPLY[method], _write(result))
 
 
-def presence_entries(members: Mapping[ClientId, ClientInfo]) -> bytes:
+def presence_entries(members: Mapping[ConnectionId, ClientInfo]) -> bytes:
     """As `Codec.presence_entries`."""
     return _write(m.PresenceResult({client: m.info_of(info) for client, info in members.items()}))
 

@@ -110,24 +110,24 @@ class Centrifuge:
             wire = self._wires[key] = Wire(codec, framing, is_delta=is_delta)
         return wire
 
-    def sessions_of(self, user: str, client: str = "", session_id: str = "") -> list[Session]:
+    def sessions_of(self, user: str, client: str = "", stream_id: str = "") -> list[Session]:
         """Return the admitted sessions of a user, or the one with that connection's id, or with that of its own."""
         return [
-            each for each in self.sessions if each.state is State.CONNECTED and each.is_meant(user, client, session_id)
+            each for each in self.sessions if each.state is State.CONNECTED and each.is_meant(user, client, stream_id)
         ]
 
     def disconnect(
-        self, user: str, client: str, code: int, reason: str, *, session_id: str = "", keep: Collection[str] = ()
+        self, user: str, client: str, code: int, reason: str, *, stream_id: str = "", keep: Collection[str] = ()
     ) -> None:
         """End a user's connections, or the one that is named, but none to `keep`; also those not admitted yet."""
         for each in tuple(self.sessions):
             is_here = each.state in (State.CONNECTING, State.CONNECTED)
-            if is_here and each.is_meant(user, client, session_id) and each.connection.id not in keep:
+            if is_here and each.is_meant(user, client, stream_id) and each.connection.id not in keep:
                 each.end(code, reason)
 
-    def emulate(self, session_id: str, data: bytes | str) -> bool:
+    def emulate(self, stream_id: str, data: bytes | str) -> bool:
         """Take what a client sent beside its stream. Return False when the stream is not here."""
-        session = self.emulated.get(session_id)
+        session = self.emulated.get(stream_id)
         if session is None:
             return False
         session.receive(data)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Raw
 
-from realtime.broker.base import ClientId, Position, Room
+from realtime.broker.base import ConnectionId, Position, Room
 from realtime.errors import BrokerUnavailable, ClientError, Disconnect, TokenUnverified
 from realtime.protocol.centrifuge import codes, commands, uni
 from realtime.protocol.centrifuge.codec import BadFrame, Codec
@@ -104,9 +104,9 @@ class Session:
         "is_emulated",
         "is_one_way",
         "lost",
-        "session_id",
         "shared",
         "state",
+        "stream_id",
         "transport",
         "wire",
     )
@@ -120,17 +120,17 @@ class Session:
         self.is_one_way = handshake.is_one_way
         self.is_emulated = handshake.is_emulated
         # By this `/emulation` and the API find it, and nobody can guess it. Who has a two-way WebSocket has none.
-        self.session_id = str(uuid.uuid4()) if self.is_emulated or self.is_one_way else ""
+        self.stream_id = str(uuid.uuid4()) if self.is_emulated or self.is_one_way else ""
         self.state = State.NEW
         self.connection = Connection(
-            ClientId(str(uuid.uuid4())),
+            ConnectionId(str(uuid.uuid4())),
             self,
-            client=handshake.client,
+            address=handshake.address,
             scheme=handshake.scheme,
             path=handshake.path,
             query=handshake.query,
             headers=handshake.headers,
-            session=handshake.session,
+            sticky_id=handshake.sticky_id,
             transport=handshake.transport,
             slot=shared.home.slot,
             worker=shared.home.worker,
@@ -223,7 +223,7 @@ class Session:
         for room in list(self.connection.subscriptions):
             self.leave(room, away=away)
         self.shared.sessions.discard(self)
-        self.shared.emulated.pop(self.session_id, None)
+        self.shared.emulated.pop(self.stream_id, None)
         if admitted:
             connection = self.connection
 
@@ -376,7 +376,7 @@ class Session:
     @property
     def who(self) -> str:
         """Who this is, for the log."""
-        return f"{self.connection.id} ({self.connection.client}, user {self.connection.user!r})"
+        return f"{self.connection.id} ({self.connection.address}, user {self.connection.user!r})"
 
     # A slow peer
 
@@ -417,18 +417,18 @@ class Session:
         return self.state is not State.CLOSED
 
     @property
-    def client(self) -> str:
-        """The connection's id, for the hub."""
+    def connection_id(self) -> str:
+        """The id by which the hub knows this member."""
         return self.connection.id
 
-    def is_meant(self, user: str, client: str, session_id: str) -> bool:
+    def is_meant(self, user: str, client: str, stream_id: str) -> bool:
         """Say whether it is of that user, and has those ids of a connection and a session that are given."""
-        is_one = client in ("", self.connection.id) and session_id in ("", self.session_id)
+        is_one = client in ("", self.connection.id) and stream_id in ("", self.stream_id)
         return is_one and self.connection.user == user
 
     def emulate(self) -> None:
         """Take commands from `/emulation`."""
-        self.shared.emulated[self.session_id] = self
+        self.shared.emulated[self.stream_id] = self
 
     def begin_connecting(self) -> None:
         """Take the first command."""

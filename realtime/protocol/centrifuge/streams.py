@@ -422,13 +422,13 @@ def _handshake(scope: Scope, headers: Mapping[str, str], query: Mapping[str, str
     client = scope.get("client") or ("", 0)
     place: dict[str, Any] = scope.get("state", {}).get("realtime", {})
     return Handshake(
-        client=client[0],
+        address=client[0],
         client_port=client[1],
         scheme=scope.get("scheme", "http"),
         path=scope["path"],
         query=query,
         headers=headers,
-        session=place.get("session"),
+        sticky_id=place.get("session"),
         transport=scope["path"].rpartition("/")[2],
         is_one_way=is_one_way,
         is_emulated=not is_one_way,

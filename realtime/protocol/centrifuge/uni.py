@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from realtime.broker.base import ClientId, ClientInfo, Publication, Room
+from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
 from realtime.errors import ClientError
 from realtime.protocol.centrifuge import codes, json
 from realtime.protocol.centrifuge.codec import BadFrame
@@ -59,7 +59,7 @@ def reply(id: int, method: str, result: Result) -> bytes:
     return b'{"%b":%b}' % (method.encode(), _encoder.encode(result))
 
 
-def presence_entries(members: Mapping[ClientId, ClientInfo]) -> bytes:
+def presence_entries(members: Mapping[ConnectionId, ClientInfo]) -> bytes:
     """Not asked for: such a client asks nothing."""
     raise AssertionError("a one-way client asks for nothing")
 

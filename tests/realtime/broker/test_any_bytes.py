@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from realtime.broker.base import ClientId, ClientInfo, Position, Retention
+from realtime.broker.base import ClientInfo, ConnectionId, Position, Retention
 from tests.realtime.broker.workers import KEPT, NOT_KEPT, Place
 from tests.support.aio import run_async, run_async_for
 
@@ -69,7 +69,7 @@ async def come_as_they_were_said(place: Place, names: list[str], data: list[byte
         assert [[each.data for each in page.publications] for page in pages] == list(said.values())
         for room in rooms:
             assert await worker.broker.members(room) == {room: info[room]}
-            assert await worker.broker.remove_member(room, ClientId(room), announce=True) == 0
+            assert await worker.broker.remove_member(room, ConnectionId(room), announce=True) == 0
 
 
 @pytest.mark.parametrize("retention", [KEPT, NOT_KEPT], ids=["kept", "not kept"])

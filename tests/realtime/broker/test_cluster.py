@@ -15,7 +15,7 @@ from itertools import count
 import pytest
 
 import realtime.broker.redis
-from realtime.broker.base import ClientId, ClientInfo, Room, WorkerId
+from realtime.broker.base import ClientInfo, ConnectionId, Room, WorkerId
 from realtime.broker.redis import RedisBroker
 from realtime.errors import BrokerUnavailable
 from tests.realtime.broker.workers import KEPT, NOT_KEPT, Heard, Place, Worker, flushed
@@ -152,7 +152,7 @@ async def test_every_operation_follows_a_room_that_has_moved(moving: RedisCluste
             await a.broker.add_member(room, ANN, announce=True)
             (top,) = await a.publish(room, b"1")
             await asyncio.to_thread(moving.move, slot, target)
-            assert await b.broker.members(room) == {ANN.client: ANN}
+            assert await b.broker.members(room) == {ANN.connection_id: ANN}
             assert await b.broker.positions([room]) == {room: top}
             assert (await b.broker.history(room, retention=KEPT, limit=1)).publications[0].data == b"1"
             assert b.id in await b.broker.workers()
@@ -209,7 +209,7 @@ async def test_a_node_that_fails_takes_only_its_rooms_away_until_its_replica_has
         (after,) = await b.publish(gone, b"2")
         assert after.epoch != before.epoch
         assert (await a.heard.count(gone, 2))[-1].data == b"2"
-        assert await b.broker.members(gone) == {ANN.client: ANN}
+        assert await b.broker.members(gone) == {ANN.connection_id: ANN}
         assert (await b.broker.positions([here]))[here] == other, "what did not move proves what it proved"
 
 
@@ -234,17 +234,17 @@ async def test_who_left_and_is_there_again_by_a_failover_leaves_again(
         replica.process.send_signal(signal.SIGSTOP)
         assert victim.command("CLIENT", "KILL", "TYPE", "replica") == b":1\r\n", "it does not get what comes now"
         for each in (ANN, BEN):
-            await a.broker.remove_member(room, ClientId(each.client), announce=True)
+            await a.broker.remove_member(room, ConnectionId(each.connection_id), announce=True)
         await a.heard.until(lambda: len(a.heard.told("leave")) == 2)
         victim.stop()
         replica.process.send_signal(signal.SIGCONT)
         ok(replica.command("CLUSTER", "FAILOVER", "TAKEOVER"))
         await a.heard.until(lambda: a.heard.departed)
         assert {(each.info, each.inherited) for each in a.heard.departed} == {(ANN, False), (BEN, True)}
-        await a.broker.remove_member(room, ClientId(BEN.client), announce=True)
+        await a.broker.remove_member(room, ConnectionId(BEN.connection_id), announce=True)
         await a.heard.until(lambda: len(a.heard.told("leave")) == 4)
         await eventually(lambda: is_up(b))
-        assert await b.broker.members(room) == {CEM.client: CEM}
+        assert await b.broker.members(room) == {CEM.connection_id: CEM}
 
 
 @pytest.mark.slow

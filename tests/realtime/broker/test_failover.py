@@ -205,7 +205,7 @@ async def test_who_left_and_is_there_again_by_a_failover_leaves_again(
     @app.room("told", presence=True)
     class Told:
         async def on_leave(self, member: Any) -> None:
-            heard.append(f"leave {member.client}")
+            heard.append(f"leave {member.connection_id}")
 
         async def on_empty(self) -> None:
             heard.append("empty")

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import realtime.broker.local
-from realtime.broker.base import ClientId, ClientInfo, Room, WorkerId
+from realtime.broker.base import ClientInfo, ConnectionId, Room, WorkerId
 from realtime.broker.local import LocalBroker
 from realtime.broker.redis import RedisBroker
 from realtime.errors import BrokerUnavailable
@@ -65,7 +65,7 @@ def operations(worker: Worker, place: Place) -> dict[str, Callable[[], Awaitable
         "history": lambda: broker.history(room, retention=KEPT, limit=1),
         "forget_history": lambda: broker.forget_history(room),
         "add_member": lambda: broker.add_member(room, BOB, announce=True),
-        "remove_member": lambda: broker.remove_member(room, BOB.client, announce=True),
+        "remove_member": lambda: broker.remove_member(room, BOB.connection_id, announce=True),
         "members": lambda: broker.members(room),
         "member_counts": lambda: broker.member_counts(room),
         "reap": lambda: broker.reap(WorkerId("nobody")),
@@ -105,7 +105,7 @@ async def test_what_was_under_way_when_the_broker_died_fails(breakable: Breakabl
 @pytest.mark.parametrize("is_empty", [True, False])
 @run_async
 async def test_who_was_taken_over_is_not_taken_back_after_a_fault(breakable: Breakable, is_empty: bool) -> None:
-    room, client = breakable.place.room(), ClientId(BOB.client)
+    room, client = breakable.place.room(), ConnectionId(BOB.connection_id)
     async with breakable.place.worker("a") as a, breakable.place.worker("b") as b:
         await a.broker.add_member(room, BOB, announce=True, lasting=True)
         a.broker.loosen(room, client)
@@ -184,7 +184,7 @@ async def test_members_are_registered_again_and_nobody_has_left(breakable: Break
         await lost_by(a, b)
         breakable.start()
         await restored_by(a, b)
-        assert await a.broker.members(room) == {ANN.client: ANN, BOB.client: BOB}
+        assert await a.broker.members(room) == {ANN.connection_id: ANN, BOB.connection_id: BOB}
         await flushed(a, room)
         assert a.heard.told("leave") == []
         await a.broker.reap(b.id)
@@ -206,7 +206,7 @@ async def test_what_was_given_up_while_the_broker_was_away_stays_given_up(breaka
         await lost_by(worker)
         for asked in (
             worker.broker.unsubscribe(room),
-            worker.broker.remove_member(room, ANN.client, announce=True),
+            worker.broker.remove_member(room, ANN.connection_id, announce=True),
             worker.broker.add_member(room, BOB, announce=True),
         ):
             with pytest.raises(BrokerUnavailable):
@@ -258,4 +258,4 @@ def cut(worker: Worker) -> None:
 
 
 async def is_there(worker: Worker, room: Room) -> bool:
-    return BOB.client in await worker.broker.members(room)
+    return BOB.connection_id in await worker.broker.members(room)

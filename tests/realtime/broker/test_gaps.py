@@ -84,12 +84,12 @@ async def test_members_of_a_worker_that_was_cut_off_for_a_moment_stay(on_a_socke
         await a.broker.add_member(room, ANN, announce=True)
         await laid.pull_out()
         await a.heard.until(lambda: a.heard.how_often("link lost"))
-        assert await b.broker.members(room) == {ANN.client: ANN}
+        assert await b.broker.members(room) == {ANN.connection_id: ANN}
         await laid.plug_in()
         await a.heard.until(lambda: a.heard.how_often("link restored"))
         await flushed(b, room)
         assert b.heard.told("join", "leave") == [("join", (room, ANN))]
-        assert await b.broker.members(room) == {ANN.client: ANN}
+        assert await b.broker.members(room) == {ANN.connection_id: ANN}
 
 
 @run_async
@@ -104,7 +104,7 @@ async def test_members_of_a_worker_that_was_taken_for_dead_come_again(on_a_socke
         assert await b.broker.members(room) == {}
         await laid.plug_in()
         await a.heard.until(lambda: a.heard.how_often("link restored"))
-        assert await b.broker.members(room) == {ANN.client: ANN}
+        assert await b.broker.members(room) == {ANN.connection_id: ANN}
         await flushed(b, room)
         assert [kind for kind, _ in b.heard.told("join", "leave")] == ["join", "leave", "join"]
 

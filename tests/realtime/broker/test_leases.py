@@ -16,7 +16,7 @@ import pytest
 
 import realtime.broker.members
 import realtime.broker.redis
-from realtime.broker.base import ClientId, ClientInfo, Room, WorkerId
+from realtime.broker.base import ClientInfo, ConnectionId, Room, WorkerId
 from realtime.broker.keys import HOME, tag_of
 from realtime.broker.redis import RedisBroker
 from tests.realtime.broker.conftest import LocalProcess, place_of
@@ -49,14 +49,14 @@ async def test_who_left_is_not_remembered_for_ever(brief: Place, monkeypatch: py
         assert isinstance(a.broker, RedisBroker)
         for name in ("one", "other"):
             await a.broker.add_member(brief.room(name), ANN, announce=True)
-        await a.broker.remove_member(brief.room("other"), ClientId(ANN.client), announce=True)
+        await a.broker.remove_member(brief.room("other"), ConnectionId(ANN.connection_id), announce=True)
         await eventually(lambda: is_all_that_it_has(a, brief.room("one")))
         assert not a.broker._members._left
 
 
 async def is_all_that_it_has(worker: Worker, room: Room) -> bool:
     assert isinstance(worker.broker, RedisBroker)
-    return await worker.broker._members._owned_by(worker.id) == [(room, ANN.client, False)]
+    return await worker.broker._members._owned_by(worker.id) == [(room, ANN.connection_id, False)]
 
 
 async def is_empty(worker: Worker, room: Room) -> bool:
@@ -71,14 +71,14 @@ async def test_the_members_of_a_worker_that_was_killed_leave(brief: Place) -> No
         await b.broker.add_member(room, ANN, announce=True)
         async with mortal(brief, "a", room, quiet) as process:
             gone = info_of(brief, "a")
-            assert await b.broker.members(room) == {ANN.client: ANN, gone.client: gone}
+            assert await b.broker.members(room) == {ANN.connection_id: ANN, gone.connection_id: gone}
             process.kill()
             await asyncio.gather(*[each.heard.until(lambda each=each: each.heard.told("leave")) for each in (b, c)])
             await eventually(lambda: is_empty(b, quiet))
         for each in (b, c):
             await flushed(each, room, quiet)
             assert each.heard.told("leave") == [("leave", (room, gone))], "told once, and not where it was quiet"
-            assert await each.broker.members(room) == {ANN.client: ANN}
+            assert await each.broker.members(room) == {ANN.connection_id: ANN}
         departed = b.heard.departed + c.heard.departed
         assert len(departed) == 2, "by one of them, once"
         assert {(each.room, each.info) for each in departed} == {(room, gone), (quiet, gone)}
@@ -150,11 +150,13 @@ async def test_lasting_members_of_a_worker_that_was_killed_are_inherited_once(br
         for each in (b, c):
             await flushed(each, room)
             assert each.heard.told("leave") == [], "it is there still"
-            assert await each.broker.members(room) == {gone.client: gone}
+            assert await each.broker.members(room) == {gone.connection_id: gone}
         for name in (room, quiet):
             heirs = [each for each in (b, c) if any(departed.room == name for departed in each.heard.departed)]
             for each in (b, c):
-                removed = await each.broker.remove_member(name, ClientId(gone.client), announce=True, mine=True)
+                removed = await each.broker.remove_member(
+                    name, ConnectionId(gone.connection_id), announce=True, mine=True
+                )
                 assert (removed is not None) is (each in heirs)
             assert await b.broker.members(name) == {}
 
@@ -190,7 +192,7 @@ async def test_of_many_members_some_are_asked_for_at_a_time(brief: Place, monkey
             await b.broker._commands.ask(tag_of(room), "DEL", b.broker._keys.members(room))
         await b.broker._members._register(b.broker._nodes.route, lambda _: True)
         gone = info_of(brief, "a")
-        assert [set(await b.broker.members(room)) for room in rooms] == [{gone.client}] * len(rooms)
+        assert [set(await b.broker.members(room)) for room in rooms] == [{gone.connection_id}] * len(rooms)
 
 
 @run_async
@@ -201,7 +203,7 @@ async def test_lasting_members_are_left_to_another_by_a_worker_that_ends(brief: 
             await a.broker.add_member(room, ANN, announce=True, lasting=True)
         await b.heard.until(lambda: b.heard.departed)
         assert [(each.info, each.announce, each.inherited) for each in b.heard.departed] == [(ANN, True, True)]
-        assert await b.broker.remove_member(room, ClientId(ANN.client), announce=True, mine=True) == 0
+        assert await b.broker.remove_member(room, ConnectionId(ANN.connection_id), announce=True, mine=True) == 0
 
 
 @run_async
@@ -239,7 +241,7 @@ async def test_nobody_is_taken_for_dead_because_redis_wrote_nothing_for_longer_t
         for each in (a, b):
             await flushed(each, room)
             assert each.heard.told("leave", "departed") == []
-        assert await a.broker.members(room) == {ANN.client: ANN, BOB.client: BOB}
+        assert await a.broker.members(room) == {ANN.connection_id: ANN, BOB.connection_id: BOB}
 
 
 async def has_only_leases_that_ended(worker: Worker) -> bool:
@@ -257,4 +259,4 @@ async def has_no_lease(worker: Worker, other: WorkerId) -> bool:
 
 
 async def is_present(worker: Worker, room: Room, info: ClientInfo) -> bool:
-    return await worker.broker.members(room) == {info.client: info}
+    return await worker.broker.members(room) == {info.connection_id: info}

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 
-from realtime.broker.base import ClientId, ClientInfo, MemberCounts, WorkerId
+from realtime.broker.base import ClientInfo, ConnectionId, MemberCounts, WorkerId
 from realtime.timing.rate import Rate
 from tests.realtime.broker.workers import Place, flushed
 from tests.support.aio import eventually, run_async
@@ -17,8 +17,8 @@ BOB = ClientInfo("bob", "c3", None, b"\x00\r\n\xff")
 NOBODY = ClientInfo("", "c 4")  # a connection without a user
 
 
-def client(info: ClientInfo) -> ClientId:
-    return ClientId(info.client)
+def client(info: ClientInfo) -> ConnectionId:
+    return ConnectionId(info.connection_id)
 
 
 @run_async
@@ -30,7 +30,7 @@ async def test_who_was_added_is_present_until_removed(place: Place) -> None:
         assert await broker.member_counts(room) == MemberCounts(0, 0)
         for info in (ANN, ANNS_PHONE, BOB, NOBODY):
             await broker.add_member(room, info, announce=False)
-        assert await broker.members(room) == {info.client: info for info in (ANN, ANNS_PHONE, BOB, NOBODY)}
+        assert await broker.members(room) == {info.connection_id: info for info in (ANN, ANNS_PHONE, BOB, NOBODY)}
         assert await broker.member_counts(room) == MemberCounts(clients=4, users=3)
         assert await broker.members(other) == {}
         await broker.remove_member(room, client(ANN), announce=False)
@@ -43,11 +43,11 @@ async def test_who_was_added_is_present_until_removed(place: Place) -> None:
 
 @run_async
 async def test_adding_again_replaces(place: Place) -> None:
-    room, renamed = place.room(), ClientInfo("ann", ANN.client, b'{"name": "Anna"}')
+    room, renamed = place.room(), ClientInfo("ann", ANN.connection_id, b'{"name": "Anna"}')
     async with place.worker() as worker:
         await worker.broker.add_member(room, ANN, announce=False)
         await worker.broker.add_member(room, renamed, announce=False)
-        assert await worker.broker.members(room) == {ANN.client: renamed}
+        assert await worker.broker.members(room) == {ANN.connection_id: renamed}
         await worker.broker.remove_member(room, client(ANN), announce=False)
         assert await worker.broker.members(room) == {}
 
@@ -117,7 +117,7 @@ async def test_all_workers_see_all_members(shared: Place) -> None:
                 ("join", (room, ANNS_PHONE)),
                 ("leave", (room, ANN)),
             ]
-            assert await worker.broker.members(room) == {ANNS_PHONE.client: ANNS_PHONE}
+            assert await worker.broker.members(room) == {ANNS_PHONE.connection_id: ANNS_PHONE}
             assert await worker.broker.member_counts(room) == MemberCounts(1, 1)
 
 
@@ -135,7 +135,7 @@ async def test_close_removes_the_workers_members_and_tells_of_those_who_were_ann
             await a.broker.add_member(quiet, ANN, announce=False)
         await flushed(b, room, quiet)
         assert b.heard.told("leave", "departed") == [("leave", (room, ANN))]
-        assert await b.broker.members(room) == {BOB.client: BOB}
+        assert await b.broker.members(room) == {BOB.connection_id: BOB}
         assert await b.broker.members(quiet) == {}
 
 
@@ -151,7 +151,7 @@ async def test_reap_removes_the_members_of_one_worker(shared: Place) -> None:
         for worker in (b, c):
             await flushed(worker, room, quiet)
             assert worker.heard.told("leave") == [("leave", (room, ANN))]
-            assert await worker.broker.members(room) == {BOB.client: BOB}
+            assert await worker.broker.members(room) == {BOB.connection_id: BOB}
             assert await worker.broker.members(quiet) == {}
         assert len(b.heard.departed) == 2
         assert {each.room: each.info for each in b.heard.departed} == {room: ANN, quiet: ANNS_PHONE}
@@ -170,10 +170,10 @@ async def test_of_many_that_reap_one_removes(shared: Place) -> None:
         await asyncio.gather(b.broker.reap(a.id), c.broker.reap(a.id), b.broker.reap(a.id), c.broker.reap(a.id))
         for worker in (b, c):
             await flushed(worker, room)
-            left = [what[1].client for _, what in worker.heard.told("leave")]
-            assert sorted(left) == sorted(info.client for info in infos), "each is told once"
-        departed = [each.info.client for each in b.heard.departed + c.heard.departed]
-        assert sorted(departed) == sorted(info.client for info in infos), "each by one"
+            left = [what[1].connection_id for _, what in worker.heard.told("leave")]
+            assert sorted(left) == sorted(info.connection_id for info in infos), "each is told once"
+        departed = [each.info.connection_id for each in b.heard.departed + c.heard.departed]
+        assert sorted(departed) == sorted(info.connection_id for info in infos), "each by one"
         assert await b.broker.members(room) == {}
 
 
@@ -192,7 +192,7 @@ async def test_who_moved_to_another_worker_stays_when_the_first_goes(shared: Pla
         await a.broker.add_member(room, ANN, announce=False)
         await b.broker.add_member(room, ANN, announce=False)
         await b.broker.reap(a.id)
-        assert await b.broker.members(room) == {ANN.client: ANN}
+        assert await b.broker.members(room) == {ANN.connection_id: ANN}
         await flushed(b, room)
         assert b.heard.events == []
         await a.broker.reap(b.id)
@@ -233,7 +233,7 @@ async def test_who_is_another_workers_by_now_stays_where_only_ones_own_are_remov
         await a.broker.add_member(room, ANN, announce=True)
         await b.broker.add_member(room, ANN, announce=True, quietly=True)
         assert await a.broker.remove_member(room, client(ANN), announce=True, mine=True) is None
-        assert await b.broker.members(room) == {ANN.client: ANN}
+        assert await b.broker.members(room) == {ANN.connection_id: ANN}
         assert await b.broker.remove_member(room, client(ANN), announce=True, mine=True) == 0
         await flushed(b, room)
         assert [kind for kind, _ in b.heard.told("join", "leave")] == ["join", "leave"]
@@ -259,7 +259,7 @@ async def test_a_crowd_is_read_in_pages(place: Place) -> None:
     crowd = {f"c{number:05}": ClientInfo(f"u{number}", f"c{number:05}") for number in range(count)}
     async with place.worker() as worker:
         await asyncio.gather(*[worker.broker.add_member(room, info, announce=False) for info in crowd.values()])
-        seen: dict[ClientId, ClientInfo] = {}
+        seen: dict[ConnectionId, ClientInfo] = {}
         page = await worker.broker.members_page(room, limit=limit)
         pages = 1
         while True:

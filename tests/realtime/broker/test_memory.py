@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from realtime.broker.base import (
     PRIVATE,
     UNBORN_S,
-    ClientId,
     ClientInfo,
+    ConnectionId,
     Position,
     Publication,
     Retention,
@@ -233,7 +233,7 @@ def test_a_full_broker_refuses_what_would_be_more_and_loses_nothing(kind: str, t
                 lambda: [each.data for each in worker.heard.publications.get(room, ())][-1:] == [b"live"]
             )
             # And leaving, with what workers note of that.
-            assert await broker.remove_member(room, ClientId("c"), announce=True) == 0
+            assert await broker.remove_member(room, ConnectionId("c"), announce=True) == 0
             await worker.heard.until(lambda: worker.heard.how_often("leave"))
             note = ClientInfo("u" * 500, "e")
             await broker.add_member(Room(f"{PRIVATE}l:big"), note, announce=False, lasting=True)
@@ -345,7 +345,7 @@ def test_whatever_happens_the_bytes_are_bounded_and_all_given_back(
                 state.admit_member(now, room, info)
                 state.add_member(room, Member(A, info, True, False))
             elif step == "leave":
-                state.remove_member(room, ClientId(f"c{one}"))
+                state.remove_member(room, ConnectionId(f"c{one}"))
             elif step == "allow":
                 state.allow(now, room, f"u{one}", Rate(5, 1.0))
             elif step == "position":

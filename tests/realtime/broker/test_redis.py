@@ -69,7 +69,7 @@ async def test_scripts_that_redis_forgot_are_sent_again(redis: RedisServer, at_r
             await asyncio.gather(*[worker.publish(room, b"1") for _ in range(10)])
             await worker.broker.add_member(room, ANN, announce=True)
             assert len((await worker.broker.history(room, retention=KEPT, limit=99)).publications) == 10 * count
-            await worker.broker.remove_member(room, ANN.client, announce=True)
+            await worker.broker.remove_member(room, ANN.connection_id, announce=True)
         await flushed(worker, room)
         assert [each.offset for each in worker.heard.publications[room]] == list(range(1, 21))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import realtime.broker.redis
-from realtime.broker.base import ClientId, ClientInfo
+from realtime.broker.base import ClientInfo, ConnectionId
 from realtime.errors import BrokerUnavailable
 from tests.realtime.broker.workers import NOT_KEPT, Place, Worker, flushed
 from tests.support.aio import eventually, run_async
@@ -87,7 +87,7 @@ async def test_a_publication_that_is_refused_is_told_at_once_and_none_that_needs
         with pytest.raises(BrokerUnavailable, match="OOM"):
             await worker.publish(room, b"2")
         assert str(worker.broker.statistics()["refuses"]).startswith("OOM ")
-        assert await worker.broker.remove_member(room, ClientId(ANN.client), announce=False) == 0
+        assert await worker.broker.remove_member(room, ConnectionId(ANN.connection_id), announce=False) == 0
         await worker.publish(room, b"heard, and not kept", retention=NOT_KEPT)
         await flushed(worker, room)
         assert str(worker.broker.statistics()["refuses"]).startswith("OOM ")

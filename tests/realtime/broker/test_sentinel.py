@@ -62,7 +62,7 @@ async def follow(sentinels: Sentinels) -> None:
         (after,) = await b.publish(room, b"2")
         assert after.epoch != before.epoch, "the replica may lack what was acknowledged"
         assert (await a.heard.count(room, 2))[-1].data == b"2"
-        assert await b.broker.members(room) == {ANN.client: ANN}
+        assert await b.broker.members(room) == {ANN.connection_id: ANN}
         assert a.heard.told("leave") == []
         assert set(await b.broker.workers()) == {a.id, b.id}
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from realtime.broker import make
-from realtime.broker.base import ClientId, ClientInfo, WorkerId
+from realtime.broker.base import ClientInfo, ConnectionId, WorkerId
 from realtime.errors import BrokerUnavailable
 from realtime.timing.rate import Rate
 from tests.realtime.broker.conftest import ROOT
@@ -133,13 +133,13 @@ async def use(place: Place) -> None:
         assert (await a.broker.positions([room]))[room].offset == 1
         await a.broker.forget_history(room)
         assert (await a.broker.member_counts(room)).clients == 1
-        assert (await a.broker.members_page(room)).members == {ANN.client: ANN}
+        assert (await a.broker.members_page(room)).members == {ANN.connection_id: ANN}
         assert await a.broker.allow(room, "ann", Rate(1, 60))
         assert len(await a.broker.workers()) == 2
         await b.broker.add_member(room, ClientInfo("bob", "c2"), announce=True, lasting=True)
         await a.broker.reap(b.id)
         assert await a.broker.members(room) == {"c2": ClientInfo("bob", "c2")}, "inherited"
-        assert await a.broker.remove_member(room, ClientId("c2"), announce=True) is not None
+        assert await a.broker.remove_member(room, ConnectionId("c2"), announce=True) is not None
         await a.broker.unsubscribe(room)
 
 
@@ -177,7 +177,7 @@ async def test_the_master_that_sentinels_name_is_reached_by_tls_alone_and_follow
             sentinels.wait_for_replica()
             sentinels.master.stop()
             await a.heard.until(lambda: a.heard.how_often("link restored"))
-            assert await a.broker.members(place.room()) == {ANN.client: ANN}
+            assert await a.broker.members(place.room()) == {ANN.connection_id: ANN}
         with pytest.raises(BrokerUnavailable, match=r"(?i)certificate verify failed"):
             await make(sentinels.url, worker_id=WorkerId("a")).start(Heard())
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.broker.base import ClientId, ClientInfo
+from realtime.broker.base import ClientInfo, ConnectionId
 from realtime.protocol.centrifuge import json, protobuf
 from realtime.protocol.centrifuge.messages import PresenceResult, info_of
 
@@ -19,7 +19,7 @@ MEMBERS = st.dictionaries(st.text(max_size=5), st.tuples(st.text(max_size=5), IN
 @pytest.mark.parametrize("codec", [json, protobuf])
 @given(members=MEMBERS, cut=st.integers(0, 5), id=st.integers(1, 2**32 - 1))
 def test_parts_make_the_whole_answer(codec: Any, members: dict[str, Any], cut: int, id: int) -> None:
-    infos = {ClientId(client): ClientInfo(each[0], client, each[1], each[2]) for client, each in members.items()}
+    infos = {ConnectionId(client): ClientInfo(each[0], client, each[1], each[2]) for client, each in members.items()}
     whole = codec.reply(id, "presence", PresenceResult({client: info_of(info) for client, info in infos.items()}))
     some, others = dict(list(infos.items())[:cut]), dict(list(infos.items())[cut:])
     parts = [codec.presence_entries(some), codec.presence_entries(others)]

@@ -9,7 +9,7 @@ import asyncio
 
 import pytest
 
-from realtime.broker.base import ClientId, ClientInfo, MemberCounts, Room
+from realtime.broker.base import ClientInfo, ConnectionId, MemberCounts, Room
 from realtime.errors import BrokerUnavailable
 from realtime.rooms.census import Census, Censuses
 from tests.support.aio import run_async
@@ -17,8 +17,8 @@ from tests.support.aio import run_async
 ROOM = Room("room")
 
 
-def people(*names: str) -> dict[ClientId, ClientInfo]:
-    return {ClientId(name): ClientInfo(f"user {name[0]}", name) for name in names}
+def people(*names: str) -> dict[ConnectionId, ClientInfo]:
+    return {ConnectionId(name): ClientInfo(f"user {name[0]}", name) for name in names}
 
 
 class Asked:
@@ -30,7 +30,7 @@ class Asked:
         self.counted = 0
         self.away = False
 
-    async def members(self, room: Room) -> dict[ClientId, ClientInfo]:
+    async def members(self, room: Room) -> dict[ConnectionId, ClientInfo]:
         found, answered = dict(self.there), asyncio.Event()
         self.questions.append(answered)
         await answered.wait()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realtime import App
-from realtime.broker.base import ClientId, ClientInfo, Room, WorkerId
+from realtime.broker.base import ClientInfo, ConnectionId, Room, WorkerId
 from realtime.broker.memory import Member, MemoryBroker
 from realtime.rooms.presence_view import PresenceView
 from tests.support.aio import run_async
@@ -48,20 +48,20 @@ def test_whoever_asks_when_knows_in_the_end_who_is_there_and_is_told_no_more_tha
     begun: set[str], steps: list[tuple[str, str]]
 ) -> None:
     presence_view = PresenceView()
-    presence_view.begin({ClientId(name): info(name) for name in begun})
+    presence_view.begin({ConnectionId(name): info(name) for name in begun})
     views: list[dict[str, ClientInfo]] = []
 
     def tell() -> None:
         changes = presence_view.digest()
-        touched = [each.client for _, each in changes]
+        touched = [each.connection_id for _, each in changes]
         assert len(touched) == len(set(touched)), "each is told of once"
         for view in views:
             for is_join, each in changes:
                 if is_join:
-                    assert view.get(each.client) != each, "it is news"
-                    view[each.client] = each
+                    assert view.get(each.connection_id) != each, "it is news"
+                    view[each.connection_id] = each
                 else:
-                    del view[each.client]  # it was told of before
+                    del view[each.connection_id]  # it was told of before
 
     for step, name in steps:
         if step == "digest":
@@ -204,7 +204,7 @@ async def test_what_a_fault_swallowed_is_told_in_a_large_room_as_well() -> None:
         watcher = HubClient(hub, "w", PRESENT)
         await watcher.enter()
         broker.lose_link()
-        broker._state.remove_member(ROOM, ClientId("a"))
+        broker._state.remove_member(ROOM, ConnectionId("a"))
         fill(broker, "e")
         broker.restore_link()
         await until_told(watcher, "-:a")
@@ -221,7 +221,7 @@ def hall() -> tuple[App, list[str]]:
     @app.room("hall", presence=True, open=True, history=50)
     class Hall:
         async def on_leave(self, member: ClientInfo) -> None:
-            left.append(member.client)
+            left.append(member.connection_id)
 
     return app, left
 

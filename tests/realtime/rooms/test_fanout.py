@@ -40,7 +40,7 @@ class Words:
         return b"~%b " % delta if delta is not None else self.publication(room, publication)
 
     def changes(self, room: Room, changes: Sequence[Change]) -> bytes:
-        return b"".join(b"%b%b " % (b"+" if joined else b"-", info.client.encode()) for joined, info in changes)
+        return b"".join(b"%b%b " % (b"+" if joined else b"-", info.connection_id.encode()) for joined, info in changes)
 
 
 @dataclass(eq=False)

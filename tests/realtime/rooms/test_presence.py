@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-from realtime.broker.base import ClientId, ClientInfo
+from realtime.broker.base import ClientInfo, ConnectionId
 from realtime.errors import BrokerUnavailable
 from realtime.rooms.presence import Presence
 from tests.support.aio import run_async
@@ -28,8 +28,8 @@ async def seen(broker: LaggingBroker) -> set[str]:
 
 
 async def leave(presence: Presence, client: str = "c1") -> None:
-    presence.owe(ROOM, ClientId(client), announce=True)
-    await presence.pay(ROOM, ClientId(client))
+    presence.owe(ROOM, ConnectionId(client), announce=True)
+    await presence.pay(ROOM, ConnectionId(client))
 
 
 # Presence alone
@@ -147,7 +147,7 @@ async def test_in_the_end_exactly_those_are_seen_who_are_there(seed: int) -> Non
         inside: set[str] = set()
         for _ in range(60):
             client = chance.choice(clients)
-            name = client.info.client
+            name = client.info.connection_id
             if chance.random() < 0.1:
                 broker.away = not broker.away
             if name in inside:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from realtime.broker.base import ClientId, ClientInfo, Room, WorkerId
+from realtime.broker.base import ClientInfo, ConnectionId, Room, WorkerId
 from realtime.broker.memory import Member, MemoryBroker
 from realtime.errors import BrokerUnavailable
 from tests.support.aio import run_async
@@ -32,7 +32,7 @@ def come_unheard(broker: MemoryBroker, *clients: str) -> None:
 
 def go_unheard(broker: MemoryBroker, *clients: str) -> None:
     for client in clients:
-        broker._state.remove_member(ROOM, ClientId(client))
+        broker._state.remove_member(ROOM, ConnectionId(client))
 
 
 async def come(broker: MemoryBroker, client: str) -> None:
@@ -40,7 +40,7 @@ async def come(broker: MemoryBroker, client: str) -> None:
 
 
 async def go(broker: MemoryBroker, client: str) -> None:
-    await broker.remove_member(ROOM, ClientId(client), announce=True)
+    await broker.remove_member(ROOM, ConnectionId(client), announce=True)
 
 
 def known_to(client: HubClient, *before: str) -> set[str]:

@@ -136,7 +136,7 @@ def test_the_session_is_told_what_the_client_asked() -> None:
         "GET /caf%C3%A9?a=1&b=%20&c=&a=2 HTTP/1.1", X_Two="one\r\nx-two: two", Origin="https://chat.example.com"
     )
     told = accept(request, peer=Peer("2001:db8::1", 99, "https", session="known")).handshake
-    assert (told.client, told.client_port, told.scheme, told.session) == ("2001:db8::1", 99, "https", "known")
+    assert (told.address, told.client_port, told.scheme, told.sticky_id) == ("2001:db8::1", 99, "https", "known")
     assert told.path == "/café"
     assert told.query == {"a": "2", "b": " ", "c": ""}
     assert told.headers["x-two"] == "one, two"

@@ -87,7 +87,7 @@ async def test_the_session_is_told_the_handshake() -> None:
         await client.head()
         (session,) = rig.sessions.all
         assert session.subprotocol == "second"
-        assert (session.handshake.client, session.handshake.client_port) == ("203.0.113.7", 4711)
+        assert (session.handshake.address, session.handshake.client_port) == ("203.0.113.7", 4711)
         assert session.handshake.path == "/connection/websocket"
 
 
