@@ -22,9 +22,7 @@ class Presence:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._owed: dict[
-            tuple[Room, ConnectionId], tuple[bool, bool]
-        ] = {}  # announced, and only where it is ours still
+        self._owed: dict[tuple[Room, ConnectionId], tuple[bool, bool]] = {}  # announced; only where it is ours
         self._paying: dict[tuple[Room, ConnectionId], asyncio.Event] = {}  # removals on their way to the broker
 
     async def add(

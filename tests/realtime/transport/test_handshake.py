@@ -135,7 +135,7 @@ def test_the_session_is_told_what_the_client_asked() -> None:
     request = head(
         "GET /caf%C3%A9?a=1&b=%20&c=&a=2 HTTP/1.1", X_Two="one\r\nx-two: two", Origin="https://chat.example.com"
     )
-    told = accept(request, peer=Peer("2001:db8::1", 99, "https", session="known")).handshake
+    told = accept(request, peer=Peer("2001:db8::1", 99, "https", sticky_id="known")).handshake
     assert (told.address, told.client_port, told.scheme, told.sticky_id) == ("2001:db8::1", 99, "https", "known")
     assert told.path == "/café"
     assert told.query == {"a": "2", "b": " ", "c": ""}
@@ -164,11 +164,11 @@ def test_the_query_of_a_client_that_only_listens_may_have_its_first_message(targ
 
 @pytest.mark.parametrize(("scheme", "end"), [("http", "SameSite=Lax"), ("https", "SameSite=Lax; Secure")])
 def test_a_new_session_is_given_as_a_cookie_and_told(scheme: str, end: str) -> None:
-    peer = Peer("203.0.113.7", scheme=scheme, new_session="0123.abc")
+    peer = Peer("203.0.113.7", scheme=scheme, new_sticky_id="0123.abc")
     opening = accept(head(), Admission(session_cookie="place"), peer)
     assert parse(opening.answer)[1]["set-cookie"] == f"place=0123.abc; Path=/; HttpOnly; {end}"
-    assert opening.handshake.session == "0123.abc"
-    assert "set-cookie" not in parse(accept(head(), peer=Peer("203.0.113.7", session="0123.abc")).answer)[1]
+    assert opening.handshake.sticky_id == "0123.abc"
+    assert "set-cookie" not in parse(accept(head(), peer=Peer("203.0.113.7", sticky_id="0123.abc")).answer)[1]
 
 
 # Refused

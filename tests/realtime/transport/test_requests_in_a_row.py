@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from realtime.timing.timer_wheel import Wheel
+from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.asgi import ASGIHost
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import WebSocketEndpoint
@@ -158,13 +158,13 @@ class Connection:
             place={},
             cookie="rt_session",
             websocket_paths=(),
-            endpoint=WebSocketEndpoint(Sessions(), wheel=Wheel(0.0)),
+            endpoint=WebSocketEndpoint(Sessions(), wheel=TimerWheel(0.0)),
             on_lost=lambda peer: None,
             routes=routes,
             give_back=self._give_back,
             parser=self.way.parser,
         )
-        peer = Peer(client, 0, "http", session=session, new_session=new_session, address=PROXY)
+        peer = Peer(client, 0, "http", sticky_id=session, new_sticky_id=new_session, peer_address=PROXY)
         self._transport = Socket(self)
         protocol = host.protocol(peer, received)
         self._transport.set_protocol(protocol)
