@@ -83,7 +83,7 @@ class Hosted(Guarded):
         self.mark.end()
         if not self._handed_on:
             self._host.keys.leave(self._peer.key)
-            self._host.on_lost(self._peer.address)
+            self._host.on_lost(self._peer.peer_address)
 
     def cut(self) -> None:
         """Close now; what was not sent is lost."""
@@ -222,7 +222,7 @@ class Hosted(Guarded):
             self.send_400_response("no WebSocket")
 
     def _client_of(self, head: Head) -> str:
-        return self._host.routes.of(self._peer.address, self.scheme or "http", head).client
+        return self._host.routes.of(self._peer.peer_address, self.scheme or "http", head).client
 
     def _misdirect(self, head: bytes) -> None:
         """Have a request answered that asks for a host which is not served, whatever its path is."""
@@ -275,7 +275,7 @@ class Hosted(Guarded):
             return
         sock = self.transport.get_extra_info("socket")
         if not self.transport.get_write_buffer_size() and self._host.give_back(
-            sock.fileno(), self._peer.address, self._port, received
+            sock.fileno(), self._peer.peer_address, self._port, received
         ):
             self._host.given_back += 1
             self.transport.abort()  # closes our copy of the descriptor; the client sees nothing

@@ -176,4 +176,4 @@ class HostedWebSocket(PacedWebSocket):
         self._forget_deadline()
         super().connection_lost(exc)
         self._host.keys.leave(self._peer.key)
-        self._host.on_lost(self._peer.address)
+        self._host.on_lost(self._peer.peer_address)

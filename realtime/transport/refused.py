@@ -78,4 +78,4 @@ class RefusedConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        self._on_lost(self._peer.address)
+        self._on_lost(self._peer.peer_address)

@@ -262,7 +262,7 @@ class WebSocketTransport(asyncio.Protocol):
         endpoint = self._endpoint
         endpoint.connections.discard(self)
         endpoint.leave(self._peer.key)
-        endpoint.on_lost(self._peer.address)
+        endpoint.on_lost(self._peer.peer_address)
 
     def abort(self) -> None:
         """Cut the connection now; what was not sent is lost."""
