@@ -70,7 +70,7 @@ def put_on_path(directory: Path) -> None:
 
 def _has_namesake(directory: Path) -> bool:
     """Say whether something there is called as a package of ours, and is none."""
-    if directory.resolve() == Path(__file__).resolve().parent.parent:
+    if directory.resolve() == Path(__file__).resolve().parents[2]:
         return False  # a clone of this project
     return any((directory / name).exists() for own in OWN for name in (own, f"{own}.py"))
 

@@ -25,7 +25,7 @@ from realtime.protocol.centrifuge import streams
 from realtime.transport.asgi import ASGIApp, Lifespan, Receive, Scope, Send
 
 CHUNK: Final = 256 * 1024
-CLIENT: Final = Path(__file__).parent / "client"
+CLIENT: Final = Path(__file__).parents[1] / "client"
 ANY_ORIGIN: Final = ((b"access-control-allow-origin", b"*"),)  # whose pages may connect is asked when they do
 CLIENT_FILES: Final = {"/realtime.js": "realtime.js", "/realtime.d.ts": "realtime.d.ts"}
 TYPES: Final = {".js": "text/javascript", ".mjs": "text/javascript", ".ts": "text/plain", ".wasm": "application/wasm"}
