@@ -179,11 +179,14 @@ def test_requests_of_many_ids_share_a_proxys_connection(server: RunningServer) -
 def test_a_websockets_handshake_carries_them_too(server: RunningServer) -> None:
     upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
     upgrade = (*upgrade, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
-    for _ in range(4):
-        opened = once(server, *upgrade, query=make("socket"))
-        [value] = opened["ids"]
-        again = once(server, *upgrade, f"X-App-Id: {value}", query="echo=1")
-        assert (again["slot"], again["seen"], again["ids"]) == (opened["slot"], ["socket"], [value])
-        denied = once(server, *upgrade, query=make("denied") + "&deny=1")
-        assert denied["status"] == "403"
-        assert once(server, f"X-App-Id: {denied['ids'][0]}")["seen"] == ["denied"]
+    slots: dict[str, set[int]] = {"socket": set(), "denied": set()}
+    for name, asked in (("socket", ""), ("denied", "&deny=1")):
+        for _ in range(4):
+            opened = once(server, *upgrade, query=make(name) + asked)
+            assert opened["status"] == ("403" if asked else "101")
+            [value] = opened["ids"]
+            for further in (upgrade, ()):
+                again = once(server, *further, f"X-App-Id: {value}", query="echo=1")
+                assert (again["slot"], again["seen"], again["ids"]) == (opened["slot"], [name], [value])
+            slots[name].add(opened["slot"])
+    assert slots == {"socket": {0, 1}, "denied": {0, 1}}, "ids were made by both workers"

@@ -1,7 +1,8 @@
 """
 Each limit that is a setting, at its least and at its most, on each kind of connection: our own WebSockets, a hosted
 application's, its HTTP, streams, the API, and what is built in; over both parsers, as a connection's first request and
-as a later one.
+as a later one. What waits for a client is in test_limits_backlog.py, times are in test_limits_times.py, and what is
+counted, such as rooms and commands, is in test_limits_counts.py.
 
 Nothing here says how long something took: what is awaited is an answer, the end of a stream or a line in the log.
 """
@@ -12,31 +13,39 @@ import contextlib
 import itertools
 import json
 import re
-import socket
 import struct
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any
 
 import pytest
 
 from tests.process.test_tls import make_certificate, trusting_anybody
-from tests.support.server import DEADLINE_S, ROOT, RunningServer
+from tests.support.server import DEADLINE_S, RunningServer
+from tests.support.wire import (
+    APP,
+    CLOSE,
+    CONNECT,
+    ENV,
+    KEY,
+    KINDS,
+    PARSERS,
+    PING,
+    PONG,
+    STREAMS,
+    TEXT,
+    UPGRADE,
+    Wire,
+    ask,
+    of,
+)
 
-APP = f"{ROOT / 'tests' / 'support' / 'limits_app.py'}:app"
-KEY = "the key of the API in a test"
-ENV = {"REALTIME_API_KEY": KEY}
-PARSERS = ("httptools", "h11")
 LEAST = ("--head-bytes", "1KiB", "--head-headers", "10", "--message-bytes", "1KiB", "--hosted-message-bytes", "1KiB",
          "--outbound-bytes", "16KiB", "--outbound", "500ms")  # fmt: skip
-MOST = ("--head-bytes", "64KiB", "--head-headers", "1000", "--message-bytes", "64MiB", "--outbound-bytes", "256MiB",
-        "--outbound", "5m", "--handshake", "5m", "--keep-alive", "1h", "--ping", "10m", "--pong", "5m")  # fmt: skip
+MOST = ("--head-bytes", "64KiB", "--head-headers", "1000", "--message-bytes", "64MiB", "--hosted-message-bytes",
+        "1GiB", "--outbound-bytes", "256MiB", "--outbound", "5m", "--handshake", "5m", "--keep-alive", "1h",
+        "--ping", "10m", "--pong", "5m")  # fmt: skip
 QUICK = ("--handshake", "100ms", "--keep-alive", "100ms", "--ping", "100ms", "--pong", "50ms")
 BOUNDS = {"least": (1024, 10), "most": (65536, 1000)}
-
-UPGRADE = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
-           "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")  # fmt: skip
-CONNECT = '{"id":1,"connect":{}}'
 
 
 @pytest.fixture(scope="module", params=list(itertools.product(BOUNDS, PARSERS)), ids="-".join)
@@ -60,133 +69,6 @@ def usual(request: pytest.FixtureRequest) -> Iterator[RunningServer]:
     """A server with all limits as they are by default."""
     with RunningServer(APP, "--http", request.param, workers=1, env=ENV) as server:
         yield server
-
-
-class Wire:
-    """One connection, read as bytes."""
-
-    def __init__(self, server: RunningServer, receive_buffer: int = 0) -> None:
-        self.sock: socket.socket = socket.socket()
-        self.sock.settimeout(DEADLINE_S)
-        if receive_buffer:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.sock.connect(("127.0.0.1", server.port))
-        self.got = b""
-
-    def __enter__(self) -> Wire:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.sock.close()
-
-    def encrypt(self) -> Wire:
-        self.sock = trusting_anybody().wrap_socket(self.sock)
-        return self
-
-    def send(self, data: bytes) -> Wire:
-        self.sock.sendall(data)
-        return self
-
-    def finish(self) -> Wire:
-        """Say the end of our half of the stream."""
-        self.sock.shutdown(socket.SHUT_WR)
-        return self
-
-    def until(self, end: bytes) -> bytes:
-        """Return what comes up to `end`, which is included."""
-        while end not in self.got:
-            data = self.sock.recv(65536)
-            assert data, (end, self.got)
-            self.got += data
-        at = self.got.index(end) + len(end)
-        found, self.got = self.got[:at], self.got[at:]
-        return found
-
-    def head(self) -> str:
-        """Return the status line and the headers of an answer, in lower case."""
-        return self.until(b"\r\n\r\n").decode("latin-1").lower()
-
-    def status(self) -> int:
-        return int(self.head().split(" ")[1])
-
-    def answer(self) -> int:
-        """Return the status of an answer that has a length, once all of it was read."""
-        head = self.head()
-        length = re.search(r"content-length: (\d+)", head)
-        self.exactly(int(length[1]) if length else 0)
-        return int(head.split(" ")[1])
-
-    def exactly(self, size: int) -> bytes:
-        while len(self.got) < size:
-            data = self.sock.recv(65536)
-            assert data, self.got
-            self.got += data
-        found, self.got = self.got[:size], self.got[size:]
-        return found
-
-    def frame(self) -> tuple[int, bytes]:
-        """Return the opcode and the payload of a server's frame."""
-        first, size = self.exactly(2)
-        if size == 126:
-            [size] = struct.unpack("!H", self.exactly(2))
-        elif size == 127:
-            [size] = struct.unpack("!Q", self.exactly(8))
-        return first & 0x0F, self.exactly(size)
-
-    def frame_of(self, opcode: int) -> bytes:
-        """Return the payload of the next frame of a kind."""
-        while True:
-            found, payload = self.frame()
-            if found == opcode:
-                return payload
-
-    def say(self, payload: bytes, opcode: int = 1) -> Wire:
-        """Send a masked frame; the mask is nothing."""
-        size = len(payload)
-        length = bytes([0x80 | size]) if size < 126 else (
-            struct.pack("!BH", 0xFE, size) if size < 65536 else struct.pack("!BQ", 0xFF, size)
-        )  # fmt: skip
-        return self.send(bytes([0x80 | opcode]) + length + bytes(4) + payload)
-
-    def rest(self) -> bytes:
-        """Return what comes up to the end of the stream."""
-        while data := self.sock.recv(65536):
-            self.got += data
-        found, self.got = self.got, b""
-        return found
-
-
-TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
-
-
-def ask(method: str, path: str, *fields: str, body: str = "", version: str = "1.1") -> bytes:
-    length = [f"Content-Length: {len(body)}"] if method == "POST" else []
-    return "\r\n".join([f"{method} {path} HTTP/{version}", "Host: h", *fields, *length, "", body]).encode()
-
-
-LINES = "X: v\r\n" * 20_000
-START = "GET / HTTP/1.1\r\nHost: h\r\n"
-
-KINDS: dict[str, tuple[int, str, str, tuple[str, ...], str]] = {
-    "our WebSocket": (101, "GET", "/connection/websocket", UPGRADE, ""),
-    "a one-way WebSocket": (101, "GET", "/connection/uni_websocket", UPGRADE, ""),
-    "a hosted WebSocket": (101, "GET", "/web/echo", UPGRADE, ""),
-    "hosted HTTP": (200, "GET", "/web/page", (), ""),
-    "what is built in": (200, "GET", "/health", (), ""),
-    "a static file": (200, "GET", "/static/limits_app.py", (), ""),
-    "the API": (200, "POST", "/api/info", (f"X-API-Key: {KEY}",), "{}"),
-    "a stream": (200, "POST", "/connection/http_stream", (), CONNECT),
-    "events": (200, "POST", "/connection/sse", (), CONNECT),
-    "what is sent beside a stream": (404, "POST", "/emulation", (), '{"node":"n","session":"s","data":"\\"{}\\""}'),
-}
-STREAMS = ("a stream", "events")
-
-
-def of(kind: str, *more: str) -> bytes:
-    _, method, path, fields, body = KINDS[kind]
-    return ask(method, path, *fields, *more, body=body)
 
 
 # Heads
@@ -278,13 +160,13 @@ def test_so_has_a_head_within_tls(encrypted: RunningServer, kind: str) -> None:
         (with_headers(kind, 11), 431),
     ):
         with Wire(encrypted) as wire:
-            assert wire.encrypt().send(request).status() == status, (len(request), request[:60])
+            assert wire.encrypt(trusting_anybody()).send(request).status() == status, (len(request), request[:60])
 
 
 @pytest.mark.parametrize("part", [b"", b"GET / HT"])
 def test_a_head_within_tls_has_to_come_in_time(encrypted: RunningServer, part: bytes) -> None:
     with Wire(encrypted) as wire:
-        assert wire.encrypt().send(part).answer() == 408
+        assert wire.encrypt(trusting_anybody()).send(part).answer() == 408
         assert wire.rest() == b""
 
 
@@ -311,7 +193,8 @@ def test_one_byte_more_is_1009_and_read_though_the_message_is_still_on_its_way(
     bounded: tuple[RunningServer, str], kind: str
 ) -> None:
     server, bound = bounded
-    size = 1025 if bound == "least" else 64 * 1024**2 + 1
+    most = 64 * 1024**2 if kind == "our WebSocket" else 1024**3
+    size = 1025 if bound == "least" else most + 1
     with Wire(server) as wire:
         assert wire.send(of(kind)).status() == 101
         wire.send(struct.pack("!BBQ", 0x82, 0xFF, size) + bytes(4))

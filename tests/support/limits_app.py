@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ app.static("/static", str(Path(__file__).parent))
 
 
 @app.on_connect
-async def connect(conn: Connection) -> dict[str, Any]:
+async def connect(conn: Connection, data: Any = None) -> dict[str, Any]:
+    """Admit everybody, into the rooms that are asked for: so many of a name, or those of a list."""
+    wanted = data if isinstance(data, dict) else {}
+    for room in wanted.get("rooms", ()):
+        await conn.subscribe(room)
+    for number in range(wanted.get("many", 0)):
+        await conn.subscribe(f"plain:{number}")
     return {"cookie": conn.headers.get("cookie")}
 
 
@@ -23,11 +30,14 @@ class Chat:
     """Open to everybody."""
 
 
+app.room("kept:{name}", history=1000, open=True)
+app.room("plain:{name}", open=True)  # keeps nothing, and nobody is seen in it
+
 wake = asyncio.Event()
 MANY = 400  # of 64 KiB: more than the kernels take
 
 
-async def web(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def web(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
     name = scope["path"].removeprefix("/web/")
     cookies = [value.decode() for key, value in scope["headers"] if key == b"cookie"]
     if scope["type"] == "websocket":
@@ -62,8 +72,12 @@ async def websocket(name: str, cookies: list[str], receive: Any, send: Any) -> N
         print(f"never accepted, and told {message['code']}", flush=True)
         return
     await receive()
+    if name == "late":
+        await wake.wait()
     await send({"type": "websocket.accept"})
     await send({"type": "websocket.send", "text": json.dumps({"cookies": cookies})})
+    for _ in range(MANY if name == "many" else 0):
+        await send({"type": "websocket.send", "bytes": b"x" * 65536})
     while name == "endless":
         await send({"type": "websocket.send", "bytes": b"x" * 65536})
     if name == "deaf":

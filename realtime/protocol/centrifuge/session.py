@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from realtime.protocol.centrifuge.server import Centrifuge
 
 QUEUE_MAX: Final = 64  # commands that wait for the one that runs; above it the client waits in its kernel
-QUEUE_END: Final = 64 * 1024  # one message of 64 KiB holds less; who is beyond could not be paused
+QUEUE_END: Final = 64 * 1024  # commands of earlier messages: only a transport that cannot pause brings more to these
 
 REFUSALS: Final = 10  # times the commands that it may send, a client is refused some before it is closed
 COMMANDS_AT_ONCE: Final = 32  # of one client in one turn of the loop: 1 to 2 ms
@@ -171,6 +171,10 @@ class Session:
             self._mark.end(MESSAGE)
 
     def _receive(self, message: bytes | str) -> None:
+        if self._queue is not None and len(self._queue) > QUEUE_END:  # a single message may hold more
+            self.over("commands", "too many wait for their turn")
+            self.finish(codes.TOO_MANY_REQUESTS_END)
+            return
         try:
             received = self.codec.decode(message)
         except BadFrame as error:
@@ -194,9 +198,6 @@ class Session:
         waiting = 0 if self._queue is None else len(self._queue)
         if waiting > QUEUE_MAX:
             self.transport.pause_reading()
-        if waiting > QUEUE_END:  # a transport that cannot pause
-            self.over("commands", "too many wait for their turn")
-            self.finish(codes.TOO_MANY_REQUESTS_END)
 
     def _pass_over(self) -> None:
         """Count what a client that only listens has no business to send. It may do so as often as others may ask."""
