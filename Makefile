@@ -4,6 +4,7 @@
 #   PYTHON=python3.13          the interpreter that .venv is made with
 #   BIND=0.0.0.0 PORT=9000     where `make demo` listens
 #   SECONDS=600                how long `make fuzz` runs
+#   JOBS=2                     how many processes `make test` shares the test files between; 0 is none
 #   ARGS="-k name -x"          handed to pytest by `make test` and `make test-slow`, and to the bench by `make bench`
 #   ARGS="S1 S5 --rounds 5 --report docs/bench"   two scenarios of the bench; without ARGS all, in about two hours
 #   LOWEST="tests/process/test_tls.py"   what `make test-lowest` runs
@@ -17,6 +18,7 @@ READY := $(VENV)/.installed
 BIND ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
+JOBS ?= 2
 SECONDS ?= 60
 CENTRIFUGO ?= v6.9.1
 
@@ -39,7 +41,7 @@ demo: $(READY)  ## serve the chat of examples/chat on four workers
 	@exec $(BIN)/realtime serve --workers 4 --sticky ip --bind "$(BIND):$(PORT)" examples/chat/app.py
 
 test: $(READY)  ## run the tests; what needs Redis, Chromium or Node is skipped where they are missing
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(READY) $(VENV)-apps/.installed  ## run the tests that take longer
 	@if command -v npm >/dev/null; then npm --prefix tests/apps/node ci --no-audit --no-fund --silent; \
@@ -54,7 +56,7 @@ $(VENV)-apps/.installed: pyproject.toml scripts/venv.sh
 	    echo "Gradio, Streamlit, Shiny and marimo could not be installed: without them, their tests are skipped"; }
 
 test-lowest: $(VENV)-lowest/.installed  ## run units and one test of each kind with the lowest versions that pyproject.toml allows
-	$(VENV)-lowest/bin/python -m pytest -m "not slow" $(LOWEST) $(ARGS)
+	$(VENV)-lowest/bin/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(LOWEST) $(ARGS)
 
 $(VENV)-lowest/.installed: pyproject.toml scripts/lowest.py $(READY)
 	$(BIN)/python -m venv $(VENV)-lowest

@@ -18,7 +18,17 @@ PYPROJECT: Final = Path(__file__).resolve().parents[1] / "pyproject.toml"
 NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 LOWER: Final = re.compile(r"(?P<name>[A-Za-z0-9._-]+(\[[^]]+\])?)\s*>=\s*(?P<version>[^,;\s]+)[^;]*(?P<marker>;.*)?")
 TOOLS: Final = (
-    *("pytest", "pytest-timeout", "hypothesis", "fakeredis", "PyYAML", "aiohttp", "cent", "centrifuge-python"),
+    *(
+        "pytest",
+        "pytest-timeout",
+        "pytest-xdist",
+        "hypothesis",
+        "fakeredis",
+        "PyYAML",
+        "aiohttp",
+        "cent",
+        "centrifuge-python",
+    ),
     "httpx",
 )
 

@@ -8,9 +8,12 @@ everything: what is named there must be found, and a single skipped test fails t
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import shutil
+import signal
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -34,6 +37,14 @@ hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_
 hypothesis.settings.load_profile("no clock")
 
 gc.set_threshold(50_000, 20, 50)  # what tests keep is looked at less often: the ledgers take 29 s, not 50
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share the tests' files between them
+    # A runtime directory of its own: commands find a server there without being told which. Short, for sockets.
+    _directory = tempfile.mkdtemp(prefix="rt-", dir="/tmp")
+    os.chmod(_directory, 0o1777)  # as /tmp is: some servers become another user
+    atexit.register(shutil.rmtree, _directory, ignore_errors=True)
+    os.environ["TMPDIR"] = tempfile.tempdir = _directory
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it ignores it, and so would the servers that it starts
 
 _skipped: list[str] = []  # why, for each skipped test
 

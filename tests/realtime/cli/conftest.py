@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,18 +18,18 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Work in an empty directory, with a runtime directory of its own and without anybody's settings."""
     for name in [name for name in os.environ if name.startswith("REALTIME_")]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    runtime = tmp_path / "t"
-    runtime.mkdir()
-    monkeypatch.setenv("TMPDIR", str(runtime))
     place = tmp_path / "here"
     place.mkdir()
     monkeypatch.chdir(place)
-    return place
+    # Not below tmp_path: that is too deep for a socket, and then servers of other tests would be found.
+    with tempfile.TemporaryDirectory(prefix="rt-", dir="/tmp") as runtime:
+        monkeypatch.setenv("TMPDIR", runtime)
+        yield place
 
 
 @pytest.fixture
