@@ -42,7 +42,7 @@ from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.hub import Hub
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
-from realtime.transport.asgi import ASGIHost
+from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.flood import FloodLimits
 from realtime.transport.guarded import Limits as HostedLimits
 from realtime.transport.handshake import Admission
