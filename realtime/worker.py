@@ -28,8 +28,8 @@ from realtime.auth.credentials import WrongCredentials
 from realtime.auth.jwks import KeySet, load_public_key
 from realtime.auth.key_cache import KeyCache
 from realtime.auth.tokens import Tokens
-from realtime.broker import make
 from realtime.broker.base import WorkerId
+from realtime.broker.factory import make_broker
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.revocation_sync import RevocationSync
 from realtime.errors import RealtimeError
@@ -42,7 +42,7 @@ from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.hub import Hub
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
-from realtime.transport.asgi import ASGIHost
+from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.flood import FloodLimits
 from realtime.transport.guarded import Limits as HostedLimits
 from realtime.transport.handshake import Admission
@@ -71,7 +71,7 @@ class Process:
         worker_id = WorkerId(worker.worker_id)
         home = Home(worker.slot, worker.worker_id, worker.node, realtime.__version__)
         self.wheel = TimerWheel(asyncio.get_running_loop().time())
-        broker = make(
+        broker = make_broker(
             settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix, memory=settings.broker_memory
         )
         self.bus = bus = ClusterBus(worker_id)

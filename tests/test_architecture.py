@@ -100,6 +100,49 @@ def test_imports_follow_the_arrows(package: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that import one another in a circle (Tarjan's strongly connected components)."""
+    found: list[list[str]] = []
+    numbers: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+
+    def visit(name: str) -> None:
+        numbers[name] = lowest[name] = len(numbers)
+        stack.append(name)
+        for other in sorted(graph[name]):
+            if other not in numbers:
+                visit(other)
+                lowest[name] = min(lowest[name], lowest[other])
+            elif other in stack:
+                lowest[name] = min(lowest[name], numbers[other])
+        if lowest[name] == numbers[name]:
+            group = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in graph:
+        if name not in numbers:
+            visit(name)
+    return found
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    paths = {name: path for package in ("sticky", "realtime") for name, path in modules(package)}
+    graph: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        targets = {target if target in paths else target.rpartition(".")[0] for _, target in imports(name, path)}
+        # The face imports nothing before it is asked for a name, and is asked for no more than its version inside.
+        graph[name] = (targets & paths.keys()) - {name, FACE}
+    assert cycles(graph) == []
+
+
+def test_the_search_for_circles_itself() -> None:
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"b", "a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
 def test_every_module_of_realtime_has_a_layer() -> None:
     homeless = [name for name, _ in modules("realtime") if name != FACE and layer(name) is None]
     assert not homeless, f"give them a layer in LAYERS: {homeless}"

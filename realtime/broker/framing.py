@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import struct
 from typing import Any, Final
 
 import msgspec
 
 FRAME_MAX: Final = 128 * 1024 * 1024  # twice the most that --message-bytes allows
+LOCAL_STOP_SIGNAL: Final = signal.SIGUSR1  # from the primary to the local broker's process
 _LENGTH: Final = struct.Struct("!I")
 
 encode = msgspec.msgpack.Encoder().encode

@@ -26,7 +26,6 @@ import msgspec
 import uvloop
 
 from realtime import logs
-from realtime.broker import LOCAL_STOP_SIGNAL
 from realtime.broker.base import (
     ClientInfo,
     ConnectionId,
@@ -37,7 +36,7 @@ from realtime.broker.base import (
     Room,
     WorkerId,
 )
-from realtime.broker.framing import Framed, frame
+from realtime.broker.framing import LOCAL_STOP_SIGNAL, Framed, frame
 from realtime.broker.kept import Full
 from realtime.broker.memory import Member, MemoryState
 from realtime.timing.rate import Rate

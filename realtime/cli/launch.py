@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from realtime import logs
-from realtime.broker import LOCAL_STOP_SIGNAL
+from realtime.broker.framing import LOCAL_STOP_SIGNAL
 from realtime.cli.banner import LISTENING, banner
 from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, KEYS_FILE, own_directory
 from realtime.errors import RealtimeError, SettingsError

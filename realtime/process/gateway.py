@@ -14,10 +14,12 @@ import ssl
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from realtime.protocol.centrifuge.streams import StreamEndpoint
-from realtime.transport.asgi import ASGIHost
+from realtime.transport.asgi_host import ASGIHost
+from realtime.transport.hosted import hosted_protocol
 from realtime.transport.peer import Peer
 from realtime.transport.refused import RefusedConnection
 from realtime.transport.websocket import WebSocketEndpoint
@@ -69,7 +71,7 @@ class Gateway:
         """Take over a connection. Its first byte is read in a later turn of the loop."""
         peer = _peer(adopted)
         ours = adopted.upgrade and adopted.path in WEBSOCKET_PATHS
-        make = self._endpoint.transport if ours else self._host.protocol
+        make = self._endpoint.transport if ours else partial(hosted_protocol, self._host)
         self._begin(adopted, lambda: make(peer, adopted.received))
 
     def refuse(self, adopted: Adopted) -> None:

@@ -8,14 +8,9 @@ prefix. It keeps nothing about a client.
 
 from __future__ import annotations
 
-import asyncio
-import mimetypes
-import os
-import stat
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from email.utils import formatdate
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -24,12 +19,12 @@ from realtime.application.app import App
 from realtime.protocol.centrifuge import streams
 from realtime.transport.asgi import ASGIApp, Lifespan, Receive, Scope, Send
 
-CHUNK: Final = 256 * 1024
+if TYPE_CHECKING:
+    from realtime.process.static import StaticFiles
+
 CLIENT: Final = Path(__file__).parents[1] / "client"
-ANY_ORIGIN: Final = ((b"access-control-allow-origin", b"*"),)  # whose pages may connect is asked when they do
+ANY_ORIGIN: Final = {"access-control-allow-origin": "*"}  # whose pages may connect is asked when they do
 CLIENT_FILES: Final = {"/realtime.js": "realtime.js", "/realtime.d.ts": "realtime.d.ts"}
-TYPES: Final = {".js": "text/javascript", ".mjs": "text/javascript", ".ts": "text/plain", ".wasm": "application/wasm"}
-PACKED: Final = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 
 WELCOME: Final = b"""<!doctype html><meta charset="utf-8"><title>realtime</title>
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
@@ -68,7 +63,9 @@ class Router:
         self._api = api
         mounts = sorted(app.mounts, key=lambda mount: -len(mount[0]))
         self._mounts = [(prefix, mounted, Lifespan(mounted)) for prefix, mounted in mounts]
-        self._statics = sorted(app.statics, key=lambda each: -len(each[0]))
+        statics = sorted(app.statics, key=lambda each: -len(each[0]))
+        self._statics = [(prefix, _static_files(directory)) for prefix, directory in statics]
+        self._client: StaticFiles | None = None  # only when it is asked for: its code takes 50 ms to import
 
     async def startup(self) -> None:
         """
@@ -89,7 +86,7 @@ class Router:
         path = scope["path"]
         if scope["type"] == "http":
             if path in self._built_in:
-                return self._answer(path, scope, send)
+                return self._answer(path, scope, receive, send)
             if path in streams.PATHS:
                 return self._streams(scope, receive, send)
             if self._api.keys and _is_below(path, PREFIX):
@@ -100,13 +97,15 @@ class Router:
                 return mounted(scope, receive, send)
         return self._static(scope, receive, send)
 
-    async def _answer(self, path: str, scope: Scope, send: Send) -> None:
+    async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what is built in."""
         if path == "/health":
             body = msgspec.json.encode(self._health())
             await _answer(scope, send, 200, body, "application/json", [(b"cache-control", b"no-store")])
         elif path in CLIENT_FILES:
-            await _send_file(scope, send, CLIENT, CLIENT_FILES[path], ANY_ORIGIN)
+            if self._client is None:
+                self._client = _static_files(CLIENT, ANY_ORIGIN)
+            await self._client.serve(CLIENT_FILES[path], scope, receive, send)
         else:
             text = b"This is the address of a WebSocket.\n"
             await _answer(
@@ -130,13 +129,20 @@ class Router:
             await receive()
             await send({"type": "websocket.close", "code": 1000})  # before the handshake: uvicorn answers 403
             return
-        for prefix, directory in self._statics:
-            if _is_below(path, prefix) and await _send_file(scope, send, directory, path[len(prefix) :].lstrip("/")):
+        for prefix, files in self._statics:
+            if _is_below(path, prefix) and await files.serve(path[len(prefix) :].lstrip("/"), scope, receive, send):
                 return
         if path == "/" and not self._statics:
             await _answer(scope, send, 200, WELCOME, "text/html; charset=utf-8")
             return
         await _answer(scope, send, 404, b"There is nothing here.\n", "text/plain; charset=utf-8")
+
+
+def _static_files(directory: Path, headers: Mapping[str, str] | None = None) -> StaticFiles:
+    """Return what serves the files of a directory. Workers without static files do not load its code."""
+    from realtime.process.static import StaticFiles
+
+    return StaticFiles(directory, headers)
 
 
 def _is_below(path: str, prefix: str) -> bool:
@@ -152,81 +158,3 @@ async def _answer(
     fields = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(body)), *headers]
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-
-async def _send_file(
-    scope: Scope, send: Send, directory: Path, name: str, headers: Sequence[tuple[bytes, bytes]] = ()
-) -> bool:
-    """Send a file below `directory`. Return False, and send nothing, when there is no such file."""
-    found = await asyncio.to_thread(_open_below, directory, name)
-    if found is None:
-        return False
-    fd, about, path = found
-    try:
-        await _send_opened(scope, send, fd, about, path, headers)
-    finally:
-        os.close(fd)
-    return True
-
-
-def _open_below(directory: Path, name: str) -> tuple[int, os.stat_result, Path] | None:
-    """Open a regular file that really lies below `directory`, links followed; index.html for a directory."""
-    if "\0" in name:
-        return None
-    try:
-        path = (directory / name).resolve()
-        if path.is_dir():
-            path = (path / "index.html").resolve()
-        if not path.is_relative_to(directory.resolve()):
-            return None
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
-        return None
-    about = os.fstat(fd)
-    if not stat.S_ISREG(about.st_mode):
-        os.close(fd)
-        return None
-    return fd, about, path
-
-
-async def _send_opened(
-    scope: Scope, send: Send, fd: int, about: os.stat_result, path: Path, headers: Sequence[tuple[bytes, bytes]]
-) -> None:
-    if scope["method"] not in ("GET", "HEAD"):
-        await _answer(scope, send, 200, b"", "text/plain")
-        return
-    etag = b'"%x-%x"' % (about.st_mtime_ns, about.st_size)
-    fields = [
-        (b"etag", etag),
-        (b"last-modified", formatdate(about.st_mtime, usegmt=True).encode()),
-        (b"cache-control", b"no-cache"),  # kept, but asked for again: a deploy is seen at once
-        (b"x-content-type-options", b"nosniff"),
-        *headers,
-    ]
-    known = _header(scope, b"if-none-match")
-    if etag in known or known == b"*":
-        await send({"type": "http.response.start", "status": 304, "headers": fields})
-        await send({"type": "http.response.body"})
-        return
-    fields += [(b"content-type", _kind(path)), (b"content-length", b"%d" % about.st_size)]
-    await send({"type": "http.response.start", "status": 200, "headers": fields})
-    left = 0 if scope["method"] == "HEAD" else about.st_size
-    while left > 0:
-        chunk = await asyncio.to_thread(os.read, fd, min(CHUNK, left))
-        if not chunk:
-            break  # it was cut short meanwhile; uvicorn closes over the wrong length
-        left -= len(chunk)
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _kind(path: Path) -> bytes:
-    guessed, packed = mimetypes.guess_type(path.name)
-    if packed is not None:  # sent as it is, so it is what it is packed as
-        guessed = PACKED.get(packed)
-    kind = TYPES.get(path.suffix.lower()) or guessed or "application/octet-stream"
-    return (f"{kind}; charset=utf-8" if kind.startswith("text/") else kind).encode()
-
-
-def _header(scope: Scope, name: bytes) -> bytes:
-    return b", ".join(value for key, value in scope["headers"] if key == name)

@@ -16,11 +16,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import h11
 import httptools
 
+from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.guarded import Guarded, GuardedH11, GuardedHttptools
 from realtime.transport.hosted_websocket import HostedWebSocket
 from realtime.transport.peer import Peer
@@ -28,9 +29,6 @@ from realtime.transport.refused import ANSWER
 from realtime.transport.taken import hold_little, taken
 from sticky.first_bytes import Head, Refusal, handshake_fault, offers_websocket, path_and_query
 from sticky.requests import Part, Requests, State
-
-if TYPE_CHECKING:
-    from realtime.transport.asgi import ASGIHost
 
 VISITS_HERE: Final = 8  # first visits that a pooled connection brings to one worker before another has its turn
 LEAVE_TRIES: Final = 250  # to give a connection back, while its last answer leaves or the channel is full
@@ -43,6 +41,7 @@ logger = logging.getLogger("realtime.asgi")
 class Hosted(Guarded):
     """What a hosted connection does whoever parses it. The other base of a class with this one is uvicorn's."""
 
+    is_websocket = False
     connections: set[Any]
     app: Any
     client: Any
@@ -442,3 +441,13 @@ class HostedH11(Hosted, GuardedH11):
 
 
 PARSERS: Final[dict[str, type[Hosted]]] = {"httptools": HostedHttptools, "h11": HostedH11}
+
+
+def hosted_protocol(host: ASGIHost, peer: Peer, received: bytes = b"") -> asyncio.Protocol:
+    """
+    Return the protocol for one adopted descriptor, by the host's parser.
+
+    Args:
+        received: bytes that were taken from the descriptor already; they are read first.
+    """
+    return PARSERS[host.parser](host, peer, received)

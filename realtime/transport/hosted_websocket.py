@@ -11,17 +11,15 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.handshake import judge_logger, refusal
 from realtime.transport.opening import read_opening, skip_head
 from realtime.transport.paced import PacedWebSocket
 from realtime.transport.patience import Patience
 from realtime.transport.peer import Peer
 from sticky.first_bytes import HeadLimits, Refusal
-
-if TYPE_CHECKING:
-    from realtime.transport.asgi import ASGIHost
 
 CLOSE_S: Final = 4.0  # for the peer's half of the closing handshake, as with our own WebSockets
 RESTART: Final = 1012  # RFC 6455, section 7.4.2: the server restarts
@@ -34,6 +32,7 @@ quiet_logger.setLevel(logging.WARNING)  # uvicorn's lines about a handshake have
 class HostedWebSocket(PacedWebSocket):
     """From the request for a WebSocket to the connection's end."""
 
+    is_websocket = True
     scope: Any
 
     def __init__(self, host: ASGIHost, app: Any, peer: Peer) -> None:
@@ -50,6 +49,11 @@ class HostedWebSocket(PacedWebSocket):
 
     def __repr__(self) -> str:
         return f"<hosted websocket {self._peer}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the handshake is done and neither side has begun to close."""
+        return self.handshake_complete and not self.close_sent
 
     # Opening
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 import realtime.broker.local
-from realtime.broker import LOCAL_STOP_SIGNAL, make
 from realtime.broker.base import ClientInfo, WorkerId
-from realtime.broker.framing import FRAME_MAX
+from realtime.broker.factory import make_broker
+from realtime.broker.framing import FRAME_MAX, LOCAL_STOP_SIGNAL
 from realtime.broker.local import LocalBroker
 from realtime.broker.memory import MemoryBroker
 from realtime.broker.redis import RedisBroker
@@ -34,14 +34,14 @@ ANN = ClientInfo("ann", "c1")
 
 def test_a_url_names_a_broker() -> None:
     worker = WorkerId("a")
-    assert isinstance(make(None, worker_id=worker), MemoryBroker)
-    assert isinstance(make("memory:", worker_id=worker), MemoryBroker)
-    assert isinstance(make("local:/run/broker.sock", worker_id=worker), LocalBroker)
+    assert isinstance(make_broker(None, worker_id=worker), MemoryBroker)
+    assert isinstance(make_broker("memory:", worker_id=worker), MemoryBroker)
+    assert isinstance(make_broker("local:/run/broker.sock", worker_id=worker), LocalBroker)
     for url in ("redis://localhost", "rediss://:secret@host:1/2", "unix:///run/redis.sock"):
-        assert isinstance(make(url, worker_id=worker), RedisBroker)
+        assert isinstance(make_broker(url, worker_id=worker), RedisBroker)
     for url in ("", "memory", "localhost:6379", "http://localhost", "REDIS"):
         with pytest.raises(SettingsError):
-            make(url, worker_id=worker)
+            make_broker(url, worker_id=worker)
 
 
 # Start
@@ -58,7 +58,7 @@ async def test_start_says_who_does_not_answer(tmp_path: Path, monkeypatch: pytes
         (f"unix://{path}", f"unix:{path}"),
         (f"redis://user:secret@127.0.0.1:{port}", f"127.0.0.1:{port}"),
     ):
-        broker, heard = make(url, worker_id=WorkerId("a")), Heard()
+        broker, heard = make_broker(url, worker_id=WorkerId("a")), Heard()
         with pytest.raises(BrokerUnavailable) as caught:
             await broker.start(heard)
         assert caught.value.address == address
@@ -73,7 +73,7 @@ async def test_start_says_who_does_not_answer(tmp_path: Path, monkeypatch: pytes
 @run_async
 async def test_start_waits_for_a_local_broker_that_is_starting(tmp_path: Path) -> None:
     process = LocalProcess(tmp_path)
-    broker = make(process.url, worker_id=WorkerId("a"))
+    broker = make_broker(process.url, worker_id=WorkerId("a"))
     starting = asyncio.create_task(broker.start(Heard()))
     await asyncio.sleep(0)
     await asyncio.to_thread(process.start)

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from realtime.broker import make
 from realtime.broker.base import ClientInfo, ConnectionId, WorkerId
+from realtime.broker.factory import make_broker
 from realtime.errors import BrokerUnavailable
 from realtime.timing.rate import Rate
 from tests.realtime.broker.conftest import ROOT
@@ -179,7 +179,7 @@ async def test_the_master_that_sentinels_name_is_reached_by_tls_alone_and_follow
             await a.heard.until(lambda: a.heard.how_often("link restored"))
             assert await a.broker.members(place.room()) == {ANN.connection_id: ANN}
         with pytest.raises(BrokerUnavailable, match=r"(?i)certificate verify failed"):
-            await make(sentinels.url, worker_id=WorkerId("a")).start(Heard())
+            await make_broker(sentinels.url, worker_id=WorkerId("a")).start(Heard())
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
@@ -203,7 +203,7 @@ async def test_the_nodes_of_a_cluster_are_reached_by_tls_alone_and_followed(auth
             assert (after.epoch, after.offset) == (before.epoch, before.offset + 1)
             assert [each.data for each in await a.heard.count(room, 2)] == [b"1", b"2"]
         with pytest.raises(BrokerUnavailable, match=r"(?i)certificate verify failed"):
-            await make(url, worker_id=WorkerId("a")).start(Heard())
+            await make_broker(url, worker_id=WorkerId("a")).start(Heard())
 
 
 @run_async
@@ -214,7 +214,7 @@ async def test_who_is_not_known_is_not_spoken_to(authority: Authority, secure: t
         f"rediss://:s3cret@localhost:{port}?ssl_ca_certs={authority.path}",
     ):
         with pytest.raises(BrokerUnavailable, match=r"(?i)certificate verify failed") as caught:
-            await make(url, worker_id=WorkerId("a")).start(Heard())
+            await make_broker(url, worker_id=WorkerId("a")).start(Heard())
         assert "s3cret" not in str(caught.value)
 
 
@@ -222,10 +222,10 @@ async def test_who_is_not_known_is_not_spoken_to(authority: Authority, secure: t
 async def test_an_authority_that_is_not_there_is_told(secure: tuple[RedisServer, int]) -> None:
     _, port = secure
     with pytest.raises(BrokerUnavailable, match="No such file"):
-        await make(f"rediss://127.0.0.1:{port}?ssl_ca_certs=/nowhere", worker_id=WorkerId("a")).start(Heard())
+        await make_broker(f"rediss://127.0.0.1:{port}?ssl_ca_certs=/nowhere", worker_id=WorkerId("a")).start(Heard())
 
 
 @run_async
 async def test_a_server_that_speaks_no_tls_is_told(authority: Authority) -> None:
     with RedisServer(free_port()) as server, pytest.raises(BrokerUnavailable):
-        await make(f"rediss://127.0.0.1:{server.port}", worker_id=WorkerId("a")).start(Heard())
+        await make_broker(f"rediss://127.0.0.1:{server.port}", worker_id=WorkerId("a")).start(Heard())

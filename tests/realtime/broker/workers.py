@@ -13,8 +13,8 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from realtime.broker import make
 from realtime.broker.base import Broker, ClientInfo, Departed, Position, Publication, Retention, Room, WorkerId
+from realtime.broker.factory import make_broker
 
 KEPT = Retention(size=100, ttl_s=600.0)
 NOT_KEPT = Retention(size=0)
@@ -102,7 +102,7 @@ class Place:
     def make(self, name: str) -> Worker:
         """Return a worker whose broker was not started. The same name is the same worker."""
         worker = WorkerId(f"{self.own}-{name}")
-        return Worker(worker, make(self.url, worker_id=worker, prefix=self.own), Heard())
+        return Worker(worker, make_broker(self.url, worker_id=worker, prefix=self.own), Heard())
 
     @contextlib.asynccontextmanager
     async def worker(self, name: str = "a") -> AsyncIterator[Worker]:

@@ -7,6 +7,7 @@ sends a path as it is given. Around the served directory lie files that nobody m
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import os
@@ -295,10 +296,28 @@ def test_a_file_is_sent_again_only_when_it_has_changed(ask: Asker, server: Runni
     assert headers["ETag"] != etag
 
 
-def test_a_range_that_is_asked_for_is_answered_by_the_whole(ask: Asker) -> None:
-    status, body, headers = ask("/files/notes.txt", Range="bytes=0-1")
-    assert (status, body) == (200, b"notes.txt"), "RFC 9110, 14.2: a server may ignore Range"
-    assert headers.get("Content-Range") is None
+def test_a_range_that_is_asked_for_is_all_that_is_sent(ask: Asker) -> None:
+    status, body, headers = ask("/files/notes.txt", Range="bytes=1-3")
+    assert (status, body, headers["Content-Range"]) == (206, b"ote", "bytes 1-3/9")
+    etag = headers["ETag"]
+    assert ask("/files/notes.txt", Range="bytes=-3", If_Range=etag)[:2] == (206, b"txt")
+    assert ask("/files/notes.txt", Range="bytes=-3", If_Range='"of another version"')[:2] == (200, b"notes.txt")
+    assert ask("/files/notes.txt", Range="bytes=9-")[0] == 416
+
+
+def test_text_is_compressed_for_a_client_that_takes_gzip(ask: Asker) -> None:
+    status, body, headers = ask("/realtime.js", Accept_Encoding="gzip")
+    assert (status, headers["Content-Encoding"], headers["Vary"]) == (200, "gzip", "Accept-Encoding")
+    assert gzip.decompress(body) == (CLIENT / "realtime.js").read_bytes()
+    plain = ask("/realtime.js", Accept_Encoding="gzip", Range="bytes=0-3")
+    assert plain[:2] == (206, b"/**\n"), "a range is of the file as it is"
+    assert ask("/files/big", Accept_Encoding="gzip")[2].get("Content-Encoding") is None, "it is no text"
+
+
+def test_a_file_is_not_sent_again_to_a_client_that_has_it_since(ask: Asker) -> None:
+    since = ask("/files/notes.txt")[2]["Last-Modified"]
+    assert ask("/files/notes.txt", If_Modified_Since=since)[:2] == (304, b"")
+    assert ask("/files/notes.txt", If_Modified_Since="Mon, 01 Jan 1990 00:00:00 GMT")[:2] == (200, b"notes.txt")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])

@@ -19,7 +19,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from realtime.timing.timer_wheel import TimerWheel
-from realtime.transport.asgi import ASGIHost
+from realtime.transport.asgi_host import ASGIHost
+from realtime.transport.hosted import hosted_protocol
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import WebSocketEndpoint
 from sticky.affinity import Affinity, AffinitySettings, Network, Sticky
@@ -166,7 +167,7 @@ class Connection:
         )
         peer = Peer(client, 0, "http", sticky_id=session, new_sticky_id=new_session, peer_address=PROXY)
         self._transport = Socket(self)
-        protocol = host.protocol(peer, received)
+        protocol = hosted_protocol(host, peer, received)
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
 
