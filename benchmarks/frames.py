@@ -16,7 +16,8 @@ from typing import Any, Final
 from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.base import Handshake, Transport
 from realtime.transport.peer import Peer
-from realtime.transport.websocket import Limits, WebSocketEndpoint
+from realtime.transport.websocket import WebSocketTransport
+from realtime.transport.websocket_endpoint import Limits, WebSocketEndpoint
 
 ROUNDS: Final = 5
 FRAMES: Final = 1000
@@ -80,7 +81,7 @@ async def cost_us(frame: bytes, at_once: int) -> float:
     best = float("inf")
     for _ in range(ROUNDS):
         endpoint = WebSocketEndpoint(_Sessions(), wheel=TimerWheel(0.0), limits=_unlimited())
-        protocol = endpoint.transport(Peer("203.0.113.7", 1), HEAD)
+        protocol = WebSocketTransport(endpoint, Peer("203.0.113.7", 1), HEAD)
         protocol.connection_made(_Nothing())
         if not frame[0] & 0x80:
             protocol.data_received(b"\x01\x80" + MASK)  # a message begins

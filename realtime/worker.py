@@ -48,8 +48,8 @@ from realtime.transport.guarded import Limits as HostedLimits
 from realtime.transport.handshake import Admission
 from realtime.transport.hosts import Hosts
 from realtime.transport.tls import server_context
-from realtime.transport.websocket import Limits as WebSocketLimits
-from realtime.transport.websocket import WebSocketEndpoint
+from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
+from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from sticky import Worker
 from sticky.first_bytes import HeadLimits
 

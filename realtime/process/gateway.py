@@ -22,7 +22,8 @@ from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.hosted import hosted_protocol
 from realtime.transport.peer import Peer
 from realtime.transport.refused import RefusedConnection
-from realtime.transport.websocket import WebSocketEndpoint
+from realtime.transport.websocket import WebSocketTransport
+from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from sticky import Adopted
 
 WEBSOCKET_PATHS: Final = frozenset(("/connection/websocket", "/connection/uni_websocket"))
@@ -71,7 +72,7 @@ class Gateway:
         """Take over a connection. Its first byte is read in a later turn of the loop."""
         peer = _peer(adopted)
         ours = adopted.upgrade and adopted.path in WEBSOCKET_PATHS
-        make = self._endpoint.transport if ours else partial(hosted_protocol, self._host)
+        make = partial(WebSocketTransport, self._endpoint) if ours else partial(hosted_protocol, self._host)
         self._begin(adopted, lambda: make(peer, adopted.received))
 
     def refuse(self, adopted: Adopted) -> None:

@@ -35,7 +35,7 @@ from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.opening import one_cookie
 from realtime.transport.peer import Peer, session_cookie
 from realtime.transport.serving import Serving, receiving
-from realtime.transport.websocket import WebSocketEndpoint
+from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from sticky.first_bytes import path_and_query
 from sticky.journal import NO_MARK
 from sticky.routes import Routes

@@ -18,11 +18,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from websockets.exceptions import InvalidHeader
 from websockets.http11 import Request
+from websockets.protocol import State as ProtocolState
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from realtime.transport.base import Handshake
-from realtime.transport.deflate import OFFERS
+from realtime.transport.deflate import OFFERS, inflating
 from realtime.transport.frames import PING
 from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.opening import merge, read_opening
@@ -33,8 +34,8 @@ VERSION: Final = "Sec-WebSocket-Version"
 ONE_WAY: Final = "/uni_websocket"
 CONNECT: Final = "cf_connect"  # in a query
 
-judge_logger = logging.getLogger("realtime.websocket.judge")
-judge_logger.setLevel(logging.WARNING)  # what websockets says about each connection, we say ourselves
+ws_protocol_logger = logging.getLogger("realtime.websocket.protocol")
+ws_protocol_logger.setLevel(logging.WARNING)  # what websockets says about each connection, we say ourselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def shake_hands(
     judge = ServerProtocol(
         extensions=[OFFERS] if admission.compression else None,
         select_subprotocol=lambda _, offered: _choose(admission.subprotocols, offered),
-        logger=judge_logger,
+        logger=ws_protocol_logger,
     )
     if not admission.hosts.allows(host := _host_of(request)):
         admission.hosts.refuse(host, peer.address)
@@ -245,3 +246,16 @@ def refusal(status: http.HTTPStatus, text: str) -> bytes:
 
 
 _BAD_REQUEST = refusal(http.HTTPStatus.BAD_REQUEST, "This is no request for a WebSocket.")
+
+
+def opened_ws_protocol(message_bytes: int, *, is_compressed: bool) -> ServerProtocol:
+    """
+    Return websockets' `ServerProtocol` for a connection whose handshake is done.
+
+    Its own limit counts only while we close, and for what a compressed frame holds: no more is inflated. There is room
+    for a ping within a message, for it counts that as a part.
+    """
+    ws_protocol = ServerProtocol(state=ProtocolState.OPEN, max_size=message_bytes + 125, logger=ws_protocol_logger)
+    if is_compressed:
+        ws_protocol.extensions = [inflating()]
+    return ws_protocol

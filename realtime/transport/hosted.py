@@ -27,6 +27,7 @@ from realtime.transport.hosted_websocket import HostedWebSocket
 from realtime.transport.peer import Peer
 from realtime.transport.refused import ANSWER
 from realtime.transport.taken import hold_little, taken
+from realtime.transport.websocket import WebSocketTransport
 from sticky.first_bytes import Head, Refusal, handshake_fault, offers_websocket, path_and_query
 from sticky.requests import Part, Requests, State
 
@@ -337,7 +338,7 @@ class Hosted(Guarded):
         self.flow.resume_reading()
         if path in self._host.websocket_paths and not self._is_misdirected:
             self.mark.end()
-            ours = self._host.endpoint.transport(self._peer, request + behind)
+            ours = WebSocketTransport(self._host.endpoint, self._peer, request + behind)
             self.transport.set_protocol(ours)
             ours.connection_made(self.transport)
             return

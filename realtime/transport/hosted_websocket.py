@@ -14,7 +14,7 @@ import logging
 from typing import Any, Final
 
 from realtime.transport.asgi_host import ASGIHost
-from realtime.transport.handshake import judge_logger, refusal
+from realtime.transport.handshake import refusal, ws_protocol_logger
 from realtime.transport.opening import read_opening, skip_head
 from realtime.transport.paced import PacedWebSocket
 from realtime.transport.patience import Patience
@@ -39,7 +39,7 @@ class HostedWebSocket(PacedWebSocket):
         super().__init__(host.config, host.state, host.endpoint)
         self.app = app
         self.logger = quiet_logger
-        self.conn.logger, self.conn.debug = judge_logger, False
+        self.conn.logger, self.conn.debug = ws_protocol_logger, False
         self._host = host
         self._peer = peer
         self._patience = Patience(host.limits.outbound_s, self._cut_slow)

@@ -35,7 +35,7 @@ from realtime.transport.flood import (
 )
 
 if TYPE_CHECKING:
-    from realtime.transport.websocket import WebSocketEndpoint
+    from realtime.transport.websocket_endpoint import WebSocketEndpoint
 
 HEAD_END: Final = b"\r\n\r\n"
 CLOSE_S: Final = 4.0  # for a close frame that is on its way to a peer that floods

@@ -26,8 +26,9 @@ from realtime.rooms.hub import Hub
 from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
-from realtime.transport.websocket import Limits as WebSocketLimits
-from realtime.transport.websocket import WebSocketEndpoint
+from realtime.transport.websocket import WebSocketTransport
+from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
+from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from tests.support.client import DEADLINE_S, ProtocolClient
 
 SECRET = "the secret of a worker in a test, of thirty-two bytes and more"
@@ -127,7 +128,7 @@ class OneWorker:
         await self.hub.start()
         self.app.bind(self.hub, self.bus)
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: self.endpoint.transport(Peer("127.0.0.1")), "127.0.0.1", 0
+            lambda: WebSocketTransport(self.endpoint, Peer("127.0.0.1")), "127.0.0.1", 0
         )
         self.url = f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/"
         return self

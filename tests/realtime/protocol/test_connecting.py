@@ -21,7 +21,7 @@ from realtime.auth.tokens import sign
 from realtime.errors import BrokerUnavailable
 from realtime.protocol.centrifuge import codes
 from realtime.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode
-from realtime.transport.websocket import Limits as WebSocketLimits
+from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
 from tests.support.aio import run_async
 from tests.support.client import Refused
 from tests.support.lagging_broker import LaggingBroker

@@ -200,7 +200,7 @@ async def test_a_compressed_message_may_come_in_fragments_with_controls_between(
 @run_async
 async def test_single_bytes_mean_the_same() -> None:
     rig, wire = Rig(admission=ON), Wire()
-    protocol = rig.endpoint.transport(Peer("203.0.113.7"))
+    protocol = WebSocketTransport(rig.endpoint, Peer("203.0.113.7"))
     protocol.connection_made(wire)
     sent = deflated(LONG.encode())
     stream = frame(FIN | RSV1 | TEXT, sent) + frame(RSV1 | TEXT, sent[:5]) + frame(FIN | CONT, sent[5:]) + close(4000)
@@ -283,7 +283,7 @@ async def test_what_is_on_its_way_when_we_close_is_bounded_too() -> None:
 def member(worker: OneWorker, head: bytes, said: bytes) -> tuple[WebSocketTransport, Wire]:
     """Have a client connect and join, whose socket keeps what was written."""
     wire = Wire()
-    protocol = worker.endpoint.transport(Peer("203.0.113.7"))
+    protocol = WebSocketTransport(worker.endpoint, Peer("203.0.113.7"))
     protocol.connection_made(wire)
     protocol.data_received(head + said)
     return protocol, wire

@@ -22,7 +22,7 @@ from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.hosted import hosted_protocol
 from realtime.transport.peer import Peer
-from realtime.transport.websocket import WebSocketEndpoint
+from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from sticky.affinity import Affinity, AffinitySettings, Network, Sticky
 from sticky.first_bytes import Head, Refusal, inspect
 from sticky.hashing import Hashing, Slot

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from realtime.transport.flood import FloodLimits
 from realtime.transport.frames import BINARY as BINARY_FRAMES
 from realtime.transport.peer import Peer
+from realtime.transport.websocket import WebSocketTransport
 from tests.realtime.transport.wire import (
     BINARY,
     CLOSE,
@@ -220,7 +221,7 @@ SAID = frame(FIN | PONG, b"?", masked=False) + frame(FIN | CLOSE, b"\x0f\xa0bye"
 def receive_in_pieces(pieces: list[bytes]) -> None:
     """Have an open connection receive `pieces`; what its session was told and what it said may not depend on them."""
     rig, wire = Rig(flood=FloodLimits(0, 0, 0)), Wire()
-    protocol = rig.endpoint.transport(Peer("203.0.113.7", 4711), b"")
+    protocol = WebSocketTransport(rig.endpoint, Peer("203.0.113.7", 4711), b"")
     protocol.connection_made(wire)
     protocol.data_received(HEAD)
     handshake, _, rest = bytes(wire.written).partition(b"\r\n\r\n")

@@ -18,7 +18,8 @@ from realtime.transport.base import Handshake, Transport
 from realtime.transport.frames import apply_mask
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
-from realtime.transport.websocket import Limits, WebSocketEndpoint, WebSocketTransport
+from realtime.transport.websocket import WebSocketTransport
+from realtime.transport.websocket_endpoint import Limits, WebSocketEndpoint
 from tests.support.one_worker import until
 
 HEAD = (
@@ -188,7 +189,7 @@ class Rig:
         """Adopt one end of a socket; `received` was taken from it before. Give the other end, as a client."""
         ours, theirs = socket.socketpair()
         transport, protocol = await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: self.endpoint.transport(Peer("203.0.113.7", 4711), received), ours
+            lambda: WebSocketTransport(self.endpoint, Peer("203.0.113.7", 4711), received), ours
         )
         reader, writer = await asyncio.open_connection(sock=theirs, limit=2**24)
         try:

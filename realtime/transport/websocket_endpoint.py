@@ -1,0 +1,91 @@
+"""
+What all WebSockets of a worker share: limits, admission, the sessions' factory, and counts.
+
+Runs in the worker. It knows its connections by `OpenSocket` alone, and reads no byte of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from realtime.timing.timer_wheel import TimerWheel
+from realtime.transport.base import SessionFactory
+from realtime.transport.flood import FloodLimits
+from realtime.transport.handshake import Admission
+from sticky.first_bytes import HeadLimits
+from sticky.hashing import Key
+
+
+class OpenSocket(Protocol):
+    """One WebSocket, as the endpoint knows it."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the handshake is done, and no close frame was sent or received."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame after what was written, and wait for the peer's."""
+
+    def abort(self) -> None:
+        """Cut the connection now; what was not sent is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Each is a setting of the same name."""
+
+    head_bytes: int = 16384
+    head_headers: int = 100
+    handshake_s: float = 10.0
+    message_bytes: int = 65536
+    outbound_bytes: int = 1024**2
+    outbound_s: float = 10.0
+    flood: FloodLimits = field(default_factory=FloodLimits)
+
+
+class WebSocketEndpoint:
+    """What all WebSockets of a worker share."""
+
+    def __init__(
+        self,
+        sessions: SessionFactory,
+        *,
+        wheel: TimerWheel,
+        limits: Limits | None = None,
+        admission: Admission | None = None,
+        on_lost: Callable[[str], None] = lambda address: None,
+    ) -> None:
+        """
+        Args:
+            sessions: makes the session of each connection.
+            wheel: for deadlines; somebody turns it.
+            limits: the settings' defaults unless given.
+            admission: who may connect; `sessions.subprotocols` and pages of the same host unless given.
+            on_lost: told of each connection's end, by its peer's address.
+        """
+        self.sessions = sessions
+        self.wheel = wheel
+        self.limits = limits or Limits()
+        self.head = HeadLimits(self.limits.head_bytes, self.limits.head_headers)
+        self.admission = admission or Admission(subprotocols=tuple(sessions.subprotocols))
+        self.on_lost = on_lost
+        self.leave: Callable[[Key | None], None] = lambda key: None  # told of the key of each connection that ended
+        self.connections: set[OpenSocket] = set()
+        self.opened = 0
+        self.refused = 0
+        self.slow = 0
+        self.too_big = 0
+        self.flooding = 0
+
+    def statistics(self) -> dict[str, int]:
+        """Count the connections now, and what happened to those before."""
+        return {
+            "websockets": len(self.connections),
+            "opened": self.opened,
+            "refused": self.refused,
+            "slow": self.slow,
+            "too_big": self.too_big,
+            "flooding": self.flooding,
+        }
