@@ -51,7 +51,7 @@ class Connection(Protocol):
     def expect_peer(self) -> None:
         """
         Take the peer for gone once it has said its end of the stream, and leave it to the caller to end a slow one:
-        what is answered now is a stream, which is nothing to who is gone.
+        what is answered now is a stream, and a stream is worth nothing to a client that is gone.
         """
 
 

@@ -87,7 +87,7 @@ class ASGIHost:
             on_lost: told of each connection's end, by its peer's address, unless it ended as one of `endpoint`.
             routes: which requests belong to this worker.
             give_back: brings a connection to the worker to which its next request belongs.
-            parser: who parses HTTP, "httptools" or "h11".
+            parser: the HTTP parser, "httptools" or "h11".
             access_log: have a line in the log for each request.
             hosts: for which hosts requests are served.
             limits: the settings' defaults unless given.

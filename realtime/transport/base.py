@@ -78,7 +78,7 @@ class ClientSession(Protocol):
 
     @property
     def who(self) -> str:
-        """Who this is, for the log."""
+        """The client's name in the log: connection id, address and user."""
 
     @property
     def is_patient(self) -> bool:

@@ -4,7 +4,7 @@ Compressed messages on a WebSocket (permessage-deflate, RFC 7692), where the set
 Pure: runs wherever it is called, knows no socket and no connection. Neither side takes its context over from message to
 message (sections 7.1.1.1 and 7.1.1.2): so the compressed bytes are the same for every client, a broadcast is compressed
 once, and between two messages a connection has no state of zlib's. It never inflates: websockets' extension does, for
-the judge of `websocket.py`.
+websockets' `ServerProtocol`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Offers(ServerPerMessageDeflateFactory):
     """
     What is answered to a client that offers compression, by websockets' rules.
 
-    Nobody takes a context over, asked or not. An offer is declined when its client cannot hold our window.
+    Neither side takes a context over, asked or not. An offer is declined when its client cannot hold our window.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ OFFERS: Final = Offers()
 
 
 def inflating() -> PerMessageDeflate:
-    """Make the extension that inflates what any client sends; websockets bounds it by the judge's `max_size`."""
+    """Make the extension that inflates what any client sends; websockets bounds it by `max_size` of `ws_protocol`."""
     return PerMessageDeflate(
         remote_no_context_takeover=True,
         local_no_context_takeover=True,

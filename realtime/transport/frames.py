@@ -98,7 +98,7 @@ def controls(data: bytes | bytearray, at: int, most: int) -> tuple[bytes, int, i
     Read the whole, masked pings and pongs that stand one behind another.
 
     It stops in front of whatever else stands there: a data frame, a close frame, or a control frame that is not whole
-    or not legal (section 5.5: at most 125 bytes, not fragmented; no reserved bit), which is the judge's.
+    or not legal (section 5.5: at most 125 bytes, not fragmented; no reserved bit), which is for `ws_protocol`.
 
     Args:
         data: bytes of the stream; the head of a frame begins at `at`.

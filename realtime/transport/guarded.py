@@ -9,7 +9,7 @@ Runs in the worker, between `hosted.py` and uvicorn (for httptools: `paced.py`).
 - HTTP/1.0 knows no chunks and no `100 Continue`: an answer without a length ends with the connection (RFC 9112, section
   7.1; RFC 9110, section 10.1.1).
 - A client that has sent its requests and then its end of the stream gets its answers (RFC 9112, section 9.6). One that
-  is gone altogether looks the same, so an application that asks is told that it is gone, once the client has taken
+  is gone altogether looks the same, so an application that asks gets `http.disconnect` once the client has taken
   nothing for a while.
 - Nothing is logged of what was asked: `access.py` does it, where it is wanted.
 """
@@ -196,7 +196,7 @@ class Guarded(asyncio.Protocol):
     def expect_peer(self) -> None:
         """
         Take the peer for gone once it has said its end of the stream, and leave it to the caller to end a slow one:
-        what is answered now is a stream, which is nothing to who is gone.
+        what is answered now is a stream, and a stream is worth nothing to a client that is gone.
         """
         self.needs_peer = True
         self._patience.end()
@@ -236,7 +236,7 @@ class Guarded(asyncio.Protocol):
             self._watch_half_closed(now)
 
     def peer_is_gone(self) -> None:
-        """Learn that a half-closed peer has taken nothing for a while. An application that asks is told so."""
+        """Learn that a half-closed peer has taken nothing for a while. An application that asks gets `http.disconnect`."""
 
     def on_response_complete(self) -> None:
         self.joining.flush()

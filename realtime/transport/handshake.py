@@ -1,9 +1,9 @@
 """
 The opening handshake of a WebSocket.
 
-Pure: a request's head goes in, the bytes of the answer come out, with what the session is told about the client.
-websockets' `ServerProtocol` judges the request and makes the answer; what is ours is how much is read (`opening.py`),
-and whom we let in: which origins, which subprotocols, whether messages are compressed, and the cookie of a new session.
+Pure: a request's head goes in, the bytes of the answer come out, with what the session knows of the client.
+websockets' `ServerProtocol` checks the request and makes the answer. Ours are the limit on what is read (`opening.py`)
+and the admission: origins, subprotocols, compression, and the cookie of a new sticky id.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ws_protocol_logger.setLevel(logging.WARNING)  # what websockets says about each 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Who may open a WebSocket, and how."""
+    """Which clients may open a WebSocket, and how."""
 
     allowed_origins: tuple[str, ...] = ()
     """Origins of web pages; `*.` stands for any labels, `app://*` for every host of the scheme, `*` for every origin.
@@ -82,47 +82,47 @@ def shake_hands(
 
     Args:
         head: the request up to its blank line, which is included; nothing after it.
-        peer: who asks.
-        admission: whom we let in.
+        peer: the client.
+        admission: which clients may connect.
         limits: what the head may have.
     """
     request = read_opening(head, limits)
     if isinstance(request, Refusal):
         return Refused(refusal(http.HTTPStatus(request.status), request.reason), request.reason)
-    judge = ServerProtocol(
+    ws_protocol = ServerProtocol(
         extensions=[OFFERS] if admission.compression else None,
         select_subprotocol=lambda _, offered: _choose(admission.subprotocols, offered),
         logger=ws_protocol_logger,
     )
     if not admission.hosts.allows(host := _host_of(request)):
         admission.hosts.refuse(host, peer.address)
-        response = judge.reject(http.HTTPStatus.MISDIRECTED_REQUEST, "This host is not served here.\n")
+        response = ws_protocol.reject(http.HTTPStatus.MISDIRECTED_REQUEST, "This host is not served here.\n")
         problem = "its host is not served"
     elif not origin_allowed(request, admission.allowed_origins):
-        response = judge.reject(http.HTTPStatus.FORBIDDEN, "This origin may not connect.\n")
+        response = ws_protocol.reject(http.HTTPStatus.FORBIDDEN, "This origin may not connect.\n")
         problem = f"origin {', '.join(request.headers.get_all('Origin'))!r} is not allowed"
     else:
         try:
-            response = judge.accept(_of_several(request))
+            response = ws_protocol.accept(_of_several(request))
         except UnicodeEncodeError:  # websockets before 17 cannot quote what is not ASCII
             return Refused(_BAD_REQUEST, "a header is not ASCII")
-        problem = str(judge.handshake_exc)
-        if isinstance(judge.handshake_exc, InvalidHeader) and judge.handshake_exc.name == VERSION:
-            response = judge.reject(http.HTTPStatus.UPGRADE_REQUIRED, f"{problem}\n")
+        problem = str(ws_protocol.handshake_exc)
+        if isinstance(ws_protocol.handshake_exc, InvalidHeader) and ws_protocol.handshake_exc.name == VERSION:
+            response = ws_protocol.reject(http.HTTPStatus.UPGRADE_REQUIRED, f"{problem}\n")
             response.headers["Upgrade"] = "websocket"
             response.headers[VERSION] = "13"  # RFC 6455, section 4.4
     accepted = response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS
     if accepted and peer.new_sticky_id is not None:
         response.headers["Set-Cookie"] = session_cookie(admission.session_cookie, peer.new_sticky_id, peer.scheme)
-    judge.send_response(response)
-    answer = b"".join(judge.data_to_send())
+    ws_protocol.send_response(response)
+    answer = b"".join(ws_protocol.data_to_send())
     if not accepted:
         return Refused(answer, problem)
     path, query = _target(request)
-    asked = query.pop(CONNECT, "")  # it may have a token, which is nobody's to keep
+    asked = query.pop(CONNECT, "")  # it may have a token, so it is kept nowhere
     handshake = _describe(request, peer, path, query)
     first = _as_sent(asked) if handshake.is_one_way and asked else None
-    return Accepted(answer, handshake, judge.subprotocol, bool(judge.extensions), first)
+    return Accepted(answer, handshake, ws_protocol.subprotocol, bool(ws_protocol.extensions), first)
 
 
 def _choose(accepted: Sequence[str], offered: Sequence[Subprotocol]) -> Subprotocol | None:
@@ -146,7 +146,7 @@ def _describe(request: Request, peer: Peer, path: str, query: dict[str, str]) ->
 
 
 def _of_several(request: Request) -> Request:
-    """Take up WebSocket where it is one of several protocols that are offered; the judge wants it alone."""
+    """Take up WebSocket where it is one of several protocols that are offered; websockets wants it alone."""
     offered = request.headers.get_all("Upgrade")
     if "websocket" not in [each.strip(" \t").lower() for line in offered for each in line.split(",")]:
         return request
@@ -184,8 +184,8 @@ def origin_allowed(request: Request, allowed: Sequence[str]) -> bool:
     Say whether the page that asks may connect.
 
     A browser names the page's origin and no script can change it, so this is what keeps a foreign page from using a
-    visitor's cookies. Who sends no `Origin` is no browser, and could send any. An empty one is none: a page without an
-    origin has `null`.
+    visitor's cookies. A client that sends no `Origin` is no browser, and could send any. An empty one is none: a page
+    without an origin has `null`.
     """
     origins = [each for each in request.headers.get_all("Origin") if each]
     if not origins:

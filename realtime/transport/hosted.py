@@ -34,13 +34,13 @@ from sticky.requests import Part, Requests, State
 VISITS_HERE: Final = 8  # first visits that a pooled connection brings to one worker before another has its turn
 LEAVE_TRIES: Final = 250  # to give a connection back, while its last answer leaves or the channel is full
 LEAVE_PAUSE_S: Final = 0.02
-BEHIND_MAX: Final = 65_536  # bytes behind a handshake that is not answered yet: nobody has reason to send any
+BEHIND_MAX: Final = 65_536  # bytes behind a handshake that is not answered yet: no client has a reason to send any
 
 logger = logging.getLogger("realtime.asgi")
 
 
 class Hosted(Guarded):
-    """What a hosted connection does whoever parses it. The other base of a class with this one is uvicorn's."""
+    """What a hosted connection does with either parser. The other base of a class with this one is uvicorn's."""
 
     is_websocket = False
     connections: set[Any]
@@ -113,7 +113,7 @@ class Hosted(Guarded):
             self.peer_is_gone()
 
     def peer_is_gone(self) -> None:
-        """End the connection where a drain waits for it: an answer that may never come has nobody to read it."""
+        """End the connection where a drain waits for it: no client would read an answer that may never come."""
         if self._is_last and not self.transport.is_closing():
             self.transport.close()
 
@@ -206,8 +206,8 @@ class Hosted(Guarded):
                 self.refuse(piece.status, piece.reason)
             elif isinstance(piece, Part):
                 self._parse(piece.data)
-            elif not self._host.hosts.admits(piece.head, lambda head=piece.head: self._client_of(head)):  # type: ignore[misc]
-                self._misdirect(piece.data)
+            elif not self._host.hosts.admits(piece.head, lambda head=piece.head: self._client_of(head)):  # type:
+                ignore[misc] self._misdirect(piece.data)
                 self._insist(requests)
             elif not self._differ or self._belongs_here(piece.head):
                 if not self.transport.is_closing():  # else it was refused
@@ -343,7 +343,7 @@ class Hosted(Guarded):
             ours.connection_made(self.transport)
             return
         hosted = HostedWebSocket(self._host, self.app, self._peer)
-        self.transport.set_protocol(hosted)  # first: from here on it is the one who hears of the end
+        self.transport.set_protocol(hosted)  # first: from here on it learns of the end
         hosted.connection_made(self.transport)
         hosted.open(request)
         if behind:

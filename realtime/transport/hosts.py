@@ -1,9 +1,9 @@
 """
 For which hosts requests are served: `--allowed-hosts`.
 
-Runs in the worker. A browser sends the name that stands in its address bar as `Host`, and lets nobody change it. A page
+Runs in the worker. A browser sends the name that stands in its address bar as `Host`, and no page can change it. A page
 whose own name was made to lead to this server (DNS rebinding) thus gives itself away; and an application that makes
-links of the `Host` is not given another's (host header poisoning). Who asks for another host gets 421 (RFC 9110,
+links of the `Host` is not given another's (host header poisoning). A request for another host gets 421 (RFC 9110,
 section 15.5.20).
 
 `Hosts.allows` is pure. `GET /health` is answered whatever its host is: balancers ask for it by an address, or without.
@@ -69,7 +69,7 @@ class Hosts:
         return any(name.endswith(suffix) and of in ports for suffix, of in self._suffixes)
 
     def admits(self, head: Head, client: Callable[[], str]) -> bool:
-        """Say whether a request is served. One that is not is counted and logged; `client` names who sent it."""
+        """Say whether a request is served. One that is not is counted and logged; `client` names the sender."""
         if not self.is_limited:
             return True
         if head.method in ("GET", "HEAD") and head.target.partition(b"?")[0] == PROBE:

@@ -14,7 +14,7 @@ from typing import Any
 
 
 class JoiningTransport:
-    """A connection's transport as its answers see it. Whoever writes past it calls `flush` first."""
+    """A connection's transport as its answers see it. A writer that bypasses it calls `flush` first."""
 
     __slots__ = ("_head", "_holds", "_loop", "_transport")
 

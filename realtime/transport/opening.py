@@ -3,7 +3,7 @@ The head of a request for a WebSocket, as websockets takes it.
 
 Pure. websockets has limits of its own for what it reads: 8 KiB a line and 128 headers. Ours are settings, so the head
 is read here, by the rules that the primary has (`sticky.first_bytes`), and websockets gets what was read: its
-`ServerProtocol` judges the request and never sees the head's bytes.
+`ServerProtocol` checks the request and never sees the head's bytes.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def request_of(target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Request
     return Request(target.decode("ascii"), fields)
 
 
-def skip_head(judge: ServerProtocol) -> None:
-    """Have `judge` take the head for read: what it gets next are frames, and `accept` gets the `Request`."""
-    judge.receive_data(STAND_IN)
-    judge.events_received()
+def skip_head(ws_protocol: ServerProtocol) -> None:
+    """Have `ws_protocol` take the head for read: what it gets next are frames, and `accept` gets the `Request`."""
+    ws_protocol.receive_data(STAND_IN)
+    ws_protocol.events_received()
 
 
 # Headers as a mapping

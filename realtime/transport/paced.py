@@ -48,7 +48,7 @@ logger = logging.getLogger("realtime.asgi")
 
 
 class _Flow(FlowControl):
-    """Reading that stays paused, whoever wants to go on, while bytes wait that were read already."""
+    """Reading that stays paused, whatever asks to resume it, while bytes wait that were read already."""
 
     is_held = False
 
@@ -123,7 +123,7 @@ class PacedWebSocket(WebSocketsSansIOProtocol):
         """
         Args:
             config, state: uvicorn's.
-            endpoint: has the limits, and counts who is over them.
+            endpoint: has the limits, and counts connections that exceed them.
         """
         super().__init__(config=config, server_state=state, app_state={})
         self._endpoint = endpoint

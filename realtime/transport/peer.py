@@ -1,5 +1,5 @@
 """
-Who is at the other end of an adopted connection, and the cookie that brings it back.
+The client at the other end of an adopted connection, and the cookie that brings it back.
 
 Runs in the worker. Plain data out of the handoff, made by the gateway and read by both kinds of transport.
 """
@@ -28,7 +28,7 @@ class Peer:
     mark: Mark = field(default=NO_MARK, repr=False, compare=False)
     """By which the primary knows, after a crash, that something of this connection was in flight."""
     key: Key | None = None
-    """What brings the client to its worker, counted as live here. Whoever ends the connection owes `leave`."""
+    """What brings the client to its worker, counted as live here. The code that ends the connection calls `leave`."""
 
     def __str__(self) -> str:
         return (

@@ -1,13 +1,14 @@
 """
 How much of what was written to it a peer has taken.
 
-Runs in the worker, for those who decide whether a slow peer is served on. The process alone cannot tell: the kernel
-takes hundreds of kilobytes before it says that it is full, and says that there is room again when a third is free. A
-peer that takes 20 kB a second all the time then looks for longer than any limit like one that takes nothing. TCP knows
-how much the peer has acknowledged (`tcpi_bytes_acked` of `struct tcp_info`, linux/tcp.h, Linux 4.1).
+Runs in the worker, for the code that decides whether a slow peer is served on. The process alone cannot tell: the
+kernel takes hundreds of kilobytes before it says that it is full, and says that there is room again when a third is
+free. A peer that takes 20 kB a second all the time then looks for longer than any limit like one that takes nothing.
+TCP knows how much the peer has acknowledged (`tcpi_bytes_acked` of `struct tcp_info`, linux/tcp.h, Linux 4.1).
 
-Megabytes that wait in a kernel are also old before they leave. Whoever is to get the latest, however slowly it reads,
-has the kernel hold less (`TCP_NOTSENT_LOWAT`, tcp(7)): at 20 kB a second it is 7 s behind, not a minute and more.
+Megabytes that wait in a kernel are also old before they leave. For a client that is to get the latest, however slowly
+it reads, the kernel holds less (`TCP_NOTSENT_LOWAT`, tcp(7)): at 20 kB a second it is 7 s behind, not a minute and
+more.
 """
 
 from __future__ import annotations

@@ -438,7 +438,7 @@ class WebSocketTransport(WebSocketFlow):
     def _end_stream(self) -> None:
         """
         Send our end of the stream and read on until the peer's: a socket closed with bytes unread is reset, and the
-        peer then may lose the close frame. Nobody looks at what comes until then.
+        peer then may lose the close frame. What comes until then is discarded.
         """
         self._ws_protocol = None
         self._arm(CLOSE_S)

@@ -62,7 +62,7 @@ class WebSocketEndpoint:
             sessions: makes the session of each connection.
             wheel: for deadlines; somebody turns it.
             limits: the settings' defaults unless given.
-            admission: who may connect; `sessions.subprotocols` and pages of the same host unless given.
+            admission: which clients may connect; `sessions.subprotocols` and pages of the same host unless given.
             on_lost: told of each connection's end, by its peer's address.
         """
         self.sessions = sessions

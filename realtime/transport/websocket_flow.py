@@ -210,7 +210,7 @@ class WebSocketFlow(asyncio.Protocol):
 
     @property
     def _who(self) -> str:
-        """Who this is, for the log: the session, as long as there is one."""
+        """The client's name in the log: the session's, as long as there is one."""
         return str(self._peer) if self._session is None else self._session.who
 
     def _enter(self, state: WebSocketState) -> None:
