@@ -236,7 +236,7 @@ class Guarded(asyncio.Protocol):
             self._watch_half_closed(now)
 
     def peer_is_gone(self) -> None:
-        """Learn that a half-closed peer has taken nothing for a while. An application that asks gets `http.disconnect`."""
+        """Learn that a half-closed peer has taken nothing for a while. The application gets `http.disconnect`."""
 
     def on_response_complete(self) -> None:
         self.joining.flush()

@@ -206,8 +206,8 @@ class Hosted(Guarded):
                 self.refuse(piece.status, piece.reason)
             elif isinstance(piece, Part):
                 self._parse(piece.data)
-            elif not self._host.hosts.admits(piece.head, lambda head=piece.head: self._client_of(head)):  # type:
-                ignore[misc] self._misdirect(piece.data)
+            elif not self._host.hosts.admits(piece.head, lambda head=piece.head: self._client_of(head)):  # type: ignore[misc]
+                self._misdirect(piece.data)
                 self._insist(requests)
             elif not self._differ or self._belongs_here(piece.head):
                 if not self.transport.is_closing():  # else it was refused
