@@ -285,6 +285,8 @@ async def main() -> None:
         color=settings.color,
         secrets=settings.secrets,
     )
+    if settings.inspect != worker.slot:  # else it has the terminal
+        logs.tag_output()
     try:
         process = Process(worker, settings, load_target(settings.target, Path(settings.directory)))
         await process.start()

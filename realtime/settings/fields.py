@@ -38,6 +38,7 @@ from realtime.settings.kinds import (
     seconds_text,
     size_text,
 )
+from realtime.settings.log_levels import LogLevels
 
 GROUPS = ("What to serve", "Where", "Workers", "Stickiness", "Broker", "Who may connect", "Limits", "Development",
           "Operation")  # fmt: skip
@@ -210,8 +211,8 @@ class Settings:
     inspect: int | None = _set(None, Whole(0, 511), _DEVELOP,
         "The slot whose worker may stop at breakpoint(): it has the terminal, and its silence is no fault.")
 
-    log_level: str = _set("info", Choice(("debug", "info", "warning", "error")), _OPERATION,
-        "The least that is logged.")
+    log_level: str = _set("info", LogLevels(), _OPERATION,
+        "The least that is logged, and that of single loggers: info,realtime.hub=debug.")
     access_log: bool = _set(False, Flag(), _OPERATION,
         "A line for each request of the hosted application: client, method, path without query, status, bytes, time.")
     log_format: str = _set("text", Choice(("text", "json")), _OPERATION, "Lines for people, or one JSON object a line.")

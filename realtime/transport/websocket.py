@@ -57,7 +57,7 @@ from realtime.transport.frames import (
 )
 from realtime.transport.handshake import Accepted, opened_ws_protocol, refusal, shake_hands
 from realtime.transport.peer import Peer
-from realtime.transport.websocket_endpoint import WebSocketEndpoint
+from realtime.transport.websocket_endpoint import WebSocketEndpoint, shown
 from realtime.transport.websocket_flow import WebSocketFlow, WebSocketState
 
 HIGH_WATER: Final = 65536  # asyncio's own default; said here because `write` is unchecked up to it
@@ -313,6 +313,8 @@ class WebSocketTransport(WebSocketFlow):
         except UnicodeDecodeError as error:
             self._fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
             return
+        if self._endpoint.logs_messages:
+            logger.debug("< %s: %s", self._who, shown(message))
         try:
             self._session.receive(message)
         except Exception:

@@ -6,16 +6,48 @@ Runs in the worker. It knows its connections by `OpenSocket` alone, and reads no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.base import SessionFactory
 from realtime.transport.flood import FloodLimits
+from realtime.transport.frames import TEXT_WHOLE
 from realtime.transport.handshake import Admission
 from sticky.first_bytes import HeadLimits
 from sticky.hashing import Key
+
+SHOWN: Final = 500  # characters of a message in the log
+
+# What a message may hold that no log should: tokens, and the headers that a client sends in place of real ones.
+_SECRET: Final = re.compile(r'"(token|authorization|cookie|password|secret)"\s*:\s*"(?:[^"\\]|\\.)*"?', re.IGNORECASE)
+
+logger = logging.getLogger("realtime.websocket")
+
+
+def shown(message: bytes | str) -> str:
+    """Return a message as the log shows it, at debug level: shortened, without tokens; of binary its size."""
+    if not isinstance(message, str):
+        return f"{len(message)} bytes"
+    text = _SECRET.sub(r'"\1":"***"', message)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(message)} characters)"
+
+
+def sent_messages(data: bytes) -> Iterator[str]:
+    """Give the messages in whole frames of the server, as the log shows them; compressed ones by their size."""
+    at = 0
+    while at < len(data):
+        first, size, payload_at = data[at], data[at + 1], at + 2
+        if size >= 126:
+            width = 2 if size == 126 else 8
+            size = int.from_bytes(data[payload_at : payload_at + width])
+            payload_at += width
+        at = payload_at + size
+        payload = data[payload_at:at]
+        yield shown(payload.decode() if first == TEXT_WHOLE else payload)
 
 
 class OpenSocket(Protocol):
@@ -73,6 +105,7 @@ class WebSocketEndpoint:
         self.on_lost = on_lost
         self.leave: Callable[[Key | None], None] = lambda key: None  # told of the key of each connection that ended
         self.connections: set[OpenSocket] = set()
+        self.logs_messages = logger.isEnabledFor(logging.DEBUG)  # what is sent and received
         self.opened = 0
         self.refused = 0
         self.slow = 0

@@ -24,7 +24,7 @@ from realtime.transport.flood import FloodMeter
 from realtime.transport.frames import TEXT
 from realtime.transport.peer import Peer
 from realtime.transport.taken import hold_little, taken
-from realtime.transport.websocket_endpoint import WebSocketEndpoint
+from realtime.transport.websocket_endpoint import WebSocketEndpoint, sent_messages
 
 SLOW: Final = (3008, "slow")
 
@@ -111,9 +111,19 @@ class WebSocketFlow(asyncio.Protocol):
         """The peer has caught up."""
         self._congested_since = None
         if self._state is WebSocketState.OPEN:
-            self.write = self._transport.write
+            self.write = self._unchecked_write()
             if self._session is not None:
                 self._session.drained()
+
+    def _unchecked_write(self) -> Callable[[bytes], None]:
+        """Return what writes while the peer keeps up: the socket's own method, unless the log shows what is sent."""
+        write: Callable[[bytes], None] = self._write_logged if self._endpoint.logs_messages else self._transport.write
+        return write
+
+    def _write_logged(self, data: bytes) -> None:
+        for text in sent_messages(data):
+            logger.debug("> %s: %s", self._who, text)
+        self._transport.write(data)
 
     def _write_checked(self, data: bytes) -> None:
         if self._transport.get_write_buffer_size() + len(data) > self._endpoint.limits.outbound_bytes:
@@ -215,7 +225,7 @@ class WebSocketFlow(asyncio.Protocol):
 
     def _enter(self, state: WebSocketState) -> None:
         self._state = state
-        self.write = self._transport.write if state is WebSocketState.OPEN else _ignore
+        self.write = self._unchecked_write() if state is WebSocketState.OPEN else _ignore
 
     def _tell_session(self, code: int, reason: str) -> None:
         """Tell the session of the end, once."""
