@@ -67,9 +67,10 @@ lint: $(READY)  ## check the style, the formatting and the types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 
+# Not with --quiet, which would keep warnings from --strict.
 docs: $(VENV)-docs/.installed  ## build the documentation site into build/site; a dead link or anchor fails
 	$(VENV)-docs/bin/python scripts/reference.py --check
-	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(VENV)-docs/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
 	@echo "build/site/index.html; to read it: $(VENV)-docs/bin/mkdocs serve"
 
 $(VENV)-docs/.installed: pyproject.toml scripts/venv.sh
