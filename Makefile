@@ -26,7 +26,7 @@ LOWEST ?= tests/realtime tests/sticky tests/test_architecture.py tests/process/t
 	tests/process/test_supervision.py::test_a_reload_replaces_every_worker_and_serves_on \
 	tests/process/test_api.py::test_a_broadcast_and_a_batch
 
-.PHONY: help demo test test-slow test-lowest lint docs bench fuzz screenshots clean
+.PHONY: help demo test test-slow test-lowest lint bench fuzz screenshots clean
 
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1=\2/p' Makefile | awk -F= '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -68,6 +68,7 @@ lint: $(READY)  ## check the style, the formatting and the types
 	$(BIN)/mypy --strict
 
 # Not with --quiet, which would keep warnings from --strict.
+.PHONY: docs
 docs: $(VENV)-docs/.installed  ## build the documentation site into build/site; a dead link or anchor fails
 	$(VENV)-docs/bin/python scripts/reference.py --check
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
@@ -99,5 +100,6 @@ screenshots: $(READY)  ## make the pictures in docs/ anew, from the running chat
 	$(BIN)/python -m tests.browser.shoot
 
 clean:  ## remove .venv and everything that tools left
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-apps $(VENV)-docs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-apps build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV)-docs
