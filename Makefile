@@ -88,9 +88,20 @@ fuzz: $(READY)  ## fuzz whatever reads bytes of strangers, for SECONDS (60)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
 	$(BIN)/python -m tests.fuzz -max_total_time=$(SECONDS) -max_len=4096
 
+# Not with --quiet, which would keep warnings from --strict.
+.PHONY: docs
+docs: $(VENV)-docs/.installed  ## build the documentation site into build/site; a dead link or anchor fails
+	$(VENV)-docs/bin/python scripts/reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
+	@echo "build/site/index.html; to read it: $(VENV)-docs/bin/mkdocs serve"
+
+$(VENV)-docs/.installed: pyproject.toml scripts/venv.sh
+	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)-docs docs
+
 screenshots: $(READY)  ## make the pictures in docs/ anew, from the running chat
 	$(BIN)/python -m tests.browser.shoot
 
 clean:  ## remove .venv and everything that tools left
 	rm -rf $(VENV) $(VENV)-lowest $(VENV)-apps build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV)-docs

@@ -156,7 +156,12 @@ class TestServer:
             await self._turning
 
     def token(self, claims: Mapping[str, Any]) -> str:
-        """Sign a token as the application's own backend would: `sub` is the user, `channel` makes it a room's."""
+        """
+        Sign a token as the application's own backend would, and return it.
+
+        Args:
+            claims: what it says: `sub` is the user, `channel` makes it a token for one room.
+        """
         return jwt.encode({"exp": int(time.time()) + TOKEN_S, **claims}, self._secret, algorithm="HS256")
 
     async def connect(
@@ -175,6 +180,9 @@ class TestServer:
             data: what it sends for `on_connect`.
             client: its address.
             headers: of its handshake, names in lower case.
+
+        Returns:
+            The client, which `on_connect` has admitted.
 
         Raises:
             ClientError: the answer is an error, such as `Reject` from `on_connect`.
@@ -214,6 +222,10 @@ class TestClient:
         """
         Send any command of the protocol, and return its result.
 
+        Args:
+            method: the command, such as "subscribe".
+            fields: what the command has, as the protocol names it.
+
         Raises:
             ClientError: the answer is an error.
             Disconnect: the connection was closed instead.
@@ -231,7 +243,13 @@ class TestClient:
         return result
 
     async def subscribe(self, room: str, **fields: Any) -> dict[str, Any]:
-        """Enter a room; `data`, `token`, `recover` and the like as the protocol has them."""
+        """
+        Enter a room, and return the protocol's result: "recovered", "publications", "epoch", "offset", "data".
+
+        Args:
+            room: the room's name.
+            fields: `data`, `token`, `recover` and the like as the protocol has them.
+        """
         return await self.ask("subscribe", channel=room, **fields)
 
     async def unsubscribe(self, room: str) -> None:
@@ -239,7 +257,13 @@ class TestClient:
         await self.ask("unsubscribe", channel=room)
 
     async def publish(self, room: str, data: Any) -> None:
-        """Publish into a room, through `on_publish`."""
+        """
+        Publish into a room, through `on_publish`.
+
+        Args:
+            room: the room's name.
+            data: anything that JSON can say.
+        """
         await self.ask("publish", channel=room, data=data)
 
     async def presence(self, room: str) -> dict[str, Any]:
@@ -248,22 +272,42 @@ class TestClient:
         return found
 
     async def history(self, room: str, limit: int = 100) -> list[dict[str, Any]]:
-        """Return the publications that a room keeps."""
+        """
+        Return the publications that a room keeps, oldest first.
+
+        Args:
+            room: the room's name.
+            limit: how many at most.
+        """
         found: list[dict[str, Any]] = (await self.ask("history", channel=room, limit=limit))["publications"]
         return found
 
     async def rpc(self, method: str, data: Any = None) -> Any:
-        """Call a method, and return its answer."""
+        """
+        Call a method of the application, and return its answer.
+
+        Args:
+            method: the name in `@app.rpc`.
+            data: what its handler gets.
+        """
         return (await self.ask("rpc", method=method, data=data)).get("data")
 
     async def send(self, data: Any) -> None:
-        """Send a message that expects no answer."""
+        """
+        Send a message that expects no answer: the handler of `@app.on_message` gets it.
+
+        Args:
+            data: anything that JSON can say.
+        """
         self._session.receive(msgspec.json.encode({"send": {"data": data}}))
 
     async def next(self, kind: str, room: str | None = None) -> dict[str, Any]:
         """
-        Return what came next of a kind: "pub", "join", "leave", "message", "subscribe", "unsubscribe". What came
-        before it is dropped.
+        Return what came next of a kind. What came before it is dropped.
+
+        Args:
+            kind: "pub", "join", "leave", "message", "subscribe" or "unsubscribe".
+            room: the room that it must be of; None for any.
 
         Raises:
             TimeoutError: it did not come.

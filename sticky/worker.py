@@ -154,7 +154,12 @@ class Worker:
         self._say(Kind.READY)
 
     def boot_failed(self, text: str) -> NoReturn:
-        """Tell the primary why this worker cannot serve, and end the process with status 3."""
+        """
+        Tell the primary why this worker cannot serve, and end the process with status 3.
+
+        Args:
+            text: the reason, such as a traceback. The primary shows it once.
+        """
         self._say(Kind.BOOT_FAILED, _sayable(text[-TEXT_MAX:]))
         sys.exit(EXIT_BOOT)
 

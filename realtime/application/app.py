@@ -38,7 +38,7 @@ logger = logging.getLogger("realtime.app")
 
 
 class App:
-    """A realtime application. Every method that is for users may be called in any thread, as threads.py says."""
+    """A realtime application. Every method that is for users may be called in any thread."""
 
     def __init__(self) -> None:
         self.rooms = Rooms()
@@ -108,7 +108,15 @@ class App:
         return function
 
     def rpc(self, name: str) -> Callable[[F], F]:
-        """Answer calls of this method. Called with the connection and the data; what it returns is the answer."""
+        """
+        Answer calls of a method. Called with the connection and the data; what it returns is the answer.
+
+        Args:
+            name: the method that clients call.
+
+        Raises:
+            ValueError: the method has a handler already.
+        """
 
         def register(function: F) -> F:
             if name in self._methods:
@@ -205,7 +213,12 @@ class App:
         return RoomHandle(self, name, declare)
 
     def user(self, name: str) -> UserHandle:
-        """Return a handle of a user, on all workers: `await app.user("ann").is_online()`."""
+        """
+        Return a handle of a user, on all workers: `await app.user("ann").is_online()`.
+
+        Args:
+            name: the user, as `conn.user` has it.
+        """
         return UserHandle(name, self._the_postman, self.event_loop)
 
     def _the_postman(self) -> ClusterBus:
@@ -214,7 +227,13 @@ class App:
         return self._bus
 
     def mount(self, path: str, app: ASGIApp) -> None:
-        """Serve an ASGI application (FastAPI, Starlette, Django, …) below `path`, on the same workers."""
+        """
+        Serve an ASGI application (FastAPI, Starlette, Django, …) below `path`, on the same workers.
+
+        Args:
+            path: where it begins, such as "/" or "/web".
+            app: the ASGI application.
+        """
         self.mounts.append((_prefix(path), app))
 
     def static(self, path: str, directory: str | Path) -> None:
@@ -266,6 +285,9 @@ class App:
         Run a function that computes for long in another process, so that the event loop stays free.
 
         The function and its arguments must be importable and picklable. The processes are this worker's own children.
+
+        Returns:
+            What the function returns.
 
         Raises:
             BrokenProcessPool: a process ended while it computed, or could not import the function. The next call has

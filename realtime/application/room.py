@@ -176,7 +176,7 @@ class RoomHandle:
     One room, or a family of rooms, of an application.
 
     As a decorator it declares the family and takes the class's handlers; with a concrete name it publishes and reads.
-    Every method may be called in any thread, as threads.py says.
+    Every method may be called in any thread.
     """
 
     __slots__ = ("_app", "_declare", "name")
@@ -236,7 +236,14 @@ class RoomHandle:
 
     @from_any_thread
     async def history(self, limit: int = 100, *, since: Position | None = None, reverse: bool = False) -> Page:
-        """Return up to `limit` publications: oldest first, or newest first with `reverse`."""
+        """
+        Return publications that the room keeps, and the position at the top of its stream.
+
+        Args:
+            limit: how many at most.
+            since: begin after this position, or before it with `reverse`.
+            reverse: newest first; else oldest first.
+        """
         page = await self._app.hub.history(self.name, since=since, limit=limit, reverse=reverse)
         return Page(page.publications, page.top)
 

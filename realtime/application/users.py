@@ -36,8 +36,7 @@ class Place:
 
 class UserHandle:
     """
-    A user by name. Every call may raise `BrokerUnavailable`, and every method be called in any thread, as threads.py
-    says.
+    A user by name. Every call may raise `BrokerUnavailable`. Every method may be called in any thread.
     """
 
     __slots__ = ("_bus", "event_loop", "name")
@@ -62,7 +61,14 @@ class UserHandle:
 
     @from_any_thread
     async def disconnect(self, code: int = 3503, reason: str = "force disconnect", *, client: str = "") -> None:
-        """Close all connections of the user, or one; by the default code they do not come back."""
+        """
+        Close all connections of the user, or one.
+
+        Args:
+            code: by the default the clients do not come back; by 3011 they reconnect.
+            reason: what the clients get beside the code.
+            client: the id of the one connection; "" for all.
+        """
         await self._bus().tell_all(Disconnect(self.name, client, (), code, reason))
 
     @from_any_thread
@@ -72,12 +78,24 @@ class UserHandle:
 
     @from_any_thread
     async def subscribe(self, room: str, *, client: str = "") -> None:
-        """Bring all connections of the user, or one, into a room. No handler is asked."""
+        """
+        Subscribe all connections of the user, or one, to a room. No handler is called.
+
+        Args:
+            room: the room's name.
+            client: the id of the one connection; "" for all.
+        """
         await self._bus().tell_all(Subscribe(self.name, room, client))
 
     @from_any_thread
     async def unsubscribe(self, room: str, *, client: str = "") -> None:
-        """Take all connections of the user, or one, out of a room."""
+        """
+        End the subscription of all connections of the user, or of one, to a room.
+
+        Args:
+            room: the room's name.
+            client: the id of the one connection; "" for all.
+        """
         await self._bus().tell_all(Unsubscribe(self.name, room, client))
 
 

@@ -58,7 +58,7 @@ class Subscription:
 
 class Connection:
     """
-    One client. Every method may be called in any thread, as threads.py says.
+    One client. Every method may be called in any thread.
 
     Attributes:
         id: unique in the whole cluster; another one after each reconnect.
@@ -160,8 +160,12 @@ class Connection:
     @from_any_thread_at_once
     def disconnect(self, code: int = 3503, reason: str = "force disconnect") -> None:
         """
-        Close the connection. The default code tells the client not to come back; 3011 tells it to reconnect. Codes of
-        your own: 4000 to 4499 let it come back, 4500 to 4999 do not.
+        Close the connection.
+
+        Args:
+            code: the default tells the client not to come back; 3011 tells it to reconnect. Codes of your own: 4000 to
+                4499 let it come back, 4500 to 4999 do not.
+            reason: what the client gets beside the code; at most 32 ASCII characters.
         """
         self._voice.end(code, reason)
 

@@ -1,5 +1,5 @@
 """
-What strangers send through one proxy, set up as docs/deploying.md says: offers, bodies, chunks, in generated sequences.
+What strangers send through one proxy, set up as docs/deploying/proxies.md says: offers, bodies, chunks, in sequences.
 
 The proxy puts the requests of all of them on few connections. Each has to be answered as its own sender's, with its
 whole body, whatever somebody else has sent before on the same connection.
@@ -23,7 +23,7 @@ from tests.support.sequences import SECRET_REQUEST, Request, faulty_handshakes, 
 from tests.support.server import ROOT, RunningServer
 
 PEOPLE = [f"127.10.0.{number}" for number in range(1, 5)]
-GUIDE = (ROOT / "docs" / "deploying.md").read_text()
+GUIDE = (ROOT / "docs" / "deploying" / "proxies.md").read_text()
 NGINX = """
 worker_processes 1;
 daemon off;

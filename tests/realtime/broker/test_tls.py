@@ -2,7 +2,7 @@
 `rediss://` with a certificate of an authority of one's own, and a user who may do what the broker does and no more.
 
 Real servers, sentinels and nodes with TLS; their certificates, for an address or a name, are made here. The list of
-commands is the one that docs/deploying.md shows.
+commands is the one that docs/deploying/redis.md shows.
 """
 
 from __future__ import annotations
@@ -105,10 +105,10 @@ def secure(authority: Authority) -> Iterator[tuple[RedisServer, int]]:
 
 
 def commands_in_the_documentation() -> list[str]:
-    """Return the words of the user in docs/deploying.md that grant commands."""
-    text = (ROOT / "docs/deploying.md").read_text()
+    """Return the words of the user in docs/deploying/redis.md that grant commands."""
+    text = (ROOT / "docs/deploying/redis.md").read_text()
     found = re.search(r"^user realtime (?P<words>.*?)```", text, re.MULTILINE | re.DOTALL)
-    assert found is not None, "docs/deploying.md shows such a user"
+    assert found is not None, "docs/deploying/redis.md shows such a user"
     words = found["words"].replace("\\\n", " ").split()
     return [word for word in words if word not in ("on", "~rt:*", "&rt:*") and not word.startswith(">")]
 
