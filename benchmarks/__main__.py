@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from benchmarks.against import CannotBuild, build, ratios, with_revision
 from benchmarks.compile import program
 from benchmarks.contestants import CONTESTANTS, Contestant
 from benchmarks.errors import Absent, BenchError
@@ -80,6 +81,7 @@ def chosen_contestants(scenarios: Sequence[Scenario], only: str) -> tuple[dict[s
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write a table there of where each microsecond goes, by perf, instead of a report.",
 )
+@click.option("--against", "revision", metavar="REV", help="Measure another revision of this project beside the tree.")
 @click.option("--list", "listing", is_flag=True, help="Show the scenarios, and who takes part here.")
 def bench(
     names: Sequence[str],
@@ -90,6 +92,7 @@ def bench(
     more: bool,
     again: bool,
     table: Path | None,
+    revision: str | None,
     listing: bool,
 ) -> None:
     """
@@ -100,6 +103,7 @@ def bench(
       python -m benchmarks --list
       python -m benchmarks S1 S5 --only realtime,floor
       python -m benchmarks --report docs/bench           all of it, about two hours
+      python -m benchmarks S1 S6 --only realtime --against v0.1.0
       python -m benchmarks S5 --report docs/bench --more           one scenario anew
       python -m benchmarks S1 --only realtime,floor --profile profile.md
     """
@@ -117,6 +121,14 @@ def bench(
     present, absent = chosen_contestants(scenarios, only)
     for name, why in absent.items():
         console.print(f"absent: {name}: {why}", style="yellow", highlight=False)
+    other = None
+    if revision:
+        console.print(f"building {revision}, once", style="dim", highlight=False)
+        try:
+            other = build(revision)
+        except CannotBuild as problem:
+            raise click.UsageError(f"--against {revision}: {problem}") from None
+        scenarios, present = with_revision(scenarios, present, other)
     if listing:
         console.print(listed(scenarios, present))
         return
@@ -154,13 +166,15 @@ def bench(
                 results.append_to(directory)
             progress.advance(task)
     tell(console, results)
+    for line in ratios(results.runs, other) if other is not None else ():
+        console.print(line, highlight=False)
     if table is not None:
         table.write_text(profile.markdown())
         console.print(f"profile: {table}", highlight=False)
     if directory is not None:
         write(directory, results)
         console.print(f"report: {directory}/report.html, report.md, runs.jsonl", highlight=False)
-    sys.exit(1 if any(each.faults and CONTESTANTS[each.contestant].is_ours for each in results.runs) else 0)
+    sys.exit(1 if any(each.faults and present[each.contestant].is_ours for each in results.runs[-len(turns) :]) else 0)
 
 
 def listed(scenarios: Sequence[Scenario], present: dict[str, Contestant]) -> Table:

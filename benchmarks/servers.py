@@ -18,6 +18,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -44,7 +46,7 @@ class Server:
     port: int
     stdin: int = subprocess.DEVNULL
 
-    def __init__(self, argv: list[str], directory: Path, *, serves: str = "port ") -> None:
+    def __init__(self, argv: list[str], directory: Path, *, serves: str | tuple[str, ...] = "port ") -> None:
         """
         Args:
             argv: the command.
@@ -53,6 +55,7 @@ class Server:
         """
         self.argv = argv
         self.directory = directory
+        self.cwd = ROOT
         self._serves = serves
         self._process: subprocess.Popen[bytes]
         self._log = directory / "log"
@@ -60,7 +63,7 @@ class Server:
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                self.argv, cwd=ROOT, stdin=self.stdin, stdout=log, stderr=subprocess.STDOUT
+                self.argv, cwd=self.cwd, stdin=self.stdin, stdout=log, stderr=subprocess.STDOUT
             )
         try:
             self._learn_port(self.wait_for(self._serves))
@@ -81,18 +84,19 @@ class Server:
     def _learn_port(self, line: str) -> None:
         self.port = int(line.split()[1])
 
-    def wait_for(self, text: str) -> str:
+    def wait_for(self, text: str | tuple[str, ...]) -> str:
         """
-        Wait for a line with this text, and return it.
+        Wait for a line with this text, or with one of several, and return it.
 
         Raises:
             RunFailed: it ended, or took too long.
         """
+        wanted = (text,) if isinstance(text, str) else text
         give_up_at = time.monotonic() + BOOT_S
         while time.monotonic() < give_up_at:
             lines = self._log.read_text(errors="replace").splitlines(keepends=True)
             for line in lines:
-                if text in line and line.endswith("\n"):
+                if any(each in line for each in wanted) and line.endswith("\n"):
                     return line
             if self._process.poll() is not None:
                 raise RunFailed(f"{self.argv} ended", "".join(lines[-20:]))
@@ -126,16 +130,33 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
 
 
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One build of this project: its interpreter, and a directory that has no packages of another build."""
+
+    name: str
+    python: str
+    directory: Path
+
+
+TREE: Final = Build("", sys.executable, ROOT)
+BUILD: Final = ContextVar("BUILD", default=TREE)
+"""What `Ours` starts: the tree, or the revision of `--against`."""
+
+
 class Ours(Server):
     """`realtime serve`, as a user starts it."""
 
     def __init__(self, directory: Path, *options: str, workers: int = 1, target: str = "benchmarks/app.py") -> None:
         self.workers = workers
         self.control = str(directory / "control.sock")
-        argv = [sys.executable, "-m", "realtime", "serve", str(ROOT / target), "--bind", "127.0.0.1:0"]
+        build = BUILD.get()
+        argv = [build.python, "-m", "realtime", "serve", str(ROOT / target), "--bind", "127.0.0.1:0"]
         argv += ["--workers", str(workers), "--control", self.control, "--drain", "5s"]
         argv += ["--commands-per-second", "0", *options]  # the load is one client
-        super().__init__(argv, directory, serves=f"({workers} of {workers})")
+        # A line of a worker that is ready, as it is now and as it was in 0.1.
+        super().__init__(argv, directory, serves=(f"ready={workers}/{workers}", f"({workers} of {workers})"))
+        self.cwd = build.directory
 
     def _learn_port(self, line: str) -> None:
         [address] = self.ask("status")["addresses"]
@@ -150,7 +171,7 @@ class Ours(Server):
         return {
             "primary": [status["pid"]],
             "workers": [each["pid"] for each in status["workers"]],
-            "broker": [each["pid"] for each in status["children"]],
+            "broker": [each["pid"] for each in status.get("sidecars", status.get("children", ()))],
         }
 
 
@@ -173,7 +194,7 @@ class OnPort(Server):
     def _learn_port(self, line: str) -> None:
         pass
 
-    def wait_for(self, text: str) -> str:
+    def wait_for(self, text: str | tuple[str, ...]) -> str:
         give_up_at = time.monotonic() + BOOT_S
         while time.monotonic() < give_up_at:
             if self._process.poll() is not None:
@@ -182,7 +203,7 @@ class OnPort(Server):
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 booted = self._log.read_text(errors="replace").count("Application startup complete")
                 if self._workers == 1 or booted >= self._workers:
-                    return text
+                    return str(text)
             time.sleep(POLL_S)
         raise RunFailed(f"{self.argv} does not listen within {BOOT_S:g} s", self.log())
 
