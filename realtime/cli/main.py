@@ -17,6 +17,7 @@ import click
 
 import realtime
 from realtime.errors import RealtimeError, SettingsError
+from realtime.loadtest.errors import LoadError
 from sticky.errors import SettingsError as StickySettingsError
 from sticky.errors import StickyError
 
@@ -100,7 +101,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code)
     except (SettingsError, StickySettingsError) as error:
         return _fail(str(error), USAGE)
-    except (RealtimeError, StickyError) as error:
+    except (RealtimeError, StickyError, LoadError) as error:
         return _fail(str(error), FAILED)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED

@@ -21,11 +21,10 @@ from realtime.loadtest.errors import Failure
 from realtime.loadtest.ledger import Account
 from realtime.loadtest.marks import Mark
 from realtime.loadtest.plan import Address
-from realtime.loadtest.wire import CLOSE, PING, PONG, TEXT, BadStream, Control, Handshake, Reader, close_of, frame
+from realtime.loadtest.websocket import BadStream, Closed, HandshakeRefused, WebSocket
 
 BACKLOG_MAX: Final = 4 * 1024 * 1024  # bytes that a server has not read yet; above it nothing more is published
 ALREADY_SUBSCRIBED: Final = 105  # the server has made it a member by itself, which is as good
-_GOODBYE: Final = (1000).to_bytes(2, "big")
 
 
 class Error(Struct):
@@ -66,7 +65,7 @@ _decode: Final = msgspec.json.Decoder(Reply).decode
 
 
 class Listener(Protocol):
-    """What a client tells: the run."""
+    """What a client reports to: the run."""
 
     marks: dict[bytes, Mark]  # by the line that brought it
 
@@ -103,14 +102,12 @@ class Client(asyncio.Protocol):
 
     __slots__ = (
         "_asked",
-        "_handshake",
-        "_head",
         "_id",
         "_listener",
         "_pongs",
-        "_reader",
         "_token",
         "_transport",
+        "_websocket",
         "account",
         "address",
         "bytes_in",
@@ -132,19 +129,25 @@ class Client(asyncio.Protocol):
         self.bytes_in = self.bytes_out = 0
         self._token = token
         self._transport: asyncio.Transport | None = None
-        self._handshake: Handshake | None = Handshake()
-        self._head = b""
-        self._reader = Reader()
+        self._websocket = WebSocket(address)
         self._pongs = False
         self._id = 2
         self._asked: dict[int, int] = {}  # publications without an answer: by command, their number
 
-    # What it says
+    # What it sends
 
-    def _write(self, data: bytes) -> None:
-        assert self._transport is not None, "it was connected"
-        self.bytes_out += len(data)
-        self._transport.write(data)
+    def _flush(self) -> None:
+        """Write what the WebSocket has to send, if anything."""
+        data = self._websocket.data_to_send()
+        if data and self._transport is not None:
+            self.bytes_out += len(data)
+            self._transport.write(data)
+
+    def _send(self, text: bytes) -> None:
+        """Send a message; nothing once the server has begun to close, which ends the client soon after."""
+        if self._websocket.is_open:
+            self._websocket.send_text(text)
+            self._flush()
 
     def _join(self) -> None:
         """Ask for everything in one frame, as the SDKs do."""
@@ -152,7 +155,7 @@ class Client(asyncio.Protocol):
         connect = msgspec.json.encode({"id": 1, "connect": {**token, "name": "bench"}})
         subscribe = msgspec.json.encode({"id": 2, "subscribe": {"channel": self.room}})
         self.stage = Stage.JOINING
-        self._write(frame(TEXT, connect + b"\n" + subscribe))
+        self._send(connect + b"\n" + subscribe)
 
     def publish(self, number: int, data: bytes) -> None:
         """Publish in its room. What a server does not read any more is not sent, and will be missed."""
@@ -162,16 +165,16 @@ class Client(asyncio.Protocol):
         self._id += 1
         self._asked[self._id] = number
         room = msgspec.json.encode(self.room)
-        self._write(frame(TEXT, b'{"id":%d,"publish":{"channel":%b,"data":%b}}' % (self._id, room, data)))
+        self._send(b'{"id":%d,"publish":{"channel":%b,"data":%b}}' % (self._id, room, data))
 
     def leave(self) -> None:
         """Say goodbye and close. It is no failure."""
         if self.stage is not Stage.ENDED:
-            is_open = self.stage is not Stage.OPENING
             self.stage = Stage.ENDED
             if self._transport is not None:
-                if is_open:
-                    self._write(frame(CLOSE, _GOODBYE))
+                if self._websocket.is_open:
+                    self._websocket.close()
+                    self._flush()
                 self._transport.close()
 
     def fail(self, failure: Failure) -> None:
@@ -182,7 +185,7 @@ class Client(asyncio.Protocol):
                 self._transport.abort()
             self._listener.failed(self, failure)
 
-    # What it hears
+    # What it receives
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake."""
@@ -190,11 +193,17 @@ class Client(asyncio.Protocol):
         if self.stage is Stage.ENDED:
             self._transport.abort()
             return
-        assert self._handshake is not None
-        self._write(self._handshake.request(self.address))
+        self._flush()
+
+    def eof_received(self) -> None:
+        """Take the server's end of the stream: it may complete a refusal. The transport then closes by itself."""
+        try:
+            self._websocket.receive_end()
+        except HandshakeRefused as error:
+            self.fail(self._failure(error))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End without a goodbye from the server."""
+        """End without a close frame of the server."""
         self._transport = None
         self.fail(Failure(self._step(), 0, problem(exc) if exc else "closed without a reason"))
 
@@ -203,32 +212,24 @@ class Client(asyncio.Protocol):
         now_ns = perf_counter_ns()
         self.bytes_in += len(data)
         try:
-            if self._handshake is not None:
-                data = self._opened(data)
-            for each in self._reader.read(data):
-                if isinstance(each, bytes):
-                    self._message(each, now_ns)
+            events = self._websocket.receive(data)
+            self._flush()  # the answers to pings and to a close frame
+            if self.stage is Stage.OPENING and self._websocket.has_opened:
+                self._join()
+            for each in events:
+                if isinstance(each, Closed):
+                    self.fail(Failure(self._step(), each.code, each.reason or "closed"))
                 else:
-                    self._control(each)
-        except BadStream as error:
-            self.fail(Failure(self._step(), 0, f"sends {error}"))
-        except msgspec.MsgspecError:
-            self.fail(Failure(self._step(), 0, "sends what is not the protocol"))
+                    self._message(each, now_ns)
+        except (HandshakeRefused, BadStream, msgspec.MsgspecError) as error:
+            self.fail(self._failure(error))
 
-    def _opened(self, data: bytes) -> bytes:
-        """Read the answer to the handshake; return what came after it."""
-        assert self._handshake is not None
-        self._head += data
-        answer = self._handshake.answer(self._head)
-        if answer is None:
-            return b""
-        status, reason, end = answer
-        rest, self._head, self._handshake = self._head[end:], b"", None
-        if status != 101:
-            self.fail(Failure("handshake", status, reason))
-            return b""
-        self._join()
-        return rest
+    def _failure(self, error: Exception) -> Failure:
+        """Return what a server did wrongly as it is counted."""
+        if isinstance(error, HandshakeRefused):
+            return Failure("handshake", error.status, error.reason)
+        what = str(error) if isinstance(error, BadStream) else "what is not the protocol"
+        return Failure(self._step(), 0, f"sends {what}")
 
     def _message(self, message: bytes, now_ns: int) -> None:
         listener, account = self._listener, self.account
@@ -244,7 +245,7 @@ class Client(asyncio.Protocol):
 
     def _ping(self) -> None:
         if self._pongs and self.stage is not Stage.ENDED:
-            self._write(frame(TEXT, b"{}"))
+            self._send(b"{}")
 
     def _reply(self, line: bytes, now_ns: int) -> None:
         if self.stage is Stage.ENDED:
@@ -282,16 +283,6 @@ class Client(asyncio.Protocol):
                 self._listener.delivered(self.account, mark, now_ns)
         elif push.unsubscribe is not None and push.channel == self.room:
             self.fail(Failure("stay", push.unsubscribe.code, push.unsubscribe.reason))
-
-    def _control(self, control: Control) -> None:
-        if self.stage is Stage.ENDED:
-            return
-        if control.opcode == PING:
-            self._write(frame(PONG, control.payload))
-        elif control.opcode == CLOSE:
-            code, reason = close_of(control.payload)
-            self._write(frame(CLOSE, control.payload[:2]))
-            self.fail(Failure(self._step(), code, reason or "closed"))
 
     def _step(self) -> str:
         if self.stage is Stage.OPENING:

@@ -1,7 +1,7 @@
 """
 The errors of the load client, in one tree. Each ends in the command's one sentence, with what to do.
 
-    RealtimeError
+    LoadError
     ├── WrongPlan              what was asked for contradicts itself, or is too much for one process
     └── LoadRefused
         ├── Unreachable        nobody answers there, or something else than a realtime server
@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
-
-from realtime.errors import RealtimeError
 
 REASON_MAX: Final = 123  # characters: as much as the reason of a close frame has room for
 
@@ -47,7 +45,11 @@ class Failure:
         return f"{self.reason} ({self.code})" if self.code else self.reason
 
 
-class WrongPlan(RealtimeError):
+class LoadError(Exception):
+    """Any error of this package that is not a bug. Its base is not `RealtimeError`, which is the server's."""
+
+
+class WrongPlan(LoadError):
     """A load that cannot be run."""
 
     def __init__(self, problem: str) -> None:
@@ -58,7 +60,7 @@ class WrongPlan(RealtimeError):
         return self.problem
 
 
-class LoadRefused(RealtimeError):
+class LoadRefused(LoadError):
     """The first client did not get in, or its first publication was refused, so that the others need not try."""
 
     def __init__(self, address: str, room: str, failure: Failure) -> None:

@@ -1,164 +1,136 @@
 """
-The client's side of a WebSocket, as far as a load needs it.
+The client's side of a WebSocket, as far as a load needs it: websockets' client protocol, behind a few methods.
 
-Pure: bytes in, messages out, and frames for what is said. `Reader` takes what a server sends (RFC 6455, section 5.2:
-unmasked, no extension), joins fragments, and answers *messages so far*; a stream that no server may send raises
-`BadStream`. It never answers by itself: pings and closes come out as frames for whoever reads.
+Pure: bytes in, messages out, and the bytes that have to be sent for it. It runs in the load client's event loop and
+never touches a socket. The protocol answers pings and the server's close frame by itself; the caller sends what
+`data_to_send` returns after each call. Frames that no server may send raise `BadStream`.
 """
 
 from __future__ import annotations
 
-import secrets
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from websockets.utils import accept_key, generate_key
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidMessage, InvalidStatus
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.uri import WebSocketURI
 
 from realtime.loadtest.plan import Address
-from realtime.transport.frames import apply_mask
 
-HEAD_MAX: Final = 65_536
-MESSAGE_MAX: Final = 64 * 1024 * 1024  # a load client trusts its server, within reason
-
-CONTINUED, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
-_FINAL: Final = 0x80
+MESSAGE_MAX: Final = 64 * 1024 * 1024  # bytes: the most that a server's --message-bytes can be
+NORMAL: Final = 1000  # close code (RFC 6455, section 7.4.1)
 
 
 class BadStream(Exception):
-    """What a server sent is no WebSocket stream."""
+    """The server sent what is no WebSocket stream. The connection is of no more use."""
 
 
-def frame(opcode: int, payload: bytes) -> bytes:
-    """Return one whole frame as a client sends it, masked (section 5.3)."""
-    size = len(payload)
-    if size < 126:
-        head = bytes((_FINAL | opcode, 0x80 | size))
-    elif size < 65_536:
-        head = bytes((_FINAL | opcode, 0x80 | 126)) + size.to_bytes(2, "big")
-    else:
-        head = bytes((_FINAL | opcode, 0x80 | 127)) + size.to_bytes(8, "big")
-    mask = secrets.token_bytes(4)
-    return head + mask + apply_mask(payload, mask)
+class HandshakeRefused(Exception):
+    """The server answered the handshake with another status than 101."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status, self.reason = status, reason
 
 
-def close_of(payload: bytes) -> tuple[int, str]:
-    """Return the code and reason of a close frame; 1005 when it has none (section 7.1.5)."""
-    if len(payload) < 2:
-        return 1005, ""
-    return int.from_bytes(payload[:2], "big"), payload[2:].decode(errors="replace")
+class Closed(NamedTuple):
+    """The server's close frame; code 1005 when it had none (RFC 6455, section 7.1.5)."""
+
+    code: int
+    reason: str
 
 
-class Handshake:
-    """One opening handshake (section 4.1)."""
+class WebSocket:
+    """One connection: a handshake, then messages."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_parts", "_protocol")
 
-    def __init__(self) -> None:
-        self._key = generate_key()
+    def __init__(self, address: Address) -> None:
+        path, _, query = address.path.partition("?")
+        uri = WebSocketURI(address.secure, address.host, address.port, path, query)
+        self._protocol = ClientProtocol(uri, max_size=MESSAGE_MAX)
+        self._parts: bytearray | None = None  # of a message whose last fragment has not come
+        request = self._protocol.connect()
+        request.headers["User-Agent"] = "realtime bench"
+        self._protocol.send_request(request)
 
-    def request(self, address: Address) -> bytes:
-        """Return what the client says first."""
-        lines = (
-            f"GET {address.path} HTTP/1.1",
-            f"Host: {address.authority}",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-            f"Sec-WebSocket-Key: {self._key}",
-            "Sec-WebSocket-Version: 13",
-            "User-Agent: realtime bench",
-        )
-        return ("\r\n".join(lines) + "\r\n\r\n").encode()
+    @property
+    def has_opened(self) -> bool:
+        """The handshake is done, whatever came after it."""
+        return self._protocol.state is not State.CONNECTING and self._protocol.handshake_exc is None
 
-    def answer(self, data: bytes) -> tuple[int, str, int] | None:
+    @property
+    def is_open(self) -> bool:
+        """Messages can be sent: the handshake is done, and neither side has begun to close."""
+        return self._protocol.state is State.OPEN
+
+    def receive(self, data: bytes) -> list[bytes | Closed]:
         """
-        Read the answer.
-
-        Returns:
-            The status, its reason, and where the frames begin; None while more bytes are needed.
+        Take bytes of the server, and return the messages that are whole now, in order. You must send `data_to_send`.
 
         Raises:
-            BadStream: it is no HTTP, or accepts a handshake that was not asked for.
-        """
-        end = data.find(b"\r\n\r\n")
-        if not data.startswith(b"HTTP/1.1 "[: len(data)]) or (end < 0 and len(data) > HEAD_MAX):
-            raise BadStream("no HTTP answer")
-        if end < 0:
-            return None
-        first, *lines = data[:end].decode("latin-1").split("\r\n")
-        status, _, reason = first[9:].partition(" ")
-        if not (len(status) == 3 and status.isdecimal()):
-            raise BadStream("no HTTP answer")
-        if status == "101":
-            headers = {
-                name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
-            }
-            if headers.get("sec-websocket-accept") != accept_key(self._key):
-                raise BadStream("a handshake that was not asked for")
-        return int(status), reason, end + 4
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """A frame that is about the connection."""
-
-    opcode: int
-    payload: bytes
-
-
-class Reader:
-    """Takes the stream after the handshake."""
-
-    __slots__ = ("_held", "_parts")
-
-    def __init__(self) -> None:
-        self._held = b""
-        self._parts: bytearray | None = None
-
-    def read(self, data: bytes) -> list[bytes | Control]:
-        """
-        Return the messages that are whole now, and control frames, in order.
-
-        Raises:
+            HandshakeRefused: the server opens no WebSocket here.
             BadStream: no server may send this.
         """
-        if self._held:
-            data = self._held + data
-        found: list[bytes | Control] = []
-        at, have = 0, len(data)
-        while have - at >= 2:
-            length, begin = data[at + 1], at + 2
-            if length > 125:
-                size = 2 if length == 126 else 8
-                if length > 127:
-                    raise BadStream("a masked frame")
-                if have - begin < size:
-                    break
-                length = int.from_bytes(data[begin : begin + size], "big")
-                begin += size
-                if length > MESSAGE_MAX:
-                    raise BadStream("a message without measure")
-            if begin + length > have:
-                break
-            self._frame(data[at], data[begin : begin + length], found)
-            at = begin + length
-        self._held = data[at:]
+        self._protocol.receive_data(data)
+        return self._events()
+
+    def receive_end(self) -> None:
+        """
+        Take the end of the stream: a refusal without Content-Length is whole only then (RFC 9112, section 6.3).
+
+        Raises:
+            HandshakeRefused: the server opens no WebSocket here.
+        """
+        self._protocol.receive_eof()
+        error = self._protocol.handshake_exc
+        if isinstance(error, InvalidStatus):
+            raise _problem(error)
+
+    def send_text(self, data: bytes) -> None:
+        """Add a text message to `data_to_send`. Only while `is_open`."""
+        self._protocol.send_text(data)
+
+    def close(self) -> None:
+        """Add a close frame to `data_to_send`. Only while `is_open`."""
+        self._protocol.send_close(NORMAL)
+
+    def data_to_send(self) -> bytes:
+        """Return the bytes that have to be sent now."""
+        return b"".join(self._protocol.data_to_send())
+
+    def _events(self) -> list[bytes | Closed]:
+        found: list[bytes | Closed] = []
+        for event in self._protocol.events_received():
+            if isinstance(event, Frame):
+                self._frame(event, found)
+        if self._protocol.handshake_exc is not None:
+            raise _problem(self._protocol.handshake_exc)
+        if self._protocol.parser_exc is not None and not isinstance(self._protocol.parser_exc, EOFError):
+            raise BadStream(f"no WebSocket stream ({self._protocol.parser_exc})")
         return found
 
-    def _frame(self, first: int, payload: bytes, found: list[bytes | Control]) -> None:
-        if first in (_FINAL | TEXT, _FINAL | BINARY) and self._parts is None:
-            found.append(payload)
-            return
-        opcode = first & 0x0F
-        if first & 0x70:
-            raise BadStream("an extension that was not asked for")
-        if opcode in (CLOSE, PING, PONG):
-            found.append(Control(opcode, payload))
-            return
-        if opcode not in (CONTINUED, TEXT, BINARY) or (opcode == CONTINUED) == (self._parts is None):
-            raise BadStream("a frame out of place")
-        self._parts = (self._parts or bytearray()) + payload
-        if len(self._parts) > MESSAGE_MAX:
-            raise BadStream("a message without measure")
-        if first & _FINAL:
-            found.append(bytes(self._parts))
-            self._parts = None
+    def _frame(self, frame: Frame, found: list[bytes | Closed]) -> None:
+        """Take a frame that the protocol has let through: fragments come in order, control frames between them."""
+        if frame.opcode is Opcode.CLOSE:
+            close = self._protocol.close_rcvd
+            assert close is not None, "the protocol parsed it"
+            found.append(Closed(close.code, close.reason))
+        elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            if frame.fin and self._parts is None:
+                found.append(bytes(frame.data))  # bytes: the lines of it are looked up in a dictionary
+                return
+            self._parts = (self._parts or bytearray()) + frame.data
+            if frame.fin:
+                found.append(bytes(self._parts))
+                self._parts = None
+
+
+def _problem(error: Exception) -> HandshakeRefused | BadStream:
+    """Say in our words why the handshake failed."""
+    if isinstance(error, InvalidStatus):
+        return HandshakeRefused(error.response.status_code, error.response.reason_phrase)
+    if isinstance(error, InvalidMessage):
+        return BadStream("no HTTP answer")
+    return BadStream("a handshake that was not asked for")
