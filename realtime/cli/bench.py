@@ -1,4 +1,9 @@
-"""`realtime bench URL`: load a deployment with clients, and say what they got and when."""
+"""
+`realtime bench [URL]`: load a server with clients, and report what they got and when.
+
+The command alone: the load is in realtime/loadtest/, which knows nothing of settings. It runs in a process that serves
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +25,7 @@ from rich.console import Console
 from realtime.auth import sign
 from realtime.cli.launch import raise_descriptor_limit
 from realtime.cli.options import GroupedCommand, settings_options
+from realtime.cli.remote import server_address
 from realtime.errors import SettingsError
 from realtime.loadtest.errors import WrongPlan
 from realtime.loadtest.marks import Marker
@@ -29,7 +35,7 @@ from realtime.loadtest.report import as_json as numbers
 from realtime.loadtest.report import as_text, title
 from realtime.loadtest.run import Load
 from realtime.loadtest.screen import Screen
-from realtime.settings import resolve
+from realtime.settings import Settings, resolve
 
 TOKEN_S: Final = 3600  # longer than connecting and publishing can take
 OWN_FILES: Final = 64  # descriptors of this process beside its connections
@@ -37,7 +43,7 @@ DIRTY: Final = 1
 
 
 @click.command(cls=GroupedCommand)
-@click.argument("url")
+@click.argument("url", required=False, metavar="[URL]")
 @click.option(
     "--clients", "-c", default=100, show_default=True, metavar="N", help=f"Connections; at most {CLIENTS_MAX:,}."
 )
@@ -66,7 +72,7 @@ DIRTY: Final = 1
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @settings_options(["token_hmac_secret", "token_audience", "token_issuer"])
 def bench(
-    url: str,
+    url: str | None,
     token: str | None,
     secret_from_settings: bool,
     cafile: str | None,
@@ -85,24 +91,27 @@ def bench(
     """
     Load the server at URL with clients that join rooms, publish and listen.
 
-    Publications are sent when they are due, and latency counts from then: a server that stands still is seen. The exit
-    status is 0 when everybody got everything once and in order, 1 when not.
+    Without URL it is the server of the settings: `url`, else the first address of `bind`. Publications are sent when
+    they are due, and latency counts from then, so a server that stands still shows. The exit status is 0 when every
+    client got every publication once and in order, 1 when not.
 
     \b
     Examples:
-      realtime bench http://127.0.0.1:8000
+      realtime bench                               the server of realtime.toml, else http://127.0.0.1:8000
       realtime bench https://chat.example.com --clients 2000 --rooms 20 --room 'chat:{n}' --rate 2
       realtime bench wss://chat.example.com --secret-from-settings --seconds 60 --json
     """
+    settings = resolve(given, config=config)
     try:
-        plan = Plan(Address.parse(url), clients, rooms, room, rate, seconds, size, data, connect_rate)
+        address = Address.parse(url or server_address(settings).url)
+        plan = Plan(address, clients, rooms, room, rate, seconds, size, data, connect_rate)
         marker = Marker(secrets.token_hex(4), data, size)
         tls = trust(plan.address, cafile)
     except WrongPlan as error:
         raise click.UsageError(str(error)) from None
     if token and secret_from_settings:
         raise click.UsageError("--token and --secret-from-settings: one of them is enough")
-    token_of = signer(given, config) if secret_from_settings else lambda client: token or ""
+    token_of = signer(settings) if secret_from_settings else lambda client: token or ""
     allow_connections(plan.clients)
     outcome = run(plan, marker, token_of, tls, quiet=as_json)
     if as_json:
@@ -132,14 +141,13 @@ def trust(address: Address, cafile: str | None) -> ssl.SSLContext | None:
         raise WrongPlan(f"--cafile: {cafile!r} cannot be used ({error.strerror or error})") from None
 
 
-def signer(given: dict[str, Any], config: str | None) -> Callable[[int], str]:
+def signer(settings: Settings) -> Callable[[int], str]:
     """
     Return what signs a client's token with the settings' secret.
 
     Raises:
         SettingsError: they have none.
     """
-    settings = resolve(given, config=config)
     secret = settings.token_hmac_secret
     if secret is None:
         problem = "there is no secret to sign with: set REALTIME_TOKEN_HMAC_SECRET, as for the server"

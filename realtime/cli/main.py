@@ -11,7 +11,7 @@ import importlib
 import platform
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 
@@ -44,6 +44,10 @@ COMMANDS = (
     "doctor",
     "completion",
 )  # the ones most used first
+
+
+# Options that had another name, by command. The old one is refused, with the new one in the error.
+RENAMED: Final = {("disconnect", "--client"): "--connection", ("disconnect", "--session"): "--stream"}
 
 
 class Commands(click.Group):
@@ -114,6 +118,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _sentence(error: click.UsageError) -> str:
     """Say what is wrong and where to read on."""
     where = error.ctx.command_path if error.ctx else "realtime"
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        now = RENAMED.get((error.ctx.info_name or "", error.option_name))
+        if now is not None:
+            return f"No such option: {error.option_name}; did you mean {now}? (see `{where} --help`)"
     return f"{error.format_message().rstrip('.')} (see `{where} --help`)"
 
 

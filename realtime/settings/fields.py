@@ -40,9 +40,9 @@ from realtime.settings.kinds import (
 )
 
 GROUPS = ("What to serve", "Where", "Workers", "Stickiness", "Broker", "Who may connect", "Limits", "Development",
-          "Operation")  # fmt: skip
+          "Operation", "Commands that call the API")  # fmt: skip
 KEY_BYTES: Final = 16  # of each key of the API, at least
-(_WHAT, _WHERE, _WORKERS, _STICKY, _BROKER, _WHO, _LIMITS, _DEVELOP, _OPERATION) = GROUPS
+(_WHAT, _WHERE, _WORKERS, _STICKY, _BROKER, _WHO, _LIMITS, _DEVELOP, _OPERATION, COMMANDS) = GROUPS
 
 _COOKIE = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # a token, RFC 9110 section 5.6.2: also what a header's name may hold
 _PARAM = r"[0-9A-Za-z._~-]+"  # what never needs percent-encoding, RFC 3986 section 2.3
@@ -226,6 +226,10 @@ class Settings:
     control: str | None = _set(None, Text("FILE", "a socket's path of at most 107 bytes", r"[^\0]{1,107}"), _OPERATION,
         "The Unix socket (mode 0600) for `realtime status`, `reload`, `scale`, `drain`, `inspect` and `stop`.",
         shown="one in this user's runtime directory")
+    url: str | None = _set(None, Text("URL", "an address such as https://chat.example.org or 127.0.0.1:8000",
+        r"(https?://)?(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:/\[\]@?#]+)(:[0-9]{1,5})?(/[^\s?#]*)?"), COMMANDS,
+        "Where the server is, for the commands that are its clients: `realtime publish`, `tail`, `bench` and the like.",
+        shown="the first address of bind")
     # fmt: on
 
     # What follows is no option: `realtime serve` works it out.

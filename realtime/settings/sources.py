@@ -145,7 +145,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
 
 def _from_file(directory: Path, config: str | None, environ: Mapping[str, str]) -> dict[str, Given]:
     chosen, source = (config, "--config") if config else (environ.get(CONFIG_ENV), CONFIG_ENV)
-    path = directory / (chosen or CONFIG_FILE)
+    shown = chosen or CONFIG_FILE
+    path = directory / shown
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -154,23 +155,23 @@ def _from_file(directory: Path, config: str | None, environ: Mapping[str, str]) 
         return {}
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise SettingsError("config", path.name, f"cannot be read: {why}") from None
+        raise SettingsError("config", shown, f"cannot be read: {why}") from None
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError("config", path.name, f"is not TOML: {error}") from None
-    return _from_table(path.name, text, table)
+        raise SettingsError("config", shown, f"is not TOML: {error}") from None
+    return _from_table(shown, text, table)
 
 
 def _from_table(file: str, text: str, table: Mapping[str, Any]) -> dict[str, Given]:
     """Take what a file says. Keys stand at the top level or under [realtime]; any key we do not know is an error."""
     inner = table.get(TABLE)
-    pairs = [(key, value) for key, value in table.items() if not (key == TABLE and isinstance(value, dict))]
-    pairs += inner.items() if isinstance(inner, dict) else []
+    pairs = [("", key, value) for key, value in table.items() if not (key == TABLE and isinstance(value, dict))]
+    pairs += [(TABLE, key, value) for key, value in inner.items()] if isinstance(inner, dict) else []
     by_key = {name: option for option in options() for name in _names(option, option.key, "_file")}
     found: dict[str, Given] = {}
-    for key, value in pairs:
-        where = f"{file} line {_line_of(key, text)}, {key}"
+    for section, key, value in pairs:
+        where = f"{file} line {_line_of(section, key, text)}, {key}"
         name = key.replace("-", "_")
         if name not in by_key:
             near = difflib.get_close_matches(name, by_key, 1, ALIKE)
@@ -205,7 +206,18 @@ def _parsed(option: Option, given: Given) -> Any:
         raise SettingsError(option.name, given.source, f"{shown} is not {option.kind.allowed}{detail}") from None
 
 
-def _line_of(key: str, text: str) -> int:
-    """Find the line a key stands on; tomllib does not tell. Only for the eyes: a look-alike in a string may win."""
-    pattern = re.compile(rf"\s*(\[\s*)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]")
-    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
+def _line_of(section: str, key: str, text: str) -> int:
+    """
+    Find the line that a key stands on, at the top level or in a section; tomllib does not tell. Where it stands in a
+    form that is not looked for, such as `realtime.ping`, it is the first line. A text of several lines that holds
+    `key =` may win: the number is for the eyes of a person.
+    """
+    name = rf"[\"']?{re.escape(key)}[\"']?"
+    pattern = re.compile(rf"\s*{name}\s*[=.]|\s*\[+\s*{name}\s*[\].]")
+    within = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[+\s*[\"']?([^\]\"'.]+)", line)
+        if (within == section or header is not None) and pattern.match(line):
+            return number
+        within = header[1].strip() if header is not None else within
+    return 1

@@ -194,7 +194,7 @@ def test_a_value_of_another_type_in_the_file_is_refused(tmp_path: Path, value: s
         ("[server]\nworkers = 4", "realtime.toml line 1, server: there is no such setting"),
         (
             "workers = 1\n[realtime]\nworkers = 2",
-            "realtime.toml line 1, workers: it is set twice; first in realtime.toml line 1, workers",
+            "realtime.toml line 3, workers: it is set twice; first in realtime.toml line 1, workers",
         ),
         ("workers = ", "realtime.toml: is not TOML: Invalid value (at end of document)"),
     ],
