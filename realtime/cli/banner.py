@@ -1,5 +1,6 @@
 """
-What `realtime serve` says once it listens: where, how many workers, which stickiness, which broker. Pure.
+What `realtime serve` prints once it listens: where, how many workers, which stickiness and broker, and which clients
+may connect. Pure: settings in, text out. It runs in the primary.
 
 The line with the address is made by `LISTENING`; tests and people's scripts wait for it.
 """
@@ -43,15 +44,38 @@ def facts(settings: Settings) -> list[tuple[str, str, bool]]:
     if settings.sticky != "none":
         known = settings.secret is not None
         found.append(("secret", f"set ({settings.source('secret')})" if known else DRAWN, False))
+    found.append(("clients", clients(settings), False))
+    found.append(("origins", origins(settings), "*" in settings.allowed_origins))
     if settings.allowed_hosts:
         found.append(("hosts", f"{', '.join(settings.allowed_hosts)}; {HOSTS}", False))
-    if settings.allowed_origins == ("*",):
-        found.append(("origins", "pages of any origin may connect", True))
     return found
 
 
+def clients(settings: Settings) -> str:
+    """Say which clients may connect to rooms: with which tokens, and without one."""
+    keys = [
+        *(["the HMAC secret"] if settings.token_hmac_secret is not None else []),
+        *([f"the public key {settings.token_public_key}"] if settings.token_public_key is not None else []),
+        *([f"the keys at {without_password(settings.token_jwks_url)}"] if settings.token_jwks_url is not None else []),
+    ]
+    if not keys:
+        return "all may connect: no key verifies tokens (--token-hmac-secret, --token-public-key, --token-jwks-url)"
+    claims = [f"audience {settings.token_audience}"] if settings.token_audience is not None else []
+    claims += [f"issuer {settings.token_issuer}"] if settings.token_issuer is not None else []
+    of = f", {' and '.join(claims)}" if claims else ""
+    others = "and all without a token (--anonymous)" if settings.allows_anonymous else "no client without a token"
+    return f"with a token that {' or '.join(keys)} verifies{of}; {others}"
+
+
+def origins(settings: Settings) -> str:
+    """Say which web pages may connect to rooms. Clients that are no browsers send no origin, and need none."""
+    if "*" in settings.allowed_origins:
+        return "pages of any origin may connect"
+    return f"pages of {', '.join(settings.allowed_origins) or 'the host that they connect to'} may connect"
+
+
 def workers(settings: Settings) -> str:
-    """Say how many, and whether somebody chose the number."""
+    """Say how many, and whether the number was chosen."""
     return f"{settings.workers}" + ("" if "workers" in settings.sources else " (one for each processor)")
 
 

@@ -23,17 +23,22 @@ import click
 from realtime import logs
 from realtime.broker import LOCAL_STOP_SIGNAL
 from realtime.cli.banner import LISTENING, banner
+from realtime.cli.failed_start import FailedStart
 from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, KEYS_FILE, own_directory
 from realtime.errors import RealtimeError, SettingsError
-from realtime.settings import Settings, misspelt
+from realtime.jwks import load_public_key
+from realtime.settings import Settings, misspelt, options
 from realtime.transport.tls import server_context
 from sticky.affinity import AffinitySettings, Sticky
 from sticky.cluster import Child, Cluster, ClusterSettings
+from sticky.errors import SettingsError as StickySettingsError
 from sticky.first_bytes import HeadLimits
 from sticky.lifetime import Lifetime
 
 DEVELOPER_DRAIN_S = 1.0
 BOOTS_MAX = 3
+STARTING = "= starting %s"
+FAILED = "! the server did not start: %s"
 PYTHON = (sys.executable, "-P")  # the working directory is not looked through: a folder `realtime` there is not ours
 WORKER = (*PYTHON, "-m", "realtime.worker")
 
@@ -58,22 +63,63 @@ def launch(settings: Settings) -> int:
     if sys.platform != "linux":
         raise WrongSystem
     settings = for_development(with_target(settings))
-    server_context(settings)
+    check_files(settings)
     start_logging(settings, "primary")
+    log.info(STARTING, starting(settings))  # before anything slow: the imports of the application, a broker far away
     for sentence in misspelt():
         log.warning("! %s", sentence)
     raise_descriptor_limit()
-    with own_directory(settings) as directory:
+    with own_directory(settings) as directory, FailedStart() as failed_start:
         settings = with_sockets(settings, directory)
+
+        def on_listening(addresses: Sequence[str]) -> None:
+            failed_start.is_over = True
+            announce(settings, addresses)
+
         cluster = Cluster(
             cluster_settings(settings),
             worker_argv=WORKER,
             worker_config=settings.to_builtins(),
             children=children(settings),
             env_of=lambda slot: environment(settings, slot),
-            on_listening=lambda addresses: announce(settings, addresses),
+            on_listening=on_listening,
         )
-        return cluster.run()
+        try:
+            status = cluster.run()
+        except StickySettingsError as error:
+            raise with_source(error, settings) from None
+    if (reason := failed_start.reason(status)) is not None:
+        log.error(FAILED, reason)
+    return status
+
+
+def starting(settings: Settings) -> str:
+    """Say what is started, for the line that comes before any worker is ready."""
+    many = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
+    return f"{many} of {settings.target or 'the stock application'}"
+
+
+def with_source(error: StickySettingsError, settings: Settings) -> SettingsError:
+    """Return the error of a setting with the flag, the variable or the line of the file that the value came from."""
+    names = {each.name for each in options()}
+    source = settings.source(error.name) if error.name in names else "default"
+    where = "" if source == "default" else f" ({source})"
+    return SettingsError(error.name, error.name, f"{error.problem}{where}")
+
+
+def check_files(settings: Settings) -> None:
+    """
+    Read the files of keys once, so that a wrong one ends the start before anything runs. Workers read them anew.
+
+    Raises:
+        SettingsError: one cannot be read, or holds no key.
+    """
+    server_context(settings)
+    if settings.token_public_key is not None:
+        try:
+            load_public_key(Path(settings.directory, settings.token_public_key))
+        except SettingsError as error:
+            raise SettingsError(error.name, settings.source(error.name), error.problem) from None
 
 
 def with_target(settings: Settings) -> Settings:
