@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from realtime.settings import Settings
 from realtime.transport.asgi import ASGIHost
 from realtime.transport.peer import Peer
 from realtime.transport.refused import RefusedConnection
@@ -42,7 +43,7 @@ class Gateway:
         *,
         closed: Callable[[str], None],
         tls: ssl.SSLContext | None = None,
-        handshake_s: float = 10.0,
+        handshake_s: float = Settings.handshake_s,
         streams: StreamEndpoint | None = None,
     ) -> None:
         """

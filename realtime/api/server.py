@@ -28,6 +28,7 @@ from realtime.credentials import API_KEY, WrongCredentials
 from realtime.halves import mended
 from realtime.hub import Hub
 from realtime.post import Postman
+from realtime.settings import Settings
 from realtime.transport.asgi import Receive, Scope, Send
 from realtime.transport.stream import answer, headers_of, read_body
 
@@ -47,7 +48,7 @@ class Api:
         *,
         keys: Sequence[str],
         wrong: WrongCredentials | None = None,
-        message_bytes: int = 65536,
+        message_bytes: int = Settings.message_bytes,
     ) -> None:
         """
         Args:

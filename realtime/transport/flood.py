@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from realtime.rate import Meter, Rate
+from realtime.settings import Settings
 
 SHORT: Final = 512  # bytes: what is longer pays for itself; less than half of the 1 KiB that uploads are cut into
 BURST_S: Final = 10.0  # so many seconds' worth may come at once: a link that was away brings what had piled up
@@ -35,9 +36,9 @@ SEGMENTS: Final = "short segments"
 class FloodLimits:
     """How many of each a connection may send a second, on average over `BURST_S`; 0: no limit. Each is a setting."""
 
-    control_frames_per_second: int = 100
-    fragments_per_second: int = 1000
-    segments_per_second: int = 1000
+    control_frames_per_second: int = Settings.control_frames_per_second
+    fragments_per_second: int = Settings.fragments_per_second
+    segments_per_second: int = Settings.segments_per_second
     rates: Mapping[str, Rate] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

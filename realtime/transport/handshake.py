@@ -22,6 +22,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from realtime.protocol.base import Handshake
+from realtime.settings import Settings
 from realtime.transport.deflate import OFFERS
 from realtime.transport.frames import PING
 from realtime.transport.hosts import ANY_HOST, Hosts
@@ -41,12 +42,12 @@ judge_logger.setLevel(logging.WARNING)  # what websockets says about each connec
 class Admission:
     """Who may open a WebSocket, and how."""
 
-    allowed_origins: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = Settings.allowed_origins
     """Origins of web pages; `*.` stands for any labels, `app://*` for every host of the scheme, `*` for every origin.
     Empty: pages of the same host only."""
     subprotocols: tuple[str, ...] = ()
-    session_cookie: str = "rt_session"
-    compression: bool = False
+    session_cookie: str = Settings.session_cookie
+    compression: bool = Settings.compression
     """Compress where a client offers it; a setting of the same name."""
     hosts: Hosts = ANY_HOST
     """For which hosts."""

@@ -39,6 +39,7 @@ from websockets.protocol import State as JudgeState
 from websockets.server import ServerProtocol
 
 from realtime.protocol.base import ClientSession, Framing, SessionFactory
+from realtime.settings import Settings
 from realtime.transport.deflate import DEFLATED_BINARY, DEFLATED_TEXT, inflating
 from realtime.transport.flood import (
     CONTROL,
@@ -95,12 +96,12 @@ class State(enum.Enum):
 class Limits:
     """Each is a setting of the same name."""
 
-    head_bytes: int = 16384
-    head_headers: int = 100
-    handshake_s: float = 10.0
-    message_bytes: int = 65536
-    outbound_bytes: int = 1024**2
-    outbound_s: float = 10.0
+    head_bytes: int = Settings.head_bytes
+    head_headers: int = Settings.head_headers
+    handshake_s: float = Settings.handshake_s
+    message_bytes: int = Settings.message_bytes
+    outbound_bytes: int = Settings.outbound_bytes
+    outbound_s: float = Settings.outbound_s
     flood: FloodLimits = field(default_factory=FloodLimits)
 
 
