@@ -13,7 +13,7 @@ import jwt
 from realtime.cli.options import GroupedCommand, settings_options
 from realtime.errors import SettingsError
 from realtime.settings import resolve
-from realtime.settings.kinds import Seconds, seconds_text
+from realtime.settings.quantities import Seconds, seconds_text
 
 LIFETIME = Seconds(0, 366 * 86400)
 RESERVED = ("sub", "exp", "iat", "jti", "aud", "iss", "channel", "client", "info", "roles")

@@ -16,28 +16,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from realtime.errors import SettingsError
+from realtime.settings.addresses import Host, ListenAddress, Network, Origin, RedisUrl
 from realtime.settings.cpus import usable_cpus
-from realtime.settings.kinds import (
-    Address,
-    Choice,
-    Flag,
-    Host,
-    Kind,
-    Many,
-    Network,
-    Octal,
-    Origin,
-    RedisUrl,
-    Seconds,
-    Secret,
-    Share,
-    Size,
-    Text,
-    Variable,
-    Whole,
-    seconds_text,
-    size_text,
-)
+from realtime.settings.kinds import Choice, Flag, Kind, Many, Secret, Text, Variable
+from realtime.settings.quantities import Octal, Seconds, Share, Size, Whole, seconds_text, size_text
 
 GROUPS = ("What to serve", "Where", "Workers", "Stickiness", "Broker", "Who may connect", "Limits", "Development",
           "Operation", "Commands that call the API")  # fmt: skip
@@ -74,7 +56,7 @@ class Settings:
         "Compress the rooms' messages of 128 bytes and more, once for all members, where a WebSocket's client offers "
         "permessage-deflate. The length of what is encrypted then tells of what is in it (CRIME, BREACH).")
 
-    bind: tuple[str, ...] = _set(("127.0.0.1:8000",), Many(Address()), _WHERE,
+    bind: tuple[str, ...] = _set(("127.0.0.1:8000",), Many(ListenAddress()), _WHERE,
         "Where to listen: HOST:PORT, [v6]:PORT, :PORT for every address, unix:PATH, fd://N for a socket that was given "
         "(systemd gives them from 3 on). Can be given several times.",
         short="b")
