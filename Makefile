@@ -56,8 +56,8 @@ test: $(READY) tests/sdk/node_modules/.package-lock.json  ## run the tests; what
 test-slow: $(READY) $(VENV)-apps/.installed tests/sdk/node_modules/.package-lock.json tests/apps/node/node_modules/.package-lock.json  ## run the tests that take longer
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-# Gradio, Streamlit, Shiny and marimo: 1 GB, in an environment of their own. Where they cannot be had, that is said, and
-# their tests are skipped.
+# Gradio, Streamlit, Shiny and marimo: 1 GB, in an environment of their own. Where they cannot be installed,
+# a line says so and their tests are skipped.
 $(VENV)-apps/.installed: pyproject.toml scripts/venv.sh
 	@echo "setting up the frameworks of examples/, some minutes"
 	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)-apps apps || { [ -e $@ ] || rm -rf $(VENV)-apps; \

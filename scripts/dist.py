@@ -129,12 +129,12 @@ def _block(text: str, language: str, begin: str) -> str:
 
 def _address(output: Iterable[str]) -> str:
     """Read the server's output up to the line with its address."""
-    said = []
+    lines = []
     for line in output:
-        said.append(line)
+        lines.append(line)
         if match := LISTENING.search(line):
             return str(match[1])
-    sys.exit("the server did not start:\n" + "".join(said))
+    sys.exit("the server did not start:\n" + "".join(lines))
 
 
 def run(*argv: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> None:

@@ -34,7 +34,7 @@ def banner(settings: Settings, addresses: Sequence[str], *, pid: int, coloured: 
 
 
 def facts(settings: Settings) -> list[tuple[str, str, bool]]:
-    """Give what there is to say: a name, a value, and whether it is a warning."""
+    """Return the lines after the addresses: a name, a value, and whether it is a warning."""
     found = [
         ("application", settings.target or STOCK, settings.target is None),
         ("workers", workers(settings), False),
@@ -52,7 +52,7 @@ def facts(settings: Settings) -> list[tuple[str, str, bool]]:
 
 
 def clients(settings: Settings) -> str:
-    """Say which clients may connect to rooms: with which tokens, and without one."""
+    """Return which clients may connect to rooms: with which tokens, and without one."""
     keys = [
         *(["the HMAC secret"] if settings.token_hmac_secret is not None else []),
         *([f"the public key {settings.token_public_key}"] if settings.token_public_key is not None else []),
@@ -68,19 +68,19 @@ def clients(settings: Settings) -> str:
 
 
 def origins(settings: Settings) -> str:
-    """Say which web pages may connect to rooms. Clients that are no browsers send no origin, and need none."""
+    """Return which web pages may connect to rooms. Clients that are no browsers send no origin, and need none."""
     if "*" in settings.allowed_origins:
         return "pages of any origin may connect"
     return f"pages of {', '.join(settings.allowed_origins) or 'the host that they connect to'} may connect"
 
 
 def workers(settings: Settings) -> str:
-    """Say how many, and whether the number was chosen."""
+    """Return how many there are, and whether the number was chosen."""
     return f"{settings.workers}" + ("" if "workers" in settings.sources else " (one for each processor)")
 
 
 def stickiness(settings: Settings) -> str:
-    """Say what brings a client back to its worker, and from where it is taken."""
+    """Return what brings a client back to its worker, and where it is read."""
     if settings.sticky == "session":
         places = [f"path {settings.session_path}"] if settings.session_path else []
         places += [f"header {settings.session_header}"] if settings.session_header else []
@@ -100,7 +100,7 @@ def stickiness(settings: Settings) -> str:
 
 
 def broker(settings: Settings) -> str:
-    """Say through what the workers share rooms."""
+    """Return the broker through which the workers share rooms."""
     if settings.redis is not None:
         return f"Redis at {without_password(settings.redis)}"
     return "local, a process beside the workers (this machine alone)"

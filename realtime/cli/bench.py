@@ -30,7 +30,7 @@ from realtime.errors import SettingsError
 from realtime.loadtest.errors import WrongPlan
 from realtime.loadtest.marks import Marker
 from realtime.loadtest.outcome import Live, Outcome
-from realtime.loadtest.plan import CLIENTS_MAX, SECONDS_MAX, Address, Plan
+from realtime.loadtest.plan import CLIENTS_MAX, SECONDS_MAX, Endpoint, Plan
 from realtime.loadtest.report import as_json as numbers
 from realtime.loadtest.report import as_text, title
 from realtime.loadtest.run import Load
@@ -103,7 +103,7 @@ def bench(
     """
     settings = resolve(given, config=config)
     try:
-        address = Address.parse(url or server_address(settings).url)
+        address = Endpoint.parse(url or server_address(settings).url)
         plan = Plan(address, clients, rooms, room, rate, seconds, size, data, connect_rate)
         marker = Marker(secrets.token_hex(4), data, size)
         tls = trust(plan.address, cafile)
@@ -124,7 +124,7 @@ def bench(
     return 0 if outcome.is_clean else DIRTY
 
 
-def trust(address: Address, cafile: str | None) -> ssl.SSLContext | None:
+def trust(address: Endpoint, cafile: str | None) -> ssl.SSLContext | None:
     """
     Return what a client trusts; None where there is no TLS.
 
@@ -161,10 +161,10 @@ def signer(settings: Settings) -> Callable[[int], str]:
 
 def allow_connections(clients: int) -> None:
     """
-    See that this process may open as many connections.
+    Raise the limit of open files, and check that it is enough for so many clients.
 
     Raises:
-        click.UsageError: it may not.
+        click.UsageError: it is not.
     """
     raise_descriptor_limit()
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -182,7 +182,7 @@ def run(
     Run the load in an event loop of its own; Ctrl-C ends it early.
 
     Raises:
-        LoadRefused: nobody gets in.
+        LoadRefused: the server refuses the first client.
     """
     if not quiet:
         Console(highlight=False).print(title(plan), end="\n\n", soft_wrap=True)

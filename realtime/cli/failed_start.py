@@ -1,9 +1,9 @@
 """
 Why a start failed, in one line: the last line of what `realtime serve` prints.
 
-Runs in the primary, as a handler of its log. A start that fails says a lot, and its reason is somewhere in the middle:
-a traceback of the application, three attempts, the end of the other processes. `FailedStart` remembers the errors until
-the server listens, and puts the reason together from the last of them. It changes no line and prints nothing itself.
+Runs in the primary, as a handler of its log. A start that fails logs many lines, and its reason is one in the middle: a
+traceback of the application, before three attempts and the end of the other processes. `FailedStart` remembers the
+errors until the server listens, and joins the last of them to the reason. It changes no line and prints nothing.
 """
 
 from __future__ import annotations

@@ -39,14 +39,17 @@ DEVELOPER_DRAIN_S = 1.0
 BOOTS_MAX = 3
 STARTING = "= starting %s"
 FAILED = "! the server did not start: %s"
-PYTHON = (sys.executable, "-P")  # the working directory is not looked through: a folder `realtime` there is not ours
+PYTHON = (
+    sys.executable,
+    "-P",
+)  # -P: a folder `realtime` in the working directory is not imported in place of this package
 WORKER = (*PYTHON, "-m", "realtime.worker")
 
 log = logging.getLogger("realtime.serve")
 
 
 class WrongSystem(RealtimeError):
-    """This is no system that the server runs on."""
+    """The server does not run on this operating system."""
 
     def __str__(self) -> str:
         return f"the server runs on Linux, not on {sys.platform}: it needs epoll and SOCK_SEQPACKET"
@@ -58,7 +61,7 @@ def launch(settings: Settings) -> int:
 
     Raises:
         SettingsError: TARGET names a file that is not there, or the certificate is none.
-        WrongSystem: not here.
+        WrongSystem: this is not Linux.
     """
     if sys.platform != "linux":
         raise WrongSystem
@@ -124,7 +127,7 @@ def check_files(settings: Settings) -> None:
 
 def with_target(settings: Settings) -> Settings:
     """
-    Settle what is served: app.py when nothing was named and it is there.
+    Return the settings with what is served: app.py when TARGET is not given and the file exists.
 
     Raises:
         SettingsError: a file was named that is not there. Whether a module can be imported shows in a worker.
@@ -140,7 +143,7 @@ def with_target(settings: Settings) -> Settings:
 
 def for_development(settings: Settings) -> Settings:
     """
-    Settle what is different while somebody develops: nobody wants to wait a minute for old clients to leave.
+    Return the settings for development: a drain of a second, for a developer does not wait a minute for old clients.
 
     Raises:
         SettingsError: what watches files is not installed, or there is nothing to watch.
@@ -159,7 +162,7 @@ def for_development(settings: Settings) -> Settings:
 
 
 def with_sockets(settings: Settings, directory: Path) -> Settings:
-    """Settle where the control socket is, how the workers reach their broker, and where they leave public keys."""
+    """Return the settings with the control socket, the broker's address, and the file for the workers' public keys."""
     # A single worker too has its rooms beside it: they outlive it through a reload, a crash and `realtime scale`.
     broker_url = settings.redis or f"local:{directory / BROKER_SOCKET}"
     control = str(Path(settings.directory, settings.control)) if settings.control else str(directory / CONTROL_SOCKET)
@@ -167,10 +170,10 @@ def with_sockets(settings: Settings, directory: Path) -> Settings:
     return dataclasses.replace(settings, control=control, broker_url=broker_url, keys_file=keys_file)
 
 
-def start_logging(settings: Settings, who: str) -> None:
-    """Log as the settings say, and never a secret of theirs."""
+def start_logging(settings: Settings, process: str) -> None:
+    """Set the log of this process up by the settings. It never shows a secret of theirs."""
     logs.set_up(
-        who,
+        process,
         level=settings.log_level,
         form=settings.log_format,
         color=settings.color,
@@ -186,7 +189,7 @@ def raise_descriptor_limit() -> None:
 
 
 def cluster_settings(settings: Settings) -> ClusterSettings:
-    """Say the settings in the words of `sticky`, which knows nothing of rooms."""
+    """Return the settings of `sticky`, which knows nothing of rooms. Each is passed by name: mypy then sees a slip."""
     affinity = AffinitySettings(
         sticky=Sticky(settings.sticky),
         trusted=tuple(ipaddress.ip_network(each) for each in settings.trusted_proxies),
@@ -225,7 +228,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
 
 
 def environment(settings: Settings, slot: int) -> dict[str, str]:
-    """Give what a slot's worker has in its environment beside what everybody has."""
+    """Return the variables of a slot's worker beside those that every worker has."""
     pairs = (each.partition("=") for each in settings.env)
     given = {name: value.replace("{slot}", str(slot)) for name, _, value in pairs}
     # Bytecode is taken for a source of the same second and size: of two quick saves the second would not be served.
@@ -233,14 +236,14 @@ def environment(settings: Settings, slot: int) -> dict[str, str]:
 
 
 def children(settings: Settings) -> Sequence[Child]:
-    """Give what runs beside the workers: the local broker where there is no Redis, a watcher while one develops."""
+    """Return the sidecar processes: the local broker where there is no Redis, a watcher with `--reload`."""
     broker = (local_broker(settings),) if settings.broker_url.startswith("local:") else ()
     return (*broker, watcher(settings)) if settings.reload else broker
 
 
 def watcher(settings: Settings) -> Child:
-    """Give the process that watches files and hears keys."""
-    assert settings.control is not None, "it is settled where the control socket is"
+    """Return the process that watches files and reads keys from the terminal."""
+    assert settings.control is not None, "with_sockets() put the control socket somewhere"
     directories = [str(Path(settings.directory, each)) for each in settings.reload_dir] or [settings.directory]
     argv = [*PYTHON, "-m", "realtime.cli.develop", "--control", settings.control, "--ready-fd", "{ready_fd}"]
     argv += ["--log", settings.log_level, settings.log_format, settings.color]
@@ -249,7 +252,7 @@ def watcher(settings: Settings) -> Child:
 
 
 def local_broker(settings: Settings) -> Child:
-    """Give the broker of this machine."""
+    """Return the broker of this machine, a process beside the workers."""
     path = settings.broker_url.removeprefix("local:")
     argv = (*PYTHON, "-m", "realtime.broker.local_server", "--socket", path, "--ready-fd", "{ready_fd}",
             "--memory", str(settings.broker_memory))  # fmt: skip

@@ -26,7 +26,7 @@ LOOPBACK: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # 
 
 
 class ServerAddress(NamedTuple):
-    """Where a command finds the server, and which setting says so."""
+    """Where the server is, and which setting it is from."""
 
     url: str
     source: str
@@ -47,12 +47,14 @@ def server_address(settings: Settings) -> ServerAddress:
         if not each.startswith(("unix:", "fd://")) and port != "0":
             scheme = "https" if settings.certfile else "http"
             return ServerAddress(f"{scheme}://{LOOPBACK.get(host, host)}:{port}", settings.source("bind"))
-    problem = f"no command can tell from {', '.join(settings.bind)} where to connect ({settings.source('bind')})"
-    raise click.UsageError(f"{problem}: give --url")
+    problem = (
+        f"bind has no address that a command can connect to: {', '.join(settings.bind)} ({settings.source('bind')})"
+    )
+    raise click.UsageError(f"{problem}; give --url")
 
 
 class CallFailed(RealtimeError):
-    """The server said no, or nothing."""
+    """A call failed: the server refused it, or did not answer."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -90,7 +92,7 @@ class Remote:
         Raises:
             CallFailed: the server does not answer, does not take the key, or answers with an error.
         """
-        with self._asked("POST", f"/api/{method}", json.dumps(fields), TIMEOUT_S) as response:
+        with self._request("POST", f"/api/{method}", json.dumps(fields), TIMEOUT_S) as response:
             answer = json.loads(response.read())
         if "error" in answer:
             raise CallFailed(f"{method}: {answer['error']['message']} ({answer['error']['code']})")
@@ -98,7 +100,7 @@ class Remote:
         return found
 
     @contextmanager
-    def _asked(self, method: str, path: str, body: str | None, timeout_s: float | None) -> Any:
+    def _request(self, method: str, path: str, body: str | None, timeout_s: float | None) -> Any:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=timeout_s)
         try:
@@ -110,8 +112,8 @@ class Remote:
                 where = path.partition("?")[0]
                 raise CallFailed(f"{self.shown} has no {where}, or not this room; does it run with an API key?")
             if response.status != 200:
-                said = response.read(200).decode(errors="replace").strip()
-                raise CallFailed(f"{self.shown} answers {response.status}: {said}")
+                text = response.read(200).decode(errors="replace").strip()
+                raise CallFailed(f"{self.shown} answers {response.status}: {text}")
             yield response
         except (OSError, http.client.HTTPException) as error:
             where = "" if self._address.source == "default" else f" ({self._address.source})"
@@ -119,12 +121,12 @@ class Remote:
         finally:
             connection.close()
 
-    def follow(self, path: str, take: Callable[[dict[str, Any]], None]) -> None:
-        """Call `take` with each event of a stream until the stream ends."""
-        with self._asked("GET", path, None, None) as response:
+    def follow(self, path: str, on_event: Callable[[dict[str, Any]], None]) -> None:
+        """Call `on_event` with each event of a stream until the stream ends."""
+        with self._request("GET", path, None, None) as response:
             for line in response:
                 if line.startswith(b"data: "):
-                    take(json.loads(line.removeprefix(b"data: ")))
+                    on_event(json.loads(line.removeprefix(b"data: ")))
 
 
 def remote_command(function: Callable[..., Any]) -> click.Command:

@@ -24,7 +24,7 @@ def tail(remote: Remote, room: str, as_json: bool) -> None:
       realtime tail chat:lobby
     """
 
-    def take(event: dict[str, Any]) -> None:
+    def print_event(event: dict[str, Any]) -> None:
         if as_json:
             click.echo(json.dumps(event))
         elif "pub" in event:
@@ -35,5 +35,5 @@ def tail(remote: Remote, room: str, as_json: bool) -> None:
         elif "leave" in event:
             click.echo(f"{time.strftime('%H:%M:%S')} - {event['leave']['info']['user'] or 'anonymous'} left")
 
-    remote.follow(f"/api/tail?channel={quote(room, safe='')}", take)
+    remote.follow(f"/api/tail?channel={quote(room, safe='')}", print_event)
     click.echo("the server ended the stream", err=True)

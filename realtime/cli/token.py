@@ -1,4 +1,8 @@
-"""`realtime token`: sign a token that a client can connect or subscribe with. For trying things out and for scripts."""
+"""
+`realtime token`: sign a token that a client can connect or subscribe with, for trials and scripts.
+
+It calls no server: the secret is in the settings of the server, which are read here.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ RESERVED = ("sub", "exp", "iat", "jti", "aud", "iss", "channel", "client", "info
     "claims",
     multiple=True,
     metavar="NAME=JSON",
-    help="Another claim; what is no JSON is taken as text. Can be given several times.",
+    help="Another claim; a value that is not JSON is a text. Can be given several times.",
 )
 @settings_options(["token_hmac_secret", "token_audience", "token_issuer"])
 def token(
@@ -89,7 +93,7 @@ def _claim(text: str) -> tuple[str, Any]:
     if not name or not equals:
         raise click.UsageError(f"--claim: {text!r} is not NAME=JSON")
     if name in RESERVED:
-        raise click.UsageError(f"--claim: {name!r} has its own option, or is ours")
+        raise click.UsageError(f"--claim: {name!r} has its own option, or is set by this command")
     try:
         return name, json.loads(value)
     except ValueError:

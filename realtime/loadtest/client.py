@@ -2,7 +2,7 @@
 One client of the load: a connection that becomes a member of a room, and then counts what it gets.
 
 Runs in the load client's event loop; there are thousands of it, so it has no task and no timer of its own. It answers
-pings, hands marks on to the run, and says once how it failed. It never comes back after an end: what it misses from
+pings, passes marks to the run, and reports once how it failed. It never reconnects after an end: what it misses from
 then on is lost, and shows in the ledger. A publication whose line was seen before, by any client, is not parsed again.
 """
 
@@ -20,14 +20,14 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from realtime.loadtest.errors import Failure
 from realtime.loadtest.ledger import Account
 from realtime.loadtest.marks import Mark
-from realtime.loadtest.plan import Address
+from realtime.loadtest.plan import Endpoint
 from realtime.loadtest.websocket import BadStream, Closed, HandshakeRefused, WebSocket
 
 BACKLOG_MAX: Final = 4 * 1024 * 1024  # bytes that a server has not read yet; above it nothing more is published
 ALREADY_SUBSCRIBED: Final = 105  # the server has made it a member by itself, which is as good
 
 
-class Error(Struct):
+class ErrorReply(Struct):
     code: int = 0
     message: str = ""
     temporary: bool = False
@@ -37,31 +37,31 @@ class Error(Struct):
         return Failure(step, self.code, self.message)
 
 
-class ConnectResult(Struct):
+class Connected(Struct):
     pong: bool = False
 
 
-class Unsubscribe(Struct):
+class Unsubscribed(Struct):
     code: int = 0
     reason: str = ""
 
 
-class Push(Struct):
+class ServerPush(Struct):
     channel: str = ""
     pub: Raw | UnsetType = UNSET
-    unsubscribe: Unsubscribe | None = None
+    unsubscribe: Unsubscribed | None = None
 
 
-class Reply(Struct):
-    """What a server says, as far as it matters here (Centrifuge client protocol, section 3.3)."""
+class ServerMessage(Struct):
+    """A reply or push of the server, as far as it matters here (Centrifuge client protocol, section 3.3)."""
 
     id: int = 0
-    error: Error | None = None
-    connect: ConnectResult | None = None
-    push: Push | None = None
+    error: ErrorReply | None = None
+    connect: Connected | None = None
+    push: ServerPush | None = None
 
 
-_decode: Final = msgspec.json.Decoder(Reply).decode
+_decode: Final = msgspec.json.Decoder(ServerMessage).decode
 
 
 class Listener(Protocol):
@@ -73,16 +73,16 @@ class Listener(Protocol):
         """Return the mark of a publication that was not seen before, and keep it in `marks`."""
 
     def delivered(self, account: Account, mark: Mark, at_ns: int) -> None:
-        """Hear of a delivery."""
+        """Count a delivery."""
 
     def joined(self, client: Client) -> None:
-        """Hear that it is a member now. The run opens its account."""
+        """Note that it is a member now. The run opens its account."""
 
     def failed(self, client: Client, failure: Failure) -> None:
-        """Hear that it has ended; the last that is heard of it."""
+        """Note that it has ended. It reports nothing after that."""
 
     def refused(self, client: Client, number: int, failure: Failure, *, temporary: bool) -> None:
-        """Hear that a publication of this client's was answered with an error."""
+        """Note that a publication of this client was answered with an error."""
 
 
 class Stage(enum.Enum):
@@ -118,7 +118,7 @@ class Client(asyncio.Protocol):
         "stage",
     )
 
-    def __init__(self, listener: Listener, number: int, room: str, address: Address, token: str, due_s: float) -> None:
+    def __init__(self, listener: Listener, number: int, room: str, address: Endpoint, token: str, due_s: float) -> None:
         self._listener = listener
         self.number = number
         self.room = room
@@ -168,7 +168,7 @@ class Client(asyncio.Protocol):
         self._send(b'{"id":%d,"publish":{"channel":%b,"data":%b}}' % (self._id, room, data))
 
     def leave(self) -> None:
-        """Say goodbye and close. It is no failure."""
+        """Send a close frame, and close. It is no failure."""
         if self.stage is not Stage.ENDED:
             self.stage = Stage.ENDED
             if self._transport is not None:
@@ -178,7 +178,7 @@ class Client(asyncio.Protocol):
                 self._transport.close()
 
     def fail(self, failure: Failure) -> None:
-        """End, and tell why. Harmless when it has ended."""
+        """End, and report why. Harmless when it has ended."""
         if self.stage is not Stage.ENDED:
             self.stage = Stage.ENDED
             if self._transport is not None:
@@ -263,20 +263,20 @@ class Client(asyncio.Protocol):
                 failure = reply.error.failure("publish")
                 self._listener.refused(self, number, failure, temporary=reply.error.temporary)
 
-    def _admitted(self, reply: Reply) -> None:
+    def _admitted(self, reply: ServerMessage) -> None:
         if reply.error is not None:
             self.fail(reply.error.failure("connect"))
         elif reply.connect is not None:
             self._pongs = reply.connect.pong
 
-    def _subscribed(self, reply: Reply) -> None:
+    def _subscribed(self, reply: ServerMessage) -> None:
         if reply.error is not None and reply.error.code != ALREADY_SUBSCRIBED:
             self.fail(reply.error.failure("join"))
         elif self.stage is Stage.JOINING:
             self.stage = Stage.MEMBER
             self._listener.joined(self)
 
-    def _push(self, push: Push, line: bytes, now_ns: int) -> None:
+    def _push(self, push: ServerPush, line: bytes, now_ns: int) -> None:
         if push.pub is not UNSET and push.channel == self.room:
             mark = self._listener.mark_of(line)
             if mark is not None and self.account is not None:
@@ -291,9 +291,9 @@ class Client(asyncio.Protocol):
 
 
 def problem(error: Exception) -> str:
-    """Say what the system says, in a few words."""
+    """Return the system's reason, in a few words."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno).lower()  # asyncio's own text has the address in it, which is said already
+        return os.strerror(error.errno).lower()  # asyncio's own text repeats the address
     return str(error) or type(error).__name__

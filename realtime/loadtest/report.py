@@ -2,7 +2,7 @@
 What a run has found, for a person and for a program.
 
 Pure: an `Outcome` in, a dictionary or something that rich can print out. It also judges: whether the ledger is clean is
-the outcome's to say, whether the load client was the limit is said here.
+decided by the outcome, whether the load client was the limit is decided here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from realtime.loadtest.plot import BESIDE, NARROW, WIDTH, count, duration, histo
 
 BUSY: Final = 0.85  # of one processor: from here on a single process has no time to spare
 LATE_US, VERY_LATE_US = 5_000, 50_000
-KINDS_MAX: Final = 8  # kinds of failure that are shown; a server may say something else to each client
+KINDS_MAX: Final = 8  # kinds of failure that are shown; a server may give each client another reason
 FAILED: Final = {
     "reach": ("client", "could not reach the server"),
     "trust": ("client", "did not trust the server's certificate"),
@@ -37,7 +37,7 @@ PERCENTILES: Final = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999
 
 
 def limit(outcome: Outcome) -> str | None:
-    """Say how the load client itself was the limit, None when it was not."""
+    """Return how the load client itself was the limit, None when it was not."""
     if not outcome.balance.published:
         return None
     late_us, latency_us = outcome.lateness.percentile_us(0.99), outcome.latency.percentile_us(0.99)
@@ -51,7 +51,7 @@ def limit(outcome: Outcome) -> str | None:
 
 
 def hint(outcome: Outcome) -> str | None:
-    """Say what the numbers do not show, None when there is nothing."""
+    """Return what the numbers do not show, None when there is nothing."""
     if outcome.is_local or not outcome.balance.published:
         return None
     return "all clients have this machine's address: with --sticky ip one worker serves them all"
@@ -99,7 +99,7 @@ def _times(durations: Histogram) -> dict[str, float | None]:
 
 
 def title(plan: Plan) -> Text:
-    """Say what is going to be done, in two lines."""
+    """Return what is going to be done, in two lines."""
     rooms = f"the room {plan.name_of(0)}" if plan.rooms == 1 else f"{count(plan.rooms)} rooms"
     each = "" if plan.rooms == 1 else " in each"
     load = f"{plan.rate:g} publications a second{each}, {plan.size} B, for {plan.seconds:g} s"
@@ -172,11 +172,11 @@ def _most_first(outcome: Outcome) -> list[tuple[Any, int]]:
 
 
 def verdict(outcome: Outcome) -> Text:
-    """Say in one line whether the ledger is clean."""
+    """Return in one line whether the ledger is clean."""
     early = "ended early; " if outcome.is_interrupted else ""
     if outcome.is_clean:
         return Text.assemble(
-            ("= ", "green"), early, ("clean", "bold green"), ": everybody got everything, in order, once"
+            ("= ", "green"), early, ("clean", "bold green"), ": every client got every publication, in order, once"
         )
     if not outcome.balance.published and not outcome.failures:
         return Text.assemble(("! ", "yellow"), early, "nothing was published")

@@ -72,7 +72,7 @@ class Load:
         self._here = 0  # those of them that have not ended
         self._stopping = asyncio.Event()
         self._stopped_twice = asyncio.Event()
-        self._settled = asyncio.Event()  # nobody is waited for at the moment
+        self._settled = asyncio.Event()  # no client is waited for at the moment
         self._sent = asyncio.Event()  # the last publication
         self._next = 0
         self._begun_ns = 0
@@ -82,7 +82,7 @@ class Load:
         self.marks: dict[bytes, Mark] = {}
 
     def stop(self) -> None:
-        """End early: publish nothing more, and take what is on its way. A second time it ends at once."""
+        """End early: publish nothing more, and receive what is on its way. A second time it ends at once."""
         if self._stopping.is_set():
             self._stopped_twice.set()
         self._stopping.set()
@@ -128,8 +128,8 @@ class Load:
         try:
             found = await loop.getaddrinfo(address.host, address.port, type=1)
         except OSError as error:
-            said = (error.strerror or str(error)).lower()
-            raise refusal(str(address), "", Failure("reach", 0, said)) from None
+            reason = (error.strerror or str(error)).lower()
+            raise refusal(str(address), "", Failure("reach", 0, reason)) from None
         return list(dict.fromkeys(str(each[4][0]) for each in found))
 
     async def _others(self) -> None:
@@ -177,7 +177,7 @@ class Load:
             client.fail(Failure("reach", 0, problem(error)))
 
     async def _wait_until_settled(self, until_s: float) -> None:
-        """Wait until everybody is a member or has failed; the deadline ends who is neither."""
+        """Wait until each client is a member or has failed; the deadline fails those that are neither."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, until_s - self._elapsed_s())):
                 await self._settled.wait()
@@ -252,7 +252,7 @@ class Load:
             self._next += 1
 
     def _publish(self, room: int, due_us: int) -> None:
-        """Publish by the first member of a room that is still there. A room that nobody is in has nothing due."""
+        """Publish by the first member of a room that is still there. A room without members has nothing due."""
         members = self._members[room]
         if not members:
             return
@@ -270,7 +270,7 @@ class Load:
             self._lateness.add(max(0, late_us - 1000))  # the loop's clock has whole milliseconds
 
     async def _settle(self) -> None:
-        """Wait until those who are still there have everything, or for as long as may be waited."""
+        """Wait until the members that are still there have everything, but no longer than `SETTLE_S`."""
         self._step, self._step_ns = "settling", perf_counter_ns()
         until_s = self._elapsed_s() + SETTLE_S
         while not self._all_there() and self._elapsed_s() < until_s and await self._waits(0.02):
@@ -278,7 +278,7 @@ class Load:
         await self._waits(QUIET_S)
 
     async def _waits(self, seconds: float) -> bool:
-        """Wait; say whether nobody has ended it meanwhile."""
+        """Wait; return whether the run was not ended meanwhile."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped_twice.wait(), seconds)
         return not self._stopped_twice.is_set()
@@ -298,7 +298,7 @@ class Load:
             async with asyncio.timeout(LEAVE_S):
                 await asyncio.gather(*self._opening, return_exceptions=True)
 
-    # What clients tell
+    # What clients report
 
     def mark_of(self, line: bytes) -> Mark | None:
         """Return the mark of a publication that was not seen before, and keep it in `marks`."""
@@ -330,7 +330,7 @@ class Load:
         self._no_longer_waited_for(client)
 
     def failed(self, client: Client, failure: Failure) -> None:
-        """Enter that a client has ended. What it was to get stays due; without anybody there is no more to publish."""
+        """Enter that a client has ended. What it was to get stays due; without members there is no more to publish."""
         self._failures[failure] += 1
         if client.account is not None:
             self._here -= 1
@@ -339,7 +339,7 @@ class Load:
         self._no_longer_waited_for(client)
 
     def refused(self, client: Client, number: int, failure: Failure, *, temporary: bool) -> None:
-        """Enter that nobody will get a publication; when it is the very first one, nobody will get any."""
+        """Enter that the server refused a publication; after the very first one it would refuse all."""
         self._failures[failure] += 1
         self._ledger.refuse(self._plan.room_of(client.number), number)
         if number == 0 and not temporary and failure.code not in NOT_YET and not self._latency.measured:
@@ -394,7 +394,7 @@ class Load:
 
 @contextlib.asynccontextmanager
 async def beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Have something done in a task beside the block, for no longer than that takes."""
+    """Run something in a task beside the block, and cancel it at the end of the block."""
     task = asyncio.create_task(work)
     try:
         yield

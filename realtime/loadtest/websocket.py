@@ -16,7 +16,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
-from realtime.loadtest.plan import Address
+from realtime.loadtest.plan import Endpoint
 
 MESSAGE_MAX: Final = 64 * 1024 * 1024  # bytes: the most that a server's --message-bytes can be
 NORMAL: Final = 1000  # close code (RFC 6455, section 7.4.1)
@@ -46,7 +46,7 @@ class WebSocket:
 
     __slots__ = ("_parts", "_protocol")
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Endpoint) -> None:
         path, _, query = address.path.partition("?")
         uri = WebSocketURI(address.secure, address.host, address.port, path, query)
         self._protocol = ClientProtocol(uri, max_size=MESSAGE_MAX)

@@ -21,10 +21,10 @@ from realtime.settings.cpus import usable_cpus
 from realtime.settings.kinds import Choice, Flag, Kind, Many, Secret, Text, Variable
 from realtime.settings.quantities import Octal, Seconds, Share, Size, Whole, seconds_text, size_text
 
-GROUPS = ("What to serve", "Where", "Workers", "Stickiness", "Broker", "Who may connect", "Limits", "Development",
+GROUPS = ("What to serve", "Where", "Workers", "Stickiness", "Broker", "Access", "Limits", "Development",
           "Operation", "Commands that call the API")  # fmt: skip
 KEY_BYTES: Final = 16  # of each key of the API, at least
-(_WHAT, _WHERE, _WORKERS, _STICKY, _BROKER, _WHO, _LIMITS, _DEVELOP, _OPERATION, COMMANDS) = GROUPS
+(_WHAT, _WHERE, _WORKERS, _STICKY, _BROKER, _ACCESS, _LIMITS, _DEVELOP, _OPERATION, COMMANDS) = GROUPS
 
 _COOKIE = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # a token, RFC 9110 section 5.6.2: also what a header's name may hold
 _PARAM = r"[0-9A-Za-z._~-]+"  # what never needs percent-encoding, RFC 3986 section 2.3
@@ -34,7 +34,7 @@ AUTO = 0
 
 
 def _set(default: Any, kind: Kind, group: str, help: str, *, short: str = "", shown: str = "") -> Any:
-    """Declare one option. `shown` is how `--help` writes a default that says little by itself."""
+    """Declare one option. `shown` is how `--help` writes a default that explains little by itself."""
     metadata = {"kind": kind, "group": group, "help": help, "short": short, "shown": shown}
     return field(default=default, metadata=metadata)
 
@@ -51,17 +51,17 @@ class Settings:
     root_path: str = _set("", Text("PATH", "a path such as /chat", r"(/[^/?#\s\0]+)*"), _WHAT,
         "The path under which a proxy serves this application; the proxy takes it off. For links that it makes.")
     http: str = _set("httptools", Choice(("httptools", "h11")), _WHAT,
-        "Who parses the requests of the hosted application: httptools is C, h11 is Python and stricter in places.")
+        "The parser of requests to the hosted application: httptools is C, h11 is Python and stricter in places.")
     compression: bool = _set(False, Flag(), _WHAT,
         "Compress the rooms' messages of 128 bytes and more, once for all members, where a WebSocket's client offers "
-        "permessage-deflate. The length of what is encrypted then tells of what is in it (CRIME, BREACH).")
+        "permessage-deflate. The length of an encrypted message then depends on its text (CRIME, BREACH).")
 
     bind: tuple[str, ...] = _set(("127.0.0.1:8000",), Many(ListenAddress()), _WHERE,
         "Where to listen: HOST:PORT, [v6]:PORT, :PORT for every address, unix:PATH, fd://N for a socket that was given "
         "(systemd gives them from 3 on). Can be given several times.",
         short="b")
     backlog: int = _set(2048, Whole(1, 65535), _WHERE,
-        "Connections the kernel holds for us before they are accepted; it caps this at net.core.somaxconn.")
+        "Connections that the kernel holds before they are accepted; it caps this at net.core.somaxconn.")
     certfile: str | None = _set(None, Text("FILE", "a file"), _WHERE,
         "Certificate chain (PEM): https:// and wss:// alone are then spoken. A reload reads it anew.")
     keyfile: str | None = _set(None, Text("FILE", "a file"), _WHERE, "The certificate's key (PEM), without a password.")
@@ -70,15 +70,16 @@ class Settings:
         "Worker processes; auto is one for each processor that this process may use.", short="w", shown="auto")
     balance: str = _set("least", Choice(("least", "round-robin")), _WORKERS,
         "Which worker gets a connection that has no key: the one with the fewest, or each in turn.")
-    boot_s: float = _set(30.0, Seconds(1, 600), _WORKERS, "A worker that is not ready by then is replaced.")
+    boot_s: float = _set(30.0, Seconds(1, 600), _WORKERS,
+        "Time from the start of a worker until it must be ready; else it is replaced.")
     drain_s: float = _set(60.0, Seconds(0, 3600), _WORKERS,
-        "How long a worker that has to stop may take to bring its clients elsewhere.")
+        "How long a worker that has to stop may take to have its clients reconnect elsewhere.")
     heartbeat_s: float = _set(1.0, Seconds(0.05, 60), _WORKERS,
-        "How often a worker's event loop reports that it turns.")
+        "Time between two reports of a worker's event loop that it runs.")
     hung_s: float = _set(6.0, Seconds(0.2, 600), _WORKERS,
-        "A worker silent for this long is hung: its stacks go to the log, then it is killed and replaced.")
+        "A worker without a report for this long is hung: its stacks go to the log, then it is killed and replaced.")
     orphan_grace_s: float = _set(60.0, Seconds(0, 86400), _WORKERS,
-        "How long a worker that lost its primary goes on serving what it has.")
+        "How long a worker that lost its primary keeps serving its connections.")
 
     env: tuple[str, ...] = _set((), Many(Variable(), has_commas=True), _WORKERS,
         "A variable for the workers' environment; {slot} in it stands for a worker's slot. Can be given several times.")
@@ -92,24 +93,24 @@ class Settings:
         "By which share, drawn for each worker, max_lifetime and max_connections may be less.")
 
     sticky: str = _set("ip", Choice(("ip", "session", "none")), _STICKY,
-        "What brings a client to the same worker again: its address, its session, or nothing.", short="s")
+        "What brings a client to the same worker again: its address, its sticky id, or nothing.", short="s")
     session_cookie: str = _set("rt_session", Text("NAME", "a cookie's name", _COOKIE), _STICKY,
-        "The cookie that carries the session.")
+        "The cookie that carries the sticky id.")
     session_param: str | None = _set(None, Text("NAME", "a query parameter's name", _PARAM), _STICKY,
-        "A query parameter that carries the session; it goes before the cookie.")
+        "A query parameter that carries the sticky id; it goes before the cookie.")
     session_header: str | None = _set(None, Text("NAME", "a header's name", _COOKIE), _STICKY,
-        "A request header that carries the session; it goes before both. Ids an application sends in it lead back.")
+        "A request header that carries the sticky id; it goes before both. Ids an application sends in it lead back.")
     session_path: str | None = _set(None, Text("PATH", "a path with {key} as a whole segment: /doc/{key}", _PATH),
-        _STICKY, "A path in which one segment is the session's key, such as /doc/{key}; it goes before all others.")
+        _STICKY, "A path in which one segment is the sticky id, such as /doc/{key}; it goes before all others.")
     trusted_proxies: tuple[str, ...] = _set((), Many(Network()), _STICKY,
-        "Proxies whose word about the client's address is taken (X-Forwarded-For, PROXY protocol).")
+        "Proxies whose headers give the client address (X-Forwarded-For, PROXY protocol).")
     client_headers: tuple[str, ...] = _set(("x-forwarded-for", "forwarded"),
         Many(Choice(("x-forwarded-for", "forwarded"))), _STICKY,
-        "Headers in which a trusted proxy names the client; the first that is there decides.")
+        "Headers in which a trusted proxy gives the client address; the first that a request has decides.")
     proxy_protocol: bool = _set(False, Flag(), _STICKY,
         "Connections from trusted proxies begin with a PROXY protocol header (v1 or v2).")
     secret: str | None = _set(None, Secret(16), _STICKY,
-        "Keys the hashing of clients to workers, and session ids; the same on all machines.",
+        "Keys the hashing of clients to workers, and sticky ids; the same on all machines.",
         shown="drawn at start: affinity then ends with the primary")
 
     redis: str | None = _set(None, RedisUrl(), _BROKER,
@@ -121,26 +122,26 @@ class Settings:
         "What the local broker may keep: history, positions, members, idempotency keys. What would be more is refused "
         "with a temporary error; reading and leaving go on. Redis has its own `maxmemory`.")
 
-    token_hmac_secret: str | None = _set(None, Secret(32), _WHO,
+    token_hmac_secret: str | None = _set(None, Secret(32), _ACCESS,
         "Verifies the HS256, HS384 and HS512 tokens that clients connect with (RFC 7518: 32, 48 and 64 bytes).")
-    token_public_key: str | None = _set(None, Text("FILE", "a file"), _WHO,
+    token_public_key: str | None = _set(None, Text("FILE", "a file"), _ACCESS,
         "A public key or certificate (PEM) that verifies tokens: RS256/384/512, ES256/384/512 or EdDSA.")
     token_jwks_url: str | None = _set(None, Text("URL", "http:// or https:// and a host", r"https?://[^/\s\0]+[^\s\0]*"),
-        _WHO, "Where an identity provider publishes the keys (JWKS) that verify its tokens.")
-    token_audience: str | None = _set(None, Text(), _WHO, "What a token's `aud` must hold.")
-    token_issuer: str | None = _set(None, Text(), _WHO, "What a token's `iss` must be.")
-    token_leeway_s: float = _set(10.0, Seconds(0, 300), _WHO,
+        _ACCESS, "Where an identity provider publishes the keys (JWKS) that verify its tokens.")
+    token_audience: str | None = _set(None, Text(), _ACCESS, "What a token's `aud` must hold.")
+    token_issuer: str | None = _set(None, Text(), _ACCESS, "What a token's `iss` must be.")
+    token_leeway_s: float = _set(10.0, Seconds(0, 300), _ACCESS,
         "By how much clocks may differ: a token is good from so long before `nbf` until so long after `exp`.")
-    api_key: str | None = _set(None, Secret(KEY_BYTES), _WHO,
+    api_key: str | None = _set(None, Secret(KEY_BYTES), _ACCESS,
         "Opens /api to other programs; several, separated by commas, while one replaces another.",
         shown="there is no /api")
-    anonymous: bool | None = _set(None, Flag(), _WHO,
+    anonymous: bool | None = _set(None, Flag(), _ACCESS,
         "Clients without a token may connect.", shown="yes where nothing verifies tokens, else no")
-    allowed_origins: tuple[str, ...] = _set((), Many(Origin()), _WHO,
+    allowed_origins: tuple[str, ...] = _set((), Many(Origin()), _ACCESS,
         "Origins of web pages that may connect to rooms, `*` for all. Pages of applications have schemes of their own, "
-        "those of files `file://` or `null`; who allows `null` allows every page in a sandboxed frame.",
+        "those of files `file://` or `null`; `null` allows every page in a sandboxed frame.",
         shown="the page's own host only")
-    allowed_hosts: tuple[str, ...] = _set((), Many(Host()), _WHO,
+    allowed_hosts: tuple[str, ...] = _set((), Many(Host()), _ACCESS,
         "Hosts that requests may ask for; others get 421, except for `GET /health`. A port counts where one is given. "
         "Against DNS rebinding and Host headers that poison links.", shown="every host is served")
 
@@ -175,8 +176,8 @@ class Settings:
         "Bytes of presence and history that one connection is answered a second, four times as many at once; above it: "
         "error 111. 0: as many as it likes.")
     large_room: int = _set(200, Whole(1, 10_000_000), _LIMITS,
-        "Members of a room above which joins and leaves are told once a second, as the difference since then, and "
-        "presence is what was told.")
+        "Members of a room above which joins and leaves are sent once a second, as the difference since then, and "
+        "presence is as of the last of these.")
     control_frames_per_second: int = _set(100, Whole(0, 1_000_000), _LIMITS,
         "Pings and pongs that one WebSocket may send, on average over 10 s; above this it is closed (1008). 0: no "
         "limit.")
@@ -186,7 +187,7 @@ class Settings:
         "Pieces of less than 512 bytes that complete no frame and that one WebSocket may send, likewise. 0: no limit.")
 
     reload: bool = _set(False, Flag(), _DEVELOP,
-        "Replace the workers whenever a Python file changes; a version that does not boot replaces nobody.")
+        "Replace the workers whenever a Python file changes; new code that fails to start replaces no worker.")
     reload_dir: tuple[str, ...] = _set((), Many(Text("DIRECTORY", "a directory")), _DEVELOP,
         "What to watch. Can be given several times.", shown="the directory where the server was started")
     inspect: int | None = _set(None, Whole(0, 511), _DEVELOP,
@@ -200,7 +201,7 @@ class Settings:
     color: str = _set("auto", Choice(("auto", "always", "never")), _OPERATION,
         "Colours in the banner and the log; auto is for terminals, and never with NO_COLOR set.")
     user: str | None = _set(None, Text("NAME", "a user's name or number", r"[^\s\0:]+"), _OPERATION,
-        "Whom to become once every address is bound; it brings its group.")
+        "The user to become once every address is bound; its group comes with it.")
     group: str | None = _set(None, Text("NAME", "a group's name or number", r"[^\s\0:]+"), _OPERATION,
         "The group to become.")
     umask: int | None = _set(None, Octal(), _OPERATION, "The mode bits that files of the server and its workers lack.")
@@ -380,7 +381,7 @@ def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
          "sticky session cannot be combined with TLS that ends in the workers (the cookie is encrypted): "
          "end TLS in a proxy, or use sticky ip"),
         (("proxy_protocol",), not of.proxy_protocol or bool(of.trusted_proxies),
-         "proxy_protocol needs trusted_proxies: anybody else could claim any address"),
+         "proxy_protocol needs trusted_proxies: any other client could claim any address"),
         *(((name,), session or getattr(of, name) is None,
            f"{name} has no meaning with sticky {of.sticky}: set sticky to session")
           for name in ("session_param", "session_header", "session_path")),
@@ -388,7 +389,7 @@ def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
            f"{name} needs token_hmac_secret or public keys: without them no token is read")
           for name in ("token_audience", "token_issuer")),
         (("anonymous",), of.allows_anonymous or token,
-         "nobody could connect: anonymous is no, and there is no token_hmac_secret, public key or JWKS"),
+         "no client could connect: anonymous is no, and there is no token_hmac_secret, public key or JWKS"),
         (("inspect",), of.inspect is None or of.inspect < of.workers,
          f"there is no slot {of.inspect} with {of.workers} workers"),
         (("reload_dir",), of.reload or not of.reload_dir, "reload_dir has no meaning without reload"),

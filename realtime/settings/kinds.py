@@ -29,7 +29,7 @@ class Kind(Protocol):
         Make the value out of text or of what TOML gave.
 
         Raises:
-            ValueError: it is not one of ours. Its text, when there is one, says what is wrong with it in particular.
+            ValueError: it is not of this kind. Its text, when there is one, names what is wrong in particular.
         """
 
 

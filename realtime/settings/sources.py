@@ -96,7 +96,7 @@ def runtime_directory(environ: Mapping[str, str] | None = None, *, uid: int | No
     socket in it is not taken. Only root can make another user's (`uid`), and has none in the first.
 
     Raises:
-        SettingsError: somebody else owns it or can write to it, so a socket in it could be theirs.
+        SettingsError: another user owns it or can write to it, so a socket in it could be that user's.
     """
     environ = os.environ if environ is None else environ
     xdg = environ.get("XDG_RUNTIME_DIR", "")
@@ -164,7 +164,7 @@ def _from_file(directory: Path, config: str | None, environ: Mapping[str, str]) 
 
 
 def _from_table(file: str, text: str, table: Mapping[str, Any]) -> dict[str, Given]:
-    """Take what a file says. Keys stand at the top level or under [realtime]; any key we do not know is an error."""
+    """Read the keys of a file, at the top level or under [realtime]. A key that is no setting is an error."""
     inner = table.get(TABLE)
     pairs = [("", key, value) for key, value in table.items() if not (key == TABLE and isinstance(value, dict))]
     pairs += [(TABLE, key, value) for key, value in inner.items()] if isinstance(inner, dict) else []
@@ -208,8 +208,8 @@ def _parsed(option: Option, given: Given) -> Any:
 
 def _line_of(section: str, key: str, text: str) -> int:
     """
-    Find the line that a key stands on, at the top level or in a section; tomllib does not tell. Where it stands in a
-    form that is not looked for, such as `realtime.ping`, it is the first line. A text of several lines that holds
+    Find the line of a key, at the top level or in a section; tomllib does not return it. For a form that is not looked
+    for, such as `realtime.ping`, it is the first line. A text of several lines that holds
     `key =` may win: the number is for the eyes of a person.
     """
     name = rf"[\"']?{re.escape(key)}[\"']?"

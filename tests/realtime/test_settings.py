@@ -237,7 +237,7 @@ RELATIONS: list[tuple[dict[str, str], str]] = [
     ({"keyfile": "a.pem"}, "--keyfile: keyfile needs certfile beside it"),
     (
         {"proxy_protocol": "yes"},
-        "--proxy-protocol: proxy_protocol needs trusted_proxies: anybody else could claim any address",
+        "--proxy-protocol: proxy_protocol needs trusted_proxies: any other client could claim any address",
     ),
     ({"session_param": "sid"}, "--session-param: session_param has no meaning with sticky ip: set sticky to session"),
     ({"session_header": "x"}, "--session-header: session_header has no meaning with sticky ip: set sticky to session"),
@@ -251,7 +251,7 @@ RELATIONS: list[tuple[dict[str, str], str]] = [
     ),
     (
         {"anonymous": "no"},
-        "--anonymous: nobody could connect: anonymous is no, and there is no token_hmac_secret, public key or JWKS",
+        "--anonymous: no client could connect: anonymous is no, and there is no token_hmac_secret, public key or JWKS",
     ),
     ({"bind": ","}, "--bind: there must be at least one address to listen on"),
 ]

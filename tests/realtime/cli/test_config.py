@@ -98,7 +98,7 @@ def test_the_address_is_url_else_the_first_of_bind(settings: Settings, url: str)
 
 
 def test_without_an_address_to_connect_to_url_is_asked_for() -> None:
-    with pytest.raises(click.UsageError, match=r"from unix:/run/x, 127\.0\.0\.1:0 where to connect .*: give --url"):
+    with pytest.raises(click.UsageError, match=r"can connect to: unix:/run/x, 127\.0\.0\.1:0 .*; give --url"):
         server_address(Settings(bind=("unix:/run/x", "127.0.0.1:0")))
 
 

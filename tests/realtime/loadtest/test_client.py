@@ -13,9 +13,9 @@ from realtime.loadtest.client import BACKLOG_MAX, Client, Stage
 from realtime.loadtest.errors import Failure
 from realtime.loadtest.ledger import Account
 from realtime.loadtest.marks import Mark
-from realtime.loadtest.plan import Address
+from realtime.loadtest.plan import Endpoint
 
-HERE = Address(False, "127.0.0.1", 8000, "/connection/websocket")
+HERE = Endpoint(False, "127.0.0.1", 8000, "/connection/websocket")
 MARK = Mark(0, 0, 0)
 PUBLICATION = b'{"push":{"channel":"bench:0","pub":{"data":{"text":"ours"}}}}'
 

@@ -6,10 +6,10 @@ import pytest
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
-from realtime.loadtest.plan import Address
+from realtime.loadtest.plan import Endpoint
 from realtime.loadtest.websocket import BadStream, Closed, HandshakeRefused, WebSocket
 
-HERE = Address(False, "127.0.0.1", 8000, "/connection/websocket?cf=1")
+HERE = Endpoint(False, "127.0.0.1", 8000, "/connection/websocket?cf=1")
 
 
 def sent(opcode: Opcode, payload: bytes, *, fin: bool = True, mask: bool = False) -> bytes:
