@@ -23,7 +23,7 @@ import uvloop
 from rich.console import Console
 
 from realtime.auth import sign
-from realtime.cli.launch import raise_descriptor_limit
+from realtime.cli.descriptors import raise_descriptor_limit
 from realtime.cli.options import GroupedCommand, settings_options
 from realtime.cli.remote import server_address
 from realtime.errors import SettingsError
@@ -166,8 +166,7 @@ def allow_connections(clients: int) -> None:
     Raises:
         click.UsageError: it is not.
     """
-    raise_descriptor_limit()
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = raise_descriptor_limit()
     if files != resource.RLIM_INFINITY and files < clients + OWN_FILES:
         problem = (
             f"--clients: this process may open {files} files: raise `ulimit -Hn`, or use fewer than {files - OWN_FILES}"

@@ -7,13 +7,11 @@ application cannot harm the primary.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
 import ipaddress
 import logging
 import os
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ import click
 from realtime import logs
 from realtime.broker import LOCAL_STOP_SIGNAL
 from realtime.cli.banner import LISTENING, banner
+from realtime.cli.descriptors import raise_descriptor_limit
 from realtime.cli.failed_start import FailedStart
 from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, KEYS_FILE, own_directory
 from realtime.errors import RealtimeError, SettingsError
@@ -65,6 +64,7 @@ def launch(settings: Settings) -> int:
     """
     if sys.platform != "linux":
         raise WrongSystem
+    # What a person can have got wrong is found before the log is set up: it then ends the command with one sentence.
     settings = for_development(with_target(settings))
     check_files(settings)
     start_logging(settings, "primary")
@@ -179,13 +179,6 @@ def start_logging(settings: Settings, process: str) -> None:
         color=settings.color,
         secrets=settings.secrets,
     )
-
-
-def raise_descriptor_limit() -> None:
-    """Allow as many open files as this user may have: the soft limit is for programs that use select()."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def cluster_settings(settings: Settings) -> ClusterSettings:

@@ -17,7 +17,7 @@ from realtime.settings import CONFIG_ENV, GROUPS, Option, options
 from realtime.settings.fields import COMMANDS
 from realtime.settings.kinds import Choice, Flag
 
-NAMES_WIDTH = 36
+NAMES_WIDTH = 36  # columns of `--help` for the names; a longer name has its text on the next line
 _OWN = "Options"  # the heading of what a command has beside the settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -96,6 +96,11 @@ def _of_client(names: Collection[str]) -> list[Option]:
 
 
 def _click_options(option: Option) -> list[Callable[[Any], Any]]:
+    """
+    Return the decorators of one setting: two for a secret, which can be in a file.
+
+    None has a default of click's. An option that was not given must not hide what the environment or the file says.
+    """
     help_text = option.help
     if option.default_text:
         help_text += f"  [default: {option.default_text}]"

@@ -79,6 +79,7 @@ def show(answer: dict[str, Any]) -> None:
 
 
 def _row(worker: dict[str, Any]) -> list[str]:
+    """Return the cells of a worker. One that is starting has sent no statistics yet: those cells stay empty."""
     found = worker["statistics"]
     hub = found.get("hub", {})
     broker = _broker(worker)
@@ -96,6 +97,7 @@ def _row(worker: dict[str, Any]) -> list[str]:
 
 
 def _broker(worker: dict[str, Any]) -> dict[str, Any]:
+    """Return what a worker reported of its broker, nothing where it reported nothing yet."""
     found: dict[str, Any] = worker["statistics"].get("hub", {}).get("broker", {})
     return found
 

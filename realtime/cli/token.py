@@ -82,6 +82,12 @@ def token(
 
 
 def _lifetime(text: str) -> float:
+    """
+    Read `--ttl`, in the same forms as a time of the settings.
+
+    Raises:
+        click.UsageError: it is none.
+    """
     try:
         return float(LIFETIME.parse(text))
     except ValueError:
@@ -89,6 +95,12 @@ def _lifetime(text: str) -> float:
 
 
 def _claim(text: str) -> tuple[str, Any]:
+    """
+    Read a `--claim`. The claims of RESERVED are refused: two places for one claim could contradict each other.
+
+    Raises:
+        click.UsageError: it has no name or no `=`, or is a claim of RESERVED.
+    """
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise click.UsageError(f"--claim: {text!r} is not NAME=JSON")
@@ -101,6 +113,12 @@ def _claim(text: str) -> tuple[str, Any]:
 
 
 def _json(flag: str, text: str) -> Any:
+    """
+    Read JSON.
+
+    Raises:
+        click.UsageError: it is none.
+    """
     try:
         return json.loads(text)
     except ValueError as error:

@@ -86,7 +86,7 @@ class Listener(Protocol):
 
 
 class Stage(enum.Enum):
-    """How far it is; it only goes on, never back."""
+    """How far a client is. It only goes on, never back: a client that ended is not used again."""
 
     OPENING = "opening"
     """The handshake is under way."""
@@ -232,6 +232,12 @@ class Client(asyncio.Protocol):
         return Failure(self._step(), 0, f"sends {what}")
 
     def _message(self, message: bytes, now_ns: int) -> None:
+        """
+        Take the lines of a message: publications, replies and pings.
+
+        All members of a room get the same bytes. So a line that any client has parsed is found in `marks`, and costs a
+        look-up and no parsing: with many clients that is what the load client's time is spent on.
+        """
         listener, account = self._listener, self.account
         for line in message.split(b"\n"):
             mark = listener.marks.get(line)
@@ -244,10 +250,17 @@ class Client(asyncio.Protocol):
                 listener.delivered(account, mark, now_ns)
 
     def _ping(self) -> None:
+        """Answer the protocol's ping where the server asked for that in its connect result."""
         if self._pongs and self.stage is not Stage.ENDED:
             self._send(b"{}")
 
     def _reply(self, line: bytes, now_ns: int) -> None:
+        """
+        Take a line that is no known publication.
+
+        Raises:
+            msgspec.MsgspecError: it is not of the protocol.
+        """
         if self.stage is Stage.ENDED:
             return
         reply = _decode(line)
@@ -264,12 +277,14 @@ class Client(asyncio.Protocol):
                 self._listener.refused(self, number, failure, temporary=reply.error.temporary)
 
     def _admitted(self, reply: ServerMessage) -> None:
+        """Take the answer to `connect`. The answer to `subscribe` follows it, in the same message or a later one."""
         if reply.error is not None:
             self.fail(reply.error.failure("connect"))
         elif reply.connect is not None:
             self._pongs = reply.connect.pong
 
     def _subscribed(self, reply: ServerMessage) -> None:
+        """Take the answer to `subscribe`: from here on the client is a member, and has an account."""
         if reply.error is not None and reply.error.code != ALREADY_SUBSCRIBED:
             self.fail(reply.error.failure("join"))
         elif self.stage is Stage.JOINING:
@@ -277,6 +292,7 @@ class Client(asyncio.Protocol):
             self._listener.joined(self)
 
     def _push(self, push: ServerPush, line: bytes, now_ns: int) -> None:
+        """Take a push: a publication that was not seen before, or the end of the membership. Joins do not count."""
         if push.pub is not UNSET and push.channel == self.room:
             mark = self._listener.mark_of(line)
             if mark is not None and self.account is not None:
@@ -285,6 +301,7 @@ class Client(asyncio.Protocol):
             self.fail(Failure("stay", push.unsubscribe.code, push.unsubscribe.reason))
 
     def _step(self) -> str:
+        """Return the step in which a failure happened now, in the words of `Failure`."""
         if self.stage is Stage.OPENING:
             return "handshake"
         return "connect" if self.stage is Stage.JOINING else "stay"

@@ -1,6 +1,12 @@
 """
 The load itself: connect, publish when it is due, wait for what is on its way, leave.
 
+Theory of operation. One client goes first: when it is refused, the others would be too, and the run ends with its
+reason. The others connect each when it is due. Then `_publish_due` runs for each due publication; it enters it in the
+ledger before it is sent, so what is lost on any way is missed. Clients report deliveries by the mark in the data. At
+the end the run settles: it waits until every member that is left has everything, or for `SETTLE_S`, and closes the
+ledger.
+
 Runs in the load client's process, in its only event loop. It is an open loop: publications are sent when they are due,
 whatever became of those before, and a latency counts from then. So a server that stands still for a second is seen by
 all that was due in it. What is due while the process itself is late is late as well: `lateness` says how much of what
@@ -146,6 +152,7 @@ class Load:
         await self._wait_until_settled(begun_s + self._plan.begin_s(self._plan.clients) + JOIN_S)
 
     def _begin(self, number: int, due_s: float) -> None:
+        """Start a client, in a task of its own until it is connected. `_wait_until_settled` has to follow."""
         plan = self._plan
         room = plan.name_of(plan.room_of(number))
         client = Client(self, number, room, plan.address, self._token_of(number), due_s)
@@ -157,6 +164,12 @@ class Load:
         task.add_done_callback(self._opening.discard)
 
     async def _open(self, client: Client) -> None:
+        """
+        Connect a client, or have it fail with the step that did not succeed.
+
+        On the loopback network each client has an address of its own. So a server that chooses workers by the address
+        of a client spreads them, as it spreads clients of the Internet.
+        """
         address = self._plan.address
         loop = asyncio.get_running_loop()
         try:
@@ -236,6 +249,7 @@ class Load:
             loop.remove_signal_handler(signal.SIGALRM)
 
     def _publish_due(self) -> None:
+        """Publish all that is due by now, and set the alarm for the next. Called by the alarm, in the event loop."""
         plan = self._plan
         while not self._sent.is_set():
             is_over = self._next == plan.publications
@@ -257,6 +271,7 @@ class Load:
         if not members:
             return
         number = self._ledger.publish(room)
+        # One publisher in each room, as long as it lasts: publications of one client stay in order, of two they may not.
         client = next((each for each in members if each.stage is Stage.MEMBER), None)
         if client is not None:
             client.publish(number, self._marker.data(Mark(room, number, due_us)))
@@ -284,11 +299,13 @@ class Load:
         return not self._stopped_twice.is_set()
 
     def _all_there(self) -> bool:
+        """Return whether every member that is left has everything that its room was to get."""
         lacks = self._ledger.lacks
         here = (each for room in self._members for each in room if each.stage is Stage.MEMBER)
         return not any(lacks(each.account) for each in here if each.account is not None)
 
     async def _leave(self) -> None:
+        """Close every client. What is still being opened is cancelled, and waited for: no task outlives the run."""
         for task in list(self._opening):
             task.cancel()
         for client in self._clients:
@@ -362,12 +379,14 @@ class Load:
         return (at_ns - self._begun_ns) / 1e3
 
     async def _tick(self) -> None:
+        """Show how it goes, four times a second, until cancelled."""
         while True:
             before_ns = perf_counter_ns()
             await asyncio.sleep(TICK_S)
             self._show(self._live((perf_counter_ns() - before_ns) / 1e9))
 
     def _live(self, tick_s: float) -> Live:
+        """Return what is shown now, and begin the next tick's histogram."""
         recent = self._recent
         elapsed_s = (perf_counter_ns() - self._step_ns) / 1e9
         done: float = self._joined

@@ -31,6 +31,8 @@ class ListenAddress:
             if int(value.removeprefix("fd://")) < 3:
                 raise ValueError("0, 1 and 2 are the standard streams")
             return value
+        # An IPv6 address has to stand in brackets, as in a URL: else its last group could be taken for the port.
+        # `%` and letters belong to a scope, as in fe80::1%eth0.
         match = re.fullmatch(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]/]*):([0-9]{1,5})", value)
         if match is None:
             raise ValueError
@@ -58,6 +60,7 @@ class Network:
             return str(ipaddress.ip_network(value.strip()))
         except ValueError:
             pass
+        # 10.0.0.1/8 is refused and not rounded: trusting sixteen million addresses should be written as what it is.
         try:
             meant = ipaddress.ip_network(value.strip(), strict=False)
         except ValueError:
@@ -114,7 +117,7 @@ class Host:
     def parse(self, value: object) -> str:
         if not isinstance(value, str):
             raise ValueError
-        host = value.strip().lower()
+        host = value.strip().lower()  # hosts are compared without case (RFC 9110, section 4.2.3)
         if host == "*":
             raise ValueError("leave the setting out to serve every host")
         if "://" in host:
@@ -158,7 +161,7 @@ class RedisUrl:
         hosts = url.netloc.rpartition("@")[2]
         for host in hosts.split(",") if several else [hosts]:
             part = urlsplit(f"//{host}")
-            _ = part.port  # raises where it is none
+            _ = part.port  # raises ValueError where it is no number up to 65535
             if not part.hostname:
                 raise ValueError("it names no host")
         if several == "sentinel" and not url.path.strip("/"):
@@ -167,7 +170,11 @@ class RedisUrl:
 
 
 def without_password(url: str) -> str:
-    """Give a URL that can be shown: whatever stands for a user and a password becomes `***`."""
+    """
+    Return a URL that can be shown: user and password become `***`, and a query that has a password as well.
+
+    For logs and banners. It hides too much rather than too little, and never fails on what is no URL.
+    """
     scheme, separator, rest = url.partition("://")
     rest = re.sub(r"^[^/?]*@", "***@", rest)
     if re.search(r"\?.*pass", rest):

@@ -4,6 +4,10 @@
 One frozen dataclass, plain data, made in the process that runs the command line and sent to the workers as msgpack. The
 command line, the names of the environment variables, the keys of `realtime.toml` and docs/settings.md are made from it.
 It never reads anything: `sources.py` does.
+
+A default stands here and nowhere else in `realtime`: the parts write `Settings.ping_s` for theirs. `sticky`, which is
+used without `realtime` as well, has defaults of its own, and a test compares them with these. To add a setting, add a
+field; then run `python -m realtime.settings > docs/settings.md`.
 """
 
 from __future__ import annotations
@@ -29,12 +33,17 @@ KEY_BYTES: Final = 16  # of each key of the API, at least
 _COOKIE = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # a token, RFC 9110 section 5.6.2: also what a header's name may hold
 _PARAM = r"[0-9A-Za-z._~-]+"  # what never needs percent-encoding, RFC 3986 section 2.3
 _PATH = r"(?:/[^/?#{}\s]+)*/\{key\}(?:/[^/?#{}\s]+)*/?"  # sticky/path_key.py
-HOSTED_MESSAGE_BYTES: Final = 16 * 1024**2  # what applications are used to: uvicorn's own
-AUTO = 0
+HOSTED_MESSAGE_BYTES: Final = 16 * 1024**2  # what applications are used to: uvicorn's `--ws-max-size`
+AUTO = 0  # of `workers`: as many as `usable_cpus` finds, in the process that made the settings
 
 
 def _set(default: Any, kind: Kind, group: str, help: str, *, short: str = "", shown: str = "") -> Any:
-    """Declare one option. `shown` is how `--help` writes a default that explains little by itself."""
+    """
+    Declare one option.
+
+    Its names on the command line, in the environment and in the file are made from the field's: see `Option`. `shown`
+    is how `--help` writes a default that explains little by itself.
+    """
     metadata = {"kind": kind, "group": group, "help": help, "short": short, "shown": shown}
     return field(default=default, metadata=metadata)
 
@@ -60,6 +69,7 @@ class Settings:
         "Where to listen: HOST:PORT, [v6]:PORT, :PORT for every address, unix:PATH, fd://N for a socket that was given "
         "(systemd gives them from 3 on). Can be given several times.",
         short="b")
+    # 2048: the default of uvicorn and gunicorn.
     backlog: int = _set(2048, Whole(1, 65535), _WHERE,
         "Connections that the kernel holds before they are accepted; it caps this at net.core.somaxconn.")
     certfile: str | None = _set(None, Text("FILE", "a file"), _WHERE,
@@ -70,6 +80,8 @@ class Settings:
         "Worker processes; auto is one for each processor that this process may use.", short="w", shown="auto")
     balance: str = _set("least", Choice(("least", "round-robin")), _WORKERS,
         "Which worker gets a connection that has no key: the one with the fewest, or each in turn.")
+    # The primary waits for `hung` and not for one late report: a garbage collection, or a busy machine, delays a few.
+    # `check_relations` wants at least two periods between them.
     boot_s: float = _set(30.0, Seconds(1, 600), _WORKERS,
         "Time from the start of a worker until it must be ready; else it is replaced.")
     drain_s: float = _set(60.0, Seconds(0, 3600), _WORKERS,
@@ -81,6 +93,8 @@ class Settings:
     orphan_grace_s: float = _set(60.0, Seconds(0, 86400), _WORKERS,
         "How long a worker that lost its primary keeps serving its connections.")
 
+    # A worker is replaced before an application's leak becomes a crash. Each worker draws its own share of
+    # `max_jitter`, so that workers that were started together are not replaced together.
     env: tuple[str, ...] = _set((), Many(Variable(), has_commas=True), _WORKERS,
         "A variable for the workers' environment; {slot} in it stands for a worker's slot. Can be given several times.")
     max_lifetime_s: float | None = _set(None, Seconds(1, 86400 * 365), _WORKERS,
@@ -109,6 +123,7 @@ class Settings:
         "Headers in which a trusted proxy gives the client address; the first that a request has decides.")
     proxy_protocol: bool = _set(False, Flag(), _STICKY,
         "Connections from trusted proxies begin with a PROXY protocol header (v1 or v2).")
+    # 16 bytes are 128 bits: what no one guesses, and what `openssl rand -hex 16` makes.
     secret: str | None = _set(None, Secret(16), _STICKY,
         "Keys the hashing of clients to workers, and sticky ids; the same on all machines.",
         shown="drawn at start: affinity then ends with the primary")
@@ -122,6 +137,7 @@ class Settings:
         "What the local broker may keep: history, positions, members, idempotency keys. What would be more is refused "
         "with a temporary error; reading and leaving go on. Redis has its own `maxmemory`.")
 
+    # The secret is as long as its hash at least (RFC 7518, section 3.2); shorter ones are found from a single token.
     token_hmac_secret: str | None = _set(None, Secret(32), _ACCESS,
         "Verifies the HS256, HS384 and HS512 tokens that clients connect with (RFC 7518: 32, 48 and 64 bytes).")
     token_public_key: str | None = _set(None, Text("FILE", "a file"), _ACCESS,
@@ -137,6 +153,8 @@ class Settings:
         shown="there is no /api")
     anonymous: bool | None = _set(None, Flag(), _ACCESS,
         "Clients without a token may connect.", shown="yes where nothing verifies tokens, else no")
+    # Without a list, pages of the own host alone: a browser sends its cookies along, whatever page connects, and a
+    # WebSocket has no other rule against foreign pages (RFC 6455, section 10.2).
     allowed_origins: tuple[str, ...] = _set((), Many(Origin()), _ACCESS,
         "Origins of web pages that may connect to rooms, `*` for all. Pages of applications have schemes of their own, "
         "those of files `file://` or `null`; `null` allows every page in a sandboxed frame.",
@@ -148,6 +166,9 @@ class Settings:
     connections_per_address: int | None = _set(None, Whole(1, 10**6), _LIMITS,
         "Connections of one client address (IPv6: /64); others get 503. Those of trusted proxies are not counted.",
         shown="three quarters of each process's descriptors")
+    # Numbers that clients of other servers live with: a head of 16 KiB as in Node.js, 100 headers as in Apache, 75 s
+    # of keep-alive as in nginx; messages of 64 KiB, 1 MiB of unsent bytes, 128 rooms and a ping each 25 s as in
+    # Centrifugo. 25 s is also below the 60 s of silence after which most proxies close a connection.
     handshake_s: float = _set(10.0, Seconds(0.1, 300), _LIMITS,
         "Time from a connection's start to its first whole head, from a later head's first byte to its last, and from "
         "a WebSocket's request to the hosted application's answer.")
@@ -178,6 +199,7 @@ class Settings:
     large_room: int = _set(200, Whole(1, 10_000_000), _LIMITS,
         "Members of a room above which joins and leaves are sent once a second, as the difference since then, and "
         "presence is as of the last of these.")
+    # These three cost processor time without being a command: `commands_per_second` does not see them.
     control_frames_per_second: int = _set(100, Whole(0, 1_000_000), _LIMITS,
         "Pings and pongs that one WebSocket may send, on average over 10 s; above this it is closed (1008). 0: no "
         "limit.")
@@ -291,7 +313,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Option:
-    """One option as the command line, the environment and the file see it."""
+    """
+    One option as the command line, the environment and the file see it.
+
+    Made from a field of `Settings`. A field `ping_s` is the option `--ping`, the variable `REALTIME_PING` and the key
+    `ping`: only the field names its unit, for a value from outside can carry one.
+    """
 
     field: str
     kind: Kind
@@ -368,7 +395,11 @@ def check_relations(settings: Settings) -> None:
 
 
 def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
-    """Give each relation as: the fields in it, whether it holds, and the sentence for when it does not."""
+    """
+    Give each relation as: the fields in it, whether it holds, and the sentence for when it does not.
+
+    The first field that was given is named as the wrong one, so the fields stand in the order of what to change.
+    """
     ping, pong, hung, beat = (seconds_text(each) for each in (of.ping_s, of.pong_s, of.hung_s, of.heartbeat_s))
     session, token = of.sticky == "session", of.reads_tokens
     return [

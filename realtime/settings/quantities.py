@@ -32,7 +32,7 @@ class Whole:
             for word, number in self.words:
                 if value.lower() == word:
                     return number
-            if not re.fullmatch(r"-?[0-9]{1,18}", value):
+            if not re.fullmatch(r"-?[0-9]{1,18}", value):  # int() would also read "1_000", " 7" and "٣"
                 raise ValueError
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool) or not self.low <= value <= self.high:
@@ -57,6 +57,7 @@ class Size:
             match = re.fullmatch(r"([0-9]{1,15})\s*(|b|k|kb|kib|m|mb|mib|g|gb|gib)", value.strip().lower())
             if match is None:
                 raise ValueError
+            # k, kB and KiB are all 1024 bytes here: a limit that is 2 % larger than meant harms no one
             value = int(match[1]) * {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}[match[2][:1]]
         if not isinstance(value, int) or isinstance(value, bool) or not self.low <= value <= self.high:
             raise ValueError
@@ -118,7 +119,7 @@ class Seconds:
                 raise ValueError
             value = float(match[1]) * {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[match[2]]
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
-            raise ValueError  # a NaN fails the comparison too
+            raise ValueError  # a NaN fails the comparison too, which is why it stands in this direction
         return float(value)
 
 

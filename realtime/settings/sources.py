@@ -58,6 +58,8 @@ def resolve(
     """
     environ = os.environ if environ is None else environ
     directory = Path.cwd() if directory is None else directory
+    # The nearest source last: it replaces what the others gave. Values are parsed only then, so that a wrong one in the
+    # file does no harm where the environment has a right one.
     given = _from_file(directory, config, environ)
     given |= _from_environment(environ)
     given |= _from_command_line(command_line or {})
@@ -75,7 +77,12 @@ def resolve(
 
 
 def misspelt(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Give a sentence for each `REALTIME_*` variable that is no setting but looks like one."""
+    """
+    Return a sentence for each `REALTIME_*` variable that is no setting but looks like one.
+
+    They are warnings, where an unknown key of the file is an error: the environment belongs to others as well, and a
+    variable that no setting resembles may be theirs.
+    """
     prefix = "REALTIME_"
     names = [CONFIG_ENV] + [name for option in options() for name in _names(option, option.env, "_FILE")]
     known = [name.removeprefix(prefix) for name in names]
