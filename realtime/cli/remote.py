@@ -40,8 +40,7 @@ def server_address(settings: Settings) -> ServerAddress:
         click.UsageError: `bind` has none: sockets of files, given descriptors, or ports that the kernel chooses.
     """
     if settings.url is not None:
-        url = settings.url if "://" in settings.url else f"http://{settings.url}"
-        return ServerAddress(url, settings.source("url"))
+        return ServerAddress(settings.url, settings.source("url"))
     for each in settings.bind:
         host, _, port = each.rpartition(":")
         if not each.startswith(("unix:", "fd://")) and port != "0":
@@ -79,8 +78,9 @@ class Remote:
         self._address = server_address(settings)
         self._key_source = settings.source("api_key")
         found = urlsplit(self._address.url)
+        assert found.hostname, "the kinds of `url` and `bind` let nothing else through"
         self._secure = found.scheme == "https"
-        self._host, self._port = found.hostname or "", found.port
+        self._host, self._port = found.hostname, found.port
         self._root = found.path.rstrip("/")
         self._headers = {"X-API-Key": settings.api_keys[0]}
         self.shown = f"{found.scheme}://{found.netloc.rpartition('@')[2]}"

@@ -60,6 +60,7 @@ class Histogram:
         Return the duration that this share (0 to 1) of all did not exceed: infinite where that many never came, and
         NaN when there is nothing at all.
         """
+        assert 0 <= share <= 1, "a share, not a percentage"
         total = self.measured + self.missed
         if not total:
             return math.nan

@@ -46,6 +46,7 @@ class Account:
         if at < 0 or number >= self._gaps[at][1]:
             return False
         begin, end = self._gaps[at]
+        assert begin <= number < end <= self.next, "gaps lie below `next`, and the one at `at` holds the number"
         self._gaps[at : at + 1] = [gap for gap in ((begin, number), (number + 1, end)) if gap[0] < gap[1]]
         return True
 
@@ -109,6 +110,7 @@ class Ledger:
 
     def refuse(self, room: int, number: int) -> None:
         """Enter that the server refused a publication: no client will get it."""
+        assert number < self.published[room], "a publication is in the ledger before it is sent"
         self.refused[room].add(number)
 
     def lacks(self, account: Account) -> int:

@@ -271,7 +271,7 @@ class Load:
         if not members:
             return
         number = self._ledger.publish(room)
-        # One publisher in each room, as long as it lasts: publications of one client stay in order, of two they may not.
+        # One publisher in each room, as long as it lasts: publications of a single client stay in order.
         client = next((each for each in members if each.stage is Stage.MEMBER), None)
         if client is not None:
             client.publish(number, self._marker.data(Mark(room, number, due_us)))
@@ -339,6 +339,7 @@ class Load:
     def joined(self, client: Client) -> None:
         """Take a new member in."""
         room = self._plan.room_of(client.number)
+        assert client.account is None, "a client becomes a member once"
         client.account = self._ledger.open(room)
         self._members[room].append(client)
         self._joined += 1

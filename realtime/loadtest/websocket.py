@@ -90,6 +90,7 @@ class WebSocket:
 
     def send_text(self, data: bytes) -> None:
         """Add a text message to `data_to_send`. Only while `is_open`."""
+        assert self.is_open, "a caller asks `is_open` first: the server may have begun to close"
         self._protocol.send_text(data)
 
     def close(self) -> None:

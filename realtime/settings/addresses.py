@@ -135,6 +135,29 @@ class Host:
 
 
 @dataclass(frozen=True)
+class ServerUrl:
+    """Where a server is, for its clients: `https://chat.example.org`, `127.0.0.1:8000`. Without a scheme it is http."""
+
+    metavar: str = "URL"
+    allowed: str = "an address such as https://chat.example.org or 127.0.0.1:8000"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
+            raise ValueError
+        text = value if "://" in value else f"http://{value}"
+        try:
+            url = urlsplit(text)
+            _ = url.port  # raises ValueError where it is no number up to 65535
+        except ValueError as error:
+            raise ValueError(str(error)) from None
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError
+        if url.username is not None or url.query or url.fragment:
+            raise ValueError("no user, no query")  # the key has its own setting, and a path may be followed by more
+        return text
+
+
+@dataclass(frozen=True)
 class RedisUrl:
     """Where Redis is. `realtime.broker.address` reads it; here only its form is looked at."""
 

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from realtime.errors import SettingsError
-from realtime.settings.addresses import Host, ListenAddress, Network, Origin, RedisUrl
+from realtime.settings.addresses import Host, ListenAddress, Network, Origin, RedisUrl, ServerUrl
 from realtime.settings.cpus import usable_cpus
 from realtime.settings.kinds import Choice, Flag, Kind, Many, Secret, Text, Variable
 from realtime.settings.quantities import Octal, Seconds, Share, Size, Whole, seconds_text, size_text
@@ -231,8 +231,7 @@ class Settings:
     control: str | None = _set(None, Text("FILE", "a socket's path of at most 107 bytes", r"[^\0]{1,107}"), _OPERATION,
         "The Unix socket (mode 0600) for `realtime status`, `reload`, `scale`, `drain`, `inspect` and `stop`.",
         shown="one in this user's runtime directory")
-    url: str | None = _set(None, Text("URL", "an address such as https://chat.example.org or 127.0.0.1:8000",
-        r"(https?://)?(\[[0-9A-Fa-f:.%a-z]+\]|[^\s:/\[\]@?#]+)(:[0-9]{1,5})?(/[^\s?#]*)?"), COMMANDS,
+    url: str | None = _set(None, ServerUrl(), COMMANDS,
         "Where the server is, for the commands that are its clients: `realtime publish`, `tail`, `bench` and the like.",
         shown="the first address of bind")
     # fmt: on
@@ -378,6 +377,7 @@ def options() -> tuple[Option, ...]:
 
 def _option(each: Field[Any]) -> Option:
     assert each.default is not MISSING, f"{each.name} has no default"
+    assert each.metadata["group"] in GROUPS, f"{each.name} would be in no section of --help and of docs/settings.md"
     return Option(each.name, default=each.default, **each.metadata)
 
 

@@ -124,7 +124,8 @@ class Seconds:
 
 
 def size_text(size: int) -> str:
-    """Write a size as people do: 64KiB."""
+    """Write a size in its largest whole unit, as `Size` reads it: 64KiB."""
+    assert size >= 0, "sizes have no sign"
     for unit, factor in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
         if size and size % factor == 0:
             return f"{size // factor}{unit}"
@@ -132,7 +133,8 @@ def size_text(size: int) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """Write a length of time as people do: 25s, 500ms, 5m, 1h."""
+    """Write a length of time in its largest whole unit, as `Seconds` reads it: 25s, 500ms, 5m, 1h."""
+    assert seconds >= 0, "lengths of time have no sign"
     if 0 < seconds < 1:
         return f"{seconds * 1000:g}ms"
     for unit, factor in (("h", 3600), ("m", 60)):

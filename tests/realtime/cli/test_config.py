@@ -89,7 +89,6 @@ def test_a_wrong_value_is_named_with_file_line_and_key(
         (Settings(bind=("unix:/run/x", "0.0.0.0:81")), "http://127.0.0.1:81"),
         (Settings(bind=("[::]:82",)), "http://[::1]:82"),
         (Settings(bind=("[::1]:83",), certfile="a.pem"), "https://[::1]:83"),
-        (Settings(url="chat.example.org"), "http://chat.example.org"),
         (Settings(url="https://chat.example.org:8443/rt"), "https://chat.example.org:8443/rt"),
     ],
 )
