@@ -21,7 +21,14 @@ _BOLD, _DIM, _GREEN, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[3
 
 
 def banner(settings: Settings, addresses: Sequence[str], *, pid: int, coloured: bool) -> str:
-    """Make the banner out of what is really listened on."""
+    """
+    Make the banner.
+
+    Args:
+        addresses: those that are bound, as they are: a port 0 of the settings is a real one here.
+        pid: of the primary, for signals.
+        coloured: with colours, which change no character of the text.
+    """
 
     def paint(colour: str, text: str) -> str:
         return f"{colour}{text}{_PLAIN}" if coloured else text
@@ -34,7 +41,11 @@ def banner(settings: Settings, addresses: Sequence[str], *, pid: int, coloured: 
 
 
 def facts(settings: Settings) -> list[tuple[str, str, bool]]:
-    """Return the lines after the addresses: a name, a value, and whether it is a warning."""
+    """
+    Return the lines after the addresses: a name, a value, and whether it is a warning.
+
+    A warning is what is right while one tries things out, and wrong on the Internet.
+    """
     found = [
         ("application", settings.target or STOCK, settings.target is None),
         ("workers", workers(settings), False),
@@ -52,7 +63,11 @@ def facts(settings: Settings) -> list[tuple[str, str, bool]]:
 
 
 def clients(settings: Settings) -> str:
-    """Return which clients may connect to rooms: with which tokens, and without one."""
+    """
+    Return which clients may connect to rooms: with which tokens, and without one.
+
+    It is about rooms alone. A hosted application decides by itself, and /api has its own keys.
+    """
     keys = [
         *(["the HMAC secret"] if settings.token_hmac_secret is not None else []),
         *([f"the public key {settings.token_public_key}"] if settings.token_public_key is not None else []),

@@ -32,7 +32,7 @@ from realtime.errors import BrokerUnavailable, SettingsError
 from realtime.settings import Settings, resolve, runtime_directory, without_password
 from realtime.settings.cpus import usable_cpus
 
-ENOUGH_DESCRIPTORS = 10_000
+ENOUGH_DESCRIPTORS = 10_000  # a worker holds one for each client: below it, this limit is met before the processor's
 REDIS_AT_LEAST = (6, 2)
 
 

@@ -56,10 +56,13 @@ class WrongSystem(RealtimeError):
 
 def launch(settings: Settings) -> int:
     """
-    Be the primary until the cluster has ended, and give the exit status.
+    Be the primary until the cluster has ended, and return the exit status.
+
+    A start that fails ends with its reason in the last line, whether it is raised here or logged.
 
     Raises:
-        SettingsError: TARGET names a file that is not there, or the certificate is none.
+        SettingsError: TARGET names a file that is not there, the certificate or a public key is none, or an address,
+            a user or the control socket cannot be had.
         WrongSystem: this is not Linux.
     """
     if sys.platform != "linux":
@@ -79,16 +82,15 @@ def launch(settings: Settings) -> int:
             failed_start.is_over = True
             announce(settings, addresses)
 
-        cluster = Cluster(
-            cluster_settings(settings),
-            worker_argv=WORKER,
-            worker_config=settings.to_builtins(),
-            children=children(settings),
-            env_of=lambda slot: environment(settings, slot),
-            on_listening=on_listening,
-        )
         try:
-            status = cluster.run()
+            status = Cluster(
+                cluster_settings(settings),
+                worker_argv=WORKER,
+                worker_config=settings.to_builtins(),
+                children=children(settings),
+                env_of=lambda slot: environment(settings, slot),
+                on_listening=on_listening,
+            ).run()
         except StickySettingsError as error:
             raise with_source(error, settings) from None
     if (reason := failed_start.reason(status)) is not None:
@@ -97,13 +99,17 @@ def launch(settings: Settings) -> int:
 
 
 def starting(settings: Settings) -> str:
-    """Say what is started, for the line that comes before any worker is ready."""
+    """Return what is started, for the line that comes before any worker is ready."""
     many = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
     return f"{many} of {settings.target or 'the stock application'}"
 
 
 def with_source(error: StickySettingsError, settings: Settings) -> SettingsError:
-    """Return the error of a setting with the flag, the variable or the line of the file that the value came from."""
+    """
+    Return the error of a setting with the flag, the variable or the line of the file that the value came from.
+
+    `sticky` does not know where its settings are from. Its names are those of `Settings`, or have no source here.
+    """
     names = {each.name for each in options()}
     source = settings.source(error.name) if error.name in names else "default"
     where = "" if source == "default" else f" ({source})"

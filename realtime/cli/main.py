@@ -50,7 +50,7 @@ COMMANDS = (
 RENAMED: Final = {("disconnect", "--client"): "--connection", ("disconnect", "--session"): "--stream"}
 
 
-class Commands(click.Group):
+class CommandGroup(click.Group):
     """Finds each command in the module of its name, when it is asked for: `realtime stop` has no use for the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -67,7 +67,7 @@ class Commands(click.Group):
 
 
 @click.group(
-    cls=Commands,
+    cls=CommandGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -37,7 +37,7 @@ class ErrorReply(Struct):
         return Failure(step, self.code, self.message)
 
 
-class Connected(Struct):
+class ConnectReply(Struct):
     pong: bool = False
 
 
@@ -57,7 +57,7 @@ class ServerMessage(Struct):
 
     id: int = 0
     error: ErrorReply | None = None
-    connect: Connected | None = None
+    connect: ConnectReply | None = None
     push: ServerPush | None = None
 
 

@@ -22,7 +22,7 @@ import msgspec
 from realtime.errors import SettingsError
 from realtime.settings.addresses import Host, ListenAddress, Network, Origin, RedisUrl, ServerUrl
 from realtime.settings.cpus import usable_cpus
-from realtime.settings.kinds import Choice, Flag, Kind, Many, Secret, Text, Variable
+from realtime.settings.kinds import Choice, Flag, Many, Secret, Text, ValueKind, Variable
 from realtime.settings.quantities import Octal, Seconds, Share, Size, Whole, seconds_text, size_text
 
 GROUPS = ("What to serve", "Where", "Workers", "Stickiness", "Broker", "Access", "Limits", "Development",
@@ -37,7 +37,7 @@ HOSTED_MESSAGE_BYTES: Final = 16 * 1024**2  # what applications are used to: uvi
 AUTO = 0  # of `workers`: as many as `usable_cpus` finds, in the process that made the settings
 
 
-def _set(default: Any, kind: Kind, group: str, help: str, *, short: str = "", shown: str = "") -> Any:
+def _set(default: Any, kind: ValueKind, group: str, help: str, *, short: str = "", shown: str = "") -> Any:
     """
     Declare one option.
 
@@ -320,7 +320,7 @@ class Option:
     """
 
     field: str
-    kind: Kind
+    kind: ValueKind
     default: Any
     group: str
     help: str

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 
-class Kind(Protocol):
+class ValueKind(Protocol):
     """What a setting accepts."""
 
     @property
@@ -122,7 +122,7 @@ class Variable:
 class Many:
     """Several values of one kind: a list in TOML, else separated by commas, else the option given again."""
 
-    each: Kind
+    each: ValueKind
     has_commas: bool = False  # a value may hold one: nothing is separated
 
     @property
