@@ -48,7 +48,11 @@ class ListenAddress:
 
 @dataclass(frozen=True)
 class Network:
-    """An address or a CIDR block."""
+    """
+    An address or a CIDR block, as `ipaddress` writes it: an address alone gets its /32 or /128.
+
+    For proxies that are trusted, so what is unclear is refused rather than guessed.
+    """
 
     metavar: str = "CIDR"
     allowed: str = "an address or a network such as 10.0.0.0/8 or fd00::/8"
@@ -159,7 +163,11 @@ class ServerUrl:
 
 @dataclass(frozen=True)
 class RedisUrl:
-    """Where Redis is. `realtime.broker.address` reads it; here only its form is looked at."""
+    """
+    Where Redis is. `realtime.broker.address` reads it; here only its form is checked.
+
+    That is done here as well so that a slip ends the start with its source, and not a worker with a traceback.
+    """
 
     metavar: str = "URL"
     allowed: str = (

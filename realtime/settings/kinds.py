@@ -61,7 +61,7 @@ class Secret:
     def parse(self, value: object) -> str:
         if not isinstance(value, str):
             raise ValueError
-        size = len(value.encode())
+        size = len(value.encode())  # bytes are what is hashed, and not characters
         if size < self.min_bytes:
             raise ValueError(f"it has {size}; `openssl rand -hex 32` makes a good one")
         return value
@@ -69,7 +69,7 @@ class Secret:
 
 @dataclass(frozen=True)
 class Choice:
-    """One word out of a few."""
+    """One word out of a few, in any case: `INFO` is a level of the log as well."""
 
     words: tuple[str, ...]
 
@@ -89,7 +89,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Flag:
-    """Yes or no."""
+    """
+    Yes or no, in the words that environment files use.
+
+    TOML has its own `true` and `false`. Any other word is refused: `REALTIME_ANONYMOUS=nope` must not mean yes.
+    """
 
     metavar: str = ""
     allowed: str = "yes or no (true, false, on, off, 1, 0)"
@@ -120,7 +124,12 @@ class Variable:
 
 @dataclass(frozen=True)
 class Many:
-    """Several values of one kind: a list in TOML, else separated by commas, else the option given again."""
+    """
+    Several values of one kind: a list in TOML, else separated by commas, else the option given again.
+
+    A value that is given twice counts once, for an address cannot be bound twice. An empty part counts for nothing, so
+    that `a,` and an empty list are no errors.
+    """
 
     each: ValueKind
     has_commas: bool = False  # a value may hold one: nothing is separated
@@ -141,7 +150,7 @@ class Many:
                 part = part.strip() if isinstance(part, str) else part
                 if part == "":
                     continue
-                try:
+                try:  # the error names the part that is wrong, and not the whole list
                     parsed = self.each.parse(part)
                 except ValueError as error:
                     raise PartError(part, str(error)) from None

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number within bounds, or one of a few words that stand for one."""
+    """
+    A whole number within bounds, or one of a few words that stand for one.
+
+    A boolean of TOML is refused, although Python counts it as a number.
+    """
 
     low: int
     high: int
@@ -66,7 +70,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Share:
-    """A part of the whole: `0.1`, `10%`."""
+    """A part of the whole: `0.1`, `10%`. Without a sign of percent, 10 would be ten times the whole, and is refused."""
 
     metavar: str = "SHARE"
     allowed: str = "a share from 0 to 1, such as 0.1 or 10%"
