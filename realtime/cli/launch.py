@@ -21,7 +21,7 @@ import click
 from realtime import logs
 from realtime.auth.jwks import load_public_key
 from realtime.broker.framing import LOCAL_STOP_SIGNAL
-from realtime.cli.banner import LISTENING, banner
+from realtime.cli.banner import LISTENING, banner, facts
 from realtime.cli.descriptors import raise_descriptor_limit
 from realtime.cli.failed_start import FailedStart
 from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, KEYS_FILE, own_directory
@@ -259,11 +259,16 @@ def local_broker(settings: Settings) -> Child:
 
 
 def announce(settings: Settings, addresses: Sequence[str]) -> None:
-    """Print the banner: people read it, and scripts wait for its line with the address."""
+    """
+    Print the banner: people read it, and scripts wait for its line with the address.
+
+    As JSON it is one line of the log, and what the banner lists are its fields.
+    """
     scheme = "https" if settings.certfile else "http"
     urls = [each if each.startswith("unix:") else f"{scheme}://{each}" for each in addresses]
     if settings.log_format == "json":
-        log.info("= %s", LISTENING.format(address=", ".join(urls)))
+        fields = {name: value for name, value, _ in facts(settings)}
+        log.info("= %s", LISTENING.format(address=", ".join(urls)), extra={"fields": fields})
         return
     coloured = settings.color == "always" or (settings.color == "auto" and sys.stdout.isatty())
     click.echo(banner(settings, urls, pid=os.getpid(), coloured=coloured), color=coloured)

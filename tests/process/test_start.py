@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -42,6 +43,14 @@ def test_what_is_started_is_said_before_any_worker_is_ready(tmp_path: Path) -> N
         server.wait_until_listening()
     finally:
         server.stop()
+
+
+def test_the_line_of_json_has_what_the_banner_lists(tmp_path: Path) -> None:
+    with RunningServer(None, "--log-format", "json", "--allowed-origins", "null", workers=1, cwd=tmp_path) as server:
+        line = json.loads(server.log.wait_for(rf".*{LISTENING.format(address='http')}.*")[0])
+    assert line["workers"] == "1"
+    assert line["clients"].startswith("all may connect: ")
+    assert line["origins"] == "pages of null may connect"
 
 
 def test_an_application_that_cannot_be_imported_is_the_last_line(tmp_path: Path) -> None:
