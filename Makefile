@@ -28,7 +28,7 @@ LOWEST ?= tests/realtime tests/sticky tests/test_architecture.py tests/process/t
 	tests/process/test_supervision.py::test_a_reload_replaces_every_worker_and_serves_on \
 	tests/process/test_api.py::test_a_broadcast_and_a_batch
 
-.PHONY: help demo test test-slow test-lowest lint bench fuzz screenshots clean
+.PHONY: help demo test test-slow test-lowest lint dist bench fuzz screenshots clean
 
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1=\2/p' Makefile | awk -F= '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -37,19 +37,29 @@ help:  ## show this list
 $(READY): pyproject.toml scripts/venv.sh
 	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)
 
-demo: $(READY)  ## serve the chat of examples/chat on four workers
-	@exec $(BIN)/realtime serve --workers 4 --sticky ip --bind "$(BIND):$(PORT)" examples/chat/app.py
+# Each browser has a sticky id of its own, in a cookie. So two browsers of one machine meet two workers; by their address
+# they would meet the same.
+demo: $(VENV)-demo/.installed  ## serve the chat of examples/chat on four workers
+	@exec $(VENV)-demo/bin/realtime serve --workers 4 --sticky session --bind "$(BIND):$(PORT)" examples/chat/app.py
 
-test: $(READY)  ## run the tests; what needs Redis, Chromium or Node is skipped where they are missing
+$(VENV)-demo/.installed: pyproject.toml scripts/venv.sh
+	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)-demo --no-groups
+
+# The packages of a package-lock.json, from npm. npm writes the target, so that they are installed once. Where npm is
+# missing, or cannot reach its registry, the tests that need them are skipped and say so.
+%/node_modules/.package-lock.json: %/package-lock.json
+	@if ! command -v npm >/dev/null; then echo "npm was not found: tests that need the packages of $* are skipped"; \
+	elif echo "installing the npm packages of $*" && npm --prefix $* ci --no-audit --no-fund --silent; then touch $@; \
+	else echo "npm could not install the packages of $*: the tests that need them are skipped"; fi
+
+test: $(READY) tests/sdk/node_modules/.package-lock.json  ## run the tests; what needs Redis, Chromium or Node is skipped where they are missing
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
 
-test-slow: $(READY) $(VENV)-apps/.installed  ## run the tests that take longer
-	@if command -v npm >/dev/null; then npm --prefix tests/apps/node ci --no-audit --no-fund --silent; \
-	else echo "npm was not found: stock clients under Node are not tested"; fi
+test-slow: $(READY) $(VENV)-apps/.installed tests/sdk/node_modules/.package-lock.json tests/apps/node/node_modules/.package-lock.json  ## run the tests that take longer
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-# Gradio, Streamlit, Shiny and marimo: 1 GB, in an environment of their own. Where they cannot be had, that is said, and
-# their tests are skipped.
+# Gradio, Streamlit, Shiny and marimo: 1 GB, in an environment of their own. Where they cannot be installed,
+# a line says so and their tests are skipped.
 $(VENV)-apps/.installed: pyproject.toml scripts/venv.sh
 	@echo "setting up the frameworks of examples/, some minutes"
 	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)-apps apps || { [ -e $@ ] || rm -rf $(VENV)-apps; \
@@ -68,6 +78,12 @@ lint: $(READY)  ## check the style, the formatting and the types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
+
+dist: $(VENV)-dist/.installed  ## build sdist and wheel into dist/, and run the README's tour from the wheel in an empty environment
+	@$(VENV)-dist/bin/python scripts/dist.py
+
+$(VENV)-dist/.installed: scripts/venv.sh
+	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)-dist --packages 'build>=1.2'
 
 bench: $(VENV)/.bench  ## measure what it costs, beside other servers; ARGS: what of it, `--list` shows
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -102,6 +118,6 @@ screenshots: $(READY)  ## make the pictures in docs/ anew, from the running chat
 	$(BIN)/python -m tests.browser.shoot
 
 clean:  ## remove .venv and everything that tools left
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-apps build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-apps $(VENV)-demo $(VENV)-dist build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf $(VENV)-docs

@@ -34,6 +34,7 @@ from realtime.errors import ClientError, Disconnect
 from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.hub import Hub
+from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.base import Framing, Handshake
 
@@ -104,7 +105,9 @@ class TestServer:
 
     __test__ = False  # pytest: this is no test, whatever it is called
 
-    def __init__(self, app: App, *, anonymous: bool = True, rooms_per_connection: int = 128) -> None:
+    def __init__(
+        self, app: App, *, anonymous: bool = True, rooms_per_connection: int = Settings.rooms_per_connection
+    ) -> None:
         """
         Args:
             app: what is tested. One at a time: it belongs to this server until the block ends.

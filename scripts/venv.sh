@@ -1,13 +1,14 @@
 #!/bin/sh
-# Puts the project and its tools into .venv, for the Makefile. Needs Python 3.11 or newer with venv, and a network.
+# Makes a virtual environment for the Makefile. Needs Python 3.11 or newer with venv, and a network.
 #
-#   scripts/venv.sh DIRECTORY [GROUP …]
+#   scripts/venv.sh DIRECTORY [GROUP …]            the project, and groups of pyproject.toml: `test` and `lint` unless given
+#   scripts/venv.sh DIRECTORY --no-groups          the project and what it needs to serve, with pip's progress
+#   scripts/venv.sh DIRECTORY --packages NAME …    these packages alone, without the project
 #
-# The groups are those of pyproject.toml, `test` and `lint` unless given. PYTHON in the environment names the interpreter;
-# else the first good one is taken.
+# PYTHON in the environment names the interpreter; else the first good one is taken.
 set -eu
 
-venv=${1:?usage: scripts/venv.sh DIRECTORY [GROUP …]}
+venv=${1:?usage: scripts/venv.sh DIRECTORY [GROUP … | --no-groups | --packages NAME …]}
 shift
 [ $# -gt 0 ] || set -- test lint
 cd "$(dirname "$0")/.."
@@ -32,7 +33,7 @@ find_python() {
 
 pip() {
     # setuptools warns of editable installs, which is what a clone wants
-    PYTHONWARNINGS=ignore "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"
+    PYTHONWARNINGS=ignore "$venv/bin/python" -m pip --disable-pip-version-check "$@"
 }
 
 if [ ! -e "$venv/.installed" ]; then # made now, or made again when an earlier attempt was cut short
@@ -41,16 +42,29 @@ if [ ! -e "$venv/.installed" ]; then # made now, or made again when an earlier a
     "$python" -m venv "$venv"
 fi
 
-echo "installing realtime-cluster and what is in $* into $venv"
-# pip 25.1 is the first that reads [dependency-groups]. Where it cannot be had, they are read here.
-pip install --upgrade 'pip>=25.1' || echo "pip stays as it is" >&2
-if "$venv/bin/python" -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (25, 1))'; then
-    pip install --editable . $(printf -- '--group %s ' "$@")
-else
-    "$venv/bin/python" -c 'import sys, tomllib
+case $1 in
+--no-groups)
+    echo "installing realtime-cluster and the packages that it needs into $venv, once"
+    pip install --editable . # not --quiet: each package is named while it comes
+    ;;
+--packages)
+    shift
+    echo "installing $* into $venv"
+    pip --quiet install "$@"
+    ;;
+*)
+    echo "installing realtime-cluster and what is in $* into $venv"
+    # pip 25.1 is the first that reads [dependency-groups]. Where it cannot be had, they are read here.
+    pip --quiet install --upgrade 'pip>=25.1' || echo "pip stays as it is" >&2
+    if "$venv/bin/python" -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (25, 1))'; then
+        pip --quiet install --editable . $(printf -- '--group %s ' "$@")
+    else
+        "$venv/bin/python" -c 'import sys, tomllib
 groups = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]
 for name in sys.argv[1:]:
     print(*groups[name], sep="\n")' "$@" >"$venv/tools.txt"
-    pip install --editable . --requirement "$venv/tools.txt"
-fi
+        pip --quiet install --editable . --requirement "$venv/tools.txt"
+    fi
+    ;;
+esac
 touch "$venv/.installed"

@@ -158,6 +158,18 @@ def test_sticky_needs_the_standard_library_and_msgspec_only() -> None:
     assert not foreign
 
 
+def test_the_load_client_imports_nothing_of_the_server() -> None:
+    own = "realtime.loadtest"
+    foreign = {
+        f"{name}:{line}: {target}"
+        for name, path in modules("realtime")
+        if name.startswith(own)
+        for line, target in imports(name, path)
+        if target.split(".")[0] in ("realtime", "sticky") and not target.startswith(f"{own}.")
+    }
+    assert not foreign
+
+
 def test_only_the_settings_read_the_environment() -> None:
     # The worker's end of `sticky` finds its channel by a variable; the cluster hands the whole environment on, unread.
     allowed = {"realtime/settings/sources.py", "sticky/worker.py", "sticky/cluster.py"}

@@ -19,7 +19,7 @@ import yaml
 
 from realtime.cli.serve import serve
 from realtime.settings import Settings, resolve
-from realtime.settings.kinds import Seconds
+from realtime.settings.quantities import Seconds
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"

@@ -28,6 +28,7 @@ from realtime.auth.credentials import API_KEY, WrongCredentials
 from realtime.cluster.bus import ClusterBus
 from realtime.protocol.centrifuge.streams import answer, headers_of, read_body
 from realtime.rooms.hub import Hub
+from realtime.settings import Settings
 from realtime.surrogates import repair
 from realtime.transport.asgi import Receive, Scope, Send
 
@@ -47,7 +48,7 @@ class Api:
         *,
         keys: Sequence[str],
         wrong: WrongCredentials | None = None,
-        message_bytes: int = 65536,
+        message_bytes: int = Settings.message_bytes,
     ) -> None:
         """
         Args:

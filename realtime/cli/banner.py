@@ -1,5 +1,6 @@
 """
-What `realtime serve` says once it listens: where, how many workers, which stickiness, which broker. Pure.
+What `realtime serve` prints once it listens: where, how many workers, which stickiness and broker, and which clients
+may connect. Pure: settings in, text out. It runs in the primary.
 
 The line with the address is made by `LISTENING`; tests and people's scripts wait for it.
 """
@@ -20,7 +21,14 @@ _BOLD, _DIM, _GREEN, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[3
 
 
 def banner(settings: Settings, addresses: Sequence[str], *, pid: int, coloured: bool) -> str:
-    """Make the banner out of what is really listened on."""
+    """
+    Make the banner.
+
+    Args:
+        addresses: those that are bound, as they are: a port 0 of the settings is a real one here.
+        pid: of the primary, for signals.
+        coloured: with colours, which change no character of the text.
+    """
 
     def paint(colour: str, text: str) -> str:
         return f"{colour}{text}{_PLAIN}" if coloured else text
@@ -33,7 +41,11 @@ def banner(settings: Settings, addresses: Sequence[str], *, pid: int, coloured: 
 
 
 def facts(settings: Settings) -> list[tuple[str, str, bool]]:
-    """Give what there is to say: a name, a value, and whether it is a warning."""
+    """
+    Return the lines after the addresses: a name, a value, and whether it is a warning.
+
+    A warning is what is right while one tries things out, and wrong on the Internet.
+    """
     found = [
         ("application", settings.target or STOCK, settings.target is None),
         ("workers", workers(settings), False),
@@ -43,20 +55,47 @@ def facts(settings: Settings) -> list[tuple[str, str, bool]]:
     if settings.sticky != "none":
         known = settings.secret is not None
         found.append(("secret", f"set ({settings.source('secret')})" if known else DRAWN, False))
+    found.append(("clients", clients(settings), False))
+    found.append(("origins", origins(settings), "*" in settings.allowed_origins))
     if settings.allowed_hosts:
         found.append(("hosts", f"{', '.join(settings.allowed_hosts)}; {HOSTS}", False))
-    if settings.allowed_origins == ("*",):
-        found.append(("origins", "pages of any origin may connect", True))
     return found
 
 
+def clients(settings: Settings) -> str:
+    """
+    Return which clients may connect to rooms: with which tokens, and without one.
+
+    It is about rooms alone. A hosted application decides by itself, and /api has its own keys.
+    """
+    keys = [
+        *(["the HMAC secret"] if settings.token_hmac_secret is not None else []),
+        *([f"the public key {settings.token_public_key}"] if settings.token_public_key is not None else []),
+        *([f"the keys at {without_password(settings.token_jwks_url)}"] if settings.token_jwks_url is not None else []),
+    ]
+    if not keys:
+        return "all may connect: no key verifies tokens (--token-hmac-secret, --token-public-key, --token-jwks-url)"
+    claims = [f"audience {settings.token_audience}"] if settings.token_audience is not None else []
+    claims += [f"issuer {settings.token_issuer}"] if settings.token_issuer is not None else []
+    of = f", {' and '.join(claims)}" if claims else ""
+    others = "and all without a token (--anonymous)" if settings.allows_anonymous else "no client without a token"
+    return f"with a token that {' or '.join(keys)} verifies{of}; {others}"
+
+
+def origins(settings: Settings) -> str:
+    """Return which web pages may connect to rooms. Clients that are no browsers send no origin, and need none."""
+    if "*" in settings.allowed_origins:
+        return "pages of any origin may connect"
+    return f"pages of {', '.join(settings.allowed_origins) or 'the host that they connect to'} may connect"
+
+
 def workers(settings: Settings) -> str:
-    """Say how many, and whether somebody chose the number."""
+    """Return how many there are, and whether the number was chosen."""
     return f"{settings.workers}" + ("" if "workers" in settings.sources else " (one for each processor)")
 
 
 def stickiness(settings: Settings) -> str:
-    """Say what brings a client back to its worker, and from where it is taken."""
+    """Return what brings a client back to its worker, and where it is read."""
     if settings.sticky == "session":
         places = [f"path {settings.session_path}"] if settings.session_path else []
         places += [f"header {settings.session_header}"] if settings.session_header else []
@@ -76,7 +115,7 @@ def stickiness(settings: Settings) -> str:
 
 
 def broker(settings: Settings) -> str:
-    """Say through what the workers share rooms."""
+    """Return the broker through which the workers share rooms."""
     if settings.redis is not None:
         return f"Redis at {without_password(settings.redis)}"
     return "local, a process beside the workers (this machine alone)"

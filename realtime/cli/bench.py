@@ -1,4 +1,9 @@
-"""`realtime bench URL`: load a deployment with clients, and say what they got and when."""
+"""
+`realtime bench [URL]`: load a server with clients, and report what they got and when.
+
+The command alone: the load is in realtime/loadtest/, which knows nothing of settings. It runs in a process that serves
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +23,19 @@ import uvloop
 from rich.console import Console
 
 from realtime.auth.tokens import sign
-from realtime.cli.launch import raise_descriptor_limit
+from realtime.cli.descriptors import raise_descriptor_limit
 from realtime.cli.options import GroupedCommand, settings_options
+from realtime.cli.remote import server_address
 from realtime.errors import SettingsError
 from realtime.loadtest.errors import WrongPlan
 from realtime.loadtest.marks import Marker
 from realtime.loadtest.outcome import Live, Outcome
-from realtime.loadtest.plan import CLIENTS_MAX, SECONDS_MAX, Address, Plan
+from realtime.loadtest.plan import CLIENTS_MAX, SECONDS_MAX, Endpoint, Plan
 from realtime.loadtest.report import as_json as numbers
 from realtime.loadtest.report import as_text, title
 from realtime.loadtest.run import Load
 from realtime.loadtest.screen import Screen
-from realtime.settings import resolve
+from realtime.settings import Settings, resolve
 
 TOKEN_S: Final = 3600  # longer than connecting and publishing can take
 OWN_FILES: Final = 64  # descriptors of this process beside its connections
@@ -37,7 +43,7 @@ DIRTY: Final = 1
 
 
 @click.command(cls=GroupedCommand)
-@click.argument("url")
+@click.argument("url", required=False, metavar="[URL]")
 @click.option(
     "--clients", "-c", default=100, show_default=True, metavar="N", help=f"Connections; at most {CLIENTS_MAX:,}."
 )
@@ -66,7 +72,7 @@ DIRTY: Final = 1
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @settings_options(["token_hmac_secret", "token_audience", "token_issuer"])
 def bench(
-    url: str,
+    url: str | None,
     token: str | None,
     secret_from_settings: bool,
     cafile: str | None,
@@ -85,24 +91,27 @@ def bench(
     """
     Load the server at URL with clients that join rooms, publish and listen.
 
-    Publications are sent when they are due, and latency counts from then: a server that stands still is seen. The exit
-    status is 0 when everybody got everything once and in order, 1 when not.
+    Without URL it is the server of the settings: `url`, else the first address of `bind`. Publications are sent when
+    they are due, and latency counts from then, so a server that stands still shows. The exit status is 0 when every
+    client got every publication once and in order, 1 when not.
 
     \b
     Examples:
-      realtime bench http://127.0.0.1:8000
+      realtime bench                               the server of realtime.toml, else http://127.0.0.1:8000
       realtime bench https://chat.example.com --clients 2000 --rooms 20 --room 'chat:{n}' --rate 2
       realtime bench wss://chat.example.com --secret-from-settings --seconds 60 --json
     """
+    settings = resolve(given, config=config)
     try:
-        plan = Plan(Address.parse(url), clients, rooms, room, rate, seconds, size, data, connect_rate)
+        address = Endpoint.parse(url or server_address(settings).url)
+        plan = Plan(address, clients, rooms, room, rate, seconds, size, data, connect_rate)
         marker = Marker(secrets.token_hex(4), data, size)
         tls = trust(plan.address, cafile)
     except WrongPlan as error:
         raise click.UsageError(str(error)) from None
     if token and secret_from_settings:
         raise click.UsageError("--token and --secret-from-settings: one of them is enough")
-    token_of = signer(given, config) if secret_from_settings else lambda client: token or ""
+    token_of = signer(settings) if secret_from_settings else lambda client: token or ""
     allow_connections(plan.clients)
     outcome = run(plan, marker, token_of, tls, quiet=as_json)
     if as_json:
@@ -115,7 +124,7 @@ def bench(
     return 0 if outcome.is_clean else DIRTY
 
 
-def trust(address: Address, cafile: str | None) -> ssl.SSLContext | None:
+def trust(address: Endpoint, cafile: str | None) -> ssl.SSLContext | None:
     """
     Return what a client trusts; None where there is no TLS.
 
@@ -132,14 +141,13 @@ def trust(address: Address, cafile: str | None) -> ssl.SSLContext | None:
         raise WrongPlan(f"--cafile: {cafile!r} cannot be used ({error.strerror or error})") from None
 
 
-def signer(given: dict[str, Any], config: str | None) -> Callable[[int], str]:
+def signer(settings: Settings) -> Callable[[int], str]:
     """
     Return what signs a client's token with the settings' secret.
 
     Raises:
         SettingsError: they have none.
     """
-    settings = resolve(given, config=config)
     secret = settings.token_hmac_secret
     if secret is None:
         problem = "there is no secret to sign with: set REALTIME_TOKEN_HMAC_SECRET, as for the server"
@@ -153,13 +161,12 @@ def signer(given: dict[str, Any], config: str | None) -> Callable[[int], str]:
 
 def allow_connections(clients: int) -> None:
     """
-    See that this process may open as many connections.
+    Raise the limit of open files, and check that it is enough for so many clients.
 
     Raises:
-        click.UsageError: it may not.
+        click.UsageError: it is not.
     """
-    raise_descriptor_limit()
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = raise_descriptor_limit()
     if files != resource.RLIM_INFINITY and files < clients + OWN_FILES:
         problem = (
             f"--clients: this process may open {files} files: raise `ulimit -Hn`, or use fewer than {files - OWN_FILES}"
@@ -174,7 +181,7 @@ def run(
     Run the load in an event loop of its own; Ctrl-C ends it early.
 
     Raises:
-        LoadRefused: nobody gets in.
+        LoadRefused: the server refuses the first client.
     """
     if not quiet:
         Console(highlight=False).print(title(plan), end="\n\n", soft_wrap=True)

@@ -1,9 +1,9 @@
 """
-Beside the primary while somebody develops: watches files, hears keys, and has the primary do what follows.
+The sidecar process of `--reload`: watches files, reads keys from the terminal, and asks the primary to act.
 
-Runs in a process of its own, `python -m realtime.cli.develop --control PATH DIRECTORY …`, a child of the primary under
-`--reload`. It asks over the control socket, as `realtime reload` does: the primary needs nothing for it, and goes on
-when it fails. A version that does not boot replaces nobody, so the old code serves until the error is mended.
+Runs in a process of its own, `python -m realtime.cli.develop --control PATH DIRECTORY …`, a child of the primary. It
+asks over the control socket, as `realtime reload` does, so the primary goes on when it fails. If the new code fails to
+start, the error is shown and the old workers keep serving.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from realtime import logs
 from realtime.cli.status import show
 from sticky.control import ControlFailed, ask
 
-LOOK_MS: Final = 500  # how often it is looked whether the primary is still there
+CHECK_MS: Final = 500  # between two checks whether the primary is still there
 KEYS: Final = "keys, each with Enter: r reload · d stacks (d 2: of slot 2) · s status · q quit"
 
 logger = logging.getLogger("realtime.develop")
 
 
-class Keys:
-    """What a person types into the terminal of the server."""
+class TerminalKeys:
+    """What a developer types into the terminal of the server."""
 
     def __init__(self, control: str) -> None:
         self._control = control
 
-    def hear(self, stream: TextIO) -> None:
-        """Take lines until there are no more. Runs in a thread of its own."""
+    def read(self, stream: TextIO) -> None:
+        """Read lines until there are no more. Runs in a thread of its own."""
         for line in stream:
             word, *rest = line.split() or [""]
             try:
@@ -64,27 +64,27 @@ class Keys:
 
 
 def watch_files(control: str, directories: Iterable[str], parent: int) -> None:
-    """Have the workers replaced whenever a Python file changes, as long as the primary lives."""
-    changes = watch(*directories, watch_filter=PythonFilter(), yield_on_timeout=True, rust_timeout=LOOK_MS)
+    """Ask for a reload whenever a Python file changes, as long as the primary lives."""
+    changes = watch(*directories, watch_filter=PythonFilter(), yield_on_timeout=True, rust_timeout=CHECK_MS)
     for changed in changes:
         if os.getppid() != parent:
             return
         if changed:
-            logger.info("= changed: %s", told(changed))
+            logger.info("= changed: %s", named(changed))
             try:
                 ask(control, {"command": "reload"})
             except ControlFailed as error:
                 logger.warning("! %s", error)
 
 
-def told(changed: set[tuple[Change, str]]) -> str:
+def named(changed: set[tuple[Change, str]]) -> str:
     """Name the files that changed, the first few of them."""
     names = sorted(os.path.relpath(path) for _, path in changed)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def main() -> None:
-    """Be the process."""
+    """Run the process until the primary is gone."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--control", required=True)
     parser.add_argument("--ready-fd", type=int, required=True)
@@ -100,10 +100,10 @@ def main() -> None:
     os.write(given.ready_fd, b"!")
     if not given.no_keys and sys.stdin is not None and sys.stdin.isatty():
         print(KEYS, file=sys.stderr)
-        threading.Thread(target=Keys(given.control).hear, args=(sys.stdin,), daemon=True).start()
+        threading.Thread(target=TerminalKeys(given.control).read, args=(sys.stdin,), daemon=True).start()
     while directories and os.getppid() == parent:
         watch_files(given.control, directories, parent)
-        time.sleep(LOOK_MS / 1000)
+        time.sleep(CHECK_MS / 1000)
 
 
 if __name__ == "__main__":

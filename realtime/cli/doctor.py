@@ -1,7 +1,8 @@
 """
-`realtime doctor`: look at the machine and say what would keep a server from running well.
+`realtime doctor`: check this machine for what would keep a server from running well.
 
-Each check is a function that gives a `Finding`; none changes anything. Only what would fail a start fails the command.
+Each check is a function that returns a `Finding`; none changes anything. The command fails only for what would fail a
+start. It runs in a process of its own, and asks no server but Redis.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from realtime.errors import BrokerUnavailable, SettingsError
 from realtime.settings import Settings, resolve, runtime_directory, without_password
 from realtime.settings.cpus import usable_cpus
 
-ENOUGH_DESCRIPTORS = 10_000
+ENOUGH_DESCRIPTORS = 10_000  # a worker holds one for each client: below it, this limit is met before the processor's
 REDIS_AT_LEAST = (6, 2)
 
 
@@ -70,7 +71,7 @@ def package(settings: Settings) -> Finding:
         return Finding("Package", Grade.GOOD, found)
     name = realtime_cluster.OTHER
     advice = (
-        f"'{name}' {other} has a package of the same name: removing it removes files of ours. "
+        f"'{name}' {other} has a package of the same name: removing it removes files of this package. "
         f"pip uninstall {name}; pip install --force-reinstall --no-deps {realtime_cluster.OURS}"
     )
     return Finding("Package", Grade.FAIR, f"{found}, and '{name}' {other} beside it", advice)
@@ -151,22 +152,22 @@ def secret(settings: Settings) -> Finding:
 def broker(settings: Settings) -> Finding:
     """Redis, when it is configured, has to answer and to be new enough."""
     if settings.redis is None:
-        return Finding("Broker", Grade.GOOD, "our own, for one machine (no Redis is configured)")
+        return Finding("Broker", Grade.GOOD, "local, for one machine (no Redis is configured)")
     shown = without_password(settings.redis)
     try:
         found = asyncio.run(versions(settings.redis))
     except (BrokerUnavailable, SettingsError) as error:
         return Finding("Broker", Grade.BAD, shown, f"does not answer: {error}")
-    told = ", ".join(sorted(set(found.values())))
+    found_versions = ", ".join(sorted(set(found.values())))
     nodes = f" on {len(found)} nodes" if len(found) > 1 else ""
     for version in found.values():
         numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
         if numbers and numbers < REDIS_AT_LEAST:
-            return Finding("Broker", Grade.BAD, f"{shown}, Redis {told}", "Redis 6.2 or newer is needed")
-    if not told:
+            return Finding("Broker", Grade.BAD, f"{shown}, Redis {found_versions}", "Redis 6.2 or newer is needed")
+    if not found_versions:
         advice = "let this user run INFO: without it a failover is not noticed"
         return Finding("Broker", Grade.FAIR, f"{shown}, of an unknown version", advice)
-    return Finding("Broker", Grade.GOOD, f"{shown}, Redis {told}{nodes}")
+    return Finding("Broker", Grade.GOOD, f"{shown}, Redis {found_versions}{nodes}")
 
 
 CHECKS: tuple[Callable[[Settings], Finding], ...] = (

@@ -1,4 +1,8 @@
-"""`realtime drain SLOT`: replace the worker of one slot, and wait until the old one is gone."""
+"""
+`realtime drain SLOT`: replace the worker of one slot, and wait until the old one is gone.
+
+Asks the primary over the control socket; it never signals a worker itself.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +26,9 @@ POLL_S = 0.1
 @settings_options(["control", "user"])
 def drain(slot: int, no_wait: bool, config: str | None, **given: Any) -> None:
     """
-    Replace the worker of SLOT: its successor takes over, then it brings its clients elsewhere and ends.
+    Replace the worker of SLOT: when its successor is ready, it has its clients reconnect, and ends.
 
-    The exit status is 1 when the successor does not boot; the old worker then goes on.
+    The exit status is 1 when the successor fails to start; the old worker then keeps serving.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`realtime history`: what was published in a room, as far as it is kept."""
+"""`realtime history`: the publications that a room keeps. Calls the API, once."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import time
 
 import click
 
-from realtime.cli.remote import Remote, remote_options, show, table, told
+from realtime.cli.remote import Remote, on_one_line, remote_command, show, table
 
 
-@click.command()
+@remote_command
 @click.argument("room")
 @click.option("--limit", "-n", default=20, show_default=True, help="How many; -1 for all that are kept.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one publication a line.")
-@remote_options
 def history(remote: Remote, room: str, limit: int, as_json: bool) -> None:
     """
     Show the latest publications of ROOM, oldest first.
@@ -32,5 +31,5 @@ def history(remote: Remote, room: str, limit: int, as_json: bool) -> None:
     lines = table("offset", "time", "user", "data")
     for each in publications:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.get("time", 0) / 1000))
-        lines.add_row(str(each.get("offset", "")), at, each.get("info", {}).get("user", ""), told(each["data"]))
-    show(lines if publications else "nothing is kept there")
+        lines.add_row(str(each.get("offset", "")), at, each.get("info", {}).get("user", ""), on_one_line(each["data"]))
+    show(lines if publications else "the room keeps no publications")

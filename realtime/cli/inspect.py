@@ -1,4 +1,4 @@
-"""`realtime inspect SLOT`: what a worker is doing now, each thread and each task. Asks the primary, which asks it."""
+"""`realtime inspect SLOT`: what a worker does now, each thread and task. Asks the primary, which asks the worker."""
 
 from __future__ import annotations
 

@@ -7,13 +7,11 @@ application cannot harm the primary.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
 import ipaddress
 import logging
 import os
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,27 +19,36 @@ from pathlib import Path
 import click
 
 from realtime import logs
+from realtime.auth.jwks import load_public_key
 from realtime.broker.framing import LOCAL_STOP_SIGNAL
-from realtime.cli.banner import LISTENING, banner
+from realtime.cli.banner import LISTENING, banner, facts
+from realtime.cli.descriptors import raise_descriptor_limit
+from realtime.cli.failed_start import FailedStart
 from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, KEYS_FILE, own_directory
 from realtime.errors import RealtimeError, SettingsError
-from realtime.settings import Settings, misspelt
+from realtime.settings import Settings, misspelt, options
 from realtime.transport.tls import server_context
 from sticky.affinity import AffinitySettings, Sticky
 from sticky.cluster import Child, Cluster, ClusterSettings
+from sticky.errors import SettingsError as StickySettingsError
 from sticky.first_bytes import HeadLimits
 from sticky.lifetime import Lifetime
 
 DEVELOPER_DRAIN_S = 1.0
 BOOTS_MAX = 3
-PYTHON = (sys.executable, "-P")  # the working directory is not looked through: a folder `realtime` there is not ours
+STARTING = "= starting %s"
+FAILED = "! the server did not start: %s"
+PYTHON = (
+    sys.executable,
+    "-P",
+)  # -P: a folder `realtime` in the working directory is not imported in place of this package
 WORKER = (*PYTHON, "-m", "realtime.worker")
 
 log = logging.getLogger("realtime.serve")
 
 
 class WrongSystem(RealtimeError):
-    """This is no system that the server runs on."""
+    """The server does not run on this operating system."""
 
     def __str__(self) -> str:
         return f"the server runs on Linux, not on {sys.platform}: it needs epoll and SOCK_SEQPACKET"
@@ -49,36 +56,84 @@ class WrongSystem(RealtimeError):
 
 def launch(settings: Settings) -> int:
     """
-    Be the primary until the cluster has ended, and give the exit status.
+    Be the primary until the cluster has ended, and return the exit status.
+
+    A start that fails ends with its reason in the last line, whether it is raised here or logged.
 
     Raises:
-        SettingsError: TARGET names a file that is not there, or the certificate is none.
-        WrongSystem: not here.
+        SettingsError: TARGET names a file that is not there, the certificate or a public key is none, or an address,
+            a user or the control socket cannot be had.
+        WrongSystem: this is not Linux.
     """
     if sys.platform != "linux":
         raise WrongSystem
+    # What a person can have got wrong is found before the log is set up: it then ends the command with one sentence.
     settings = for_development(with_target(settings))
-    server_context(settings)
+    check_files(settings)
     start_logging(settings, "primary")
+    log.info(STARTING, starting(settings))  # before anything slow: the imports of the application, a broker far away
     for sentence in misspelt():
         log.warning("! %s", sentence)
     raise_descriptor_limit()
-    with own_directory(settings) as directory:
+    with own_directory(settings) as directory, FailedStart() as failed_start:
         settings = with_sockets(settings, directory)
-        cluster = Cluster(
-            cluster_settings(settings),
-            worker_argv=WORKER,
-            worker_config=settings.to_builtins(),
-            children=children(settings),
-            env_of=lambda slot: environment(settings, slot),
-            on_listening=lambda addresses: announce(settings, addresses),
-        )
-        return cluster.run()
+
+        def on_listening(addresses: Sequence[str]) -> None:
+            failed_start.is_over = True
+            announce(settings, addresses)
+
+        try:
+            status = Cluster(
+                cluster_settings(settings),
+                worker_argv=WORKER,
+                worker_config=settings.to_builtins(),
+                children=children(settings),
+                env_of=lambda slot: environment(settings, slot),
+                on_listening=on_listening,
+            ).run()
+        except StickySettingsError as error:
+            raise with_source(error, settings) from None
+    if (reason := failed_start.reason(status)) is not None:
+        log.error(FAILED, reason)
+    return status
+
+
+def starting(settings: Settings) -> str:
+    """Return what is started, for the line that comes before any worker is ready."""
+    many = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
+    return f"{many} of {settings.target or 'the stock application'}"
+
+
+def with_source(error: StickySettingsError, settings: Settings) -> SettingsError:
+    """
+    Return the error of a setting with the flag, the variable or the line of the file that the value came from.
+
+    `sticky` does not know where its settings are from. Its names are those of `Settings`, or have no source here.
+    """
+    names = {each.name for each in options()}
+    source = settings.source(error.name) if error.name in names else "default"
+    where = "" if source == "default" else f" ({source})"
+    return SettingsError(error.name, error.name, f"{error.problem}{where}")
+
+
+def check_files(settings: Settings) -> None:
+    """
+    Read the files of keys once, so that a wrong one ends the start before anything runs. Workers read them anew.
+
+    Raises:
+        SettingsError: one cannot be read, or holds no key.
+    """
+    server_context(settings)
+    if settings.token_public_key is not None:
+        try:
+            load_public_key(Path(settings.directory, settings.token_public_key))
+        except SettingsError as error:
+            raise SettingsError(error.name, settings.source(error.name), error.problem) from None
 
 
 def with_target(settings: Settings) -> Settings:
     """
-    Settle what is served: app.py when nothing was named and it is there.
+    Return the settings with what is served: app.py when TARGET is not given and the file exists.
 
     Raises:
         SettingsError: a file was named that is not there. Whether a module can be imported shows in a worker.
@@ -94,7 +149,7 @@ def with_target(settings: Settings) -> Settings:
 
 def for_development(settings: Settings) -> Settings:
     """
-    Settle what is different while somebody develops: nobody wants to wait a minute for old clients to leave.
+    Return the settings for development: a drain of a second, for a developer does not wait a minute for old clients.
 
     Raises:
         SettingsError: what watches files is not installed, or there is nothing to watch.
@@ -113,7 +168,7 @@ def for_development(settings: Settings) -> Settings:
 
 
 def with_sockets(settings: Settings, directory: Path) -> Settings:
-    """Settle where the control socket is, how the workers reach their broker, and where they leave public keys."""
+    """Return the settings with the control socket, the broker's address, and the file for the workers' public keys."""
     # A single worker too has its rooms beside it: they outlive it through a reload, a crash and `realtime scale`.
     broker_url = settings.redis or f"local:{directory / BROKER_SOCKET}"
     control = str(Path(settings.directory, settings.control)) if settings.control else str(directory / CONTROL_SOCKET)
@@ -121,10 +176,10 @@ def with_sockets(settings: Settings, directory: Path) -> Settings:
     return dataclasses.replace(settings, control=control, broker_url=broker_url, keys_file=keys_file)
 
 
-def start_logging(settings: Settings, who: str) -> None:
-    """Log as the settings say, and never a secret of theirs."""
+def start_logging(settings: Settings, process: str) -> None:
+    """Set the log of this process up by the settings. It never shows a secret of theirs."""
     logs.set_up(
-        who,
+        process,
         level=settings.log_level,
         form=settings.log_format,
         color=settings.color,
@@ -132,15 +187,8 @@ def start_logging(settings: Settings, who: str) -> None:
     )
 
 
-def raise_descriptor_limit() -> None:
-    """Allow as many open files as this user may have: the soft limit is for programs that use select()."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def cluster_settings(settings: Settings) -> ClusterSettings:
-    """Say the settings in the words of `sticky`, which knows nothing of rooms."""
+    """Return the settings of `sticky`, which knows nothing of rooms. Each is passed by name: mypy then sees a slip."""
     affinity = AffinitySettings(
         sticky=Sticky(settings.sticky),
         trusted=tuple(ipaddress.ip_network(each) for each in settings.trusted_proxies),
@@ -179,7 +227,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
 
 
 def environment(settings: Settings, slot: int) -> dict[str, str]:
-    """Give what a slot's worker has in its environment beside what everybody has."""
+    """Return the variables of a slot's worker beside those that every worker has."""
     pairs = (each.partition("=") for each in settings.env)
     given = {name: value.replace("{slot}", str(slot)) for name, _, value in pairs}
     # Bytecode is taken for a source of the same second and size: of two quick saves the second would not be served.
@@ -187,14 +235,14 @@ def environment(settings: Settings, slot: int) -> dict[str, str]:
 
 
 def children(settings: Settings) -> Sequence[Child]:
-    """Give what runs beside the workers: the local broker where there is no Redis, a watcher while one develops."""
+    """Return the sidecar processes: the local broker where there is no Redis, a watcher with `--reload`."""
     broker = (local_broker(settings),) if settings.broker_url.startswith("local:") else ()
     return (*broker, watcher(settings)) if settings.reload else broker
 
 
 def watcher(settings: Settings) -> Child:
-    """Give the process that watches files and hears keys."""
-    assert settings.control is not None, "it is settled where the control socket is"
+    """Return the process that watches files and reads keys from the terminal."""
+    assert settings.control is not None, "with_sockets() put the control socket somewhere"
     directories = [str(Path(settings.directory, each)) for each in settings.reload_dir] or [settings.directory]
     argv = [*PYTHON, "-m", "realtime.cli.develop", "--control", settings.control, "--ready-fd", "{ready_fd}"]
     argv += ["--log", settings.log_level, settings.log_format, settings.color]
@@ -203,7 +251,7 @@ def watcher(settings: Settings) -> Child:
 
 
 def local_broker(settings: Settings) -> Child:
-    """Give the broker of this machine."""
+    """Return the broker of this machine, a process beside the workers."""
     path = settings.broker_url.removeprefix("local:")
     argv = (*PYTHON, "-m", "realtime.broker.local_server", "--socket", path, "--ready-fd", "{ready_fd}",
             "--memory", str(settings.broker_memory))  # fmt: skip
@@ -211,11 +259,16 @@ def local_broker(settings: Settings) -> Child:
 
 
 def announce(settings: Settings, addresses: Sequence[str]) -> None:
-    """Print the banner: people read it, and scripts wait for its line with the address."""
+    """
+    Print the banner: people read it, and scripts wait for its line with the address.
+
+    As JSON it is one line of the log, and what the banner lists are its fields.
+    """
     scheme = "https" if settings.certfile else "http"
     urls = [each if each.startswith("unix:") else f"{scheme}://{each}" for each in addresses]
     if settings.log_format == "json":
-        log.info("= %s", LISTENING.format(address=", ".join(urls)))
+        fields = {name: value for name, value, _ in facts(settings)}
+        log.info("= %s", LISTENING.format(address=", ".join(urls)), extra={"fields": fields})
         return
     coloured = settings.color == "always" or (settings.color == "auto" and sys.stdout.isatty())
     click.echo(banner(settings, urls, pid=os.getpid(), coloured=coloured), color=coloured)

@@ -11,12 +11,13 @@ import importlib
 import platform
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 
 import realtime
 from realtime.errors import RealtimeError, SettingsError
+from realtime.loadtest.errors import LoadError
 from sticky.errors import SettingsError as StickySettingsError
 from sticky.errors import StickyError
 
@@ -45,7 +46,11 @@ COMMANDS = (
 )  # the ones most used first
 
 
-class Commands(click.Group):
+# Options that had another name, by command. The old one is refused, with the new one in the error.
+RENAMED: Final = {("disconnect", "--client"): "--connection", ("disconnect", "--session"): "--stream"}
+
+
+class CommandGroup(click.Group):
     """Finds each command in the module of its name, when it is asked for: `realtime stop` has no use for the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -62,7 +67,7 @@ class Commands(click.Group):
 
 
 @click.group(
-    cls=Commands,
+    cls=CommandGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -100,7 +105,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code)
     except (SettingsError, StickySettingsError) as error:
         return _fail(str(error), USAGE)
-    except (RealtimeError, StickyError) as error:
+    except (RealtimeError, StickyError, LoadError) as error:
         return _fail(str(error), FAILED)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -113,6 +118,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _sentence(error: click.UsageError) -> str:
     """Say what is wrong and where to read on."""
     where = error.ctx.command_path if error.ctx else "realtime"
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        now = RENAMED.get((error.ctx.info_name or "", error.option_name))
+        if now is not None:
+            return f"No such option: {error.option_name}; did you mean {now}? (see `{where} --help`)"
     return f"{error.format_message().rstrip('.')} (see `{where} --help`)"
 
 

@@ -7,16 +7,17 @@ from the command line, the environment and the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import click
 
 from realtime.settings import CONFIG_ENV, GROUPS, Option, options
+from realtime.settings.fields import COMMANDS
 from realtime.settings.kinds import Choice, Flag
 
-NAMES_WIDTH = 36
+NAMES_WIDTH = 36  # columns of `--help` for the names; a longer name has its text on the next line
 _OWN = "Options"  # the heading of what a command has beside the settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,22 +49,24 @@ class GroupedCommand(click.Command):
                     formatter.write_dl([(names.ljust(width), text) for names, text in records], col_max=width)
 
 
-# What some settings mean to a command that looks for a server, and is none.
-ABOUT: Final = {"user": "The user that the server became (its --user), if another than yours."}
+# Settings that mean something else to a command that is no server: the sentence, and the default.
+ABOUT: Final[dict[str, dict[str, Any]]] = {
+    "user": {"help": "The user that the server became (its --user), if another than yours."},
+    "url": {"help": "Where the server is."},
+    "api_key": {"help": "A key of its API.", "shown": ""},
+}
 
 
-def settings_options(only: Iterable[str] | None = None) -> Callable[[F], F]:
+def settings_options(only: Collection[str] | None = None) -> Callable[[F], F]:
     """
-    Decorate a command with an option for each setting (but TARGET, which is an argument), and `--config`.
+    Decorate a command with an option for each setting of `only`, and `--config`. Without `only`: for each that has a
+    meaning to `realtime serve`, but TARGET, which is an argument.
 
     The command gets them by the settings' names: hand them to `resolve()` as they are.
     """
-    wanted = None if only is None else set(only)
     made: list[Callable[[Any], Any]] = []
-    for option in options():
-        if option.name != "target" and (wanted is None or option.name in wanted):
-            shown = option.help if wanted is None else ABOUT.get(option.name, option.help)
-            made += _click_options(replace(option, help=shown))
+    for option in _of_serve() if only is None else _of_client(set(only)):
+        made += _click_options(option)
     made.append(
         click.option(
             "--config",
@@ -82,7 +85,22 @@ def settings_options(only: Iterable[str] | None = None) -> Callable[[F], F]:
     return decorate
 
 
+def _of_serve() -> list[Option]:
+    return [each for each in options() if each.name != "target" and each.group != COMMANDS]
+
+
+def _of_client(names: Collection[str]) -> list[Option]:
+    """Return these options as a command has them that is no server."""
+    found = [each for each in options() if each.name in names]
+    return [replace(each, **ABOUT.get(each.name, {})) for each in found]
+
+
 def _click_options(option: Option) -> list[Callable[[Any], Any]]:
+    """
+    Return the decorators of one setting: two for a secret, which can be in a file.
+
+    None has a default of click's. An option that was not given must not hide what the environment or the file says.
+    """
     help_text = option.help
     if option.default_text:
         help_text += f"  [default: {option.default_text}]"
@@ -93,7 +111,7 @@ def _click_options(option: Option) -> list[Callable[[Any], Any]]:
         return [click.option(f"{option.flag}/{off}", option.name, help=help_text, **common)]
     if option.secret:
         in_file = [f"{option.flag}-file", f"{option.name}_file"]
-        seen = " Whoever lists this machine's processes sees it here."
+        seen = " On the command line every user of this machine can see it."
         return [
             click.option(*declared, metavar="TEXT", help=help_text + seen, **common),
             click.option(*in_file, metavar="FILE", help="The same, from a file.", **common),

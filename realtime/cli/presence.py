@@ -1,4 +1,4 @@
-"""`realtime presence`: who is in a room."""
+"""`realtime presence`: the members of a room. Calls the API, once."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import json
 
 import click
 
-from realtime.cli.remote import Remote, remote_options, show, table, told
+from realtime.cli.remote import Remote, on_one_line, remote_command, show, table
 
 
-@click.command()
+@remote_command
 @click.argument("room")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@remote_options
 def presence(remote: Remote, room: str, as_json: bool) -> None:
     """
-    Show who is in ROOM, on all machines.
+    Show the members of ROOM, on all machines.
 
     \b
     Example:
@@ -25,7 +24,7 @@ def presence(remote: Remote, room: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, sort_keys=True))
         return
-    lines = table("user", "client", "info")
-    for client, info in sorted(found.items(), key=lambda each: (each[1]["user"], each[0])):
-        lines.add_row(info["user"] or "-", client, told(info["conn_info"]) if "conn_info" in info else "")
-    show(lines if found else "nobody is there")
+    lines = table("user", "connection", "info")
+    for connection, info in sorted(found.items(), key=lambda each: (each[1]["user"], each[0])):
+        lines.add_row(info["user"] or "-", connection, on_one_line(info["conn_info"]) if "conn_info" in info else "")
+    show(lines if found else "the room has no members")

@@ -1,4 +1,4 @@
-"""`realtime publish`: say something in a room, from a shell or a script."""
+"""`realtime publish`: publish in a room, from a shell or a script. Calls the API, once."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any
 
 import click
 
-from realtime.cli.remote import Remote, remote_options
+from realtime.cli.remote import Remote, remote_command
 
 
-@click.command()
+@remote_command
 @click.argument("room")
 @click.argument("data", required=False)
 @click.option("--tag", "tags", multiple=True, metavar="NAME=TEXT", help="A tag. Can be given several times.")
 @click.option("--idempotency-key", default="", metavar="KEY", help="The same key within 300 s publishes once.")
-@remote_options
 def publish(remote: Remote, room: str, data: str | None, tags: tuple[str, ...], idempotency_key: str) -> None:
     """
     Publish DATA into ROOM; without DATA, what stands on standard input. What is no JSON is taken as text.

@@ -1,4 +1,8 @@
-"""`realtime reload`: have every worker replaced by one with the code of now, and wait until it is done."""
+"""
+`realtime reload`: replace every worker by one with the present code, and wait until it is done.
+
+Asks the primary over the control socket, which does the work; a command that is interrupted stops no reload.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,14 @@ POLL_S = 0.1
 
 
 class ReloadGivenUp(RealtimeError):
-    """The new version does not boot."""
+    """The new code fails to start."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
         self.why = why
 
     def __str__(self) -> str:
-        return f"the new version does not boot, and the workers that were serving go on:\n{self.why.rstrip()}"
+        return f"the new code fails to start, and the old workers keep serving:\n{self.why.rstrip()}"
 
 
 @click.command(cls=GroupedCommand)
@@ -32,10 +36,10 @@ class ReloadGivenUp(RealtimeError):
 @settings_options(["control", "user"])
 def reload(no_wait: bool, config: str | None, **given: Any) -> None:
     """
-    Replace every worker, one after the other, without refusing anybody.
+    Replace every worker, one after the other. No client is refused.
 
-    The application's code is read anew; settings are not: they are the primary's. Clients are told to come back, and
-    get what they missed. The exit status is 1 when the new version does not boot; the old workers then go on.
+    The application's code is read anew; settings are not, for the primary keeps them. Clients reconnect, and get what
+    they missed. The exit status is 1 when the new code fails to start; the old workers then keep serving.
 
     \b
     Examples:

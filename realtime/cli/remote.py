@@ -1,4 +1,9 @@
-"""What the commands share that speak to a server over its API: where it is, its key, and one call."""
+"""
+What the commands share that call a server's API: where the server is, its key, and one call.
+
+Runs in the process of the command. Address and key are settings like any other: of the command line, the environment,
+or the `realtime.toml` that the server has read as well. Nothing here looks for a process of this machine.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +12,48 @@ import http.client
 import json
 from collections.abc import Callable
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import click
 
+from realtime.cli.options import GroupedCommand, settings_options
 from realtime.errors import RealtimeError
+from realtime.settings import Settings, resolve
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-URL: Final = "http://127.0.0.1:8000"
 TIMEOUT_S: Final = 30.0
+LOOPBACK: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - what stands for every address
+
+
+class ServerAddress(NamedTuple):
+    """Where the server is, and which setting it is from."""
+
+    url: str
+    source: str
+
+
+def server_address(settings: Settings) -> ServerAddress:
+    """
+    Return the setting `url`, else the first address of `bind` that a client on this machine can connect to.
+
+    Raises:
+        click.UsageError: `bind` has none: sockets of files, given descriptors, or ports that the kernel chooses.
+    """
+    if settings.url is not None:
+        return ServerAddress(settings.url, settings.source("url"))
+    for each in settings.bind:
+        host, _, port = each.rpartition(":")
+        if not each.startswith(("unix:", "fd://")) and port != "0":
+            scheme = "https" if settings.certfile else "http"
+            return ServerAddress(f"{scheme}://{LOOPBACK.get(host, host)}:{port}", settings.source("bind"))
+    problem = (
+        f"bind has no address that a command can connect to: {', '.join(settings.bind)} ({settings.source('bind')})"
+    )
+    raise click.UsageError(f"{problem}; give --url")
 
 
 class CallFailed(RealtimeError):
-    """The server said no, or nothing."""
+    """A call failed: the server refused it, or did not answer."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -34,20 +66,23 @@ class CallFailed(RealtimeError):
 class Remote:
     """A server's API."""
 
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(self, settings: Settings) -> None:
         """
         Raises:
-            click.UsageError: the URL is none, or there is no key.
+            click.UsageError: there is no key, or no address.
         """
-        if not key:
-            raise click.UsageError("there is no key: set REALTIME_API_KEY, as for the server")
-        found = urlsplit(url if "://" in url else f"http://{url}")
-        if found.scheme not in ("http", "https") or not found.hostname:
-            raise click.UsageError(f"--url: {url!r} is no address such as {URL}")
+        if not settings.api_keys:
+            raise click.UsageError(
+                "there is no key: set REALTIME_API_KEY or api_key in realtime.toml, as for the server"
+            )
+        self._address = server_address(settings)
+        self._key_source = settings.source("api_key")
+        found = urlsplit(self._address.url)
+        assert found.hostname, "the kinds of `url` and `bind` let nothing else through"
         self._secure = found.scheme == "https"
         self._host, self._port = found.hostname, found.port
         self._root = found.path.rstrip("/")
-        self._headers = {"X-API-Key": key}
+        self._headers = {"X-API-Key": settings.api_keys[0]}
         self.shown = f"{found.scheme}://{found.netloc.rpartition('@')[2]}"
 
     def call(self, method: str, **fields: Any) -> dict[str, Any]:
@@ -55,9 +90,9 @@ class Remote:
         Call a method and return its result.
 
         Raises:
-            CallFailed: nobody answers, the key is wrong, or the answer is an error.
+            CallFailed: the server does not answer, does not take the key, or answers with an error.
         """
-        with self._asked("POST", f"/api/{method}", json.dumps(fields), TIMEOUT_S) as response:
+        with self._request("POST", f"/api/{method}", json.dumps(fields), TIMEOUT_S) as response:
             answer = json.loads(response.read())
         if "error" in answer:
             raise CallFailed(f"{method}: {answer['error']['message']} ({answer['error']['code']})")
@@ -65,47 +100,52 @@ class Remote:
         return found
 
     @contextmanager
-    def _asked(self, method: str, path: str, body: str | None, timeout_s: float | None) -> Any:
+    def _request(self, method: str, path: str, body: str | None, timeout_s: float | None) -> Any:
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=timeout_s)
         try:
             connection.request(method, self._root + path, body, self._headers)
             response = connection.getresponse()
             if response.status == 401:
-                raise CallFailed(f"{self.shown} does not take this key")
+                raise CallFailed(f"{self.shown} does not take this key ({self._key_source})")
             if response.status == 404:
                 where = path.partition("?")[0]
                 raise CallFailed(f"{self.shown} has no {where}, or not this room; does it run with an API key?")
             if response.status != 200:
-                said = response.read(200).decode(errors="replace").strip()
-                raise CallFailed(f"{self.shown} answers {response.status}: {said}")
+                text = response.read(200).decode(errors="replace").strip()
+                raise CallFailed(f"{self.shown} answers {response.status}: {text}")
             yield response
         except (OSError, http.client.HTTPException) as error:
-            raise CallFailed(f"{self.shown} does not answer: {error}") from None
+            where = "" if self._address.source == "default" else f" ({self._address.source})"
+            raise CallFailed(f"{self.shown}{where} does not answer: {error}") from None
         finally:
             connection.close()
 
-    def follow(self, path: str, take: Callable[[dict[str, Any]], None]) -> None:
-        """Have `take` told of each event of a stream until it ends."""
-        with self._asked("GET", path, None, None) as response:
+    def follow(self, path: str, on_event: Callable[[dict[str, Any]], None]) -> None:
+        """Call `on_event` with each event of a stream until the stream ends."""
+        with self._request("GET", path, None, None) as response:
             for line in response:
                 if line.startswith(b"data: "):
-                    take(json.loads(line.removeprefix(b"data: ")))
+                    on_event(json.loads(line.removeprefix(b"data: ")))
 
 
-def remote_options(function: F) -> F:
-    """Give a command `--url` and `--api-key`, and the `Remote` that they lead to as its first argument."""
+def remote_command(function: Callable[..., Any]) -> click.Command:
+    """
+    Make a command that calls the API: with options for address, key and file, and the `Remote` as first argument.
 
-    @click.option("--url", envvar="REALTIME_URL", default=URL, show_default=True, help="The server. [REALTIME_URL]")
-    @click.option("--api-key", envvar="REALTIME_API_KEY", help="Its key; better in REALTIME_API_KEY than here.")
+    Other options and arguments are decorators below this one.
+    """
+
+    @settings_options(["url", "api_key"])
     @functools.wraps(function)
-    def with_remote(*arguments: Any, url: str, api_key: str | None, **given: Any) -> Any:
-        return function(Remote(url, (api_key or "").split(",")[0]), *arguments, **given)
+    def with_remote(*arguments: Any, config: str | None, **given: Any) -> Any:
+        asked = {name: given.pop(name) for name in ("url", "api_key", "api_key_file")}
+        return function(Remote(resolve(asked, config=config)), *arguments, **given)
 
-    return with_remote  # type: ignore[return-value]
+    return click.command(cls=GroupedCommand)(with_remote)
 
 
-def told(value: Any) -> str:
+def on_one_line(value: Any) -> str:
     """Return a value on one line."""
     return json.dumps(value, ensure_ascii=False)
 
@@ -116,7 +156,7 @@ def table(*columns: str) -> Any:
 
     found = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        found.add_column(column, justify="right" if column in ("clients", "users", "offset") else "left")
+        found.add_column(column, justify="right" if column in ("connections", "users", "offset") else "left")
     return found
 
 

@@ -1,4 +1,4 @@
-"""`realtime scale WORKERS`: have so many workers from now on."""
+"""`realtime scale WORKERS`: change the number of workers. Asks the primary over the control socket, once."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MOST = 512
 @settings_options(["control", "user"])
 def scale(workers: int, config: str | None, **given: Any) -> None:
     """
-    Have WORKERS workers from now on, until the server ends.
+    Change the number of workers to WORKERS, until the server ends.
 
-    Only the clients that have to move do: those of the slots that go, or a fair share for those that come.
+    Only these clients move: those of removed slots, or a fair share for added slots.
 
     \b
     Examples:

@@ -1,7 +1,7 @@
 """
-`realtime serve`: settle the settings, then become the primary of a cluster.
+`realtime serve`: read the settings, then become the primary of a cluster.
 
-This file is the command alone. What the cluster is made of is in launch.py, what it says in banner.py.
+The command alone. What the cluster is made of is in launch.py, its first lines in banner.py.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ Where the servers of this user keep their sockets, and how another command finds
 
 Each primary has a directory of its own, named after its process id, inside the user's runtime directory. It holds the
 control socket, the local broker's, and the public keys that workers leave for their successors. It has mode 0700, and
-goes when the primary ends. What a killed primary left behind is removed by the next one that starts. Nothing here talks
-on a socket beyond trying whether somebody answers.
+goes when the primary ends. What a killed primary left behind is removed by the next one that starts. Nothing here sends
+or reads on a socket: it only tries whether one accepts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KEYS_FILE = "keys.json"
 
 
 class NoServer(RealtimeError):
-    """No server, or more than one, is there to talk to."""
+    """No server runs, or more than one does."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
@@ -46,7 +46,7 @@ def own_directory(settings: Settings) -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)  # of an earlier process with our number, which is gone
     path.mkdir(mode=0o700)
     if identity.uid is not None:
-        with contextlib.suppress(PermissionError):  # the primary says that only root can become somebody else
+        with contextlib.suppress(PermissionError):  # the primary reports that only root can become another user
             os.chown(path, identity.uid, -1)
     try:
         yield path
@@ -56,10 +56,10 @@ def own_directory(settings: Settings) -> Iterator[Path]:
 
 def control_socket(settings: Settings) -> Path:
     """
-    Give the control socket of the server that runs: the configured one, else the only one there is.
+    Return the control socket of the server that runs: the configured one, else the only one there is.
 
     Raises:
-        NoServer: none answers, or several do; the text says what to do.
+        NoServer: none answers, or several do. Its text has the next step.
     """
     if settings.control is not None:
         path = Path(settings.directory, settings.control)
@@ -77,7 +77,7 @@ def control_socket(settings: Settings) -> Path:
 
 
 def answers(path: Path) -> bool:
-    """Tell whether a process listens on this socket."""
+    """Return whether a process listens on this socket."""
     for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
         with socket.socket(socket.AF_UNIX, kind) as probe:
             probe.settimeout(2)

@@ -1,4 +1,8 @@
-"""`realtime status`: what runs, and how it is, as a table or as JSON. Asks the primary, once."""
+"""
+`realtime status`: what runs, and how it is, as a table or as JSON.
+
+Asks the primary over the control socket, once; the primary has the statistics of its workers, and asks none of them.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,14 @@ from realtime.cli.servers import control_socket
 from realtime.settings import resolve
 from sticky.control import ask
 
-# What the primary counted that somebody should know of, and how it is said.
+# What the primary counted that an operator should know of, and the words for it.
 TROUBLES = {
     "died": "workers died",
     "hung": "workers hung",
-    "boots_failed": "workers did not boot",
-    "handed_over_again": "connections were handed over again",
+    "boots_failed": "workers failed to start",
+    "handed_over_again": "connections were handed to another worker",
     "lost_after_reading": "connections were lost with their worker",
-    "gone_before_head": "clients left before they had said anything whole",
+    "gone_before_head": "clients left before their first request was whole",
     "out_of_descriptors": "times out of descriptors",
 }
 REFUSED = "refused_"
@@ -30,7 +34,7 @@ WATCH_S = 1.0
 
 @click.command(cls=GroupedCommand)
 @click.option("--json", "as_json", is_flag=True, help="Print everything the primary knows, as JSON.")
-@click.option("--watch", is_flag=True, help="Show it anew every second, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Repeat it every second, until Ctrl-C.")
 @settings_options(["control", "user"])
 def status(as_json: bool, watch: bool, config: str | None, **given: Any) -> None:
     """
@@ -75,6 +79,7 @@ def show(answer: dict[str, Any]) -> None:
 
 
 def _row(worker: dict[str, Any]) -> list[str]:
+    """Return the cells of a worker. One that is starting has sent no statistics yet: those cells stay empty."""
     found = worker["statistics"]
     hub = found.get("hub", {})
     broker = _broker(worker)
@@ -82,7 +87,7 @@ def _row(worker: dict[str, Any]) -> list[str]:
         str(worker["slot"]),
         str(worker["pid"]),
         worker["state"],
-        lasted(worker["up_s"]),
+        duration_text(worker["up_s"]),
         str(worker["connections"]),
         str(found.get("clients", "")),
         str(hub.get("rooms", "")),
@@ -92,16 +97,17 @@ def _row(worker: dict[str, Any]) -> list[str]:
 
 
 def _broker(worker: dict[str, Any]) -> dict[str, Any]:
+    """Return what a worker reported of its broker, nothing where it reported nothing yet."""
     found: dict[str, Any] = worker["statistics"].get("hub", {}).get("broker", {})
     return found
 
 
 def _shown(broker: dict[str, Any]) -> str:
-    return f"{broker['kind']}, {broker['link']}{', takes no writes' if broker.get('refuses') else ''}"
+    return f"{broker['kind']}, {broker['link']}{', refuses writes' if broker.get('refuses') else ''}"
 
 
 def troubles(answer: dict[str, Any]) -> list[str]:
-    """Say what went wrong since the start, a line each."""
+    """Return what went wrong since the start, a line each."""
     counters: dict[str, int] = answer["counters"]
     found = [f"{counters[name]} {what}" for name, what in TROUBLES.items() if counters.get(name)]
     refused = {name.removeprefix(REFUSED): n for name, n in sorted(counters.items()) if name.startswith(REFUSED) and n}
@@ -113,7 +119,7 @@ def troubles(answer: dict[str, Any]) -> list[str]:
     if refused_by_broker:
         found.append(f"{refused_by_broker} times something was not kept: the local broker was full (--broker-memory)")
     if answer["reload"]["failed"]:
-        found.append("the last reload was given up: the new version does not boot (its reason is in the log)")
+        found.append("the last reload was given up: the new code fails to start (the log has the reason)")
     missing = sorted(set(range(answer["wanted"])) - set(answer["live"]))
     if missing:
         found.append(f"no worker serves slot {', '.join(map(str, missing))} now")
@@ -121,7 +127,7 @@ def troubles(answer: dict[str, Any]) -> list[str]:
 
 
 def wrong_credentials(workers: list[dict[str, Any]]) -> list[str]:
-    """Say how many keys and tokens were wrong, by the workers that are there."""
+    """Return how many API keys and tokens were wrong, as the live workers counted them."""
     counts: Counter[str] = Counter()
     for worker in workers:
         counts.update(worker["statistics"].get("wrong_credentials", {}))
@@ -131,8 +137,8 @@ def wrong_credentials(workers: list[dict[str, Any]]) -> list[str]:
     return [f"{counts.total()} credentials were wrong: {each}"]
 
 
-def lasted(seconds: float) -> str:
-    """Write a time as people do: 12s, 5m, 3h, 9d."""
+def duration_text(seconds: float) -> str:
+    """Write a length of time in its largest unit: 12s, 5m, 3h, 9d."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:
             return f"{seconds / size:.0f}{unit}"

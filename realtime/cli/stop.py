@@ -22,7 +22,7 @@ POLL_S = 0.05
 @settings_options(["control", "user"])
 def stop(now: bool, config: str | None, **given: Any) -> None:
     """
-    Stop the server that runs here: it accepts nothing more, brings its clients elsewhere, and ends.
+    Stop the server that runs here: it accepts nothing more, has its clients reconnect elsewhere, and ends.
 
     \b
     Examples:
@@ -38,7 +38,7 @@ def stop(now: bool, config: str | None, **given: Any) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Tell whether the process is there and not a zombie that its parent has still to collect."""
+    """Return whether the process runs: it is there, and no zombie that its parent has still to collect."""
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

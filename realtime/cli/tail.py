@@ -1,4 +1,4 @@
-"""`realtime tail`: follow a room, line by line."""
+"""`realtime tail`: follow a room, line by line. Reads a stream of the API until it ends."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ from urllib.parse import quote
 
 import click
 
-from realtime.cli.remote import Remote, remote_options, told
+from realtime.cli.remote import Remote, on_one_line, remote_command
 
 
-@click.command()
+@remote_command
 @click.argument("room")
 @click.option("--json", "as_json", is_flag=True, help="Print each event as JSON.")
-@remote_options
 def tail(remote: Remote, room: str, as_json: bool) -> None:
     """
-    Print what is published in ROOM, and who joins and leaves, until Ctrl-C. Nobody in the room sees it.
+    Print what is published in ROOM, its joins and leaves, until Ctrl-C. Members of the room do not see this client.
 
     \b
     Example:
       realtime tail chat:lobby
     """
 
-    def take(event: dict[str, Any]) -> None:
+    def print_event(event: dict[str, Any]) -> None:
         if as_json:
             click.echo(json.dumps(event))
         elif "pub" in event:
             user = event["pub"].get("info", {}).get("user", "")
-            click.echo(f"{time.strftime('%H:%M:%S')} {user + ': ' if user else ''}{told(event['pub']['data'])}")
+            click.echo(f"{time.strftime('%H:%M:%S')} {user + ': ' if user else ''}{on_one_line(event['pub']['data'])}")
         elif "join" in event:
-            click.echo(f"{time.strftime('%H:%M:%S')} + {event['join']['info']['user'] or 'somebody'} joined")
+            click.echo(f"{time.strftime('%H:%M:%S')} + {event['join']['info']['user'] or 'anonymous'} joined")
         elif "leave" in event:
-            click.echo(f"{time.strftime('%H:%M:%S')} - {event['leave']['info']['user'] or 'somebody'} left")
+            click.echo(f"{time.strftime('%H:%M:%S')} - {event['leave']['info']['user'] or 'anonymous'} left")
 
-    remote.follow(f"/api/tail?channel={quote(room, safe='')}", take)
-    click.echo("the server has ended the stream", err=True)
+    remote.follow(f"/api/tail?channel={quote(room, safe='')}", print_event)
+    click.echo("the server ended the stream", err=True)

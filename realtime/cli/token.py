@@ -1,4 +1,8 @@
-"""`realtime token`: sign a token that a client can connect or subscribe with. For trying things out and for scripts."""
+"""
+`realtime token`: sign a token that a client can connect or subscribe with, for trials and scripts.
+
+It calls no server: the secret is in the settings of the server, which are read here.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ import jwt
 from realtime.cli.options import GroupedCommand, settings_options
 from realtime.errors import SettingsError
 from realtime.settings import resolve
-from realtime.settings.kinds import Seconds, seconds_text
+from realtime.settings.quantities import Seconds, seconds_text
 
 LIFETIME = Seconds(0, 366 * 86400)
 RESERVED = ("sub", "exp", "iat", "jti", "aud", "iss", "channel", "client", "info", "roles")
@@ -32,7 +36,7 @@ RESERVED = ("sub", "exp", "iat", "jti", "aud", "iss", "channel", "client", "info
     "claims",
     multiple=True,
     metavar="NAME=JSON",
-    help="Another claim; what is no JSON is taken as text. Can be given several times.",
+    help="Another claim; a value that is not JSON is a text. Can be given several times.",
 )
 @settings_options(["token_hmac_secret", "token_audience", "token_issuer"])
 def token(
@@ -78,6 +82,12 @@ def token(
 
 
 def _lifetime(text: str) -> float:
+    """
+    Read `--ttl`, in the same forms as a time of the settings.
+
+    Raises:
+        click.UsageError: it is none.
+    """
     try:
         return float(LIFETIME.parse(text))
     except ValueError:
@@ -85,11 +95,17 @@ def _lifetime(text: str) -> float:
 
 
 def _claim(text: str) -> tuple[str, Any]:
+    """
+    Read a `--claim`. The claims of RESERVED are refused: two places for one claim could contradict each other.
+
+    Raises:
+        click.UsageError: it has no name or no `=`, or is a claim of RESERVED.
+    """
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise click.UsageError(f"--claim: {text!r} is not NAME=JSON")
     if name in RESERVED:
-        raise click.UsageError(f"--claim: {name!r} has its own option, or is ours")
+        raise click.UsageError(f"--claim: {name!r} has its own option, or is set by this command")
     try:
         return name, json.loads(value)
     except ValueError:
@@ -97,6 +113,12 @@ def _claim(text: str) -> tuple[str, Any]:
 
 
 def _json(flag: str, text: str) -> Any:
+    """
+    Read JSON.
+
+    Raises:
+        click.UsageError: it is none.
+    """
     try:
         return json.loads(text)
     except ValueError as error:

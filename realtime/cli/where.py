@@ -6,13 +6,12 @@ import json
 
 import click
 
-from realtime.cli.remote import Remote, remote_options, show, table
+from realtime.cli.remote import Remote, remote_command, show, table
 
 
-@click.command()
+@remote_command
 @click.argument("user")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@remote_options
 def where(remote: Remote, user: str, as_json: bool) -> int:
     """
     Show where USER is connected, on all machines. The exit status is 1 for nowhere.
@@ -25,8 +24,8 @@ def where(remote: Remote, user: str, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(found, sort_keys=True))
     else:
-        lines = table("client", "address", "node", "slot", "rooms")
-        for client, place in sorted(found.items()):
-            lines.add_row(client, place["address"], place["node"], str(place["slot"]), " ".join(place["channels"]))
+        lines = table("connection", "address", "node", "slot", "rooms")
+        for connection, place in sorted(found.items()):
+            lines.add_row(connection, place["address"], place["node"], str(place["slot"]), " ".join(place["channels"]))
         show(lines if found else f"{user} is not connected")
     return 0 if found else 1

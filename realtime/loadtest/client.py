@@ -2,7 +2,7 @@
 One client of the load: a connection that becomes a member of a room, and then counts what it gets.
 
 Runs in the load client's event loop; there are thousands of it, so it has no task and no timer of its own. It answers
-pings, hands marks on to the run, and says once how it failed. It never comes back after an end: what it misses from
+pings, passes marks to the run, and reports once how it failed. It never reconnects after an end: what it misses from
 then on is lost, and shows in the ledger. A publication whose line was seen before, by any client, is not parsed again.
 """
 
@@ -20,15 +20,14 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from realtime.loadtest.errors import Failure
 from realtime.loadtest.ledger import Account
 from realtime.loadtest.marks import Mark
-from realtime.loadtest.plan import Address
-from realtime.loadtest.wire import CLOSE, PING, PONG, TEXT, BadStream, Control, Handshake, Reader, close_of, frame
+from realtime.loadtest.plan import Endpoint
+from realtime.loadtest.websocket import BadStream, Closed, HandshakeRefused, WebSocket
 
 BACKLOG_MAX: Final = 4 * 1024 * 1024  # bytes that a server has not read yet; above it nothing more is published
 ALREADY_SUBSCRIBED: Final = 105  # the server has made it a member by itself, which is as good
-_GOODBYE: Final = (1000).to_bytes(2, "big")
 
 
-class Error(Struct):
+class ErrorReply(Struct):
     code: int = 0
     message: str = ""
     temporary: bool = False
@@ -38,35 +37,35 @@ class Error(Struct):
         return Failure(step, self.code, self.message)
 
 
-class ConnectResult(Struct):
+class ConnectReply(Struct):
     pong: bool = False
 
 
-class Unsubscribe(Struct):
+class Unsubscribed(Struct):
     code: int = 0
     reason: str = ""
 
 
-class Push(Struct):
+class ServerPush(Struct):
     channel: str = ""
     pub: Raw | UnsetType = UNSET
-    unsubscribe: Unsubscribe | None = None
+    unsubscribe: Unsubscribed | None = None
 
 
-class Reply(Struct):
-    """What a server says, as far as it matters here (Centrifuge client protocol, section 3.3)."""
+class ServerMessage(Struct):
+    """A reply or push of the server, as far as it matters here (Centrifuge client protocol, section 3.3)."""
 
     id: int = 0
-    error: Error | None = None
-    connect: ConnectResult | None = None
-    push: Push | None = None
+    error: ErrorReply | None = None
+    connect: ConnectReply | None = None
+    push: ServerPush | None = None
 
 
-_decode: Final = msgspec.json.Decoder(Reply).decode
+_decode: Final = msgspec.json.Decoder(ServerMessage).decode
 
 
 class Listener(Protocol):
-    """What a client tells: the run."""
+    """What a client reports to: the run."""
 
     marks: dict[bytes, Mark]  # by the line that brought it
 
@@ -74,20 +73,20 @@ class Listener(Protocol):
         """Return the mark of a publication that was not seen before, and keep it in `marks`."""
 
     def delivered(self, account: Account, mark: Mark, at_ns: int) -> None:
-        """Hear of a delivery."""
+        """Count a delivery."""
 
     def joined(self, client: Client) -> None:
-        """Hear that it is a member now. The run opens its account."""
+        """Note that it is a member now. The run opens its account."""
 
     def failed(self, client: Client, failure: Failure) -> None:
-        """Hear that it has ended; the last that is heard of it."""
+        """Note that it has ended. It reports nothing after that."""
 
     def refused(self, client: Client, number: int, failure: Failure, *, temporary: bool) -> None:
-        """Hear that a publication of this client's was answered with an error."""
+        """Note that a publication of this client was answered with an error."""
 
 
 class Stage(enum.Enum):
-    """How far it is; it only goes on, never back."""
+    """How far a client is. It only goes on, never back: a client that ended is not used again."""
 
     OPENING = "opening"
     """The handshake is under way."""
@@ -103,14 +102,12 @@ class Client(asyncio.Protocol):
 
     __slots__ = (
         "_asked",
-        "_handshake",
-        "_head",
         "_id",
         "_listener",
         "_pongs",
-        "_reader",
         "_token",
         "_transport",
+        "_websocket",
         "account",
         "address",
         "bytes_in",
@@ -121,7 +118,7 @@ class Client(asyncio.Protocol):
         "stage",
     )
 
-    def __init__(self, listener: Listener, number: int, room: str, address: Address, token: str, due_s: float) -> None:
+    def __init__(self, listener: Listener, number: int, room: str, address: Endpoint, token: str, due_s: float) -> None:
         self._listener = listener
         self.number = number
         self.room = room
@@ -132,19 +129,25 @@ class Client(asyncio.Protocol):
         self.bytes_in = self.bytes_out = 0
         self._token = token
         self._transport: asyncio.Transport | None = None
-        self._handshake: Handshake | None = Handshake()
-        self._head = b""
-        self._reader = Reader()
+        self._websocket = WebSocket(address)
         self._pongs = False
         self._id = 2
         self._asked: dict[int, int] = {}  # publications without an answer: by command, their number
 
-    # What it says
+    # What it sends
 
-    def _write(self, data: bytes) -> None:
-        assert self._transport is not None, "it was connected"
-        self.bytes_out += len(data)
-        self._transport.write(data)
+    def _flush(self) -> None:
+        """Write what the WebSocket has to send, if anything."""
+        data = self._websocket.data_to_send()
+        if data and self._transport is not None:
+            self.bytes_out += len(data)
+            self._transport.write(data)
+
+    def _send(self, text: bytes) -> None:
+        """Send a message; nothing once the server has begun to close, which ends the client soon after."""
+        if self._websocket.is_open:
+            self._websocket.send_text(text)
+            self._flush()
 
     def _join(self) -> None:
         """Ask for everything in one frame, as the SDKs do."""
@@ -152,7 +155,7 @@ class Client(asyncio.Protocol):
         connect = msgspec.json.encode({"id": 1, "connect": {**token, "name": "bench"}})
         subscribe = msgspec.json.encode({"id": 2, "subscribe": {"channel": self.room}})
         self.stage = Stage.JOINING
-        self._write(frame(TEXT, connect + b"\n" + subscribe))
+        self._send(connect + b"\n" + subscribe)
 
     def publish(self, number: int, data: bytes) -> None:
         """Publish in its room. What a server does not read any more is not sent, and will be missed."""
@@ -162,27 +165,27 @@ class Client(asyncio.Protocol):
         self._id += 1
         self._asked[self._id] = number
         room = msgspec.json.encode(self.room)
-        self._write(frame(TEXT, b'{"id":%d,"publish":{"channel":%b,"data":%b}}' % (self._id, room, data)))
+        self._send(b'{"id":%d,"publish":{"channel":%b,"data":%b}}' % (self._id, room, data))
 
     def leave(self) -> None:
-        """Say goodbye and close. It is no failure."""
+        """Send a close frame, and close. It is no failure."""
         if self.stage is not Stage.ENDED:
-            is_open = self.stage is not Stage.OPENING
             self.stage = Stage.ENDED
             if self._transport is not None:
-                if is_open:
-                    self._write(frame(CLOSE, _GOODBYE))
+                if self._websocket.is_open:
+                    self._websocket.close()
+                    self._flush()
                 self._transport.close()
 
     def fail(self, failure: Failure) -> None:
-        """End, and tell why. Harmless when it has ended."""
+        """End, and report why. Harmless when it has ended."""
         if self.stage is not Stage.ENDED:
             self.stage = Stage.ENDED
             if self._transport is not None:
                 self._transport.abort()
             self._listener.failed(self, failure)
 
-    # What it hears
+    # What it receives
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake."""
@@ -190,11 +193,17 @@ class Client(asyncio.Protocol):
         if self.stage is Stage.ENDED:
             self._transport.abort()
             return
-        assert self._handshake is not None
-        self._write(self._handshake.request(self.address))
+        self._flush()
+
+    def eof_received(self) -> None:
+        """Take the server's end of the stream: it may complete a refusal. The transport then closes by itself."""
+        try:
+            self._websocket.receive_end()
+        except HandshakeRefused as error:
+            self.fail(self._failure(error))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End without a goodbye from the server."""
+        """End without a close frame of the server."""
         self._transport = None
         self.fail(Failure(self._step(), 0, problem(exc) if exc else "closed without a reason"))
 
@@ -203,34 +212,32 @@ class Client(asyncio.Protocol):
         now_ns = perf_counter_ns()
         self.bytes_in += len(data)
         try:
-            if self._handshake is not None:
-                data = self._opened(data)
-            for each in self._reader.read(data):
-                if isinstance(each, bytes):
-                    self._message(each, now_ns)
+            events = self._websocket.receive(data)
+            self._flush()  # the answers to pings and to a close frame
+            if self.stage is Stage.OPENING and self._websocket.has_opened:
+                self._join()
+            for each in events:
+                if isinstance(each, Closed):
+                    self.fail(Failure(self._step(), each.code, each.reason or "closed"))
                 else:
-                    self._control(each)
-        except BadStream as error:
-            self.fail(Failure(self._step(), 0, f"sends {error}"))
-        except msgspec.MsgspecError:
-            self.fail(Failure(self._step(), 0, "sends what is not the protocol"))
+                    self._message(each, now_ns)
+        except (HandshakeRefused, BadStream, msgspec.MsgspecError) as error:
+            self.fail(self._failure(error))
 
-    def _opened(self, data: bytes) -> bytes:
-        """Read the answer to the handshake; return what came after it."""
-        assert self._handshake is not None
-        self._head += data
-        answer = self._handshake.answer(self._head)
-        if answer is None:
-            return b""
-        status, reason, end = answer
-        rest, self._head, self._handshake = self._head[end:], b"", None
-        if status != 101:
-            self.fail(Failure("handshake", status, reason))
-            return b""
-        self._join()
-        return rest
+    def _failure(self, error: Exception) -> Failure:
+        """Return what a server did wrongly as it is counted."""
+        if isinstance(error, HandshakeRefused):
+            return Failure("handshake", error.status, error.reason)
+        what = str(error) if isinstance(error, BadStream) else "what is not the protocol"
+        return Failure(self._step(), 0, f"sends {what}")
 
     def _message(self, message: bytes, now_ns: int) -> None:
+        """
+        Take the lines of a message: publications, replies and pings.
+
+        All members of a room get the same bytes. So a line that any client has parsed is found in `marks`, and costs a
+        look-up and no parsing: with many clients that is what the load client's time is spent on.
+        """
         listener, account = self._listener, self.account
         for line in message.split(b"\n"):
             mark = listener.marks.get(line)
@@ -243,10 +250,17 @@ class Client(asyncio.Protocol):
                 listener.delivered(account, mark, now_ns)
 
     def _ping(self) -> None:
+        """Answer the protocol's ping where the server asked for that in its connect result."""
         if self._pongs and self.stage is not Stage.ENDED:
-            self._write(frame(TEXT, b"{}"))
+            self._send(b"{}")
 
     def _reply(self, line: bytes, now_ns: int) -> None:
+        """
+        Take a line that is no known publication.
+
+        Raises:
+            msgspec.MsgspecError: it is not of the protocol.
+        """
         if self.stage is Stage.ENDED:
             return
         reply = _decode(line)
@@ -262,20 +276,23 @@ class Client(asyncio.Protocol):
                 failure = reply.error.failure("publish")
                 self._listener.refused(self, number, failure, temporary=reply.error.temporary)
 
-    def _admitted(self, reply: Reply) -> None:
+    def _admitted(self, reply: ServerMessage) -> None:
+        """Take the answer to `connect`. The answer to `subscribe` follows it, in the same message or a later one."""
         if reply.error is not None:
             self.fail(reply.error.failure("connect"))
         elif reply.connect is not None:
             self._pongs = reply.connect.pong
 
-    def _subscribed(self, reply: Reply) -> None:
+    def _subscribed(self, reply: ServerMessage) -> None:
+        """Take the answer to `subscribe`: from here on the client is a member, and has an account."""
         if reply.error is not None and reply.error.code != ALREADY_SUBSCRIBED:
             self.fail(reply.error.failure("join"))
         elif self.stage is Stage.JOINING:
             self.stage = Stage.MEMBER
             self._listener.joined(self)
 
-    def _push(self, push: Push, line: bytes, now_ns: int) -> None:
+    def _push(self, push: ServerPush, line: bytes, now_ns: int) -> None:
+        """Take a push: a publication that was not seen before, or the end of the membership. Joins do not count."""
         if push.pub is not UNSET and push.channel == self.room:
             mark = self._listener.mark_of(line)
             if mark is not None and self.account is not None:
@@ -283,26 +300,17 @@ class Client(asyncio.Protocol):
         elif push.unsubscribe is not None and push.channel == self.room:
             self.fail(Failure("stay", push.unsubscribe.code, push.unsubscribe.reason))
 
-    def _control(self, control: Control) -> None:
-        if self.stage is Stage.ENDED:
-            return
-        if control.opcode == PING:
-            self._write(frame(PONG, control.payload))
-        elif control.opcode == CLOSE:
-            code, reason = close_of(control.payload)
-            self._write(frame(CLOSE, control.payload[:2]))
-            self.fail(Failure(self._step(), code, reason or "closed"))
-
     def _step(self) -> str:
+        """Return the step in which a failure happened now, in the words of `Failure`."""
         if self.stage is Stage.OPENING:
             return "handshake"
         return "connect" if self.stage is Stage.JOINING else "stay"
 
 
 def problem(error: Exception) -> str:
-    """Say what the system says, in a few words."""
+    """Return the system's reason, in a few words."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno).lower()  # asyncio's own text has the address in it, which is said already
+        return os.strerror(error.errno).lower()  # asyncio's own text repeats the address
     return str(error) or type(error).__name__

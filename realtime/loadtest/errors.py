@@ -1,13 +1,13 @@
 """
 The errors of the load client, in one tree. Each ends in the command's one sentence, with what to do.
 
-    RealtimeError
+    LoadError
     ├── WrongPlan              what was asked for contradicts itself, or is too much for one process
     └── LoadRefused
-        ├── Unreachable        nobody answers there, or something else than a realtime server
-        └── Refused            the server answers, and says no
+        ├── Unreachable        nothing answers there, or something else than a realtime server
+        └── RefusedByServer    the server answers with an error
 
-Pure: an exception holds facts, `__str__` makes the text. Once a server takes publications nothing is raised any more:
+Pure: an exception holds facts, `__str__` makes the text. Once a server accepts publications nothing is raised any more:
 what goes wrong then is in the outcome.
 """
 
@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
-
-from realtime.errors import RealtimeError
 
 REASON_MAX: Final = 123  # characters: as much as the reason of a close frame has room for
 
@@ -47,7 +45,11 @@ class Failure:
         return f"{self.reason} ({self.code})" if self.code else self.reason
 
 
-class WrongPlan(RealtimeError):
+class LoadError(Exception):
+    """Any error of this package that is not a bug. Its base is not `RealtimeError`, which is the server's."""
+
+
+class WrongPlan(LoadError):
     """A load that cannot be run."""
 
     def __init__(self, problem: str) -> None:
@@ -58,7 +60,7 @@ class WrongPlan(RealtimeError):
         return self.problem
 
 
-class LoadRefused(RealtimeError):
+class LoadRefused(LoadError):
     """The first client did not get in, or its first publication was refused, so that the others need not try."""
 
     def __init__(self, address: str, room: str, failure: Failure) -> None:
@@ -77,9 +79,9 @@ class Unreachable(LoadRefused):
             return f"the certificate of {self.address} is not trusted ({reason}): name its authority with --cafile"
         if self.failure.step == "secure":
             return f"{self.address} does not speak TLS as it should ({reason}): are https and the port right?"
-        said = f"answers {self.failure.kind}" if self.failure.code else reason
+        answer = f"answers {self.failure.kind}" if self.failure.code else reason
         advice = ADVICE.get(self.failure.code, "is it a realtime server, and is http or https right?")
-        return f"{self.address} opens no WebSocket ({said}): {advice}"
+        return f"{self.address} opens no WebSocket ({answer}): {advice}"
 
 
 HOW_TO_GET_IN: Final = "give --token T, or --secret-from-settings with the server's secret"
@@ -87,7 +89,7 @@ HOW_TO_GET_IN: Final = "give --token T, or --secret-from-settings with the serve
 ADVICE: Final = {
     403: "is this the path where the protocol is served, and does a proxy before it let WebSockets through?",
     404: "name the whole path where the protocol is served",
-    503: "no worker is free to take it; its log says why",
+    503: "no worker is free to take it; the log of the server has the reason",
     102: "name a room that the application has, such as --room 'chat:{n}'",
     103: f"{HOW_TO_GET_IN}, or name a room that is open to these clients with --room",
     107: "is the name of the room right?",
@@ -100,15 +102,15 @@ ADVICE: Final = {
 }
 
 
-class Refused(LoadRefused):
-    """The server says no to what every client would ask."""
+class RefusedByServer(LoadRefused):
+    """The server refuses what every client would ask."""
 
     def __str__(self) -> str:
         what = {
             "join": f"{self.address} does not let clients into {self.room}",
             "publish": f"{self.address} takes no publications in {self.room}",
         }.get(self.failure.step, f"{self.address} does not admit these clients")
-        advice = ADVICE.get(self.failure.code, "the server's log may say why")
+        advice = ADVICE.get(self.failure.code, "the server's log may have the reason")
         if self.failure.step == "publish" and self.failure.code not in (102, 111):
             advice = "give what the room's handler takes with --data, or name another room with --room"
         return f"{what}, it says {self.failure.kind!r}: {advice}"
@@ -116,5 +118,5 @@ class Refused(LoadRefused):
 
 def refusal(address: str, room: str, failure: Failure) -> LoadRefused:
     """Return the error for a client that was the first and failed."""
-    kind = Refused if failure.step in ("connect", "join", "publish", "stay") else Unreachable
+    kind = RefusedByServer if failure.step in ("connect", "join", "publish", "stay") else Unreachable
     return kind(address, room, failure)

@@ -1,9 +1,9 @@
 """
-Who got what: lost, doubled, reordered.
+The ledger: which client got which publication, and what was lost, doubled or reordered.
 
 Pure. An `Account` is one client's; the `Ledger` holds those of all, and what was published in each room. What a client
 has not seen is kept as ranges of numbers, so a long run that loses much costs no more than one that loses little. The
-ledger is told what happens and never asks; times are not its business.
+ledger only takes entries, and knows no times.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 
 class Account:
-    """What one client has of the publications of its room, which are numbered from 0."""
+    """The publications of its room that one client has. They are numbered from 0."""
 
     __slots__ = ("_gaps", "doubled", "got", "next", "reordered", "room")
 
@@ -26,7 +26,7 @@ class Account:
         self._gaps: list[tuple[int, int]] = []  # what is missing below `next`: from, and up to but without
 
     def take(self, number: int) -> bool:
-        """Enter a delivery. Says whether it is new: only then it counts, and its latency with it."""
+        """Enter a delivery. Return whether it is new: only then it counts, and its latency with it."""
         if number == self.next:
             self.next = number + 1
         elif number > self.next:
@@ -41,11 +41,12 @@ class Account:
         return True
 
     def _fill(self, number: int) -> bool:
-        """Take a number out of the gaps; say whether it was in one."""
+        """Remove a number from the gaps; return whether it was in one."""
         at = bisect_right(self._gaps, number, key=lambda gap: gap[0]) - 1
         if at < 0 or number >= self._gaps[at][1]:
             return False
         begin, end = self._gaps[at]
+        assert begin <= number < end <= self.next, "gaps lie below `next`, and the one at `at` holds the number"
         self._gaps[at : at + 1] = [gap for gap in ((begin, number), (number + 1, end)) if gap[0] < gap[1]]
         return True
 
@@ -82,12 +83,12 @@ class Balance:
 
     @property
     def is_clean(self) -> bool:
-        """Whether everybody got everything that was due, once and in order."""
+        """Whether every client got every publication that was due, once and in order."""
         return not (self.lost or self.doubled or self.reordered or self.strange or self.refused)
 
 
 class Ledger:
-    """The accounts of all clients, and what was published."""
+    """The accounts of all clients, and the publications of each room."""
 
     def __init__(self, rooms: int) -> None:
         self.published = [0] * rooms
@@ -108,7 +109,8 @@ class Ledger:
         return number
 
     def refuse(self, room: int, number: int) -> None:
-        """Enter that the server did not take a publication: nobody will get it."""
+        """Enter that the server refused a publication: no client will get it."""
+        assert number < self.published[room], "a publication is in the ledger before it is sent"
         self.refused[room].add(number)
 
     def lacks(self, account: Account) -> int:

@@ -3,7 +3,7 @@ The mark by which a publication is known again: its run, its room, its number th
 
 Pure. The mark is text inside the data, so that an application may rename fields, add its own and write the rest anew:
 what counts is that the text comes through. A mark of another run, and what others publish, is foreign and is never
-counted as ours.
+counted.
 
     ~1f3a9c04.0.17.850000~    run, room, number in the room, microseconds from the run's first publication
 """
@@ -21,7 +21,7 @@ _MARK: Final = re.compile(rb"~([0-9a-f]{8})\.([0-9]{1,6})\.([0-9]{1,9})\.([0-9]{
 
 
 class Mark(NamedTuple):
-    """What a publication of this run says about itself."""
+    """The room of a publication of this run, its number there, and when it was due."""
 
     room: int
     number: int
@@ -59,7 +59,7 @@ class Marker:
         return self._before + text.ljust(self._text_bytes, b".") + self._after
 
     def find(self, message: bytes) -> Mark | None:
-        """Return the mark in a message, None when it is none of ours."""
+        """Return the mark in a message, None when it has none of this run."""
         found = _MARK.search(message)
         if found is None or found[1] != self._run:
             return None

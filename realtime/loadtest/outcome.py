@@ -1,7 +1,7 @@
 """
-What a run says of itself: `Live` while it goes on, `Outcome` when it has ended.
+What a run has found: `Live` while it goes on, `Outcome` when it has ended.
 
-Pure: facts, without a clock and without a terminal. Whoever shows them never reads the run itself.
+Pure: facts, without a clock and without a terminal. What shows them never reads the run itself.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Outcome:
         busy: the share of one processor that this process used while it published.
         published_s: how long was published.
         bytes_in, bytes_out: of all connections, on the inside of TLS.
-        is_interrupted: somebody has ended it early.
+        is_interrupted: it was ended early.
         is_local: the server was reached over the loopback network, from an address for each client.
     """
 
@@ -73,5 +73,5 @@ class Outcome:
 
     @property
     def is_clean(self) -> bool:
-        """Whether all went as it should: everybody was there, stayed, and got everything once and in order."""
+        """Whether all went as it should: every client joined, stayed, and got every publication once and in order."""
         return self.balance.is_clean and not self.failures and self.balance.published > 0

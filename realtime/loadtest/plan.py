@@ -1,7 +1,7 @@
 """
 What a load is: where, how many clients, how often, how much, for how long.
 
-Pure: a `Plan` is made once by the command and read by everybody else. It knows when each publication is due, and
+Pure: a `Plan` is made once by the command, and every other part reads it. It knows when each publication is due, and
 never what became of it. Publications are numbered through all rooms: number k goes to room k mod rooms, so that the
 rooms take turns evenly.
 """
@@ -18,14 +18,14 @@ from realtime.loadtest.errors import WrongPlan
 CLIENTS_MAX: Final = 20_000  # below the 28,000 ports that a system gives to the clients of one address
 SECONDS_MAX: Final = 600.0
 PUBLICATIONS_PER_S_MAX: Final = 10_000.0  # what one process can send and still read its own clock in time
-SIZE_MIN, SIZE_MAX = 64, 32_768  # the mark needs some 50 bytes; servers take messages up to 64 KiB
+SIZE_MIN, SIZE_MAX = 64, 32_768  # the mark needs some 50 bytes; servers accept messages up to 64 KiB
 PATH: Final = "/connection/websocket"
 
 _SECURE: Final = {"http": False, "ws": False, "https": True, "wss": True}
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class Endpoint:
     """Where a server listens for WebSockets of the protocol."""
 
     secure: bool
@@ -34,7 +34,7 @@ class Address:
     path: str
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str) -> Endpoint:
         """
         Read a URL as people write it: with or without scheme, port and path.
 
@@ -82,7 +82,7 @@ class Plan:
         connect_rate: connections begun a second.
     """
 
-    address: Address
+    address: Endpoint
     clients: int = 100
     rooms: int = 1
     room: str = "bench:{n}"

@@ -1,8 +1,8 @@
 """
 Numbers as a terminal shows them: durations and sizes in words, a bar, sparks, a histogram of block characters.
 
-Pure: values in, text out. Nothing here knows a terminal, a clock or a run. Colours are rich's styles; whoever wants
-plain text takes `.plain`.
+Pure: values in, text out. Nothing here knows a terminal, a clock or a run. Colours are rich's styles; `.plain` is
+the text without them.
 """
 
 from __future__ import annotations

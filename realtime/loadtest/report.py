@@ -2,7 +2,7 @@
 What a run has found, for a person and for a program.
 
 Pure: an `Outcome` in, a dictionary or something that rich can print out. It also judges: whether the ledger is clean is
-the outcome's to say, whether the load client was the limit is said here.
+decided by the outcome, whether the load client was the limit is decided here.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from realtime.loadtest.plan import Plan
 from realtime.loadtest.plot import BESIDE, NARROW, WIDTH, count, duration, histogram, size
 
 BUSY: Final = 0.85  # of one processor: from here on a single process has no time to spare
+# Lateness below 5 ms is noise beside a network. Up to 50 ms it counts only where it is half of the latency: then what
+# was measured is mostly this process; above, no latency of the run can be trusted.
 LATE_US, VERY_LATE_US = 5_000, 50_000
-KINDS_MAX: Final = 8  # kinds of failure that are shown; a server may say something else to each client
+KINDS_MAX: Final = 8  # kinds of failure that are shown; a server may give each client another reason
 FAILED: Final = {
     "reach": ("client", "could not reach the server"),
     "trust": ("client", "did not trust the server's certificate"),
@@ -37,7 +39,7 @@ PERCENTILES: Final = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999
 
 
 def limit(outcome: Outcome) -> str | None:
-    """Say how the load client itself was the limit, None when it was not."""
+    """Return how the load client itself was the limit, None when it was not."""
     if not outcome.balance.published:
         return None
     late_us, latency_us = outcome.lateness.percentile_us(0.99), outcome.latency.percentile_us(0.99)
@@ -51,7 +53,7 @@ def limit(outcome: Outcome) -> str | None:
 
 
 def hint(outcome: Outcome) -> str | None:
-    """Say what the numbers do not show, None when there is nothing."""
+    """Return what the numbers do not show, None when there is nothing."""
     if outcome.is_local or not outcome.balance.published:
         return None
     return "all clients have this machine's address: with --sticky ip one worker serves them all"
@@ -94,12 +96,13 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _times(durations: Histogram) -> dict[str, float | None]:
+    """Return percentiles in milliseconds. JSON has no infinity: null is a time that never came."""
     found = {name: durations.percentile_us(share) for name, share in PERCENTILES} | {"max": durations.worst_us}
     return {name: round(us / 1000, 3) if math.isfinite(us) else None for name, us in found.items()}
 
 
 def title(plan: Plan) -> Text:
-    """Say what is going to be done, in two lines."""
+    """Return what is going to be done, in two lines."""
     rooms = f"the room {plan.name_of(0)}" if plan.rooms == 1 else f"{count(plan.rooms)} rooms"
     each = "" if plan.rooms == 1 else " in each"
     load = f"{plan.rate:g} publications a second{each}, {plan.size} B, for {plan.seconds:g} s"
@@ -119,6 +122,7 @@ def as_text(outcome: Outcome, columns: int) -> RenderableType:
 
 
 def _figures(outcome: Outcome) -> Table:
+    """Return the counts, and mark in red those that should be zero."""
     balance, plan = outcome.balance, outcome.plan
     per_s = balance.delivered / outcome.published_s
     p50, p99 = (duration(outcome.connect.percentile_us(share)) for share in (0.5, 0.99))
@@ -144,6 +148,7 @@ def _bad(number: int) -> str:
 
 
 def _latencies(outcome: Outcome) -> Table:
+    """Return the percentiles. A lost delivery counts as infinite: a run with losses shows ∞ and not a good number."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("latency", style="dim")
     for name in (*(name for name, _ in PERCENTILES), "max"):
@@ -154,6 +159,7 @@ def _latencies(outcome: Outcome) -> Table:
 
 
 def _remarks(outcome: Outcome) -> Iterator[tuple[str, str]]:
+    """Give the sentences below the tables with their colours: failures first, then doubts about the numbers."""
     for failure, number in _most_first(outcome)[:KINDS_MAX]:
         what, how = FAILED[failure.step]
         yield f"{_many(number, what)} {how}: {failure.kind}", "red"
@@ -168,15 +174,16 @@ def _remarks(outcome: Outcome) -> Iterator[tuple[str, str]]:
 
 
 def _most_first(outcome: Outcome) -> list[tuple[Any, int]]:
+    """Return the failures, the most frequent first; those alike in number in an order that does not change."""
     return sorted(outcome.failures.items(), key=lambda each: (-each[1], each[0].step, each[0].kind))
 
 
 def verdict(outcome: Outcome) -> Text:
-    """Say in one line whether the ledger is clean."""
+    """Return in one line whether the ledger is clean."""
     early = "ended early; " if outcome.is_interrupted else ""
     if outcome.is_clean:
         return Text.assemble(
-            ("= ", "green"), early, ("clean", "bold green"), ": everybody got everything, in order, once"
+            ("= ", "green"), early, ("clean", "bold green"), ": every client got every publication, in order, once"
         )
     if not outcome.balance.published and not outcome.failures:
         return Text.assemble(("! ", "yellow"), early, "nothing was published")
@@ -184,6 +191,7 @@ def verdict(outcome: Outcome) -> Text:
 
 
 def _faults(outcome: Outcome) -> str:
+    """Name what makes a run not clean. Refused publications have a number of their own, and are no failed clients."""
     balance = outcome.balance
     failed = sum(number for each, number in outcome.failures.items() if each.step != "publish")
     found = (

@@ -1,6 +1,12 @@
 """
 The load itself: connect, publish when it is due, wait for what is on its way, leave.
 
+Theory of operation. One client goes first: when it is refused, the others would be too, and the run ends with its
+reason. The others connect each when it is due. Then `_publish_due` runs for each due publication; it enters it in the
+ledger before it is sent, so what is lost on any way is missed. Clients report deliveries by the mark in the data. At
+the end the run settles: it waits until every member that is left has everything, or for `SETTLE_S`, and closes the
+ledger.
+
 Runs in the load client's process, in its only event loop. It is an open loop: publications are sent when they are due,
 whatever became of those before, and a latency counts from then. So a server that stands still for a second is seen by
 all that was due in it. What is due while the process itself is late is late as well: `lateness` says how much of what
@@ -72,7 +78,7 @@ class Load:
         self._here = 0  # those of them that have not ended
         self._stopping = asyncio.Event()
         self._stopped_twice = asyncio.Event()
-        self._settled = asyncio.Event()  # nobody is waited for at the moment
+        self._settled = asyncio.Event()  # no client is waited for at the moment
         self._sent = asyncio.Event()  # the last publication
         self._next = 0
         self._begun_ns = 0
@@ -82,7 +88,7 @@ class Load:
         self.marks: dict[bytes, Mark] = {}
 
     def stop(self) -> None:
-        """End early: publish nothing more, and take what is on its way. A second time it ends at once."""
+        """End early: publish nothing more, and receive what is on its way. A second time it ends at once."""
         if self._stopping.is_set():
             self._stopped_twice.set()
         self._stopping.set()
@@ -128,8 +134,8 @@ class Load:
         try:
             found = await loop.getaddrinfo(address.host, address.port, type=1)
         except OSError as error:
-            said = (error.strerror or str(error)).lower()
-            raise refusal(str(address), "", Failure("reach", 0, said)) from None
+            reason = (error.strerror or str(error)).lower()
+            raise refusal(str(address), "", Failure("reach", 0, reason)) from None
         return list(dict.fromkeys(str(each[4][0]) for each in found))
 
     async def _others(self) -> None:
@@ -146,6 +152,7 @@ class Load:
         await self._wait_until_settled(begun_s + self._plan.begin_s(self._plan.clients) + JOIN_S)
 
     def _begin(self, number: int, due_s: float) -> None:
+        """Start a client, in a task of its own until it is connected. `_wait_until_settled` has to follow."""
         plan = self._plan
         room = plan.name_of(plan.room_of(number))
         client = Client(self, number, room, plan.address, self._token_of(number), due_s)
@@ -157,6 +164,12 @@ class Load:
         task.add_done_callback(self._opening.discard)
 
     async def _open(self, client: Client) -> None:
+        """
+        Connect a client, or have it fail with the step that did not succeed.
+
+        On the loopback network each client has an address of its own. So a server that chooses workers by the address
+        of a client spreads them, as it spreads clients of the Internet.
+        """
         address = self._plan.address
         loop = asyncio.get_running_loop()
         try:
@@ -177,7 +190,7 @@ class Load:
             client.fail(Failure("reach", 0, problem(error)))
 
     async def _wait_until_settled(self, until_s: float) -> None:
-        """Wait until everybody is a member or has failed; the deadline ends who is neither."""
+        """Wait until each client is a member or has failed; the deadline fails those that are neither."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, until_s - self._elapsed_s())):
                 await self._settled.wait()
@@ -236,6 +249,7 @@ class Load:
             loop.remove_signal_handler(signal.SIGALRM)
 
     def _publish_due(self) -> None:
+        """Publish all that is due by now, and set the alarm for the next. Called by the alarm, in the event loop."""
         plan = self._plan
         while not self._sent.is_set():
             is_over = self._next == plan.publications
@@ -252,11 +266,12 @@ class Load:
             self._next += 1
 
     def _publish(self, room: int, due_us: int) -> None:
-        """Publish by the first member of a room that is still there. A room that nobody is in has nothing due."""
+        """Publish by the first member of a room that is still there. A room without members has nothing due."""
         members = self._members[room]
         if not members:
             return
         number = self._ledger.publish(room)
+        # One publisher in each room, as long as it lasts: publications of a single client stay in order.
         client = next((each for each in members if each.stage is Stage.MEMBER), None)
         if client is not None:
             client.publish(number, self._marker.data(Mark(room, number, due_us)))
@@ -270,7 +285,7 @@ class Load:
             self._lateness.add(max(0, late_us - 1000))  # the loop's clock has whole milliseconds
 
     async def _settle(self) -> None:
-        """Wait until those who are still there have everything, or for as long as may be waited."""
+        """Wait until the members that are still there have everything, but no longer than `SETTLE_S`."""
         self._step, self._step_ns = "settling", perf_counter_ns()
         until_s = self._elapsed_s() + SETTLE_S
         while not self._all_there() and self._elapsed_s() < until_s and await self._waits(0.02):
@@ -278,17 +293,19 @@ class Load:
         await self._waits(QUIET_S)
 
     async def _waits(self, seconds: float) -> bool:
-        """Wait; say whether nobody has ended it meanwhile."""
+        """Wait; return whether the run was not ended meanwhile."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped_twice.wait(), seconds)
         return not self._stopped_twice.is_set()
 
     def _all_there(self) -> bool:
+        """Return whether every member that is left has everything that its room was to get."""
         lacks = self._ledger.lacks
         here = (each for room in self._members for each in room if each.stage is Stage.MEMBER)
         return not any(lacks(each.account) for each in here if each.account is not None)
 
     async def _leave(self) -> None:
+        """Close every client. What is still being opened is cancelled, and waited for: no task outlives the run."""
         for task in list(self._opening):
             task.cancel()
         for client in self._clients:
@@ -298,7 +315,7 @@ class Load:
             async with asyncio.timeout(LEAVE_S):
                 await asyncio.gather(*self._opening, return_exceptions=True)
 
-    # What clients tell
+    # What clients report
 
     def mark_of(self, line: bytes) -> Mark | None:
         """Return the mark of a publication that was not seen before, and keep it in `marks`."""
@@ -322,6 +339,7 @@ class Load:
     def joined(self, client: Client) -> None:
         """Take a new member in."""
         room = self._plan.room_of(client.number)
+        assert client.account is None, "a client becomes a member once"
         client.account = self._ledger.open(room)
         self._members[room].append(client)
         self._joined += 1
@@ -330,7 +348,7 @@ class Load:
         self._no_longer_waited_for(client)
 
     def failed(self, client: Client, failure: Failure) -> None:
-        """Enter that a client has ended. What it was to get stays due; without anybody there is no more to publish."""
+        """Enter that a client has ended. What it was to get stays due; without members there is no more to publish."""
         self._failures[failure] += 1
         if client.account is not None:
             self._here -= 1
@@ -339,7 +357,7 @@ class Load:
         self._no_longer_waited_for(client)
 
     def refused(self, client: Client, number: int, failure: Failure, *, temporary: bool) -> None:
-        """Enter that nobody will get a publication; when it is the very first one, nobody will get any."""
+        """Enter that the server refused a publication; after the very first one it would refuse all."""
         self._failures[failure] += 1
         self._ledger.refuse(self._plan.room_of(client.number), number)
         if number == 0 and not temporary and failure.code not in NOT_YET and not self._latency.measured:
@@ -362,12 +380,14 @@ class Load:
         return (at_ns - self._begun_ns) / 1e3
 
     async def _tick(self) -> None:
+        """Show how it goes, four times a second, until cancelled."""
         while True:
             before_ns = perf_counter_ns()
             await asyncio.sleep(TICK_S)
             self._show(self._live((perf_counter_ns() - before_ns) / 1e9))
 
     def _live(self, tick_s: float) -> Live:
+        """Return what is shown now, and begin the next tick's histogram."""
         recent = self._recent
         elapsed_s = (perf_counter_ns() - self._step_ns) / 1e9
         done: float = self._joined
@@ -394,7 +414,7 @@ class Load:
 
 @contextlib.asynccontextmanager
 async def beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Have something done in a task beside the block, for no longer than that takes."""
+    """Run something in a task beside the block, and cancel it at the end of the block."""
     task = asyncio.create_task(work)
     try:
         yield

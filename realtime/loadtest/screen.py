@@ -30,31 +30,31 @@ def line(live: Live, trail: list[float], *, width: int = 100, coloured: bool = T
 
     done, left = bar(live.done / live.of, min(BAR_MAX, max(BAR_MIN, width - BESIDE_BAR)))
     room = width - 1 - STEP - len(done + left)
-    told = ""
+    shown = ""
 
-    def tell(text: str, colour: str = "") -> bool:
-        nonlocal room, told
+    def add(text: str, colour: str = "") -> bool:
+        nonlocal room, shown
         has_room = len(text) + 2 <= room
         if has_room:
             room -= len(text) + 2
-            told += "  " + (paint(colour, text) if colour else text)
+            shown += "  " + (paint(colour, text) if colour else text)
         return has_room
 
     if live.step == "connecting":
-        tell(f"{count(live.done)} of {count(live.of)}")
+        add(f"{count(live.done)} of {count(live.of)}")
     else:
-        tell(f"{live.done:4.1f} of {live.of:g} s")
+        add(f"{live.done:4.1f} of {live.of:g} s")
     if live.failures:
         kinds = ", ".join(f"{count(number)} {kind}" for kind, number in live.failures.items())
-        if not tell(kinds, _RED):
-            tell(f"{count(sum(live.failures.values()))} failed", _RED)
+        if not add(kinds, _RED):
+            add(f"{count(sum(live.failures.values()))} failed", _RED)
     if live.step == "connecting":
-        tell(f"{live.done / max(live.elapsed_s, 0.001):.0f}/s")
+        add(f"{live.done / max(live.elapsed_s, 0.001):.0f}/s")
     else:
-        tell(f"{count(live.per_s)}/s")
-        if tell(f"p50 {duration(live.p50_us):>7}  p99 {duration(live.p99_us):>7}"):
-            tell(sparks(trail).ljust(SPARKS))  # all of its columns or none: it would come and go
-    return f"{paint(_DIM, live.step.ljust(STEP))}{paint(_GREEN, done)}{paint(_DIM, left)}{told.rstrip()}"
+        add(f"{count(live.per_s)}/s")
+        if add(f"p50 {duration(live.p50_us):>7}  p99 {duration(live.p99_us):>7}"):
+            add(sparks(trail).ljust(SPARKS))  # all of its columns or none: it would come and go
+    return f"{paint(_DIM, live.step.ljust(STEP))}{paint(_GREEN, done)}{paint(_DIM, left)}{shown.rstrip()}"
 
 
 class Screen:

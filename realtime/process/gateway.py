@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Final
 
 from realtime.protocol.centrifuge.streams import StreamEndpoint
+from realtime.settings import Settings
 from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.hosted import hosted_protocol
 from realtime.transport.peer import Peer
@@ -45,7 +46,7 @@ class Gateway:
         *,
         closed: Callable[[str], None],
         tls: ssl.SSLContext | None = None,
-        handshake_s: float = 10.0,
+        handshake_s: float = Settings.handshake_s,
         streams: StreamEndpoint | None = None,
     ) -> None:
         """

@@ -14,11 +14,11 @@ HEAD = """# Settings
 
 <!-- Made by `python -m realtime.settings > docs/settings.md`. Change realtime/settings/fields.py instead. -->
 
-Each setting can be given in three places. A nearer one wins, as a whole (lists are not joined):
+Every command reads the same settings, in three places. A nearer one wins, as a whole (lists are not joined):
 
 1. the command line: `realtime serve --ping 20s`;
 2. the environment: `REALTIME_PING=20s` (an empty variable counts as not set);
-3. `realtime.toml` in the directory where the server starts, or the file that `--config` or `REALTIME_CONFIG` names:
+3. `realtime.toml` in the directory where the command starts, or the file that `--config` or `REALTIME_CONFIG` names:
    `ping = "20s"`, at the top level or under `[realtime]`. A key that is no setting is an error.
 
 Times are seconds, or have a unit: `500ms`, `25s`, `2m`, `1h`. Sizes are bytes, or have one: `64KiB`, `1MiB`. Several

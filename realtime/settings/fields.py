@@ -4,6 +4,10 @@
 One frozen dataclass, plain data, made in the process that runs the command line and sent to the workers as msgpack. The
 command line, the names of the environment variables, the keys of `realtime.toml` and docs/settings.md are made from it.
 It never reads anything: `sources.py` does.
+
+A default stands here and nowhere else in `realtime`: the parts write `Settings.ping_s` for theirs. `sticky`, which is
+used without `realtime` as well, has defaults of its own, and a test compares them with these. To add a setting, add a
+field; then run `python -m realtime.settings > docs/settings.md`.
 """
 
 from __future__ import annotations
@@ -16,44 +20,31 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from realtime.errors import SettingsError
+from realtime.settings.addresses import Host, ListenAddress, Network, Origin, RedisUrl, ServerUrl
 from realtime.settings.cpus import usable_cpus
-from realtime.settings.kinds import (
-    Address,
-    Choice,
-    Flag,
-    Host,
-    Kind,
-    Many,
-    Network,
-    Octal,
-    Origin,
-    RedisUrl,
-    Seconds,
-    Secret,
-    Share,
-    Size,
-    Text,
-    Variable,
-    Whole,
-    seconds_text,
-    size_text,
-)
+from realtime.settings.kinds import Choice, Flag, Many, Secret, Text, ValueKind, Variable
 from realtime.settings.log_levels import LogLevels
+from realtime.settings.quantities import Octal, Seconds, Share, Size, Whole, seconds_text, size_text
 
-GROUPS = ("What to serve", "Where", "Workers", "Stickiness", "Broker", "Who may connect", "Limits", "Development",
-          "Operation")  # fmt: skip
+GROUPS = ("What to serve", "Where", "Workers", "Stickiness", "Broker", "Access", "Limits", "Development",
+          "Operation", "Commands that call the API")  # fmt: skip
 KEY_BYTES: Final = 16  # of each key of the API, at least
-(_WHAT, _WHERE, _WORKERS, _STICKY, _BROKER, _WHO, _LIMITS, _DEVELOP, _OPERATION) = GROUPS
+(_WHAT, _WHERE, _WORKERS, _STICKY, _BROKER, _ACCESS, _LIMITS, _DEVELOP, _OPERATION, COMMANDS) = GROUPS
 
 _COOKIE = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # a token, RFC 9110 section 5.6.2: also what a header's name may hold
 _PARAM = r"[0-9A-Za-z._~-]+"  # what never needs percent-encoding, RFC 3986 section 2.3
 _PATH = r"(?:/[^/?#{}\s]+)*/\{key\}(?:/[^/?#{}\s]+)*/?"  # sticky/path_key.py
-HOSTED_MESSAGE_BYTES: Final = 16 * 1024**2  # what applications are used to: uvicorn's own
-AUTO = 0
+HOSTED_MESSAGE_BYTES: Final = 16 * 1024**2  # what applications are used to: uvicorn's `--ws-max-size`
+AUTO = 0  # of `workers`: as many as `usable_cpus` finds, in the process that made the settings
 
 
-def _set(default: Any, kind: Kind, group: str, help: str, *, short: str = "", shown: str = "") -> Any:
-    """Declare one option. `shown` is how `--help` writes a default that says little by itself."""
+def _set(default: Any, kind: ValueKind, group: str, help: str, *, short: str = "", shown: str = "") -> Any:
+    """
+    Declare one option.
+
+    Its names on the command line, in the environment and in the file are made from the field's: see `Option`. `shown`
+    is how `--help` writes a default that explains little by itself.
+    """
     metadata = {"kind": kind, "group": group, "help": help, "short": short, "shown": shown}
     return field(default=default, metadata=metadata)
 
@@ -70,17 +61,18 @@ class Settings:
     root_path: str = _set("", Text("PATH", "a path such as /chat", r"(/[^/?#\s\0]+)*"), _WHAT,
         "The path under which a proxy serves this application; the proxy takes it off. For links that it makes.")
     http: str = _set("httptools", Choice(("httptools", "h11")), _WHAT,
-        "Who parses the requests of the hosted application: httptools is C, h11 is Python and stricter in places.")
+        "The parser of requests to the hosted application: httptools is C, h11 is Python and stricter in places.")
     compression: bool = _set(False, Flag(), _WHAT,
         "Compress the rooms' messages of 128 bytes and more, once for all members, where a WebSocket's client offers "
-        "permessage-deflate. The length of what is encrypted then tells of what is in it (CRIME, BREACH).")
+        "permessage-deflate. The length of an encrypted message then depends on its text (CRIME, BREACH).")
 
-    bind: tuple[str, ...] = _set(("127.0.0.1:8000",), Many(Address()), _WHERE,
+    bind: tuple[str, ...] = _set(("127.0.0.1:8000",), Many(ListenAddress()), _WHERE,
         "Where to listen: HOST:PORT, [v6]:PORT, :PORT for every address, unix:PATH, fd://N for a socket that was given "
         "(systemd gives them from 3 on). Can be given several times.",
         short="b")
+    # 2048: the default of uvicorn and gunicorn.
     backlog: int = _set(2048, Whole(1, 65535), _WHERE,
-        "Connections the kernel holds for us before they are accepted; it caps this at net.core.somaxconn.")
+        "Connections that the kernel holds before they are accepted; it caps this at net.core.somaxconn.")
     certfile: str | None = _set(None, Text("FILE", "a file"), _WHERE,
         "Certificate chain (PEM): https:// and wss:// alone are then spoken. A reload reads it anew.")
     keyfile: str | None = _set(None, Text("FILE", "a file"), _WHERE, "The certificate's key (PEM), without a password.")
@@ -89,16 +81,21 @@ class Settings:
         "Worker processes; auto is one for each processor that this process may use.", short="w", shown="auto")
     balance: str = _set("least", Choice(("least", "round-robin")), _WORKERS,
         "Which worker gets a connection that has no key: the one with the fewest, or each in turn.")
-    boot_s: float = _set(30.0, Seconds(1, 600), _WORKERS, "A worker that is not ready by then is replaced.")
+    # The primary waits for `hung` and not for one late report: a garbage collection, or a busy machine, delays a few.
+    # `check_relations` wants at least two periods between them.
+    boot_s: float = _set(30.0, Seconds(1, 600), _WORKERS,
+        "Time from the start of a worker until it must be ready; else it is replaced.")
     drain_s: float = _set(60.0, Seconds(0, 3600), _WORKERS,
-        "How long a worker that has to stop may take to bring its clients elsewhere.")
+        "How long a worker that has to stop may take to have its clients reconnect elsewhere.")
     heartbeat_s: float = _set(1.0, Seconds(0.05, 60), _WORKERS,
-        "How often a worker's event loop reports that it turns.")
+        "Time between two reports of a worker's event loop that it runs.")
     hung_s: float = _set(6.0, Seconds(0.2, 600), _WORKERS,
-        "A worker silent for this long is hung: its stacks go to the log, then it is killed and replaced.")
+        "A worker without a report for this long is hung: its stacks go to the log, then it is killed and replaced.")
     orphan_grace_s: float = _set(60.0, Seconds(0, 86400), _WORKERS,
-        "How long a worker that lost its primary goes on serving what it has.")
+        "How long a worker that lost its primary keeps serving its connections.")
 
+    # A worker is replaced before an application's leak becomes a crash. Each worker draws its own share of
+    # `max_jitter`, so that workers that were started together are not replaced together.
     env: tuple[str, ...] = _set((), Many(Variable(), has_commas=True), _WORKERS,
         "A variable for the workers' environment; {slot} in it stands for a worker's slot. Can be given several times.")
     max_lifetime_s: float | None = _set(None, Seconds(1, 86400 * 365), _WORKERS,
@@ -111,24 +108,25 @@ class Settings:
         "By which share, drawn for each worker, max_lifetime and max_connections may be less.")
 
     sticky: str = _set("ip", Choice(("ip", "session", "none")), _STICKY,
-        "What brings a client to the same worker again: its address, its session, or nothing.", short="s")
+        "What brings a client to the same worker again: its address, its sticky id, or nothing.", short="s")
     session_cookie: str = _set("rt_session", Text("NAME", "a cookie's name", _COOKIE), _STICKY,
-        "The cookie that carries the session.")
+        "The cookie that carries the sticky id.")
     session_param: str | None = _set(None, Text("NAME", "a query parameter's name", _PARAM), _STICKY,
-        "A query parameter that carries the session; it goes before the cookie.")
+        "A query parameter that carries the sticky id; it goes before the cookie.")
     session_header: str | None = _set(None, Text("NAME", "a header's name", _COOKIE), _STICKY,
-        "A request header that carries the session; it goes before both. Ids an application sends in it lead back.")
+        "A request header that carries the sticky id; it goes before both. Ids an application sends in it lead back.")
     session_path: str | None = _set(None, Text("PATH", "a path with {key} as a whole segment: /doc/{key}", _PATH),
-        _STICKY, "A path in which one segment is the session's key, such as /doc/{key}; it goes before all others.")
+        _STICKY, "A path in which one segment is the sticky id, such as /doc/{key}; it goes before all others.")
     trusted_proxies: tuple[str, ...] = _set((), Many(Network()), _STICKY,
-        "Proxies whose word about the client's address is taken (X-Forwarded-For, PROXY protocol).")
+        "Proxies whose headers give the client address (X-Forwarded-For, PROXY protocol).")
     client_headers: tuple[str, ...] = _set(("x-forwarded-for", "forwarded"),
         Many(Choice(("x-forwarded-for", "forwarded"))), _STICKY,
-        "Headers in which a trusted proxy names the client; the first that is there decides.")
+        "Headers in which a trusted proxy gives the client address; the first that a request has decides.")
     proxy_protocol: bool = _set(False, Flag(), _STICKY,
         "Connections from trusted proxies begin with a PROXY protocol header (v1 or v2).")
+    # 16 bytes are 128 bits: what no one guesses, and what `openssl rand -hex 16` makes.
     secret: str | None = _set(None, Secret(16), _STICKY,
-        "Keys the hashing of clients to workers, and session ids; the same on all machines.",
+        "Keys the hashing of clients to workers, and sticky ids; the same on all machines.",
         shown="drawn at start: affinity then ends with the primary")
 
     redis: str | None = _set(None, RedisUrl(), _BROKER,
@@ -140,32 +138,38 @@ class Settings:
         "What the local broker may keep: history, positions, members, idempotency keys. What would be more is refused "
         "with a temporary error; reading and leaving go on. Redis has its own `maxmemory`.")
 
-    token_hmac_secret: str | None = _set(None, Secret(32), _WHO,
+    # The secret is as long as its hash at least (RFC 7518, section 3.2); shorter ones are found from a single token.
+    token_hmac_secret: str | None = _set(None, Secret(32), _ACCESS,
         "Verifies the HS256, HS384 and HS512 tokens that clients connect with (RFC 7518: 32, 48 and 64 bytes).")
-    token_public_key: str | None = _set(None, Text("FILE", "a file"), _WHO,
+    token_public_key: str | None = _set(None, Text("FILE", "a file"), _ACCESS,
         "A public key or certificate (PEM) that verifies tokens: RS256/384/512, ES256/384/512 or EdDSA.")
     token_jwks_url: str | None = _set(None, Text("URL", "http:// or https:// and a host", r"https?://[^/\s\0]+[^\s\0]*"),
-        _WHO, "Where an identity provider publishes the keys (JWKS) that verify its tokens.")
-    token_audience: str | None = _set(None, Text(), _WHO, "What a token's `aud` must hold.")
-    token_issuer: str | None = _set(None, Text(), _WHO, "What a token's `iss` must be.")
-    token_leeway_s: float = _set(10.0, Seconds(0, 300), _WHO,
+        _ACCESS, "Where an identity provider publishes the keys (JWKS) that verify its tokens.")
+    token_audience: str | None = _set(None, Text(), _ACCESS, "What a token's `aud` must hold.")
+    token_issuer: str | None = _set(None, Text(), _ACCESS, "What a token's `iss` must be.")
+    token_leeway_s: float = _set(10.0, Seconds(0, 300), _ACCESS,
         "By how much clocks may differ: a token is good from so long before `nbf` until so long after `exp`.")
-    api_key: str | None = _set(None, Secret(KEY_BYTES), _WHO,
+    api_key: str | None = _set(None, Secret(KEY_BYTES), _ACCESS,
         "Opens /api to other programs; several, separated by commas, while one replaces another.",
         shown="there is no /api")
-    anonymous: bool | None = _set(None, Flag(), _WHO,
+    anonymous: bool | None = _set(None, Flag(), _ACCESS,
         "Clients without a token may connect.", shown="yes where nothing verifies tokens, else no")
-    allowed_origins: tuple[str, ...] = _set((), Many(Origin()), _WHO,
+    # Without a list, pages of the own host alone: a browser sends its cookies along, whatever page connects, and a
+    # WebSocket has no other rule against foreign pages (RFC 6455, section 10.2).
+    allowed_origins: tuple[str, ...] = _set((), Many(Origin()), _ACCESS,
         "Origins of web pages that may connect to rooms, `*` for all. Pages of applications have schemes of their own, "
-        "those of files `file://` or `null`; who allows `null` allows every page in a sandboxed frame.",
+        "those of files `file://` or `null`; `null` allows every page in a sandboxed frame.",
         shown="the page's own host only")
-    allowed_hosts: tuple[str, ...] = _set((), Many(Host()), _WHO,
+    allowed_hosts: tuple[str, ...] = _set((), Many(Host()), _ACCESS,
         "Hosts that requests may ask for; others get 421, except for `GET /health`. A port counts where one is given. "
         "Against DNS rebinding and Host headers that poison links.", shown="every host is served")
 
     connections_per_address: int | None = _set(None, Whole(1, 10**6), _LIMITS,
         "Connections of one client address (IPv6: /64); others get 503. Those of trusted proxies are not counted.",
         shown="three quarters of each process's descriptors")
+    # Numbers that clients of other servers live with: a head of 16 KiB as in Node.js, 100 headers as in Apache, 75 s
+    # of keep-alive as in nginx; messages of 64 KiB, 1 MiB of unsent bytes, 128 rooms and a ping each 25 s as in
+    # Centrifugo. 25 s is also below the 60 s of silence after which most proxies close a connection.
     handshake_s: float = _set(10.0, Seconds(0.1, 300), _LIMITS,
         "Time from a connection's start to its first whole head, from a later head's first byte to its last, and from "
         "a WebSocket's request to the hosted application's answer.")
@@ -194,8 +198,9 @@ class Settings:
         "Bytes of presence and history that one connection is answered a second, four times as many at once; above it: "
         "error 111. 0: as many as it likes.")
     large_room: int = _set(200, Whole(1, 10_000_000), _LIMITS,
-        "Members of a room above which joins and leaves are told once a second, as the difference since then, and "
-        "presence is what was told.")
+        "Members of a room above which joins and leaves are sent once a second, as the difference since then, and "
+        "presence is as of the last of these.")
+    # These three cost processor time without being a command: `commands_per_second` does not see them.
     control_frames_per_second: int = _set(100, Whole(0, 1_000_000), _LIMITS,
         "Pings and pongs that one WebSocket may send, on average over 10 s; above this it is closed (1008). 0: no "
         "limit.")
@@ -205,7 +210,7 @@ class Settings:
         "Pieces of less than 512 bytes that complete no frame and that one WebSocket may send, likewise. 0: no limit.")
 
     reload: bool = _set(False, Flag(), _DEVELOP,
-        "Replace the workers whenever a Python file changes; a version that does not boot replaces nobody.")
+        "Replace the workers whenever a Python file changes; new code that fails to start replaces no worker.")
     reload_dir: tuple[str, ...] = _set((), Many(Text("DIRECTORY", "a directory")), _DEVELOP,
         "What to watch. Can be given several times.", shown="the directory where the server was started")
     inspect: int | None = _set(None, Whole(0, 511), _DEVELOP,
@@ -219,7 +224,7 @@ class Settings:
     color: str = _set("auto", Choice(("auto", "always", "never")), _OPERATION,
         "Colours in the banner and the log; auto is for terminals, and never with NO_COLOR set.")
     user: str | None = _set(None, Text("NAME", "a user's name or number", r"[^\s\0:]+"), _OPERATION,
-        "Whom to become once every address is bound; it brings its group.")
+        "The user to become once every address is bound; its group comes with it.")
     group: str | None = _set(None, Text("NAME", "a group's name or number", r"[^\s\0:]+"), _OPERATION,
         "The group to become.")
     umask: int | None = _set(None, Octal(), _OPERATION, "The mode bits that files of the server and its workers lack.")
@@ -227,6 +232,9 @@ class Settings:
     control: str | None = _set(None, Text("FILE", "a socket's path of at most 107 bytes", r"[^\0]{1,107}"), _OPERATION,
         "The Unix socket (mode 0600) for `realtime status`, `reload`, `scale`, `drain`, `inspect` and `stop`.",
         shown="one in this user's runtime directory")
+    url: str | None = _set(None, ServerUrl(), COMMANDS,
+        "Where the server is, for the commands that are its clients: `realtime publish`, `tail`, `bench` and the like.",
+        shown="the first address of bind")
     # fmt: on
 
     # What follows is no option: `realtime serve` works it out.
@@ -305,10 +313,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Option:
-    """One option as the command line, the environment and the file see it."""
+    """
+    One option as the command line, the environment and the file see it.
+
+    Made from a field of `Settings`. A field `ping_s` is the option `--ping`, the variable `REALTIME_PING` and the key
+    `ping`: only the field names its unit, for a value from outside can carry one.
+    """
 
     field: str
-    kind: Kind
+    kind: ValueKind
     default: Any
     group: str
     help: str
@@ -365,6 +378,7 @@ def options() -> tuple[Option, ...]:
 
 def _option(each: Field[Any]) -> Option:
     assert each.default is not MISSING, f"{each.name} has no default"
+    assert each.metadata["group"] in GROUPS, f"{each.name} would be in no section of --help and of docs/settings.md"
     return Option(each.name, default=each.default, **each.metadata)
 
 
@@ -382,7 +396,11 @@ def check_relations(settings: Settings) -> None:
 
 
 def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
-    """Give each relation as: the fields in it, whether it holds, and the sentence for when it does not."""
+    """
+    Give each relation as: the fields in it, whether it holds, and the sentence for when it does not.
+
+    The first field that was given is named as the wrong one, so the fields stand in the order of what to change.
+    """
     ping, pong, hung, beat = (seconds_text(each) for each in (of.ping_s, of.pong_s, of.hung_s, of.heartbeat_s))
     session, token = of.sticky == "session", of.reads_tokens
     return [
@@ -395,7 +413,7 @@ def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
          "sticky session cannot be combined with TLS that ends in the workers (the cookie is encrypted): "
          "end TLS in a proxy, or use sticky ip"),
         (("proxy_protocol",), not of.proxy_protocol or bool(of.trusted_proxies),
-         "proxy_protocol needs trusted_proxies: anybody else could claim any address"),
+         "proxy_protocol needs trusted_proxies: any other client could claim any address"),
         *(((name,), session or getattr(of, name) is None,
            f"{name} has no meaning with sticky {of.sticky}: set sticky to session")
           for name in ("session_param", "session_header", "session_path")),
@@ -403,7 +421,7 @@ def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
            f"{name} needs token_hmac_secret or public keys: without them no token is read")
           for name in ("token_audience", "token_issuer")),
         (("anonymous",), of.allows_anonymous or token,
-         "nobody could connect: anonymous is no, and there is no token_hmac_secret, public key or JWKS"),
+         "no client could connect: anonymous is no, and there is no token_hmac_secret, public key or JWKS"),
         (("inspect",), of.inspect is None or of.inspect < of.workers,
          f"there is no slot {of.inspect} with {of.workers} workers"),
         (("reload_dir",), of.reload or not of.reload_dir, "reload_dir has no meaning without reload"),

@@ -58,6 +58,8 @@ def resolve(
     """
     environ = os.environ if environ is None else environ
     directory = Path.cwd() if directory is None else directory
+    # The nearest source last: it replaces what the others gave. Values are parsed only then, so that a wrong one in the
+    # file does no harm where the environment has a right one.
     given = _from_file(directory, config, environ)
     given |= _from_environment(environ)
     given |= _from_command_line(command_line or {})
@@ -75,7 +77,12 @@ def resolve(
 
 
 def misspelt(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Give a sentence for each `REALTIME_*` variable that is no setting but looks like one."""
+    """
+    Return a sentence for each `REALTIME_*` variable that is no setting but looks like one.
+
+    They are warnings, where an unknown key of the file is an error: the environment belongs to others as well, and a
+    variable that no setting resembles may be theirs.
+    """
     prefix = "REALTIME_"
     names = [CONFIG_ENV] + [name for option in options() for name in _names(option, option.env, "_FILE")]
     known = [name.removeprefix(prefix) for name in names]
@@ -96,7 +103,7 @@ def runtime_directory(environ: Mapping[str, str] | None = None, *, uid: int | No
     socket in it is not taken. Only root can make another user's (`uid`), and has none in the first.
 
     Raises:
-        SettingsError: somebody else owns it or can write to it, so a socket in it could be theirs.
+        SettingsError: another user owns it or can write to it, so a socket in it could be that user's.
     """
     environ = os.environ if environ is None else environ
     xdg = environ.get("XDG_RUNTIME_DIR", "")
@@ -145,7 +152,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
 
 def _from_file(directory: Path, config: str | None, environ: Mapping[str, str]) -> dict[str, Given]:
     chosen, source = (config, "--config") if config else (environ.get(CONFIG_ENV), CONFIG_ENV)
-    path = directory / (chosen or CONFIG_FILE)
+    shown = chosen or CONFIG_FILE
+    path = directory / shown
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -154,23 +162,23 @@ def _from_file(directory: Path, config: str | None, environ: Mapping[str, str]) 
         return {}
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise SettingsError("config", path.name, f"cannot be read: {why}") from None
+        raise SettingsError("config", shown, f"cannot be read: {why}") from None
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError("config", path.name, f"is not TOML: {error}") from None
-    return _from_table(path.name, text, table)
+        raise SettingsError("config", shown, f"is not TOML: {error}") from None
+    return _from_table(shown, text, table)
 
 
 def _from_table(file: str, text: str, table: Mapping[str, Any]) -> dict[str, Given]:
-    """Take what a file says. Keys stand at the top level or under [realtime]; any key we do not know is an error."""
+    """Read the keys of a file, at the top level or under [realtime]. A key that is no setting is an error."""
     inner = table.get(TABLE)
-    pairs = [(key, value) for key, value in table.items() if not (key == TABLE and isinstance(value, dict))]
-    pairs += inner.items() if isinstance(inner, dict) else []
+    pairs = [("", key, value) for key, value in table.items() if not (key == TABLE and isinstance(value, dict))]
+    pairs += [(TABLE, key, value) for key, value in inner.items()] if isinstance(inner, dict) else []
     by_key = {name: option for option in options() for name in _names(option, option.key, "_file")}
     found: dict[str, Given] = {}
-    for key, value in pairs:
-        where = f"{file} line {_line_of(key, text)}, {key}"
+    for section, key, value in pairs:
+        where = f"{file} line {_line_of(section, key, text)}, {key}"
         name = key.replace("-", "_")
         if name not in by_key:
             near = difflib.get_close_matches(name, by_key, 1, ALIKE)
@@ -205,7 +213,18 @@ def _parsed(option: Option, given: Given) -> Any:
         raise SettingsError(option.name, given.source, f"{shown} is not {option.kind.allowed}{detail}") from None
 
 
-def _line_of(key: str, text: str) -> int:
-    """Find the line a key stands on; tomllib does not tell. Only for the eyes: a look-alike in a string may win."""
-    pattern = re.compile(rf"\s*(\[\s*)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]")
-    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
+def _line_of(section: str, key: str, text: str) -> int:
+    """
+    Find the line of a key, at the top level or in a section; tomllib does not return it. For a form that is not looked
+    for, such as `realtime.ping`, it is the first line. A text of several lines that holds
+    `key =` may win: the number is for the eyes of a person.
+    """
+    name = rf"[\"']?{re.escape(key)}[\"']?"
+    pattern = re.compile(rf"\s*{name}\s*[=.]|\s*\[+\s*{name}\s*[\].]")
+    within = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[+\s*[\"']?([^\]\"'.]+)", line)
+        if (within == section or header is not None) and pattern.match(line):
+            return number
+        within = header[1].strip() if header is not None else within
+    return 1

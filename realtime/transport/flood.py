@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from realtime.settings import Settings
 from realtime.timing.rate import Meter, Rate
 
 SHORT: Final = 512  # bytes: what is longer pays for itself; less than half of the 1 KiB that uploads are cut into
@@ -35,9 +36,9 @@ SEGMENTS: Final = "short segments"
 class FloodLimits:
     """How many of each a connection may send a second, on average over `BURST_S`; 0: no limit. Each is a setting."""
 
-    control_frames_per_second: int = 100
-    fragments_per_second: int = 1000
-    segments_per_second: int = 1000
+    control_frames_per_second: int = Settings.control_frames_per_second
+    fragments_per_second: int = Settings.fragments_per_second
+    segments_per_second: int = Settings.segments_per_second
     rates: Mapping[str, Rate] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

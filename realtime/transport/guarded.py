@@ -27,6 +27,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.h11_impl import RequestResponseCycle as UvicornH11Cycle
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle as UvicornHttptoolsCycle
 
+from realtime.settings import Settings
+from realtime.settings.fields import HOSTED_MESSAGE_BYTES
 from realtime.transport.handshake import refusal
 from realtime.transport.joined import JoiningTransport
 from realtime.transport.paced import PacedHttptools
@@ -42,12 +44,12 @@ class Limits:
     """Each is a setting of the same name."""
 
     head: HeadLimits = field(default_factory=HeadLimits)
-    handshake_s: float = 10.0
-    keep_alive_s: float = 75.0
-    outbound_s: float = 10.0
-    ping_s: float = 25.0
-    pong_s: float = 10.0
-    hosted_message_bytes: int = 16 * 1024**2
+    handshake_s: float = Settings.handshake_s
+    keep_alive_s: float = Settings.keep_alive_s
+    outbound_s: float = Settings.outbound_s
+    ping_s: float = Settings.ping_s
+    pong_s: float = Settings.pong_s
+    hosted_message_bytes: int = HOSTED_MESSAGE_BYTES
 
 
 class HeadTooLong(Exception):

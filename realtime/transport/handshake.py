@@ -22,6 +22,7 @@ from websockets.protocol import State as ProtocolState
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from realtime.settings import Settings
 from realtime.transport.base import Handshake
 from realtime.transport.deflate import OFFERS, inflating
 from realtime.transport.frames import PING
@@ -42,12 +43,12 @@ ws_protocol_logger.setLevel(logging.WARNING)  # what websockets says about each 
 class Admission:
     """Which clients may open a WebSocket, and how."""
 
-    allowed_origins: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = Settings.allowed_origins
     """Origins of web pages; `*.` stands for any labels, `app://*` for every host of the scheme, `*` for every origin.
     Empty: pages of the same host only."""
     subprotocols: tuple[str, ...] = ()
-    session_cookie: str = "rt_session"
-    compression: bool = False
+    session_cookie: str = Settings.session_cookie
+    compression: bool = Settings.compression
     """Compress where a client offers it; a setting of the same name."""
     hosts: Hosts = ANY_HOST
     """For which hosts."""

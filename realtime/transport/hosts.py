@@ -38,7 +38,7 @@ class Hosts:
     def __init__(self, allowed: Sequence[str] = (), *, clock: Callable[[], float] = time.monotonic) -> None:
         """
         Args:
-            allowed: as `realtime.settings.kinds.Host` makes them; none for every host.
+            allowed: as `realtime.settings.addresses.Host` makes them; none for every host.
             clock: seconds, for the log.
         """
         self.is_limited = bool(allowed)

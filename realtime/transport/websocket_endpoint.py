@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.base import SessionFactory
 from realtime.transport.flood import FloodLimits
@@ -68,12 +69,12 @@ class OpenSocket(Protocol):
 class Limits:
     """Each is a setting of the same name."""
 
-    head_bytes: int = 16384
-    head_headers: int = 100
-    handshake_s: float = 10.0
-    message_bytes: int = 65536
-    outbound_bytes: int = 1024**2
-    outbound_s: float = 10.0
+    head_bytes: int = Settings.head_bytes
+    head_headers: int = Settings.head_headers
+    handshake_s: float = Settings.handshake_s
+    message_bytes: int = Settings.message_bytes
+    outbound_bytes: int = Settings.outbound_bytes
+    outbound_s: float = Settings.outbound_s
     flood: FloodLimits = field(default_factory=FloodLimits)
 
 

@@ -350,7 +350,7 @@ async def test_a_session_is_one_connection_of_the_user_and_never_a_websocket(ser
     call(one, "refresh", user="hal", expired=True, session=one_way.session)
     clients.remove(one_way.first["connect"]["client"])
     assert set(rooms()) == clients
-    assert realtime(other, "disconnect", "hal", "--session", events.session or "").returncode == 0
+    assert realtime(other, "disconnect", "hal", "--stream", events.session or "").returncode == 0
     clients.remove(events.first["connect"]["client"])
     assert set(rooms()) == clients == {tab.connected["client"]}
     await tab.close()

@@ -87,7 +87,7 @@ def found(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 def test_a_clean_ledger(server: RunningServer) -> None:
     result = bench(server.url, *SMALL)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.splitlines()[-1] == "= clean: everybody got everything, in order, once"
+    assert result.stdout.splitlines()[-1] == "= clean: every client got every publication, in order, once"
     assert "20 clients in the room bench:0" in result.stdout
     assert "▲ p50" in result.stdout
     assert "\x1b" not in result.stdout
@@ -187,7 +187,7 @@ def test_wrong_usage(options: tuple[str, ...], sentence: str) -> None:
 @pytest.mark.parametrize(
     ("mistake", "told"),
     [
-        ("none", "= clean: everybody got everything, in order, once"),
+        ("none", "= clean: every client got every publication, in order, once"),
         ("lost", "! not clean: 4 deliveries lost"),
         ("doubled", "! not clean: 4 doubled"),
         ("reordered", "! not clean: 4 reordered"),

@@ -125,6 +125,7 @@ ORIGIN = (
     "an origin such as https://example.org, https://*.example.org:8443, capacitor://localhost, moz-extension://*, "
     "file:// or null, or * for any"
 )
+SERVER = "an address such as https://chat.example.org or 127.0.0.1:8000"
 OPENSSL = "`openssl rand -hex 32` makes a good one"
 
 WRONG = [
@@ -165,6 +166,9 @@ WRONG = [
     ("allowed_origins", "https://a.org/", f"'https://a.org/' is not {ORIGIN} (no path, no slash at the end)"),
     ("session_cookie", "a b", "'a b' is not a cookie's name"),
     ("log_format", "xml", "'xml' is not one of text, json"),
+    ("url", "ftp://x", f"'ftp://x' is not {SERVER}"),
+    ("url", "http://x:99999", f"'http://x:99999' is not {SERVER} (Port out of range 0-65535)"),
+    ("url", "https://me:pw@x", f"'https://me:pw@x' is not {SERVER} (no user, no query)"),
 ]
 
 
@@ -194,7 +198,7 @@ def test_a_value_of_another_type_in_the_file_is_refused(tmp_path: Path, value: s
         ("[server]\nworkers = 4", "realtime.toml line 1, server: there is no such setting"),
         (
             "workers = 1\n[realtime]\nworkers = 2",
-            "realtime.toml line 1, workers: it is set twice; first in realtime.toml line 1, workers",
+            "realtime.toml line 3, workers: it is set twice; first in realtime.toml line 1, workers",
         ),
         ("workers = ", "realtime.toml: is not TOML: Invalid value (at end of document)"),
     ],
@@ -237,7 +241,7 @@ RELATIONS: list[tuple[dict[str, str], str]] = [
     ({"keyfile": "a.pem"}, "--keyfile: keyfile needs certfile beside it"),
     (
         {"proxy_protocol": "yes"},
-        "--proxy-protocol: proxy_protocol needs trusted_proxies: anybody else could claim any address",
+        "--proxy-protocol: proxy_protocol needs trusted_proxies: any other client could claim any address",
     ),
     ({"session_param": "sid"}, "--session-param: session_param has no meaning with sticky ip: set sticky to session"),
     ({"session_header": "x"}, "--session-header: session_header has no meaning with sticky ip: set sticky to session"),
@@ -251,7 +255,7 @@ RELATIONS: list[tuple[dict[str, str], str]] = [
     ),
     (
         {"anonymous": "no"},
-        "--anonymous: nobody could connect: anonymous is no, and there is no token_hmac_secret, public key or JWKS",
+        "--anonymous: no client could connect: anonymous is no, and there is no token_hmac_secret, public key or JWKS",
     ),
     ({"bind": ","}, "--bind: there must be at least one address to listen on"),
 ]
@@ -281,6 +285,18 @@ def test_units_are_understood(tmp_path: Path) -> None:
     settings = resolve(given, environ={}, directory=tmp_path)
     assert (settings.ping_s, settings.pong_s, settings.drain_s) == (60, 0.5, 0)
     assert (settings.message_bytes, settings.outbound_bytes) == (128 * 1024, 2 * 1024**2)
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("chat.example.org", "http://chat.example.org"),
+        ("[::1]:8000", "http://[::1]:8000"),
+        ("https://chat.example.org/rt", "https://chat.example.org/rt"),
+    ],
+)
+def test_the_address_of_a_server_may_have_no_scheme(tmp_path: Path, given: str, url: str) -> None:
+    assert resolve({}, environ={"REALTIME_URL": given}, directory=tmp_path).url == url
 
 
 def test_clients_without_a_token_may_connect_unless_there_is_a_token_secret() -> None:

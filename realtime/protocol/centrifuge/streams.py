@@ -25,6 +25,7 @@ from realtime.errors import BrokerUnavailable
 from realtime.protocol.centrifuge import protobuf
 from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.messages import EmulationRequest
+from realtime.settings import Settings
 from realtime.surrogates import read_repaired
 from realtime.transport.asgi import CONNECTION, Connection, Receive, Scope, Send
 from realtime.transport.base import ClientSession, Framing, Handshake, SessionFactory
@@ -99,9 +100,9 @@ EVENTS: Final = Events()
 class Limits:
     """Each is a setting of the same name."""
 
-    message_bytes: int = 65536
-    outbound_bytes: int = 1024**2
-    outbound_s: float = 10.0
+    message_bytes: int = Settings.message_bytes
+    outbound_bytes: int = Settings.outbound_bytes
+    outbound_s: float = Settings.outbound_s
 
 
 class Stream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from realtime.cli.banner import DRAWN, STOCK, banner, broker, facts, stickiness, workers
+from realtime.cli.banner import DRAWN, STOCK, banner, broker, clients, facts, stickiness, workers
 from realtime.settings import Settings
 from tests.support.server import ADDRESS_LINE
 
@@ -60,6 +60,36 @@ def test_it_names_the_broker_but_never_its_password() -> None:
     assert broker(Settings(redis="redis://:hunter2@db:6379/1")) == "Redis at redis://***@db:6379/1"
     assert broker(Settings(workers=1)) == broker(Settings(workers=4)), "a single worker's rooms outlive it too"
     assert broker(Settings(workers=2)).startswith("local")
+
+
+def test_it_says_which_clients_may_connect() -> None:
+    assert clients(Settings()).startswith("all may connect: no key verifies tokens (--token-hmac-secret, ")
+    signed = Settings(token_hmac_secret=SECRET * 2)
+    assert clients(signed) == "with a token that the HMAC secret verifies; no client without a token"
+    several = Settings(
+        token_public_key="key.pem",
+        token_jwks_url="https://user:hunter2@id.example/keys",
+        token_audience="chat",
+        token_issuer="https://id.example",
+        anonymous=True,
+    )
+    assert clients(several) == (
+        "with a token that the public key key.pem or the keys at https://***@id.example/keys verifies,"
+        " audience chat and issuer https://id.example; and all without a token (--anonymous)"
+    )
+    assert said(signed)["clients"] == clients(signed)
+
+
+def test_it_says_which_pages_may_connect_and_warns_of_all() -> None:
+    def origins(*allowed: str) -> tuple[str, bool]:
+        [found] = [
+            (value, warns) for name, value, warns in facts(Settings(allowed_origins=allowed)) if name == "origins"
+        ]
+        return found
+
+    assert origins() == ("pages of the host that they connect to may connect", False)
+    assert origins("https://a.example", "null") == ("pages of https://a.example, null may connect", False)
+    assert origins("https://a.example", "*") == ("pages of any origin may connect", True)
 
 
 def test_it_says_when_nobody_chose_the_number_of_workers() -> None:

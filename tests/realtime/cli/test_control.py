@@ -55,7 +55,7 @@ def test_a_reload_that_fails_says_why_and_what_goes_on(app: Path, server: Runnin
     app.write_text("import nothing_of_that_name\n")
     done = realtime("reload")
     assert done.returncode == 1
-    assert "the new version does not boot, and the workers that were serving go on" in done.stderr
+    assert "the new code fails to start, and the old workers keep serving" in done.stderr
     assert "nothing_of_that_name" in done.stderr
     assert "the last reload was given up" in realtime("status").stdout
 

@@ -72,7 +72,7 @@ def test_the_token_alone_goes_to_standard_output() -> None:
         (["--ttl", "soon"], "--ttl: 'soon' is not a time from 0s to 8784h, such as 25, 25s, 500ms or 2m"),
         (["--info", "{"], "--info: '{' is not JSON"),
         (["--claim", "plan"], "--claim: 'plan' is not NAME=JSON"),
-        (["--claim", "sub=bob"], "--claim: 'sub' has its own option, or is ours"),
+        (["--claim", "sub=bob"], "--claim: 'sub' has its own option, or is set by this command"),
         (["--token-hmac-secret", "short"], "--token-hmac-secret: the value is not a secret of at least 32 bytes"),
     ],
 )

@@ -13,9 +13,9 @@ from realtime.loadtest.client import BACKLOG_MAX, Client, Stage
 from realtime.loadtest.errors import Failure
 from realtime.loadtest.ledger import Account
 from realtime.loadtest.marks import Mark
-from realtime.loadtest.plan import Address
+from realtime.loadtest.plan import Endpoint
 
-HERE = Address(False, "127.0.0.1", 8000, "/connection/websocket")
+HERE = Endpoint(False, "127.0.0.1", 8000, "/connection/websocket")
 MARK = Mark(0, 0, 0)
 PUBLICATION = b'{"push":{"channel":"bench:0","pub":{"data":{"text":"ours"}}}}'
 
@@ -194,9 +194,29 @@ def test_a_close_an_unsubscribe_and_a_cut_end_it() -> None:
     assert run.failures == [Failure("stay", 0, "connection reset by peer")]
 
 
+def test_a_ping_and_a_close_in_one_piece_are_a_close() -> None:
+    run, socket = member()
+    frames = Frame(Opcode.TEXT, b"{}"), Frame(Opcode.CLOSE, b"\x0b\xb9shutdown")
+    socket.client.data_received(b"".join(each.serialize(mask=False) for each in frames))
+    assert run.failures == [Failure("stay", 3001, "shutdown")]
+
+
+def test_what_is_published_after_the_end_of_the_stream_is_not_sent() -> None:
+    run, socket = member()
+    socket.client.eof_received()
+    socket.client.publish(0, b"1")
+    assert socket.said == []
+    socket.client.connection_lost(None)
+    assert run.failures == [Failure("stay", 0, "closed without a reason")]
+
+
 def test_an_answer_that_opens_no_websocket() -> None:
     run, socket = opened()
-    socket.client.data_received(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+    socket.client.data_received(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+    assert run.failures == [Failure("handshake", 503, "Service Unavailable")]
+    run, socket = opened()
+    socket.client.data_received(b"HTTP/1.1 503 Service Unavailable\r\n\r\nwithout a length")
+    socket.client.eof_received()
     assert run.failures == [Failure("handshake", 503, "Service Unavailable")]
     run, socket = opened()
     socket.client.data_received(b"SSH-2.0-nobody\r\n")

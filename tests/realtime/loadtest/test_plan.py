@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from realtime.loadtest.errors import WrongPlan
-from realtime.loadtest.plan import Address, Plan
+from realtime.loadtest.plan import Endpoint, Plan
 
-HERE = Address(False, "127.0.0.1", 8000, "/connection/websocket")
+HERE = Endpoint(False, "127.0.0.1", 8000, "/connection/websocket")
 
 
 @pytest.mark.parametrize(
@@ -17,13 +17,13 @@ HERE = Address(False, "127.0.0.1", 8000, "/connection/websocket")
     [
         ("127.0.0.1:8000", HERE, "ws://127.0.0.1:8000/connection/websocket"),
         ("http://127.0.0.1:8000/", HERE, "ws://127.0.0.1:8000/connection/websocket"),
-        ("https://chat.example", Address(True, "chat.example", 443, "/connection/websocket"), None),
-        ("wss://chat.example/live?v=2", Address(True, "chat.example", 443, "/live?v=2"), "wss://chat.example/live"),
-        ("ws://[::1]:9/x", Address(False, "::1", 9, "/x"), "ws://[::1]:9/x"),
+        ("https://chat.example", Endpoint(True, "chat.example", 443, "/connection/websocket"), None),
+        ("wss://chat.example/live?v=2", Endpoint(True, "chat.example", 443, "/live?v=2"), "wss://chat.example/live"),
+        ("ws://[::1]:9/x", Endpoint(False, "::1", 9, "/x"), "ws://[::1]:9/x"),
     ],
 )
-def test_an_address_is_read_as_people_write_it(text: str, address: Address, shown: str | None) -> None:
-    found = Address.parse(text)
+def test_an_address_is_read_as_people_write_it(text: str, address: Endpoint, shown: str | None) -> None:
+    found = Endpoint.parse(text)
     assert found == address
     if shown is not None:
         assert str(found) == shown
@@ -34,7 +34,7 @@ def test_an_address_is_read_as_people_write_it(text: str, address: Address, show
 )
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(WrongPlan):
-        Address.parse(text)
+        Endpoint.parse(text)
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from realtime.loadtest.errors import Failure
 from realtime.loadtest.histogram import Histogram
 from realtime.loadtest.ledger import Balance
 from realtime.loadtest.outcome import Live, Outcome
-from realtime.loadtest.plan import Address, Plan
+from realtime.loadtest.plan import Endpoint, Plan
 from realtime.loadtest.report import as_json, as_text, limit, title, verdict
 from realtime.loadtest.screen import BAR_MIN, STEP, Screen, line
 from tests.support.server import ROOT
 
-PLAN = Plan(Address.parse("127.0.0.1:8000"), clients=20, seconds=1.0)
+PLAN = Plan(Endpoint.parse("127.0.0.1:8000"), clients=20, seconds=1.0)
 
 
 def of(*durations_us: int) -> Histogram:
@@ -55,7 +55,7 @@ def printed(outcome: Outcome, columns: int = 100) -> str:
 
 def test_a_clean_run_says_so_in_its_last_line() -> None:
     text = printed(clean())
-    assert text.splitlines()[-1] == "= clean: everybody got everything, in order, once"
+    assert text.splitlines()[-1] == "= clean: every client got every publication, in order, once"
     assert "!" not in text
     assert "400 a second" in text
 

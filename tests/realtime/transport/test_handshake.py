@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.settings.kinds import Origin
+from realtime.settings.addresses import Origin
 from realtime.transport.handshake import Accepted, Admission, Refused, shake_hands
 from realtime.transport.peer import Peer
 

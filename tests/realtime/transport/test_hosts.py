@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.settings.kinds import Host, Many
+from realtime.settings.addresses import Host
+from realtime.settings.kinds import Many
 from realtime.transport.hosts import Hosts
 from sticky.first_bytes import Head, inspect
 
