@@ -14,10 +14,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sticky.children import Child
 from sticky.hashing import Slot
 from sticky.primary import Primary
 from sticky.settings import ClusterSettings
+from sticky.sidecars import Child
 
 __all__ = ["Child", "Cluster", "ClusterSettings"]
 

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Final
 
 from sticky.channel import Kind
+from sticky.message_relay import Say
 from sticky.poller import Poller
-from sticky.post import Say
 from sticky.worker_handle import WorkerHandle
 
 INSPECT_S: Final = 2.0  # for a worker to say what it is doing

@@ -33,7 +33,6 @@ from sticky import listen, privileges
 from sticky.accept import Door
 from sticky.addresses import Addresses
 from sticky.affinity import Affinity
-from sticky.children import Child, Children
 from sticky.control import ControlServer, Later
 from sticky.crashes import Crashes
 from sticky.errors import SettingsError
@@ -43,6 +42,7 @@ from sticky.launcher import Launcher
 from sticky.notify import ServiceManager
 from sticky.poller import READ, Poller
 from sticky.settings import ClusterSettings
+from sticky.sidecars import Child, Children
 from sticky.supervisor import Supervisor
 
 _SIGNALS: Final = (

@@ -21,18 +21,18 @@ from sticky.channel import Kind, Received
 from sticky.errors import OutOfTurn
 from sticky.handoff import Dispatcher
 from sticky.hashing import Slot
-from sticky.hearing import Hearing
 from sticky.inspections import Inspections
 from sticky.launcher import Launcher
+from sticky.message_relay import Post
 from sticky.messages import REFUSED
 from sticky.poller import HANGUP, READ, WRITE, Poller
-from sticky.post import Post
 from sticky.reload import Reload
 from sticky.restarts import Restarts
 from sticky.settings import WORKERS_MAX, ClusterSettings
-from sticky.watch import Watch
+from sticky.watchdog import Watch
 from sticky.worker import EXIT_BOOT
 from sticky.worker_handle import Event, State, WorkerHandle, describe_end
+from sticky.worker_messages import Hearing
 
 LAST_WORDS_MAX: Final = 64  # rounds of messages that a dead worker has left; its channel holds fewer
 KILL_GRACE_S: Final = 5.0  # after the drain's end
