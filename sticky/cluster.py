@@ -14,12 +14,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sticky.environment import OperatingSystem
 from sticky.hashing import Slot
+from sticky.poller import Poller
 from sticky.primary import Primary
 from sticky.settings import ClusterSettings
-from sticky.sidecars import Child
+from sticky.sidecars import Sidecar
 
-__all__ = ["Child", "Cluster", "ClusterSettings"]
+__all__ = ["Cluster", "ClusterSettings", "Sidecar"]
 
 
 Hook = Callable[[dict[str, Any]], None]
@@ -35,7 +37,7 @@ class Cluster:
         *,
         worker_argv: Sequence[str],
         worker_config: Any = None,
-        children: Sequence[Child] = (),
+        sidecars: Sequence[Sidecar] = (),
         env: Environment | None = None,
         env_of: Callable[[Slot], Environment] = lambda slot: {},
         on_listening: Callable[[list[str]], None] | None = None,
@@ -46,7 +48,7 @@ class Cluster:
             settings: how it runs.
             worker_argv: the command of a worker.
             worker_config: plain data for `Worker.config`. It travels on the channel: no secret is in a command line.
-            children: processes that workers need, started before them and stopped after.
+            sidecars: processes that workers need, started before them and stopped after.
             env: the environment of all these; this process's own by default. `STICKY_SLOT` is added to a worker's.
             env_of: what a slot's worker has in its environment beside that.
             on_listening: called once with the addresses, when connections are accepted.
@@ -65,7 +67,7 @@ class Cluster:
         self.settings = settings
         self._worker_argv = worker_argv
         self._worker_config = worker_config
-        self._children = children
+        self._sidecars = sidecars
         self._env = dict(os.environ if env is None else env)
         self._env_of = env_of
         self._hooks = {name: [hook] for name, hook in (hooks or {}).items()}
@@ -86,10 +88,12 @@ class Cluster:
             SettingsError: an address is wrong or taken, or a user cannot be become, or the control socket be made.
         """
         self._primary = Primary(
+            Poller(),
+            OperatingSystem(),
             self.settings,
             worker_argv=self._worker_argv,
             worker_config=self._worker_config,
-            children=self._children,
+            sidecars=self._sidecars,
             env=self._env,
             env_of=self._env_of,
             hooks=self._hooks,

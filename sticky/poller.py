@@ -73,17 +73,17 @@ class Poller:
         self,
         clock: Callable[[], float] = time.monotonic,
         *,
-        counters: dict[str, int] | None = None,
+        counters: Counter[str] | None = None,
         epoll: Readiness | None = None,
     ) -> None:
         """
         Args:
             clock: returns the time in seconds, from any origin.
-            counters: where failed callbacks are counted.
+            counters: where failed callbacks are counted; the primary counts everything here.
             epoll: says which descriptors are ready; the kernel's by default. The poller closes it.
         """
         self.now = clock
-        self._counters: dict[str, int] = Counter() if counters is None else counters
+        self.counters: Counter[str] = Counter() if counters is None else counters
         self._epoll: Readiness = select.epoll() if epoll is None else epoll
         self._callbacks: dict[int, tuple[Callable[[int], object], Callable[[], object] | None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -166,13 +166,13 @@ class Poller:
 
     def failed(self, then: Callable[[], object] | None = None) -> None:
         """Log and count the exception that is being handled, and close what it concerned."""
-        self._counters[FAILED] += 1
+        self.counters[FAILED] += 1
         logger.exception(FAILED_LINE)
         if then is not None:
             try:
                 then()
             except Exception:
-                self._counters[FAILED] += 1
+                self.counters[FAILED] += 1
                 logger.exception("! and that could not be closed either")
 
     def guard(self, callback: Callable[[], object], on_failed: Callable[[], object] | None = None) -> None:

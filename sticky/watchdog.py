@@ -1,120 +1,128 @@
 """
-Watches over workers: who does not come up, whose event loop does not turn, who has lived long enough, who does not end.
+Finds workers that do not boot in time, that hang, or that have lived long enough; kills those that do not end.
 
-Runs in the primary, a few times in every `hung_s`. Who is silent is asked for its stacks (SIGUSR2), then killed; so is
-who does not end in its time. What the primary itself missed, stopped or frozen for a while, is nobody's silence. Who
-is old, by the bounds it drew, is to be replaced as in a reload. It never moves a worker's state and never starts one:
-whom it found is told to the supervisor.
+Runs in the primary, `CHECKS_PER_BOUND` times in every `hung_s`. It never makes a transition and never starts a worker:
+it calls `WatchdogActions`, and the supervisor acts.
+
+- A worker without a heartbeat for `hung_s`, or not ready after `boot_s`, is reported as hung. It gets SIGUSR2, on which
+  faulthandler writes its stacks to the log, and SIGKILL after `DUMP_S`.
+- A worker past one of its bounds (lifetime.py) is replaced as in a reload.
+- Time in which the primary itself stood still (SIGSTOP, a frozen container) counts for no worker: the workers may have
+  stood still as well, and their heartbeats may still lie in their channels.
 """
 
 from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from sticky.hashing import Slot
 from sticky.poller import Poller
 from sticky.settings import ClusterSettings
-from sticky.worker_handle import State, WorkerHandle
+from sticky.worker_handle import WorkerHandle, WorkerState
+from sticky.workers import Workers
 
-WATCH_SHARE: Final = 0.25  # of `hung_s`: how often is looked
-DUMP_S: Final = 0.5  # for writing the stacks of a hung worker
+CHECKS_PER_BOUND: Final = 4  # a hang is found at most a quarter of the bound late
+DUMP_S: Final = 0.5  # for faulthandler to write the stacks of all threads
 
 SILENT_LINE: Final = "! slot %d: worker %d was silent for %.1f s: its stacks follow"
 AGE_LINE: Final = "= slot %d: worker %d is to be replaced: %s"
 
+_ENDING: Final = (WorkerState.HUNG, WorkerState.CONDEMNED, WorkerState.GONE)
+
 logger = logging.getLogger("sticky")
 
 
-class Watch:
-    """Looks at all workers. `workers` and `live` are the supervisor's: by pid until they are reaped, and by slot."""
+class WatchdogActions(Protocol):
+    """What the watchdog has done for it. The supervisor does it."""
+
+    def worker_hung(self, worker: WorkerHandle) -> None:
+        """Give this worker no connection any more. The watchdog kills it next."""
+
+    def may_replace(self, slot: Slot) -> bool:
+        """Return False where a slot's worker is being replaced already, or the server ends."""
+
+    def replace(self, slot: Slot) -> None:
+        """Replace the worker of a slot, as in a reload."""
+
+
+class Watchdog:
+    """Checks all workers. `start` begins; it then runs as long as the poller does."""
 
     def __init__(
         self,
         poller: Poller,
-        workers: Mapping[int, WorkerHandle],
-        live: Mapping[Slot, WorkerHandle],
+        workers: Workers,
+        actions: WatchdogActions,
         *,
         settings: ClusterSettings,
         counters: dict[str, int],
-        on_silent: Callable[[WorkerHandle], None],
-        may_replace: Callable[[Slot], bool],
-        replace: Callable[[Slot], None],
     ) -> None:
-        """
-        Args:
-            on_silent: move a worker that hangs to HUNG; after that it is killed.
-            may_replace: return False where a slot's worker is being replaced already, or all of them are to end.
-            replace: replace the worker of a slot, as in a reload.
-        """
         self._poller = poller
         self._workers = workers
-        self._live = live
+        self._actions = actions
         self._settings = settings
         self._counters = counters
-        self._on_silent = on_silent
-        self._may_replace = may_replace
-        self._replace = replace
-        self._due = 0.0  # when it is to look again
+        self._interval_s = settings.hung_s / CHECKS_PER_BOUND
+        self._due_at = 0.0  # the time of the next check
 
     def start(self) -> None:
-        """Begin to look, and go on for ever."""
-        delay_s = self._settings.hung_s * WATCH_SHARE
-        self._due = self._poller.now() + delay_s
-        self._poller.after(delay_s, self._look)
+        """Schedule the next check, and with it all that follow."""
+        self._due_at = self._poller.now() + self._interval_s
+        self._poller.after(self._interval_s, self._run)
 
-    def _look(self) -> None:
-        self._poller.guard(self._look_at_all)
+    def _run(self) -> None:
+        self._poller.guard(self._check_all)
         self.start()
 
-    def _look_at_all(self) -> None:
+    def _check_all(self) -> None:
         now = self._poller.now()
-        late_s = now - self._due
-        if late_s > self._settings.hung_s * WATCH_SHARE:
-            # This process stood still, and the workers may have as well: that time is nobody's.
-            for worker in self._workers.values():
-                worker.heard_at = min(worker.heard_at + late_s, now)
-                worker.booting_since = min(worker.booting_since + late_s, now)
-        for worker in list(self._workers.values()):
-            self._poller.guard(partial(self._look_for_silence, worker, now))
-            self._poller.guard(partial(self._look_for_age, worker, now))
+        self._forgive(now)
+        for worker in list(self._workers.by_pid.values()):
+            self._poller.guard(partial(self._check_silence, worker, now))
+            self._poller.guard(partial(self._check_lifetime, worker, now))
 
-    def _look_for_silence(self, worker: WorkerHandle, now: float) -> None:
-        starting = worker.state is State.STARTING
-        silent_s = now - (worker.booting_since if starting else worker.heard_at)
-        bound_s = self._settings.boot_s if starting else self._settings.hung_s
-        is_ending = worker.state in (State.HUNG, State.CONDEMNED, State.GONE)
-        may_be_silent = worker.slot == self._settings.inspected or is_ending
-        if may_be_silent or silent_s < bound_s:
+    def _forgive(self, now: float) -> None:
+        """Move every worker's deadlines on by the time in which this process itself stood still."""
+        late_s = now - self._due_at
+        if late_s > self._interval_s:
+            for worker in self._workers.by_pid.values():
+                worker.last_beat_at = min(worker.last_beat_at + late_s, now)
+                worker.booting_since = min(worker.booting_since + late_s, now)
+
+    def _check_silence(self, worker: WorkerHandle, now: float) -> None:
+        is_starting = worker.state is WorkerState.STARTING
+        silent_s = now - (worker.booting_since if is_starting else worker.last_beat_at)
+        bound_s = self._settings.boot_s if is_starting else self._settings.hung_s
+        if worker.state in _ENDING or worker.slot == self._settings.inspected or silent_s < bound_s:
             return
-        if worker.is_held:  # it may have said that it lives
-            worker.heard_at = now
+        if worker.is_paused:  # its heartbeats may lie in its channel, which is not received from
+            worker.last_beat_at = now
             return
         self._counters["hung"] += 1
         logger.error(SILENT_LINE, worker.slot, worker.pid, silent_s)
-        self._on_silent(worker)
-        if not starting:  # before that it may not know the signal, and would die of it unheard
-            worker.send_signal(signal.SIGUSR2)
+        self._actions.worker_hung(worker)
+        if not is_starting:  # a worker that boots has no handler for the signal yet, and would die of it without a dump
+            self._workers.send_signal(worker, signal.SIGUSR2)
         self.kill_later(worker, DUMP_S)
 
-    def _look_for_age(self, worker: WorkerHandle, now: float) -> None:
-        if worker.ready_at is None or self._live.get(worker.slot) is not worker or not self._may_replace(worker.slot):
+    def _check_lifetime(self, worker: WorkerHandle, now: float) -> None:
+        if worker.ready_at is None or not self._workers.is_live(worker) or not self._actions.may_replace(worker.slot):
             return
-        why = worker.lifetime.ended(pid=worker.pid, age_s=now - worker.ready_at, adopted=worker.adopted)
-        if why is not None:
-            logger.info(AGE_LINE, worker.slot, worker.pid, why)
+        reason = worker.lifetime.ended(pid=worker.pid, age_s=now - worker.ready_at, adopted=worker.adopted)
+        if reason is not None:
+            logger.info(AGE_LINE, worker.slot, worker.pid, reason)
             self._counters["lived_out"] += 1
-            self._replace(worker.slot)
+            self._actions.replace(worker.slot)
 
     def kill_later(self, worker: WorkerHandle, delay_s: float) -> None:
-        """Kill a worker, unless it has ended within `delay_s` seconds."""
+        """Kill a worker, unless its process is reaped within `delay_s` seconds."""
 
         def kill() -> None:
-            if self._workers.get(worker.pid) is worker:  # and not another, of the same number
+            if self._workers.by_pid.get(worker.pid) is worker:  # and not another process with the same pid
                 logger.warning("x slot %d: worker %d is killed", worker.slot, worker.pid)
-                worker.send_signal(signal.SIGKILL)
+                self._workers.send_signal(worker, signal.SIGKILL)
 
         self._poller.after(delay_s, kill)

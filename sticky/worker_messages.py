@@ -1,9 +1,11 @@
 """
-Hears what workers say, and bears whatever that is.
+Receives the messages of workers, checks them, and calls the part of the primary that each is for.
 
-Runs in the primary: the edge between it and a worker that may be broken. A message that cannot be read, or makes no
-sense after what was said before, costs its worker and nothing else. No descriptor that came with one is lost. What a
-message asks for is done by the supervisor.
+Runs in the primary. This is the edge between it and a worker that may be broken. A message that cannot be read, or is
+illegal after the messages before it (`OutOfTurn`), costs its worker and nothing else: the supervisor condemns it. No
+descriptor that came with a message is lost: either its handler owns it, or it is closed here.
+
+It never sends a message and never makes a transition.
 """
 
 from __future__ import annotations
@@ -11,70 +13,129 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from typing import Final, Protocol
 
+from sticky import messages
 from sticky.channel import ChannelClosed, Received, Unreadable, close_all, connection_from
 from sticky.errors import OutOfTurn
-from sticky.messages import GiveBack
+from sticky.handoff import Dispatcher
+from sticky.inspections import Inspections
+from sticky.message_relay import MessageRelay
 from sticky.poller import Poller
-from sticky.worker_handle import State, WorkerHandle
+from sticky.worker_handle import WorkerHandle, WorkerState
+
+ERROR_REASON: Final = "an error in the primary, see above"  # a handler of ours has raised
+
+OnGivenBack = Callable[[socket.socket, str, int, bytes], None]
 
 logger = logging.getLogger("sticky")
 
 
-class Hearing:
+class MessageActions(Protocol):
+    """What messages ask of the supervisor."""
+
+    def worker_ready(self, worker: WorkerHandle) -> None:
+        """Put a worker that has booted into service. Raises OutOfTurn where it is ready already."""
+
+    def retire_requested(self, worker: WorkerHandle) -> None:
+        """Replace a worker that was asked to end, by TERM to its own process."""
+
+    def condemn(self, worker: WorkerHandle, reason: str) -> None:
+        """Kill a worker that is broken. None of its messages counts any more."""
+
+
+class WorkerMessages:
     """Reads the channels of all workers."""
 
     def __init__(
         self,
         poller: Poller,
+        actions: MessageActions,
+        dispatcher: Dispatcher,
+        relay: MessageRelay,
+        inspections: Inspections,
         *,
-        take: Callable[[WorkerHandle, Received], None],
-        condemn: Callable[[WorkerHandle, str], None],
-        on_given_back: Callable[[socket.socket, str, int, bytes], None],
+        on_given_back: OnGivenBack,
         counters: dict[str, int],
     ) -> None:
         """
         Args:
-            take: does what a message asks for. It raises OutOfTurn where that makes no sense.
-            condemn: kills a worker, and says why.
-            on_given_back: as `Door.take_back`.
+            on_given_back: called with a connection that a worker gives back, its peer's address and port, and the bytes
+                that were read from it. It owns the socket.
         """
         self._poller = poller
-        self._take = take
-        self._condemn = condemn
+        self._actions = actions
+        self._dispatcher = dispatcher
+        self._relay = relay
+        self._inspections = inspections
         self._on_given_back = on_given_back
         self._counters = counters
 
-    def hear(self, worker: WorkerHandle) -> bool:
-        """Take a round of what a worker said. Return False when it has ended."""
+    def receive(self, worker: WorkerHandle) -> bool:
+        """Receive and handle one round of messages. Return False when the channel has ended."""
         try:
             received = worker.channel.receive()
         except ChannelClosed:
             return False
-        taken = 0
+        handled = 0
         try:
             for message in received:
-                taken += 1
+                handled += 1
                 if isinstance(message, Unreadable):
-                    self._condemn(worker, message.reason)
+                    self._actions.condemn(worker, message.reason)
                 else:
-                    self._take(worker, message)
-                if worker.state in (State.CONDEMNED, State.GONE):
+                    self._handle(worker, message)
+                if worker.state in (WorkerState.CONDEMNED, WorkerState.GONE):
                     break
         except OutOfTurn as error:
-            self._condemn(worker, str(error))
+            self._actions.condemn(worker, str(error))
         except Exception:  # noqa: BLE001 - `failed` logs it
-            self._poller.failed(lambda: self._condemn(worker, "an error, see above"))
+            self._poller.failed(lambda: self._actions.condemn(worker, ERROR_REASON))
         finally:
-            close_all(each.fd for each in received[taken:] if isinstance(each, Received))
+            close_all(each.fd for each in received[handled:] if isinstance(each, Received))
         return True
 
-    def give_back(self, message: GiveBack, received: Received) -> None:
+    def _handle(self, worker: WorkerHandle, received: Received) -> None:
         """
-        Pass on a connection that a worker gives back.
+        Act on one message.
 
         Raises:
-            OutOfTurn: it is none.
+            OutOfTurn: it is illegal after the messages before it.
+        """
+        message = received.message
+        if isinstance(message, messages.Ack):
+            self._dispatcher.acknowledge(worker, message.taken, message.settled)
+        elif isinstance(message, messages.Beat):
+            worker.record_heartbeat(message.connections, message.adopted, message.statistics, self._poller.now())
+        elif isinstance(message, messages.Nack):
+            self._dispatcher.take_back(worker, message.number)
+        elif isinstance(message, messages.Ended):
+            self._dispatcher.ended(worker, message.counts)
+        elif isinstance(message, messages.KeysAway):
+            self._dispatcher.keys_away(worker, message.keys, message.seen, message.question, message.is_all)
+        elif isinstance(message, messages.KeysEnded):
+            self._dispatcher.keys_ended(worker, message.keys, message.seen)
+        elif isinstance(message, messages.Ready):
+            self._actions.worker_ready(worker)
+        elif isinstance(message, messages.BootFailed):
+            worker.boot_error = message.text
+        elif isinstance(message, messages.Retire):
+            self._actions.retire_requested(worker)
+        elif isinstance(message, messages.Inspected):
+            self._inspections.answer(worker, message.text)
+        elif isinstance(message, messages.Sent):
+            self._relay.relay(worker, message.name, message.data)
+        elif isinstance(message, messages.GiveBack):
+            self._give_back(message, received)
+        else:
+            raise AssertionError(f"no handler for {type(message).__name__}, which `from_worker` decodes")
+
+    def _give_back(self, message: messages.GiveBack, received: Received) -> None:
+        """
+        Pass on a connection that a worker gives back, because its next request belongs to another slot.
+
+        Raises:
+            OutOfTurn: the descriptor is not a connection.
         """
         if received.fd is None:
             self._counters["lost_given_back"] += 1

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from realtime.cli.banner import LISTENING
 from realtime.cli.servers import CONTROL_SOCKET
 from realtime.settings import runtime_directory
-from sticky.control import ask
+from sticky.control import send_request
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 30.0  # only a hang reaches it
@@ -254,7 +254,7 @@ class RunningServer:
 
     def status(self) -> dict[str, Any]:
         """What the primary knows; only of a server without a --control of its own."""
-        return ask(runtime_directory() / str(self.pid) / CONTROL_SOCKET, {"command": "status"})
+        return send_request(runtime_directory() / str(self.pid) / CONTROL_SOCKET, {"command": "status"})
 
     def children(self) -> list[int]:
         """Return the pids of the primary's living children: workers, and the local broker."""

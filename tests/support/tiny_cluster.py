@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import Any
 
 from sticky import AffinitySettings, Cluster, ClusterSettings, Lifetime, Sticky
-from sticky.control import ControlFailed, ask
+from sticky.control import ControlFailed, send_request
 from sticky.first_bytes import HeadLimits
 from tests.support.server import DEADLINE_S, ROOT, Log
 
@@ -158,10 +158,10 @@ class TinyCluster:
             threading.Event().wait(0.01)
 
     def status(self) -> dict[str, Any]:
-        return ask(self.control, {"command": "status"})
+        return send_request(self.control, {"command": "status"})
 
     def command(self, name: str, **fields: Any) -> dict[str, Any]:
-        return ask(self.control, {"command": name, **fields})
+        return send_request(self.control, {"command": name, **fields})
 
     def pids(self) -> dict[int, int]:
         """Return the process of every slot that is served."""
