@@ -117,7 +117,7 @@ class ControlServer:
                 sock, _ = self._listener.accept()
             except BlockingIOError:
                 return
-            except OSError:  # no descriptor is left: to try it again at once would keep the processor busy
+            except OSError:  # no descriptor is left: trying again at once would be a busy loop
                 self._poller.forget(self._listener.fileno())
                 self._poller.after(REST_S, self._watch_listener)
                 return

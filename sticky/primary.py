@@ -159,7 +159,7 @@ class Primary:
             counters=self._counters,
             refuse=lambda *answer: self._dispatcher.refuse(*answer),
             place=lambda parcel: self._dispatcher.place(parcel),
-            tell=self._workers.send_event,
+            tell=self._workers.notify_all,
             is_dying=self._workers.is_dying,
         )
         self._addresses = Addresses(

@@ -206,7 +206,7 @@ class Supervisor:
         self._workers.watch_channel(worker)
 
     def retire_requested(self, worker: WorkerHandle) -> None:
-        """Replace a worker that was asked to end from outside; another one than the live one ends already."""
+        """Replace a worker that got TERM from outside. One that is not live any more ends already."""
         if self._workers.is_live(worker):
             self.replace(worker.slot)
 
@@ -241,7 +241,7 @@ class Supervisor:
         if self._restarts.record_ready():
             self._on_first_ready()
         self._hook("online", _identity(worker))
-        self._workers.send_event("online", _identity(worker), but=worker)
+        self._workers.notify_all("online", _identity(worker), but=worker)
         for refusal in self._crashes.now_refused():
             self._workers.send(worker, Kind.EVENT, REFUSED, refusal)
         if predecessor is not None:
@@ -271,7 +271,7 @@ class Supervisor:
         self._workers.leave_service(worker)
         self._poller.after(REAP_S, lambda: self._dispatcher.worker_lost(worker))
         self._hook("disconnect", _identity(worker))
-        self._workers.send_event("exit", _identity(worker), but=worker)
+        self._workers.notify_all("exit", _identity(worker), but=worker)
         if was_draining:
             return  # it is killed after its drain
         # A process that has only closed its channel may serve on as long as an orphan.

@@ -32,13 +32,13 @@ logger = logging.getLogger("sticky")
 
 
 class MessageActions(Protocol):
-    """What messages ask of the supervisor."""
+    """What messages have the supervisor do."""
 
     def worker_ready(self, worker: WorkerHandle) -> None:
         """Put a worker that has booted into service. Raises OutOfTurn where it is ready already."""
 
     def retire_requested(self, worker: WorkerHandle) -> None:
-        """Replace a worker that was asked to end, by TERM to its own process."""
+        """Replace a worker whose process got TERM from outside."""
 
     def condemn(self, worker: WorkerHandle, reason: str) -> None:
         """Kill a worker that is broken. None of its messages counts any more."""

@@ -91,11 +91,11 @@ class Workers:
         if not worker.send(kind, *fields):
             self.wants_write(worker, True)
 
-    def send_event(self, name: str, about: dict[str, Any], *, but: WorkerHandle | None = None) -> None:
+    def notify_all(self, event: str, about: dict[str, Any], *, but: WorkerHandle | None = None) -> None:
         """Send an event to every worker that serves, except one."""
         for worker in self.by_pid.values():
             if worker is not but and worker.state in SERVING:
-                self.send(worker, Kind.EVENT, name, about)
+                self.send(worker, Kind.EVENT, event, about)
 
     def wants_write(self, worker: WorkerHandle, wanted: bool) -> None:
         """Have the callback of `add` called when the worker's channel has room, or not any more."""

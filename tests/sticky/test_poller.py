@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sticky.poller import CALLED_OFF_MIN, Poller
+from sticky.poller import CANCELLED_MIN, Poller
 
 
 class Clock:
@@ -34,7 +34,7 @@ def test_timers_that_are_called_off_do_not_wait_for_their_time(poller: Poller, c
     kept = [poller.after(300.0 - number, lambda number=number: called.append(number)) for number in range(10)]
     for _ in range(20_000):  # as many clients, each of which says something whole at once
         poller.after(300.0, lambda: called.append(-1)).cancel()
-        assert len(poller._timers) <= 2 * len(kept) + CALLED_OFF_MIN + 1
+        assert len(poller._timers) <= 2 * len(kept) + CANCELLED_MIN + 1
     clock.now += 400.0
     poller.run_once()
     assert called == list(range(9, -1, -1))

@@ -259,7 +259,7 @@ def test_a_worker_gets_no_message_after_its_end() -> None:
     assert channel.is_closed
     sent = list(channel.sent)
     cluster.workers.send(worker, Kind.INSPECT)
-    cluster.workers.send_event("online", {})
+    cluster.workers.notify_all("online", {})
     cluster.workers.wants_write(worker, True)
     assert channel.sent == sent
     cluster.check()

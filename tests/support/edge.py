@@ -88,7 +88,7 @@ class Edge:
             counters=self.counters,
             refuse=self.dispatcher.refuse,
             place=self.dispatcher.place,
-            tell=self.workers.send_event,
+            tell=self.workers.notify_all,
             is_dying=self.workers.is_dying,
         )
         self.supervisor = Supervisor(
