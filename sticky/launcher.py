@@ -15,10 +15,9 @@ from typing import Any
 
 from sticky.environment import Environment
 from sticky.hashing import Slot
+from sticky.log_lines import WORKER_NOT_STARTED, log
 from sticky.settings import ClusterSettings
 from sticky.worker_handle import WorkerHandle
-
-logger = logging.getLogger("sticky")
 
 
 class Launcher:
@@ -62,15 +61,16 @@ class Launcher:
         try:
             env = {**self._env_of(slot)}
         except Exception as error:
-            logger.exception("! slot %d: the environment of its worker could not be made", slot)
+            reason = "its environment could not be made"
+            log(logging.ERROR, WORKER_NOT_STARTED, slot=slot, reason=reason, exc_info=True)
             raise OSError(errno.EINVAL, "env_of failed") from error
         try:
             pid, channel = self._environment.start_worker(self._argv, env)
         except OSError as error:
-            logger.error("! slot %d: %s cannot be started: %s", slot, self._argv[0], error.strerror)
+            log(logging.ERROR, WORKER_NOT_STARTED, slot=slot, program=self._argv[0], reason=error.strerror)
             raise
         except (TypeError, ValueError) as error:  # a variable or an argument is not text, or has a NUL in it
-            logger.error("! slot %d: %s cannot be started: %s", slot, self._argv[0], error)
+            log(logging.ERROR, WORKER_NOT_STARTED, slot=slot, program=self._argv[0], reason=error)
             raise OSError(errno.EINVAL, str(error)) from error
         return WorkerHandle(
             slot,

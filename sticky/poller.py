@@ -32,7 +32,7 @@ CANCELLED_MIN: Final = 1000  # fewer cancelled timers stay in the heap until the
 EDGE: Final = select.EPOLLET  # reported once per arrival of bytes, not as long as bytes are there
 
 FAILED: Final = "callbacks_failed"  # a counter
-FAILED_LINE: Final = "! an error in the server itself (a bug, please report it): what it concerned is closed"
+FAILED_LINE: Final = "callback failed: a bug of the server itself, please report it; what it concerned is closed"
 
 logger = logging.getLogger("sticky")
 
@@ -178,7 +178,7 @@ class Poller:
                 then()
             except Exception:
                 self.counters[FAILED] += 1
-                logger.exception("! and that could not be closed either")
+                logger.exception("callback failed: what it concerned could not be closed either")
 
     def guard(self, callback: Callable[[], object], on_failed: Callable[[], object] | None = None) -> None:
         """Call something that is one of several: the others go on, whatever it raises."""

@@ -37,7 +37,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from sticky import commands, listen, privileges
+from sticky import commands, listen, log_lines, privileges
 from sticky.accept import Door
 from sticky.addresses import Addresses
 from sticky.affinity import Affinity
@@ -48,6 +48,7 @@ from sticky.errors import SettingsError
 from sticky.handoff import Dispatcher, balance_named
 from sticky.hashing import Hashing, Slot
 from sticky.launcher import Launcher
+from sticky.log_lines import log
 from sticky.notify import ServiceManager
 from sticky.poller import Poller
 from sticky.settings import ClusterSettings
@@ -69,8 +70,6 @@ _SIGNALS: Final = (
 
 SLOT: Final = "STICKY_SLOT"
 """The environment variable that names a worker's slot, for what reads nothing else."""
-
-logger = logging.getLogger("sticky")
 
 
 class PrimaryState(enum.Enum):
@@ -230,7 +229,7 @@ class Primary:
         after = TRANSITIONS.get((self.state, event))
         if after is None:
             raise AssertionError(f"primary: event {event.name} is illegal in state {self.state.name}")
-        logger.debug("= primary %s -> %s", self.state.value, after.value)
+        log(logging.DEBUG, log_lines.STATE, of="primary", before=self.state.value, after=after.value)
         self.state = after
 
     # The loop
@@ -296,7 +295,7 @@ class Primary:
         self._door.open(self._listeners, self._settings.backlog)
         addresses = [listen.address_of(listener) for listener in self._listeners]
         for address in addresses:
-            logger.info("= listening on %s", address)
+            log(logging.INFO, log_lines.SERVER_LISTENING, address=address)
         self._manager.ready(self._summary())
         self._hook("listening", {"addresses": addresses})
 
@@ -304,16 +303,16 @@ class Primary:
         for hook in self._hooks.get(name, ()):
             try:
                 hook(fields)
-            except Exception:
+            except Exception:  # noqa: BLE001 - logged with its traceback
                 self._counters["hooks_failed"] += 1
-                logger.exception("! a hook for %s failed", name)
+                log(logging.ERROR, log_lines.HOOK_FAILED, hook=name, exc_info=True)
 
     # Signals
 
     def _on_signals(self, numbers: Sequence[signal.Signals]) -> None:
         for number in numbers:
             if number is not signal.SIGCHLD:
-                logger.info("< %s", number.name)
+                log(logging.INFO, log_lines.SIGNAL_RECEIVED, signal=number.name)
                 self._poller.guard(partial(self.handle_signal, number))
         self.reap()
 
@@ -375,13 +374,13 @@ class Primary:
     def stop(self) -> None:
         """Accept nothing more, let every worker drain, then end the sidecars and the loop."""
         self._begin_stopping()
-        logger.info("= stopping: workers have %g s", self._settings.drain_s)
+        log(logging.INFO, log_lines.SERVER_STOPPING, drain_s=self._settings.drain_s)
         self._supervisor.stop()
 
     def stop_now(self, status: int) -> None:
         """Accept nothing more, kill every worker and sidecar, and end the loop with this exit status."""
         self._begin_stopping()
-        logger.warning("= stopping at once")
+        log(logging.WARNING, log_lines.SERVER_STOPPING, drain_s=0)
         self._supervisor.stop_now(status)
         self._sidecars.kill()
 
@@ -402,7 +401,7 @@ class Primary:
         self._sidecars.stop()
 
     def _on_all_stopped(self) -> None:
-        logger.info("= stopped")
+        log(logging.INFO, log_lines.SERVER_STOPPED, status=self._status)
         self._transition(PrimaryEvent.ENDED)
 
     def statistics(self) -> dict[str, Any]:

@@ -28,14 +28,12 @@ from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
 from sticky.hashing import Slot
+from sticky.log_lines import RELOAD_CONTINUES, RELOAD_GIVEN_UP, RELOAD_STARTED, log
 from sticky.worker_handle import WorkerHandle
 from sticky.workers import Workers
 
 KILLED_MAX: Final = 3  # successors in a row that were killed while they booted
-GOES_ON_LINE: Final = "! slot %d: worker %d was killed while it booted: the reload goes on, and comes back to this slot"
-RELOAD_FAILED_LINE: Final = "! reload given up: the workers that were serving go on"
-
-logger = logging.getLogger("sticky")
+GIVEN_UP_REASON: Final = "the successor did not boot (see the line before), the old workers keep serving"
 
 
 class ReloadActions(Protocol):
@@ -71,7 +69,7 @@ class Reload:
     def replace_all(self, slots: int) -> None:
         """Replace the workers of this many slots by a new generation."""
         self.generation += 1
-        logger.info("= reloading %d workers", slots)
+        log(logging.INFO, RELOAD_STARTED, workers=slots, generation=self.generation)
         self.replace(Slot(number) for number in range(slots))
 
     def replace(self, slots: Iterable[Slot]) -> None:
@@ -99,7 +97,7 @@ class Reload:
             try:
                 successor = self._actions.start_successor(slot)
             except OSError as error:
-                self._give_up(f"no process can be started: {error.strerror}")
+                self._give_up(slot, f"no process can be started: {error.strerror}")
                 return
             if successor is not None:
                 self._successors[slot] = successor
@@ -143,17 +141,18 @@ class Reload:
             return True
         if was_killed and self._killed + 1 < KILLED_MAX:
             self._killed += 1
-            logger.warning(GOES_ON_LINE, slot, worker.pid)
+            reason = "the successor was killed while it booted, and its slot is tried again"
+            log(logging.WARNING, RELOAD_CONTINUES, slot=slot, pid=worker.pid, reason=reason)
             self._left.append(slot)
             self._next()
             return self._failed is None or slot in self._workers.live
-        self._give_up(reason)
+        self._give_up(slot, reason)
         return slot in self._workers.live
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, slot: Slot, reason: str) -> None:
         self._left.clear()
         self._failed = reason
-        logger.error(RELOAD_FAILED_LINE)
+        log(logging.ERROR, RELOAD_GIVEN_UP, slot=slot, reason=GIVEN_UP_REASON)
         self._actions.reload_ended()
 
     def stop(self) -> None:

@@ -26,15 +26,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from sticky import log_lines
 from sticky.environment import Environment
+from sticky.log_lines import log
 from sticky.poller import READ, Poller
+from sticky.worker_handle import describe_end
 
 BACKOFF_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S: Final = 10.0  # ready for so long: its failures are forgotten
 STOP_S: Final = 5.0  # between its stop signal and KILL
 STARTS_MAX: Final = 3  # in a row that fail, of a sidecar that was never ready: the server is given up
-
-logger = logging.getLogger("sticky")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ class Sidecars:
         after = TRANSITIONS.get((self.phase, event))
         if after is None:
             raise AssertionError(f"sidecars: event {event.name} is illegal in phase {self.phase.name}")
-        logger.debug("= sidecars %s -> %s", self.phase.value, after.value)
+        log(logging.DEBUG, log_lines.STATE, of="sidecars", before=self.phase.value, after=after.value)
         self.phase = after
 
     def start(self) -> None:
@@ -137,7 +138,7 @@ class Sidecars:
         try:
             pid, ready = self._environment.start_sidecar(sidecar.argv, {**self._env, **sidecar.env})
         except OSError as error:
-            logger.error("! %s cannot be started: %s", sidecar.name, error.strerror)
+            log(logging.ERROR, log_lines.SIDECAR_NOT_STARTED, name=sidecar.name, reason=error.strerror)
             self._restart(sidecar)
             return
         self._running[pid] = sidecar
@@ -155,7 +156,7 @@ class Sidecars:
         self._poller.forget(ready.fileno())
         ready.close()
         if data:  # without any, it has ended: `reaped` follows
-            logger.info("= %s is ready", sidecar.name)
+            log(logging.INFO, log_lines.SIDECAR_READY, name=sidecar.name, pid=pid)
             self._ready.add(sidecar.name)
             self._poller.after(STEADY_S, lambda: self._on_steady(pid, sidecar))
             self._check_ready()
@@ -178,7 +179,8 @@ class Sidecars:
             self._check_stopped()
         if self.phase in _ENDING:
             return True
-        logger.error("! %s (%d) ended: %s", sidecar.name, pid, os.waitstatus_to_exitcode(status))
+        reason = describe_end(os.waitstatus_to_exitcode(status))
+        log(logging.ERROR, log_lines.SIDECAR_EXITED, name=sidecar.name, pid=pid, reason=reason)
         self._restart(sidecar)
         return True
 
@@ -187,7 +189,8 @@ class Sidecars:
         failures = self._failures.get(sidecar.name, 0)
         self._failures[sidecar.name] = failures + 1
         if sidecar.name not in self._ready and failures + 1 >= STARTS_MAX:
-            logger.error("! %s could not be started, %d times in a row: giving up", sidecar.name, failures + 1)
+            reason = f"{sidecar.name} could not be started"
+            log(logging.ERROR, log_lines.SERVER_GIVES_UP, reason=reason, starts_failed=failures + 1)
             self._on_failed()
         else:
             self._poller.after(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)], lambda: self._start(sidecar))

@@ -34,6 +34,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, Final
 
+from sticky import log_lines
 from sticky.channel import Kind
 from sticky.crashes import Crashes
 from sticky.errors import OutOfTurn
@@ -41,6 +42,7 @@ from sticky.handoff import Dispatcher
 from sticky.hashing import Slot
 from sticky.inspections import Inspections, OnAnswer
 from sticky.launcher import Launcher
+from sticky.log_lines import log
 from sticky.message_relay import MessageRelay
 from sticky.messages import REFUSED
 from sticky.poller import HANGUP, WRITE, Poller
@@ -57,13 +59,6 @@ LAST_WORDS_MAX: Final = 64  # rounds of messages that a dead worker has left; it
 KILL_GRACE_S: Final = 5.0  # after the drain's end
 REAP_S: Final = 0.05  # from the end of a channel to that of its process; longer where a child of it has the channel
 ASK_AGAIN_S: Final = 0.01  # while workers report which keys they have that belong to an added slot
-
-READY_LINE: Final = "= slot %d: worker %d is ready (%d of %d)"
-ENDED_LINE: Final = "x slot %d: worker %d ended (%s)"
-CONDEMNED_LINE: Final = "! slot %d: worker %d sent a message that cannot be right, and is killed: %s"
-BOOT_FAILED_LINE: Final = "! slot %d: worker %d cannot boot"
-
-logger = logging.getLogger("sticky")
 
 Hook = Callable[[str, dict[str, Any]], None]
 
@@ -153,6 +148,7 @@ class Supervisor:
         if worker.journal is None or not worker.channel.send(Kind.BOOT, boot, fd=worker.journal):
             self._workers.send(worker, Kind.BOOT, boot)
         self._counters["started"] += 1
+        log(logging.DEBUG, log_lines.WORKER_STARTED, slot=slot, pid=worker.pid, generation=worker.generation)
         self._hook("fork", _identity(worker))
         return worker
 
@@ -169,7 +165,7 @@ class Supervisor:
         """Start another worker in a slot, the later the more often it has failed."""
         delay_s = self._restarts.next_delay_s(slot)
         if delay_s:
-            logger.warning("= slot %d: another worker in %g s", slot, delay_s)
+            log(logging.WARNING, log_lines.WORKER_RESTART_DELAYED, slot=slot, delay_s=delay_s)
         self._poller.after(delay_s, lambda: self._start_if_empty(slot))
 
     def _retry_boot(self, slot: Slot) -> None:
@@ -177,7 +173,8 @@ class Supervisor:
         if self._restarts.record_failed_boot():
             self._restart(slot)
         else:
-            logger.error("! no worker could boot, %d times in a row: giving up", self._restarts.boots_failed)
+            failed = self._restarts.boots_failed
+            log(logging.ERROR, log_lines.SERVER_GIVES_UP, reason="no worker could boot", boots_failed=failed)
             self.stop(EXIT_BOOT)
 
     # Their channels
@@ -196,7 +193,7 @@ class Supervisor:
         """Kill a worker that is broken. None of its messages counts any more. `_lost` follows when its channel ends."""
         if worker.state in (WorkerState.CONDEMNED, WorkerState.GONE):
             return
-        logger.error(CONDEMNED_LINE, worker.slot, worker.pid, reason)
+        log(logging.ERROR, log_lines.WORKER_CONDEMNED, slot=worker.slot, pid=worker.pid, reason=reason)
         self._counters["condemned"] += 1
         if worker.ready_at is None:
             worker.boot_error = worker.boot_error or f"it sent a message that cannot be right: {reason}"
@@ -236,7 +233,8 @@ class Supervisor:
         self._reload.successor_ready(worker)
         self._logged_boot_error = None
         predecessor = self._workers.enter_service(worker)
-        logger.info(READY_LINE, slot, worker.pid, len(self._workers.live), self._wanted)
+        ready = f"{len(self._workers.live)}/{self._wanted}"
+        log(logging.INFO, log_lines.WORKER_READY, slot=slot, pid=worker.pid, ready=ready)
         self._poller.after(STEADY_S, lambda: self._on_steady(worker))
         if self._restarts.record_ready():
             self._on_first_ready()
@@ -275,7 +273,8 @@ class Supervisor:
         if was_draining:
             return  # it is killed after its drain
         # A process that has only closed its channel may serve on as long as an orphan.
-        self._watchdog.kill_later(worker, self._settings.orphan_grace_s + KILL_GRACE_S)
+        grace_s = self._settings.orphan_grace_s + KILL_GRACE_S
+        self._watchdog.kill_later(worker, grace_s, "it has closed its channel and not ended")
         if worker.ready_at is not None:
             self._counters["died"] += 1
             if worker.slot not in self._workers.live and not self._reload.has_successor(worker.slot):
@@ -296,7 +295,7 @@ class Supervisor:
         self._dispatcher.worker_lost(worker)
         if worker.boot_error is None:
             level = logging.INFO if code == 0 else logging.WARNING
-            logger.log(level, ENDED_LINE, worker.slot, pid, describe_end(code))
+            log(level, log_lines.WORKER_EXITED, slot=worker.slot, pid=pid, reason=describe_end(code))
         self._hook("exit", {**_identity(worker), "status": code, "expected": worker.is_retired})
         if self._stopping:
             if not self._workers.by_pid:
@@ -317,7 +316,8 @@ class Supervisor:
         text = worker.boot_error or f"it ended before it was ready ({describe_end(code)})"
         if text != self._logged_boot_error:  # once, however many workers fail in the same way
             self._logged_boot_error = text
-            logger.error(BOOT_FAILED_LINE + "\n%s", worker.slot, worker.pid, text.rstrip())
+            detail = text.rstrip()
+            log(logging.ERROR, log_lines.WORKER_CANNOT_BOOT, slot=worker.slot, pid=worker.pid, detail=detail)
         if not self._reload.boot_failed(worker, text, was_killed=was_killed):
             self._retry_boot(worker.slot)
 
@@ -352,7 +352,7 @@ class Supervisor:
         before, self._wanted = self._wanted, min(max(workers, 1), WORKERS_MAX)
         if before == self._wanted:
             return
-        logger.info("= scaling from %d to %d workers", before, self._wanted)
+        log(logging.INFO, log_lines.WORKERS_SCALED, before=before, workers=self._wanted)
         for number in range(before, self._wanted):
             self._start_if_empty(Slot(number))
         for number in range(self._wanted, before):
@@ -368,9 +368,10 @@ class Supervisor:
             return
         worker.transition(WorkerEvent.DRAIN)
         worker.is_retired = True
+        log(logging.INFO, log_lines.WORKER_DRAINING, slot=worker.slot, pid=worker.pid, drain_s=self._settings.drain_s)
         self._dispatcher.worker_retired(worker)
         self._workers.send(worker, Kind.DRAIN, self._settings.drain_s)
-        self._watchdog.kill_later(worker, self._settings.drain_s + KILL_GRACE_S)
+        self._watchdog.kill_later(worker, self._settings.drain_s + KILL_GRACE_S, "it has not ended after its drain")
 
     # Stopping
 

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from sticky.hashing import Slot
+from sticky.log_lines import WORKER_HUNG, WORKER_KILLED, WORKER_PAST_LIFETIME, log
 from sticky.poller import Poller
 from sticky.settings import ClusterSettings
 from sticky.worker_handle import WorkerHandle, WorkerState
@@ -27,12 +28,7 @@ from sticky.workers import Workers
 CHECKS_PER_BOUND: Final = 4  # a hang is found at most a quarter of the bound late
 DUMP_S: Final = 0.5  # for faulthandler to write the stacks of all threads
 
-SILENT_LINE: Final = "! slot %d: worker %d was silent for %.1f s: its stacks follow"
-AGE_LINE: Final = "= slot %d: worker %d is to be replaced: %s"
-
 _ENDING: Final = (WorkerState.HUNG, WorkerState.CONDEMNED, WorkerState.GONE)
-
-logger = logging.getLogger("sticky")
 
 
 class WatchdogActions(Protocol):
@@ -102,27 +98,34 @@ class Watchdog:
             worker.last_beat_at = now
             return
         self._counters["hung"] += 1
-        logger.error(SILENT_LINE, worker.slot, worker.pid, silent_s)
+        reason = f"not ready after {silent_s:.1f} s" if is_starting else f"no heartbeat for {silent_s:.1f} s"
+        log(logging.ERROR, WORKER_HUNG, slot=worker.slot, pid=worker.pid, reason=reason)
         self._actions.worker_hung(worker)
         if not is_starting:  # a worker that boots has no handler for the signal yet, and would die of it without a dump
             self._workers.send_signal(worker, signal.SIGUSR2)
-        self.kill_later(worker, DUMP_S)
+        self.kill_later(worker, DUMP_S, None)
 
     def _check_lifetime(self, worker: WorkerHandle, now: float) -> None:
         if worker.ready_at is None or not self._workers.is_live(worker) or not self._actions.may_replace(worker.slot):
             return
         reason = worker.lifetime.ended(pid=worker.pid, age_s=now - worker.ready_at, adopted=worker.adopted)
         if reason is not None:
-            logger.info(AGE_LINE, worker.slot, worker.pid, reason)
+            log(logging.INFO, WORKER_PAST_LIFETIME, slot=worker.slot, pid=worker.pid, reason=reason)
             self._counters["lived_out"] += 1
             self._actions.replace(worker.slot)
 
-    def kill_later(self, worker: WorkerHandle, delay_s: float) -> None:
-        """Kill a worker, unless its process is reaped within `delay_s` seconds."""
+    def kill_later(self, worker: WorkerHandle, delay_s: float, reason: str | None) -> None:
+        """
+        Kill a worker, unless its process is reaped within `delay_s` seconds.
+
+        Args:
+            reason: for the log; None where a line about this worker has told that it will be killed.
+        """
 
         def kill() -> None:
             if self._workers.by_pid.get(worker.pid) is worker:  # and not another process with the same pid
-                logger.warning("x slot %d: worker %d is killed", worker.slot, worker.pid)
+                if reason is not None:
+                    log(logging.WARNING, WORKER_KILLED, slot=worker.slot, pid=worker.pid, reason=reason)
                 self._workers.send_signal(worker, signal.SIGKILL)
 
         self._poller.after(delay_s, kill)

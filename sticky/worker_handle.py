@@ -34,13 +34,12 @@ from sticky.channel import ChannelClosed, Kind
 from sticky.environment import WorkerChannel
 from sticky.hashing import Slot
 from sticky.lifetime import Lifetime
+from sticky.log_lines import WORKER_STATE, log
 
 if TYPE_CHECKING:
     from sticky.handoff import Parcel
 
 OUTBOX_MAX: Final = 256  # messages that wait for a full channel; above it those that are not vital are dropped
-
-logger = logging.getLogger("sticky")
 
 
 class WorkerState(enum.Enum):
@@ -171,7 +170,8 @@ class WorkerHandle:
         after = TRANSITIONS.get((self.state, event))
         if after is None:
             raise AssertionError(f"worker {self.worker_id}: event {event.name} is illegal in state {self.state.name}")
-        logger.info("= slot %d: worker %d %s -> %s", self.slot, self.pid, self.state.value, after.value)
+        before = self.state.value
+        log(logging.DEBUG, WORKER_STATE, slot=self.slot, pid=self.pid, before=before, after=after.value)
         self.state = after
 
     @property

@@ -20,6 +20,7 @@ from sticky.channel import ChannelClosed, Received, Unreadable, close_all, conne
 from sticky.errors import OutOfTurn
 from sticky.handoff import Dispatcher
 from sticky.inspections import Inspections
+from sticky.log_lines import CONNECTION_LOST, log
 from sticky.message_relay import MessageRelay
 from sticky.poller import Poller
 from sticky.worker_handle import WorkerHandle, WorkerState
@@ -27,8 +28,6 @@ from sticky.worker_handle import WorkerHandle, WorkerState
 ERROR_REASON: Final = "an error in the primary, see above"  # a handler of ours has raised
 
 OnGivenBack = Callable[[socket.socket, str, int, bytes], None]
-
-logger = logging.getLogger("sticky")
 
 
 class MessageActions(Protocol):
@@ -126,11 +125,11 @@ class WorkerMessages:
         elif isinstance(message, messages.Sent):
             self._relay.relay(worker, message.name, message.data)
         elif isinstance(message, messages.GiveBack):
-            self._give_back(message, received)
+            self._give_back(worker, message, received)
         else:
             raise AssertionError(f"no handler for {type(message).__name__}, which `from_worker` decodes")
 
-    def _give_back(self, message: messages.GiveBack, received: Received) -> None:
+    def _give_back(self, worker: WorkerHandle, message: messages.GiveBack, received: Received) -> None:
         """
         Pass on a connection that a worker gives back, because its next request belongs to another slot.
 
@@ -139,7 +138,8 @@ class WorkerMessages:
         """
         if received.fd is None:
             self._counters["lost_given_back"] += 1
-            logger.error("! out of file descriptors: a connection on its way between workers is lost (ulimit -n)")
+            reason = "out of file descriptors on its way between workers (ulimit -n)"
+            log(logging.ERROR, CONNECTION_LOST, slot=worker.slot, reason=reason)
             return
         try:
             sock = connection_from(received.fd)

@@ -15,7 +15,7 @@ Invariants, which `check` asserts:
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -28,8 +28,6 @@ from sticky.worker_handle import WorkerHandle, WorkerState
 
 SERVING = (WorkerState.READY, WorkerState.DRAINING)
 """States in which a worker has clients and handles events."""
-
-logger = logging.getLogger("sticky")
 
 
 class Workers:
@@ -130,7 +128,5 @@ class Workers:
         if self.by_pid.get(worker.pid) is not worker:
             return
         worker.was_killed |= number is signal.SIGKILL
-        try:
+        with contextlib.suppress(ProcessLookupError):  # it has ended and is not reaped yet
             self._environment.send_signal(worker.pid, number)
-        except ProcessLookupError:
-            logger.debug("= process %d is gone already", worker.pid)

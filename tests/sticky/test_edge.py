@@ -30,10 +30,12 @@ from sticky.first_bytes import HeadLimits
 from sticky.handoff import Parcel
 from sticky.hashing import Hashing
 from sticky.lifetime import Lifetime
+from sticky.log_lines import WORKER_CONDEMNED
 from sticky.messages import TEXT_MAX, from_worker
 from sticky.poller import FAILED, READ, Poller
 from sticky.worker_handle import WorkerState
 from tests.support.edge import Edge, open_descriptors
+from tests.support.log_lines import exited, pattern
 
 encode = msgspec.msgpack.encode
 NESTED = b"\x91" * 70_000
@@ -149,11 +151,9 @@ def test_a_message_that_cannot_be_right_costs_its_worker_and_nothing_else(
             os.close(fd)
         while worker.pid in edge.workers.by_pid:
             edge.turn()
-    found = re.search(
-        rf"slot 0: worker {worker.pid} sent a message that cannot be right, and is killed: (.+)", caplog.text
-    )
+    found = re.search(pattern(WORKER_CONDEMNED, slot=0, pid=worker.pid, reason=r"(\".+\"|\S+)"), caplog.text)
     assert found, caplog.text
-    assert re.search(rf"slot 0: worker {worker.pid} ended \(killed by SIGKILL\)", caplog.text)
+    assert re.search(exited("killed by SIGKILL", slot=0, pid=worker.pid), caplog.text)
     assert edge.counters["condemned"] == condemned + 1
     assert edge.counters[FAILED] == failed, "it was expected"
     assert worker.state is WorkerState.GONE
@@ -335,7 +335,7 @@ def test_an_error_in_a_callback_closes_what_it_concerned_and_the_loop_goes_on(ca
     with caplog.at_level(logging.ERROR):
         poller.run_once()
     assert done == ["closed", "the next timer"]
-    assert "that could not be closed either" in caplog.text
+    assert "could not be closed either" in caplog.text
     assert caplog.text.count("Traceback") == 4, "of the descriptor; of the timer; and with it of what was to close"
     poller.close()
     ours.close()

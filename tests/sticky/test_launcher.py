@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -11,9 +12,11 @@ import pytest
 from sticky.hashing import Slot
 from sticky.launcher import Launcher
 from sticky.lifetime import Lifetime
+from sticky.log_lines import WORKER_NOT_STARTED
 from sticky.settings import ClusterSettings
 from sticky.worker_handle import WorkerState
 from tests.support.fake_environment import FakeEnvironment, no_such_program
+from tests.support.log_lines import pattern
 
 SETTINGS = ClusterSettings(workers=2, heartbeat_s=0.5, lifetime=Lifetime(seconds=100.0))
 
@@ -76,10 +79,10 @@ def test_the_journal_belongs_to_the_worker_and_is_closed_once() -> None:
 @pytest.mark.parametrize(
     ("error", "number", "logged"),
     [
-        (no_such_program(), errno.ENOENT, "python cannot be started: No such file or directory"),
-        (OSError(errno.EMFILE, "Too many open files"), errno.EMFILE, "cannot be started: Too many open files"),
-        (ValueError("embedded null byte"), errno.EINVAL, "cannot be started: embedded null byte"),
-        (TypeError("expected str, not int"), errno.EINVAL, "cannot be started: expected str, not int"),
+        (no_such_program(), errno.ENOENT, "No such file or directory"),
+        (OSError(errno.EMFILE, "Too many open files"), errno.EMFILE, "Too many open files"),
+        (ValueError("embedded null byte"), errno.EINVAL, "embedded null byte"),
+        (TypeError("expected str, not int"), errno.EINVAL, "expected str, not int"),
     ],
 )
 def test_what_cannot_be_started_is_an_oserror_and_in_the_log(
@@ -90,7 +93,7 @@ def test_what_cannot_be_started_is_an_oserror_and_in_the_log(
     with pytest.raises(OSError) as raised:  # noqa: PT011 - the number is checked below
         launcher(environment).launch(Slot(0), generation=1, now=0.0)
     assert raised.value.errno == number
-    assert logged in caplog.text
+    assert re.search(pattern(WORKER_NOT_STARTED, slot=0, program="python", reason=logged), caplog.text)
 
 
 def test_an_environment_that_cannot_be_made_starts_nothing(caplog: pytest.LogCaptureFixture) -> None:
