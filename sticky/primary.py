@@ -1,5 +1,5 @@
 """
-The primary: joins the acceptor, the dispatcher, the supervisor and the control socket in one loop.
+The primary: joins the path of connections, the supervisor and the control socket in one loop.
 
 Runs in the primary, one thread, no asyncio. It is the wiring and the order of start and stop; the parts have the rules.
 Its poller and its environment are given to it, so that a test runs it without a process and with a clock of its own.
@@ -29,28 +29,23 @@ import contextlib
 import enum
 import logging
 import os
-import resource
 import secrets
 import signal
-import sys
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 from sticky import commands, listen, log_lines, privileges
-from sticky.accept import Door
-from sticky.addresses import Addresses
-from sticky.affinity import Affinity
 from sticky.control import ControlServer
-from sticky.crashes import Crashes
 from sticky.environment import Environment
 from sticky.errors import SettingsError
-from sticky.handoff import Dispatcher, balance_named
-from sticky.hashing import Hashing, Slot
+from sticky.hashing import Slot
 from sticky.launcher import Launcher
 from sticky.log_lines import log
 from sticky.notify import ServiceManager
 from sticky.poller import Poller
+from sticky.routing import Routing
 from sticky.settings import ClusterSettings
 from sticky.sidecars import Sidecar, Sidecars
 from sticky.signals import queued_signals
@@ -122,7 +117,8 @@ class Primary:
             others: as `Cluster`.
 
         Raises:
-            SettingsError: an address is wrong or taken, there is no such user, or this process may not become it.
+            SettingsError: an address is wrong or taken, there is no such user, this process may not become it, or the
+                control socket cannot be made.
         """
         self.state = PrimaryState.STARTING
         self._poller = poller
@@ -133,64 +129,18 @@ class Primary:
         self._status = 0
         env = dict(env)
         self._manager = ServiceManager(env)
-        identity = privileges.find(settings.user, settings.group)
-        if settings.umask is not None:
-            os.umask(settings.umask)
-        balance = balance_named(settings.balance)
-        self._listeners = listen.bind_all(settings.binds)
-        self._pid_file = settings.pid_file
-        try:
-            if self._pid_file is not None:
-                _write_pid(self._pid_file)
-            identity.assume()
-        except SettingsError:
-            self._remove_files()
-            raise
-        secret = settings.secret or secrets.token_bytes(32)
-        hashing = Hashing(secret)
-        self._node = settings.node or secrets.token_hex(4)
         self._workers = Workers(poller, environment)
-        affinity, descriptors = Affinity(settings.affinity, hashing), _descriptor_limit()
-        crashes = Crashes(
-            poller,
-            affinity,
-            hashing,
-            counters=self._counters,
-            refuse=lambda *answer: self._dispatcher.refuse(*answer),
-            place=lambda parcel: self._dispatcher.place(parcel),
-            tell=self._workers.notify_all,
-            is_dying=self._workers.is_dying,
-        )
-        self._addresses = Addresses(
-            trusts=affinity.trusts, most=settings.connections_per_address, descriptors=descriptors
-        )
-        self._door = Door(
-            poller,
-            affinity,
-            hashing,
-            limits=settings.limits,
-            handshake_s=settings.handshake_s,
-            expects_proxy=settings.proxy_protocol,
-            tls=settings.tls,
-            raw=settings.raw,
-            addresses=self._addresses,
-            descriptors=descriptors,
-            deliver=lambda parcel: self._dispatcher.dispatch(parcel),
-            counters=self._counters,
-        )
-        self._dispatcher = Dispatcher(
-            poller,
-            hashing,
-            self._workers.live,
-            balance=balance,
-            patience_s=settings.patience_s,
-            refuse=self._door.refuse,
-            wants_write=self._workers.wants_write,
-            addresses=self._addresses,
-            on_too_many=self._door.log_too_many,
-            counters=self._counters,
-            suspicion=crashes,
-        )
+        self._node = settings.node or secrets.token_hex(4)
+        secret = settings.secret or secrets.token_bytes(32)
+        self._listeners: list[socket.socket] = []
+        self._pid_file: str | None = None  # that this process has written: another's is never removed
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._remove_files)
+            self._bind()
+            self._routing = Routing(poller, self._workers, settings, secret=secret)
+            undo.callback(self._routing.release)
+            self._control = self._open_control()
+            undo.pop_all()  # all that can fail is done
         launcher = Launcher(
             environment,
             settings,
@@ -204,15 +154,15 @@ class Primary:
             poller,
             self._workers,
             launcher,
-            self._dispatcher,
-            crashes,
+            self._routing.dispatcher,
+            self._routing.crashes,
             settings=settings,
             counters=self._counters,
             hook=self._hook,
             on_first_ready=self._listen,
             on_reloaded=lambda: self._manager.ready(self._summary()),
             on_stopped=self._on_workers_stopped,
-            on_given_back=self._door.take_back,
+            on_given_back=self._routing.acceptor.take_back,
         )
         self._sidecars = Sidecars(
             poller,
@@ -223,7 +173,26 @@ class Primary:
             on_failed=lambda: self._supervisor.stop(1),
             on_stopped=self._on_all_stopped,
         )
-        self._control: ControlServer | None = None  # made by `open`, where the settings have a path
+
+    def _open_control(self) -> ControlServer | None:
+        path = self._settings.control
+        return None if path is None else ControlServer(self._poller, path, partial(commands.answer, self))
+
+    def _bind(self) -> None:
+        """
+        Bind every address, write the pid file, then give the privileges up that this may have needed.
+
+        Raises:
+            SettingsError: one of them is not possible.
+        """
+        identity = privileges.find(self._settings.user, self._settings.group)
+        if self._settings.umask is not None:
+            os.umask(self._settings.umask)
+        self._listeners = listen.bind_all(self._settings.binds)
+        if self._settings.pid_file is not None:
+            _write_pid(self._settings.pid_file)
+            self._pid_file = self._settings.pid_file
+        identity.assume()
 
     def _transition(self, event: PrimaryEvent) -> None:
         after = TRANSITIONS.get((self.state, event))
@@ -238,9 +207,6 @@ class Primary:
         """
         Serve until stopped, and return the exit status: 0, 3 when no worker could boot, 128 + N when a signal ended it
         at once.
-
-        Raises:
-            SettingsError: the control socket cannot be made.
         """
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)
@@ -251,14 +217,7 @@ class Primary:
         return self._status
 
     def start(self) -> None:
-        """
-        Start the sidecars, and the workers when those are ready. The caller must run the poller, and `close` at last.
-
-        Raises:
-            SettingsError: the control socket cannot be made.
-        """
-        if self._settings.control is not None:
-            self._control = ControlServer(self._poller, self._settings.control, partial(commands.answer, self))
+        """Start the sidecars, and the workers when those are ready. The caller must run the poller, then `close`."""
         self._hook("setup", {"addresses": [listen.address_of(each) for each in self._listeners]})
         if self._manager.watchdog_s:
             self._notify_alive()
@@ -266,10 +225,10 @@ class Primary:
 
     def close(self) -> None:
         """Close every descriptor, and remove every file, that the primary made."""
-        self._door.release()
-        self._remove_files()
+        self._routing.release()
         if self._control is not None:
             self._control.close()
+        self._remove_files()
         self._poller.close()
 
     def _remove_files(self) -> None:
@@ -292,7 +251,7 @@ class Primary:
         if self.state is not PrimaryState.STARTING:
             return  # the worker became ready after a stop
         self._transition(PrimaryEvent.LISTEN)
-        self._door.open(self._listeners, self._settings.backlog)
+        self._routing.open(self._listeners, self._settings.backlog)
         addresses = [listen.address_of(listener) for listener in self._listeners]
         for address in addresses:
             log(logging.INFO, log_lines.SERVER_LISTENING, address=address)
@@ -392,8 +351,7 @@ class Primary:
         for listener in self._listeners:
             if listener.fileno() >= 0:
                 listen.unlink(listener)
-        self._dispatcher.close()
-        self._door.close()
+        self._routing.close()
 
     def _on_workers_stopped(self, status: int) -> None:
         self._begin_stopping()  # no worker could boot, or a sidecar failed: nothing else has begun it
@@ -417,18 +375,9 @@ class Primary:
             "live": sorted(self._workers.live),
             "sidecars": self._sidecars.describe(),
             "stopping": self.state in (PrimaryState.STOPPING, PrimaryState.STOPPED),
-            "before_head": self._door.waiting,
-            "homeless": self._dispatcher.homeless,
-            "client_addresses": len(self._addresses),
-            "away": len(self._dispatcher.away),
+            **self._routing.statistics(),
             "counters": dict(self._counters),
         }
-
-
-def _descriptor_limit() -> int:
-    """Return how many files each process may have open."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return limit if limit != resource.RLIM_INFINITY else sys.maxsize
 
 
 def _write_pid(path: str) -> None:

@@ -286,6 +286,22 @@ def test_a_setting_that_cannot_be_used_starts_nothing(tmp_path: Path, settings: 
         Scene(tmp_path, **settings)
 
 
+def test_a_start_that_fails_leaves_the_files_of_the_server_that_runs_alone(tmp_path: Path) -> None:
+    running = Scene(tmp_path, binds=(f"unix:{tmp_path / 's'}",), control=None)
+    running.start()
+    with pytest.raises(SettingsError, match="another process listens there already"):
+        Scene(tmp_path, binds=("127.0.0.1:0", f"unix:{tmp_path / 's'}"), control=None)
+    assert running.pid_file.exists()
+    assert (tmp_path / "s").is_socket()
+    running.primary.close()
+
+
+def test_a_start_that_fails_leaves_no_file_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError):
+        Scene(tmp_path, binds=(f"unix:{tmp_path / 's'}",), control="/no/such/directory/control")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_statistics_are_plain_data(scene: Scene) -> None:
     scene.start()
     found = scene.primary.statistics()
