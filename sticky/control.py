@@ -128,6 +128,7 @@ class ControlServer:
         if len(self._clients) >= CLIENTS_MAX:
             self._drop(next(iter(self._clients.values())))
         self._clients[client.fd] = client
+        assert len(self._clients) <= CLIENTS_MAX, "stuck clients would take all descriptors"
         self._poller.watch(
             client.fd, READ, lambda events: self._read(client, events), on_failed=lambda: self._drop(client)
         )

@@ -46,6 +46,7 @@ class Inspections:
             self._poller.guard(partial(on_answer, text))
 
     def _time_out(self, worker: WorkerHandle, waiting: list[OnAnswer]) -> None:
+        assert waiting, "a request is answered or timed out, and never taken back"
         if self._waiting.get(worker.pid) is not waiting:
             return  # answered; what waits now is a later request with a deadline of its own
         self._workers.send_signal(worker, signal.SIGUSR2)

@@ -85,6 +85,7 @@ class Launcher:
 
     def boot_message(self, worker: WorkerHandle, slots: int) -> dict[str, Any]:
         """Return the first message of all for a worker: the fields of `Boot`, as one of so many `slots`."""
+        assert 0 <= worker.slot < slots, "keys hash to slots that exist, so no other slot has a worker"
         return {
             "slot": worker.slot,
             "slots": slots,

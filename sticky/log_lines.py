@@ -76,6 +76,7 @@ def log(level: int, event: str, /, *, detail: str = "", exc_info: bool = False, 
     """
     if not logger.isEnabledFor(level):
         return
+    assert "=" not in event, "an event is words, so that it cannot look like a field"
     text = line(event, **fields)
     data = {f"{event.split()[0]}_pid" if name == "pid" else name: value for name, value in fields.items()}
     logger.log(

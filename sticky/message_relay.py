@@ -90,6 +90,7 @@ class MessageRelay:
 
     def _send(self, receivers: Iterable[WorkerHandle], sender: str, data: msgspec.Raw) -> int:
         count = 0
+        assert len(bytes(data)) <= MESSAGE_MAX, "a channel would refuse it, for each receiver"
         for worker in receivers:
             if worker.is_full:
                 self._counters["messages_dropped"] += 1
@@ -106,6 +107,7 @@ class MessageRelay:
 
     def _check(self, sender: WorkerHandle, receivers: list[WorkerHandle], until: float) -> None:
         """Resume a sender when no receiver is behind any more, or those that are have become stuck."""
+        assert sender.pid in self._paused, "a sender has one chain of checks, which ends with its pause"
         behind = [worker.pid for worker in receivers if self._is_behind(worker)]
         if behind and self._poller.now() < until:
             self._poller.after(

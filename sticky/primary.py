@@ -250,6 +250,7 @@ class Primary:
     def _listen(self) -> None:
         if self.state is not PrimaryState.STARTING:
             return  # the worker became ready after a stop
+        assert self._workers.live, "a client that is accepted now has a worker"
         self._transition(PrimaryEvent.LISTEN)
         self._routing.open(self._listeners, self._settings.backlog)
         addresses = [listen.address_of(listener) for listener in self._listeners]
@@ -359,6 +360,7 @@ class Primary:
         self._sidecars.stop()
 
     def _on_all_stopped(self) -> None:
+        assert not self._workers.by_pid, "workers end before the sidecars that they need"
         log(logging.INFO, log_lines.SERVER_STOPPED, status=self._status)
         self._transition(PrimaryEvent.ENDED)
 

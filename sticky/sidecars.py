@@ -28,6 +28,7 @@ from typing import Final
 
 from sticky import log_lines
 from sticky.environment import Environment
+from sticky.errors import SettingsError
 from sticky.log_lines import log
 from sticky.poller import READ, Poller
 from sticky.worker_handle import describe_end
@@ -106,7 +107,12 @@ class Sidecars:
             on_ready: called once, when each has been ready.
             on_failed: called when one could not be started `STARTS_MAX` times in a row.
             on_stopped: called once after `stop`, when none is left.
+
+        Raises:
+            SettingsError: two of them have the same name, by which failures are counted.
         """
+        if len({each.name for each in sidecars}) < len(sidecars):
+            raise SettingsError("sidecars", "two sidecar processes have the same name")
         self.phase = SidecarPhase.STARTING
         self._poller = poller
         self._environment = environment
@@ -143,7 +149,10 @@ class Sidecars:
             return
         self._running[pid] = sidecar
         self._poller.watch(
-            ready.fileno(), READ, lambda events: self._on_readable(pid, sidecar, ready), on_failed=ready.close
+            ready.fileno(),
+            READ,
+            lambda events: self._on_readable(pid, sidecar, ready),
+            on_failed=lambda: self._close(ready),
         )
 
     def _on_readable(self, pid: int, sidecar: Sidecar, ready: socket.socket) -> None:
@@ -153,19 +162,24 @@ class Sidecars:
             return
         except OSError:
             data = b""
-        self._poller.forget(ready.fileno())
-        ready.close()
+        self._close(ready)
         if data:  # without any, it has ended: `reaped` follows
             log(logging.INFO, log_lines.SIDECAR_READY, name=sidecar.name, pid=pid)
             self._ready.add(sidecar.name)
             self._poller.after(STEADY_S, lambda: self._on_steady(pid, sidecar))
             self._check_ready()
 
+    def _close(self, ready: socket.socket) -> None:
+        if ready.fileno() >= 0:
+            self._poller.forget(ready.fileno())
+            ready.close()
+
     def _on_steady(self, pid: int, sidecar: Sidecar) -> None:
         if self._running.get(pid) is sidecar:  # and not a successor, which may fail as fast as those before
             self._failures.pop(sidecar.name, None)
 
     def _check_ready(self) -> None:
+        assert len(self._ready) <= len(self._sidecars), "names are unique, and each is ready once"
         if self.phase is SidecarPhase.STARTING and len(self._ready) == len(self._sidecars):
             self._transition(SidecarEvent.ALL_READY)
             self._on_ready()

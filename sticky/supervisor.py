@@ -233,6 +233,7 @@ class Supervisor:
         self._reload.successor_ready(worker)
         self._logged_boot_error = None
         predecessor = self._workers.enter_service(worker)
+        assert predecessor is not worker, "a worker enters service once: only STARTING leads to READY"
         ready = f"{len(self._workers.live)}/{self._wanted}"
         log(logging.INFO, log_lines.WORKER_READY, slot=slot, pid=worker.pid, ready=ready)
         self._poller.after(STEADY_S, lambda: self._on_steady(worker))
@@ -367,6 +368,7 @@ class Supervisor:
         if worker.state is not WorkerState.READY:
             return
         worker.transition(WorkerEvent.DRAIN)
+        assert not self._workers.is_live(worker), "the dispatcher would hand it connections that it does not serve"
         worker.is_retired = True
         log(logging.INFO, log_lines.WORKER_DRAINING, slot=worker.slot, pid=worker.pid, drain_s=self._settings.drain_s)
         self._dispatcher.worker_retired(worker)

@@ -101,6 +101,7 @@ class Watchdog:
         reason = f"not ready after {silent_s:.1f} s" if is_starting else f"no heartbeat for {silent_s:.1f} s"
         log(logging.ERROR, WORKER_HUNG, slot=worker.slot, pid=worker.pid, reason=reason)
         self._actions.worker_hung(worker)
+        assert worker.state in _ENDING, "else each check would report it again"
         if not is_starting:  # a worker that boots has no handler for the signal yet, and would die of it without a dump
             self._workers.send_signal(worker, signal.SIGUSR2)
         self.kill_later(worker, DUMP_S, None)
@@ -121,6 +122,8 @@ class Watchdog:
         Args:
             reason: for the log; None where a line about this worker has told that it will be killed.
         """
+
+        assert delay_s > 0, "a worker has some time to end by itself"
 
         def kill() -> None:
             if self._workers.by_pid.get(worker.pid) is worker:  # and not another process with the same pid

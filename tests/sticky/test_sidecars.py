@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from sticky.errors import SettingsError
 from sticky.sidecars import (
     BACKOFF_S,
     STARTS_MAX,
@@ -215,6 +216,25 @@ def test_a_kill_after_a_stop_only_makes_it_faster(scene: Scene) -> None:
     assert scene.called == ["stopped"]
     scene.sidecars.kill()
     assert scene.sidecars.phase is P.STOPPED
+
+
+def test_two_of_one_name_are_refused() -> None:
+    with pytest.raises(SettingsError, match="two sidecar processes have the same name"):
+        Scene(BROKER, BROKER)
+
+
+def test_an_error_when_one_becomes_ready_closes_its_descriptor_and_no_more(scene: Scene) -> None:
+    def fail(event: object) -> None:
+        raise RuntimeError("a bug")
+
+    scene.sidecars.start()
+    broker, watcher = scene.environment.processes
+    scene.ready(broker)
+    scene.sidecars._transition = fail  # type: ignore[method-assign]
+    scene.ready(watcher)
+    assert scene.poller.epoll.watched == {}
+    assert scene.poller.counters["callbacks_failed"] == 1
+    assert len(scene.sidecars.describe()) == 2, "both run"
 
 
 def test_a_process_that_is_no_sidecar_is_left_to_others(scene: Scene) -> None:
