@@ -135,7 +135,7 @@ class Ours(Server):
         argv = [sys.executable, "-m", "realtime", "serve", str(ROOT / target), "--bind", "127.0.0.1:0"]
         argv += ["--workers", str(workers), "--control", self.control, "--drain", "5s"]
         argv += ["--commands-per-second", "0", *options]  # the load is one client
-        super().__init__(argv, directory, serves=f"({workers} of {workers})")
+        super().__init__(argv, directory, serves=f"ready={workers}/{workers}")
 
     def _learn_port(self, line: str) -> None:
         [address] = self.ask("status")["addresses"]

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from sticky.log_lines import RELOAD_GIVEN_UP, RELOAD_STARTED, WORKER_HUNG, WORKER_RESTART_DELAYED
+from sticky.log_lines import RELOAD_GIVEN_UP, RELOAD_STARTED, WORKER_HUNG, WORKER_READY, WORKER_RESTART_DELAYED
 from tests.support.http import Client
 from tests.support.log_lines import pattern
 from tests.support.server import ROOT, Log, RunningServer
@@ -149,7 +149,7 @@ def test_keys_of_the_terminal(tmp_path: Path) -> None:
         threading.Thread(target=log.read, args=(primary.stdout,), daemon=True).start()
         try:
             log.wait_for("keys, each with Enter: r reload")
-            log.wait_for("1 of 1")
+            log.wait_for(pattern(WORKER_READY, ready="1/1"))
             os.write(ours, b"d\n")
             log.wait_for(r"^thread MainThread")
             log.wait_for(r"^\d+ tasks")
