@@ -1,4 +1,4 @@
-"""The primary's end of the control socket, alone with a poller whose time passes when a test says so."""
+"""The primary's end of the control socket, alone with a poller whose time a test moves."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_an_answer_goes_as_it_is_taken_and_others_are_answered_meanwhile(control
     assert (len(json.loads(received)["text"]), ended) == (len(LARGE), True)
 
 
-def test_who_does_not_take_the_answer_is_dropped_in_the_end(control: Control) -> None:
+def test_a_client_that_does_not_take_its_answer_is_dropped_in_the_end(control: Control) -> None:
     slow, slower = control.connect(LARGE_ONE), control.connect(LARGE_ONE)
     control.turn(ANSWER_S - 0.1)
     received, ended = control.read(slow)
@@ -95,7 +95,7 @@ def test_who_does_not_take_the_answer_is_dropped_in_the_end(control: Control) ->
     assert 0 < len(received) < len(LARGE)
 
 
-def test_who_does_not_ask_is_dropped(control: Control) -> None:
+def test_a_client_without_a_whole_request_is_dropped(control: Control) -> None:
     silent, half = control.connect(), control.connect(SMALL_ONE[:-1])
     control.turn(REQUEST_S - 0.1)
     assert [control.read(sock) for sock in (silent, half)] == [(b"", False)] * 2
@@ -107,13 +107,13 @@ def test_the_first_makes_room_where_too_many_are_there(control: Control) -> None
     first = control.connect(b'{"command": "later"}\n')
     slow = [control.connect(LARGE_ONE) for _ in range(CLIENTS_MAX)]
     assert control.read(first) == (b"", True)
-    control.later.resolve({})  # nobody is there to get it
+    control.later.resolve({})  # its client was dropped
     assert control.read(control.connect(SMALL_ONE)) == (b'{"text":""}\n', True)
     received, ended = control.read(slow[-1])
     assert (len(json.loads(received)["text"]), ended) == (len(LARGE), True)
 
 
-def test_who_is_gone_is_forgotten(control: Control) -> None:
+def test_a_client_that_is_gone_is_forgotten(control: Control) -> None:
     control.connect(LARGE_ONE).close()
     control.connect(SMALL_ONE[:5]).close()
     later = control.connect(b'{"command": "later"}\n')

@@ -124,7 +124,7 @@ def test_a_worker_that_hangs_is_two_lines(caplog: pytest.LogCaptureFixture) -> N
     assert re.search(exited("killed by SIGKILL", slot=0, pid=worker.pid), ended)
 
 
-def test_a_drained_worker_that_has_to_be_killed_says_why(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_drained_worker_that_has_to_be_killed_is_logged_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
     cluster = ClusterWithoutProcesses(workers=1, drain_s=1.0)
     cluster.start()
     old = cluster.live(0)
@@ -147,7 +147,7 @@ def test_why_a_new_version_does_not_boot_is_in_the_log_once(caplog: pytest.LogCa
         cluster.fail_boot(cluster.starting(0), "Traceback\nImportError: app")
     assert caplog.text.count("ImportError: app") == 1
     assert re.search(pattern(RELOAD_GIVEN_UP, slot=0), caplog.text)
-    assert "worker exited" not in caplog.text, "that it cannot boot says it"
+    assert "worker exited" not in caplog.text, "the line that it cannot boot implies it"
 
 
 def test_states_are_for_debugging_only(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Messages between workers: to whom they go, and what happens when a receiver's channel is full."""
+"""Messages between workers: which workers get them, and what happens when a receiver's channel is full."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cluster() -> ClusterWithoutProcesses:
 
 
 def received(cluster: ClusterWithoutProcesses, worker: WorkerHandle) -> list[tuple[str, object]]:
-    """Return the messages that a worker was sent: from whom, and the data."""
+    """Return the messages that a worker was sent: sender and data."""
     sent = cluster.process(worker).channel.sent
     return [(fields[0], msgspec.msgpack.decode(fields[1])) for kind, fields in sent if kind is Kind.MESSAGE]
 

@@ -30,10 +30,10 @@ def poller(clock: Clock) -> Iterator[Poller]:
     poller.close()
 
 
-def test_timers_that_are_called_off_do_not_wait_for_their_time(poller: Poller, clock: Clock) -> None:
+def test_cancelled_timers_do_not_wait_for_their_time(poller: Poller, clock: Clock) -> None:
     called: list[int] = []
     kept = [poller.after(300.0 - number, lambda number=number: called.append(number)) for number in range(10)]
-    for _ in range(20_000):  # as many clients, each of which says something whole at once
+    for _ in range(20_000):  # as many clients, each of which sends a complete head at once
         poller.after(300.0, lambda: called.append(-1)).cancel()
         assert len(poller._timers) <= 2 * len(kept) + CANCELLED_MIN + 1
     clock.now += 400.0
@@ -42,7 +42,7 @@ def test_timers_that_are_called_off_do_not_wait_for_their_time(poller: Poller, c
     assert not poller._timers
 
 
-def test_a_timer_that_was_called_may_be_called_off(poller: Poller, clock: Clock) -> None:
+def test_a_timer_that_was_called_may_be_cancelled(poller: Poller, clock: Clock) -> None:
     called: list[str] = []
     first = poller.after(1.0, lambda: called.append("first"))
     second = poller.after(1.0, lambda: first.cancel())

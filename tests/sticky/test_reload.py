@@ -71,7 +71,7 @@ def test_the_other_slots_have_their_turn_and_then_the_one_whose_successor_was_ki
     assert "given up" not in caplog.text
 
 
-def test_nobody_loses_the_worker_that_serves_while_successors_are_killed(edge: Edge) -> None:
+def test_the_workers_that_serve_go_on_while_successors_are_killed(edge: Edge) -> None:
     before = dict(edge.workers.live)
     edge.supervisor.reload()
     kill(edge, successor(edge))
@@ -95,7 +95,7 @@ def test_kills_are_only_counted_in_a_row(edge: Edge) -> None:
     assert {each.generation for each in edge.workers.live.values()} == {2}
 
 
-def test_a_successor_that_says_why_it_cannot_boot_still_ends_the_reload(edge: Edge) -> None:
+def test_a_successor_that_reports_why_it_cannot_boot_still_ends_the_reload(edge: Edge) -> None:
     before = dict(edge.workers.live)
     edge.supervisor.reload()
     worker = successor(edge)

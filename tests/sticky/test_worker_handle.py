@@ -53,7 +53,7 @@ def test_what_waits_for_a_worker_that_has_ended_is_dropped(worker: WorkerHandle,
     assert not worker.outbox
 
 
-def test_the_outbox_says_when_it_is_full(worker: WorkerHandle, channel: FakeChannel) -> None:
+def test_a_full_outbox_is_reported(worker: WorkerHandle, channel: FakeChannel) -> None:
     channel.is_full = True
     for _ in range(OUTBOX_MAX):
         assert not worker.is_full
