@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from sticky.poller import CANCELLED_MIN, FAILED, READ, WRITE, Poller
+from tests.support.fake_poller import READABLE, FakeEpoll
 
 
 class Clock:
@@ -137,3 +138,22 @@ def test_a_timer_can_be_cancelled_after_the_poller_was_closed(clock: Clock) -> N
     timer = poller.after(1.0, lambda: None)
     poller.close()
     timer.cancel()
+
+
+def test_a_message_that_came_while_the_process_was_stopped_is_handled_before_its_deadline(clock: Clock) -> None:
+    class StoppedEpoll(FakeEpoll):
+        """The process gets SIGSTOP inside the call that waits: the call ends without events when it continues."""
+
+        def poll(self, timeout_s: float, /) -> list[tuple[int, int]]:
+            if timeout_s:
+                clock.now += 100.0
+                self.ready.append((7, READABLE))
+                return []
+            return super().poll(timeout_s)
+
+    poller = Poller(clock, epoll=StoppedEpoll())
+    order: list[str] = []
+    poller.watch(7, READ, lambda events: order.append("message"))
+    poller.after(1.0, lambda: order.append("deadline"))
+    poller.run_once()
+    assert order == ["message", "deadline"]

@@ -136,6 +136,9 @@ def test_the_slot_of_an_old_worker_that_dies_meanwhile_is_filled_by_the_successo
     while left(cluster):
         cluster.boot()
     assert generations(cluster) == [2, 2, 2]
+    cluster.kill(cluster.live(0))
+    cluster.poller.run_for(0.0)
+    assert cluster.states()[0] == ["starting"], "at once: the loss before was no failure of this slot"
 
 
 def test_where_the_old_worker_and_its_successor_die_the_slot_gets_another() -> None:

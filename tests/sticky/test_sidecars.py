@@ -197,6 +197,16 @@ def test_a_restart_that_is_due_after_a_stop_does_not_happen(scene: Scene) -> Non
     assert scene.called == ["ready", "stopped"]
 
 
+def test_a_restart_that_is_due_after_a_kill_does_not_happen(scene: Scene) -> None:
+    scene.sidecars.start()
+    scene.processes("broker")[-1].kill()
+    scene.reap()
+    scene.sidecars.kill()
+    scene.reap()
+    scene.poller.run_for(60.0)
+    assert len(scene.environment.processes) == 2
+
+
 def test_killed_sidecars_are_not_started_again_while_workers_still_end(scene: Scene) -> None:
     scene.sidecars.start()
     scene.sidecars.kill()

@@ -115,6 +115,7 @@ def test_a_descriptor_that_is_no_connection_is_closed(cluster: ClusterWithoutPro
 def test_descriptors_behind_a_message_that_cannot_be_right_are_closed(cluster: ClusterWithoutProcesses) -> None:
     ours, client = socket.socketpair()
     cluster.send(cluster.live(0), Nack(7), given_back(ours.detach()))  # type: ignore[arg-type]
+    client.setblocking(False)
     assert client.recv(1) == b"", "closed"
     assert cluster.given_back == []
     client.close()
