@@ -4,9 +4,9 @@ The log lines of the primary: an event, then its object and its reason as key=va
     worker ready slot=0 pid=811 ready=1/4
     worker exited slot=3 pid=811 reason="killed by SIGKILL"
 
-Runs in the primary. One thing that happens is one line. The events below are the whole vocabulary of the supervisor's
-half, so that an operator can search for them, and a test can wait for one. The record also has the fields as data, in
-`record.fields`, for formatters that write JSON. It never decides what is worth a line.
+Runs in the primary. One thing that happens is one line. The events below are all those of the supervisor's half: an
+operator can search for them, and a test can wait for one. The record also has the fields as data, in `record.fields`,
+for formatters that write JSON. It never decides what is worth a line.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def line(event: str, **fields: Any) -> str:
     """
     Return an event with its fields. A field that is None is left out.
 
-    A value with a space, a quotation mark or an equals sign is written as a JSON string, so that no value can look like
-    another field. Line ends are escaped with it: a line stays one line.
+    A value with a space, a quotation mark or an equals sign is written as a JSON string: no value can look like another
+    field. Line ends are escaped with it, so a line stays one line.
     """
     return " ".join([event, *(f"{name}={_value(value)}" for name, value in fields.items() if value is not None)])
 

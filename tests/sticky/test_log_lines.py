@@ -21,6 +21,7 @@ from sticky.log_lines import (
 )
 from tests.support.cluster_without_processes import ClusterWithoutProcesses
 from tests.support.log_lines import PID, exited, pattern
+from tests.support.server import ROOT
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,14 @@ def test_text_of_another_process_follows_and_is_not_formatted(caplog: pytest.Log
 def test_every_event_is_there_once() -> None:
     events = [value for name, value in vars(log_lines).items() if name.isupper() and isinstance(value, str)]
     assert len(events) == len(set(events)) > 20
+
+
+def test_the_docs_list_every_event_but_those_for_debugging() -> None:
+    text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    table = text.partition("### Log lines of the primary")[2].partition("\n## ")[0]
+    events = {value for name, value in vars(log_lines).items() if name.isupper() and isinstance(value, str)}
+    debugging = {log_lines.WORKER_STARTED, log_lines.WORKER_STATE, log_lines.STATE}
+    assert [each for each in sorted(events - debugging) if f"`{each}`" not in table] == []
 
 
 def test_a_pattern_finds_its_line_and_no_other() -> None:
