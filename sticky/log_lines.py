@@ -78,11 +78,15 @@ def log(level: int, event: str, /, *, detail: str = "", exc_info: bool = False, 
         return
     assert "=" not in event, "an event is words, so that it cannot look like a field"
     text = line(event, **fields)
-    data = {f"{event.split()[0]}_pid" if name == "pid" else name: value for name, value in fields.items()}
+    data = {
+        f"{event.split()[0]}_pid" if name == "pid" else name: value if isinstance(value, int | float) else str(value)
+        for name, value in fields.items()
+        if value is not None
+    }
     logger.log(
         level,
         "%s",
         f"{text}\n{detail}" if detail else text,
         exc_info=exc_info,
-        extra={"fields": {name: value for name, value in data.items() if value is not None}},
+        extra={"fields": data},
     )

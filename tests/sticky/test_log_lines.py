@@ -44,9 +44,9 @@ def test_a_line_is_an_event_and_fields_that_one_can_search(fields: dict[str, obj
 
 def test_the_record_has_the_fields_and_keeps_its_own_pid(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        log(logging.INFO, WORKER_READY, slot=0, pid=811, generation=None)
+        log(logging.INFO, WORKER_READY, slot=0, pid=811, generation=None, reason=ValueError("no JSON"))
     [record] = caplog.records
-    assert record.fields == {"slot": 0, "worker_pid": 811}  # type: ignore[attr-defined]
+    assert record.fields == {"slot": 0, "worker_pid": 811, "reason": "no JSON"}  # type: ignore[attr-defined]
 
 
 def test_text_of_another_process_follows_and_is_not_formatted(caplog: pytest.LogCaptureFixture) -> None:
