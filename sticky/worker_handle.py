@@ -145,8 +145,8 @@ class WorkerHandle:
         self.ready_at: float | None = None
         self.boot_error: str | None = None
         self.unacked: deque[Parcel] = deque()  # handed over, and still ours too, in the order of their numbers
-        self.sent = 0  # number of the last parcel that was handed over
-        self.taken = 0  # number of the last parcel that it adopted
+        self.sent = 0  # number of the last connection that was handed over
+        self.taken = 0  # number of the last connection that it adopted
         self.waiting: deque[Parcel] = deque()  # not handed over: the channel is full
         self.outbox: deque[tuple[Kind, tuple[Any, ...]]] = deque()
         self.wants_write = False  # something waits for room in the channel
