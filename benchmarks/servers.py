@@ -27,7 +27,7 @@ from typing import Any, Final, Self
 from benchmarks.cpu import children, tree
 from benchmarks.errors import Absent, RunFailed
 from benchmarks.load import Dialect
-from sticky.control import ask
+from sticky.control import send_request
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 BOOT_S: Final = 40.0
@@ -164,7 +164,7 @@ class Ours(Server):
 
     def ask(self, command: str) -> dict[str, Any]:
         """Have the primary do something."""
-        return ask(self.control, {"command": command})
+        return send_request(self.control, {"command": command})
 
     def groups(self) -> dict[str, list[int]]:
         status = self.ask("status")

@@ -497,7 +497,7 @@ class Dispatcher:
             self._say_slots(worker, 0)
 
     def _say_slots(self, worker: WorkerHandle, number: int) -> None:
-        if not worker.say(Kind.SLOTS, self._slots, number, worker.worker_id in self._warned):
+        if not worker.send(Kind.SLOTS, self._slots, number, worker.worker_id in self._warned):
             self._wants_write(worker, True)
 
     def keys_away(self, worker: WorkerHandle, keys: list[bytes], seen: int, number: int, is_all: bool) -> None:
