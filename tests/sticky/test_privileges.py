@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+from collections.abc import Callable
 
 import pytest
 
@@ -59,15 +60,33 @@ def test_a_name_that_is_not_there(user: str | None, group: str | None, problem: 
     assert str(raised.value) == problem
 
 
+def in_a_child_that_is_not_root(check: Callable[[], object]) -> int:
+    """Call something in a forked process that is another user, where this one is root. Return 0 when all held there."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65_534)  # final, so in a child
+            check()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def test_the_user_that_this_process_is_can_always_be_assumed() -> None:
-    before = (os.getuid(), os.getgid())
-    if os.geteuid() != 0:
-        find(ME.pw_name, None).assume()
-    assert (os.getuid(), os.getgid()) == before
+    def check() -> None:
+        before = (os.getuid(), os.getgid())
+        Identity(os.getuid(), os.getgid(), "me").assume()
+        assert (os.getuid(), os.getgid()) == before
+
+    assert in_a_child_that_is_not_root(check) == 0
 
 
 def test_only_root_can_become_another_user() -> None:
-    if os.geteuid() == 0:
-        pytest.skip("this is root, and it would be final")
-    with pytest.raises(SettingsError, match="only root can become user nobody, group"):
-        Identity(65_534, os.getgid(), "nobody").assume()
+    def check() -> None:
+        with pytest.raises(SettingsError, match="only root can become user daemon, group"):
+            Identity(1, os.getgid(), "daemon").assume()
+
+    assert in_a_child_that_is_not_root(check) == 0
