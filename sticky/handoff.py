@@ -36,7 +36,7 @@ from sticky.errors import OutOfTurn, SettingsError
 from sticky.hashing import Hashing, Key, SessionId, Slot
 from sticky.messages import REFUSED
 from sticky.poller import Poller
-from sticky.refusing import TOO_MANY
+from sticky.refusals import TOO_MANY
 from sticky.worker_handle import WorkerHandle
 
 WAITING_MAX: Final = 1024  # parcels that wait for one worker, or for any

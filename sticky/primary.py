@@ -30,7 +30,7 @@ from functools import partial
 from typing import Any, Final
 
 from sticky import listen, privileges
-from sticky.accept import Door
+from sticky.acceptor import Door
 from sticky.addresses import Addresses
 from sticky.affinity import Affinity
 from sticky.children import Child, Children

@@ -31,7 +31,7 @@ from sticky.handoff import Parcel
 from sticky.hashing import Hashing, SessionId
 from sticky.log_throttle import LogThrottle
 from sticky.poller import EDGE, HANGUP, READ, Poller, Timer
-from sticky.refusing import TOO_MANY, Refusing
+from sticky.refusals import TOO_MANY, Refusing
 
 BATCH: Final = 64  # connections accepted in one round
 REST_S: Final = 0.1  # of a listener, when not even a connection that is to be refused can be accepted
