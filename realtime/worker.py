@@ -182,7 +182,7 @@ class Process:
         self._draining = False
 
     def _closed(self, address: str) -> None:
-        self.worker.closed(peer=address)
+        self.worker.closed(peer_address=address)
 
     async def start(self) -> None:
         """Bring up everything that can fail."""

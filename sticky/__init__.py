@@ -2,9 +2,9 @@
 
 from sticky.affinity import AffinitySettings, Sticky
 from sticky.cluster import Child, Cluster, ClusterSettings
-from sticky.hashing import SessionId, Slot
+from sticky.hashing import Slot, StickyId
 from sticky.lifetime import Lifetime
-from sticky.worker import Adopted, Worker, session_id
+from sticky.worker import Adopted, Worker, new_sticky_id
 
 __all__ = [
     "Adopted",
@@ -13,9 +13,9 @@ __all__ = [
     "Cluster",
     "ClusterSettings",
     "Lifetime",
-    "SessionId",
     "Slot",
     "Sticky",
+    "StickyId",
     "Worker",
-    "session_id",
+    "new_sticky_id",
 ]

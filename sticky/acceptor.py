@@ -27,11 +27,11 @@ from sticky import proxy_header
 from sticky.addresses import Addresses, EvictionQueue, Network
 from sticky.affinity import UNIX_PEER, Affinity, Sticky
 from sticky.first_bytes import NEED_MORE, TLS_HELLO, Head, HeadLimits, Refusal, inspect
-from sticky.handoff import Parcel
-from sticky.hashing import Hashing, SessionId
+from sticky.handoff import PendingHandoff
+from sticky.hashing import Hashing, StickyId
 from sticky.log_throttle import LogThrottle
 from sticky.poller import EDGE, HANGUP, READ, Poller, Timer
-from sticky.refusals import TOO_MANY, Refusing
+from sticky.refusals import TOO_MANY, Refusals
 
 BATCH: Final = 64  # connections accepted in one round
 REST_S: Final = 0.1  # of a listener, when not even a connection that is to be refused can be accepted
@@ -44,14 +44,14 @@ _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
 logger = logging.getLogger("sticky")
 
 
-class Arrival:
+class PendingConnection:
     """A connection that has not said yet what it wants."""
 
-    __slots__ = ("client", "expects_proxy", "network", "peer", "port", "seen", "sock", "timer")
+    __slots__ = ("client", "expects_proxy", "network", "peer_address", "port", "seen", "sock", "timer")
 
-    def __init__(self, sock: socket.socket, peer: str, port: int, *, expects_proxy: bool) -> None:
+    def __init__(self, sock: socket.socket, peer_address: str, port: int, *, expects_proxy: bool) -> None:
         self.sock = sock
-        self.peer = peer
+        self.peer_address = peer_address
         self.port = port
         self.expects_proxy = expects_proxy
         self.network: Network | None = None  # what it is counted under
@@ -59,7 +59,7 @@ class Arrival:
         self.timer: Timer | None = None
 
 
-class Door:
+class Acceptor:
     """Listeners, and the arrivals that came through them."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Door:
         raw: bool,
         addresses: Addresses,
         descriptors: int,
-        deliver: Callable[[Parcel], None],
+        deliver: Callable[[PendingHandoff], None],
         counters: dict[str, int],
     ) -> None:
         """
@@ -96,9 +96,9 @@ class Door:
         self._deliver = deliver
         self._counters = counters
         self._listeners: list[socket.socket] = []
-        self._arrivals: dict[int, Arrival] = {}
-        self._eviction: EvictionQueue[Arrival] = EvictionQueue()  # the same
-        self._refusing = Refusing(poller, descriptors=descriptors, tls=tls)
+        self._pending: dict[int, PendingConnection] = {}
+        self._eviction: EvictionQueue[PendingConnection] = EvictionQueue()  # the same
+        self._refusing = Refusals(poller, descriptors=descriptors, tls=tls)
         self._too_many_line = LogThrottle()
         self._spare = -1  # a descriptor that is given up to accept a connection when there is no other
         self._open_spare()
@@ -122,7 +122,7 @@ class Door:
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(BATCH):
             try:
-                sock, address = listener.accept()
+                sock, sockaddr = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -132,9 +132,9 @@ class Door:
             self._counters["accepted"] += 1
             try:
                 if sock.fileno() < self._full_at:
-                    self._arrive(sock, address)
+                    self._arrive(sock, sockaddr)
                 else:
-                    self._arrive_in_need(sock, address, "only the reserve is left")
+                    self._arrive_in_need(sock, sockaddr, "only the reserve is left")
             except Exception:  # noqa: BLE001 - `failed` logs it
                 self._poller.failed(partial(self._drop, sock))
 
@@ -152,7 +152,7 @@ class Door:
             self._rest(listener)
             return False
         try:
-            sock, address = listener.accept()
+            sock, sockaddr = listener.accept()
         except BlockingIOError:
             self._open_spare()
             return False
@@ -163,10 +163,10 @@ class Door:
                 return False
             return True
         self._counters["accepted"] += 1
-        self._arrive_in_need(sock, address, error.strerror or "")
+        self._arrive_in_need(sock, sockaddr, error.strerror or "")
         return True
 
-    def _arrive_in_need(self, sock: socket.socket, address: Any, why: str) -> None:
+    def _arrive_in_need(self, sock: socket.socket, sockaddr: Any, why: str) -> None:
         """Give a connection, for which there is no room, that of another; or answer that there is none."""
         self._counters["out_of_descriptors"] += 1
         if self._counters["out_of_descriptors"] == 1:
@@ -184,23 +184,23 @@ class Door:
             sock.close()
             sock = lower
         self._open_spare()
-        self._arrive(sock, address)
+        self._arrive(sock, sockaddr)
 
     def _make_room(self) -> bool:
         """Close one connection: a refused one, else one whose head is unfinished. Return False when there is none."""
         if self._refusing.let_go():
             return True
-        arrival = self._eviction.oldest()
-        if arrival is None:
+        pending = self._eviction.oldest()
+        if pending is None:
             return False
-        self._evict(arrival)
+        self._evict(pending)
         return True
 
-    def _evict(self, arrival: Arrival) -> None:
+    def _evict(self, pending: PendingConnection) -> None:
         self._counters["refused_evicted"] += 1
-        self._forget(arrival)
-        self._addresses.ended(arrival.network)
-        self._refusing.answer_now(arrival.sock, 503, "the request is not finished, and other connections need its room")
+        self._forget(pending)
+        self._addresses.ended(pending.network)
+        self._refusing.answer_now(pending.sock, 503, "the request is not finished, and other connections need its room")
 
     def _open_spare(self) -> None:
         """Have a spare descriptor again, where that is possible by now."""
@@ -214,141 +214,143 @@ class Door:
         self._poller.forget(listener.fileno())
         self._poller.after(REST_S, lambda: self._watch(listener) if listener in self._listeners else None)
 
-    def _admit(self, arrival: Arrival) -> bool:
+    def _admit(self, pending: PendingConnection) -> bool:
         """Count a connection whose client address is known by now, or refuse it. Return whether it goes on."""
-        network = self._addresses.of(arrival.peer)
+        network = self._addresses.of(pending.peer_address)
         if not self._addresses.admits(network):
-            self._refuse_many(arrival, network)
+            self._refuse_many(pending, network)
             return False
         if network is not None and not self._addresses.has_share(network):
             oldest = self._eviction.oldest_of(network)
             if oldest is None:
-                self._refuse_many(arrival, network)
+                self._refuse_many(pending, network)
                 return False
-            self.log_too_many(arrival.peer, network)
+            self.log_too_many(pending.peer_address, network)
             self._evict(oldest)
         self._addresses.accepted(network)
-        if arrival.sock.fileno() in self._arrivals:  # it was counted as its proxy's
-            self._eviction.remove(arrival.network, arrival)
-            self._eviction.add(network, arrival)
-        arrival.network = network
+        if pending.sock.fileno() in self._pending:  # it was counted as its proxy's
+            self._eviction.remove(pending.network, pending)
+            self._eviction.add(network, pending)
+        pending.network = network
         return True
 
-    def _refuse_many(self, arrival: Arrival, network: Network | None) -> None:
-        self.log_too_many(arrival.peer, network)
-        self._forget(arrival)
+    def _refuse_many(self, pending: PendingConnection, network: Network | None) -> None:
+        self.log_too_many(pending.peer_address, network)
+        self._forget(pending)
         self._counters["refused_address"] += 1
         if self._tls:
-            self._refusing.alert(arrival.sock)
+            self._refusing.alert(pending.sock)
         else:
-            self._refusing.answer(arrival.sock, 503, TOO_MANY)
+            self._refusing.answer(pending.sock, 503, TOO_MANY)
 
-    def log_too_many(self, peer: str, network: Network | None) -> None:
+    def log_too_many(self, peer_address: str, network: Network | None) -> None:
         """Log that an address is refused for what it has already, at most once a second."""
         left_out = self._too_many_line.due(self._poller.now())
         if left_out is not None:
             count = self._addresses.count(network)
-            logger.warning("x %s: refused: its address has %d connections (%d more refused)", peer, count, left_out)
+            logger.warning(
+                "x %s: refused: its address has %d connections (%d more refused)", peer_address, count, left_out
+            )
 
     # Arriving
 
-    def _arrive(self, sock: socket.socket, address: object) -> None:
-        if isinstance(address, tuple):
-            peer, port = address[0], address[1]
+    def _arrive(self, sock: socket.socket, sockaddr: object) -> None:
+        if isinstance(sockaddr, tuple):
+            peer_address, port = sockaddr[0], sockaddr[1]
         else:
-            peer, port = UNIX_PEER, 0
-        expects_proxy = self._expects_proxy and self._affinity.trusts(peer)
-        arrival = Arrival(sock, peer, port, expects_proxy=expects_proxy)
-        if not expects_proxy and not self._admit(arrival):
+            peer_address, port = UNIX_PEER, 0
+        expects_proxy = self._expects_proxy and self._affinity.trusts(peer_address)
+        pending = PendingConnection(sock, peer_address, port, expects_proxy=expects_proxy)
+        if not expects_proxy and not self._admit(pending):
             return
-        if self._look(arrival):
+        if self._look(pending):
             return  # what it wants was there with it: the usual case under load
         fd = sock.fileno()
-        self._arrivals[fd] = arrival
-        self._eviction.add(arrival.network, arrival)
+        self._pending[fd] = pending
+        self._eviction.add(pending.network, pending)
         drop = partial(self._drop, sock)
-        arrival.timer = self._poller.after(self._handshake_s, lambda: self._too_late(arrival), on_failed=drop)
+        pending.timer = self._poller.after(self._handshake_s, lambda: self._too_late(pending), on_failed=drop)
         # This tells of what is there already.
-        self._poller.watch(fd, READ | EDGE, lambda events: self._look(arrival, events), on_failed=drop)
+        self._poller.watch(fd, READ | EDGE, lambda events: self._look(pending, events), on_failed=drop)
 
     def _drop(self, sock: socket.socket) -> None:
         """Close a connection over an error of our own."""
-        arrival = self._arrivals.get(sock.fileno())
-        if arrival is not None and arrival.sock is sock:
-            self._forget(arrival)
-            self._addresses.ended(arrival.network)
+        pending = self._pending.get(sock.fileno())
+        if pending is not None and pending.sock is sock:
+            self._forget(pending)
+            self._addresses.ended(pending.network)
         sock.close()
 
-    def _look(self, arrival: Arrival, events: int = 0) -> bool:
+    def _look(self, pending: PendingConnection, events: int = 0) -> bool:
         """Peek, and settle the arrival if it can be. Return whether it is settled."""
         if self._raw:
-            self._settle(arrival, None)
+            self._settle(pending, None)
             return True
-        wanted = PROXY_MAX if arrival.expects_proxy else self._limits.max_bytes + 1
+        wanted = PROXY_MAX if pending.expects_proxy else self._limits.max_bytes + 1
         try:
-            data = arrival.sock.recv(wanted, _PEEK)
+            data = pending.sock.recv(wanted, _PEEK)
         except BlockingIOError:
             return False
         except OSError:
             data = b""
-        if len(data) == arrival.seen:
+        if len(data) == pending.seen:
             # Nothing new. The peer is gone, or has said its last; else the same bytes were told of twice.
-            return self._ended(arrival) if not data or events & HANGUP else False
-        if arrival.expects_proxy:
-            return self._look_for_proxy(arrival, data, events)
-        verdict = inspect(data, self._limits, arrival.seen)
+            return self._ended(pending) if not data or events & HANGUP else False
+        if pending.expects_proxy:
+            return self._look_for_proxy(pending, data, events)
+        verdict = inspect(data, self._limits, pending.seen)
         if verdict is NEED_MORE:
-            return self._need_more(arrival, len(data), events)
+            return self._need_more(pending, len(data), events)
         if isinstance(verdict, Head) and self._tls:
-            self._refuse(arrival, 400, "this port speaks TLS: use https://", "refused_not_tls")
+            self._refuse(pending, 400, "this port speaks TLS: use https://", "refused_not_tls")
         elif isinstance(verdict, Head):
-            self._settle(arrival, verdict)
+            self._settle(pending, verdict)
         elif verdict is TLS_HELLO:
-            self._settle_tls(arrival)
+            self._settle_tls(pending)
         else:
             assert isinstance(verdict, Refusal), "there is no other verdict"
-            self._refuse(arrival, verdict.status, verdict.reason, f"refused_{verdict.status}")
+            self._refuse(pending, verdict.status, verdict.reason, f"refused_{verdict.status}")
         return True
 
-    def _need_more(self, arrival: Arrival, seen: int, events: int) -> bool:
+    def _need_more(self, pending: PendingConnection, seen: int, events: int) -> bool:
         """
         Wait for more bytes, unless the client has sent its last. Its end may come in one event with the bytes before
         it, and an edge-triggered poller has no second event for it.
         """
-        arrival.seen = seen
-        return self._ended(arrival) if events & HANGUP else False
+        pending.seen = seen
+        return self._ended(pending) if events & HANGUP else False
 
-    def _look_for_proxy(self, arrival: Arrival, data: bytes, events: int) -> bool:
+    def _look_for_proxy(self, pending: PendingConnection, data: bytes, events: int) -> bool:
         verdict = proxy_header.parse(data)
         if verdict is NEED_MORE:
-            return self._need_more(arrival, len(data), events)
+            return self._need_more(pending, len(data), events)
         if isinstance(verdict, Refusal):
-            self._refuse(arrival, verdict.status, verdict.reason, "refused_proxy_header")
+            self._refuse(pending, verdict.status, verdict.reason, "refused_proxy_header")
             return True
         assert isinstance(verdict, proxy_header.ProxyHeader), "there is no other verdict"
-        arrival.sock.recv(verdict.length, socket.MSG_DONTWAIT)  # the one thing that is consumed
-        arrival.expects_proxy = False
-        arrival.seen = 0
-        if verdict.client is not None:
-            arrival.peer, arrival.port = verdict.client, verdict.client_port
-        return True if not self._admit(arrival) else self._look(arrival, events)
+        pending.sock.recv(verdict.length, socket.MSG_DONTWAIT)  # the one thing that is consumed
+        pending.expects_proxy = False
+        pending.seen = 0
+        if verdict.client_address is not None:
+            pending.peer_address, pending.port = verdict.client_address, verdict.client_port
+        return True if not self._admit(pending) else self._look(pending, events)
 
-    def _ended(self, arrival: Arrival) -> bool:
+    def _ended(self, pending: PendingConnection) -> bool:
         self._counters["gone_before_head"] += 1
-        self._forget(arrival)
-        self._addresses.ended(arrival.network)
-        arrival.sock.close()
+        self._forget(pending)
+        self._addresses.ended(pending.network)
+        pending.sock.close()
         return True
 
     # Settling
 
-    def _settle(self, arrival: Arrival, head: Head | None) -> None:
-        self._forget(arrival)
-        parcel = self._parcel(arrival.sock, arrival.peer, arrival.port, head)
-        parcel.network = arrival.network
-        self._deliver(parcel)
+    def _settle(self, pending: PendingConnection, head: Head | None) -> None:
+        self._forget(pending)
+        handoff = self._parcel(pending.sock, pending.peer_address, pending.port, head)
+        handoff.network = pending.network
+        self._deliver(handoff)
 
-    def take_back(self, sock: socket.socket, peer: str, port: int, received: bytes) -> None:
+    def take_back(self, sock: socket.socket, peer_address: str, port: int, received: bytes) -> None:
         """
         Take a connection from a worker to which its next request does not belong. Takes over the socket.
 
@@ -362,71 +364,75 @@ class Door:
         if not isinstance(head, Head) or not self._listeners:
             self.refuse(sock, 503, "shutting down", "refused_stopping")
             return
-        parcel = self._parcel(sock, peer, port, head)
-        parcel.received = received
-        parcel.reason = "moved"
-        parcel.network = self._addresses.of(peer)
-        self._addresses.accepted(parcel.network)
-        self._deliver(parcel)
+        handoff = self._parcel(sock, peer_address, port, head)
+        handoff.received = received
+        handoff.reason = "moved"
+        handoff.network = self._addresses.of(peer_address)
+        self._addresses.accepted(handoff.network)
+        self._deliver(handoff)
 
-    def _parcel(self, sock: socket.socket, peer: str, port: int, head: Head | None) -> Parcel:
+    def _parcel(self, sock: socket.socket, peer_address: str, port: int, head: Head | None) -> PendingHandoff:
         """Find out everything that decides where a connection goes."""
-        client = self._affinity.client_of(peer, head)
-        parcel = Parcel(sock, peer, client, port if client == peer else 0)
+        address = self._affinity.address_of(peer_address, head)
+        handoff = PendingHandoff(sock, peer_address, address, port if address == peer_address else 0)
         if head is None:
-            parcel.kind = "raw"
+            handoff.kind = "raw"
         else:
-            parcel.method, parcel.path, parcel.upgrade = head.method, head.path, head.is_upgrade
-            if self._affinity.secure(peer, head):
-                parcel.scheme = "https"
+            handoff.method, handoff.path, handoff.upgrade = head.method, head.path, head.is_upgrade
+            if self._affinity.secure(peer_address, head):
+                handoff.scheme = "https"
         sticky = self._affinity.settings.sticky
         if sticky is Sticky.IP:
-            parcel.key = self._affinity.key_for(client)
+            handoff.key = self._affinity.key_for(address)
         elif sticky is Sticky.SESSION and head is not None:
-            self._find_session(parcel, head)
-        parcel.reason = sticky.value if parcel.key is not None or parcel.session is not None else "balance"
-        return parcel
+            self._find_sticky_id(handoff, head)
+        handoff.reason = sticky.value if handoff.key is not None or handoff.sticky_id is not None else "balance"
+        return handoff
 
-    def _find_session(self, parcel: Parcel, head: Head) -> None:
-        session = self._affinity.session_of(head)
-        if session is None:
-            parcel.wants_session = True
+    def _find_sticky_id(self, handoff: PendingHandoff, head: Head) -> None:
+        sticky_id = self._affinity.sticky_id_of(head)
+        if sticky_id is None:
+            handoff.wants_sticky_id = True
             return
-        parcel.session = SessionId(session)
-        parcel.key = self._affinity.key_for_session(session)
+        handoff.sticky_id = StickyId(sticky_id)
+        handoff.key = self._affinity.key_for_sticky_id(sticky_id)
 
-    def _settle_tls(self, arrival: Arrival) -> None:
+    def _settle_tls(self, pending: PendingConnection) -> None:
         if self._tls:
-            self._forget(arrival)
-            parcel = Parcel(arrival.sock, arrival.peer, self._affinity.client_of(arrival.peer, None), arrival.port)
-            parcel.kind, parcel.scheme = "tls", "https"
-            parcel.key = self._affinity.key_for(parcel.client)
-            parcel.reason = "ip" if parcel.key is not None else "balance"
-            parcel.network = arrival.network
-            self._deliver(parcel)
+            self._forget(pending)
+            handoff = PendingHandoff(
+                pending.sock, pending.peer_address, self._affinity.address_of(pending.peer_address, None), pending.port
+            )
+            handoff.kind, handoff.scheme = "tls", "https"
+            handoff.key = self._affinity.key_for(handoff.address)
+            handoff.reason = "ip" if handoff.key is not None else "balance"
+            handoff.network = pending.network
+            self._deliver(handoff)
             return
         self._counters["refused_tls"] += 1
         if self._counters["refused_tls"] == 1:
-            logger.warning("! %s speaks TLS to a port that does not: use http:// or end TLS in a proxy", arrival.peer)
-        self._forget(arrival)
-        self._addresses.ended(arrival.network)
-        self._refusing.alert(arrival.sock)
+            logger.warning(
+                "! %s speaks TLS to a port that does not: use http:// or end TLS in a proxy", pending.peer_address
+            )
+        self._forget(pending)
+        self._addresses.ended(pending.network)
+        self._refusing.alert(pending.sock)
 
-    def _too_late(self, arrival: Arrival) -> None:
-        if self._arrivals.get(arrival.sock.fileno()) is arrival:
-            self._refuse(arrival, 408, "no whole request in time", "refused_408")
+    def _too_late(self, pending: PendingConnection) -> None:
+        if self._pending.get(pending.sock.fileno()) is pending:
+            self._refuse(pending, 408, "no whole request in time", "refused_408")
 
-    def _refuse(self, arrival: Arrival, status: int, reason: str, count: str) -> None:
-        self._forget(arrival)
-        self._addresses.ended(arrival.network)
-        self.refuse(arrival.sock, status, reason, count)
+    def _refuse(self, pending: PendingConnection, status: int, reason: str, count: str) -> None:
+        self._forget(pending)
+        self._addresses.ended(pending.network)
+        self.refuse(pending.sock, status, reason, count)
 
-    def _forget(self, arrival: Arrival) -> None:
-        if arrival.timer is not None:
-            arrival.timer.cancel()
-        if self._arrivals.pop(arrival.sock.fileno(), None) is not None:
-            self._eviction.remove(arrival.network, arrival)
-            self._poller.forget(arrival.sock.fileno())
+    def _forget(self, pending: PendingConnection) -> None:
+        if pending.timer is not None:
+            pending.timer.cancel()
+        if self._pending.pop(pending.sock.fileno(), None) is not None:
+            self._eviction.remove(pending.network, pending)
+            self._poller.forget(pending.sock.fileno())
 
     def refuse(self, sock: socket.socket, status: int, reason: str, count: str) -> None:
         """Answer a connection and close it, so that the client sees the answer. Takes over the socket."""
@@ -441,10 +447,10 @@ class Door:
             self._poller.forget(listener.fileno())
             listener.close()
         self._listeners = []
-        for arrival in list(self._arrivals.values()):
+        for pending in list(self._pending.values()):
             self._poller.guard(
-                partial(self._refuse, arrival, 503, "shutting down", "refused_stopping"),
-                partial(self._drop, arrival.sock),
+                partial(self._refuse, pending, 503, "shutting down", "refused_stopping"),
+                partial(self._drop, pending.sock),
             )
 
     def release(self) -> None:
@@ -457,4 +463,4 @@ class Door:
     @property
     def waiting(self) -> int:
         """How many connections have not said yet what they want."""
-        return len(self._arrivals)
+        return len(self._pending)

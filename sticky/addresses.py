@@ -57,15 +57,15 @@ class Addresses:
         self._all: dict[Network, int] = {}
         self._known: dict[str, Network | None] = {}
 
-    def of(self, peer: str) -> Network | None:
+    def of(self, peer_address: str) -> Network | None:
         """Return what the connections of a peer are counted under, or None where they are not counted."""
         try:
-            return self._known[peer]
+            return self._known[peer_address]
         except KeyError:
             pass
         if len(self._known) >= KNOWN_MAX:
             self._known.clear()
-        found = self._known[peer] = None if self._trusts(peer) else network_of(peer)
+        found = self._known[peer_address] = None if self._trusts(peer_address) else network_of(peer_address)
         return found
 
     def admits(self, network: Network | None) -> bool:

@@ -22,11 +22,11 @@ from urllib.parse import unquote_to_bytes
 
 from .errors import SettingsError
 from .first_bytes import TOKEN, Head
-from .forwarded import Address, forwarded_for, forwarded_proto, plain, x_forwarded_for, x_forwarded_proto
+from .forwarded import IPAddress, forwarded_for, forwarded_proto, plain, x_forwarded_for, x_forwarded_proto
 from .hashing import Hashing, Key
 from .path_key import PathKey
 
-Network = IPv4Network | IPv6Network
+IPNetwork = IPv4Network | IPv6Network
 
 UNIX_PEER: Final = "unix"
 """The address of a peer on a Unix socket, which has none."""
@@ -45,7 +45,7 @@ class AffinitySettings:
     """What is looked at, and whom to believe."""
 
     sticky: Sticky = Sticky.IP
-    trusted: tuple[Network, ...] = ()
+    trusted: tuple[IPNetwork, ...] = ()
     """Proxies whose word about the client counts. Nobody's, unless given."""
     session_cookie: str = "rt_session"
     session_param: str | None = None
@@ -119,7 +119,7 @@ class Affinity:
         self._cookie = settings.session_cookie.encode("ascii")
         self._trusts_anybody = bool(settings.trusted) or settings.trusted_unix
 
-    def client_of(self, peer: str, head: Head | None) -> str:
+    def address_of(self, peer_address: str, head: Head | None) -> str:
         """
         Name the client: the address nearest to us that is no trusted proxy's.
 
@@ -132,29 +132,29 @@ class Affinity:
             head: the request, if there is one that can be read.
         """
         trusted = self.settings.trusted
-        if ":" not in peer and not trusted and peer != UNIX_PEER:
-            return peer  # the usual case: IPv4 as the kernel spells it, and nobody to be believed
-        address = _parse(peer)
-        client = peer if address is None else str(address)
-        if head is None or not self._is_trusted(peer, address):
-            return client
+        if ":" not in peer_address and not trusted and peer_address != UNIX_PEER:
+            return peer_address  # the usual case: IPv4 as the kernel spells it, and nobody to be believed
+        ip = _parse(peer_address)
+        address = peer_address if ip is None else str(ip)
+        if head is None or not self._is_trusted(peer_address, ip):
+            return address
         for hop in self._hops(head):
             if hop is None:
                 break
-            client = str(hop)
+            address = str(hop)
             if not any(hop in network for network in trusted):
                 break
-        return client
+        return address
 
-    def trusts(self, peer: str) -> bool:
+    def trusts(self, peer_address: str) -> bool:
         """Is this peer one of ours, whose word about the client is taken?"""
         if not self.settings.trusted:
-            return peer == UNIX_PEER and self.settings.trusted_unix
-        return self._is_trusted(peer, _parse(peer))
+            return peer_address == UNIX_PEER and self.settings.trusted_unix
+        return self._is_trusted(peer_address, _parse(peer_address))
 
-    def secure(self, peer: str, head: Head | None) -> bool:
+    def secure(self, peer_address: str, head: Head | None) -> bool:
         """Does a trusted proxy say that the client came by https?"""
-        if head is None or not self._trusts_anybody or not self._is_trusted(peer, _parse(peer)):
+        if head is None or not self._trusts_anybody or not self._is_trusted(peer_address, _parse(peer_address)):
             return False
         scheme = None
         for name in self.settings.client_headers:
@@ -166,7 +166,7 @@ class Affinity:
                 break
         return scheme in _SECURE_SCHEMES
 
-    def session_of(self, head: Head) -> str | None:
+    def sticky_id_of(self, head: Head) -> str | None:
         """
         Find the session that a request names: the key in its path, where that has the configured form, else in the
         configured header, else the configured query parameter, else the cookie. A name that comes twice, or has no
@@ -177,13 +177,13 @@ class Affinity:
         """
         if self._path is not None and (key := self._path.of(head.path)):
             return key
-        if self._header is not None and (session := self._session_in_header(head, self._header)):
-            return session
-        if self._param is not None and (session := _only_id(_query_values(head.query, self._param))):
-            return session
+        if self._header is not None and (sticky_id := self._sticky_id_in_header(head, self._header)):
+            return sticky_id
+        if self._param is not None and (sticky_id := _only_id(_query_values(head.query, self._param))):
+            return sticky_id
         return _only_id(_cookie_values(head.values(b"cookie"), self._cookie))
 
-    def _session_in_header(self, head: Head, name: bytes) -> str | None:
+    def _sticky_id_in_header(self, head: Head, name: bytes) -> str | None:
         values = head.values(name)
         if len(values) != 1:
             return None
@@ -191,47 +191,47 @@ class Affinity:
             return _only_id(values)
         if self._hashing.untag(values[0]) is not None:
             return values[0].decode("latin-1")  # the id in it is the application's, of whatever bytes it likes
-        session = _only_id(values)
-        if session is None or self._hashing.slot_of(session) is not None:
-            return session
+        sticky_id = _only_id(values)
+        if sticky_id is None or self._hashing.slot_of(sticky_id) is not None:
+            return sticky_id
         cookie = _only_id(_cookie_values(head.values(b"cookie"), self._cookie))
-        return session if cookie is None or self._hashing.slot_of(cookie) is None else None
+        return sticky_id if cookie is None or self._hashing.slot_of(cookie) is None else None
 
-    def key_for(self, client: str) -> Key | None:
+    def key_for(self, address: str) -> Key | None:
         """
         Make the key of a client's address: all of IPv4, the /64 network of IPv6, which is what one household or one
         machine gets. None when the address is no key: under another stickiness, or when there is none.
         """
         if self.settings.sticky is not Sticky.IP:
             return None
-        if ":" not in client:
+        if ":" not in address:
             try:
-                return Key(b"4" + inet_pton(AF_INET, client))  # a tenth of what `ip_address` takes
+                return Key(b"4" + inet_pton(AF_INET, address))  # a tenth of what `ip_address` takes
             except (OSError, ValueError):
                 return None
-        address = _parse(client)
-        if address is None:
+        ip = _parse(address)
+        if ip is None:
             return None
-        return Key(b"4" + address.packed if address.version == 4 else b"6" + address.packed[:8])
+        return Key(b"4" + ip.packed if ip.version == 4 else b"6" + ip.packed[:8])
 
     @staticmethod
-    def key_for_session(session: str) -> Key:
+    def key_for_sticky_id(sticky_id: str) -> Key:
         """Make the key of a session id that does not carry its slot, or whose slot is gone."""
-        return Key(b"s" + session.encode("utf-8"))
+        return Key(b"s" + sticky_id.encode("utf-8"))
 
-    def _is_trusted(self, peer: str, address: Address | None) -> bool:
-        if address is None:
-            return peer == UNIX_PEER and self.settings.trusted_unix
-        return any(address in network for network in self.settings.trusted)
+    def _is_trusted(self, peer_address: str, ip: IPAddress | None) -> bool:
+        if ip is None:
+            return peer_address == UNIX_PEER and self.settings.trusted_unix
+        return any(ip in network for network in self.settings.trusted)
 
-    def _hops(self, head: Head) -> Iterable[Address | None]:
+    def _hops(self, head: Head) -> Iterable[IPAddress | None]:
         for name in self.settings.client_headers:
             if lines := head.values(name.encode("ascii")):
                 return x_forwarded_for(lines) if name == _X_FORWARDED else forwarded_for(lines)
         return ()
 
 
-def _parse(text: str) -> Address | None:
+def _parse(text: str) -> IPAddress | None:
     try:
         return plain(ip_address(text))
     except ValueError:

@@ -27,12 +27,12 @@ AWAY_MAX: Final = 65_536  # about 30 MB; more keys than that are away when a wor
 ANSWER_S: Final = 2.0  # for the workers to say what they have; an added slot is filled then without those that do not
 KEY_BYTES: Final = 64  # a longer key stands in the table, and in messages, as its digest
 
-_SESSION: Final = b"s"  # as `Affinity.key_for_session` begins a key
+_STICKY_ID: Final = b"s"  # as `Affinity.key_for_session` begins a key
 
 
 def home_of(hashing: Hashing, key: Key, slots: int) -> Slot:
     """Return the slot of a key when all slots have a worker: that in its tag, else by its hash."""
-    if key[:1] == _SESSION:
+    if key[:1] == _STICKY_ID:
         tagged = hashing.slot_of(key[1:].decode("utf-8"))
         if tagged is not None and tagged < slots:
             return tagged
@@ -144,7 +144,7 @@ class AwayKeys:
 
     # The question
 
-    def ask(self, workers: Iterable[str]) -> int:
+    def request(self, workers: Iterable[str]) -> int:
         """Begin a round: these workers are asked now. Return its number, which their answers bear."""
         self._round += 1
         self._unanswered = set(workers)
@@ -156,7 +156,7 @@ class AwayKeys:
             self._unanswered.discard(worker)
 
     @property
-    def is_asking(self) -> bool:
+    def awaits_answers(self) -> bool:
         """Whether somebody has not answered yet."""
         return bool(self._unanswered)
 

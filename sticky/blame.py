@@ -104,23 +104,23 @@ class Blame:
         return bool(self.refused or self.suspected)
 
 
-def key_of(affinity: Affinity, client: str, session: str | None) -> bytes:
+def key_of(affinity: Affinity, address: str, sticky_id: str | None) -> bytes:
     """
     Return by whom a request is known: its sticky id, or its client address, of IPv6 the /64. Nothing where that is the
     address of a proxy of ours, behind which anybody is.
     """
-    if session is not None:
-        return record(b"s" + session.encode())
-    if client == UNIX_PEER:
+    if sticky_id is not None:
+        return record(b"s" + sticky_id.encode())
+    if address == UNIX_PEER:
         return b""
-    if affinity.settings.trusted and affinity.trusts(client):
+    if affinity.settings.trusted and affinity.trusts(address):
         return b""
-    if ":" in client:
+    if ":" in address:
         try:
-            client = str(IPv6Network((client.partition("%")[0], 64), strict=False))
+            address = str(IPv6Network((address.partition("%")[0], 64), strict=False))
         except ValueError:
             return b""
-    return record(b"c" + client.encode())
+    return record(b"c" + address.encode())
 
 
 def named(key: bytes, hashing: Hashing) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from sticky import journal
 from sticky.affinity import Affinity
 from sticky.blame import CRASHES, REFUSED_LINE, REFUSED_S, WITHIN_S, Blame, is_crash, key_of, named
-from sticky.handoff import Parcel
+from sticky.handoff import PendingHandoff
 from sticky.hashing import Hashing
 from sticky.messages import REFUSED
 from sticky.poller import Poller
@@ -38,8 +38,8 @@ class Crashes:
         hashing: Hashing,
         *,
         counters: dict[str, int],
-        refuse: Callable[[Parcel, int, str, str], None],
-        place: Callable[[Parcel], None],
+        refuse: Callable[[PendingHandoff, int, str, str], None],
+        place: Callable[[PendingHandoff], None],
         tell: Callable[[str, dict[str, Any]], None],
         is_dying: Callable[[], bool],
     ) -> None:
@@ -79,39 +79,39 @@ class Crashes:
         now = self._poller.now()
         return [{"key": key, "for_s": until - now} for key, until in self._blame.refused.items() if until > now]
 
-    def stops(self, parcel: Parcel) -> bool:
+    def stops(self, handoff: PendingHandoff) -> bool:
         """Refuse a parcel, or hold it back. Return False, and do nothing, where it may go on."""
         now = self._poller.now()
         self.is_active = self._blame.is_active(now)
-        key = key_of(self._affinity, parcel.client, parcel.session)
+        key = key_of(self._affinity, handoff.address, handoff.sticky_id)
         if self._blame.refuses(key, now):
-            return self._stop(parcel, self._blame.refused[key] - now)
-        return self._blame.suspects(key) and self._hold_back(parcel)
+            return self._stop(handoff, self._blame.refused[key] - now)
+        return self._blame.suspects(key) and self._hold_back(handoff)
 
-    def _stop(self, parcel: Parcel, left_s: float) -> bool:
-        if parcel.reason == REFUSED:
+    def _stop(self, handoff: PendingHandoff, left_s: float) -> bool:
+        if handoff.reason == REFUSED:
             return False  # a worker is to say so, and it is looked for another time
-        if parcel.upgrade or parcel.kind == "tls":
+        if handoff.upgrade or handoff.kind == "tls":
             self._counters["refused_crasher"] += 1
-            parcel.reason = REFUSED
+            handoff.reason = REFUSED
             return False
         problem = f"requests of this client have crashed the server: it is refused for {left_s:.0f} s"
-        self._refuse(parcel, 503, problem, "refused_crasher")
+        self._refuse(handoff, 503, problem, "refused_crasher")
         return True
 
-    def _hold_back(self, parcel: Parcel) -> bool:
+    def _hold_back(self, handoff: PendingHandoff) -> bool:
         """
         Have a client wait that one more crash gets refused: it may be that its last request was that one, for a client
         sees the end of its worker before we do.
         """
-        if self._held_back >= HELD_BACK_MAX or parcel.holds >= HOLDS_MAX or (parcel.holds and not self._is_dying()):
+        if self._held_back >= HELD_BACK_MAX or handoff.holds >= HOLDS_MAX or (handoff.holds and not self._is_dying()):
             return False
-        parcel.holds += 1
+        handoff.holds += 1
         self._held_back += 1
 
         def go_on() -> None:
             self._held_back -= 1
-            self._place(parcel)
+            self._place(handoff)
 
         self._poller.after(HOLD_S, go_on)
         return True

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-Address = IPv4Address | IPv6Address
+IPAddress = IPv4Address | IPv6Address
 
 # One pair, or none: "a=b;;c=d" is legal. The parts cannot match the same bytes, so there is nothing to backtrack into.
 # An unquoted value may hold more than a token does: many write for=192.0.2.1:8080, and it can only mean one thing.
@@ -21,13 +21,13 @@ _ESCAPED = re.compile(rb"\\(.)")
 _PORT = re.compile(r"[0-9]{1,5}|_[A-Za-z0-9._-]+")  # a number, or a name that hides it (RFC 7239, section 6.3)
 
 
-def plain(address: Address) -> Address:
+def plain(address: IPAddress) -> IPAddress:
     """Take an IPv4 address out of the IPv6 address that a dual-stack socket wraps it in."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
 
 
-def x_forwarded_for(lines: Sequence[bytes]) -> Iterator[Address | None]:
+def x_forwarded_for(lines: Sequence[bytes]) -> Iterator[IPAddress | None]:
     """Tell the hops, nearest first; None for one that is no address. Empty list elements are none (RFC 9110, 5.6.1)."""
     for line in reversed(lines):
         for element in reversed(line.split(b",")):
@@ -36,7 +36,7 @@ def x_forwarded_for(lines: Sequence[bytes]) -> Iterator[Address | None]:
                 yield _address(node)
 
 
-def forwarded_for(lines: Sequence[bytes]) -> Iterator[Address | None]:
+def forwarded_for(lines: Sequence[bytes]) -> Iterator[IPAddress | None]:
     """Tell the hops of `Forwarded`, nearest first; None for one that says no address, or hides it."""
     for element in _forwarded_elements(lines):
         yield _address(element.get(b"for", b""))
@@ -88,7 +88,7 @@ def _parse_forwarded(line: bytes) -> list[dict[bytes, bytes]] | None:
         position += 1
 
 
-def _address(node: bytes) -> Address | None:
+def _address(node: bytes) -> IPAddress | None:
     """Read `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`; None for all else."""
     if not node.isascii():
         return None

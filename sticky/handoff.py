@@ -33,7 +33,7 @@ from sticky.addresses import Addresses, Network
 from sticky.away import ANSWER_S, AwayKeys, home_of
 from sticky.channel import ChannelClosed, Kind
 from sticky.errors import OutOfTurn, SettingsError
-from sticky.hashing import Hashing, Key, SessionId, Slot
+from sticky.hashing import Hashing, Key, Slot, StickyId
 from sticky.messages import REFUSED
 from sticky.poller import Poller
 from sticky.refusals import TOO_MANY
@@ -51,49 +51,49 @@ TABLE_FULL_LINE: Final = "! %d keys are away from their home slot, and no more a
 logger = logging.getLogger("sticky")
 
 
-class Parcel:
+class PendingHandoff:
     """One connection on its way. The primary owns `sock` until it calls `release`."""
 
     __slots__ = (
+        "address",
         "attempts",
         "away",
-        "client",
         "expires_at",
         "holds",
         "key",
         "kind",
         "method",
         "network",
-        "new_session",
+        "new_sticky_id",
         "number",
         "path",
-        "peer",
+        "peer_address",
         "port",
         "reason",
         "received",
         "scheme",
         "sent",
-        "session",
         "sock",
+        "sticky_id",
         "upgrade",
-        "wants_session",
+        "wants_sticky_id",
     )
 
-    def __init__(self, sock: socket.socket, peer: str, client: str, port: int) -> None:
+    def __init__(self, sock: socket.socket, peer_address: str, address: str, port: int) -> None:
         self.sock = sock
-        self.peer = peer
+        self.peer_address = peer_address
         self.received = b""  # bytes of the request that were read already; they travel with the descriptor
         self.sent: int | None = 0  # bytes that had been sent to the client before: answers to earlier requests
-        self.client = client
+        self.address = address
         self.port = port
         self.scheme = "http"
         self.kind = "http"
         self.method = ""
         self.path = ""
         self.upgrade = False
-        self.session: SessionId | None = None
-        self.wants_session = False  # it has none that leads anywhere, and should be given one
-        self.new_session: SessionId | None = None
+        self.sticky_id: StickyId | None = None
+        self.wants_sticky_id = False  # it has none that leads anywhere, and should be given one
+        self.new_sticky_id: StickyId | None = None
         self.key: Key | None = None  # what is hashed; None: any worker will do
         self.away = False  # its key's home is another slot than that to which it goes
         self.reason = ""
@@ -107,17 +107,17 @@ class Parcel:
         """Return what travels with the descriptor: its number, then the order of `Adopted`, then whether it is away."""
         return (
             self.number,
-            self.client,
+            self.address,
             self.port,
             self.scheme,
             self.kind,
             self.method,
             self.path,
             self.upgrade,
-            self.session,
-            self.new_session,
+            self.sticky_id,
+            self.new_sticky_id,
             self.reason,
-            self.peer,
+            self.peer_address,
             self.away,
         )
 
@@ -163,7 +163,7 @@ class Suspicion(Protocol):
     is_active: bool
     """False most of the time: nobody is suspected, and `stops` need not be asked."""
 
-    def stops(self, parcel: Parcel) -> bool:
+    def stops(self, handoff: PendingHandoff) -> bool:
         """Whether it has taken over the parcel, to refuse it, or to have it placed a little later."""
 
 
@@ -238,135 +238,137 @@ class Dispatcher:
         self._addresses = addresses
         self._on_too_many = on_too_many
         self._counters = counters
-        self._homeless: deque[Parcel] = deque()  # no slot is live
+        self._homeless: deque[PendingHandoff] = deque()  # no slot is live
         self.away = AwayKeys()
         self._slots = 0  # that there are when each has a worker
         self._warned: dict[str, WorkerHandle] = {}  # by id: those that know that keys of theirs may be elsewhere
         self._is_closed = False
         self._number = 0
 
-    def dispatch(self, parcel: Parcel) -> None:
+    def dispatch(self, handoff: PendingHandoff) -> None:
         """Bring a parcel to its worker, whatever it takes. The dispatcher owns it from here on."""
-        parcel.expires_at = self._poller.now() + self._patience_s
-        self.place(parcel)
+        handoff.expires_at = self._poller.now() + self._patience_s
+        self.place(handoff)
 
-    def place(self, parcel: Parcel) -> None:
+    def place(self, handoff: PendingHandoff) -> None:
         """Bring a parcel to its worker that was held back on its way."""
-        self._try(self._place, parcel)
+        self._try(self._place, handoff)
 
-    def refuse(self, parcel: Parcel, status: int, reason: str, count: str) -> None:
+    def refuse(self, handoff: PendingHandoff, status: int, reason: str, count: str) -> None:
         """Answer a parcel that was stopped on its way."""
-        self._give_up(parcel, status, reason, count)
+        self._give_up(handoff, status, reason, count)
 
-    def _try(self, deed: Callable[[Parcel], None], parcel: Parcel) -> None:
+    def _try(self, deed: Callable[[PendingHandoff], None], handoff: PendingHandoff) -> None:
         """Do something with one parcel of several. An error costs that one."""
         try:
-            deed(parcel)
+            deed(handoff)
         except Exception:  # noqa: BLE001 - `failed` logs it
-            self._poller.failed(partial(self._close, parcel))
+            self._poller.failed(partial(self._close, handoff))
 
-    def _place(self, parcel: Parcel) -> None:
-        if self._suspicion is not None and self._suspicion.is_active and self._suspicion.stops(parcel):
+    def _place(self, handoff: PendingHandoff) -> None:
+        if self._suspicion is not None and self._suspicion.is_active and self._suspicion.stops(handoff):
             return
         if not self._live:
             if self._is_closed:
-                self._refuse_closed(parcel)
+                self._refuse_closed(handoff)
             else:
-                self._wait(self._homeless, parcel)
+                self._wait(self._homeless, handoff)
             return
-        slot = self._slot_for(parcel)
+        slot = self._slot_for(handoff)
         worker = self._live[slot]
-        if not self._addresses.has_share(parcel.network, worker.held):
-            self._on_too_many(parcel.peer, parcel.network)
-            self._give_up(parcel, 503, TOO_MANY, "refused_address")
+        if not self._addresses.has_share(handoff.network, worker.held):
+            self._on_too_many(handoff.peer_address, handoff.network)
+            self._give_up(handoff, 503, TOO_MANY, "refused_address")
             return
-        if not worker.waiting and self._hand_over(worker, parcel):
+        if not worker.waiting and self._hand_over(worker, handoff):
             return
-        if parcel.key is None and parcel.session is None and self._any_other(worker, parcel):
+        if handoff.key is None and handoff.sticky_id is None and self._any_other(worker, handoff):
             return
-        self._wait(worker.waiting, parcel, worker)
+        self._wait(worker.waiting, handoff, worker)
         self._wants_write(worker, True)
 
-    def _slot_for(self, parcel: Parcel) -> Slot:
-        parcel.away = False
-        if parcel.key is not None:
-            return self._slot_for_key(parcel, parcel.key)
+    def _slot_for(self, handoff: PendingHandoff) -> Slot:
+        handoff.away = False
+        if handoff.key is not None:
+            return self._slot_for_key(handoff, handoff.key)
         slot = self._balance(self._live)
-        if parcel.wants_session:
-            parcel.new_session = self._hashing.new_session(slot)
+        if handoff.wants_sticky_id:
+            handoff.new_sticky_id = self._hashing.new_sticky_id(slot)
         return slot
 
-    def _slot_for_key(self, parcel: Parcel, key: Key) -> Slot:
+    def _slot_for_key(self, handoff: PendingHandoff, key: Key) -> Slot:
         if self.away:
             slot = self.away.slot_of(key)
             if slot is not None and slot in self._live:
-                parcel.away = True
+                handoff.away = True
                 return slot
         home = home_of(self._hashing, key, self._slots)
         if home in self._live:
             return home
-        parcel.away = True
+        handoff.away = True
         return self._hashing.choose(key, self._live)
 
-    def _hand_over(self, worker: WorkerHandle, parcel: Parcel) -> bool:
+    def _hand_over(self, worker: WorkerHandle, handoff: PendingHandoff) -> bool:
         self._number += 1
-        parcel.number = self._number
-        parcel.attempts += 1
-        if parcel.received:
-            parcel.sent = bytes_sent(parcel.sock)
+        handoff.number = self._number
+        handoff.attempts += 1
+        if handoff.received:
+            handoff.sent = bytes_sent(handoff.sock)
         try:
-            sent = worker.channel.send(Kind.HANDOFF, *parcel.header(), fd=parcel.sock.fileno(), carried=parcel.received)
+            sent = worker.channel.send(
+                Kind.HANDOFF, *handoff.header(), fd=handoff.sock.fileno(), carried=handoff.received
+            )
         except ChannelClosed:
             sent = False  # its death will be heard of in this round or the next; then all its parcels are placed again
         if not sent:
-            parcel.attempts -= 1
+            handoff.attempts -= 1
             return False
         worker.handed += 1
-        worker.sent = parcel.number
-        worker.unacked.append(parcel)
+        worker.sent = handoff.number
+        worker.unacked.append(handoff)
         if worker.reports_peers:
-            self._addresses.handed_over(parcel.network, worker.held)
+            self._addresses.handed_over(handoff.network, worker.held)
         else:
-            self._addresses.ended(parcel.network)
+            self._addresses.ended(handoff.network)
         self._counters["handed_over"] += 1
-        if parcel.away and parcel.key is not None:
-            self.away.sent(parcel.key, worker.slot, worker.worker_id, parcel.number)
+        if handoff.away and handoff.key is not None:
+            self.away.sent(handoff.key, worker.slot, worker.worker_id, handoff.number)
             self._look_at_table()
         return True
 
-    def _any_other(self, full: WorkerHandle, parcel: Parcel) -> bool:
-        parcel.away = False  # its key, if any, stays where its other connections are
+    def _any_other(self, full: WorkerHandle, handoff: PendingHandoff) -> bool:
+        handoff.away = False  # its key, if any, stays where its other connections are
         for slot, worker in self._live.items():
             if worker is not full and not worker.waiting:
-                if parcel.wants_session:
-                    parcel.new_session = self._hashing.new_session(slot)
-                if self._hand_over(worker, parcel):
+                if handoff.wants_sticky_id:
+                    handoff.new_sticky_id = self._hashing.new_sticky_id(slot)
+                if self._hand_over(worker, handoff):
                     return True
         return False
 
-    def _wait(self, queue: deque[Parcel], parcel: Parcel, worker: WorkerHandle | None = None) -> None:
+    def _wait(self, queue: deque[PendingHandoff], handoff: PendingHandoff, worker: WorkerHandle | None = None) -> None:
         if len(queue) >= WAITING_MAX:
-            self._give_up(parcel, 503, "no worker has room", "refused_busy")
+            self._give_up(handoff, 503, "no worker has room", "refused_busy")
             return
-        queue.append(parcel)
-        if worker is not None and parcel.away and parcel.key is not None:
-            self.away.wait(parcel.key, worker.slot, worker.worker_id)
+        queue.append(handoff)
+        if worker is not None and handoff.away and handoff.key is not None:
+            self.away.wait(handoff.key, worker.slot, worker.worker_id)
             self._look_at_table()
-        self._poller.after(max(parcel.expires_at - self._poller.now(), 0) + 0.001, lambda: self._expire(queue, worker))
+        self._poller.after(max(handoff.expires_at - self._poller.now(), 0) + 0.001, lambda: self._expire(queue, worker))
 
-    def _expire(self, queue: deque[Parcel], worker: WorkerHandle | None) -> None:
+    def _expire(self, queue: deque[PendingHandoff], worker: WorkerHandle | None) -> None:
         now = self._poller.now()
         while queue and queue[0].expires_at <= now:
-            parcel = queue.popleft()
-            self._waits_no_longer(worker, parcel)
-            self._try(self._refuse_late, parcel)
+            handoff = queue.popleft()
+            self._waits_no_longer(worker, handoff)
+            self._try(self._refuse_late, handoff)
 
-    def _refuse_late(self, parcel: Parcel) -> None:
-        self._give_up(parcel, 503, "no worker took the connection in time", "refused_busy")
+    def _refuse_late(self, handoff: PendingHandoff) -> None:
+        self._give_up(handoff, 503, "no worker took the connection in time", "refused_busy")
 
-    def _waits_no_longer(self, worker: WorkerHandle | None, parcel: Parcel) -> None:
-        if worker is not None and parcel.away and parcel.key is not None:
-            self.away.unwait(parcel.key, worker.worker_id)
+    def _waits_no_longer(self, worker: WorkerHandle | None, handoff: PendingHandoff) -> None:
+        if worker is not None and handoff.away and handoff.key is not None:
+            self.away.unwait(handoff.key, worker.worker_id)
 
     # What becomes of a worker's parcels
 
@@ -375,17 +377,17 @@ class Dispatcher:
         self._wants_write(worker, False)
         has_room = worker.flush()
         while has_room and worker.waiting:
-            parcel = worker.waiting.popleft()
+            handoff = worker.waiting.popleft()
             try:
-                has_room = self._hand_over(worker, parcel)
+                has_room = self._hand_over(worker, handoff)
             except Exception:  # noqa: BLE001 - `failed` logs it
-                self._waits_no_longer(worker, parcel)
-                self._poller.failed(partial(self._close, parcel))
+                self._waits_no_longer(worker, handoff)
+                self._poller.failed(partial(self._close, handoff))
                 continue
             if has_room:
-                self._waits_no_longer(worker, parcel)
+                self._waits_no_longer(worker, handoff)
             else:
-                worker.waiting.appendleft(parcel)
+                worker.waiting.appendleft(handoff)
         if not has_room:  # asked again soon: see RETRY_S
             self._poller.after(RETRY_S, lambda: self._wants_write(worker, True))
 
@@ -410,11 +412,11 @@ class Dispatcher:
         Raises:
             OutOfTurn: it has no such parcel.
         """
-        for parcel in worker.unacked:
-            if parcel.number == number:
-                worker.unacked.remove(parcel)
-                self._addresses.taken_back(parcel.network, worker.held)
-                self._try(lambda parcel: self._again(parcel, avoid=worker), parcel)
+        for handoff in worker.unacked:
+            if handoff.number == number:
+                worker.unacked.remove(handoff)
+                self._addresses.taken_back(handoff.network, worker.held)
+                self._try(lambda handoff: self._again(handoff, avoid=worker), handoff)
                 return
         raise OutOfTurn(f"it cannot adopt connection {number}, which it was not given")
 
@@ -423,8 +425,8 @@ class Dispatcher:
         if "" in counts:  # it does not say whose
             worker.reports_peers = False
             self._addresses.worker_lost(worker.held)
-        for peer, count in counts.items():
-            self._addresses.ended_in_worker(self._addresses.of(peer), count, worker.held)
+        for peer_address, count in counts.items():
+            self._addresses.ended_in_worker(self._addresses.of(peer_address), count, worker.held)
 
     def worker_retired(self, worker: WorkerHandle) -> None:
         """Give to others what still waits for a worker that is about to end: being told so is the last it reads."""
@@ -433,10 +435,10 @@ class Dispatcher:
     def _place_again(self, worker: WorkerHandle) -> None:
         waiting = list(worker.waiting)
         worker.waiting.clear()
-        for parcel in waiting:
-            self._waits_no_longer(worker, parcel)
-        for parcel in waiting:
-            self._try(self._place, parcel)
+        for handoff in waiting:
+            self._waits_no_longer(worker, handoff)
+        for handoff in waiting:
+            self._try(self._place, handoff)
 
     def worker_lost(self, worker: WorkerHandle) -> None:
         """Do what can be done for everything that a dead worker leaves behind. It is not live any more."""
@@ -448,34 +450,34 @@ class Dispatcher:
             count = len(left) + len(waiting)
             logger.warning("= slot %d: %d connections were on their way, and are looked after", worker.slot, count)
         self._addresses.worker_lost(worker.held)
-        for parcel in left:
-            self._addresses.accepted(parcel.network)
-            self._try(self._again if parcel.number > worker.taken else self._after_adoption, parcel)
-        for parcel in waiting:
-            self._try(self._again, parcel)
+        for handoff in left:
+            self._addresses.accepted(handoff.network)
+            self._try(self._again if handoff.number > worker.taken else self._after_adoption, handoff)
+        for handoff in waiting:
+            self._try(self._again, handoff)
 
-    def _after_adoption(self, parcel: Parcel) -> None:
-        if parcel.kind != "raw" and not parcel.received and parcel.is_untouched():
-            self._again(parcel)
-        elif parcel.kind == "http" and parcel.is_unanswered():
-            self._give_up(parcel, 503, "the worker that read the request has died", "refused_read")
+    def _after_adoption(self, handoff: PendingHandoff) -> None:
+        if handoff.kind != "raw" and not handoff.received and handoff.is_untouched():
+            self._again(handoff)
+        elif handoff.kind == "http" and handoff.is_unanswered():
+            self._give_up(handoff, 503, "the worker that read the request has died", "refused_read")
         else:
             self._counters["closed_with_worker"] += 1
-            self._close(parcel)
+            self._close(handoff)
 
-    def _again(self, parcel: Parcel, avoid: WorkerHandle | None = None) -> None:
+    def _again(self, handoff: PendingHandoff, avoid: WorkerHandle | None = None) -> None:
         self._counters["handed_over_again"] += 1
-        if parcel.attempts >= ATTEMPTS_MAX:
-            self._give_up(parcel, 503, "no worker could take the connection", "refused_attempts")
-        elif not parcel.is_untouched():
+        if handoff.attempts >= ATTEMPTS_MAX:
+            self._give_up(handoff, 503, "no worker could take the connection", "refused_attempts")
+        elif not handoff.is_untouched():
             self._counters["lost_after_reading"] += 1
-            self._close(parcel)
+            self._close(handoff)
         else:
-            if parcel.reason != REFUSED:
-                parcel.reason = "again"
-            if avoid is not None and len(self._live) > 1 and self._any_other(avoid, parcel):
+            if handoff.reason != REFUSED:
+                handoff.reason = "again"
+            if avoid is not None and len(self._live) > 1 and self._any_other(avoid, handoff):
                 return
-            self._place(parcel)
+            self._place(handoff)
 
     # Keys that are away from home
 
@@ -483,7 +485,7 @@ class Dispatcher:
         """Learn how many slots there are. Workers that serve are asked which keys they have whose home is elsewhere."""
         self._slots = slots
         workers = list(self._live.values())
-        number = self.away.ask(worker.worker_id for worker in workers)
+        number = self.away.request(worker.worker_id for worker in workers)
         for worker in workers:
             self._say_slots(worker, number)
             self._place_again(worker)
@@ -548,8 +550,8 @@ class Dispatcher:
     def slot_filled(self) -> None:
         """Place everything that found no live slot."""
         waiting, self._homeless = self._homeless, deque()
-        for parcel in waiting:
-            self._try(self._place, parcel)
+        for handoff in waiting:
+            self._try(self._place, handoff)
 
     def close(self) -> None:
         """Answer everything that waits: nobody will take it now, nor what is left over later."""
@@ -557,18 +559,18 @@ class Dispatcher:
         while self._homeless:
             self._try(self._refuse_closed, self._homeless.popleft())
 
-    def _refuse_closed(self, parcel: Parcel) -> None:
-        self._give_up(parcel, 503, "shutting down", "refused_stopping")
+    def _refuse_closed(self, handoff: PendingHandoff) -> None:
+        self._give_up(handoff, 503, "shutting down", "refused_stopping")
 
-    def _give_up(self, parcel: Parcel, status: int, reason: str, count: str) -> None:
+    def _give_up(self, handoff: PendingHandoff, status: int, reason: str, count: str) -> None:
         """Answer a connection that no worker has, and let go of it."""
-        self._addresses.ended(parcel.network)
-        self._refuse(parcel.sock, status, reason, count)
+        self._addresses.ended(handoff.network)
+        self._refuse(handoff.sock, status, reason, count)
 
-    def _close(self, parcel: Parcel) -> None:
+    def _close(self, handoff: PendingHandoff) -> None:
         """Close a connection that no worker has."""
-        self._addresses.ended(parcel.network)
-        parcel.sock.close()
+        self._addresses.ended(handoff.network)
+        handoff.sock.close()
 
     @property
     def homeless(self) -> int:

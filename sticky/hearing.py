@@ -85,5 +85,6 @@ class Hearing:
         except OSError as error:
             raise OutOfTurn(f"it gives back what is no connection of a client ({error.strerror})") from error
         self._poller.guard(
-            lambda: self._on_given_back(sock, message.peer, message.port, received.carried), on_failed=sock.close
+            lambda: self._on_given_back(sock, message.peer_address, message.port, received.carried),
+            on_failed=sock.close,
         )

@@ -64,17 +64,17 @@ class Handoff(Carrier, tag=Kind.HANDOFF.value, frozen=True):
     """As `Parcel.header`, and as `Adopted`."""
 
     number: Number
-    client: str
+    address: str
     client_port: Port
     scheme: str
     kind: str
     method: str
     path: str
     upgrade: bool
-    session: str | None
-    new_session: str | None
+    sticky_id: str | None
+    new_sticky_id: str | None
     reason: str
-    peer: str
+    peer_address: str
     away: bool = False
 
 
@@ -140,7 +140,7 @@ class Retire(Message, tag=Kind.RETIRE.value, frozen=True):
 
 
 class GiveBack(Carrier, tag=Kind.GIVE_BACK.value, frozen=True):
-    peer: Annotated[str, Meta(min_length=1, max_length=PEER_MAX)]
+    peer_address: Annotated[str, Meta(min_length=1, max_length=PEER_MAX)]
     port: Port
 
 

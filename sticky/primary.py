@@ -30,7 +30,7 @@ from functools import partial
 from typing import Any, Final
 
 from sticky import listen, privileges
-from sticky.acceptor import Door
+from sticky.acceptor import Acceptor
 from sticky.addresses import Addresses
 from sticky.affinity import Affinity
 from sticky.children import Child, Children
@@ -113,7 +113,7 @@ class Primary:
             secret=secret,
         )
         self._crashes: Crashes
-        self._door: Door
+        self._door: Acceptor
         self._dispatcher: Dispatcher
         self._supervisor = Supervisor(
             self._poller,
@@ -135,14 +135,14 @@ class Primary:
             self._hashing,
             counters=self._counters,
             refuse=lambda *answer: self._dispatcher.refuse(*answer),
-            place=lambda parcel: self._dispatcher.place(parcel),
+            place=lambda handoff: self._dispatcher.place(handoff),
             tell=self._supervisor.tell_all,
             is_dying=self._supervisor.is_dying,
         )
         self._addresses = Addresses(
             trusts=affinity.trusts, most=settings.connections_per_address, descriptors=descriptors
         )
-        self._door = Door(
+        self._door = Acceptor(
             self._poller,
             affinity,
             self._hashing,
@@ -153,7 +153,7 @@ class Primary:
             raw=settings.raw,
             addresses=self._addresses,
             descriptors=descriptors,
-            deliver=lambda parcel: self._dispatcher.dispatch(parcel),
+            deliver=lambda handoff: self._dispatcher.dispatch(handoff),
             counters=self._counters,
         )
         self._dispatcher = Dispatcher(

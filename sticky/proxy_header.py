@@ -24,10 +24,10 @@ class ProxyHeader:
     addresses of the socket are the ones that count.
     """
 
-    client: str | None
+    client_address: str | None
     """An IP address; or `unix:` and a path, when the client reached the proxy through a Unix socket."""
     client_port: int
-    server: str | None
+    server_address: str | None
     server_port: int
     length: int
     """Bytes of the header: consume exactly so many."""
@@ -84,13 +84,13 @@ def _parse_v1(data: bytes) -> ProxyHeader | NeedMore | Refusal:
         return _BAD_V1
     address = IPv4Address if family == "TCP4" else IPv6Address
     try:
-        client, server = (str(address(field)) for field in fields[:2])
+        client_address, server_address = (str(address(field)) for field in fields[:2])
         client_port, server_port = (_port(field) for field in fields[2:])
     except ValueError:
         return _BAD_V1
-    if "%" in client + server:  # a zone means something only on the proxy's own machine
+    if "%" in client_address + server_address:  # a zone means something only on the proxy's own machine
         return _BAD_V1
-    return ProxyHeader(client, client_port, server, server_port, length)
+    return ProxyHeader(client_address, client_port, server_address, server_port, length)
 
 
 def _port(text: str) -> int:
@@ -123,8 +123,8 @@ def _parse_v2(data: bytes) -> ProxyHeader | NeedMore | Refusal:
     size, read = _READERS[family]
     if len(block) < size or not _are_tlvs(block[size:]):
         return _BAD_V2
-    client, client_port, server, server_port = read(block[:size])
-    return ProxyHeader(client, client_port, server, server_port, length)
+    client_address, client_port, server_address, server_port = read(block[:size])
+    return ProxyHeader(client_address, client_port, server_address, server_port, length)
 
 
 def _are_tlvs(block: bytes) -> bool:
@@ -143,13 +143,23 @@ def _read_unspecified(block: bytes) -> _Ends:
 
 
 def _read_ipv4(block: bytes) -> _Ends:
-    client, server = IPv4Address(block[:4]), IPv4Address(block[4:8])
-    return str(client), int.from_bytes(block[8:10], "big"), str(server), int.from_bytes(block[10:12], "big")
+    client_address, server_address = IPv4Address(block[:4]), IPv4Address(block[4:8])
+    return (
+        str(client_address),
+        int.from_bytes(block[8:10], "big"),
+        str(server_address),
+        int.from_bytes(block[10:12], "big"),
+    )
 
 
 def _read_ipv6(block: bytes) -> _Ends:
-    client, server = IPv6Address(block[:16]), IPv6Address(block[16:32])
-    return str(client), int.from_bytes(block[32:34], "big"), str(server), int.from_bytes(block[34:36], "big")
+    client_address, server_address = IPv6Address(block[:16]), IPv6Address(block[16:32])
+    return (
+        str(client_address),
+        int.from_bytes(block[32:34], "big"),
+        str(server_address),
+        int.from_bytes(block[34:36], "big"),
+    )
 
 
 def _read_unix(block: bytes) -> _Ends:

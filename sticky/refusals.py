@@ -31,7 +31,7 @@ _PHRASES: Final = {
 _TLS_ALERT: Final = b"\x15\x03\x01\x00\x02\x02\x28"
 
 
-class Refusing:
+class Refusals:
     """Refused connections, until they are closed."""
 
     def __init__(self, poller: Poller, *, descriptors: int, tls: bool) -> None:

@@ -41,7 +41,7 @@ class Part:
     data: bytes
 
 
-class State(enum.Enum):
+class BodyState(enum.Enum):
     BETWEEN = "between requests"
     LENGTH = "in a body of known length"
     CHUNK_LINE = "before a chunk's size"
@@ -56,7 +56,7 @@ class Requests:
     __slots__ = ("_left", "_limits", "_pending", "_seen", "state")
 
     def __init__(self, limits: HeadLimits = DEFAULT_LIMITS) -> None:
-        self.state = State.BETWEEN
+        self.state = BodyState.BETWEEN
         self._limits = limits
         self._pending = b""
         self._seen = 0  # bytes of the head that were looked at before
@@ -65,7 +65,7 @@ class Requests:
     @property
     def is_in_head(self) -> bool:
         """Whether something of a next request has come that `next` did not give out."""
-        return self.state is State.BETWEEN and bool(self._pending)
+        return self.state is BodyState.BETWEEN and bool(self._pending)
 
     def feed(self, data: bytes) -> None:
         """Take what was read from the socket."""
@@ -84,18 +84,18 @@ class Requests:
         """
         if not self._pending:
             return None
-        if self.state is State.BETWEEN:
+        if self.state is BodyState.BETWEEN:
             return self._begin()
-        if self.state is State.OPEN:
+        if self.state is BodyState.OPEN:
             return Part(self.rest())
-        if self.state is State.CHUNK_LINE:
+        if self.state is BodyState.CHUNK_LINE:
             return self._chunk_line()
-        if self.state is State.TRAILERS:
+        if self.state is BodyState.TRAILERS:
             return self._trailers()
         part = self._take(min(self._left, len(self._pending)))
         self._left -= len(part.data)
         if not self._left:
-            self.state = State.BETWEEN if self.state is State.LENGTH else State.CHUNK_LINE
+            self.state = BodyState.BETWEEN if self.state is BodyState.LENGTH else BodyState.CHUNK_LINE
         return part
 
     def _take(self, size: int) -> Part:
@@ -114,12 +114,12 @@ class Requests:
             return self._refuse(verdict if isinstance(verdict, Refusal) else Refusal(400, "no request begins here"))
         data = self._take(verdict.length).data
         if verdict.is_upgrade:
-            self.state = State.OPEN
+            self.state = BodyState.OPEN
         elif verdict.values(b"transfer-encoding"):
-            self.state = State.CHUNK_LINE
+            self.state = BodyState.CHUNK_LINE
         elif lengths := verdict.values(b"content-length"):
             self._left = int(lengths[0])
-            self.state = State.LENGTH if self._left else State.BETWEEN
+            self.state = BodyState.LENGTH if self._left else BodyState.BETWEEN
         return Begin(verdict, data)
 
     def _chunk_line(self) -> Part | Refusal | None:
@@ -134,24 +134,24 @@ class Requests:
         if size_of_chunk := int(digits, 16):
             # The line end after the data belongs to the chunk: what is there instead is the parser's to refuse.
             self._left = size_of_chunk + 2
-            self.state = State.CHUNK
+            self.state = BodyState.CHUNK
         else:
-            self.state = State.TRAILERS
+            self.state = BodyState.TRAILERS
         return self._take(end + 1)
 
     def _trailers(self) -> Part | Refusal | None:
         if self._pending.startswith(b"\r\n"):
-            self.state = State.BETWEEN
+            self.state = BodyState.BETWEEN
             return self._take(2)
         end = self._pending.find(b"\r\n\r\n")
         if end >= 0:
             if not are_headers(self._pending[:end].split(b"\r\n")):  # to h11, two bare LFs would end them
                 return self._refuse(_TRAILER_LINE)
-            self.state = State.BETWEEN
+            self.state = BodyState.BETWEEN
             return self._take(end + 4)
         return self._refuse(_TRAILERS) if len(self._pending) > TRAILERS_MAX else None
 
     def _refuse(self, refusal: Refusal) -> Refusal:
-        self.state = State.OPEN
+        self.state = BodyState.OPEN
         self._pending = b""
         return refusal

@@ -17,7 +17,7 @@ from typing import Final
 from sticky.affinity import UNIX_PEER, Affinity, Sticky
 from sticky.blame import key_of
 from sticky.first_bytes import Head
-from sticky.hashing import Hashing, Key, SessionId, Slot
+from sticky.hashing import Hashing, Key, Slot, StickyId
 from sticky.live_keys import LiveKeys
 
 KNOWN_MAX: Final = 50_000  # routes that are remembered; above it all are forgotten
@@ -27,10 +27,10 @@ KNOWN_MAX: Final = 50_000  # routes that are remembered; above it all are forgot
 class Route:
     """Whose one request is."""
 
-    client: str
+    address: str
     scheme: str
-    session: str | None
-    lacks_session: bool  # it names none, and should be given one
+    sticky_id: str | None
+    lacks_sticky_id: bool  # it names none, and should be given one
 
 
 class Routes:
@@ -60,17 +60,17 @@ class Routes:
 
     def crash_key(self, route: Route) -> bytes:
         """Return by whom a request is known when it crashes this worker."""
-        return key_of(self._affinity, route.client, route.session)
+        return key_of(self._affinity, route.address, route.sticky_id)
 
-    def differ(self, peer: str) -> bool:
+    def differ(self, peer_address: str) -> bool:
         """Whether two requests of one connection of this peer can be of different clients or sessions."""
-        return self._sticky is Sticky.SESSION or self._affinity.trusts(peer)
+        return self._sticky is Sticky.SESSION or self._affinity.trusts(peer_address)
 
-    def pools(self, peer: str) -> bool:
+    def pools(self, peer_address: str) -> bool:
         """Whether the peer is one of our proxies, which puts the requests of many clients on one connection."""
-        return self._affinity.trusts(peer)
+        return self._affinity.trusts(peer_address)
 
-    def of(self, peer: str, scheme: str, head: Head) -> Route:
+    def of(self, peer_address: str, scheme: str, head: Head) -> Route:
         """
         Find whose a request is.
 
@@ -79,29 +79,29 @@ class Routes:
             scheme: what the connection itself is, where no trusted proxy says more.
             head: the request's.
         """
-        client = self._affinity.client_of(peer, head)
-        if self._affinity.secure(peer, head):
+        address = self._affinity.address_of(peer_address, head)
+        if self._affinity.secure(peer_address, head):
             scheme = "https"
         if self._sticky is not Sticky.SESSION:
-            return Route(client, scheme, None, lacks_session=False)
-        session = self._affinity.session_of(head)
-        return Route(client, scheme, session, lacks_session=session is None)
+            return Route(address, scheme, None, lacks_sticky_id=False)
+        sticky_id = self._affinity.sticky_id_of(head)
+        return Route(address, scheme, sticky_id, lacks_sticky_id=sticky_id is None)
 
     def leads_here(self, route: Route) -> bool:
         """Whether this worker may serve the request without asking the primary."""
-        if self._sticky is Sticky.NONE or route.lacks_session:
+        if self._sticky is Sticky.NONE or route.lacks_sticky_id:
             return True
-        tag_decides = route.session is not None and not self.some_are_elsewhere
-        if tag_decides and self._hashing.slot_of(route.session or "") == self._slot:
+        tag_decides = route.sticky_id is not None and not self.some_are_elsewhere
+        if tag_decides and self._hashing.slot_of(route.sticky_id or "") == self._slot:
             return True
-        name = self._name(route.client, route.session)
+        name = self._name(route.address, route.sticky_id)
         return name in self._here or (isinstance(name, bytes) and self.keys.is_away(name))
 
-    def learn(self, client: str, session: str | None) -> None:
+    def learn(self, address: str, sticky_id: str | None) -> None:
         """Remember that the primary sent this client, or this session, here."""
         if len(self._here) >= KNOWN_MAX:
             self._here.clear()
-        self._here.add(self._name(client, session))
+        self._here.add(self._name(address, sticky_id))
 
     def forget(self, keys: Iterable[Key] | None = None) -> None:
         """Forget these keys, which go home; or everything, for the table of live slots has changed."""
@@ -110,9 +110,9 @@ class Routes:
         else:
             self._here.difference_update(keys)
 
-    def new_session(self) -> SessionId:
+    def new_sticky_id(self) -> StickyId:
         """Make a session's id that leads to this worker's slot."""
-        return self._hashing.new_session(self._slot)
+        return self._hashing.new_sticky_id(self._slot)
 
     # Ids that the application makes, in the header that carries sessions
 
@@ -131,11 +131,11 @@ class Routes:
         tagged = self._hashing.untag(value)
         return value if tagged is None else tagged[0]
 
-    def key_of(self, client: str, session: str | None) -> Key | None:
+    def key_of(self, address: str, sticky_id: str | None) -> Key | None:
         """Return the key by which the primary knows a client, or a session; None where there is none."""
         if self._sticky is Sticky.SESSION:
-            return None if session is None else self._affinity.key_for_session(session)
-        return self._affinity.key_for(client)
+            return None if sticky_id is None else self._affinity.key_for_sticky_id(sticky_id)
+        return self._affinity.key_for(address)
 
-    def _name(self, client: str, session: str | None) -> Key | str:
-        return self.key_of(client, session) or (UNIX_PEER if client == UNIX_PEER else f"c{client}")
+    def _name(self, address: str, sticky_id: str | None) -> Key | str:
+        return self.key_of(address, sticky_id) or (UNIX_PEER if address == UNIX_PEER else f"c{address}")

@@ -257,7 +257,9 @@ class Supervisor:
     def _ready(self, worker: WorkerHandle) -> None:
         assert self.dispatcher is not None, "the primary set it"
         slot = worker.slot
-        if slot not in self.live and self.dispatcher.away.is_asking:  # an added slot, whose keys may be live elsewhere
+        if (
+            slot not in self.live and self.dispatcher.away.awaits_answers
+        ):  # an added slot, whose keys may be live elsewhere
             self._poller.after(ASK_AGAIN_S, lambda: self._ready(worker) if worker.state is State.STARTING else None)
             return
         self.dispatcher.warn(worker)

@@ -36,7 +36,7 @@ from sticky.away import short
 from sticky.blame import key_of
 from sticky.channel import CARRIED_MAX, Channel, ChannelClosed, Kind, Received, Unreadable, close_all, connection_from
 from sticky.errors import NotAWorker
-from sticky.hashing import Hashing, Key, SessionId, Slot
+from sticky.hashing import Hashing, Key, Slot, StickyId
 from sticky.journal import ADOPTING, NO_JOURNAL, NO_MARK, Journal, Mark
 from sticky.live_keys import REPORT_KEYS
 from sticky.messages import DATA_DEPTH_MAX, NAME_MAX, REFUSED, TEXT_MAX, from_primary, is_plain, is_shallow
@@ -59,17 +59,17 @@ class Adopted:
     """One connection, and what the primary found out about it. Whoever is given it owns `sock`."""
 
     sock: socket.socket
-    client: str
+    address: str
     client_port: int
     scheme: str  # "http" or "https"
     kind: str  # "http", "tls" or "raw"
     method: str  # of the first request, like `path` and `upgrade`; empty unless `kind` is "http"
     path: str
     upgrade: bool
-    session: SessionId | None  # the id that routed it
-    new_session: SessionId | None  # the id to set as a cookie: it leads back here
+    sticky_id: StickyId | None  # the id that routed it
+    new_sticky_id: StickyId | None  # the id to set as a cookie: it leads back here
     reason: str  # why this slot
-    peer: str  # the address at the other end of the socket, or in its PROXY header
+    peer_address: str  # the address at the other end of the socket, or in its PROXY header
     received: bytes = b""  # bytes taken from the socket already, to be read before it
     mark: Mark = NO_MARK  # by which the primary knows, after a crash, on which connections a request was in flight
     key: Key | None = None  # what was hashed; it is live here until somebody says `closed`, or `LiveKeys.leave`
@@ -151,11 +151,11 @@ class Worker:
 
     def ready(self) -> None:
         """Tell the primary that connections may come. `run` has to follow in the same turn."""
-        self._say(Kind.READY)
+        self._send(Kind.READY)
 
     def boot_failed(self, text: str) -> NoReturn:
         """Tell the primary why this worker cannot serve, and end the process with status 3."""
-        self._say(Kind.BOOT_FAILED, _sayable(text[-TEXT_MAX:]))
+        self._send(Kind.BOOT_FAILED, _encodable(text[-TEXT_MAX:]))
         sys.exit(EXIT_BOOT)
 
     # Serving
@@ -188,7 +188,7 @@ class Worker:
         self._drain_s = loop.create_future()
         self._on_connection, self._on_message, self._on_event = on_connection, on_message, on_event
         self._on_refused = on_refused or self._answer_refused
-        loop.add_signal_handler(signal.SIGTERM, self._say, Kind.RETIRE)
+        loop.add_signal_handler(signal.SIGTERM, self._send, Kind.RETIRE)
         loop.add_reader(self._channel.fileno(), self._on_readable)
         beating = loop.create_task(self._beat_forever())
         try:
@@ -204,7 +204,7 @@ class Worker:
             self._settle(self._seen)
             self._channel.close()
 
-    def closed(self, adopted: Adopted | None = None, *, peer: str = "") -> None:
+    def closed(self, adopted: Adopted | None = None, *, peer_address: str = "") -> None:
         """
         Tell that one adopted connection has ended.
 
@@ -215,19 +215,19 @@ class Worker:
                 many connections an address has, and counts none that this worker has.
         """
         if adopted is not None:
-            peer = adopted.peer
+            peer_address = adopted.peer_address
             self.routes.keys.leave(adopted.key)
         self.open -= 1
         assert self.open >= 0, "a connection ends once"
         if not self.open:
             self.routes.keys.leave_all()
-        self._ended[peer] = self._ended.get(peer, 0) + 1
+        self._ended[peer_address] = self._ended.get(peer_address, 0) + 1
         if self._reporting is None and not self.orphaned:
             self._reporting = asyncio.get_running_loop().call_later(ENDED_S, self._report_ended)
         if self.orphaned and not self.open:
             self._end(0)
 
-    def give_back(self, fd: int, peer: str, port: int, received: bytes) -> bool:
+    def give_back(self, fd: int, peer_address: str, port: int, received: bytes) -> bool:
         """
         Give a connection to the worker to which its next request belongs, through the primary.
 
@@ -246,7 +246,7 @@ class Worker:
         if self.orphaned or len(received) > CARRIED_MAX or not self._settle(self._seen):
             return False
         try:
-            return self._channel.send(Kind.GIVE_BACK, peer, port, fd=fd, carried=received)
+            return self._channel.send(Kind.GIVE_BACK, peer_address, port, fd=fd, carried=received)
         except ChannelClosed:
             return False
 
@@ -259,7 +259,7 @@ class Worker:
         """
         if len(to) > NAME_MAX or not is_shallow(data):
             raise ValueError(f"a name has up to {NAME_MAX} characters, and data is nested up to {DATA_DEPTH_MAX} deep")
-        return self._say(Kind.MESSAGE, to, data)
+        return self._send(Kind.MESSAGE, to, data)
 
     def _on_readable(self) -> None:
         try:
@@ -274,7 +274,7 @@ class Worker:
                 if isinstance(message, Unreadable):
                     self._distrust_primary(message.reason)
                     return
-                self._take(message)
+                self._handle(message)
         finally:
             close_all(each.fd for each in received[taken:] if isinstance(each, Received))
         self._acknowledge()
@@ -295,7 +295,7 @@ class Worker:
         self._settled = max(number, self._settled)
         return self._acknowledge()
 
-    def _take(self, received: Received) -> None:
+    def _handle(self, received: Received) -> None:
         message = received.message
         if isinstance(message, messages.Handoff):
             if received.fd is None:
@@ -305,7 +305,7 @@ class Worker:
         elif isinstance(message, messages.Drain):
             self._end(message.deadline_s)
         elif isinstance(message, messages.Inspect):
-            self._say(Kind.INSPECTED, _sayable(stacks.describe()[:TEXT_MAX]))
+            self._send(Kind.INSPECTED, _encodable(stacks.describe()[:TEXT_MAX]))
         elif isinstance(message, messages.Slots):
             self._slots_changed(message.slots, message.question, message.some_are_elsewhere)
         elif isinstance(message, messages.Event):
@@ -333,24 +333,26 @@ class Worker:
         key = None
         try:
             mark = (
-                NO_MARK if is_refused else self._journal.open(key_of(self._affinity, message.client, message.session))
+                NO_MARK
+                if is_refused
+                else self._journal.open(key_of(self._affinity, message.address, message.sticky_id))
             )
             mark.begin(ADOPTING)
             self._adopting.append(mark)
-            key = self.routes.key_of(message.client, message.session)
+            key = self.routes.key_of(message.address, message.sticky_id)
             adopted = Adopted(
                 sock,
-                message.client,
+                message.address,
                 message.client_port,
                 message.scheme,
                 message.kind,
                 message.method,
                 message.path,
                 message.upgrade,
-                None if message.session is None else SessionId(message.session),
-                None if message.new_session is None else SessionId(message.new_session),
+                None if message.sticky_id is None else StickyId(message.sticky_id),
+                None if message.new_sticky_id is None else StickyId(message.new_sticky_id),
                 message.reason,
-                message.peer,
+                message.peer_address,
                 received,
                 mark,
                 None if is_refused else key,
@@ -360,7 +362,7 @@ class Worker:
                 self.routes.keys.leave(key)  # it is not served, so it keeps no key here
                 self._on_refused(adopted)
                 return
-            self.routes.learn(adopted.client, adopted.session)
+            self.routes.learn(adopted.address, adopted.sticky_id)
             self._on_connection(adopted)
         except Exception:
             logger.exception("! connection %d could not be adopted", message.number)
@@ -383,7 +385,7 @@ class Worker:
         self._seen = message.number
         self._nacks.append(message.number)
         if message.away:
-            key = self.routes.key_of(message.client, message.session)
+            key = self.routes.key_of(message.address, message.sticky_id)
             self.routes.keys.enter(key, away=True)
             self.routes.keys.leave(key)
 
@@ -409,13 +411,13 @@ class Worker:
         and comes back is not sent here again.
         """
         while self._reports:
-            if not self._say(Kind.KEYS_AWAY, *self._reports[0]):
+            if not self._send(Kind.KEYS_AWAY, *self._reports[0]):
                 return
             self._reports.popleft()
         live = self.routes.keys
         while live.has_ended:
             keys = live.take_ended()
-            if not self._say(Kind.KEYS_ENDED, [short(key) for key in keys], self._seen):
+            if not self._send(Kind.KEYS_ENDED, [short(key) for key in keys], self._seen):
                 live.put_back(keys)
                 return
             self.routes.forget(keys)
@@ -426,12 +428,12 @@ class Worker:
         channel is full: it is tried again at the next heartbeat.
         """
         while self._nacks:
-            if not self._say(Kind.NACK, self._nacks[0]):
+            if not self._send(Kind.NACK, self._nacks[0]):
                 return False
             del self._nacks[0]
         acks = (self._seen, self._settled)
         if self._acked != acks:
-            if not self._say(Kind.ACK, *acks):
+            if not self._send(Kind.ACK, *acks):
                 return False
             self._acked = acks
         return True
@@ -441,10 +443,10 @@ class Worker:
         self._reporting = None
         while self._ended:
             part = dict(itertools.islice(self._ended.items(), ENDED_MAX))
-            if not self._say(Kind.ENDED, part):
+            if not self._send(Kind.ENDED, part):
                 return
-            for peer in part:
-                del self._ended[peer]
+            for peer_address in part:
+                del self._ended[peer_address]
 
     async def _beat_forever(self) -> None:
         while not self.orphaned:
@@ -461,12 +463,12 @@ class Worker:
             statistics = dict(self.load())
             if not is_plain(statistics):
                 raise TypeError("the statistics are not plain data")
-            self._say(Kind.BEAT, self.open, self._adopted, statistics)
+            self._send(Kind.BEAT, self.open, self._adopted, statistics)
         except Exception:
             if not self._load_failed:
                 self._load_failed = True
                 logger.exception("! the statistics of this worker cannot be told")
-            self._say(Kind.BEAT, self.open, self._adopted, {})
+            self._send(Kind.BEAT, self.open, self._adopted, {})
 
     # Ending
 
@@ -494,7 +496,7 @@ class Worker:
         if not self._drain_s.done():
             self._drain_s.set_result(drain_s)
 
-    def _say(self, kind: Kind, *fields: Any) -> bool:
+    def _send(self, kind: Kind, *fields: Any) -> bool:
         if self.orphaned:
             return False
         try:
@@ -510,7 +512,7 @@ class Worker:
             logger.exception("! %s failed", getattr(callback, "__qualname__", callback))
 
 
-def _sayable(text: str) -> str:
+def _encodable(text: str) -> str:
     """Replace what is no text (a file's name may have it), for UTF-8 cannot say it."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
@@ -518,7 +520,7 @@ def _sayable(text: str) -> str:
 _this: Worker | None = None
 
 
-def session_id() -> SessionId:
+def new_sticky_id() -> StickyId:
     """
     Make a session's id that leads back to this worker's slot, for an application or a library that makes its own.
 
@@ -527,4 +529,4 @@ def session_id() -> SessionId:
     """
     if _this is None:
         raise NotAWorker("a session's id leads to a worker, and this process is none")
-    return _this.routes.new_session()
+    return _this.routes.new_sticky_id()

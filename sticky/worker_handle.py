@@ -26,7 +26,7 @@ from sticky.hashing import Slot
 from sticky.lifetime import Lifetime
 
 if TYPE_CHECKING:
-    from sticky.handoff import Parcel
+    from sticky.handoff import PendingHandoff
 
 SAYINGS_MAX: Final = 256  # what waits for a full channel
 
@@ -127,10 +127,10 @@ class WorkerHandle:
         self.heard_at = now
         self.ready_at: float | None = None
         self.boot_error: str | None = None
-        self.unacked: deque[Parcel] = deque()  # handed over, and still ours too, in the order of their numbers
+        self.unacked: deque[PendingHandoff] = deque()  # handed over, and still ours too, in the order of their numbers
         self.sent = 0  # number of the last parcel that was handed over
         self.taken = 0  # number of the last parcel that it adopted
-        self.waiting: deque[Parcel] = deque()  # not handed over: the channel is full
+        self.waiting: deque[PendingHandoff] = deque()  # not handed over: the channel is full
         self.sayings: deque[tuple[Kind, tuple[Any, ...]]] = deque()
         self.wants_write = False  # something waits for room in the channel
         self.is_retired = False  # it was told to end

@@ -22,7 +22,7 @@ from sticky.addresses import Addresses
 from sticky.affinity import Affinity, AffinitySettings
 from sticky.away import KEY_BYTES, AwayKeys, home_of, short
 from sticky.channel import Channel, ChannelClosed, Received
-from sticky.handoff import Dispatcher, Parcel, least
+from sticky.handoff import Dispatcher, PendingHandoff, least
 from sticky.hashing import Hashing, Key, Slot
 from sticky.lifetime import Lifetime
 from sticky.messages import from_primary, from_worker
@@ -55,14 +55,14 @@ def test_the_home_of_a_key_is_where_it_goes_when_every_slot_is_live(key: Key, sl
 
 @given(st.integers(0, 20), st.integers(1, 40))
 def test_the_home_of_a_session_is_the_slot_in_its_tag_as_long_as_that_exists(slot: int, slots: int) -> None:
-    for session in (HASHING.new_session(Slot(slot)), HASHING.tag(b"an id", Slot(slot)).decode()):
-        home = home_of(HASHING, Affinity.key_for_session(session), slots)
+    for session in (HASHING.new_sticky_id(Slot(slot)), HASHING.tag(b"an id", Slot(slot)).decode()):
+        home = home_of(HASHING, Affinity.key_for_sticky_id(session), slots)
         assert home == slot if slot < slots else home < slots
 
 
 @given(st.binary(max_size=500), st.binary(max_size=500))
 def test_keys_are_kept_in_few_bytes_and_not_mixed_up(one: bytes, other: bytes) -> None:
-    keys = [Affinity.key_for_session(each.hex()) for each in (one, other)]
+    keys = [Affinity.key_for_sticky_id(each.hex()) for each in (one, other)]
     assert (short(keys[0]) == short(keys[1])) == (one == other)
     assert len(short(keys[0])) <= KEY_BYTES
     assert short(short(keys[0])) == short(keys[0])
@@ -119,13 +119,13 @@ def test_a_full_table_notes_no_more_and_counts_them() -> None:
 
 def test_reports_rebuild_the_table_of_a_primary_that_has_just_begun() -> None:
     table = AwayKeys()
-    number = table.ask(["v", "w"])
+    number = table.request(["v", "w"])
     table.reported([A], Slot(2), "w", 17)
     table.answered("w", number)
     table.answered("v", number - 1)
-    assert table.is_asking, "that was the answer to another question"
+    assert table.awaits_answers, "that was the answer to another question"
     table.answered("v", number)
-    assert (table.is_asking, table.slot_of(A)) == (False, 2)
+    assert (table.awaits_answers, table.slot_of(A)) == (False, 2)
     table.ended([A], "w", 17)
     assert not table
 
@@ -147,8 +147,8 @@ class Member:
 
     def clients(self) -> set[str]:
         """Whose connections it has, or are on their way to it."""
-        on_their_way = [each.client for each in self.handle.unacked if each.number > self.worker._seen]
-        return {*on_their_way, *(each.client for each in self.open)}
+        on_their_way = [each.address for each in self.handle.unacked if each.number > self.worker._seen]
+        return {*on_their_way, *(each.address for each in self.open)}
 
     def close(self) -> None:
         for adopted in self.open:
@@ -187,8 +187,8 @@ class Cluster(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for member in self.members.values():
-            for parcel in member.handle.unacked:
-                parcel.sock.close()
+            for handoff in member.handle.unacked:
+                handoff.sock.close()
             with contextlib.suppress(ChannelClosed):
                 for message in member.channel.receive():
                     if isinstance(message, Received) and message.fd is not None:
@@ -210,17 +210,17 @@ class Cluster(RuleBasedStateMachine):
     def connect(self, client: str) -> None:
         ours, theirs = socket.socketpair()
         self.sockets.append(theirs)
-        parcel = Parcel(ours, client, client, 1)
-        parcel.kind = "raw"
-        parcel.key = self.affinity.key_for(parcel.client)
-        self.dispatcher.dispatch(parcel)
+        handoff = PendingHandoff(ours, client, client, 1)
+        handoff.kind = "raw"
+        handoff.key = self.affinity.key_for(handoff.address)
+        self.dispatcher.dispatch(handoff)
 
     @rule(number=st.integers(0, 9))
     def a_worker_reads(self, number: int) -> None:
         if member := self.member_of(number):
             for message in member.channel.receive():
                 assert isinstance(message, Received), message
-                member.worker._take(message)
+                member.worker._handle(message)
             member.worker._acknowledge()
             member.worker._settle(member.worker._seen)
 
@@ -281,7 +281,7 @@ class Cluster(RuleBasedStateMachine):
 
     def answer_all(self) -> None:
         """Let the question of `slots_changed` be answered, as the supervisor waits for it."""
-        while self.dispatcher.away.is_asking:
+        while self.dispatcher.away.awaits_answers:
             for number in range(len(self.members)):
                 self.a_worker_reads(number)
                 self.the_primary_reads(number)
@@ -336,7 +336,7 @@ class Cluster(RuleBasedStateMachine):
     @invariant()
     def who_has_no_connection_is_at_home(self) -> None:
         """Once everybody has said what they have to say, the table has no key that is nowhere."""
-        if self.dispatcher.away.is_asking:
+        if self.dispatcher.away.awaits_answers:
             return
         here = {client for member in self.members.values() for client in member.clients()}
         keys = {self.affinity.key_for(client) for client in here}

@@ -165,7 +165,7 @@ def test_a_long_sticky_id_is_told_from_others_that_begin_like_it() -> None:
 
 def test_the_log_names_what_may_be_named() -> None:
     hashing = Hashing(b"s" * 32)
-    ours = hashing.new_session(Slot(3))
+    ours = hashing.new_sticky_id(Slot(3))
     assert named(b"c192.0.2.1", hashing) == "client 192.0.2.1"
     assert named(b"s" + ours.encode(), hashing) == f"sticky id {ours}"
     assert named(b"sthe-secret-of-an-application", hashing) == "sticky id the-secr…"

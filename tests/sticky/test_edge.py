@@ -22,12 +22,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sticky.acceptor import Door
+from sticky.acceptor import Acceptor
 from sticky.addresses import Addresses
 from sticky.affinity import Affinity, AffinitySettings
 from sticky.channel import MESSAGE_MAX, RELAYED_MAX, Channel, Kind, Received, Unreadable
 from sticky.first_bytes import HeadLimits
-from sticky.handoff import Parcel
+from sticky.handoff import PendingHandoff
 from sticky.hashing import Hashing
 from sticky.lifetime import Lifetime
 from sticky.messages import TEXT_MAX, from_worker
@@ -165,20 +165,20 @@ def test_a_message_that_cannot_be_right_costs_its_worker_and_nothing_else(
 
 def test_what_a_worker_had_before_it_was_condemned_goes_to_others(edge: Edge) -> None:
     edge.worker(0), edge.worker(1)
-    parcel, client = edge.hand_over()
-    [worker] = [each for each in edge.supervisor.live.values() if parcel in each.unacked]
-    edge.say(worker, encode([Kind.NACK, parcel.number]))
+    handoff, client = edge.hand_over()
+    [worker] = [each for each in edge.supervisor.live.values() if handoff in each.unacked]
+    edge.say(worker, encode([Kind.NACK, handoff.number]))
     edge.turn()
-    [second] = [each for each in edge.supervisor.live.values() if parcel in each.unacked]
+    [second] = [each for each in edge.supervisor.live.values() if handoff in each.unacked]
     assert second is not worker
-    edge.say(worker, encode([Kind.NACK, parcel.number - 1]))  # it was not given that one any more
+    edge.say(worker, encode([Kind.NACK, handoff.number - 1]))  # it was not given that one any more
     edge.say(second, b"garbage")
     while {worker.pid, second.pid} & set(edge.supervisor.workers):
         edge.turn()
     edge.worker(0), edge.worker(1)
-    [third] = [each for each in edge.supervisor.live.values() if parcel in each.unacked]
-    edge.say(third, encode([Kind.ACK, parcel.number, parcel.number]))
-    while parcel.sock.fileno() >= 0:
+    [third] = [each for each in edge.supervisor.live.values() if handoff in each.unacked]
+    edge.say(third, encode([Kind.ACK, handoff.number, handoff.number]))
+    while handoff.sock.fileno() >= 0:
         edge.turn()
     client.close()
 
@@ -361,14 +361,14 @@ def test_a_descriptor_whose_callback_fails_is_watched_no_longer_where_nothing_el
 def test_an_error_over_one_connection_closes_it_and_the_next_is_served(arrives: str) -> None:
     counters: Counter[str] = Counter()
     poller = Poller(counters=counters)
-    delivered: list[Parcel] = []
+    delivered: list[PendingHandoff] = []
 
-    def deliver(parcel: Parcel) -> None:
-        if parcel.path == "/bug":
+    def deliver(handoff: PendingHandoff) -> None:
+        if handoff.path == "/bug":
             raise KeyError("a bug")
-        delivered.append(parcel)
+        delivered.append(handoff)
 
-    door = Door(
+    door = Acceptor(
         poller,
         Affinity(AffinitySettings()),
         Hashing(b"s" * 32),

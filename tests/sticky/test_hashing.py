@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sticky.affinity import Affinity, AffinitySettings
 from sticky.errors import NoLiveSlot, SettingsError
-from sticky.hashing import MAX_SLOT, Hashing, Key, SessionId, Slot
+from sticky.hashing import MAX_SLOT, Hashing, Key, Slot, StickyId
 
 SECRET = b"a secret of some length"
 
@@ -110,12 +110,12 @@ def test_no_live_slot_is_an_error_with_a_sentence() -> None:
 
 @given(secrets, st.integers(0, MAX_SLOT).map(Slot))
 def test_a_session_id_leads_back_to_its_slot_for_whoever_has_the_secret(secret: bytes, slot: Slot) -> None:
-    session = Hashing(secret).new_session(slot)
+    session = Hashing(secret).new_sticky_id(slot)
     assert Hashing(secret).slot_of(session) == slot
 
 
 def test_a_session_id_is_safe_in_a_cookie_and_a_query_as_it_is() -> None:
-    session = Hashing(SECRET).new_session(Slot(3))
+    session = Hashing(SECRET).new_sticky_id(Slot(3))
     assert len(session) == 28
     assert session.replace("-", "a").replace("_", "a").isalnum()
     assert session.isascii()
@@ -123,13 +123,13 @@ def test_a_session_id_is_safe_in_a_cookie_and_a_query_as_it_is() -> None:
 
 def test_no_two_sessions_share_an_id() -> None:
     hashing = Hashing(SECRET)
-    assert len({hashing.new_session(Slot(0)) for _ in range(1_000)}) == 1_000
+    assert len({hashing.new_sticky_id(Slot(0)) for _ in range(1_000)}) == 1_000
 
 
 @given(st.integers(0, 27), st.characters(max_codepoint=0x2FF))
 def test_a_session_id_with_one_character_changed_is_not_ours(position: int, character: str) -> None:
     hashing = Hashing(SECRET, entropy=lambda count: b"\x01\x02\x03" * (count // 3))
-    session = hashing.new_session(Slot(3))
+    session = hashing.new_sticky_id(Slot(3))
     changed = session[:position] + character + session[position + 1 :]
     assert (hashing.slot_of(changed) is None) == (changed != session)
 
@@ -142,7 +142,7 @@ def test_any_other_text_is_not_ours_and_no_error(text: str) -> None:
 def test_a_session_id_has_one_spelling() -> None:
     """The decoder takes + for - and / for _, and skips what it does not know: those are not the same id."""
     hashing = Hashing(SECRET, entropy=lambda count: b"\xff" * count)
-    session = hashing.new_session(Slot(3))
+    session = hashing.new_sticky_id(Slot(3))
     assert "_" in session
     broken = session[:4] + "\n" + session[4:]
     for other in (session.replace("_", "/"), session + "=", session + "====", session + " ", broken):
@@ -150,12 +150,12 @@ def test_a_session_id_has_one_spelling() -> None:
 
 
 def test_another_cluster_s_session_id_is_not_ours() -> None:
-    assert Hashing(b"2" * 16).slot_of(Hashing(b"1" * 16).new_session(Slot(0))) is None
+    assert Hashing(b"2" * 16).slot_of(Hashing(b"1" * 16).new_sticky_id(Slot(0))) is None
 
 
 def test_a_slot_that_does_not_fit_is_a_bug() -> None:
     with pytest.raises(AssertionError):
-        Hashing(SECRET).new_session(Slot(MAX_SLOT + 1))
+        Hashing(SECRET).new_sticky_id(Slot(MAX_SLOT + 1))
 
 
 # --- secrets ---
@@ -168,7 +168,7 @@ def test_a_secret_that_is_too_short_is_refused_with_its_length() -> None:
 
 
 def test_a_secret_longer_than_a_key_counts_to_its_last_byte() -> None:
-    session = SessionId(Hashing(b"x" * 200 + b"1").new_session(Slot(1)))
+    session = StickyId(Hashing(b"x" * 200 + b"1").new_sticky_id(Slot(1)))
     assert Hashing(b"x" * 200 + b"1").slot_of(session) == 1
     assert Hashing(b"x" * 200 + b"2").slot_of(session) is None
     assert Hashing(b"x" * 64).slot_of(session) is None

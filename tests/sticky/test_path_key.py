@@ -98,4 +98,4 @@ def test_the_path_goes_before_everything_else_and_only_the_path(target: str, ses
     affinity = Affinity(AffinitySettings(sticky=Sticky.SESSION, session_path="/doc/{key}"))
     head = inspect(f"GET {target} HTTP/1.1\r\nHost: h\r\nCookie: rt_session=by-cookie\r\n\r\n".encode())
     assert isinstance(head, Head)
-    assert affinity.session_of(head) == session
+    assert affinity.sticky_id_of(head) == session

@@ -17,7 +17,7 @@ from typing import Any
 
 from sticky.addresses import Addresses
 from sticky.channel import Channel, Kind
-from sticky.handoff import Dispatcher, Parcel, least
+from sticky.handoff import Dispatcher, PendingHandoff, least
 from sticky.hashing import Hashing, Slot
 from sticky.launcher import Launcher
 from sticky.lifetime import Lifetime
@@ -120,13 +120,13 @@ class Edge:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             socket.send_fds(self.silent.ends[worker.pid], [data], fds or [], socket.MSG_DONTWAIT)
 
-    def hand_over(self) -> tuple[Parcel, socket.socket]:
+    def hand_over(self) -> tuple[PendingHandoff, socket.socket]:
         """Give a connection to some worker. Return it, and the client's end."""
         ours, client = socket.socketpair()
-        parcel = Parcel(ours, "127.0.0.1", "127.0.0.1", 1)
-        parcel.kind = "raw"
-        self.dispatcher.dispatch(parcel)
-        return parcel, client
+        handoff = PendingHandoff(ours, "127.0.0.1", "127.0.0.1", 1)
+        handoff.kind = "raw"
+        self.dispatcher.dispatch(handoff)
+        return handoff, client
 
     def __enter__(self) -> Edge:
         return self
