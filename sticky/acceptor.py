@@ -1,42 +1,44 @@
 """
-Accepts connections and waits for their first bytes, without reading them.
+Accepts connections and waits for their first bytes, without consuming them.
 
-Runs in the primary. A new connection is peeked at (`MSG_PEEK`, edge-triggered): its bytes stay in the kernel for the
-worker. Each has to say something whole within the handshake's time and the head's size; what does not is answered and
-closed, and counted under its name. A thousand silent connections cost a thousand heap entries and no processor time.
+Runs in the primary. It peeks at a new connection (`MSG_PEEK`, edge-triggered), so the bytes stay in the kernel for the
+worker. Each connection has to send a whole head within the handshake time and the head's size. One that does not is
+answered, closed, and counted under a name. A thousand silent connections cost a thousand heap entries and no processor
+time.
 
-**Too many.** One address may have so many connections, and so many descriptors (addresses.py). Some descriptors are
-kept for ourselves; when only those are left, a new connection gets the room of an unfinished one: of the address that
-has the most of them, the oldest. Where nobody is unfinished, the new one gets 503, as fast as it can be accepted.
+**Limits.** One client address may have so many connections, and so many descriptors (addresses.py). Some descriptors
+are kept in reserve (descriptors.py). When only those are left, a new connection gets the descriptor of an unfinished
+one: the oldest of the address that has the most of them. Where none is unfinished, the new connection gets 503.
 
-This file decides who a connection is (`Affinity`) but not where it goes: it makes a `Parcel` for the dispatcher.
+The acceptor makes a `PendingHandoff` for the dispatcher. It never chooses a slot, and never reads what a worker reads:
+the header of the PROXY protocol is the one thing that it consumes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
-import os
 import socket
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sticky import proxy_header
 from sticky.addresses import Addresses, EvictionQueue, Network
-from sticky.affinity import UNIX_PEER, Affinity, Sticky
+from sticky.affinity import UNIX_PEER, Affinity
+from sticky.descriptors import DescriptorReserve
 from sticky.first_bytes import NEED_MORE, TLS_HELLO, Head, HeadLimits, Refusal, inspect
-from sticky.handoff import PendingHandoff
-from sticky.hashing import Hashing, StickyId
-from sticky.log_throttle import LogThrottle
+from sticky.identity import identify, identify_raw, identify_tls
+from sticky.pending_handoff import PendingHandoff
 from sticky.poller import EDGE, HANGUP, READ, Poller, Timer
 from sticky.refusals import TOO_MANY, Refusals
 
-BATCH: Final = 64  # connections accepted in one round
-REST_S: Final = 0.1  # of a listener, when not even a connection that is to be refused can be accepted
-RESERVE: Final = 32  # descriptors that no connection gets: for workers that start, for what workers give back
-PROXY_MAX: Final = 4096
+BATCH: Final = 64  # connections accepted in one round, so that a flood does not delay the workers' messages
+REST_S: Final = 0.1  # of a listener, when not even a connection that has to be refused can be accepted
+
+NO_DESCRIPTORS_LINE: Final = (
+    "! out of descriptors (%s): unfinished connections are closed for new ones; raise the limit of open files"
+)
+NOT_TLS_LINE: Final = "! %s sent a TLS handshake to a port without TLS: use http://, or a proxy that terminates TLS"
 
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
@@ -44,29 +46,38 @@ _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
 logger = logging.getLogger("sticky")
 
 
-class PendingConnection:
-    """A connection that has not said yet what it wants."""
+class Dispatches(Protocol):
+    """Takes over connections whose routing is known: the dispatcher."""
 
-    __slots__ = ("client", "expects_proxy", "network", "peer_address", "port", "seen", "sock", "timer")
+    def dispatch(self, handoff: PendingHandoff) -> None: ...
+
+
+class PendingConnection:
+    """A connection that is accepted and not routed: its head is not complete. The acceptor owns `sock`."""
+
+    __slots__ = ("expects_proxy", "network", "peer_address", "port", "seen", "sock", "timer")
 
     def __init__(self, sock: socket.socket, peer_address: str, port: int, *, expects_proxy: bool) -> None:
         self.sock = sock
         self.peer_address = peer_address
         self.port = port
-        self.expects_proxy = expects_proxy
+        self.expects_proxy = expects_proxy  # a PROXY header comes first
         self.network: Network | None = None  # what it is counted under
-        self.seen = 0
+        self.seen = 0  # bytes that were inspected, and were not enough
         self.timer: Timer | None = None
 
 
 class Acceptor:
-    """Listeners, and the arrivals that came through them."""
+    """
+    The listeners, and the pending connections that came through them.
+
+    Invariant: `_pending` and `_eviction` hold the same connections, and each of them is watched and has a timer.
+    """
 
     def __init__(
         self,
         poller: Poller,
         affinity: Affinity,
-        hashing: Hashing,
         *,
         limits: HeadLimits,
         handshake_s: float,
@@ -75,48 +86,51 @@ class Acceptor:
         raw: bool,
         addresses: Addresses,
         descriptors: int,
-        deliver: Callable[[PendingHandoff], None],
+        refusals: Refusals,
+        dispatcher: Dispatches,
         counters: dict[str, int],
     ) -> None:
         """
         Args:
+            limits: the size of a head.
+            handshake_s: the time for a head.
+            expects_proxy: trusted peers send a PROXY header first.
+            tls: clients speak TLS, which the workers terminate.
+            raw: clients speak no HTTP. A connection is routed by its address, before its first byte.
             addresses: counts connections; shared with the dispatcher.
-            descriptors: this process's limit of open files.
+            descriptors: how many files this process may have open.
+            refusals: answers what is not served; shared with the dispatcher.
         """
         self._poller = poller
         self._affinity = affinity
-        self._hashing = hashing
         self._limits = limits
         self._handshake_s = handshake_s
         self._expects_proxy = expects_proxy
         self._tls = tls
         self._raw = raw
         self._addresses = addresses
-        self._full_at = descriptors - min(RESERVE, descriptors // 8)  # the number of the first that is in reserve
-        self._deliver = deliver
+        self._refusals = refusals
+        self._dispatcher = dispatcher
         self._counters = counters
         self._listeners: list[socket.socket] = []
-        self._pending: dict[int, PendingConnection] = {}
-        self._eviction: EvictionQueue[PendingConnection] = EvictionQueue()  # the same
-        self._refusing = Refusals(poller, descriptors=descriptors, tls=tls)
-        self._too_many_line = LogThrottle()
-        self._spare = -1  # a descriptor that is given up to accept a connection when there is no other
-        self._open_spare()
+        self._pending: dict[int, PendingConnection] = {}  # by descriptor
+        self._eviction: EvictionQueue[PendingConnection] = EvictionQueue()
+        self._reserve = DescriptorReserve(descriptors)
 
     # Listening
 
     def open(self, listeners: list[socket.socket], backlog: int) -> None:
-        """Begin to accept. The door owns the listeners from here on."""
+        """Begin to accept. The acceptor owns the listeners from here on; `close` closes them."""
         self._listeners = listeners
         for listener in listeners:
             listener.setblocking(False)
             if listener.family != socket.AF_UNIX:
-                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what it accepts has it as well
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
             listener.listen(backlog)
             self._watch(listener)
 
     def _watch(self, listener: socket.socket) -> None:
-        # An error is one connection's: those that wait are accepted in the next round.
+        # An exception concerns one connection. Those that still wait are accepted in the next round.
         self._poller.watch(listener.fileno(), READ, lambda events: self._accept(listener), on_failed=lambda: None)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -128,67 +142,64 @@ class Acceptor:
             except OSError as error:
                 if error.errno in _NO_DESCRIPTORS and not self._accept_without_room(listener, error):
                     return
-                continue  # the client is gone already (ECONNABORTED and its kin, accept(2))
+                continue  # the client is gone already (ECONNABORTED and others, accept(2))
             self._counters["accepted"] += 1
             try:
-                if sock.fileno() < self._full_at:
-                    self._arrive(sock, sockaddr)
+                if self._reserve.has_room_for(sock.fileno()):
+                    self._begin(sock, sockaddr)
                 else:
-                    self._arrive_in_need(sock, sockaddr, "only the reserve is left")
+                    self._begin_without_room(sock, sockaddr, "only the reserve is left")
             except Exception:  # noqa: BLE001 - `failed` logs it
                 self._poller.failed(partial(self._drop, sock))
 
-    # Without room
+    # Without a free descriptor
 
     def _accept_without_room(self, listener: socket.socket, error: OSError) -> bool:
         """
-        Accept one connection by giving up the spare descriptor. Return False when no client waits: Linux says so only
-        where a descriptor is free.
+        Accept one connection by giving up the spare descriptor. Return False when no client waits.
+
+        The kernel reports that no client waits (EAGAIN) only to a process with a free descriptor.
         """
-        if self._spare >= 0:
-            os.close(self._spare)
-            self._spare = -1
-        elif error.errno != errno.EMFILE or not self._make_room():
+        if not self._reserve.give_up_spare() and (error.errno != errno.EMFILE or not self._make_room()):
             self._rest(listener)
             return False
         try:
             sock, sockaddr = listener.accept()
         except BlockingIOError:
-            self._open_spare()
+            self._reserve.refill()
             return False
         except OSError as again:
-            self._open_spare()
+            self._reserve.refill()
             if again.errno in _NO_DESCRIPTORS:
                 self._rest(listener)
                 return False
             return True
         self._counters["accepted"] += 1
-        self._arrive_in_need(sock, sockaddr, error.strerror or "")
+        self._begin_without_room(sock, sockaddr, error.strerror or "")
         return True
 
-    def _arrive_in_need(self, sock: socket.socket, sockaddr: Any, why: str) -> None:
-        """Give a connection, for which there is no room, that of another; or answer that there is none."""
+    def _begin_without_room(self, sock: socket.socket, sockaddr: Any, why: str) -> None:
+        """Close another connection for a new one. Where there is none to close, answer the new one and close it."""
         self._counters["out_of_descriptors"] += 1
         if self._counters["out_of_descriptors"] == 1:
-            logger.error("! out of descriptors (%s): raise the limit of open files; others are served on", why)
+            logger.error(NO_DESCRIPTORS_LINE, why)
         if not self._make_room():
-            self._counters["refused_no_room"] += 1
-            self._refusing.answer_now(sock, 503, "out of descriptors")
-            self._open_spare()
+            self._refusals.refuse_now(sock, 503, "out of descriptors", "refused_no_room")
+            self._reserve.refill()
             return
         try:
-            lower = sock.dup()  # the number that was just closed: no connection keeps one of the reserve
+            lower = sock.dup()  # gets the number that was just closed, so that no connection keeps one of the reserve
         except OSError:
             lower = None
         if lower is not None:
             sock.close()
             sock = lower
-        self._open_spare()
-        self._arrive(sock, sockaddr)
+        self._reserve.refill()
+        self._begin(sock, sockaddr)
 
     def _make_room(self) -> bool:
         """Close one connection: a refused one, else one whose head is unfinished. Return False when there is none."""
-        if self._refusing.let_go():
+        if self._refusals.close_oldest():
             return True
         pending = self._eviction.oldest()
         if pending is None:
@@ -197,25 +208,21 @@ class Acceptor:
         return True
 
     def _evict(self, pending: PendingConnection) -> None:
-        self._counters["refused_evicted"] += 1
         self._forget(pending)
         self._addresses.ended(pending.network)
-        self._refusing.answer_now(pending.sock, 503, "the request is not finished, and other connections need its room")
-
-    def _open_spare(self) -> None:
-        """Have a spare descriptor again, where that is possible by now."""
-        if self._spare < 0:
-            with contextlib.suppress(OSError):
-                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        reason = "the request is not finished, and other connections need its room"
+        self._refusals.refuse_now(pending.sock, 503, reason, "refused_evicted")
 
     def _rest(self, listener: socket.socket) -> None:
-        """Stop listening for a while: not even a connection that is to be refused can be accepted."""
+        """Stop watching a listener for a while: no connection can be accepted, not even to be refused."""
         self._counters["out_of_descriptors"] += 1
         self._poller.forget(listener.fileno())
         self._poller.after(REST_S, lambda: self._watch(listener) if listener in self._listeners else None)
 
+    # Counting by address
+
     def _admit(self, pending: PendingConnection) -> bool:
-        """Count a connection whose client address is known by now, or refuse it. Return whether it goes on."""
+        """Count a connection under its address, known by now, or refuse it. Return whether it goes on."""
         network = self._addresses.of(pending.peer_address)
         if not self._addresses.admits(network):
             self._refuse_many(pending, network)
@@ -225,36 +232,27 @@ class Acceptor:
             if oldest is None:
                 self._refuse_many(pending, network)
                 return False
-            self.log_too_many(pending.peer_address, network)
+            self._refusals.log_too_many(pending.peer_address, self._addresses.count(network))
             self._evict(oldest)
         self._addresses.accepted(network)
-        if pending.sock.fileno() in self._pending:  # it was counted as its proxy's
+        if pending.sock.fileno() in self._pending:  # until now it was queued under its proxy's address
             self._eviction.remove(pending.network, pending)
             self._eviction.add(network, pending)
         pending.network = network
         return True
 
     def _refuse_many(self, pending: PendingConnection, network: Network | None) -> None:
-        self.log_too_many(pending.peer_address, network)
+        self._refusals.log_too_many(pending.peer_address, self._addresses.count(network))
         self._forget(pending)
-        self._counters["refused_address"] += 1
         if self._tls:
-            self._refusing.alert(pending.sock)
+            self._refusals.alert(pending.sock, "refused_address")
         else:
-            self._refusing.answer(pending.sock, 503, TOO_MANY)
+            self._refusals.refuse(pending.sock, 503, TOO_MANY, "refused_address")
 
-    def log_too_many(self, peer_address: str, network: Network | None) -> None:
-        """Log that an address is refused for what it has already, at most once a second."""
-        left_out = self._too_many_line.due(self._poller.now())
-        if left_out is not None:
-            count = self._addresses.count(network)
-            logger.warning(
-                "x %s: refused: its address has %d connections (%d more refused)", peer_address, count, left_out
-            )
+    # One connection, from accepting to routing
 
-    # Arriving
-
-    def _arrive(self, sock: socket.socket, sockaddr: object) -> None:
+    def _begin(self, sock: socket.socket, sockaddr: object) -> None:
+        """Route a new connection if its head is there already, as it usually is under load. Otherwise watch it."""
         if isinstance(sockaddr, tuple):
             peer_address, port = sockaddr[0], sockaddr[1]
         else:
@@ -263,30 +261,31 @@ class Acceptor:
         pending = PendingConnection(sock, peer_address, port, expects_proxy=expects_proxy)
         if not expects_proxy and not self._admit(pending):
             return
-        if self._look(pending):
-            return  # what it wants was there with it: the usual case under load
+        if self._check(pending):
+            return
         fd = sock.fileno()
+        assert fd not in self._pending, "a pending connection is forgotten before its descriptor is closed"
         self._pending[fd] = pending
         self._eviction.add(pending.network, pending)
         drop = partial(self._drop, sock)
         pending.timer = self._poller.after(self._handshake_s, lambda: self._too_late(pending), on_failed=drop)
-        # This tells of what is there already.
-        self._poller.watch(fd, READ | EDGE, lambda events: self._look(pending, events), on_failed=drop)
+        # Registering reports the bytes that came since the check.
+        self._poller.watch(fd, READ | EDGE, lambda events: self._check(pending, events), on_failed=drop)
 
     def _drop(self, sock: socket.socket) -> None:
-        """Close a connection over an error of our own."""
+        """Close a connection after an exception in this process."""
         pending = self._pending.get(sock.fileno())
         if pending is not None and pending.sock is sock:
             self._forget(pending)
             self._addresses.ended(pending.network)
         sock.close()
 
-    def _look(self, pending: PendingConnection, events: int = 0) -> bool:
-        """Peek, and settle the arrival if it can be. Return whether it is settled."""
+    def _check(self, pending: PendingConnection, events: int = 0) -> bool:
+        """Peek at a connection, and route, refuse or close it if its bytes decide that. Return whether they do."""
         if self._raw:
-            self._settle(pending, None)
+            self._route(pending, identify_raw(self._affinity, pending.sock, pending.peer_address, pending.port))
             return True
-        wanted = PROXY_MAX if pending.expects_proxy else self._limits.max_bytes + 1
+        wanted = proxy_header.V2_MAX_BYTES if pending.expects_proxy else self._limits.max_bytes + 1
         try:
             data = pending.sock.recv(wanted, _PEEK)
         except BlockingIOError:
@@ -294,19 +293,19 @@ class Acceptor:
         except OSError:
             data = b""
         if len(data) == pending.seen:
-            # Nothing new. The peer is gone, or has said its last; else the same bytes were told of twice.
+            # Nothing new. Either the client is gone or has sent its last byte; or the same bytes were reported twice.
             return self._ended(pending) if not data or events & HANGUP else False
         if pending.expects_proxy:
-            return self._look_for_proxy(pending, data, events)
+            return self._check_proxy_header(pending, data, events)
         verdict = inspect(data, self._limits, pending.seen)
         if verdict is NEED_MORE:
             return self._need_more(pending, len(data), events)
         if isinstance(verdict, Head) and self._tls:
             self._refuse(pending, 400, "this port speaks TLS: use https://", "refused_not_tls")
         elif isinstance(verdict, Head):
-            self._settle(pending, verdict)
+            self._route(pending, identify(self._affinity, pending.sock, pending.peer_address, pending.port, verdict))
         elif verdict is TLS_HELLO:
-            self._settle_tls(pending)
+            self._route_tls(pending)
         else:
             assert isinstance(verdict, Refusal), "there is no other verdict"
             self._refuse(pending, verdict.status, verdict.reason, f"refused_{verdict.status}")
@@ -314,13 +313,15 @@ class Acceptor:
 
     def _need_more(self, pending: PendingConnection, seen: int, events: int) -> bool:
         """
-        Wait for more bytes, unless the client has sent its last. Its end may come in one event with the bytes before
-        it, and an edge-triggered poller has no second event for it.
+        Wait for more bytes, unless the client has sent its last one.
+
+        The end of the stream may come in one event with the bytes before it. An edge-triggered poller has no second
+        event for it.
         """
         pending.seen = seen
         return self._ended(pending) if events & HANGUP else False
 
-    def _look_for_proxy(self, pending: PendingConnection, data: bytes, events: int) -> bool:
+    def _check_proxy_header(self, pending: PendingConnection, data: bytes, events: int) -> bool:
         verdict = proxy_header.parse(data)
         if verdict is NEED_MORE:
             return self._need_more(pending, len(data), events)
@@ -333,7 +334,7 @@ class Acceptor:
         pending.seen = 0
         if verdict.client_address is not None:
             pending.peer_address, pending.port = verdict.client_address, verdict.client_port
-        return True if not self._admit(pending) else self._look(pending, events)
+        return True if not self._admit(pending) else self._check(pending, events)
 
     def _ended(self, pending: PendingConnection) -> bool:
         self._counters["gone_before_head"] += 1
@@ -342,81 +343,44 @@ class Acceptor:
         pending.sock.close()
         return True
 
-    # Settling
+    # Routing
 
-    def _settle(self, pending: PendingConnection, head: Head | None) -> None:
+    def _route(self, pending: PendingConnection, handoff: PendingHandoff) -> None:
+        """Give a connection to the dispatcher, which owns it from then on."""
         self._forget(pending)
-        handoff = self._parcel(pending.sock, pending.peer_address, pending.port, head)
         handoff.network = pending.network
-        self._deliver(handoff)
+        self._dispatcher.dispatch(handoff)
+
+    def _route_tls(self, pending: PendingConnection) -> None:
+        if self._tls:
+            self._route(pending, identify_tls(self._affinity, pending.sock, pending.peer_address, pending.port))
+            return
+        if not self._counters["refused_tls"]:
+            logger.warning(NOT_TLS_LINE, pending.peer_address)
+        self._forget(pending)
+        self._addresses.ended(pending.network)
+        self._refusals.alert(pending.sock, "refused_tls")
 
     def take_back(self, sock: socket.socket, peer_address: str, port: int, received: bytes) -> None:
         """
-        Take a connection from a worker to which its next request does not belong. Takes over the socket.
+        Route a connection again that a worker gave back, for its next request belongs to another. You give up `sock`.
 
         Args:
-            peer: as the worker was told of it.
-            port: the peer's.
-            received: what the worker has read of the request, its whole head at least.
+            peer_address: as in the handoff to that worker.
+            port: the peer's port.
+            received: what the worker has read of the request: its whole head, at least.
         """
         self._counters["given_back"] += 1
         head = inspect(received, self._limits)
         if not isinstance(head, Head) or not self._listeners:
-            self.refuse(sock, 503, "shutting down", "refused_stopping")
+            self._refusals.refuse(sock, 503, "shutting down", "refused_stopping")
             return
-        handoff = self._parcel(sock, peer_address, port, head)
+        handoff = identify(self._affinity, sock, peer_address, port, head)
         handoff.received = received
         handoff.reason = "moved"
         handoff.network = self._addresses.of(peer_address)
         self._addresses.accepted(handoff.network)
-        self._deliver(handoff)
-
-    def _parcel(self, sock: socket.socket, peer_address: str, port: int, head: Head | None) -> PendingHandoff:
-        """Find out everything that decides where a connection goes."""
-        address = self._affinity.address_of(peer_address, head)
-        handoff = PendingHandoff(sock, peer_address, address, port if address == peer_address else 0)
-        if head is None:
-            handoff.kind = "raw"
-        else:
-            handoff.method, handoff.path, handoff.upgrade = head.method, head.path, head.is_upgrade
-            if self._affinity.secure(peer_address, head):
-                handoff.scheme = "https"
-        sticky = self._affinity.settings.sticky
-        if sticky is Sticky.IP:
-            handoff.key = self._affinity.key_for(address)
-        elif sticky is Sticky.SESSION and head is not None:
-            self._find_sticky_id(handoff, head)
-        handoff.reason = sticky.value if handoff.key is not None or handoff.sticky_id is not None else "balance"
-        return handoff
-
-    def _find_sticky_id(self, handoff: PendingHandoff, head: Head) -> None:
-        sticky_id = self._affinity.sticky_id_of(head)
-        if sticky_id is None:
-            handoff.wants_sticky_id = True
-            return
-        handoff.sticky_id = StickyId(sticky_id)
-        handoff.key = self._affinity.key_for_sticky_id(sticky_id)
-
-    def _settle_tls(self, pending: PendingConnection) -> None:
-        if self._tls:
-            self._forget(pending)
-            handoff = PendingHandoff(
-                pending.sock, pending.peer_address, self._affinity.address_of(pending.peer_address, None), pending.port
-            )
-            handoff.kind, handoff.scheme = "tls", "https"
-            handoff.key = self._affinity.key_for(handoff.address)
-            handoff.reason = "ip" if handoff.key is not None else "balance"
-            handoff.network = pending.network
-            self._deliver(handoff)
-            return
-        self._counters["refused_tls"] += 1
-        if self._counters["refused_tls"] == 1:
-            logger.warning(
-                "! %s speaks TLS to a port that does not: use http:// or end TLS in a proxy", pending.peer_address
-            )
-        self._forget(pending)
-        self._addresses.ended(pending.network)
-        self._refusing.alert(pending.sock)
+        self._dispatcher.dispatch(handoff)
 
     def _too_late(self, pending: PendingConnection) -> None:
         if self._pending.get(pending.sock.fileno()) is pending:
@@ -425,24 +389,20 @@ class Acceptor:
     def _refuse(self, pending: PendingConnection, status: int, reason: str, count: str) -> None:
         self._forget(pending)
         self._addresses.ended(pending.network)
-        self.refuse(pending.sock, status, reason, count)
+        self._refusals.refuse(pending.sock, status, reason, count)
 
     def _forget(self, pending: PendingConnection) -> None:
+        """End all that waits for a connection's bytes. You must route, refuse or close it next."""
         if pending.timer is not None:
             pending.timer.cancel()
         if self._pending.pop(pending.sock.fileno(), None) is not None:
             self._eviction.remove(pending.network, pending)
             self._poller.forget(pending.sock.fileno())
 
-    def refuse(self, sock: socket.socket, status: int, reason: str, count: str) -> None:
-        """Answer a connection and close it, so that the client sees the answer. Takes over the socket."""
-        self._counters[count] += 1
-        self._refusing.answer(sock, status, reason)
-
     # Ending
 
     def close(self) -> None:
-        """Accept nothing more, and answer everybody who has not said yet what they want."""
+        """Accept nothing more, and answer every connection whose head is not complete."""
         for listener in self._listeners:
             self._poller.forget(listener.fileno())
             listener.close()
@@ -454,13 +414,10 @@ class Acceptor:
             )
 
     def release(self) -> None:
-        """Close every descriptor that is left."""
-        self._refusing.close()
-        if self._spare >= 0:
-            os.close(self._spare)
-            self._spare = -1
+        """Close the spare descriptor. Call this last: the acceptor cannot accept without one."""
+        self._reserve.close()
 
     @property
     def waiting(self) -> int:
-        """How many connections have not said yet what they want."""
+        """How many connections are pending."""
         return len(self._pending)

@@ -37,7 +37,7 @@ class Hearing:
         Args:
             take: does what a message asks for. It raises OutOfTurn where that makes no sense.
             condemn: kills a worker, and says why.
-            on_given_back: as `Door.take_back`.
+            on_given_back: as `Acceptor.take_back`.
         """
         self._poller = poller
         self._take = take

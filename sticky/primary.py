@@ -1,5 +1,5 @@
 """
-The primary: joins the door, the dispatcher, the supervisor and the control socket in one loop.
+The primary: joins the acceptor, the dispatcher, the supervisor and the control socket in one loop.
 
 Runs in the primary, one thread, no asyncio. Signal handlers only queue: the interpreter writes each signal's number to
 a pipe, and the loop acts on it between two rounds.
@@ -33,15 +33,17 @@ from sticky import listen, privileges
 from sticky.acceptor import Acceptor
 from sticky.addresses import Addresses
 from sticky.affinity import Affinity
+from sticky.balance import balance_named
 from sticky.children import Child, Children
 from sticky.control import ControlServer, Later
 from sticky.crashes import Crashes
 from sticky.errors import SettingsError
-from sticky.handoff import Dispatcher, balance_named
+from sticky.handoff import Dispatcher
 from sticky.hashing import Hashing, Slot
 from sticky.launcher import Launcher
 from sticky.notify import ServiceManager
 from sticky.poller import READ, Poller
+from sticky.refusals import Refusals
 from sticky.settings import ClusterSettings
 from sticky.supervisor import Supervisor
 
@@ -113,8 +115,7 @@ class Primary:
             secret=secret,
         )
         self._crashes: Crashes
-        self._door: Acceptor
-        self._dispatcher: Dispatcher
+        self._acceptor: Acceptor
         self._supervisor = Supervisor(
             self._poller,
             launcher,
@@ -124,28 +125,33 @@ class Primary:
             on_first_ready=self._listen,
             on_reloaded=lambda: self._manager.ready(self._summary()),
             on_stopped=self._workers_stopped,
-            on_given_back=lambda *given: self._door.take_back(*given),
+            on_given_back=lambda *given: self._acceptor.take_back(*given),
             on_ended=lambda worker, code: self._crashes.ended(worker, code),
             missed=lambda: self._crashes.now_refused(),
         )
         affinity, descriptors = Affinity(settings.affinity, self._hashing), _descriptor_limit()
         self._crashes = Crashes(
-            self._poller,
-            affinity,
-            self._hashing,
-            counters=self._counters,
-            refuse=lambda *answer: self._dispatcher.refuse(*answer),
-            place=lambda handoff: self._dispatcher.place(handoff),
-            tell=self._supervisor.tell_all,
-            is_dying=self._supervisor.is_dying,
+            self._poller, affinity, self._hashing, workers=self._supervisor, counters=self._counters
         )
         self._addresses = Addresses(
             trusts=affinity.trusts, most=settings.connections_per_address, descriptors=descriptors
         )
-        self._door = Acceptor(
+        self._refusals = Refusals(self._poller, descriptors=descriptors, tls=settings.tls, counters=self._counters)
+        self._dispatcher = Dispatcher(
+            self._poller,
+            self._hashing,
+            self._supervisor.live,
+            balance=balance_named(settings.balance),
+            patience_s=settings.patience_s,
+            refusals=self._refusals,
+            channels=self._supervisor,
+            addresses=self._addresses,
+            counters=self._counters,
+            suspicion=self._crashes,
+        )
+        self._acceptor = Acceptor(
             self._poller,
             affinity,
-            self._hashing,
             limits=settings.limits,
             handshake_s=settings.handshake_s,
             expects_proxy=settings.proxy_protocol,
@@ -153,21 +159,9 @@ class Primary:
             raw=settings.raw,
             addresses=self._addresses,
             descriptors=descriptors,
-            deliver=lambda handoff: self._dispatcher.dispatch(handoff),
+            refusals=self._refusals,
+            dispatcher=self._dispatcher,
             counters=self._counters,
-        )
-        self._dispatcher = Dispatcher(
-            self._poller,
-            self._hashing,
-            self._supervisor.live,
-            balance=balance_named(settings.balance),
-            patience_s=settings.patience_s,
-            refuse=self._door.refuse,
-            wants_write=self._supervisor.wants_write,
-            addresses=self._addresses,
-            on_too_many=self._door.log_too_many,
-            counters=self._counters,
-            suspicion=self._crashes,
         )
         self._supervisor.dispatcher = self._dispatcher
         self._children = Children(
@@ -203,7 +197,8 @@ class Primary:
 
     def _release(self) -> None:
         """Close every descriptor, and remove every file, that the primary made."""
-        self._door.release()
+        self._refusals.close()
+        self._acceptor.release()
         self._remove_files()
         if self._control is not None:
             self._control.close()
@@ -227,7 +222,7 @@ class Primary:
     def _listen(self) -> None:
         if self._stopping:
             return
-        self._door.open(self._listeners, self._settings.backlog)
+        self._acceptor.open(self._listeners, self._settings.backlog)
         addresses = [listen.written(listener) for listener in self._listeners]
         for address in addresses:
             logger.info("= listening on %s", address)
@@ -344,7 +339,7 @@ class Primary:
             if listener.fileno() >= 0:
                 listen.unlink(listener)
         self._dispatcher.close()
-        self._door.close()
+        self._acceptor.close()
 
     def _workers_stopped(self, status: int) -> None:
         self._begin_stopping()
@@ -392,7 +387,7 @@ class Primary:
             "live": sorted(self._supervisor.live),
             "children": self._children.describe(),
             "stopping": self._stopping,
-            "before_head": self._door.waiting,
+            "before_head": self._acceptor.waiting,
             "homeless": self._dispatcher.homeless,
             "client_addresses": len(self._addresses),
             "away": len(self._dispatcher.away),

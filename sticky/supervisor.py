@@ -72,7 +72,7 @@ class Supervisor:
             on_first_ready: called once, when the first worker is ready.
             on_reloaded: called when a reload has ended, well or not.
             on_stopped: called with the exit status, when no worker is left.
-            on_given_back: given a connection that a worker gave back: as `Door.take_back`.
+            on_given_back: given a connection that a worker gave back: as `Acceptor.take_back`.
             on_ended: told of the end of a worker that served, and its exit status, before what it left goes to others.
             missed: returns whom a worker that comes now has to refuse: as `Crashes.now_refused`.
         """
@@ -223,7 +223,7 @@ class Supervisor:
         assert self.dispatcher is not None, "the primary set it"
         message = received.message
         if isinstance(message, messages.Ack):
-            self.dispatcher.acknowledge(worker, message.taken, message.settled)
+            self.dispatcher.acknowledge(worker, message.adopted, message.settled)
         elif isinstance(message, messages.Beat):
             worker.beat(message.connections, message.adopted, message.statistics, self._poller.now())
         elif isinstance(message, messages.Nack):
@@ -231,9 +231,9 @@ class Supervisor:
         elif isinstance(message, messages.Ended):
             self.dispatcher.ended(worker, message.counts)
         elif isinstance(message, messages.KeysAway):
-            self.dispatcher.keys_away(worker, message.keys, message.seen, message.question, message.is_all)
+            self.dispatcher.away.keys_away(worker, message.keys, message.seen, message.request, message.is_all)
         elif isinstance(message, messages.KeysEnded):
-            self.dispatcher.keys_ended(worker, message.keys, message.seen)
+            self.dispatcher.away.keys_ended(worker, message.keys, message.seen)
         elif isinstance(message, messages.Ready):
             self._said_ready(worker)
         elif isinstance(message, messages.BootFailed):
@@ -262,7 +262,7 @@ class Supervisor:
         ):  # an added slot, whose keys may be live elsewhere
             self._poller.after(ASK_AGAIN_S, lambda: self._ready(worker) if worker.state is State.STARTING else None)
             return
-        self.dispatcher.warn(worker)
+        self.dispatcher.away.warn(worker)
         worker.move(Event.READY)
         worker.ready_at = worker.heard_at = self._poller.now()
         self._reload.ready(worker)
@@ -274,7 +274,7 @@ class Supervisor:
         if is_first:
             self._on_first_ready()
         self._hook("online", _who(worker))
-        self.tell_all("online", _who(worker), but=worker)
+        self.notify_all("online", _who(worker), but=worker)
         for each in self._missed():
             self._say(worker, Kind.EVENT, REFUSED, each)
         if predecessor is not None:
@@ -285,7 +285,7 @@ class Supervisor:
         if not self._stopping:
             self._reload.go_on(self.live.get(slot))
 
-    def tell_all(self, event: str, about: dict[str, Any], *, but: WorkerHandle | None = None) -> None:
+    def notify_all(self, event: str, about: dict[str, Any], *, but: WorkerHandle | None = None) -> None:
         """Tell every worker that serves of an event."""
         for worker in self.workers.values():
             if worker is not but and worker.state in (State.READY, State.DRAINING):
@@ -308,7 +308,7 @@ class Supervisor:
             del self.live[worker.slot]
         self._poller.after(REAP_S, lambda: self._look_after(worker))
         self._hook("disconnect", _who(worker))
-        self.tell_all("exit", _who(worker), but=worker)
+        self.notify_all("exit", _who(worker), but=worker)
         if before is not State.DRAINING:  # one that has only closed its channel may stay as long as an orphan
             self._watch.kill_later(worker, self._settings.orphan_grace_s + KILL_GRACE_S)
         if before is not State.DRAINING and worker.ready_at is not None:
@@ -368,7 +368,7 @@ class Supervisor:
         if self.live.get(worker.slot) is worker:
             del self.live[worker.slot]
         assert self.dispatcher is not None, "the primary set it"
-        self.dispatcher.keys_lost(worker)
+        self.dispatcher.away.worker_gone(worker)
 
     # Changing them
 

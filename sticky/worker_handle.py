@@ -18,15 +18,13 @@ import logging
 import os
 import signal
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sticky.addresses import Network
 from sticky.channel import Channel, ChannelClosed, Kind
 from sticky.hashing import Slot
 from sticky.lifetime import Lifetime
-
-if TYPE_CHECKING:
-    from sticky.handoff import PendingHandoff
+from sticky.pending_handoff import PendingHandoff
 
 SAYINGS_MAX: Final = 256  # what waits for a full channel
 

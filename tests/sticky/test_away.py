@@ -19,15 +19,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from sticky import messages
 from sticky.addresses import Addresses
+from sticky.adopted import Adopted
 from sticky.affinity import Affinity, AffinitySettings
 from sticky.away import KEY_BYTES, AwayKeys, home_of, short
+from sticky.balance import least
 from sticky.channel import Channel, ChannelClosed, Received
-from sticky.handoff import Dispatcher, PendingHandoff, least
+from sticky.handoff import Dispatcher
 from sticky.hashing import Hashing, Key, Slot
 from sticky.lifetime import Lifetime
 from sticky.messages import from_primary, from_worker
+from sticky.pending_handoff import PendingHandoff
 from sticky.poller import Poller
-from sticky.worker import Adopted, Worker
+from sticky.refusals import Refusals
+from sticky.worker import Handlers, Worker
 from sticky.worker_handle import WorkerHandle
 
 SECRET = b"a secret of some length"
@@ -130,6 +134,13 @@ def test_reports_rebuild_the_table_of_a_primary_that_has_just_begun() -> None:
     assert not table
 
 
+class NoWatch:
+    """Watches no channel: the machine decides itself when a worker's channel is read and flushed."""
+
+    def wants_write(self, worker: WorkerHandle, wanted: bool) -> None:
+        pass
+
+
 class Member:
     """One worker, and what the primary has of it."""
 
@@ -140,14 +151,16 @@ class Member:
         boot |= {"heartbeat_s": 1.0, "orphan_grace_s": 1.0, "affinity": AFFINITY.to_builtins(), "secret": SECRET}
         self.channel = Channel(theirs, from_primary)
         self.worker = Worker(self.channel, boot)
-        self.worker._on_connection = lambda adopted: self.open.append(adopted)
-        self.worker._reporting = object()  # type: ignore[assignment]  # no loop: what it says of addresses waits
+        self.worker._ended_report._timer = object()  # type: ignore[assignment]  # no loop: reports of ends wait
         self.open: list[Adopted] = []
+        self.handlers = Handlers(on_connection=self.open.append)
         self.is_draining = False
 
     def clients(self) -> set[str]:
         """Whose connections it has, or are on their way to it."""
-        on_their_way = [each.address for each in self.handle.unacked if each.number > self.worker._seen]
+        on_their_way = [
+            each.address for each in self.handle.unacked if each.number > self.worker._acknowledgements.seen
+        ]
         return {*on_their_way, *(each.address for each in self.open)}
 
     def close(self) -> None:
@@ -169,16 +182,16 @@ class Cluster(RuleBasedStateMachine):
         self.count = 0
         self.slots = FEW
         self.affinity = Affinity(AFFINITY)
+        self.refusals = Refusals(self.poller, descriptors=10_000, tls=False, counters=Counter())
         self.dispatcher = Dispatcher(
             self.poller,
             HASHING,
             self.live,
             balance=least,
             patience_s=600,
-            refuse=lambda sock, status, reason, count: sock.close(),
-            wants_write=lambda worker, wanted: None,
+            refusals=self.refusals,
+            channels=NoWatch(),
             addresses=Addresses(trusts=self.affinity.trusts, most=None, descriptors=10_000),
-            on_too_many=lambda peer, network: None,
             counters=Counter(),
         )
         self.dispatcher.slots_changed(self.slots)
@@ -195,6 +208,7 @@ class Cluster(RuleBasedStateMachine):
                         socket.socket(fileno=message.fd).close()
             member.close()
         self.dispatcher.close()
+        self.refusals.close()
         for sock in self.sockets:
             sock.close()
         self.poller.close()
@@ -220,9 +234,8 @@ class Cluster(RuleBasedStateMachine):
         if member := self.member_of(number):
             for message in member.channel.receive():
                 assert isinstance(message, Received), message
-                member.worker._handle(message)
-            member.worker._acknowledge()
-            member.worker._settle(member.worker._seen)
+                member.worker._handle(message, member.handlers)
+            member.worker._acknowledgements.settle_all()
 
     @rule()
     def the_primary_reads_everything(self) -> None:
@@ -244,11 +257,11 @@ class Cluster(RuleBasedStateMachine):
             assert isinstance(received, Received), received
             said = received.message
             if isinstance(said, messages.Ack):
-                self.dispatcher.acknowledge(member.handle, said.taken, said.settled)
+                self.dispatcher.acknowledge(member.handle, said.adopted, said.settled)
             elif isinstance(said, messages.KeysAway):
-                self.dispatcher.keys_away(member.handle, said.keys, said.seen, said.question, said.is_all)
+                self.dispatcher.away.keys_away(member.handle, said.keys, said.seen, said.request, said.is_all)
             elif isinstance(said, messages.KeysEnded):
-                self.dispatcher.keys_ended(member.handle, said.keys, said.seen)
+                self.dispatcher.away.keys_ended(member.handle, said.keys, said.seen)
 
     @rule(which=st.integers(0, 9))
     def a_connection_ends(self, which: int) -> None:
@@ -275,7 +288,7 @@ class Cluster(RuleBasedStateMachine):
         self.count += 1
         member = Member(slot, f"w{self.count}")
         self.members[member.handle.worker_id] = member
-        self.dispatcher.warn(member.handle)
+        self.dispatcher.away.warn(member.handle)
         self.live[slot] = member.handle
         self.dispatcher.slot_filled()
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sticky.affinity import UNIX_PEER, Affinity, AffinitySettings, Sticky
-from sticky.blame import REFUSED_MAX, Blame, is_crash, key_of, named
+from sticky.blame import REFUSED_MAX, Blame, describe_key, is_crash, key_of
 from sticky.hashing import Hashing, Slot
 from sticky.journal import KEY_BYTES, record
 
@@ -113,7 +113,7 @@ def test_nobody_is_refused_without_three_crashes_of_its_own(crashes: list[tuple[
 
 
 @pytest.mark.parametrize(
-    ("code", "was_told", "was_killed", "expected"),
+    ("code", "was_retired", "was_killed", "expected"),
     [
         (-signal.SIGSEGV, False, False, True),
         (-signal.SIGABRT, False, False, True),
@@ -128,8 +128,8 @@ def test_nobody_is_refused_without_three_crashes_of_its_own(crashes: list[tuple[
         (-40, False, False, True),  # a real-time signal has no name
     ],
 )
-def test_what_is_a_crash(code: int, was_told: bool, was_killed: bool, expected: bool) -> None:
-    assert is_crash(code, was_told=was_told, was_killed=was_killed) is expected
+def test_what_is_a_crash(code: int, was_retired: bool, was_killed: bool, expected: bool) -> None:
+    assert is_crash(code, was_retired=was_retired, was_killed=was_killed) is expected
 
 
 # Keys
@@ -166,6 +166,6 @@ def test_a_long_sticky_id_is_told_from_others_that_begin_like_it() -> None:
 def test_the_log_names_what_may_be_named() -> None:
     hashing = Hashing(b"s" * 32)
     ours = hashing.new_sticky_id(Slot(3))
-    assert named(b"c192.0.2.1", hashing) == "client 192.0.2.1"
-    assert named(b"s" + ours.encode(), hashing) == f"sticky id {ours}"
-    assert named(b"sthe-secret-of-an-application", hashing) == "sticky id the-secr…"
+    assert describe_key(b"c192.0.2.1", hashing) == "client 192.0.2.1"
+    assert describe_key(b"s" + ours.encode(), hashing) == f"sticky id {ours}"
+    assert describe_key(b"sthe-secret-of-an-application", hashing) == "sticky id the-secr…"

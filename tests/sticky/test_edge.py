@@ -27,11 +27,11 @@ from sticky.addresses import Addresses
 from sticky.affinity import Affinity, AffinitySettings
 from sticky.channel import MESSAGE_MAX, RELAYED_MAX, Channel, Kind, Received, Unreadable
 from sticky.first_bytes import HeadLimits
-from sticky.handoff import PendingHandoff
-from sticky.hashing import Hashing
 from sticky.lifetime import Lifetime
 from sticky.messages import TEXT_MAX, from_worker
+from sticky.pending_handoff import PendingHandoff
 from sticky.poller import FAILED, READ, Poller
+from sticky.refusals import Refusals
 from sticky.worker_handle import State
 from tests.support.edge import Edge, open_descriptors
 
@@ -363,15 +363,15 @@ def test_an_error_over_one_connection_closes_it_and_the_next_is_served(arrives: 
     poller = Poller(counters=counters)
     delivered: list[PendingHandoff] = []
 
-    def deliver(handoff: PendingHandoff) -> None:
-        if handoff.path == "/bug":
-            raise KeyError("a bug")
-        delivered.append(handoff)
+    class Delivers:
+        def dispatch(self, handoff: PendingHandoff) -> None:
+            if handoff.path == "/bug":
+                raise KeyError("a bug")
+            delivered.append(handoff)
 
-    door = Acceptor(
+    acceptor = Acceptor(
         poller,
         Affinity(AffinitySettings()),
-        Hashing(b"s" * 32),
         limits=HeadLimits(),
         handshake_s=60.0,
         expects_proxy=False,
@@ -379,12 +379,13 @@ def test_an_error_over_one_connection_closes_it_and_the_next_is_served(arrives: 
         raw=False,
         addresses=Addresses(trusts=lambda peer: False, most=None, descriptors=1024),
         descriptors=1024,
-        deliver=deliver,
+        refusals=Refusals(poller, descriptors=1024, tls=False, counters=counters),
+        dispatcher=Delivers(),
         counters=counters,
     )
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
-    door.open([listener], 16)
+    acceptor.open([listener], 16)
     before = open_descriptors()
     for path in ("/bug", "/"):
         client = socket.create_connection(address)
@@ -404,9 +405,9 @@ def test_an_error_over_one_connection_closes_it_and_the_next_is_served(arrives: 
     assert counters[FAILED] == 1
     delivered.pop().sock.close()
     assert open_descriptors() == before
-    assert door.waiting == 0
-    door.close()
-    door.release()
+    assert acceptor.waiting == 0
+    acceptor.close()
+    acceptor.release()
     poller.close()
 
 

@@ -16,13 +16,16 @@ from types import TracebackType
 from typing import Any
 
 from sticky.addresses import Addresses
+from sticky.balance import least
 from sticky.channel import Channel, Kind
-from sticky.handoff import Dispatcher, PendingHandoff, least
+from sticky.handoff import Dispatcher
 from sticky.hashing import Hashing, Slot
 from sticky.launcher import Launcher
 from sticky.lifetime import Lifetime
 from sticky.messages import from_primary, from_worker
+from sticky.pending_handoff import PendingHandoff
 from sticky.poller import Poller
+from sticky.refusals import Refusals
 from sticky.settings import ClusterSettings
 from sticky.supervisor import Supervisor
 from sticky.worker_handle import State, WorkerHandle
@@ -61,7 +64,6 @@ class Edge:
         self.poller = Poller(counters=self.counters)
         self.silent = Silent()
         self.given_back: list[tuple[socket.socket, str, int, bytes]] = []
-        self.refused: list[int] = []
         self.hooks: list[tuple[str, dict[str, Any]]] = []
         self.supervisor = Supervisor(
             self.poller,
@@ -74,24 +76,20 @@ class Edge:
             on_stopped=lambda status: None,
             on_given_back=lambda *given: self.given_back.append(given),
         )
+        self.refusals = Refusals(self.poller, descriptors=1024, tls=False, counters=self.counters)
         self.dispatcher = Dispatcher(
             self.poller,
             Hashing(b"s" * 32),
             self.supervisor.live,
             balance=least,
             patience_s=5.0,
-            refuse=self._refuse,
-            wants_write=self.supervisor.wants_write,
+            refusals=self.refusals,
+            channels=self.supervisor,
             addresses=Addresses(trusts=lambda peer: False, most=None, descriptors=1024),
-            on_too_many=lambda peer, network: None,
             counters=self.counters,
         )
         self.supervisor.dispatcher = self.dispatcher
         self.supervisor.start()
-
-    def _refuse(self, sock: socket.socket, status: int, reason: str, count: str) -> None:
-        self.refused.append(status)
-        sock.close()
 
     def turn(self) -> None:
         """Let the loop turn once, and reap who has ended."""
@@ -139,4 +137,5 @@ class Edge:
             self.turn()
         for sock, *_ in self.given_back:
             sock.close()
+        self.refusals.close()
         self.poller.close()

@@ -168,11 +168,11 @@ async def main() -> None:
             assert connection.transport is not None
             connection.transport.close()
 
-    worker.load = lambda: {"here": len(connections), "padding": "x" * config.get("padding", 0)}
     worker.ready()
     await worker.run(
         on_connection=on_connection,
         on_drain=on_drain,
+        statistics=lambda: {"here": len(connections), "padding": "x" * config.get("padding", 0)},
         on_message=lambda sender, data: heard.append([sender, data if isinstance(data, str) else data[0]]),
     )
 
