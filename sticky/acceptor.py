@@ -35,10 +35,8 @@ from sticky.refusals import TOO_MANY, Refusals
 BATCH: Final = 64  # connections accepted in one round, so that a flood does not delay the workers' messages
 REST_S: Final = 0.1  # of a listener, when not even a connection that has to be refused can be accepted
 
-NO_DESCRIPTORS_LINE: Final = (
-    "! out of descriptors (%s): unfinished connections are closed for new ones; raise the limit of open files"
-)
-NOT_TLS_LINE: Final = "! %s sent a TLS handshake to a port without TLS: use http://, or a proxy that terminates TLS"
+NO_DESCRIPTORS_LINE: Final = 'descriptors exhausted reason="%s" remedy="raise the limit of open files"'
+NOT_TLS_LINE: Final = 'TLS refused peer=%s reason="this port has no TLS: use http://, or a proxy that terminates TLS"'
 
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT

@@ -1,12 +1,12 @@
 """
-Finds what a connection is to be recognised by: the client's address, or the session that its request names.
+Finds what routes a connection: the client address, or the sticky id in its request.
 
-Pure, used in the primary, and in a worker for the later requests of one connection. It reads headers that anybody can
-write, so two rules run through it. An address is only believed from a trusted proxy, and only as far as the chain of
-trusted proxies reaches. A session is only read where it was configured to be, by an exact name that occurs once: what
+Pure, used in the primary, and in a worker for the later requests of one connection. It reads headers that any client
+can write, so it follows two rules. It believes an address only from a trusted proxy, and only as far as the chain of
+trusted proxies reaches. It reads a sticky id only in the configured place, under an exact name that occurs once. What
 two readers could find in two places is found in neither.
 
-It never chooses a slot, and never checks a session's tag: that is hashing.py.
+It never chooses a slot, and never checks the tag of a sticky id: hashing.py does.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class Sticky(enum.Enum):
     """What makes a client come back to the same worker."""
 
     IP = "ip"
-    SESSION = "session"
+    SESSION = "session"  # the sticky id in a cookie, header, parameter or path; the option has this name
     NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class AffinitySettings:
-    """What is looked at, and whom to believe."""
+    """What is read, and from which peers. The `session_` fields have the names of the command line's options."""
 
     sticky: Sticky = Sticky.IP
     trusted: tuple[IPNetwork, ...] = ()
-    """Proxies whose word about the client counts. Nobody's, unless given."""
+    """Proxies whose headers about the client are believed. None by default."""
     session_cookie: str = "rt_session"
     session_param: str | None = None
     session_header: str | None = None
@@ -104,7 +104,7 @@ _QUOTED_VALUE: Final = re.compile(rb'=[ \t]*+"(?:[^"\\]|\\.)*+"')
 
 
 class Affinity:
-    """Answers, by one set of settings, who a connection is. Holds nothing that changes."""
+    """Finds client addresses, sticky ids and keys, by one set of settings. It holds nothing that changes."""
 
     def __init__(self, settings: AffinitySettings, hashing: Hashing | None = None) -> None:
         """
@@ -117,15 +117,15 @@ class Affinity:
         self._header = settings.session_header.lower().encode("ascii") if settings.session_header else None
         self._param = settings.session_param.encode("utf-8") if settings.session_param else None
         self._cookie = settings.session_cookie.encode("ascii")
-        self._trusts_anybody = bool(settings.trusted) or settings.trusted_unix
+        self._trusts_any = bool(settings.trusted) or settings.trusted_unix
 
     def address_of(self, peer_address: str, head: Head | None) -> str:
         """
         Name the client: the address nearest to us that is no trusted proxy's.
 
         From a trusted peer the walk goes through the hops that its header names, right to left, as long as they are
-        trusted too. A hop that is no address ends the walk: the client is then the one who said so, the last trusted
-        hop before it. When all are trusted it is the farthest, for then the client is one of our own.
+        trusted too. A hop that is no address ends the walk: the client is then the last trusted hop before it, which
+        wrote that. When all are trusted it is the farthest, for then the client itself is in a trusted network.
 
         Args:
             peer: the address at the other end of the socket, or of its PROXY header; `UNIX_PEER` if it has none.
@@ -133,7 +133,7 @@ class Affinity:
         """
         trusted = self.settings.trusted
         if ":" not in peer_address and not trusted and peer_address != UNIX_PEER:
-            return peer_address  # the usual case: IPv4 as the kernel spells it, and nobody to be believed
+            return peer_address  # the usual case: IPv4 as the kernel spells it, and no trusted proxy
         ip = _parse(peer_address)
         address = peer_address if ip is None else str(ip)
         if head is None or not self._is_trusted(peer_address, ip):
@@ -147,14 +147,14 @@ class Affinity:
         return address
 
     def trusts(self, peer_address: str) -> bool:
-        """Is this peer one of ours, whose word about the client is taken?"""
+        """Return whether this peer is a trusted proxy, whose headers about the client are believed."""
         if not self.settings.trusted:
             return peer_address == UNIX_PEER and self.settings.trusted_unix
         return self._is_trusted(peer_address, _parse(peer_address))
 
     def secure(self, peer_address: str, head: Head | None) -> bool:
-        """Does a trusted proxy say that the client came by https?"""
-        if head is None or not self._trusts_anybody or not self._is_trusted(peer_address, _parse(peer_address)):
+        """Return whether a trusted proxy says that the client came by https."""
+        if head is None or not self._trusts_any or not self._is_trusted(peer_address, _parse(peer_address)):
             return False
         scheme = None
         for name in self.settings.client_headers:
@@ -168,12 +168,14 @@ class Affinity:
 
     def sticky_id_of(self, head: Head) -> str | None:
         """
-        Find the session that a request names: the key in its path, where that has the configured form, else in the
-        configured header, else the configured query parameter, else the cookie. A name that comes twice, or has no
-        value that could be an id, decides nothing at its place; nor does a header that carries no slot beside a cookie
-        that does, for many applications make the ids in their headers themselves.
+        Return the sticky id of a request, or None.
 
-        The id may be anybody's invention: `Hashing.slot_of` knows ours.
+        It is the key in the path, where that has the configured form. Else it is in the configured header, else in
+        the configured query parameter, else in the cookie. A name that occurs twice, or whose value cannot be an id,
+        decides nothing at its place. Neither does a header without a slot beside a cookie with one, for many
+        applications make the ids in their headers themselves.
+
+        Any client can invent an id. `Hashing.slot_of` finds those of this cluster.
         """
         if self._path is not None and (key := self._path.of(head.path)):
             return key
@@ -216,7 +218,7 @@ class Affinity:
 
     @staticmethod
     def key_for_sticky_id(sticky_id: str) -> Key:
-        """Make the key of a session id that does not carry its slot, or whose slot is gone."""
+        """Make the key of a sticky id. Its slot is in the tag, if it has one, or follows from the hash."""
         return Key(b"s" + sticky_id.encode("utf-8"))
 
     def _is_trusted(self, peer_address: str, ip: IPAddress | None) -> bool:

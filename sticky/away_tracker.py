@@ -19,9 +19,7 @@ from sticky.pending_handoff import PendingHandoff
 from sticky.poller import Poller
 from sticky.worker_handle import WorkerHandle
 
-TABLE_FULL_LINE: Final = (
-    "! the table of keys away from their home slot is full with %d keys: further keys go home at once"
-)
+TABLE_FULL_LINE: Final = 'away table full keys=%d reason="further keys go to their home slot at once"'
 
 logger = logging.getLogger("sticky")
 

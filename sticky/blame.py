@@ -31,7 +31,9 @@ REFUSED_S: Final = 60.0
 CRASHES_MAX: Final = 64  # crashes that are remembered; the oldest is forgotten first
 REFUSED_MAX: Final = 1_024  # keys that are refused at once; above it the oldest may come again
 
-REFUSED_LINE: Final = "! %s is refused for %g s: its requests were in flight at %d crashes of workers within %g s"
+REFUSED_LINE: Final = (
+    'key refused key="%s" for_s=%g reason="its requests were in flight at %d crashes of workers within %g s"'
+)
 
 # Signals that a person, a service manager or the kernel's memory limit sends. No request causes them.
 _REQUESTED: Final = frozenset(

@@ -70,7 +70,7 @@ RETRY_S: Final = 0.02  # a channel full of descriptors in flight (ETOOMANYREFS) 
 HOLD_S: Final = 0.05  # for how long a suspect is held back: by then the primary knows whether its worker has crashed
 HELD_MAX: Final = 1_024  # handoffs held back at once; further suspects go on at once
 
-WORKER_LOST_LINE: Final = "= slot %d: worker %d is gone: %d connections were on their way to it and go on"
+WORKER_LOST_LINE: Final = 'handoffs placed again slot=%d pid=%d count=%d reason="their worker is gone"'
 
 logger = logging.getLogger("sticky")
 

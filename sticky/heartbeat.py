@@ -15,7 +15,7 @@ from sticky.channel import Kind
 from sticky.messages import is_plain
 from sticky.primary_link import PrimaryLink
 
-STATISTICS_LINE: Final = "! the statistics of this worker cannot be sent: heartbeats go out without them"
+STATISTICS_LINE: Final = 'statistics not sent reason="see the exception; heartbeats go out without them"'
 
 logger = logging.getLogger("sticky.worker")
 

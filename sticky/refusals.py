@@ -23,7 +23,9 @@ LINGER_BYTES: Final = 256 * 1024
 LINGERING_MAX: Final = 256  # at once, and no more than an eighth of the descriptors; above it the oldest is closed
 
 TOO_MANY: Final = "too many connections from this address"
-TOO_MANY_LINE: Final = "x %s: refused: its address has %d connections (%d more refused)"
+TOO_MANY_LINE: Final = (
+    'connection refused peer=%s connections=%d left_out=%d reason="too many connections from its address"'
+)
 
 _PHRASES: Final = {
     400: "Bad Request",

@@ -1,12 +1,13 @@
 """
-Cuts the bytes of a kept-alive connection into requests, so that each can be looked at before it is served.
+Cuts the bytes of a kept-alive connection into requests, so that each can be routed before it is served.
 
 Pure, used in workers: bytes in, pieces out, and every byte comes out exactly once. A proxy puts the requests of many
-clients on one connection; where a request begins can only be known by following the one before to its end. A head is
-judged by `first_bytes.inspect`, as the primary judges the first one, and a body by its Content-Length or its chunks
-(RFC 9112, sections 6 and 7.1), more strictly than a parser must be: what two readers could cut differently is refused.
+clients on one connection. To find where a request begins, the one before must be followed to its end. A head is
+inspected by `first_bytes.inspect`, as the primary does with the first one. A body is followed by its Content-Length or
+its chunks (RFC 9112, sections 6 and 7.1). Both are stricter than a parser must be: what two readers could cut
+differently is refused.
 
-It decodes nothing and changes nothing: a piece is the bytes as they came.
+It decodes nothing and changes nothing: a piece has the bytes as they came.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final
 
 from sticky.first_bytes import DEFAULT_LIMITS, NEED_MORE, Head, HeadLimits, Refusal, are_headers, inspect
 
-CHUNK_LINE_MAX: Final = 4096  # a chunk's size with its extensions, which nobody uses
+CHUNK_LINE_MAX: Final = 4096  # a chunk's size with its extensions, which no known client uses
 TRAILERS_MAX: Final = 16_384
 
 _SIZE_DIGITS: Final = b"0123456789abcdefABCDEF"
@@ -42,6 +43,8 @@ class Part:
 
 
 class BodyState(enum.Enum):
+    """Where in a request the next byte stands."""
+
     BETWEEN = "between requests"
     LENGTH = "in a body of known length"
     CHUNK_LINE = "before a chunk's size"
@@ -51,7 +54,7 @@ class BodyState(enum.Enum):
 
 
 class Requests:
-    """One connection's bytes. `feed` them, then take `next` until it is None."""
+    """The bytes of one connection. `feed` them, then call `next` until it returns None."""
 
     __slots__ = ("_left", "_limits", "_pending", "_seen", "state")
 
@@ -64,23 +67,24 @@ class Requests:
 
     @property
     def is_in_head(self) -> bool:
-        """Whether something of a next request has come that `next` did not give out."""
+        """Whether a part of the next request's head has come that `next` has not returned."""
         return self.state is BodyState.BETWEEN and bool(self._pending)
 
     def feed(self, data: bytes) -> None:
-        """Take what was read from the socket."""
+        """Add what was read from the socket."""
         self._pending = self._pending + data if self._pending else data
 
     def rest(self) -> bytes:
-        """Give up what is not taken yet; `next` has nothing more."""
+        """Return what `next` has not returned yet. After that `next` has nothing."""
         rest, self._pending, self._seen = self._pending, b"", 0
         return rest
 
     def next(self) -> Begin | Part | Refusal | None:
         """
-        Return the next piece, or None when there must come more first. After a `Refusal` the connection is to be
-        closed: nobody can say where another request would begin. So it is after the `Begin` of a handshake
-        (`Head.is_upgrade`), unless the connection becomes a WebSocket.
+        Return the next piece, or None when more bytes must come first.
+
+        After a `Refusal` close the connection, for the begin of another request is unknown. Close it as well after the
+        `Begin` of a handshake (`Head.is_upgrade`), unless the connection becomes a WebSocket.
         """
         if not self._pending:
             return None
@@ -92,13 +96,14 @@ class Requests:
             return self._chunk_line()
         if self.state is BodyState.TRAILERS:
             return self._trailers()
-        part = self._take(min(self._left, len(self._pending)))
+        assert self._left > 0, "a body or a chunk without bytes left has another state"
+        part = self._cut(min(self._left, len(self._pending)))
         self._left -= len(part.data)
         if not self._left:
             self.state = BodyState.BETWEEN if self.state is BodyState.LENGTH else BodyState.CHUNK_LINE
         return part
 
-    def _take(self, size: int) -> Part:
+    def _cut(self, size: int) -> Part:
         data, self._pending = self._pending[:size], self._pending[size:]
         return Part(data)
 
@@ -112,7 +117,7 @@ class Requests:
         self._seen = 0
         if not isinstance(verdict, Head):
             return self._refuse(verdict if isinstance(verdict, Refusal) else Refusal(400, "no request begins here"))
-        data = self._take(verdict.length).data
+        data = self._cut(verdict.length).data
         if verdict.is_upgrade:
             self.state = BodyState.OPEN
         elif verdict.values(b"transfer-encoding"):
@@ -137,18 +142,18 @@ class Requests:
             self.state = BodyState.CHUNK
         else:
             self.state = BodyState.TRAILERS
-        return self._take(end + 1)
+        return self._cut(end + 1)
 
     def _trailers(self) -> Part | Refusal | None:
         if self._pending.startswith(b"\r\n"):
             self.state = BodyState.BETWEEN
-            return self._take(2)
+            return self._cut(2)
         end = self._pending.find(b"\r\n\r\n")
         if end >= 0:
             if not are_headers(self._pending[:end].split(b"\r\n")):  # to h11, two bare LFs would end them
                 return self._refuse(_TRAILER_LINE)
             self.state = BodyState.BETWEEN
-            return self._take(end + 4)
+            return self._cut(end + 4)
         return self._refuse(_TRAILERS) if len(self._pending) > TRAILERS_MAX else None
 
     def _refuse(self, refusal: Refusal) -> Refusal:

@@ -49,10 +49,10 @@ CHANNEL_FD: Final = "STICKY_CHANNEL_FD"
 EXIT_BOOT: Final = 3  # the worker cannot boot: starting it again at once would not help
 BOOT_WAIT_S: Final = 30.0  # for the first message, which the primary sends when it starts the process
 
-NOT_ADOPTED_LINE: Final = "! handoff %d could not be adopted: another worker gets the connection"
-NO_DESCRIPTOR_LINE: Final = "! out of file descriptors (ulimit -n): another worker gets the connection of handoff %d"
-UNREADABLE_LINE: Final = "! a message of the primary cannot be read: %s"
-ORPHANED_LINE: Final = "! the primary is gone: this worker serves its %d connections for %g s more"
+NOT_ADOPTED_LINE: Final = 'handoff rejected handoff=%d reason="it could not be adopted"'
+NO_DESCRIPTOR_LINE: Final = 'handoff rejected handoff=%d reason="out of file descriptors (ulimit -n)"'
+UNREADABLE_LINE: Final = 'primary condemned reason="a message cannot be read: %s"'
+ORPHANED_LINE: Final = "primary lost connections=%d grace_s=%g"
 
 _REFUSAL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -420,7 +420,7 @@ def _guard(callback: Callable[..., None], *args: Any) -> None:
     try:
         callback(*args)
     except Exception:
-        logger.exception("! callback %s failed", getattr(callback, "__qualname__", callback))
+        logger.exception("callback failed callback=%s", getattr(callback, "__qualname__", callback))
 
 
 def _encodable(text: str) -> str:
