@@ -19,7 +19,7 @@ import select
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 READ: Final = select.EPOLLIN | select.EPOLLRDHUP
 WRITE: Final = select.EPOLLOUT
@@ -52,13 +52,39 @@ class Timer:
             self.poller.called_off()
 
 
+class Readiness(Protocol):
+    """The five calls of `select.epoll` that a poller needs. Tests replace it: see tests/support/fake_poller.py."""
+
+    def register(self, fd: int, mask: int, /) -> object: ...
+
+    def modify(self, fd: int, mask: int, /) -> object: ...
+
+    def unregister(self, fd: int, /) -> object: ...
+
+    def poll(self, timeout_s: float, /) -> list[tuple[int, int]]: ...
+
+    def close(self) -> object: ...
+
+
 class Poller:
     """Calls back when a descriptor is ready or a time has come. Owned by one thread."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, *, counters: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        counters: dict[str, int] | None = None,
+        epoll: Readiness | None = None,
+    ) -> None:
+        """
+        Args:
+            clock: returns the time in seconds, from any origin.
+            counters: where failed callbacks are counted.
+            epoll: says which descriptors are ready; the kernel's by default. The poller closes it.
+        """
         self.now = clock
         self._counters: dict[str, int] = Counter() if counters is None else counters
-        self._epoll = select.epoll()
+        self._epoll: Readiness = select.epoll() if epoll is None else epoll
         self._callbacks: dict[int, tuple[Callable[[int], object], Callable[[], object] | None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._called_off = 0  # of those timers
