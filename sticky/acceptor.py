@@ -35,7 +35,7 @@ from sticky.refusals import TOO_MANY, Refusals
 BATCH: Final = 64  # connections accepted in one round, so that a flood does not delay the workers' messages
 REST_S: Final = 0.1  # of a listener, when not even a connection that has to be refused can be accepted
 
-NO_DESCRIPTORS_LINE: Final = 'descriptors exhausted reason="%s" remedy="raise the limit of open files"'
+NO_DESCRIPTORS_LINE: Final = 'out of descriptors reason="%s" remedy="raise the limit of open files"'
 NOT_TLS_LINE: Final = 'TLS refused peer=%s reason="this port has no TLS: use http://, or a proxy that terminates TLS"'
 
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

@@ -9,17 +9,20 @@ same round and the isolation of a failed callback are therefore the real ones.
     poller.run_due(until=4.9)   # nothing
     poller.run_due(until=5.0)   # callback()
 
-Numbers of descriptors need not exist: `make_ready(7, READ)` calls what watches 7. Callbacks run inside `run_due` and
-`make_ready`, in the order of their time. `now()` starts at `START_S`, not at zero, so that a code that confuses a time
-with a duration is seen.
+Numbers of descriptors need not exist: `make_ready(7, READABLE)` calls what watches 7. Callbacks run inside `run_due`
+and `make_ready`, in the order of their time. `now()` starts at `START_S`, not at zero, so that code which confuses a
+time with a duration is found.
 """
 
 from __future__ import annotations
 
+import select
+from collections import Counter
 from typing import Final
 
 from sticky.poller import HANGUP, Poller
 
+READABLE: Final = select.EPOLLIN  # bytes are there; `READ` also stands for the end of the stream
 START_S: Final = 1000.0
 
 
@@ -64,7 +67,7 @@ class FakeEpoll:
 class FakePoller(Poller):
     """`Poller` without a kernel. Owns no descriptor: it need not be closed."""
 
-    def __init__(self, *, counters: dict[str, int] | None = None) -> None:
+    def __init__(self, *, counters: Counter[str] | None = None) -> None:
         self.clock = FakeClock()
         self.epoll = FakeEpoll()
         super().__init__(self.clock, counters=counters, epoll=self.epoll)
