@@ -201,9 +201,11 @@ def test_a_key_waits_for_its_worker_until_the_channel_has_room(rig: Rig) -> None
     assert rig.owner(handoff) is None
     assert rig.channels.wanted == {"w0"}
     rig.ends[0].receive()
+    last = rig.connect(rig.key(0))
+    assert rig.owner(last) is None, "it does not overtake those that wait"
     rig.dispatcher.flush(rig.ends[0].handle)
-    assert [rig.owner(each) for each in (handoff, behind)] == [0, 0]
-    assert handoff.number < behind.number, "in their order"
+    assert [rig.owner(each) for each in (handoff, behind, last)] == [0, 0, 0]
+    assert handoff.number < behind.number < last.number, "in their order"
     assert not rig.channels.wanted
 
 

@@ -146,7 +146,9 @@ async def test_ends_are_reported_together_and_soon() -> None:
     report = EndedReport(ends.link)
     for peer_address in ("192.0.2.1", "192.0.2.2", "192.0.2.1"):
         report.add(peer_address)
+        timer = report._timer
         report.schedule()
+        assert timer is None or report._timer is timer, "one report is scheduled"
     assert ends.received() == []
     while not (found := ends.received()):  # noqa: ASYNC110 - a channel has no event
         await asyncio.sleep(0.001)
@@ -213,7 +215,7 @@ def test_a_newer_request_replaces_the_answer_to_an_older_one(ends: Ends) -> None
 
 def test_a_heartbeat_has_the_statistics_or_goes_out_without(ends: Ends, caplog: pytest.LogCaptureFixture) -> None:
     Heartbeat(ends.link, lambda: {"a": 1}).beat(2, 3)
-    broken = Heartbeat(ends.link, lambda: {"a": object()})
+    broken = Heartbeat(ends.link, lambda: {"a": b"JSON has no bytes"})
     broken.beat(2, 3)
     broken.beat(2, 4)
     assert ends.received() == [Beat(2, 3, {"a": 1}), Beat(2, 3, {}), Beat(2, 4, {})]
@@ -294,20 +296,23 @@ async def test_what_on_connection_raises_sends_the_connection_to_another_worker(
 @run_async
 async def test_a_connection_is_given_back_with_what_was_read() -> None:
     run = Serving()
-    running = asyncio.ensure_future(run.until_ended())
+
+    def give_back(adopted: Adopted) -> None:
+        run.adopted.append(adopted)
+        assert not run.worker.give_back(adopted.sock.fileno(), "192.0.2.1", 1, b"x" * (CARRIED_MAX + 1))
+        assert run.worker.give_back(adopted.sock.fileno(), "192.0.2.1", 1, b"GET / ")
+
     client = run.hand_over(1)
-    await run.next(Ack)
-    [adopted] = run.adopted
-    assert not run.worker.give_back(adopted.sock.fileno(), "192.0.2.1", 1, b"x" * (CARRIED_MAX + 1))
-    assert run.worker.give_back(adopted.sock.fileno(), "192.0.2.1", 1, b"GET / ")
+    running = asyncio.ensure_future(run.worker.run(on_connection=give_back, on_drain=run._drain))
+    assert await run.next(Ack) == Ack(1, 1), "the primary has closed its copy before it gets the connection back"
     received = await run.next_received(GiveBack)
     assert received.fd is not None
     assert received.carried == b"GET / "
     with socket.socket(fileno=received.fd) as copy:
         copy.sendall(b"answer")
     assert client.recv(100) == b"answer", "it is the same connection"
-    adopted.sock.close()
-    run.worker.closed(adopted)
+    run.adopted[0].sock.close()
+    run.worker.closed(run.adopted[0])
     run.drain()
     await running
     client.close()
