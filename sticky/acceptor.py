@@ -6,6 +6,24 @@ worker. Each connection has to send a whole head within the handshake time and t
 answered, closed, and counted under a name. A thousand silent connections cost a thousand heap entries and no processor
 time.
 
+**The life of a connection here.** Each way out of the table of pending connections goes through `_forget`, which ends
+the watch and the timer. Then exactly one of the following happens, and the socket is not ours any more:
+
+    accepted ── its address has too many ──▶ 503
+       │
+       ├── head is there ──────────────────▶ dispatched
+       ▼
+    pending ── head is complete ───────────▶ dispatched
+       ├────── bytes that are no request ──▶ 400, 431, 505, or a TLS alert
+       ├────── `handshake_s` is over ──────▶ 408
+       ├────── client closes its side ─────▶ closed
+       ├────── descriptor is needed ───────▶ 503 (evicted)
+       └────── server stops ───────────────▶ 503
+
+**Counting by address.** A connection is counted when its client address is known: at once, or after the PROXY header.
+Until then it is in the eviction queue as one without an address. Each refusal ends the count, and the dispatcher goes
+on with it for a connection that it gets.
+
 **Limits.** One client address may have so many connections, and so many descriptors (addresses.py). Some descriptors
 are kept in reserve (descriptors.py). When only those are left, a new connection gets the descriptor of an unfinished
 one: the oldest of the address that has the most of them. Where none is unfinished, the new connection gets 503.
@@ -119,6 +137,7 @@ class Acceptor:
 
     def open(self, listeners: list[socket.socket], backlog: int) -> None:
         """Begin to accept. The acceptor owns the listeners from here on; `close` closes them."""
+        assert not self._listeners, "a primary opens its listeners once, when the first worker is ready"
         self._listeners = listeners
         for listener in listeners:
             listener.setblocking(False)
@@ -327,7 +346,8 @@ class Acceptor:
             self._refuse(pending, verdict.status, verdict.reason, "refused_proxy_header")
             return True
         assert isinstance(verdict, proxy_header.ProxyHeader), "there is no other verdict"
-        pending.sock.recv(verdict.length, socket.MSG_DONTWAIT)  # the one thing that is consumed
+        consumed = pending.sock.recv(verdict.length, socket.MSG_DONTWAIT)  # the one thing that is consumed
+        assert len(consumed) == verdict.length, "the peek has shown these bytes"
         pending.expects_proxy = False
         pending.seen = 0
         if verdict.client_address is not None:
@@ -391,6 +411,7 @@ class Acceptor:
 
     def _forget(self, pending: PendingConnection) -> None:
         """End all that waits for a connection's bytes. You must route, refuse or close it next."""
+        assert pending.sock.fileno() >= 0, "a closed socket has lost the number under which it is in the table"
         if pending.timer is not None:
             pending.timer.cancel()
         if self._pending.pop(pending.sock.fileno(), None) is not None:

@@ -186,6 +186,7 @@ class AwayKeys:
             for other in entry.holdings:
                 self._by_worker[other].discard(key)
             entry.slot, entry.holdings = slot, {}
+        assert entry.slot == slot, "all live connections of a key are in one slot"
         holding = entry.holdings.get(worker)
         if holding is None:
             holding = entry.holdings[worker] = _Holding()

@@ -1,5 +1,5 @@
 """
-Keeps the table of keys that are away right: requests reports from the workers, and tells each worker what it must know.
+Keeps the table of keys that are away right: requests reports from the workers, and notifies the workers.
 
 Runs in the primary, between the dispatcher and `AwayKeys` (away.py has the rules of the table). It finds the slot of a
 key, notes each handoff that goes away from home, and takes in the workers' reports. It never sends a connection.
@@ -114,7 +114,7 @@ class AwayTracker:
             self._poller.after(ANSWER_S, lambda: self._table.end_round(number))
 
     def warn(self, worker: WorkerHandle) -> None:
-        """Tell a worker that is about to serve, if so, that keys of its slot may be away."""
+        """Notify a worker that is about to serve, if keys of its slot may be away."""
         if self._table:
             self._warned[worker.worker_id] = worker
             self._send_slots(worker, 0)
@@ -156,7 +156,7 @@ class AwayTracker:
             self._channels.wants_write(worker, True)
 
     def _check_table(self) -> None:
-        """Count and log what a full table refused. When the table is empty, tell the warned workers so."""
+        """Count and log what a full table refused. When it is empty, notify the warned workers."""
         if refused := self._table.refused:
             if not self._counters["away_not_noted"]:
                 logger.warning(TABLE_FULL_LINE, len(self._table))

@@ -28,6 +28,7 @@ class Balance(Protocol):
 
 def least(live: Mapping[Slot, Loaded]) -> Slot:
     """Choose the slot with the fewest connections; of equal ones, the lowest."""
+    assert live, "the dispatcher has a connection wait where no slot is live"
     return min(live, key=lambda slot: (live[slot].connections, slot))
 
 

@@ -12,7 +12,7 @@ A packet that cannot be read becomes an `Unreadable` value, never an exception. 
 this process goes on. Each received descriptor is either in a `Received` or closed.
 
 A channel never blocks and has no queue. `send` returns False when the channel is full, and its caller decides what
-waits. It does not know the fields of a message, nor what a message asks for.
+waits. It does not know the fields of a message, nor what a message means.
 """
 
 from __future__ import annotations

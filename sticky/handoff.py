@@ -32,8 +32,9 @@ be done when a worker dies:
 - A request that the worker had read, but not begun to answer, gets 503. The client may send it again.
 - A connection whose response had begun is closed, for only the dead worker knew how it goes on.
 
-**Bounds.** `WAITING_MAX` handoffs wait for one worker, or for any; further ones get 503 at once. No handoff waits
-longer than `patience_s`, and none is tried more than `ATTEMPTS_MAX` times.
+**Bounds.** `WAITING_MAX` handoffs wait for one worker, or for any; further ones get 503 at once. A handoff waits at
+most about `patience_s`. One that is placed again joins the end of a queue, and may wait as long as the one before it.
+No handoff is sent more than `ATTEMPTS_MAX` times.
 
 **Keys.** A key goes to its home slot, unless it has live connections elsewhere (away.py). The tracker notes a handoff
 that goes away from home before the next handoff is placed. So two connections of a key never go to two workers.
@@ -141,6 +142,7 @@ class Dispatcher:
 
     def dispatch(self, handoff: PendingHandoff) -> None:
         """Bring a handoff to its worker, whatever it takes. The dispatcher owns it from here on."""
+        assert not handoff.number, "a handoff is dispatched once; after that it is placed again"
         handoff.expires_at = self._poller.now() + self._patience_s
         self._guard(self._place, handoff)
 
@@ -253,6 +255,7 @@ class Dispatcher:
         if len(queue) >= WAITING_MAX:
             self._refuse(handoff, 503, "no worker has room", "refused_busy")
             return
+        assert handoff.expires_at, "only what was dispatched waits, and it has its deadline"
         queue.append(handoff)
         if worker is not None:
             self.away.wait(handoff, worker)

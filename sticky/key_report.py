@@ -39,6 +39,7 @@ class KeyReport:
         Args:
             request: the primary's number of the request, which each part of the answer repeats.
         """
+        assert request > 0, "0 stands for no request, and the primary waits for no answer to it"
         self._routes.forget()
         found = [short(key) for key in self._routes.keys.find_away(slots)]
         parts = [found[begin : begin + REPORT_KEYS] for begin in range(0, len(found), REPORT_KEYS)] or [[]]

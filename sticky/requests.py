@@ -7,6 +7,12 @@ inspected by `first_bytes.inspect`, as the primary does with the first one. A bo
 its chunks (RFC 9112, sections 6 and 7.1). Both are stricter than a parser must be: what two readers could cut
 differently is refused.
 
+    BETWEEN ── head with a length ─▶ LENGTH ── all of it ──▶ BETWEEN
+       ├────── head with chunks ───▶ CHUNK_LINE ⇄ CHUNK
+       │                                  └─ size 0 ─▶ TRAILERS ── blank line ──▶ BETWEEN
+       ├────── head without a body ▶ BETWEEN
+       └────── handshake ──────────▶ OPEN;  from each state a refusal leads to OPEN too, with nothing pending
+
 It decodes nothing and changes nothing: a piece has the bytes as they came.
 """
 
@@ -104,6 +110,7 @@ class Requests:
         return part
 
     def _cut(self, size: int) -> Part:
+        assert 0 < size <= len(self._pending), "a piece is never empty, and all of it has come"
         data, self._pending = self._pending[:size], self._pending[size:]
         return Part(data)
 
