@@ -271,8 +271,8 @@ def _cookie_values(lines: list[bytes], name: bytes) -> list[bytes]:
     """
     Collect the values of a cookie, over all `Cookie` headers: a proxy from HTTP/2 may leave several.
 
-    Quoted values are emptied first. What looks like a cookie inside of one is a cookie to a reader that splits at
-    semicolons and text to one that knows quotes, so it never decides. Our own id needs no quotes and never has any.
+    Quoted values are emptied first. Some readers split at semicolons and find a cookie inside the
+    quotes; others find text. So what is inside never decides. Our own id needs no quotes and never has any.
     """
     text = b";".join(lines)
     if name not in text:

@@ -2,7 +2,7 @@
 A channel: messages between the primary and one worker, with or without a descriptor.
 
 Used at both ends, in the primary and in a worker. A channel is a `SOCK_SEQPACKET` pair. The kernel keeps the borders of
-messages, passes a descriptor with the message it belongs to, and reports the death of either process as end of file.
+messages and passes a descriptor with its message. It reports the death of either process as end of file.
 
 A message is one msgpack array, and its first element is its `Kind`. messages.py has the fields of each kind. It is
 never pickle: a worker that an attacker controls must not be able to attack the primary. Carried bytes, those that
