@@ -1,4 +1,4 @@
-"""What a connection is recognised by: whom to believe about the client, and where a session is found."""
+"""What routes a connection: which proxies are believed about the client, and where a sticky id is found."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def head(target: bytes = b"/", **headers: bytes | list[bytes]) -> Head:
         (b"[2001:db8:7::1]:51234", "2001:db8:7::1"),
         (b"::ffff:192.0.2.7, ::ffff:10.0.0.2", "192.0.2.7"),
         (b"10.0.0.3, 10.0.0.2", "10.0.0.3"),  # all trusted: the client is one of our own
-        (b"192.0.2.7, unknown", "10.0.0.1"),  # garbage ends the walk at who said it
+        (b"192.0.2.7, unknown", "10.0.0.1"),  # garbage ends the walk at the proxy that sent it
         (b"192.0.2.7, garbage, 10.0.0.2", "10.0.0.2"),
         (b"garbage, 192.0.2.7", "192.0.2.7"),  # but not what is left of the client
         (b"", "10.0.0.1"),
@@ -62,7 +62,7 @@ def test_several_lines_are_one_list() -> None:
 
 
 @pytest.mark.parametrize("peer", ["192.0.2.1", "11.0.0.1", "2001:db8:2::1", "127.0.0.2", "unix:/run/a.sock", "?"])
-def test_nobody_else_is_believed(peer: str) -> None:
+def test_no_other_peer_is_believed(peer: str) -> None:
     lying = head(x_forwarded_for=b"203.0.113.9", forwarded=b"for=203.0.113.9;proto=https", x_forwarded_proto=b"https")
     assert affinity(trusted=TRUSTED).address_of(peer, lying) == peer
     assert affinity().address_of(peer, lying) == peer
@@ -159,7 +159,7 @@ ID = b"AAKBD9OA4DuEvLrOrUO1QC3rBl8O"  # of slot 2
         b"\ta=b ;  rt_session = " + ID + b"  ; c",
         b"xrt_session=x; rt_session=" + ID + b"; rt_sessionx=y",
         b'a="b"; rt_session=' + ID + b'; c="d"',
-        b'a="b; rt_session=' + ID,  # a quote that nobody closes quotes nothing
+        b'a="b; rt_session=' + ID,  # a quote that is never closed quotes nothing
         b'a={"b":"c"}; rt_session=' + ID,
         b"a==; rt_session=" + ID,
         b"; ;=; rt_session=" + ID,

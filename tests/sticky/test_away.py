@@ -2,8 +2,8 @@
 Keys that are away from home: the table alone, and dispatcher and workers together.
 
 The machine at the end has a real dispatcher hand real descriptors over real channels to real workers, and decides at
-every step who reads what and when. However that goes, no two workers that serve have live connections of one key; only
-one that drains may have some beside its successor.
+each step which process reads which messages. In whatever order, no two workers that serve have live connections of one
+key. Only a worker that drains may have some beside its successor.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def test_the_home_of_a_key_is_where_it_goes_when_every_slot_is_live(key: Key, sl
 
 
 @given(st.integers(0, 20), st.integers(1, 40))
-def test_the_home_of_a_session_is_the_slot_in_its_tag_as_long_as_that_exists(slot: int, slots: int) -> None:
-    for session in (HASHING.new_sticky_id(Slot(slot)), HASHING.tag(b"an id", Slot(slot)).decode()):
-        home = home_of(HASHING, Affinity.key_for_sticky_id(session), slots)
+def test_the_home_of_a_sticky_id_is_the_slot_in_its_tag_as_long_as_that_exists(slot: int, slots: int) -> None:
+    for sticky_id in (HASHING.new_sticky_id(Slot(slot)), HASHING.tag(b"an id", Slot(slot)).decode()):
+        home = home_of(HASHING, Affinity.key_for_sticky_id(sticky_id), slots)
         assert home == slot if slot < slots else home < slots
 
 
@@ -157,7 +157,7 @@ class Member:
         self.is_draining = False
 
     def clients(self) -> set[str]:
-        """Whose connections it has, or are on their way to it."""
+        """Return the clients whose connections it has, or that are on their way to it."""
         on_their_way = [
             each.address for each in self.handle.unacked if each.number > self.worker._acknowledgements.seen
         ]
@@ -347,8 +347,8 @@ class Cluster(RuleBasedStateMachine):
                     seen[client] = member.handle.worker_id
 
     @invariant()
-    def who_has_no_connection_is_at_home(self) -> None:
-        """Once everybody has said what they have to say, the table has no key that is nowhere."""
+    def a_key_without_a_connection_is_at_home(self) -> None:
+        """After all reports are received, the table has no key without a live connection."""
         if self.dispatcher.away.awaits_answers:
             return
         here = {client for member in self.members.values() for client in member.clients()}

@@ -30,7 +30,7 @@ def test_a_key_is_refused_at_its_third_crash_within_a_minute_and_may_come_again_
     assert blame.refuses(A, 119.9)
     assert blame.is_active(119.9)
     assert not blame.refuses(A, 120.0)
-    assert not blame.is_active(121.0), "and nobody has to be asked about"
+    assert not blame.is_active(121.0), "and no handoff has to be checked"
 
 
 def test_crashes_that_are_more_than_a_minute_apart_do_not_count_together() -> None:
@@ -70,7 +70,7 @@ def test_having_had_many_connections_at_one_of_the_three_is_enough_to_be_spared(
     assert blame.crashed({A: 1, NAT: 1}, 2.0) == [A]
 
 
-def test_where_all_of_several_have_many_connections_nobody_is_refused() -> None:
+def test_where_all_of_several_have_many_connections_no_key_is_refused() -> None:
     blame = Blame()
     assert [blame.crashed({B: 2, NAT: 7}, now) for now in range(4)] == [[], [], [], []]
 
@@ -83,7 +83,7 @@ def test_who_was_there_at_two_is_suspected_for_as_long_as_a_third_would_count() 
     assert blame.is_active(70.0)
     assert blame.suspects(A)
     assert not blame.suspects(B)
-    assert not blame.is_active(70.1), "and nobody has to be asked about"
+    assert not blame.is_active(70.1), "and no handoff has to be checked"
     assert not blame.suspects(A)
 
 
@@ -98,7 +98,7 @@ def test_the_table_is_bounded() -> None:
 @given(
     st.lists(st.tuples(st.floats(0, 50), st.dictionaries(st.sampled_from([A, B, NAT]), st.integers(1, 3))), max_size=30)
 )
-def test_nobody_is_refused_without_three_crashes_of_its_own(crashes: list[tuple[float, dict[bytes, int]]]) -> None:
+def test_no_key_is_refused_without_three_crashes_of_its_own(crashes: list[tuple[float, dict[bytes, int]]]) -> None:
     blame, now, at = Blame(), 0.0, dict[bytes, list[float]]()
     for step, keys in crashes:
         now += step
@@ -119,7 +119,7 @@ def test_nobody_is_refused_without_three_crashes_of_its_own(crashes: list[tuple[
         (-signal.SIGABRT, False, False, True),
         (-signal.SIGSEGV, True, False, True),  # while it drained: that was not asked for
         (1, False, False, True),
-        (0, False, False, True),  # `os._exit(0)`: nobody had asked it to end
+        (0, False, False, True),  # `os._exit(0)`: the primary had not retired it
         (0, True, False, False),
         (1, True, False, False),
         (-signal.SIGKILL, False, False, False),  # an operator, or the kernel, out of memory

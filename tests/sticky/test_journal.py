@@ -34,7 +34,7 @@ def test_only_what_is_in_flight_is_read_with_the_connections_of_each_key(fd: int
         mark.begin()
     for mark in marks[2:4]:
         mark.end()
-    assert in_flight(fd) == {b"ca": 1, b"cb": 2}, "of cb one is idle; cc is idle; and what has no key is nobody's"
+    assert in_flight(fd) == {b"ca": 1, b"cb": 2}, "of cb one is idle; cc is idle; and one has no key"
     marks[4].rename(b"cd")
     assert in_flight(fd)[b"cd"] == 1
 
@@ -52,7 +52,7 @@ def test_a_connection_is_in_flight_until_nothing_of_it_is(fd: int) -> None:
     assert in_flight(fd) == {}
 
 
-def test_an_entry_is_free_when_nobody_holds_its_mark(fd: int) -> None:
+def test_an_entry_is_free_when_its_mark_is_deleted(fd: int) -> None:
     notes = Journal.from_fd(os.dup(fd))
     for _ in range(3):
         for number in range(100):
@@ -100,7 +100,7 @@ def test_whatever_a_worker_makes_of_its_file_the_primary_reads_on(fd: int) -> No
     assert in_flight(-1) == {}
 
 
-def test_a_worker_whose_file_is_none_notes_in_vain() -> None:
+def test_a_worker_without_a_journal_file_notes_nothing() -> None:
     for fd in (None, os.open(os.devnull, os.O_RDONLY)):
         mark = Journal.from_fd(fd).open(b"ca")
         mark.begin()

@@ -1,6 +1,7 @@
 """
-The worker's end has an edge as well. A primary that cannot be understood is as good as none: the worker serves on whom
-it has, takes nobody new, and the primary, which sees the channel end, brings everybody else elsewhere.
+The worker's end checks the messages of its primary. A primary that sends an unreadable message counts as lost: the
+worker serves the connections that it has, and adopts no new one. The primary sees the channel end, and gives every
+other connection to another worker.
 """
 
 from __future__ import annotations
