@@ -24,6 +24,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks.flooder import KINDS, OURS
 from benchmarks.servers import Ours
+from sticky.log_lines import WORKER_HUNG
 
 PAUSE_S: Final = 0.01
 HOSTED: Final = "/hosted/echo"
@@ -80,7 +81,7 @@ async def row(path: str, name: str, seconds: float) -> str:
             if flood is not None:
                 flood.cancel()
                 await asyncio.gather(flood, return_exceptions=True)
-        is_same = server.groups()["workers"] == before and "was silent" not in server.log()
+        is_same = server.groups()["workers"] == before and WORKER_HUNG not in server.log()
     took_ms = [each * 1e3 for each in (took[len(took) // 2], took[len(took) * 99 // 100], took[-1])]
     codes = ", ".join(f"{code} ({times})" for code, times in sorted(ended.items())) or "-"
     health = "none missed" if is_same else "MISSED"

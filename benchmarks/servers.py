@@ -25,7 +25,7 @@ from typing import Any, Final, Self
 from benchmarks.cpu import children, tree
 from benchmarks.errors import Absent, RunFailed
 from benchmarks.load import Dialect
-from sticky.control import ask
+from sticky.control import send_request
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 BOOT_S: Final = 40.0
@@ -135,7 +135,7 @@ class Ours(Server):
         argv = [sys.executable, "-m", "realtime", "serve", str(ROOT / target), "--bind", "127.0.0.1:0"]
         argv += ["--workers", str(workers), "--control", self.control, "--drain", "5s"]
         argv += ["--commands-per-second", "0", *options]  # the load is one client
-        super().__init__(argv, directory, serves=f"({workers} of {workers})")
+        super().__init__(argv, directory, serves=f"ready={workers}/{workers}")
 
     def _learn_port(self, line: str) -> None:
         [address] = self.ask("status")["addresses"]
@@ -143,14 +143,14 @@ class Ours(Server):
 
     def ask(self, command: str) -> dict[str, Any]:
         """Have the primary do something."""
-        return ask(self.control, {"command": command})
+        return send_request(self.control, {"command": command})
 
     def groups(self) -> dict[str, list[int]]:
         status = self.ask("status")
         return {
             "primary": [status["pid"]],
             "workers": [each["pid"] for each in status["workers"]],
-            "broker": [each["pid"] for each in status["children"]],
+            "broker": [each["pid"] for each in status["sidecars"]],
         }
 
 

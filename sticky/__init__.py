@@ -2,7 +2,7 @@
 
 from sticky.adopted import Adopted
 from sticky.affinity import AffinitySettings, Sticky
-from sticky.cluster import Child, Cluster, ClusterSettings
+from sticky.cluster import Cluster, ClusterSettings, Sidecar
 from sticky.hashing import Slot, StickyId
 from sticky.lifetime import Lifetime
 from sticky.worker import Worker, new_sticky_id
@@ -10,10 +10,10 @@ from sticky.worker import Worker, new_sticky_id
 __all__ = [
     "Adopted",
     "AffinitySettings",
-    "Child",
     "Cluster",
     "ClusterSettings",
     "Lifetime",
+    "Sidecar",
     "Slot",
     "Sticky",
     "StickyId",

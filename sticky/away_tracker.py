@@ -152,7 +152,7 @@ class AwayTracker:
         self._check_table()
 
     def _send_slots(self, worker: WorkerHandle, number: int) -> None:
-        if not worker.say(Kind.SLOTS, self._slots, number, worker.worker_id in self._warned):
+        if not worker.send(Kind.SLOTS, self._slots, number, worker.worker_id in self._warned):
             self._channels.wants_write(worker, True)
 
     def _check_table(self) -> None:

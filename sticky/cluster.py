@@ -4,8 +4,8 @@
     cluster = Cluster(ClusterSettings(binds=("127.0.0.1:8000",), workers=4), worker_argv=[sys.executable, "worker.py"])
     sys.exit(cluster.run())
 
-The process that calls `run` becomes the primary. Each worker is `worker_argv`, executed anew; it takes up its end by
-`Worker.connect`. Nothing is started, and no signal is handled, before `run`.
+The process that calls `run` becomes the primary. Each worker is `worker_argv`, executed anew, where `Worker.connect`
+finds the channel. Nothing is started, and no signal is handled, before `run`. It holds no state but its arguments.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sticky.children import Child
+from sticky.environment import OperatingSystem
 from sticky.hashing import Slot
+from sticky.poller import Poller
 from sticky.primary import Primary
 from sticky.settings import ClusterSettings
+from sticky.sidecars import Sidecar
 
-__all__ = ["Child", "Cluster", "ClusterSettings"]
+__all__ = ["Cluster", "ClusterSettings", "Sidecar"]
 
 
 Hook = Callable[[dict[str, Any]], None]
@@ -35,7 +37,7 @@ class Cluster:
         *,
         worker_argv: Sequence[str],
         worker_config: Any = None,
-        children: Sequence[Child] = (),
+        sidecars: Sequence[Sidecar] = (),
         env: Environment | None = None,
         env_of: Callable[[Slot], Environment] = lambda slot: {},
         on_listening: Callable[[list[str]], None] | None = None,
@@ -46,18 +48,18 @@ class Cluster:
             settings: how it runs.
             worker_argv: the command of a worker.
             worker_config: plain data for `Worker.config`. It travels on the channel: no secret is in a command line.
-            children: processes that workers need, started before them and stopped after.
+            sidecars: processes that workers need, started before them and stopped after.
             env: the environment of all these; this process's own by default. `STICKY_SLOT` is added to a worker's.
-            env_of: what a slot's worker has in its environment beside that.
+            env_of: returns what a slot's worker has in its environment beside that.
             on_listening: called once with the addresses, when connections are accepted.
-            hooks: called in the primary with a dictionary, by event. What a hook raises is logged; one that blocks has
-                every client wait.
+            hooks: called in the primary with a dictionary, by event. What a hook raises is logged. A hook that blocks
+                keeps every client waiting.
 
                 - "setup": every address is bound, nothing is started: `addresses`
                 - "fork": a worker's process was started: `slot`, `worker_id`, `pid`, as in the next three
                 - "online": it is ready
-                - "disconnect": it does not hear the primary any more
-                - "exit": its process ended: also `status`, negative for a signal, and `expected`: it was told to
+                - "disconnect": its channel has ended
+                - "exit": its process ended: also `status`, negative for a signal, and `expected`: it had been asked to
                 - "listening": connections are accepted: `addresses`
                 - "message": a worker sent something to "primary": `from`, `data`
                 - "reopen_logs": SIGUSR1 came
@@ -65,7 +67,7 @@ class Cluster:
         self.settings = settings
         self._worker_argv = worker_argv
         self._worker_config = worker_config
-        self._children = children
+        self._sidecars = sidecars
         self._env = dict(os.environ if env is None else env)
         self._env_of = env_of
         self._hooks = {name: [hook] for name, hook in (hooks or {}).items()}
@@ -83,13 +85,15 @@ class Cluster:
         128 + N when signal N ended it at once.
 
         Raises:
-            SettingsError: an address is wrong or taken, or a user cannot be become, or the control socket be made.
+            SettingsError: an address is wrong or taken, the user cannot be changed, or the control socket not be made.
         """
         self._primary = Primary(
+            Poller(),
+            OperatingSystem(),
             self.settings,
             worker_argv=self._worker_argv,
             worker_config=self._worker_config,
-            children=self._children,
+            sidecars=self._sidecars,
             env=self._env,
             env_of=self._env_of,
             hooks=self._hooks,
@@ -103,7 +107,7 @@ class Cluster:
         Send plain data (what msgpack can carry) to "all" workers or to "slot:3": `on_message` there.
 
         Returns:
-            To how many workers. One that has not taken its messages for long does not count.
+            The number of workers it was sent to. A worker with a full outbox does not count.
 
         Raises:
             ValueError: it is larger than 192 KiB.

@@ -5,7 +5,7 @@ The errors of `sticky`, in one tree.
     ├── SettingsError      a setting cannot be used: which, and what would do
     ├── NoLiveSlot         a key was to be given a slot while no slot is live
     ├── NotAWorker         this process was not started by a primary
-    └── OutOfTurn          a worker says what makes no sense after what was said before
+    └── OutOfTurn          a worker sends a message that is illegal after those before it
 
 What a peer sends wrongly is no exception: the parsers answer with a `Refusal`, which is a value. An exception holds
 facts; `__str__` makes the sentence.
@@ -30,14 +30,14 @@ class SettingsError(StickyError, ValueError):
 
 
 class NoLiveSlot(StickyError, LookupError):
-    """Nobody is there to be chosen. The caller waits for a worker, or answers 503."""
+    """No worker can be chosen. The caller waits for one, or answers 503."""
 
     def __str__(self) -> str:
         return "no slot is live"
 
 
 class NotAWorker(StickyError, RuntimeError):
-    """A worker's end was asked for in a process that no primary started."""
+    """`Worker.connect` was called in a process that no primary started."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
@@ -48,7 +48,7 @@ class NotAWorker(StickyError, RuntimeError):
 
 
 class OutOfTurn(StickyError):
-    """A worker's message can be read and makes no sense now. The worker is broken, and is killed."""
+    """A worker's message can be read, and is illegal after those before it. The worker is broken, and is killed."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)

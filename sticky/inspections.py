@@ -1,51 +1,53 @@
 """
-What workers are doing, in words: asked for from outside, told by the worker, or by its stacks in the log.
+Answers "what is this worker doing?" for operators: the worker's own words, or its stacks in the log.
 
-Runs in the primary. One whose event loop does not turn cannot say; the stacks of its threads then go to the log.
+Runs in the primary. A worker whose event loop does not turn cannot answer. After `INSPECT_S` it gets SIGUSR2, on which
+faulthandler writes the stacks of its threads to the log, and the question is answered with that sentence.
+
+Requests for the same worker share one answer. Each request gets exactly one.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from sticky.channel import Kind
 from sticky.poller import Poller
-from sticky.post import Say
 from sticky.worker_handle import WorkerHandle
+from sticky.workers import Workers
 
-INSPECT_S: Final = 2.0  # for a worker to say what it is doing
+INSPECT_S: Final = 2.0  # for a worker to answer; less than the five seconds that `control.send_request` waits
 
-Tell = Callable[[str], None]
+OnAnswer = Callable[[str], None]
 
 
 class Inspections:
-    """Who waits for an answer. `workers` is the supervisor's: by pid until they are reaped."""
+    """The requests that wait for an answer."""
 
-    def __init__(self, poller: Poller, workers: Mapping[int, WorkerHandle], *, say: Say) -> None:
+    def __init__(self, poller: Poller, workers: Workers) -> None:
         self._poller = poller
         self._workers = workers
-        self._say = say
-        self._waiting: dict[int, list[Tell]] = {}  # by the pid of who is asked
+        self._waiting: dict[int, list[OnAnswer]] = {}  # by the pid of the worker
 
-    def ask(self, worker: WorkerHandle, tell: Tell) -> None:
-        """Have `tell` told what a worker is doing, some time."""
+    def request(self, worker: WorkerHandle, on_answer: OnAnswer) -> None:
+        """Have `on_answer` called once, with what a worker is doing or why that is not known."""
         waiting = self._waiting.setdefault(worker.pid, [])
-        waiting.append(tell)
-        if len(waiting) == 1:  # one answer for all who ask meanwhile
-            self._say(worker, Kind.INSPECT)
-            self._poller.after(INSPECT_S, lambda: self._asked_in_vain(worker, waiting))
+        waiting.append(on_answer)
+        if len(waiting) == 1:
+            self._workers.send(worker, Kind.INSPECT)
+            self._poller.after(INSPECT_S, lambda: self._time_out(worker, waiting))
 
-    def answered(self, worker: WorkerHandle, text: str) -> None:
-        """Give the answer to all who wait for it, perhaps nobody any more."""
-        for tell in self._waiting.pop(worker.pid, ()):
-            self._poller.guard(partial(tell, text))
+    def answer(self, worker: WorkerHandle, text: str) -> None:
+        """Pass a worker's answer on to all that wait for it. Without any, it came too late, which is no error."""
+        for on_answer in self._waiting.pop(worker.pid, ()):
+            self._poller.guard(partial(on_answer, text))
 
-    def _asked_in_vain(self, worker: WorkerHandle, waiting: list[Tell]) -> None:
+    def _time_out(self, worker: WorkerHandle, waiting: list[OnAnswer]) -> None:
+        assert waiting, "a request is answered or timed out, and never taken back"
         if self._waiting.get(worker.pid) is not waiting:
-            return  # it has answered
-        if self._workers.get(worker.pid) is worker:
-            worker.send_signal(signal.SIGUSR2)
-        self.answered(worker, f"worker {worker.pid} does not answer: the stacks of its threads are in the server's log")
+            return  # answered; what waits now is a later request with a deadline of its own
+        self._workers.send_signal(worker, signal.SIGUSR2)
+        self.answer(worker, f"worker {worker.pid} does not answer: the stacks of its threads are in the server's log")

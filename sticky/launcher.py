@@ -1,8 +1,8 @@
 """
-Starts one worker process: the command, its environment, its channel, and what it is told first.
+Starts one worker process: its command, its environment, its channel and its journal.
 
 Runs in the primary. It decides neither when nor where: the supervisor does, and owns the worker from then on. It keeps
-no list of whom it has started, and never speaks to one.
+no list of the workers that it has started, and never sends a message to one.
 """
 
 from __future__ import annotations
@@ -13,16 +13,11 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sticky import journal
-from sticky.channel import Channel
+from sticky.environment import Environment
 from sticky.hashing import Slot
-from sticky.messages import from_worker
+from sticky.log_lines import WORKER_NOT_STARTED, log
 from sticky.settings import ClusterSettings
-from sticky.spawn import descriptor_of, spawn
-from sticky.worker import CHANNEL_FD
 from sticky.worker_handle import WorkerHandle
-
-logger = logging.getLogger("sticky")
 
 
 class Launcher:
@@ -30,6 +25,7 @@ class Launcher:
 
     def __init__(
         self,
+        environment: Environment,
         settings: ClusterSettings,
         *,
         argv: Sequence[str],
@@ -40,12 +36,14 @@ class Launcher:
     ) -> None:
         """
         Args:
+            environment: starts the process.
             argv: the worker's command.
-            env_of: the environment of a slot's worker.
-            config: plain data for the application in it.
+            env_of: returns the environment of a slot's worker; what it raises is logged.
+            config: plain data for the application in the worker.
             node: the name of this machine, with which each worker's id begins.
             secret: what keys are hashed under.
         """
+        self._environment = environment
         self._settings = settings
         self._argv = argv
         self._env_of = env_of
@@ -55,7 +53,7 @@ class Launcher:
 
     def launch(self, slot: Slot, *, generation: int, now: float) -> WorkerHandle:
         """
-        Start a worker. The caller owes it `boot_message`, listens to its channel, and reaps it.
+        Start a worker. The caller must send it `boot_message`, receive from its channel, and reap it.
 
         Raises:
             OSError: it cannot be started, which is logged.
@@ -63,24 +61,17 @@ class Launcher:
         try:
             env = {**self._env_of(slot)}
         except Exception as error:
-            logger.exception("! slot %d: the environment of its worker could not be made", slot)
+            reason = "its environment could not be made"
+            log(logging.ERROR, WORKER_NOT_STARTED, slot=slot, reason=reason, exc_info=True)
             raise OSError(errno.EINVAL, "env_of failed") from error
         try:
-            channel, theirs = Channel.pair(from_worker)
-            try:
-                fd = descriptor_of(theirs)
-                pid = spawn(self._argv, {**env, CHANNEL_FD: str(fd)}, fd)
-            except (TypeError, ValueError) as error:  # of a variable, or an argument, that is no text
-                channel.close()
-                raise OSError(errno.EINVAL, str(error)) from error
-            except BaseException:
-                channel.close()
-                raise
-            finally:
-                theirs.close()
+            pid, channel = self._environment.start_worker(self._argv, env)
         except OSError as error:
-            logger.error("! slot %d: %s cannot be started: %s", slot, self._argv[0], error.strerror)
+            log(logging.ERROR, WORKER_NOT_STARTED, slot=slot, program=self._argv[0], reason=error.strerror)
             raise
+        except (TypeError, ValueError) as error:  # a variable or an argument is not text, or has a NUL in it
+            log(logging.ERROR, WORKER_NOT_STARTED, slot=slot, program=self._argv[0], reason=error)
+            raise OSError(errno.EINVAL, str(error)) from error
         return WorkerHandle(
             slot,
             pid,
@@ -89,11 +80,12 @@ class Launcher:
             generation=generation,
             now=now,
             lifetime=self._settings.lifetime.draw(),
-            journal=journal.create(),
+            journal=self._environment.create_journal(),
         )
 
     def boot_message(self, worker: WorkerHandle, slots: int) -> dict[str, Any]:
-        """Return what a worker is told first, as one of so many `slots`."""
+        """Return the first message of all for a worker: the fields of `Boot`, as one of so many `slots`."""
+        assert 0 <= worker.slot < slots, "keys hash to slots that exist, so no other slot has a worker"
         return {
             "slot": worker.slot,
             "slots": slots,

@@ -1,8 +1,9 @@
 """
-When a worker has lived long enough: against leaks in applications that nobody finds.
+When a worker has lived long enough: a remedy for leaks in applications.
 
-Pure, but for `resident_bytes`, which asks the kernel. Each worker draws its own bounds, so that workers that were
-started together are not replaced together. `Watch` asks, and has it replaced as in a reload: no client is refused.
+Runs in the primary. Pure, but for `resident_bytes`, which reads from the kernel. Each worker draws its own bounds, so
+that workers which were started together are not replaced together. The watchdog checks them, and has the worker
+replaced as in a reload: no client is refused. It never ends a worker itself.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Lifetime:
         )
 
     def ended(self, *, pid: int, age_s: float, adopted: int) -> str | None:
-        """Say why this worker's life has to end, if it has."""
+        """Return why a worker has to be replaced, None when it need not be."""
         if self.seconds is not None and age_s >= self.seconds:
             return f"it has served for {age_s:.0f} s"
         if self.connections is not None and adopted >= self.connections:

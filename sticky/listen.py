@@ -1,8 +1,9 @@
 """
 Where the primary listens: the addresses that a person writes, and the sockets behind them.
 
-Runs in the primary. Binding comes before anything is started, so that an address in use is told at once; listening
-begins when the first worker is ready, so that nobody is accepted whom nobody serves.
+Runs in the primary. Binding comes before anything is started, so that an address in use ends the start at once.
+Listening begins when the first worker is ready (accept.py), so that no client waits for a server that does not come up.
+It never accepts.
 """
 
 from __future__ import annotations
@@ -12,14 +13,34 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Sequence
 
 from sticky.errors import SettingsError
 
 
+def bind_all(addresses: Sequence[str]) -> list[socket.socket]:
+    """
+    Bind every address, or none: what was bound is closed again when one cannot be. See `bind`.
+
+    Raises:
+        SettingsError: one of them is no address, or cannot be had.
+    """
+    bound: list[socket.socket] = []
+    try:
+        for address in addresses:
+            bound.append(bind(address))
+    except BaseException:
+        for listener in bound:
+            unlink(listener)
+            listener.close()
+        raise
+    return bound
+
+
 def bind(address: str) -> socket.socket:
     """
-    Bind one address: HOST:PORT, [v6]:PORT, :PORT (every address), unix:PATH, or fd://N for a socket that is there
-    already, as systemd gives it from 3 on (sd_listen_fds(3)).
+    Bind one address: HOST:PORT, [v6]:PORT, :PORT (every address of the machine), unix:PATH, or fd://N for a socket that
+    this process inherited, as systemd passes it from 3 on (sd_listen_fds(3)). The caller owns the socket.
 
     Raises:
         SettingsError: it is no address, or cannot be had; the text says why.
@@ -27,7 +48,7 @@ def bind(address: str) -> socket.socket:
     if address.startswith("unix:"):
         return _bind_unix(address.removeprefix("unix:"))
     if address.startswith("fd://"):
-        return _take(address)
+        return _inherit(address)
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
         raise SettingsError("bind", f"{address!r} is not HOST:PORT, [v6]:PORT, :PORT, unix:PATH or fd://N")
@@ -36,8 +57,8 @@ def bind(address: str) -> socket.socket:
         found = socket.getaddrinfo(host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise SettingsError("bind", f"{host!r} is no address of this machine ({error.strerror})") from error
-    everywhere = next((each for each in found if not host and each[0] == socket.AF_INET6), found[0])
-    family, kind, protocol, _, where = everywhere
+    chosen = next((each for each in found if not host and each[0] == socket.AF_INET6), found[0])
+    family, kind, protocol, _, where = chosen
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -46,35 +67,35 @@ def bind(address: str) -> socket.socket:
         sock.bind(where)
     except OSError as error:
         sock.close()
-        raise SettingsError("bind", f"cannot listen on {address}: {_why(error)}") from error
+        raise SettingsError("bind", f"cannot listen on {address}: {_reason(error)}") from error
     return sock
 
 
 def _bind_unix(path: str) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path):
-            os.unlink(path)  # left behind by a process that was killed
+        if stat.S_ISSOCK(os.stat(path).st_mode) and not _is_served(path):
+            os.unlink(path)  # its process was killed, and did not remove it
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(path)
     except OSError as error:
         sock.close()
-        raise SettingsError("bind", f"cannot listen on unix:{path}: {_why(error)}") from error
+        raise SettingsError("bind", f"cannot listen on unix:{path}: {_reason(error)}") from error
     return sock
 
 
-class Given(socket.socket):
-    """A socket that somebody else made, and whose file, if it has one, is theirs."""
+class InheritedSocket(socket.socket):
+    """A socket that another process made. Its file, if it has one, is not ours to remove."""
 
 
-def _take(address: str) -> socket.socket:
+def _inherit(address: str) -> socket.socket:
     number = address.removeprefix("fd://")
     if not number.isdecimal() or not 3 <= int(number) < 2**20:
         raise SettingsError("bind", f"{address!r} is not fd://N with N from 3 on")
     try:
-        sock = Given(fileno=int(number))
+        sock = InheritedSocket(fileno=int(number))
     except OSError as error:
-        raise SettingsError("bind", f"{address}: this process was given no such socket ({_why(error)})") from error
+        raise SettingsError("bind", f"{address}: this process was given no such socket ({_reason(error)})") from error
     if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
         sock.detach()
         raise SettingsError("bind", f"{address} is no stream socket that clients could connect to")
@@ -82,7 +103,8 @@ def _take(address: str) -> socket.socket:
     return sock
 
 
-def _answers(path: str) -> bool:
+def _is_served(path: str) -> bool:
+    """Return whether a process listens on a Unix socket's file."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)
@@ -91,7 +113,7 @@ def _answers(path: str) -> bool:
     return True
 
 
-def _why(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return "another process listens there already"
     if error.errno == errno.EACCES:
@@ -99,8 +121,8 @@ def _why(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def written(listener: socket.socket) -> str:
-    """Write a listener's address as a person would, with the port that it really got."""
+def address_of(listener: socket.socket) -> str:
+    """Return a listener's address as a person writes it, with the port that the kernel chose for 0."""
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return f"unix:{name}"
@@ -109,7 +131,7 @@ def written(listener: socket.socket) -> str:
 
 
 def unlink(listener: socket.socket) -> None:
-    """Remove the file of a Unix socket; nothing for others."""
-    if listener.family == socket.AF_UNIX and not isinstance(listener, Given):
+    """Remove the file of a Unix socket that `bind` made. Does nothing for other sockets."""
+    if listener.family == socket.AF_UNIX and not isinstance(listener, InheritedSocket):
         with contextlib.suppress(OSError):
             os.unlink(listener.getsockname())

@@ -1,8 +1,8 @@
 """
-What a service manager is told: that we serve, reload, stop, live (the protocol of sd_notify(3)).
+Notifies a service manager such as systemd that the server serves, reloads, stops, and is alive (sd_notify(3)).
 
-Runs in the primary. Without `NOTIFY_SOCKET` in the environment nobody wants to know, and nothing is sent. What cannot
-be sent is no reason to stop serving.
+Runs in the primary. Without `NOTIFY_SOCKET` in the environment nothing is sent. A notification that cannot be sent is
+dropped, because it is no reason to stop serving. It never reads from the manager.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections.abc import MutableMapping
 from typing import Final
 
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
-"""What a service manager gives to the process it started, and nobody passes on."""
+"""Variables that a service manager sets for the process it started. They are not passed on to workers."""
 
 
 class ServiceManager:
-    """Who started us, if it listens."""
+    """The service manager that started this process, if there is one."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
-        """Take what it gave out of the environment, which the workers get."""
+        """Remove its variables from `environment`, which the workers get, and note what they say."""
         given = {name: environment.pop(name, "") for name in VARIABLES}
         self._address = given["NOTIFY_SOCKET"]
         if self._address.startswith("@"):
@@ -30,21 +30,25 @@ class ServiceManager:
         ours = given["WATCHDOG_PID"] in ("", str(os.getpid()))
         usec = int(given["WATCHDOG_USEC"]) if given["WATCHDOG_USEC"].isdecimal() and ours else 0
         self.watchdog_s = usec / 2_000_000 if self._address else 0.0
-        """How often it wants to hear that we live (half the time after which it gives us up), or 0."""
+        """How often to call `alive`: half the time after which the manager restarts this process. 0: never."""
 
     def ready(self, status: str) -> None:
-        self._say("READY=1", f"STATUS={status}")
+        """Notify that clients are served, also after a reload. `status` is text for `systemctl status`."""
+        self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        self._say("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """Notify that a reload has begun. The caller must call `ready` when it has ended."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        self._say("STOPPING=1", "STATUS=stopping")
+        """Notify that the server stops, so that its end is no failure."""
+        self._send("STOPPING=1", "STATUS=stopping")
 
     def alive(self) -> None:
-        self._say("WATCHDOG=1")
+        """Notify that the loop turns. The caller must call it every `watchdog_s`."""
+        self._send("WATCHDOG=1")
 
-    def _say(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> None:
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

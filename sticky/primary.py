@@ -1,8 +1,8 @@
 """
-The primary: joins the acceptor, the dispatcher, the supervisor and the control socket in one loop.
+The primary: joins the path of connections, the supervisor and the control socket in one loop.
 
-Runs in the primary, one thread, no asyncio. Signal handlers only queue: the interpreter writes each signal's number to
-a pipe, and the loop acts on it between two rounds.
+Runs in the primary, one thread, no asyncio. It is the wiring and the order of start and stop; the parts have the rules.
+Its poller and its environment are given to it, so that a test runs it without a process and with a clock of its own.
 
 | signal    | what happens                                                          |
 |-----------|-----------------------------------------------------------------------|
@@ -11,41 +11,46 @@ a pipe, and the loop acts on it between two rounds.
 | HUP       | reload: each worker is replaced when its successor is ready           |
 | TTIN/TTOU | one worker more, one fewer                                            |
 | USR1      | open the log files again (the `reopen_logs` hook)                     |
-| CHLD      | a child ended; as PID 1 also a stranger                               |
+| CHLD      | a process ended: a worker, a sidecar, or as PID 1 any other           |
+
+**States** (`TRANSITIONS`):
+
+    STARTING ──listen──▶ SERVING ──stop──▶ STOPPING ──ended──▶ STOPPED
+        └───────────────stop─────────────────▲
+
+The start goes: bind, sidecars ready, workers started, first worker ready, listen. So an address that is taken is
+reported before anything is started, and no client is accepted before a worker can serve it. The stop goes: refuse,
+drain the workers, end the sidecars. In STOPPING another stop only makes it faster.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import logging
 import os
-import resource
 import secrets
 import signal
 import socket
-import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from sticky import listen, privileges
-from sticky.acceptor import Acceptor
-from sticky.addresses import Addresses
-from sticky.affinity import Affinity
-from sticky.balance import balance_named
-from sticky.children import Child, Children
-from sticky.control import ControlServer, Later
-from sticky.crashes import Crashes
+from sticky import commands, listen, log_lines, privileges
+from sticky.control import ControlServer
+from sticky.environment import Environment
 from sticky.errors import SettingsError
-from sticky.handoff import Dispatcher
-from sticky.hashing import Hashing, Slot
+from sticky.hashing import Slot
 from sticky.launcher import Launcher
+from sticky.log_lines import log
 from sticky.notify import ServiceManager
-from sticky.poller import READ, Poller
-from sticky.refusals import Refusals
+from sticky.poller import Poller
+from sticky.routing import Routing
 from sticky.settings import ClusterSettings
+from sticky.sidecars import Sidecar, Sidecars
+from sticky.signals import queued_signals
 from sticky.supervisor import Supervisor
+from sticky.workers import Workers
 
 _SIGNALS: Final = (
     signal.SIGTERM,
@@ -61,7 +66,30 @@ _SIGNALS: Final = (
 SLOT: Final = "STICKY_SLOT"
 """The environment variable that names a worker's slot, for what reads nothing else."""
 
-logger = logging.getLogger("sticky")
+
+class PrimaryState(enum.Enum):
+    """Where a run of the primary is."""
+
+    STARTING = "starting"  # no worker was ready yet, and no client is accepted
+    SERVING = "serving"
+    STOPPING = "stopping"  # no client is accepted any more
+    STOPPED = "stopped"  # the loop ends
+
+
+class PrimaryEvent(enum.Enum):
+    """What moves it on."""
+
+    LISTEN = "listen"  # the first worker is ready
+    STOP = "stop"  # a signal, a command, or no worker could boot
+    ENDED = "ended"  # no worker and no sidecar is left
+
+
+TRANSITIONS: Final[dict[tuple[PrimaryState, PrimaryEvent], PrimaryState]] = {
+    (PrimaryState.STARTING, PrimaryEvent.LISTEN): PrimaryState.SERVING,
+    (PrimaryState.STARTING, PrimaryEvent.STOP): PrimaryState.STOPPING,
+    (PrimaryState.SERVING, PrimaryEvent.STOP): PrimaryState.STOPPING,
+    (PrimaryState.STOPPING, PrimaryEvent.ENDED): PrimaryState.STOPPED,
+}
 
 
 class Primary:
@@ -69,44 +97,52 @@ class Primary:
 
     def __init__(
         self,
+        poller: Poller,
+        environment: Environment,
         settings: ClusterSettings,
         *,
         worker_argv: Sequence[str],
         worker_config: Any,
-        children: Sequence[Child],
+        sidecars: Sequence[Sidecar],
         env: Mapping[str, str],
         env_of: Callable[[Slot], Mapping[str, str]],
         hooks: Mapping[str, Sequence[Callable[[dict[str, Any]], None]]],
     ) -> None:
         """
-        Bind every address and become the user that was asked for, so that what cannot be had is told before anything
-        is started.
+        Bind every address and become the user of the settings, so that an error is raised before anything is started.
+
+        Args:
+            poller: the loop; this run closes it. Its counters are those of the whole primary.
+            environment: starts, signals and reaps processes.
+            others: as `Cluster`.
 
         Raises:
-            SettingsError: an address is wrong or taken, there is no such user, or this process may not become it.
+            SettingsError: an address is wrong or taken, there is no such user, this process may not become it, or the
+                control socket cannot be made.
         """
+        self.state = PrimaryState.STARTING
+        self._poller = poller
+        self._environment = environment
         self._settings = settings
         self._hooks = hooks
+        self._counters = poller.counters
+        self._status = 0
         env = dict(env)
         self._manager = ServiceManager(env)
-        identity = privileges.find(settings.user, settings.group)
-        if settings.umask is not None:
-            os.umask(settings.umask)
-        self._listeners = _bind_all(settings.binds)
-        self._pid_file = settings.pid_file
-        if self._pid_file is not None:
-            _write_pid(self._pid_file)
-        try:
-            identity.assume()
-        except SettingsError:
-            self._remove_files()
-            raise
-        self._counters: Counter[str] = Counter()
-        self._poller = Poller(counters=self._counters)
-        secret = settings.secret or secrets.token_bytes(32)
-        self._hashing = Hashing(secret)
+        self._workers = Workers(poller, environment)
         self._node = settings.node or secrets.token_hex(4)
+        secret = settings.secret or secrets.token_bytes(32)
+        self._listeners: list[socket.socket] = []
+        self._pid_file: str | None = None  # that this process has written: another's is never removed
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._remove_files)
+            self._bind()
+            self._routing = Routing(poller, self._workers, settings, secret=secret)
+            undo.callback(self._routing.release)
+            self._control = self._open_control()
+            undo.pop_all()  # all that can fail is done
         launcher = Launcher(
+            environment,
             settings,
             argv=worker_argv,
             env_of=lambda slot: {**env, SLOT: str(slot), **env_of(slot)},
@@ -114,63 +150,56 @@ class Primary:
             node=self._node,
             secret=secret,
         )
-        self._crashes: Crashes
-        self._acceptor: Acceptor
         self._supervisor = Supervisor(
-            self._poller,
+            poller,
+            self._workers,
             launcher,
+            self._routing.dispatcher,
+            self._routing.crashes,
             settings=settings,
             counters=self._counters,
             hook=self._hook,
             on_first_ready=self._listen,
             on_reloaded=lambda: self._manager.ready(self._summary()),
-            on_stopped=self._workers_stopped,
-            on_given_back=lambda *given: self._acceptor.take_back(*given),
-            on_ended=lambda worker, code: self._crashes.ended(worker, code),
-            missed=lambda: self._crashes.now_refused(),
+            on_stopped=self._on_workers_stopped,
+            on_given_back=self._routing.acceptor.take_back,
         )
-        affinity, descriptors = Affinity(settings.affinity, self._hashing), _descriptor_limit()
-        self._crashes = Crashes(
-            self._poller, affinity, self._hashing, workers=self._supervisor, counters=self._counters
+        self._sidecars = Sidecars(
+            poller,
+            environment,
+            sidecars,
+            env,
+            on_ready=self._supervisor.start,
+            on_failed=lambda: self._supervisor.stop(1),
+            on_stopped=self._on_all_stopped,
         )
-        self._addresses = Addresses(
-            trusts=affinity.trusts, most=settings.connections_per_address, descriptors=descriptors
-        )
-        self._refusals = Refusals(self._poller, descriptors=descriptors, tls=settings.tls, counters=self._counters)
-        self._dispatcher = Dispatcher(
-            self._poller,
-            self._hashing,
-            self._supervisor.live,
-            balance=balance_named(settings.balance),
-            patience_s=settings.patience_s,
-            refusals=self._refusals,
-            channels=self._supervisor,
-            addresses=self._addresses,
-            counters=self._counters,
-            suspicion=self._crashes,
-        )
-        self._acceptor = Acceptor(
-            self._poller,
-            affinity,
-            limits=settings.limits,
-            handshake_s=settings.handshake_s,
-            expects_proxy=settings.proxy_protocol,
-            tls=settings.tls,
-            raw=settings.raw,
-            addresses=self._addresses,
-            descriptors=descriptors,
-            refusals=self._refusals,
-            dispatcher=self._dispatcher,
-            counters=self._counters,
-        )
-        self._supervisor.dispatcher = self._dispatcher
-        self._children = Children(
-            self._poller, children, env, on_ready=self._supervisor.start, on_failed=lambda: self._supervisor.stop(1)
-        )
-        self._control: ControlServer | None = None
-        self._stopping = False
-        self._status = 0
-        self._ended = False
+
+    def _open_control(self) -> ControlServer | None:
+        path = self._settings.control
+        return None if path is None else ControlServer(self._poller, path, partial(commands.answer, self))
+
+    def _bind(self) -> None:
+        """
+        Bind every address, write the pid file, then give the privileges up that this may have needed.
+
+        Raises:
+            SettingsError: one of them is not possible.
+        """
+        identity = privileges.find(self._settings.user, self._settings.group)
+        if self._settings.umask is not None:
+            os.umask(self._settings.umask)
+        self._listeners = listen.bind_all(self._settings.binds)
+        if self._settings.pid_file is not None:
+            _write_pid(self._settings.pid_file)
+            self._pid_file = self._settings.pid_file
+        identity.assume()
+
+    def _transition(self, event: PrimaryEvent) -> None:
+        after = TRANSITIONS.get((self.state, event))
+        if after is None:
+            raise AssertionError(f"primary: event {event.name} is illegal in state {self.state.name}")
+        log(logging.DEBUG, log_lines.STATE, of="primary", before=self.state.value, after=after.value)
+        self.state = after
 
     # The loop
 
@@ -178,54 +207,55 @@ class Primary:
         """
         Serve until stopped, and return the exit status: 0, 3 when no worker could boot, 128 + N when a signal ended it
         at once.
-
-        Raises:
-            SettingsError: the control socket cannot be made.
         """
         with contextlib.ExitStack() as stack:
-            stack.callback(self._release)
-            stack.enter_context(self._signals())
-            if self._settings.control is not None:
-                self._control = ControlServer(self._poller, self._settings.control, self._answer)
-            self._hook("setup", {"addresses": [listen.written(each) for each in self._listeners]})
-            if self._manager.watchdog_s:
-                self._tell_alive()
-            self._children.start()
-            while not self._ended:
+            stack.callback(self.close)
+            stack.enter_context(queued_signals(self._poller, _SIGNALS, self._on_signals))
+            self.start()
+            while self.state is not PrimaryState.STOPPED:
                 self._poller.run_once()
         return self._status
 
-    def _release(self) -> None:
+    def start(self) -> None:
+        """Start the sidecars, and the workers when those are ready. The caller must run the poller, then `close`."""
+        self._hook("setup", {"addresses": [listen.address_of(each) for each in self._listeners]})
+        if self._manager.watchdog_s:
+            self._notify_alive()
+        self._sidecars.start()
+
+    def close(self) -> None:
         """Close every descriptor, and remove every file, that the primary made."""
-        self._refusals.close()
-        self._acceptor.release()
-        self._remove_files()
+        self._routing.release()
         if self._control is not None:
             self._control.close()
+        self._remove_files()
         self._poller.close()
 
     def _remove_files(self) -> None:
         for listener in self._listeners:
-            listen.unlink(listener) if listener.fileno() >= 0 else None
+            if listener.fileno() >= 0:
+                listen.unlink(listener)
             listener.close()
         if self._pid_file is not None:
-            with contextlib.suppress(OSError):  # another user's directory, when we have become somebody else
+            with contextlib.suppress(OSError):  # its directory is another user's, when this process changed its user
                 os.unlink(self._pid_file)
 
-    def _tell_alive(self) -> None:
-        self._poller.after(self._manager.watchdog_s, self._tell_alive)
+    def _notify_alive(self) -> None:
+        self._poller.after(self._manager.watchdog_s, self._notify_alive)
         self._manager.alive()
 
     def _summary(self) -> str:
-        return f"{len(self._supervisor.live)} of {self._supervisor.wanted} workers serve"
+        return f"{len(self._workers.live)} of {self._supervisor.wanted} workers serve"
 
     def _listen(self) -> None:
-        if self._stopping:
-            return
-        self._acceptor.open(self._listeners, self._settings.backlog)
-        addresses = [listen.written(listener) for listener in self._listeners]
+        if self.state is not PrimaryState.STARTING:
+            return  # the worker became ready after a stop
+        assert self._workers.live, "a client that is accepted now has a worker"
+        self._transition(PrimaryEvent.LISTEN)
+        self._routing.open(self._listeners, self._settings.backlog)
+        addresses = [listen.address_of(listener) for listener in self._listeners]
         for address in addresses:
-            logger.info("= listening on %s", address)
+            log(logging.INFO, log_lines.SERVER_LISTENING, address=address)
         self._manager.ready(self._summary())
         self._hook("listening", {"addresses": addresses})
 
@@ -233,41 +263,26 @@ class Primary:
         for hook in self._hooks.get(name, ()):
             try:
                 hook(fields)
-            except Exception:
+            except Exception:  # noqa: BLE001 - logged with its traceback
                 self._counters["hooks_failed"] += 1
-                logger.exception("! a hook for %s failed", name)
+                log(logging.ERROR, log_lines.HOOK_FAILED, hook=name, exc_info=True)
 
     # Signals
 
-    @contextlib.contextmanager
-    def _signals(self) -> Any:
-        reader, writer = socket.socketpair()
-        reader.setblocking(False)
-        writer.setblocking(False)
-        before = {number: signal.signal(number, _only_queue) for number in _SIGNALS}
-        wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        self._poller.watch(reader.fileno(), READ, lambda events: self._on_signals(reader), on_failed=lambda: None)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(wakeup)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            self._poller.forget(reader.fileno())
-            reader.close()
-            writer.close()
+    def _on_signals(self, numbers: Sequence[signal.Signals]) -> None:
+        for number in numbers:
+            if number is not signal.SIGCHLD:
+                log(logging.INFO, log_lines.SIGNAL_RECEIVED, signal=number.name)
+                self._poller.guard(partial(self.handle_signal, number))
+        self.reap()
 
-    def _on_signals(self, reader: socket.socket) -> None:
-        for number in reader.recv(4096):
-            if number in _SIGNALS and number != signal.SIGCHLD:  # a hook may have handlers of its own
-                name = signal.Signals(number)
-                logger.info("< %s", name.name)
-                self._poller.guard(partial(self._on_signal, name))
-        self._reap()
-
-    def _on_signal(self, number: signal.Signals) -> None:
+    def handle_signal(self, number: signal.Signals) -> None:
+        """Do what the table at the head of this file says."""
         if number in (signal.SIGTERM, signal.SIGINT):
-            self.stop_now(128 + number) if self._stopping else self.stop()
+            if self.state is PrimaryState.STOPPING:
+                self.stop_now(128 + number)
+            else:
+                self.stop()
         elif number is signal.SIGQUIT:
             self.stop_now(128 + number)
         elif number is signal.SIGHUP:
@@ -279,21 +294,16 @@ class Primary:
         elif number is signal.SIGUSR1:
             self._hook("reopen_logs", {})
 
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            self._poller.guard(partial(self._reaped, pid, status))
+    def reap(self) -> None:
+        """Reap every process that has ended. One SIGCHLD may stand for many."""
+        while (ended := self._environment.reap()) is not None:
+            self._poller.guard(partial(self._on_reaped, *ended))
 
-    def _reaped(self, pid: int, status: int) -> None:
-        if not self._children.reaped(pid, status):
+    def _on_reaped(self, pid: int, status: int) -> None:
+        if not self._sidecars.reaped(pid, status):
             self._supervisor.reaped(pid, status)
 
-    # What can be asked of it
+    # Commands, of the control socket and of `Cluster`
 
     def reload(self) -> None:
         """Replace every worker by a new one, one by one."""
@@ -305,74 +315,54 @@ class Primary:
         self._supervisor.scale(workers)
 
     def drain(self, slot: Slot) -> bool:
-        """Replace the worker of one slot. Return False when none serves there."""
-        if slot not in self._supervisor.live:
+        """Replace the worker of one slot. Return False when none serves it."""
+        if slot not in self._workers.live:
             return False
-        self._supervisor.reload([slot])
+        self._supervisor.replace(slot)
         return True
+
+    def inspect(self, slot: Slot, on_answer: Callable[[str], None]) -> bool:
+        """Call back with what the worker of a slot is doing. Return False when none serves it."""
+        return self._supervisor.inspect(slot, on_answer)
 
     def send(self, to: str, data: Any) -> int:
         """Send plain data to "all" workers or to "slot:3", and return to how many."""
-        return self._supervisor.post.send(to, data)
+        return self._supervisor.relay.send(to, data)
 
     # Stopping
 
     def stop(self) -> None:
-        """Accept nothing more, let every worker drain, then end the children and the loop."""
+        """Accept nothing more, let every worker drain, then end the sidecars and the loop."""
         self._begin_stopping()
-        logger.info("= stopping: workers have %g s", self._settings.drain_s)
+        log(logging.INFO, log_lines.SERVER_STOPPING, drain_s=self._settings.drain_s)
         self._supervisor.stop()
 
     def stop_now(self, status: int) -> None:
-        """End everything at once."""
+        """Accept nothing more, kill every worker and sidecar, and end the loop with this exit status."""
         self._begin_stopping()
-        logger.warning("= stopping at once")
+        log(logging.WARNING, log_lines.SERVER_STOPPING, drain_s=0)
         self._supervisor.stop_now(status)
-        self._children.kill()
+        self._sidecars.kill()
 
     def _begin_stopping(self) -> None:
-        if self._stopping:
+        if self.state in (PrimaryState.STOPPING, PrimaryState.STOPPED):
             return
-        self._stopping = True
+        self._transition(PrimaryEvent.STOP)
         self._manager.stopping()
         for listener in self._listeners:
             if listener.fileno() >= 0:
                 listen.unlink(listener)
-        self._dispatcher.close()
-        self._acceptor.close()
+        self._routing.close()
 
-    def _workers_stopped(self, status: int) -> None:
-        self._begin_stopping()
+    def _on_workers_stopped(self, status: int) -> None:
+        self._begin_stopping()  # no worker could boot, or a sidecar failed: nothing else has begun it
         self._status = status
-        self._children.stop(self._end)
+        self._sidecars.stop()
 
-    def _end(self) -> None:
-        logger.info("= stopped")
-        self._ended = True
-
-    # Answers on the control socket
-
-    def _answer(self, request: dict[str, Any]) -> dict[str, Any] | Later:
-        command = request.get("command")
-        if command == "status":
-            return self.statistics()
-        if command == "reload":
-            self.reload()
-        elif command == "scale" and type(request.get("workers")) is int:  # and not bool
-            self.scale(request["workers"])
-        elif command == "drain" and type(request.get("slot")) is int:
-            if not self.drain(Slot(request["slot"])):
-                return {"error": f"slot {request['slot']} has no worker that serves"}
-        elif command == "inspect" and type(request.get("slot")) is int:
-            later = Later()
-            if self._supervisor.inspect(Slot(request["slot"]), lambda text: later.give({"text": text})):
-                return later
-            return {"error": f"slot {request['slot']} has no worker that serves"}
-        elif command == "stop":
-            self.stop_now(0) if request.get("now") else self.stop()
-        else:
-            return {"error": f"no such command: {command!r:.100}"}
-        return {"ok": True}
+    def _on_all_stopped(self) -> None:
+        assert not self._workers.by_pid, "workers end before the sidecars that they need"
+        log(logging.INFO, log_lines.SERVER_STOPPED, status=self._status)
+        self._transition(PrimaryEvent.ENDED)
 
     def statistics(self) -> dict[str, Any]:
         """Return a snapshot of everything the primary knows."""
@@ -380,41 +370,16 @@ class Primary:
             "pid": os.getpid(),
             "node": self._node,
             "control": self._settings.control,
-            "addresses": [listen.written(each) for each in self._listeners if each.fileno() >= 0],
+            "addresses": [listen.address_of(each) for each in self._listeners if each.fileno() >= 0],
             "workers": self._supervisor.describe(),
             "wanted": self._supervisor.wanted,
             "reload": self._supervisor.describe_reload(),
-            "live": sorted(self._supervisor.live),
-            "children": self._children.describe(),
-            "stopping": self._stopping,
-            "before_head": self._acceptor.waiting,
-            "homeless": self._dispatcher.homeless,
-            "client_addresses": len(self._addresses),
-            "away": len(self._dispatcher.away),
+            "live": sorted(self._workers.live),
+            "sidecars": self._sidecars.describe(),
+            "stopping": self.state in (PrimaryState.STOPPING, PrimaryState.STOPPED),
+            **self._routing.statistics(),
             "counters": dict(self._counters),
         }
-
-
-def _only_queue(number: int, frame: Any) -> None:
-    """The interpreter has written the number to the wake-up descriptor already."""
-
-
-def _descriptor_limit() -> int:
-    """Return how many files each process may have open."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return limit if limit != resource.RLIM_INFINITY else sys.maxsize
-
-
-def _bind_all(binds: Sequence[str]) -> list[socket.socket]:
-    listeners: list[socket.socket] = []
-    try:
-        for address in binds:
-            listeners.append(listen.bind(address))
-    except BaseException:
-        for listener in listeners:
-            listener.close()
-        raise
-    return listeners
 
 
 def _write_pid(path: str) -> None:

@@ -1,8 +1,8 @@
 """
-Becoming another user, once what needs privileges is done.
+Changes the user of the process, once all that needs privileges is done.
 
-Runs in the primary, between binding its addresses and starting anything. It is final: nothing of the primary or of a
-worker runs as root afterwards.
+Runs in the primary, between binding its addresses and starting anything. The change is final: nothing of the primary or
+of a worker runs as root afterwards. It never reads settings, and never changes a file's owner.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from sticky.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user and a group, as numbers; None: as it is."""
+    """A user and a group as numbers; None leaves what the process has."""
 
     uid: int | None
     gid: int | None
-    name: str | None  # the user's, for its further groups
+    name: str | None  # of the user, by which its other groups are found
 
     def assume(self) -> None:
         """
-        Become it.
+        Change the user and the groups of this process, for good.
 
         Raises:
             SettingsError: this process may not.

@@ -1,53 +1,66 @@
 """
-The rolling reload: whose worker is still to be replaced, slot by slot, and who is coming up to replace one.
+The rolling reload: which slots still get a new worker, and which successor boots now.
 
-Runs in the primary. One slot at a time: the old worker retires when the new one is ready. A new version that does not
-boot ends the reload, and every old worker goes on. A successor that was killed from outside while it booted (an
-operator, the kernel out of memory) says nothing about the new version: the others have their turn, then its slot has
-another; only after several in a row is the reload given up. It never starts, retires or ends a worker itself: it has a
-successor started, and is told what became of it.
+Runs in the primary. One slot at a time: the old worker is retired when the new one is ready. It never starts, retires
+or ends a worker itself: it calls `ReloadActions`, and the supervisor reports what became of the successor.
+
+**Theory of operation.** `_left` is a queue of slots. `_successors` has at most one worker, which was started to replace
+a live one and is not ready yet. `_next` starts the next successor when there is none. What can become of a successor:
+
+| it                                             | then                                                           |
+|------------------------------------------------|----------------------------------------------------------------|
+| is ready                                       | it takes the slot, the old one drains, the next slot follows   |
+| reports that it cannot boot, or just ends      | the reload is given up; every old worker goes on               |
+| was killed from outside while it booted        | the other slots follow, then its slot is tried again           |
+| so for the third time in a row (`KILLED_MAX`)  | the reload is given up                                         |
+| ended, and a newer reload was requested before | its slot is tried again with the newest code                   |
+
+A kill from outside (an operator, the kernel out of memory) says nothing about the new version, hence the third row.
+A slot without a live worker needs no successor: it is filled at once, and the new worker has the new generation.
+A worker that became ready with an older generation is replaced again: it started before the reload was requested.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, Protocol
 
 from sticky.hashing import Slot
+from sticky.log_lines import RELOAD_CONTINUES, RELOAD_GIVEN_UP, RELOAD_STARTED, log
 from sticky.worker_handle import WorkerHandle
+from sticky.workers import Workers
 
 KILLED_MAX: Final = 3  # successors in a row that were killed while they booted
-GOES_ON_LINE: Final = "! slot %d: worker %d was killed while it booted: the reload goes on, and comes back to this slot"
-RELOAD_FAILED_LINE: Final = "! reload given up: the workers that were serving go on"
+GIVEN_UP_REASON: Final = "the successor did not boot (see the line before), the old workers keep serving"
 
-logger = logging.getLogger("sticky")
+
+class ReloadActions(Protocol):
+    """What a reload has done for it. The supervisor does it."""
+
+    def start_successor(self, slot: Slot) -> WorkerHandle | None:
+        """
+        Start a worker beside the live one of a slot; return None where the slot is not wanted any more.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+
+    def fill_now(self, slot: Slot) -> None:
+        """Start a worker in an empty slot now, not when its back-off is over."""
+
+    def reload_ended(self) -> None:
+        """Learn that nothing is left to be replaced, or that the reload was given up."""
 
 
 class Reload:
-    """What is left of it, if one goes on. `live` is the supervisor's: which worker serves which slot now."""
+    """What is left of a reload, if one is in progress."""
 
-    def __init__(
-        self,
-        live: Mapping[Slot, WorkerHandle],
-        *,
-        start: Callable[[Slot], WorkerHandle | None],
-        fill: Callable[[Slot], None],
-        on_ended: Callable[[], None],
-    ) -> None:
-        """
-        Args:
-            start: start a worker beside the one that serves a slot; None where none is wanted any more. Raises OSError
-                when it cannot be started.
-            fill: start a worker in an empty slot now, not when its back-off is over.
-            on_ended: called when nothing is left to be replaced, or the reload was given up.
-        """
+    def __init__(self, workers: Workers, actions: ReloadActions) -> None:
         self.generation = 1  # of the workers that are started now
-        self._live = live
-        self._start = start
-        self._fill = fill
-        self._on_ended = on_ended
+        self._workers = workers
+        self._actions = actions
         self._left: deque[Slot] = deque()
         self._successors: dict[Slot, WorkerHandle] = {}  # none of them is ready
         self._killed = 0  # successors, since the last that was ready
@@ -56,11 +69,11 @@ class Reload:
     def replace_all(self, slots: int) -> None:
         """Replace the workers of this many slots by a new generation."""
         self.generation += 1
-        logger.info("= reloading %d workers", slots)
+        log(logging.INFO, RELOAD_STARTED, workers=slots, generation=self.generation)
         self.replace(Slot(number) for number in range(slots))
 
     def replace(self, slots: Iterable[Slot]) -> None:
-        """Replace the workers of these slots, when those that are being replaced already have been."""
+        """Replace the workers of these slots, after those that are being replaced already."""
         self._failed, self._killed = None, 0
         for slot in slots:
             if not self.covers(slot):
@@ -78,72 +91,76 @@ class Reload:
     def _next(self) -> None:
         while self._left and not self._successors:
             slot = self._left.popleft()
-            if slot not in self._live:  # it is being started anyway, or is to be later: then now
-                self._fill(slot)
+            if slot not in self._workers.live:  # it boots already, or its back-off runs: start it now
+                self._actions.fill_now(slot)
                 continue
             try:
-                successor = self._start(slot)
+                successor = self._actions.start_successor(slot)
             except OSError as error:
-                self._give_up(f"no process can be started: {error.strerror}")
+                self._give_up(slot, f"no process can be started: {error.strerror}")
                 return
             if successor is not None:
                 self._successors[slot] = successor
+        assert len(self._successors) <= 1, "one slot at a time, so that capacity never falls by more than one worker"
         if not self._left and not self._successors:
-            self._on_ended()
+            self._actions.reload_ended()
 
-    def ready(self, worker: WorkerHandle) -> None:
-        """Learn that a worker is ready. The caller owes `go_on`."""
+    def successor_ready(self, worker: WorkerHandle) -> None:
+        """Note that a worker is ready. The caller must call `proceed` once it serves its slot."""
         if self._successors.pop(worker.slot, None) is not None:
             self._killed = 0
 
-    def go_on(self, worker: WorkerHandle | None) -> None:
+    def proceed(self, worker: WorkerHandle | None) -> None:
         """
-        Replace the next one, now that this worker serves; and this one too, when it is of an older generation.
+        Replace the next worker, now that this one serves; and this one as well, when it is of an older generation.
 
         Args:
-            worker: the one that is ready; None where its slot is not wanted any more.
+            worker: the one that became ready; None where its slot is not wanted any more.
         """
-        if worker is not None and worker.generation < self.generation:  # it began before the reload, or has gone by
+        if worker is not None and worker.generation < self.generation:  # it booted before the reload was requested
             self._left.append(worker.slot)
         self._next()
 
-    def boot_failed(self, worker: WorkerHandle, why: str, *, was_killed: bool = False) -> bool:
+    def boot_failed(self, worker: WorkerHandle, reason: str, *, was_killed: bool = False) -> bool:
         """
-        Learn that a worker ended before it was ready. If it was a successor, give the reload up, or go on: with what
-        was asked for meanwhile, or with the other slots where it `was_killed` by somebody else than this process.
+        Note that a worker ended before it was ready, and act on it if it was the successor: see the head of this file.
+
+        Args:
+            was_killed: whether a signal ended it that did not come from this process.
 
         Returns:
-            whether its slot is looked after: its old worker serves, or another is being started.
+            whether the slot needs nothing more: its old worker serves, or another is being started.
         """
         slot = worker.slot
         if self._successors.get(slot) is not worker:
             return False
         del self._successors[slot]
-        if worker.generation < self.generation:  # what it tried to be is not wanted any more
+        if worker.generation < self.generation:  # the code that it tried to run is not wanted any more
             self._left.appendleft(slot)
             self._next()
             return True
         if was_killed and self._killed + 1 < KILLED_MAX:
             self._killed += 1
-            logger.warning(GOES_ON_LINE, slot, worker.pid)
+            reason = "the successor was killed while it booted, and its slot is tried again"
+            log(logging.WARNING, RELOAD_CONTINUES, slot=slot, pid=worker.pid, reason=reason)
             self._left.append(slot)
             self._next()
-            return self._failed is None or slot in self._live
-        self._give_up(why)
-        return slot in self._live
+            return self._failed is None or slot in self._workers.live
+        self._give_up(slot, reason)
+        return slot in self._workers.live
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self, slot: Slot, reason: str) -> None:
         self._left.clear()
-        self._failed = why
-        logger.error(RELOAD_FAILED_LINE)
-        self._on_ended()
+        self._failed = reason
+        log(logging.ERROR, RELOAD_GIVEN_UP, slot=slot, reason=GIVEN_UP_REASON)
+        self._actions.reload_ended()
 
     def stop(self) -> None:
-        """Replace nobody any more."""
+        """Replace no further worker: the server ends. A successor that boots is the supervisor's to kill."""
         self._left.clear()
 
     def describe(self) -> dict[str, Any]:
-        """Return how it is doing: how many workers are still to be replaced, and why the last one was given up."""
+        """Return a snapshot: how many workers are still to be replaced, and why the last reload was given up."""
         return {
             "generation": self.generation,
             "left": len(self._left) + len(self._successors),

@@ -39,7 +39,7 @@ class ClusterSettings:
     lifetime: Lifetime = field(default_factory=Lifetime)  # after which a worker is replaced
     boots_max: int | None = 3  # failures in a row, while nothing was ever ready, that end the start; None: go on trying
     inspected: int | None = None  # the slot whose worker may stop for a debugger: its silence is not a fault
-    user: str | None = None  # whom to become once every address is bound
+    user: str | None = None  # the user that the process becomes once every address is bound
     group: str | None = None
     umask: int | None = None
     control: str | None = None
@@ -52,6 +52,6 @@ class ClusterSettings:
         if not self.binds:
             raise SettingsError("binds", "there is no address to listen on")
         if self.connections_per_address is not None and self.connections_per_address < 1:
-            raise SettingsError("connections_per_address", "nobody could connect: it must be at least 1")
+            raise SettingsError("connections_per_address", "no client could connect: it must be at least 1")
         if self.hung_s < 2 * self.heartbeat_s:
             raise SettingsError("hung_s", "it must be at least twice heartbeat_s, else healthy workers are killed")

@@ -3,8 +3,10 @@ Starts a process that shares nothing with the primary but one descriptor.
 
 Runs in the primary. Processes are executed anew, not forked: a reload gets new code, no lock and no descriptor is
 inherited, and the primary never imports the application. Signals of the terminal (Ctrl-C, Ctrl-\\, hang-up) reach the
-whole foreground group; a started process ignores them from its first instruction on, for it is the primary that acts on
-them and tells its workers.
+whole foreground group. A started process ignores them from its first instruction on: the primary acts on them, and its
+workers learn of that through their channels.
+
+It never waits for the process, and keeps no record of it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ _DEFAULT: Final = (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGUSR
 
 def spawn(argv: Sequence[str], env: Mapping[str, str], inherited: int) -> int:
     """
-    Start `argv` and return its process id. Somebody has to reap it.
+    Start `argv` and return its process id. The caller must reap it.
 
     Args:
         inherited: the descriptor that the process gets, under the same number. The caller still owns its own.

@@ -1,7 +1,7 @@
 """
 What a process is doing, in words: where each of its threads stands, and what each asyncio task waits for.
 
-Runs in the worker, when somebody asks from outside. It looks and changes nothing.
+Runs in the worker, when an operator requests it (`realtime inspect`). It reads and changes nothing.
 """
 
 from __future__ import annotations

@@ -1,10 +1,29 @@
 """
-Keeps every slot filled: starts workers, listens to them, replaces those that are lost, scales, stops.
+Keeps every slot filled: starts workers, replaces those that are lost, scales, stops.
 
-Runs in the primary. It moves the states of `worker_handle.TRANSITIONS` and owns `live`, the table of who serves which
-slot now. It never touches a client's connection: when a worker is lost it tells the dispatcher. Three others
-have the rules: `Restarts`, when a lost worker is followed by another; `Reload`, whose worker is replaced next; `Watch`,
-who is silent, and who has lived long enough.
+Runs in the primary. It alone makes transitions of `worker_handle.TRANSITIONS` and changes the table `Workers`. It never
+touches a client's connection: the dispatcher does, and learns here which workers come and go.
+
+**Theory of operation.** Every change begins with one of five inputs, and each has one method:
+
+| input                               | method                                       | from                     |
+|-------------------------------------|----------------------------------------------|--------------------------|
+| a channel is readable, or has room  | `_on_channel`                                | the poller               |
+| a process was reaped                | `reaped`                                     | the primary, on SIGCHLD  |
+| a worker hangs, or is old           | `worker_hung`, `replace`                     | the watchdog             |
+| a back-off is over                  | `_start_if_empty`                            | a timer armed here       |
+| an operator reloads, scales, stops  | `reload`, `scale`, `stop`, `stop_now`        | signals, control socket  |
+
+The parts have the rules, and this class acts on them: `Restarts`, when a lost worker is followed by another; `Reload`,
+which worker is replaced next; `Watchdog`, which worker is silent or old; `WorkerMessages`, which message is legal.
+
+**The end of a worker has two halves**, in either order. Its channel ends (`_lost`): it gets no connection any more, and
+its slot gets another worker. Its process is reaped (`reaped`): how it ended is known. Between the two, or `REAP_S`
+after the first, the dispatcher places the connections that it left behind. A process that has only closed its channel
+is killed when its orphan grace is over.
+
+**A slot changes its worker** in `worker_ready`, in one step that no other input can interrupt: the successor enters
+`live`, and its predecessor is retired. So a slot that was served stays served, and no connection finds both.
 """
 
 from __future__ import annotations
@@ -12,50 +31,48 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
-from sticky import messages
-from sticky.channel import Kind, Received
+from sticky import log_lines
+from sticky.channel import Kind
+from sticky.crashes import Crashes
 from sticky.errors import OutOfTurn
 from sticky.handoff import Dispatcher
 from sticky.hashing import Slot
-from sticky.hearing import Hearing
-from sticky.inspections import Inspections
+from sticky.inspections import Inspections, OnAnswer
 from sticky.launcher import Launcher
+from sticky.log_lines import log
+from sticky.message_relay import MessageRelay
 from sticky.messages import REFUSED
-from sticky.poller import HANGUP, READ, WRITE, Poller
-from sticky.post import Post
+from sticky.poller import HANGUP, WRITE, Poller
 from sticky.reload import Reload
-from sticky.restarts import Restarts
+from sticky.restarts import STEADY_S, Restarts
 from sticky.settings import WORKERS_MAX, ClusterSettings
-from sticky.watch import Watch
+from sticky.watchdog import Watchdog
 from sticky.worker import EXIT_BOOT
-from sticky.worker_handle import Event, State, WorkerHandle, describe_end
+from sticky.worker_handle import WorkerEvent, WorkerHandle, WorkerState, describe_end
+from sticky.worker_messages import ERROR_REASON, OnGivenBack, WorkerMessages
+from sticky.workers import Workers
 
 LAST_WORDS_MAX: Final = 64  # rounds of messages that a dead worker has left; its channel holds fewer
 KILL_GRACE_S: Final = 5.0  # after the drain's end
-REAP_S: Final = 0.05  # from the end of a process's channel to its own; longer where a child of it has the channel
-ASK_AGAIN_S: Final = 0.01  # while workers say which keys they have that belong to an added slot
-
-READY_LINE: Final = "= slot %d: worker %d is ready (%d of %d)"
-ENDED_LINE: Final = "x slot %d: worker %d ended (%s)"
-CONDEMNED_LINE: Final = "! slot %d: worker %d sent a message that cannot be right, and is killed: %s"
-BOOT_FAILED_LINE: Final = "! slot %d: worker %d cannot boot"
-
-logger = logging.getLogger("sticky")
+REAP_S: Final = 0.05  # from the end of a channel to that of its process; longer where a child of it has the channel
+ASK_AGAIN_S: Final = 0.01  # while workers report which keys they have that belong to an added slot
 
 Hook = Callable[[str, dict[str, Any]], None]
 
 
 class Supervisor:
-    """All workers of this machine."""
+    """Starts and ends all workers of this machine."""
 
     def __init__(
         self,
         poller: Poller,
+        workers: Workers,
         launcher: Launcher,
+        dispatcher: Dispatcher,
+        crashes: Crashes,
         *,
         settings: ClusterSettings,
         counters: dict[str, int],
@@ -63,292 +80,234 @@ class Supervisor:
         on_first_ready: Callable[[], None],
         on_reloaded: Callable[[], None],
         on_stopped: Callable[[int], None],
-        on_given_back: Callable[[socket.socket, str, int, bytes], None],
-        on_ended: Callable[[WorkerHandle, int], None] = lambda worker, code: None,
-        missed: Callable[[], Sequence[dict[str, Any]]] = tuple,
+        on_given_back: OnGivenBack,
     ) -> None:
         """
         Args:
+            workers: the table, empty; the supervisor alone changes it.
+            hook: called with a lifecycle event and its fields: see `Cluster`.
             on_first_ready: called once, when the first worker is ready.
             on_reloaded: called when a reload has ended, well or not.
             on_stopped: called with the exit status, when no worker is left.
-            on_given_back: given a connection that a worker gave back: as `Acceptor.take_back`.
-            on_ended: told of the end of a worker that served, and its exit status, before what it left goes to others.
-            missed: returns whom a worker that comes now has to refuse: as `Crashes.now_refused`.
+            on_given_back: called with a connection that a worker gave back: see `WorkerMessages`.
         """
-        self.live: dict[Slot, WorkerHandle] = {}
-        self.workers: dict[int, WorkerHandle] = {}  # every process that is not reaped, by pid
-        self.dispatcher: Dispatcher | None = None  # set once by the primary, before `start`
+        self.relay = MessageRelay(
+            poller, workers, on_message=lambda message: hook("message", message), counters=counters
+        )
         self._poller = poller
+        self._workers = workers
         self._launcher = launcher
+        self._dispatcher = dispatcher
+        self._crashes = crashes
         self._settings = settings
-        self._wanted = settings.workers
         self._counters = counters
         self._hook = hook
         self._on_first_ready = on_first_ready
+        self._on_reloaded = on_reloaded
         self._on_stopped = on_stopped
-        self._hearing = Hearing(
-            poller, take=self._take, condemn=self._condemn, on_given_back=on_given_back, counters=counters
+        self._inspections = Inspections(poller, workers)
+        self._messages = WorkerMessages(
+            poller, self, dispatcher, self.relay, self._inspections, on_given_back=on_given_back, counters=counters
         )
-        self._on_ended = on_ended
-        self._missed = missed
-        self.post = Post(
-            poller,
-            self.live,
-            say=self._say,
-            read_from=self._read_from,
-            on_message=lambda message: hook("message", message),
-            counters=counters,
-        )
-        self._restarts = Restarts(
-            poller, boots_max=settings.boots_max, fill=self._start_if_empty, give_up=lambda: self.stop(EXIT_BOOT)
-        )
-        self._reload = Reload(self.live, start=self._launch, fill=self._restarts.now, on_ended=on_reloaded)
-        self._watch = Watch(
-            poller,
-            self.workers,
-            self.live,
-            settings=settings,
-            counters=counters,
-            on_silent=self._silent,
-            may_replace=lambda slot: not self._stopping and not self._reload.covers(slot),
-            replace=lambda slot: self.reload([slot]),
-        )
-        self._told: str | None = None  # the last boot failure that was logged
-        self._inspections = Inspections(poller, self.workers, say=self._say)
+        self._restarts = Restarts(boots_max=settings.boots_max)
+        self._reload = Reload(workers, self)
+        self._watchdog = Watchdog(poller, workers, self, settings=settings, counters=counters)
+        self._wanted = settings.workers
+        self._logged_boot_error: str | None = None  # the last one that was logged
         self._stopping = False
         self._status = 0
 
     # Starting
 
     def start(self) -> None:
-        """Start a worker in every slot, and begin to watch over them."""
-        assert self.dispatcher is not None, "the primary set it"
-        self.dispatcher.slots_changed(self._wanted)
+        """Start a worker in every slot, and begin to check them. Called once."""
+        assert not self._workers.by_pid, "a supervisor starts once"
+        self._dispatcher.slots_changed(self._wanted)
         for number in range(self._wanted):
             self._start(Slot(number))
-        self._watch.start()
+        self._watchdog.start()
 
     def _start(self, slot: Slot) -> None:
         """Start a worker in a slot, or another time where that is not possible now."""
         try:
-            self._launch(slot)
+            self.start_successor(slot)
         except OSError:
-            self._restarts.boot_failed(slot)
+            self._retry_boot(slot)
 
-    def _launch(self, slot: Slot) -> WorkerHandle | None:
+    def start_successor(self, slot: Slot) -> WorkerHandle | None:
         """Start a worker in a slot; None where none is wanted. Raises OSError when it cannot be started."""
         if self._stopping or slot >= self._wanted:
             return None
         worker = self._launcher.launch(slot, generation=self._reload.generation, now=self._poller.now())
-        self.workers[worker.pid] = worker
-        self._poller.watch(
-            worker.channel.fileno(),
-            READ,
-            lambda events: self._heard(worker, events),
-            on_failed=lambda: self._condemn(worker, "an error, see above"),
+        self._workers.add(
+            worker,
+            on_events=lambda events: self._on_channel(worker, events),
+            on_failed=lambda: self.condemn(worker, ERROR_REASON),
         )
         boot = self._launcher.boot_message(worker, self._wanted)
         if worker.journal is None or not worker.channel.send(Kind.BOOT, boot, fd=worker.journal):
-            self._say(worker, Kind.BOOT, boot)
+            self._workers.send(worker, Kind.BOOT, boot)
         self._counters["started"] += 1
-        self._hook("fork", _who(worker))
+        log(logging.DEBUG, log_lines.WORKER_STARTED, slot=slot, pid=worker.pid, generation=worker.generation)
+        self._hook("fork", _identity(worker))
         return worker
 
     def _start_if_empty(self, slot: Slot) -> None:
-        starting = any(each.slot == slot and each.state is State.STARTING for each in self.workers.values())
-        if slot not in self.live and not starting:
+        if slot not in self._workers.live and not self._workers.is_starting(slot):
             self._start(slot)
 
-    # Talking to them
+    def fill_now(self, slot: Slot) -> None:
+        """Start a worker in an empty slot at once, and forget how often the slot has failed."""
+        self._restarts.clear(slot)
+        self._start_if_empty(slot)
 
-    def _say(self, worker: WorkerHandle, kind: Kind, *fields: Any) -> None:
-        """Say something, now or when the channel has room again."""
-        if not worker.say(kind, *fields):
-            self.wants_write(worker, True)
+    def _restart(self, slot: Slot) -> None:
+        """Start another worker in a slot, the later the more often it has failed."""
+        delay_s = self._restarts.next_delay_s(slot)
+        if delay_s:
+            log(logging.WARNING, log_lines.WORKER_RESTART_DELAYED, slot=slot, delay_s=delay_s)
+        self._poller.after(delay_s, lambda: self._start_if_empty(slot))
 
-    def wants_write(self, worker: WorkerHandle, wanted: bool) -> None:
-        """Have `_heard` told when the worker's channel has room."""
-        worker.wants_write = wanted
-        self._watch_channel(worker)
+    def _retry_boot(self, slot: Slot) -> None:
+        """Start another worker after one that did not boot, or end the server where none ever could."""
+        if self._restarts.record_failed_boot():
+            self._restart(slot)
+        else:
+            failed = self._restarts.boots_failed
+            log(logging.ERROR, log_lines.SERVER_GIVES_UP, reason="no worker could boot", boots_failed=failed)
+            self.stop(EXIT_BOOT)
 
-    def _read_from(self, worker: WorkerHandle, wanted: bool) -> None:
-        """Have what the worker says wait in its channel, or read on."""
-        worker.is_held = not wanted
-        self._watch_channel(worker)
+    # Their channels
 
-    def _watch_channel(self, worker: WorkerHandle) -> None:
-        if worker.state is not State.GONE:
-            is_condemned = worker.state is State.CONDEMNED
-            mask = HANGUP if worker.is_held or is_condemned else READ
-            if worker.wants_write and not is_condemned:
-                mask |= WRITE
-            self._poller.change(worker.channel.fileno(), mask)
-
-    # Listening to them
-
-    def _heard(self, worker: WorkerHandle, events: int) -> None:
-        assert self.dispatcher is not None, "the primary set it"
-        if worker.state is State.CONDEMNED:
+    def _on_channel(self, worker: WorkerHandle, events: int) -> None:
+        if worker.state is WorkerState.CONDEMNED:
             if events & HANGUP:
                 self._lost(worker)
             return
         if events & WRITE:
-            self.dispatcher.flush(worker)
-        if events & ~WRITE and not self._hearing.hear(worker):
+            self._dispatcher.flush(worker)
+        if events & ~WRITE and not self._messages.receive(worker):
             self._lost(worker)
 
-    def _condemn(self, worker: WorkerHandle, why: str) -> None:
-        """Kill a worker that is broken. Nothing that it says counts any more; it is `_lost` by itself."""
-        if worker.state in (State.CONDEMNED, State.GONE):
+    def condemn(self, worker: WorkerHandle, reason: str) -> None:
+        """Kill a worker that is broken. None of its messages counts any more. `_lost` follows when its channel ends."""
+        if worker.state in (WorkerState.CONDEMNED, WorkerState.GONE):
             return
-        logger.error(CONDEMNED_LINE, worker.slot, worker.pid, why)
+        log(logging.ERROR, log_lines.WORKER_CONDEMNED, slot=worker.slot, pid=worker.pid, reason=reason)
         self._counters["condemned"] += 1
         if worker.ready_at is None:
-            worker.boot_error = worker.boot_error or f"it sent a message that cannot be right: {why}"
-        worker.move(Event.CONDEMN)
-        if self.workers.get(worker.pid) is worker:  # not reaped: the number is still its own
-            worker.send_signal(signal.SIGKILL)
-        if self.live.get(worker.slot) is worker:
-            del self.live[worker.slot]
-        self._watch_channel(worker)
+            worker.boot_error = worker.boot_error or f"it sent a message that cannot be right: {reason}"
+        worker.transition(WorkerEvent.CONDEMN)
+        self._workers.send_signal(worker, signal.SIGKILL)
+        self._workers.leave_service(worker)
+        self._workers.watch_channel(worker)
 
-    def _take(self, worker: WorkerHandle, received: Received) -> None:
+    def retire_requested(self, worker: WorkerHandle) -> None:
+        """Replace a worker that got TERM from outside. One that is not live any more ends already."""
+        if self._workers.is_live(worker):
+            self.replace(worker.slot)
+
+    def worker_ready(self, worker: WorkerHandle) -> None:
         """
-        Do what a message asks for.
+        Put a worker that has booted into service, and retire its predecessor.
 
         Raises:
-            OutOfTurn: it makes no sense after what was said before.
+            OutOfTurn: it is ready already.
         """
-        assert self.dispatcher is not None, "the primary set it"
-        message = received.message
-        if isinstance(message, messages.Ack):
-            self.dispatcher.acknowledge(worker, message.adopted, message.settled)
-        elif isinstance(message, messages.Beat):
-            worker.beat(message.connections, message.adopted, message.statistics, self._poller.now())
-        elif isinstance(message, messages.Nack):
-            self.dispatcher.take_back(worker, message.number)
-        elif isinstance(message, messages.Ended):
-            self.dispatcher.ended(worker, message.counts)
-        elif isinstance(message, messages.KeysAway):
-            self.dispatcher.away.keys_away(worker, message.keys, message.seen, message.request, message.is_all)
-        elif isinstance(message, messages.KeysEnded):
-            self.dispatcher.away.keys_ended(worker, message.keys, message.seen)
-        elif isinstance(message, messages.Ready):
-            self._said_ready(worker)
-        elif isinstance(message, messages.BootFailed):
-            worker.boot_error = message.text
-        elif isinstance(message, messages.Retire):
-            if self.live.get(worker.slot) is worker and not self._stopping:
-                self.reload([worker.slot])
-        elif isinstance(message, messages.Inspected):
-            self._inspections.answered(worker, message.text)
-        elif isinstance(message, messages.Sent):
-            self.post.carry(worker, message.name, message.data)
-        elif isinstance(message, messages.GiveBack):
-            self._hearing.give_back(message, received)
-
-    def _said_ready(self, worker: WorkerHandle) -> None:
-        if worker.state in (State.READY, State.DRAINING):
+        if worker.state in (WorkerState.READY, WorkerState.DRAINING):
             raise OutOfTurn("it is ready a second time")
-        if worker.state is State.STARTING:  # else it hung for so long that it is being killed
-            self._ready(worker)
+        if worker.state is WorkerState.STARTING:  # else it hung for so long that it is being killed
+            self._enter_service(worker)
 
-    def _ready(self, worker: WorkerHandle) -> None:
-        assert self.dispatcher is not None, "the primary set it"
+    def _enter_service(self, worker: WorkerHandle) -> None:
         slot = worker.slot
-        if (
-            slot not in self.live and self.dispatcher.away.awaits_answers
-        ):  # an added slot, whose keys may be live elsewhere
-            self._poller.after(ASK_AGAIN_S, lambda: self._ready(worker) if worker.state is State.STARTING else None)
+        if slot not in self._workers.live and self._dispatcher.away.awaits_answers:
+            # An added slot, whose keys may have connections elsewhere: their workers report them first.
+            self._poller.after(
+                ASK_AGAIN_S, lambda: self._enter_service(worker) if worker.state is WorkerState.STARTING else None
+            )
             return
-        self.dispatcher.away.warn(worker)
-        worker.move(Event.READY)
-        worker.ready_at = worker.heard_at = self._poller.now()
-        self._reload.ready(worker)
-        self._told = None
-        predecessor = self.live.get(slot)
-        self.live[slot] = worker
-        logger.info(READY_LINE, slot, worker.pid, len(self.live), self._wanted)
-        is_first = self._restarts.ready(worker)
-        if is_first:
+        self._dispatcher.away.warn(worker)
+        worker.transition(WorkerEvent.READY)
+        worker.ready_at = worker.last_beat_at = self._poller.now()
+        self._reload.successor_ready(worker)
+        self._logged_boot_error = None
+        predecessor = self._workers.enter_service(worker)
+        assert predecessor is not worker, "a worker enters service once: only STARTING leads to READY"
+        ready = f"{len(self._workers.live)}/{self._wanted}"
+        log(logging.INFO, log_lines.WORKER_READY, slot=slot, pid=worker.pid, ready=ready)
+        self._poller.after(STEADY_S, lambda: self._on_steady(worker))
+        if self._restarts.record_ready():
             self._on_first_ready()
-        self._hook("online", _who(worker))
-        self.notify_all("online", _who(worker), but=worker)
-        for each in self._missed():
-            self._say(worker, Kind.EVENT, REFUSED, each)
+        self._hook("online", _identity(worker))
+        self._workers.notify_all("online", _identity(worker), but=worker)
+        for refusal in self._crashes.now_refused():
+            self._workers.send(worker, Kind.EVENT, REFUSED, refusal)
         if predecessor is not None:
             self._retire(predecessor)
-        self.dispatcher.slot_filled()
+        self._dispatcher.slot_filled()
         if self._stopping or slot >= self._wanted:
-            self._take_out(worker)
+            self._retire(worker)
         if not self._stopping:
-            self._reload.go_on(self.live.get(slot))
+            self._reload.proceed(self._workers.live.get(slot))
 
-    def notify_all(self, event: str, about: dict[str, Any], *, but: WorkerHandle | None = None) -> None:
-        """Tell every worker that serves of an event."""
-        for worker in self.workers.values():
-            if worker is not but and worker.state in (State.READY, State.DRAINING):
-                self._say(worker, Kind.EVENT, event, about)
+    def _on_steady(self, worker: WorkerHandle) -> None:
+        if worker.state is WorkerState.READY:
+            self._restarts.clear(worker.slot)
 
     # Losing them
 
     def _lost(self, worker: WorkerHandle) -> None:
         """
-        The channel ended: the process is dead or dying. Its connections go on when it is reaped, which tells whether
-        they did it, and very soon in any case.
+        Note that a channel has ended: the process is dead or dying. Its connections are placed again when it is reaped,
+        because only then it is known whether one of them caused it; and `REAP_S` later in any case.
         """
-        if worker.state is State.GONE:
+        if worker.state is WorkerState.GONE:
             return
-        before = worker.state
-        worker.move(Event.EXIT)
-        self._poller.forget(worker.channel.fileno())
-        worker.channel.close()
-        if self.live.get(worker.slot) is worker:
-            del self.live[worker.slot]
-        self._poller.after(REAP_S, lambda: self._look_after(worker))
-        self._hook("disconnect", _who(worker))
-        self.notify_all("exit", _who(worker), but=worker)
-        if before is not State.DRAINING:  # one that has only closed its channel may stay as long as an orphan
-            self._watch.kill_later(worker, self._settings.orphan_grace_s + KILL_GRACE_S)
-        if before is not State.DRAINING and worker.ready_at is not None:
+        was_draining = worker.state is WorkerState.DRAINING
+        worker.transition(WorkerEvent.EXIT)
+        self._workers.close_channel(worker)
+        self._workers.leave_service(worker)
+        self._poller.after(REAP_S, lambda: self._dispatcher.worker_lost(worker))
+        self._hook("disconnect", _identity(worker))
+        self._workers.notify_all("exit", _identity(worker), but=worker)
+        if was_draining:
+            return  # it is killed after its drain
+        # A process that has only closed its channel may serve on as long as an orphan.
+        grace_s = self._settings.orphan_grace_s + KILL_GRACE_S
+        self._watchdog.kill_later(worker, grace_s, "it has closed its channel and not ended")
+        if worker.ready_at is not None:
             self._counters["died"] += 1
-            if worker.slot not in self.live and not self._reload.has_successor(worker.slot):
-                self._restarts.later(worker.slot)
-
-    def is_dying(self) -> bool:
-        """Whether a worker has ended, or seems to have, and is not reaped yet."""
-        return any(worker.state is State.GONE for worker in self.workers.values())
-
-    def _look_after(self, worker: WorkerHandle) -> None:
-        assert self.dispatcher is not None, "the primary set it"
-        self.dispatcher.worker_lost(worker)
+            if worker.slot not in self._workers.live and not self._reload.has_successor(worker.slot):
+                self._restart(worker.slot)
 
     def reaped(self, pid: int, status: int) -> None:
-        """Learn that a child ended. A stranger's end (we may be PID 1) is nobody's concern."""
-        worker = self.workers.pop(pid, None)
+        """Learn that a process ended. One that is no worker (as PID 1 we get strangers) needs nothing."""
+        worker = self._workers.remove(pid)
         if worker is None:
             return
-        self._hear_last_words(worker)
+        self._receive_last_messages(worker)
+        assert worker.state is WorkerState.GONE, "its descriptor would be watched for ever"
+        assert not self._workers.is_live(worker), "a process that was reaped gets no connection"
         code = os.waitstatus_to_exitcode(status)
         if worker.ready_at is not None and not self._stopping:
-            self._poller.guard(lambda: self._on_ended(worker, code))
-        worker.forget_journal()
-        self._look_after(worker)
+            self._poller.guard(lambda: self._crashes.ended(worker, code))
+        worker.close_journal()
+        self._dispatcher.worker_lost(worker)
         if worker.boot_error is None:
             level = logging.INFO if code == 0 else logging.WARNING
-            logger.log(level, ENDED_LINE, worker.slot, pid, describe_end(code))
-        self._hook("exit", {**_who(worker), "status": code, "expected": worker.is_retired})
+            log(level, log_lines.WORKER_EXITED, slot=worker.slot, pid=pid, reason=describe_end(code))
+        self._hook("exit", {**_identity(worker), "status": code, "expected": worker.is_retired})
         if self._stopping:
-            if not self.workers:
+            if not self._workers.by_pid:
                 self._on_stopped(self._status)
         elif worker.ready_at is None:
             self._boot_failed(worker, code)
 
-    def _hear_last_words(self, worker: WorkerHandle) -> None:
-        """Take what a dead process had said; its channel may be held open by a child of its own."""
-        for _ in range(LAST_WORDS_MAX):  # a child of its own may go on for ever
-            if worker.state in (State.CONDEMNED, State.GONE) or not self._hearing.hear(worker):
+    def _receive_last_messages(self, worker: WorkerHandle) -> None:
+        """Handle what a dead process had sent, then close its channel, which a child of it may still hold open."""
+        for _ in range(LAST_WORDS_MAX):  # that child may send for ever
+            if worker.state in (WorkerState.CONDEMNED, WorkerState.GONE) or not self._messages.receive(worker):
                 break
         self._lost(worker)
 
@@ -356,70 +315,65 @@ class Supervisor:
         self._counters["boots_failed"] += 1
         was_killed = code < 0 and worker.boot_error is None and not worker.was_killed
         text = worker.boot_error or f"it ended before it was ready ({describe_end(code)})"
-        if text != self._told:  # once, however many workers fail in the same way
-            self._told = text
-            logger.error(BOOT_FAILED_LINE + "\n%s", worker.slot, worker.pid, text.rstrip())
+        if text != self._logged_boot_error:  # once, however many workers fail in the same way
+            self._logged_boot_error = text
+            detail = text.rstrip()
+            log(logging.ERROR, log_lines.WORKER_CANNOT_BOOT, slot=worker.slot, pid=worker.pid, detail=detail)
         if not self._reload.boot_failed(worker, text, was_killed=was_killed):
-            self._restarts.boot_failed(worker.slot)
+            self._retry_boot(worker.slot)
 
-    def _silent(self, worker: WorkerHandle) -> None:
-        """It gets no connection from here on; it is killed, and then `_lost`, by itself."""
-        worker.move(Event.SILENT)
-        if self.live.get(worker.slot) is worker:
-            del self.live[worker.slot]
-        assert self.dispatcher is not None, "the primary set it"
-        self.dispatcher.away.worker_gone(worker)
+    def worker_hung(self, worker: WorkerHandle) -> None:
+        """Give a worker no connection any more. The watchdog kills it; `_lost` follows when its channel ends."""
+        worker.transition(WorkerEvent.SILENT)
+        self._workers.leave_service(worker)
+        self._dispatcher.away.worker_gone(worker)
 
     # Changing them
 
-    def reload(self, slots: Sequence[Slot] | None = None) -> None:
-        """Replace the workers of these slots, or of all, one by one."""
-        if self._stopping:
-            return
-        if slots is None:
+    def reload(self) -> None:
+        """Replace every worker by one of a new generation, one by one."""
+        if not self._stopping:
             self._reload.replace_all(self._wanted)
-        else:
-            self._reload.replace(slots)
 
-    def describe_reload(self) -> dict[str, Any]:
-        """Return how the last reload is doing: how many workers are still to be replaced, and why it was given up."""
-        return self._reload.describe()
+    def replace(self, slot: Slot) -> None:
+        """Replace the worker of one slot by one of the same generation; the old one drains."""
+        if not self._stopping:
+            self._reload.replace([slot])
+
+    def may_replace(self, slot: Slot) -> bool:
+        """Return False where a slot's worker is being replaced already, or the server ends."""
+        return not self._stopping and not self._reload.covers(slot)
+
+    def reload_ended(self) -> None:
+        """Pass on that a reload has ended, well or not."""
+        self._on_reloaded()
 
     def scale(self, workers: int) -> None:
-        """Have so many workers, at least one. New slots are started, the highest are retired."""
+        """Have so many workers, from 1 to `WORKERS_MAX`. New slots are started, the highest are retired."""
         before, self._wanted = self._wanted, min(max(workers, 1), WORKERS_MAX)
-        if before != self._wanted:
-            logger.info("= scaling from %d to %d workers", before, self._wanted)
+        if before == self._wanted:
+            return
+        log(logging.INFO, log_lines.WORKERS_SCALED, before=before, workers=self._wanted)
         for number in range(before, self._wanted):
             self._start_if_empty(Slot(number))
         for number in range(self._wanted, before):
-            worker = self.live.get(Slot(number))
+            worker = self._workers.live.get(Slot(number))
             if worker is not None:
-                self._take_out(worker)
-        if before != self._wanted:
-            assert self.dispatcher is not None, "the primary set it"
-            self.dispatcher.slots_changed(self._wanted)
-
-    def _take_out(self, worker: WorkerHandle) -> None:
-        if self.live.get(worker.slot) is worker:
-            del self.live[worker.slot]
-        self._retire(worker)
+                self._retire(worker)
+        self._dispatcher.slots_changed(self._wanted)
 
     def _retire(self, worker: WorkerHandle) -> None:
-        """Have a worker bring its clients elsewhere and end. It is not live any more."""
-        if worker.state is not State.READY:
+        """Have a worker move its clients elsewhere and end. It gets no connection any more."""
+        self._workers.leave_service(worker)
+        if worker.state is not WorkerState.READY:
             return
-        assert self.dispatcher is not None, "the primary set it"
-        worker.move(Event.DRAIN)
+        worker.transition(WorkerEvent.DRAIN)
+        assert not self._workers.is_live(worker), "the dispatcher would hand it connections that it does not serve"
         worker.is_retired = True
-        self.dispatcher.worker_retired(worker)
-        self._say(worker, Kind.DRAIN, self._settings.drain_s)
-        self._watch.kill_later(worker, self._settings.drain_s + KILL_GRACE_S)
-
-    @property
-    def wanted(self) -> int:
-        """How many workers there should be."""
-        return self._wanted
+        log(logging.INFO, log_lines.WORKER_DRAINING, slot=worker.slot, pid=worker.pid, drain_s=self._settings.drain_s)
+        self._dispatcher.worker_retired(worker)
+        self._workers.send(worker, Kind.DRAIN, self._settings.drain_s)
+        self._watchdog.kill_later(worker, self._settings.drain_s + KILL_GRACE_S, "it has not ended after its drain")
 
     # Stopping
 
@@ -429,38 +383,47 @@ class Supervisor:
             return
         self._stopping, self._status = True, status
         self._reload.stop()
-        for worker in list(self.workers.values()):
-            if worker.state is State.READY:
-                self._take_out(worker)
-            elif worker.state is State.STARTING:
-                worker.send_signal(signal.SIGKILL)
-        if not self.workers:
+        for worker in list(self._workers.by_pid.values()):
+            if worker.state is WorkerState.READY:
+                self._retire(worker)
+            elif worker.state is WorkerState.STARTING:
+                self._workers.send_signal(worker, signal.SIGKILL)
+        if not self._workers.by_pid:
             self._on_stopped(status)
 
     def stop_now(self, status: int) -> None:
         """Kill every worker; `on_stopped` follows."""
         self._stopping, self._status = True, status
-        for worker in self.workers.values():
-            worker.send_signal(signal.SIGKILL)
-        if not self.workers:
+        for worker in self._workers.by_pid.values():
+            self._workers.send_signal(worker, signal.SIGKILL)
+        if not self._workers.by_pid:
             self._on_stopped(status)
 
-    # Looking at them
+    # For operators
 
-    def inspect(self, slot: Slot, tell: Callable[[str], None]) -> bool:
-        """Have `tell` told what the worker of a slot is doing. Return False when none serves there."""
-        worker = self.live.get(slot)
+    @property
+    def wanted(self) -> int:
+        """How many workers there should be."""
+        return self._wanted
+
+    def inspect(self, slot: Slot, on_answer: OnAnswer) -> bool:
+        """Have `on_answer` called with what the worker of a slot is doing. Return False when no worker serves it."""
+        worker = self._workers.live.get(slot)
         if worker is None:
             return False
-        self._inspections.ask(worker, tell)
+        self._inspections.request(worker, on_answer)
         return True
 
     def describe(self) -> list[dict[str, Any]]:
         """Return a snapshot of every worker, by slot."""
         now = self._poller.now()
-        workers = sorted(self.workers.values(), key=lambda worker: (worker.slot, worker.pid))
+        workers = sorted(self._workers.by_pid.values(), key=lambda worker: (worker.slot, worker.pid))
         return [worker.describe(now) for worker in workers]
 
+    def describe_reload(self) -> dict[str, Any]:
+        """Return a snapshot of the last reload: how many workers are still to be replaced, and why it was given up."""
+        return self._reload.describe()
 
-def _who(worker: WorkerHandle) -> dict[str, Any]:
+
+def _identity(worker: WorkerHandle) -> dict[str, Any]:
     return {"slot": worker.slot, "worker_id": worker.worker_id, "pid": worker.pid}

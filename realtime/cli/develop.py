@@ -22,7 +22,7 @@ from watchfiles import Change, PythonFilter, watch
 
 from realtime import logs
 from realtime.cli.status import show
-from sticky.control import ControlFailed, ask
+from sticky.control import ControlFailed, send_request
 
 LOOK_MS: Final = 500  # how often it is looked whether the primary is still there
 KEYS: Final = "keys, each with Enter: r reload · d stacks (d 2: of slot 2) · s status · q quit"
@@ -60,7 +60,7 @@ class Keys:
             print(KEYS, file=sys.stderr)
 
     def _ask(self, command: str, **fields: Any) -> dict[str, Any]:
-        return ask(self._control, {"command": command, **fields})
+        return send_request(self._control, {"command": command, **fields})
 
 
 def watch_files(control: str, directories: Iterable[str], parent: int) -> None:
@@ -72,7 +72,7 @@ def watch_files(control: str, directories: Iterable[str], parent: int) -> None:
         if changed:
             logger.info("= changed: %s", told(changed))
             try:
-                ask(control, {"command": "reload"})
+                send_request(control, {"command": "reload"})
             except ControlFailed as error:
                 logger.warning("! %s", error)
 

@@ -11,7 +11,7 @@ from realtime.cli.options import GroupedCommand, settings_options
 from realtime.cli.reload import ReloadGivenUp
 from realtime.cli.servers import control_socket
 from realtime.settings import resolve
-from sticky.control import ask
+from sticky.control import send_request
 
 POLL_S = 0.1
 
@@ -31,10 +31,10 @@ def drain(slot: int, no_wait: bool, config: str | None, **given: Any) -> None:
       realtime drain 2
     """
     path = control_socket(resolve(given, config=config))
-    before = [each["pid"] for each in ask(path, {"command": "status"})["workers"] if each["slot"] == slot]
-    ask(path, {"command": "drain", "slot": slot})
+    before = [each["pid"] for each in send_request(path, {"command": "status"})["workers"] if each["slot"] == slot]
+    send_request(path, {"command": "drain", "slot": slot})
     while not no_wait:
-        answer = ask(path, {"command": "status"})
+        answer = send_request(path, {"command": "status"})
         if answer["reload"]["failed"]:
             raise ReloadGivenUp(answer["reload"]["failed"])
         if not any(each["pid"] in before for each in answer["workers"]):

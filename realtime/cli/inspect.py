@@ -9,7 +9,7 @@ import click
 from realtime.cli.options import GroupedCommand, settings_options
 from realtime.cli.servers import control_socket
 from realtime.settings import resolve
-from sticky.control import ask
+from sticky.control import send_request
 
 
 @click.command(cls=GroupedCommand)
@@ -26,4 +26,6 @@ def inspect(slot: int, config: str | None, **given: Any) -> None:
     Examples:
       realtime inspect 0
     """
-    click.echo(ask(control_socket(resolve(given, config=config)), {"command": "inspect", "slot": slot})["text"])
+    click.echo(
+        send_request(control_socket(resolve(given, config=config)), {"command": "inspect", "slot": slot})["text"]
+    )

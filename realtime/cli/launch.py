@@ -28,7 +28,7 @@ from realtime.errors import RealtimeError, SettingsError
 from realtime.settings import Settings, misspelt
 from realtime.transport.tls import server_context
 from sticky.affinity import AffinitySettings, Sticky
-from sticky.cluster import Child, Cluster, ClusterSettings
+from sticky.cluster import Cluster, ClusterSettings, Sidecar
 from sticky.first_bytes import HeadLimits
 from sticky.lifetime import Lifetime
 
@@ -69,7 +69,7 @@ def launch(settings: Settings) -> int:
             cluster_settings(settings),
             worker_argv=WORKER,
             worker_config=settings.to_builtins(),
-            children=children(settings),
+            sidecars=sidecars(settings),
             env_of=lambda slot: environment(settings, slot),
             on_listening=lambda addresses: announce(settings, addresses),
         )
@@ -186,28 +186,28 @@ def environment(settings: Settings, slot: int) -> dict[str, str]:
     return {"PYTHONDONTWRITEBYTECODE": "1", **given} if settings.reload else given
 
 
-def children(settings: Settings) -> Sequence[Child]:
+def sidecars(settings: Settings) -> Sequence[Sidecar]:
     """Give what runs beside the workers: the local broker where there is no Redis, a watcher while one develops."""
     broker = (local_broker(settings),) if settings.broker_url.startswith("local:") else ()
     return (*broker, watcher(settings)) if settings.reload else broker
 
 
-def watcher(settings: Settings) -> Child:
+def watcher(settings: Settings) -> Sidecar:
     """Give the process that watches files and hears keys."""
     assert settings.control is not None, "it is settled where the control socket is"
     directories = [str(Path(settings.directory, each)) for each in settings.reload_dir] or [settings.directory]
     argv = [*PYTHON, "-m", "realtime.cli.develop", "--control", settings.control, "--ready-fd", "{ready_fd}"]
     argv += ["--log", settings.log_level, settings.log_format, settings.color]
     argv += ["--no-keys"] if settings.inspect is not None else []
-    return Child("the watcher", (*argv, *directories))
+    return Sidecar("the watcher", (*argv, *directories))
 
 
-def local_broker(settings: Settings) -> Child:
+def local_broker(settings: Settings) -> Sidecar:
     """Give the broker of this machine."""
     path = settings.broker_url.removeprefix("local:")
     argv = (*PYTHON, "-m", "realtime.broker.local_server", "--socket", path, "--ready-fd", "{ready_fd}",
             "--memory", str(settings.broker_memory))  # fmt: skip
-    return Child("the local broker", argv, stop_signal=LOCAL_STOP_SIGNAL)
+    return Sidecar("the local broker", argv, stop_signal=LOCAL_STOP_SIGNAL)
 
 
 def announce(settings: Settings, addresses: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from realtime.cli.options import GroupedCommand, settings_options
 from realtime.cli.servers import control_socket
 from realtime.errors import RealtimeError
 from realtime.settings import resolve
-from sticky.control import ask
+from sticky.control import send_request
 
 POLL_S = 0.1
 
@@ -43,12 +43,12 @@ def reload(no_wait: bool, config: str | None, **given: Any) -> None:
       realtime reload --no-wait
     """
     path = control_socket(resolve(given, config=config))
-    ask(path, {"command": "reload"})
+    send_request(path, {"command": "reload"})
     if no_wait:
         return
     left = None
     while True:
-        answer = ask(path, {"command": "status"})
+        answer = send_request(path, {"command": "status"})
         if answer["reload"]["failed"]:
             raise ReloadGivenUp(answer["reload"]["failed"])
         if answer["reload"]["left"] != left:

@@ -9,7 +9,7 @@ import click
 from realtime.cli.options import GroupedCommand, settings_options
 from realtime.cli.servers import control_socket
 from realtime.settings import resolve
-from sticky.control import ask
+from sticky.control import send_request
 
 MOST = 512
 
@@ -28,6 +28,6 @@ def scale(workers: int, config: str | None, **given: Any) -> None:
       realtime scale 8
     """
     path = control_socket(resolve(given, config=config))
-    before = ask(path, {"command": "status"})["wanted"]
-    ask(path, {"command": "scale", "workers": workers})
+    before = send_request(path, {"command": "status"})["wanted"]
+    send_request(path, {"command": "scale", "workers": workers})
     click.echo(f"from {before} to {workers} workers")

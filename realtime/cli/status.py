@@ -12,7 +12,7 @@ import click
 from realtime.cli.options import GroupedCommand, settings_options
 from realtime.cli.servers import control_socket
 from realtime.settings import resolve
-from sticky.control import ask
+from sticky.control import send_request
 
 # What the primary counted that somebody should know of, and how it is said.
 TROUBLES = {
@@ -44,7 +44,7 @@ def status(as_json: bool, watch: bool, config: str | None, **given: Any) -> None
     """
     path = control_socket(resolve(given, config=config))
     while True:
-        answer = ask(path, {"command": "status"})
+        answer = send_request(path, {"command": "status"})
         if as_json:
             click.echo(json.dumps(answer, indent=None if watch else 2, sort_keys=True))
         else:

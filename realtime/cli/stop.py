@@ -12,7 +12,7 @@ import click
 from realtime.cli.options import GroupedCommand, settings_options
 from realtime.cli.servers import control_socket
 from realtime.settings import resolve
-from sticky.control import ask
+from sticky.control import send_request
 
 POLL_S = 0.05
 
@@ -30,8 +30,8 @@ def stop(now: bool, config: str | None, **given: Any) -> None:
       realtime stop --now
     """
     path = control_socket(resolve(given, config=config))
-    pid = ask(path, {"command": "status"})["pid"]
-    ask(path, {"command": "stop", "now": now})
+    pid = send_request(path, {"command": "status"})["pid"]
+    send_request(path, {"command": "stop", "now": now})
     while _runs(pid):
         time.sleep(POLL_S)
     click.echo(f"stopped (primary {pid})")

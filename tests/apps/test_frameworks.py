@@ -20,7 +20,9 @@ from typing import ClassVar
 
 import pytest
 
+from sticky.log_lines import WORKER_READY
 from tests.support.chromium import BrowserError, Chromium, Page
+from tests.support.log_lines import pattern
 from tests.support.require import require
 from tests.support.server import ROOT, RunningServer
 
@@ -57,7 +59,7 @@ def serve(name: str, sticky: str) -> Iterator[RunningServer]:
         server.start()
         stack.push(server)  # it is stopped, and its log shown where a test has failed
         server.wait_until_listening(deadline_s=DEADLINE_S)
-        server.log.wait_for(r"is ready \(4 of 4\)", deadline_s=DEADLINE_S)
+        server.log.wait_for(pattern(WORKER_READY, ready="4/4"), deadline_s=DEADLINE_S)
         yield server
 
 
@@ -247,7 +249,7 @@ def test_a_page_that_came_back_elsewhere_has_all_its_requests_there(chromium: Ch
         os.kill(successor, signal.SIGSTOP)  # it boots when the page is back
         person.come_back(since)
         os.kill(successor, signal.SIGCONT)
-        server.log.wait_for(rf"worker {successor} is ready \(4 of 4\)", since=since, deadline_s=DEADLINE_S)
+        server.log.wait_for(pattern(WORKER_READY, pid=successor, ready="4/4"), since=since, deadline_s=DEADLINE_S)
         person.make_other_requests()
         elsewhere = person.see_count(r"0 clicks, by worker \d+")  # what was counted is lost with its process
         assert elsewhere not in (killed, successor)

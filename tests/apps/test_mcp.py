@@ -19,8 +19,10 @@ import pytest
 from mcp import ClientSession, McpError
 from mcp.client.streamable_http import streamablehttp_client
 
+from sticky.log_lines import WORKER_READY
 from tests.apps.stock_clients import NodeClients
 from tests.support.aio import run_async_for
+from tests.support.log_lines import exited, pattern
 from tests.support.server import ROOT, RunningServer
 
 pytestmark = pytest.mark.slow
@@ -56,7 +58,7 @@ def server() -> Iterator[RunningServer]:
     running.start()
     try:
         running.wait_until_listening(deadline_s=BOOT_S)
-        running.log.wait_for(r"worker \d+ is ready \(4 of 4\)", deadline_s=BOOT_S)
+        running.log.wait_for(pattern(WORKER_READY, ready="4/4"), deadline_s=BOOT_S)
         yield running
     finally:
         running.stop()
@@ -68,7 +70,7 @@ def reload(server: RunningServer) -> None:
     since = server.log.mark()
     server.send_signal(signal.SIGHUP)
     for pid in old:
-        server.log.wait_for(rf"worker {pid} ended", since=since, deadline_s=BOOT_S)
+        server.log.wait_for(exited(pid=pid), since=since, deadline_s=BOOT_S)
 
 
 def check_all_found_their_sessions(visits: list[dict[str, Any]]) -> set[int]:

@@ -25,7 +25,7 @@ import pytest
 from realtime.auth import sign
 from realtime.cli.servers import CONTROL_SOCKET
 from realtime.settings import runtime_directory
-from sticky.control import ask
+from sticky.control import send_request
 from tests.support.aio import eventually, run_async_for
 from tests.support.client import ProtocolClient
 from tests.support.server import RunningServer
@@ -328,7 +328,7 @@ async def churn_in_rounds(server: RunningServer) -> None:
         os.kill(victims[0], signal.SIGKILL)
 
     def replace() -> None:
-        ask(control, {"command": "drain", "slot": 0})
+        send_request(control, {"command": "drain", "slot": 0})
 
     survivor = next(each["pid"] for each in server.status()["workers"] if each["slot"] == SURVIVOR)
     await churn.run(WARM_UP, kill, replace)

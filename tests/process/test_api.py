@@ -23,6 +23,7 @@ from tests.process.test_streams import Stream
 from tests.sdk.conftest import APP, SECRET
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient, Refused
+from tests.support.log_lines import exited
 from tests.support.one_worker import until
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
@@ -378,7 +379,7 @@ async def test_what_is_revoked_is_refused_everywhere_also_by_workers_that_come_l
     mark, slots = one.log.mark(), [each["slot"] for each in one.status()["workers"]]
     one.send_signal(signal.SIGHUP)
     for slot in slots:
-        await asyncio.to_thread(one.log.wait_for, rf"slot {slot}: worker \d+ draining -> gone", since=mark)
+        await asyncio.to_thread(one.log.wait_for, exited(slot=slot), since=mark)
     for server in servers:
         for number in range(10, 20):
             for token in (old, new):

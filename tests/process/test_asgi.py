@@ -23,7 +23,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from sticky.log_lines import WORKER_READY
 from tests.support.bare_asgi import BIG
+from tests.support.log_lines import PID, pattern
 from tests.support.server import DEADLINE_S, ROOT, RunningServer
 
 BARE = f"{ROOT / 'tests' / 'support' / 'bare_asgi.py'}:app"
@@ -235,7 +237,7 @@ def test_a_header_that_comes_twice_is_there_twice(server: RunningServer) -> None
 def test_the_scope_says_which_worker_serves(server: RunningServer, client: http.client.HTTPConnection) -> None:
     place = ask_json(client, "/scope")["realtime"]
     assert place["slot"] in (0, 1, 2)
-    assert server.log.find_all(rf"slot {place['slot']}: worker \d+ is ready")
+    assert server.log.find_all(pattern(WORKER_READY, slot=place["slot"]))
     assert set(place) == {"slot", "worker", "node", "session"}
 
 
@@ -382,7 +384,7 @@ def test_a_websocket_may_be_a_connections_second_request(server: RunningServer) 
 def test_each_worker_starts_and_ends_the_application_once() -> None:
     with RunningServer(BARE, workers=3) as server:
         server.wait_until_full()
-        workers = {match[1] for match in server.log.find_all(r"slot \d: worker (\d+) is ready")}
+        workers = {match[1] for match in server.log.find_all(pattern(WORKER_READY, pid=PID))}
         begun = [match[1] for match in server.log.find_all(r"app (\d+): startup")]
         assert sorted(begun) == sorted(workers)
         assert not server.log.find_all(r"app \d+: shutdown")
@@ -401,10 +403,10 @@ def test_the_lifespans_state_is_in_every_request_and_a_requests_own_is_not(clien
 def test_a_worker_that_dies_is_replaced_by_one_that_was_started_as_well() -> None:
     with RunningServer(BARE, workers=2) as server:
         server.wait_until_full()
-        pid = int(server.log.find_all(r"slot 0: worker (\d+) is ready")[0][1])
+        pid = int(server.log.find_all(pattern(WORKER_READY, slot=0, pid=PID))[0][1])
         mark = server.log.mark()
         os.kill(pid, signal.SIGKILL)
-        successor = server.log.wait_for(r"slot 0: worker (\d+) is ready", since=mark)[1]
+        successor = server.log.wait_for(pattern(WORKER_READY, slot=0, pid=PID), since=mark)[1]
         server.log.wait_for(f"app {successor}: startup", since=mark)
 
 

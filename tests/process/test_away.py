@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
+from sticky.log_lines import WORKER_READY
 from tests.support.http import Client, request
+from tests.support.log_lines import exited, pattern
 from tests.support.server import RunningServer
 from tests.support.tiny_cluster import TinyCluster, answer
 
@@ -254,12 +256,12 @@ def test_a_proxys_pooled_requests_of_a_key_that_is_away_go_where_it_is(kind: str
         since = server.log.mark()
         target.with_suffix(".wait").touch()
         os.kill(pid, signal.SIGKILL)
-        server.log.wait_for(rf"slot 1: worker {pid} ready -> gone", since=since)
+        server.log.wait_for(exited(slot=1, pid=pid), since=since)
         sock, received = open_stream(server, headers(mine))
         stack.enter_context(closing(sock))
         assert b'"slot": 0' in received
         target.with_suffix(".wait").unlink()
-        server.log.wait_for(r"slot 1: worker \d+ is ready", since=since)
+        server.log.wait_for(pattern(WORKER_READY, slot=1), since=since)
         fresh = [stack.enter_context(Client(server.port)) for _ in range(2)]
         for _ in range(3):
             for client in fresh:

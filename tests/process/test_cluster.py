@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from sticky.log_lines import WORKER_PAST_LIFETIME
 from tests.support.nobody import PYTHON_PATH, python_of_nobody
 from tests.support.server import ROOT
 from tests.support.tiny_cluster import TinyCluster
@@ -206,7 +207,7 @@ def test_a_worker_that_has_lived_long_enough_is_replaced_and_nobody_is_refused(b
         first = set(cluster.pids().values())
         answers = [cluster.get(client=f"127.9.1.{n % 50 + 1}") for n in range(100)]
         assert len(answers) == 100
-        cluster.log.wait_for(rf"is to be replaced: {why}")
+        cluster.log.wait_for(f"{WORKER_PAST_LIFETIME}.*{why}")
         cluster.wait_until(lambda _: len(first & set(cluster.pids().values())) < 2, "a worker is another")
         assert cluster.get()["slot"] in (0, 1)
         told = [name for name, fields in events(cluster) if fields.get("pid") in first]

@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
+from sticky.log_lines import RELOAD_GIVEN_UP, RELOAD_STARTED, WORKER_HUNG, WORKER_READY, WORKER_RESTART_DELAYED
 from tests.support.http import Client
+from tests.support.log_lines import pattern
 from tests.support.server import ROOT, Log, RunningServer
 
 APP = """
@@ -81,7 +83,7 @@ def test_what_is_written_is_served_and_a_broken_version_replaces_nobody(tmp_path
 
         (tmp_path / "app.py").write_text(BROKEN)
         server.log.wait_for(r"app.py, line 1: invalid syntax")
-        server.log.wait_for("reload given up: the workers that were serving go on")
+        server.log.wait_for(RELOAD_GIVEN_UP)
         assert get(server)["word"] == "two"
 
         (tmp_path / "app.py").write_text("import nothing_of_this_name\n")
@@ -112,7 +114,7 @@ def test_a_version_that_was_broken_from_the_start_is_waited_for(tmp_path: Path) 
     server.start()
     try:
         server.log.wait_for("invalid syntax")
-        server.log.wait_for("another worker in 2 s")
+        server.log.wait_for(pattern(WORKER_RESTART_DELAYED, delay_s=2))
         write(tmp_path, "mended")
         server.wait_until_listening()
         assert get(server)["word"] == "mended"
@@ -147,7 +149,7 @@ def test_keys_of_the_terminal(tmp_path: Path) -> None:
         threading.Thread(target=log.read, args=(primary.stdout,), daemon=True).start()
         try:
             log.wait_for("keys, each with Enter: r reload")
-            log.wait_for("1 of 1")
+            log.wait_for(pattern(WORKER_READY, ready="1/1"))
             os.write(ours, b"d\n")
             log.wait_for(r"^thread MainThread")
             log.wait_for(r"^\d+ tasks")
@@ -157,7 +159,7 @@ def test_keys_of_the_terminal(tmp_path: Path) -> None:
             os.write(ours, b"what\n")
             log.wait_for("keys, each with Enter", since=mark)
             os.write(ours, b"r\n")
-            log.wait_for("= reloading 1 workers")
+            log.wait_for(pattern(RELOAD_STARTED, workers=1))
             os.write(ours, b"q\n")
             assert primary.wait(30) == 0
         finally:
@@ -233,7 +235,7 @@ def test_a_worker_that_is_inspected_may_stop_at_a_breakpoint_and_is_not_taken_fo
             primary.wait(30)
             os.close(ours)
             os.close(theirs)
-    assert not log.find_all("was silent")
+    assert not log.find_all(WORKER_HUNG)
 
 
 @pytest.mark.parametrize(

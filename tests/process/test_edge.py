@@ -14,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sticky.log_lines import HOOK_FAILED, SERVER_LISTENING, WORKER_CONDEMNED
+from tests.support.log_lines import exited, pattern
 from tests.support.tiny_cluster import TinyCluster, answer
 
 HOLD = b"GET /hold HTTP/1.1\r\nHost: tiny\r\n\r\n"
@@ -35,8 +37,8 @@ def test_workers_that_send_garbage_are_killed_and_everything_else_goes_on() -> N
         for slot, path in garbage.items():
             with cluster.connect(clients[slot]) as sock:
                 sock.sendall(f"GET {path} HTTP/1.1\r\nHost: tiny\r\n\r\n".encode())
-                cluster.log.wait_for(rf"! slot {slot}: worker {before[slot]} sent a message that cannot be right")
-                cluster.log.wait_for(rf"x slot {slot}: worker {before[slot]} ended \(killed by SIGKILL\)")
+                cluster.log.wait_for(pattern(WORKER_CONDEMNED, slot=slot, pid=before[slot]))
+                cluster.log.wait_for(exited("killed by SIGKILL", slot=slot, pid=before[slot]))
         cluster.wait_until(lambda status: len(status["live"]) == 4, "all are served again")
         held.sendall(b"\r\n\r\n")
         assert answer(held)["pid"] == bystander == cluster.pids()[3], "nobody else was touched"
@@ -54,10 +56,10 @@ def test_hooks_with_mistakes_are_told_of_and_hinder_nothing() -> None:
     names = ("setup", "fork", "online", "listening", "message", "disconnect", "exit")
     with TinyCluster(workers=2, failing=names) as cluster:
         cluster.get("/repeat/all")
-        cluster.log.wait_for("! a hook for message failed")
+        cluster.log.wait_for(pattern(HOOK_FAILED, hook="message"))
         cluster.command("drain", slot=0)
         for name in names:
-            cluster.log.wait_for(f"! a hook for {name} failed")
+            cluster.log.wait_for(pattern(HOOK_FAILED, hook=name))
         cluster.wait_for_live([0, 1])
         assert cluster.get()["slot"] in (0, 1)
         assert cluster.status()["counters"]["hooks_failed"] >= len(names)
@@ -70,7 +72,7 @@ def test_a_worker_whose_environment_cannot_be_made_is_started_later(tmp_path: Pa
     cluster = TinyCluster(workers=2, boots_max=None, homeless=str(trouble)).start()
     try:
         cluster.log.wait_for("LookupError: slot 1 has no home")
-        host, _, port = cluster.log.wait_for(r"= listening on (.*:\d+)")[1].rpartition(":")
+        host, _, port = cluster.log.wait_for(pattern(SERVER_LISTENING, address=r"(\S+:\d+)"))[1].rpartition(":")
         cluster.address = (host, int(port))
         assert cluster.get()["slot"] == 0
         trouble.unlink()

@@ -30,10 +30,12 @@ import pytest
 from realtime.auth import sign
 from realtime.protocol.centrifuge import codes
 from realtime.protocol.centrifuge.codes import DisconnectCode
+from sticky.log_lines import WORKER_EXITED, WORKER_READY
 from tests.process.test_api import post
 from tests.support.fault_clients import ONE_WAY, TWO_WAY, Native
 from tests.support.fault_table import APART, FINAL, ROWS, Final, Row
 from tests.support.key_server import Key, KeyServer
+from tests.support.log_lines import pattern
 from tests.support.processes import free_port
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
@@ -114,8 +116,8 @@ def booting(place: Place) -> Iterator[None]:
     place.keys.stop()
     since = place.server.log.mark()
     place.server.send_signal(signal.SIGHUP)
-    place.server.log.wait_for(r"= slot 0: worker \d+ is ready", since=since)
-    place.server.log.wait_for(r"draining -> gone", since=since)
+    place.server.log.wait_for(pattern(WORKER_READY, slot=0), since=since)
+    place.server.log.wait_for(WORKER_EXITED, since=since)
     yield
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from sticky.log_lines import WORKER_DRAINING
+from tests.support.log_lines import pattern
 from tests.support.tiny_cluster import TinyCluster, answer, read_all
 
 WAITING = 300
@@ -104,7 +106,7 @@ def test_what_waits_for_a_worker_that_is_replaced_is_served_by_it_or_by_its_succ
         in_channel = wait_for_all(cluster, pid, len(clients))
         assert in_channel < len(clients), "some find no room in the channel"
         cluster.command("drain", slot=1)
-        cluster.log.wait_for(rf"slot 1: worker {pid} ready -> draining")
+        cluster.log.wait_for(pattern(WORKER_DRAINING, slot=1, pid=pid))
         os.kill(pid, signal.SIGCONT)  # it finds the connections, and behind them that it is to end
         served = [answer(sock) for sock in socks]
         assert [each["client"] for each in served] == clients
@@ -125,7 +127,7 @@ def test_what_waits_for_a_stopped_worker_when_the_cluster_stops_is_told_so() -> 
         waiting = len(socks) - in_channel
         assert waiting > 0, "some find no room in the channel"
         cluster.process.send_signal(signal.SIGTERM)
-        cluster.log.wait_for(rf"slot 0: worker {pid} ready -> draining")
+        cluster.log.wait_for(pattern(WORKER_DRAINING, slot=0, pid=pid))
         os.kill(pid, signal.SIGCONT)
         begins = [read_all(sock)[:12] for sock in socks]
         assert begins.count(b"HTTP/1.1 503") == waiting

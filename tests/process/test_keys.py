@@ -27,11 +27,13 @@ from websockets.sync.client import connect
 
 from realtime.cli.servers import KEYS_FILE
 from realtime.settings import runtime_directory
+from sticky.log_lines import WORKER_READY
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient, Refused
 from tests.support.fault_clients import Native
 from tests.support.key_server import Key as ServedKey
 from tests.support.key_server import KeyServer
+from tests.support.log_lines import exited, pattern
 from tests.support.server import RunningServer
 
 ALGORITHMS = ["RS256", "ES256", "EdDSA"]
@@ -262,7 +264,7 @@ def test_a_provider_that_sends_a_byte_now_and_then_stops_neither_a_reload_nor_th
                     while provider.asked == asked:
                         threading.Event().wait(0.01)
                     server.send_signal(end)
-                    server.log.wait_for(r"worker \d+ ended \(status 0\)", since=since)
+                    server.log.wait_for(exited("status 0"), since=since)
             assert server.wait() == 0
 
 
@@ -277,7 +279,7 @@ def test_a_worker_that_dies_while_the_provider_is_away_leaves_its_keys(tmp_path:
         provider.stop()
         since = server.log.mark()
         os.kill(worker, signal.SIGKILL)
-        server.log.wait_for(r"= slot 0: worker \d+ is ready", since=since)
+        server.log.wait_for(pattern(WORKER_READY, slot=0), since=since)
         assert connects(server, key) == "admitted"
         assert connects(server, ServedKey("b")) == "error 100, temporary"
         left = Path(runtime_directory(), str(server.pid), KEYS_FILE)

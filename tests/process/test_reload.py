@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from sticky.log_lines import RELOAD_GIVEN_UP, WORKER_EXITED, WORKER_READY
 from tests.support.aio import run_async_for
 from tests.support.client import Follower, ProtocolClient, Refused
+from tests.support.log_lines import PID, pattern
 from tests.support.server import RunningServer
 
 CLIENTS = 200
@@ -102,8 +104,8 @@ async def test_a_reload_under_load_refuses_nobody_and_loses_nothing(app: Path) -
         mark = server.log.mark()
         server.send_signal(signal.SIGHUP)
         for _ in range(4):
-            await asyncio.to_thread(server.log.wait_for, r"slot \d: worker \d+ draining -> gone", since=mark)
-            mark = next(n for n, line in enumerate(server.log.lines) if n >= mark and "draining -> gone" in line) + 1
+            await asyncio.to_thread(server.log.wait_for, WORKER_EXITED, since=mark)
+            mark = next(n for n, line in enumerate(server.log.lines) if n >= mark and WORKER_EXITED in line) + 1
         await publisher.wait_for_more(20)
         await check_ledgers(followers, publisher)
         assert all(follower.cuts >= 1 for follower in followers), "every worker was replaced"
@@ -118,7 +120,7 @@ async def test_a_worker_killed_under_load_costs_its_clients_a_reconnect_and_noth
         await asyncio.gather(*[follower.subscribed.wait() for follower in followers])
         publisher = Publisher(server.websocket_url)
         await publisher.wait_for_more(20)
-        pid = int(server.log.find_all(r"slot 1: worker (\d+) is ready")[0][1])
+        pid = int(server.log.find_all(pattern(WORKER_READY, slot=1, pid=PID))[0][1])
         os.kill(pid, signal.SIGKILL)
         await publisher.wait_for_more(40)
         await check_ledgers(followers, publisher)
@@ -133,7 +135,7 @@ def test_a_new_version_that_does_not_boot_leaves_the_old_one_serving(app: Path) 
         app.write_text(APP + "\nraise RuntimeError('half a deploy')\n")
         mark = server.log.mark()
         server.send_signal(signal.SIGHUP)
-        server.log.wait_for("reload given up", since=mark)
+        server.log.wait_for(RELOAD_GIVEN_UP, since=mark)
         assert len(server.log.find_all("half a deploy")) >= 1
         assert sum("Traceback" in line for line in server.log.lines) == 1, "told once"
         assert set(before) <= set(server.children()), "the old workers are there"
@@ -153,7 +155,7 @@ async def test_the_rooms_of_a_single_worker_outlive_it(app: Path) -> None:
         await follower.subscribed.wait()
         publisher = Publisher(server.websocket_url)
         await publisher.wait_for_more(5)
-        os.kill(int(server.log.find_all(r"slot 0: worker (\d+) is ready")[0][1]), signal.SIGKILL)
+        os.kill(int(server.log.find_all(pattern(WORKER_READY, slot=0, pid=PID))[0][1]), signal.SIGKILL)
         await publisher.wait_for_more(5)
         await check_ledgers([follower], publisher)
         assert follower.cuts == 1

@@ -7,6 +7,7 @@ import pwd
 import subprocess
 import tempfile
 
+from sticky.log_lines import WORKER_PAST_LIFETIME
 from tests.support.http import Client
 from tests.support.nobody import PYTHON_PATH, python_of_nobody
 from tests.support.server import ROOT, RunningServer
@@ -35,7 +36,7 @@ def test_a_worker_is_replaced_after_so_many_connections_and_nobody_is_refused() 
         while len(pids) < 3:
             with Client(server.port) as client:
                 pids.add(client.get()["pid"])
-        assert server.log.find_all("is to be replaced: it has had ")
+        assert server.log.find_all(WORKER_PAST_LIFETIME + ".*it has had ")
 
 
 def test_as_root_it_serves_as_the_user_that_it_is_told() -> None:

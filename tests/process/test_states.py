@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from sticky.log_lines import WORKER_HUNG, WORKER_RESTART_DELAYED
+from tests.support.log_lines import exited, pattern
 from tests.support.tiny_cluster import TinyCluster
 
 SIGNALS = [signal.SIGKILL, signal.SIGSTOP]
@@ -62,7 +64,7 @@ def test_a_worker_that_is_starting(number: signal.Signals, tmp_path: Path) -> No
         pid = only(status, "starting", 1)
         assert pid is not None
         os.kill(pid, number)
-        cluster.log.wait_for(rf"x slot 1: worker {pid} ended \(killed by SIGKILL")
+        cluster.log.wait_for(exited("killed by SIGKILL", slot=1, pid=pid))
         gate.unlink()
         assert_recovers(cluster, pid)
 
@@ -72,7 +74,7 @@ def test_a_worker_that_is_ready(number: signal.Signals) -> None:
     with TinyCluster(workers=2, **QUICK) as cluster:
         pid = cluster.pids()[1]
         os.kill(pid, number)
-        cluster.log.wait_for(rf"x slot 1: worker {pid} ended \(killed by SIGKILL")
+        cluster.log.wait_for(exited("killed by SIGKILL", slot=1, pid=pid))
         assert_recovers(cluster, pid)
 
 
@@ -84,7 +86,7 @@ def test_a_worker_that_drains(number: signal.Signals) -> None:
         pid = only(status, "draining", 1)
         assert pid is not None
         os.kill(pid, number)
-        cluster.log.wait_for(rf"worker {pid} ended \(killed by SIGKILL")
+        cluster.log.wait_for(exited("killed by SIGKILL", pid=pid))
         for other in [each["pid"] for each in cluster.status()["workers"] if each["state"] == "draining"]:
             os.kill(other, signal.SIGKILL)
         assert_recovers(cluster, pid)
@@ -105,7 +107,7 @@ def test_a_primary_that_was_stopped_takes_nobody_for_hung(who: str) -> None:
             cluster.process.send_signal(number)
             cluster.wait_for_live(live)
         assert cluster.pids() == pids
-        assert not cluster.log.find_all("was silent")
+        assert not cluster.log.find_all(WORKER_HUNG)
 
 
 def test_a_worker_that_crashes_at_every_boot(tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ def test_a_worker_that_crashes_at_every_boot(tmp_path: Path) -> None:
         pid = cluster.pids()[1]
         os.kill(pid, signal.SIGKILL)
         for wait_s in (1, 2):
-            cluster.log.wait_for(rf"slot 1: another worker in {wait_s} s")
+            cluster.log.wait_for(pattern(WORKER_RESTART_DELAYED, slot=1, delay_s=wait_s))
             assert [each["slot"] for each in cluster.status()["workers"] if each["state"] == "ready"] == [0]
             assert cluster.get()["slot"] == 0, "the other serves all"
         fault.unlink()
@@ -127,6 +129,6 @@ def test_a_worker_that_is_killed_as_often_as_it_comes() -> None:
         for _ in range(3):
             pid = cluster.pids()[1]
             os.kill(pid, signal.SIGKILL)
-            cluster.log.wait_for(rf"x slot 1: worker {pid} ended")
+            cluster.log.wait_for(exited(slot=1, pid=pid))
             cluster.wait_for_live([0, 1])
         assert_recovers(cluster, pid)

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from sticky.log_lines import SERVER_STOPPED, SERVER_STOPPING
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
+from tests.support.log_lines import pattern
 from tests.support.server import ROOT, Log, RunningServer
 
 SHUTDOWN = 3001
@@ -97,7 +99,7 @@ async def test_a_second_ctrl_c_ends_at_once_whatever_the_application_still_does(
         writer.write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
         await reader.readuntil(b"begun")
         server.send_signal(signal.SIGINT)
-        server.log.wait_for("stopping: workers have 600 s")
+        server.log.wait_for(pattern(SERVER_STOPPING, drain_s=600))
         server.send_signal(signal.SIGINT)
         assert server.wait() == 128 + signal.SIGINT
         assert alive(pids) == set()
@@ -134,17 +136,17 @@ def test_ctrl_c_in_a_terminal_reaches_every_process_and_is_still_one_orderly_sto
             lines = iter(screen.readline, "")
             for line in lines:
                 log.lines.append(line)
-                if "(2 of 2)" in line:
+                if "ready=2/2" in line:
                     break
             os.write(ours, b"\x03")
             for line in lines:
                 log.lines.append(line)
-                if "= stopped" in line:
+                if SERVER_STOPPED in line:
                     break
         assert process.wait(30) == 0
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    assert not log.find_all("Traceback|KeyboardInterrupt|SIGKILL|at once")
+    assert not log.find_all("Traceback|KeyboardInterrupt|SIGKILL|drain_s=0")
     assert files(runtime) == []

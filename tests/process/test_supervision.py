@@ -17,6 +17,16 @@ from pathlib import Path
 
 import pytest
 
+from sticky.log_lines import (
+    RELOAD_CONTINUES,
+    RELOAD_GIVEN_UP,
+    SERVER_LISTENING,
+    SERVER_STOPPING,
+    WORKER_HUNG,
+    WORKER_NOT_STARTED,
+    WORKER_RESTART_DELAYED,
+)
+from tests.support.log_lines import exited, pattern
 from tests.support.tiny_cluster import TinyCluster, answer, read_all
 
 DEADLINE_S = 30.0
@@ -50,10 +60,10 @@ def test_a_worker_that_dies_is_replaced_at_once_and_then_later_and_later() -> No
         for _ in range(2):
             pid = cluster.pids()[1]
             os.kill(pid, signal.SIGKILL)
-            cluster.log.wait_for(rf"x slot 1: worker {pid} ended \(killed by SIGKILL\)")
+            cluster.log.wait_for(exited("killed by SIGKILL", slot=1, pid=pid))
             cluster.wait_until(lambda status, pid=pid: cluster.pids().get(1, pid) != pid, "another worker serves")
-        assert len(cluster.log.find_all(r"slot 1: another worker in")) == 1, "the first time at once"
-        cluster.log.wait_for(r"slot 1: another worker in 1 s")
+        assert len(cluster.log.find_all(pattern(WORKER_RESTART_DELAYED, slot=1))) == 1, "the first time at once"
+        cluster.log.wait_for(pattern(WORKER_RESTART_DELAYED, slot=1, delay_s=1))
 
 
 def test_a_worker_whose_loop_hangs_shows_its_stacks_and_is_replaced_while_others_serve() -> None:
@@ -63,9 +73,9 @@ def test_a_worker_whose_loop_hangs_shows_its_stacks_and_is_replaced_while_others
         pid = cluster.pids()[1]
         with cluster.connect(client) as stuck:
             stuck.sendall(b"GET /block HTTP/1.1\r\nHost: tiny\r\n\r\n")
-            cluster.log.wait_for(rf"slot 1: worker {pid} was silent for \d")
+            cluster.log.wait_for(pattern(WORKER_HUNG, slot=1, pid=pid) + r".*no heartbeat for \d")
             cluster.log.wait_for(r'File ".*tiny_worker.py", line \d+ in data_received')
-            cluster.log.wait_for(rf"x slot 1: worker {pid} ended \(killed by SIGKILL\)")
+            cluster.log.wait_for(exited("killed by SIGKILL", slot=1, pid=pid))
         cluster.wait_for_live([0, 1])
         assert cluster.get(client=client)["pid"] == cluster.pids()[1] != pid
         other.sendall(b"\r\n\r\n")
@@ -101,7 +111,7 @@ def test_when_no_worker_boots_the_reason_is_told_once_and_the_status_is_3() -> N
         cluster.stop()
     assert len(cluster.log.find_all("the configuration says so")) == 1
     assert len(cluster.log.find_all("no worker could boot")) == 1
-    assert not cluster.log.find_all("listening on"), "nobody was let in"
+    assert not cluster.log.find_all(SERVER_LISTENING), "nobody was let in"
 
 
 def test_workers_boot_while_the_primary_holds_more_than_a_thousand_connections() -> None:
@@ -146,7 +156,7 @@ def test_a_reload_to_a_version_that_does_not_boot_keeps_every_worker_and_says_wh
         before = cluster.pids()
         broken.touch()
         cluster.process.send_signal(signal.SIGHUP)
-        cluster.log.wait_for("reload given up: the workers that were serving go on")
+        cluster.log.wait_for(RELOAD_GIVEN_UP)
         assert cluster.pids() == before
         assert len(cluster.log.find_all("the new version is broken")) == 1
         broken.unlink()
@@ -163,10 +173,10 @@ def test_a_reload_goes_on_when_a_successor_is_killed_while_it_boots(tmp_path: Pa
         started = cluster.wait_until(lambda status: len(status["workers"]) == 3, "a successor boots")
         [pid] = [each["pid"] for each in started["workers"] if each["state"] == "starting"]
         os.kill(pid, signal.SIGKILL)
-        cluster.log.wait_for(rf"! slot 0: worker {pid} was killed while it booted: the reload goes on")
+        cluster.log.wait_for(pattern(RELOAD_CONTINUES, slot=0, pid=pid))
         wait.unlink()
         cluster.wait_until(lambda _: not set(cluster.pids().values()) & set(before.values()), "both are replaced")
-        assert not cluster.log.find_all("reload given up")
+        assert not cluster.log.find_all(RELOAD_GIVEN_UP)
 
 
 def test_ttin_and_ttou_change_the_number_of_workers_and_move_no_more_addresses_than_they_must() -> None:
@@ -206,8 +216,8 @@ def test_a_reload_without_a_process_to_replace_anybody_is_given_up(tmp_path: Pat
         before = cluster.pids()
         python.rename(tmp_path / "elsewhere")
         cluster.command("reload")
-        cluster.log.wait_for(r"slot 0: .* cannot be started: No such file or directory")
-        cluster.log.wait_for("reload given up: the workers that were serving go on")
+        cluster.log.wait_for(pattern(WORKER_NOT_STARTED, slot=0, reason="No such file or directory"))
+        cluster.log.wait_for(RELOAD_GIVEN_UP)
         assert cluster.status()["reload"]["failed"] == "no process can be started: No such file or directory"
         assert cluster.pids() == before
         (tmp_path / "elsewhere").rename(python)
@@ -256,7 +266,7 @@ def test_workers_that_do_not_drain_end_at_the_second_signal() -> None:
     with TinyCluster(workers=2, drain_s=600.0, config={"drain": "never"}) as cluster:
         pids = list(cluster.pids().values())
         cluster.process.send_signal(signal.SIGINT)
-        cluster.log.wait_for("stopping: workers have 600 s")
+        cluster.log.wait_for(pattern(SERVER_STOPPING, drain_s=600))
         cluster.process.send_signal(signal.SIGINT)
         assert cluster.process.wait(DEADLINE_S) == 128 + signal.SIGINT
         wait_until_gone(pids)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sticky.log_lines import WORKER_HUNG
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.server import DEADLINE_S, RunningServer
@@ -69,4 +70,4 @@ async def test_a_thread_that_goes_on_for_ever_does_not_keep_a_worker_from_ending
         await client.send_raw('{"id":99,"rpc":{"method":"for ever"}}')
         await client.push("pub")
         assert await asyncio.to_thread(server.stop) == 0
-        assert not server.log.find_all("killed|was silent")
+        assert not server.log.find_all(f"killed|{WORKER_HUNG}")

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from sticky.log_lines import WORKER_NOT_STARTED
+from tests.support.log_lines import pattern
 from tests.support.tiny_cluster import TinyCluster, answer, read_all
 
 BAD = "127.66.0.1"
@@ -209,7 +211,7 @@ def test_a_worker_that_dies_while_descriptors_are_out_is_replaced_when_there_are
         # Those that its channel held are free a moment before its successor is begun: from here on none are.
         before = resource.prlimit(cluster.process.pid, resource.RLIMIT_NOFILE, (3, 64))
         os.kill(doomed, signal.SIGKILL)
-        cluster.log.wait_for(rf"slot {dying}: .* cannot be started: Too many open files")
+        cluster.log.wait_for(pattern(WORKER_NOT_STARTED, slot=dying, reason="Too many open files"))
         other.sendall(b"again\r\n\r\n")
         assert other.recv(65536), "who was there is served on"
         for sock in silent:

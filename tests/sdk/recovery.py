@@ -18,6 +18,7 @@ from tests.sdk.puppet import Puppet, SdkError, Stage
 from tests.sdk.scenarios import room, token
 from tests.support.aio import run_async_for
 from tests.support.client import ProtocolClient
+from tests.support.log_lines import exited
 from tests.support.server import RunningServer
 
 PAUSE_S = 0.02  # fifty messages a second
@@ -75,8 +76,7 @@ async def reload(server: RunningServer, puppet: Puppet) -> None:
     mark = server.log.mark()
     server.send_signal(signal.SIGHUP)
     for slot in range(4):
-        gone = rf"slot {slot}: worker \d+ draining -> gone"
-        await asyncio.to_thread(server.log.wait_for, gone, since=mark)
+        await asyncio.to_thread(server.log.wait_for, exited(slot=slot), since=mark)
 
 
 def wait_until_whole(server: RunningServer) -> None:

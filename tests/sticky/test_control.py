@@ -1,4 +1,4 @@
-"""The primary's end of the control socket, alone with a poller whose time passes when a test says so."""
+"""The primary's end of the control socket, alone with a poller whose time a test moves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sticky.control import ANSWER_S, CLIENTS_MAX, PATIENCE_S, ControlServer, Later
+from sticky.control import ANSWER_S, CLIENTS_MAX, REQUEST_S, ControlServer, PendingAnswer
 from sticky.poller import Poller
 
 LARGE = "x" * 4_000_000  # far more than a socket holds
@@ -23,11 +23,11 @@ class Control:
         self.path = str(path)
         self.now = 100.0
         self.poller = Poller(lambda: self.now)
-        self.later = Later()
+        self.later = PendingAnswer()
         self.server = ControlServer(self.poller, self.path, self.answer)
         self.clients: list[socket.socket] = []
 
-    def answer(self, request: dict[str, Any]) -> dict[str, Any] | Later:
+    def answer(self, request: dict[str, Any]) -> dict[str, Any] | PendingAnswer:
         return self.later if request["command"] == "later" else {"text": LARGE if request["command"] == "large" else ""}
 
     def connect(self, request: bytes = b"") -> socket.socket:
@@ -84,7 +84,7 @@ def test_an_answer_goes_as_it_is_taken_and_others_are_answered_meanwhile(control
     assert (len(json.loads(received)["text"]), ended) == (len(LARGE), True)
 
 
-def test_who_does_not_take_the_answer_is_dropped_in_the_end(control: Control) -> None:
+def test_a_client_that_does_not_take_its_answer_is_dropped_in_the_end(control: Control) -> None:
     slow, slower = control.connect(LARGE_ONE), control.connect(LARGE_ONE)
     control.turn(ANSWER_S - 0.1)
     received, ended = control.read(slow)
@@ -95,9 +95,9 @@ def test_who_does_not_take_the_answer_is_dropped_in_the_end(control: Control) ->
     assert 0 < len(received) < len(LARGE)
 
 
-def test_who_does_not_ask_is_dropped(control: Control) -> None:
+def test_a_client_without_a_whole_request_is_dropped(control: Control) -> None:
     silent, half = control.connect(), control.connect(SMALL_ONE[:-1])
-    control.turn(PATIENCE_S - 0.1)
+    control.turn(REQUEST_S - 0.1)
     assert [control.read(sock) for sock in (silent, half)] == [(b"", False)] * 2
     control.turn(0.2)
     assert [control.read(sock) for sock in (silent, half)] == [(b"", True)] * 2
@@ -107,18 +107,18 @@ def test_the_first_makes_room_where_too_many_are_there(control: Control) -> None
     first = control.connect(b'{"command": "later"}\n')
     slow = [control.connect(LARGE_ONE) for _ in range(CLIENTS_MAX)]
     assert control.read(first) == (b"", True)
-    control.later.give({})  # nobody is there to get it
+    control.later.resolve({})  # its client was dropped
     assert control.read(control.connect(SMALL_ONE)) == (b'{"text":""}\n', True)
     received, ended = control.read(slow[-1])
     assert (len(json.loads(received)["text"]), ended) == (len(LARGE), True)
 
 
-def test_who_is_gone_is_forgotten(control: Control) -> None:
+def test_a_client_that_is_gone_is_forgotten(control: Control) -> None:
     control.connect(LARGE_ONE).close()
     control.connect(SMALL_ONE[:5]).close()
     later = control.connect(b'{"command": "later"}\n')
     later.close()
     control.turn()
-    control.later.give({"text": LARGE})
+    control.later.resolve({"text": LARGE})
     control.turn()
     assert control.read(control.connect(SMALL_ONE)) == (b'{"text":""}\n', True)

@@ -28,12 +28,14 @@ from sticky.affinity import Affinity, AffinitySettings
 from sticky.channel import MESSAGE_MAX, RELAYED_MAX, Channel, Kind, Received, Unreadable
 from sticky.first_bytes import HeadLimits
 from sticky.lifetime import Lifetime
+from sticky.log_lines import WORKER_CONDEMNED
 from sticky.messages import TEXT_MAX, from_worker
 from sticky.pending_handoff import PendingHandoff
 from sticky.poller import FAILED, READ, Poller
 from sticky.refusals import Refusals
-from sticky.worker_handle import State
+from sticky.worker_handle import WorkerState
 from tests.support.edge import Edge, open_descriptors
+from tests.support.log_lines import exited, pattern
 
 encode = msgspec.msgpack.encode
 NESTED = b"\x91" * 70_000
@@ -147,17 +149,15 @@ def test_a_message_that_cannot_be_right_costs_its_worker_and_nothing_else(
         edge.say(worker, encode([Kind.GIVE_BACK, b"", "127.0.0.1", 1]), fds[:1] or None)  # is not heard any more
         for fd in fds:
             os.close(fd)
-        while worker.pid in edge.supervisor.workers:
+        while worker.pid in edge.workers.by_pid:
             edge.turn()
-    found = re.search(
-        rf"slot 0: worker {worker.pid} sent a message that cannot be right, and is killed: (.+)", caplog.text
-    )
+    found = re.search(pattern(WORKER_CONDEMNED, slot=0, pid=worker.pid, reason=r"(\".+\"|\S+)"), caplog.text)
     assert found, caplog.text
-    assert re.search(rf"slot 0: worker {worker.pid} ended \(killed by SIGKILL\)", caplog.text)
+    assert re.search(exited("killed by SIGKILL", slot=0, pid=worker.pid), caplog.text)
     assert edge.counters["condemned"] == condemned + 1
     assert edge.counters[FAILED] == failed, "it was expected"
-    assert worker.state is State.GONE
-    assert edge.supervisor.live[other.slot] is other, "the other serves on"
+    assert worker.state is WorkerState.GONE
+    assert edge.workers.live[other.slot] is other, "the other serves on"
     assert not edge.given_back
     assert edge.worker(0) is not worker, "and another takes its place"
     assert open_descriptors() == before
@@ -166,17 +166,17 @@ def test_a_message_that_cannot_be_right_costs_its_worker_and_nothing_else(
 def test_what_a_worker_had_before_it_was_condemned_goes_to_others(edge: Edge) -> None:
     edge.worker(0), edge.worker(1)
     handoff, client = edge.hand_over()
-    [worker] = [each for each in edge.supervisor.live.values() if handoff in each.unacked]
+    [worker] = [each for each in edge.workers.live.values() if handoff in each.unacked]
     edge.say(worker, encode([Kind.NACK, handoff.number]))
     edge.turn()
-    [second] = [each for each in edge.supervisor.live.values() if handoff in each.unacked]
+    [second] = [each for each in edge.workers.live.values() if handoff in each.unacked]
     assert second is not worker
     edge.say(worker, encode([Kind.NACK, handoff.number - 1]))  # it was not given that one any more
     edge.say(second, b"garbage")
-    while {worker.pid, second.pid} & set(edge.supervisor.workers):
+    while {worker.pid, second.pid} & set(edge.workers.by_pid):
         edge.turn()
     edge.worker(0), edge.worker(1)
-    [third] = [each for each in edge.supervisor.live.values() if handoff in each.unacked]
+    [third] = [each for each in edge.workers.live.values() if handoff in each.unacked]
     edge.say(third, encode([Kind.ACK, handoff.number, handoff.number]))
     while handoff.sock.fileno() >= 0:
         edge.turn()
@@ -280,14 +280,14 @@ def test_whatever_a_worker_says_the_loop_goes_on_and_no_descriptor_is_lost(
         for fd in fds:
             os.close(fd)
     edge.say(worker, b"\xc1")
-    while worker.pid in edge.supervisor.workers:
+    while worker.pid in edge.workers.by_pid:
         edge.turn()
     while edge.given_back:
         edge.given_back.pop()[0].close()
     assert edge.counters[FAILED] == 0
-    assert edge.supervisor.live[other.slot] is other
+    assert edge.workers.live[other.slot] is other
     edge.worker(0)
-    while len(edge.supervisor.workers) > 2:  # RETIRE had another started
+    while len(edge.workers.by_pid) > 2:  # RETIRE had another started
         edge.turn()
     assert open_descriptors() == before
 
@@ -335,7 +335,7 @@ def test_an_error_in_a_callback_closes_what_it_concerned_and_the_loop_goes_on(ca
     with caplog.at_level(logging.ERROR):
         poller.run_once()
     assert done == ["closed", "the next timer"]
-    assert "that could not be closed either" in caplog.text
+    assert "could not be closed either" in caplog.text
     assert caplog.text.count("Traceback") == 4, "of the descriptor; of the timer; and with it of what was to close"
     poller.close()
     ours.close()
@@ -343,7 +343,7 @@ def test_an_error_in_a_callback_closes_what_it_concerned_and_the_loop_goes_on(ca
 
 
 def test_a_descriptor_whose_callback_fails_is_watched_no_longer_where_nothing_else_was_said() -> None:
-    counters: dict[str, int] = {FAILED: 0}
+    counters: Counter[str] = Counter()
     poller = Poller(counters=counters)
     ours, theirs = socket.socketpair()
     poller.watch(ours.fileno(), READ, lambda events: dict[str, int]()["a bug"])
@@ -418,6 +418,6 @@ def test_who_watches_over_workers_looks_again_after_an_error() -> None:
         while edge.counters[FAILED] < 2:
             edge.turn()
         worker.lifetime = Lifetime()
-        while worker.state is not State.GONE:
+        while worker.state is not WorkerState.GONE:
             edge.turn()
         assert edge.counters["hung"] == 1

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from sticky.poller import FAILED, HANGUP, READ, WRITE
-from tests.support.fake_poller import START_S, FakePoller
+from tests.support.fake_poller import READABLE, START_S, FakePoller
 
 
 def test_timers_run_in_the_order_of_their_time_and_see_that_time() -> None:
@@ -41,16 +41,16 @@ def test_a_descriptor_gets_the_events_that_it_is_watched_for() -> None:
     poller = FakePoller()
     seen: list[int] = []
     poller.watch(7, READ, seen.append)
-    poller.make_ready(7, READ | WRITE)
+    poller.make_ready(7, READABLE | WRITE)
     poller.change(7, HANGUP)
     poller.make_ready(7, WRITE)
     poller.make_ready(7, HANGUP)
-    assert seen == [READ, HANGUP]
+    assert seen == [READABLE, HANGUP]
     assert poller.mask_of(7) == HANGUP
     poller.forget(7)
     assert poller.mask_of(7) is None
     with pytest.raises(AssertionError, match="not watched"):
-        poller.make_ready(7, READ)
+        poller.make_ready(7, READABLE)
 
 
 def test_a_callback_that_raises_ends_neither_the_loop_nor_the_others() -> None:
@@ -65,7 +65,7 @@ def test_a_callback_that_raises_ends_neither_the_loop_nor_the_others() -> None:
     poller.after(1.0, lambda: called.append("the other"))
     poller.watch(7, READ, lambda events: fail())
     poller.run_due(1.0)
-    poller.make_ready(7, READ)
+    poller.make_ready(7, READABLE)
     assert called == ["closed", "the other"]
     assert poller.mask_of(7) is None, "without on_failed it is watched no longer"
     assert counters[FAILED] == 2

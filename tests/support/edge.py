@@ -16,8 +16,11 @@ from types import TracebackType
 from typing import Any
 
 from sticky.addresses import Addresses
+from sticky.affinity import Affinity, AffinitySettings
 from sticky.balance import least
 from sticky.channel import Channel, Kind
+from sticky.crashes import Crashes
+from sticky.environment import OperatingSystem
 from sticky.handoff import Dispatcher
 from sticky.hashing import Hashing, Slot
 from sticky.launcher import Launcher
@@ -28,7 +31,8 @@ from sticky.poller import Poller
 from sticky.refusals import Refusals
 from sticky.settings import ClusterSettings
 from sticky.supervisor import Supervisor
-from sticky.worker_handle import State, WorkerHandle
+from sticky.worker_handle import WorkerHandle, WorkerState
+from sticky.workers import Workers
 
 TURN_S = 0.01  # at most, where nothing is due
 PATIENT = {"hung_s": 600.0, "boot_s": 600.0}  # nobody sends a heartbeat
@@ -65,9 +69,33 @@ class Edge:
         self.silent = Silent()
         self.given_back: list[tuple[socket.socket, str, int, bytes]] = []
         self.hooks: list[tuple[str, dict[str, Any]]] = []
+        self.workers = Workers(self.poller, OperatingSystem())
+        hashing = Hashing(b"s" * 32)
+        self.refusals = Refusals(self.poller, descriptors=1024, tls=False, counters=self.counters)
+        self.dispatcher = Dispatcher(
+            self.poller,
+            hashing,
+            self.workers.live,
+            balance=least,
+            patience_s=5.0,
+            refusals=self.refusals,
+            channels=self.workers,
+            addresses=Addresses(trusts=lambda peer: False, most=None, descriptors=1024),
+            counters=self.counters,
+        )
+        crashes = Crashes(
+            self.poller,
+            Affinity(AffinitySettings(), hashing),
+            hashing,
+            workers=self.workers,
+            counters=self.counters,
+        )
         self.supervisor = Supervisor(
             self.poller,
+            self.workers,
             self.silent,
+            self.dispatcher,
+            crashes,
             settings=ClusterSettings(workers=workers, boots_max=None, **{**PATIENT, **(settings or {})}),
             counters=self.counters,
             hook=lambda name, fields: self.hooks.append((name, fields)),
@@ -76,26 +104,13 @@ class Edge:
             on_stopped=lambda status: None,
             on_given_back=lambda *given: self.given_back.append(given),
         )
-        self.refusals = Refusals(self.poller, descriptors=1024, tls=False, counters=self.counters)
-        self.dispatcher = Dispatcher(
-            self.poller,
-            Hashing(b"s" * 32),
-            self.supervisor.live,
-            balance=least,
-            patience_s=5.0,
-            refusals=self.refusals,
-            channels=self.supervisor,
-            addresses=Addresses(trusts=lambda peer: False, most=None, descriptors=1024),
-            counters=self.counters,
-        )
-        self.supervisor.dispatcher = self.dispatcher
         self.supervisor.start()
 
     def turn(self) -> None:
         """Let the loop turn once, and reap who has ended."""
         self.poller.after(TURN_S, lambda: None)
         self.poller.run_once()
-        for pid in list(self.supervisor.workers):
+        for pid in list(self.workers.by_pid):
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
                 self.supervisor.reaped(pid, status)
@@ -104,13 +119,13 @@ class Edge:
     def worker(self, slot: int = 0) -> WorkerHandle:
         """Return a worker of a slot that is ready; it is told so where none is."""
         while True:
-            if live := self.supervisor.live.get(Slot(slot)):
+            if live := self.workers.live.get(Slot(slot)):
                 return live
-            for worker in list(self.supervisor.workers.values()):
-                if worker.slot == slot and worker.state is State.STARTING:
+            for worker in list(self.workers.by_pid.values()):
+                if worker.slot == slot and worker.state is WorkerState.STARTING:
                     Channel(self.silent.ends[worker.pid], from_primary).send(Kind.READY)
-            if not any(each.slot == slot for each in self.supervisor.workers.values()):
-                self.supervisor._restarts.now(Slot(slot))  # back-off is not what is looked at here
+            if not any(each.slot == slot for each in self.workers.by_pid.values()):
+                self.supervisor.fill_now(Slot(slot))  # back-off is not what is looked at here
             self.turn()
 
     def say(self, worker: WorkerHandle, data: bytes, fds: list[int] | None = None) -> None:
@@ -133,7 +148,7 @@ class Edge:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.supervisor.stop_now(0)
-        while self.supervisor.workers:
+        while self.workers.by_pid:
             self.turn()
         for sock, *_ in self.given_back:
             sock.close()

@@ -25,7 +25,9 @@ from urllib.parse import urlsplit
 from realtime.cli.banner import LISTENING
 from realtime.cli.servers import CONTROL_SOCKET
 from realtime.settings import runtime_directory
-from sticky.control import ask
+from sticky.control import send_request
+from sticky.log_lines import WORKER_READY
+from tests.support.log_lines import pattern
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 30.0  # only a hang reaches it
@@ -174,7 +176,7 @@ class RunningServer:
 
     def wait_until_full(self) -> None:
         """Wait until every worker serves."""
-        self.log.wait_for(r"worker \d+ is ready \((\d+) of \1\)")
+        self.log.wait_for(pattern(WORKER_READY, ready=r"(\d+)/\1"))
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send the primary a signal."""
@@ -254,7 +256,7 @@ class RunningServer:
 
     def status(self) -> dict[str, Any]:
         """What the primary knows; only of a server without a --control of its own."""
-        return ask(runtime_directory() / str(self.pid) / CONTROL_SOCKET, {"command": "status"})
+        return send_request(runtime_directory() / str(self.pid) / CONTROL_SOCKET, {"command": "status"})
 
     def children(self) -> list[int]:
         """Return the pids of the primary's living children: workers, and the local broker."""

@@ -30,8 +30,10 @@ from types import TracebackType
 from typing import Any
 
 from sticky import AffinitySettings, Cluster, ClusterSettings, Lifetime, Sticky
-from sticky.control import ControlFailed, ask
+from sticky.control import ControlFailed, send_request
 from sticky.first_bytes import HeadLimits
+from sticky.log_lines import SERVER_LISTENING
+from tests.support.log_lines import pattern
 from tests.support.server import DEADLINE_S, ROOT, Log
 
 HOOKS = ("setup", "fork", "online", "listening", "message", "disconnect", "exit", "reopen_logs")
@@ -136,7 +138,7 @@ class TinyCluster:
 
     def wait_until_ready(self) -> None:
         """Wait until every slot is served."""
-        host, _, port = self.log.wait_for(r"= listening on (.*:\d+)")[1].rpartition(":")
+        host, _, port = self.log.wait_for(pattern(SERVER_LISTENING, address=r"(\S+:\d+)"))[1].rpartition(":")
         self.address = (host, int(port))
         self.wait_for_live(list(range(self.asked["workers"])))
 
@@ -158,10 +160,10 @@ class TinyCluster:
             threading.Event().wait(0.01)
 
     def status(self) -> dict[str, Any]:
-        return ask(self.control, {"command": "status"})
+        return send_request(self.control, {"command": "status"})
 
     def command(self, name: str, **fields: Any) -> dict[str, Any]:
-        return ask(self.control, {"command": name, **fields})
+        return send_request(self.control, {"command": name, **fields})
 
     def pids(self) -> dict[int, int]:
         """Return the process of every slot that is served."""

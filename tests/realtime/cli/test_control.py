@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from sticky.log_lines import WORKER_READY
+from tests.support.log_lines import exited, pattern
 from tests.support.server import RunningServer
 
 from .conftest import ROOT, Run
@@ -90,9 +92,9 @@ def test_status_can_be_watched(server: RunningServer, realtime: Run) -> None:
 
 def test_scale_starts_and_retires_workers(server: RunningServer, realtime: Run) -> None:
     assert realtime("scale", "3").stdout == "from 2 to 3 workers\n"
-    server.log.wait_for(r"slot 2: worker \d+ is ready \(3 of 3\)")
+    server.log.wait_for(pattern(WORKER_READY, slot=2, ready="3/3"))
     assert realtime("scale", "1").stdout == "from 3 to 1 workers\n"
-    server.log.wait_for(r"slot 2: worker \d+ draining -> gone")
+    server.log.wait_for(exited(slot=2))
     wrong = realtime("scale", "0")
     assert wrong.returncode == 2
     assert "0 is not in the range 1<=x<=512" in wrong.stderr
