@@ -42,9 +42,9 @@ def test_why_a_worker_cannot_boot_is_kept_until_it_is_reaped(cluster: ClusterWit
     ("message", "reason"),
     [
         (Ready(), "it is ready a second time"),
-        (Ack(5, 0), "it acknowledges handoff 5 after 0"),
-        (Nack(7), "it cannot adopt handoff 7, which it was not given"),
-        (KeysEnded([b"k"], 9), "it has seen handoff 9"),
+        (Ack(5, 0), "it acknowledges"),
+        (Nack(7), "7, which it was not given"),
+        (KeysEnded([b"k"], 9), "it has seen"),
         (Unreadable("not msgpack"), "not msgpack"),
         (Sent("slot:1", ["x" * 200_000]), "is larger than"),
     ],
