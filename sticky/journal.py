@@ -124,6 +124,7 @@ class Journal:
         return NO_MARK
 
     def write(self, at: int, key: bytes) -> None:
+        """Write the key of an entry. Call this before a request of that key is noted as in flight."""
         if self._is_shared:
             text = record(key)
             assert len(text) < KEY_BYTES, "a longer one would overwrite the next entry"
@@ -131,6 +132,7 @@ class Journal:
             self.states[begin : begin + 1 + len(text)] = bytes((len(text),)) + text
 
     def free(self, at: int) -> None:
+        """Free an entry. Only `Mark` calls this, when it is deleted."""
         if self._is_shared:
             self.states[at] = 0
             self._free.append(at)
@@ -195,6 +197,7 @@ def in_flight(fd: int) -> Counter[bytes]:
     with contextlib.suppress(OSError):
         states = os.pread(fd, ENTRIES, 0).rstrip(b"\0")
         entries = os.pread(fd, len(states) * KEY_BYTES, ENTRIES)
+        # Neither 0 nor OPEN alone: something is in flight.
         busy = itertools.islice(re.finditer(rb"[^\x00\x10]", states), IN_FLIGHT_MAX)
         keys = {_key_at(entries, each.start()) for each in busy} - {b""}
         if keys:

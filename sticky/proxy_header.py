@@ -142,6 +142,7 @@ _Ends = tuple[str | None, int, str | None, int]
 
 
 def _read_unspecified(block: bytes) -> _Ends:
+    """AF_UNSPEC: the proxy does not know the addresses, and the receiver uses those of the socket (section 2.2)."""
     return None, 0, None, 0
 
 
@@ -166,6 +167,7 @@ def _read_ipv6(block: bytes) -> _Ends:
 
 
 def _read_unix(block: bytes) -> _Ends:
+    """Each address is a `sun_path` of 108 bytes, padded with zeros. There are no ports."""
     return _unix(block[:_UNIX_BYTES]), 0, _unix(block[_UNIX_BYTES:]), 0
 
 

@@ -19,7 +19,7 @@ from sticky.log_throttle import LogThrottle
 from sticky.poller import EDGE, READ, Poller
 
 LINGER_S: Final = 1.0  # one round trip to any place on earth, and a retransmission
-LINGER_BYTES: Final = 256 * 1024
+LINGER_BYTES: Final = 256 * 1024  # the rest of a usual request; a client that sends more gets a reset
 LINGERING_MAX: Final = 256  # at once, and no more than an eighth of the descriptors; above it the oldest is closed
 
 TOO_MANY: Final = "too many connections from this address"
@@ -27,6 +27,7 @@ TOO_MANY_LINE: Final = (
     'connection refused peer=%s connections=%d left_out=%d reason="too many connections from its address"'
 )
 
+# Every status that `first_bytes`, the acceptor and the dispatcher refuse with.
 _PHRASES: Final = {
     400: "Bad Request",
     408: "Request Timeout",
@@ -68,7 +69,12 @@ class Refusals:
         self._linger(sock, _TLS_ALERT)
 
     def refuse_now(self, sock: socket.socket, status: int, reason: str, count: str) -> None:
-        """Answer a connection and close it before this returns, for its descriptor is needed."""
+        """
+        Answer a connection and close it before this returns, for its descriptor is needed.
+
+        Bytes that come later can still destroy the answer. That is the price: a connection that lingers would keep the
+        descriptor.
+        """
         self._counters[count] += 1
         with contextlib.suppress(OSError):
             sock.recv(65536, socket.MSG_DONTWAIT)

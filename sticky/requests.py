@@ -115,6 +115,7 @@ class Requests:
         return Part(data)
 
     def _begin(self) -> Begin | Refusal | None:
+        """Cut a head, and find out how the body behind it ends: `inspect` has refused every head that is ambiguous."""
         if self._pending[0] in b"\r\n":  # some clients end a body by a line too many (RFC 9112, section 2.2)
             self._pending = self._pending.lstrip(b"\r\n")
         verdict = inspect(self._pending, self._limits, self._seen)
@@ -135,6 +136,7 @@ class Requests:
         return Begin(verdict, data)
 
     def _chunk_line(self) -> Part | Refusal | None:
+        """Cut the line with a chunk's size (RFC 9112, section 7.1). Only hexadecimal digits and a CRLF are accepted."""
         end = self._pending.find(b"\n")
         if end < 0:
             return self._refuse(_CHUNK) if len(self._pending) > CHUNK_LINE_MAX else None
@@ -152,6 +154,7 @@ class Requests:
         return self._cut(end + 1)
 
     def _trailers(self) -> Part | Refusal | None:
+        """Cut everything up to the blank line that ends the body. Trailers are headers, and are checked like those."""
         if self._pending.startswith(b"\r\n"):
             self.state = BodyState.BETWEEN
             return self._cut(2)
@@ -164,6 +167,7 @@ class Requests:
         return self._refuse(_TRAILERS) if len(self._pending) > TRAILERS_MAX else None
 
     def _refuse(self, refusal: Refusal) -> Refusal:
+        """Drop what is pending: where it belongs is unknown, and it must never be served as a request."""
         self.state = BodyState.OPEN
         self._pending = b""
         return refusal

@@ -67,10 +67,10 @@ def _no_statistics() -> Mapping[str, Any]:
 class Handlers:
     """The callbacks of one `Worker.run`, which documents them."""
 
-    on_connection: Callable[[Adopted], None]
-    on_refused: Callable[[Adopted], None] | None = None
-    on_message: Callable[[str, Any], None] | None = None
-    on_event: Callable[[str, dict[str, Any]], None] | None = None
+    on_connection: Callable[[Adopted], object]
+    on_refused: Callable[[Adopted], object] | None = None
+    on_message: Callable[[str, Any], object] | None = None
+    on_event: Callable[[str, dict[str, Any]], object] | None = None
 
 
 class Worker:
@@ -165,11 +165,11 @@ class Worker:
     async def run(
         self,
         *,
-        on_connection: Callable[[Adopted], None],
+        on_connection: Callable[[Adopted], object],
         on_drain: Callable[[float], Awaitable[None]],
-        on_message: Callable[[str, Any], None] | None = None,
-        on_event: Callable[[str, dict[str, Any]], None] | None = None,
-        on_refused: Callable[[Adopted], None] | None = None,
+        on_message: Callable[[str, Any], object] | None = None,
+        on_event: Callable[[str, dict[str, Any]], object] | None = None,
+        on_refused: Callable[[Adopted], object] | None = None,
         statistics: Callable[[], Mapping[str, Any]] = _no_statistics,
     ) -> None:
         """
@@ -415,7 +415,7 @@ def _adopted_of(
     )
 
 
-def _guard(callback: Callable[..., None], *args: Any) -> None:
+def _guard(callback: Callable[..., object], *args: Any) -> None:
     """Call a callback of the application. An exception is logged, and the worker goes on."""
     try:
         callback(*args)
