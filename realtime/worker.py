@@ -182,7 +182,7 @@ class Process:
         self._draining = False
 
     def _closed(self, address: str) -> None:
-        self.worker.closed(peer=address)
+        self.worker.closed(peer_address=address)
 
     async def start(self) -> None:
         """Bring up everything that can fail."""
@@ -297,13 +297,13 @@ async def main() -> None:
     gc.collect()
     gc.freeze()  # what is there now stays; looking at it again is for nothing
     gc.set_threshold(GC_THRESHOLD)
-    worker.load = process.statistics
     worker.ready()
     await worker.run(
         on_connection=process.gateway.adopt,
         on_drain=process.drain,
         on_event=process.on_event,
         on_refused=process.gateway.refuse,
+        statistics=process.statistics,
     )
 
 

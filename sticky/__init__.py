@@ -1,10 +1,11 @@
 """The primary and the hand-over: sticky connections for any Python server."""
 
+from sticky.adopted import Adopted
 from sticky.affinity import AffinitySettings, Sticky
 from sticky.cluster import Cluster, ClusterSettings, Sidecar
-from sticky.hashing import SessionId, Slot
+from sticky.hashing import Slot, StickyId
 from sticky.lifetime import Lifetime
-from sticky.worker import Adopted, Worker, session_id
+from sticky.worker import Worker, new_sticky_id
 
 __all__ = [
     "Adopted",
@@ -12,10 +13,10 @@ __all__ = [
     "Cluster",
     "ClusterSettings",
     "Lifetime",
-    "SessionId",
     "Sidecar",
     "Slot",
     "Sticky",
+    "StickyId",
     "Worker",
-    "session_id",
+    "new_sticky_id",
 ]

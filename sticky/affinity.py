@@ -1,12 +1,12 @@
 """
-Finds what a connection is to be recognised by: the client's address, or the session that its request names.
+Finds what routes a connection: the client address, or the sticky id in its request.
 
-Pure, used in the primary, and in a worker for the later requests of one connection. It reads headers that anybody can
-write, so two rules run through it. An address is only believed from a trusted proxy, and only as far as the chain of
-trusted proxies reaches. A session is only read where it was configured to be, by an exact name that occurs once: what
+Pure, used in the primary, and in a worker for the later requests of one connection. It reads headers that any client
+can write, so it follows two rules. It believes an address only from a trusted proxy, and only as far as the chain of
+trusted proxies reaches. It reads a sticky id only in the configured place, under an exact name that occurs once. What
 two readers could find in two places is found in neither.
 
-It never chooses a slot, and never checks a session's tag: that is hashing.py.
+It never chooses a slot, and never checks the tag of a sticky id: hashing.py does.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from urllib.parse import unquote_to_bytes
 
 from .errors import SettingsError
 from .first_bytes import TOKEN, Head
-from .forwarded import Address, forwarded_for, forwarded_proto, plain, x_forwarded_for, x_forwarded_proto
+from .forwarded import IPAddress, forwarded_for, forwarded_proto, plain, x_forwarded_for, x_forwarded_proto
 from .hashing import Hashing, Key
 from .path_key import PathKey
 
-Network = IPv4Network | IPv6Network
+IPNetwork = IPv4Network | IPv6Network
 
 UNIX_PEER: Final = "unix"
 """The address of a peer on a Unix socket, which has none."""
@@ -36,17 +36,17 @@ class Sticky(enum.Enum):
     """What makes a client come back to the same worker."""
 
     IP = "ip"
-    SESSION = "session"
+    SESSION = "session"  # the sticky id in a cookie, header, parameter or path; the option has this name
     NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class AffinitySettings:
-    """What is looked at, and whom to believe."""
+    """What is read, and from which peers. The `session_` fields have the names of the command line's options."""
 
     sticky: Sticky = Sticky.IP
-    trusted: tuple[Network, ...] = ()
-    """Proxies whose word about the client counts. Nobody's, unless given."""
+    trusted: tuple[IPNetwork, ...] = ()
+    """Proxies whose headers about the client are believed. None by default."""
     session_cookie: str = "rt_session"
     session_param: str | None = None
     session_header: str | None = None
@@ -104,7 +104,7 @@ _QUOTED_VALUE: Final = re.compile(rb'=[ \t]*+"(?:[^"\\]|\\.)*+"')
 
 
 class Affinity:
-    """Answers, by one set of settings, who a connection is. Holds nothing that changes."""
+    """Finds client addresses, sticky ids and keys, by one set of settings. It holds nothing that changes."""
 
     def __init__(self, settings: AffinitySettings, hashing: Hashing | None = None) -> None:
         """
@@ -117,44 +117,44 @@ class Affinity:
         self._header = settings.session_header.lower().encode("ascii") if settings.session_header else None
         self._param = settings.session_param.encode("utf-8") if settings.session_param else None
         self._cookie = settings.session_cookie.encode("ascii")
-        self._trusts_anybody = bool(settings.trusted) or settings.trusted_unix
+        self._trusts_any = bool(settings.trusted) or settings.trusted_unix
 
-    def client_of(self, peer: str, head: Head | None) -> str:
+    def address_of(self, peer_address: str, head: Head | None) -> str:
         """
         Name the client: the address nearest to us that is no trusted proxy's.
 
         From a trusted peer the walk goes through the hops that its header names, right to left, as long as they are
-        trusted too. A hop that is no address ends the walk: the client is then the one who said so, the last trusted
-        hop before it. When all are trusted it is the farthest, for then the client is one of our own.
+        trusted too. A hop that is no address ends the walk: the client is then the last trusted hop before it, which
+        wrote that. When all are trusted it is the farthest, for then the client itself is in a trusted network.
 
         Args:
             peer: the address at the other end of the socket, or of its PROXY header; `UNIX_PEER` if it has none.
             head: the request, if there is one that can be read.
         """
         trusted = self.settings.trusted
-        if ":" not in peer and not trusted and peer != UNIX_PEER:
-            return peer  # the usual case: IPv4 as the kernel spells it, and nobody to be believed
-        address = _parse(peer)
-        client = peer if address is None else str(address)
-        if head is None or not self._is_trusted(peer, address):
-            return client
+        if ":" not in peer_address and not trusted and peer_address != UNIX_PEER:
+            return peer_address  # the usual case: IPv4 as the kernel spells it, and no trusted proxy
+        ip = _parse(peer_address)
+        address = peer_address if ip is None else str(ip)
+        if head is None or not self._is_trusted(peer_address, ip):
+            return address
         for hop in self._hops(head):
             if hop is None:
                 break
-            client = str(hop)
+            address = str(hop)
             if not any(hop in network for network in trusted):
                 break
-        return client
+        return address
 
-    def trusts(self, peer: str) -> bool:
-        """Is this peer one of ours, whose word about the client is taken?"""
+    def trusts(self, peer_address: str) -> bool:
+        """Return whether this peer is a trusted proxy, whose headers about the client are believed."""
         if not self.settings.trusted:
-            return peer == UNIX_PEER and self.settings.trusted_unix
-        return self._is_trusted(peer, _parse(peer))
+            return peer_address == UNIX_PEER and self.settings.trusted_unix
+        return self._is_trusted(peer_address, _parse(peer_address))
 
-    def secure(self, peer: str, head: Head | None) -> bool:
-        """Does a trusted proxy say that the client came by https?"""
-        if head is None or not self._trusts_anybody or not self._is_trusted(peer, _parse(peer)):
+    def secure(self, peer_address: str, head: Head | None) -> bool:
+        """Return whether a trusted proxy says that the client came by https."""
+        if head is None or not self._trusts_any or not self._is_trusted(peer_address, _parse(peer_address)):
             return False
         scheme = None
         for name in self.settings.client_headers:
@@ -166,24 +166,26 @@ class Affinity:
                 break
         return scheme in _SECURE_SCHEMES
 
-    def session_of(self, head: Head) -> str | None:
+    def sticky_id_of(self, head: Head) -> str | None:
         """
-        Find the session that a request names: the key in its path, where that has the configured form, else in the
-        configured header, else the configured query parameter, else the cookie. A name that comes twice, or has no
-        value that could be an id, decides nothing at its place; nor does a header that carries no slot beside a cookie
-        that does, for many applications make the ids in their headers themselves.
+        Return the sticky id of a request, or None.
 
-        The id may be anybody's invention: `Hashing.slot_of` knows ours.
+        It is the key in the path, where that has the configured form. Else it is in the configured header, else in
+        the configured query parameter, else in the cookie. A name that occurs twice, or whose value cannot be an id,
+        decides nothing at its place. Neither does a header without a slot beside a cookie with one, for many
+        applications make the ids in their headers themselves.
+
+        Any client can invent an id. `Hashing.slot_of` finds those of this cluster.
         """
         if self._path is not None and (key := self._path.of(head.path)):
             return key
-        if self._header is not None and (session := self._session_in_header(head, self._header)):
-            return session
-        if self._param is not None and (session := _only_id(_query_values(head.query, self._param))):
-            return session
+        if self._header is not None and (sticky_id := self._sticky_id_in_header(head, self._header)):
+            return sticky_id
+        if self._param is not None and (sticky_id := _only_id(_query_values(head.query, self._param))):
+            return sticky_id
         return _only_id(_cookie_values(head.values(b"cookie"), self._cookie))
 
-    def _session_in_header(self, head: Head, name: bytes) -> str | None:
+    def _sticky_id_in_header(self, head: Head, name: bytes) -> str | None:
         values = head.values(name)
         if len(values) != 1:
             return None
@@ -191,47 +193,47 @@ class Affinity:
             return _only_id(values)
         if self._hashing.untag(values[0]) is not None:
             return values[0].decode("latin-1")  # the id in it is the application's, of whatever bytes it likes
-        session = _only_id(values)
-        if session is None or self._hashing.slot_of(session) is not None:
-            return session
+        sticky_id = _only_id(values)
+        if sticky_id is None or self._hashing.slot_of(sticky_id) is not None:
+            return sticky_id
         cookie = _only_id(_cookie_values(head.values(b"cookie"), self._cookie))
-        return session if cookie is None or self._hashing.slot_of(cookie) is None else None
+        return sticky_id if cookie is None or self._hashing.slot_of(cookie) is None else None
 
-    def key_for(self, client: str) -> Key | None:
+    def key_for(self, address: str) -> Key | None:
         """
         Make the key of a client's address: all of IPv4, the /64 network of IPv6, which is what one household or one
         machine gets. None when the address is no key: under another stickiness, or when there is none.
         """
         if self.settings.sticky is not Sticky.IP:
             return None
-        if ":" not in client:
+        if ":" not in address:
             try:
-                return Key(b"4" + inet_pton(AF_INET, client))  # a tenth of what `ip_address` takes
+                return Key(b"4" + inet_pton(AF_INET, address))  # a tenth of what `ip_address` takes
             except (OSError, ValueError):
                 return None
-        address = _parse(client)
-        if address is None:
+        ip = _parse(address)
+        if ip is None:
             return None
-        return Key(b"4" + address.packed if address.version == 4 else b"6" + address.packed[:8])
+        return Key(b"4" + ip.packed if ip.version == 4 else b"6" + ip.packed[:8])
 
     @staticmethod
-    def key_for_session(session: str) -> Key:
-        """Make the key of a session id that does not carry its slot, or whose slot is gone."""
-        return Key(b"s" + session.encode("utf-8"))
+    def key_for_sticky_id(sticky_id: str) -> Key:
+        """Make the key of a sticky id. Its slot is in the tag, if it has one, or follows from the hash."""
+        return Key(b"s" + sticky_id.encode("utf-8"))
 
-    def _is_trusted(self, peer: str, address: Address | None) -> bool:
-        if address is None:
-            return peer == UNIX_PEER and self.settings.trusted_unix
-        return any(address in network for network in self.settings.trusted)
+    def _is_trusted(self, peer_address: str, ip: IPAddress | None) -> bool:
+        if ip is None:
+            return peer_address == UNIX_PEER and self.settings.trusted_unix
+        return any(ip in network for network in self.settings.trusted)
 
-    def _hops(self, head: Head) -> Iterable[Address | None]:
+    def _hops(self, head: Head) -> Iterable[IPAddress | None]:
         for name in self.settings.client_headers:
             if lines := head.values(name.encode("ascii")):
                 return x_forwarded_for(lines) if name == _X_FORWARDED else forwarded_for(lines)
         return ()
 
 
-def _parse(text: str) -> Address | None:
+def _parse(text: str) -> IPAddress | None:
     try:
         return plain(ip_address(text))
     except ValueError:
@@ -269,8 +271,8 @@ def _cookie_values(lines: list[bytes], name: bytes) -> list[bytes]:
     """
     Collect the values of a cookie, over all `Cookie` headers: a proxy from HTTP/2 may leave several.
 
-    Quoted values are emptied first. What looks like a cookie inside of one is a cookie to a reader that splits at
-    semicolons and text to one that knows quotes, so it never decides. Our own id needs no quotes and never has any.
+    Quoted values are emptied first. Some readers split at semicolons and find a cookie inside the
+    quotes; others find text. So what is inside never decides. Our own id needs no quotes and never has any.
     """
     text = b";".join(lines)
     if name not in text:

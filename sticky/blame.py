@@ -1,11 +1,15 @@
 """
-Whose requests crash workers: a client whose request does so comes back, and takes down one worker after another.
+The rules by which clients are refused whose requests crash workers.
 
-Pure; used in the primary, but for `key_of`, which workers call as well. A key is a sticky id or a client address. It is
-suspected of a crash when something of it was in flight then (journal.py), and refused for a while when it was at three
-crashes within a minute. Most clients that are in flight at one crash are not at the next, so three tell them apart.
-Where several keys were in flight at the same three, only those are refused that had one connection each time: behind a
-key with many are many people.
+Pure, used in the primary; `key_of` in workers as well. A client whose request crashes its worker comes back, and takes
+down one worker after another. A key here is a sticky id or a client address. A key is suspected of a crash when one of
+its requests was in flight then (journal.py). A key at three crashes within a minute is refused for a minute. Most
+clients in flight at one crash are not at the next, so three crashes tell them apart.
+
+Sometimes several keys were in flight at the same three crashes. Then only those with one connection each time are
+refused: behind a key with many connections are many people.
+
+It holds no socket and no clock, and it never reads the journal.
 """
 
 from __future__ import annotations
@@ -24,44 +28,49 @@ from sticky.journal import record
 CRASHES: Final = 3
 WITHIN_S: Final = 60.0
 REFUSED_S: Final = 60.0
-CRASHES_MAX: Final = 64  # that are remembered: the oldest are forgotten first
-REFUSED_MAX: Final = 1_024  # keys; above it the oldest may come again
+CRASHES_MAX: Final = 64  # crashes that are remembered; the oldest is forgotten first
+REFUSED_MAX: Final = 1_024  # keys that are refused at once; above it the oldest may come again
 
-REFUSED_LINE: Final = "! %s is refused for %g s: its requests were in flight at %d crashes of workers within %g s"
+REFUSED_LINE: Final = (
+    'key refused key="%s" for_s=%g reason="its requests were in flight at %d crashes of workers within %g s"'
+)
 
-# Signals that a person, a service manager or the kernel's memory limit sends. No request does.
-_ASKED: Final = frozenset(
+# Signals that a person, a service manager or the kernel's memory limit sends. No request causes them.
+_REQUESTED: Final = frozenset(
     (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGXCPU, signal.SIGXFSZ)
 )
 
 
-def is_crash(code: int, *, was_told: bool, was_killed: bool) -> bool:
+def is_crash(code: int, *, was_retired: bool, was_killed: bool) -> bool:
     """
-    Whether a worker that served has crashed.
+    Return whether a worker that served has crashed.
 
     Args:
         code: its exit status, negative for a signal.
-        was_told: it was asked to end: a reload, an operator, a limit of its life.
+        was_retired: the primary had sent it DRAIN: for a reload, an operator, or a limit of its life.
         was_killed: the primary killed it: it hung, or took too long to end.
     """
-    if was_killed or (code < 0 and -code in _ASKED):
+    if was_killed or (code < 0 and -code in _REQUESTED):
         return False
-    return code < 0 or not was_told
+    return code < 0 or not was_retired
 
 
 class Blame:
-    """Crashes of the last minute, and whom they got refused. Keys are as `journal.record` writes them."""
+    """The crashes of the last minute, and the keys that they got refused. Keys are as `journal.record` writes them."""
 
     def __init__(self) -> None:
         self._crashes: deque[tuple[float, Mapping[bytes, int]]] = deque(maxlen=CRASHES_MAX)
-        self.refused: dict[bytes, float] = {}  # until when
+        self.refused: dict[bytes, float] = {}
+        """The refused keys, and until when."""
         self.suspected: set[bytes] = set()
         """Keys that one more crash gets refused, or did until a minute ago."""
 
     def crashed(self, in_flight: Mapping[bytes, int], now: float) -> list[bytes]:
         """
-        Note a crash: which keys were in flight, and how many connections each had. Return the keys that are refused
-        from here on.
+        Note a crash. Return the keys that are refused from now on.
+
+        Args:
+            in_flight: the keys that were in flight, and how many connections each had.
         """
         while self._crashes and now - self._crashes[0][0] > WITHIN_S:
             self._crashes.popleft()
@@ -83,7 +92,7 @@ class Blame:
         return found
 
     def refuses(self, key: bytes, now: float) -> bool:
-        """Whether a key is refused now."""
+        """Return whether a key is refused now."""
         until = self.refused.get(key)
         if until is None:
             return False
@@ -93,38 +102,39 @@ class Blame:
         return False
 
     def suspects(self, key: bytes) -> bool:
-        """Whether one more crash gets a key refused. Ask `is_active` first, which forgets what is long past."""
+        """Return whether one more crash gets a key refused. Call `is_active` before: it forgets old crashes."""
         return key in self.suspected
 
     def is_active(self, now: float) -> bool:
-        """Whether anybody is refused or suspected. Nobody is, most of the time, and need not be asked about."""
+        """Return whether any key is refused or suspected. Most of the time none is, and no handoff need be checked."""
         if self._crashes and now - self._crashes[-1][0] > WITHIN_S:
             self.suspected.clear()
             self.refused = {key: until for key, until in self.refused.items() if until > now}
         return bool(self.refused or self.suspected)
 
 
-def key_of(affinity: Affinity, client: str, session: str | None) -> bytes:
+def key_of(affinity: Affinity, address: str, sticky_id: str | None) -> bytes:
     """
-    Return by whom a request is known: its sticky id, or its client address, of IPv6 the /64. Nothing where that is the
-    address of a proxy of ours, behind which anybody is.
+    Return the key of a request: of its sticky id, else of its client address, for IPv6 of the /64.
+
+    It is empty for the address of a trusted proxy, behind which any client may be.
     """
-    if session is not None:
-        return record(b"s" + session.encode())
-    if client == UNIX_PEER:
+    if sticky_id is not None:
+        return record(b"s" + sticky_id.encode())
+    if address == UNIX_PEER:
         return b""
-    if affinity.settings.trusted and affinity.trusts(client):
+    if affinity.settings.trusted and affinity.trusts(address):
         return b""
-    if ":" in client:
+    if ":" in address:
         try:
-            client = str(IPv6Network((client.partition("%")[0], 64), strict=False))
+            address = str(IPv6Network((address.partition("%")[0], 64), strict=False))
         except ValueError:
             return b""
-    return record(b"c" + client.encode())
+    return record(b"c" + address.encode())
 
 
-def named(key: bytes, hashing: Hashing) -> str:
-    """Say whose key it is, for the log: of a sticky id that an application made only how it begins."""
+def describe_key(key: bytes, hashing: Hashing) -> str:
+    """Return a key as the log shows it. An application's sticky id may be a secret: only its beginning is shown."""
     text = key[1:].decode("utf-8", "replace")
     if key[:1] == b"c":
         return f"client {text}"

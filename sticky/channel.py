@@ -1,15 +1,18 @@
 """
-Messages between the primary and one worker, with or without a descriptor. Both ends.
+A channel: messages between the primary and one worker, with or without a descriptor.
 
-A channel is a `SOCK_SEQPACKET` pair: the kernel keeps the borders of messages, passes a descriptor with the message it
-belongs to, and tells the death of either process as an end of file. A message is one msgpack array whose first element
-is its `Kind`; messages.py has the fields of each. Never pickle: a worker that was broken into must not be able to break
-into the primary. Bytes that travel with a connection and are too many for a packet go beside it, in a memory file.
+Used at both ends, in the primary and in a worker. A channel is a `SOCK_SEQPACKET` pair. The kernel keeps the borders of
+messages and passes a descriptor with its message. It reports the death of either process as end of file.
 
-What cannot be read is a value, `Unreadable`, and never an exception: the other process may be broken, and this one goes
-on. A descriptor is either in a `Received` or closed.
+A message is one msgpack array, and its first element is its `Kind`. messages.py has the fields of each kind. It is
+never pickle: a worker that an attacker controls must not be able to attack the primary. Carried bytes, those that
+travel with a connection, go in the message. Where they are too many for a packet, they go beside it in a memory file.
 
-Nothing here blocks and nothing is queued: `send` says when the channel is full, and the caller decides who waits.
+A packet that cannot be read becomes an `Unreadable` value, never an exception. The other process may be broken, and
+this process goes on. Each received descriptor is either in a `Received` or closed.
+
+A channel never blocks and has no queue. `send` returns False when the channel is full, and its caller decides what
+waits. It does not know the fields of a message, nor what a message means.
 """
 
 from __future__ import annotations
@@ -22,60 +25,71 @@ import os
 import select
 import socket
 import stat
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-if TYPE_CHECKING:
-    from sticky.messages import Decode, Message
-
-MESSAGE_MAX: Final = 192 * 1024  # above about 212 kB the kernel refuses a packet (EMSGSIZE, net.core.wmem_default)
-RELAYED_MAX: Final = MESSAGE_MAX + 256  # what the primary sends on may be longer by a name
-BATCH: Final = 64  # messages taken in one round, so that one busy peer does not keep the others waiting
+MESSAGE_MAX: Final = 192 * 1024  # the kernel refuses a packet above about 212 kB (EMSGSIZE, net.core.wmem_default)
+RELAYED_MAX: Final = MESSAGE_MAX + 256  # the primary relays a message with its sender's name, which may be longer
+BATCH: Final = 64  # messages received in one round, so that one busy peer does not delay the others
 
 _FULL: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
 _GONE: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EBADF})
-DESCRIPTORS_MAX: Final = 2  # beside a message: a connection, and the bytes that travel with it
+DESCRIPTORS_MAX: Final = 2  # beside a message: a connection, and a memory file with its carried bytes
 _ANCILLARY: Final = socket.CMSG_SPACE(DESCRIPTORS_MAX * 4)
-_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)  # of what is listened on
-REASON_MAX: Final = 500  # characters of why a message cannot be read
-CARRIED_INLINE: Final = 64 * 1024  # of those bytes; more of them go in a memory file
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)  # the families that the primary listens on
+REASON_MAX: Final = 500  # characters of the reason why a message cannot be read
+CARRIED_INLINE: Final = 64 * 1024  # more carried bytes than that go in a memory file
 CARRIED_MAX: Final = 1024 * 1024
 
 
 class Kind(enum.IntEnum):
-    """What a message says. P: the primary says it, W: a worker says it."""
+    """The kind of a message. P: the primary sends it. W: a worker sends it."""
 
-    BOOT = 1  # P: who you are and how to serve; the first message of all
+    BOOT = 1  # P: the worker's identity and settings; the first message of all
     HANDOFF = 2  # P: a connection, with its descriptor
-    DRAIN = 3  # P: bring your clients elsewhere and end, within so many seconds
-    EVENT = 4  # P: another worker came or went
+    DRAIN = 3  # P: move the clients elsewhere and end, within so many seconds
+    EVENT = 4  # P: another worker came or went, or a key is refused
     MESSAGE = 5  # P and W: from one application part to another
-    INSPECT = 6  # P: say what you are doing
-    SLOTS = 7  # P: so many slots there are, say which keys are away by that; and whether keys of yours are elsewhere
-    READY = 10  # W: I can serve
-    BEAT = 11  # W: my event loop turns; so many connections; statistics
-    ACK = 12  # W: every connection up to the first number is mine, up to the second you may forget it
-    NACK = 13  # W: this connection I cannot take
-    BOOT_FAILED = 14  # W: why I cannot serve
-    RETIRE = 15  # W: somebody asked me to end (TERM): replace me
-    GIVE_BACK = 16  # W: a connection whose next request belongs to another, with its descriptor and what was read
-    INSPECTED = 17  # W: what I am doing, in words
-    ENDED = 18  # W: so many connections of each of these peers have ended
-    KEYS_AWAY = 19  # W: these keys have live connections here, away from home; and whether that is all
-    KEYS_ENDED = 20  # W: these keys, which are away, have no live connection here any more
+    INSPECT = 6  # P: report what this process is doing
+    SLOTS = 7  # P: the number of slots; report the keys that are away; whether keys of this slot are elsewhere
+    READY = 10  # W: connections may come
+    BEAT = 11  # W: the event loop turns; the number of connections; statistics
+    ACK = 12  # W: adopted all connections up to the first number; the primary may forget all up to the second
+    NACK = 13  # W: this connection could not be adopted
+    BOOT_FAILED = 14  # W: why the worker cannot serve
+    RETIRE = 15  # W: the worker got SIGTERM and asks to be replaced
+    GIVE_BACK = 16  # W: a connection whose next request belongs to another slot, with its descriptor and bytes
+    INSPECTED = 17  # W: what the process is doing, as text
+    ENDED = 18  # W: the number of connections that ended, by peer address
+    KEYS_AWAY = 19  # W: keys with live connections here, away from home; whether that is all
+    KEYS_ENDED = 20  # W: keys that were away and have no live connection here any more
 
 
 CARRIERS: Final = frozenset({Kind.BOOT, Kind.HANDOFF, Kind.GIVE_BACK})
-"""Kinds whose first field is what is carried, and that may have a descriptor beside them."""
+"""Kinds whose first field is the carried bytes, and that may have a descriptor beside them."""
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True):
+    """One message. Each subclass has its `Kind` as its tag."""
+
+
+class Carrier(Message, frozen=True):
+    """A message with a descriptor beside it. `carried` is None where the bytes are in a memory file."""
+
+    carried: bytes | None
+
+
+Decode = Callable[[memoryview], Message]
+"""Reads one packet. Whatever it raises is the sender's fault."""
 
 
 class Received(NamedTuple):
     """
-    One message. Whoever takes it owns `fd`. `carried` are the bytes that were sent along.
+    One received message. The code that handles it owns `fd` and has to close it. `carried` are the bytes sent along.
 
-    A handoff without a descriptor came to a process that is out of them (EMFILE): the kernel has dropped it here.
+    A handoff without a descriptor reached a process that is out of descriptors (EMFILE). The kernel closed it here.
     """
 
     message: Message
@@ -84,25 +98,25 @@ class Received(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A packet that is no message; descriptors that came with it are closed. Nothing behind it was read."""
+    """A packet that is no message. Its descriptors are closed, and nothing behind it was read."""
 
     reason: str
 
 
 class ChannelClosed(Exception):
-    """The other process is gone, or has closed its end."""
+    """The other process is gone, or closed its end."""
 
 
 class Channel:
-    """One end. Holds its socket; `close` gives it up."""
+    """One end of a channel. It owns its socket until `close`."""
 
     __slots__ = ("_buffer", "_decode", "_limit", "sock")
 
     def __init__(self, sock: socket.socket, decode: Decode, *, limit: int = MESSAGE_MAX) -> None:
         """
         Args:
-            decode: reads one message of the other end's; whatever it raises is that end's fault.
-            limit: how many bytes a message may have that is sent from here.
+            decode: reads one packet of the other end.
+            limit: the largest number of bytes of a message that this end sends.
         """
         sock.setblocking(False)
         self.sock = sock
@@ -112,20 +126,20 @@ class Channel:
 
     @staticmethod
     def pair(decode: Decode) -> tuple[Channel, socket.socket]:
-        """Make the primary's end of a channel, and the socket for the process at its other end."""
+        """Make the primary's end of a channel, and the socket for the worker's end. The caller owns both."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return Channel(ours, decode, limit=RELAYED_MAX), theirs
 
     def send(self, kind: Kind, *fields: Any, fd: int | None = None, carried: bytes = b"") -> bool:
         """
-        Send one message. The descriptor, if any, stays the caller's too; bytes are carried beside a descriptor only.
+        Send one message. The caller keeps its copy of `fd`. Bytes are carried only beside a descriptor.
 
         Returns:
-            False when the channel is full, or no descriptor is left for a memory file; nothing was sent.
+            False when the channel is full, or no descriptor is left for a memory file. Then nothing was sent.
 
         Raises:
-            ChannelClosed: nobody will ever read it.
-            ValueError: the message is larger than `MESSAGE_MAX`, or what is carried than `CARRIED_MAX`.
+            ChannelClosed: the other end is closed, so the message would never be read.
+            ValueError: the message is larger than `MESSAGE_MAX`, or `carried` than `CARRIED_MAX`.
         """
         assert fd is None or kind in CARRIERS, "no descriptor goes with this kind"
         if kind not in CARRIERS:
@@ -145,6 +159,7 @@ class Channel:
             os.close(memory)
 
     def _send(self, message: list[Any], fds: list[int]) -> bool:
+        assert len(fds) <= DESCRIPTORS_MAX, "the receiver has no room for more descriptors, and would lose them"
         data = msgspec.msgpack.encode(message)
         if len(data) > self._limit:
             raise ValueError(f"a message of {len(data)} bytes is larger than {self._limit}")
@@ -161,11 +176,12 @@ class Channel:
 
     def receive(self) -> list[Received | Unreadable]:
         """
-        Return the messages that are there, `BATCH` at most, perhaps none. The caller owns the descriptors in them. An
-        `Unreadable` is the last of them, and the caller gives the channel up.
+        Return the messages that have arrived, at most `BATCH` of them and perhaps none.
+
+        You own the descriptors in them. An `Unreadable` is always the last one; after it, close the channel.
 
         Raises:
-            ChannelClosed: nothing is there and nothing will come.
+            ChannelClosed: no message is left, and none will come.
         """
         messages: list[Received | Unreadable] = []
         while len(messages) < BATCH:
@@ -176,7 +192,7 @@ class Channel:
             except BlockingIOError:
                 break
             except ConnectionResetError:
-                continue  # it ended with messages unread, which is told once; then comes what it had said itself
+                continue  # the other end closed with unread messages: reported once, before what it had sent itself
             except OSError as error:
                 if error.errno in _GONE and not messages:
                     raise ChannelClosed from error
@@ -185,24 +201,24 @@ class Channel:
                 if not messages:
                     raise ChannelClosed
                 break
-            received = self._understand(size, _descriptors(ancillary), flags)
+            received = self._read_packet(size, _descriptors(ancillary), flags)
             messages.append(received)
             if isinstance(received, Unreadable):
                 break
         return messages
 
     def _has_ended(self) -> bool:
-        """Tell the end from an empty packet, which `recvmsg` does not."""
+        """Return whether this is the end of file. `recvmsg` returns the same for an empty packet."""
         poll = select.poll()
         poll.register(self.sock, select.POLLRDHUP)
         return bool(poll.poll(0))
 
-    def _understand(self, size: int, fds: list[int], flags: int) -> Received | Unreadable:
+    def _read_packet(self, size: int, fds: list[int], flags: int) -> Received | Unreadable:
         try:
             if flags & socket.MSG_TRUNC:
                 raise ValueError(f"a message has at most {len(self._buffer)} bytes")
             message = self._decode(memoryview(self._buffer)[:size])
-            return _take_descriptors(message, fds, any_lost=bool(flags & socket.MSG_CTRUNC))
+            return _attach(message, fds, any_lost=bool(flags & socket.MSG_CTRUNC))
         except Exception as error:  # noqa: BLE001 - the other end may be broken in any way
             close_all(fds)
             return Unreadable(f"{type(error).__name__}: {error}"[:REASON_MAX])
@@ -223,19 +239,20 @@ def _memory_file(data: bytes) -> int:
     return fd
 
 
-def _take_descriptors(message: Message, fds: list[int], *, any_lost: bool) -> Received:
+def _attach(message: Message, fds: list[int], *, any_lost: bool) -> Received:
     """
-    Join a message and what came beside it. Those of `fds` that are left are the caller's to close.
+    Join a message and the descriptors that came beside it. The caller has to close those that are left in `fds`.
 
     Raises:
-        ValueError, OSError: they do not belong together.
+        ValueError, OSError: the message and the descriptors do not belong together.
     """
     kind = type(message).__struct_config__.tag
     if kind not in CARRIERS:
         if fds or any_lost:
             raise ValueError("there is a descriptor beside a message that has none")
         return Received(message)
-    carried: bytes | None = message.carried  # type: ignore[attr-defined]
+    assert isinstance(message, Carrier), "messages.py makes each kind of CARRIERS a Carrier"
+    carried = message.carried
     if any_lost:
         if len(fds) >= DESCRIPTORS_MAX:
             raise ValueError(f"there are more than {DESCRIPTORS_MAX} descriptors")
@@ -253,8 +270,10 @@ def _take_descriptors(message: Message, fds: list[int], *, any_lost: bool) -> Re
 
 def _read_memory_file(fd: int) -> bytes:
     """
+    Return the content of a memory file. Anything else is refused, for a read from a pipe could block this process.
+
     Raises:
-        ValueError, OSError: it is none, or too large. What is no file in memory could have us wait.
+        ValueError, OSError: it is no memory file, or too large.
     """
     fcntl.fcntl(fd, fcntl.F_GET_SEALS)  # EINVAL but for files in memory
     about = os.fstat(fd)
@@ -273,10 +292,10 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 def connection_from(fd: int) -> socket.socket:
     """
-    Make a client's connection of a descriptor that came, which is closed where it is none.
+    Make a client's connection from a received descriptor. The descriptor is closed where this fails.
 
     Raises:
-        OSError: it is none.
+        OSError: the descriptor is no stream socket of a client.
     """
     try:
         sock = socket.socket(fileno=fd)
@@ -290,7 +309,7 @@ def connection_from(fd: int) -> socket.socket:
 
 
 def close_all(fds: Iterable[int | None]) -> None:
-    """Close descriptors that nobody will take."""
+    """Close descriptors of messages that are not handled."""
     for fd in fds:
         if fd is not None:
             os.close(fd)

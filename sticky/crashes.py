@@ -1,35 +1,47 @@
 """
-Learns of crashes, and refuses the connections of those who cause them.
+Finds the clients whose requests crash workers, and decides on their connections.
 
-Runs in the primary: the shell around `Blame`. The supervisor tells it how each worker ended. The dispatcher asks about
-each connection that has to go somewhere, while anybody is refused or suspected at all. A refusal is a 503; where that
-would tell the client nothing, over TLS and to a WebSocket, a worker is given the connection to refuse it.
+Runs in the primary: the shell around `Blame`, which has the rules. The supervisor reports how each worker ended. The
+dispatcher calls `check` for each handoff, while any key is refused or suspected. Most refusals are a 503 by the
+primary. A TLS client or a WebSocket would not understand that, so a worker gets the connection and refuses it in its
+protocol.
+
+It never touches a connection: the dispatcher refuses it or holds it back.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sticky import journal
 from sticky.affinity import Affinity
-from sticky.blame import CRASHES, REFUSED_LINE, REFUSED_S, WITHIN_S, Blame, is_crash, key_of, named
-from sticky.handoff import Parcel
+from sticky.blame import CRASHES, REFUSED_LINE, REFUSED_S, WITHIN_S, Blame, describe_key, is_crash, key_of
+from sticky.first_bytes import Refusal
+from sticky.handoff import HoldBack
 from sticky.hashing import Hashing
 from sticky.messages import REFUSED
+from sticky.pending_handoff import PendingHandoff
 from sticky.poller import Poller
 from sticky.worker_handle import WorkerHandle
 
-HOLD_S: Final = 0.05  # for how long a suspect is held back, to hear whether its worker has crashed
-HOLDS_MAX: Final = 20  # of one connection, while that is not known
-HELD_BACK_MAX: Final = 1_024  # connections; those above it go on at once
+HOLDS_MAX: Final = 20  # of one handoff, each of `HOLD_S`: after a second the end of a worker is certainly known
 
 logger = logging.getLogger("sticky")
 
 
+class ServingWorkers(Protocol):
+    """The workers of this machine: the supervisor."""
+
+    def notify_all(self, event: str, about: dict[str, Any]) -> None:
+        """Send an event to every worker that serves."""
+
+    def is_dying(self) -> bool:
+        """Return whether a worker has ended and its exit status is not known yet."""
+
+
 class Crashes:
-    """Who is refused, and why. Is the dispatcher's `Suspicion`."""
+    """The suspected and the refused keys. It is the dispatcher's `Suspicion`."""
 
     def __init__(
         self,
@@ -37,81 +49,60 @@ class Crashes:
         affinity: Affinity,
         hashing: Hashing,
         *,
+        workers: ServingWorkers,
         counters: dict[str, int],
-        refuse: Callable[[Parcel, int, str, str], None],
-        place: Callable[[Parcel], None],
-        tell: Callable[[str, dict[str, Any]], None],
-        is_dying: Callable[[], bool],
     ) -> None:
-        """
-        Args:
-            refuse: answers a connection, and closes it: as `Dispatcher.refuse`.
-            place: brings a parcel to its worker, after it was held back.
-            tell: tells every worker that serves of an event.
-            is_dying: whether a worker has ended of which it is not known yet how.
-        """
         self.is_active = False
         self._poller = poller
         self._affinity = affinity
         self._hashing = hashing
+        self._workers = workers
         self._counters = counters
-        self._refuse = refuse
-        self._place = place
-        self._tell = tell
-        self._is_dying = is_dying
         self._blame = Blame()
-        self._held_back = 0
 
     def ended(self, worker: WorkerHandle, code: int) -> None:
-        """Learn how a worker that served has ended, before what it left behind goes to others."""
-        if worker.journal is None or not is_crash(code, was_told=worker.is_retired, was_killed=worker.was_killed):
+        """Note how a worker that served has ended. Call this before its handoffs go to other workers."""
+        if worker.journal is None or not is_crash(code, was_retired=worker.is_retired, was_killed=worker.was_killed):
             return
         self._counters["crashed"] += 1
         found = self._blame.crashed(journal.in_flight(worker.journal), self._poller.now())
         self.is_active = self._blame.is_active(self._poller.now())
+        assert self.is_active or not found, "a key that was just refused is refused now"
         for key in found:
             self._counters["keys_refused"] += 1
-            self._tell(REFUSED, {"key": key, "for_s": REFUSED_S})
-            logger.error(REFUSED_LINE, named(key, self._hashing), REFUSED_S, CRASHES, WITHIN_S)
+            self._workers.notify_all(REFUSED, {"key": key, "for_s": REFUSED_S})
+            logger.error(REFUSED_LINE, describe_key(key, self._hashing), REFUSED_S, CRASHES, WITHIN_S)
 
     def now_refused(self) -> list[dict[str, Any]]:
-        """Return the events that a worker which comes now has missed."""
+        """Return the `REFUSED` events that a worker has missed which becomes ready now."""
         now = self._poller.now()
         return [{"key": key, "for_s": until - now} for key, until in self._blame.refused.items() if until > now]
 
-    def stops(self, parcel: Parcel) -> bool:
-        """Refuse a parcel, or hold it back. Return False, and do nothing, where it may go on."""
+    def check(self, handoff: PendingHandoff) -> Refusal | HoldBack | None:
+        """Decide on a handoff: refuse it, hold it back, or let it go on (None)."""
         now = self._poller.now()
         self.is_active = self._blame.is_active(now)
-        key = key_of(self._affinity, parcel.client, parcel.session)
+        key = key_of(self._affinity, handoff.address, handoff.sticky_id)
         if self._blame.refuses(key, now):
-            return self._stop(parcel, self._blame.refused[key] - now)
-        return self._blame.suspects(key) and self._hold_back(parcel)
+            return self._refuse(handoff, self._blame.refused[key] - now)
+        return HoldBack.HOLD if self._blame.suspects(key) and self._may_hold(handoff) else None
 
-    def _stop(self, parcel: Parcel, left_s: float) -> bool:
-        if parcel.reason == REFUSED:
-            return False  # a worker is to say so, and it is looked for another time
-        if parcel.upgrade or parcel.kind == "tls":
+    def _refuse(self, handoff: PendingHandoff, left_s: float) -> Refusal | None:
+        if handoff.reason == REFUSED:
+            return None  # a worker has to refuse it, and this is another attempt to find one
+        if handoff.upgrade or handoff.kind == "tls":
             self._counters["refused_crasher"] += 1
-            parcel.reason = REFUSED
-            return False
-        problem = f"requests of this client have crashed the server: it is refused for {left_s:.0f} s"
-        self._refuse(parcel, 503, problem, "refused_crasher")
-        return True
+            handoff.reason = REFUSED
+            return None
+        return Refusal(503, f"requests of this client have crashed the server: it is refused for {left_s:.0f} s")
 
-    def _hold_back(self, parcel: Parcel) -> bool:
+    def _may_hold(self, handoff: PendingHandoff) -> bool:
         """
-        Have a client wait that one more crash gets refused: it may be that its last request was that one, for a client
-        sees the end of its worker before we do.
+        Return whether to hold back a handoff of a suspect, which one more crash gets refused.
+
+        Its last request may have caused that crash already, for a client sees the end of its worker before the primary.
+        It is held once in any case, and again as long as a worker has ended for an unknown reason.
         """
-        if self._held_back >= HELD_BACK_MAX or parcel.holds >= HOLDS_MAX or (parcel.holds and not self._is_dying()):
+        if handoff.times_held >= HOLDS_MAX:
             return False
-        parcel.holds += 1
-        self._held_back += 1
-
-        def go_on() -> None:
-            self._held_back -= 1
-            self._place(parcel)
-
-        self._poller.after(HOLD_S, go_on)
-        return True
+        return not handoff.times_held or self._workers.is_dying()

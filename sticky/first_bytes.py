@@ -1,14 +1,14 @@
 """
-Says what the first bytes of a connection are: a request's head, a TLS ClientHello, too little yet, or nothing to serve.
+Inspects the first bytes of a connection: a request's head, a TLS ClientHello, too few bytes, or nothing to serve.
 
-Pure: bytes in, an answer out; no socket, no clock. The primary feeds it what it peeked, and no byte is consumed: the
-worker's own parser reads the same bytes again. That makes two readers of one message, so whatever two parsers could
-read differently is refused here, even where RFC 9112 lets a server be lenient. What is accepted means one thing to
-everybody: tests/sticky/test_agreement.py holds this against httptools and websockets.
+Pure: bytes in, a verdict out; no socket, no clock. Used in the primary for a connection's first bytes, and in workers
+for each later head. The primary only peeks, and the worker's own parser reads the same bytes again. So there are two
+readers of one message. This module refuses whatever two parsers could read differently, even where RFC 9112 lets a
+server be lenient. What it accepts means the same to every parser: tests/sticky/test_agreement.py compares it with
+httptools and websockets.
 
-Of what may follow HTTP it knows one thing: which head is the handshake of a WebSocket, for no request comes after it.
-
-It never looks at a body, never decodes, never guesses.
+It knows which head is the handshake of a WebSocket, for no request comes after that. It never reads a body, never
+decodes, and never guesses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class HeadLimits:
-    """How much of a head is waited for. The numbers are those of design section 11, near what nginx and node allow."""
+    """The largest head that is accepted. The defaults are near those of nginx and Node."""
 
     max_bytes: int = 16_384
     max_headers: int = 100
@@ -29,7 +29,7 @@ class HeadLimits:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A request's head: what was asked, and how many bytes it took to ask."""
+    """A request's head: its request line and headers, and its length."""
 
     method: str
     target: bytes
@@ -52,14 +52,14 @@ class Head:
 
     @property
     def authority(self) -> bytes:
-        """The host that is asked for, and its port where one is named: an absolute target's, else the Host header's."""
+        """The requested host, with its port if it has one: of an absolute target, else of the Host header."""
         found = _authority(self.target)
         return b"".join(self.values(b"host")[:1]) if found is None else found
 
     @property
     def is_upgrade(self) -> bool:
         """
-        Does a WebSocket begin behind this head?
+        Whether a WebSocket begins behind this head.
 
         Any other offer to leave HTTP is ignored, and the request is one like others (RFC 9110, section 7.8).
         """
@@ -79,7 +79,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """These bytes will not be served. Answer `status`, then close; `reason` may be shown to the client."""
+    """These bytes are not served. Answer with `status`, then close. `reason` may be shown to the client."""
 
     status: int
     reason: str
@@ -87,12 +87,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class NeedMore:
-    """These bytes may still become something. Call again when there are more."""
+    """These bytes may still become a head. Call again when there are more."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsHello:
-    """A TLS ClientHello begins here. What is inside is between the client and whoever has the certificate."""
+    """A TLS ClientHello begins here. The process that has the certificate reads it."""
 
 
 NEED_MORE: Final = NeedMore()
@@ -157,15 +157,15 @@ _CODING_VALUE: Final = Refusal(400, "Transfer-Encoding is something else than ch
 
 def inspect(data: bytes, limits: HeadLimits = DEFAULT_LIMITS, seen: int = 0) -> Verdict:
     """
-    Say what the first bytes of a connection are.
+    Return the verdict on the first bytes of a connection.
 
     You may call it with ever more of the same bytes, cut anywhere. A prefix answers `NEED_MORE` or what the whole
     answers; an answer other than `NEED_MORE` never changes with the bytes that follow. Each call is linear in `data`.
     With `seen`, all calls for one connection together are linear in its bytes.
 
-    Empty lines before the request are refused, though RFC 9112 (2.2) would have one ignored. It says so for the sake of
-    clients that end a POST with a stray CRLF, and nothing was posted before a connection's first bytes; httptools skips
-    such lines, websockets does not; and without them one byte is enough to know garbage.
+    Empty lines before the request are refused, though RFC 9112 (2.2) tells a server to ignore one. The RFC means
+    clients that end a POST with a stray CRLF, and no POST comes before a connection's first bytes. httptools skips such
+    lines, websockets does not. Without them, one byte is enough to recognise garbage.
 
     Args:
         data: all that has come so far, from the connection's first byte.
@@ -187,7 +187,7 @@ def inspect(data: bytes, limits: HeadLimits = DEFAULT_LIMITS, seen: int = 0) -> 
 
 def offers_websocket(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """
-    Is `websocket` among the protocols that a request offers to go on with (RFC 6455, section 4.2.1)?
+    Return whether a request offers to continue with the protocol `websocket` (RFC 6455, section 4.2.1).
 
     An offer counts only where Connection names it: else it was for another hop (RFC 9110, section 7.8).
 
@@ -202,8 +202,9 @@ def offers_websocket(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 def handshake_fault(method: str, version: str, headers: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
     """
-    Find what keeps a request that offers WebSocket from being a handshake. Where such a request ends, two readers could
-    see differently: there must be nothing but a head.
+    Return what prevents a request that offers WebSocket from being a handshake; None if nothing does.
+
+    A handshake has no body, for two readers could disagree about the end of one.
 
     Args:
         headers: with names in lower case.
@@ -226,7 +227,7 @@ def path_and_query(target: bytes) -> bytes:
 
 
 def are_headers(lines: list[bytes]) -> bool:
-    """Is each of these lines a header as `inspect` takes it? They may also be the trailers of a body."""
+    """Return whether each of these lines is a header that `inspect` accepts. Trailers of a body are headers too."""
     return not any(line.translate(None, _TEXT) or _find_header_fault(line) for line in lines)
 
 
@@ -236,7 +237,7 @@ def _tokens(lines: list[bytes]) -> list[bytes]:
 
 
 def _inspect_begun(data: bytes, limits: HeadLimits, seen: int) -> Verdict:
-    """Inspect bytes in which no head has ended: can they still become one?"""
+    """Inspect bytes in which no head has ended."""
     opening = _inspect_opening(data)
     if opening is not None:
         return opening
@@ -282,7 +283,7 @@ def _read(text: bytes, limits: HeadLimits) -> Head | None:
     """
     Read a whole head, up to its blank line, in as few passes as C can make of it. This is the primary's hot path.
 
-    None for whatever is wrong with a line; `_find_fault` says what. It does not compare headers with each other.
+    Return None if any line is wrong. `_find_fault` then finds the reason. Headers are not compared with each other.
     """
     lines = text.split(b"\r\n")
     line_ends = len(lines) - 1
@@ -344,14 +345,14 @@ def _find_conflict(head: Head, text: bytes) -> Refusal | None:
 
 
 def _is_length(values: list[bytes]) -> bool:
-    """Is that one number in its only spelling? Two equal ones, a sign and leading zeros are read differently."""
+    """Return whether that is one number in its only spelling: parsers disagree on signs, zeros and repetitions."""
     if len(values) != 1 or not values[0].isdigit():
         return False
     return len(values[0]) <= _LONGEST_LENGTH and (values[0] == b"0" or values[0][:1] != b"0")
 
 
 def _is_target(method: bytes, target: bytes) -> bool:
-    """Is that a target in origin-form, absolute-form or, for OPTIONS, the asterisk (RFC 9112, section 3.2)?"""
+    """Return whether a target has origin-form, absolute-form or, for OPTIONS, asterisk-form (RFC 9112, 3.2)."""
     if target.translate(None, _TARGET):
         return False
     if target[:1] == b"/":
@@ -371,10 +372,10 @@ def _authority(target: bytes) -> bytes | None:
 
 def _find_fault(text: bytes, limits: HeadLimits) -> Refusal | NeedMore | TlsHello | None:
     """
-    Find the first thing that is wrong, line by line in the order of the bytes.
+    Find the first fault, line by line in the order of the bytes.
 
-    The order is what makes a prefix and the whole give the same answer: what is said depends on nothing after the
-    fault. A last line without its end is only searched for what no end could mend.
+    Because of that order a prefix and the whole give the same answer: it depends on nothing behind the fault. A last
+    line without its end is only searched for faults that no end could repair.
     """
     opening = _inspect_opening(text)
     if opening is not None:

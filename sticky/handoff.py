@@ -1,211 +1,107 @@
 """
-Gives each connection to a worker, and gives it again until one has it.
+Gives each connection to a worker, and gives it again until one worker has it.
 
-Runs in the primary. A `Parcel` is a connection whose way is known: its socket, and the header that travels with it. The
-dispatcher chooses the slot, sends the parcel, and keeps its own copy of the descriptor until the worker acknowledges.
-A parcel whose worker died, or said no, goes to another; one that finds no worker waits, bounded in number and time, and
-is then answered 503. No connection is ever in nobody's hands.
+Runs in the primary. It never reads a request, and never decides whose a connection is (identity.py does).
 
-**When a worker dies**, the copies say what can still be done for its clients. It acknowledges twice (worker.py says
-when): that it has adopted a connection, and some turns later that the connection is settled; only then is the copy
-closed. So of what it leaves behind,
+Theory of operation
+===================
 
-- what it had not adopted goes to another worker;
-- what it had adopted and not read goes to another worker as well;
-- what it had read and not answered is told 503;
-- what it had begun to answer is closed: nobody else knows how the answer goes on.
+A `PendingHandoff` is a connection whose routing is known. The dispatcher owns it from `dispatch` on. At each moment a
+handoff is in exactly one of these places, and each place has a way out:
 
-**A key that has live connections away from its home slot** goes to them (away.py). The primary notes it here, when it
-sends one of its connections away, before the next one is placed.
+    homeless ── a slot is filled ──▶ placed again        no slot is live
+        └────── `patience_s` is over, or the server stops ──▶ 503
+    waiting  ── the channel has room ──▶ unacknowledged  the worker's channel is full
+        └────── `patience_s` is over ──▶ 503;  the worker goes ──▶ placed again
+    held     ── after `HOLD_S` ──▶ placed again          its requests may crash workers (crashes.py)
+    unacknowledged ── settled ──▶ our copy is closed     the worker has a copy too
+        ├────── NACK ──▶ another worker
+        └────── the worker dies ──▶ see below
+
+**Numbers.** The handoffs of one primary are numbered from 1, in the order in which they are sent. A worker acknowledges
+by two cumulative numbers, `adopted` and `settled`. For each worker settled <= adopted <= sent, and both only grow. A
+worker that claims anything else is broken: `OutOfTurn` ends it.
+
+**Two copies.** The primary keeps its copy of a descriptor until the worker reports the connection as settled. The
+worker reports it as adopted in the turn of its loop in which it got the descriptor. It reports it as settled a few
+turns later (acknowledgements.py). Until the copy is closed, no close by the worker reaches the client. So the copy
+decides what can be done when a worker dies:
+
+- A connection that the worker had not adopted goes to another worker.
+- A connection that the worker had adopted but not read goes to another worker too: the request is still in the socket.
+- A request that the worker had read, but not begun to answer, gets 503. The client may send it again.
+- A connection whose response had begun is closed, for only the dead worker knew how it goes on.
+
+**Bounds.** `WAITING_MAX` handoffs wait for one worker, or for any; further ones get 503 at once. A handoff waits at
+most about `patience_s`. One that is placed again joins the end of a queue, and may wait as long as the one before it.
+No handoff is sent more than `ATTEMPTS_MAX` times.
+
+**Keys.** A key goes to its home slot, unless it has live connections elsewhere (away.py). The tracker notes a handoff
+that goes away from home before the next handoff is placed. So two connections of a key never go to two workers.
+
+**Errors.** An exception over one handoff closes that connection. The others, and the loop, go on.
 """
 
 from __future__ import annotations
 
+import enum
 import logging
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, Protocol
 
-from sticky.addresses import Addresses, Network
-from sticky.away import ANSWER_S, AwayKeys, home_of
+from sticky.addresses import Addresses
+from sticky.away_tracker import AwayTracker, Channels
+from sticky.balance import Balance
 from sticky.channel import ChannelClosed, Kind
-from sticky.errors import OutOfTurn, SettingsError
-from sticky.hashing import Hashing, Key, SessionId, Slot
+from sticky.errors import OutOfTurn
+from sticky.first_bytes import Refusal
+from sticky.hashing import Hashing, Slot
 from sticky.messages import REFUSED
+from sticky.pending_handoff import PendingHandoff, bytes_sent
 from sticky.poller import Poller
-from sticky.refusing import TOO_MANY
+from sticky.refusals import TOO_MANY
 from sticky.worker_handle import WorkerHandle
 
-WAITING_MAX: Final = 1024  # parcels that wait for one worker, or for any
-ATTEMPTS_MAX: Final = 4  # a connection that three workers died of is not given to a fourth
-RETRY_S: Final = 0.02  # a channel can be full of descriptors in flight (ETOOMANYREFS), which epoll does not tell
+WAITING_MAX: Final = 1024  # handoffs that wait for one worker, or for any; about as many as a listener's backlog
+ATTEMPTS_MAX: Final = 4  # a connection that was at three deaths of workers is not given to a fifth worker
+RETRY_S: Final = 0.02  # a channel full of descriptors in flight (ETOOMANYREFS) gets no event from epoll
+HOLD_S: Final = 0.05  # for how long a suspect is held back: by then the primary knows whether its worker has crashed
+HELD_MAX: Final = 1_024  # handoffs held back at once; further suspects go on at once
 
-TCP_INFO_NOTSENT: Final = 144  # where struct tcp_info of linux/tcp.h has tcpi_notsent_bytes, 32 bits,
-TCP_INFO_SENT: Final = 200  # and tcpi_bytes_sent, 64 bits (Linux 4.19)
-
-TABLE_FULL_LINE: Final = "! %d keys are away from their home slot, and no more are noted: others go home at once"
+WORKER_LOST_LINE: Final = 'handoffs placed again slot=%d pid=%d count=%d reason="their worker is gone"'
 
 logger = logging.getLogger("sticky")
 
 
-class Parcel:
-    """One connection on its way. The primary owns `sock` until it calls `release`."""
+class Refuses(Protocol):
+    """Answers connections that no worker serves: `Refusals`."""
 
-    __slots__ = (
-        "attempts",
-        "away",
-        "client",
-        "expires_at",
-        "holds",
-        "key",
-        "kind",
-        "method",
-        "network",
-        "new_session",
-        "number",
-        "path",
-        "peer",
-        "port",
-        "reason",
-        "received",
-        "scheme",
-        "sent",
-        "session",
-        "sock",
-        "upgrade",
-        "wants_session",
-    )
+    def refuse(self, sock: socket.socket, status: int, reason: str, count: str) -> None: ...
 
-    def __init__(self, sock: socket.socket, peer: str, client: str, port: int) -> None:
-        self.sock = sock
-        self.peer = peer
-        self.received = b""  # bytes of the request that were read already; they travel with the descriptor
-        self.sent: int | None = 0  # bytes that had been sent to the client before: answers to earlier requests
-        self.client = client
-        self.port = port
-        self.scheme = "http"
-        self.kind = "http"
-        self.method = ""
-        self.path = ""
-        self.upgrade = False
-        self.session: SessionId | None = None
-        self.wants_session = False  # it has none that leads anywhere, and should be given one
-        self.new_session: SessionId | None = None
-        self.key: Key | None = None  # what is hashed; None: any worker will do
-        self.away = False  # its key's home is another slot than that to which it goes
-        self.reason = ""
-        self.number = 0
-        self.attempts = 0
-        self.expires_at = 0.0
-        self.network: Network | None = None  # what it is counted under
-        self.holds = 0  # how often it was held back: see `Crashes`
-
-    def header(self) -> tuple[object, ...]:
-        """Return what travels with the descriptor: its number, then the order of `Adopted`, then whether it is away."""
-        return (
-            self.number,
-            self.client,
-            self.port,
-            self.scheme,
-            self.kind,
-            self.method,
-            self.path,
-            self.upgrade,
-            self.session,
-            self.new_session,
-            self.reason,
-            self.peer,
-            self.away,
-        )
-
-    def is_untouched(self) -> bool:
-        """Whether the request can still be read from its first byte: from the socket, or from what travels with it."""
-        if self.kind == "raw" or self.received:
-            return True
-        try:
-            begin = self.sock.recv(32, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except OSError:
-            return False
-        return begin.startswith(self.method.encode()) if self.kind == "http" else begin[:1] == b"\x16"
-
-    def is_unanswered(self) -> bool:
-        """Whether it is certain that its worker sent nothing. Unix sockets do not tell."""
-        return self.sent is not None and bytes_sent(self.sock) == self.sent
+    def log_too_many(self, peer_address: str, connections: int) -> None: ...
 
 
-def bytes_sent(sock: socket.socket) -> int | None:
-    """Return how many bytes were written to a connection, ever (sent again counts again), or None where unknown."""
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SENT + 8)
-    except OSError:
-        return None
-    if len(info) < TCP_INFO_SENT + 8:
-        return None
-    not_yet, sent = (
-        struct.unpack_from("@I", info, TCP_INFO_NOTSENT)[0],
-        struct.unpack_from("@Q", info, TCP_INFO_SENT)[0],
-    )
-    return int(not_yet + sent)
+class HoldBack(enum.Enum):
+    """The decision to place a handoff a little later."""
 
-
-class Refuse(Protocol):
-    """Answers a connection that nobody takes."""
-
-    def __call__(self, sock: socket.socket, status: int, reason: str, count: str) -> None: ...
+    HOLD = "hold"
 
 
 class Suspicion(Protocol):
-    """Knows whose requests crash workers."""
+    """Knows which clients' requests crash workers: `Crashes`."""
 
     is_active: bool
-    """False most of the time: nobody is suspected, and `stops` need not be asked."""
+    """Whether any key is suspected or refused. False most of the time; then `check` is not called."""
 
-    def stops(self, parcel: Parcel) -> bool:
-        """Whether it has taken over the parcel, to refuse it, or to have it placed a little later."""
-
-
-class Balance(Protocol):
-    """Chooses a slot for a connection without a key."""
-
-    def __call__(self, live: Mapping[Slot, WorkerHandle]) -> Slot: ...
-
-
-def least(live: Mapping[Slot, WorkerHandle]) -> Slot:
-    """Choose the worker with the fewest connections."""
-    return min(live, key=lambda slot: (live[slot].connections, slot))
-
-
-class RoundRobin:
-    """Choose each slot in turn."""
-
-    def __init__(self) -> None:
-        self._last = -1
-
-    def __call__(self, live: Mapping[Slot, WorkerHandle]) -> Slot:
-        slots = sorted(live)
-        self._last = next((slot for slot in slots if slot > self._last), slots[0])
-        return Slot(self._last)
-
-
-def balance_named(name: str) -> Balance:
-    """
-    Return the way of balancing that a setting names.
-
-    Raises:
-        SettingsError: there is no such way.
-    """
-    if name == "least":
-        return least
-    if name == "round-robin":
-        return RoundRobin()
-    raise SettingsError("balance", f"{name!r} is neither 'least' nor 'round-robin'")
+    def check(self, handoff: PendingHandoff) -> Refusal | HoldBack | None:
+        """Decide on a handoff: refuse it, hold it back, or let it go on (None)."""
 
 
 class Dispatcher:
-    """Brings parcels to workers. `live` is the supervisor's: which worker serves which slot now."""
+    """Brings handoffs to workers. The head of this file has the theory of operation."""
 
     def __init__(
         self,
@@ -215,17 +111,18 @@ class Dispatcher:
         *,
         balance: Balance,
         patience_s: float,
-        refuse: Refuse,
-        wants_write: Callable[[WorkerHandle, bool], None],
+        refusals: Refuses,
+        channels: Channels,
         addresses: Addresses,
-        on_too_many: Callable[[str, Network | None], None],
         counters: dict[str, int],
         suspicion: Suspicion | None = None,
     ) -> None:
         """
         Args:
-            addresses: counts connections; shared with the door.
-            on_too_many: called with a peer that is refused for what a worker holds of its address.
+            live: the supervisor's table of the worker that serves each slot now.
+            patience_s: how long a handoff may wait for a worker.
+            channels: watches the workers' channels.
+            addresses: counts connections; shared with the acceptor.
         """
         self._suspicion = suspicion
         self._poller = poller
@@ -233,172 +130,176 @@ class Dispatcher:
         self._live = live
         self._balance = balance
         self._patience_s = patience_s
-        self._refuse = refuse
-        self._wants_write = wants_write
+        self._refusals = refusals
+        self._channels = channels
         self._addresses = addresses
-        self._on_too_many = on_too_many
         self._counters = counters
-        self._homeless: deque[Parcel] = deque()  # no slot is live
-        self.away = AwayKeys()
-        self._slots = 0  # that there are when each has a worker
-        self._warned: dict[str, WorkerHandle] = {}  # by id: those that know that keys of theirs may be elsewhere
+        self._homeless: deque[PendingHandoff] = deque()  # no slot is live
+        self.away = AwayTracker(poller, hashing, live, channels=channels, counters=counters)
+        self._held = 0
         self._is_closed = False
         self._number = 0
 
-    def dispatch(self, parcel: Parcel) -> None:
-        """Bring a parcel to its worker, whatever it takes. The dispatcher owns it from here on."""
-        parcel.expires_at = self._poller.now() + self._patience_s
-        self.place(parcel)
+    def dispatch(self, handoff: PendingHandoff) -> None:
+        """Bring a handoff to its worker, whatever it takes. The dispatcher owns it from here on."""
+        assert not handoff.number, "a handoff is dispatched once; after that it is placed again"
+        handoff.expires_at = self._poller.now() + self._patience_s
+        self._guard(self._place, handoff)
 
-    def place(self, parcel: Parcel) -> None:
-        """Bring a parcel to its worker that was held back on its way."""
-        self._try(self._place, parcel)
-
-    def refuse(self, parcel: Parcel, status: int, reason: str, count: str) -> None:
-        """Answer a parcel that was stopped on its way."""
-        self._give_up(parcel, status, reason, count)
-
-    def _try(self, deed: Callable[[Parcel], None], parcel: Parcel) -> None:
-        """Do something with one parcel of several. An error costs that one."""
+    def _guard(self, action: Callable[[PendingHandoff], None], handoff: PendingHandoff) -> None:
+        """Do something with one handoff of several. An exception closes that one, and the others go on."""
         try:
-            deed(parcel)
+            action(handoff)
         except Exception:  # noqa: BLE001 - `failed` logs it
-            self._poller.failed(partial(self._close, parcel))
+            self._poller.failed(partial(self._close, handoff))
 
-    def _place(self, parcel: Parcel) -> None:
-        if self._suspicion is not None and self._suspicion.is_active and self._suspicion.stops(parcel):
+    # Placing
+
+    def _place(self, handoff: PendingHandoff) -> None:
+        if self._is_stopped_as_suspect(handoff):
             return
         if not self._live:
             if self._is_closed:
-                self._refuse_closed(parcel)
+                self._refuse_closed(handoff)
             else:
-                self._wait(self._homeless, parcel)
+                self._wait(self._homeless, handoff)
             return
-        slot = self._slot_for(parcel)
+        slot = self._slot_for(handoff)
         worker = self._live[slot]
-        if not self._addresses.has_share(parcel.network, worker.held):
-            self._on_too_many(parcel.peer, parcel.network)
-            self._give_up(parcel, 503, TOO_MANY, "refused_address")
+        if not self._addresses.has_share(handoff.network, worker.held):
+            self._refusals.log_too_many(handoff.peer_address, self._addresses.count(handoff.network))
+            self._refuse(handoff, 503, TOO_MANY, "refused_address")
             return
-        if not worker.waiting and self._hand_over(worker, parcel):
+        if not worker.waiting and self._send(worker, handoff):
             return
-        if parcel.key is None and parcel.session is None and self._any_other(worker, parcel):
+        if handoff.key is None and self._send_to_other(worker, handoff):
             return
-        self._wait(worker.waiting, parcel, worker)
-        self._wants_write(worker, True)
+        self._wait(worker.waiting, handoff, worker)
+        self._channels.wants_write(worker, True)
 
-    def _slot_for(self, parcel: Parcel) -> Slot:
-        parcel.away = False
-        if parcel.key is not None:
-            return self._slot_for_key(parcel, parcel.key)
+    def _slot_for(self, handoff: PendingHandoff) -> Slot:
+        handoff.away = False
+        if handoff.key is not None:
+            slot, handoff.away = self.away.slot_for(handoff.key)
+            return slot
+        assert handoff.sticky_id is None, "each sticky id has a key"
         slot = self._balance(self._live)
-        if parcel.wants_session:
-            parcel.new_session = self._hashing.new_session(slot)
+        self._give_sticky_id(handoff, slot)
         return slot
 
-    def _slot_for_key(self, parcel: Parcel, key: Key) -> Slot:
-        if self.away:
-            slot = self.away.slot_of(key)
-            if slot is not None and slot in self._live:
-                parcel.away = True
-                return slot
-        home = home_of(self._hashing, key, self._slots)
-        if home in self._live:
-            return home
-        parcel.away = True
-        return self._hashing.choose(key, self._live)
+    def _give_sticky_id(self, handoff: PendingHandoff, slot: Slot) -> None:
+        if handoff.wants_sticky_id:
+            handoff.new_sticky_id = self._hashing.new_sticky_id(slot)
 
-    def _hand_over(self, worker: WorkerHandle, parcel: Parcel) -> bool:
+    def _send(self, worker: WorkerHandle, handoff: PendingHandoff) -> bool:
+        """Send a handoff to a worker. Return False when its channel is full or closed; then nothing has changed."""
         self._number += 1
-        parcel.number = self._number
-        parcel.attempts += 1
-        if parcel.received:
-            parcel.sent = bytes_sent(parcel.sock)
+        handoff.number = self._number
+        if handoff.received:
+            handoff.sent_before = bytes_sent(handoff.sock)
+        fd = handoff.sock.fileno()
         try:
-            sent = worker.channel.send(Kind.HANDOFF, *parcel.header(), fd=parcel.sock.fileno(), carried=parcel.received)
+            sent = worker.channel.send(Kind.HANDOFF, *handoff.header(), fd=fd, carried=handoff.received)
         except ChannelClosed:
-            sent = False  # its death will be heard of in this round or the next; then all its parcels are placed again
+            sent = False  # its end is reported in this round or the next, and all its handoffs are placed again
         if not sent:
-            parcel.attempts -= 1
             return False
+        assert handoff.number > worker.sent, "a worker's numbers only grow, for it acknowledges cumulatively"
+        handoff.attempts += 1
         worker.handed += 1
-        worker.sent = parcel.number
-        worker.unacked.append(parcel)
+        worker.sent = handoff.number
+        worker.unacked.append(handoff)
         if worker.reports_peers:
-            self._addresses.handed_over(parcel.network, worker.held)
+            self._addresses.handed_over(handoff.network, worker.held)
         else:
-            self._addresses.ended(parcel.network)
+            self._addresses.ended(handoff.network)
         self._counters["handed_over"] += 1
-        if parcel.away and parcel.key is not None:
-            self.away.sent(parcel.key, worker.slot, worker.worker_id, parcel.number)
-            self._look_at_table()
+        self.away.sent(handoff, worker)
         return True
 
-    def _any_other(self, full: WorkerHandle, parcel: Parcel) -> bool:
-        parcel.away = False  # its key, if any, stays where its other connections are
+    def _send_to_other(self, full: WorkerHandle, handoff: PendingHandoff) -> bool:
+        """Send a handoff to any other worker with room. Return False when there is none."""
+        handoff.away = False  # its key, if any, stays where its other connections are
         for slot, worker in self._live.items():
             if worker is not full and not worker.waiting:
-                if parcel.wants_session:
-                    parcel.new_session = self._hashing.new_session(slot)
-                if self._hand_over(worker, parcel):
+                self._give_sticky_id(handoff, slot)
+                if self._send(worker, handoff):
                     return True
         return False
 
-    def _wait(self, queue: deque[Parcel], parcel: Parcel, worker: WorkerHandle | None = None) -> None:
-        if len(queue) >= WAITING_MAX:
-            self._give_up(parcel, 503, "no worker has room", "refused_busy")
-            return
-        queue.append(parcel)
-        if worker is not None and parcel.away and parcel.key is not None:
-            self.away.wait(parcel.key, worker.slot, worker.worker_id)
-            self._look_at_table()
-        self._poller.after(max(parcel.expires_at - self._poller.now(), 0) + 0.001, lambda: self._expire(queue, worker))
+    # Suspects
 
-    def _expire(self, queue: deque[Parcel], worker: WorkerHandle | None) -> None:
+    def _is_stopped_as_suspect(self, handoff: PendingHandoff) -> bool:
+        """Refuse or hold back a handoff whose requests may crash workers. Return False where it goes on."""
+        if self._suspicion is None or not self._suspicion.is_active:
+            return False
+        decision = self._suspicion.check(handoff)
+        if isinstance(decision, Refusal):
+            self._refuse(handoff, decision.status, decision.reason, "refused_crasher")
+            return True
+        if decision is None or self._held >= HELD_MAX:
+            return False
+        handoff.times_held += 1
+        self._held += 1
+        self._poller.after(HOLD_S, lambda: self._release(handoff))
+        return True
+
+    def _release(self, handoff: PendingHandoff) -> None:
+        self._held -= 1
+        assert self._held >= 0, "each handoff is released once"
+        self._guard(self._place, handoff)
+
+    # Waiting
+
+    def _wait(self, queue: deque[PendingHandoff], handoff: PendingHandoff, worker: WorkerHandle | None = None) -> None:
+        if len(queue) >= WAITING_MAX:
+            self._refuse(handoff, 503, "no worker has room", "refused_busy")
+            return
+        assert handoff.expires_at, "only what was dispatched waits, and it has its deadline"
+        queue.append(handoff)
+        if worker is not None:
+            self.away.wait(handoff, worker)
+        self._poller.after(max(handoff.expires_at - self._poller.now(), 0) + 0.001, lambda: self._expire(queue, worker))
+
+    def _expire(self, queue: deque[PendingHandoff], worker: WorkerHandle | None) -> None:
         now = self._poller.now()
         while queue and queue[0].expires_at <= now:
-            parcel = queue.popleft()
-            self._waits_no_longer(worker, parcel)
-            self._try(self._refuse_late, parcel)
-
-    def _refuse_late(self, parcel: Parcel) -> None:
-        self._give_up(parcel, 503, "no worker took the connection in time", "refused_busy")
-
-    def _waits_no_longer(self, worker: WorkerHandle | None, parcel: Parcel) -> None:
-        if worker is not None and parcel.away and parcel.key is not None:
-            self.away.unwait(parcel.key, worker.worker_id)
-
-    # What becomes of a worker's parcels
+            handoff = queue.popleft()
+            if worker is not None:
+                self.away.unwait(handoff, worker)
+            self._guard(self._refuse_late, handoff)
 
     def flush(self, worker: WorkerHandle) -> None:
-        """Hand over what waits for a worker whose channel has room again."""
-        self._wants_write(worker, False)
+        """Send what waits for a worker whose channel has room again."""
+        self._channels.wants_write(worker, False)
         has_room = worker.flush()
         while has_room and worker.waiting:
-            parcel = worker.waiting.popleft()
+            handoff = worker.waiting.popleft()
             try:
-                has_room = self._hand_over(worker, parcel)
+                has_room = self._send(worker, handoff)
             except Exception:  # noqa: BLE001 - `failed` logs it
-                self._waits_no_longer(worker, parcel)
-                self._poller.failed(partial(self._close, parcel))
+                self.away.unwait(handoff, worker)
+                self._poller.failed(partial(self._close, handoff))
                 continue
             if has_room:
-                self._waits_no_longer(worker, parcel)
+                self.away.unwait(handoff, worker)
             else:
-                worker.waiting.appendleft(parcel)
-        if not has_room:  # asked again soon: see RETRY_S
-            self._poller.after(RETRY_S, lambda: self._wants_write(worker, True))
+                worker.waiting.appendleft(handoff)
+        if not has_room:  # watched again soon: see RETRY_S
+            self._poller.after(RETRY_S, lambda: self._channels.wants_write(worker, True))
 
-    def acknowledge(self, worker: WorkerHandle, taken: int, settled: int) -> None:
+    # What workers report
+
+    def acknowledge(self, worker: WorkerHandle, adopted: int, settled: int) -> None:
         """
-        Note what the worker has adopted, and give up our copies of what is settled. Both are numbers of parcels.
+        Note what a worker has adopted, and close our copies of what is settled. Both are numbers of handoffs.
 
         Raises:
-            OutOfTurn: it was not given that many, or takes back what it said.
+            OutOfTurn: the worker was not given that many, or goes back behind an earlier report.
         """
-        if not worker.taken <= taken <= worker.sent:
-            raise OutOfTurn(f"it acknowledges {taken} after {worker.taken}, and has been given {worker.sent}")
-        worker.taken = taken
+        if not worker.taken <= adopted <= worker.sent:
+            raise OutOfTurn(f"it acknowledges handoff {adopted} after {worker.taken}, and was given {worker.sent}")
+        worker.taken = adopted
         unacked = worker.unacked
         while unacked and unacked[0].number <= settled:
             unacked.popleft().sock.close()
@@ -408,169 +309,115 @@ class Dispatcher:
         Give to another worker what this one could not adopt.
 
         Raises:
-            OutOfTurn: it has no such parcel.
+            OutOfTurn: the worker has no such handoff.
         """
-        for parcel in worker.unacked:
-            if parcel.number == number:
-                worker.unacked.remove(parcel)
-                self._addresses.taken_back(parcel.network, worker.held)
-                self._try(lambda parcel: self._again(parcel, avoid=worker), parcel)
+        for handoff in worker.unacked:
+            if handoff.number == number:
+                worker.unacked.remove(handoff)
+                self._addresses.taken_back(handoff.network, worker.held)
+                self._guard(lambda handoff: self._place_elsewhere(handoff, avoid=worker), handoff)
                 return
-        raise OutOfTurn(f"it cannot adopt connection {number}, which it was not given")
+        raise OutOfTurn(f"it cannot adopt handoff {number}, which it was not given")
 
     def ended(self, worker: WorkerHandle, counts: Mapping[str, int]) -> None:
-        """Note how many connections have ended that this worker had, by their peers."""
-        if "" in counts:  # it does not say whose
+        """Note how many connections of a worker have ended, by their peer addresses."""
+        if "" in counts:  # it does not report addresses
             worker.reports_peers = False
             self._addresses.worker_lost(worker.held)
-        for peer, count in counts.items():
-            self._addresses.ended_in_worker(self._addresses.of(peer), count, worker.held)
+        for peer_address, count in counts.items():
+            self._addresses.ended_in_worker(self._addresses.of(peer_address), count, worker.held)
+
+    # Workers that come and go
+
+    def slot_filled(self) -> None:
+        """Place everything that found no live slot. The supervisor calls this when a slot has a worker."""
+        waiting, self._homeless = self._homeless, deque()
+        for handoff in waiting:
+            self._guard(self._place, handoff)
+
+    def slots_changed(self, slots: int) -> None:
+        """Set the number of slots. What waits for a worker is placed again, for its key's home may have moved."""
+        self.away.slots_changed(slots)
+        for worker in list(self._live.values()):
+            self._place_waiting(worker)
 
     def worker_retired(self, worker: WorkerHandle) -> None:
-        """Give to others what still waits for a worker that is about to end: being told so is the last it reads."""
-        self._place_again(worker)
+        """Place again what waits for a worker that is about to drain. It reads no handoff after the DRAIN message."""
+        self._place_waiting(worker)
 
-    def _place_again(self, worker: WorkerHandle) -> None:
+    def _place_waiting(self, worker: WorkerHandle) -> None:
         waiting = list(worker.waiting)
         worker.waiting.clear()
-        for parcel in waiting:
-            self._waits_no_longer(worker, parcel)
-        for parcel in waiting:
-            self._try(self._place, parcel)
+        for handoff in waiting:
+            self.away.unwait(handoff, worker)
+        for handoff in waiting:
+            self._guard(self._place, handoff)
 
     def worker_lost(self, worker: WorkerHandle) -> None:
-        """Do what can be done for everything that a dead worker leaves behind. It is not live any more."""
+        """Do what can be done for every handoff of a dead worker. You must have taken it out of `live` before."""
+        assert self._live.get(worker.slot) is not worker, "a dead worker gets nothing any more"
         left, waiting = list(worker.unacked), list(worker.waiting)
         worker.unacked.clear()
         worker.waiting.clear()
-        self.keys_lost(worker)
+        self.away.worker_gone(worker)
         if left or waiting:
-            count = len(left) + len(waiting)
-            logger.warning("= slot %d: %d connections were on their way, and are looked after", worker.slot, count)
+            logger.warning(WORKER_LOST_LINE, worker.slot, worker.pid, len(left) + len(waiting))
         self._addresses.worker_lost(worker.held)
-        for parcel in left:
-            self._addresses.accepted(parcel.network)
-            self._try(self._again if parcel.number > worker.taken else self._after_adoption, parcel)
-        for parcel in waiting:
-            self._try(self._again, parcel)
+        for handoff in left:
+            self._addresses.accepted(handoff.network)
+            self._guard(self._place_elsewhere if handoff.number > worker.taken else self._after_adoption, handoff)
+        for handoff in waiting:
+            self._guard(self._place_elsewhere, handoff)
 
-    def _after_adoption(self, parcel: Parcel) -> None:
-        if parcel.kind != "raw" and not parcel.received and parcel.is_untouched():
-            self._again(parcel)
-        elif parcel.kind == "http" and parcel.is_unanswered():
-            self._give_up(parcel, 503, "the worker that read the request has died", "refused_read")
+    def _after_adoption(self, handoff: PendingHandoff) -> None:
+        """Do what can be done for a connection that a dead worker had adopted: the theory has the four cases."""
+        if handoff.kind != "raw" and not handoff.received and handoff.is_untouched():
+            self._place_elsewhere(handoff)
+        elif handoff.kind == "http" and handoff.is_unanswered():
+            self._refuse(handoff, 503, "the worker that read the request has died", "refused_read")
         else:
             self._counters["closed_with_worker"] += 1
-            self._close(parcel)
+            self._close(handoff)
 
-    def _again(self, parcel: Parcel, avoid: WorkerHandle | None = None) -> None:
+    def _place_elsewhere(self, handoff: PendingHandoff, avoid: WorkerHandle | None = None) -> None:
         self._counters["handed_over_again"] += 1
-        if parcel.attempts >= ATTEMPTS_MAX:
-            self._give_up(parcel, 503, "no worker could take the connection", "refused_attempts")
-        elif not parcel.is_untouched():
+        if handoff.attempts >= ATTEMPTS_MAX:
+            self._refuse(handoff, 503, "no worker could take the connection", "refused_attempts")
+        elif not handoff.is_untouched():
             self._counters["lost_after_reading"] += 1
-            self._close(parcel)
+            self._close(handoff)
         else:
-            if parcel.reason != REFUSED:
-                parcel.reason = "again"
-            if avoid is not None and len(self._live) > 1 and self._any_other(avoid, parcel):
+            if handoff.reason != REFUSED:
+                handoff.reason = "again"
+            if avoid is not None and len(self._live) > 1 and self._send_to_other(avoid, handoff):
                 return
-            self._place(parcel)
+            self._place(handoff)
 
-    # Keys that are away from home
-
-    def slots_changed(self, slots: int) -> None:
-        """Learn how many slots there are. Workers that serve are asked which keys they have whose home is elsewhere."""
-        self._slots = slots
-        workers = list(self._live.values())
-        number = self.away.ask(worker.worker_id for worker in workers)
-        for worker in workers:
-            self._say_slots(worker, number)
-            self._place_again(worker)
-        if workers:
-            self._poller.after(ANSWER_S, lambda: self.away.give_up(number))
-
-    def warn(self, worker: WorkerHandle) -> None:
-        """Tell a worker that is about to serve, if so, that keys of its slot may be away."""
-        if self.away:
-            self._warned[worker.worker_id] = worker
-            self._say_slots(worker, 0)
-
-    def _say_slots(self, worker: WorkerHandle, number: int) -> None:
-        if not worker.send(Kind.SLOTS, self._slots, number, worker.worker_id in self._warned):
-            self._wants_write(worker, True)
-
-    def keys_away(self, worker: WorkerHandle, keys: list[bytes], seen: int, number: int, is_all: bool) -> None:
-        """
-        Take an answer, or a part of it, to the question which keys are away.
-
-        Raises:
-            OutOfTurn: it has seen a connection that it was not given.
-        """
-        self._check_seen(worker, seen)
-        self.away.reported(keys, worker.slot, worker.worker_id, seen)
-        if is_all:
-            self.away.answered(worker.worker_id, number)
-        self._look_at_table()
-
-    def keys_ended(self, worker: WorkerHandle, keys: list[bytes], seen: int) -> None:
-        """
-        Learn that keys that were away have no live connection at a worker any more.
-
-        Raises:
-            OutOfTurn: it has seen a connection that it was not given.
-        """
-        self._check_seen(worker, seen)
-        self.away.ended(keys, worker.worker_id, seen)
-        self._look_at_table()
-
-    @staticmethod
-    def _check_seen(worker: WorkerHandle, seen: int) -> None:
-        if seen > worker.sent:
-            raise OutOfTurn(f"it has seen connection {seen}, and has been given {worker.sent}")
-
-    def keys_lost(self, worker: WorkerHandle) -> None:
-        """Learn that the live connections of a worker are gone, or will be."""
-        self.away.gone(worker.worker_id)
-        self._warned.pop(worker.worker_id, None)
-        self._look_at_table()
-
-    def _look_at_table(self) -> None:
-        if refused := self.away.refused:
-            if not self._counters["away_not_noted"]:
-                logger.warning(TABLE_FULL_LINE, len(self.away))
-            self._counters["away_not_noted"] = refused
-        if self._warned and not self.away:
-            warned, self._warned = self._warned, {}
-            for worker in warned.values():
-                self._say_slots(worker, 0)
-
-    def slot_filled(self) -> None:
-        """Place everything that found no live slot."""
-        waiting, self._homeless = self._homeless, deque()
-        for parcel in waiting:
-            self._try(self._place, parcel)
+    # Ending
 
     def close(self) -> None:
-        """Answer everything that waits: nobody will take it now, nor what is left over later."""
+        """Answer every handoff that waits for a slot, and each later one: no worker will take them now."""
         self._is_closed = True
         while self._homeless:
-            self._try(self._refuse_closed, self._homeless.popleft())
+            self._guard(self._refuse_closed, self._homeless.popleft())
 
-    def _refuse_closed(self, parcel: Parcel) -> None:
-        self._give_up(parcel, 503, "shutting down", "refused_stopping")
+    def _refuse_closed(self, handoff: PendingHandoff) -> None:
+        self._refuse(handoff, 503, "shutting down", "refused_stopping")
 
-    def _give_up(self, parcel: Parcel, status: int, reason: str, count: str) -> None:
-        """Answer a connection that no worker has, and let go of it."""
-        self._addresses.ended(parcel.network)
-        self._refuse(parcel.sock, status, reason, count)
+    def _refuse_late(self, handoff: PendingHandoff) -> None:
+        self._refuse(handoff, 503, "no worker took the connection in time", "refused_busy")
 
-    def _close(self, parcel: Parcel) -> None:
+    def _refuse(self, handoff: PendingHandoff, status: int, reason: str, count: str) -> None:
+        """Answer a connection that no worker has. The dispatcher does not own it any more."""
+        self._addresses.ended(handoff.network)
+        self._refusals.refuse(handoff.sock, status, reason, count)
+
+    def _close(self, handoff: PendingHandoff) -> None:
         """Close a connection that no worker has."""
-        self._addresses.ended(parcel.network)
-        parcel.sock.close()
+        self._addresses.ended(handoff.network)
+        handoff.sock.close()
 
     @property
     def homeless(self) -> int:
-        """How many connections wait for any worker."""
+        """How many handoffs wait because no slot is live."""
         return len(self._homeless)

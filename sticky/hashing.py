@@ -1,10 +1,10 @@
 """
-Chooses a slot for a key, and makes session ids that carry their slot. Pure, used in the primary and in workers.
+Chooses a slot for a key, and makes sticky ids that carry their slot. Pure, used in the primary and in workers.
 
 Rendezvous hashing: every slot has a score for every key, and the live slot with the highest score has the key. So when
 a slot is lost only its own keys move, and when it comes back exactly those return, without a table. The scores are
 BLAKE2b with the cluster's secret as its key: the same on every machine and after every restart that has the secret,
-and nobody without it can aim at one worker.
+and no client without it can aim at one worker.
 
 It never uses `hash()`, which differs between processes, nor `% len(live)`, which moves almost every key when one slot
 is lost.
@@ -25,8 +25,8 @@ from .errors import NoLiveSlot, SettingsError
 Slot = NewType("Slot", int)
 """A worker's number, from 0. It outlives the worker's crash."""
 
-SessionId = NewType("SessionId", str)
-"""An id whose tag is good: made by `Hashing.new_session`, or accepted by `Hashing.slot_of`."""
+StickyId = NewType("StickyId", str)
+"""The id that routes a client: from a request, or made by `Hashing.new_sticky_id` with a tag."""
 
 Key = NewType("Key", bytes)
 """What is hashed to a slot."""
@@ -34,13 +34,13 @@ Key = NewType("Key", bytes)
 MIN_SECRET_BYTES: Final = 16
 
 MAX_SLOT: Final = 0xFFFF
-"""The largest slot that a session id can carry: it has two bytes for it."""
+"""The largest slot that a sticky id can carry: it has two bytes for it."""
 
 # Three bytes are four characters: these make 28, and without padding an id has exactly one spelling.
 _SLOT_BYTES: Final = 2
-_RANDOM_BYTES: Final = 12  # 96 bits: no two sessions ever share an id
+_RANDOM_BYTES: Final = 12  # 96 bits: no two clients ever share an id
 _TAG_BYTES: Final = 7  # 56 bits, tried over the network. A forged tag would win a choice of worker, nothing more.
-_SESSION_CHARACTERS: Final = (_SLOT_BYTES + _RANDOM_BYTES + _TAG_BYTES) * 4 // 3
+_STICKY_ID_CHARACTERS: Final = (_SLOT_BYTES + _RANDOM_BYTES + _TAG_BYTES) * 4 // 3
 
 # An application's own id carries its slot behind a mark: nine bytes more, which are twelve characters.
 _MARK: Final = b"~"
@@ -58,11 +58,11 @@ class Hashing:
 
     def __init__(self, secret: bytes, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
         """
-        Hash under `secret`. Whoever has it can compute every choice and make session ids.
+        Hash under `secret`. Any process that has it can compute every choice and make sticky ids.
 
         Args:
             secret: at least 16 bytes; of more than 64, its digest is the key, for BLAKE2b takes no longer one.
-            entropy: where the random part of a session id comes from.
+            entropy: where the random part of a sticky id comes from.
 
         Raises:
             SettingsError: The secret is too short to keep anything.
@@ -98,23 +98,23 @@ class Hashing:
             raise NoLiveSlot
         return best
 
-    def new_session(self, slot: Slot) -> SessionId:
-        """Make a new session's id, which leads to `slot`. It is safe in a cookie, a query and a header as it is."""
-        assert 0 <= slot <= MAX_SLOT, f"slot {slot} does not fit a session id"
+    def new_sticky_id(self, slot: Slot) -> StickyId:
+        """Make a new sticky id, which leads to `slot`. It is safe in a cookie, a query and a header as it is."""
+        assert 0 <= slot <= MAX_SLOT, f"slot {slot} does not fit a sticky id"
         body = slot.to_bytes(_SLOT_BYTES, "big") + self._entropy(_RANDOM_BYTES)
-        return SessionId(urlsafe_b64encode(body + self._tag(body)).decode("ascii"))
+        return StickyId(urlsafe_b64encode(body + self._tag(body)).decode("ascii"))
 
-    def slot_of(self, session: str) -> Slot | None:
+    def slot_of(self, sticky_id: str) -> Slot | None:
         """
-        Read the slot out of a session id, or of an application's id with its tag; None when this secret made neither.
+        Read the slot out of a sticky id, or of an application's id with its tag; None when this secret made neither.
 
         The slot need not be live, nor exist any longer: the cluster may have been scaled since.
         """
-        if session[-_SUFFIX_CHARACTERS:][:1] == "~" and (slot := self._untag_text(session)) is not None:
+        if sticky_id[-_SUFFIX_CHARACTERS:][:1] == "~" and (slot := self._untag_text(sticky_id)) is not None:
             return slot
-        if len(session) != _SESSION_CHARACTERS or not session.isascii():
+        if len(sticky_id) != _STICKY_ID_CHARACTERS or not sticky_id.isascii():
             return None
-        text = session.encode("ascii")
+        text = sticky_id.encode("ascii")
         if text.translate(None, _URL_SAFE):  # the decoder skips what it does not know, and an id has one spelling
             return None
         raw = urlsafe_b64decode(text)
@@ -143,9 +143,9 @@ class Hashing:
             return None
         return app_id, Slot(int.from_bytes(place, "big"))
 
-    def _untag_text(self, session: str) -> Slot | None:
+    def _untag_text(self, sticky_id: str) -> Slot | None:
         try:
-            tagged = self.untag(session.encode("latin-1"))  # as `Affinity` decodes a header
+            tagged = self.untag(sticky_id.encode("latin-1"))  # as `Affinity` decodes a header
         except UnicodeEncodeError:
             return None
         return None if tagged is None else tagged[1]

@@ -1,12 +1,16 @@
 """
-What is in flight in a worker, in memory that its primary reads when the worker has crashed.
+The journal of a worker: what is in flight in it, in memory that the primary reads when the worker has crashed.
 
-A crash in native code leaves no time to say anything. So a worker keeps a byte for each of its connections, in a memory
-file that both processes hold. Beginning and ending a request sets and clears bits of that byte, which costs less than
-100 ns; the key of a connection is written once, when it is adopted.
+Used in workers, which write it, and in the primary, which reads it. A crash in native code leaves no time to send a
+message. So a worker has a byte for each of its connections, in a memory file that both processes hold. The begin and
+the end of a request set and clear bits of that byte, which costs less than 100 ns. The key of a connection is written
+once, when it is adopted.
 
-The worker has the file mapped. The primary reads it (`pread`), once, after the end: nothing that a worker does to the
-file can hurt the primary. It is bounded: of more than `ENTRIES` connections the others are not seen in it.
+    offset 0         the bytes: one for each of `ENTRIES` connections
+    offset ENTRIES   the keys: `KEY_BYTES` for each connection, of which the first is the length
+
+The worker maps the file. The primary reads it (`pread`) once, after the worker's end. It checks every length, so
+nothing that a worker writes can hurt the primary. The journal is bounded: connections above `ENTRIES` are not noted.
 """
 
 from __future__ import annotations
@@ -22,23 +26,23 @@ from collections import Counter
 from hashlib import blake2b
 from typing import Final
 
-ENTRIES: Final = 65_536  # connections; a byte each, and then `KEY_BYTES` each. Only pages that are used are there.
+ENTRIES: Final = 65_536  # connections: one process rarely has more descriptors. Only pages that are used take memory.
 KEY_BYTES: Final = 64  # the first is a length
 SIZE: Final = ENTRIES * (1 + KEY_BYTES)
-IN_FLIGHT_MAX: Final = 4_096  # that are read; of more nobody can say which it was
+IN_FLIGHT_MAX: Final = 4_096  # entries that are read; among more than that no suspect can be found
 
-# Bits of an entry's byte. None is set: the entry is free. OPEN alone: its connection is idle.
+# Bits of an entry's byte. 0: the entry is free. OPEN alone: its connection is idle.
 ADOPTING: Final = 1
 REQUEST: Final = 2
 MESSAGE: Final = 4
 ENDING: Final = 8
 OPEN: Final = 16
 
-ENDING_TURNS: Final = 3  # of the loop: an application that answers first and works then has begun to by then
+ENDING_TURNS: Final = 3  # of the loop: by then an application that works after its response has begun to
 
 
 class Mark:
-    """One connection's entry. It is free again when nobody holds this any more."""
+    """One connection's entry. The entry is free again when this object is deleted."""
 
     __slots__ = ("_at", "_journal", "key")
 
@@ -48,7 +52,7 @@ class Mark:
         self.key = key
 
     def begin(self, bit: int = REQUEST) -> None:
-        """Note that something is in flight on this connection. Does nothing when it is noted already."""
+        """Note that something is in flight on this connection. You must call `end`. Noting it twice changes nothing."""
         self._journal.states[self._at] |= bit
 
     def end(self, bit: int = REQUEST) -> None:
@@ -56,11 +60,11 @@ class Mark:
         self._journal.states[self._at] &= ~bit
 
     def end_soon(self) -> None:
-        """Note that a request is over, but for what it began in tasks of its own: some turns of the loop later."""
+        """Note that a request is over, some turns of the loop later: tasks that it started may still crash."""
         self._journal.end_soon(self)
 
     def rename(self, key: bytes) -> None:
-        """The next request on this connection is another client's."""
+        """Set the key anew: the next request on this connection is another client's."""
         if key != self.key and self is not NO_MARK:
             self.key = key
             self._journal.write(self._at, key)
@@ -70,25 +74,25 @@ class Mark:
 
 
 class Journal:
-    """The worker's side."""
+    """The worker's side of the file."""
 
     def __init__(self, memory: mmap.mmap | None = None) -> None:
         """
         Args:
-            memory: shared with the primary; None where there is none, and everything is noted in vain.
+            memory: shared with the primary. None where there is none: then everything is noted in vain.
         """
         self.states: mmap.mmap | bytearray = bytearray(1) if memory is None else memory
         self._is_shared = memory is not None
-        self._used = 0  # entries that ever were
+        self._used = 0  # entries that were ever used
         self._free: list[int] = []
         self._turn = 0
-        self._ending: dict[Mark, int] = {}  # whose `end_soon` was called, and the turn in which it was, in that order
+        self._ending: dict[Mark, int] = {}  # the turn in which `end_soon` was called, in that order
         if memory is not None:
             os.register_at_fork(after_in_child=self._leave)
 
     @classmethod
-    def take(cls, fd: int | None) -> Journal:
-        """Map a file of `create`, which is then closed."""
+    def from_fd(cls, fd: int | None) -> Journal:
+        """Map a file that `create` made. The descriptor is closed, for the mapping stays without it."""
         if fd is None:
             return cls()
         try:
@@ -99,12 +103,12 @@ class Journal:
             os.close(fd)
 
     def _leave(self) -> None:
-        """In a child of the worker: what it does to its copies of marks is nobody's concern."""
+        """In a child of the worker: detach, so that the child's copies of marks do not change the worker's entries."""
         self.states = bytearray(ENTRIES)
         self._is_shared = False
 
     def open(self, key: bytes) -> Mark:
-        """Make the entry of a connection. One whose key is empty is not seen, until `rename`."""
+        """Make the entry of a connection. You keep its mark. An entry without a key is not read until `rename`."""
         if self._is_shared:
             if self._free:
                 at = self._free.pop()
@@ -113,18 +117,22 @@ class Journal:
                 self._used += 1
             else:
                 return NO_MARK
+            assert self.states[at] == 0, "only a free entry is taken"
             self.write(at, key)
             self.states[at] = OPEN
             return Mark(self, at, key)
         return NO_MARK
 
     def write(self, at: int, key: bytes) -> None:
+        """Write the key of an entry. Call this before a request of that key is noted as in flight."""
         if self._is_shared:
             text = record(key)
+            assert len(text) < KEY_BYTES, "a longer one would overwrite the next entry"
             begin = ENTRIES + at * KEY_BYTES
             self.states[begin : begin + 1 + len(text)] = bytes((len(text),)) + text
 
     def free(self, at: int) -> None:
+        """Free an entry. Only `Mark` calls this, when it is deleted."""
         if self._is_shared:
             self.states[at] = 0
             self._free.append(at)
@@ -138,7 +146,7 @@ class Journal:
         self._ending[mark] = self._turn
 
     def _sweep(self) -> None:
-        """One turn is over. What ended `ENDING_TURNS` ago is over as well."""
+        """End a turn of the loop: what ended more than `ENDING_TURNS` ago is over."""
         self._turn += 1
         for mark, turn in list(self._ending.items()):
             if self._turn - turn <= ENDING_TURNS:
@@ -151,11 +159,11 @@ class Journal:
 
 NO_JOURNAL: Final = Journal()
 NO_MARK: Final = Mark(NO_JOURNAL, 0, b"")
-"""Of a connection beyond the table, or in a worker without a primary."""
+"""Of a connection above `ENTRIES`, and of all in a worker without a primary."""
 
 
 def record(key: bytes) -> bytes:
-    """Return a key as it is written: itself where it is short."""
+    """Return a key as the file has it: a long one as its digest."""
     if len(key) < KEY_BYTES:
         return key
     return key[:1] + b"#" + blake2b(key, digest_size=16).hexdigest().encode()
@@ -165,7 +173,7 @@ def record(key: bytes) -> bytes:
 
 
 def create() -> int | None:
-    """Make the memory file of one worker; None where that is not possible. The caller owns it."""
+    """Make the memory file of one worker; None where that is not possible. The caller owns the descriptor."""
     try:
         fd = os.memfd_create("journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError:
@@ -181,13 +189,15 @@ def create() -> int | None:
 
 def in_flight(fd: int) -> Counter[bytes]:
     """
-    Read what was in flight in a worker that has ended: keys, as `record` writes them, and how many connections each had
-    there, in flight or not.
+    Return the keys that were in flight in a worker that has ended, as `record` writes them.
+
+    The count of a key is the number of its connections there, in flight or not. An unreadable file has no keys.
     """
     found: Counter[bytes] = Counter()
     with contextlib.suppress(OSError):
         states = os.pread(fd, ENTRIES, 0).rstrip(b"\0")
         entries = os.pread(fd, len(states) * KEY_BYTES, ENTRIES)
+        # Neither 0 nor OPEN alone: something is in flight.
         busy = itertools.islice(re.finditer(rb"[^\x00\x10]", states), IN_FLIGHT_MAX)
         keys = {_key_at(entries, each.start()) for each in busy} - {b""}
         if keys:
@@ -196,7 +206,7 @@ def in_flight(fd: int) -> Counter[bytes]:
 
 
 def _key_at(entries: bytes, at: int) -> bytes:
-    """Return the key of an entry, or nothing where what is there cannot be one."""
+    """Return the key of an entry, or nothing where its length is wrong."""
     begin = at * KEY_BYTES
     size = entries[begin] if begin < len(entries) else 0
     return entries[begin + 1 : begin + 1 + size] if size < KEY_BYTES else b""

@@ -1,5 +1,7 @@
 """
-A log line that many clients can cause, and that is to come at most once a second. Pure: the time is an argument.
+Limits a log line that many clients can cause to one a second.
+
+Pure, used in the primary and in workers. The time is an argument. It never logs: the caller does.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ PAUSE_S: Final = 1.0
 
 
 class LogThrottle:
-    """Says whether a line is due, and how many were left out since the last one."""
+    """Decides whether a line is due, and counts the lines that were left out since the last one."""
 
     __slots__ = ("_left_out", "_next_at")
 
@@ -20,10 +22,11 @@ class LogThrottle:
 
     def due(self, now: float) -> int | None:
         """
-        Ask at each cause of the line.
+        Count one cause of the line. Call this at each of them.
 
         Returns:
-            None when it came less than a second ago; else how many were left out, and the line has to be written.
+            None when the last line is less than a second old. Otherwise the number of causes that were left out; you
+            must write the line then.
         """
         if now < self._next_at:
             self._left_out += 1

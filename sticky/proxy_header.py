@@ -1,11 +1,12 @@
 """
-Reads a PROXY protocol header, version 1 or 2: who is behind the proxy that a connection comes from.
+Reads a PROXY protocol header, version 1 or 2: the client address behind the proxy that a connection comes from.
 
-Pure, used in the primary, and only for connections from addresses that may say such things. The header is the one thing
-the primary consumes, so its length is exact to the byte. The specification forbids guessing whether a header is there:
-where one is expected, anything else is refused, as is every oddity inside (proxy-protocol.txt, section 2).
+Pure, used in the primary, and only for connections from trusted peers. The primary consumes the header and nothing
+else, so its length is exact to the byte. The specification forbids guessing whether a header is there
+(proxy-protocol.txt, section 2). So where one is expected, anything else is refused, and every irregularity inside as
+well.
 
-It never trusts what the extensions (TLVs) say: they are checked for their lengths and skipped.
+It never uses the extensions (TLVs): it checks their lengths and skips them.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ from .first_bytes import NEED_MORE, NeedMore, Refusal
 @dataclass(frozen=True, slots=True)
 class ProxyHeader:
     """
-    What a proxy says of a connection. Where `client` is None the proxy does not know, or speaks for itself: then the
-    addresses of the socket are the ones that count.
+    The addresses of a connection, as its proxy sees them.
+
+    Where `client_address` is None the proxy does not know, or the connection is its own. Then use the addresses of the
+    socket.
     """
 
-    client: str | None
+    client_address: str | None
     """An IP address; or `unix:` and a path, when the client reached the proxy through a Unix socket."""
     client_port: int
-    server: str | None
+    server_address: str | None
     server_port: int
     length: int
-    """Bytes of the header: consume exactly so many."""
+    """Bytes of the header. You must consume exactly so many."""
     local: bool = False
     """The proxy's own connection, such as a health check (version 2, LOCAL)."""
 
@@ -58,8 +61,8 @@ def parse(data: bytes) -> ProxyHeader | NeedMore | Refusal:
     """
     Read the PROXY protocol header that `data` begins with.
 
-    You may call it with ever more of the same bytes. A prefix answers `NEED_MORE` or what the whole answers, and no
-    more than `V2_MAX_BYTES` are ever asked for.
+    You may call it again with more of the same bytes. A prefix gives `NEED_MORE` or the verdict of the whole. It never
+    needs more than `V2_MAX_BYTES`.
     """
     if data.startswith(_V1_START):
         return _parse_v1(data)
@@ -84,13 +87,13 @@ def _parse_v1(data: bytes) -> ProxyHeader | NeedMore | Refusal:
         return _BAD_V1
     address = IPv4Address if family == "TCP4" else IPv6Address
     try:
-        client, server = (str(address(field)) for field in fields[:2])
+        client_address, server_address = (str(address(field)) for field in fields[:2])
         client_port, server_port = (_port(field) for field in fields[2:])
     except ValueError:
         return _BAD_V1
-    if "%" in client + server:  # a zone means something only on the proxy's own machine
+    if "%" in client_address + server_address:  # a zone means something only on the proxy's own machine
         return _BAD_V1
-    return ProxyHeader(client, client_port, server, server_port, length)
+    return ProxyHeader(client_address, client_port, server_address, server_port, length)
 
 
 def _port(text: str) -> int:
@@ -102,7 +105,7 @@ def _port(text: str) -> int:
 
 
 def _parse_v2(data: bytes) -> ProxyHeader | NeedMore | Refusal:
-    """Read a binary header (section 2.2). What the fixed part says is judged as soon as it is there."""
+    """Read a binary header (section 2.2). Each byte of the fixed part is checked as soon as it is there."""
     command = data[12:13]
     if command not in (b"", b"\x20", b"\x21"):  # version 2; LOCAL or PROXY
         return _BAD_V2
@@ -123,12 +126,12 @@ def _parse_v2(data: bytes) -> ProxyHeader | NeedMore | Refusal:
     size, read = _READERS[family]
     if len(block) < size or not _are_tlvs(block[size:]):
         return _BAD_V2
-    client, client_port, server, server_port = read(block[:size])
-    return ProxyHeader(client, client_port, server, server_port, length)
+    client_address, client_port, server_address, server_port = read(block[:size])
+    return ProxyHeader(client_address, client_port, server_address, server_port, length)
 
 
 def _are_tlvs(block: bytes) -> bool:
-    """Is that a row of extensions, each a type, a length of two bytes and as many bytes, up to the very end?"""
+    """Return whether a block is nothing but extensions: each a type, a length of two bytes, and so many bytes."""
     position = 0
     while position + 3 <= len(block):
         position += 3 + int.from_bytes(block[position + 1 : position + 3], "big")
@@ -139,25 +142,37 @@ _Ends = tuple[str | None, int, str | None, int]
 
 
 def _read_unspecified(block: bytes) -> _Ends:
+    """AF_UNSPEC: the proxy does not know the addresses, and the receiver uses those of the socket (section 2.2)."""
     return None, 0, None, 0
 
 
 def _read_ipv4(block: bytes) -> _Ends:
-    client, server = IPv4Address(block[:4]), IPv4Address(block[4:8])
-    return str(client), int.from_bytes(block[8:10], "big"), str(server), int.from_bytes(block[10:12], "big")
+    client_address, server_address = IPv4Address(block[:4]), IPv4Address(block[4:8])
+    return (
+        str(client_address),
+        int.from_bytes(block[8:10], "big"),
+        str(server_address),
+        int.from_bytes(block[10:12], "big"),
+    )
 
 
 def _read_ipv6(block: bytes) -> _Ends:
-    client, server = IPv6Address(block[:16]), IPv6Address(block[16:32])
-    return str(client), int.from_bytes(block[32:34], "big"), str(server), int.from_bytes(block[34:36], "big")
+    client_address, server_address = IPv6Address(block[:16]), IPv6Address(block[16:32])
+    return (
+        str(client_address),
+        int.from_bytes(block[32:34], "big"),
+        str(server_address),
+        int.from_bytes(block[34:36], "big"),
+    )
 
 
 def _read_unix(block: bytes) -> _Ends:
+    """Each address is a `sun_path` of 108 bytes, padded with zeros. There are no ports."""
     return _unix(block[:_UNIX_BYTES]), 0, _unix(block[_UNIX_BYTES:]), 0
 
 
 def _unix(field: bytes) -> str:
-    """Name a Unix address so that it can be written in a log: an abstract or unnamed one is `unix:` alone."""
+    """Return a Unix address that is safe in a log. An abstract or unnamed one is `unix:` alone."""
     path = field.partition(b"\x00")[0].decode("utf-8", "backslashreplace")
     return "unix:" + path.encode("unicode_escape").decode("ascii")
 

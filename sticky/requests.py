@@ -1,12 +1,19 @@
 """
-Cuts the bytes of a kept-alive connection into requests, so that each can be looked at before it is served.
+Cuts the bytes of a kept-alive connection into requests, so that each can be routed before it is served.
 
 Pure, used in workers: bytes in, pieces out, and every byte comes out exactly once. A proxy puts the requests of many
-clients on one connection; where a request begins can only be known by following the one before to its end. A head is
-judged by `first_bytes.inspect`, as the primary judges the first one, and a body by its Content-Length or its chunks
-(RFC 9112, sections 6 and 7.1), more strictly than a parser must be: what two readers could cut differently is refused.
+clients on one connection. To find where a request begins, the one before must be followed to its end. A head is
+inspected by `first_bytes.inspect`, as the primary does with the first one. A body is followed by its Content-Length or
+its chunks (RFC 9112, sections 6 and 7.1). Both are stricter than a parser must be: what two readers could cut
+differently is refused.
 
-It decodes nothing and changes nothing: a piece is the bytes as they came.
+    BETWEEN ── head with a length ─▶ LENGTH ── all of it ──▶ BETWEEN
+       ├────── head with chunks ───▶ CHUNK_LINE ⇄ CHUNK
+       │                                  └─ size 0 ─▶ TRAILERS ── blank line ──▶ BETWEEN
+       ├────── head without a body ▶ BETWEEN
+       └────── handshake ──────────▶ OPEN;  from each state a refusal leads to OPEN too, with nothing pending
+
+It decodes nothing and changes nothing: a piece has the bytes as they came.
 """
 
 from __future__ import annotations
@@ -17,7 +24,7 @@ from typing import Final
 
 from sticky.first_bytes import DEFAULT_LIMITS, NEED_MORE, Head, HeadLimits, Refusal, are_headers, inspect
 
-CHUNK_LINE_MAX: Final = 4096  # a chunk's size with its extensions, which nobody uses
+CHUNK_LINE_MAX: Final = 4096  # a chunk's size with its extensions, which no known client uses
 TRAILERS_MAX: Final = 16_384
 
 _SIZE_DIGITS: Final = b"0123456789abcdefABCDEF"
@@ -41,7 +48,9 @@ class Part:
     data: bytes
 
 
-class State(enum.Enum):
+class BodyState(enum.Enum):
+    """Where in a request the next byte stands."""
+
     BETWEEN = "between requests"
     LENGTH = "in a body of known length"
     CHUNK_LINE = "before a chunk's size"
@@ -51,12 +60,12 @@ class State(enum.Enum):
 
 
 class Requests:
-    """One connection's bytes. `feed` them, then take `next` until it is None."""
+    """The bytes of one connection. `feed` them, then call `next` until it returns None."""
 
     __slots__ = ("_left", "_limits", "_pending", "_seen", "state")
 
     def __init__(self, limits: HeadLimits = DEFAULT_LIMITS) -> None:
-        self.state = State.BETWEEN
+        self.state = BodyState.BETWEEN
         self._limits = limits
         self._pending = b""
         self._seen = 0  # bytes of the head that were looked at before
@@ -64,45 +73,49 @@ class Requests:
 
     @property
     def is_in_head(self) -> bool:
-        """Whether something of a next request has come that `next` did not give out."""
-        return self.state is State.BETWEEN and bool(self._pending)
+        """Whether a part of the next request's head has come that `next` has not returned."""
+        return self.state is BodyState.BETWEEN and bool(self._pending)
 
     def feed(self, data: bytes) -> None:
-        """Take what was read from the socket."""
+        """Add what was read from the socket."""
         self._pending = self._pending + data if self._pending else data
 
     def rest(self) -> bytes:
-        """Give up what is not taken yet; `next` has nothing more."""
+        """Return what `next` has not returned yet. After that `next` has nothing."""
         rest, self._pending, self._seen = self._pending, b"", 0
         return rest
 
     def next(self) -> Begin | Part | Refusal | None:
         """
-        Return the next piece, or None when there must come more first. After a `Refusal` the connection is to be
-        closed: nobody can say where another request would begin. So it is after the `Begin` of a handshake
-        (`Head.is_upgrade`), unless the connection becomes a WebSocket.
+        Return the next piece, or None when more bytes must come first.
+
+        After a `Refusal` close the connection, for the begin of another request is unknown. Close it as well after the
+        `Begin` of a handshake (`Head.is_upgrade`), unless the connection becomes a WebSocket.
         """
         if not self._pending:
             return None
-        if self.state is State.BETWEEN:
+        if self.state is BodyState.BETWEEN:
             return self._begin()
-        if self.state is State.OPEN:
+        if self.state is BodyState.OPEN:
             return Part(self.rest())
-        if self.state is State.CHUNK_LINE:
+        if self.state is BodyState.CHUNK_LINE:
             return self._chunk_line()
-        if self.state is State.TRAILERS:
+        if self.state is BodyState.TRAILERS:
             return self._trailers()
-        part = self._take(min(self._left, len(self._pending)))
+        assert self._left > 0, "a body or a chunk without bytes left has another state"
+        part = self._cut(min(self._left, len(self._pending)))
         self._left -= len(part.data)
         if not self._left:
-            self.state = State.BETWEEN if self.state is State.LENGTH else State.CHUNK_LINE
+            self.state = BodyState.BETWEEN if self.state is BodyState.LENGTH else BodyState.CHUNK_LINE
         return part
 
-    def _take(self, size: int) -> Part:
+    def _cut(self, size: int) -> Part:
+        assert 0 < size <= len(self._pending), "a piece is never empty, and all of it has come"
         data, self._pending = self._pending[:size], self._pending[size:]
         return Part(data)
 
     def _begin(self) -> Begin | Refusal | None:
+        """Cut a head, and find out how the body behind it ends: `inspect` has refused every head that is ambiguous."""
         if self._pending[0] in b"\r\n":  # some clients end a body by a line too many (RFC 9112, section 2.2)
             self._pending = self._pending.lstrip(b"\r\n")
         verdict = inspect(self._pending, self._limits, self._seen)
@@ -112,17 +125,18 @@ class Requests:
         self._seen = 0
         if not isinstance(verdict, Head):
             return self._refuse(verdict if isinstance(verdict, Refusal) else Refusal(400, "no request begins here"))
-        data = self._take(verdict.length).data
+        data = self._cut(verdict.length).data
         if verdict.is_upgrade:
-            self.state = State.OPEN
+            self.state = BodyState.OPEN
         elif verdict.values(b"transfer-encoding"):
-            self.state = State.CHUNK_LINE
+            self.state = BodyState.CHUNK_LINE
         elif lengths := verdict.values(b"content-length"):
             self._left = int(lengths[0])
-            self.state = State.LENGTH if self._left else State.BETWEEN
+            self.state = BodyState.LENGTH if self._left else BodyState.BETWEEN
         return Begin(verdict, data)
 
     def _chunk_line(self) -> Part | Refusal | None:
+        """Cut the line with a chunk's size (RFC 9112, section 7.1). Only hexadecimal digits and a CRLF are accepted."""
         end = self._pending.find(b"\n")
         if end < 0:
             return self._refuse(_CHUNK) if len(self._pending) > CHUNK_LINE_MAX else None
@@ -134,24 +148,26 @@ class Requests:
         if size_of_chunk := int(digits, 16):
             # The line end after the data belongs to the chunk: what is there instead is the parser's to refuse.
             self._left = size_of_chunk + 2
-            self.state = State.CHUNK
+            self.state = BodyState.CHUNK
         else:
-            self.state = State.TRAILERS
-        return self._take(end + 1)
+            self.state = BodyState.TRAILERS
+        return self._cut(end + 1)
 
     def _trailers(self) -> Part | Refusal | None:
+        """Cut everything up to the blank line that ends the body. Trailers are headers, and are checked like those."""
         if self._pending.startswith(b"\r\n"):
-            self.state = State.BETWEEN
-            return self._take(2)
+            self.state = BodyState.BETWEEN
+            return self._cut(2)
         end = self._pending.find(b"\r\n\r\n")
         if end >= 0:
             if not are_headers(self._pending[:end].split(b"\r\n")):  # to h11, two bare LFs would end them
                 return self._refuse(_TRAILER_LINE)
-            self.state = State.BETWEEN
-            return self._take(end + 4)
+            self.state = BodyState.BETWEEN
+            return self._cut(end + 4)
         return self._refuse(_TRAILERS) if len(self._pending) > TRAILERS_MAX else None
 
     def _refuse(self, refusal: Refusal) -> Refusal:
-        self.state = State.OPEN
+        """Drop what is pending: where it belongs is unknown, and it must never be served as a request."""
+        self.state = BodyState.OPEN
         self._pending = b""
         return refusal

@@ -1,124 +1,142 @@
 """
-Says of each later request of a connection whether it belongs to this worker.
+Decides for each later request of a connection whether it belongs to this worker.
 
-Pure, used in workers. Which slot a key has depends on which slots are live, and only the primary knows that: so a
-worker keeps what the primary has sent it and takes everything else for somebody else's. A wrong guess costs a way
-through the primary and back, never a wrong answer. What was learned is forgotten whenever another worker comes or goes.
-A key that is away, and here, belongs here as long as it has live connections (live_keys.py).
+Pure but for the clock, used in workers. The slot of a key depends on which slots are live, and only the primary knows
+that. So a worker remembers what the primary has sent it, and takes every other request for another worker's. A wrong
+guess costs a way through the primary and back, never a wrong answer. All that was learned is forgotten whenever another
+worker comes or goes. A key that is away, and here, belongs here as long as it has live connections (live_keys.py).
+
+It never moves a connection: the server that reads the request does.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from sticky.affinity import UNIX_PEER, Affinity, Sticky
 from sticky.blame import key_of
 from sticky.first_bytes import Head
-from sticky.hashing import Hashing, Key, SessionId, Slot
+from sticky.hashing import Hashing, Key, Slot, StickyId
 from sticky.live_keys import LiveKeys
 
-KNOWN_MAX: Final = 50_000  # routes that are remembered; above it all are forgotten
+KNOWN_MAX: Final = 50_000  # routes that are remembered; above it all are forgotten, and learned again
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Whose one request is."""
+    """The client and the sticky id of one request."""
 
-    client: str
+    address: str
+    """The client address."""
     scheme: str
-    session: str | None
-    lacks_session: bool  # it names none, and should be given one
+    sticky_id: str | None
+    lacks_sticky_id: bool
+    """The request has no sticky id, and should be given one."""
 
 
 class Routes:
-    """What is known in one worker of who belongs to it."""
+    """What one worker knows about which requests belong to it."""
 
-    def __init__(self, affinity: Affinity, hashing: Hashing, slot: Slot) -> None:
+    def __init__(
+        self,
+        affinity: Affinity,
+        hashing: Hashing,
+        slot: Slot,
+        *,
+        on_key_ended: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            on_key_ended: as `on_ended` of `LiveKeys`.
+        """
         self._affinity = affinity
         self._hashing = hashing
         self._slot = slot
+        self._now = clock
         self._sticky = affinity.settings.sticky
         self._here: set[Key | str] = set()
-        self.keys = LiveKeys(hashing, slot)
+        self.keys = LiveKeys(hashing, slot, on_key_ended)
         self.some_are_elsewhere = False
-        """Keys whose home this is may have live connections on another worker: a tag alone decides nothing."""
+        """Keys of this slot may have live connections on another worker. Then a tag alone decides nothing."""
         self.refused: dict[bytes, float] = {}
-        """Keys whose requests crash workers, and until when; empty most of the time."""
+        """Keys whose requests crash workers, and until when they are refused. Empty most of the time."""
 
     def refuse(self, key: bytes, for_s: float) -> None:
         """Refuse the requests of a key for a while, as the primary does."""
-        now = time.monotonic()
+        now = self._now()
         self.refused = {each: until for each, until in self.refused.items() if until > now}
         self.refused[key] = now + for_s
 
     def refuses(self, key: bytes) -> bool:
-        """Whether the requests of a key are refused now."""
-        return self.refused.get(key, 0.0) > time.monotonic()
+        """Return whether the requests of a key are refused now."""
+        return self.refused.get(key, 0.0) > self._now()
 
     def crash_key(self, route: Route) -> bytes:
-        """Return by whom a request is known when it crashes this worker."""
-        return key_of(self._affinity, route.client, route.session)
+        """Return the key under which a request is suspected when this worker crashes."""
+        return key_of(self._affinity, route.address, route.sticky_id)
 
-    def differ(self, peer: str) -> bool:
-        """Whether two requests of one connection of this peer can be of different clients or sessions."""
-        return self._sticky is Sticky.SESSION or self._affinity.trusts(peer)
+    def differ(self, peer_address: str) -> bool:
+        """Return whether two requests on one connection of this peer can have different clients or sticky ids."""
+        return self._sticky is Sticky.SESSION or self._affinity.trusts(peer_address)
 
-    def pools(self, peer: str) -> bool:
-        """Whether the peer is one of our proxies, which puts the requests of many clients on one connection."""
-        return self._affinity.trusts(peer)
+    def pools(self, peer_address: str) -> bool:
+        """Return whether the peer is a trusted proxy, which puts requests of many clients on one connection."""
+        return self._affinity.trusts(peer_address)
 
-    def of(self, peer: str, scheme: str, head: Head) -> Route:
+    def of(self, peer_address: str, scheme: str, head: Head) -> Route:
         """
-        Find whose a request is.
+        Return the route of a request.
 
         Args:
-            peer: the address at the other end, as `Adopted.peer`.
-            scheme: what the connection itself is, where no trusted proxy says more.
+            peer_address: as `Adopted.peer_address`.
+            scheme: of the connection itself. A trusted proxy may say more.
             head: the request's.
         """
-        client = self._affinity.client_of(peer, head)
-        if self._affinity.secure(peer, head):
+        address = self._affinity.address_of(peer_address, head)
+        if self._affinity.secure(peer_address, head):
             scheme = "https"
         if self._sticky is not Sticky.SESSION:
-            return Route(client, scheme, None, lacks_session=False)
-        session = self._affinity.session_of(head)
-        return Route(client, scheme, session, lacks_session=session is None)
+            return Route(address, scheme, None, lacks_sticky_id=False)
+        sticky_id = self._affinity.sticky_id_of(head)
+        return Route(address, scheme, sticky_id, lacks_sticky_id=sticky_id is None)
 
     def leads_here(self, route: Route) -> bool:
-        """Whether this worker may serve the request without asking the primary."""
-        if self._sticky is Sticky.NONE or route.lacks_session:
+        """Return whether this worker may serve a request without a way through the primary."""
+        if self._sticky is Sticky.NONE or route.lacks_sticky_id:
             return True
-        tag_decides = route.session is not None and not self.some_are_elsewhere
-        if tag_decides and self._hashing.slot_of(route.session or "") == self._slot:
+        tag_decides = route.sticky_id is not None and not self.some_are_elsewhere
+        if tag_decides and self._hashing.slot_of(route.sticky_id or "") == self._slot:
             return True
-        name = self._name(route.client, route.session)
+        name = self._name(route.address, route.sticky_id)
         return name in self._here or (isinstance(name, bytes) and self.keys.is_away(name))
 
-    def learn(self, client: str, session: str | None) -> None:
-        """Remember that the primary sent this client, or this session, here."""
+    def learn(self, address: str, sticky_id: str | None) -> None:
+        """Remember that the primary sent this client address, or this sticky id, here."""
         if len(self._here) >= KNOWN_MAX:
             self._here.clear()
-        self._here.add(self._name(client, session))
+        self._here.add(self._name(address, sticky_id))
+        assert len(self._here) <= KNOWN_MAX, "clients choose what is learned, so it has to be bounded"
 
     def forget(self, keys: Iterable[Key] | None = None) -> None:
-        """Forget these keys, which go home; or everything, for the table of live slots has changed."""
+        """Forget these keys, which go home; or everything, when the live slots have changed."""
         if keys is None:
             self._here.clear()
         else:
             self._here.difference_update(keys)
 
-    def new_session(self) -> SessionId:
-        """Make a session's id that leads to this worker's slot."""
-        return self._hashing.new_session(self._slot)
+    def new_sticky_id(self) -> StickyId:
+        """Make a sticky id that leads to this worker's slot."""
+        return self._hashing.new_sticky_id(self._slot)
 
-    # Ids that the application makes, in the header that carries sessions
+    # Ids that the application makes, in the header that carries sticky ids
 
     @property
     def header(self) -> bytes | None:
-        """The name of that header, in lower case; None where none was configured."""
+        """The name of that header, in lower case; None where none is configured."""
         name = self._affinity.settings.session_header
         return name.lower().encode("ascii") if name and self._sticky is Sticky.SESSION else None
 
@@ -127,15 +145,15 @@ class Routes:
         return self._hashing.tag(app_id, self._slot)
 
     def untag(self, value: bytes) -> bytes:
-        """Take off what `tag` added, on any worker; what carries no tag of ours stays as it is."""
+        """Remove what `tag` added, on any worker. A value without a tag of this cluster stays as it is."""
         tagged = self._hashing.untag(value)
         return value if tagged is None else tagged[0]
 
-    def key_of(self, client: str, session: str | None) -> Key | None:
-        """Return the key by which the primary knows a client, or a session; None where there is none."""
+    def key_of(self, address: str, sticky_id: str | None) -> Key | None:
+        """Return the key that the primary hashes for a client address, or for a sticky id; None where there is none."""
         if self._sticky is Sticky.SESSION:
-            return None if session is None else self._affinity.key_for_session(session)
-        return self._affinity.key_for(client)
+            return None if sticky_id is None else self._affinity.key_for_sticky_id(sticky_id)
+        return self._affinity.key_for(address)
 
-    def _name(self, client: str, session: str | None) -> Key | str:
-        return self.key_of(client, session) or (UNIX_PEER if client == UNIX_PEER else f"c{client}")
+    def _name(self, address: str, sticky_id: str | None) -> Key | str:
+        return self.key_of(address, sticky_id) or (UNIX_PEER if address == UNIX_PEER else f"c{address}")

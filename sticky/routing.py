@@ -13,13 +13,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sticky.accept import Door
+from sticky.acceptor import Acceptor
 from sticky.addresses import Addresses
 from sticky.affinity import Affinity
+from sticky.balance import balance_named
 from sticky.crashes import Crashes
-from sticky.handoff import Dispatcher, balance_named
+from sticky.handoff import Dispatcher
 from sticky.hashing import Hashing
 from sticky.poller import Poller
+from sticky.refusals import Refusals
 from sticky.settings import ClusterSettings
 from sticky.workers import Workers
 
@@ -38,23 +40,26 @@ class Routing:
         counters, descriptors = poller.counters, _descriptor_limit()
         hashing = Hashing(secret)
         affinity = Affinity(settings.affinity, hashing)
-        self.crashes = Crashes(
-            poller,
-            affinity,
-            hashing,
-            counters=counters,
-            refuse=lambda *answer: self.dispatcher.refuse(*answer),
-            place=lambda parcel: self.dispatcher.place(parcel),
-            tell=workers.notify_all,
-            is_dying=workers.is_dying,
-        )
+        self.crashes = Crashes(poller, affinity, hashing, workers=workers, counters=counters)
         self._addresses = Addresses(
             trusts=affinity.trusts, most=settings.connections_per_address, descriptors=descriptors
         )
-        self.acceptor = Door(
+        self._refusals = Refusals(poller, descriptors=descriptors, tls=settings.tls, counters=counters)
+        self.dispatcher = Dispatcher(
+            poller,
+            hashing,
+            workers.live,
+            balance=balance_named(settings.balance),
+            patience_s=settings.patience_s,
+            refusals=self._refusals,
+            channels=workers,
+            addresses=self._addresses,
+            counters=counters,
+            suspicion=self.crashes,
+        )
+        self.acceptor = Acceptor(
             poller,
             affinity,
-            hashing,
             limits=settings.limits,
             handshake_s=settings.handshake_s,
             expects_proxy=settings.proxy_protocol,
@@ -62,21 +67,9 @@ class Routing:
             raw=settings.raw,
             addresses=self._addresses,
             descriptors=descriptors,
-            deliver=lambda parcel: self.dispatcher.dispatch(parcel),
+            refusals=self._refusals,
+            dispatcher=self.dispatcher,
             counters=counters,
-        )
-        self.dispatcher = Dispatcher(
-            poller,
-            hashing,
-            workers.live,
-            balance=balance_named(settings.balance),
-            patience_s=settings.patience_s,
-            refuse=self.acceptor.refuse,
-            wants_write=workers.wants_write,
-            addresses=self._addresses,
-            on_too_many=self.acceptor.log_too_many,
-            counters=counters,
-            suspicion=self.crashes,
         )
 
     def open(self, listeners: Sequence[socket.socket], backlog: int) -> None:
@@ -90,6 +83,7 @@ class Routing:
 
     def release(self) -> None:
         """Close every descriptor that is left. Nothing may be dispatched afterwards."""
+        self._refusals.close()
         self.acceptor.release()
 
     def statistics(self) -> dict[str, Any]:

@@ -221,13 +221,13 @@ class Supervisor:
 
     def _enter_service(self, worker: WorkerHandle) -> None:
         slot = worker.slot
-        if slot not in self._workers.live and self._dispatcher.away.is_asking:
+        if slot not in self._workers.live and self._dispatcher.away.awaits_answers:
             # An added slot, whose keys may have connections elsewhere: their workers report them first.
             self._poller.after(
                 ASK_AGAIN_S, lambda: self._enter_service(worker) if worker.state is WorkerState.STARTING else None
             )
             return
-        self._dispatcher.warn(worker)
+        self._dispatcher.away.warn(worker)
         worker.transition(WorkerEvent.READY)
         worker.ready_at = worker.last_beat_at = self._poller.now()
         self._reload.successor_ready(worker)
@@ -326,7 +326,7 @@ class Supervisor:
         """Give a worker no connection any more. The watchdog kills it; `_lost` follows when its channel ends."""
         worker.transition(WorkerEvent.SILENT)
         self._workers.leave_service(worker)
-        self._dispatcher.keys_lost(worker)
+        self._dispatcher.away.worker_gone(worker)
 
     # Changing them
 

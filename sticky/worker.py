@@ -1,16 +1,17 @@
 """
-The worker's end: adopts connections, answers for its event loop, and ends when it should.
+The worker's end of the handoff: adopts connections, keeps up the heartbeat, and ends when it should.
 
-Runs in the worker, on its asyncio loop (uvloop or the standard one). It reads no byte of a connection: that is for
-whoever `on_connection` gives it to. A worker is in one of three ways to its end: the primary says drain, the primary is
-gone (then it goes on serving what it has, see `orphan_grace_s`), or it could not boot.
+Runs in the worker, on its asyncio loop (uvloop or the standard one). It reads no byte of a connection: the server that
+`on_connection` stands for does.
 
-**Who holds a descriptor.** The primary keeps its copy until it hears that the connection is settled; should this
-process die before, it can still help the client (handoff.py says how). An ACK carries two numbers, each for every
-connection up to it: adopted, said in the turn of the loop in which `on_connection` returned, while reading starts in a
-later turn at the earliest; and settled, some turns later, by when a request that had arrived with the connection is
-read and, by most applications, answered. Nobody hears the end of a connection before both copies are closed: so those
-turns are few.
+A worker ends in one of three ways:
+
+- The primary sends DRAIN. Then `on_drain` moves the clients elsewhere.
+- The primary is lost. Then the worker serves what it has, for at most `orphan_grace_s`, and drains.
+- The worker cannot boot: `boot_failed`.
+
+**Holders of a descriptor.** The primary keeps its copy until the worker reports the connection as settled
+(acknowledgements.py). If this process dies before, the primary can still help the client (handoff.py says how).
 """
 
 from __future__ import annotations
@@ -18,106 +19,107 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
-import itertools
 import logging
 import os
 import select
 import signal
 import socket
 import sys
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from sticky import messages, stacks
+from sticky.acknowledgements import SETTLE_TURNS, Acknowledgements
+from sticky.adopted import Adopted
 from sticky.affinity import Affinity, AffinitySettings
-from sticky.away import short
 from sticky.blame import key_of
 from sticky.channel import CARRIED_MAX, Channel, ChannelClosed, Kind, Received, Unreadable, close_all, connection_from
+from sticky.ended_report import EndedReport
 from sticky.errors import NotAWorker
-from sticky.hashing import Hashing, Key, SessionId, Slot
-from sticky.journal import ADOPTING, NO_JOURNAL, NO_MARK, Journal, Mark
-from sticky.live_keys import REPORT_KEYS
-from sticky.messages import DATA_DEPTH_MAX, NAME_MAX, REFUSED, TEXT_MAX, from_primary, is_plain, is_shallow
+from sticky.hashing import Hashing, Key, Slot, StickyId
+from sticky.heartbeat import Heartbeat
+from sticky.journal import NO_JOURNAL, NO_MARK, Journal, Mark
+from sticky.key_report import KeyReport
+from sticky.messages import DATA_DEPTH_MAX, NAME_MAX, REFUSED, TEXT_MAX, from_primary, is_shallow
+from sticky.primary_link import PrimaryLink
 from sticky.routes import Routes
 
 CHANNEL_FD: Final = "STICKY_CHANNEL_FD"
-EXIT_BOOT: Final = 3  # cannot boot: starting it again at once would not help
-BOOT_WAIT_S: Final = 30.0
-SETTLE_TURNS: Final = 8  # asyncio needs 4 from the descriptor to the first byte read, and an application a few more
-ENDED_S: Final = 0.05  # between the end of a connection and the report of it, with those that end meanwhile
-ENDED_MAX: Final = 1024  # peers in one report
+EXIT_BOOT: Final = 3  # the worker cannot boot: starting it again at once would not help
+BOOT_WAIT_S: Final = 30.0  # for the first message, which the primary sends when it starts the process
+
+NOT_ADOPTED_LINE: Final = 'handoff rejected handoff=%d reason="it could not be adopted"'
+NO_DESCRIPTOR_LINE: Final = 'handoff rejected handoff=%d reason="out of file descriptors (ulimit -n)"'
+UNREADABLE_LINE: Final = 'primary condemned reason="a message cannot be read: %s"'
+ORPHANED_LINE: Final = "primary lost connections=%d grace_s=%g"
 
 _REFUSAL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 logger = logging.getLogger("sticky.worker")
 
 
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """One connection, and what the primary found out about it. Whoever is given it owns `sock`."""
-
-    sock: socket.socket
-    client: str
-    client_port: int
-    scheme: str  # "http" or "https"
-    kind: str  # "http", "tls" or "raw"
-    method: str  # of the first request, like `path` and `upgrade`; empty unless `kind` is "http"
-    path: str
-    upgrade: bool
-    session: SessionId | None  # the id that routed it
-    new_session: SessionId | None  # the id to set as a cookie: it leads back here
-    reason: str  # why this slot
-    peer: str  # the address at the other end of the socket, or in its PROXY header
-    received: bytes = b""  # bytes taken from the socket already, to be read before it
-    mark: Mark = NO_MARK  # by which the primary knows, after a crash, on which connections a request was in flight
-    key: Key | None = None  # what was hashed; it is live here until somebody says `closed`, or `LiveKeys.leave`
-
-
-def _nothing() -> Mapping[str, Any]:
+def _no_statistics() -> Mapping[str, Any]:
     return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """The callbacks of one `Worker.run`, which documents them."""
+
+    on_connection: Callable[[Adopted], object]
+    on_refused: Callable[[Adopted], object] | None = None
+    on_message: Callable[[str, Any], object] | None = None
+    on_event: Callable[[str, dict[str, Any]], object] | None = None
 
 
 class Worker:
     """This process, as the primary knows it."""
 
     def __init__(self, channel: Channel, boot: dict[str, Any], journal: Journal = NO_JOURNAL) -> None:
+        """
+        Args:
+            channel: to the primary. The worker owns it from here on.
+            boot: what the BOOT message says.
+            journal: where requests in flight are noted, for the case of a crash.
+
+        Raises:
+            LookupError, TypeError, ValueError: `boot` is incomplete or wrong.
+        """
         self.slot = Slot(boot["slot"])
         self.slots: int = boot["slots"]
         self.worker_id: str = boot["worker_id"]
         self.node: str = boot["node"]
         self.generation: int = boot["generation"]
         self.config: Any = boot["config"]
-        self.load: Callable[[], Mapping[str, Any]] = _nothing
-        self.orphaned = False
-        self._load_failed = False  # and the log has it
-        self.open = 0  # adopted connections that have not ended
-        self._ended: dict[str, int] = {}  # connections of each peer that have, and are not reported yet
-        self._reporting: asyncio.TimerHandle | None = None
-        self._adopted = 0
-        self._settled = 0  # number of the last connection that the primary may forget
-        self._acked = (0, 0)
-        self._nacks: list[int] = []  # connections that another worker has to take; not said yet
-        self._seen = 0  # number of the last connection that was adopted
+        self.open = 0
+        """Adopted connections that have not ended."""
+        self._adopted = 0  # connections ever adopted
         self._heartbeat_s: float = boot["heartbeat_s"]
         self._orphan_grace_s: float = boot["orphan_grace_s"]
         hashing = Hashing(boot["secret"])
         self._affinity = Affinity(AffinitySettings.from_builtins(boot["affinity"]), hashing)
-        self.routes = Routes(self._affinity, hashing, self.slot)
-        self.routes.keys.on_ended = self._report_keys
-        self._reports: deque[tuple[Any, ...]] = deque()  # answers to SLOTS that are not said yet
+        self.routes = Routes(self._affinity, hashing, self.slot, on_key_ended=lambda: self._key_report.send())
         self._journal = journal
-        self._adopting: list[Mark] = []  # connections that were adopted in this turn
         self._channel = channel
-        self._drain_s: asyncio.Future[float] | None = None
+        self._link = PrimaryLink(channel)
+        self._acknowledgements = Acknowledgements(self._link)
+        self._ended_report = EndedReport(self._link)
+        self._key_report = KeyReport(self._link, self.routes, self._acknowledgements)
+        self._drain = asyncio.Event()
+        self._drain_s = 0.0
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the primary is lost."""
+        return self._link.is_lost
 
     # Coming up
 
     @classmethod
     async def connect(cls) -> Worker:
         """
-        Take up the channel to the primary and learn who this worker is. The caller owes `run` or `boot_failed`.
+        Take over the channel to the primary and learn which worker this is. You must call `run` or `boot_failed` next.
 
         Raises:
             NotAWorker: no primary started this process.
@@ -134,33 +136,33 @@ class Worker:
         poll = select.poll()  # select() knows no descriptor above 1023, and the channel may be one
         poll.register(sock, select.POLLIN)
         if not poll.poll(BOOT_WAIT_S * 1000):
-            raise NotAWorker("the primary says nothing")
+            raise NotAWorker("the primary has sent nothing")
         try:
             first = channel.receive()[0]
         except ChannelClosed:
             raise NotAWorker("the primary is gone") from None
         if isinstance(first, Unreadable) or not isinstance(first.message, messages.Boot):
-            raise NotAWorker(f"the primary does not begin with BOOT: {first}")
-        faulthandler.register(signal.SIGUSR2, all_threads=True)  # the primary asks a hung worker for its stacks
+            raise NotAWorker(f"the first message of the primary is not BOOT: {first}")
+        faulthandler.register(signal.SIGUSR2, all_threads=True)  # the primary requests the stacks of a hung worker
         global _this
         try:
-            _this = cls(channel, first.message.about, Journal.take(first.fd))
+            _this = cls(channel, first.message.about, Journal.from_fd(first.fd))
         except (LookupError, TypeError, ValueError) as error:
-            raise NotAWorker(f"what the primary says first cannot be read: {error!r}") from error
+            raise NotAWorker(f"the BOOT message of the primary cannot be used: {error!r}") from error
         return _this
 
     def ready(self) -> None:
-        """Tell the primary that connections may come. `run` has to follow in the same turn."""
-        self._say(Kind.READY)
+        """Report that connections may come. You must call `run` in the same turn of the loop."""
+        self._link.send(Kind.READY)
 
     def boot_failed(self, text: str) -> NoReturn:
         """
-        Tell the primary why this worker cannot serve, and end the process with status 3.
+        Report why this worker cannot serve, and end the process with status 3.
 
         Args:
             text: the reason, such as a traceback. The primary shows it once.
         """
-        self._say(Kind.BOOT_FAILED, _sayable(text[-TEXT_MAX:]))
+        self._link.send(Kind.BOOT_FAILED, _encodable(text[-TEXT_MAX:]))
         sys.exit(EXIT_BOOT)
 
     # Serving
@@ -168,168 +170,154 @@ class Worker:
     async def run(
         self,
         *,
-        on_connection: Callable[[Adopted], None],
+        on_connection: Callable[[Adopted], object],
         on_drain: Callable[[float], Awaitable[None]],
-        on_message: Callable[[str, Any], None] | None = None,
-        on_event: Callable[[str, dict[str, Any]], None] | None = None,
-        on_refused: Callable[[Adopted], None] | None = None,
+        on_message: Callable[[str, Any], object] | None = None,
+        on_event: Callable[[str, dict[str, Any]], object] | None = None,
+        on_refused: Callable[[Adopted], object] | None = None,
+        statistics: Callable[[], Mapping[str, Any]] = _no_statistics,
     ) -> None:
         """
         Serve until this worker has to end, and has drained.
 
         Args:
-            on_connection: takes over a connection; calls `closed` with it when it has ended. What it raises is
-                logged, and the connection goes to another worker. It must not read from the socket in this turn of the
-                loop.
-            on_drain: brings the clients elsewhere, within so many seconds. It begins some turns of the loop after the
+            on_connection: takes over a connection, and calls `closed` with it when it has ended. It must not read from
+                the socket in this turn of the loop. What it raises is logged, and another worker gets the connection.
+            on_drain: moves the clients elsewhere, within so many seconds. It begins some turns of the loop after the
                 last connection came: what had arrived with that one is read by then.
-            on_message: told of messages by `send`: who sent it ("primary" or "slot:3"), and what.
-            on_event: told of other workers: "online" and "exit", each with their `slot` and `worker_id`.
-            on_refused: as `on_connection`, for a connection that is to be told, in its own protocol, that it cannot be
-                served now: its requests have crashed workers. Unless given it is answered 503. The primary answers the
-                others itself.
+            on_message: gets the messages of other processes: the sender ("primary" or "slot:3") and the data.
+            on_event: gets the events of other workers: "online" and "exit", each with their `slot` and `worker_id`.
+            on_refused: as `on_connection`, for a connection that has to be refused in its own protocol, because its
+                client's requests have crashed workers. By default it gets 503. The primary refuses plain HTTP itself.
+            statistics: returns plain data for `status`, at each heartbeat.
         """
         loop = asyncio.get_running_loop()
-        self._drain_s = loop.create_future()
-        self._on_connection, self._on_message, self._on_event = on_connection, on_message, on_event
-        self._on_refused = on_refused or self._answer_refused
-        loop.add_signal_handler(signal.SIGTERM, self._say, Kind.RETIRE)
-        loop.add_reader(self._channel.fileno(), self._on_readable)
-        beating = loop.create_task(self._beat_forever())
+        handlers = Handlers(on_connection, on_refused, on_message, on_event)
+        loop.add_signal_handler(signal.SIGTERM, self._link.send, Kind.RETIRE)
+        loop.add_reader(self._channel.fileno(), self._on_readable, handlers)
+        beating = loop.create_task(self._beat_forever(Heartbeat(self._link, statistics)))
         try:
-            deadline_s = await self._drain_s
+            await self._drain.wait()
             for _ in range(SETTLE_TURNS):
                 await asyncio.sleep(0)
-            await on_drain(deadline_s)
+            await on_drain(self._drain_s)
         finally:
             beating.cancel()
             loop.remove_signal_handler(signal.SIGTERM)
             if not self.orphaned:
                 loop.remove_reader(self._channel.fileno())
-            self._settle(self._seen)
+            self._acknowledgements.settle_all()
             self._channel.close()
 
-    def closed(self, adopted: Adopted | None = None, *, peer: str = "") -> None:
+    def closed(self, adopted: Adopted | None = None, *, peer_address: str = "") -> None:
         """
-        Tell that one adopted connection has ended.
+        Report that one adopted connection has ended.
 
         Args:
-            adopted: which one. It releases the connection's key; without it `LiveKeys.leave` has to, else a key that is
-                away stays until no connection at all is left here.
-            peer: its `peer`, from a caller that does not keep `adopted`. Without either, the primary cannot know how
-                many connections an address has, and counts none that this worker has.
+            adopted: the connection, if the caller has kept it. Its key is released. Without it the caller has to call
+                `LiveKeys.leave`; otherwise a key that is away stays here until this worker has no connection at all.
+            peer_address: the connection's, from a caller that has not kept `adopted`. Without either, the primary does
+                not know how many connections an address has, and counts none of this worker's connections.
         """
         if adopted is not None:
-            peer = adopted.peer
+            peer_address = adopted.peer_address
             self.routes.keys.leave(adopted.key)
         self.open -= 1
         assert self.open >= 0, "a connection ends once"
         if not self.open:
             self.routes.keys.leave_all()
-        self._ended[peer] = self._ended.get(peer, 0) + 1
-        if self._reporting is None and not self.orphaned:
-            self._reporting = asyncio.get_running_loop().call_later(ENDED_S, self._report_ended)
+        self._ended_report.add(peer_address)
+        self._ended_report.schedule()
         if self.orphaned and not self.open:
-            self._end(0)
+            self._begin_drain(0)
 
-    def give_back(self, fd: int, peer: str, port: int, received: bytes) -> bool:
+    def give_back(self, fd: int, peer_address: str, port: int, received: bytes) -> bool:
         """
         Give a connection to the worker to which its next request belongs, through the primary.
 
-        Nothing may be under way on it in either direction: the last answer has left this process, and nobody reads.
-        The descriptor stays the caller's, who closes it without a word to the client.
+        Nothing may be in flight on it in either direction: the last response has left this process, and no task reads.
+        The caller keeps its descriptor, and must close it without sending anything.
 
         Args:
             fd: the connection.
-            peer: as `Adopted.peer`.
-            port: as `Adopted.client_port`.
-            received: what was read of the next request, its whole head at least, and everything after it.
+            peer_address: as `Adopted.peer_address`.
+            port: the peer's port.
+            received: what was read of the next request: its whole head at least, and everything after it.
 
         Returns:
             False when the channel is full or gone, or too much was read: try again, or serve the request here.
         """
-        if self.orphaned or len(received) > CARRIED_MAX or not self._settle(self._seen):
+        if self.orphaned or len(received) > CARRIED_MAX or not self._acknowledgements.settle_all():
             return False
-        try:
-            return self._channel.send(Kind.GIVE_BACK, peer, port, fd=fd, carried=received)
-        except ChannelClosed:
-            return False
+        return self._link.send(Kind.GIVE_BACK, peer_address, port, fd=fd, carried=received)
 
     def send(self, to: str, data: Any) -> bool:
         """
         Send plain data to "primary", "all" or "slot:3". Return False when the channel is full or gone: nothing waits.
 
         Raises:
-            ValueError: it is too large, or nested too deep; or `to` is no such name.
+            ValueError: the data is too large or nested too deep, or `to` is no such name.
         """
         if len(to) > NAME_MAX or not is_shallow(data):
             raise ValueError(f"a name has up to {NAME_MAX} characters, and data is nested up to {DATA_DEPTH_MAX} deep")
-        return self._say(Kind.MESSAGE, to, data)
+        return self._link.send(Kind.MESSAGE, to, data)
 
-    def _on_readable(self) -> None:
+    # Messages of the primary
+
+    def _on_readable(self, handlers: Handlers) -> None:
         try:
             received = self._channel.receive()
         except ChannelClosed:
             self._lose_primary()
             return
-        taken = 0
+        handled = 0
         try:
             for message in received:
-                taken += 1
+                handled += 1
                 if isinstance(message, Unreadable):
                     self._distrust_primary(message.reason)
                     return
-                self._take(message)
+                self._handle(message, handlers)
         finally:
-            close_all(each.fd for each in received[taken:] if isinstance(each, Received))
-        self._acknowledge()
-        if self._seen > self._settled or self._adopting:
-            marks, self._adopting = self._adopting, []
-            asyncio.get_running_loop().call_soon(self._settle_later, self._seen, marks, SETTLE_TURNS)
+            close_all(each.fd for each in received[handled:] if isinstance(each, Received))
+        self._acknowledgements.acknowledge()
+        self._acknowledgements.schedule_settling()
 
-    def _settle_later(self, number: int, marks: list[Mark], turns: int) -> None:
-        if turns > 1:
-            asyncio.get_running_loop().call_soon(self._settle_later, number, marks, turns - 1)
-            return
-        for mark in marks:
-            mark.end(ADOPTING)
-        self._settle(number)
-
-    def _settle(self, number: int) -> bool:
-        """Have the primary forget every connection up to a number. Return False when it cannot be told now."""
-        self._settled = max(number, self._settled)
-        return self._acknowledge()
-
-    def _take(self, received: Received) -> None:
+    def _handle(self, received: Received, handlers: Handlers) -> None:
         message = received.message
         if isinstance(message, messages.Handoff):
             if received.fd is None:
-                self._pass_up(message)
+                self._reject(message)
             else:
-                self._adopt(message, received.fd, received.carried)
+                self._adopt(message, received.fd, received.carried, handlers)
         elif isinstance(message, messages.Drain):
-            self._end(message.deadline_s)
+            self._begin_drain(message.deadline_s)
         elif isinstance(message, messages.Inspect):
-            self._say(Kind.INSPECTED, _sayable(stacks.describe()[:TEXT_MAX]))
+            self._link.send(Kind.INSPECTED, _encodable(stacks.describe()[:TEXT_MAX]))
         elif isinstance(message, messages.Slots):
-            self._slots_changed(message.slots, message.question, message.some_are_elsewhere)
-        elif isinstance(message, messages.Event):
-            if message.name == REFUSED:
-                self._guard(self.routes.refuse, message.about["key"], message.about["for_s"])
-                return
-            self.routes.forget()
-            if self._on_event is not None:
-                self._guard(self._on_event, message.name, message.about)
-        elif isinstance(message, messages.Sent) and self._on_message is not None:
-            self._guard(self._on_message, message.name, message.data)
+            self.routes.some_are_elsewhere = message.some_are_elsewhere
+            if message.request:  # 0 requests nothing
+                self._key_report.answer(message.slots, message.request)
+        elif isinstance(message, messages.ClusterEvent):
+            self._handle_event(message, handlers)
+        elif isinstance(message, messages.Sent) and handlers.on_message is not None:
+            _guard(handlers.on_message, message.name, message.data)
 
-    def _adopt(self, message: messages.Handoff, fd: int, received: bytes) -> None:
-        self._seen = message.number
+    def _handle_event(self, message: messages.ClusterEvent, handlers: Handlers) -> None:
+        if message.name == REFUSED:
+            _guard(self.routes.refuse, message.about["key"], message.about["for_s"])
+            return
+        self.routes.forget()
+        if handlers.on_event is not None:
+            _guard(handlers.on_event, message.name, message.about)
+
+    def _adopt(self, message: messages.Handoff, fd: int, received: bytes, handlers: Handlers) -> None:
+        """Make a connection of a handoff and give it to its handler. What fails goes to another worker."""
         try:
             sock = connection_from(fd)
         except OSError:
-            logger.exception("! connection %d is none", message.number)
-            self._nacks.append(message.number)
+            logger.exception(NOT_ADOPTED_LINE, message.number)
+            self._acknowledgements.reject(message.number)
             return
         sock.setblocking(False)
         self._adopted += 1
@@ -337,40 +325,22 @@ class Worker:
         is_refused = message.reason == REFUSED
         key = None
         try:
-            mark = (
-                NO_MARK if is_refused else self._journal.open(key_of(self._affinity, message.client, message.session))
-            )
-            mark.begin(ADOPTING)
-            self._adopting.append(mark)
-            key = self.routes.key_of(message.client, message.session)
-            adopted = Adopted(
-                sock,
-                message.client,
-                message.client_port,
-                message.scheme,
-                message.kind,
-                message.method,
-                message.path,
-                message.upgrade,
-                None if message.session is None else SessionId(message.session),
-                None if message.new_session is None else SessionId(message.new_session),
-                message.reason,
-                message.peer,
-                received,
-                mark,
-                None if is_refused else key,
-            )
+            crash_key = key_of(self._affinity, message.address, message.sticky_id)
+            mark = NO_MARK if is_refused else self._journal.open(crash_key)
+            self._acknowledgements.adopted(message.number, mark)
+            key = self.routes.key_of(message.address, message.sticky_id)
+            adopted = _adopted_of(message, sock, received, mark=mark, key=None if is_refused else key)
             self.routes.keys.enter(key, away=message.away)
             if is_refused:
                 self.routes.keys.leave(key)  # it is not served, so it keeps no key here
-                self._on_refused(adopted)
+                (handlers.on_refused or self._answer_refused)(adopted)
                 return
-            self.routes.learn(adopted.client, adopted.session)
-            self._on_connection(adopted)
+            self.routes.learn(adopted.address, adopted.sticky_id)
+            handlers.on_connection(adopted)
         except Exception:
-            logger.exception("! connection %d could not be adopted", message.number)
+            logger.exception(NOT_ADOPTED_LINE, message.number)
             self.open -= 1
-            self._nacks.append(message.number)
+            self._acknowledgements.reject(message.number)
             self.routes.keys.leave(key)
             sock.close()
 
@@ -382,154 +352,97 @@ class Worker:
                 sock.shutdown(socket.SHUT_WR)
         self.closed(adopted)
 
-    def _pass_up(self, message: messages.Handoff) -> None:
-        """Say no to a connection whose descriptor this process had no room for; the primary has kept its own."""
-        logger.error("! out of file descriptors (ulimit -n): connection %d goes to another worker", message.number)
-        self._seen = message.number
-        self._nacks.append(message.number)
-        if message.away:
-            key = self.routes.key_of(message.client, message.session)
+    def _reject(self, message: messages.Handoff) -> None:
+        """Reject a connection for whose descriptor this process had no room. The primary has kept its copy."""
+        logger.error(NO_DESCRIPTOR_LINE, message.number)
+        self._acknowledgements.reject(message.number)
+        if message.away:  # the primary has noted its key as live here: report that it is not
+            key = self.routes.key_of(message.address, message.sticky_id)
             self.routes.keys.enter(key, away=True)
             self.routes.keys.leave(key)
 
-    # Keys that are away
-
-    def _slots_changed(self, slots: int, number: int, some_are_elsewhere: bool) -> None:
-        """Say which live keys are away by this number of slots, as the answer to question `number`; 0 asks nothing."""
-        self.routes.some_are_elsewhere = some_are_elsewhere
-        if not number:
-            return
-        self.routes.forget()
-        found = [short(key) for key in self.routes.keys.find_away(slots)]
-        parts = [found[begin : begin + REPORT_KEYS] for begin in range(0, len(found), REPORT_KEYS)] or [[]]
-        self._reports = deque((part, self._seen, number, False) for part in parts[:-1])
-        self._reports.append((parts[-1], self._seen, number, True))
-        self._report_keys()
-
-    def _report_keys(self) -> None:
-        """
-        Say what is to be said of keys; what the channel has no room for is said at the next heartbeat, in one message.
-
-        A key that has ended is said at once: asyncio closes the socket only after that, so a client that sees its end
-        and comes back is not sent here again.
-        """
-        while self._reports:
-            if not self._say(Kind.KEYS_AWAY, *self._reports[0]):
-                return
-            self._reports.popleft()
-        live = self.routes.keys
-        while live.has_ended:
-            keys = live.take_ended()
-            if not self._say(Kind.KEYS_ENDED, [short(key) for key in keys], self._seen):
-                live.put_back(keys)
-                return
-            self.routes.forget(keys)
-
-    def _acknowledge(self) -> bool:
-        """
-        Acknowledge every connection so far by one message, but first say which ones are not ours. Return False when the
-        channel is full: it is tried again at the next heartbeat.
-        """
-        while self._nacks:
-            if not self._say(Kind.NACK, self._nacks[0]):
-                return False
-            del self._nacks[0]
-        acks = (self._seen, self._settled)
-        if self._acked != acks:
-            if not self._say(Kind.ACK, *acks):
-                return False
-            self._acked = acks
-        return True
-
-    def _report_ended(self) -> None:
-        """Report what has ended. What finds no room in the channel is reported with the next that ends."""
-        self._reporting = None
-        while self._ended:
-            part = dict(itertools.islice(self._ended.items(), ENDED_MAX))
-            if not self._say(Kind.ENDED, part):
-                return
-            for peer in part:
-                del self._ended[peer]
-
-    async def _beat_forever(self) -> None:
+    async def _beat_forever(self, heartbeat: Heartbeat) -> None:
+        """Send a heartbeat at each interval, and with it every report that had found no room in the channel."""
         while not self.orphaned:
-            if self._ended and self._reporting is None:
-                self._report_ended()
-            self._beat()
-            self._acknowledge()
-            self._report_keys()
+            self._ended_report.retry()
+            heartbeat.beat(self.open, self._adopted)
+            self._acknowledgements.acknowledge()
+            self._key_report.send()
             await asyncio.sleep(self._heartbeat_s)
-
-    def _beat(self) -> None:
-        """Say that the loop turns, whatever the statistics are: it is for silence, not for them, that a worker ends."""
-        try:
-            statistics = dict(self.load())
-            if not is_plain(statistics):
-                raise TypeError("the statistics are not plain data")
-            self._say(Kind.BEAT, self.open, self._adopted, statistics)
-        except Exception:
-            if not self._load_failed:
-                self._load_failed = True
-                logger.exception("! the statistics of this worker cannot be told")
-            self._say(Kind.BEAT, self.open, self._adopted, {})
 
     # Ending
 
     def _distrust_primary(self, reason: str) -> None:
         """
-        Do as if the primary was gone, which sees it: whoever it was bringing here goes to another worker, and whoever
-        is here is served on for a while.
+        Treat the primary as gone. It sees the channel end, and brings to other workers what was on its way here. The
+        connections that are here are served for a while.
         """
-        logger.error("! a message of the primary cannot be read: %s", reason)
+        logger.error(UNREADABLE_LINE, reason)
         self._lose_primary()
         self._channel.close()
 
     def _lose_primary(self) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._channel.fileno())
-        self.orphaned = True
-        logger.warning("! the primary is gone: serving %d connections for %g s more", self.open, self._orphan_grace_s)
+        self._link.lose()
+        logger.warning(ORPHANED_LINE, self.open, self._orphan_grace_s)
         if self.open:
-            loop.call_later(self._orphan_grace_s, self._end, 0)
+            loop.call_later(self._orphan_grace_s, self._begin_drain, 0)
         else:
-            self._end(0)
+            self._begin_drain(0)
 
-    def _end(self, drain_s: float) -> None:
-        assert self._drain_s is not None, "only a worker that runs is told to drain"
-        if not self._drain_s.done():
-            self._drain_s.set_result(drain_s)
-
-    def _say(self, kind: Kind, *fields: Any) -> bool:
-        if self.orphaned:
-            return False
-        try:
-            return self._channel.send(kind, *fields)
-        except ChannelClosed:
-            return False  # the reader learns of it too, and acts
-
-    @staticmethod
-    def _guard(callback: Callable[..., None], *args: Any) -> None:
-        try:
-            callback(*args)
-        except Exception:
-            logger.exception("! %s failed", getattr(callback, "__qualname__", callback))
+    def _begin_drain(self, drain_s: float) -> None:
+        """Have `run` drain within so many seconds. The first caller decides, for draining begins once."""
+        if not self._drain.is_set():
+            self._drain_s = drain_s
+            self._drain.set()
 
 
-def _sayable(text: str) -> str:
-    """Replace what is no text (a file's name may have it), for UTF-8 cannot say it."""
+def _adopted_of(
+    message: messages.Handoff, sock: socket.socket, received: bytes, *, mark: Mark, key: Key | None
+) -> Adopted:
+    return Adopted(
+        sock,
+        message.address,
+        message.client_port,
+        message.scheme,
+        message.kind,
+        message.method,
+        message.path,
+        message.upgrade,
+        None if message.sticky_id is None else StickyId(message.sticky_id),
+        None if message.new_sticky_id is None else StickyId(message.new_sticky_id),
+        message.reason,
+        message.peer_address,
+        received,
+        mark,
+        key,
+    )
+
+
+def _guard(callback: Callable[..., object], *args: Any) -> None:
+    """Call a callback of the application. An exception is logged, and the worker goes on."""
+    try:
+        callback(*args)
+    except Exception:
+        logger.exception("callback failed callback=%s", getattr(callback, "__qualname__", callback))
+
+
+def _encodable(text: str) -> str:
+    """Replace what UTF-8 cannot encode, such as an undecodable byte in a file's name."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 _this: Worker | None = None
 
 
-def session_id() -> SessionId:
+def new_sticky_id() -> StickyId:
     """
-    Make a session's id that leads back to this worker's slot, for an application or a library that makes its own.
+    Make a sticky id that leads back to this worker's slot, for an application or a library that makes its own ids.
 
     Raises:
         NotAWorker: no primary started this process.
     """
     if _this is None:
-        raise NotAWorker("a session's id leads to a worker, and this process is none")
-    return _this.routes.new_session()
+        raise NotAWorker("a sticky id leads to a worker, and this process is none")
+    return _this.routes.new_sticky_id()

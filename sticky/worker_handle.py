@@ -27,7 +27,7 @@ import logging
 import os
 import signal
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sticky.addresses import Network
 from sticky.channel import ChannelClosed, Kind
@@ -35,9 +35,7 @@ from sticky.environment import WorkerChannel
 from sticky.hashing import Slot
 from sticky.lifetime import Lifetime
 from sticky.log_lines import WORKER_STATE, log
-
-if TYPE_CHECKING:
-    from sticky.handoff import Parcel
+from sticky.pending_handoff import PendingHandoff
 
 OUTBOX_MAX: Final = 256  # messages that wait for a full channel; above it those that are not vital are dropped
 
@@ -144,10 +142,10 @@ class WorkerHandle:
         self.last_beat_at = now
         self.ready_at: float | None = None
         self.boot_error: str | None = None
-        self.unacked: deque[Parcel] = deque()  # handed over, and still ours too, in the order of their numbers
-        self.sent = 0  # number of the last connection that was handed over
-        self.taken = 0  # number of the last connection that it adopted
-        self.waiting: deque[Parcel] = deque()  # not handed over: the channel is full
+        self.unacked: deque[PendingHandoff] = deque()  # handed over, and still ours too, in the order of their numbers
+        self.sent = 0  # number of the last handoff that was handed over
+        self.taken = 0  # number of the last handoff that it adopted
+        self.waiting: deque[PendingHandoff] = deque()  # not handed over: the channel is full
         self.outbox: deque[tuple[Kind, tuple[Any, ...]]] = deque()
         self.wants_write = False  # something waits for room in the channel
         self.is_retired = False  # DRAIN was sent: its end is expected

@@ -103,7 +103,7 @@ class WorkerMessages:
         """
         message = received.message
         if isinstance(message, messages.Ack):
-            self._dispatcher.acknowledge(worker, message.taken, message.settled)
+            self._dispatcher.acknowledge(worker, message.adopted, message.settled)
         elif isinstance(message, messages.Beat):
             worker.record_heartbeat(message.connections, message.adopted, message.statistics, self._poller.now())
         elif isinstance(message, messages.Nack):
@@ -111,9 +111,9 @@ class WorkerMessages:
         elif isinstance(message, messages.Ended):
             self._dispatcher.ended(worker, message.counts)
         elif isinstance(message, messages.KeysAway):
-            self._dispatcher.keys_away(worker, message.keys, message.seen, message.question, message.is_all)
+            self._dispatcher.away.keys_away(worker, message.keys, message.seen, message.request, message.is_all)
         elif isinstance(message, messages.KeysEnded):
-            self._dispatcher.keys_ended(worker, message.keys, message.seen)
+            self._dispatcher.away.keys_ended(worker, message.keys, message.seen)
         elif isinstance(message, messages.Ready):
             self._actions.worker_ready(worker)
         elif isinstance(message, messages.BootFailed):
@@ -146,5 +146,6 @@ class WorkerMessages:
         except OSError as error:
             raise OutOfTurn(f"it gives back what is no connection of a client ({error.strerror})") from error
         self._poller.guard(
-            lambda: self._on_given_back(sock, message.peer, message.port, received.carried), on_failed=sock.close
+            lambda: self._on_given_back(sock, message.peer_address, message.port, received.carried),
+            on_failed=sock.close,
         )

@@ -14,14 +14,14 @@ from typing import Any
 
 import socketio
 
-from sticky import session_id
+from sticky import new_sticky_id
 
 redis_url = os.environ.get("SOCKETIO_REDIS")
 server = socketio.AsyncServer(
     async_mode="asgi",
     client_manager=socketio.AsyncRedisManager(redis_url) if redis_url else None,
 )
-server.eio.generate_id = session_id  # an id that leads back to this worker
+server.eio.generate_id = new_sticky_id  # an id that leads back to this worker
 app = socketio.ASGIApp(server)
 
 

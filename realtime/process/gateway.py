@@ -103,10 +103,10 @@ class Gateway:
                 make, adopted.sock, ssl=tls, ssl_handshake_timeout=patience_s
             )
         except OSError as error:  # also ssl.SSLError, and a handshake that took too long
-            logger.info("x %s: gone before it was adopted: %s", adopted.client, error)
+            logger.info("x %s: gone before it was adopted: %s", adopted.address, error)
             adopted.sock.close()
             self._host.keys.leave(adopted.key)
-            self._lost(adopted.peer)
+            self._lost(adopted.peer_address)
 
     def _lost(self, address: str) -> None:
         self._open -= 1
@@ -152,12 +152,12 @@ class Gateway:
 
 def _peer(adopted: Adopted) -> Peer:
     return Peer(
-        adopted.client,
+        adopted.address,
         adopted.client_port,
         adopted.scheme,
-        sticky_id=adopted.session,
-        new_sticky_id=adopted.new_session,
-        peer_address=adopted.peer,
+        sticky_id=adopted.sticky_id,
+        new_sticky_id=adopted.new_sticky_id,
+        peer_address=adopted.peer_address,
         mark=adopted.mark,
         key=adopted.key,
     )

@@ -29,7 +29,7 @@ from realtime.transport.refused import ANSWER
 from realtime.transport.taken import hold_little, taken
 from realtime.transport.websocket import WebSocketTransport
 from sticky.first_bytes import Head, Refusal, handshake_fault, offers_websocket, path_and_query
-from sticky.requests import Part, Requests, State
+from sticky.requests import BodyState, Part, Requests
 
 VISITS_HERE: Final = 8  # first visits that a pooled connection brings to one worker before another has its turn
 LEAVE_TRIES: Final = 250  # to give a connection back, while its last answer leaves or the channel is full
@@ -196,7 +196,7 @@ class Hosted(Guarded):
         requests = self._requests
         assert requests is not None
         while not (self._handed_on or self._leaving or self.transport.is_closing()):
-            if requests.state is State.BETWEEN and self._is_answering:
+            if requests.state is BodyState.BETWEEN and self._is_answering:
                 self.flow.pause_reading()
                 return
             piece = requests.next()
@@ -218,11 +218,11 @@ class Hosted(Guarded):
 
     def _insist(self, requests: Requests) -> None:
         """See that a handshake which was parsed is one to the parser too: nothing behind it is read as a request."""
-        if requests.state is State.OPEN and not self._handed_on and not self.transport.is_closing():
+        if requests.state is BodyState.OPEN and not self._handed_on and not self.transport.is_closing():
             self.send_400_response("no WebSocket")
 
     def _client_of(self, head: Head) -> str:
-        return self._host.routes.of(self._peer.peer_address, self.scheme or "http", head).client
+        return self._host.routes.of(self._peer.peer_address, self.scheme or "http", head).address
 
     def _misdirect(self, head: bytes) -> None:
         """Have a request answered that asks for a host which is not served, whatever its path is."""
@@ -246,20 +246,20 @@ class Hosted(Guarded):
             return True
         if not encrypted and not kept and not self._host.routes.leads_here(route):
             return False
-        if route.lacks_session and self._host.routes.pools(peer.peer_address):
+        if route.lacks_sticky_id and self._host.routes.pools(peer.peer_address):
             self._visits += 1
             if self._visits >= VISITS_HERE and not kept:
                 return False  # the primary balances
-        key = self._host.routes.key_of(route.client, route.session)
+        key = self._host.routes.key_of(route.address, route.sticky_id)
         self._host.keys.enter(key)
         self._host.keys.leave(peer.key)
         self._peer = replace(
             peer,
-            address=route.client,
-            client_port=self._port if route.client == peer.peer_address else 0,
+            address=route.address,
+            client_port=self._port if route.address == peer.peer_address else 0,
             scheme=route.scheme,
-            sticky_id=route.session,
-            new_sticky_id=self._host.routes.new_session() if route.lacks_session else None,
+            sticky_id=route.sticky_id,
+            new_sticky_id=self._host.routes.new_sticky_id() if route.lacks_sticky_id else None,
             key=key,
         )
         self.client = (self._peer.address, self._peer.client_port)

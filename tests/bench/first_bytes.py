@@ -30,7 +30,7 @@ def main() -> None:
     hashing = Hashing(b"a secret of some length")
     key = Key(b"4\x7f\x00\x00\x01")
     live = [Slot(number) for number in range(32)]
-    session = hashing.new_session(Slot(3))
+    session = hashing.new_sticky_id(Slot(3))
     affinity = Affinity(AffinitySettings())
     behind_proxy = Affinity(AffinitySettings(trusted=(ip_network("10.0.0.0/8"),)))
     forwarded = Head("GET", b"/", ((b"x-forwarded-for", b"192.0.2.7, 10.0.0.2"),), 0)
@@ -43,15 +43,15 @@ def main() -> None:
     tell("inspect, one byte more of it", lambda: inspect(begun, DEFAULT_LIMITS, len(begun) - 1))
     tell("PROXY version 1", lambda: parse(CASES["v1_tcp4"]))
     tell("PROXY version 2", lambda: parse(CASES["v2_tcp4"]))
-    tell("client_of, no proxy", lambda: affinity.client_of("192.0.2.1", head))
-    tell("client_of, two trusted proxies", lambda: behind_proxy.client_of("10.0.0.1", forwarded))
+    tell("address_of, no proxy", lambda: affinity.address_of("192.0.2.1", head))
+    tell("address_of, two trusted proxies", lambda: behind_proxy.address_of("10.0.0.1", forwarded))
     tell("key_for, IPv4", lambda: affinity.key_for("192.0.2.1"))
     tell("key_for, IPv6", lambda: affinity.key_for("2001:db8::1"))
-    tell("session_of, a cookie", lambda: affinity.session_of(head))
+    tell("sticky_id_of, a cookie", lambda: affinity.sticky_id_of(head))
     for count in (1, 4, 8, 32):
         tell(f"choose, {count} slots", lambda slots=live[:count]: hashing.choose(key, slots))  # type: ignore[misc]
-    tell("slot_of, a session id", lambda: hashing.slot_of(session))
-    tell("new_session", lambda: hashing.new_session(Slot(3)))
+    tell("slot_of, a sticky id", lambda: hashing.slot_of(session))
+    tell("new_sticky_id", lambda: hashing.new_sticky_id(Slot(3)))
 
 
 def tell(what: str, call: Callable[[], object]) -> None:

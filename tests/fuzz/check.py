@@ -73,14 +73,14 @@ def check_agreement(data: bytes, head: Head) -> None:
 
 
 def check_affinity(head: Head) -> None:
-    session = AFFINITY.session_of(head)
+    session = AFFINITY.sticky_id_of(head)
     assert session is None or (session and session.isascii() and '"' not in session)
     for peer in ("10.0.0.1", "192.0.2.1", "unix"):
-        client = AFFINITY.client_of(peer, head)
+        client = AFFINITY.address_of(peer, head)
         assert peer != "192.0.2.1" or client == peer, "a stranger's word counts for nothing"
         AFFINITY.secure(peer, head)
     if session is not None:
-        assert AFFINITY.key_for_session(session)
+        assert AFFINITY.key_for_sticky_id(session)
 
 
 def check_channel(data: bytes) -> None:

@@ -30,7 +30,7 @@ from tests.support.tiny_cluster import TinyCluster, answer, read_all
 
 CRASHER, OTHER, NAT = "127.0.66.1", "127.0.66.2", "127.0.66.3"
 REFUSED = b"requests of this client have crashed the server"
-REFUSED_LINE = r"! {} is refused for 60 s: its requests were in flight at 3 crashes of workers within 60 s"
+REFUSED_LINE = r'key refused key="{}" for_s=60 reason="its requests were in flight at 3 crashes of workers within 60 s"'
 PROXY, TRUSTED = "127.50.0.1", "127.50.0.0/16"
 
 

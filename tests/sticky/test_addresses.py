@@ -1,4 +1,4 @@
-"""How many connections each address has, and who makes room: units."""
+"""How many connections each address has, and which connection makes room."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_room_is_made_by_the_address_that_waits_most(steps: list[tuple[bool, int
     waiting: list[tuple[int, int]] = []
     for comes, network, name in steps:
         one = (network, name)
-        key = Network(bytes([network])) if network else None  # 0: of those who are not counted
+        key = Network(bytes([network])) if network else None  # 0: not counted by address
         if comes and one not in waiting:
             queue.add(key, one)
             waiting.append(one)

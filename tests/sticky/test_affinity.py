@@ -1,4 +1,4 @@
-"""What a connection is recognised by: whom to believe about the client, and where a session is found."""
+"""What routes a connection: which proxies are believed about the client, and where a sticky id is found."""
 
 from __future__ import annotations
 
@@ -46,65 +46,65 @@ def head(target: bytes = b"/", **headers: bytes | list[bytes]) -> Head:
         (b"[2001:db8:7::1]:51234", "2001:db8:7::1"),
         (b"::ffff:192.0.2.7, ::ffff:10.0.0.2", "192.0.2.7"),
         (b"10.0.0.3, 10.0.0.2", "10.0.0.3"),  # all trusted: the client is one of our own
-        (b"192.0.2.7, unknown", "10.0.0.1"),  # garbage ends the walk at who said it
+        (b"192.0.2.7, unknown", "10.0.0.1"),  # garbage ends the walk at the proxy that sent it
         (b"192.0.2.7, garbage, 10.0.0.2", "10.0.0.2"),
         (b"garbage, 192.0.2.7", "192.0.2.7"),  # but not what is left of the client
         (b"", "10.0.0.1"),
     ],
 )
 def test_behind_trusted_proxies_the_client_is_the_nearest_hop_that_is_none(forwarded: bytes, client: str) -> None:
-    assert affinity(trusted=TRUSTED).client_of("10.0.0.1", head(x_forwarded_for=forwarded)) == client
+    assert affinity(trusted=TRUSTED).address_of("10.0.0.1", head(x_forwarded_for=forwarded)) == client
 
 
 def test_several_lines_are_one_list() -> None:
     lines = [b"203.0.113.9", b"192.0.2.7", b"10.0.0.2"]
-    assert affinity(trusted=TRUSTED).client_of("10.0.0.1", head(x_forwarded_for=lines)) == "192.0.2.7"
+    assert affinity(trusted=TRUSTED).address_of("10.0.0.1", head(x_forwarded_for=lines)) == "192.0.2.7"
 
 
 @pytest.mark.parametrize("peer", ["192.0.2.1", "11.0.0.1", "2001:db8:2::1", "127.0.0.2", "unix:/run/a.sock", "?"])
-def test_nobody_else_is_believed(peer: str) -> None:
+def test_no_other_peer_is_believed(peer: str) -> None:
     lying = head(x_forwarded_for=b"203.0.113.9", forwarded=b"for=203.0.113.9;proto=https", x_forwarded_proto=b"https")
-    assert affinity(trusted=TRUSTED).client_of(peer, lying) == peer
-    assert affinity().client_of(peer, lying) == peer
+    assert affinity(trusted=TRUSTED).address_of(peer, lying) == peer
+    assert affinity().address_of(peer, lying) == peer
     assert not affinity(trusted=TRUSTED).secure(peer, lying)
     assert not affinity().secure(peer, lying)
 
 
 def test_an_ipv4_client_has_one_name_on_a_dual_stack_socket() -> None:
-    assert affinity().client_of("::ffff:192.0.2.1", None) == "192.0.2.1"
+    assert affinity().address_of("::ffff:192.0.2.1", None) == "192.0.2.1"
     behind = head(x_forwarded_for=b"192.0.2.7")
-    assert affinity(trusted=TRUSTED).client_of("::ffff:10.0.0.1", behind) == "192.0.2.7"
+    assert affinity(trusted=TRUSTED).address_of("::ffff:10.0.0.1", behind) == "192.0.2.7"
 
 
 def test_without_a_head_the_client_is_the_peer() -> None:
-    assert affinity(trusted=TRUSTED).client_of("10.0.0.1", None) == "10.0.0.1"
+    assert affinity(trusted=TRUSTED).address_of("10.0.0.1", None) == "10.0.0.1"
     assert not affinity(trusted=TRUSTED).secure("10.0.0.1", None)
 
 
 def test_a_peer_on_a_unix_socket_is_a_proxy_unless_it_is_said_not_to_be() -> None:
     behind = head(x_forwarded_for=b"192.0.2.7", x_forwarded_proto=b"https")
-    assert affinity().client_of(UNIX_PEER, behind) == "192.0.2.7"
+    assert affinity().address_of(UNIX_PEER, behind) == "192.0.2.7"
     assert affinity().secure(UNIX_PEER, behind)
-    assert affinity(trusted_unix=False).client_of(UNIX_PEER, behind) == UNIX_PEER
+    assert affinity(trusted_unix=False).address_of(UNIX_PEER, behind) == UNIX_PEER
     assert not affinity(trusted_unix=False).secure(UNIX_PEER, behind)
-    assert affinity().client_of(UNIX_PEER, head()) == UNIX_PEER
+    assert affinity().address_of(UNIX_PEER, head()) == UNIX_PEER
 
 
 def test_forwarded_is_read_where_x_forwarded_for_is_absent() -> None:
     standard = head(forwarded=b'for=192.0.2.7;proto=https, for="10.0.0.2:80";proto=https')
-    assert affinity(trusted=TRUSTED).client_of("10.0.0.1", standard) == "192.0.2.7"
+    assert affinity(trusted=TRUSTED).address_of("10.0.0.1", standard) == "192.0.2.7"
     assert affinity(trusted=TRUSTED).secure("10.0.0.1", standard)
     both = head(forwarded=b"for=203.0.113.9", x_forwarded_for=b"192.0.2.7")
-    assert affinity(trusted=TRUSTED).client_of("10.0.0.1", both) == "192.0.2.7"
+    assert affinity(trusted=TRUSTED).address_of("10.0.0.1", both) == "192.0.2.7"
 
 
 def test_a_header_that_the_proxy_does_not_write_can_be_left_out() -> None:
     """A client's own X-Forwarded-For passes through a proxy that only knows Forwarded."""
     passed_on = head(x_forwarded_for=b"203.0.113.9", x_forwarded_proto=b"https", forwarded=b"for=192.0.2.7;proto=http")
     believing = affinity(trusted=TRUSTED, client_headers=("forwarded",))
-    assert believing.client_of("10.0.0.1", passed_on) == "192.0.2.7"
+    assert believing.address_of("10.0.0.1", passed_on) == "192.0.2.7"
     assert not believing.secure("10.0.0.1", passed_on)
-    assert affinity(trusted=TRUSTED, client_headers=()).client_of("10.0.0.1", passed_on) == "10.0.0.1"
+    assert affinity(trusted=TRUSTED, client_headers=()).address_of("10.0.0.1", passed_on) == "10.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_an_address_is_no_key_under_another_stickiness(sticky: Sticky) -> None:
 
 
 def test_a_session_and_an_address_never_share_a_key() -> None:
-    assert affinity().key_for("52.48.48.48") != affinity().key_for_session("4000")
-    assert affinity().key_for_session("a") != affinity().key_for_session("b")
+    assert affinity().key_for("52.48.48.48") != affinity().key_for_sticky_id("4000")
+    assert affinity().key_for_sticky_id("a") != affinity().key_for_sticky_id("b")
 
 
 # --- the session ---
@@ -159,14 +159,14 @@ ID = b"AAKBD9OA4DuEvLrOrUO1QC3rBl8O"  # of slot 2
         b"\ta=b ;  rt_session = " + ID + b"  ; c",
         b"xrt_session=x; rt_session=" + ID + b"; rt_sessionx=y",
         b'a="b"; rt_session=' + ID + b'; c="d"',
-        b'a="b; rt_session=' + ID,  # a quote that nobody closes quotes nothing
+        b'a="b; rt_session=' + ID,  # a quote that is never closed quotes nothing
         b'a={"b":"c"}; rt_session=' + ID,
         b"a==; rt_session=" + ID,
         b"; ;=; rt_session=" + ID,
     ],
 )
 def test_the_session_is_the_cookie_s_value(cookie: bytes) -> None:
-    assert affinity().session_of(head(cookie=cookie)) == ID.decode()
+    assert affinity().sticky_id_of(head(cookie=cookie)) == ID.decode()
 
 
 @pytest.mark.parametrize(
@@ -201,12 +201,12 @@ def test_the_session_is_the_cookie_s_value(cookie: bytes) -> None:
     ],
 )
 def test_a_decoy_in_a_cookie_never_decides(cookie: bytes) -> None:
-    assert affinity().session_of(head(cookie=cookie)) is None
+    assert affinity().sticky_id_of(head(cookie=cookie)) is None
 
 
 def test_a_cookie_may_come_in_several_lines_but_its_name_only_once() -> None:
-    assert affinity().session_of(head(cookie=[b"a=b", b"rt_session=" + ID, b"c=d"])) == ID.decode()
-    assert affinity().session_of(head(cookie=[b"rt_session=" + ID, b"rt_session=" + ID])) is None
+    assert affinity().sticky_id_of(head(cookie=[b"a=b", b"rt_session=" + ID, b"c=d"])) == ID.decode()
+    assert affinity().sticky_id_of(head(cookie=[b"rt_session=" + ID, b"rt_session=" + ID])) is None
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_a_cookie_may_come_in_several_lines_but_its_name_only_once() -> None:
     ids=range(11),
 )
 def test_a_session_is_only_looked_for_where_it_was_configured(decoy: Head) -> None:
-    assert affinity().session_of(decoy) is None
+    assert affinity().sticky_id_of(decoy) is None
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_session_is_only_looked_for_where_it_was_configured(decoy: Head) -> No
     ],
 )
 def test_the_session_is_the_query_parameter_s_value(query: bytes) -> None:
-    assert affinity(session_param="sid").session_of(head(b"/chat?" + query)) == ID.decode()
+    assert affinity(session_param="sid").sticky_id_of(head(b"/chat?" + query)) == ID.decode()
 
 
 @pytest.mark.parametrize(
@@ -270,39 +270,39 @@ def test_the_session_is_the_query_parameter_s_value(query: bytes) -> None:
     ],
 )
 def test_a_decoy_in_the_target_never_decides(target: bytes) -> None:
-    assert affinity(session_param="sid").session_of(head(target)) is None
+    assert affinity(session_param="sid").sticky_id_of(head(target)) is None
 
 
 def test_a_percent_encoded_value_is_the_same_session() -> None:
     both = affinity(session_param="sid")
-    assert both.session_of(head(b"/?sid=a%2Db")) == both.session_of(head(b"/?sid=a-b")) == "a-b"
+    assert both.sticky_id_of(head(b"/?sid=a%2Db")) == both.sticky_id_of(head(b"/?sid=a-b")) == "a-b"
 
 
 def test_the_session_is_the_header_s_value() -> None:
     configured = affinity(session_header="X-Session")
-    assert configured.session_of(head(x_session=ID)) == ID.decode()
-    assert configured.session_of(head(x_session=b"")) is None
-    assert configured.session_of(head(x_session=b"a b")) is None
-    assert configured.session_of(head(x_session=[ID, ID])) is None
-    assert configured.session_of(head(x_session_x=ID)) is None
+    assert configured.sticky_id_of(head(x_session=ID)) == ID.decode()
+    assert configured.sticky_id_of(head(x_session=b"")) is None
+    assert configured.sticky_id_of(head(x_session=b"a b")) is None
+    assert configured.sticky_id_of(head(x_session=[ID, ID])) is None
+    assert configured.sticky_id_of(head(x_session_x=ID)) is None
 
 
 def test_the_header_goes_before_the_parameter_and_that_before_the_cookie() -> None:
     configured = affinity(session_header="x-session", session_param="sid")
-    assert configured.session_of(head(b"/?sid=query", x_session=b"header", cookie=b"rt_session=cookie")) == "header"
-    assert configured.session_of(head(b"/?sid=query", cookie=b"rt_session=cookie")) == "query"
-    assert configured.session_of(head(cookie=b"rt_session=cookie")) == "cookie"
-    assert configured.session_of(head()) is None
+    assert configured.sticky_id_of(head(b"/?sid=query", x_session=b"header", cookie=b"rt_session=cookie")) == "header"
+    assert configured.sticky_id_of(head(b"/?sid=query", cookie=b"rt_session=cookie")) == "query"
+    assert configured.sticky_id_of(head(cookie=b"rt_session=cookie")) == "cookie"
+    assert configured.sticky_id_of(head()) is None
 
 
 def test_a_name_that_comes_twice_decides_nothing_but_leaves_the_next_place_to_decide() -> None:
     configured = affinity(session_param="sid")
-    assert configured.session_of(head(b"/?sid=a&sid=b", cookie=b"rt_session=cookie")) == "cookie"
+    assert configured.sticky_id_of(head(b"/?sid=a&sid=b", cookie=b"rt_session=cookie")) == "cookie"
 
 
 def test_the_cookie_s_name_can_be_another() -> None:
     configured = affinity(session_cookie="sessionid")
-    assert configured.session_of(head(cookie=b"rt_session=a; sessionid=b")) == "b"
+    assert configured.sticky_id_of(head(cookie=b"rt_session=a; sessionid=b")) == "b"
 
 
 pieces = st.sampled_from([b"rt_session", b"=", b";", b" ", b'"', b"\\", b"\t", b"a", b",", b"&", b"\xff", b"%"])
@@ -312,7 +312,7 @@ pieces = st.sampled_from([b"rt_session", b"=", b";", b" ", b'"', b"\\", b"\t", b
 def test_any_cookie_and_any_query_are_read_without_an_error(cookies: list[bytes], query: bytes) -> None:
     configured = affinity(session_param="a", session_cookie="rt_session")
     request = Head("GET", b"/?" + query, tuple((b"cookie", value) for value in cookies), 0)
-    session = configured.session_of(request)
+    session = configured.sticky_id_of(request)
     assert session is None or (session and session.isascii() and '"' not in session)
 
 
@@ -341,7 +341,7 @@ def test_a_name_that_could_never_be_found_is_refused_by_name(settings: dict[str,
 # A header whose ids the application makes
 
 HASHING = Hashing(b"a secret of some length")
-OURS = HASHING.new_session(Slot(3))
+OURS = HASHING.new_sticky_id(Slot(3))
 TAGGED = HASHING.tag(b'an "id"; with all \\ it likes', Slot(2))
 
 
@@ -353,7 +353,7 @@ TAGGED = HASHING.tag(b'an "id"; with all \\ it likes', Slot(2))
         ([b"X-Session: invented"], "invented"),
         ([b"X-Session: invented", b"Cookie: rt_session=invented-too"], "invented"),
         ([b"X-Session: invented", b"Cookie: rt_session=" + OURS.encode()], OURS),
-        ([b"X-Session: " + OURS.encode(), b"Cookie: rt_session=" + HASHING.new_session(Slot(1)).encode()], OURS),
+        ([b"X-Session: " + OURS.encode(), b"Cookie: rt_session=" + HASHING.new_sticky_id(Slot(1)).encode()], OURS),
         ([b"X-Session: " + TAGGED, b"X-Session: " + TAGGED, b"Cookie: rt_session=" + OURS.encode()], OURS),
         ([b"X-Session: " + TAGGED[:-1] + b"!", b"Cookie: rt_session=" + OURS.encode()], OURS),
         ([b"X-Session:", b"Cookie: rt_session=" + OURS.encode()], OURS),
@@ -367,4 +367,4 @@ def test_a_header_that_names_no_worker_does_not_go_before_a_cookie_that_does(
     settings = AffinitySettings(sticky=Sticky.SESSION, session_header="X-Session")
     found = inspect(b"GET / HTTP/1.1\r\nHost: h\r\n" + b"".join(line + b"\r\n" for line in headers) + b"\r\n")
     assert isinstance(found, Head)
-    assert Affinity(settings, HASHING).session_of(found) == session
+    assert Affinity(settings, HASHING).sticky_id_of(found) == session

@@ -2,8 +2,8 @@
 Keys that are away from home: the table alone, and dispatcher and workers together.
 
 The machine at the end has a real dispatcher hand real descriptors over real channels to real workers, and decides at
-every step who reads what and when. However that goes, no two workers that serve have live connections of one key; only
-one that drains may have some beside its successor.
+each step which process reads which messages. In whatever order, no two workers that serve have live connections of one
+key. Only a worker that drains may have some beside its successor.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from sticky import messages
 from sticky.addresses import Addresses
+from sticky.adopted import Adopted
 from sticky.affinity import Affinity, AffinitySettings
 from sticky.away import KEY_BYTES, AwayKeys, home_of, short
+from sticky.balance import least
 from sticky.channel import Channel, ChannelClosed, Received
-from sticky.handoff import Dispatcher, Parcel, least
+from sticky.handoff import Dispatcher
 from sticky.hashing import Hashing, Key, Slot
 from sticky.lifetime import Lifetime
 from sticky.messages import from_primary, from_worker
+from sticky.pending_handoff import PendingHandoff
 from sticky.poller import Poller
-from sticky.worker import Adopted, Worker
+from sticky.refusals import Refusals
+from sticky.worker import Handlers, Worker
 from sticky.worker_handle import WorkerHandle
 
 SECRET = b"a secret of some length"
@@ -54,15 +58,15 @@ def test_the_home_of_a_key_is_where_it_goes_when_every_slot_is_live(key: Key, sl
 
 
 @given(st.integers(0, 20), st.integers(1, 40))
-def test_the_home_of_a_session_is_the_slot_in_its_tag_as_long_as_that_exists(slot: int, slots: int) -> None:
-    for session in (HASHING.new_session(Slot(slot)), HASHING.tag(b"an id", Slot(slot)).decode()):
-        home = home_of(HASHING, Affinity.key_for_session(session), slots)
+def test_the_home_of_a_sticky_id_is_the_slot_in_its_tag_as_long_as_that_exists(slot: int, slots: int) -> None:
+    for sticky_id in (HASHING.new_sticky_id(Slot(slot)), HASHING.tag(b"an id", Slot(slot)).decode()):
+        home = home_of(HASHING, Affinity.key_for_sticky_id(sticky_id), slots)
         assert home == slot if slot < slots else home < slots
 
 
 @given(st.binary(max_size=500), st.binary(max_size=500))
 def test_keys_are_kept_in_few_bytes_and_not_mixed_up(one: bytes, other: bytes) -> None:
-    keys = [Affinity.key_for_session(each.hex()) for each in (one, other)]
+    keys = [Affinity.key_for_sticky_id(each.hex()) for each in (one, other)]
     assert (short(keys[0]) == short(keys[1])) == (one == other)
     assert len(short(keys[0])) <= KEY_BYTES
     assert short(short(keys[0])) == short(keys[0])
@@ -119,15 +123,22 @@ def test_a_full_table_notes_no_more_and_counts_them() -> None:
 
 def test_reports_rebuild_the_table_of_a_primary_that_has_just_begun() -> None:
     table = AwayKeys()
-    number = table.ask(["v", "w"])
+    number = table.request(["v", "w"])
     table.reported([A], Slot(2), "w", 17)
     table.answered("w", number)
     table.answered("v", number - 1)
-    assert table.is_asking, "that was the answer to another question"
+    assert table.awaits_answers, "that was the answer to another question"
     table.answered("v", number)
-    assert (table.is_asking, table.slot_of(A)) == (False, 2)
+    assert (table.awaits_answers, table.slot_of(A)) == (False, 2)
     table.ended([A], "w", 17)
     assert not table
+
+
+class NoWatch:
+    """Watches no channel: the machine decides itself when a worker's channel is read and flushed."""
+
+    def wants_write(self, worker: WorkerHandle, wanted: bool) -> None:
+        pass
 
 
 class Member:
@@ -140,15 +151,17 @@ class Member:
         boot |= {"heartbeat_s": 1.0, "orphan_grace_s": 1.0, "affinity": AFFINITY.to_builtins(), "secret": SECRET}
         self.channel = Channel(theirs, from_primary)
         self.worker = Worker(self.channel, boot)
-        self.worker._on_connection = lambda adopted: self.open.append(adopted)
-        self.worker._reporting = object()  # type: ignore[assignment]  # no loop: what it says of addresses waits
+        self.worker._ended_report._timer = object()  # type: ignore[assignment]  # no loop: reports of ends wait
         self.open: list[Adopted] = []
+        self.handlers = Handlers(on_connection=self.open.append)
         self.is_draining = False
 
     def clients(self) -> set[str]:
-        """Whose connections it has, or are on their way to it."""
-        on_their_way = [each.client for each in self.handle.unacked if each.number > self.worker._seen]
-        return {*on_their_way, *(each.client for each in self.open)}
+        """Return the clients whose connections it has, or that are on their way to it."""
+        on_their_way = [
+            each.address for each in self.handle.unacked if each.number > self.worker._acknowledgements.seen
+        ]
+        return {*on_their_way, *(each.address for each in self.open)}
 
     def close(self) -> None:
         for adopted in self.open:
@@ -169,16 +182,16 @@ class Cluster(RuleBasedStateMachine):
         self.count = 0
         self.slots = FEW
         self.affinity = Affinity(AFFINITY)
+        self.refusals = Refusals(self.poller, descriptors=10_000, tls=False, counters=Counter())
         self.dispatcher = Dispatcher(
             self.poller,
             HASHING,
             self.live,
             balance=least,
             patience_s=600,
-            refuse=lambda sock, status, reason, count: sock.close(),
-            wants_write=lambda worker, wanted: None,
+            refusals=self.refusals,
+            channels=NoWatch(),
             addresses=Addresses(trusts=self.affinity.trusts, most=None, descriptors=10_000),
-            on_too_many=lambda peer, network: None,
             counters=Counter(),
         )
         self.dispatcher.slots_changed(self.slots)
@@ -187,14 +200,15 @@ class Cluster(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for member in self.members.values():
-            for parcel in member.handle.unacked:
-                parcel.sock.close()
+            for handoff in member.handle.unacked:
+                handoff.sock.close()
             with contextlib.suppress(ChannelClosed):
                 for message in member.channel.receive():
                     if isinstance(message, Received) and message.fd is not None:
                         socket.socket(fileno=message.fd).close()
             member.close()
         self.dispatcher.close()
+        self.refusals.close()
         for sock in self.sockets:
             sock.close()
         self.poller.close()
@@ -210,19 +224,18 @@ class Cluster(RuleBasedStateMachine):
     def connect(self, client: str) -> None:
         ours, theirs = socket.socketpair()
         self.sockets.append(theirs)
-        parcel = Parcel(ours, client, client, 1)
-        parcel.kind = "raw"
-        parcel.key = self.affinity.key_for(parcel.client)
-        self.dispatcher.dispatch(parcel)
+        handoff = PendingHandoff(ours, client, client, 1)
+        handoff.kind = "raw"
+        handoff.key = self.affinity.key_for(handoff.address)
+        self.dispatcher.dispatch(handoff)
 
     @rule(number=st.integers(0, 9))
     def a_worker_reads(self, number: int) -> None:
         if member := self.member_of(number):
             for message in member.channel.receive():
                 assert isinstance(message, Received), message
-                member.worker._take(message)
-            member.worker._acknowledge()
-            member.worker._settle(member.worker._seen)
+                member.worker._handle(message, member.handlers)
+            member.worker._acknowledgements.settle_all()
 
     @rule()
     def the_primary_reads_everything(self) -> None:
@@ -244,11 +257,11 @@ class Cluster(RuleBasedStateMachine):
             assert isinstance(received, Received), received
             said = received.message
             if isinstance(said, messages.Ack):
-                self.dispatcher.acknowledge(member.handle, said.taken, said.settled)
+                self.dispatcher.acknowledge(member.handle, said.adopted, said.settled)
             elif isinstance(said, messages.KeysAway):
-                self.dispatcher.keys_away(member.handle, said.keys, said.seen, said.question, said.is_all)
+                self.dispatcher.away.keys_away(member.handle, said.keys, said.seen, said.request, said.is_all)
             elif isinstance(said, messages.KeysEnded):
-                self.dispatcher.keys_ended(member.handle, said.keys, said.seen)
+                self.dispatcher.away.keys_ended(member.handle, said.keys, said.seen)
 
     @rule(which=st.integers(0, 9))
     def a_connection_ends(self, which: int) -> None:
@@ -275,13 +288,13 @@ class Cluster(RuleBasedStateMachine):
         self.count += 1
         member = Member(slot, f"w{self.count}")
         self.members[member.handle.worker_id] = member
-        self.dispatcher.warn(member.handle)
+        self.dispatcher.away.warn(member.handle)
         self.live[slot] = member.handle
         self.dispatcher.slot_filled()
 
     def answer_all(self) -> None:
         """Let the question of `slots_changed` be answered, as the supervisor waits for it."""
-        while self.dispatcher.away.is_asking:
+        while self.dispatcher.away.awaits_answers:
             for number in range(len(self.members)):
                 self.a_worker_reads(number)
                 self.the_primary_reads(number)
@@ -334,9 +347,9 @@ class Cluster(RuleBasedStateMachine):
                     seen[client] = member.handle.worker_id
 
     @invariant()
-    def who_has_no_connection_is_at_home(self) -> None:
-        """Once everybody has said what they have to say, the table has no key that is nowhere."""
-        if self.dispatcher.away.is_asking:
+    def a_key_without_a_connection_is_at_home(self) -> None:
+        """After all reports are received, the table has no key without a live connection."""
+        if self.dispatcher.away.awaits_answers:
             return
         here = {client for member in self.members.values() for client in member.clients()}
         keys = {self.affinity.key_for(client) for client in here}

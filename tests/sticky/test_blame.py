@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sticky.affinity import UNIX_PEER, Affinity, AffinitySettings, Sticky
-from sticky.blame import REFUSED_MAX, Blame, is_crash, key_of, named
+from sticky.blame import REFUSED_MAX, Blame, describe_key, is_crash, key_of
 from sticky.hashing import Hashing, Slot
 from sticky.journal import KEY_BYTES, record
 
@@ -30,7 +30,7 @@ def test_a_key_is_refused_at_its_third_crash_within_a_minute_and_may_come_again_
     assert blame.refuses(A, 119.9)
     assert blame.is_active(119.9)
     assert not blame.refuses(A, 120.0)
-    assert not blame.is_active(121.0), "and nobody has to be asked about"
+    assert not blame.is_active(121.0), "and no handoff has to be checked"
 
 
 def test_crashes_that_are_more_than_a_minute_apart_do_not_count_together() -> None:
@@ -70,7 +70,7 @@ def test_having_had_many_connections_at_one_of_the_three_is_enough_to_be_spared(
     assert blame.crashed({A: 1, NAT: 1}, 2.0) == [A]
 
 
-def test_where_all_of_several_have_many_connections_nobody_is_refused() -> None:
+def test_where_all_of_several_have_many_connections_no_key_is_refused() -> None:
     blame = Blame()
     assert [blame.crashed({B: 2, NAT: 7}, now) for now in range(4)] == [[], [], [], []]
 
@@ -83,7 +83,7 @@ def test_who_was_there_at_two_is_suspected_for_as_long_as_a_third_would_count() 
     assert blame.is_active(70.0)
     assert blame.suspects(A)
     assert not blame.suspects(B)
-    assert not blame.is_active(70.1), "and nobody has to be asked about"
+    assert not blame.is_active(70.1), "and no handoff has to be checked"
     assert not blame.suspects(A)
 
 
@@ -98,7 +98,7 @@ def test_the_table_is_bounded() -> None:
 @given(
     st.lists(st.tuples(st.floats(0, 50), st.dictionaries(st.sampled_from([A, B, NAT]), st.integers(1, 3))), max_size=30)
 )
-def test_nobody_is_refused_without_three_crashes_of_its_own(crashes: list[tuple[float, dict[bytes, int]]]) -> None:
+def test_no_key_is_refused_without_three_crashes_of_its_own(crashes: list[tuple[float, dict[bytes, int]]]) -> None:
     blame, now, at = Blame(), 0.0, dict[bytes, list[float]]()
     for step, keys in crashes:
         now += step
@@ -113,13 +113,13 @@ def test_nobody_is_refused_without_three_crashes_of_its_own(crashes: list[tuple[
 
 
 @pytest.mark.parametrize(
-    ("code", "was_told", "was_killed", "expected"),
+    ("code", "was_retired", "was_killed", "expected"),
     [
         (-signal.SIGSEGV, False, False, True),
         (-signal.SIGABRT, False, False, True),
         (-signal.SIGSEGV, True, False, True),  # while it drained: that was not asked for
         (1, False, False, True),
-        (0, False, False, True),  # `os._exit(0)`: nobody had asked it to end
+        (0, False, False, True),  # `os._exit(0)`: the primary had not retired it
         (0, True, False, False),
         (1, True, False, False),
         (-signal.SIGKILL, False, False, False),  # an operator, or the kernel, out of memory
@@ -128,8 +128,8 @@ def test_nobody_is_refused_without_three_crashes_of_its_own(crashes: list[tuple[
         (-40, False, False, True),  # a real-time signal has no name
     ],
 )
-def test_what_is_a_crash(code: int, was_told: bool, was_killed: bool, expected: bool) -> None:
-    assert is_crash(code, was_told=was_told, was_killed=was_killed) is expected
+def test_what_is_a_crash(code: int, was_retired: bool, was_killed: bool, expected: bool) -> None:
+    assert is_crash(code, was_retired=was_retired, was_killed=was_killed) is expected
 
 
 # Keys
@@ -165,7 +165,7 @@ def test_a_long_sticky_id_is_told_from_others_that_begin_like_it() -> None:
 
 def test_the_log_names_what_may_be_named() -> None:
     hashing = Hashing(b"s" * 32)
-    ours = hashing.new_session(Slot(3))
-    assert named(b"c192.0.2.1", hashing) == "client 192.0.2.1"
-    assert named(b"s" + ours.encode(), hashing) == f"sticky id {ours}"
-    assert named(b"sthe-secret-of-an-application", hashing) == "sticky id the-secr…"
+    ours = hashing.new_sticky_id(Slot(3))
+    assert describe_key(b"c192.0.2.1", hashing) == "client 192.0.2.1"
+    assert describe_key(b"s" + ours.encode(), hashing) == f"sticky id {ours}"
+    assert describe_key(b"sthe-secret-of-an-application", hashing) == "sticky id the-secr…"

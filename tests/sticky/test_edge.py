@@ -22,17 +22,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sticky.accept import Door
+from sticky.acceptor import Acceptor
 from sticky.addresses import Addresses
 from sticky.affinity import Affinity, AffinitySettings
 from sticky.channel import MESSAGE_MAX, RELAYED_MAX, Channel, Kind, Received, Unreadable
 from sticky.first_bytes import HeadLimits
-from sticky.handoff import Parcel
-from sticky.hashing import Hashing
 from sticky.lifetime import Lifetime
 from sticky.log_lines import WORKER_CONDEMNED
 from sticky.messages import TEXT_MAX, from_worker
+from sticky.pending_handoff import PendingHandoff
 from sticky.poller import FAILED, READ, Poller
+from sticky.refusals import Refusals
 from sticky.worker_handle import WorkerState
 from tests.support.edge import Edge, open_descriptors
 from tests.support.log_lines import exited, pattern
@@ -165,20 +165,20 @@ def test_a_message_that_cannot_be_right_costs_its_worker_and_nothing_else(
 
 def test_what_a_worker_had_before_it_was_condemned_goes_to_others(edge: Edge) -> None:
     edge.worker(0), edge.worker(1)
-    parcel, client = edge.hand_over()
-    [worker] = [each for each in edge.workers.live.values() if parcel in each.unacked]
-    edge.say(worker, encode([Kind.NACK, parcel.number]))
+    handoff, client = edge.hand_over()
+    [worker] = [each for each in edge.workers.live.values() if handoff in each.unacked]
+    edge.say(worker, encode([Kind.NACK, handoff.number]))
     edge.turn()
-    [second] = [each for each in edge.workers.live.values() if parcel in each.unacked]
+    [second] = [each for each in edge.workers.live.values() if handoff in each.unacked]
     assert second is not worker
-    edge.say(worker, encode([Kind.NACK, parcel.number - 1]))  # it was not given that one any more
+    edge.say(worker, encode([Kind.NACK, handoff.number - 1]))  # it was not given that one any more
     edge.say(second, b"garbage")
     while {worker.pid, second.pid} & set(edge.workers.by_pid):
         edge.turn()
     edge.worker(0), edge.worker(1)
-    [third] = [each for each in edge.workers.live.values() if parcel in each.unacked]
-    edge.say(third, encode([Kind.ACK, parcel.number, parcel.number]))
-    while parcel.sock.fileno() >= 0:
+    [third] = [each for each in edge.workers.live.values() if handoff in each.unacked]
+    edge.say(third, encode([Kind.ACK, handoff.number, handoff.number]))
+    while handoff.sock.fileno() >= 0:
         edge.turn()
     client.close()
 
@@ -361,17 +361,17 @@ def test_a_descriptor_whose_callback_fails_is_watched_no_longer_where_nothing_el
 def test_an_error_over_one_connection_closes_it_and_the_next_is_served(arrives: str) -> None:
     counters: Counter[str] = Counter()
     poller = Poller(counters=counters)
-    delivered: list[Parcel] = []
+    delivered: list[PendingHandoff] = []
 
-    def deliver(parcel: Parcel) -> None:
-        if parcel.path == "/bug":
-            raise KeyError("a bug")
-        delivered.append(parcel)
+    class Delivers:
+        def dispatch(self, handoff: PendingHandoff) -> None:
+            if handoff.path == "/bug":
+                raise KeyError("a bug")
+            delivered.append(handoff)
 
-    door = Door(
+    acceptor = Acceptor(
         poller,
         Affinity(AffinitySettings()),
-        Hashing(b"s" * 32),
         limits=HeadLimits(),
         handshake_s=60.0,
         expects_proxy=False,
@@ -379,12 +379,13 @@ def test_an_error_over_one_connection_closes_it_and_the_next_is_served(arrives: 
         raw=False,
         addresses=Addresses(trusts=lambda peer: False, most=None, descriptors=1024),
         descriptors=1024,
-        deliver=deliver,
+        refusals=Refusals(poller, descriptors=1024, tls=False, counters=counters),
+        dispatcher=Delivers(),
         counters=counters,
     )
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
-    door.open([listener], 16)
+    acceptor.open([listener], 16)
     before = open_descriptors()
     for path in ("/bug", "/"):
         client = socket.create_connection(address)
@@ -404,9 +405,9 @@ def test_an_error_over_one_connection_closes_it_and_the_next_is_served(arrives: 
     assert counters[FAILED] == 1
     delivered.pop().sock.close()
     assert open_descriptors() == before
-    assert door.waiting == 0
-    door.close()
-    door.release()
+    assert acceptor.waiting == 0
+    acceptor.close()
+    acceptor.release()
     poller.close()
 
 

@@ -1,4 +1,4 @@
-"""Keys to slots, and session ids."""
+"""Keys to slots, and sticky ids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sticky.affinity import Affinity, AffinitySettings
 from sticky.errors import NoLiveSlot, SettingsError
-from sticky.hashing import MAX_SLOT, Hashing, Key, SessionId, Slot
+from sticky.hashing import MAX_SLOT, Hashing, Key, Slot, StickyId
 
 SECRET = b"a secret of some length"
 
@@ -105,33 +105,33 @@ def test_no_live_slot_is_an_error_with_a_sentence() -> None:
         Hashing(SECRET).choose(Key(b"x"), [])
 
 
-# --- session ids ---
+# --- sticky ids ---
 
 
 @given(secrets, st.integers(0, MAX_SLOT).map(Slot))
-def test_a_session_id_leads_back_to_its_slot_for_whoever_has_the_secret(secret: bytes, slot: Slot) -> None:
-    session = Hashing(secret).new_session(slot)
-    assert Hashing(secret).slot_of(session) == slot
+def test_a_sticky_id_leads_back_to_its_slot_in_every_process_with_the_secret(secret: bytes, slot: Slot) -> None:
+    sticky_id = Hashing(secret).new_sticky_id(slot)
+    assert Hashing(secret).slot_of(sticky_id) == slot
 
 
-def test_a_session_id_is_safe_in_a_cookie_and_a_query_as_it_is() -> None:
-    session = Hashing(SECRET).new_session(Slot(3))
-    assert len(session) == 28
-    assert session.replace("-", "a").replace("_", "a").isalnum()
-    assert session.isascii()
+def test_a_sticky_id_is_safe_in_a_cookie_and_a_query_as_it_is() -> None:
+    sticky_id = Hashing(SECRET).new_sticky_id(Slot(3))
+    assert len(sticky_id) == 28
+    assert sticky_id.replace("-", "a").replace("_", "a").isalnum()
+    assert sticky_id.isascii()
 
 
-def test_no_two_sessions_share_an_id() -> None:
+def test_no_two_clients_share_an_id() -> None:
     hashing = Hashing(SECRET)
-    assert len({hashing.new_session(Slot(0)) for _ in range(1_000)}) == 1_000
+    assert len({hashing.new_sticky_id(Slot(0)) for _ in range(1_000)}) == 1_000
 
 
 @given(st.integers(0, 27), st.characters(max_codepoint=0x2FF))
-def test_a_session_id_with_one_character_changed_is_not_ours(position: int, character: str) -> None:
+def test_a_sticky_id_with_one_character_changed_is_not_ours(position: int, character: str) -> None:
     hashing = Hashing(SECRET, entropy=lambda count: b"\x01\x02\x03" * (count // 3))
-    session = hashing.new_session(Slot(3))
-    changed = session[:position] + character + session[position + 1 :]
-    assert (hashing.slot_of(changed) is None) == (changed != session)
+    sticky_id = hashing.new_sticky_id(Slot(3))
+    changed = sticky_id[:position] + character + sticky_id[position + 1 :]
+    assert (hashing.slot_of(changed) is None) == (changed != sticky_id)
 
 
 @given(st.text(max_size=40) | st.text("ABCabc012-_+/=", min_size=28, max_size=28))
@@ -139,23 +139,23 @@ def test_any_other_text_is_not_ours_and_no_error(text: str) -> None:
     assert Hashing(SECRET).slot_of(text) is None
 
 
-def test_a_session_id_has_one_spelling() -> None:
+def test_a_sticky_id_has_one_spelling() -> None:
     """The decoder takes + for - and / for _, and skips what it does not know: those are not the same id."""
     hashing = Hashing(SECRET, entropy=lambda count: b"\xff" * count)
-    session = hashing.new_session(Slot(3))
-    assert "_" in session
-    broken = session[:4] + "\n" + session[4:]
-    for other in (session.replace("_", "/"), session + "=", session + "====", session + " ", broken):
+    sticky_id = hashing.new_sticky_id(Slot(3))
+    assert "_" in sticky_id
+    broken = sticky_id[:4] + "\n" + sticky_id[4:]
+    for other in (sticky_id.replace("_", "/"), sticky_id + "=", sticky_id + "====", sticky_id + " ", broken):
         assert hashing.slot_of(other) is None
 
 
-def test_another_cluster_s_session_id_is_not_ours() -> None:
-    assert Hashing(b"2" * 16).slot_of(Hashing(b"1" * 16).new_session(Slot(0))) is None
+def test_another_cluster_s_sticky_id_is_not_ours() -> None:
+    assert Hashing(b"2" * 16).slot_of(Hashing(b"1" * 16).new_sticky_id(Slot(0))) is None
 
 
 def test_a_slot_that_does_not_fit_is_a_bug() -> None:
     with pytest.raises(AssertionError):
-        Hashing(SECRET).new_session(Slot(MAX_SLOT + 1))
+        Hashing(SECRET).new_sticky_id(Slot(MAX_SLOT + 1))
 
 
 # --- secrets ---
@@ -168,10 +168,10 @@ def test_a_secret_that_is_too_short_is_refused_with_its_length() -> None:
 
 
 def test_a_secret_longer_than_a_key_counts_to_its_last_byte() -> None:
-    session = SessionId(Hashing(b"x" * 200 + b"1").new_session(Slot(1)))
-    assert Hashing(b"x" * 200 + b"1").slot_of(session) == 1
-    assert Hashing(b"x" * 200 + b"2").slot_of(session) is None
-    assert Hashing(b"x" * 64).slot_of(session) is None
+    sticky_id = StickyId(Hashing(b"x" * 200 + b"1").new_sticky_id(Slot(1)))
+    assert Hashing(b"x" * 200 + b"1").slot_of(sticky_id) == 1
+    assert Hashing(b"x" * 200 + b"2").slot_of(sticky_id) is None
+    assert Hashing(b"x" * 64).slot_of(sticky_id) is None
 
 
 def test_a_secret_is_not_shown() -> None:
@@ -194,7 +194,7 @@ def test_an_id_comes_back_as_the_application_made_it_whatever_it_looks_like(
 
 
 @given(app_ids, slots)
-def test_an_id_with_its_tag_leads_to_its_slot_as_a_session_does(app_id: bytes, slot: Slot) -> None:
+def test_an_id_with_its_tag_leads_to_its_slot_as_a_sticky_id_does(app_id: bytes, slot: Slot) -> None:
     hashing = Hashing(SECRET)
     assert hashing.slot_of(hashing.tag(app_id, slot).decode("latin-1")) == slot
 
@@ -213,5 +213,5 @@ def test_a_tag_that_was_touched_is_none(app_id: bytes, slot: Slot, data: st.Data
 
 
 @given(st.text(max_size=40))
-def test_whatever_is_asked_about_is_no_session_unless_it_was_made(text: str) -> None:
+def test_a_text_has_no_slot_unless_it_was_made_as_an_id(text: str) -> None:
     assert Hashing(SECRET).slot_of(text) is None

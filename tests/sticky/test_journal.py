@@ -27,20 +27,20 @@ def fd() -> Iterator[int]:
 
 
 def test_only_what_is_in_flight_is_read_with_the_connections_of_each_key(fd: int) -> None:
-    notes = Journal.take(os.dup(fd))
+    notes = Journal.from_fd(os.dup(fd))
     marks = [notes.open(key) for key in (b"ca", b"cb", b"cb", b"cc", b"")]
     assert in_flight(fd) == {}
     for mark in marks:
         mark.begin()
     for mark in marks[2:4]:
         mark.end()
-    assert in_flight(fd) == {b"ca": 1, b"cb": 2}, "of cb one is idle; cc is idle; and what has no key is nobody's"
+    assert in_flight(fd) == {b"ca": 1, b"cb": 2}, "of cb one is idle; cc is idle; and one has no key"
     marks[4].rename(b"cd")
     assert in_flight(fd)[b"cd"] == 1
 
 
 def test_a_connection_is_in_flight_until_nothing_of_it_is(fd: int) -> None:
-    mark = Journal.take(os.dup(fd)).open(b"ca")
+    mark = Journal.from_fd(os.dup(fd)).open(b"ca")
     mark.begin(ADOPTING)
     mark.begin()
     mark.begin()
@@ -52,8 +52,8 @@ def test_a_connection_is_in_flight_until_nothing_of_it_is(fd: int) -> None:
     assert in_flight(fd) == {}
 
 
-def test_an_entry_is_free_when_nobody_holds_its_mark(fd: int) -> None:
-    notes = Journal.take(os.dup(fd))
+def test_an_entry_is_free_when_its_mark_is_deleted(fd: int) -> None:
+    notes = Journal.from_fd(os.dup(fd))
     for _ in range(3):
         for number in range(100):
             notes.open(b"c%d" % number).begin()
@@ -62,7 +62,7 @@ def test_an_entry_is_free_when_nobody_holds_its_mark(fd: int) -> None:
 
 
 def test_what_does_not_fit_is_not_seen_and_does_no_harm(fd: int) -> None:
-    notes = Journal.take(os.dup(fd))
+    notes = Journal.from_fd(os.dup(fd))
     marks = [notes.open(b"cx") for _ in range(ENTRIES + 3)]
     assert marks[-1] is NO_MARK
     for mark in marks[-10:]:
@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_not_seen_and_does_no_harm(fd: int) -> None:
 
 @run_async
 async def test_what_a_request_began_in_tasks_of_its_own_is_in_flight_for_some_turns(fd: int) -> None:
-    mark = Journal.take(os.dup(fd)).open(b"ca")
+    mark = Journal.from_fd(os.dup(fd)).open(b"ca")
     mark.begin()
     mark.end_soon()
     await asyncio.sleep(0)
@@ -100,9 +100,9 @@ def test_whatever_a_worker_makes_of_its_file_the_primary_reads_on(fd: int) -> No
     assert in_flight(-1) == {}
 
 
-def test_a_worker_whose_file_is_none_notes_in_vain() -> None:
+def test_a_worker_without_a_journal_file_notes_nothing() -> None:
     for fd in (None, os.open(os.devnull, os.O_RDONLY)):
-        mark = Journal.take(fd).open(b"ca")
+        mark = Journal.from_fd(fd).open(b"ca")
         mark.begin()
         mark.end()
         assert mark is NO_MARK
@@ -112,7 +112,7 @@ FORKS = """
 import os, sys
 from sticky.journal import Journal, in_flight
 fd = int(sys.argv[1])
-mark = Journal.take(os.dup(fd)).open(b"ca")
+mark = Journal.from_fd(os.dup(fd)).open(b"ca")
 mark.begin()
 if pid := os.fork():
     os.waitpid(pid, 0)

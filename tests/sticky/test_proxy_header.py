@@ -61,7 +61,7 @@ def test_the_longest_header_of_version_2_is_read_and_no_longer_one_waited_for() 
     longest = v2(V2_MAX_BYTES - 16, b"\x04" + room.to_bytes(2, "big") + bytes(room))
     header = parse(longest)
     assert isinstance(header, ProxyHeader)
-    assert (header.client, header.length) == ("192.0.2.1", V2_MAX_BYTES)
+    assert (header.client_address, header.length) == ("192.0.2.1", V2_MAX_BYTES)
     assert parse(longest[:-1]) == NEED_MORE
     assert isinstance(parse(v2(V2_MAX_BYTES - 15, b"")), Refusal)
 

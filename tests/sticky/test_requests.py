@@ -70,7 +70,7 @@ def test_byte_by_byte(request_: bytes) -> None:
 OFFER = b"Connection: Upgrade\r\nUpgrade: h2c, x/1\r\n\r\n"
 
 
-def test_an_offer_that_nobody_takes_up_changes_nothing() -> None:
+def test_an_offer_that_is_not_accepted_changes_nothing() -> None:
     sent = [each.replace(b"\r\n\r\n", b"\r\n" + OFFER, 1) for each in [GET, POST, CHUNKED, TRAILED]]
     assert as_requests(pieces(Requests(), b"".join([*sent, GET]))) == [*sent, GET]
 

@@ -1,6 +1,7 @@
 """
-The worker's end has an edge as well. A primary that cannot be understood is as good as none: the worker serves on whom
-it has, takes nobody new, and the primary, which sees the channel end, brings everybody else elsewhere.
+The worker's end checks the messages of its primary. A primary that sends an unreadable message counts as lost: the
+worker serves the connections that it has, and adopts no new one. The primary sees the channel end, and gives every
+other connection to another worker.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from sticky.adopted import Adopted
 from sticky.affinity import AffinitySettings
 from sticky.channel import Channel, ChannelClosed, Kind, Received
 from sticky.messages import Beat, Nack, Ready, from_primary, from_worker
-from sticky.worker import Adopted, Worker
+from sticky.worker import Worker
 from tests.sticky.test_channel import HEADER
 from tests.support.aio import run_async
 from tests.support.edge import open_descriptors
@@ -46,8 +48,9 @@ class Run:
         self.adopted: list[Adopted] = []
         self.drained: list[float] = []
 
-    async def until_ended(self) -> None:
-        await asyncio.wait_for(self.worker.run(on_connection=self.adopted.append, on_drain=self._drain), 30)
+    async def until_ended(self, **handlers: Any) -> None:
+        running = self.worker.run(on_connection=self.adopted.append, on_drain=self._drain, **handlers)
+        await asyncio.wait_for(running, 30)
 
     async def _drain(self, deadline_s: float) -> None:
         self.drained.append(deadline_s)
@@ -120,9 +123,8 @@ async def test_a_descriptor_that_is_no_socket_is_not_adopted_and_costs_nothing_e
 @run_async
 async def test_statistics_that_cannot_be_told_do_not_silence_a_worker(load: Callable[[], Any]) -> None:
     run = Run()
-    run.worker.load = load
     run.worker.ready()
-    running = asyncio.ensure_future(run.until_ended())
+    running = asyncio.ensure_future(run.until_ended(statistics=load))
     await run.hear(Ready)
     for _ in range(2):
         assert (await run.hear(Beat)).statistics == {}

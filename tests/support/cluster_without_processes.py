@@ -18,13 +18,15 @@ from typing import Any
 
 from sticky.addresses import Addresses
 from sticky.affinity import Affinity, AffinitySettings
+from sticky.balance import least
 from sticky.channel import Kind, Unreadable
 from sticky.crashes import Crashes
-from sticky.handoff import Dispatcher, least
+from sticky.handoff import Dispatcher
 from sticky.hashing import Hashing, Slot
 from sticky.launcher import Launcher
 from sticky.messages import Beat, BootFailed, KeysAway, Message, Ready
 from sticky.poller import HANGUP
+from sticky.refusals import Refusals
 from sticky.settings import ClusterSettings
 from sticky.supervisor import Supervisor
 from sticky.worker_handle import WorkerHandle, WorkerState
@@ -51,27 +53,24 @@ class ClusterWithoutProcesses:
         self.reloads_ended = 0
         self.stopped: list[int] = []
         hashing = Hashing(SECRET)
+        self.refusals = Refusals(self.poller, descriptors=1024, tls=False, counters=self.counters)
         self.dispatcher = Dispatcher(
             self.poller,
             hashing,
             self.workers.live,
             balance=least,
             patience_s=5.0,
-            refuse=self._refuse,
-            wants_write=self.workers.wants_write,
+            refusals=self.refusals,
+            channels=self.workers,
             addresses=Addresses(trusts=lambda peer: False, most=None, descriptors=1024),
-            on_too_many=lambda peer, network: None,
             counters=self.counters,
         )
         crashes = Crashes(
             self.poller,
             Affinity(AffinitySettings(), hashing),
             hashing,
+            workers=self.workers,
             counters=self.counters,
-            refuse=self.dispatcher.refuse,
-            place=self.dispatcher.place,
-            tell=self.workers.notify_all,
-            is_dying=self.workers.is_dying,
         )
         launcher = Launcher(
             self.environment,
@@ -102,10 +101,6 @@ class ClusterWithoutProcesses:
 
     def _on_reloaded(self) -> None:
         self.reloads_ended += 1
-
-    def _refuse(self, sock: socket.socket, status: int, reason: str, count: str) -> None:
-        self.refused.append((status, count))
-        sock.close()
 
     def start(self, *, ready: bool = True) -> None:
         """Start every slot, and have each worker become ready."""

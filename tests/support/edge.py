@@ -17,15 +17,18 @@ from typing import Any
 
 from sticky.addresses import Addresses
 from sticky.affinity import Affinity, AffinitySettings
+from sticky.balance import least
 from sticky.channel import Channel, Kind
 from sticky.crashes import Crashes
 from sticky.environment import OperatingSystem
-from sticky.handoff import Dispatcher, Parcel, least
+from sticky.handoff import Dispatcher
 from sticky.hashing import Hashing, Slot
 from sticky.launcher import Launcher
 from sticky.lifetime import Lifetime
 from sticky.messages import from_primary, from_worker
+from sticky.pending_handoff import PendingHandoff
 from sticky.poller import Poller
+from sticky.refusals import Refusals
 from sticky.settings import ClusterSettings
 from sticky.supervisor import Supervisor
 from sticky.worker_handle import WorkerHandle, WorkerState
@@ -65,31 +68,27 @@ class Edge:
         self.poller = Poller(counters=self.counters)
         self.silent = Silent()
         self.given_back: list[tuple[socket.socket, str, int, bytes]] = []
-        self.refused: list[int] = []
         self.hooks: list[tuple[str, dict[str, Any]]] = []
         self.workers = Workers(self.poller, OperatingSystem())
         hashing = Hashing(b"s" * 32)
+        self.refusals = Refusals(self.poller, descriptors=1024, tls=False, counters=self.counters)
         self.dispatcher = Dispatcher(
             self.poller,
             hashing,
             self.workers.live,
             balance=least,
             patience_s=5.0,
-            refuse=self._refuse,
-            wants_write=self.workers.wants_write,
+            refusals=self.refusals,
+            channels=self.workers,
             addresses=Addresses(trusts=lambda peer: False, most=None, descriptors=1024),
-            on_too_many=lambda peer, network: None,
             counters=self.counters,
         )
         crashes = Crashes(
             self.poller,
             Affinity(AffinitySettings(), hashing),
             hashing,
+            workers=self.workers,
             counters=self.counters,
-            refuse=self.dispatcher.refuse,
-            place=self.dispatcher.place,
-            tell=self.workers.notify_all,
-            is_dying=self.workers.is_dying,
         )
         self.supervisor = Supervisor(
             self.poller,
@@ -106,10 +105,6 @@ class Edge:
             on_given_back=lambda *given: self.given_back.append(given),
         )
         self.supervisor.start()
-
-    def _refuse(self, sock: socket.socket, status: int, reason: str, count: str) -> None:
-        self.refused.append(status)
-        sock.close()
 
     def turn(self) -> None:
         """Let the loop turn once, and reap who has ended."""
@@ -138,13 +133,13 @@ class Edge:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             socket.send_fds(self.silent.ends[worker.pid], [data], fds or [], socket.MSG_DONTWAIT)
 
-    def hand_over(self) -> tuple[Parcel, socket.socket]:
+    def hand_over(self) -> tuple[PendingHandoff, socket.socket]:
         """Give a connection to some worker. Return it, and the client's end."""
         ours, client = socket.socketpair()
-        parcel = Parcel(ours, "127.0.0.1", "127.0.0.1", 1)
-        parcel.kind = "raw"
-        self.dispatcher.dispatch(parcel)
-        return parcel, client
+        handoff = PendingHandoff(ours, "127.0.0.1", "127.0.0.1", 1)
+        handoff.kind = "raw"
+        self.dispatcher.dispatch(handoff)
+        return handoff, client
 
     def __enter__(self) -> Edge:
         return self
@@ -157,4 +152,5 @@ class Edge:
             self.turn()
         for sock, *_ in self.given_back:
             sock.close()
+        self.refusals.close()
         self.poller.close()

@@ -96,11 +96,11 @@ class Answer(asyncio.Protocol):
         return {
             "slot": self.worker.slot,
             "pid": os.getpid(),
-            "client": adopted.client,
+            "client": adopted.address,
             "scheme": adopted.scheme,
             "path": adopted.path,
-            "session": adopted.session,
-            "new_session": adopted.new_session,
+            "session": adopted.sticky_id,
+            "new_session": adopted.new_sticky_id,
             "reason": adopted.reason,
             "env": {name: os.environ.get(name) for name in ("TINY", "STICKY_SLOT", "NOTIFY_SOCKET", "LISTEN_FDS")},
             "ids": [os.getuid(), os.getgid()],
@@ -168,11 +168,11 @@ async def main() -> None:
             assert connection.transport is not None
             connection.transport.close()
 
-    worker.load = lambda: {"here": len(connections), "padding": "x" * config.get("padding", 0)}
     worker.ready()
     await worker.run(
         on_connection=on_connection,
         on_drain=on_drain,
+        statistics=lambda: {"here": len(connections), "padding": "x" * config.get("padding", 0)},
         on_message=lambda sender, data: heard.append([sender, data if isinstance(data, str) else data[0]]),
     )
 

@@ -23,7 +23,7 @@ from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.hosted import hosted_protocol
 from realtime.transport.peer import Peer
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
-from sticky.affinity import Affinity, AffinitySettings, Network, Sticky
+from sticky.affinity import Affinity, AffinitySettings, IPNetwork, Sticky
 from sticky.first_bytes import Head, Refusal, inspect
 from sticky.hashing import Hashing, Slot
 from sticky.routes import Routes
@@ -137,7 +137,7 @@ class Connection:
     moves: int = 0
 
     def __post_init__(self) -> None:
-        trusted: tuple[Network, ...] = ()
+        trusted: tuple[IPNetwork, ...] = ()
         if self.way.trusted:
             trusted = AffinitySettings.from_builtins({**AffinitySettings().to_builtins(), "trusted": [PROXY]}).trusted
         self._affinity = Affinity(AffinitySettings(sticky=self.way.sticky, trusted=trusted))
@@ -149,11 +149,11 @@ class Connection:
         assert isinstance(head, Head)
         hashing = Hashing(bytes(16))
         routes = Routes(self._affinity, hashing, Slot(0))
-        client = self._affinity.client_of(PROXY, head)
-        session = self._affinity.session_of(head) if self.way.sticky is Sticky.SESSION else None
+        client = self._affinity.address_of(PROXY, head)
+        session = self._affinity.sticky_id_of(head) if self.way.sticky is Sticky.SESSION else None
         routes.learn(client, session)
         lacks_session = self.way.sticky is Sticky.SESSION and session is None
-        new_session = hashing.new_session(Slot(0)) if lacks_session else None
+        new_session = hashing.new_sticky_id(Slot(0)) if lacks_session else None
         host = ASGIHost(
             self._serve,
             place={},
