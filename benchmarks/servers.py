@@ -27,7 +27,7 @@ from typing import Any, Final, Self
 from benchmarks.cpu import children, tree
 from benchmarks.errors import Absent, RunFailed
 from benchmarks.load import Dialect
-from sticky.control import send_request
+from sticky.process.control import send_request
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 BOOT_S: Final = 40.0

@@ -14,12 +14,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sticky.environment import OperatingSystem
-from sticky.hashing import Slot
-from sticky.poller import Poller
-from sticky.primary import Primary
+from sticky.keys.hashing import Slot
+from sticky.process.environment import OperatingSystem
+from sticky.process.poller import Poller
+from sticky.process.primary import Primary
 from sticky.settings import ClusterSettings
-from sticky.sidecars import Sidecar
+from sticky.supervision.sidecars import Sidecar
 
 __all__ = ["Cluster", "ClusterSettings", "Sidecar"]
 

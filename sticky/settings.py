@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sticky.affinity import AffinitySettings
+from sticky.accept.first_bytes import HeadLimits
 from sticky.errors import SettingsError
-from sticky.first_bytes import HeadLimits
-from sticky.lifetime import Lifetime
+from sticky.keys.affinity import AffinitySettings
+from sticky.supervision.lifetime import Lifetime
 
 WORKERS_MAX = 512
 

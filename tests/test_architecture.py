@@ -172,7 +172,7 @@ def test_the_load_client_imports_nothing_of_the_server() -> None:
 
 def test_only_the_settings_read_the_environment() -> None:
     # The worker's end of `sticky` finds its channel by a variable; the cluster hands the whole environment on, unread.
-    allowed = {"realtime/settings/sources.py", "sticky/worker.py", "sticky/cluster.py"}
+    allowed = {"realtime/settings/sources.py", "sticky/worker/worker.py", "sticky/cluster.py"}
     readers = {
         str(path.relative_to(ROOT))
         for package in ("sticky", "realtime")
@@ -197,7 +197,7 @@ def test_nothing_is_ever_unpickled() -> None:
 @pytest.mark.parametrize(
     ("name", "target", "verdict"),
     [
-        ("sticky.acceptor", "realtime.errors", "sticky never imports realtime"),
+        ("sticky.accept.acceptor", "realtime.errors", "sticky never imports realtime"),
         ("realtime.rooms.hub", "realtime.broker.base.Room", None),
         ("realtime.broker.redis", "realtime.rooms.hub.Hub", "realtime.rooms.hub.Hub is above it"),
         ("realtime.cli.serve", "realtime.__version__", None),

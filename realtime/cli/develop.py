@@ -22,7 +22,7 @@ from watchfiles import Change, PythonFilter, watch
 
 from realtime import logs
 from realtime.cli.status import show
-from sticky.control import ControlFailed, send_request
+from sticky.process.control import ControlFailed, send_request
 
 CHECK_MS: Final = 500  # between two checks whether the primary is still there
 KEYS: Final = "keys, each with Enter: r reload · d stacks (d 2: of slot 2) · s status · q quit"

@@ -9,7 +9,7 @@ import click
 from realtime.cli.options import GroupedCommand, settings_options
 from realtime.cli.servers import control_socket
 from realtime.settings import resolve
-from sticky.control import send_request
+from sticky.process.control import send_request
 
 
 @click.command(cls=GroupedCommand)

@@ -15,7 +15,7 @@ from realtime.cli.options import GroupedCommand, settings_options
 from realtime.cli.servers import control_socket
 from realtime.errors import RealtimeError
 from realtime.settings import resolve
-from sticky.control import send_request
+from sticky.process.control import send_request
 
 POLL_S = 0.1
 

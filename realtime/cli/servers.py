@@ -18,7 +18,7 @@ from pathlib import Path
 
 from realtime.errors import RealtimeError
 from realtime.settings import Settings, runtime_directory
-from sticky import privileges
+from sticky.process import privileges
 
 CONTROL_SOCKET = "control.sock"
 BROKER_SOCKET = "broker.sock"

@@ -16,7 +16,7 @@ import click
 from realtime.cli.options import GroupedCommand, settings_options
 from realtime.cli.servers import control_socket
 from realtime.settings import resolve
-from sticky.control import send_request
+from sticky.process.control import send_request
 
 # What the primary counted that an operator should know of, and the words for it.
 TROUBLES = {

@@ -30,8 +30,8 @@ TAKEN_S: Final = 2.0  # for one worker to say that it took a letter; an SDK give
 REVOCATIONS: Final = Room("\0revoked")  # the stream of what is revoked
 REVOCATIONS_KEPT: Final = Retention(MOST, KEPT_S, 2 * KEPT_S)
 
-# What a worker's id looks like: its node, its slot, and what no other process has (sticky/launcher.py). Clients send
-# such ids back; with another text one could write to all workers, or to who is none.
+# What a worker's id looks like: its node, its slot, and what no other process has (sticky/supervision/launcher.py).
+# Clients send such ids back; with another text one could write to all workers, or to who is none.
 WORKER: Final = re.compile(r"[^\0]{1,255}-\d+-[0-9a-f]{8}")
 
 logger = logging.getLogger("realtime.post")

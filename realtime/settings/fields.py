@@ -33,7 +33,7 @@ KEY_BYTES: Final = 16  # of each key of the API, at least
 
 _COOKIE = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # a token, RFC 9110 section 5.6.2: also what a header's name may hold
 _PARAM = r"[0-9A-Za-z._~-]+"  # what never needs percent-encoding, RFC 3986 section 2.3
-_PATH = r"(?:/[^/?#{}\s]+)*/\{key\}(?:/[^/?#{}\s]+)*/?"  # sticky/path_key.py
+_PATH = r"(?:/[^/?#{}\s]+)*/\{key\}(?:/[^/?#{}\s]+)*/?"  # sticky/keys/path_key.py
 HOSTED_MESSAGE_BYTES: Final = 16 * 1024**2  # what applications are used to: uvicorn's `--ws-max-size`
 AUTO = 0  # of `workers`: as many as `usable_cpus` finds, in the process that made the settings
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
-from sticky.routes import Routes
+from sticky.worker.routes import Routes
 
 Send = Callable[[Any], Awaitable[None]]
 

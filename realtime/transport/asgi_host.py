@@ -36,9 +36,9 @@ from realtime.transport.opening import one_cookie
 from realtime.transport.peer import Peer, session_cookie
 from realtime.transport.serving import Serving, receiving
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
-from sticky.first_bytes import path_and_query
-from sticky.journal import NO_MARK
-from sticky.routes import Routes
+from sticky.accept.first_bytes import path_and_query
+from sticky.worker.journal import NO_MARK
+from sticky.worker.routes import Routes
 
 SECURE: Final = {"http": "https", "ws": "wss"}
 

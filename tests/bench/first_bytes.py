@@ -11,10 +11,10 @@ import timeit
 from collections.abc import Callable
 from ipaddress import ip_network
 
-from sticky.affinity import Affinity, AffinitySettings
-from sticky.first_bytes import DEFAULT_LIMITS, Head, inspect
-from sticky.hashing import Hashing, Key, Slot
-from sticky.proxy_header import parse
+from sticky.accept.first_bytes import DEFAULT_LIMITS, Head, inspect
+from sticky.accept.proxy_header import parse
+from sticky.keys.affinity import Affinity, AffinitySettings
+from sticky.keys.hashing import Hashing, Key, Slot
 from tests.sticky.wire_cases import load
 
 RUNS = 7

@@ -25,7 +25,7 @@ import pytest
 from realtime.auth.tokens import sign
 from realtime.cli.servers import CONTROL_SOCKET
 from realtime.settings import runtime_directory
-from sticky.control import send_request
+from sticky.process.control import send_request
 from tests.support.aio import eventually, run_async_for
 from tests.support.client import ProtocolClient
 from tests.support.server import RunningServer

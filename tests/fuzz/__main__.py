@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from sticky.channel import Kind
+from sticky.handoff.channel import Kind
 from tests.fuzz.check import check
 from tests.sticky.wire_cases import load
 

@@ -12,12 +12,12 @@ from ipaddress import ip_network
 
 import httptools
 
-from sticky import proxy_header
-from sticky.affinity import Affinity, AffinitySettings, Sticky
-from sticky.channel import CARRIED_INLINE, Channel, Received, Unreadable, close_all
-from sticky.first_bytes import DEFAULT_LIMITS, NEED_MORE, Head, Refusal, inspect
-from sticky.messages import from_primary, from_worker
-from sticky.requests import Begin, Requests
+from sticky.accept import proxy_header
+from sticky.accept.first_bytes import DEFAULT_LIMITS, NEED_MORE, Head, Refusal, inspect
+from sticky.handoff.channel import CARRIED_INLINE, Channel, Received, Unreadable, close_all
+from sticky.handoff.messages import from_primary, from_worker
+from sticky.keys.affinity import Affinity, AffinitySettings, Sticky
+from sticky.worker.requests import Begin, Requests
 from tests.sticky.test_agreement import (
     assert_httptools_agrees,
     assert_httptools_finds_the_path,

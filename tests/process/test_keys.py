@@ -27,7 +27,7 @@ from websockets.sync.client import connect
 
 from realtime.cli.servers import KEYS_FILE
 from realtime.settings import runtime_directory
-from sticky.log_lines import WORKER_READY
+from sticky.process.log_lines import WORKER_READY
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient, Refused
 from tests.support.fault_clients import Native

@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from sticky.acceptor import Acceptor
-from sticky.addresses import Addresses
-from sticky.affinity import Affinity, AffinitySettings, Sticky
-from sticky.first_bytes import HeadLimits
-from sticky.pending_handoff import PendingHandoff
-from sticky.poller import HANGUP
-from sticky.refusals import Refusals
+from sticky.accept.acceptor import Acceptor
+from sticky.accept.addresses import Addresses
+from sticky.accept.first_bytes import HeadLimits
+from sticky.accept.refusals import Refusals
+from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.keys.affinity import Affinity, AffinitySettings, Sticky
+from sticky.process.poller import HANGUP
 from tests.support.fake_poller import READABLE, FakePoller
 
 HANDSHAKE_S = 10.0

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky.affinity import UNIX_PEER, Affinity, AffinitySettings, Sticky
+from sticky.accept.first_bytes import Head, inspect
 from sticky.errors import SettingsError
-from sticky.first_bytes import Head, inspect
-from sticky.hashing import Hashing, Slot
+from sticky.keys.affinity import UNIX_PEER, Affinity, AffinitySettings, Sticky
+from sticky.keys.hashing import Hashing, Slot
 
 TRUSTED = tuple(ip_network(text) for text in ("10.0.0.0/8", "2001:db8:1::/48", "127.0.0.1/32"))
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from sticky.balance import balance_named
-from sticky.descriptors import RESERVE, DescriptorReserve
+from sticky.accept.descriptors import RESERVE, DescriptorReserve
 from sticky.errors import SettingsError
-from sticky.hashing import Slot
+from sticky.keys.balance import balance_named
+from sticky.keys.hashing import Slot
 
 
 @dataclass

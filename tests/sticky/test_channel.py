@@ -21,8 +21,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from sticky.channel import CARRIED_MAX, MESSAGE_MAX, RELAYED_MAX, Channel, ChannelClosed, Kind, Received
-from sticky.messages import Handoff, from_primary, from_worker
+from sticky.handoff.channel import CARRIED_MAX, MESSAGE_MAX, RELAYED_MAX, Channel, ChannelClosed, Kind, Received
+from sticky.handoff.messages import Handoff, from_primary, from_worker
 from tests.support.server import ROOT
 
 Ends = tuple[Channel, Channel]
@@ -106,8 +106,8 @@ def test_who_is_gone_gets_nothing(ends: Ends) -> None:
 
 TOO_MANY = """
 import errno, os, resource, socket, sys
-from sticky.channel import Channel, Kind
-from sticky.messages import from_primary, from_worker
+from sticky.handoff.channel import Channel, Kind
+from sticky.handoff.messages import from_primary, from_worker
 from tests.sticky.test_channel import HEADER
 
 if os.geteuid() == 0:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from sticky import commands
-from sticky.control import PendingAnswer
-from sticky.hashing import Slot
+from sticky.keys.hashing import Slot
+from sticky.process import commands
+from sticky.process.control import PendingAnswer
 
 
 class Recorder:

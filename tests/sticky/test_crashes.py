@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from sticky import journal
-from sticky.affinity import Affinity, AffinitySettings
-from sticky.blame import CRASHES, REFUSED_S, WITHIN_S
-from sticky.crashes import HOLDS_MAX, Crashes
-from sticky.first_bytes import Refusal
-from sticky.handoff import HoldBack
-from sticky.hashing import Hashing
-from sticky.messages import REFUSED
-from sticky.pending_handoff import PendingHandoff
+from sticky.accept.first_bytes import Refusal
+from sticky.handoff.handoff import HoldBack
+from sticky.handoff.messages import REFUSED
+from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.keys.affinity import Affinity, AffinitySettings
+from sticky.keys.hashing import Hashing
+from sticky.supervision.blame import CRASHES, REFUSED_S, WITHIN_S
+from sticky.supervision.crashes import HOLDS_MAX, Crashes
+from sticky.worker import journal
 from tests.support.fake_poller import FakePoller
 from tests.support.worker_ends import WorkerEnd
 

@@ -1,7 +1,8 @@
 """
 The dispatcher: where a handoff can be, and every way out of that place.
 
-The theory of operation in sticky/handoff.py lists the places. Channels and sockets are real; the clock is the test's.
+The theory of operation in sticky/handoff/handoff.py lists the places. Channels and sockets are real; the clock is the
+test's.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sticky.addresses import Addresses, network_of
-from sticky.away import home_of
-from sticky.balance import least
+from sticky.accept.addresses import Addresses, network_of
+from sticky.accept.first_bytes import Refusal
 from sticky.errors import OutOfTurn
-from sticky.first_bytes import Refusal
-from sticky.handoff import ATTEMPTS_MAX, HOLD_S, WAITING_MAX, Dispatcher, HoldBack
-from sticky.hashing import Hashing, Key, Slot
-from sticky.messages import Slots
-from sticky.pending_handoff import PendingHandoff
-from sticky.poller import FAILED
-from sticky.worker_handle import WorkerHandle
+from sticky.handoff.handoff import ATTEMPTS_MAX, HOLD_S, WAITING_MAX, Dispatcher, HoldBack
+from sticky.handoff.messages import Slots
+from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.keys.away import home_of
+from sticky.keys.balance import least
+from sticky.keys.hashing import Hashing, Key, Slot
+from sticky.process.poller import FAILED
+from sticky.supervision.worker_handle import WorkerHandle
 from tests.support.fake_poller import FakePoller
 from tests.support.worker_ends import WatchedChannels, WorkerEnd
 

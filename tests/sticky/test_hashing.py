@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky.affinity import Affinity, AffinitySettings
 from sticky.errors import NoLiveSlot, SettingsError
-from sticky.hashing import MAX_SLOT, Hashing, Key, Slot, StickyId
+from sticky.keys.affinity import Affinity, AffinitySettings
+from sticky.keys.hashing import MAX_SLOT, Hashing, Key, Slot, StickyId
 
 SECRET = b"a secret of some length"
 

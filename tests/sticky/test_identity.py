@@ -8,12 +8,12 @@ from ipaddress import ip_network
 
 import pytest
 
-from sticky.affinity import Affinity, AffinitySettings, Sticky
-from sticky.channel import Kind
-from sticky.first_bytes import Head, inspect
-from sticky.hashing import Hashing, Slot
-from sticky.identity import identify, identify_raw, identify_tls
-from sticky.pending_handoff import PendingHandoff, bytes_sent
+from sticky.accept.first_bytes import Head, inspect
+from sticky.accept.identity import identify, identify_raw, identify_tls
+from sticky.handoff.channel import Kind
+from sticky.handoff.pending_handoff import PendingHandoff, bytes_sent
+from sticky.keys.affinity import Affinity, AffinitySettings, Sticky
+from sticky.keys.hashing import Hashing, Slot
 from tests.support.worker_ends import WorkerEnd
 
 HASHING = Hashing(b"a secret of some length")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 
-from sticky.channel import Kind
-from sticky.hashing import Slot
-from sticky.inspections import INSPECT_S
-from sticky.messages import Inspected
+from sticky.handoff.channel import Kind
+from sticky.handoff.messages import Inspected
+from sticky.keys.hashing import Slot
+from sticky.supervision.inspections import INSPECT_S
 from tests.support.cluster_without_processes import ClusterWithoutProcesses
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sticky.accept.listen import InheritedSocket, address_of, bind, bind_all, unlink
 from sticky.errors import SettingsError
-from sticky.listen import InheritedSocket, address_of, bind, bind_all, unlink
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky.away import home_of
-from sticky.hashing import Hashing, Key, Slot
-from sticky.live_keys import REPORT_KEYS, LiveKeys
+from sticky.keys.away import home_of
+from sticky.keys.hashing import Hashing, Key, Slot
+from sticky.keys.live_keys import REPORT_KEYS, LiveKeys
 
 HASHING = Hashing(b"a secret of some length")
 A, B = Key(b"4aaaa"), Key(b"4bbbb")

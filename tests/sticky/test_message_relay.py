@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from sticky.channel import MESSAGE_MAX, Kind
-from sticky.message_relay import CHECK_S, PAUSE_MAX_S
-from sticky.messages import Sent
-from sticky.poller import HANGUP, WRITE
-from sticky.worker_handle import OUTBOX_MAX, WorkerHandle, WorkerState
+from sticky.handoff.channel import MESSAGE_MAX, Kind
+from sticky.handoff.messages import Sent
+from sticky.process.message_relay import CHECK_S, PAUSE_MAX_S
+from sticky.process.poller import HANGUP, WRITE
+from sticky.supervision.worker_handle import OUTBOX_MAX, WorkerHandle, WorkerState
 from tests.support.cluster_without_processes import ClusterWithoutProcesses
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from sticky import messages
-from sticky.channel import CARRIERS, Carrier, Kind, Message
-from sticky.messages import DATA_DEPTH_MAX, DEPTH_MAX, from_primary, from_worker, is_plain, is_shallow
+from sticky.handoff import messages
+from sticky.handoff.channel import CARRIERS, Carrier, Kind, Message
+from sticky.handoff.messages import DATA_DEPTH_MAX, DEPTH_MAX, from_primary, from_worker, is_plain, is_shallow
 
 encode = msgspec.msgpack.encode
 

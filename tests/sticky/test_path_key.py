@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky.affinity import Affinity, AffinitySettings, Sticky
+from sticky.accept.first_bytes import Head, inspect
 from sticky.errors import SettingsError
-from sticky.first_bytes import Head, inspect
-from sticky.path_key import PathKey
+from sticky.keys.affinity import Affinity, AffinitySettings, Sticky
+from sticky.keys.path_key import PathKey
 
 names = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(lambda name: name not in (".", ".."))
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from sticky.channel import Kind
 from sticky.errors import SettingsError
-from sticky.hashing import Slot
-from sticky.messages import Ready
-from sticky.primary import SLOT, TRANSITIONS, Primary, PrimaryEvent, PrimaryState
+from sticky.handoff.channel import Kind
+from sticky.handoff.messages import Ready
+from sticky.keys.hashing import Slot
+from sticky.process.primary import SLOT, TRANSITIONS, Primary, PrimaryEvent, PrimaryState
 from sticky.settings import ClusterSettings
-from sticky.sidecars import Sidecar
-from sticky.worker import EXIT_BOOT
+from sticky.supervision.sidecars import Sidecar
+from sticky.worker.worker import EXIT_BOOT
 from tests.support.fake_environment import FakeEnvironment, FakeProcess
 from tests.support.fake_poller import READABLE, FakePoller
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from sticky.errors import SettingsError
-from sticky.privileges import Identity, find
+from sticky.process.privileges import Identity, find
 
 ME = pwd.getpwuid(os.getuid())
 

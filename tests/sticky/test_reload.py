@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import pytest
 from msgspec.msgpack import encode
 
-from sticky.channel import Kind
-from sticky.log_lines import RELOAD_CONTINUES
-from sticky.worker_handle import WorkerHandle, WorkerState
+from sticky.handoff.channel import Kind
+from sticky.process.log_lines import RELOAD_CONTINUES
+from sticky.supervision.worker_handle import WorkerHandle, WorkerState
 from tests.support.edge import Edge
 from tests.support.log_lines import pattern
 

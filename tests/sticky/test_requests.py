@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sticky.first_bytes import Refusal
-from sticky.requests import Begin, Part, Requests
+from sticky.accept.first_bytes import Refusal
+from sticky.worker.requests import Begin, Part, Requests
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"

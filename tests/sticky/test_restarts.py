@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sticky.hashing import Slot
-from sticky.restarts import BACKOFF_S, Restarts
+from sticky.keys.hashing import Slot
+from sticky.supervision.restarts import BACKOFF_S, Restarts
 
 A, B = Slot(0), Slot(1)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from sticky import routes as module
-from sticky.affinity import UNIX_PEER, Affinity, AffinitySettings, Sticky
-from sticky.first_bytes import Head, inspect
-from sticky.hashing import Hashing, Slot
-from sticky.routes import Route, Routes
+from sticky.accept.first_bytes import Head, inspect
+from sticky.keys.affinity import UNIX_PEER, Affinity, AffinitySettings, Sticky
+from sticky.keys.hashing import Hashing, Slot
+from sticky.worker import routes as module
+from sticky.worker.routes import Route, Routes
 
 HASHING = Hashing(b"a secret of some length")
 HERE, ELSEWHERE = Slot(1), Slot(2)

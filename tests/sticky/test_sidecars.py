@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from sticky.errors import SettingsError
-from sticky.sidecars import (
+from sticky.supervision.sidecars import (
     BACKOFF_S,
     STARTS_MAX,
     STEADY_S,

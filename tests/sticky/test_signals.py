@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from sticky.poller import Poller
-from sticky.signals import queued_signals
+from sticky.process.poller import Poller
+from sticky.process.signals import queued_signals
 
 NUMBERS = (signal.SIGUSR1, signal.SIGTTIN)
 

@@ -13,22 +13,23 @@ from typing import Any
 
 import pytest
 
-from sticky import messages, new_sticky_id
-from sticky.acknowledgements import SETTLE_TURNS, Acknowledgements
-from sticky.adopted import Adopted
-from sticky.affinity import Affinity, AffinitySettings
-from sticky.channel import CARRIED_MAX, Channel, Kind, Received
-from sticky.ended_report import EndedReport
+from sticky import new_sticky_id
 from sticky.errors import NotAWorker
-from sticky.hashing import Hashing, Slot
-from sticky.heartbeat import Heartbeat
-from sticky.journal import NO_MARK
-from sticky.key_report import KeyReport
-from sticky.live_keys import REPORT_KEYS
-from sticky.messages import Ack, Beat, Ended, GiveBack, KeysAway, KeysEnded, Nack, from_primary, from_worker
-from sticky.primary_link import PrimaryLink
-from sticky.routes import Routes
-from sticky.worker import CHANNEL_FD, Worker
+from sticky.handoff import messages
+from sticky.handoff.channel import CARRIED_MAX, Channel, Kind, Received
+from sticky.handoff.messages import Ack, Beat, Ended, GiveBack, KeysAway, KeysEnded, Nack, from_primary, from_worker
+from sticky.keys.affinity import Affinity, AffinitySettings
+from sticky.keys.hashing import Hashing, Slot
+from sticky.keys.live_keys import REPORT_KEYS
+from sticky.worker.acknowledgements import SETTLE_TURNS, Acknowledgements
+from sticky.worker.adopted import Adopted
+from sticky.worker.ended_report import EndedReport
+from sticky.worker.heartbeat import Heartbeat
+from sticky.worker.journal import NO_MARK
+from sticky.worker.key_report import KeyReport
+from sticky.worker.primary_link import PrimaryLink
+from sticky.worker.routes import Routes
+from sticky.worker.worker import CHANNEL_FD, Worker
 from tests.sticky.test_worker_edge import BOOT, Run
 from tests.support.aio import run_async
 

@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from sticky.adopted import Adopted
-from sticky.affinity import AffinitySettings
-from sticky.channel import Channel, ChannelClosed, Kind, Received
-from sticky.messages import Beat, Nack, Ready, from_primary, from_worker
-from sticky.worker import Worker
+from sticky.handoff.channel import Channel, ChannelClosed, Kind, Received
+from sticky.handoff.messages import Beat, Nack, Ready, from_primary, from_worker
+from sticky.keys.affinity import AffinitySettings
+from sticky.worker.adopted import Adopted
+from sticky.worker.worker import Worker
 from tests.sticky.test_channel import HEADER
 from tests.support.aio import run_async
 from tests.support.edge import open_descriptors

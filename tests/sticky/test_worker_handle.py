@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
-from sticky.channel import Kind
-from sticky.hashing import Slot
-from sticky.lifetime import Lifetime
-from sticky.worker_handle import OUTBOX_MAX, WorkerHandle, WorkerState, describe_end
+from sticky.handoff.channel import Kind
+from sticky.keys.hashing import Slot
+from sticky.supervision.lifetime import Lifetime
+from sticky.supervision.worker_handle import OUTBOX_MAX, WorkerHandle, WorkerState, describe_end
 from tests.support.fake_environment import FakeChannel
 
 

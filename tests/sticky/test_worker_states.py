@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from sticky.channel import Kind, Unreadable
-from sticky.messages import Ready
-from sticky.worker_handle import TRANSITIONS, WorkerEvent, WorkerHandle, WorkerState
+from sticky.handoff.channel import Kind, Unreadable
+from sticky.handoff.messages import Ready
+from sticky.supervision.worker_handle import TRANSITIONS, WorkerEvent, WorkerHandle, WorkerState
 from tests.support.cluster_without_processes import ClusterWithoutProcesses
 
 S, E = WorkerState, WorkerEvent

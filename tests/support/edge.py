@@ -15,24 +15,24 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from sticky.addresses import Addresses
-from sticky.affinity import Affinity, AffinitySettings
-from sticky.balance import least
-from sticky.channel import Channel, Kind
-from sticky.crashes import Crashes
-from sticky.environment import OperatingSystem
-from sticky.handoff import Dispatcher
-from sticky.hashing import Hashing, Slot
-from sticky.launcher import Launcher
-from sticky.lifetime import Lifetime
-from sticky.messages import from_primary, from_worker
-from sticky.pending_handoff import PendingHandoff
-from sticky.poller import Poller
-from sticky.refusals import Refusals
+from sticky.accept.addresses import Addresses
+from sticky.accept.refusals import Refusals
+from sticky.handoff.channel import Channel, Kind
+from sticky.handoff.handoff import Dispatcher
+from sticky.handoff.messages import from_primary, from_worker
+from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.keys.affinity import Affinity, AffinitySettings
+from sticky.keys.balance import least
+from sticky.keys.hashing import Hashing, Slot
+from sticky.process.environment import OperatingSystem
+from sticky.process.poller import Poller
 from sticky.settings import ClusterSettings
-from sticky.supervisor import Supervisor
-from sticky.worker_handle import WorkerHandle, WorkerState
-from sticky.workers import Workers
+from sticky.supervision.crashes import Crashes
+from sticky.supervision.launcher import Launcher
+from sticky.supervision.lifetime import Lifetime
+from sticky.supervision.supervisor import Supervisor
+from sticky.supervision.worker_handle import WorkerHandle, WorkerState
+from sticky.supervision.workers import Workers
 
 TURN_S = 0.01  # at most, where nothing is due
 PATIENT = {"hung_s": 600.0, "boot_s": 600.0}  # nobody sends a heartbeat

@@ -22,9 +22,9 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sticky.channel import ChannelClosed, Kind, Received, Unreadable
-from sticky.environment import WorkerChannel
-from sticky.messages import Message
+from sticky.handoff.channel import ChannelClosed, Kind, Received, Unreadable
+from sticky.handoff.messages import Message
+from sticky.process.environment import WorkerChannel
 
 _descriptors = itertools.count(10_000)  # of channels: numbers that no open file has
 
@@ -101,7 +101,7 @@ class FakeProcess:
 
 
 class FakeEnvironment:
-    """`sticky.environment.Environment` in memory."""
+    """`sticky.process.environment.Environment` in memory."""
 
     def __init__(self) -> None:
         self.processes: list[FakeProcess] = []

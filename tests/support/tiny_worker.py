@@ -30,7 +30,7 @@ from os.path import exists
 from typing import Any
 
 from sticky import Adopted, Worker
-from sticky.channel import Kind
+from sticky.handoff.channel import Kind
 
 heard: list[list[Any]] = []
 """Messages that came: from whom, and what or which number."""

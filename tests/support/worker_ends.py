@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sticky.channel import Channel, ChannelClosed, Kind, Received
-from sticky.hashing import Slot
-from sticky.lifetime import Lifetime
-from sticky.messages import Handoff, from_primary, from_worker
-from sticky.worker_handle import WorkerHandle
+from sticky.handoff.channel import Channel, ChannelClosed, Kind, Received
+from sticky.handoff.messages import Handoff, from_primary, from_worker
+from sticky.keys.hashing import Slot
+from sticky.supervision.lifetime import Lifetime
+from sticky.supervision.worker_handle import WorkerHandle
 
 
 class WorkerEnd:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime.transport.app_ids import AppIds
-from sticky.affinity import Affinity, AffinitySettings, Sticky
-from sticky.hashing import Hashing, Slot
-from sticky.routes import Routes
+from sticky.keys.affinity import Affinity, AffinitySettings, Sticky
+from sticky.keys.hashing import Hashing, Slot
+from sticky.worker.routes import Routes
 
 HASHING = Hashing(b"a secret of some length")
 SETTINGS = AffinitySettings(sticky=Sticky.SESSION, session_header="X-Id")

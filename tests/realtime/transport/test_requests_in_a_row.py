@@ -23,10 +23,10 @@ from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.hosted import hosted_protocol
 from realtime.transport.peer import Peer
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
-from sticky.affinity import Affinity, AffinitySettings, IPNetwork, Sticky
-from sticky.first_bytes import Head, Refusal, inspect
-from sticky.hashing import Hashing, Slot
-from sticky.routes import Routes
+from sticky.accept.first_bytes import Head, Refusal, inspect
+from sticky.keys.affinity import Affinity, AffinitySettings, IPNetwork, Sticky
+from sticky.keys.hashing import Hashing, Slot
+from sticky.worker.routes import Routes
 from tests.realtime.transport.wire import Sessions
 from tests.support.one_worker import until
 from tests.support.sequences import (

@@ -1,0 +1,1 @@
+"""What routes a connection, and which slot that is."""

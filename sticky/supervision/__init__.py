@@ -1,0 +1,1 @@
+"""Keeping each slot filled with a worker that serves."""

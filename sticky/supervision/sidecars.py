@@ -1,0 +1,243 @@
+"""
+Keeps the processes alive that workers need beside them, such as a broker: started before the workers, stopped after.
+
+Runs in the primary. A sidecar reports that it serves by writing to the descriptor that it inherits. Its end is seen
+when it is reaped, and it is started again with a back-off. It has no channel, and gets no connection and no message.
+
+**Phases of all of them together** (`TRANSITIONS`):
+
+    STARTING ──all ready──▶ RUNNING ──stop──▶ STOPPING ──all ended──▶ STOPPED
+        │                     │                  ▲
+        └──── stop or kill ───┴──kill──▶ KILLED ──stop
+
+`on_ready` is called once, on the first transition; `on_stopped` once, on the last. Nothing is started in the phases
+KILLED, STOPPING and STOPPED. When a sidecar ends in RUNNING, the phase stays: workers reconnect to its successor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from sticky.errors import SettingsError
+from sticky.process import log_lines
+from sticky.process.environment import Environment
+from sticky.process.log_lines import log
+from sticky.process.poller import READ, Poller
+from sticky.supervision.worker_handle import describe_end
+
+BACKOFF_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+STEADY_S: Final = 10.0  # ready for so long: its failures are forgotten
+STOP_S: Final = 5.0  # between its stop signal and KILL
+STARTS_MAX: Final = 3  # in a row that fail, of a sidecar that was never ready: the server is given up
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """
+    A process to be kept alive.
+
+    In `argv`, `{ready_fd}` stands for the number of the descriptor to which the process writes any byte once it serves.
+    `stop_signal` asks it to end. One that must outlast the workers takes another signal than TERM, which a service
+    manager may send to every process of ours at once.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    stop_signal: signal.Signals = signal.SIGTERM
+
+
+class SidecarPhase(enum.Enum):
+    """Where all sidecars together are."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    KILLED = "killed"  # the server ends at once: each was killed, and workers may still be there
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class SidecarEvent(enum.Enum):
+    """What moves them on."""
+
+    ALL_READY = "all ready"
+    KILL = "kill"
+    STOP = "stop"
+    ALL_ENDED = "all ended"
+
+
+TRANSITIONS: Final[dict[tuple[SidecarPhase, SidecarEvent], SidecarPhase]] = {
+    (SidecarPhase.STARTING, SidecarEvent.ALL_READY): SidecarPhase.RUNNING,
+    (SidecarPhase.STARTING, SidecarEvent.STOP): SidecarPhase.STOPPING,
+    (SidecarPhase.STARTING, SidecarEvent.KILL): SidecarPhase.KILLED,
+    (SidecarPhase.RUNNING, SidecarEvent.STOP): SidecarPhase.STOPPING,
+    (SidecarPhase.RUNNING, SidecarEvent.KILL): SidecarPhase.KILLED,
+    (SidecarPhase.KILLED, SidecarEvent.STOP): SidecarPhase.STOPPING,
+    (SidecarPhase.STOPPING, SidecarEvent.ALL_ENDED): SidecarPhase.STOPPED,
+}
+
+_ENDING: Final = (SidecarPhase.KILLED, SidecarPhase.STOPPING, SidecarPhase.STOPPED)
+
+
+class Sidecars:
+    """All sidecar processes of this machine."""
+
+    def __init__(
+        self,
+        poller: Poller,
+        environment: Environment,
+        sidecars: Sequence[Sidecar],
+        env: Mapping[str, str],
+        *,
+        on_ready: Callable[[], None],
+        on_failed: Callable[[], None],
+        on_stopped: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            env: the environment of each, below its own `env`.
+            on_ready: called once, when each has been ready.
+            on_failed: called when one could not be started `STARTS_MAX` times in a row.
+            on_stopped: called once after `stop`, when none is left.
+
+        Raises:
+            SettingsError: two of them have the same name, by which failures are counted.
+        """
+        if len({each.name for each in sidecars}) < len(sidecars):
+            raise SettingsError("sidecars", "two sidecar processes have the same name")
+        self.phase = SidecarPhase.STARTING
+        self._poller = poller
+        self._environment = environment
+        self._sidecars = sidecars
+        self._env = env
+        self._on_ready = on_ready
+        self._on_failed = on_failed
+        self._on_stopped = on_stopped
+        self._running: dict[int, Sidecar] = {}  # by pid, until they are reaped
+        self._ready: set[str] = set()  # names of those that were ready at least once
+        self._failures: dict[str, int] = {}  # in a row, by name
+
+    def _transition(self, event: SidecarEvent) -> None:
+        after = TRANSITIONS.get((self.phase, event))
+        if after is None:
+            raise AssertionError(f"sidecars: event {event.name} is illegal in phase {self.phase.name}")
+        log(logging.DEBUG, log_lines.STATE, of="sidecars", before=self.phase.value, after=after.value)
+        self.phase = after
+
+    def start(self) -> None:
+        """Start them all. Without any, `on_ready` is called at once."""
+        for sidecar in self._sidecars:
+            self._start(sidecar)
+        self._check_ready()
+
+    def _start(self, sidecar: Sidecar) -> None:
+        if self.phase in _ENDING:
+            return
+        try:
+            pid, ready = self._environment.start_sidecar(sidecar.argv, {**self._env, **sidecar.env})
+        except OSError as error:
+            log(logging.ERROR, log_lines.SIDECAR_NOT_STARTED, name=sidecar.name, reason=error.strerror)
+            self._restart(sidecar)
+            return
+        self._running[pid] = sidecar
+        self._poller.watch(
+            ready.fileno(),
+            READ,
+            lambda events: self._on_readable(pid, sidecar, ready),
+            on_failed=lambda: self._close(ready),
+        )
+
+    def _on_readable(self, pid: int, sidecar: Sidecar, ready: socket.socket) -> None:
+        try:
+            data = ready.recv(64)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._close(ready)
+        if data:  # without any, it has ended: `reaped` follows
+            log(logging.INFO, log_lines.SIDECAR_READY, name=sidecar.name, pid=pid)
+            self._ready.add(sidecar.name)
+            self._poller.after(STEADY_S, lambda: self._on_steady(pid, sidecar))
+            self._check_ready()
+
+    def _close(self, ready: socket.socket) -> None:
+        if ready.fileno() >= 0:
+            self._poller.forget(ready.fileno())
+            ready.close()
+
+    def _on_steady(self, pid: int, sidecar: Sidecar) -> None:
+        if self._running.get(pid) is sidecar:  # and not a successor, which may fail as fast as those before
+            self._failures.pop(sidecar.name, None)
+
+    def _check_ready(self) -> None:
+        assert len(self._ready) <= len(self._sidecars), "names are unique, and each is ready once"
+        if self.phase is SidecarPhase.STARTING and len(self._ready) == len(self._sidecars):
+            self._transition(SidecarEvent.ALL_READY)
+            self._on_ready()
+
+    def reaped(self, pid: int, status: int) -> bool:
+        """Learn that a process ended. Return whether it was one of these."""
+        sidecar = self._running.pop(pid, None)
+        if sidecar is None:
+            return False
+        if self.phase is SidecarPhase.STOPPING:
+            self._check_stopped()
+        if self.phase in _ENDING:
+            return True
+        reason = describe_end(os.waitstatus_to_exitcode(status))
+        log(logging.ERROR, log_lines.SIDECAR_EXITED, name=sidecar.name, pid=pid, reason=reason)
+        self._restart(sidecar)
+        return True
+
+    def _restart(self, sidecar: Sidecar) -> None:
+        """Start a sidecar another time, or give up where it never was ready."""
+        failures = self._failures.get(sidecar.name, 0)
+        self._failures[sidecar.name] = failures + 1
+        if sidecar.name not in self._ready and failures + 1 >= STARTS_MAX:
+            reason = f"{sidecar.name} could not be started"
+            log(logging.ERROR, log_lines.SERVER_GIVES_UP, reason=reason, starts_failed=failures + 1)
+            self._on_failed()
+        else:
+            self._poller.after(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)], lambda: self._start(sidecar))
+
+    def stop(self) -> None:
+        """Ask each to end, and kill after `STOP_S` those that do not. Calling it again changes nothing."""
+        if self.phase in (SidecarPhase.STOPPING, SidecarPhase.STOPPED):
+            return
+        self._transition(SidecarEvent.STOP)
+        for pid, sidecar in self._running.items():
+            self._send_signal(pid, sidecar.stop_signal)
+        self._poller.after(STOP_S, self._kill_all)
+        self._check_stopped()
+
+    def _check_stopped(self) -> None:
+        if not self._running:
+            self._transition(SidecarEvent.ALL_ENDED)
+            self._on_stopped()
+
+    def kill(self) -> None:
+        """Kill each at once. The caller must call `stop` when no worker is left, so that `on_stopped` follows."""
+        if self.phase not in _ENDING:
+            self._transition(SidecarEvent.KILL)
+        self._kill_all()
+
+    def _kill_all(self) -> None:
+        for pid in self._running:
+            self._send_signal(pid, signal.SIGKILL)
+
+    def _send_signal(self, pid: int, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it ended and is not reaped yet
+            self._environment.send_signal(pid, number)
+
+    def describe(self) -> list[dict[str, object]]:
+        """Return a snapshot."""
+        return [{"name": sidecar.name, "pid": pid} for pid, sidecar in self._running.items()]

@@ -1,0 +1,151 @@
+"""
+Receives the messages of workers, checks them, and calls the part of the primary that each is for.
+
+Runs in the primary. This is the edge between it and a worker that may be broken. A message that cannot be read, or is
+illegal after the messages before it (`OutOfTurn`), costs its worker and nothing else: the supervisor condemns it. No
+descriptor that came with a message is lost: either its handler owns it, or it is closed here.
+
+It never sends a message and never makes a transition.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from sticky.errors import OutOfTurn
+from sticky.handoff import messages
+from sticky.handoff.channel import ChannelClosed, Received, Unreadable, close_all, connection_from
+from sticky.handoff.handoff import Dispatcher
+from sticky.process.log_lines import CONNECTION_LOST, log
+from sticky.process.message_relay import MessageRelay
+from sticky.process.poller import Poller
+from sticky.supervision.inspections import Inspections
+from sticky.supervision.worker_handle import WorkerHandle, WorkerState
+
+ERROR_REASON: Final = "an error in the primary, see above"  # a handler of ours has raised
+
+OnGivenBack = Callable[[socket.socket, str, int, bytes], None]
+
+
+class MessageActions(Protocol):
+    """What messages have the supervisor do."""
+
+    def worker_ready(self, worker: WorkerHandle) -> None:
+        """Put a worker that has booted into service. Raises OutOfTurn where it is ready already."""
+
+    def retire_requested(self, worker: WorkerHandle) -> None:
+        """Replace a worker whose process got TERM from outside."""
+
+    def condemn(self, worker: WorkerHandle, reason: str) -> None:
+        """Kill a worker that is broken. None of its messages counts any more."""
+
+
+class WorkerMessages:
+    """Reads the channels of all workers."""
+
+    def __init__(
+        self,
+        poller: Poller,
+        actions: MessageActions,
+        dispatcher: Dispatcher,
+        relay: MessageRelay,
+        inspections: Inspections,
+        *,
+        on_given_back: OnGivenBack,
+        counters: dict[str, int],
+    ) -> None:
+        """
+        Args:
+            on_given_back: called with a connection that a worker gives back, its peer's address and port, and the bytes
+                that were read from it. It owns the socket.
+        """
+        self._poller = poller
+        self._actions = actions
+        self._dispatcher = dispatcher
+        self._relay = relay
+        self._inspections = inspections
+        self._on_given_back = on_given_back
+        self._counters = counters
+
+    def receive(self, worker: WorkerHandle) -> bool:
+        """Receive and handle one round of messages. Return False when the channel has ended."""
+        try:
+            received = worker.channel.receive()
+        except ChannelClosed:
+            return False
+        handled = 0
+        try:
+            for message in received:
+                handled += 1
+                if isinstance(message, Unreadable):
+                    self._actions.condemn(worker, message.reason)
+                else:
+                    self._handle(worker, message)
+                if worker.state in (WorkerState.CONDEMNED, WorkerState.GONE):
+                    break
+        except OutOfTurn as error:
+            self._actions.condemn(worker, str(error))
+        except Exception:  # noqa: BLE001 - `failed` logs it
+            self._poller.failed(lambda: self._actions.condemn(worker, ERROR_REASON))
+        finally:
+            close_all(each.fd for each in received[handled:] if isinstance(each, Received))
+        return True
+
+    def _handle(self, worker: WorkerHandle, received: Received) -> None:
+        """
+        Act on one message.
+
+        Raises:
+            OutOfTurn: it is illegal after the messages before it.
+        """
+        message = received.message
+        if isinstance(message, messages.Ack):
+            self._dispatcher.acknowledge(worker, message.adopted, message.settled)
+        elif isinstance(message, messages.Beat):
+            worker.record_heartbeat(message.connections, message.adopted, message.statistics, self._poller.now())
+        elif isinstance(message, messages.Nack):
+            self._dispatcher.take_back(worker, message.number)
+        elif isinstance(message, messages.Ended):
+            self._dispatcher.ended(worker, message.counts)
+        elif isinstance(message, messages.KeysAway):
+            self._dispatcher.away.keys_away(worker, message.keys, message.seen, message.request, message.is_all)
+        elif isinstance(message, messages.KeysEnded):
+            self._dispatcher.away.keys_ended(worker, message.keys, message.seen)
+        elif isinstance(message, messages.Ready):
+            self._actions.worker_ready(worker)
+        elif isinstance(message, messages.BootFailed):
+            worker.boot_error = message.text
+        elif isinstance(message, messages.Retire):
+            self._actions.retire_requested(worker)
+        elif isinstance(message, messages.Inspected):
+            self._inspections.answer(worker, message.text)
+        elif isinstance(message, messages.Sent):
+            self._relay.relay(worker, message.name, message.data)
+        elif isinstance(message, messages.GiveBack):
+            self._give_back(worker, message, received)
+        else:
+            raise AssertionError(f"no handler for {type(message).__name__}, which `from_worker` decodes")
+
+    def _give_back(self, worker: WorkerHandle, message: messages.GiveBack, received: Received) -> None:
+        """
+        Pass on a connection that a worker gives back, because its next request belongs to another slot.
+
+        Raises:
+            OutOfTurn: the descriptor is not a connection.
+        """
+        if received.fd is None:
+            self._counters["lost_given_back"] += 1
+            reason = "out of file descriptors on its way between workers (ulimit -n)"
+            log(logging.ERROR, CONNECTION_LOST, slot=worker.slot, reason=reason)
+            return
+        try:
+            sock = connection_from(received.fd)
+        except OSError as error:
+            raise OutOfTurn(f"it gives back what is no connection of a client ({error.strerror})") from error
+        self._poller.guard(
+            lambda: self._on_given_back(sock, message.peer_address, message.port, received.carried),
+            on_failed=sock.close,
+        )

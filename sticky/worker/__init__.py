@@ -1,0 +1,1 @@
+"""The worker's end: what runs in each worker process."""

@@ -1,0 +1,48 @@
+"""
+An adopted connection: a socket, and what the primary found out about its client.
+
+Used in a worker. The worker's end makes one of each handoff and gives it to the application's server, which owns the
+socket from then on. It is data and decides nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from sticky.keys.hashing import Key, StickyId
+from sticky.worker.journal import NO_MARK, Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """One connection. You own `sock`, and must call `Worker.closed` when the connection has ended."""
+
+    sock: socket.socket
+    address: str
+    """The client address: of the client's machine, after PROXY protocol and trusted proxies."""
+    client_port: int
+    """The client's port; 0 where a proxy's header gave the address."""
+    scheme: str
+    """`http` or `https`."""
+    kind: str
+    """`http`, `tls` or `raw`."""
+    method: str
+    """Of the first request, like `path` and `upgrade`. They are empty unless `kind` is `http`."""
+    path: str
+    upgrade: bool
+    """The first request is the handshake of a WebSocket."""
+    sticky_id: StickyId | None
+    """The sticky id that routed the connection."""
+    new_sticky_id: StickyId | None
+    """A sticky id that leads back here. Set it as a cookie in the first response."""
+    reason: str
+    """Why the connection came to this slot."""
+    peer_address: str
+    """The other end of the socket, or of its PROXY header: the client itself or a proxy."""
+    received: bytes = b""
+    """Bytes of the request that another worker has read. They come before those in the socket."""
+    mark: Mark = NO_MARK
+    """Notes in the journal that a request of this connection is in flight."""
+    key: Key | None = None
+    """What was hashed. It counts as live here until `Worker.closed` or `LiveKeys.leave`."""

@@ -1,0 +1,52 @@
+"""
+Reports to the primary how many connections of each peer address have ended in this worker.
+
+Used in a worker, on its event loop. The primary limits the connections of each address (addresses.py), so it has to
+know of the ends. They are reported together, `ENDED_S` after the first of them. What finds no room in the channel is
+reported with the next end, or with the next heartbeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Final
+
+from sticky.handoff.channel import Kind
+from sticky.worker.primary_link import PrimaryLink
+
+ENDED_S: Final = 0.05  # from the end of a connection to its report, so that a storm of ends makes few messages
+ENDED_MAX: Final = 1024  # addresses in one report: at most 128 characters each, which fits in a packet
+
+
+class EndedReport:
+    """The ends that are not reported yet. Bounded by the addresses that had connections here."""
+
+    def __init__(self, link: PrimaryLink) -> None:
+        self._link = link
+        self._counts: dict[str, int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, peer_address: str) -> None:
+        """Count the end of one connection. The empty address is one that the caller does not know."""
+        self._counts[peer_address] = self._counts.get(peer_address, 0) + 1
+
+    def schedule(self) -> None:
+        """Send a report soon, if none is scheduled. Call this on the event loop, after `add`."""
+        if self._timer is None and not self._link.is_lost:
+            self._timer = asyncio.get_running_loop().call_later(ENDED_S, self.send)
+
+    def retry(self) -> None:
+        """Send what an earlier report had no room for."""
+        if self._counts and self._timer is None:
+            self.send()
+
+    def send(self) -> None:
+        """Send everything now, as far as the channel has room."""
+        self._timer = None
+        while self._counts:
+            part = dict(itertools.islice(self._counts.items(), ENDED_MAX))
+            if not self._link.send(Kind.ENDED, part):
+                return
+            for peer_address in part:
+                del self._counts[peer_address]

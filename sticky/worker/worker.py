@@ -1,0 +1,458 @@
+"""
+The worker's end of the handoff: adopts connections, keeps up the heartbeat, and ends when it should.
+
+Runs in the worker, on its asyncio loop (uvloop or the standard one). It reads no byte of a connection: the server that
+`on_connection` stands for does.
+
+A worker ends in one of three ways:
+
+- The primary sends DRAIN. Then `on_drain` moves the clients elsewhere.
+- The primary is lost. Then the worker serves what it has, for at most `orphan_grace_s`, and drains.
+- The worker cannot boot: `boot_failed`.
+
+**Holders of a descriptor.** The primary keeps its copy until the worker reports the connection as settled
+(acknowledgements.py). If this process dies before, the primary can still help the client (handoff.py says how).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from sticky.errors import NotAWorker
+from sticky.handoff import messages
+from sticky.handoff.channel import (
+    CARRIED_MAX,
+    Channel,
+    ChannelClosed,
+    Kind,
+    Received,
+    Unreadable,
+    close_all,
+    connection_from,
+)
+from sticky.handoff.messages import DATA_DEPTH_MAX, NAME_MAX, REFUSED, TEXT_MAX, from_primary, is_shallow
+from sticky.keys.affinity import Affinity, AffinitySettings
+from sticky.keys.hashing import Hashing, Key, Slot, StickyId
+from sticky.supervision.blame import key_of
+from sticky.worker import stacks
+from sticky.worker.acknowledgements import SETTLE_TURNS, Acknowledgements
+from sticky.worker.adopted import Adopted
+from sticky.worker.ended_report import EndedReport
+from sticky.worker.heartbeat import Heartbeat
+from sticky.worker.journal import NO_JOURNAL, NO_MARK, Journal, Mark
+from sticky.worker.key_report import KeyReport
+from sticky.worker.primary_link import PrimaryLink
+from sticky.worker.routes import Routes
+
+CHANNEL_FD: Final = "STICKY_CHANNEL_FD"
+EXIT_BOOT: Final = 3  # the worker cannot boot: starting it again at once would not help
+BOOT_WAIT_S: Final = 30.0  # for the first message, which the primary sends when it starts the process
+
+NOT_ADOPTED_LINE: Final = 'handoff rejected handoff=%d reason="it could not be adopted"'
+NO_DESCRIPTOR_LINE: Final = 'handoff rejected handoff=%d reason="out of file descriptors (ulimit -n)"'
+UNREADABLE_LINE: Final = 'primary condemned reason="a message cannot be read: %s"'
+ORPHANED_LINE: Final = "primary lost connections=%d grace_s=%g"
+
+_REFUSAL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+logger = logging.getLogger("sticky.worker")
+
+
+def _no_statistics() -> Mapping[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """The callbacks of one `Worker.run`, which documents them."""
+
+    on_connection: Callable[[Adopted], object]
+    on_refused: Callable[[Adopted], object] | None = None
+    on_message: Callable[[str, Any], object] | None = None
+    on_event: Callable[[str, dict[str, Any]], object] | None = None
+
+
+class Worker:
+    """This process, as the primary knows it."""
+
+    def __init__(self, channel: Channel, boot: dict[str, Any], journal: Journal = NO_JOURNAL) -> None:
+        """
+        Args:
+            channel: to the primary. The worker owns it from here on.
+            boot: what the BOOT message says.
+            journal: where requests in flight are noted, for the case of a crash.
+
+        Raises:
+            LookupError, TypeError, ValueError: `boot` is incomplete or wrong.
+        """
+        self.slot = Slot(boot["slot"])
+        self.slots: int = boot["slots"]
+        self.worker_id: str = boot["worker_id"]
+        self.node: str = boot["node"]
+        self.generation: int = boot["generation"]
+        self.config: Any = boot["config"]
+        self.open = 0
+        """Adopted connections that have not ended."""
+        self._adopted = 0  # connections ever adopted
+        self._heartbeat_s: float = boot["heartbeat_s"]
+        self._orphan_grace_s: float = boot["orphan_grace_s"]
+        hashing = Hashing(boot["secret"])
+        self._affinity = Affinity(AffinitySettings.from_builtins(boot["affinity"]), hashing)
+        self.routes = Routes(self._affinity, hashing, self.slot, on_key_ended=lambda: self._key_report.send())
+        self._journal = journal
+        self._channel = channel
+        self._link = PrimaryLink(channel)
+        self._acknowledgements = Acknowledgements(self._link)
+        self._ended_report = EndedReport(self._link)
+        self._key_report = KeyReport(self._link, self.routes, self._acknowledgements)
+        self._drain = asyncio.Event()
+        self._drain_s = 0.0
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the primary is lost."""
+        return self._link.is_lost
+
+    # Coming up
+
+    @classmethod
+    async def connect(cls) -> Worker:
+        """
+        Take over the channel to the primary and learn which worker this is. You must call `run` or `boot_failed` next.
+
+        Raises:
+            NotAWorker: no primary started this process.
+        """
+        text = os.environ.pop(CHANNEL_FD, "")
+        if not text.isdecimal():
+            raise NotAWorker(f"{CHANNEL_FD} is not set")
+        try:
+            sock = socket.socket(fileno=int(text))
+        except OSError as error:
+            raise NotAWorker(f"{CHANNEL_FD} names no socket ({error.strerror})") from error
+        sock.set_inheritable(False)  # not for the children of the application
+        channel = Channel(sock, from_primary)
+        poll = select.poll()  # select() knows no descriptor above 1023, and the channel may be one
+        poll.register(sock, select.POLLIN)
+        if not poll.poll(BOOT_WAIT_S * 1000):
+            raise NotAWorker("the primary has sent nothing")
+        try:
+            first = channel.receive()[0]
+        except ChannelClosed:
+            raise NotAWorker("the primary is gone") from None
+        if isinstance(first, Unreadable) or not isinstance(first.message, messages.Boot):
+            raise NotAWorker(f"the first message of the primary is not BOOT: {first}")
+        faulthandler.register(signal.SIGUSR2, all_threads=True)  # the primary requests the stacks of a hung worker
+        global _this
+        try:
+            _this = cls(channel, first.message.about, Journal.from_fd(first.fd))
+        except (LookupError, TypeError, ValueError) as error:
+            raise NotAWorker(f"the BOOT message of the primary cannot be used: {error!r}") from error
+        return _this
+
+    def ready(self) -> None:
+        """Report that connections may come. You must call `run` in the same turn of the loop."""
+        self._link.send(Kind.READY)
+
+    def boot_failed(self, text: str) -> NoReturn:
+        """
+        Report why this worker cannot serve, and end the process with status 3.
+
+        Args:
+            text: the reason, such as a traceback. The primary shows it once.
+        """
+        self._link.send(Kind.BOOT_FAILED, _encodable(text[-TEXT_MAX:]))
+        sys.exit(EXIT_BOOT)
+
+    # Serving
+
+    async def run(
+        self,
+        *,
+        on_connection: Callable[[Adopted], object],
+        on_drain: Callable[[float], Awaitable[None]],
+        on_message: Callable[[str, Any], object] | None = None,
+        on_event: Callable[[str, dict[str, Any]], object] | None = None,
+        on_refused: Callable[[Adopted], object] | None = None,
+        statistics: Callable[[], Mapping[str, Any]] = _no_statistics,
+    ) -> None:
+        """
+        Serve until this worker has to end, and has drained.
+
+        Args:
+            on_connection: takes over a connection, and calls `closed` with it when it has ended. It must not read from
+                the socket in this turn of the loop. What it raises is logged, and another worker gets the connection.
+            on_drain: moves the clients elsewhere, within so many seconds. It begins some turns of the loop after the
+                last connection came: what had arrived with that one is read by then.
+            on_message: gets the messages of other processes: the sender ("primary" or "slot:3") and the data.
+            on_event: gets the events of other workers: "online" and "exit", each with their `slot` and `worker_id`.
+            on_refused: as `on_connection`, for a connection that has to be refused in its own protocol, because its
+                client's requests have crashed workers. By default it gets 503. The primary refuses plain HTTP itself.
+            statistics: returns plain data for `status`, at each heartbeat.
+        """
+        loop = asyncio.get_running_loop()
+        handlers = Handlers(on_connection, on_refused, on_message, on_event)
+        loop.add_signal_handler(signal.SIGTERM, self._link.send, Kind.RETIRE)
+        loop.add_reader(self._channel.fileno(), self._on_readable, handlers)
+        beating = loop.create_task(self._beat_forever(Heartbeat(self._link, statistics)))
+        try:
+            await self._drain.wait()
+            for _ in range(SETTLE_TURNS):
+                await asyncio.sleep(0)
+            await on_drain(self._drain_s)
+        finally:
+            beating.cancel()
+            loop.remove_signal_handler(signal.SIGTERM)
+            if not self.orphaned:
+                loop.remove_reader(self._channel.fileno())
+            self._acknowledgements.settle_all()
+            self._channel.close()
+
+    def closed(self, adopted: Adopted | None = None, *, peer_address: str = "") -> None:
+        """
+        Report that one adopted connection has ended.
+
+        Args:
+            adopted: the connection, if the caller has kept it. Its key is released. Without it the caller has to call
+                `LiveKeys.leave`; otherwise a key that is away stays here until this worker has no connection at all.
+            peer_address: the connection's, from a caller that has not kept `adopted`. Without either, the primary does
+                not know how many connections an address has, and counts none of this worker's connections.
+        """
+        if adopted is not None:
+            peer_address = adopted.peer_address
+            self.routes.keys.leave(adopted.key)
+        self.open -= 1
+        assert self.open >= 0, "a connection ends once"
+        if not self.open:
+            self.routes.keys.leave_all()
+        self._ended_report.add(peer_address)
+        self._ended_report.schedule()
+        if self.orphaned and not self.open:
+            self._begin_drain(0)
+
+    def give_back(self, fd: int, peer_address: str, port: int, received: bytes) -> bool:
+        """
+        Give a connection to the worker to which its next request belongs, through the primary.
+
+        Nothing may be in flight on it in either direction: the last response has left this process, and no task reads.
+        The caller keeps its descriptor, and must close it without sending anything.
+
+        Args:
+            fd: the connection.
+            peer_address: as `Adopted.peer_address`.
+            port: the peer's port.
+            received: what was read of the next request: its whole head at least, and everything after it.
+
+        Returns:
+            False when the channel is full or gone, or too much was read: try again, or serve the request here.
+        """
+        if self.orphaned or len(received) > CARRIED_MAX or not self._acknowledgements.settle_all():
+            return False
+        return self._link.send(Kind.GIVE_BACK, peer_address, port, fd=fd, carried=received)
+
+    def send(self, to: str, data: Any) -> bool:
+        """
+        Send plain data to "primary", "all" or "slot:3". Return False when the channel is full or gone: nothing waits.
+
+        Raises:
+            ValueError: the data is too large or nested too deep, or `to` is no such name.
+        """
+        if len(to) > NAME_MAX or not is_shallow(data):
+            raise ValueError(f"a name has up to {NAME_MAX} characters, and data is nested up to {DATA_DEPTH_MAX} deep")
+        return self._link.send(Kind.MESSAGE, to, data)
+
+    # Messages of the primary
+
+    def _on_readable(self, handlers: Handlers) -> None:
+        try:
+            received = self._channel.receive()
+        except ChannelClosed:
+            self._lose_primary()
+            return
+        handled = 0
+        try:
+            for message in received:
+                handled += 1
+                if isinstance(message, Unreadable):
+                    self._distrust_primary(message.reason)
+                    return
+                self._handle(message, handlers)
+        finally:
+            close_all(each.fd for each in received[handled:] if isinstance(each, Received))
+        self._acknowledgements.acknowledge()
+        self._acknowledgements.schedule_settling()
+
+    def _handle(self, received: Received, handlers: Handlers) -> None:
+        message = received.message
+        if isinstance(message, messages.Handoff):
+            if received.fd is None:
+                self._reject(message)
+            else:
+                self._adopt(message, received.fd, received.carried, handlers)
+        elif isinstance(message, messages.Drain):
+            self._begin_drain(message.deadline_s)
+        elif isinstance(message, messages.Inspect):
+            self._link.send(Kind.INSPECTED, _encodable(stacks.describe()[:TEXT_MAX]))
+        elif isinstance(message, messages.Slots):
+            self.routes.some_are_elsewhere = message.some_are_elsewhere
+            if message.request:  # 0 requests nothing
+                self._key_report.answer(message.slots, message.request)
+        elif isinstance(message, messages.ClusterEvent):
+            self._handle_event(message, handlers)
+        elif isinstance(message, messages.Sent) and handlers.on_message is not None:
+            _guard(handlers.on_message, message.name, message.data)
+
+    def _handle_event(self, message: messages.ClusterEvent, handlers: Handlers) -> None:
+        if message.name == REFUSED:
+            _guard(self.routes.refuse, message.about["key"], message.about["for_s"])
+            return
+        self.routes.forget()
+        if handlers.on_event is not None:
+            _guard(handlers.on_event, message.name, message.about)
+
+    def _adopt(self, message: messages.Handoff, fd: int, received: bytes, handlers: Handlers) -> None:
+        """Make a connection of a handoff and give it to its handler. What fails goes to another worker."""
+        try:
+            sock = connection_from(fd)
+        except OSError:
+            logger.exception(NOT_ADOPTED_LINE, message.number)
+            self._acknowledgements.reject(message.number)
+            return
+        sock.setblocking(False)
+        self._adopted += 1
+        self.open += 1
+        is_refused = message.reason == REFUSED
+        key = None
+        try:
+            crash_key = key_of(self._affinity, message.address, message.sticky_id)
+            mark = NO_MARK if is_refused else self._journal.open(crash_key)
+            self._acknowledgements.adopted(message.number, mark)
+            key = self.routes.key_of(message.address, message.sticky_id)
+            adopted = _adopted_of(message, sock, received, mark=mark, key=None if is_refused else key)
+            self.routes.keys.enter(key, away=message.away)
+            if is_refused:
+                self.routes.keys.leave(key)  # it is not served, so it keeps no key here
+                (handlers.on_refused or self._answer_refused)(adopted)
+                return
+            self.routes.learn(adopted.address, adopted.sticky_id)
+            handlers.on_connection(adopted)
+        except Exception:
+            logger.exception(NOT_ADOPTED_LINE, message.number)
+            self.open -= 1
+            self._acknowledgements.reject(message.number)
+            self.routes.keys.leave(key)
+            sock.close()
+
+    def _answer_refused(self, adopted: Adopted) -> None:
+        with adopted.sock as sock, contextlib.suppress(OSError):
+            if adopted.kind == "http":
+                sock.recv(64 * 1024)  # closing over unread bytes sends a reset
+                sock.send(_REFUSAL)
+                sock.shutdown(socket.SHUT_WR)
+        self.closed(adopted)
+
+    def _reject(self, message: messages.Handoff) -> None:
+        """Reject a connection for whose descriptor this process had no room. The primary has kept its copy."""
+        logger.error(NO_DESCRIPTOR_LINE, message.number)
+        self._acknowledgements.reject(message.number)
+        if message.away:  # the primary has noted its key as live here: report that it is not
+            key = self.routes.key_of(message.address, message.sticky_id)
+            self.routes.keys.enter(key, away=True)
+            self.routes.keys.leave(key)
+
+    async def _beat_forever(self, heartbeat: Heartbeat) -> None:
+        """Send a heartbeat at each interval, and with it every report that had found no room in the channel."""
+        while not self.orphaned:
+            self._ended_report.retry()
+            heartbeat.beat(self.open, self._adopted)
+            self._acknowledgements.acknowledge()
+            self._key_report.send()
+            await asyncio.sleep(self._heartbeat_s)
+
+    # Ending
+
+    def _distrust_primary(self, reason: str) -> None:
+        """
+        Treat the primary as gone. It sees the channel end, and brings to other workers what was on its way here. The
+        connections that are here are served for a while.
+        """
+        logger.error(UNREADABLE_LINE, reason)
+        self._lose_primary()
+        self._channel.close()
+
+    def _lose_primary(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._channel.fileno())
+        self._link.lose()
+        logger.warning(ORPHANED_LINE, self.open, self._orphan_grace_s)
+        if self.open:
+            loop.call_later(self._orphan_grace_s, self._begin_drain, 0)
+        else:
+            self._begin_drain(0)
+
+    def _begin_drain(self, drain_s: float) -> None:
+        """Have `run` drain within so many seconds. The first caller decides, for draining begins once."""
+        if not self._drain.is_set():
+            self._drain_s = drain_s
+            self._drain.set()
+
+
+def _adopted_of(
+    message: messages.Handoff, sock: socket.socket, received: bytes, *, mark: Mark, key: Key | None
+) -> Adopted:
+    return Adopted(
+        sock,
+        message.address,
+        message.client_port,
+        message.scheme,
+        message.kind,
+        message.method,
+        message.path,
+        message.upgrade,
+        None if message.sticky_id is None else StickyId(message.sticky_id),
+        None if message.new_sticky_id is None else StickyId(message.new_sticky_id),
+        message.reason,
+        message.peer_address,
+        received,
+        mark,
+        key,
+    )
+
+
+def _guard(callback: Callable[..., object], *args: Any) -> None:
+    """Call a callback of the application. An exception is logged, and the worker goes on."""
+    try:
+        callback(*args)
+    except Exception:
+        logger.exception("callback failed callback=%s", getattr(callback, "__qualname__", callback))
+
+
+def _encodable(text: str) -> str:
+    """Replace what UTF-8 cannot encode, such as an undecodable byte in a file's name."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+_this: Worker | None = None
+
+
+def new_sticky_id() -> StickyId:
+    """
+    Make a sticky id that leads back to this worker's slot, for an application or a library that makes its own ids.
+
+    Raises:
+        NotAWorker: no primary started this process.
+    """
+    if _this is None:
+        raise NotAWorker("a sticky id leads to a worker, and this process is none")
+    return _this.routes.new_sticky_id()
