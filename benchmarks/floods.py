@@ -24,7 +24,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks.flooder import KINDS, OURS
 from benchmarks.servers import Ours
-from sticky.process.log_lines import WORKER_HUNG
+from sticky.loop.log_lines import WORKER_HUNG
 
 PAUSE_S: Final = 0.01
 HOSTED: Final = "/hosted/echo"

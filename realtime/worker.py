@@ -51,7 +51,7 @@ from realtime.transport.tls import server_context
 from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from sticky import Worker
-from sticky.accept.first_bytes import HeadLimits
+from sticky.heads.first_bytes import HeadLimits
 
 GC_THRESHOLD: Final = 50_000  # young objects; the default of 700 looks at every connection again and again
 

@@ -3,7 +3,7 @@
 from sticky.cluster import Cluster, ClusterSettings, Sidecar
 from sticky.keys.affinity import AffinitySettings, Sticky
 from sticky.keys.hashing import Slot, StickyId
-from sticky.supervision.lifetime import Lifetime
+from sticky.lifetime import Lifetime
 from sticky.worker.adopted import Adopted
 from sticky.worker.worker import Worker, new_sticky_id
 

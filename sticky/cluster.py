@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sticky.keys.hashing import Slot
-from sticky.process.environment import OperatingSystem
-from sticky.process.poller import Poller
+from sticky.loop.poller import Poller
 from sticky.process.primary import Primary
 from sticky.settings import ClusterSettings
+from sticky.supervision.environment import OperatingSystem
 from sticky.supervision.sidecars import Sidecar
 
 __all__ = ["Cluster", "ClusterSettings", "Sidecar"]

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sticky.accept.first_bytes import HeadLimits
 from sticky.errors import SettingsError
+from sticky.heads.first_bytes import HeadLimits
 from sticky.keys.affinity import AffinitySettings
-from sticky.supervision.lifetime import Lifetime
+from sticky.lifetime import Lifetime
 
 WORKERS_MAX = 512
 

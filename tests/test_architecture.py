@@ -40,6 +40,21 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     )
 )
 
+STICKY_LAYERS: tuple[str, ...] = (
+    "sticky.cluster",
+    "sticky.process",
+    "sticky.supervision",
+    "sticky.settings",
+    "sticky.accept",
+    "sticky.worker",
+    "sticky.handoff",
+    "sticky.keys",
+    "sticky.heads",
+    "sticky.loop",
+    "sticky.lifetime",
+    "sticky.errors",
+)
+
 # The package's own face: it shows what users import, and nothing inside may take that way round.
 FACE = "realtime"
 
@@ -141,6 +156,19 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
 def test_the_search_for_circles_itself() -> None:
     assert cycles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
     assert cycles({"a": {"b"}, "b": {"c"}, "c": {"b", "a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+def test_the_folders_of_sticky_import_downwards_only() -> None:
+    number = {name: at for at, name in enumerate(STICKY_LAYERS)}
+    wrong = []
+    for name, path in modules("sticky"):
+        here = number.get(".".join(name.split(".")[:2]))
+        assert name == "sticky" or here is not None, f"{name} is in no layer: give it one in STICKY_LAYERS"
+        for line, target in imports(name, path):
+            there = number.get(".".join(target.split(".")[:2]))
+            if here is not None and there is not None and there < here:
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {target} is above it")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_every_module_of_realtime_has_a_layer() -> None:

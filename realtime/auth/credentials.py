@@ -17,8 +17,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from sticky.accept.addresses import Network, network_of
-from sticky.process.log_throttle import LogThrottle
+from sticky.keys.addresses import Network, network_of
+from sticky.loop.log_throttle import LogThrottle
 
 FIRST_S: Final = 0.05  # nobody who mistyped a key notices it
 MOST_S: Final = 1.0

@@ -28,11 +28,11 @@ from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, KEYS_FILE, own_d
 from realtime.errors import RealtimeError, SettingsError
 from realtime.settings import Settings, misspelt, options
 from realtime.transport.tls import server_context
-from sticky.accept.first_bytes import HeadLimits
 from sticky.cluster import Cluster, ClusterSettings, Sidecar
 from sticky.errors import SettingsError as StickySettingsError
+from sticky.heads.first_bytes import HeadLimits
 from sticky.keys.affinity import AffinitySettings, Sticky
-from sticky.supervision.lifetime import Lifetime
+from sticky.lifetime import Lifetime
 
 DEVELOPER_DRAIN_S = 1.0
 BOOTS_MAX = 3

@@ -19,7 +19,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from realtime.errors import RealtimeError
 from realtime.transport.guarded import Limits
-from sticky.worker.journal import Mark
+from sticky.handoff.journal import Mark
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]

@@ -36,8 +36,8 @@ from realtime.transport.opening import one_cookie
 from realtime.transport.peer import Peer, session_cookie
 from realtime.transport.serving import Serving, receiving
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
-from sticky.accept.first_bytes import path_and_query
-from sticky.worker.journal import NO_MARK
+from sticky.handoff.journal import NO_MARK
+from sticky.heads.first_bytes import path_and_query
 from sticky.worker.routes import Routes
 
 SECURE: Final = {"http": "https", "ws": "wss"}

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sticky.worker.journal import NO_MARK, Mark
+from sticky.handoff.journal import NO_MARK, Mark
 
 
 class Framing(Protocol):

@@ -34,7 +34,7 @@ from realtime.transport.joined import JoiningTransport
 from realtime.transport.paced import PacedHttptools
 from realtime.transport.patience import Patience
 from realtime.transport.taken import taken
-from sticky.accept.first_bytes import HeadLimits
+from sticky.heads.first_bytes import HeadLimits
 
 HALF_CLOSED_S: Final = 5.0  # an answer that pauses for longer goes on, unless the application asks whether to
 

@@ -29,7 +29,7 @@ from realtime.transport.frames import PING
 from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.opening import merge, read_opening
 from realtime.transport.peer import Peer, session_cookie
-from sticky.accept.first_bytes import DEFAULT_LIMITS, HeadLimits, Refusal, path_and_query
+from sticky.heads.first_bytes import DEFAULT_LIMITS, HeadLimits, Refusal, path_and_query
 
 VERSION: Final = "Sec-WebSocket-Version"
 ONE_WAY: Final = "/uni_websocket"

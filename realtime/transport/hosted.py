@@ -6,7 +6,7 @@ h11 where that is asked for. Where its requests can be of different clients, eac
 it: the next one only when the last was answered. One that belongs to another worker goes there, with the connection.
 
 Only the handshake of a WebSocket ends HTTP here. Both parsers know of upgrades in general, and httptools drops the body
-of a request that offers any. So what an offer is, and which one is taken up, is decided by `sticky.accept.first_bytes`
+of a request that offers any. So what an offer is, and which one is taken up, is decided by `sticky.heads.first_bytes`
 alone.
 """
 
@@ -29,7 +29,7 @@ from realtime.transport.peer import Peer
 from realtime.transport.refused import ANSWER
 from realtime.transport.taken import hold_little, taken
 from realtime.transport.websocket import WebSocketTransport
-from sticky.accept.first_bytes import Head, Refusal, handshake_fault, offers_websocket, path_and_query
+from sticky.heads.first_bytes import Head, Refusal, handshake_fault, offers_websocket, path_and_query
 from sticky.worker.requests import BodyState, Part, Requests
 
 VISITS_HERE: Final = 8  # first visits that a pooled connection brings to one worker before another has its turn

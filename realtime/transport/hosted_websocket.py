@@ -19,7 +19,7 @@ from realtime.transport.opening import read_opening, skip_head
 from realtime.transport.paced import PacedWebSocket
 from realtime.transport.patience import Patience
 from realtime.transport.peer import Peer
-from sticky.accept.first_bytes import HeadLimits, Refusal
+from sticky.heads.first_bytes import HeadLimits, Refusal
 
 CLOSE_S: Final = 4.0  # for the peer's half of the closing handshake, as with our own WebSockets
 RESTART: Final = 1012  # RFC 6455, section 7.4.2: the server restarts

@@ -18,8 +18,8 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
-from sticky.accept.first_bytes import Head
-from sticky.process.log_throttle import LogThrottle
+from sticky.heads.first_bytes import Head
+from sticky.loop.log_throttle import LogThrottle
 
 PROBE: Final = b"/health"
 STATUS: Final = 421

@@ -2,7 +2,7 @@
 The head of a request for a WebSocket, as websockets takes it.
 
 Pure. websockets has limits of its own for what it reads: 8 KiB a line and 128 headers. Ours are settings, so the head
-is read here, by the rules that the primary has (`sticky.accept.first_bytes`), and websockets gets what was read: its
+is read here, by the rules that the primary has (`sticky.heads.first_bytes`), and websockets gets what was read: its
 `ServerProtocol` checks the request and never sees the head's bytes.
 """
 
@@ -15,7 +15,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from sticky.accept.first_bytes import DEFAULT_LIMITS, Head, HeadLimits, Refusal, inspect
+from sticky.heads.first_bytes import DEFAULT_LIMITS, Head, HeadLimits, Refusal, inspect
 
 STAND_IN: Final = b"GET / HTTP/1.1\r\n\r\n"  # the shortest head; nothing looks at what it says
 

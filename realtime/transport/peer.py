@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sticky.handoff.journal import NO_MARK, Mark
 from sticky.keys.hashing import Key
-from sticky.worker.journal import NO_MARK, Mark
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 """
-Notes which hosted requests are in flight, for the primary to know after a crash (sticky/worker/journal.py).
+Notes which hosted requests are in flight, for the primary to know after a crash (sticky/handoff/journal.py).
 
 Runs in the worker. A request is in flight until its answer begins. An answer that goes on for long, such as a stream of
 events, is in flight only while the application's code runs: a client that listens is not to blame for what happens
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
-from sticky.worker.journal import Mark
+from sticky.handoff.journal import Mark
 
 
 class Serving:

@@ -18,7 +18,7 @@ from realtime.transport.base import SessionFactory
 from realtime.transport.flood import FloodLimits
 from realtime.transport.frames import TEXT_WHOLE
 from realtime.transport.handshake import Admission
-from sticky.accept.first_bytes import HeadLimits
+from sticky.heads.first_bytes import HeadLimits
 from sticky.keys.hashing import Key
 
 SHOWN: Final = 500  # characters of a message in the log

@@ -40,15 +40,15 @@ import socket
 from functools import partial
 from typing import Any, Final, Protocol
 
-from sticky.accept import proxy_header
-from sticky.accept.addresses import Addresses, EvictionQueue, Network
 from sticky.accept.descriptors import DescriptorReserve
-from sticky.accept.first_bytes import NEED_MORE, TLS_HELLO, Head, HeadLimits, Refusal, inspect
 from sticky.accept.identity import identify, identify_raw, identify_tls
-from sticky.accept.refusals import TOO_MANY, Refusals
 from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.handoff.refusals import TOO_MANY, Refusals
+from sticky.heads import proxy_header
+from sticky.heads.first_bytes import NEED_MORE, TLS_HELLO, Head, HeadLimits, Refusal, inspect
+from sticky.keys.addresses import Addresses, EvictionQueue, Network
 from sticky.keys.affinity import UNIX_PEER, Affinity
-from sticky.process.poller import EDGE, HANGUP, READ, Poller, Timer
+from sticky.loop.poller import EDGE, HANGUP, READ, Poller, Timer
 
 BATCH: Final = 64  # connections accepted in one round, so that a flood does not delay the workers' messages
 REST_S: Final = 0.1  # of a listener, when not even a connection that has to be refused can be accepted

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import socket
 
-from sticky.accept.first_bytes import Head
 from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.heads.first_bytes import Head
 from sticky.keys.affinity import Affinity, Sticky
 from sticky.keys.hashing import StickyId
 

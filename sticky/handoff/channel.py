@@ -26,10 +26,11 @@ import select
 import socket
 import stat
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
+CHANNEL_FD: Final = "STICKY_CHANNEL_FD"
 MESSAGE_MAX: Final = 192 * 1024  # the kernel refuses a packet above about 212 kB (EMSGSIZE, net.core.wmem_default)
 RELAYED_MAX: Final = MESSAGE_MAX + 256  # the primary relays a message with its sender's name, which may be longer
 BATCH: Final = 64  # messages received in one round, so that one busy peer does not delay the others
@@ -313,3 +314,19 @@ def close_all(fds: Iterable[int | None]) -> None:
     for fd in fds:
         if fd is not None:
             os.close(fd)
+
+
+class WorkerChannel(Protocol):
+    """The primary's end of a channel to one worker. `Channel` is the real one, with the full contract."""
+
+    def send(self, kind: Kind, *fields: Any, fd: int | None = None, carried: bytes = b"") -> bool:
+        """Send one message. Return False when the channel is full. Raises ChannelClosed when the worker is gone."""
+
+    def receive(self) -> list[Received | Unreadable]:
+        """Return the messages that have arrived. Raises ChannelClosed when none will arrive any more."""
+
+    def fileno(self) -> int:
+        """Return the descriptor for the poller."""
+
+    def close(self) -> None:
+        """Give the descriptor up. The caller has called `Poller.forget` before."""

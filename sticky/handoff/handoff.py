@@ -52,18 +52,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, Protocol
 
-from sticky.accept.addresses import Addresses
-from sticky.accept.first_bytes import Refusal
-from sticky.accept.refusals import TOO_MANY
 from sticky.errors import OutOfTurn
+from sticky.handoff.away_tracker import AwayTracker, Channels
 from sticky.handoff.channel import ChannelClosed, Kind
 from sticky.handoff.messages import REFUSED
 from sticky.handoff.pending_handoff import PendingHandoff, bytes_sent
-from sticky.keys.away_tracker import AwayTracker, Channels
+from sticky.handoff.refusals import TOO_MANY
+from sticky.handoff.worker_handle import WorkerHandle
+from sticky.heads.first_bytes import Refusal
+from sticky.keys.addresses import Addresses
 from sticky.keys.balance import Balance
 from sticky.keys.hashing import Hashing, Slot
-from sticky.process.poller import Poller
-from sticky.supervision.worker_handle import WorkerHandle
+from sticky.loop.poller import Poller
 
 WAITING_MAX: Final = 1024  # handoffs that wait for one worker, or for any; about as many as a listener's backlog
 ATTEMPTS_MAX: Final = 4  # a connection that was at three deaths of workers is not given to a fifth worker

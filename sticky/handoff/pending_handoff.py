@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from sticky.accept.addresses import Network
+from sticky.keys.addresses import Network
 from sticky.keys.hashing import Key, StickyId
 
 TCP_INFO_NOTSENT: Final = 144  # offset of tcpi_notsent_bytes, 32 bits, in struct tcp_info of linux/tcp.h

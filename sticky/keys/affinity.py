@@ -20,9 +20,9 @@ from socket import AF_INET, inet_pton
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from sticky.accept.first_bytes import TOKEN, Head
-from sticky.accept.forwarded import IPAddress, forwarded_for, forwarded_proto, plain, x_forwarded_for, x_forwarded_proto
 from sticky.errors import SettingsError
+from sticky.heads.first_bytes import TOKEN, Head
+from sticky.heads.forwarded import IPAddress, forwarded_for, forwarded_proto, plain, x_forwarded_for, x_forwarded_proto
 from sticky.keys.hashing import Hashing, Key
 from sticky.keys.path_key import PathKey
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from sticky.errors import SettingsError, StickyError
-from sticky.process.poller import READ, WRITE, Poller, Timer
+from sticky.loop.poller import READ, WRITE, Poller, Timer
 
 REQUEST_MAX: Final = 64 * 1024
 REQUEST_S: Final = 1.0  # for a whole request

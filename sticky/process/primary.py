@@ -39,15 +39,16 @@ from typing import Any, Final
 from sticky.accept import listen
 from sticky.errors import SettingsError
 from sticky.keys.hashing import Slot
-from sticky.process import commands, log_lines, privileges
+from sticky.loop import log_lines
+from sticky.loop.log_lines import log
+from sticky.loop.poller import Poller
+from sticky.process import commands, privileges
 from sticky.process.control import ControlServer
-from sticky.process.environment import Environment
-from sticky.process.log_lines import log
 from sticky.process.notify import ServiceManager
-from sticky.process.poller import Poller
 from sticky.process.routing import Routing
 from sticky.process.signals import queued_signals
 from sticky.settings import ClusterSettings
+from sticky.supervision.environment import Environment
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.sidecars import Sidecar, Sidecars
 from sticky.supervision.supervisor import Supervisor

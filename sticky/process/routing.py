@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from sticky.accept.acceptor import Acceptor
-from sticky.accept.addresses import Addresses
-from sticky.accept.refusals import Refusals
 from sticky.handoff.handoff import Dispatcher
+from sticky.handoff.refusals import Refusals
+from sticky.keys.addresses import Addresses
 from sticky.keys.affinity import Affinity
 from sticky.keys.balance import balance_named
 from sticky.keys.hashing import Hashing
-from sticky.process.poller import Poller
+from sticky.loop.poller import Poller
 from sticky.settings import ClusterSettings
 from sticky.supervision.crashes import Crashes
 from sticky.supervision.workers import Workers

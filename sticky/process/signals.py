@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Final
 
-from sticky.process.poller import READ, Poller
+from sticky.loop.poller import READ, Poller
 
 BATCH: Final = 4096  # signals read at once; more of them follow in the next round
 

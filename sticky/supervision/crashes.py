@@ -14,16 +14,16 @@ from __future__ import annotations
 import logging
 from typing import Any, Final, Protocol
 
-from sticky.accept.first_bytes import Refusal
+from sticky.handoff import journal
+from sticky.handoff.blame import CRASHES, REFUSED_LINE, REFUSED_S, WITHIN_S, Blame, describe_key, is_crash, key_of
 from sticky.handoff.handoff import HoldBack
 from sticky.handoff.messages import REFUSED
 from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.handoff.worker_handle import WorkerHandle
+from sticky.heads.first_bytes import Refusal
 from sticky.keys.affinity import Affinity
 from sticky.keys.hashing import Hashing
-from sticky.process.poller import Poller
-from sticky.supervision.blame import CRASHES, REFUSED_LINE, REFUSED_S, WITHIN_S, Blame, describe_key, is_crash, key_of
-from sticky.supervision.worker_handle import WorkerHandle
-from sticky.worker import journal
+from sticky.loop.poller import Poller
 
 HOLDS_MAX: Final = 20  # of one handoff, each of `HOLD_S`: after a second the end of a worker is certainly known
 

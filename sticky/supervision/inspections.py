@@ -15,8 +15,8 @@ from functools import partial
 from typing import Final
 
 from sticky.handoff.channel import Kind
-from sticky.process.poller import Poller
-from sticky.supervision.worker_handle import WorkerHandle
+from sticky.handoff.worker_handle import WorkerHandle
+from sticky.loop.poller import Poller
 from sticky.supervision.workers import Workers
 
 INSPECT_S: Final = 2.0  # for a worker to answer; less than the five seconds that `control.send_request` waits

@@ -13,11 +13,11 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sticky.handoff.worker_handle import WorkerHandle
 from sticky.keys.hashing import Slot
-from sticky.process.environment import Environment
-from sticky.process.log_lines import WORKER_NOT_STARTED, log
+from sticky.loop.log_lines import WORKER_NOT_STARTED, log
 from sticky.settings import ClusterSettings
-from sticky.supervision.worker_handle import WorkerHandle
+from sticky.supervision.environment import Environment
 
 
 class Launcher:

@@ -27,9 +27,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
+from sticky.handoff.worker_handle import WorkerHandle
 from sticky.keys.hashing import Slot
-from sticky.process.log_lines import RELOAD_CONTINUES, RELOAD_GIVEN_UP, RELOAD_STARTED, log
-from sticky.supervision.worker_handle import WorkerHandle
+from sticky.loop.log_lines import RELOAD_CONTINUES, RELOAD_GIVEN_UP, RELOAD_STARTED, log
 from sticky.supervision.workers import Workers
 
 KILLED_MAX: Final = 3  # successors in a row that were killed while they booted

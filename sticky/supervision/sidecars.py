@@ -27,11 +27,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sticky.errors import SettingsError
-from sticky.process import log_lines
-from sticky.process.environment import Environment
-from sticky.process.log_lines import log
-from sticky.process.poller import READ, Poller
-from sticky.supervision.worker_handle import describe_end
+from sticky.handoff.worker_handle import describe_end
+from sticky.loop import log_lines
+from sticky.loop.log_lines import log
+from sticky.loop.poller import READ, Poller
+from sticky.supervision.environment import Environment
 
 BACKOFF_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S: Final = 10.0  # ready for so long: its failures are forgotten

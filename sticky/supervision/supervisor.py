@@ -38,19 +38,19 @@ from sticky.errors import OutOfTurn
 from sticky.handoff.channel import Kind
 from sticky.handoff.handoff import Dispatcher
 from sticky.handoff.messages import REFUSED
+from sticky.handoff.worker_handle import WorkerEvent, WorkerHandle, WorkerState, describe_end
 from sticky.keys.hashing import Slot
-from sticky.process import log_lines
-from sticky.process.log_lines import log
-from sticky.process.message_relay import MessageRelay
-from sticky.process.poller import HANGUP, WRITE, Poller
+from sticky.loop import log_lines
+from sticky.loop.log_lines import log
+from sticky.loop.poller import HANGUP, WRITE, Poller
 from sticky.settings import WORKERS_MAX, ClusterSettings
 from sticky.supervision.crashes import Crashes
 from sticky.supervision.inspections import Inspections, OnAnswer
 from sticky.supervision.launcher import Launcher
+from sticky.supervision.message_relay import MessageRelay
 from sticky.supervision.reload import Reload
 from sticky.supervision.restarts import STEADY_S, Restarts
 from sticky.supervision.watchdog import Watchdog
-from sticky.supervision.worker_handle import WorkerEvent, WorkerHandle, WorkerState, describe_end
 from sticky.supervision.worker_messages import ERROR_REASON, OnGivenBack, WorkerMessages
 from sticky.supervision.workers import Workers
 from sticky.worker.worker import EXIT_BOOT

@@ -18,11 +18,11 @@ import signal
 from functools import partial
 from typing import Final, Protocol
 
+from sticky.handoff.worker_handle import WorkerHandle, WorkerState
 from sticky.keys.hashing import Slot
-from sticky.process.log_lines import WORKER_HUNG, WORKER_KILLED, WORKER_PAST_LIFETIME, log
-from sticky.process.poller import Poller
+from sticky.loop.log_lines import WORKER_HUNG, WORKER_KILLED, WORKER_PAST_LIFETIME, log
+from sticky.loop.poller import Poller
 from sticky.settings import ClusterSettings
-from sticky.supervision.worker_handle import WorkerHandle, WorkerState
 from sticky.supervision.workers import Workers
 
 CHECKS_PER_BOUND: Final = 4  # a hang is found at most a quarter of the bound late

@@ -19,11 +19,11 @@ from sticky.errors import OutOfTurn
 from sticky.handoff import messages
 from sticky.handoff.channel import ChannelClosed, Received, Unreadable, close_all, connection_from
 from sticky.handoff.handoff import Dispatcher
-from sticky.process.log_lines import CONNECTION_LOST, log
-from sticky.process.message_relay import MessageRelay
-from sticky.process.poller import Poller
+from sticky.handoff.worker_handle import WorkerHandle, WorkerState
+from sticky.loop.log_lines import CONNECTION_LOST, log
+from sticky.loop.poller import Poller
 from sticky.supervision.inspections import Inspections
-from sticky.supervision.worker_handle import WorkerHandle, WorkerState
+from sticky.supervision.message_relay import MessageRelay
 
 ERROR_REASON: Final = "an error in the primary, see above"  # a handler of ours has raised
 

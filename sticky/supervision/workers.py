@@ -21,10 +21,10 @@ from collections.abc import Callable
 from typing import Any
 
 from sticky.handoff.channel import Kind
+from sticky.handoff.worker_handle import WorkerHandle, WorkerState
 from sticky.keys.hashing import Slot
-from sticky.process.environment import Environment
-from sticky.process.poller import HANGUP, READ, WRITE, Poller
-from sticky.supervision.worker_handle import WorkerHandle, WorkerState
+from sticky.loop.poller import HANGUP, READ, WRITE, Poller
+from sticky.supervision.environment import Environment
 
 SERVING = (WorkerState.READY, WorkerState.DRAINING)
 """States in which a worker has clients and handles events."""

@@ -19,7 +19,7 @@ import asyncio
 from typing import Final
 
 from sticky.handoff.channel import Kind
-from sticky.worker.journal import ADOPTING, Mark
+from sticky.handoff.journal import ADOPTING, Mark
 from sticky.worker.primary_link import PrimaryLink
 
 # asyncio needs 4 turns from the descriptor to the first byte read, and an application a few more. This is a bet on

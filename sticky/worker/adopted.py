@@ -10,8 +10,8 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
+from sticky.handoff.journal import NO_MARK, Mark
 from sticky.keys.hashing import Key, StickyId
-from sticky.worker.journal import NO_MARK, Mark
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-from sticky.accept.first_bytes import DEFAULT_LIMITS, NEED_MORE, Head, HeadLimits, Refusal, are_headers, inspect
+from sticky.heads.first_bytes import DEFAULT_LIMITS, NEED_MORE, Head, HeadLimits, Refusal, are_headers, inspect
 
 CHUNK_LINE_MAX: Final = 4096  # a chunk's size with its extensions, which no known client uses
 TRAILERS_MAX: Final = 16_384

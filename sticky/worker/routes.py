@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sticky.accept.first_bytes import Head
+from sticky.handoff.blame import key_of
+from sticky.heads.first_bytes import Head
 from sticky.keys.affinity import UNIX_PEER, Affinity, Sticky
 from sticky.keys.hashing import Hashing, Key, Slot, StickyId
 from sticky.keys.live_keys import LiveKeys
-from sticky.supervision.blame import key_of
 
 KNOWN_MAX: Final = 50_000  # routes that are remembered; above it all are forgotten, and learned again
 

@@ -31,8 +31,10 @@ from typing import Any, Final, NoReturn
 
 from sticky.errors import NotAWorker
 from sticky.handoff import messages
+from sticky.handoff.blame import key_of
 from sticky.handoff.channel import (
     CARRIED_MAX,
+    CHANNEL_FD,
     Channel,
     ChannelClosed,
     Kind,
@@ -41,21 +43,19 @@ from sticky.handoff.channel import (
     close_all,
     connection_from,
 )
+from sticky.handoff.journal import NO_JOURNAL, NO_MARK, Journal, Mark
 from sticky.handoff.messages import DATA_DEPTH_MAX, NAME_MAX, REFUSED, TEXT_MAX, from_primary, is_shallow
 from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.hashing import Hashing, Key, Slot, StickyId
-from sticky.supervision.blame import key_of
 from sticky.worker import stacks
 from sticky.worker.acknowledgements import SETTLE_TURNS, Acknowledgements
 from sticky.worker.adopted import Adopted
 from sticky.worker.ended_report import EndedReport
 from sticky.worker.heartbeat import Heartbeat
-from sticky.worker.journal import NO_JOURNAL, NO_MARK, Journal, Mark
 from sticky.worker.key_report import KeyReport
 from sticky.worker.primary_link import PrimaryLink
 from sticky.worker.routes import Routes
 
-CHANNEL_FD: Final = "STICKY_CHANNEL_FD"
 EXIT_BOOT: Final = 3  # the worker cannot boot: starting it again at once would not help
 BOOT_WAIT_S: Final = 30.0  # for the first message, which the primary sends when it starts the process
 

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 import pytest
 
-from sticky.process.log_lines import WORKER_READY
+from sticky.loop.log_lines import WORKER_READY
 from tests.support.chromium import BrowserError, Chromium, Page
 from tests.support.log_lines import pattern
 from tests.support.require import require

@@ -19,7 +19,7 @@ import pytest
 from mcp import ClientSession, McpError
 from mcp.client.streamable_http import streamablehttp_client
 
-from sticky.process.log_lines import WORKER_READY
+from sticky.loop.log_lines import WORKER_READY
 from tests.apps.stock_clients import NodeClients
 from tests.support.aio import run_async_for
 from tests.support.log_lines import exited, pattern

@@ -11,8 +11,8 @@ import timeit
 from collections.abc import Callable
 from ipaddress import ip_network
 
-from sticky.accept.first_bytes import DEFAULT_LIMITS, Head, inspect
-from sticky.accept.proxy_header import parse
+from sticky.heads.first_bytes import DEFAULT_LIMITS, Head, inspect
+from sticky.heads.proxy_header import parse
 from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.hashing import Hashing, Key, Slot
 from tests.sticky.wire_cases import load

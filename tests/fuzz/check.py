@@ -12,10 +12,10 @@ from ipaddress import ip_network
 
 import httptools
 
-from sticky.accept import proxy_header
-from sticky.accept.first_bytes import DEFAULT_LIMITS, NEED_MORE, Head, Refusal, inspect
 from sticky.handoff.channel import CARRIED_INLINE, Channel, Received, Unreadable, close_all
 from sticky.handoff.messages import from_primary, from_worker
+from sticky.heads import proxy_header
+from sticky.heads.first_bytes import DEFAULT_LIMITS, NEED_MORE, Head, Refusal, inspect
 from sticky.keys.affinity import Affinity, AffinitySettings, Sticky
 from sticky.worker.requests import Begin, Requests
 from tests.sticky.test_agreement import (

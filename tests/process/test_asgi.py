@@ -23,7 +23,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from sticky.process.log_lines import WORKER_READY
+from sticky.loop.log_lines import WORKER_READY
 from tests.support.bare_asgi import BIG
 from tests.support.log_lines import PID, pattern
 from tests.support.server import DEADLINE_S, ROOT, RunningServer

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from sticky.process.log_lines import WORKER_READY
+from sticky.loop.log_lines import WORKER_READY
 from tests.support.http import Client, request
 from tests.support.log_lines import exited, pattern
 from tests.support.server import RunningServer

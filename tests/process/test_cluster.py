@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from sticky.process.log_lines import WORKER_PAST_LIFETIME
+from sticky.loop.log_lines import WORKER_PAST_LIFETIME
 from tests.support.nobody import PYTHON_PATH, python_of_nobody
 from tests.support.server import ROOT
 from tests.support.tiny_cluster import TinyCluster

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from sticky.process.log_lines import RELOAD_GIVEN_UP, RELOAD_STARTED, WORKER_HUNG, WORKER_READY, WORKER_RESTART_DELAYED
+from sticky.loop.log_lines import RELOAD_GIVEN_UP, RELOAD_STARTED, WORKER_HUNG, WORKER_READY, WORKER_RESTART_DELAYED
 from tests.support.http import Client
 from tests.support.log_lines import pattern
 from tests.support.server import ROOT, Log, RunningServer

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sticky.process.log_lines import HOOK_FAILED, SERVER_LISTENING, WORKER_CONDEMNED
+from sticky.loop.log_lines import HOOK_FAILED, SERVER_LISTENING, WORKER_CONDEMNED
 from tests.support.log_lines import exited, pattern
 from tests.support.tiny_cluster import TinyCluster, answer
 

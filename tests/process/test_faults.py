@@ -30,7 +30,7 @@ import pytest
 from realtime.auth.tokens import sign
 from realtime.protocol.centrifuge import codes
 from realtime.protocol.centrifuge.codes import DisconnectCode
-from sticky.process.log_lines import WORKER_EXITED, WORKER_READY
+from sticky.loop.log_lines import WORKER_EXITED, WORKER_READY
 from tests.process.test_api import post
 from tests.support.fault_clients import ONE_WAY, TWO_WAY, Native
 from tests.support.fault_table import APART, FINAL, ROWS, Final, Row

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.flooder import KINDS, OURS, flood
-from sticky.process.log_lines import WORKER_HUNG
+from sticky.loop.log_lines import WORKER_HUNG
 from tests.support.aio import run_async_for
 from tests.support.client import ProtocolClient
 from tests.support.server import DEADLINE_S, ROOT, RunningServer

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sticky.process.log_lines import WORKER_DRAINING
+from sticky.loop.log_lines import WORKER_DRAINING
 from tests.support.log_lines import pattern
 from tests.support.tiny_cluster import TinyCluster, answer, read_all
 

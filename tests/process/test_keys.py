@@ -27,7 +27,7 @@ from websockets.sync.client import connect
 
 from realtime.cli.servers import KEYS_FILE
 from realtime.settings import runtime_directory
-from sticky.process.log_lines import WORKER_READY
+from sticky.loop.log_lines import WORKER_READY
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient, Refused
 from tests.support.fault_clients import Native
@@ -41,7 +41,8 @@ WRITE: dict[str, Any] = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm, "EdDSA": O
 INVALID_TOKEN = 3500
 LATER_S = 3600.0
 APP = """
-from realtime import App, Connection, jwks
+from realtime import App, Connection
+from realtime.auth import jwks
 
 jwks.PAUSE_S = jwks.AGAIN_S = {again_s}
 jwks.FRESH_S = {fresh_s}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from sticky.process.log_lines import RELOAD_GIVEN_UP, WORKER_EXITED, WORKER_READY
+from sticky.loop.log_lines import RELOAD_GIVEN_UP, WORKER_EXITED, WORKER_READY
 from tests.support.aio import run_async_for
 from tests.support.client import Follower, ProtocolClient, Refused
 from tests.support.log_lines import PID, pattern

@@ -7,7 +7,7 @@ import pwd
 import subprocess
 import tempfile
 
-from sticky.process.log_lines import WORKER_PAST_LIFETIME
+from sticky.loop.log_lines import WORKER_PAST_LIFETIME
 from tests.support.http import Client
 from tests.support.nobody import PYTHON_PATH, python_of_nobody
 from tests.support.server import ROOT, RunningServer

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sticky.process.log_lines import WORKER_HUNG, WORKER_RESTART_DELAYED
+from sticky.loop.log_lines import WORKER_HUNG, WORKER_RESTART_DELAYED
 from tests.support.log_lines import exited, pattern
 from tests.support.tiny_cluster import TinyCluster
 

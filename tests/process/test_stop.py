@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from sticky.process.log_lines import SERVER_STOPPED, SERVER_STOPPING
+from sticky.loop.log_lines import SERVER_STOPPED, SERVER_STOPPING
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.log_lines import pattern

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from sticky.process.log_lines import (
+from sticky.loop.log_lines import (
     RELOAD_CONTINUES,
     RELOAD_GIVEN_UP,
     SERVER_LISTENING,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sticky.process.log_lines import WORKER_HUNG
+from sticky.loop.log_lines import WORKER_HUNG
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.server import DEADLINE_S, RunningServer

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from sticky.process.log_lines import WORKER_NOT_STARTED
+from sticky.loop.log_lines import WORKER_NOT_STARTED
 from tests.support.log_lines import pattern
 from tests.support.tiny_cluster import TinyCluster, answer, read_all
 

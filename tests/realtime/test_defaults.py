@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from realtime.settings import Settings, options
-from sticky.accept.first_bytes import HeadLimits
+from sticky.heads.first_bytes import HeadLimits
 from sticky.keys.affinity import AffinitySettings
+from sticky.lifetime import Lifetime
 from sticky.settings import ClusterSettings
-from sticky.supervision.lifetime import Lifetime
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {option.name for option in options()}

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from sticky.accept.acceptor import Acceptor
-from sticky.accept.addresses import Addresses
-from sticky.accept.first_bytes import HeadLimits
-from sticky.accept.refusals import Refusals
 from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.handoff.refusals import Refusals
+from sticky.heads.first_bytes import HeadLimits
+from sticky.keys.addresses import Addresses
 from sticky.keys.affinity import Affinity, AffinitySettings, Sticky
-from sticky.process.poller import HANGUP
+from sticky.loop.poller import HANGUP
 from tests.support.fake_poller import READABLE, FakePoller
 
 HANDSHAKE_S = 10.0

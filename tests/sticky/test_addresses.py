@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky.accept.addresses import Addresses, EvictionQueue, Network, network_of
-from sticky.process.log_throttle import LogThrottle
+from sticky.keys.addresses import Addresses, EvictionQueue, Network, network_of
+from sticky.loop.log_throttle import LogThrottle
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky.accept.first_bytes import Head, inspect
 from sticky.errors import SettingsError
+from sticky.heads.first_bytes import Head, inspect
 from sticky.keys.affinity import UNIX_PEER, Affinity, AffinitySettings, Sticky
 from sticky.keys.hashing import Hashing, Slot
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from websockets.http11 import Request
 from websockets.streams import StreamReader
 
-from sticky.accept.first_bytes import Head, inspect
+from sticky.heads.first_bytes import Head, inspect
 from tests.sticky.heads import near_valid_heads
 from tests.sticky.wire_cases import Case, load
 

@@ -17,20 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from sticky.accept.addresses import Addresses
-from sticky.accept.refusals import Refusals
 from sticky.handoff import messages
 from sticky.handoff.channel import Channel, ChannelClosed, Received
 from sticky.handoff.handoff import Dispatcher
 from sticky.handoff.messages import from_primary, from_worker
 from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.handoff.refusals import Refusals
+from sticky.handoff.worker_handle import WorkerHandle
+from sticky.keys.addresses import Addresses
 from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.away import KEY_BYTES, AwayKeys, home_of, short
 from sticky.keys.balance import least
 from sticky.keys.hashing import Hashing, Key, Slot
-from sticky.process.poller import Poller
-from sticky.supervision.lifetime import Lifetime
-from sticky.supervision.worker_handle import WorkerHandle
+from sticky.lifetime import Lifetime
+from sticky.loop.poller import Poller
 from sticky.worker.adopted import Adopted
 from sticky.worker.worker import Handlers, Worker
 

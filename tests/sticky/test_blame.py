@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sticky.handoff.blame import REFUSED_MAX, Blame, describe_key, is_crash, key_of
+from sticky.handoff.journal import KEY_BYTES, record
 from sticky.keys.affinity import UNIX_PEER, Affinity, AffinitySettings, Sticky
 from sticky.keys.hashing import Hashing, Slot
-from sticky.supervision.blame import REFUSED_MAX, Blame, describe_key, is_crash, key_of
-from sticky.worker.journal import KEY_BYTES, record
 
 A, B, NAT = b"c192.0.2.1", b"c192.0.2.2", b"c192.0.2.99"
 

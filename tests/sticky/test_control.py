@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from sticky.loop.poller import Poller
 from sticky.process.control import ANSWER_S, CLIENTS_MAX, REQUEST_S, ControlServer, PendingAnswer
-from sticky.process.poller import Poller
 
 LARGE = "x" * 4_000_000  # far more than a socket holds
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from sticky.accept.first_bytes import Refusal
+from sticky.handoff import journal
+from sticky.handoff.blame import CRASHES, REFUSED_S, WITHIN_S
 from sticky.handoff.handoff import HoldBack
 from sticky.handoff.messages import REFUSED
 from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.heads.first_bytes import Refusal
 from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.hashing import Hashing
-from sticky.supervision.blame import CRASHES, REFUSED_S, WITHIN_S
 from sticky.supervision.crashes import HOLDS_MAX, Crashes
-from sticky.worker import journal
 from tests.support.fake_poller import FakePoller
 from tests.support.worker_ends import WorkerEnd
 

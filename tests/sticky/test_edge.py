@@ -23,17 +23,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sticky.accept.acceptor import Acceptor
-from sticky.accept.addresses import Addresses
-from sticky.accept.first_bytes import HeadLimits
-from sticky.accept.refusals import Refusals
 from sticky.handoff.channel import MESSAGE_MAX, RELAYED_MAX, Channel, Kind, Received, Unreadable
 from sticky.handoff.messages import TEXT_MAX, from_worker
 from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.handoff.refusals import Refusals
+from sticky.handoff.worker_handle import WorkerState
+from sticky.heads.first_bytes import HeadLimits
+from sticky.keys.addresses import Addresses
 from sticky.keys.affinity import Affinity, AffinitySettings
-from sticky.process.log_lines import WORKER_CONDEMNED
-from sticky.process.poller import FAILED, READ, Poller
-from sticky.supervision.lifetime import Lifetime
-from sticky.supervision.worker_handle import WorkerState
+from sticky.lifetime import Lifetime
+from sticky.loop.log_lines import WORKER_CONDEMNED
+from sticky.loop.poller import FAILED, READ, Poller
 from tests.support.edge import Edge, open_descriptors
 from tests.support.log_lines import exited, pattern
 

@@ -11,10 +11,9 @@ import sys
 
 import pytest
 
-from sticky.handoff.channel import Channel, ChannelClosed, Received
+from sticky.handoff.channel import CHANNEL_FD, Channel, ChannelClosed, Received
 from sticky.handoff.messages import Ready
-from sticky.process.environment import OperatingSystem
-from sticky.worker.worker import CHANNEL_FD
+from sticky.supervision.environment import OperatingSystem
 from tests.support.server import ROOT
 
 SYSTEM = OperatingSystem()
@@ -81,7 +80,7 @@ def test_a_worker_inherits_its_channel_and_nothing_else() -> None:
 
 REAPING = """
 import os, signal
-from sticky.process.environment import OperatingSystem
+from sticky.supervision.environment import OperatingSystem
 system = OperatingSystem()
 assert system.reap() is None, "this process has no child"
 pid, ready = system.start_sidecar(["sleep", "600"], {"PATH": os.defpath})

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from sticky.process.poller import FAILED, HANGUP, READ, WRITE
+from sticky.loop.poller import FAILED, HANGUP, READ, WRITE
 from tests.support.fake_poller import READABLE, START_S, FakePoller
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sticky.accept.first_bytes import (
+from sticky.heads.first_bytes import (
     DEFAULT_LIMITS,
     NEED_MORE,
     TLS_HELLO,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky.accept.forwarded import forwarded_for, forwarded_proto, x_forwarded_for, x_forwarded_proto
+from sticky.heads.forwarded import forwarded_for, forwarded_proto, x_forwarded_for, x_forwarded_proto
 
 
 def texts(hops: object) -> list[str | None]:

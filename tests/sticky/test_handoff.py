@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sticky.accept.addresses import Addresses, network_of
-from sticky.accept.first_bytes import Refusal
 from sticky.errors import OutOfTurn
 from sticky.handoff.handoff import ATTEMPTS_MAX, HOLD_S, WAITING_MAX, Dispatcher, HoldBack
 from sticky.handoff.messages import Slots
 from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.handoff.worker_handle import WorkerHandle
+from sticky.heads.first_bytes import Refusal
+from sticky.keys.addresses import Addresses, network_of
 from sticky.keys.away import home_of
 from sticky.keys.balance import least
 from sticky.keys.hashing import Hashing, Key, Slot
-from sticky.process.poller import FAILED
-from sticky.supervision.worker_handle import WorkerHandle
+from sticky.loop.poller import FAILED
 from tests.support.fake_poller import FakePoller
 from tests.support.worker_ends import WatchedChannels, WorkerEnd
 

@@ -8,10 +8,10 @@ from ipaddress import ip_network
 
 import pytest
 
-from sticky.accept.first_bytes import Head, inspect
 from sticky.accept.identity import identify, identify_raw, identify_tls
 from sticky.handoff.channel import Kind
 from sticky.handoff.pending_handoff import PendingHandoff, bytes_sent
+from sticky.heads.first_bytes import Head, inspect
 from sticky.keys.affinity import Affinity, AffinitySettings, Sticky
 from sticky.keys.hashing import Hashing, Slot
 from tests.support.worker_ends import WorkerEnd

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from sticky.worker import journal
-from sticky.worker.journal import ADOPTING, ENTRIES, MESSAGE, NO_MARK, SIZE, Journal, in_flight
+from sticky.handoff import journal
+from sticky.handoff.journal import ADOPTING, ENTRIES, MESSAGE, NO_MARK, SIZE, Journal, in_flight
 from tests.support.aio import run_async
 from tests.support.server import ROOT
 
@@ -110,7 +110,7 @@ def test_a_worker_without_a_journal_file_notes_nothing() -> None:
 
 FORKS = """
 import os, sys
-from sticky.worker.journal import Journal, in_flight
+from sticky.handoff.journal import Journal, in_flight
 fd = int(sys.argv[1])
 mark = Journal.from_fd(os.dup(fd)).open(b"ca")
 mark.begin()

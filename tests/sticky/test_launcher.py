@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
+from sticky.handoff.worker_handle import WorkerState
 from sticky.keys.hashing import Slot
-from sticky.process.log_lines import WORKER_NOT_STARTED
+from sticky.lifetime import Lifetime
+from sticky.loop.log_lines import WORKER_NOT_STARTED
 from sticky.settings import ClusterSettings
 from sticky.supervision.launcher import Launcher
-from sticky.supervision.lifetime import Lifetime
-from sticky.supervision.worker_handle import WorkerState
 from tests.support.fake_environment import FakeEnvironment, no_such_program
 from tests.support.log_lines import pattern
 

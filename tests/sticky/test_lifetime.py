@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sticky.supervision.lifetime import Lifetime, resident_bytes
+from sticky.lifetime import Lifetime, resident_bytes
 
 
 def test_each_bound_ends_a_life_and_none_is_no_bound() -> None:

@@ -8,8 +8,8 @@ import signal
 
 import pytest
 
-from sticky.process import log_lines
-from sticky.process.log_lines import (
+from sticky.loop import log_lines
+from sticky.loop.log_lines import (
     RELOAD_GIVEN_UP,
     WORKER_CANNOT_BOOT,
     WORKER_DRAINING,

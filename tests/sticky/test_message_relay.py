@@ -7,9 +7,9 @@ import pytest
 
 from sticky.handoff.channel import MESSAGE_MAX, Kind
 from sticky.handoff.messages import Sent
-from sticky.process.message_relay import CHECK_S, PAUSE_MAX_S
-from sticky.process.poller import HANGUP, WRITE
-from sticky.supervision.worker_handle import OUTBOX_MAX, WorkerHandle, WorkerState
+from sticky.handoff.worker_handle import OUTBOX_MAX, WorkerHandle, WorkerState
+from sticky.loop.poller import HANGUP, WRITE
+from sticky.supervision.message_relay import CHECK_S, PAUSE_MAX_S
 from tests.support.cluster_without_processes import ClusterWithoutProcesses
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky.accept.first_bytes import Head, inspect
 from sticky.errors import SettingsError
+from sticky.heads.first_bytes import Head, inspect
 from sticky.keys.affinity import Affinity, AffinitySettings, Sticky
 from sticky.keys.path_key import PathKey
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sticky.process.poller import CANCELLED_MIN, FAILED, READ, WRITE, Poller
+from sticky.loop.poller import CANCELLED_MIN, FAILED, READ, WRITE, Poller
 from tests.support.fake_poller import READABLE, FakeEpoll
 
 

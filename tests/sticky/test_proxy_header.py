@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sticky.accept.first_bytes import NEED_MORE, Refusal
-from sticky.accept.proxy_header import V1_MAX_BYTES, V2_MAX_BYTES, ProxyHeader, parse
+from sticky.heads.first_bytes import NEED_MORE, Refusal
+from sticky.heads.proxy_header import V1_MAX_BYTES, V2_MAX_BYTES, ProxyHeader, parse
 from tests.sticky.wire_cases import Case, assert_same_in_every_way, load, unescape
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sticky.accept.refusals import LINGER_BYTES, LINGER_S, Refusals, response
+from sticky.handoff.refusals import LINGER_BYTES, LINGER_S, Refusals, response
 from tests.support.fake_poller import READABLE, FakePoller
 
 

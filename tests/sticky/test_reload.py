@@ -14,8 +14,8 @@ import pytest
 from msgspec.msgpack import encode
 
 from sticky.handoff.channel import Kind
-from sticky.process.log_lines import RELOAD_CONTINUES
-from sticky.supervision.worker_handle import WorkerHandle, WorkerState
+from sticky.handoff.worker_handle import WorkerHandle, WorkerState
+from sticky.loop.log_lines import RELOAD_CONTINUES
 from tests.support.edge import Edge
 from tests.support.log_lines import pattern
 

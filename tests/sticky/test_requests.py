@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sticky.accept.first_bytes import Refusal
+from sticky.heads.first_bytes import Refusal
 from sticky.worker.requests import Begin, Part, Requests
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"

@@ -7,9 +7,9 @@ import signal
 import pytest
 
 from sticky.handoff.channel import Unreadable
+from sticky.handoff.worker_handle import WorkerState
 from sticky.keys.hashing import Slot
 from sticky.supervision.reload import KILLED_MAX
-from sticky.supervision.worker_handle import WorkerState
 from tests.support.cluster_without_processes import ClusterWithoutProcesses
 from tests.support.fake_environment import no_such_program
 

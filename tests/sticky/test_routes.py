@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sticky.accept.first_bytes import Head, inspect
+from sticky.heads.first_bytes import Head, inspect
 from sticky.keys.affinity import UNIX_PEER, Affinity, AffinitySettings, Sticky
 from sticky.keys.hashing import Hashing, Slot
 from sticky.worker import routes as module

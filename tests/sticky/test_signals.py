@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sticky.process.poller import Poller
+from sticky.loop.poller import Poller
 from sticky.process.signals import queued_signals
 
 NUMBERS = (signal.SIGUSR1, signal.SIGTTIN)

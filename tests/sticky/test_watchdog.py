@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from sticky.supervision.lifetime import Lifetime
+from sticky.handoff.worker_handle import WorkerState
+from sticky.lifetime import Lifetime
 from sticky.supervision.watchdog import CHECKS_PER_BOUND, DUMP_S
-from sticky.supervision.worker_handle import WorkerState
 from tests.support.cluster_without_processes import ClusterWithoutProcesses
 
 HUNG_S = 6.0

@@ -16,7 +16,8 @@ import pytest
 from sticky import new_sticky_id
 from sticky.errors import NotAWorker
 from sticky.handoff import messages
-from sticky.handoff.channel import CARRIED_MAX, Channel, Kind, Received
+from sticky.handoff.channel import CARRIED_MAX, CHANNEL_FD, Channel, Kind, Received
+from sticky.handoff.journal import NO_MARK
 from sticky.handoff.messages import Ack, Beat, Ended, GiveBack, KeysAway, KeysEnded, Nack, from_primary, from_worker
 from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.hashing import Hashing, Slot
@@ -25,11 +26,10 @@ from sticky.worker.acknowledgements import SETTLE_TURNS, Acknowledgements
 from sticky.worker.adopted import Adopted
 from sticky.worker.ended_report import EndedReport
 from sticky.worker.heartbeat import Heartbeat
-from sticky.worker.journal import NO_MARK
 from sticky.worker.key_report import KeyReport
 from sticky.worker.primary_link import PrimaryLink
 from sticky.worker.routes import Routes
-from sticky.worker.worker import CHANNEL_FD, Worker
+from sticky.worker.worker import Worker
 from tests.sticky.test_worker_edge import BOOT, Run
 from tests.support.aio import run_async
 

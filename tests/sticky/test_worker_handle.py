@@ -7,9 +7,9 @@ import signal
 import pytest
 
 from sticky.handoff.channel import Kind
+from sticky.handoff.worker_handle import OUTBOX_MAX, WorkerHandle, WorkerState, describe_end
 from sticky.keys.hashing import Slot
-from sticky.supervision.lifetime import Lifetime
-from sticky.supervision.worker_handle import OUTBOX_MAX, WorkerHandle, WorkerState, describe_end
+from sticky.lifetime import Lifetime
 from tests.support.fake_environment import FakeChannel
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sticky.handoff.channel import Kind, Received, Unreadable
 from sticky.handoff.messages import Ack, Beat, BootFailed, Ended, GiveBack, KeysEnded, Message, Nack, Ready, Sent
-from sticky.supervision.worker_handle import WorkerState
+from sticky.handoff.worker_handle import WorkerState
 from sticky.supervision.worker_messages import ERROR_REASON
 from tests.support.cluster_without_processes import ClusterWithoutProcesses
 

@@ -10,7 +10,7 @@ import pytest
 
 from sticky.handoff.channel import Kind, Unreadable
 from sticky.handoff.messages import Ready
-from sticky.supervision.worker_handle import TRANSITIONS, WorkerEvent, WorkerHandle, WorkerState
+from sticky.handoff.worker_handle import TRANSITIONS, WorkerEvent, WorkerHandle, WorkerState
 from tests.support.cluster_without_processes import ClusterWithoutProcesses
 
 S, E = WorkerState, WorkerEvent

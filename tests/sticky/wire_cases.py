@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sticky.accept.first_bytes import NEED_MORE
+from sticky.heads.first_bytes import NEED_MORE
 
 WIRE = Path(__file__).parent.parent / "wire"
 

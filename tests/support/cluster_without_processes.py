@@ -16,20 +16,20 @@ import socket
 from collections import Counter
 from typing import Any
 
-from sticky.accept.addresses import Addresses
-from sticky.accept.refusals import Refusals
 from sticky.handoff.channel import Kind, Unreadable
 from sticky.handoff.handoff import Dispatcher
 from sticky.handoff.messages import Beat, BootFailed, KeysAway, Message, Ready
+from sticky.handoff.refusals import Refusals
+from sticky.handoff.worker_handle import WorkerHandle, WorkerState
+from sticky.keys.addresses import Addresses
 from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.balance import least
 from sticky.keys.hashing import Hashing, Slot
-from sticky.process.poller import HANGUP
+from sticky.loop.poller import HANGUP
 from sticky.settings import ClusterSettings
 from sticky.supervision.crashes import Crashes
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.supervisor import Supervisor
-from sticky.supervision.worker_handle import WorkerHandle, WorkerState
 from sticky.supervision.workers import Workers
 from tests.support.fake_environment import FakeEnvironment, FakeProcess
 from tests.support.fake_poller import READABLE, FakePoller

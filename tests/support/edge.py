@@ -15,23 +15,23 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from sticky.accept.addresses import Addresses
-from sticky.accept.refusals import Refusals
 from sticky.handoff.channel import Channel, Kind
 from sticky.handoff.handoff import Dispatcher
 from sticky.handoff.messages import from_primary, from_worker
 from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.handoff.refusals import Refusals
+from sticky.handoff.worker_handle import WorkerHandle, WorkerState
+from sticky.keys.addresses import Addresses
 from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.balance import least
 from sticky.keys.hashing import Hashing, Slot
-from sticky.process.environment import OperatingSystem
-from sticky.process.poller import Poller
+from sticky.lifetime import Lifetime
+from sticky.loop.poller import Poller
 from sticky.settings import ClusterSettings
 from sticky.supervision.crashes import Crashes
+from sticky.supervision.environment import OperatingSystem
 from sticky.supervision.launcher import Launcher
-from sticky.supervision.lifetime import Lifetime
 from sticky.supervision.supervisor import Supervisor
-from sticky.supervision.worker_handle import WorkerHandle, WorkerState
 from sticky.supervision.workers import Workers
 
 TURN_S = 0.01  # at most, where nothing is due

@@ -22,9 +22,8 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sticky.handoff.channel import ChannelClosed, Kind, Received, Unreadable
+from sticky.handoff.channel import ChannelClosed, Kind, Received, Unreadable, WorkerChannel
 from sticky.handoff.messages import Message
-from sticky.process.environment import WorkerChannel
 
 _descriptors = itertools.count(10_000)  # of channels: numbers that no open file has
 
@@ -101,7 +100,7 @@ class FakeProcess:
 
 
 class FakeEnvironment:
-    """`sticky.process.environment.Environment` in memory."""
+    """`sticky.supervision.environment.Environment` in memory."""
 
     def __init__(self) -> None:
         self.processes: list[FakeProcess] = []

@@ -1,7 +1,7 @@
 """
 The primary's poller with a clock that a test moves and descriptors that a test makes ready.
 
-It is `sticky.process.poller.Poller` itself over two replaced parts, the clock and epoll. The order of timers, `forget`
+It is `sticky.loop.poller.Poller` itself over two replaced parts, the clock and epoll. The order of timers, `forget`
 in the same round and the isolation of a failed callback are therefore the real ones.
 
     poller = FakePoller()
@@ -20,7 +20,7 @@ import select
 from collections import Counter
 from typing import Final
 
-from sticky.process.poller import HANGUP, Poller
+from sticky.loop.poller import HANGUP, Poller
 
 READABLE: Final = select.EPOLLIN  # bytes are there; `READ` also stands for the end of the stream
 START_S: Final = 1000.0

@@ -6,12 +6,13 @@ import asyncio
 from typing import Any
 
 import realtime.broker.redis
-from realtime import App, Connection, Disconnect, Reject, auth, jwks
+from realtime import App, Connection, Disconnect, Reject
+from realtime.auth import jwks, tokens
 from realtime.errors import BrokerUnavailable
 
 # A fault lasts as long as a test looks at it, and none waits for what takes ten seconds elsewhere.
 realtime.broker.redis.ROUND_S, realtime.broker.redis.PROBE_LOST_S = 0.1, 0.6  # type: ignore[misc]
-jwks.PAUSE_S, jwks.AGAIN_S, jwks.TIMEOUT_S, auth.WAIT_S = 0.05, 0.2, 0.6, 2.0  # type: ignore[misc, attr-defined]
+jwks.PAUSE_S, jwks.AGAIN_S, jwks.TIMEOUT_S, tokens.WAIT_S = 0.05, 0.2, 0.6, 2.0  # type: ignore[misc, attr-defined]
 
 app = App()
 

@@ -1,10 +1,10 @@
-"""Patterns for the log lines of the primary, made of the same constants as the lines (sticky/process/log_lines.py)."""
+"""Patterns for the log lines of the primary, made of the same constants as the lines (sticky/loop/log_lines.py)."""
 
 from __future__ import annotations
 
 import re
 
-from sticky.process.log_lines import WORKER_EXITED, line
+from sticky.loop.log_lines import WORKER_EXITED, line
 
 PID = r"(\d+)"
 """A field whose value is captured."""

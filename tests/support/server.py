@@ -25,8 +25,8 @@ from urllib.parse import urlsplit
 from realtime.cli.banner import LISTENING
 from realtime.cli.servers import CONTROL_SOCKET
 from realtime.settings import runtime_directory
+from sticky.loop.log_lines import WORKER_READY
 from sticky.process.control import send_request
-from sticky.process.log_lines import WORKER_READY
 from tests.support.log_lines import pattern
 
 ROOT = Path(__file__).resolve().parents[2]

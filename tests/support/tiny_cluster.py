@@ -30,9 +30,9 @@ from types import TracebackType
 from typing import Any
 
 from sticky import AffinitySettings, Cluster, ClusterSettings, Lifetime, Sticky
-from sticky.accept.first_bytes import HeadLimits
+from sticky.heads.first_bytes import HeadLimits
+from sticky.loop.log_lines import SERVER_LISTENING
 from sticky.process.control import ControlFailed, send_request
-from sticky.process.log_lines import SERVER_LISTENING
 from tests.support.log_lines import pattern
 from tests.support.server import DEADLINE_S, ROOT, Log
 

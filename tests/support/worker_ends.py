@@ -11,9 +11,9 @@ from typing import Any
 
 from sticky.handoff.channel import Channel, ChannelClosed, Kind, Received
 from sticky.handoff.messages import Handoff, from_primary, from_worker
+from sticky.handoff.worker_handle import WorkerHandle
 from sticky.keys.hashing import Slot
-from sticky.supervision.lifetime import Lifetime
-from sticky.supervision.worker_handle import WorkerHandle
+from sticky.lifetime import Lifetime
 
 
 class WorkerEnd:

@@ -37,7 +37,7 @@ from realtime.threads import is_calling
 from realtime.timing.rate import CostMeter, Meter, Rate
 from realtime.timing.timer_wheel import Timer
 from realtime.transport.base import Handshake, Transport
-from sticky.worker.journal import MESSAGE
+from sticky.handoff.journal import MESSAGE
 
 if TYPE_CHECKING:
     from realtime.protocol.centrifuge.server import Centrifuge

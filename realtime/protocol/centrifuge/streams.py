@@ -31,7 +31,7 @@ from realtime.transport.asgi import CONNECTION, Connection, Receive, Scope, Send
 from realtime.transport.base import ClientSession, Framing, Handshake, SessionFactory
 from realtime.transport.handshake import origin_matches
 from realtime.transport.opening import merge
-from sticky.worker.journal import NO_MARK
+from sticky.handoff.journal import NO_MARK
 
 HTTP_STREAM: Final = "/connection/http_stream"
 SSE: Final = "/connection/sse"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sticky.process.log_lines import WORKER_READY
+from sticky.loop.log_lines import WORKER_READY
 from tests.support.log_lines import exited, pattern
 from tests.support.server import RunningServer
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from realtime.settings.addresses import Host
 from realtime.settings.kinds import Many
 from realtime.transport.hosts import Hosts
-from sticky.accept.first_bytes import Head, inspect
+from sticky.heads.first_bytes import Head, inspect
 
 HOSTS = Many(Host())
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from realtime.transport.handshake import Accepted, Admission, Refused, shake_hands
 from realtime.transport.opening import merge, one_cookie, read_opening
 from realtime.transport.peer import Peer
-from sticky.accept.first_bytes import HeadLimits, Refusal
+from sticky.heads.first_bytes import HeadLimits, Refusal
 from tests.realtime.transport.test_handshake import head
 
 LEAST = HeadLimits(max_bytes=1024, max_headers=10)

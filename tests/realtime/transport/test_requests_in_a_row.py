@@ -23,7 +23,7 @@ from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.hosted import hosted_protocol
 from realtime.transport.peer import Peer
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
-from sticky.accept.first_bytes import Head, Refusal, inspect
+from sticky.heads.first_bytes import Head, Refusal, inspect
 from sticky.keys.affinity import Affinity, AffinitySettings, IPNetwork, Sticky
 from sticky.keys.hashing import Hashing, Slot
 from sticky.worker.routes import Routes

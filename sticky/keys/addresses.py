@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from socket import AF_INET, inet_pton
 from typing import Final, Generic, NewType, TypeVar
 
-from sticky.accept.forwarded import plain
+from sticky.heads.forwarded import plain
 
 Network = NewType("Network", bytes)
 """4 bytes of an IPv4 address, or the first 8 of an IPv6 address."""

@@ -21,8 +21,8 @@ import msgspec
 from sticky.errors import OutOfTurn
 from sticky.handoff.channel import MESSAGE_MAX, Kind
 from sticky.handoff.messages import DATA_DEPTH_MAX, is_shallow
-from sticky.process.poller import Poller
-from sticky.supervision.worker_handle import WorkerHandle
+from sticky.handoff.worker_handle import WorkerHandle
+from sticky.loop.poller import Poller
 from sticky.supervision.workers import Workers
 
 PRIMARY: Final = "primary"

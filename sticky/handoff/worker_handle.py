@@ -29,13 +29,12 @@ import signal
 from collections import deque
 from typing import Any, Final
 
-from sticky.accept.addresses import Network
-from sticky.handoff.channel import ChannelClosed, Kind
+from sticky.handoff.channel import ChannelClosed, Kind, WorkerChannel
 from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.keys.addresses import Network
 from sticky.keys.hashing import Slot
-from sticky.process.environment import WorkerChannel
-from sticky.process.log_lines import WORKER_STATE, log
-from sticky.supervision.lifetime import Lifetime
+from sticky.lifetime import Lifetime
+from sticky.loop.log_lines import WORKER_STATE, log
 
 OUTBOX_MAX: Final = 256  # messages that wait for a full channel; above it those that are not vital are dropped
 

@@ -15,8 +15,8 @@ import logging
 import socket
 from typing import Final
 
-from sticky.process.log_throttle import LogThrottle
-from sticky.process.poller import EDGE, READ, Poller
+from sticky.loop.log_throttle import LogThrottle
+from sticky.loop.poller import EDGE, READ, Poller
 
 LINGER_S: Final = 1.0  # one round trip to any place on earth, and a retransmission
 LINGER_BYTES: Final = 256 * 1024  # the rest of a usual request; a client that sends more gets a reset

@@ -21,9 +21,9 @@ from collections.abc import Mapping
 from ipaddress import IPv6Network
 from typing import Final
 
+from sticky.handoff.journal import record
 from sticky.keys.affinity import UNIX_PEER, Affinity
 from sticky.keys.hashing import Hashing
-from sticky.worker.journal import record
 
 CRASHES: Final = 3
 WITHIN_S: Final = 60.0

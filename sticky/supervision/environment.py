@@ -14,32 +14,15 @@ import os
 import signal
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from sticky.handoff.channel import Channel, Kind, Received, Unreadable
+from sticky.handoff import journal
+from sticky.handoff.channel import CHANNEL_FD, Channel, WorkerChannel
 from sticky.handoff.messages import from_worker
 from sticky.supervision.spawn import descriptor_of, spawn
-from sticky.worker import journal
-from sticky.worker.worker import CHANNEL_FD
 
 READY_FD: Final = "{ready_fd}"
 """Stands in a sidecar's command for the number of the descriptor to which it writes when it serves."""
-
-
-class WorkerChannel(Protocol):
-    """The primary's end of a channel to one worker. `Channel` is the real one, with the full contract."""
-
-    def send(self, kind: Kind, *fields: Any, fd: int | None = None, carried: bytes = b"") -> bool:
-        """Send one message. Return False when the channel is full. Raises ChannelClosed when the worker is gone."""
-
-    def receive(self) -> list[Received | Unreadable]:
-        """Return the messages that have arrived. Raises ChannelClosed when none will arrive any more."""
-
-    def fileno(self) -> int:
-        """Return the descriptor for the poller."""
-
-    def close(self) -> None:
-        """Give the descriptor up. The caller has called `Poller.forget` before."""
 
 
 class Environment(Protocol):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from sticky.accept.first_bytes import NEED_MORE, NeedMore, Refusal
+from sticky.heads.first_bytes import NEED_MORE, NeedMore, Refusal
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from typing import Final, Protocol
 from sticky.errors import OutOfTurn
 from sticky.handoff.channel import Kind
 from sticky.handoff.pending_handoff import PendingHandoff
+from sticky.handoff.worker_handle import WorkerHandle
 from sticky.keys.away import ANSWER_S, AwayKeys, home_of
 from sticky.keys.hashing import Hashing, Key, Slot
-from sticky.process.poller import Poller
-from sticky.supervision.worker_handle import WorkerHandle
+from sticky.loop.poller import Poller
 
 TABLE_FULL_LINE: Final = 'away table full keys=%d reason="further keys go to their home slot at once"'
 

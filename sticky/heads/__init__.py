@@ -1,0 +1,1 @@
+"""What the first bytes of a connection say. Pure."""

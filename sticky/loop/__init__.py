@@ -1,0 +1,1 @@
+"""The primary's event loop, and its log lines."""
