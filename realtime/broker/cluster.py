@@ -26,12 +26,21 @@ from itertools import groupby
 from typing import Any, Final
 
 from realtime.broker.address import Address, Where
+from realtime.broker.hash_slots import (
+    SLOTS,
+    Endpoint,
+    Map,
+    channel_slot,
+    read_map,
+    read_redirection,
+    slot_of,
+    tag_within,
+)
 from realtime.broker.links import Keeper, Link, run_at
 from realtime.broker.nodes import PAUSES_S
 from realtime.broker.resp import CONNECT_S, CommandFailed, Connection, Word
 from realtime.broker.scripts import PUBLISH, Script
 from realtime.broker.sharded import ShardedEvents
-from realtime.broker.slots import SLOTS, Endpoint, Map, channel_slot, read_map, read_redirection, slot_of, tag_within
 from realtime.errors import BrokerAway, BrokerUnavailable
 
 MOVING_S: Final = 3.0  # a slot changes hands in a moment; whoever waits longer is told

@@ -37,8 +37,8 @@ from realtime.broker.base import (
     WorkerId,
 )
 from realtime.broker.framing import LOCAL_STOP_SIGNAL, Framed, frame
-from realtime.broker.kept import Full
 from realtime.broker.memory import Member, MemoryState
+from realtime.broker.streams import Full
 from realtime.timing.rate import Rate
 
 LEASE_S: Final = 6.0

@@ -1,7 +1,7 @@
 """
 The contract's state inside one process, and the broker that keeps it for one worker.
 
-`MemoryState` is pure: streams and idempotency keys (kept.py) and members in plain dictionaries; the time is an
+`MemoryState` is pure: streams and idempotency keys (streams.py) and members in plain dictionaries; the time is an
 argument, and what has to be told to others is returned. `MemoryBroker` is the thin shell around it for a cluster of
 one worker, in that worker. The local broker (local_server.py) is the other shell: the same state for all workers of a
 machine. Nothing is written to a disk: what a process kept ends with it, and its streams come back under another epoch.
@@ -34,7 +34,7 @@ from realtime.broker.base import (
     Room,
     WorkerId,
 )
-from realtime.broker.kept import Budget, Full, Streams, size_of
+from realtime.broker.streams import Budget, Full, Streams, size_of
 from realtime.errors import BrokerFull
 from realtime.timing.rate import Meter, Rate
 

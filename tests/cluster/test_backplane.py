@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 
+from realtime.broker.hash_slots import slot_of
 from realtime.broker.keys import HOME
-from realtime.broker.slots import slot_of
 from tests.support.aio import eventually, run_async_for
 from tests.support.checker import Event, check
 from tests.support.client import ProtocolClient

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from realtime.broker.base import Room
+from realtime.broker.hash_slots import channel_slot, slot_of
 from realtime.broker.keys import HOME, Keys, tag_of
-from realtime.broker.slots import channel_slot, slot_of
 
 KEYS = Keys("rt")
 LOBBY = Room("chat:lobby")

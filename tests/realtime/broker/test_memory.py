@@ -23,10 +23,10 @@ from realtime.broker.base import (
     Room,
     WorkerId,
 )
-from realtime.broker.kept import Full
 from realtime.broker.local import LocalBroker
 from realtime.broker.local_server import LocalBrokerServer, Peer
 from realtime.broker.memory import Member, MemoryBroker, MemoryState
+from realtime.broker.streams import Full
 from realtime.errors import BrokerFull, BrokerUnavailable
 from realtime.timing.rate import Rate
 from tests.realtime.broker.workers import KEPT, NOT_KEPT, Heard, Place, Worker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from realtime.broker.slots import SLOTS, Range, channel_slot, read_map, read_redirection, slot_of, tag_within
+from realtime.broker.hash_slots import SLOTS, Range, channel_slot, read_map, read_redirection, slot_of, tag_within
 
 
 @pytest.mark.parametrize(
