@@ -17,7 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from realtime.auth.jwks import AGAIN_S, FRESH_S, KEYS_MAX, PAUSE_S, RECENT_S, WAIT_S, KeySet, load_public_key, usable
+from realtime.auth.jwks import (
+    AGAIN_S,
+    FRESH_S,
+    KEYS_MAX,
+    PAUSE_S,
+    RECENT_S,
+    WAIT_S,
+    KeySet,
+    load_public_key,
+    usable_keys,
+)
 from realtime.auth.key_cache import KeyCache
 from realtime.auth.tokens import Tokens
 from realtime.errors import SettingsError, TokenError, TokenExpired, TokenInvalid, TokenUnverified
@@ -387,13 +397,13 @@ ENTRIES = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(VALUES)) | st.
 @given(st.lists(ENTRIES, max_size=10))
 def test_no_entry_of_a_set_keeps_another_out(entries: list[Any]) -> None:
     good = jwk("EdDSA", "good")
-    found = usable(json.dumps({"keys": [*entries[:8], good, *entries[8:]]}).encode())
+    found = usable_keys(json.dumps({"keys": [*entries[:8], good, *entries[8:]]}).encode())
     assert {name: good[name] for name in ("kty", "kid", "crv", "x")} in found
 
 
 def test_a_set_without_end_is_cut() -> None:
     many = json.dumps({"keys": [jwk("EdDSA", str(number)) for number in range(500)]}).encode()
-    assert len(usable(many)) == KEYS_MAX
+    assert len(usable_keys(many)) == KEYS_MAX
 
 
 @run_async
@@ -426,7 +436,7 @@ async def test_a_successor_knows_the_keys_without_asking(tmp_path: Path) -> None
 @run_async
 async def test_keys_that_a_predecessor_left_are_as_old_as_they_are(tmp_path: Path) -> None:
     provider, path = Provider(jwk("ES256", "a")), tmp_path / "keys"
-    KeyCache(path, now=lambda: 1000.0).save(URL, usable(json.dumps({"keys": provider.keys}).encode()))
+    KeyCache(path, now=lambda: 1000.0).save(URL, usable_keys(json.dumps({"keys": provider.keys}).encode()))
     for age_s, asked in ((FRESH_S - 1, 0), (FRESH_S + 1, 1)):
         tokens = provider.tokens(KeyCache(path, now=lambda age_s=age_s: 1000.0 + age_s))
         assert await user(tokens, token("ES256", "a")) == "ana"
@@ -454,7 +464,7 @@ async def test_a_key_that_another_worker_has_fetched_is_asked_for_by_nobody_else
 
 
 def test_a_file_that_is_not_what_we_wrote_is_not_read(tmp_path: Path) -> None:
-    keys = usable(json.dumps({"keys": [jwk("ES256", "a")]}).encode())
+    keys = usable_keys(json.dumps({"keys": [jwk("ES256", "a")]}).encode())
     path = tmp_path / "keys"
     cache = KeyCache(path)
     assert cache.load(URL) is None

@@ -12,7 +12,7 @@ from io import BytesIO
 import pytest
 
 from realtime.auth import jwks, key_server
-from realtime.auth.jwks import KeySet, usable
+from realtime.auth.jwks import KeySet, usable_keys
 from realtime.auth.tokens import Tokens
 from realtime.errors import TokenUnverified
 from tests.support.aio import eventually, run_async
@@ -24,7 +24,7 @@ from tests.support.key_server import Key, KeyServer
 async def test_what_is_published_is_read_also_behind_a_redirect(mode: str) -> None:
     with KeyServer(Key("a"), Key("b")) as server:
         server.mode = mode
-        assert [each["kid"] for each in usable(await key_server.fetch(server.url))] == ["a", "b"]
+        assert [each["kid"] for each in usable_keys(await key_server.fetch(server.url))] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
