@@ -1,10 +1,31 @@
 """
-The contract's state inside one process, and the broker that keeps it for one worker.
+The broker's state inside one process, and the broker of a cluster of one worker.
 
-`MemoryState` is pure: streams and idempotency keys (streams.py) and members in plain dictionaries; the time is an
-argument, and what has to be told to others is returned. `MemoryBroker` is the thin shell around it for a cluster of
-one worker, in that worker. The local broker (local_server.py) is the other shell: the same state for all workers of a
-machine. Nothing is written to a disk: what a process kept ends with it, and its streams come back under another epoch.
+`MemoryState` is pure: streams and idempotency keys (streams.py), and members, in plain dictionaries. The time is an
+argument. What must be sent to subscribers is returned, never sent. Two thin shells use it: `MemoryBroker`, in the only
+worker of a cluster, and local_server.py, for all workers of one machine.
+
+Theory of operation
+===================
+
+**A member** is stored once by room (`_members`) and once by owner (`_owned`). It is *present* under one owner. Adding
+it again moves it to the new owner. Removing it, or reaping its owner, ends it. A lasting member of a reaped owner goes
+to the heir. Without an heir it stays under the dead owner until an heir exists.
+
+Invariant 1: `_members` and `_owned` hold the same pairs of room and connection id. No empty dictionary stays in either.
+
+Invariant 2: `Budget.used` is the sum of the costs of all streams, keys, members and meters. It is 0 when all are gone.
+
+**Memory.** What a user of the broker adds can be refused with `Full`, before anything has changed. Rooms that workers
+keep among themselves (`PRIVATE`) are counted and never refused. They belong to connections, whose number is bounded,
+and losing them would lose leaves.
+
+**Notifications** of `MemoryBroker` run in a later turn of the event loop, in the order of the calls. A room that is
+unsubscribed by then is skipped.
+
+**When the process dies**, everything stored is gone; nothing is written to a disk. Streams begin again under new
+epochs, because the epochs derive from a random run id. A caller that got no answer cannot know whether its call
+happened. With `MemoryBroker` the caller dies in the same process, so the question does not arise.
 """
 
 from __future__ import annotations
@@ -38,14 +59,14 @@ from realtime.broker.streams import Budget, Full, Streams, size_of
 from realtime.errors import BrokerFull
 from realtime.timing.rate import Meter, Rate
 
-SWEEP_S: Final = 5.0  # how often what has expired is forgotten, where nobody asks for it before
-SWEEP_MAX_S: Final = 30.0  # and where that takes long, with a million rooms
-SWEEP_SHARE: Final = 100  # of the time, one part
+SWEEP_S: Final = 5.0  # between two removals of everything that has expired
+SWEEP_MAX_S: Final = 30.0  # the longest pause, when a removal takes long: with a million rooms
+SWEEP_SHARE: Final = 100  # removals use at most one part in so many of the time
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Who is present, whose it is, and what becomes of it without that worker."""
+    """A present member, its owner, and what happens to it when the owner is reaped."""
 
     worker: WorkerId
     info: ClientInfo
@@ -55,13 +76,13 @@ class Member:
 
 class MemoryState:
     """
-    Streams, members and idempotency keys, and how many bytes they are. Times are in seconds, on any clock that never
-    goes back. What workers keep among themselves is counted and never refused: it belongs to connections, which are
-    bounded, and to those who leave.
+    Streams, idempotency keys, members and rate meters, and how many bytes they use.
+
+    Times are in seconds, on any clock that never goes back.
     """
 
     def __init__(self, limit: int | None = None) -> None:
-        """`limit`: bytes that may be kept; what would be more raises `Full`, and changes nothing."""
+        """`limit`: bytes that may be used. A call that needs more raises `Full` and changes nothing."""
         self.budget = Budget(limit)
         self.streams = Streams(self.budget, secrets.token_bytes(16))
         self._members: dict[Room, dict[ConnectionId, Member]] = {}
@@ -80,10 +101,10 @@ class MemoryState:
         idempotency_ttl_s: float,
     ) -> tuple[Published, Publication | None]:
         """
-        Add a publication. Return its position, and the publication as all get it, or None for a repetition.
+        Add a publication, as `Streams.publish`. The caller must send the returned publication to the subscribers.
 
         Raises:
-            Full: there is no room for it.
+            Full: there is no memory for it.
         """
         return self.streams.publish(
             now,
@@ -120,50 +141,54 @@ class MemoryState:
 
     def admit_member(self, now: float, room: Room, info: ClientInfo) -> None:
         """
-        See that a client that is not there yet can be kept.
+        Check that there is memory for a member that is not present yet.
 
         Raises:
-            Full: it cannot.
+            Full: there is none.
         """
         if not room.startswith(PRIVATE) and info.connection_id not in self._members.get(room, ()):
             self.streams.admit(now, _cost_of_member(room, info))
 
     def add_member(self, room: Room, member: Member) -> None:
-        client = ConnectionId(member.info.connection_id)
-        before = self._members.setdefault(room, {}).get(client)
+        """Make a member present, under the owner that it names. A previous owner loses it."""
+        connection_id = ConnectionId(member.info.connection_id)
+        before = self._members.setdefault(room, {}).get(connection_id)
         if before is not None:
-            self.budget.held -= _cost_of_member(room, before.info)
-            self._disown(before.worker, room, client)
-        self.budget.held += _cost_of_member(room, member.info)
-        self._members[room][client] = member
-        self._owned.setdefault(member.worker, set()).add((room, client))
+            self.budget.used -= _cost_of_member(room, before.info)
+            self._disown(before.worker, room, connection_id)
+        self.budget.used += _cost_of_member(room, member.info)
+        self._members[room][connection_id] = member
+        self._owned.setdefault(member.worker, set()).add((room, connection_id))
 
-    def remove_member(self, room: Room, client: ConnectionId, owner: WorkerId | None = None) -> ClientInfo | None:
-        """Remove a member, or only where `owner` has it. Return who that was, or None where nobody was removed."""
+    def remove_member(
+        self, room: Room, connection_id: ConnectionId, owner: WorkerId | None = None
+    ) -> ClientInfo | None:
+        """Remove a member; with `owner`, only where that worker owns it. Return it, or None where none was removed."""
         members = self._members.get(room, {})
-        found = members.get(client)
+        found = members.get(connection_id)
         if found is None or (owner is not None and found.worker != owner):
             return None
-        del members[client]
-        self.budget.held -= _cost_of_member(room, found.info)
+        del members[connection_id]
+        self.budget.used -= _cost_of_member(room, found.info)
         if not members:
             del self._members[room]
-        self._disown(found.worker, room, client)
+        self._disown(found.worker, room, connection_id)
         return found.info
 
-    def owner(self, room: Room, client: ConnectionId) -> WorkerId | None:
-        """Return the worker that has a member, or None where nobody is there."""
-        found = self._members.get(room, {}).get(client)
+    def owner(self, room: Room, connection_id: ConnectionId) -> WorkerId | None:
+        """Return the worker that owns a member, or None where that member is not present."""
+        found = self._members.get(room, {}).get(connection_id)
         return None if found is None else found.worker
 
-    def _disown(self, worker: WorkerId, room: Room, client: ConnectionId) -> None:
+    def _disown(self, worker: WorkerId, room: Room, connection_id: ConnectionId) -> None:
         owned = self._owned[worker]
-        owned.discard((room, client))
+        assert (room, connection_id) in owned, "a member is owned by the worker that its entry names (invariant 1)"
+        owned.remove((room, connection_id))
         if not owned:
             del self._owned[worker]
 
     def members(self, room: Room) -> dict[ConnectionId, ClientInfo]:
-        return {client: member.info for client, member in self._members.get(room, {}).items()}
+        return {connection_id: member.info for connection_id, member in self._members.get(room, {}).items()}
 
     def count(self, room: Room) -> int:
         return len(self._members.get(room, ()))
@@ -177,18 +202,20 @@ class MemoryState:
         begin = bisect.bisect_right(names, cursor)
         page = names[begin : begin + max(limit, 1)]
         more = page[-1] if begin + len(page) < len(names) else ""
-        return MembersPage({client: self._members[room][client].info for client in page}, more)
+        return MembersPage({connection_id: self._members[room][connection_id].info for connection_id in page}, more)
 
     def reap(self, worker: WorkerId, heir: WorkerId | None) -> list[Departed]:
         """
-        Remove every member of a worker; lasting ones go to its heir, and stay where there is none. Return each that was
-        removed or has gone to the heir.
+        Remove every member of a dead worker. Lasting members go to the heir, or stay where there is none.
+
+        Return each member that was removed or inherited. The caller must announce the leaves.
         """
+        assert heir != worker, "a dead worker cannot inherit from itself"
         departed = []
-        for room, client in sorted(self._owned.get(worker, ())):
-            member = self._members[room][client]
+        for room, connection_id in sorted(self._owned.get(worker, ())):
+            member = self._members[room][connection_id]
             if not member.lasting:
-                self.remove_member(room, client)
+                self.remove_member(room, connection_id)
                 departed.append(Departed(room, member.info, member.announce))
             elif heir is not None:
                 self.add_member(room, replace(member, worker=heir))
@@ -196,37 +223,37 @@ class MemoryState:
         return departed
 
     def has_members(self, worker: WorkerId) -> bool:
-        """Say whether anybody is left of a worker's."""
+        """Return whether a worker still owns a member."""
         return worker in self._owned
 
     # Rates
 
-    def allow(self, now: float, room: Room, who: str, rate: Rate) -> bool:
+    def allow(self, now: float, room: Room, subject: str, rate: Rate) -> bool:
         """
-        Take one of a rate, and say whether it allowed that.
+        Count one action, and return whether it is within the rate.
 
         Raises:
-            Full: there is no room to count it.
+            Full: there is no memory for another meter.
         """
-        meter = self._meters.get((room, who))
+        meter = self._meters.get((room, subject))
         if meter is None:
-            cost = _cost_of_meter(room, who)
+            cost = _cost_of_meter(room, subject)
             self.streams.admit(now, cost)
-            meter = self._meters[(room, who)] = Meter()
-            self.budget.held += cost
+            meter = self._meters[(room, subject)] = Meter()
+            self.budget.used += cost
         return meter.take(now, rate)
 
-    # Forgetting
+    # Expiry
 
     def sweep(self, now: float) -> None:
-        """Forget what has expired."""
+        """Remove everything that has expired."""
         self.streams.sweep(now)
         for pair in [pair for pair, meter in self._meters.items() if meter.is_clear(now)]:
             del self._meters[pair]
-            self.budget.held -= _cost_of_meter(*pair)
+            self.budget.used -= _cost_of_meter(*pair)
 
     def sweep_in_time(self, now: float) -> float:
-        """Forget what has expired. Return after how many seconds it is to be done again."""
+        """Remove everything that has expired. Return after how many seconds to call this again."""
         begun = time.perf_counter()
         self.sweep(now)
         return min(max(SWEEP_S, SWEEP_SHARE * (time.perf_counter() - begun)), SWEEP_MAX_S)
@@ -235,30 +262,30 @@ class MemoryState:
         return {
             **self.streams.statistics(),
             "members": sum(map(len, self._members.values())),
-            "bytes": self.budget.held,
+            "bytes": self.budget.used,
             "refused": self.budget.refused,
         }
 
 
 def _cost_of_member(room: Room, info: ClientInfo) -> int:
-    """Return about how many bytes a member takes: itself, and where it stands in its room and at its worker."""
+    """Return about how many bytes a member uses: itself, and its entries by room and by owner."""
     strings = size_of(info.user) + size_of(info.connection_id) + size_of(info.conn_info) + size_of(info.chan_info)
     return 500 + size_of(room) + strings
 
 
-def _cost_of_meter(room: Room, who: str) -> int:
-    return 300 + size_of(room) + size_of(who)
+def _cost_of_meter(room: Room, subject: str) -> int:
+    return 300 + size_of(room) + size_of(subject)
 
 
 class MemoryBroker:
-    """The broker of a worker that is alone. What it tells its listener comes in a later turn of the loop, in order."""
+    """The broker of a cluster of one worker. It calls its listener in a later turn of the event loop, in order."""
 
     in_order = True
 
     def __init__(
         self, worker: WorkerId, *, limit: int | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`limit`: bytes that may be kept."""
+        """`limit`: bytes that may be used."""
         self._worker = worker
         self._clock = clock
         self._state = MemoryState(limit)
@@ -304,12 +331,12 @@ class MemoryBroker:
             data, info=info, tags=dict(tags) if tags else None, time_ms=int(time.time() * 1000), exclude=exclude
         )
         with self._refusing():
-            published, told = self._state.publish(
+            published, sent = self._state.publish(
                 self._clock(), room, publication, retention, idempotency_key, idempotency_ttl_s
             )
-        if told is not None:
+        if sent is not None:
             self._published += 1
-            self._tell(lambda listener: listener.on_publication(room, told), room)
+            self._notify(lambda listener: listener.on_publication(room, sent), room)
         return published
 
     async def position(self, room: Room, *, retention: Retention) -> Position:
@@ -342,17 +369,17 @@ class MemoryBroker:
                 self._state.admit_member(self._clock(), room, info)
         self._state.add_member(room, Member(self._worker, info, announce, lasting))
         if announce and (is_new or not quietly):
-            self._tell(lambda listener: listener.on_join(room, info), room)
+            self._notify(lambda listener: listener.on_join(room, info), room)
 
-    def loosen(self, room: Room, client: ConnectionId) -> None:
-        """There is no other worker."""
+    def release(self, room: Room, connection_id: ConnectionId) -> None:
+        """Do nothing: there is no other worker that could take the member over."""
 
     async def remove_member(
-        self, room: Room, client: ConnectionId, *, announce: bool, mine: bool = False
+        self, room: Room, connection_id: ConnectionId, *, announce: bool, mine: bool = False
     ) -> int | None:
-        info = self._state.remove_member(room, client, self._worker if mine else None)
+        info = self._state.remove_member(room, connection_id, self._worker if mine else None)
         if info is not None and announce:
-            self._tell(lambda listener: listener.on_leave(room, info), room)
+            self._notify(lambda listener: listener.on_leave(room, info), room)
         return None if info is None else self._state.count(room)
 
     async def members(self, room: Room) -> Mapping[ConnectionId, ClientInfo]:
@@ -367,39 +394,39 @@ class MemoryBroker:
     async def members_page(self, room: Room, *, cursor: str = "", limit: int = 1000) -> MembersPage:
         return self._state.members_page(room, cursor, limit)
 
-    async def allow(self, room: Room, who: str, rate: Rate) -> bool:
+    async def allow(self, room: Room, subject: str, rate: Rate) -> bool:
         with self._refusing():
-            return self._state.allow(self._clock(), room, who, rate)
+            return self._state.allow(self._clock(), room, subject, rate)
 
     async def reap(self, worker: WorkerId) -> None:
-        self._reap(worker, self._worker)
+        self._reap(worker, None if worker == self._worker else self._worker)
 
     def _reap(self, worker: WorkerId, heir: WorkerId | None) -> None:
         reaped = self._state.reap(worker, heir)
         for departed in reaped:
             if departed.announce and not departed.inherited:
-                self._tell(_leave(departed), departed.room)
+                self._notify(_leave(departed), departed.room)
         if reaped and worker != self._worker:
-            self._tell(lambda listener: listener.on_departed(reaped))
+            self._notify(lambda listener: listener.on_departed(reaped))
 
     @contextlib.contextmanager
     def _refusing(self) -> Iterator[None]:
-        """Say it as the contract does where there is no room for what is to be kept."""
+        """Turn `Full` into the contract's error."""
         try:
             yield
         except Full:
             raise BrokerFull("memory:", self._state.budget.limit or 0) from None
 
-    def _tell(self, say: Callable[[BrokerListener], None], room: Room | None = None) -> None:
-        """Tell the listener in a later turn, if the room is still subscribed by then."""
+    def _notify(self, call: Callable[[BrokerListener], None], room: Room | None = None) -> None:
+        """Call the listener in a later turn, if the room is still subscribed by then."""
         if room is not None and room not in self._subscribed:
             return
 
-        def tell() -> None:
+        def notify() -> None:
             if self._listener is not None and (room is None or room in self._subscribed):
-                say(self._listener)
+                call(self._listener)
 
-        asyncio.get_running_loop().call_soon(tell)
+        asyncio.get_running_loop().call_soon(notify)
 
     def statistics(self) -> Mapping[str, int | float | str | bool]:
         return {"kind": "memory", "link": "up", "published": self._published, **self._state.statistics()}

@@ -1,16 +1,20 @@
 """
-What a broker in memory keeps of rooms, and how many bytes that is: streams, positions, idempotency keys.
+The streams of a broker in memory, and how many bytes it uses: publications, positions, idempotency keys.
 
-Pure: the time is an argument. Runs in the local broker's process, or in the worker that is alone. memory.py has the
-members and joins both. Everything here is counted against a `Budget`, and goes when its time is over.
+Pure: the time is an argument. Runs in the local broker's process, or in the worker of a cluster of one. memory.py adds
+the members. Everything stored here is counted in a `Budget` and expires.
 
-**How long a position is kept.** Publications go `ttl_s` after the last one. The position goes on counting for
-`meta_ttl_s` (30 days): it proves to who comes back that nothing was missed. In a room in which nothing was ever
-published there is nothing to prove: its position goes with the last subscriber, and `UNBORN_S` after somebody asked
-for it in any case. It is drawn from the broker's life and the room's name, so that it is the same when it comes again;
-only where a stream was forgotten is the next one of another epoch. Where room is needed, positions without publications
-are forgotten before their time, those first that were not used for the longest: whoever stood there is told that it
-may have missed something.
+**Lifetime of a position.** Publications expire `ttl_s` after the last one. The position lives for `meta_ttl_s` (30
+days): it proves to a returning client that it missed nothing.
+
+A stream that never had a publication proves nothing. It ends with the last subscriber, and at the latest
+`UNUSED_STREAM_S` after it was last requested. Its epoch is derived from the run id of the broker and the name of the
+room, so a stream that begins again has the same epoch. Only a stream that was forgotten begins under another epoch.
+
+**When memory is short**, positions without publications are forgotten early, the least recently used first. A client
+that resumes from such a position learns that it may have missed something.
+
+Invariant: `Budget.used` is the sum of the costs of everything stored, so each change of a stream changes it too.
 """
 
 from __future__ import annotations
@@ -22,15 +26,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from realtime.broker.base import UNBORN_S, History, Position, Publication, Published, Retention, Room
+from realtime.broker.base import UNUSED_STREAM_S, History, Position, Publication, Published, Retention, Room
 
-GENERATIONS: Final = (
-    1024  # of epochs; rooms that share one are told of another epoch once too often, and never too seldom
-)
-PRESSED_S: Final = 1.0  # between two attempts to make room
-SPARED: Final = 20  # of what may be kept, this part is made free, so that the next attempt is not soon
+# Counters of forgotten streams, shared by rooms of the same hash. Sharing changes an epoch once too often, never too
+# seldom.
+GENERATIONS: Final = 1024
+PRESSED_S: Final = 1.0  # between two attempts to free memory
+SPARED: Final = 20  # an attempt frees this fraction of the limit as well, so that the next one is not soon
 
-# What CPython 3.11 to 3.14 takes for the objects themselves, entries of dictionaries included; rounded up.
+# Bytes of the objects themselves in CPython 3.11 to 3.14, entries of dictionaries included; rounded up.
 _STREAM: Final = 400
 _QUEUE: Final = 760  # an empty deque
 _PUBLICATION: Final = 240
@@ -43,26 +47,26 @@ size_of = sys.getsizeof
 
 
 class Budget:
-    """How many bytes are kept, and how many may be. `refused` counts what was not taken."""
+    """The bytes in use, and their limit. `refused` counts what was not stored."""
 
-    __slots__ = ("held", "limit", "refused")
+    __slots__ = ("limit", "refused", "used")
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
-        self.held = 0
+        self.used = 0
         self.refused = 0
 
     def admits(self, growth: int) -> bool:
-        """Say whether so much more may be kept. What makes nothing grow always may."""
-        return growth <= 0 or self.limit is None or self.held + growth <= self.limit
+        """Return whether so many more bytes may be used. A change that does not grow is always admitted."""
+        return growth <= 0 or self.limit is None or self.used + growth <= self.limit
 
 
 class Full(Exception):
-    """There is no room for what was to be kept. Nothing was changed."""
+    """There is no memory for what was to be stored. Nothing was changed."""
 
 
 def cost_of(publication: Publication) -> int:
-    """Return about how many bytes a kept publication takes."""
+    """Return about how many bytes a stored publication uses."""
     size = _PUBLICATION + len(publication.data)
     info, tags = publication.info, publication.tags
     if info is not None:
@@ -76,7 +80,7 @@ def cost_of(publication: Publication) -> int:
     return size
 
 
-class Stream:
+class RoomStream:
     """The publications of one room, oldest first, and the position after the last."""
 
     __slots__ = ("epoch", "expires_at", "offset", "publications", "published_at", "ttl_s")
@@ -84,20 +88,20 @@ class Stream:
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
         self.offset = 0
-        self.publications: deque[Publication] | None = None  # none, rather than an empty one
+        self.publications: deque[Publication] | None = None  # never an empty one, which would cost memory
         self.published_at = 0.0
-        self.ttl_s = 0.0  # of its publications, as the last one had it
-        self.expires_at = 0.0  # when even the position is forgotten
+        self.ttl_s = 0.0  # of its publications, as the last one set it
+        self.expires_at = 0.0  # when the position is forgotten too
 
 
 class Streams:
     """Streams and idempotency keys. Times are in seconds, on any clock that never goes back."""
 
-    def __init__(self, budget: Budget, life: bytes) -> None:
-        """`life` is what no other process ever had: streams of another life have other epochs."""
-        self.by_room: dict[Room, Stream] = {}
+    def __init__(self, budget: Budget, run_id: bytes) -> None:
+        """`run_id` is unique to this process, so that streams of another process have other epochs."""
+        self.by_room: dict[Room, RoomStream] = {}
         self._budget = budget
-        self._life = life
+        self._run_id = run_id
         self._generations = [0] * GENERATIONS
         self._done: dict[tuple[Room, str], tuple[float, Position]] = {}
         self._kept = 0  # publications
@@ -115,78 +119,93 @@ class Streams:
         is_bound: bool = True,
     ) -> tuple[Published, Publication | None]:
         """
-        Add a publication. Return its position, and the publication as all get it, or None for a repetition. Without
-        `is_bound` it is kept whatever the budget says.
+        Add a publication. Return its position, and the publication as subscribers get it.
+
+        For a repeated idempotency key, the publication is None and nothing was added. Without `is_bound`, the budget
+        refuses nothing.
 
         Raises:
-            Full: there is no room for it.
+            Full: there is no memory for it.
         """
         if idempotency_key is not None:
             done = self._done.get((room, idempotency_key))
             if done is not None and done[0] > now:
                 return Published(done[1], duplicate=True), None
         key_cost = 0 if idempotency_key is None else _key_cost(room, idempotency_key)
-        cost = 0
+        position, cost = Position("", 0), 0
         if retention.size:
             cost = cost_of(publication)
             if is_bound and not self._budget.admits(cost + key_cost + _STREAM + _QUEUE + size_of(room)):
-                self._take(now, room, cost, retention, key_cost)
+                self._admit_publication(now, room, cost, retention, key_cost)
         elif key_cost and is_bound:
             self.admit(now, key_cost)
-        position = Position("", 0)
+        # From here on nothing is refused, so that a refused publish changes nothing.
         if retention.size:
-            stream = self.by_room.get(room)
-            if stream is None or stream.expires_at <= now:
-                stream = self._begin(now, room, retention)
-            stream.offset += 1
-            stream.expires_at = now + max(retention.meta_ttl_s, retention.ttl_s)
-            position = Position(stream.epoch, stream.offset)
-            publication = Publication(
-                publication.data,
-                stream.offset,
-                stream.epoch,
-                publication.info,
-                publication.tags,
-                publication.time_ms,
-                publication.exclude,
-            )
-            if now - stream.published_at >= retention.ttl_s:
-                self._clear(stream)  # what had expired does not come back with the next
-            stream.published_at, stream.ttl_s = now, retention.ttl_s
-            kept = stream.publications
-            if kept is None:
-                kept = stream.publications = deque()
-                self._budget.held += _QUEUE
-            kept.append(publication)
-            self._kept += 1
-            self._budget.held += cost
-            if len(kept) > retention.size:
-                self._trim(stream, now, retention)
+            publication = self._append(now, room, publication, cost, retention)
+            position = Position(publication.epoch, publication.offset)
         if idempotency_key is not None:
             if self._done.pop((room, idempotency_key), None) is None:
-                self._budget.held += key_cost
+                self._budget.used += key_cost
             self._done[(room, idempotency_key)] = (now + idempotency_ttl_s, position)
         return Published(position), publication
 
-    def _take(self, now: float, room: Room, cost: int, retention: Retention, key_cost: int) -> None:
-        """Refuse what would grow beyond the budget. A room whose history has its size goes on: one goes for each."""
+    def _append(self, now: float, room: Room, publication: Publication, cost: int, retention: Retention) -> Publication:
+        """Store a publication at the end of its stream. Return it with its position."""
+        stream = self.by_room.get(room)
+        if stream is None or stream.expires_at <= now:
+            stream = self._begin(now, room, retention)
+        stream.offset += 1
+        stream.expires_at = now + max(retention.meta_ttl_s, retention.ttl_s)
+        publication = Publication(
+            publication.data,
+            stream.offset,
+            stream.epoch,
+            publication.info,
+            publication.tags,
+            publication.time_ms,
+            publication.exclude,
+        )
+        if now - stream.published_at >= retention.ttl_s:
+            self._clear(stream)  # expired publications must not return with the new one
+        stream.published_at, stream.ttl_s = now, retention.ttl_s
+        stored = stream.publications
+        if stored is None:
+            stored = stream.publications = deque()
+            self._budget.used += _QUEUE
+        assert not stored or stored[-1].offset < stream.offset, "offsets of an epoch only grow"
+        stored.append(publication)
+        self._kept += 1
+        self._budget.used += cost
+        if len(stored) > retention.size:
+            self._trim(stream, now, retention)
+        return publication
+
+    def _admit_publication(self, now: float, room: Room, cost: int, retention: Retention, key_cost: int) -> None:
+        """
+        Admit exactly what a publication adds, minus what it displaces.
+
+        A room whose history has its full size can thus go on in full memory: each publication displaces another.
+
+        Raises:
+            Full: it would use more memory than the budget has.
+        """
         growth = key_cost + cost
         stream = self.by_room.get(room)
-        kept = () if stream is None or stream.publications is None else stream.publications
+        stored = () if stream is None or stream.publications is None else stream.publications
         growth += _STREAM + size_of(room) if stream is None else 0
-        growth += 0 if kept else _QUEUE
-        leaving = len(kept) + 1 - retention.size
-        if stream is not None and kept and now - stream.published_at >= retention.ttl_s:
-            leaving = len(kept)
-        growth -= sum([cost_of(each) for each, _ in zip(kept, range(max(leaving, 0)), strict=False)])
+        growth += 0 if stored else _QUEUE
+        displaced = len(stored) + 1 - retention.size
+        if stream is not None and stored and now - stream.published_at >= retention.ttl_s:
+            displaced = len(stored)
+        growth -= sum([cost_of(each) for each, _ in zip(stored, range(max(displaced, 0)), strict=False)])
         self.admit(now, growth)
 
     def admit(self, now: float, growth: int) -> None:
         """
-        See that so much more may be kept; where it may not, forget what is due, and what nobody needs.
+        Check that so many more bytes may be used. Free memory first, if necessary and not tried within `PRESSED_S`.
 
         Raises:
-            Full: it may not.
+            Full: they may not.
         """
         if not self._budget.admits(growth) and now - self._pressed_at >= PRESSED_S:
             self._pressed_at = now
@@ -197,7 +216,7 @@ class Streams:
             raise Full
 
     def _forget_positions(self, growth: int) -> None:
-        """Forget positions of rooms that have no publications, until so much more may be kept, and some to spare."""
+        """Forget positions of rooms without publications, until `growth` and a reserve are free."""
         growth += (self._budget.limit or 0) // SPARED
         idle = [room for room, stream in self.by_room.items() if stream.publications is None]
         idle.sort(key=lambda room: self.by_room[room].expires_at)
@@ -207,7 +226,11 @@ class Streams:
             self.forget(room)
 
     def position(self, now: float, room: Room, retention: Retention) -> Position:
-        """Return the top of a stream, beginning it where there is none and there is memory for it: it is the same."""
+        """
+        Return the top of a stream. Create it where there is none.
+
+        Without memory for a new stream it is not created. The result is the same, because its epoch can be computed.
+        """
         if room not in self.by_room and not self._budget.admits(_STREAM + size_of(room)):
             return Position(self._epoch_of(room), 0)
         stream = self._begin(now, room, retention)
@@ -220,7 +243,7 @@ class Streams:
             if stream is not None and stream.expires_at > now:
                 found[room] = Position(stream.epoch, stream.offset)
                 if not stream.offset:
-                    stream.expires_at = max(stream.expires_at, now + UNBORN_S)
+                    stream.expires_at = max(stream.expires_at, now + UNUSED_STREAM_S)
         return found
 
     def history(
@@ -252,27 +275,27 @@ class Streams:
         return History(kept[:limit], top)
 
     def forget_history(self, room: Room) -> None:
-        """Remove a room's publications; its position goes on counting."""
+        """Remove a room's publications. The position stays, and offsets go on from it."""
         stream = self.by_room.get(room)
         if stream is not None:
             self._clear(stream)
 
     def forget(self, room: Room) -> None:
-        """Remove a stream with its position: what comes next has another epoch."""
+        """Remove a stream with its position. The room's next stream has another epoch, if this one was ever used."""
         stream = self.by_room.pop(room)
         self._clear(stream)
-        self._budget.held -= _STREAM + size_of(room)
+        self._budget.used -= _STREAM + size_of(room)
         if stream.offset:
             self._generations[self._number_of(room)] += 1
 
     def unwatched(self, room: Room) -> None:
-        """Learn that nobody is subscribed any more. A room that was only looked at is not kept."""
+        """Note that the room has no subscriber any more. A stream that was never used is removed."""
         stream = self.by_room.get(room)
         if stream is not None and not stream.offset:
             self.forget(room)
 
     def sweep(self, now: float) -> None:
-        """Forget what has expired."""
+        """Remove everything that has expired."""
         for room, stream in list(self.by_room.items()):
             if stream.expires_at <= now:
                 self.forget(room)
@@ -280,22 +303,23 @@ class Streams:
                 self._clear(stream)
         for key in [key for key, (expires_at, _) in self._done.items() if expires_at <= now]:
             del self._done[key]
-            self._budget.held -= _key_cost(*key)
+            self._budget.used -= _key_cost(*key)
 
-    def _begin(self, now: float, room: Room, retention: Retention) -> Stream:
+    def _begin(self, now: float, room: Room, retention: Retention) -> RoomStream:
+        """Return the room's stream with a new expiry. Create it where there is none, or an expired one."""
         stream = self.by_room.get(room)
         if stream is not None and stream.expires_at <= now:
             self.forget(room)
             stream = None
         if stream is None:
-            stream = self.by_room[room] = Stream(self._epoch_of(room))
-            self._budget.held += _STREAM + size_of(room)
+            stream = self.by_room[room] = RoomStream(self._epoch_of(room))
+            self._budget.used += _STREAM + size_of(room)
         kept_s = max(retention.meta_ttl_s, retention.ttl_s)
-        stream.expires_at = now + (kept_s if stream.offset else max(min(kept_s, UNBORN_S), 0.0))
+        stream.expires_at = now + (kept_s if stream.offset else max(min(kept_s, UNUSED_STREAM_S), 0.0))
         return stream
 
-    def _trim(self, stream: Stream, now: float, retention: Retention) -> None:
-        """Forget what is too old or too much."""
+    def _trim(self, stream: RoomStream, now: float, retention: Retention) -> None:
+        """Remove publications that are too old or too many."""
         kept = stream.publications
         if kept is None:
             return
@@ -303,24 +327,26 @@ class Streams:
             self._clear(stream)
             return
         while len(kept) > retention.size:
-            self._budget.held -= cost_of(kept.popleft())
+            self._budget.used -= cost_of(kept.popleft())
             self._kept -= 1
         if not kept:
             self._clear(stream)
 
-    def _clear(self, stream: Stream) -> None:
+    def _clear(self, stream: RoomStream) -> None:
+        """Remove all publications of a stream, and give their memory back."""
         if stream.publications is not None:
-            self._budget.held -= _QUEUE + sum(map(cost_of, stream.publications))
+            self._budget.used -= _QUEUE + sum(map(cost_of, stream.publications))
             self._kept -= len(stream.publications)
+            assert self._budget.used >= 0, "each cost is subtracted once, and never changes while it is counted"
             stream.publications = None
 
     # Epochs
 
     def _epoch_of(self, room: Room) -> str:
-        """Return what the next stream of a room has for its epoch."""
+        """Return the epoch of the room's next stream."""
         generation = self._generations[self._number_of(room)]
         name = b"%d:%b" % (generation, room.encode("utf-8", "surrogatepass"))
-        return base64.urlsafe_b64encode(hashlib.blake2b(name, key=self._life, digest_size=6).digest()).decode()
+        return base64.urlsafe_b64encode(hashlib.blake2b(name, key=self._run_id, digest_size=6).digest()).decode()
 
     @staticmethod
     def _number_of(room: Room) -> int:

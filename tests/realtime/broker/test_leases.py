@@ -128,7 +128,7 @@ async def test_a_worker_that_stood_still_while_redis_lost_everything_tells_of_it
             process.send_signal(signal.SIGSTOP)
             assert isinstance(b.broker, RedisBroker)
             await eventually(lambda: has_no_lease(b, brief.make("a").id))
-            await b.broker._commands.ask(HOME, "FLUSHALL")
+            await b.broker._commands.request(HOME, "FLUSHALL")
             process.send_signal(signal.SIGCONT)
             await eventually(lambda: is_present(b, room, info_of(brief, "a")))
         await flushed(b, room)
@@ -171,7 +171,7 @@ async def test_who_is_being_inherited_is_no_ghost(brief: Place) -> None:
             process.kill()
             reaping = asyncio.create_task(b.broker.reap(brief.make("a").id))
             while not reaping.done():
-                await b.broker._members._reconcile()
+                await b.broker._members._reap_stale()
             await reaping
         await b.heard.until(lambda: len(b.heard.departed) >= len(rooms))
         assert sorted(each.room for each in b.heard.departed) == sorted(rooms), "each once"
@@ -189,7 +189,7 @@ async def test_of_many_members_some_are_asked_for_at_a_time(brief: Place, monkey
         assert sorted(each.room for each in b.heard.departed) == sorted(rooms)
         assert isinstance(b.broker, RedisBroker)
         for room in rooms:
-            await b.broker._commands.ask(tag_of(room), "DEL", b.broker._keys.members(room))
+            await b.broker._commands.request(tag_of(room), "DEL", b.broker._keys.members(room))
         await b.broker._members._register(b.broker._nodes.route, lambda _: True)
         gone = info_of(brief, "a")
         assert [set(await b.broker.members(room)) for room in rooms] == [{gone.connection_id}] * len(rooms)
@@ -232,10 +232,10 @@ async def test_nobody_is_taken_for_dead_because_redis_wrote_nothing_for_longer_t
         assert isinstance(a.broker, RedisBroker)
         commands = a.broker._commands
         try:
-            await commands.ask(HOME, "CONFIG", "SET", "maxmemory", "1")
+            await commands.request(HOME, "CONFIG", "SET", "maxmemory", "1")
             await eventually(lambda: has_only_leases_that_ended(a))
         finally:
-            await commands.ask(HOME, "CONFIG", "SET", "maxmemory", "0")
+            await commands.request(HOME, "CONFIG", "SET", "maxmemory", "0")
         await eventually(lambda: has_lease(a, a.id))
         await eventually(lambda: has_lease(a, b.id))
         for each in (a, b):
@@ -255,7 +255,7 @@ async def has_lease(worker: Worker, other: WorkerId) -> bool:
 async def has_no_lease(worker: Worker, other: WorkerId) -> bool:
     """Return whether another worker was reaped, to the end: then its lease is removed."""
     assert isinstance(worker.broker, RedisBroker)
-    return await worker.broker._commands.ask(HOME, "ZSCORE", worker.broker._keys.leases, other) is None
+    return await worker.broker._commands.request(HOME, "ZSCORE", worker.broker._keys.leases, other) is None
 
 
 async def is_present(worker: Worker, room: Room, info: ClientInfo) -> bool:

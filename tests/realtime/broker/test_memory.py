@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from realtime.broker.base import (
     PRIVATE,
-    UNBORN_S,
+    UNUSED_STREAM_S,
     ClientInfo,
     ConnectionId,
     Position,
@@ -24,7 +24,7 @@ from realtime.broker.base import (
     WorkerId,
 )
 from realtime.broker.local import LocalBroker
-from realtime.broker.local_server import LocalBrokerServer, Peer
+from realtime.broker.local_server import LocalBrokerServer, WorkerLink
 from realtime.broker.memory import Member, MemoryBroker, MemoryState
 from realtime.broker.streams import Full
 from realtime.errors import BrokerFull, BrokerUnavailable
@@ -127,7 +127,7 @@ async def test_redis_keeps_a_room_that_was_only_looked_at_for_minutes_and_one_th
         await worker.broker.position(looked, retention=KEPT)
         await worker.broker.position(used, retention=KEPT)
         await worker.publish(used, b"1")
-        assert 0 < await client.pttl(keys.meta(looked)) <= UNBORN_S * 1000
+        assert 0 < await client.pttl(keys.meta(looked)) <= UNUSED_STREAM_S * 1000
         assert await client.pttl(keys.meta(used)) > 29 * 86400_000
         await client.pexpire(keys.meta(looked), 60_000)
         await worker.broker.positions([looked])
@@ -145,15 +145,15 @@ def test_history_goes_when_its_time_is_over_and_the_position_stays() -> None:
     state, kept = MemoryState(), Retention(10, ttl_s=60.0, meta_ttl_s=3600.0)
     for n in range(5):
         published, _ = state.publish(float(n), Room("r"), publication(), kept, None, 0)
-    before = state.budget.held
+    before = state.budget.used
     state.sweep(63.9)
     assert state.statistics()["kept"] == 5
     state.sweep(64.0)
     assert (state.statistics()["kept"], state.statistics()["streams"]) == (0, 1)
-    assert state.budget.held < before / 4
+    assert state.budget.used < before / 4
     assert state.streams.positions(64.0, [Room("r")]) == {Room("r"): published.position}
     state.sweep(4 + 3600.0)
-    assert (state.statistics()["streams"], state.budget.held) == (0, 0)
+    assert (state.statistics()["streams"], state.budget.used) == (0, 0)
 
 
 def test_a_stream_that_was_forgotten_never_comes_back_under_an_epoch_that_it_had() -> None:
@@ -185,7 +185,7 @@ async def full_broker(kind: str, limit: int, tmp_path: object) -> AsyncIterator[
         return
     server = LocalBrokerServer(limit)
     path = f"{tmp_path}/b.sock"
-    listener = await asyncio.get_running_loop().create_unix_server(lambda: Peer(server), path)
+    listener = await asyncio.get_running_loop().create_unix_server(lambda: WorkerLink(server), path)
     worker = Worker(A, LocalBroker(path, A), Heard())
     await worker.broker.start(worker.heard)
     yield worker
@@ -265,7 +265,7 @@ async def test_workers_are_told_that_the_broker_is_full_and_when_it_is_not(tmp_p
     import asyncio
 
     server = LocalBrokerServer(SMALL)
-    listener = await asyncio.get_running_loop().create_unix_server(lambda: Peer(server), f"{tmp_path}/b.sock")
+    listener = await asyncio.get_running_loop().create_unix_server(lambda: WorkerLink(server), f"{tmp_path}/b.sock")
     worker = Worker(A, LocalBroker(f"{tmp_path}/b.sock", A), Heard())
     await worker.broker.start(worker.heard)
     await fill(worker)
@@ -274,7 +274,7 @@ async def test_workers_are_told_that_the_broker_is_full_and_when_it_is_not(tmp_p
     await late.broker.start(late.heard)
     await eventually(lambda: is_so(bool(late.broker.statistics()["refuses"])))
     await worker.broker.forget_history(Room("big"))
-    server._tell_state()  # as it does every few seconds
+    server._send_state()  # as it does every few seconds
     await eventually(lambda: is_so(not worker.broker.statistics()["refuses"]))
     await worker.broker.close()
     await late.broker.close()
@@ -330,7 +330,7 @@ def test_whatever_happens_the_bytes_are_bounded_and_all_given_back(
     acknowledged: dict[Room, int] = {}
     private = 0
     for step, room, one, two in steps:
-        before = state.budget.held
+        before = state.budget.used
         with contextlib.suppress(Full):
             if step == "publish":
                 assert isinstance(one, int)
@@ -361,10 +361,10 @@ def test_whatever_happens_the_bytes_are_bounded_and_all_given_back(
             else:
                 state.reap(A, None)
         if room.startswith(PRIVATE):
-            private += max(0, state.budget.held - before)
-        assert state.budget.held <= SMALL + private
-        assert state.budget.held >= 0
+            private += max(0, state.budget.used - before)
+        assert state.budget.used <= SMALL + private
+        assert state.budget.used >= 0
     state.reap(A, None)
     state.sweep(now + 40 * 86400)
-    assert state.budget.held == 0
+    assert state.budget.used == 0
     assert not any(count for name, count in state.statistics().items() if name != "refused")
