@@ -123,9 +123,12 @@ _tasks: set[asyncio.Task[None]] = set()  # strong references, because an event l
 
 
 async def _carry_out(make: Callable[[], Awaitable[T]], future: concurrent.futures.Future[T]) -> None:
+    """Run a coroutine and pass its result or exception to a waiting thread."""
     try:
         result = await make()
     except asyncio.CancelledError as error:
+        # Two causes: the coroutine cancelled itself, or the ending loop cancels this task. Only the latter counts in
+        # `cancelling`, and the thread gets it as the end of the worker.
         task = asyncio.current_task()
         is_ending = task is not None and task.cancelling()
         future.set_exception(RuntimeError(ENDED) if is_ending else error)
@@ -138,6 +141,7 @@ async def _carry_out(make: Callable[[], Awaitable[T]], future: concurrent.future
 
 def _wait(loop: asyncio.AbstractEventLoop, future: concurrent.futures.Future[T]) -> T:
     """Block until the future is done. Raise RuntimeError when the loop ends before that."""
+    assert _running() is not loop, "the loop would wait for itself"
     while True:
         try:
             return future.result(CHECK_S)

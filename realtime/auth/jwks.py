@@ -159,7 +159,7 @@ class KeySet:
         self._is_used = True
         kid, algorithm = head.get("kid"), head.get("alg")
         named = [each for each in self._keys if kid is not None and each.kid == kid]
-        if named:
+        if named:  # a key of another algorithm is never tried: that would be an algorithm confusion attack
             return Candidates([each.public for each in named if algorithm in each.algorithms], is_named=True)
         found = [
             each.public for each in self._keys if algorithm in each.algorithms and (kid is None or each.kid is None)
@@ -204,11 +204,11 @@ class KeySet:
         Raises:
             TokenUnverified: it failed, or it is not due within `WAIT_S`.
         """
-        fetching = self._schedule()
+        fetching = self._schedule()  # even where this caller will not wait for it: the next token needs it
         due_in_s = 0.0 if self._is_requesting else self._due_at() - self._clock()
         if due_in_s > (0.0 if self._problem else WAIT_S):
             raise TokenUnverified(f"{self._problem or 'its key is not known'}; next request in {due_in_s:.0f} s")
-        await asyncio.shield(fetching)
+        await asyncio.shield(fetching)  # a cancelled caller must not end the fetch of the others
         if self._problem:
             raise TokenUnverified(self._problem)
         return self._began_at
@@ -232,7 +232,13 @@ class KeySet:
         return self._ended_at + min(AGAIN_S, PAUSE_S * (1 << min(self._fruitless, 16)))
 
     async def _update(self) -> None:
+        """
+        Wait for the pause to end, fetch the set once, and note the result.
+
+        Invariant: at most one such task exists, and `_fetching` is it. A failure leaves the known keys as they are.
+        """
         assert self.url is not None, "KeyUnknown and refresh_if_old() need a url, and only they start a fetch"
+        assert not self._is_requesting, "_schedule() starts no second task"
         try:
             if (pause_s := self._due_at() - self._clock()) > 0:
                 await self._sleep(pause_s)
@@ -247,6 +253,7 @@ class KeySet:
             self._fetching = None
 
     def _begin(self) -> None:
+        """Note the beginning of a fetch. After a quiet time, earlier fetches without new keys no longer count."""
         self._began_at = self._clock()
         self._is_used = False
         if self._ended_at is not None and self._began_at - self._ended_at > QUIET_S:
@@ -272,6 +279,7 @@ class KeySet:
         return f"there are no keys from {shown}: {why}"
 
     def _replace_keys(self, published: list[dict[str, str]], fetched_at: float) -> None:
+        """Replace all keys of the set. A key that the provider withdrew is thus no longer trusted."""
         self._published, self._fetched_at = published, fetched_at
         self._keys = [key for each in published if (key := read_key(each)) is not None]
 
@@ -340,7 +348,7 @@ def read_key(jwk: Mapping[str, str]) -> Key | None:
         public = jwt.PyJWK(dict(jwk), reader).key
     except (jwt.PyJWTError, ValueError, TypeError, KeyError, UnsupportedAlgorithm):
         return None
-    named = jwk.get("alg")
+    named = jwk.get("alg")  # narrows what the key may verify, and never widens it
     algorithms = [each for each in algorithms_of(public) if named is None or each == _NAMES.get(named, named)]
     return Key(jwk.get("kid"), tuple(algorithms), public) if algorithms else None
 

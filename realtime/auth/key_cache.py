@@ -54,6 +54,7 @@ class KeyCache:
         Return None where there are none, or where the file has not changed since the last call.
         """
         try:
+            # Keys from a file that another user can write or replace by a link would let that user sign tokens.
             fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             with open(fd, "rb") as file:
                 found = os.fstat(fd)
@@ -72,7 +73,9 @@ class KeyCache:
 
     def save(self, url: str, keys: Sequence[dict[str, str]]) -> None:
         """Write the keys that were just fetched. The file is replaced atomically, so no worker reads half of it."""
-        part = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        part = self._path.with_name(
+            f"{self._path.name}.{os.getpid()}"
+        )  # one per worker, as workers save at the same time
         text = msgspec.json.encode(_CachedKeys(url, self._now(), list(keys)))
         try:
             fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

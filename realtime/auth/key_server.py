@@ -36,6 +36,7 @@ async def fetch(url: str) -> bytes:
         ValueError: the answer is not HTTP, is too large, or redirects to another scheme.
     """
     loop = asyncio.get_running_loop()
+    assert url.partition(":")[0].lower() in ("http", "https"), "the setting allows no other scheme"
     answer: asyncio.Future[bytes] = loop.create_future()
     sockets = _RequestSockets()
 
@@ -93,6 +94,8 @@ class _RequestSockets:
 
 
 def _read(url: str, sockets: _RequestSockets) -> bytes:
+    """Read a URL in this thread. Each connection, also of a redirect, is in `sockets` before a byte is sent."""
+
     class Plain(http.client.HTTPConnection):
         def connect(self) -> None:
             super().connect()
@@ -112,7 +115,7 @@ def _read(url: str, sockets: _RequestSockets) -> bytes:
     opener = urllib.request.build_opener(Handler, SecureHandler, _Redirects)
     agent = {"User-Agent": f"realtime/{realtime.__version__}", "Accept": "application/json"}
     request = urllib.request.Request(url, headers=agent)  # noqa: S310 - the setting allows http(s) alone
-    text = bytearray()
+    text = bytearray()  # read piece by piece, so that an endless answer ends at SIZE_MAX
     try:
         with opener.open(request, timeout=SOCKET_S) as response:
             while len(text) <= SIZE_MAX and (part := response.read1(CHUNK)):

@@ -55,7 +55,7 @@ class Revoked:
         if revocation.until_s <= now_s:
             return
         kind, key = (self._tokens, revocation.token) if revocation.token else (self._users, revocation.user)
-        known = kind.pop(key, None)
+        known = kind.pop(key, None)  # removed first, so that an extended revocation counts as the youngest
         if known is not None:
             until_s, before_s = max(known.until_s, revocation.until_s), max(known.before_s, revocation.before_s)
             revocation = msgspec.structs.replace(revocation, until_s=until_s, before_s=before_s)
@@ -64,6 +64,7 @@ class Revoked:
             self._forget(kind, now_s)
 
     def _forget(self, kind: dict[str, Revocation], now_s: float) -> None:
+        """Remove revocations that have ended, and if there are still too many, the oldest."""
         for key in [key for key, each in kind.items() if each.until_s <= now_s]:
             del kind[key]
         if len(kind) > MOST:
@@ -79,5 +80,6 @@ class Revoked:
         found = self._users.get(user) if isinstance(user, str) else None
         if found is None or now_s >= found.until_s:
             return False
+        # Without a usable `iat`, nothing proves that the token is newer. `not >=` also covers NaN.
         issued = claims.get("iat")
         return isinstance(issued, bool) or not isinstance(issued, int | float) or not issued >= found.before_s

@@ -138,6 +138,12 @@ class Tokens:
         return await self._verified(lambda: self.subscription(token, now()), lambda: self._unknown(token, now()))
 
     async def _verified(self, read: Callable[[], T], unknown: Callable[[], Exception]) -> T:
+        """
+        Return what `read` returns, and wait for a fetch of keys if that raises `KeyUnknown`.
+
+        A fetch that began before the token arrived proves nothing about its key: the provider may have published the
+        key since. So the token waits for one that began later. `unknown` then makes the refusal.
+        """
         keys = self._keys
         try:
             claims = read()
@@ -148,7 +154,7 @@ class Tokens:
                 keys.refresh_if_old()
             return claims
         arrived = keys.now()
-        if keys.load_cached():
+        if keys.load_cached():  # another worker may have fetched the key already, which costs no request
             with contextlib.suppress(KeyUnknown):
                 return read()
         try:
@@ -235,6 +241,8 @@ class Tokens:
             claims = self._open(token)
         except (jwt.PyJWTError, RecursionError) as error:  # RecursionError: the head is parsed before it is verified
             raise TokenInvalid(str(error)) from error
+        # The order matters: whether a token is for this server at all comes before whether it has expired. Otherwise a
+        # foreign token would be answered "expired", and its client would fetch another of the same kind for ever.
         try:
             msgspec.json.encode(claims)
         except UnicodeEncodeError as error:  # such a text cannot be sent to any client
@@ -288,6 +296,7 @@ class Tokens:
         raise KeyUnknown(why)
 
     def _check_addressee(self, claims: Mapping[str, Any]) -> None:
+        """Check `aud` and `iss` where settings give them. A set of keys may sign for several applications."""
         if self._audience is not None:
             audience = claims.get("aud")
             if self._audience not in (audience if isinstance(audience, list) else [audience]):
@@ -317,6 +326,7 @@ def _decode(token: str, key: Any, algorithms: list[str]) -> dict[str, Any]:
 
 
 def _user(claims: Mapping[str, Any]) -> str:
+    """Return the user; empty for none. RFC 7519, section 4.1.2, requires a text, so a number is refused."""
     user = claims.get("sub", "")
     if not isinstance(user, str):
         raise TokenInvalid(f'`sub` is {_named(user)}, and has to be a text such as "42" (RFC 7519, section 4.1.2)')
@@ -331,6 +341,12 @@ def _named(value: object) -> str:
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:
+    """
+    Return a claim that is a time, None where the token lacks it.
+
+    Raises:
+        TokenInvalid: it is no finite number. In Python, true and false are numbers; here they are not.
+    """
     value = claims.get(name)
     if value is None:
         return None
@@ -347,7 +363,7 @@ def _expire_at(claims: Mapping[str, Any]) -> float | None:
     chosen = _time(claims, "expire_at")
     if chosen is None:
         return _time(claims, "exp")
-    return chosen or None
+    return chosen or None  # 0, that is never
 
 
 def _json(claims: Mapping[str, Any], name: str) -> bytes | None:

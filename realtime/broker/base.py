@@ -182,6 +182,31 @@ class BrokerListener(Protocol):
         """
 
 
+class IgnoredEvents:
+    """The listener of a broker before `start` and after `close`: it ignores every event."""
+
+    def on_publication(self, room: Room, publication: Publication) -> None:
+        """Ignore it."""
+
+    def on_join(self, room: Room, info: ClientInfo) -> None:
+        """Ignore it."""
+
+    def on_leave(self, room: Room, info: ClientInfo) -> None:
+        """Ignore it."""
+
+    def on_departed(self, departed: Sequence[Departed]) -> None:
+        """Ignore it."""
+
+    def on_link_lost(self) -> None:
+        """Ignore it."""
+
+    def on_link_restored(self) -> None:
+        """Ignore it."""
+
+    def on_gap(self, rooms: Sequence[Room]) -> None:
+        """Ignore it."""
+
+
 class Broker(Protocol):
     """
     The contract.

@@ -28,10 +28,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from realtime.broker.address import RedisAddress, RedisLocation
+from realtime.broker.base import WorkerId
 from realtime.broker.cluster_map import fetch_map
 from realtime.broker.cluster_route import MOVING_S, REDIRECTIONS, SHARDED_PUBLISH, ClusterRoute, DirectRoute
 from realtime.broker.cluster_subscriptions import ClusterSubscriptions, events_of
@@ -43,6 +44,7 @@ from realtime.broker.hash_slots import (
     read_redirection,
     tag_in_hash_slots,
 )
+from realtime.broker.keys import RedisKeys
 from realtime.broker.links import NodesOwner, RedisLink
 from realtime.broker.nodes import PAUSES_S
 from realtime.broker.resp import CONNECT_S, CommandFailed
@@ -57,11 +59,12 @@ class ClusterNodes:
     publishing = SHARDED_PUBLISH
 
     def __init__(
-        self, location: RedisLocation, owner: NodesOwner, *, name: str, probe_channel: Callable[[str], str]
+        self, location: RedisLocation, owner: NodesOwner, *, name: str, keys: RedisKeys, worker: WorkerId
     ) -> None:
-        """`probe_channel` gives the channel of this worker's probes for a hash tag."""
+        """`name` is the name of the connections at the servers. `keys` and `worker` name the probes' channels."""
         self.shown = location.shown
-        self._location, self._owner, self._name, self._probe_channel = location, owner, name, probe_channel
+        self._location, self._owner, self._name = location, owner, name
+        self._keys, self._worker = keys, worker
         self._links: dict[Endpoint, RedisLink] = {}
         self._fresh: set[RedisLink] = set()  # links at which members must still be registered
         self._direct = DirectRoute(self.shown)
@@ -92,6 +95,13 @@ class ClusterNodes:
         return self._route
 
     async def start(self) -> None:
+        """
+        Connect to all masters.
+
+        Raises:
+            BrokerUnavailable: some hash slots have no reachable node. A cluster that is not whole must not be started
+                on, because its operator would learn of it from clients.
+        """
         try:
             await self._reconcile()
         except CommandFailed as error:
@@ -101,6 +111,7 @@ class ClusterNodes:
         self._reconciling = asyncio.get_running_loop().create_task(self._reconcile_forever())
 
     async def close(self) -> None:
+        """End the reconciling task first, so that it opens no link while the links are closed."""
         if self._reconciling is not None:
             self._reconciling.cancel()
             await asyncio.gather(self._reconciling, return_exceptions=True)
@@ -110,6 +121,7 @@ class ClusterNodes:
             link.close()
 
     def recheck(self, link: RedisLink | None = None) -> None:
+        """Wake the reconciling task. Whichever link it is about, the whole map is fetched."""
         self._wake.set()
 
     async def reconcile_again(self, source: Endpoint | None = None) -> None:
@@ -122,6 +134,13 @@ class ClusterNodes:
     # Subscriptions
 
     async def subscribe(self, channel: bytes) -> None:
+        """
+        Subscribe to a channel at the node of its hash slot, and again if the slot moves meanwhile.
+
+        Raises:
+            BrokerUnavailable: there is no link to that node, or this takes too long.
+            CommandFailed: the node refused.
+        """
         try:
             async with asyncio.timeout(MOVING_S + CONNECT_S):
                 await self._subscribe(channel)
@@ -147,6 +166,7 @@ class ClusterNodes:
         await self._subscriptions.unsubscribe(channel)
 
     def _push(self, link: RedisLink, message: list[Any]) -> None:
+        """Handle a push: a message, a probe of this worker, or the end of a subscription."""
         kind, channel = message[0], message[1]
         if kind == b"sunsubscribe":
             if self._subscriptions.note_end(link, channel):
@@ -162,6 +182,7 @@ class ClusterNodes:
     # Links
 
     def _lost(self, link: RedisLink) -> None:
+        """Forget a lost link, and reconcile. With the last link, notify the owner once until everything is back."""
         endpoint = (link.address.host, link.address.port)
         if self._links.get(endpoint) is not link:
             return
@@ -181,6 +202,7 @@ class ClusterNodes:
         self._subscriptions.forget_link(link)
 
     async def _open(self, endpoint: Endpoint) -> None:
+        """Open a link to a master. A failure is only logged: reconciling tries again until the cluster is whole."""
         address: RedisAddress = self._location.login.at(*endpoint)
         try:
             link = await RedisLink.open(address, name=self._name, on_lost=self._lost, on_push=self._push, sharded=True)
@@ -194,6 +216,7 @@ class ClusterNodes:
     # Reconciling
 
     async def _reconcile_forever(self) -> None:
+        """Reconcile whenever this task is woken, until the cluster is whole, with growing pauses."""
         while True:
             await self._wake.wait()
             attempt = 0
@@ -207,6 +230,7 @@ class ClusterNodes:
                 except Exception:
                     self._is_whole = False
                     logger.exception("! reconciling the nodes at %s failed", self.shown)
+                # Those that wait in reconcile_again() go on after each attempt, also after a failed one.
                 reconciled, self._reconciled = self._reconciled, asyncio.Event()
                 reconciled.set()
                 if self._is_whole:
@@ -226,11 +250,12 @@ class ClusterNodes:
         await asyncio.gather(*[self._subscribe_probe(link) for link in tuple(self._links.values())])
         regained = await self._subscribe_missing()
         is_whole = None not in self._direct.slots and self._subscriptions.are_complete(self._owner.channels())
+        assert self._fresh <= set(self._links.values()), "_forget() removes a link from both"
         if self._fresh:
-            fresh = set(self._fresh)
+            fresh = set(self._fresh)  # links may become fresh meanwhile; those stay for the next time
             await self._owner.enter(self._direct, fresh.__contains__)
             self._fresh -= fresh
-        self._is_whole = is_whole and not self._wake.is_set()
+        self._is_whole = is_whole and not self._wake.is_set()  # an event meanwhile may contradict what was found
         if self._was_lost and is_whole:
             self._was_lost = False
             self._owner.on_restored()
@@ -286,7 +311,7 @@ class ClusterNodes:
         link.probe = None
         if not own:
             return
-        probe = self._probe_channel(tag_in_hash_slots(own)).encode()
+        probe = self._keys.probe(self._worker, tag_in_hash_slots(own)).encode()
         try:
             await events_of(link).send_subscription("SSUBSCRIBE", probe)
         except (CommandFailed, BrokerUnavailable) as error:

@@ -85,6 +85,13 @@ class ClusterRoute:
         return self._direct.link(tag)
 
     async def request(self, tag: str, *words: Word) -> Any:
+        """
+        Send a command, and again after each redirection. Return its reply.
+
+        Raises:
+            CommandFailed: the node refused the command.
+            BrokerUnavailable: there is no link to the node, it was lost, or the hash slot moves for too long.
+        """
         link = self._direct.link(tag)
         try:
             return await link.commands.request(*words)
@@ -101,6 +108,7 @@ class ClusterRoute:
         return await self._follow(first, link, tag, send)
 
     async def run(self, tag: str, script: Script, keys: int, *arguments: Word) -> Any:
+        """Run a script, and again after each redirection. Return its result, or raise as `request`."""
         link = self._direct.link(tag)
         try:
             return await run_at(link, script, keys, *arguments)
@@ -163,6 +171,7 @@ class ClusterRoute:
                 return links[there], True
             await asyncio.sleep(AGAIN_S)
             return self._direct.link(tag), False
+        assert error.code == "MOVED", "the three redirections are handled one by one"
         await self._view.reconcile_again(there)
         target = self._direct.link(tag)
         if target is link:  # the node that gave the newest map does not know of the move yet

@@ -43,6 +43,8 @@ class ClusterSubscriptions:
         Raises:
             CommandFailed, BrokerUnavailable: none of them is subscribed.
         """
+        first, last = hash_slot_of_channel(channels[0]), hash_slot_of_channel(channels[-1])
+        assert first == last, "a node refuses SSUBSCRIBE for channels of several hash slots"
         for channel in channels:  # noted before the reply: the node may end the subscription right after it
             self._links[channel] = link
         try:
@@ -81,6 +83,7 @@ class ClusterSubscriptions:
         self._links = {channel: each for channel, each in self._links.items() if each is not link}
 
     def are_complete(self, channels: Iterable[bytes]) -> bool:
+        """Return whether every one of these channels is subscribed."""
         return all(channel in self._links for channel in channels)
 
     def missing(self, channels: Iterable[bytes]) -> list[tuple[RedisLink, list[bytes]]]:
@@ -109,5 +112,6 @@ class ClusterSubscriptions:
 
 
 def events_of(link: RedisLink) -> ShardedEvents:
+    """Return the pub/sub connection of a cluster node's link."""
     assert isinstance(link.events, ShardedEvents), "cluster.py opens every link with sharded=True"
     return link.events

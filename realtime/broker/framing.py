@@ -37,13 +37,14 @@ class Framed(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.transport: Any = None
-        self._buffer = bytearray()
-        self._turn: list[bytes] = []
+        self._buffer = bytearray()  # the beginning of a message that has not arrived whole
+        self._turn: list[bytes] = []  # messages of this turn of the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """Pass each whole message to `received`. The rest stays in the buffer, and is moved once per call."""
         buffer = self._buffer
         buffer += data
         at, size = 0, len(buffer)
@@ -75,6 +76,7 @@ class Framed(asyncio.Protocol):
         self._turn.append(framed)
 
     def _flush(self) -> None:
+        assert self._turn, "send_frame() schedules this once, with the first message of a turn"
         turn, self._turn = self._turn, []
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(b"".join(turn))

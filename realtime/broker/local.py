@@ -9,6 +9,11 @@ link has one timer, and checks the command that has waited longest.
 
 When the link is lost, every call fails at once. The link is reopened with growing pauses. Then rooms are subscribed and
 members registered again, and only after that the listener is notified.
+
+What the broker must know of this worker is stored here as well: the subscribed rooms in `_rooms`, the members in
+`_members`. Each call changes these first, and takes the change back when it fails. A reconnect therefore restores
+exactly what the callers were promised. A call that was sent when the link was lost may have happened at the broker; if
+it was the same process that answers again, registering again repeats it without harm.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from realtime.broker.base import (
     ConnectionId,
     Departed,
     History,
+    IgnoredEvents,
     MemberCounts,
     MembersPage,
     Position,
@@ -67,6 +73,7 @@ class LocalLink(Framed):
         super().__init__()
         self.broker = broker
         self.is_lost = False
+        # One entry for each command without an answer, in the order in which the commands were sent.
         self.waiting: deque[tuple[float, asyncio.Future[msgspec.Raw]]] = deque()  # since when, on the loop's clock
         self._watch: asyncio.TimerHandle | None = None
         self._reason = "the link was lost"
@@ -99,6 +106,7 @@ class LocalLink(Framed):
     def received(self, message: list[msgspec.Raw]) -> None:
         kind = msgspec.msgpack.decode(message[0], type=int)
         if kind in (REPLY, FAILED, REFUSED):
+            assert self.waiting, "local_server.py answers each command exactly once"
             _, future = self.waiting.popleft()
             if future.done():  # the caller was cancelled; its place is skipped
                 return
@@ -135,7 +143,7 @@ class LocalBroker:
         self._path = path
         self._worker = worker
         self._link: LocalLink | None = None
-        self._listener: BrokerListener | None = None
+        self._listener: BrokerListener = IgnoredEvents()
         self._rooms: set[Room] = set()
         self._members: dict[tuple[Room, ConnectionId], tuple[ClientInfo, bool, bool]] = {}
         self._in_grace: set[tuple[Room, ConnectionId]] = set()  # a subset of the members
@@ -148,6 +156,7 @@ class LocalBroker:
     # The link
 
     async def start(self, listener: BrokerListener) -> None:
+        """Connect. The primary starts the broker's process together with the workers, so wait for its socket."""
         self._listener = listener
         deadline = time.monotonic() + START_S
         while True:
@@ -169,6 +178,7 @@ class LocalBroker:
         """
         _, link = await asyncio.get_running_loop().create_unix_connection(lambda: LocalLink(self), self._path)
         try:
+            # One write carries everything, so that reconnecting costs one round trip, whatever the number of rooms.
             answers = [link.request("hello", self._worker)]
             answers += [link.request("subscribe", room) for room in self._rooms]
             answers += [
@@ -189,11 +199,12 @@ class LocalBroker:
             return
         self._link = None
         self._counts["links_lost"] += 1
-        assert self._listener is not None, "start() sets the listener before it opens a link"
         self._listener.on_link_lost()
         self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
 
     async def _reconnect(self) -> None:
+        """Try to connect until it succeeds. There is no limit: the primary restarts the broker's process."""
+        assert self._link is None, "link_lost() cleared it"
         attempt = 0
         while not self._closing:
             await asyncio.sleep(PAUSES_S[min(attempt, len(PAUSES_S) - 1)])
@@ -203,11 +214,11 @@ class LocalBroker:
             except (OSError, TimeoutError, BrokerUnavailable) as error:
                 logger.debug("- no link to %s yet: %s", self.address, error)
                 continue
-            assert self._listener is not None, "start() sets the listener before it opens a link"
             self._listener.on_link_restored()
             return
 
     async def close(self) -> None:
+        """End the link with a goodbye, so that the broker removes this worker's members at once."""
         self._closing = True
         if self._reconnecting is not None:
             self._reconnecting.cancel()
@@ -217,9 +228,15 @@ class LocalBroker:
                 await asyncio.wait_for(self._link.request("goodbye"), GOODBYE_S)
             self._link.transport.close()
             self._link = None
-        self._listener = None
+        self._listener = IgnoredEvents()
 
     def _request(self, *message: Any) -> asyncio.Future[msgspec.Raw]:
+        """
+        Send a command on the open link.
+
+        Raises:
+            BrokerAway: there is no link, so the command was not sent.
+        """
         if self._link is None:
             raise BrokerAway(self.address, "there is no link now")
         return self._link.request(*message)
@@ -227,8 +244,6 @@ class LocalBroker:
     def handle_event(self, kind: int, raw: list[msgspec.Raw]) -> None:
         """Decode an event and pass it to the listener."""
         listener = self._listener
-        if listener is None:
-            return
         if kind == DEPARTED:
             self._notify_departed(msgspec.msgpack.decode(raw[0], type=list[Departed]))
             return
@@ -258,7 +273,7 @@ class LocalBroker:
             raise
 
     async def unsubscribe(self, room: Room) -> None:
-        self._rooms.discard(room)
+        self._rooms.discard(room)  # even if the command fails: events of the room are dropped from now on
         await self._request("unsubscribe", room)
 
     async def publish(
@@ -345,10 +360,11 @@ class LocalBroker:
         self._notify_departed(msgspec.msgpack.decode(await self._request("reap", worker), type=list[Departed]))
 
     def _notify_departed(self, departed: list[Departed]) -> None:
+        """Note inherited members as this worker's own, so that a reconnect registers them. Then notify the listener."""
         for each in departed:
             if each.inherited:
                 self._members[each.room, ConnectionId(each.info.connection_id)] = (each.info, each.announce, True)
-        if departed and self._listener is not None:
+        if departed:
             self._listener.on_departed(departed)
 
     async def allow(self, room: Room, subject: str, rate: Rate) -> bool:

@@ -68,7 +68,7 @@ from realtime.broker.memory import Member, MemoryState
 from realtime.broker.streams import Full
 from realtime.timing.rate import Rate
 
-LEASE_S: Final = 6.0
+LEASE_S: Final = 6.0  # as with Redis (members.py): longer than a worker needs to reconnect
 OUTBOUND_MAX: Final = 64 * 1024 * 1024  # unsent bytes for one worker; above it the link is closed
 PARENT_S: Final = 1.0  # between two checks whether the primary lives
 
@@ -108,6 +108,12 @@ class WorkerLink(Framed):
         self.server.link_lost(self)
 
     def received(self, message: list[msgspec.Raw]) -> None:
+        """
+        Run a command, and send exactly one answer.
+
+        The worker matches answers by their order. A failed command must therefore be answered too, and must not end
+        the link, which would fail the commands of all other callers.
+        """
         operation = msgspec.msgpack.decode(message[0], type=str)
         try:
             answer = OPERATIONS[operation](self.server, self, message[1:])
@@ -135,7 +141,7 @@ class LocalBrokerServer:
     def __init__(self, limit: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         """`limit`: bytes that may be used."""
         self.state = MemoryState(limit)
-        self.peers: set[WorkerLink] = set()
+        self.peers: set[WorkerLink] = set()  # all links, those without a hello included
         self._subscribers: dict[Room, set[WorkerLink]] = {}
         self._orphans: set[WorkerId] = set()  # dead workers that still own lasting members
         self._clock = clock
@@ -153,6 +159,7 @@ class LocalBrokerServer:
             asyncio.get_running_loop().call_later(LEASE_S, self._end_lease, peer.worker)
 
     def _end_lease(self, worker: WorkerId) -> None:
+        """Reap a worker that lost its link `LEASE_S` ago, unless it has a new one."""
         if any(peer.worker == worker for peer in self.peers):
             return
         heir = self._heir()
@@ -161,11 +168,14 @@ class LocalBrokerServer:
             heir.notify(frame([DEPARTED, departed]))
 
     def _heir(self) -> WorkerLink | None:
+        """Return a worker that can inherit. Any will do, because a lasting member needs an owner and no connection."""
         return next((each for each in self.peers if each.worker and not each.said_goodbye), None)
 
     # Operations. Each gets the undecoded arguments, and returns the answer.
 
     def hello(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
+        """Learn which worker this is, send it the statistics, and let it inherit the members of orphaned workers."""
+        assert not peer.worker, "local.py sends hello once, as the first command of a link"
         peer.worker = WorkerId(_text(raw[0]))
         peer.notify(frame([STATE, self.statistics()]))
         orphans, self._orphans = self._orphans - {peer.worker}, set()
@@ -174,6 +184,7 @@ class LocalBrokerServer:
             peer.notify(frame([DEPARTED, inherited]))
 
     def goodbye(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
+        """Remove the members of a worker that ends. Only inherited ones are reported: its leaves are announced."""
         peer.said_goodbye = True
         heir = self._heir()
         inherited = [each for each in self._reap(peer.worker, heir) if each.inherited]
@@ -192,6 +203,7 @@ class LocalBrokerServer:
         peer.rooms.discard(room)
         subscribers = self._subscribers.get(room)
         if subscribers is not None:
+            assert subscribers, "no empty set stays"
             subscribers.discard(peer)
             if not subscribers:
                 del self._subscribers[room]
@@ -271,6 +283,7 @@ class LocalBrokerServer:
         return sorted({each.worker for each in self.peers if each.worker})
 
     def _reap(self, worker: WorkerId, heir: WorkerLink | None) -> list[Departed]:
+        """Reap a worker's members and announce their leaves. Lasting members without an heir wait as orphans."""
         reaped = self.state.reap(worker, None if heir is None or heir.worker == worker else heir.worker)
         for departed in reaped:
             if departed.announce and not departed.inherited:
@@ -280,6 +293,7 @@ class LocalBrokerServer:
         return reaped
 
     def _notify(self, room: Room, event: Any) -> None:
+        """Send an event to every subscribed worker. It is encoded once, whatever the number of workers."""
         peers = self._subscribers.get(room)
         if peers:
             framed = frame(event)
@@ -302,7 +316,7 @@ class LocalBrokerServer:
             logger.warning("= the local broker has memory again: %d of %d bytes used", budget.used, budget.limit)
         framed = frame([STATE, self.statistics()])
         for peer in tuple(self.peers):
-            if peer.worker:
+            if peer.worker:  # before its hello, a link expects no events
                 peer.notify(framed)
 
     async def sweep_forever(self) -> None:
@@ -365,6 +379,7 @@ async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> N
     loop.add_signal_handler(LOCAL_STOP_SIGNAL, ended.set)
     parent = os.getppid()
 
+    # The primary's process id now. When the primary dies, the kernel gives this process another parent.
     def on_term() -> None:
         if os.getppid() != parent:
             ended.set()

@@ -46,6 +46,7 @@ from realtime.broker.base import (
     ConnectionId,
     Departed,
     History,
+    IgnoredEvents,
     MemberCounts,
     MembersPage,
     Position,
@@ -158,6 +159,7 @@ class MemoryState:
             self._disown(before.worker, room, connection_id)
         self.budget.used += _cost_of_member(room, member.info)
         self._members[room][connection_id] = member
+        # After `_disown`, which removes the set of the same worker with its last entry.
         self._owned.setdefault(member.worker, set()).add((room, connection_id))
 
     def remove_member(
@@ -170,6 +172,7 @@ class MemoryState:
             return None
         del members[connection_id]
         self.budget.used -= _cost_of_member(room, found.info)
+        assert self.budget.used >= 0, "add_member counted this very info (invariant 2)"
         if not members:
             del self._members[room]
         self._disown(found.worker, room, connection_id)
@@ -181,6 +184,7 @@ class MemoryState:
         return None if found is None else found.worker
 
     def _disown(self, worker: WorkerId, room: Room, connection_id: ConnectionId) -> None:
+        """Remove a member from its owner's set, and the set with its last entry."""
         owned = self._owned[worker]
         assert (room, connection_id) in owned, "a member is owned by the worker that its entry names (invariant 1)"
         owned.remove((room, connection_id))
@@ -198,6 +202,11 @@ class MemoryState:
         return MemberCounts(len(members), len({member.info.user for member in members.values()}))
 
     def members_page(self, room: Room, cursor: str, limit: int) -> MembersPage:
+        """
+        Return the members after `cursor`, in the order of their ids.
+
+        The order does not depend on joins and leaves, so a member that stays is in exactly one page.
+        """
         names = sorted(self._members.get(room, ()))
         begin = bisect.bisect_right(names, cursor)
         page = names[begin : begin + max(limit, 1)]
@@ -236,7 +245,7 @@ class MemoryState:
             Full: there is no memory for another meter.
         """
         meter = self._meters.get((room, subject))
-        if meter is None:
+        if meter is None:  # a paid off meter was removed, and a new one means the same
             cost = _cost_of_meter(room, subject)
             self.streams.admit(now, cost)
             meter = self._meters[(room, subject)] = Meter()
@@ -254,6 +263,7 @@ class MemoryState:
 
     def sweep_in_time(self, now: float) -> float:
         """Remove everything that has expired. Return after how many seconds to call this again."""
+        # By the real clock, whatever the clock of `now`: the event loop stands still for that long.
         begun = time.perf_counter()
         self.sweep(now)
         return min(max(SWEEP_S, SWEEP_SHARE * (time.perf_counter() - begun)), SWEEP_MAX_S)
@@ -290,21 +300,24 @@ class MemoryBroker:
         self._clock = clock
         self._state = MemoryState(limit)
         self._subscribed: set[Room] = set()
-        self._listener: BrokerListener | None = None
+        self._listener: BrokerListener = IgnoredEvents()
         self._sweeper: asyncio.TimerHandle | None = None
         self._published = 0
 
     async def start(self, listener: BrokerListener) -> None:
+        """Begin to remove expired state. There is nothing to connect to."""
         self._listener = listener
         self._sweep()
 
     def _sweep(self) -> None:
+        """Remove everything that has expired, and schedule the next removal."""
         pause_s = self._state.sweep_in_time(self._clock())
         self._sweeper = asyncio.get_running_loop().call_later(pause_s, self._sweep)
 
     async def close(self) -> None:
+        """Remove this worker's members. Lasting ones end with the process, because no other worker exists."""
         self._reap(self._worker, None)
-        self._listener = None
+        self._listener = IgnoredEvents()
         if self._sweeper is not None:
             self._sweeper.cancel()
 
@@ -363,6 +376,7 @@ class MemoryBroker:
     async def add_member(
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
     ) -> None:
+        """Add a member. A quiet one is never refused: it is one that was admitted before, and returns."""
         is_new = self._state.owner(room, ConnectionId(info.connection_id)) is None
         if not quietly:
             with self._refusing():
@@ -402,6 +416,7 @@ class MemoryBroker:
         self._reap(worker, None if worker == self._worker else self._worker)
 
     def _reap(self, worker: WorkerId, heir: WorkerId | None) -> None:
+        """Reap a worker's members and announce them. This worker's own leave is no departure to report to itself."""
         reaped = self._state.reap(worker, heir)
         for departed in reaped:
             if departed.announce and not departed.inherited:
@@ -423,7 +438,7 @@ class MemoryBroker:
             return
 
         def notify() -> None:
-            if self._listener is not None and (room is None or room in self._subscribed):
+            if room is None or room in self._subscribed:
                 call(self._listener)
 
         asyncio.get_running_loop().call_soon(notify)

@@ -22,7 +22,7 @@ from realtime.broker.resp import CONNECT_S, CommandFailed, RedisConnection, Word
 from realtime.broker.scripts import Script
 from realtime.errors import BrokerAway, BrokerUnavailable
 
-PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # before the next attempt to connect; the last one repeats
 
 logger = logging.getLogger("realtime.broker.redis")
 
@@ -31,9 +31,16 @@ class ServerFinder(Protocol):
     """Determines the server to connect to."""
 
     @property
-    def shown(self) -> str: ...
+    def shown(self) -> str:
+        """The server or service, for logs and errors."""
 
-    async def find(self) -> RedisAddress: ...
+    async def find(self) -> RedisAddress:
+        """
+        Return the address of the server, as of now.
+
+        Raises:
+            BrokerUnavailable: it cannot be determined.
+        """
 
     async def check(self, commands: RedisConnection) -> None:
         """
@@ -68,6 +75,7 @@ class Sentinels:
         self.shown = f"{service} at {','.join(each.shown for each in self._sentinels)}"
 
     async def find(self) -> RedisAddress:
+        """Request the address from one sentinel after the other, until one knows the master."""
         problem = "no sentinel"
         for sentinel in list(self._sentinels):
             try:
@@ -81,6 +89,12 @@ class Sentinels:
         raise BrokerUnavailable(self.shown, problem)
 
     async def _request_master(self, sentinel: RedisAddress) -> RedisAddress:
+        """
+        Request the master's address from one sentinel, on a connection of its own.
+
+        Raises:
+            BrokerUnavailable: the sentinel does not answer, or does not know the service.
+        """
         connection = await RedisConnection.connect(sentinel, name="realtime", on_lost=lambda _: None)
         try:
             async with asyncio.timeout(CONNECT_S):
@@ -97,6 +111,7 @@ class Sentinels:
         return self._login.at(host.decode(), int(port))
 
     async def check(self, commands: RedisConnection) -> None:
+        """Check that the server is a master. Its own answer counts, because a sentinel may be late."""
         try:
             role = (await commands.request("ROLE"))[0].decode()
         except CommandFailed as error:
@@ -106,7 +121,7 @@ class Sentinels:
 
 
 class SingleRoute:
-    """The route to the one server."""
+    """The route to the one server. It ignores the tag of a command: one server has all keys."""
 
     is_one = True
     __slots__ = ("_link",)
@@ -125,7 +140,12 @@ class SingleRoute:
 
 
 class SingleNode:
-    """`Nodes` with one server at a time."""
+    """
+    `Nodes` with one server at a time.
+
+    Invariant: `_link` and `_route` are set together, only after everything is in force at the server, and cleared
+    together. Callers of `route` therefore never see a link on which a subscription or a member is missing.
+    """
 
     publishing = "PUBLISH"
 
@@ -164,11 +184,13 @@ class SingleNode:
         Raises:
             BrokerUnavailable: that failed; the link is closed again.
         """
+        assert self._link is None, "only start() and _reconnect() connect, and never at the same time"
         address = await self._finder.find()
         link = await RedisLink.open(address, name=self._name, on_lost=self._lost, on_push=self._push)
         try:
             await self._finder.check(link.commands)
             link.probe = self._probe
+            # First subscribe, then register: watchers of this worker thus get the joins of its own members.
             await asyncio.gather(
                 *[link.events.request("SUBSCRIBE", each) for each in (self._probe, *self._owner.channels())]
             )
@@ -186,6 +208,7 @@ class SingleNode:
         self._link, self._route = link, route
 
     def _lost(self, link: RedisLink) -> None:
+        """Notify the owner, and start to reconnect. A link that was never in force is ignored: `_connect` sees it."""
         if link is not self._link:
             return
         self._link = self._route = None
@@ -194,6 +217,7 @@ class SingleNode:
         self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
 
     async def _reconnect(self) -> None:
+        """Try to connect until it succeeds, then notify the owner. Only `close` ends this early."""
         attempt = 0
         while True:
             await asyncio.sleep(PAUSES_S[min(attempt, len(PAUSES_S) - 1)])
@@ -222,6 +246,7 @@ class SingleNode:
         await self.route.link("").events.request("UNSUBSCRIBE", channel)
 
     def recheck(self, link: RedisLink | None = None) -> None:
+        """Close the link to a server that became read-only. Reconnecting then finds the new master."""
         if link is not None and link is self._link:
             logger.warning(
                 "! closing the link to %s: it takes no writes, another server is the master", link.address.shown

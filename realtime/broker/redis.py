@@ -46,7 +46,6 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -60,6 +59,7 @@ from realtime.broker.base import (
     ConnectionId,
     Departed,
     History,
+    IgnoredEvents,
     MemberCounts,
     MembersPage,
     Position,
@@ -115,7 +115,7 @@ class RedisBroker:
         self._nodes = self._make_nodes(parse_url(url), worker)
         self._commands = RedisCommands(self._nodes)
         self._members = Members(worker, self._keys, self._nodes, self._commands, self._notify_departed)
-        self._listener: BrokerListener | None = None
+        self._listener: BrokerListener = IgnoredEvents()
         self._rooms: dict[bytes, Room] = {}  # by channel
         self._tasks: set[asyncio.Task[None]] = set()
         self._counts = dict.fromkeys(("published", "received", "links_lost", "gaps", "reaped"), 0)
@@ -123,7 +123,7 @@ class RedisBroker:
     def _make_nodes(self, location: RedisLocation, worker: WorkerId) -> Nodes:
         name = f"realtime-{worker}"
         if location.topology is Topology.CLUSTER:
-            return ClusterNodes(location, self, name=name, probe_channel=partial(self._keys.probe, worker))
+            return ClusterNodes(location, self, name=name, keys=self._keys, worker=worker)
         probe = self._keys.probe(worker, HOME).encode()
         if location.topology is Topology.SENTINEL:
             sentinels = Sentinels(location.seeds, location.service, location.login)
@@ -137,6 +137,7 @@ class RedisBroker:
     # The servers
 
     async def start(self, listener: BrokerListener) -> None:
+        """Connect, and begin the rounds. There is no second try: a wrong address must end the start with its reason."""
         self._listener = listener
         await self._nodes.start()
         self._spawn(self._rounds())
@@ -149,20 +150,19 @@ class RedisBroker:
 
     def on_lost(self) -> None:
         self._counts["links_lost"] += 1
-        assert self._listener is not None, "start() sets the listener before it opens a link"
         self._listener.on_link_lost()
 
     def on_restored(self) -> None:
-        assert self._listener is not None, "start() sets the listener before it opens a link"
         self._listener.on_link_restored()
 
     def on_gap(self, channels: Iterable[bytes]) -> None:
         rooms = [room for channel in channels if (room := self._rooms.get(channel)) is not None]
-        if rooms and self._listener is not None:
+        if rooms:
             self._counts["gaps"] += 1
             self._listener.on_gap(rooms)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a task that `close` cancels and awaits."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
@@ -173,21 +173,27 @@ class RedisBroker:
             logger.error("! %s failed", task.get_coro(), exc_info=error)
 
     async def close(self) -> None:
+        """
+        End the rounds, remove this worker's members within `CLOSE_S`, and close the links.
+
+        If removing fails, the lease stays until it expires, and another worker reaps the members.
+        """
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._listener is not None and tuple(self._nodes.links):
+        if tuple(self._nodes.links):
             try:
                 async with asyncio.timeout(CLOSE_S):
                     await self._members.close()
             except (BrokerUnavailable, CommandFailed, TimeoutError) as error:
                 logger.warning("! members of this worker stay until its lease expires: %s", error)
         await self._nodes.close()
-        self._listener = None
+        self._listener = IgnoredEvents()
 
     # Rounds: the probe, and the lease
 
     async def _rounds(self) -> None:
+        """Probe every link and renew the lease, each `ROUND_S`, until cancelled."""
         while True:
             await asyncio.sleep(ROUND_S)
             for link in tuple(self._nodes.links):
@@ -203,6 +209,7 @@ class RedisBroker:
             self._spawn(self._round())
 
     async def _round(self) -> None:
+        """Renew the lease once. Failures are only logged, because the next round tries again."""
         try:
             await self._members.renew(self._nodes.route)
         except CommandFailed as error:
@@ -214,7 +221,7 @@ class RedisBroker:
         """Decode a pub/sub message and pass it to the listener."""
         room = self._rooms.get(channel)
         listener = self._listener
-        if room is None or listener is None:
+        if room is None:
             return
         kind = text[:2]
         if kind == b"p:":
@@ -231,7 +238,7 @@ class RedisBroker:
     async def subscribe(self, room: Room) -> None:
         channel = self._keys.channel(room).encode()
         self._nodes.route  # noqa: B018 - raises where there is none
-        self._rooms[channel] = room
+        self._rooms[channel] = room  # before SUBSCRIBE is sent: a message may arrive together with its confirmation
         try:
             await self._nodes.subscribe(channel)
         except BaseException as error:
@@ -287,6 +294,12 @@ class RedisBroker:
         return (await self.history(room, retention=retention, begin=True)).top
 
     async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
+        """
+        Return the tops of several streams. A room whose node is unreachable is absent, as one without a stream.
+
+        Raises:
+            BrokerUnavailable: no node answered.
+        """
         route = self._nodes.route
         requests = [self._position(route, room) for room in rooms]
         found = await asyncio.gather(*requests, return_exceptions=not route.is_one)
@@ -316,6 +329,7 @@ class RedisBroker:
         reverse: bool = False,
         begin: bool = False,
     ) -> History:
+        # Offsets are the ids of stream entries, so the page is a range of ids: inclusive, hence the step by one.
         first = "+" if reverse else "-"
         if since is not None:
             first = str(max(since.offset - 1, 0) if reverse else since.offset + 1)
@@ -359,10 +373,12 @@ class RedisBroker:
         return read_members(await self._commands.request(tag_of(room), "HGETALL", self._keys.members(room)))
 
     async def member_counts(self, room: Room) -> MemberCounts:
+        """Count the members. All are read, because Redis cannot count the different users of a hash."""
         members = await self.members(room)
         return MemberCounts(len(members), len({info.user for info in members.values()}))
 
     async def workers(self) -> Sequence[WorkerId]:
+        """Return the workers with a lease, by the clock of the server that wrote the leases."""
         (seconds, micros), leases = await asyncio.gather(
             self._commands.request(HOME, "TIME"),
             self._commands.request(HOME, "ZRANGE", self._keys.leases, "0", "-1", "WITHSCORES"),
@@ -372,6 +388,7 @@ class RedisBroker:
         return [WorkerId(name.decode()) for name, until_ms in names if float(until_ms) > now_ms]
 
     async def members_page(self, room: Room, *, cursor: str = "", limit: int = 1000) -> MembersPage:
+        """Return a page by HSCAN, which may repeat members but misses none that is present all the time."""
         after, words = await self._commands.request(
             tag_of(room), "HSCAN", self._keys.members(room), cursor or "0", "COUNT", max(limit, 1)
         )
@@ -388,8 +405,7 @@ class RedisBroker:
 
     def _notify_departed(self, departed: Sequence[Departed]) -> None:
         self._counts["reaped"] += len(departed)
-        if self._listener is not None:
-            self._listener.on_departed(departed)
+        self._listener.on_departed(departed)
 
     def statistics(self) -> Mapping[str, int | float | str | bool]:
         return {
@@ -409,6 +425,7 @@ def _publication(payload: bytes, epoch: str, offset: int) -> Publication:
 
 
 def _meta_ms(retention: Retention) -> int:
+    """Return the lifetime of a position. It must not end before its publications, which would lose their epoch."""
     return int(max(retention.meta_ttl_s, retention.ttl_s) * 1000)
 
 

@@ -60,8 +60,8 @@ class RedisConnection(asyncio.Protocol):
         self.on_lost = on_lost
         self._on_push = on_push
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
-        self._waiting: deque[asyncio.Future[Any]] = deque()
-        self._turn: list[bytes] = []
+        self._waiting: deque[asyncio.Future[Any]] = deque()  # one for each command without a reply, in their order
+        self._turn: list[bytes] = []  # commands of this turn of the loop
         self._transport: Any = None
 
     @classmethod
@@ -105,6 +105,11 @@ class RedisConnection(asyncio.Protocol):
         return connection
 
     async def _log_in(self, name: str) -> None:
+        """
+        Log in, select the database, and set the name that CLIENT LIST shows.
+
+        All commands leave in one write. The PING comes last: its reply proves that the server serves commands.
+        """
         address = self.address
         first = []
         if address.password is not None:
@@ -147,6 +152,7 @@ class RedisConnection(asyncio.Protocol):
         return future
 
     def _flush(self) -> None:
+        assert self._turn, "_send() schedules this once, with the first command of a turn"
         turn, self._turn = self._turn, []
         if self._transport is not None and not self.is_lost:
             self._transport.write(b"".join(turn))
@@ -167,6 +173,7 @@ class RedisConnection(asyncio.Protocol):
             self._transport.abort()
 
     def _handle_reply(self, reply: Any) -> None:
+        """Pass a push to `on_push`, and anything else to the command that it answers."""
         if self._on_push is not None and isinstance(reply, list) and reply and reply[0] in _PUSHES:
             self._on_push(reply)
             return
@@ -187,6 +194,8 @@ class RedisConnection(asyncio.Protocol):
             future.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Fail every command without a reply, then notify the owner. Whether they ran is unknown."""
+        assert not self.is_lost, "asyncio calls this once per connection"
         self.is_lost = True
         error = BrokerUnavailable(self.address.shown, "the connection was lost")
         waiting, self._waiting = self._waiting, deque()

@@ -126,7 +126,6 @@ class LaggingBroker(MemoryBroker):
 
     @property
     def listener(self) -> BrokerListener:
-        assert self._listener is not None, "started"
         return self._listener
 
     def _notify(self, call: Callable[[BrokerListener], None], room: Room | None = None) -> None:
