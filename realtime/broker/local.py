@@ -11,9 +11,10 @@ When the link is lost, every call fails at once. The link is reopened with growi
 members registered again, and only after that the listener is notified.
 
 What the broker must know of this worker is stored here as well: the subscribed rooms in `_rooms`, the members in
-`_members`. Each call changes these first, and takes the change back when it fails. A reconnect therefore restores
-exactly what the callers were promised. A call that was sent when the link was lost may have happened at the broker; if
-it was the same process that answers again, registering again repeats it without harm.
+`_members`. Each call changes these first. A failed `subscribe` or `add_member` takes its change back; a failed
+`unsubscribe` or `remove_member` does not, so what was removed stays removed. A reconnect therefore restores what the
+callers were promised, and no more. A call in flight when the link was lost may have happened. Registering again repeats
+it without harm.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """
-What brokers forget, and what those in memory refuse to keep: nothing that was only looked at stays, nothing that was
-acknowledged goes before its time, and whoever reads or leaves always may.
+What brokers forget, and what brokers in memory refuse to store.
+
+A stream that was only read is not kept, and nothing acknowledged ends early. Reading and removing always work.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ A = WorkerId("a")
 SMALL = 40_000  # bytes
 
 
-# What nobody needs
+# Streams that were never used
 
 
 @run_async
-async def test_looking_at_a_room_makes_nothing(place: Place) -> None:
+async def test_reading_a_room_creates_no_stream(place: Place) -> None:
     room = place.room()
     async with place.worker() as worker:
         for reverse in (False, True):
@@ -55,7 +56,7 @@ async def test_looking_at_a_room_makes_nothing(place: Place) -> None:
 
 
 @run_async
-async def test_who_looked_before_the_first_publication_finds_all_after_it(place: Place) -> None:
+async def test_a_position_taken_before_the_first_publication_finds_all_after_it(place: Place) -> None:
     room = place.room()
     async with place.worker() as worker:
         nothing = (await worker.broker.history(room, retention=KEPT)).top
@@ -80,7 +81,7 @@ def in_memory(request: pytest.FixtureRequest) -> Place:
 
 
 @run_async
-async def test_a_room_that_was_only_looked_at_goes_with_its_last_subscriber(in_memory: Place) -> None:
+async def test_a_stream_that_was_never_used_ends_with_its_last_subscriber(in_memory: Place) -> None:
     room = in_memory.room()
     async with in_memory.worker() as worker:
         await worker.broker.subscribe(room)
@@ -89,11 +90,11 @@ async def test_a_room_that_was_only_looked_at_goes_with_its_last_subscriber(in_m
         await worker.broker.unsubscribe(room)
         assert await worker.broker.positions([room]) == {}
         await worker.broker.subscribe(room)
-        assert await worker.broker.position(room, retention=KEPT) == top, "who comes back in a moment missed nothing"
+        assert await worker.broker.position(room, retention=KEPT) == top, "a returning client missed nothing"
 
 
 @run_async
-async def test_a_room_goes_with_the_last_of_several_workers_also_when_that_is_killed(local_url: str) -> None:
+async def test_a_stream_ends_with_the_last_of_several_workers_also_when_that_is_killed(local_url: str) -> None:
     place = Place("local", local_url)
     room = place.room()
     async with place.worker("b") as b, contextlib.AsyncExitStack() as stack:
@@ -115,7 +116,7 @@ async def test_a_room_goes_with_the_last_of_several_workers_also_when_that_is_ki
 
 
 @run_async
-async def test_redis_keeps_a_room_that_was_only_looked_at_for_minutes_and_one_that_was_used_for_weeks(
+async def test_redis_stores_a_stream_that_was_never_used_for_minutes_and_a_used_one_for_weeks(
     redis_url: str,
 ) -> None:
     import redis.asyncio
@@ -134,7 +135,7 @@ async def test_redis_keeps_a_room_that_was_only_looked_at_for_minutes_and_one_th
         assert await client.pttl(keys.meta(looked)) > 60_000, "while a worker has members there it stays"
 
 
-# What time brings about, without anybody who looks
+# Expiry without any call
 
 
 def publication(size: int = 10) -> Publication:
@@ -222,8 +223,8 @@ def test_a_full_broker_refuses_what_would_be_more_and_loses_nothing(kind: str, t
             ):
                 with pytest.raises(BrokerFull, match="--broker-memory"):
                     await refused
-            assert issubclass(BrokerFull, BrokerUnavailable), "temporary: whoever asked may try again"
-            # Reading goes on, also by those who come, and so does what is not kept.
+            assert issubclass(BrokerFull, BrokerUnavailable), "temporary: the caller may try again"
+            # Reading goes on, also for new members, and so do publications that are not stored.
             page = await broker.history(room, retention=Retention(100_000), limit=100_000)
             assert [each.data for each in page.publications] == [b"%0500d" % n for n in range(count)]
             assert (await broker.position(Room("new"), retention=KEPT)).offset == 0
@@ -237,7 +238,7 @@ def test_a_full_broker_refuses_what_would_be_more_and_loses_nothing(kind: str, t
             await worker.heard.until(lambda: worker.heard.how_often("leave"))
             note = ClientInfo("u" * 500, "e")
             await broker.add_member(Room(f"{PRIVATE}l:big"), note, announce=False, lasting=True)
-            # Whoever was there before a link was lost is registered again.
+            # Members from before a lost link are registered again.
             await broker.add_member(room, ClientInfo("u" * 500, "f"), announce=True, quietly=True)
             assert broker.statistics()["refused"] == 6
             await broker.forget_history(room)
@@ -261,7 +262,7 @@ def test_a_room_whose_history_has_its_size_goes_on_in_a_full_broker(kind: str, t
 
 
 @run_async
-async def test_workers_are_told_that_the_broker_is_full_and_when_it_is_not(tmp_path: object) -> None:
+async def test_workers_learn_when_the_broker_is_full_and_when_it_is_not(tmp_path: object) -> None:
     import asyncio
 
     server = LocalBrokerServer(SMALL)
@@ -285,7 +286,7 @@ async def is_so(it: bool) -> bool:
     return it
 
 
-def test_positions_that_prove_nothing_any_more_make_room_the_oldest_first() -> None:
+def test_positions_without_publications_are_forgotten_for_memory_the_oldest_first() -> None:
     state, brief = MemoryState(100_000), Retention(10, ttl_s=1.0)
     for n in range(40):
         state.publish(n / 100, Room(f"old {n}"), publication(100), brief, None, 0)
@@ -299,7 +300,7 @@ def test_positions_that_prove_nothing_any_more_make_room_the_oldest_first() -> N
     assert not state.streams.positions(11.0, [Room("old 0")])
     state.streams.forget_history(Room("big"))
     again = state.streams.position(12.0, Room("old 0"), KEPT)
-    assert again.epoch != first.epoch, "whoever stood there is told that it may have missed something"
+    assert again.epoch != first.epoch, "a client at that position learns that it may have missed something"
     assert last.offset == 1
 
 
