@@ -1,8 +1,8 @@
 """
 Starts a task at once, where Python can.
 
-Runs in the worker. A task that starts in a later turn of the event loop costs that turn: a handle, a poll of the
-kernel, and cold processor caches. Most commands of clients are answered without waiting for anything. From Python 3.12
+Runs in the worker. A task that starts in a later turn of the event loop costs a handle, a poll of the kernel, and
+cold processor caches. Most commands of clients are answered without waiting for anything. From Python 3.12
 on, such a task runs to its end inside `begin`. A task that must wait goes on like any other. An older Python starts it
 in the next turn. This module awaits nothing.
 """

@@ -121,6 +121,12 @@ def parse_url(url: str) -> RedisLocation:
 
 
 def _parse_sentinel(url: str, scheme: str) -> RedisLocation:
+    """
+    Parse a URL with sentinels. Its user and password are for the servers; options have those for the sentinels.
+
+    Raises:
+        ValueError: it names no service, or no host.
+    """
     parts = urlsplit(url)
     service, _, database = unquote(parts.path).strip("/").partition("/")
     if not service:
@@ -134,6 +140,12 @@ def _parse_sentinel(url: str, scheme: str) -> RedisLocation:
 
 
 def _parse_cluster(url: str, scheme: str) -> RedisLocation:
+    """
+    Parse a URL with some nodes of a cluster. All nodes have the same login.
+
+    Raises:
+        ValueError: it names a database, or no host.
+    """
     parts = urlsplit(url)
     if parts.path.strip("/") not in ("", "0"):
         raise ValueError("a cluster has no databases")
@@ -146,6 +158,7 @@ def _parse_cluster(url: str, scheme: str) -> RedisLocation:
 
 
 def _user(netloc: str) -> str:
+    """Return `user:password@` of a URL's network location, or nothing."""
     user, at, _ = netloc.rpartition("@")
     return user + at
 

@@ -20,8 +20,8 @@ Every broker keeps these promises:
   then reported no success.
 - **An awaited subscribe is in force.** Every publication made after `subscribe` returned reaches the listener.
 - **A lost stream gets another epoch.** A client therefore cannot mistake new offsets for old ones.
-- **Members belong to a worker.** A worker that crashes loses its members when it is reaped: at once by `reap`,
-  otherwise when its lease has expired.
+- **Members belong to a worker.** A worker that crashes loses its members when it is reaped. That happens at once
+  by `reap`, otherwise when its lease has expired.
 - **A removed member stays removed.** A promoted replica may have lost a removal, and then shows that member for a few
   seconds. The member's worker removes it again. A lasting member is instead reported by `on_departed` as inherited.
 """

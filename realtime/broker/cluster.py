@@ -54,7 +54,12 @@ logger = logging.getLogger("realtime.broker.redis")
 
 
 class ClusterNodes:
-    """`Nodes` with many servers at a time."""
+    """
+    `Nodes` with many servers at a time.
+
+    Invariant: `_direct.slots` holds only links that are in `_links`. A lost link is removed from both in one step, so
+    no command is sent on it afterwards.
+    """
 
     publishing = SHARDED_PUBLISH
 
@@ -74,7 +79,8 @@ class ClusterNodes:
         self._wake = asyncio.Event()
         self._reconciled = asyncio.Event()  # set after the next attempt, then replaced
         self._reconciling: asyncio.Task[None] | None = None
-        self._is_whole = self._was_lost = False
+        self._is_whole = False
+        self._was_lost = False  # the owner got on_lost, and no on_restored yet
 
     @property
     def is_whole(self) -> bool:

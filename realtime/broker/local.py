@@ -68,7 +68,12 @@ logger = logging.getLogger("realtime.broker.local")
 
 
 class LocalLink(Framed):
-    """The socket to the broker's process, while there is one."""
+    """
+    The socket to the broker's process, while there is one.
+
+    Invariant: `waiting` has one place for each command without an answer, in the order in which they were sent. A place
+    is removed only by its answer or by the end of the link.
+    """
 
     def __init__(self, broker: LocalBroker) -> None:
         super().__init__()
@@ -105,6 +110,7 @@ class LocalLink(Framed):
             self.transport.abort()
 
     def received(self, message: list[msgspec.Raw]) -> None:
+        """Give an answer to the command that has waited longest, or pass an event to the broker."""
         kind = msgspec.msgpack.decode(message[0], type=int)
         if kind in (REPLY, FAILED, REFUSED):
             assert self.waiting, "local_server.py answers each command exactly once"
@@ -122,6 +128,7 @@ class LocalLink(Framed):
             self.broker.handle_event(kind, message[1:])
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Fail every command without an answer, then start to reconnect. Whether they happened is unknown."""
         self.is_lost = True
         if self._watch is not None:
             self._watch.cancel()
@@ -135,7 +142,12 @@ class LocalLink(Framed):
 
 
 class LocalBroker:
-    """The contract, through the local broker's process."""
+    """
+    The contract, through the local broker's process.
+
+    Invariant: `_link` is set only when all rooms and members are in force at its end. A call through `_link` therefore
+    never finds a broker that lacks something of this worker.
+    """
 
     in_order = True
 
@@ -289,6 +301,7 @@ class LocalBroker:
         idempotency_ttl_s: float = 300.0,
         exclude: str = "",
     ) -> Published:
+        # The time is this worker's. The broker adds offset and epoch, in the order in which commands arrive.
         publication = Publication(
             data, info=info, tags=dict(tags) if tags else None, time_ms=int(time.time() * 1000), exclude=exclude
         )
@@ -322,6 +335,7 @@ class LocalBroker:
     async def add_member(
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
     ) -> None:
+        # Before the answer: if the link is lost meanwhile, the reconnect must register the member or this call fail.
         self._members[room, ConnectionId(info.connection_id)] = (info, announce, lasting)
         self._in_grace.discard((room, ConnectionId(info.connection_id)))
         try:
@@ -358,6 +372,7 @@ class LocalBroker:
         return msgspec.msgpack.decode(await self._request("workers"), type=list[WorkerId])
 
     async def reap(self, worker: WorkerId) -> None:
+        """Have a dead worker reaped. The answer has the departed members, so no other listener gets them."""
         self._notify_departed(msgspec.msgpack.decode(await self._request("reap", worker), type=list[Departed]))
 
     def _notify_departed(self, departed: list[Departed]) -> None:

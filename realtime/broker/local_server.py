@@ -1,5 +1,5 @@
 """
-The local broker's process: the state of memory.py, served to all workers of one machine over a Unix socket.
+The local broker's process: the state of memory_state.py, served to all workers of one machine over a Unix socket.
 
 Runs beside the workers, as a child of the primary: `python -m realtime.broker.local_server --socket PATH`. It stores
 everything in memory. It ends when the primary says so, or when the primary is gone and the last worker has left. The
@@ -64,7 +64,7 @@ from realtime.broker.base import (
     WorkerId,
 )
 from realtime.broker.framing import LOCAL_STOP_SIGNAL, Framed, frame
-from realtime.broker.memory import Member, MemoryState
+from realtime.broker.memory_state import Member, MemoryState
 from realtime.broker.streams import Full
 from realtime.timing.rate import Rate
 
@@ -91,7 +91,11 @@ logger = logging.getLogger("realtime.broker.local")
 
 
 class WorkerLink(Framed):
-    """The link of one worker."""
+    """
+    The link of one worker.
+
+    Its worker is known only after `hello`. Before that, it gets no statistics and cannot be an heir.
+    """
 
     def __init__(self, server: LocalBrokerServer) -> None:
         super().__init__()
@@ -192,6 +196,7 @@ class LocalBrokerServer:
             heir.notify(frame([DEPARTED, inherited]))
 
     def subscribe(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
+        """Subscribe a link to a room. Events that follow are behind the answer on the same link."""
         room = Room(_text(raw[0]))
         peer.rooms.add(room)
         self._subscribers.setdefault(room, set()).add(peer)
@@ -210,6 +215,7 @@ class LocalBrokerServer:
                 self.state.streams.unwatched(room)
 
     def publish(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
+        """Store a publication and send it to the subscribers: also to the publisher, before its answer."""
         room = Room(_text(raw[0]))
         publication = msgspec.msgpack.decode(raw[1], type=Publication)
         retention = msgspec.msgpack.decode(raw[2], type=Retention)
@@ -247,9 +253,10 @@ class LocalBrokerServer:
         room, info = Room(_text(raw[0])), msgspec.msgpack.decode(raw[1], type=ClientInfo)
         announce, quietly, lasting, in_grace = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:6]]
         owner = self.state.owner(room, ConnectionId(info.connection_id))
+        # Only a reconnecting worker sends `in_grace`. Another worker may have taken the member over meanwhile.
         if in_grace and owner not in (None, peer.worker):
             return
-        if not quietly:
+        if not quietly:  # a quiet member was admitted before, and refusing it now would lose it
             self.state.admit_member(self._clock(), room, info)
         self.state.add_member(room, Member(peer.worker, info, announce, lasting))
         if announce and (owner is None or not quietly):
@@ -280,6 +287,7 @@ class LocalBrokerServer:
         return self.state.allow(self._clock(), Room(_text(raw[0])), _text(raw[1]), rate)
 
     def workers(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
+        """Return the workers with a link. A worker may have two for a moment, while it reconnects."""
         return sorted({each.worker for each in self.peers if each.worker})
 
     def _reap(self, worker: WorkerId, heir: WorkerLink | None) -> list[Departed]:
@@ -310,6 +318,7 @@ class LocalBrokerServer:
             self._send_state()
 
     def _send_state(self) -> None:
+        """Send the statistics to all workers. End the state *full* when enough memory is free again."""
         budget = self.state.budget
         if self._is_full and budget.limit is not None and budget.used <= MEMORY_FREE * budget.limit:
             self._is_full = False

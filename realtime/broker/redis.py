@@ -1,8 +1,8 @@
 """
 The broker of many machines: the contract through Redis (6.2 or newer) or a compatible server.
 
-Runs in the worker. It does not know which server has which keys: nodes.py does for one server or for the master that
-sentinels name, cluster.py does for a cluster. Members, and the members of dead workers, are in members.py.
+Runs in the worker. It does not know which server has which keys. nodes.py does for one server or for the master that
+sentinels name; cluster.py does for a cluster. Members, and the members of dead workers, are in members.py.
 
 Theory of operation
 ===================
@@ -63,7 +63,6 @@ from realtime.broker.base import (
     MemberCounts,
     MembersPage,
     Position,
-    Publication,
     Published,
     Retention,
     Room,
@@ -75,6 +74,7 @@ from realtime.broker.keys import HOME, RedisKeys, tag_of
 from realtime.broker.links import Nodes, RedisLink, Route
 from realtime.broker.members import Members, read_members
 from realtime.broker.nodes import FixedServer, Sentinels, SingleNode
+from realtime.broker.payload import Payload, pack_payload, read_payload
 from realtime.broker.resp import CommandFailed
 from realtime.errors import BrokerUnavailable
 from realtime.timing.rate import Rate
@@ -83,26 +83,18 @@ ROUND_S: Final = 2.0  # between two rounds, each of which renews the lease and s
 PROBE_LOST_S: Final = 6.0  # three rounds
 CLOSE_S: Final = 2.0  # to remove this worker's members when it ends
 
-_pack = msgspec.msgpack.encode
 logger = logging.getLogger("realtime.broker.redis")
 
 
-class Stored(msgspec.Struct, frozen=True, array_like=True):
-    """A publication as Redis stores it. Its position is that of the stream's entry."""
-
-    data: bytes
-    info: ClientInfo | None
-    tags: dict[str, str] | None
-    time_ms: int
-    exclude: str = ""
-
-
-_stored = msgspec.msgpack.Decoder(Stored).decode
 _info = msgspec.msgpack.Decoder(ClientInfo).decode
 
 
 class RedisBroker:
-    """The contract, through Redis. It is also the `NodesOwner` of its nodes."""
+    """
+    The contract, through Redis. It is also the `NodesOwner` of its nodes.
+
+    The nodes call `enter`, `on_lost`, `on_restored`, `on_gap` and `on_message`. Other modules use the contract alone.
+    """
 
     def __init__(self, url: str, worker: WorkerId, *, prefix: str = "rt") -> None:
         """
@@ -156,6 +148,7 @@ class RedisBroker:
         self._listener.on_link_restored()
 
     def on_gap(self, channels: Iterable[bytes]) -> None:
+        """Notify the listener of a gap. A room that was unsubscribed meanwhile has no listener any more."""
         rooms = [room for channel in channels if (room := self._rooms.get(channel)) is not None]
         if rooms:
             self._counts["gaps"] += 1
@@ -227,7 +220,7 @@ class RedisBroker:
         if kind == b"p:":
             _, epoch, offset, payload = text.split(b":", 3)
             self._counts["received"] += 1
-            listener.on_publication(room, _publication(payload, epoch.decode(), int(offset)))
+            listener.on_publication(room, read_payload(payload, epoch.decode(), int(offset)))
         elif kind == b"j:":
             listener.on_join(room, _info(text[2:]))
         elif kind == b"l:":
@@ -236,6 +229,7 @@ class RedisBroker:
     # The contract: rooms
 
     async def subscribe(self, room: Room) -> None:
+        """Subscribe at the server of the room. A failed call leaves nothing behind that a reconnect would restore."""
         channel = self._keys.channel(room).encode()
         self._nodes.route  # noqa: B018 - raises where there is none
         self._rooms[channel] = room  # before SUBSCRIBE is sent: a message may arrive together with its confirmation
@@ -248,6 +242,7 @@ class RedisBroker:
             raise
 
     async def unsubscribe(self, room: Room) -> None:
+        """Unsubscribe. The room is forgotten even if this fails, so that no reconnect subscribes it again."""
         channel = self._keys.channel(room).encode()
         if self._rooms.pop(channel, None) is not None:
             await self._nodes.unsubscribe(channel)
@@ -266,7 +261,8 @@ class RedisBroker:
         idempotency_ttl_s: float = 300.0,
         exclude: str = "",
     ) -> Published:
-        payload = _pack(Stored(data, info, dict(tags) if tags else None, int(time.time() * 1000), exclude))
+        # The script stores the payload and publishes it unchanged. Offset and epoch stand beside it in both places.
+        payload = pack_payload(Payload(data, info, dict(tags) if tags else None, int(time.time() * 1000), exclude))
         meta = self._keys.meta(room)
         seen_key = self._keys.idempotency(room, idempotency_key) if idempotency_key is not None else meta
         # Without history only one key is named. While a hash slot moves, each further key could mean a TRYAGAIN.
@@ -291,6 +287,7 @@ class RedisBroker:
         return Published(Position(epoch.decode(), int(offset)), duplicate=bool(seen))
 
     async def position(self, room: Room, *, retention: Retention) -> Position:
+        """Return the top of a stream by the script that also creates one: reading and creating are one atomic step."""
         return (await self.history(room, retention=retention, begin=True)).top
 
     async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
@@ -348,10 +345,11 @@ class RedisBroker:
             min(int(UNUSED_STREAM_S * 1000), _meta_ms(retention)) if begin else 0,
         )
         name = epoch.decode()
-        publications = [_publication(fields[1], name, int(id.partition(b"-")[0])) for id, fields in entries]
+        publications = [read_payload(fields[1], name, int(id.partition(b"-")[0])) for id, fields in entries]
         return History(publications, Position(name, int(top)))
 
     async def forget_history(self, room: Room) -> None:
+        """Delete the stream of publications. The key of the position is another one, and stays."""
         await self._commands.request(tag_of(room), "DEL", self._keys.stream(room))
 
     # The contract: members
@@ -395,6 +393,7 @@ class RedisBroker:
         return MembersPage(read_members(words), "" if after == b"0" else after.decode())
 
     async def allow(self, room: Room, subject: str, rate: Rate) -> bool:
+        # Redis stores the one number of a meter, and expires it when everything is paid off.
         key = self._keys.rate(room, subject)
         return bool(
             await self._commands.run(tag_of(room), scripts.ALLOW, 1, key, rate.interval_s * 1000, rate.period_s * 1000)
@@ -404,6 +403,7 @@ class RedisBroker:
         await self._members.reap(worker)
 
     def _notify_departed(self, departed: Sequence[Departed]) -> None:
+        """Count reaped members and notify the listener. Their leaves were published by the scripts already."""
         self._counts["reaped"] += len(departed)
         self._listener.on_departed(departed)
 
@@ -417,11 +417,6 @@ class RedisBroker:
             "own_members": len(self._members),
             **self._counts,
         }
-
-
-def _publication(payload: bytes, epoch: str, offset: int) -> Publication:
-    stored = _stored(payload)
-    return Publication(stored.data, offset, epoch, stored.info, stored.tags, stored.time_ms, stored.exclude)
 
 
 def _meta_ms(retention: Retention) -> int:

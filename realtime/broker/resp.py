@@ -45,7 +45,12 @@ class CommandFailed(Exception):
 
 
 class RedisConnection(asyncio.Protocol):
-    """One socket to Redis. `connect` makes it; once lost it stays lost."""
+    """
+    One socket to Redis. `connect` makes it; once lost it stays lost.
+
+    Invariant: `_waiting` has one place for each command without a reply, in the order in which they were sent. Pushes
+    have no place in it.
+    """
 
     def __init__(
         self,
@@ -59,7 +64,7 @@ class RedisConnection(asyncio.Protocol):
         self.scripts: set[str] = set()  # digests of the scripts whose text was sent on this connection
         self.on_lost = on_lost
         self._on_push = on_push
-        self._reader = hiredis.Reader(notEnoughData=Ellipsis)
+        self._reader = hiredis.Reader(notEnoughData=Ellipsis)  # None is a reply, so "no reply yet" needs another value
         self._waiting: deque[asyncio.Future[Any]] = deque()  # one for each command without a reply, in their order
         self._turn: list[bytes] = []  # commands of this turn of the loop
         self._transport: Any = None
@@ -96,7 +101,7 @@ class RedisConnection(asyncio.Protocol):
             why = getattr(error, "strerror", None) or str(error) or "no answer"
             what_to_do = "" if isinstance(error, ssl.SSLError) else ": is Redis running there?"
             raise BrokerUnavailable(address.shown, f"{why}{what_to_do}") from error
-        except BaseException as error:
+        except BaseException as error:  # a cancelled caller must leave no open socket behind
             if connection is not None:
                 connection.close()
             if isinstance(error, CommandFailed):

@@ -1,15 +1,16 @@
 """
 The streams of a broker in memory, and how many bytes it uses: publications, positions, idempotency keys.
 
-Pure: the time is an argument. Runs in the local broker's process, or in the worker of a cluster of one. memory.py adds
-the members. Everything stored here is counted in a `Budget` and expires.
+Pure: the time is an argument. Runs in the local broker's process, or in the worker of a cluster of one. memory_state.py
+adds the members. Everything stored here is counted in a `Budget` and expires.
 
 **Lifetime of a position.** Publications expire `ttl_s` after the last one. The position lives for `meta_ttl_s` (30
 days): it proves to a returning client that it missed nothing.
 
 A stream that never had a publication proves nothing. It ends with the last subscriber, and at the latest
 `UNUSED_STREAM_S` after it was last requested. Its epoch is derived from the run id of the broker and the name of the
-room, so a stream that begins again has the same epoch. Only a stream that was forgotten begins under another epoch.
+room. A stream that begins again therefore has the same epoch. Only a stream that was forgotten begins under another
+epoch.
 
 **When memory is short**, positions without publications are forgotten early, the least recently used first. A client
 that resumes from such a position learns that it may have missed something.
@@ -83,6 +84,7 @@ def cost_of(publication: Publication) -> int:
 class RoomStream:
     """The publications of one room, oldest first, and the position after the last."""
 
+    # A broker may hold a million of these, so a stream without publications holds no container.
     __slots__ = ("epoch", "expires_at", "offset", "publications", "published_at", "ttl_s")
 
     def __init__(self, epoch: str) -> None:
@@ -257,7 +259,7 @@ class Streams:
         begin: bool,
     ) -> History:
         stream = self.by_room.get(room)
-        if stream is None or stream.expires_at <= now:
+        if stream is None or stream.expires_at <= now:  # reading creates no stream, else readers could fill the memory
             return History((), self.position(now, room, retention) if begin else Position("", 0))
         if stream.offset or begin:
             stream = self._begin(now, room, retention)
@@ -285,7 +287,7 @@ class Streams:
         stream = self.by_room.pop(room)
         self._clear(stream)
         self._budget.used -= _STREAM + size_of(room)
-        if stream.offset:
+        if stream.offset:  # a stream that never had a publication may begin again under the same epoch
             self._generations[self._number_of(room)] += 1
 
     def unwatched(self, room: Room) -> None:
@@ -323,7 +325,7 @@ class Streams:
         kept = stream.publications
         if kept is None:
             return
-        if now - stream.published_at >= retention.ttl_s:
+        if now - stream.published_at >= retention.ttl_s:  # all expire together: the ttl counts from the last one
             self._clear(stream)
             return
         while len(kept) > retention.size:

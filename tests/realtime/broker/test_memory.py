@@ -26,7 +26,8 @@ from realtime.broker.base import (
 )
 from realtime.broker.local import LocalBroker
 from realtime.broker.local_server import LocalBrokerServer, WorkerLink
-from realtime.broker.memory import Member, MemoryBroker, MemoryState
+from realtime.broker.memory import MemoryBroker
+from realtime.broker.memory_state import Member, MemoryState
 from realtime.broker.streams import Full
 from realtime.errors import BrokerFull, BrokerUnavailable
 from realtime.timing.rate import Rate
