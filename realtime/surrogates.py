@@ -1,9 +1,9 @@
 """
-JSON texts that were cut in the middle of a character.
+Repairs JSON texts that were cut in the middle of a character.
 
-Pure. Half of a surrogate pair, `\\ud83d`, is valid by the grammar of RFC 8259 (section 8.2), but not every reader takes
-it, and who sent it did no wrong: a text field was cut by a program that counts in UTF-16. It gets U+FFFD in its place,
-as other servers have it.
+Pure. Half of a surrogate pair, `\\ud83d`, is valid by the grammar of RFC 8259 (section 8.2), but not every reader
+accepts it. Such a text comes from a program that counts in UTF-16 and cut a text field; its sender made no mistake.
+Each half is replaced by U+FFFD, as other servers do.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def repair(text: bytes) -> bytes:
 
 def read_repaired(read: Callable[[bytes], Read], text: bytes) -> Read:
     """
-    Return what a JSON reader makes of a text, which is repair only where it is not read as it is.
+    Read a JSON text. If the reader refuses it, repair the text and read again.
 
     Raises:
-        msgspec.DecodeError: it is not read when repair either.
+        msgspec.DecodeError: the reader refuses the repaired text too.
     """
     try:
         return read(text)

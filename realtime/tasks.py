@@ -1,10 +1,10 @@
 """
-Beginning a task at once, where Python can.
+Starts a task at once, where Python can.
 
-Runs in the worker. A task that begins in a later turn of the loop costs that turn: a handle, a poll of the kernel, and
-what the processor has forgotten meanwhile. Most commands of clients are answered without waiting for anything; from
-Python 3.12 on such a task runs to its end right here, and one that has to wait goes on as any other does. With an older
-Python it begins in the next turn. Nothing is awaited here.
+Runs in the worker. A task that starts in a later turn of the event loop costs a handle, a poll of the kernel, and
+cold processor caches. Most commands of clients are answered without waiting for anything. From Python 3.12
+on, such a task runs to its end inside `begin`. A task that must wait goes on like any other. An older Python starts it
+in the next turn. This module awaits nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ IS_EAGER: Final = sys.version_info >= (3, 12)
 
 
 def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Return the task of `work`, which may be done already. To be called on the event loop."""
+    """Start a task, and return it; it may be done already. Must be called on the event loop."""
     loop = asyncio.get_running_loop()
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=loop, eager_start=True)

@@ -1,16 +1,16 @@
 """
 Public keys that verify tokens: from a PEM file, and from the URL at which an identity provider publishes its key set.
 
-Runs in the worker. A `KeySet` holds the keys that are known now and says which of them may verify a token; it verifies
-nothing itself (tokens.py). It fetches the set when a token needs a key that is not known (the provider has rotated its
-keys), and when the known keys are `FRESH_S` old. All tokens that wait share one fetch.
+Runs in the worker. A `KeySet` holds the keys that are known now, and says which of them may verify a token. It verifies
+nothing itself (tokens.py). It fetches the set when a token needs an unknown key, because the provider may have rotated
+its keys. It also fetches the set when the known keys are `FRESH_S` old. All waiting tokens share one fetch.
 
-**Pauses.** Anybody can make up a token with an unknown key. After a fetch that brought nothing new the next one waits:
-`PAUSE_S`, then twice as long each time, `AGAIN_S` at most. A fetch that brought new keys makes the pause short again,
-and no stranger can cause that. A token that comes within the pause has the next fetch scheduled, waits for it up to
-`WAIT_S`, and is undecided after that, never refused. A key server that does not answer costs the known keys nothing.
+**Pauses.** Every client can make up a token with an unknown key. After a fetch without new keys, the next one therefore
+waits for `PAUSE_S`. The pause doubles each time, up to `AGAIN_S`. A fetch with new keys resets it, which no client can
+cause. A token that comes within the pause schedules the next fetch and waits for it, up to `WAIT_S`. After that it is
+unverified, never invalid. A key server that does not answer removes no known key.
 
-JSON Web Key Sets: RFC 7517. Which algorithm a key is for: RFC 7518, section 3.1, and RFC 8037.
+JSON Web Key Sets: RFC 7517. The algorithms of a key: RFC 7518, section 3.1, and RFC 8037.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from realtime.auth import key_server
 from realtime.auth.key_cache import KeyCache
 from realtime.errors import SettingsError, TokenUnverified
 
-PAUSE_S: Final = 1.0  # after a fetch; doubled by each that brings nothing new
-AGAIN_S: Final = 10.0  # and no longer than this
-QUIET_S: Final = 60.0  # without a fetch, after which the pauses begin anew
+PAUSE_S: Final = 1.0  # after a fetch; doubled by each fetch without new keys
+AGAIN_S: Final = 10.0  # the longest pause
+QUIET_S: Final = 60.0  # without a fetch, after which the pause is short again
 FRESH_S: Final = 3600.0
-RECENT_S: Final = 60.0  # a set as young as this has the keys that its ids say; an older one may have been replaced
+RECENT_S: Final = 60.0  # a set younger than this certainly has the keys of its ids; an older one may be replaced
 TIMEOUT_S: Final = 5.0  # for a whole answer, from the first packet to the last byte
-WAIT_S: Final = 3.0  # for a client; an SDK gives a command up after 5 s
-KEYS_MAX: Final = 64  # of a set; a token that names no key is tried with each of its kind
+WAIT_S: Final = 3.0  # for a client; an SDK abandons a command after 5 s
+KEYS_MAX: Final = 64  # of a set; a token without a key id is tried with each key of its algorithm
 
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _RSA: Final = ("RS256", "RS384", "RS512")
 ALGORITHMS: Final = (*_RSA, *_CURVES.values(), "EdDSA")
-# What makes a public key of each type (RFC 7518, section 6; RFC 8037, section 2), and PyJWT's name for its reader.
+# The members of a public key of each type (RFC 7518, section 6; RFC 8037, section 2), and PyJWT's name of its reader.
 _MEMBERS: Final = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
 _READERS: Final = {
     ("RSA", None): "RS256",
@@ -63,7 +63,7 @@ logger = logging.getLogger("realtime.auth")
 
 
 def algorithms_of(key: Any) -> tuple[str, ...]:
-    """Return the algorithms that a public key may verify: never one of another kind."""
+    """Return the algorithms that a public key may verify: only those of its own type."""
     if isinstance(key, RSAPublicKey):
         return _RSA
     if isinstance(key, EllipticCurvePublicKey):
@@ -74,10 +74,10 @@ def algorithms_of(key: Any) -> tuple[str, ...]:
 
 def load_public_key(path: Path) -> Any:
     """
-    Return the public key in a PEM file, or that of a certificate.
+    Return the public key in a PEM file, or that of a certificate in it.
 
     Raises:
-        SettingsError: there is none that verifies tokens.
+        SettingsError: the file has no key that verifies tokens.
     """
     try:
         text = path.read_bytes()
@@ -101,14 +101,14 @@ class Key(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """The public keys that may verify a token. `is_named`: the token names a key of the set, so there is no other."""
+    """The public keys that may verify a token. `is_named`: the token names a key of the set, so no other key may."""
 
     keys: Sequence[Any]
     is_named: bool
 
 
 class KeySet:
-    """The public keys that are believed."""
+    """The trusted public keys."""
 
     def __init__(
         self,
@@ -122,11 +122,11 @@ class KeySet:
     ) -> None:
         """
         Args:
-            fixed: a public key that is always believed.
+            fixed: a public key that is always trusted.
             url: where a JSON Web Key Set is published.
-            cache: where workers leave the set for those after them.
-            fetch: reads a URL; given up by cancelling it.
-            clock: seconds.
+            cache: the file in which workers share the set.
+            fetch: reads a URL; cancelling it ends the request.
+            clock: seconds, on a clock that never goes back.
             sleep: waits for so many seconds of that clock.
         """
         self.url = url
@@ -137,27 +137,29 @@ class KeySet:
         self._sleep = sleep
         self._published: list[dict[str, str]] = []
         self._keys: list[Key] = []
-        self._is_used = False  # since the last fetch
-        self._proved_at: float | None = None  # when the set was fetched that is known
-        self._began_at = 0.0  # the last fetch
+        self._is_used = False  # whether a token was checked since the last fetch
+        self._fetched_at: float | None = None  # when the known set was fetched, by any worker
+        self._began_at = 0.0  # when the last fetch of this worker began
         self._ended_at: float | None = None
-        self._problem = ""  # with which the last fetch failed
-        self._fruitless = 0  # fetches in a row that brought nothing new
-        self._is_asking = False  # the key server, and not waiting for the pause to end
+        self._problem = ""  # why the last fetch failed
+        self._fruitless = 0  # consecutive fetches without new keys
+        self._is_requesting = False  # a request is sent; false while the fetch waits for the pause to end
         self._fetching: asyncio.Task[None] | None = None
-        self.take_over()
+        self.load_cached()
 
     # What is known
 
     def find(self, head: Mapping[str, Any]) -> Candidates:
         """
-        Return the keys that may verify a token of this head. Without an id, or with one that the set does not have,
-        these are all that are for its algorithm and have no other id (RFC 7517, section 4.5).
+        Return the keys that may verify a token with this head.
+
+        Without a key id, or with one that the set lacks, these are all keys of its algorithm without another id
+        (RFC 7517, section 4.5).
         """
         self._is_used = True
         kid, algorithm = head.get("kid"), head.get("alg")
         named = [each for each in self._keys if kid is not None and each.kid == kid]
-        if named:
+        if named:  # a key of another algorithm is never tried: that would be an algorithm confusion attack
             return Candidates([each.public for each in named if algorithm in each.algorithms], is_named=True)
         found = [
             each.public for each in self._keys if algorithm in each.algorithms and (kid is None or each.kid is None)
@@ -168,8 +170,8 @@ class KeySet:
 
     @property
     def is_recent(self) -> bool:
-        """Whether the set was fetched so lately that a key is what its id says."""
-        return self._proved_at is not None and self._clock() - self._proved_at < RECENT_S
+        """Whether the set was fetched so recently that it certainly has the keys of its ids."""
+        return self._fetched_at is not None and self._clock() - self._fetched_at < RECENT_S
 
     def now(self) -> float:
         """Return the time by the clock of `fetched`."""
@@ -177,48 +179,48 @@ class KeySet:
 
     # Fetching
 
-    def take_over(self) -> bool:
-        """Take the set that another worker has fetched since, where it left one. Return whether there was one."""
-        if self.url is None or self._cache is None or (kept := self._cache.load(self.url)) is None:
+    def load_cached(self) -> bool:
+        """Load the set if another worker fetched a newer one. Return whether there was one."""
+        if self.url is None or self._cache is None or (cached := self._cache.load(self.url)) is None:
             return False
-        age_s, published = kept
+        age_s, published = cached
         fetched_at = self._clock() - age_s
-        if self._proved_at is not None and fetched_at <= self._proved_at:
+        if self._fetched_at is not None and fetched_at <= self._fetched_at:
             return False
-        self._take(published, fetched_at)
+        self._replace_keys(published, fetched_at)
         return True
 
-    def freshen(self) -> None:
-        """Fetch the set on the side where it is in use and old: the old keys are good until the new ones are there."""
-        if self.url is None or not self._is_used or self._proved_at is None:
+    def refresh_if_old(self) -> None:
+        """Start a fetch if the set is used and old. The old keys stay good until the new ones arrive."""
+        if self.url is None or not self._is_used or self._fetched_at is None:
             return
-        if self._clock() - self._proved_at > FRESH_S:
+        if self._clock() - self._fetched_at > FRESH_S:
             self._schedule()
 
     async def fetched(self) -> float:
         """
-        Wait for the fetch that is under way, or for the next one. Return when it began.
+        Wait for the running or the next fetch. Return when it began.
 
         Raises:
             TokenUnverified: it failed, or it is not due within `WAIT_S`.
         """
-        fetching = self._schedule()
-        due_in_s = 0.0 if self._is_asking else self._due_at() - self._clock()
+        fetching = self._schedule()  # even where this caller will not wait for it: the next token needs it
+        due_in_s = 0.0 if self._is_requesting else self._due_at() - self._clock()
         if due_in_s > (0.0 if self._problem else WAIT_S):
-            raise TokenUnverified(f"{self._problem or 'its key is not known'}; asked again in {due_in_s:.0f} s")
-        await asyncio.shield(fetching)
+            raise TokenUnverified(f"{self._problem or 'its key is not known'}; next request in {due_in_s:.0f} s")
+        await asyncio.shield(fetching)  # a cancelled caller must not end the fetch of the others
         if self._problem:
             raise TokenUnverified(self._problem)
         return self._began_at
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel the running fetch."""
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.gather(self._fetching, return_exceptions=True)
 
     def _schedule(self) -> asyncio.Task[None]:
-        """Have one fetch under way, or waiting for the pause to end."""
+        """Return the running fetch. Start one where there is none; it first waits for the pause to end."""
         if self._fetching is None:
             self._fetching = asyncio.get_running_loop().create_task(self._update())
         return self._fetching
@@ -230,52 +232,60 @@ class KeySet:
         return self._ended_at + min(AGAIN_S, PAUSE_S * (1 << min(self._fruitless, 16)))
 
     async def _update(self) -> None:
-        assert self.url is not None, "else there is nothing to fetch"
+        """
+        Wait for the pause to end, fetch the set once, and note the result.
+
+        Invariant: at most one such task exists, and `_fetching` is it. A failure leaves the known keys as they are.
+        """
+        assert self.url is not None, "KeyUnknown and refresh_if_old() need a url, and only they start a fetch"
+        assert not self._is_requesting, "_schedule() starts no second task"
         try:
             if (pause_s := self._due_at() - self._clock()) > 0:
                 await self._sleep(pause_s)
-            self._is_asking = True
+            self._is_requesting = True
             self._begin()
             before = self._published
-            self._problem = await self._ask(self.url)
+            self._problem = await self._request(self.url)
             self._fruitless = 0 if not self._problem and self._published != before else self._fruitless + 1
         finally:
-            self._is_asking = False
+            self._is_requesting = False
             self._ended_at = self._clock()
             self._fetching = None
 
     def _begin(self) -> None:
+        """Note the beginning of a fetch. After a quiet time, earlier fetches without new keys no longer count."""
         self._began_at = self._clock()
         self._is_used = False
         if self._ended_at is not None and self._began_at - self._ended_at > QUIET_S:
             self._fruitless = 0
 
-    async def _ask(self, url: str) -> str:
-        """Ask the key server once. Return what is wrong; nothing when the keys are there."""
+    async def _request(self, url: str) -> str:
+        """Send one request to the key server. Return the problem; empty when the keys were loaded."""
         shown = _shown(url)
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                published = usable(await self._fetch(url))
+                published = usable_keys(await self._fetch(url))
         except TimeoutError as error:
             why = str(error) or f"no whole answer within {TIMEOUT_S:g} s"
         except (OSError, ValueError) as error:
             why = str(error)
         else:
-            self._take(published, self._began_at)
+            self._replace_keys(published, self._began_at)
             if self._cache is not None:
                 self._cache.save(url, published)
-            logger.info("= %d keys from %s", len(self._keys), shown)
+            logger.info("= fetched %d keys from %s", len(self._keys), shown)
             return ""
         logger.warning("! no keys from %s: %s", shown, why)
         return f"there are no keys from {shown}: {why}"
 
-    def _take(self, published: list[dict[str, str]], fetched_at: float) -> None:
-        self._published, self._proved_at = published, fetched_at
+    def _replace_keys(self, published: list[dict[str, str]], fetched_at: float) -> None:
+        """Replace all keys of the set. A key that the provider withdrew is thus no longer trusted."""
+        self._published, self._fetched_at = published, fetched_at
         self._keys = [key for each in published if (key := read_key(each)) is not None]
 
 
 class _Jwk(msgspec.Struct):
-    """One entry of a set, as far as it is used here (RFC 7517, section 4)."""
+    """One entry of a set, with the members used here (RFC 7517, section 4)."""
 
     kty: str
     kid: str | None = None
@@ -291,18 +301,19 @@ class _Jwk(msgspec.Struct):
 
     @property
     def is_for_us(self) -> bool:
-        """Whether it is a public key that is meant for verifying."""
+        """Whether it is a public key for verifying signatures."""
         verifies = self.use in (None, "sig") and (self.key_ops is None or "verify" in self.key_ops)
         return verifies and self.kty in _MEMBERS and self.d is None
 
 
-def usable(text: bytes) -> list[dict[str, str]]:
+def usable_keys(text: bytes) -> list[dict[str, str]]:
     """
-    Return the entries of a set that verify tokens, each as its public members alone. What is of no use here is left out
-    and spoils no other, as RFC 7517, section 5, wants it.
+    Return the entries of a set that can verify tokens, each with its public members alone.
+
+    Other entries are ignored and do no harm, as RFC 7517, section 5, requires.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such entry.
     """
     try:
         entries = msgspec.json.decode(text, type=dict[str, Any]).get("keys")
@@ -317,7 +328,7 @@ def usable(text: bytes) -> list[dict[str, str]]:
         if not jwk.is_for_us:
             continue
         if len(found) == KEYS_MAX:
-            logger.warning("! a key set has more keys than %d: the others are not used", KEYS_MAX)
+            logger.warning("! a key set has more than %d keys: ignoring the others", KEYS_MAX)
             break
         names = ("kty", "kid", "alg", *_MEMBERS[jwk.kty])
         members = {name: value for name in names if (value := getattr(jwk, name)) is not None}
@@ -329,7 +340,7 @@ def usable(text: bytes) -> list[dict[str, str]]:
 
 
 def read_key(jwk: Mapping[str, str]) -> Key | None:
-    """Return the key that public members describe, or None where they describe none that verifies tokens."""
+    """Return the key that these public members describe, or None if it cannot verify tokens."""
     reader = _READERS.get((jwk.get("kty", ""), jwk.get("crv")))
     if reader is None:
         return None
@@ -337,12 +348,12 @@ def read_key(jwk: Mapping[str, str]) -> Key | None:
         public = jwt.PyJWK(dict(jwk), reader).key
     except (jwt.PyJWTError, ValueError, TypeError, KeyError, UnsupportedAlgorithm):
         return None
-    named = jwk.get("alg")
+    named = jwk.get("alg")  # narrows what the key may verify, and never widens it
     algorithms = [each for each in algorithms_of(public) if named is None or each == _NAMES.get(named, named)]
     return Key(jwk.get("kid"), tuple(algorithms), public) if algorithms else None
 
 
 def _shown(url: str) -> str:
-    """Return a URL without what may be a secret in it."""
+    """Return a URL without its user, password and query, which may be secret."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,10 +1,12 @@
 """
-Which tokens are revoked, though they would still be good.
+Revoked tokens: those that are refused although they have not expired.
 
-Pure: what was revoked and a time in, a verdict out. Runs in the worker; bus.py and revocation_sync.py see to it that
-all workers know the same. A token is revoked by its own id (`jti`), or with all tokens of its user that were issued
-before a moment (`iat`; one that does not say when counts as older than any). Nothing here is kept for longer than it
-says, and no more than `MOST` of each kind: then the oldest is forgotten, with a line in the log.
+Pure: revocations, claims and a time in, a verdict out. Runs in the worker. bus.py and revocation_sync.py bring the
+revocations to all workers.
+
+A token is revoked by its own id (`jti`), or together with all tokens of its user that were issued before a moment
+(`iat`). A token without `iat` counts as older than any moment. A revocation is stored until the time that it names. At
+most `MOST` of each kind are stored; then the oldest is dropped, with a line in the log.
 """
 
 from __future__ import annotations
@@ -15,16 +17,17 @@ from typing import Any, Final
 
 import msgspec
 
-MOST: Final = 10_000  # of each kind; a user who logs out needs one for as long as a token lives
-KEPT_S: Final = 30 * 86400.0  # where nothing else is said; a token that lives longer is good again after it
+MOST: Final = 10_000  # of each kind; each user that logs out needs one for the lifetime of a token
+KEPT_S: Final = 30 * 86400.0  # default lifetime of a revocation; a token that lives longer is good again after it
 
 logger = logging.getLogger("realtime.auth")
 
 
 class Revocation(msgspec.Struct, frozen=True, array_like=True):
     """
-    What is revoked until `until_s`: the token of id `token`, or else all tokens of `user` from before `before_s`. Times
-    are Unix time.
+    One revocation, in force until `until_s`.
+
+    It revokes the token of id `token`, or else all tokens of `user` issued before `before_s`. Times are Unix time.
     """
 
     until_s: float
@@ -34,7 +37,7 @@ class Revocation(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Revoked:
-    """All that is revoked."""
+    """All revocations that are in force."""
 
     def __init__(self) -> None:
         self._tokens: dict[str, Revocation] = {}
@@ -48,11 +51,11 @@ class Revoked:
         yield from self._users.values()
 
     def add(self, revocation: Revocation, now_s: float) -> None:
-        """Refuse what this revokes. Harmless when it is known; what is over by now is forgotten."""
+        """Put a revocation in force. A known one is extended; one that has ended is ignored."""
         if revocation.until_s <= now_s:
             return
         kind, key = (self._tokens, revocation.token) if revocation.token else (self._users, revocation.user)
-        known = kind.pop(key, None)
+        known = kind.pop(key, None)  # removed first, so that an extended revocation counts as the youngest
         if known is not None:
             until_s, before_s = max(known.until_s, revocation.until_s), max(known.before_s, revocation.before_s)
             revocation = msgspec.structs.replace(revocation, until_s=until_s, before_s=before_s)
@@ -61,19 +64,22 @@ class Revoked:
             self._forget(kind, now_s)
 
     def _forget(self, kind: dict[str, Revocation], now_s: float) -> None:
+        """Remove revocations that have ended, and if there are still too many, the oldest."""
         for key in [key for key, each in kind.items() if each.until_s <= now_s]:
             del kind[key]
         if len(kind) > MOST:
             del kind[next(iter(kind))]
             logger.warning("! more than %d revocations: the oldest is forgotten", MOST)
+            assert len(kind) == MOST, "one revocation is added at a time"
 
     def covers(self, claims: Mapping[str, Any], now_s: float) -> bool:
-        """Say whether a token that says `claims` is revoked."""
+        """Return whether a token with these claims is revoked."""
         token, user = claims.get("jti"), claims.get("sub", "")
         if isinstance(token, str) and (found := self._tokens.get(token)) is not None and now_s < found.until_s:
             return True
         found = self._users.get(user) if isinstance(user, str) else None
         if found is None or now_s >= found.until_s:
             return False
+        # Without a usable `iat`, nothing proves that the token is newer. `not >=` also covers NaN.
         issued = claims.get("iat")
         return isinstance(issued, bool) or not isinstance(issued, int | float) or not issued >= found.before_s

@@ -1,12 +1,15 @@
 """
-Who a client is: tokens.
+Verifies tokens, and reads the user and the rights of a client from them.
 
-Texts and a time in, claims or an error out; only `verify_…` waits, for keys. Runs in the worker. Signatures are PyJWT's
-business; what the claims mean is here (Centrifuge client protocol, section 10). Nothing here is told to a client: that
-is for the protocol.
+Runs in the worker. Texts and a time in, claims or an error out; only `verify_…` waits, for keys. PyJWT checks the
+signatures, this module checks the claims (Centrifuge client protocol, section 10). It never sends anything to a client;
+the protocol does.
 
-A token is *invalid* when it can never be good, *expired* when another one would be, and *unverified* when the same one
-may be good later: its key is not known yet, or it is about to begin. RFC 7519 allows some leeway where clocks differ.
+There are three kinds of refused tokens. RFC 7519 allows some leeway, because clocks differ.
+
+- *Invalid*: it can never be good.
+- *Expired*: another token would be good.
+- *Unverified*: the same token may be good later, because its key is not known yet, or because it begins soon.
 """
 
 from __future__ import annotations
@@ -32,13 +35,13 @@ from realtime.errors import TokenExpired, TokenInvalid, TokenUnverified
 T = TypeVar("T")
 
 LEEWAY_S: Final = 10.0  # by which clocks may differ; RFC 7519, section 4.1.4: "usually no more than a few minutes"
-# What begins, or was issued, within so much is a matter of time, and anything else is a mistake. It is the greatest
-# difference between two clocks that Kerberos takes (RFC 4120, section 8.2).
+# A token that begins or was issued within this time is unverified; anything further off is invalid. Kerberos accepts at
+# most this difference between two clocks (RFC 4120, section 8.2).
 SOON_S: Final = 300.0
 
 ALGORITHMS: Final = ("HS256", "HS384", "HS512")  # never `none`, and no public-key algorithm beside a shared secret
 
-# PyJWT compares with the clock of the machine; here the time is an argument, so the times are checked below.
+# PyJWT would compare with the clock of the machine. Here the time is an argument, so this module checks the times.
 _OPTIONS: Final[dict[str, Any]] = {
     "verify_exp": False,
     "verify_nbf": False,
@@ -52,7 +55,7 @@ _OPTIONS: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class ConnectionClaims:
-    """What a connection token says. `info` is a JSON text; `expire_at_s` is Unix time, None for never."""
+    """The claims of a connection token. `info` is a JSON text; `expire_at_s` is Unix time, None for never."""
 
     user: str
     raw: dict[str, Any]
@@ -64,7 +67,7 @@ class ConnectionClaims:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionClaims:
-    """What a subscription token says. `info` and `data` are JSON texts."""
+    """The claims of a subscription token. `info` and `data` are JSON texts."""
 
     user: str
     channel: str
@@ -75,7 +78,7 @@ class SubscriptionClaims:
 
 
 class KeyUnknown(TokenInvalid):
-    """No key that is known verifies the token. A set that is fetched now may have one."""
+    """No known key verifies the token. The key server may have published one meanwhile."""
 
 
 class Tokens:
@@ -93,31 +96,30 @@ class Tokens:
     ) -> None:
         """
         Args:
-            hmac_secret: verifies HS256 and its like; None refuses those.
-            keys: verify RS256, ES256, EdDSA and their like; None refuses those.
-            audience: what `aud` must hold, where given.
-            issuer: what `iss` must be, where given.
-            revoked: which tokens are not good any more; they are taken for expired, so that clients fetch others.
-            leeway_s: by how much the issuer's clock may differ, in either direction.
+            hmac_secret: verifies HS256, HS384 and HS512; None refuses those.
+            keys: verify RS256, ES256, EdDSA and the other public-key algorithms; None refuses those.
+            audience: the value that `aud` must contain, where given.
+            issuer: the value that `iss` must have, where given.
+            revoked: the revoked tokens; they count as expired, so that clients fetch others.
+            leeway_s: how far the issuer's clock may differ, in either direction.
         """
         self.revoked = revoked if revoked is not None else Revoked()
         self._secret = hmac_secret
         self._keys = keys
         self._audience = audience
         self._issuer = issuer
-
         self._leeway_s = leeway_s
 
     async def close(self) -> None:
-        """Give up what is being fetched."""
+        """Cancel a running fetch of keys."""
         if self._keys is not None:
             await self._keys.close()
 
-    # As a client brings them
+    # With a wait for an unknown key
 
     async def verify_connection(self, token: str, now: Callable[[], float] = time.time) -> ConnectionClaims:
         """
-        Verify a connection token, and wait for its key where that is not known yet.
+        Verify a connection token. Wait for its key if that is not known yet.
 
         Raises:
             TokenUnverified: it cannot be verified now; the same token may be good later.
@@ -127,7 +129,7 @@ class Tokens:
 
     async def verify_subscription(self, token: str, now: Callable[[], float] = time.time) -> SubscriptionClaims:
         """
-        Verify a subscription token, and wait for its key where that is not known yet.
+        Verify a subscription token. Wait for its key if that is not known yet.
 
         Raises:
             TokenUnverified: it cannot be verified now; the same token may be good later.
@@ -136,17 +138,23 @@ class Tokens:
         return await self._verified(lambda: self.subscription(token, now()), lambda: self._unknown(token, now()))
 
     async def _verified(self, read: Callable[[], T], unknown: Callable[[], Exception]) -> T:
+        """
+        Return what `read` returns, and wait for a fetch of keys if that raises `KeyUnknown`.
+
+        A fetch that began before the token arrived proves nothing about its key: the provider may have published the
+        key since. So the token waits for one that began later. `unknown` then makes the refusal.
+        """
         keys = self._keys
         try:
             claims = read()
         except KeyUnknown:
-            assert keys is not None, "else no key could become known"
+            assert keys is not None, "_open raises KeyUnknown only where a key set has a url"
         else:
             if keys is not None:
-                keys.freshen()
+                keys.refresh_if_old()
             return claims
         arrived = keys.now()
-        if keys.take_over():
+        if keys.load_cached():  # another worker may have fetched the key already, which costs no request
             with contextlib.suppress(KeyUnknown):
                 return read()
         try:
@@ -163,8 +171,9 @@ class Tokens:
 
     def _unknown(self, token: str, now_s: float) -> Exception:
         """
-        Return what a token is whose key the key server does not publish, as it said after the token came. Nothing that
-        the token says is in_sync. It chooses between refusals alone.
+        Return the refusal of a token whose key the key server does not publish, even after the token arrived.
+
+        The claims are not verified here. They only choose between refusals.
         """
         try:
             claims = jwt.decode(token, options={**_OPTIONS, "verify_signature": False})  # type: ignore[arg-type]
@@ -179,16 +188,16 @@ class Tokens:
             return TokenExpired("the key server does not publish its key any more")
         return TokenUnverified("it was issued just now, and the key server does not publish its key yet")
 
-    # As they are
+    # With the keys that are known now
 
     def connection(self, token: str, now_s: float) -> ConnectionClaims:
         """
         Verify a connection token.
 
         Raises:
-            TokenExpired: it was good until some time before `now_s`, or until it was revoked.
-            TokenUnverified: it is good in a while.
-            TokenInvalid: it is not signed by our secret, not for us, or a subscription token.
+            TokenExpired: it expired before `now_s`, or was revoked.
+            TokenUnverified: it begins soon.
+            TokenInvalid: its signature, audience or issuer is wrong, or it is a subscription token.
         """
         claims = self._verify(token, now_s)
         if "channel" in claims:
@@ -204,12 +213,12 @@ class Tokens:
 
     def subscription(self, token: str, now_s: float) -> SubscriptionClaims:
         """
-        Verify a subscription token. That it is for this client and room is for the caller to compare.
+        Verify a subscription token. The caller must compare its user, connection id and room.
 
         Raises:
-            TokenExpired: it was good until some time before `now_s`.
-            TokenUnverified: it is good in a while.
-            TokenInvalid: it is not signed by our secret, not for us, or names no room.
+            TokenExpired: it expired before `now_s`, or was revoked.
+            TokenUnverified: it begins soon.
+            TokenInvalid: its signature, audience or issuer is wrong, or it names no room.
         """
         claims = self._verify(token, now_s)
         channel = claims.get("channel")
@@ -230,11 +239,13 @@ class Tokens:
     def _verify(self, token: str, now_s: float) -> dict[str, Any]:
         try:
             claims = self._open(token)
-        except (jwt.PyJWTError, RecursionError) as error:  # the head is parsed before anything is in_sync
+        except (jwt.PyJWTError, RecursionError) as error:  # RecursionError: the head is parsed before it is verified
             raise TokenInvalid(str(error)) from error
+        # The order matters: whether a token is for this server at all comes before whether it has expired. Otherwise a
+        # foreign token would be answered "expired", and its client would fetch another of the same kind for ever.
         try:
             msgspec.json.encode(claims)
-        except UnicodeEncodeError as error:  # nobody could be told of it
+        except UnicodeEncodeError as error:  # such a text cannot be sent to any client
             raise TokenInvalid("a text ends in the middle of a character") from error
         self._check_addressee(claims)
         self._check_times(claims, now_s)
@@ -256,8 +267,14 @@ class Tokens:
 
     def _open(self, token: str) -> dict[str, Any]:
         """
-        Return the claims of a token by the key that its head names: for an HMAC the secret and nothing else, else a
-        public key. Where several may be meant, each is tried (RFC 7517, section 4.5).
+        Verify the signature, and return the claims.
+
+        A token with an HMAC is verified by the secret alone, any other by a public key that its head names. Where
+        several keys match, each is tried (RFC 7517, section 4.5).
+
+        Raises:
+            KeyUnknown: no known key verifies it, and the key server may publish another one.
+            TokenInvalid: no key may verify it.
         """
         head = jwt.get_unverified_header(token)
         algorithm = head.get("alg")
@@ -272,33 +289,34 @@ class Tokens:
             try:
                 return _decode(token, key, [algorithm])
             except (jwt.InvalidSignatureError, jwt.InvalidKeyError):
-                continue  # it may be another's
-        why = f"no key that is known verifies {algorithm} with {'this' if 'kid' in head else 'no'} `kid`"
+                continue  # the next key may match
+        why = f"no known key verifies {algorithm} with {'this' if 'kid' in head else 'no'} `kid`"
         if self._keys.url is None or (candidates.is_named and self._keys.is_recent):
             raise TokenInvalid(why)
         raise KeyUnknown(why)
 
     def _check_addressee(self, claims: Mapping[str, Any]) -> None:
+        """Check `aud` and `iss` where settings give them. A set of keys may sign for several applications."""
         if self._audience is not None:
             audience = claims.get("aud")
             if self._audience not in (audience if isinstance(audience, list) else [audience]):
-                raise TokenInvalid("`aud` names somebody else")
+                raise TokenInvalid("`aud` names another audience")
         if self._issuer is not None and claims.get("iss") != self._issuer:
-            raise TokenInvalid("`iss` is somebody else")
+            raise TokenInvalid("`iss` names another issuer")
 
 
 def channels_of(claims: Mapping[str, Any]) -> tuple[str, ...]:
     """
-    Return the rooms that a connection token gives.
+    Return the rooms to which a connection token subscribes its connection.
 
     Raises:
-        TokenInvalid: they have another shape.
+        TokenInvalid: `channels` is no list of texts, or `subs` is no object.
     """
     return tuple(dict.fromkeys([*_texts(claims, "channels"), *_keys(claims, "subs")]))
 
 
 def sign(claims: Mapping[str, Any], hmac_secret: str) -> str:
-    """Return a token (HS256) that says `claims`."""
+    """Return a token with these claims, signed with HS256."""
     return jwt.encode(dict(claims), hmac_secret, algorithm="HS256")
 
 
@@ -308,6 +326,7 @@ def _decode(token: str, key: Any, algorithms: list[str]) -> dict[str, Any]:
 
 
 def _user(claims: Mapping[str, Any]) -> str:
+    """Return the user; empty for none. RFC 7519, section 4.1.2, requires a text, so a number is refused."""
     user = claims.get("sub", "")
     if not isinstance(user, str):
         raise TokenInvalid(f'`sub` is {_named(user)}, and has to be a text such as "42" (RFC 7519, section 4.1.2)')
@@ -315,13 +334,19 @@ def _user(claims: Mapping[str, Any]) -> str:
 
 
 def _named(value: object) -> str:
-    """Return what JSON calls a value, for a person."""
+    """Return the JSON type of a value, for an error text."""
     if isinstance(value, bool):
         return "true or false"
     return "a number" if isinstance(value, int | float) else "no text"
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:
+    """
+    Return a claim that is a time, None where the token lacks it.
+
+    Raises:
+        TokenInvalid: it is no finite number. In Python, true and false are numbers; here they are not.
+    """
     value = claims.get(name)
     if value is None:
         return None
@@ -334,15 +359,15 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
 
 
 def _expire_at(claims: Mapping[str, Any]) -> float | None:
-    """Return when what the token began has to end: `expire_at` where given (0 is never), else `exp`."""
+    """Return when the connection or subscription expires: `expire_at` where given (0 is never), else `exp`."""
     chosen = _time(claims, "expire_at")
     if chosen is None:
         return _time(claims, "exp")
-    return chosen or None
+    return chosen or None  # 0, that is never
 
 
 def _json(claims: Mapping[str, Any], name: str) -> bytes | None:
-    """Return a claim as a JSON text; `b64…` carries it in base 64."""
+    """Return a claim as a JSON text. The claim `b64…` has it in base 64."""
     if (encoded := claims.get(f"b64{name}")) is not None:
         try:
             text = base64.b64decode(encoded, validate=True)

@@ -1,15 +1,15 @@
 """
-Where a Redis is, and how one gets in: what a `--redis` URL says.
+What a `--redis` URL says: where Redis is, and how to log in.
 
-Runs in the worker, and in `realtime doctor`. A URL names one server, the sentinels that know which server it is, or
-some nodes of a cluster:
+Runs in the worker, and in `realtime doctor`. A URL names one server, or the sentinels that know the master, or some
+nodes of a cluster:
 
     redis://[user:password@]host[:port][/db]                                  one server; rediss:// with TLS
     unix://[user:password@]/path[?db=0]                                       one server, on a Unix socket
     redis+sentinel://[user:password@]host[:port],host2[:port]/SERVICE[/db]    rediss+sentinel:// with TLS
     redis+cluster://[user:password@]host[:port],host2[:port]                  rediss+cluster:// with TLS
 
-redis-py reads each host's part. Nothing here connects, and what is shown is without the password.
+redis-py parses the part of each host. This module never connects, and shows addresses without passwords.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ TLS_OPTIONS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 SENTINEL_OPTIONS: Final = ("sentinel_username", "sentinel_password")
 
 
-class Kind(enum.Enum):
-    """What a URL leads to."""
+class Topology(enum.Enum):
+    """The kind of installation that a URL names."""
 
     ONE = "one server"
     SENTINEL = "the master that sentinels name"
@@ -40,7 +40,7 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How a server proves who it is, and we to it. The host's name is verified always."""
+    """The certificates of both sides. The host name of the server is always verified."""
 
     ca_file: str | None = None
     certificate_file: str | None = None
@@ -48,8 +48,10 @@ class Tls:
 
     def context(self) -> ssl.SSLContext:
         """
+        Return the TLS context for a connection.
+
         Raises:
-            OSError: a file is not there, or holds no certificate.
+            OSError: a file does not exist, or holds no certificate.
         """
         context = ssl.create_default_context(cafile=self.ca_file)
         if self.certificate_file is not None:
@@ -58,8 +60,8 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """One server."""
+class RedisAddress:
+    """The address of one server, and how to log in there."""
 
     host: str = "localhost"
     port: int = REDIS_PORT
@@ -75,21 +77,23 @@ class Address:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    def at(self, host: str, port: int) -> Address:
-        """Return another server that is entered in the same way."""
+    def at(self, host: str, port: int) -> RedisAddress:
+        """Return another server with the same login."""
         return replace(self, host=host, port=port)
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class RedisLocation:
     """
-    What a URL says. `seeds`: the server, the sentinels, or some nodes; `login`: how the servers are entered that
-    sentinels name; `service`: what they call it.
+    What a URL says.
+
+    `seeds` are the server, the sentinels, or some nodes. `login` is the login at servers that a sentinel or a cluster
+    map names. `service` is the master's name at the sentinels.
     """
 
-    kind: Kind
-    seeds: tuple[Address, ...]
-    login: Address
+    topology: Topology
+    seeds: tuple[RedisAddress, ...]
+    login: RedisAddress
     service: str = ""
 
     @property
@@ -97,10 +101,12 @@ class Where:
         return ",".join(each.shown for each in self.seeds)
 
 
-def parse(url: str) -> Where:
+def parse_url(url: str) -> RedisLocation:
     """
+    Parse a Redis URL.
+
     Raises:
-        SettingsError: it is no Redis URL.
+        SettingsError: the text is no Redis URL.
     """
     try:
         scheme, _, kind = urlsplit(url).scheme.partition("+")
@@ -109,12 +115,18 @@ def parse(url: str) -> Where:
         if kind == "cluster":
             return _parse_cluster(url, scheme)
         one = _parse_one(url)
-        return Where(Kind.ONE, (one,), one)
+        return RedisLocation(Topology.ONE, (one,), one)
     except ValueError as error:
         raise SettingsError("redis", "broker URL", str(error)) from error
 
 
-def _parse_sentinel(url: str, scheme: str) -> Where:
+def _parse_sentinel(url: str, scheme: str) -> RedisLocation:
+    """
+    Parse a URL with sentinels. Its user and password are for the servers; options have those for the sentinels.
+
+    Raises:
+        ValueError: it names no service, or no host.
+    """
     parts = urlsplit(url)
     service, _, database = unquote(parts.path).strip("/").partition("/")
     if not service:
@@ -124,28 +136,39 @@ def _parse_sentinel(url: str, scheme: str) -> Where:
     user, password = (options.get(name, [None])[-1] for name in SENTINEL_OPTIONS)
     entered = replace(login, username=user, password=password, database=0)
     seeds = tuple(entered.at(host, port) for host, port in _hosts(parts.netloc, SENTINEL_PORT))
-    return Where(Kind.SENTINEL, seeds, login, service)
+    return RedisLocation(Topology.SENTINEL, seeds, login, service)
 
 
-def _parse_cluster(url: str, scheme: str) -> Where:
+def _parse_cluster(url: str, scheme: str) -> RedisLocation:
+    """
+    Parse a URL with some nodes of a cluster. All nodes have the same login.
+
+    Raises:
+        ValueError: it names a database, or no host.
+    """
     parts = urlsplit(url)
     if parts.path.strip("/") not in ("", "0"):
         raise ValueError("a cluster has no databases")
     login = _parse_one(f"{scheme}://{_user(parts.netloc)}localhost?{parts.query}")
     if login.database:
         raise ValueError("a cluster has no databases")
-    return Where(Kind.CLUSTER, tuple(login.at(host, port) for host, port in _hosts(parts.netloc, REDIS_PORT)), login)
+    return RedisLocation(
+        Topology.CLUSTER, tuple(login.at(host, port) for host, port in _hosts(parts.netloc, REDIS_PORT)), login
+    )
 
 
 def _user(netloc: str) -> str:
+    """Return `user:password@` of a URL's network location, or nothing."""
     user, at, _ = netloc.rpartition("@")
     return user + at
 
 
 def _hosts(netloc: str, port: int) -> list[tuple[str, int]]:
     """
+    Return the host and port of each part that commas divide; `port` is the default.
+
     Raises:
-        ValueError: no host, or no port.
+        ValueError: a host is missing, or a port is no number.
     """
     found = []
     for each in netloc.rpartition("@")[2].split(","):
@@ -156,17 +179,19 @@ def _hosts(netloc: str, port: int) -> list[tuple[str, int]]:
     return found
 
 
-def _parse_one(url: str) -> Address:
+def _parse_one(url: str) -> RedisAddress:
     """
+    Parse the URL of one server.
+
     Raises:
-        ValueError: it is no URL of one server, or asks for a way of TLS that there is not.
+        ValueError: it is no such URL, or has an unsupported TLS option.
     """
     parts: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
     is_tls = url.startswith("rediss://")
     unknown = sorted(name for name in parts if name.startswith("ssl_") and (name not in TLS_OPTIONS or not is_tls))
-    if unknown:  # ignored, it would promise a safety that there is not
-        raise ValueError(f"{unknown[0]} is not known here; there are {', '.join(TLS_OPTIONS)}, for rediss")
-    return Address(
+    if unknown:  # an ignored option would promise security that does not exist
+        raise ValueError(f"unsupported TLS option {unknown[0]}; rediss URLs allow {', '.join(TLS_OPTIONS)}")
+    return RedisAddress(
         host=parts.get("host", "localhost"),
         port=int(parts.get("port", REDIS_PORT)),
         path=parts.get("path"),

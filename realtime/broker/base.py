@@ -1,25 +1,29 @@
 """
-What a worker asks of a broker, and what a broker tells a worker.
+The contract between a worker and its broker.
 
-A broker is all that workers share. It keeps for every room the stream of its latest publications, the position at the
-top of that stream, and the members that are present; and it carries publications, joins and leaves to every worker
-that subscribed to the room. This file holds the contract and the plain data that crosses it. It runs in the worker,
-decides nothing, and knows neither clients nor wire formats.
+Workers share nothing but the broker. For every room, the broker stores:
 
-One contract suite, tests/realtime/broker/, runs against each broker.
+- the stream of its latest publications,
+- the position at the top of that stream,
+- the members that are present.
 
-Promises that every broker keeps:
+The broker also carries publications, joins and leaves to every worker that is subscribed to the room. This module holds
+the contract and the plain data that crosses it. It runs in the worker, decides nothing, and knows neither clients nor
+wire formats. One contract suite, tests/realtime/broker/, runs against each broker.
 
-- **One order per room.** Offsets of one epoch start at 1 and grow by 1 with each publication. Publications of a room
-  are delivered to a listener in that order, except where a link was lost; then offsets show the hole.
+Every broker keeps these promises:
+
+- **One order per room.** Offsets of one epoch start at 1 and grow by 1 with each publication. A listener gets the
+  publications of a room in that order. After a lost link, the offsets show the gap.
 - **An awaited publish happened.** When `publish` returns, the publication is in the stream and on its way to every
-  subscribed worker. When it raises `BrokerUnavailable`, it may or may not have happened, and no success was reported.
+  subscribed worker. When `publish` raises `BrokerUnavailable`, the publication may or may not have happened. The broker
+  then reported no success.
 - **An awaited subscribe is in force.** Every publication made after `subscribe` returned reaches the listener.
-- **A stream that was lost gets another epoch**, so that nobody takes new offsets for old ones.
-- **Members belong to a worker.** A worker that ends without saying so loses its members when it is reaped: at once by
-  `reap`, and without anybody's word when its lease has run out.
-- **Who was removed does not come back.** A server that has lost a removal (a replica that was promoted) shows that
-  member for a few seconds; its worker removes it again, or is told of it by `on_departed` as inherited where it lasts.
+- **A lost stream gets another epoch.** A client therefore cannot mistake new offsets for old ones.
+- **Members belong to a worker.** A worker that crashes loses its members when it is reaped. That happens at once
+  by `reap`, otherwise when its lease has expired.
+- **A removed member stays removed.** A promoted replica may have lost a removal, and then shows that member for a few
+  seconds. The member's worker removes it again. A lasting member is instead reported by `on_departed` as inherited.
 """
 
 from __future__ import annotations
@@ -33,21 +37,21 @@ import msgspec
 from realtime.timing.rate import Rate
 
 Room = NewType("Room", str)
-PRIVATE: Final = "\0"  # what the names of rooms begin with that workers keep among themselves; no client's does
-UNBORN_S: Final = 300.0  # how long a position at which nothing was ever published is kept without anybody there
+PRIVATE: Final = "\0"  # first character of the names of the workers' own rooms; no client's room name has it
+UNUSED_STREAM_S: Final = 300.0  # lifetime of a stream that never had a publication and has no subscriber
 ConnectionId = NewType("ConnectionId", str)
-WorkerId = NewType("WorkerId", str)  # one process: no other process ever had or will have it
+WorkerId = NewType("WorkerId", str)  # one process; no id is ever used twice
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True):
-    """A place in a room's stream: after the publication `offset` of the stream's life `epoch`."""
+    """A place in a room's stream: right after publication `offset` of the stream that `epoch` names."""
 
     epoch: str
     offset: int
 
 
 class ClientInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """Who published, joined or left. `conn_info` and `chan_info` are JSON texts, or None."""
+    """The client that published, joined or left. `conn_info` and `chan_info` are JSON texts, or None."""
 
     user: str
     connection_id: str
@@ -57,8 +61,10 @@ class ClientInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
 
 class Publication(msgspec.Struct, frozen=True, array_like=True):
     """
-    One message in a room. `data` is a JSON text, kept as it came. `offset` is 0 and `epoch` empty in a room without
-    history. `time_ms` is Unix time. `exclude`: the client that does not get it.
+    One message in a room.
+
+    `data` is a JSON text, unchanged. In a room without history, `offset` is 0 and `epoch` is empty. `time_ms` is Unix
+    time. `exclude` is the connection id that does not receive the publication.
     """
 
     data: bytes
@@ -73,12 +79,14 @@ class Publication(msgspec.Struct, frozen=True, array_like=True):
 @dataclass(frozen=True, slots=True)
 class Retention:
     """
-    How much of a room's stream is kept.
+    How much of a room's stream the broker stores.
 
-    `size` publications at most, forgotten when `ttl_s` seconds passed without another; 0 keeps none: such a room has no
-    positions. The position itself outlives the publications by far (`meta_ttl_s`, from the last publication or look
-    on): an empty stream still proves that nothing was missed. Of a room in which nothing was ever published it is kept
-    for `UNBORN_S` only, and while a worker asks for it.
+    The broker stores at most `size` publications. It drops them when `ttl_s` seconds passed without another one. With
+    `size` 0 it stores none, and the room has no positions.
+
+    The position lives much longer than the publications: `meta_ttl_s` after its last use. An empty stream with a
+    position still proves that a client missed nothing. A stream that never had a publication lives for
+    `UNUSED_STREAM_S`, or for as long as workers request its position.
     """
 
     size: int = 0
@@ -88,7 +96,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of a publication. `duplicate`: its idempotency key had been seen, and nothing was published now."""
+    """The result of a publish. `duplicate`: the idempotency key was used before, so nothing was published now."""
 
     position: Position
     duplicate: bool = False
@@ -112,7 +120,7 @@ class MemberCounts:
 
 @dataclass(frozen=True, slots=True)
 class MembersPage:
-    """Some of those present. `cursor` is where the next page begins; empty after the last."""
+    """A part of a room's members. `cursor` is where the next page begins; it is empty after the last page."""
 
     members: Mapping[ConnectionId, ClientInfo]
     cursor: str
@@ -121,8 +129,10 @@ class MembersPage:
 @dataclass(frozen=True, slots=True)
 class Departed:
     """
-    A member whose worker is gone: removed, or `inherited` by the worker that is told of it. `announce`: as when it was
-    added.
+    A member whose worker is gone.
+
+    The broker removed it, or, when `inherited`, gave it to the worker that receives this. `announce` is as in
+    `Broker.add_member`.
     """
 
     room: Room
@@ -133,8 +143,9 @@ class Departed:
 
 class BrokerListener(Protocol):
     """
-    What a broker tells the worker that holds it (the hub). Called from the event loop, never concurrently; a listener
-    returns at once and never raises.
+    What a broker calls in its worker (the hub implements it).
+
+    The broker calls these methods on the event loop, never concurrently. A listener returns at once and never raises.
     """
 
     def on_publication(self, room: Room, publication: Publication) -> None: ...
@@ -145,58 +156,91 @@ class BrokerListener(Protocol):
 
     def on_departed(self, departed: Sequence[Departed]) -> None:
         """
-        Say that this worker reaped these members, or removed them before and found them there again. Leaves of those
-        who were removed reach everybody by `on_leave` as well; those who were inherited are this worker's from now on,
-        as if it had added them.
+        Handle the members that this worker reaped, or found again after it had removed them.
+
+        Leaves of removed members also reach every subscribed worker by `on_leave`. Inherited members belong to this
+        worker from now on, as if it had added them.
         """
 
     def on_link_lost(self) -> None:
-        """Say that what is published from now on may be missed."""
+        """Note that this worker may miss every publication from now on."""
 
     def on_link_restored(self) -> None:
         """
-        Say that every subscription is in force again. What was published meanwhile was missed: every room is
-        out_of_sync until its position was compared. Members of this worker were registered again by the broker itself,
-        with a join wherever nobody was there by that id any more.
+        Note that every subscription is in force again.
+
+        This worker missed what was published meanwhile. Every room is therefore out of sync until its position was
+        compared. The broker itself has registered this worker's members again. It announced a join for each member
+        that was no longer present.
         """
 
     def on_gap(self, rooms: Sequence[Room]) -> None:
         """
-        Say the same of some rooms alone: what was published in them a moment ago may have been missed, and their
-        subscriptions are in force again. A broker of several servers lost one of them, or moved rooms to another.
+        Note a gap in some rooms: recent publications may be missed, and the subscriptions are in force again.
+
+        The cause is a lost node of a cluster, or a hash slot that moved to another node.
         """
+
+
+class IgnoredEvents:
+    """The listener of a broker before `start` and after `close`: it ignores every event."""
+
+    def on_publication(self, room: Room, publication: Publication) -> None:
+        """Ignore it."""
+
+    def on_join(self, room: Room, info: ClientInfo) -> None:
+        """Ignore it."""
+
+    def on_leave(self, room: Room, info: ClientInfo) -> None:
+        """Ignore it."""
+
+    def on_departed(self, departed: Sequence[Departed]) -> None:
+        """Ignore it."""
+
+    def on_link_lost(self) -> None:
+        """Ignore it."""
+
+    def on_link_restored(self) -> None:
+        """Ignore it."""
+
+    def on_gap(self, rooms: Sequence[Room]) -> None:
+        """Ignore it."""
 
 
 class Broker(Protocol):
     """
-    The contract. All coroutines raise `realtime.errors.BrokerUnavailable` while the broker cannot be reached, and do
-    so at once rather than wait; a caller that is cancelled harms no other caller. `publish`, `add_member` and `allow`
-    raise it as well where the broker has no memory for what they would have it keep; reading and leaving go on.
+    The contract.
+
+    All coroutines raise `realtime.errors.BrokerUnavailable` while the broker is unreachable. They raise it at once and
+    do not wait. `publish`, `add_member` and `allow` also raise it when the broker has no memory for what they would
+    store; reading and removing still work then. Cancelling one caller harms no other caller.
     """
 
     @property
     def in_order(self) -> bool:
-        """Whether publications are made in the order of the calls, also where none waits for the one before."""
+        """Whether publications happen in the order of the calls, even when the caller awaits none of them."""
 
     async def start(self, listener: BrokerListener) -> None:
         """
-        Connect and take the worker's lease. The caller owes `close`.
+        Connect and take the worker's lease. The caller must call `close` later.
 
         Raises:
-            BrokerUnavailable: nobody answers; the text names the address and what to do.
+            BrokerUnavailable: the server does not answer; the text names the address and what to do.
         """
 
     async def close(self) -> None:
         """
-        Remove this worker's members (announcing those who were announced), give up the lease, and disconnect. Lasting
-        members are left to another worker, as if this one had died.
+        Remove this worker's members, end the lease, and disconnect.
+
+        Leaves are announced for members that were announced. Another worker inherits the lasting members, as after a
+        crash of this worker.
         """
 
     async def subscribe(self, room: Room) -> None:
-        """Have this room's publications, joins and leaves told to the listener. In force when it returns."""
+        """Deliver this room's publications, joins and leaves to the listener. It is in force when it returns."""
 
     async def unsubscribe(self, room: Room) -> None:
-        """End `subscribe`. Harmless for a room that is not subscribed."""
+        """End `subscribe`. It is harmless for a room that is not subscribed."""
 
     async def publish(
         self,
@@ -210,18 +254,21 @@ class Broker(Protocol):
         idempotency_ttl_s: float = 300.0,
         exclude: str = "",
     ) -> Published:
-        """Add one publication to the room and send it to every worker that subscribed, in one indivisible step."""
+        """Add one publication to the room and send it to every subscribed worker, in one atomic step."""
 
     async def position(self, room: Room, *, retention: Retention) -> Position:
         """
-        Return the top of the room's stream, beginning the stream (offset 0) where there is none: whoever is to be told
-        a position that is kept asks by this.
+        Return the top of the room's stream. Create the stream (offset 0) where there is none.
+
+        Use this for a position that a client will later resume from.
         """
 
     async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
         """
-        Return the tops of several streams in one round trip; a room without a stream is absent from the answer. Streams
-        in which nothing was published yet are kept for another `UNBORN_S`.
+        Return the tops of several streams in one round trip.
+
+        A room without a stream is absent from the result. A stream without any publication yet lives for another
+        `UNUSED_STREAM_S`.
         """
 
     async def history(
@@ -235,68 +282,77 @@ class Broker(Protocol):
         begin: bool = False,
     ) -> History:
         """
-        Return up to `limit` publications after `since` (exclusive), oldest first; or before it, newest first, when
-        `reverse`. Without `since`: from the oldest kept, or from the newest when `reverse`. `limit` 0 returns none,
-        only the top. `since.epoch` is not compared: the caller compares it with `top.epoch`. Where there is no stream,
-        none begins by being looked at, and the top is `Position("", 0)`, unless `begin`: then it is as by `position`.
+        Read a page of the stream, and its top.
+
+        The page has at most `limit` publications after `since` (exclusive), oldest first. With `reverse` it has those
+        before `since`, newest first. Without `since`, it starts at the oldest one stored, or at the newest with
+        `reverse`. With `limit` 0 it is empty.
+
+        The caller must compare `since.epoch` with `top.epoch`; this method does not. Reading creates no stream: where
+        there is none, the top is `Position("", 0)`. With `begin` it creates one, as `position` does.
         """
 
     async def forget_history(self, room: Room) -> None:
-        """Remove the room's publications; its position goes on counting."""
+        """Remove the room's publications. The position stays, and offsets go on from it."""
 
     async def add_member(
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
     ) -> None:
         """
-        Register `info.connection_id` as present, owned by this worker; whoever owned it before does no longer.
+        Register `info.connection_id` as present and owned by this worker. A previous owner loses it.
 
         Args:
-            room: where.
-            info: who.
-            announce: tell every subscribed worker, now and when the member is reaped.
-            quietly: now only where nobody was there by that id.
-            lasting: when this worker is gone the member is not removed; whoever reaps has it from then on.
+            room: the room.
+            info: the member.
+            announce: send a join to every subscribed worker now, and a leave when the member is reaped.
+            quietly: send the join only where the member was not yet present.
+            lasting: when this worker is gone, the worker that reaps it inherits the member instead of removing it.
         """
 
-    def loosen(self, room: Room, client: ConnectionId) -> None:
+    def release(self, room: Room, connection_id: ConnectionId) -> None:
         """
-        Note that another worker may take this worker's member over without a word to this one. After a fault it is
-        registered again only where nobody else has it. `add_member` ends that.
+        Mark this worker's member as in grace: another worker may take it over without notifying this one.
+
+        After a fault, the broker registers such a member again only where no other worker owns it. `add_member` ends
+        the mark.
         """
 
     async def remove_member(
-        self, room: Room, client: ConnectionId, *, announce: bool, mine: bool = False
+        self, room: Room, connection_id: ConnectionId, *, announce: bool, mine: bool = False
     ) -> int | None:
         """
-        Undo `add_member`; with `mine`, only where this worker still owns the member. Return how many are left in the
-        room, or None where this call did not remove it: of several, one does. Harmless, and announced to nobody, when
-        that member is not there.
+        Undo `add_member`; with `mine`, only where this worker still owns the member.
+
+        Return how many members the room still has, or None where this call removed nothing. Of several concurrent
+        calls, exactly one removes the member. Removing an absent member is harmless and announces nothing.
         """
 
     async def members(self, room: Room) -> Mapping[ConnectionId, ClientInfo]:
-        """Return everybody present, of all workers."""
+        """Return all members of the room, of all workers."""
 
     async def member_counts(self, room: Room) -> MemberCounts:
-        """Count everybody present, of all workers."""
+        """Count all members of the room, of all workers."""
 
     async def members_page(self, room: Room, *, cursor: str = "", limit: int = 1000) -> MembersPage:
         """
-        Return about `limit` of those present, and where the next page begins. Who is present from the first page to
-        the last is in at least one of them.
+        Return about `limit` members, and the cursor of the next page.
+
+        A member that is present from the first page to the last is in at least one page.
         """
 
     async def reap(self, worker: WorkerId) -> None:
         """
-        Remove every member that belonged to `worker`, a process that is known to be dead, and announce their leaves.
-        Any number of workers may ask it at the same time: one of them removes, and its listener is told by
-        `on_departed`. Lasting members are not removed but inherited by that one.
+        Remove every member of `worker`, a process that is known to be dead, and announce their leaves.
+
+        Several workers may call this at the same time. One of them removes each member, and its listener gets
+        `on_departed`. That worker inherits the lasting members.
         """
 
-    async def allow(self, room: Room, who: str, rate: Rate) -> bool:
-        """Say whether something that `who` does in a room is within a rate, on all workers together, and count it."""
+    async def allow(self, room: Room, subject: str, rate: Rate) -> bool:
+        """Count one action of `subject` in a room. Return whether it is within the rate, over all workers together."""
 
     async def workers(self) -> Sequence[WorkerId]:
         """Return every process that holds a lease now, this one included."""
 
     def statistics(self) -> Mapping[str, int | float | str | bool]:
-        """Return a snapshot for people: the link's state, counters, sizes."""
+        """Return a snapshot for operators: the link's state, counters, sizes."""

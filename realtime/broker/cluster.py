@@ -1,221 +1,152 @@
 """
 All nodes of a Redis Cluster at a time, with sharded pub/sub (Redis 7 or newer).
 
-Runs in the worker. One link leads to each master. *Settling* brings links and subscriptions in line with the cluster's
-map: it is done again and again until everything is in force, whenever something speaks against that: a link was lost, a
-node took a subscription back because the slot has left it (`sunsubscribe`), a command was answered MOVED, or a round of
-the broker has passed. Rooms that were without a subscription for a moment are told as a gap; others go on untouched.
+Runs in the worker. There is one link to each master. The route of a command is in cluster_route.py, the subscriptions
+are in cluster_subscriptions.py. This module never sends a room's command itself.
 
-A command answered MOVED, ASK or TRYAGAIN did not run: it is sent again, to whom the newest map names, as long as
-`MOVING_S`. A command whose link was lost may have run: it is never sent again.
+**Reconciling** brings links, probes, subscriptions and members in line with the cluster's map. One task does it, again
+and again until everything is in force. Anything that may contradict the map wakes this task:
 
-A stream that a cluster moved from one master to another is whole. One that a replica took over when its master died may
-have lost its end. Both are found under another server's life: it is as good as the finder's own where that server is a
-master still, in the same map (`lives`).
+- a lost link,
+- a subscription that a node ended (`sunsubscribe`),
+- a command that was answered MOVED or ASK,
+- each round of the broker.
 
-While a slot moves, publications are made where the keys are already, and subscribers are where they were: what was
-published there is said once more at the old place. Joins and leaves of that moment are not.
+Rooms that were without a subscription for a moment get a gap. Other rooms go on untouched.
+
+**States.** *Whole*: every hash slot has a link, and every channel is subscribed. *Partly lost*: some nodes are without
+a link; calls for their rooms fail at once. *Lost*: no link at all; the owner got `on_lost`, and gets `on_restored` when
+the cluster is whole again. The worker's process stores nothing else, so its death only ends its links; members.py says
+how its members are found.
+
+**Run ids.** A stream that moved from one master to another is complete. A stream that a replica took over from a dead
+master may have lost its end. Both were written under another server's run id. The run id of a stream counts as good if
+its server is still a master in the same map (`run_ids` of links.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from itertools import groupby
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from realtime.broker.address import Address, Where
-from realtime.broker.links import Keeper, Link, run_at
+from realtime.broker.address import RedisAddress, RedisLocation
+from realtime.broker.base import WorkerId
+from realtime.broker.cluster_map import fetch_map
+from realtime.broker.cluster_route import MOVING_S, REDIRECTIONS, SHARDED_PUBLISH, ClusterRoute, DirectRoute
+from realtime.broker.cluster_subscriptions import ClusterSubscriptions, events_of
+from realtime.broker.hash_slots import (
+    HASH_SLOTS,
+    Endpoint,
+    HashSlotMap,
+    hash_slot_of_channel,
+    read_redirection,
+    tag_in_hash_slots,
+)
+from realtime.broker.keys import RedisKeys
+from realtime.broker.links import NodesOwner, RedisLink
 from realtime.broker.nodes import PAUSES_S
-from realtime.broker.resp import CONNECT_S, CommandFailed, Connection, Word
-from realtime.broker.scripts import PUBLISH, Script
-from realtime.broker.sharded import ShardedEvents
-from realtime.broker.slots import SLOTS, Endpoint, Map, channel_slot, read_map, read_redirection, slot_of, tag_within
+from realtime.broker.resp import CONNECT_S, CommandFailed
 from realtime.errors import BrokerAway, BrokerUnavailable
-
-MOVING_S: Final = 3.0  # a slot changes hands in a moment; whoever waits longer is told
-AGAIN_S: Final = 0.02
-REDIRECTIONS: Final = ("MOVED", "ASK", "TRYAGAIN")
 
 logger = logging.getLogger("realtime.broker.redis")
 
-Send = Callable[[Link, bool], Awaitable[Any]]
 
+class ClusterNodes:
+    """
+    `Nodes` with many servers at a time.
 
-class DirectRoute:
-    """The way to the node that the map names, without a second try: for settling, which waits for nobody."""
+    Invariant: `_direct.slots` holds only links that are in `_links`. A lost link is removed from both in one step, so
+    no command is sent on it afterwards.
+    """
 
-    is_one = False
+    publishing = SHARDED_PUBLISH
 
-    def __init__(self, shown: str) -> None:
-        self._shown = shown
-        self.slots: list[Link | None] = [None] * SLOTS
-
-    def link(self, tag: str) -> Link:
-        link = self.slots[slot_of(tag)]
-        if link is None:
-            raise BrokerUnavailable(self._shown, "the node that has this room is away")
-        return link
-
-    def ask(self, tag: str, *words: Word) -> Awaitable[Any]:
-        return self.link(tag).commands.ask(*words)
-
-    def run(self, tag: str, script: Script, keys: int, *arguments: Word) -> Awaitable[Any]:
-        return run_at(self.link(tag), script, keys, *arguments)
-
-
-class Cluster:
-    """`Nodes` that are many at a time; and the way to each, which follows what moves."""
-
-    publishing = "SPUBLISH"
-    is_one = False
-
-    def __init__(self, where: Where, keeper: Keeper, *, name: str, probe: Callable[[str], str]) -> None:
-        """`probe` gives the channel of this worker's probes for a tag."""
-        self.shown = where.shown
-        self._where, self._keeper, self._name, self._probe = where, keeper, name, probe
-        self._links: dict[Endpoint, Link] = {}
-        self._fresh: set[Link] = set()  # links at which members have to be registered
+    def __init__(
+        self, location: RedisLocation, owner: NodesOwner, *, name: str, keys: RedisKeys, worker: WorkerId
+    ) -> None:
+        """`name` is the name of the connections at the servers. `keys` and `worker` name the probes' channels."""
+        self.shown = location.shown
+        self._location, self._owner, self._name = location, owner, name
+        self._keys, self._worker = keys, worker
+        self._links: dict[Endpoint, RedisLink] = {}
+        self._fresh: set[RedisLink] = set()  # links at which members must still be registered
         self._direct = DirectRoute(self.shown)
-        self._subscribed: dict[bytes, Link] = {}
-        self._knowing: Endpoint | None = None  # the node whose map is newest, as one says that does not have a slot
+        self._route = ClusterRoute(self.shown, self._direct, self)
+        self._subscriptions = ClusterSubscriptions(self._direct)
+        self._map_source: Endpoint | None = None  # the node with the newest map, as a MOVED says
         self._wake = asyncio.Event()
-        self._settled = asyncio.Event()  # replaced after each time
-        self._settling: asyncio.Task[None] | None = None
-        self._is_whole = self._was_lost = False
+        self._reconciled = asyncio.Event()  # set after the next attempt, then replaced
+        self._reconciling: asyncio.Task[None] | None = None
+        self._is_whole = False
+        self._was_lost = False  # the owner got on_lost, and no on_restored yet
 
     @property
     def is_whole(self) -> bool:
         return self._is_whole
 
     @property
-    def links(self) -> Iterable[Link]:
+    def links(self) -> Iterable[RedisLink]:
         return self._links.values()
 
     @property
-    def route(self) -> Cluster:
+    def links_by_endpoint(self) -> Mapping[Endpoint, RedisLink]:
+        return self._links
+
+    @property
+    def route(self) -> ClusterRoute:
         if not self._links:
             raise BrokerAway(self.shown, "there is no link now")
-        return self
+        return self._route
 
     async def start(self) -> None:
+        """
+        Connect to all masters.
+
+        Raises:
+            BrokerUnavailable: some hash slots have no reachable node. A cluster that is not whole must not be started
+                on, because its operator would learn of it from clients.
+        """
         try:
-            await self._settle()
+            await self._reconcile()
         except CommandFailed as error:
             raise BrokerUnavailable(self.shown, error.text) from error
         if not self._is_whole:
-            raise BrokerUnavailable(self.shown, "not every slot has a node that answers")
-        self._settling = asyncio.get_running_loop().create_task(self._keep_settled())
+            raise BrokerUnavailable(self.shown, "some hash slots have no node that answers")
+        self._reconciling = asyncio.get_running_loop().create_task(self._reconcile_forever())
 
     async def close(self) -> None:
-        if self._settling is not None:
-            self._settling.cancel()
-            await asyncio.gather(self._settling, return_exceptions=True)
+        """End the reconciling task first, so that it opens no link while the links are closed."""
+        if self._reconciling is not None:
+            self._reconciling.cancel()
+            await asyncio.gather(self._reconciling, return_exceptions=True)
         links, self._links, self._is_whole = self._links, {}, False
-        self._direct.slots = [None] * SLOTS
+        self._direct.slots = [None] * HASH_SLOTS
         for link in links.values():
             link.close()
 
-    def doubt(self, link: Link | None = None) -> None:
+    def recheck(self, link: RedisLink | None = None) -> None:
+        """Wake the reconciling task. Whichever link it is about, the whole map is fetched."""
         self._wake.set()
 
-    # The way of a command
-
-    def link(self, tag: str) -> Link:
-        return self._direct.link(tag)
-
-    async def ask(self, tag: str, *words: Word) -> Any:
-        link = self._direct.link(tag)
-        try:
-            return await link.commands.ask(*words)
-        except CommandFailed as error:
-            if error.code not in REDIRECTIONS:
-                raise
-            first = error
-
-        def send(link: Link, asking: bool) -> Awaitable[Any]:
-            if asking:
-                link.commands.ask("ASKING").add_done_callback(_look)
-            return link.commands.ask(*words)
-
-        return await self._follow(first, link, tag, send)
-
-    async def run(self, tag: str, script: Script, keys: int, *arguments: Word) -> Any:
-        link = self._direct.link(tag)
-        try:
-            return await run_at(link, script, keys, *arguments)
-        except CommandFailed as error:
-            if error.code not in REDIRECTIONS:
-                raise
-            first = error
-
-        async def send(link: Link, asking: bool) -> Any:
-            reply = await run_at(link, script, keys, *arguments, asking=asking)
-            if asking and script is PUBLISH:
-                self._say_again(tag, reply, *arguments[keys : keys + 2])
-            return reply
-
-        return await self._follow(first, link, tag, send)
-
-    def _say_again(self, tag: str, published: list[Any], channel: Word, payload: Word) -> None:
-        """Tell the subscribers at the node that a slot is leaving what was published at the one it moves to."""
-        epoch, offset, seen = published
-        assert isinstance(payload, bytes), "as it was packed"
-        owner = self._direct.slots[slot_of(tag)]
-        if owner is not None and not seen:
-            message = b"p:%b:%d:%b" % (epoch, offset, payload)  # as lua/publish.lua writes it
-            owner.commands.ask(self.publishing, channel, message).add_done_callback(_look)
-
-    async def _follow(self, error: CommandFailed, link: Link, tag: str, send: Send) -> Any:
-        """
-        Send a command that did not run again, until it runs.
-
-        Raises:
-            CommandFailed: it was refused.
-            BrokerUnavailable: a link was lost, or this takes too long.
-        """
-        try:
-            async with asyncio.timeout(MOVING_S):
-                while True:
-                    target, asking = await self._next_way(error, link, tag)
-                    try:
-                        return await send(target, asking)
-                    except CommandFailed as again:
-                        if again.code not in REDIRECTIONS:
-                            raise
-                        error, link = again, target
-        except TimeoutError as late:
-            raise BrokerUnavailable(self.shown, f"the slot moves: {error.text}") from late
-
-    async def _next_way(self, error: CommandFailed, link: Link, tag: str) -> tuple[Link, bool]:
-        """Return where to send a command after such an error, and whether by ASKING."""
-        if error.code == "TRYAGAIN":  # some of its keys have moved
-            await asyncio.sleep(AGAIN_S)
-            return self._direct.link(tag), False
-        there = read_redirection(error.text, link.address.host)
-        if error.code == "ASK":
-            if there not in self._links:
-                await self._settle_again()
-            if there in self._links:
-                return self._links[there], True
-            await asyncio.sleep(AGAIN_S)
-            return self._direct.link(tag), False
-        self._knowing = there
-        await self._settle_again()
-        target = self._direct.link(tag)
-        if target is link:  # whoever drew the newest map has not heard of it yet
-            await asyncio.sleep(AGAIN_S)
-        return target, False
-
-    async def _settle_again(self) -> None:
-        """Have everything settled anew, and wait until that was tried."""
+    async def reconcile_again(self, source: Endpoint | None = None) -> None:
+        """Wake the reconciling task, and wait until its next attempt is done. `source` is asked first for the map."""
+        if source is not None:
+            self._map_source = source
         self._wake.set()
-        await self._settled.wait()
+        await self._reconciled.wait()
 
     # Subscriptions
 
     async def subscribe(self, channel: bytes) -> None:
+        """
+        Subscribe to a channel at the node of its hash slot, and again if the slot moves meanwhile.
+
+        Raises:
+            BrokerUnavailable: there is no link to that node, or this takes too long.
+            CommandFailed: the node refused.
+        """
         try:
             async with asyncio.timeout(MOVING_S + CONNECT_S):
                 await self._subscribe(channel)
@@ -224,115 +155,125 @@ class Cluster:
 
     async def _subscribe(self, channel: bytes) -> None:
         while True:
-            link = self._direct.slots[channel_slot(channel)]
-            if link is None:
-                raise BrokerUnavailable(self.shown, "the node that has this room is away")
+            link = self._direct.link_of(hash_slot_of_channel(channel))
+            source = None
             try:
-                await self._subscribe_at(link, [channel])
+                await self._subscriptions.subscribe_at(link, [channel])
             except CommandFailed as error:
                 if error.code not in REDIRECTIONS:
                     raise
                 if error.code == "MOVED":
-                    self._knowing = read_redirection(error.text, link.address.host)
-            if channel in self._subscribed:
+                    source = read_redirection(error.text, link.address.host)
+            if channel in self._subscriptions:
                 return
-            await self._settle_again()  # the slot left that node meanwhile
-
-    async def _subscribe_at(self, link: Link, channels: list[bytes]) -> None:
-        """Subscribe to channels that are all of one slot."""
-        events = _sharded(link)
-        for channel in channels:  # noted before: the node may take it back as soon as it has given it
-            self._subscribed[channel] = link
-        try:
-            await events.tell("SSUBSCRIBE", *channels)
-        except BaseException:
-            for channel in channels:
-                if self._subscribed.get(channel) is link:
-                    del self._subscribed[channel]
-            raise
+            await self.reconcile_again(source)  # the hash slot left that node meanwhile
 
     async def unsubscribe(self, channel: bytes) -> None:
-        link = self._subscribed.pop(channel, None)
-        if link is None or link.is_lost:
-            if self._direct.slots[channel_slot(channel)] is None:
-                raise BrokerUnavailable(self.shown, "the node that has this room is away")
-            return
-        try:
-            await _sharded(link).tell("SUNSUBSCRIBE", channel)
-        except CommandFailed as error:  # the slot has left that node, and the subscription with it
-            logger.debug("- %s: %s", link.address.shown, error.text)
+        await self._subscriptions.unsubscribe(channel)
 
-    def _push(self, link: Link, message: list[Any]) -> None:
+    def _push(self, link: RedisLink, message: list[Any]) -> None:
+        """Handle a push: a message, a probe of this worker, or the end of a subscription."""
         kind, channel = message[0], message[1]
         if kind == b"sunsubscribe":
-            if self._subscribed.get(channel) is link:
-                del self._subscribed[channel]
+            if self._subscriptions.note_end(link, channel):
                 self._wake.set()
             elif channel == link.probe:
                 link.probe = None
                 self._wake.set()
         elif channel == link.probe:
-            link.seen()
+            link.note_probe()
         else:
-            self._keeper.on_message(channel, message[2])
+            self._owner.on_message(channel, message[2])
 
     # Links
 
-    def _lost(self, link: Link) -> None:
+    def _lost(self, link: RedisLink) -> None:
+        """Forget a lost link, and reconcile. With the last link, notify the owner once until everything is back."""
         endpoint = (link.address.host, link.address.port)
         if self._links.get(endpoint) is not link:
             return
         self._forget(endpoint)
-        logger.warning("! the link to the node %s is lost", link.address.shown)
+        logger.warning("! lost the link to the node %s", link.address.shown)
         self._is_whole = False
         self._wake.set()
         if not self._links and not self._was_lost:
             self._was_lost = True
-            self._keeper.on_lost()
+            self._owner.on_lost()
 
     def _forget(self, endpoint: Endpoint) -> None:
-        """Have this node no longer, and nothing at it."""
+        """Remove the link to a node, with its hash slots and subscriptions."""
         link = self._links.pop(endpoint)
         self._fresh.discard(link)
         self._direct.slots = [None if each is link else each for each in self._direct.slots]
-        self._subscribed = {channel: each for channel, each in self._subscribed.items() if each is not link}
+        self._subscriptions.forget_link(link)
 
-    # Settling
+    async def _open(self, endpoint: Endpoint) -> None:
+        """Open a link to a master. A failure is only logged: reconciling tries again until the cluster is whole."""
+        address: RedisAddress = self._location.login.at(*endpoint)
+        try:
+            link = await RedisLink.open(address, name=self._name, on_lost=self._lost, on_push=self._push, sharded=True)
+        except BrokerUnavailable as error:
+            logger.debug("- no link to the node %s: %s", address.shown, error)
+            return
+        assert endpoint not in self._links, "one reconciling at a time opens links, and only missing ones"
+        self._links[endpoint] = link
+        self._fresh.add(link)
 
-    async def _keep_settled(self) -> None:
+    # Reconciling
+
+    async def _reconcile_forever(self) -> None:
+        """Reconcile whenever this task is woken, until the cluster is whole, with growing pauses."""
         while True:
             await self._wake.wait()
             attempt = 0
             while True:
                 self._wake.clear()
                 try:
-                    await self._settle()
+                    await self._reconcile()
                 except (BrokerUnavailable, CommandFailed) as error:
                     self._is_whole = False
-                    logger.debug("- not settled: %s", error)
+                    logger.debug("- reconciling the nodes at %s: %s", self.shown, error)
                 except Exception:
                     self._is_whole = False
-                    logger.exception("! settling the nodes at %s failed", self.shown)
-                settled, self._settled = self._settled, asyncio.Event()
-                settled.set()
+                    logger.exception("! reconciling the nodes at %s failed", self.shown)
+                # Those that wait in reconcile_again() go on after each attempt, also after a failed one.
+                reconciled, self._reconciled = self._reconciled, asyncio.Event()
+                reconciled.set()
                 if self._is_whole:
                     break
                 await asyncio.sleep(PAUSES_S[min(attempt, len(PAUSES_S) - 1)])
                 attempt += 1
 
-    async def _settle(self) -> None:
+    async def _reconcile(self) -> None:
         """
-        Bring links, subscriptions and members in line with the cluster's map, as far as that goes now.
+        Bring links, probes, subscriptions and members in line with the map, as far as that is possible now.
 
         Raises:
             BrokerUnavailable: no node gives a map, or members could not be registered.
             CommandFailed: likewise.
         """
-        found = await self._read_map()
+        await self._open_and_close_links(await self._fetch_map())
+        await asyncio.gather(*[self._subscribe_probe(link) for link in tuple(self._links.values())])
+        regained = await self._subscribe_missing()
+        is_whole = None not in self._direct.slots and self._subscriptions.are_complete(self._owner.channels())
+        assert self._fresh <= set(self._links.values()), "_forget() removes a link from both"
+        if self._fresh:
+            fresh = set(self._fresh)  # links may become fresh meanwhile; those stay for the next time
+            await self._owner.enter(self._direct, fresh.__contains__)
+            self._fresh -= fresh
+        self._is_whole = is_whole and not self._wake.is_set()  # an event meanwhile may contradict what was found
+        if self._was_lost and is_whole:
+            self._was_lost = False
+            self._owner.on_restored()
+        elif regained:
+            self._owner.on_gap(regained)
+
+    async def _open_and_close_links(self, found: HashSlotMap) -> None:
+        """Have a link to each master of the map, and to no other node. Then apply the map."""
         wanted = found.masters | {each.master for each in found.ranges}
         for endpoint in self._links.keys() - wanted:
             link = self._links[endpoint]
-            logger.info("= the node %s is no master any more", link.address.shown)
+            logger.info("= closing the link to the node %s: it is no master any more", link.address.shown)
             self._forget(endpoint)
             link.close()
         self._assign(found)
@@ -340,130 +281,56 @@ class Cluster:
         if missing:
             await asyncio.gather(*[self._open(endpoint) for endpoint in missing])
             self._assign(found)
-        await asyncio.gather(*[self._put_probe(link) for link in tuple(self._links.values())])
-        regained = await self._subscribe_missing()
-        is_whole = None not in self._direct.slots and all(
-            channel in self._subscribed for channel in self._keeper.channels()
-        )
-        if self._fresh:
-            fresh = set(self._fresh)
-            await self._keeper.enter(self._direct, fresh.__contains__)
-            self._fresh -= fresh
-        self._is_whole = is_whole and not self._wake.is_set()
-        if self._was_lost and is_whole:
-            self._was_lost = False
-            self._keeper.on_restored()
-        elif regained:
-            self._keeper.on_gap(regained)
 
-    async def _read_map(self) -> Map:
-        """Ask for the map: first who is said to know, then whom we have a link to, then whoever may answer."""
+    async def _fetch_map(self) -> HashSlotMap:
+        """Request the map of one node: first of the source that a MOVED named, then of linked nodes, then of seeds."""
         problem = BrokerUnavailable(self.shown, "no node answers")
-        knowing, self._knowing = self._knowing, None
-        asked: dict[Endpoint, None] = dict.fromkeys([knowing] if knowing is not None else [])
-        asked |= dict.fromkeys([*self._links, *((seed.host, seed.port) for seed in self._where.seeds)])
-        for endpoint in asked:
+        source, self._map_source = self._map_source, None
+        candidates: dict[Endpoint, None] = dict.fromkeys([source] if source is not None else [])
+        candidates |= dict.fromkeys([*self._links, *((seed.host, seed.port) for seed in self._location.seeds)])
+        for endpoint in candidates:
             try:
                 link = self._links.get(endpoint)
-                return await draw_map(
-                    self._where.login.at(*endpoint), self._name, None if link is None else link.commands
+                return await fetch_map(
+                    self._location.login.at(*endpoint), self._name, None if link is None else link.commands
                 )
             except BrokerUnavailable as error:
                 problem = error
         raise problem
 
-    async def _open(self, endpoint: Endpoint) -> None:
-        address: Address = self._where.login.at(*endpoint)
-        try:
-            link = await Link.open(address, name=self._name, on_lost=self._lost, on_push=self._push, sharded=True)
-        except BrokerUnavailable as error:
-            logger.debug("- no link to a node: %s", error)
-            return
-        self._links[endpoint] = link
-        self._fresh.add(link)
-
-    def _assign(self, found: Map) -> None:
-        """Have every slot lead where the map says, and know whose streams are as good as whose."""
-        slots: list[Link | None] = [None] * SLOTS
+    def _assign(self, found: HashSlotMap) -> None:
+        """Route every hash slot as the map says, and give each link the run ids that count as good."""
+        slots: list[RedisLink | None] = [None] * HASH_SLOTS
         for each in found.ranges:
             slots[each.first : each.last + 1] = [self._links.get(each.master)] * (each.last + 1 - each.first)
         self._direct.slots = slots
-        lives = {link.life for endpoint, link in self._links.items() if endpoint in found.masters and link.life}
+        run_ids = {link.run_id for endpoint, link in self._links.items() if endpoint in found.masters and link.run_id}
         for link in self._links.values():
-            link.lives = " ".join([link.life, *sorted(lives - {link.life})])
+            link.run_ids = " ".join([link.run_id, *sorted(run_ids - {link.run_id})])
 
-    async def _put_probe(self, link: Link) -> None:
-        """Have this link probed through a slot that its node has."""
+    async def _subscribe_probe(self, link: RedisLink) -> None:
+        """Subscribe to a probe channel in a hash slot of this link's node, unless that is done."""
         slots = self._direct.slots
-        if link.probe is not None and slots[channel_slot(link.probe)] is link:
+        if link.probe is not None and slots[hash_slot_of_channel(link.probe)] is link:
             return
-        own = {slot for slot, owner in enumerate(slots) if owner is link}
+        own = {hash_slot for hash_slot, owner in enumerate(slots) if owner is link}
         link.probe = None
         if not own:
             return
-        probe = self._probe(tag_within(own)).encode()
+        probe = self._keys.probe(self._worker, tag_in_hash_slots(own)).encode()
         try:
-            await _sharded(link).tell("SSUBSCRIBE", probe)
+            await events_of(link).send_subscription("SSUBSCRIBE", probe)
         except (CommandFailed, BrokerUnavailable) as error:
             logger.debug("- no probe at %s: %s", link.address.shown, error)
         else:
             link.probe = probe
-            link.seen()
+            link.note_probe()
 
     async def _subscribe_missing(self) -> list[bytes]:
-        """Subscribe to whatever is not subscribed where it belongs. Return what is now."""
-        slots = self._direct.slots
-        by_slot = sorted((channel_slot(channel), channel) for channel in self._keeper.channels())
-        groups: list[tuple[Link, list[bytes]]] = []
-        for slot, pairs in groupby(by_slot, key=lambda pair: pair[0]):
-            link = slots[slot]
-            missing = [channel for _, channel in pairs if self._subscribed.get(channel) is not link]
-            if link is not None and missing:
-                groups.append((link, missing))
-        done = await asyncio.gather(
-            *[self._subscribe_at(link, channels) for link, channels in groups], return_exceptions=True
-        )
-        wanted = set(self._keeper.channels())
-        regained: list[bytes] = []
-        for (link, channels), error in zip(groups, done, strict=True):
-            if error is not None:
-                logger.debug("- no subscription at %s: %s", link.address.shown, error)
-                continue
-            for channel in channels:
-                if channel in wanted:
-                    regained.append(channel)
-                else:  # given up meanwhile
-                    await self.unsubscribe(channel)
-        return regained
-
-
-async def draw_map(address: Address, name: str, commands: Connection | None = None) -> Map:
-    """
-    Ask a node for its map, on a connection of its own where there is none.
-
-    Raises:
-        BrokerUnavailable: it does not answer, or is in no cluster.
-    """
-    own = None
-    try:
-        if commands is None:
-            commands = own = await Connection.connect(address, name=name, on_lost=lambda _: None)
-        async with asyncio.timeout(CONNECT_S):
-            slots, nodes = await asyncio.gather(commands.ask("CLUSTER", "SLOTS"), commands.ask("CLUSTER", "NODES"))
-        return read_map(slots, nodes, address.host)
-    except (CommandFailed, TimeoutError, ValueError) as error:
-        raise BrokerUnavailable(address.shown, str(error) or "no answer") from error
-    finally:
-        if own is not None:
-            own.close()
-
-
-def _sharded(link: Link) -> ShardedEvents:
-    assert isinstance(link.events, ShardedEvents), "every node's link is opened so"
-    return link.events
-
-
-def _look(asked: asyncio.Future[Any]) -> None:
-    """See what became of a command on the side, so that asyncio does not call its failure unseen."""
-    if not asked.cancelled():
-        asked.exception()
+        """Subscribe to each channel that is not subscribed at its node. Return those that are now."""
+        regained = await self._subscriptions.subscribe_all(self._subscriptions.missing(self._owner.channels()))
+        wanted = set(self._owner.channels())
+        for channel in regained:
+            if channel not in wanted:  # the worker unsubscribed meanwhile
+                await self._subscriptions.unsubscribe(channel)
+        return [channel for channel in regained if channel in wanted]

@@ -1,10 +1,13 @@
 """
-Commands of the broker, each to the server that has its keys, with failures as the contract says them.
+Commands of the broker: each goes to the server that has its keys, and failures become the contract's errors.
 
-Runs in the worker. Whoever calls is told `BrokerUnavailable`, whatever Redis said; a refusal that tells of another
-master makes the nodes look again, and one that tells that nothing is written is noted at the link. It never sends a
-command a second time, and knows no key. What has to see Redis's own words, or to go another way than the one open now,
-asks a `Route` (links.py) by itself.
+Runs in the worker. Callers get `BrokerUnavailable`, whatever error Redis replied. Two errors have more effects:
+
+- READONLY means that another server became the master, so the nodes are checked again.
+- An error that means "no writes now" is noted at the link.
+
+This module never sends a command a second time, and knows no key. Code that needs the error of Redis itself, or another
+route than the open one, uses a `Route` (links.py) directly.
 """
 
 from __future__ import annotations
@@ -18,30 +21,30 @@ from realtime.broker.scripts import Script
 from realtime.errors import BrokerUnavailable
 
 
-class Commands:
-    """The way to the servers that is open now. `tag` is what the keys of a command are hashed by."""
+class RedisCommands:
+    """Sends commands by the route that is open now. `tag` is the hash tag of the keys of a command."""
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
 
-    async def ask(self, tag: str, *words: Word) -> Any:
+    async def request(self, tag: str, *words: Word) -> Any:
         """
         Send a command, and return its reply.
 
         Raises:
-            BrokerUnavailable: there is no way now, it was lost, or Redis refused.
+            BrokerUnavailable: there is no route now, the link was lost, or Redis refused.
         """
         try:
-            return await self._nodes.route.ask(tag, *words)
+            return await self._nodes.route.request(tag, *words)
         except CommandFailed as error:
             raise self.refused(tag, error) from error
 
     async def run(self, tag: str, script: Script, keys: int, *arguments: Word) -> Any:
         """
-        Run a script, and return what it returns.
+        Run a script, and return its result.
 
         Raises:
-            BrokerUnavailable: as `ask`.
+            BrokerUnavailable: as `request`.
         """
         try:
             return await self._nodes.route.run(tag, script, keys, *arguments)
@@ -49,10 +52,11 @@ class Commands:
             raise self.refused(tag, error) from error
 
     def refused(self, tag: str, error: CommandFailed) -> BrokerUnavailable:
-        """Return what the caller is told. A server that may write no more is another's replica now."""
-        with contextlib.suppress(BrokerUnavailable):  # it is gone meanwhile, and nobody has to doubt it
+        """Note a refusal, and return the error to raise to the caller."""
+        with contextlib.suppress(BrokerUnavailable):  # without a link there is nothing to note or recheck
+            # The link may be another one if the hash slot moves right now. The next probe corrects that.
             link = self._nodes.route.link(tag)
-            link.refused(error)  # the way it went, unless its slot moves just now: the next probe puts that right
+            link.note_refusal(error)
             if error.code == "READONLY":
-                self._nodes.doubt(link)
+                self._nodes.recheck(link)
         return BrokerUnavailable(self._nodes.shown, error.text)

@@ -1,7 +1,7 @@
 """
-Chooses the broker that a URL names.
+Makes the broker that a URL names.
 
-Runs in the worker. It starts nothing, and loads the code of no other broker than the one that is wanted.
+Runs in the worker. It starts nothing, and imports the code of no other broker.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def make_broker(url: str | None, *, worker_id: WorkerId, prefix: str = "rt", mem
     Args:
         url: None or `memory:`, `local:PATH`, or a Redis URL.
         worker_id: the process that will own the members.
-        prefix: what every key and channel in Redis begins with.
-        memory: bytes that the broker in memory may keep; the local broker's process is told so itself, and Redis too.
+        prefix: the beginning of every key and channel in Redis.
+        memory: bytes that the broker in memory may use. The local broker and Redis have their own settings for it.
 
     Raises:
         SettingsError: no broker has such a URL.
@@ -41,5 +41,5 @@ def make_broker(url: str | None, *, worker_id: WorkerId, prefix: str = "rt", mem
 
         return RedisBroker(url, worker_id, prefix=prefix)
     raise SettingsError(
-        "redis", "broker URL", f"{url!r} begins with none of memory:, local:, {', '.join(REDIS_SCHEMES)}"
+        "redis", "broker URL", f"{url!r} must begin with one of memory:, local:, {', '.join(REDIS_SCHEMES)}"
     )

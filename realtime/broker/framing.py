@@ -1,9 +1,9 @@
 """
-The local broker's messages on a stream: four bytes of length, then msgpack. Both ends.
+Messages of the local broker on a stream: four bytes of length, then msgpack. Both ends use it.
 
-Runs in workers and in the broker's process. All messages of one turn of the loop leave in one write. They are joined
-here: left to the event loop, bursts cost the broker's process a third more. It knows nothing of rooms. A length above
-`FRAME_MAX` can only come from a bug or a stranger: the link is cut.
+Runs in workers and in the local broker's process. It knows nothing of rooms. All messages of one turn of the event loop
+leave in one write. They are joined here: with one write per message, a burst costs the broker's process a third more.
+A length above `FRAME_MAX` can only come from a bug or from a program that is no worker, so the link is closed.
 """
 
 from __future__ import annotations
@@ -27,30 +27,31 @@ logger = logging.getLogger("realtime.broker.local")
 
 
 def frame(message: Any) -> bytes:
-    """Return a message as it goes over a link."""
+    """Return the bytes of a message on a link."""
     data = encode(message)
     return _LENGTH.pack(len(data)) + data
 
 
 class Framed(asyncio.Protocol):
-    """One end of a link. `received` is for the subclass."""
+    """One end of a link. A subclass must override `received`."""
 
     def __init__(self) -> None:
         self.transport: Any = None
-        self._buffer = bytearray()
-        self._turn: list[bytes] = []
+        self._buffer = bytearray()  # the beginning of a message that has not arrived whole
+        self._turn: list[bytes] = []  # messages of this turn of the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """Pass each whole message to `received`. The rest stays in the buffer, and is moved once per call."""
         buffer = self._buffer
         buffer += data
         at, size = 0, len(buffer)
         while size - at >= 4:
             (length,) = _LENGTH.unpack_from(buffer, at)
             if length > FRAME_MAX:
-                logger.error("! a frame of %d bytes: the link is cut", length)
+                logger.error("! closing a link: it sent a frame of %d bytes, more than %d", length, FRAME_MAX)
                 self.transport.abort()
                 return
             if size - at - 4 < length:
@@ -61,20 +62,21 @@ class Framed(asyncio.Protocol):
             del buffer[:at]
 
     def received(self, message: list[msgspec.Raw]) -> None:
-        """Take one message."""
-        raise AssertionError("a subclass takes messages")
+        """Handle one message."""
+        raise AssertionError("each subclass overrides this")
 
     def send(self, message: Any) -> None:
-        """Send one message, at the end of this turn of the loop. Harmless when the link is gone."""
+        """Send one message at the end of this turn of the loop. It is harmless when the link is gone."""
         self.send_frame(frame(message))
 
     def send_frame(self, framed: bytes) -> None:
-        """As `send`, of what `frame` returned: made once where many are told the same."""
+        """Send a message that `frame` encoded: once, where many receivers get the same."""
         if not self._turn:
             asyncio.get_running_loop().call_soon(self._flush)
         self._turn.append(framed)
 
     def _flush(self) -> None:
+        assert self._turn, "send_frame() schedules this once, with the first message of a turn"
         turn, self._turn = self._turn, []
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(b"".join(turn))

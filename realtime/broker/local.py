@@ -1,11 +1,20 @@
 """
-The broker of one machine, as a worker holds it: the contract over a Unix socket to local_server.py.
+The broker of one machine, in a worker: the contract over a Unix socket to local_server.py.
 
-Runs in the worker. One link, pipelined: commands of one turn leave in one write, and answers are matched by their
-order, so that a caller who was cancelled leaves a place that is skipped, never one that another gets. A command has no
-timer of its own (one costs as much as all else that a worker does for it): the link has one, and looks at the command
-that has waited longest. When the link is lost every call fails at once; it is taken up again with a growing pause, then
-rooms are subscribed and members registered again before the listener is told.
+Runs in the worker. There is one pipelined link. Commands of one turn of the event loop leave in one write, and answers
+are matched by their order. When a caller is cancelled, its place in that order stays and is skipped.
+
+A command has no timer of its own, because one costs as much as everything else that a worker does for a command. The
+link has one timer, and checks the command that has waited longest.
+
+When the link is lost, every call fails at once. The link is reopened with growing pauses. Then rooms are subscribed and
+members registered again, and only after that the listener is notified.
+
+What the broker must know of this worker is stored here as well: the subscribed rooms in `_rooms`, the members in
+`_members`. Each call changes these first. A failed `subscribe` or `add_member` takes its change back; a failed
+`unsubscribe` or `remove_member` does not, so what was removed stays removed. A reconnect therefore restores what the
+callers were promised, and no more. A call in flight when the link was lost may have happened. Registering again repeats
+it without harm.
 """
 
 from __future__ import annotations
@@ -26,6 +35,7 @@ from realtime.broker.base import (
     ConnectionId,
     Departed,
     History,
+    IgnoredEvents,
     MemberCounts,
     MembersPage,
     Position,
@@ -51,36 +61,43 @@ from realtime.timing.rate import Rate
 
 START_S: Final = 5.0  # for the first connection
 PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
-TIMEOUT_S: Final = 10.0  # of one command; a broker on this machine that needs longer is stuck
+TIMEOUT_S: Final = 10.0  # for one command; a broker on this machine that needs longer hangs
+GOODBYE_S: Final = 2.0
 
 logger = logging.getLogger("realtime.broker.local")
 
 
-class Link(Framed):
-    """The socket to the broker's process, while there is one."""
+class LocalLink(Framed):
+    """
+    The socket to the broker's process, while there is one.
+
+    Invariant: `waiting` has one place for each command without an answer, in the order in which they were sent. A place
+    is removed only by its answer or by the end of the link.
+    """
 
     def __init__(self, broker: LocalBroker) -> None:
         super().__init__()
         self.broker = broker
         self.is_lost = False
+        # One entry for each command without an answer, in the order in which the commands were sent.
         self.waiting: deque[tuple[float, asyncio.Future[msgspec.Raw]]] = deque()  # since when, on the loop's clock
         self._watch: asyncio.TimerHandle | None = None
-        self._why = "the link was lost"
+        self._reason = "the link was lost"
 
-    def ask(self, *message: Any) -> asyncio.Future[msgspec.Raw]:
-        """Send a command; its answer comes in its turn."""
+    def request(self, *message: Any) -> asyncio.Future[msgspec.Raw]:
+        """Send a command. The future gets its answer, or raises `BrokerUnavailable`."""
         if self.is_lost:
-            raise BrokerAway(self.broker.address, self._why)
+            raise BrokerAway(self.broker.address, self._reason)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[msgspec.Raw] = loop.create_future()
-        self.send(message)  # first: what cannot be written has no answer, and must not be waited for
+        self.send(message)  # first: a message that cannot be encoded raises here, and must have no place in `waiting`
         self.waiting.append((loop.time(), future))
         if self._watch is None:
             self._watch = loop.call_later(TIMEOUT_S, self._check)
         return future
 
     def _check(self) -> None:
-        """Cut the link where a command has waited too long: whoever does not answer for so long is taken for dead."""
+        """Close the link if a command has waited for `TIMEOUT_S`. The broker's process then counts as dead."""
         self._watch = None
         if not self.waiting or self.is_lost:
             return
@@ -89,14 +106,16 @@ class Link(Framed):
         if left_s > 0:
             self._watch = loop.call_later(left_s, self._check)
         else:
-            self._why = f"no answer within {TIMEOUT_S:g} s"
+            self._reason = f"no answer within {TIMEOUT_S:g} s"
             self.transport.abort()
 
     def received(self, message: list[msgspec.Raw]) -> None:
+        """Give an answer to the command that has waited longest, or pass an event to the broker."""
         kind = msgspec.msgpack.decode(message[0], type=int)
         if kind in (REPLY, FAILED, REFUSED):
+            assert self.waiting, "local_server.py answers each command exactly once"
             _, future = self.waiting.popleft()
-            if future.done():  # its caller has gone; the place is skipped
+            if future.done():  # the caller was cancelled; its place is skipped
                 return
             if kind == REPLY:
                 future.set_result(message[1])
@@ -104,25 +123,31 @@ class Link(Framed):
                 self.broker.refused += 1
                 future.set_exception(BrokerFull(self.broker.address, msgspec.msgpack.decode(message[1], type=int)))
             else:
-                future.set_exception(BrokerUnavailable(self.broker.address, "it could not do what was asked"))
+                future.set_exception(BrokerUnavailable(self.broker.address, "it failed; see its log"))
         else:
-            self.broker.tell(kind, message[1:])
+            self.broker.handle_event(kind, message[1:])
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Fail every command without an answer, then start to reconnect. Whether they happened is unknown."""
         self.is_lost = True
         if self._watch is not None:
             self._watch.cancel()
-        error = BrokerUnavailable(self.broker.address, self._why)
+        error = BrokerUnavailable(self.broker.address, self._reason)
         for _, future in self.waiting:
             if not future.done():
                 future.set_exception(error)
-                future.exception()  # seen: a caller who has gone is no bug
+                future.exception()  # retrieved, so that asyncio logs nothing when the caller is gone
         self.waiting.clear()
-        self.broker.lost(self)
+        self.broker.link_lost(self)
 
 
 class LocalBroker:
-    """The contract, through the local broker's process."""
+    """
+    The contract, through the local broker's process.
+
+    Invariant: `_link` is set only when all rooms and members are in force at its end. A call through `_link` therefore
+    never finds a broker that lacks something of this worker.
+    """
 
     in_order = True
 
@@ -130,21 +155,21 @@ class LocalBroker:
         self.address = f"unix:{path}"
         self._path = path
         self._worker = worker
-        self._link: Link | None = None
-        self._listener: BrokerListener | None = None
+        self._link: LocalLink | None = None
+        self._listener: BrokerListener = IgnoredEvents()
         self._rooms: set[Room] = set()
         self._members: dict[tuple[Room, ConnectionId], tuple[ClientInfo, bool, bool]] = {}
-        self._loose: set[tuple[Room, ConnectionId]] = set()  # of those members
-        self._returning: asyncio.Task[None] | None = None
+        self._in_grace: set[tuple[Room, ConnectionId]] = set()  # a subset of the members
+        self._reconnecting: asyncio.Task[None] | None = None
         self._closing = False
-        self.refused = 0
-        """What this worker wanted kept, and there was no memory for."""
-        self._state: dict[str, int] = {}  # how much the broker keeps, as it said last
+        self.refused = 0  # calls of this worker for which the broker had no memory
+        self._state: dict[str, int] = {}  # the statistics that the broker sent last
         self._counts = dict.fromkeys(("published", "received", "links_lost"), 0)
 
     # The link
 
     async def start(self, listener: BrokerListener) -> None:
+        """Connect. The primary starts the broker's process together with the workers, so wait for its socket."""
         self._listener = listener
         deadline = time.monotonic() + START_S
         while True:
@@ -153,39 +178,46 @@ class LocalBroker:
                 return
             except OSError as error:
                 if time.monotonic() > deadline:
-                    why = f"nobody answers ({error.strerror or error}): is the local broker running there?"
-                    raise BrokerUnavailable(self.address, why) from error
+                    problem = f"no answer ({error.strerror or error}): is the local broker running there?"
+                    raise BrokerUnavailable(self.address, problem) from error
             await asyncio.sleep(PAUSES_S[0])
 
-    async def _connect(self) -> Link:
-        """Take up a link, with everything that this worker has at the broker."""
-        _, link = await asyncio.get_running_loop().create_unix_connection(lambda: Link(self), self._path)
+    async def _connect(self) -> LocalLink:
+        """
+        Open a link, and put everything in force that this worker has at the broker.
+
+        Raises:
+            OSError, TimeoutError, BrokerUnavailable: that failed; the link is closed again.
+        """
+        _, link = await asyncio.get_running_loop().create_unix_connection(lambda: LocalLink(self), self._path)
         try:
-            answers = [link.ask("hello", self._worker)]
-            answers += [link.ask("subscribe", room) for room in self._rooms]
+            # One write carries everything, so that reconnecting costs one round trip, whatever the number of rooms.
+            answers = [link.request("hello", self._worker)]
+            answers += [link.request("subscribe", room) for room in self._rooms]
             answers += [
-                link.ask("add_member", key[0], info, announce, True, lasting, key in self._loose)
+                link.request("add_member", key[0], info, announce, True, lasting, key in self._in_grace)
                 for key, (info, announce, lasting) in self._members.items()
             ]
             await asyncio.wait_for(asyncio.gather(*answers), TIMEOUT_S)
-            if link.is_lost:  # after its last answer, and before it is ours: nobody else would see it
+            if link.is_lost:  # `link_lost` ignored it, because it was not yet `self._link`
                 raise BrokerUnavailable(self.address, "the link was lost")
         except BaseException:
             link.transport.abort()
             raise
         return link
 
-    def lost(self, link: Link) -> None:
-        """The link ended. Every call fails until it is back."""
+    def link_lost(self, link: LocalLink) -> None:
+        """Note that a link ended, and start to reconnect. Every call fails until then."""
         if link is not self._link or self._closing:
             return
         self._link = None
         self._counts["links_lost"] += 1
-        assert self._listener is not None, "started"
         self._listener.on_link_lost()
-        self._returning = asyncio.get_running_loop().create_task(self._return())
+        self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
 
-    async def _return(self) -> None:
+    async def _reconnect(self) -> None:
+        """Try to connect until it succeeds. There is no limit: the primary restarts the broker's process."""
+        assert self._link is None, "link_lost() cleared it"
         attempt = 0
         while not self._closing:
             await asyncio.sleep(PAUSES_S[min(attempt, len(PAUSES_S) - 1)])
@@ -193,65 +225,69 @@ class LocalBroker:
             try:
                 self._link = await self._connect()
             except (OSError, TimeoutError, BrokerUnavailable) as error:
-                logger.debug("- %s is not back: %s", self.address, error)
+                logger.debug("- no link to %s yet: %s", self.address, error)
                 continue
-            assert self._listener is not None, "started"
             self._listener.on_link_restored()
             return
 
     async def close(self) -> None:
+        """End the link with a goodbye, so that the broker removes this worker's members at once."""
         self._closing = True
-        if self._returning is not None:
-            self._returning.cancel()
-            await asyncio.gather(self._returning, return_exceptions=True)
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.gather(self._reconnecting, return_exceptions=True)
         if self._link is not None:
             with contextlib.suppress(BrokerUnavailable, TimeoutError):
-                await asyncio.wait_for(self._link.ask("goodbye"), 2)
+                await asyncio.wait_for(self._link.request("goodbye"), GOODBYE_S)
             self._link.transport.close()
             self._link = None
-        self._listener = None
+        self._listener = IgnoredEvents()
 
-    def _ask(self, *message: Any) -> asyncio.Future[msgspec.Raw]:
+    def _request(self, *message: Any) -> asyncio.Future[msgspec.Raw]:
+        """
+        Send a command on the open link.
+
+        Raises:
+            BrokerAway: there is no link, so the command was not sent.
+        """
         if self._link is None:
             raise BrokerAway(self.address, "there is no link now")
-        return self._link.ask(*message)
+        return self._link.request(*message)
 
-    def tell(self, kind: int, raw: list[msgspec.Raw]) -> None:
-        """Pass on what the broker says unasked."""
+    def handle_event(self, kind: int, raw: list[msgspec.Raw]) -> None:
+        """Decode an event and pass it to the listener."""
         listener = self._listener
-        if listener is None:
-            return
         if kind == DEPARTED:
-            self._depart(msgspec.msgpack.decode(raw[0], type=list[Departed]))
+            self._notify_departed(msgspec.msgpack.decode(raw[0], type=list[Departed]))
             return
         if kind == STATE:
             self._state = msgspec.msgpack.decode(raw[0], type=dict[str, int])
             return
         room = Room(msgspec.msgpack.decode(raw[0], type=str))
         if room not in self._rooms:
-            return  # given up meanwhile
+            return  # this worker unsubscribed meanwhile
         if kind == PUBLICATION:
             self._counts["received"] += 1
             listener.on_publication(room, msgspec.msgpack.decode(raw[1], type=Publication))
         elif kind == JOIN:
             listener.on_join(room, msgspec.msgpack.decode(raw[1], type=ClientInfo))
         else:
-            assert kind == LEAVE, "the server says nothing else"
+            assert kind == LEAVE, "local_server.py sends no other kind of event"
             listener.on_leave(room, msgspec.msgpack.decode(raw[1], type=ClientInfo))
 
     # The contract
 
     async def subscribe(self, room: Room) -> None:
-        self._rooms.add(room)  # before the answer: events may come with it
+        self._rooms.add(room)  # before the answer, because events may arrive together with it
         try:
-            await self._ask("subscribe", room)
+            await self._request("subscribe", room)
         except BaseException:
             self._rooms.discard(room)
             raise
 
     async def unsubscribe(self, room: Room) -> None:
-        self._rooms.discard(room)
-        await self._ask("unsubscribe", room)
+        self._rooms.discard(room)  # even if the command fails: events of the room are dropped from now on
+        await self._request("unsubscribe", room)
 
     async def publish(
         self,
@@ -265,18 +301,19 @@ class LocalBroker:
         idempotency_ttl_s: float = 300.0,
         exclude: str = "",
     ) -> Published:
+        # The time is this worker's. The broker adds offset and epoch, in the order in which commands arrive.
         publication = Publication(
             data, info=info, tags=dict(tags) if tags else None, time_ms=int(time.time() * 1000), exclude=exclude
         )
-        raw = await self._ask("publish", room, publication, retention, idempotency_key, float(idempotency_ttl_s))
+        raw = await self._request("publish", room, publication, retention, idempotency_key, float(idempotency_ttl_s))
         self._counts["published"] += 1
         return msgspec.msgpack.decode(raw, type=Published)
 
     async def position(self, room: Room, *, retention: Retention) -> Position:
-        return msgspec.msgpack.decode(await self._ask("position", room, retention), type=Position)
+        return msgspec.msgpack.decode(await self._request("position", room, retention), type=Position)
 
     async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
-        found = msgspec.msgpack.decode(await self._ask("positions", list(rooms)), type=dict[str, Position])
+        found = msgspec.msgpack.decode(await self._request("positions", list(rooms)), type=dict[str, Position])
         return {Room(room): position for room, position in found.items()}
 
     async def history(
@@ -289,59 +326,65 @@ class LocalBroker:
         reverse: bool = False,
         begin: bool = False,
     ) -> History:
-        raw = await self._ask("history", room, retention, since, limit, reverse, begin)
+        raw = await self._request("history", room, retention, since, limit, reverse, begin)
         return msgspec.msgpack.decode(raw, type=History)
 
     async def forget_history(self, room: Room) -> None:
-        await self._ask("forget_history", room)
+        await self._request("forget_history", room)
 
     async def add_member(
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
     ) -> None:
+        # Before the answer: if the link is lost meanwhile, the reconnect must register the member or this call fail.
         self._members[room, ConnectionId(info.connection_id)] = (info, announce, lasting)
-        self._loose.discard((room, ConnectionId(info.connection_id)))
+        self._in_grace.discard((room, ConnectionId(info.connection_id)))
         try:
-            await self._ask("add_member", room, info, announce, quietly, lasting, False)
+            await self._request("add_member", room, info, announce, quietly, lasting, False)
         except BaseException:
             self._members.pop((room, ConnectionId(info.connection_id)), None)
+            self._in_grace.discard((room, ConnectionId(info.connection_id)))  # released meanwhile
             raise
 
-    def loosen(self, room: Room, client: ConnectionId) -> None:
-        if (room, client) in self._members:
-            self._loose.add((room, client))
+    def release(self, room: Room, connection_id: ConnectionId) -> None:
+        if (room, connection_id) in self._members:
+            self._in_grace.add((room, connection_id))
 
     async def remove_member(
-        self, room: Room, client: ConnectionId, *, announce: bool, mine: bool = False
+        self, room: Room, connection_id: ConnectionId, *, announce: bool, mine: bool = False
     ) -> int | None:
-        self._members.pop((room, client), None)
-        self._loose.discard((room, client))
-        return msgspec.msgpack.decode(await self._ask("remove_member", room, client, announce, mine), type=int | None)
+        self._members.pop((room, connection_id), None)
+        self._in_grace.discard((room, connection_id))
+        return msgspec.msgpack.decode(
+            await self._request("remove_member", room, connection_id, announce, mine), type=int | None
+        )
 
     async def members(self, room: Room) -> Mapping[ConnectionId, ClientInfo]:
-        found = msgspec.msgpack.decode(await self._ask("members", room), type=dict[str, ClientInfo])
-        return {ConnectionId(client): info for client, info in found.items()}
+        found = msgspec.msgpack.decode(await self._request("members", room), type=dict[str, ClientInfo])
+        return {ConnectionId(name): info for name, info in found.items()}
 
     async def member_counts(self, room: Room) -> MemberCounts:
-        return msgspec.msgpack.decode(await self._ask("member_counts", room), type=MemberCounts)
+        return msgspec.msgpack.decode(await self._request("member_counts", room), type=MemberCounts)
 
     async def members_page(self, room: Room, *, cursor: str = "", limit: int = 1000) -> MembersPage:
-        return msgspec.msgpack.decode(await self._ask("members_page", room, cursor, limit), type=MembersPage)
+        return msgspec.msgpack.decode(await self._request("members_page", room, cursor, limit), type=MembersPage)
 
     async def workers(self) -> Sequence[WorkerId]:
-        return msgspec.msgpack.decode(await self._ask("workers"), type=list[WorkerId])
+        return msgspec.msgpack.decode(await self._request("workers"), type=list[WorkerId])
 
     async def reap(self, worker: WorkerId) -> None:
-        self._depart(msgspec.msgpack.decode(await self._ask("reap", worker), type=list[Departed]))
+        """Have a dead worker reaped. The answer has the departed members, so no other listener gets them."""
+        self._notify_departed(msgspec.msgpack.decode(await self._request("reap", worker), type=list[Departed]))
 
-    def _depart(self, departed: list[Departed]) -> None:
+    def _notify_departed(self, departed: list[Departed]) -> None:
+        """Note inherited members as this worker's own, so that a reconnect registers them. Then notify the listener."""
         for each in departed:
             if each.inherited:
                 self._members[each.room, ConnectionId(each.info.connection_id)] = (each.info, each.announce, True)
-        if departed and self._listener is not None:
+        if departed:
             self._listener.on_departed(departed)
 
-    async def allow(self, room: Room, who: str, rate: Rate) -> bool:
-        return msgspec.msgpack.decode(await self._ask("allow", room, who, rate), type=bool)
+    async def allow(self, room: Room, subject: str, rate: Rate) -> bool:
+        return msgspec.msgpack.decode(await self._request("allow", room, subject, rate), type=bool)
 
     def statistics(self) -> Mapping[str, int | float | str | bool]:
         return {

@@ -1,13 +1,40 @@
 """
-The local broker's process: the state of memory.py, served to all workers of one machine over a Unix socket.
+The local broker's process: the state of memory_state.py, served to all workers of one machine over a Unix socket.
 
-Runs beside the workers, as a child of the primary: `python -m realtime.broker.local_server --socket PATH`. It holds
-everything in memory and begins with empty streams under new epochs, which is how workers see that it was restarted. It
-ends when the primary says so, and when that is gone and the last worker has left. The socket has mode 0600: who may
-connect is who may do everything.
+Runs beside the workers, as a child of the primary: `python -m realtime.broker.local_server --socket PATH`. It stores
+everything in memory. It ends when the primary says so, or when the primary is gone and the last worker has left. The
+socket has mode 0600, because every program that can connect may do everything.
 
-A worker whose link ends without a goodbye keeps its members for `LEASE_S`: it may be back in a moment. The primary
-hears of a death at once and has the members removed by another worker before that.
+Theory of operation
+===================
+
+**One process, one loop.** Each command runs to its end without waiting. Commands of all workers are therefore atomic
+and have one order. Events go to each subscribed worker in that order, on the same link as the answers.
+
+**States of a worker, as this process sees it:**
+
+- *linked*: its link is in `peers`, and it has said hello. It is a possible heir.
+- *left*: it said goodbye. Its members were removed at once; lasting ones went to an heir.
+- *disconnected*: its link ended without a goodbye. Its members stay for `LEASE_S`, because it may reconnect.
+- *dead*: `LEASE_S` has passed without a new link, or another worker sent `reap`. The primary notices a death at once,
+  so `reap` usually comes first. Its members are reaped.
+- *orphaned*: it is dead or has left, and no heir existed for its lasting members. It is in `_orphans`. The next worker
+  that says hello inherits them.
+
+Invariant: a link is in `_subscribers[room]` exactly if `room` is in its `rooms`. No empty set stays there.
+
+**Slow workers.** A worker that does not read fast enough for `OUTBOUND_MAX` bytes loses its link. It then reconnects
+and recovers from the streams, like after any lost link.
+
+**Memory.** A refused command is answered with REFUSED. The first refusal is logged and sent to all workers as a state.
+It ends when the usage falls below `MEMORY_FREE` of the limit.
+
+**When a process dies:**
+
+- A worker: see *disconnected*. A command that was received whole takes effect; its answer is dropped.
+- This process: everything stored is gone. The primary starts a new one, whose streams have new epochs; by these the
+  workers see the loss. Workers subscribe and register their members again, before any of their other commands.
+- The primary: this process serves until the last worker has left, so that workers can drain.
 """
 
 from __future__ import annotations
@@ -37,34 +64,38 @@ from realtime.broker.base import (
     WorkerId,
 )
 from realtime.broker.framing import LOCAL_STOP_SIGNAL, Framed, frame
-from realtime.broker.kept import Full
-from realtime.broker.memory import Member, MemoryState
+from realtime.broker.memory_state import Member, MemoryState
+from realtime.broker.streams import Full
 from realtime.timing.rate import Rate
 
-LEASE_S: Final = 6.0
-OUTBOUND_MAX: Final = 64 * 1024 * 1024  # bytes that wait for one worker; above it the link is cut and it comes anew
-PARENT_S: Final = 1.0
+LEASE_S: Final = 6.0  # as with Redis (members.py): longer than a worker needs to reconnect
+OUTBOUND_MAX: Final = 64 * 1024 * 1024  # unsent bytes for one worker; above it the link is closed
+PARENT_S: Final = 1.0  # between two checks whether the primary lives
 
-# First element of what is sent to a worker.
+# First element of each message to a worker.
 REPLY: Final = 0
 FAILED: Final = 1
 PUBLICATION: Final = 2
 JOIN: Final = 3
 LEAVE: Final = 4
 DEPARTED: Final = 5
-REFUSED: Final = 6  # an answer: there is no memory for what was to be kept
-STATE: Final = 7  # how much is kept
+REFUSED: Final = 6  # an answer: there is no memory for what was to be stored
+STATE: Final = 7  # the statistics
 
-STATE_S: Final = 5.0  # how often workers are told of it
-ROOM_AGAIN: Final = 0.95  # of what may be kept; below it nobody is told any more that it is full
+STATE_S: Final = 5.0  # between two STATE messages to each worker
+MEMORY_FREE: Final = 0.95  # of the limit; the broker stays in the state *full* until it uses less
 
-FULL: Final = "! it is full: no more than %d bytes are kept (--broker-memory); what would be more is refused"
+FULL: Final = "! the local broker is full: it stores at most %d bytes (--broker-memory) and refuses more"
 
 logger = logging.getLogger("realtime.broker.local")
 
 
-class Peer(Framed):
-    """One worker's link."""
+class WorkerLink(Framed):
+    """
+    The link of one worker.
+
+    Its worker is known only after `hello`. Before that, it gets no statistics and cannot be an heir.
+    """
 
     def __init__(self, server: LocalBrokerServer) -> None:
         super().__init__()
@@ -78,211 +109,232 @@ class Peer(Framed):
         self.server.peers.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.server.lost(self)
+        self.server.link_lost(self)
 
     def received(self, message: list[msgspec.Raw]) -> None:
+        """
+        Run a command, and send exactly one answer.
+
+        The worker matches answers by their order. A failed command must therefore be answered too, and must not end
+        the link, which would fail the commands of all other callers.
+        """
         operation = msgspec.msgpack.decode(message[0], type=str)
         try:
             answer = OPERATIONS[operation](self.server, self, message[1:])
         except Full:
             self.send([REFUSED, self.server.state.budget.limit])
-            self.server.refused()
+            self.server.note_refusal()
         except Exception:
-            logger.exception("! %s of %s failed", operation, self.worker)
+            logger.exception("! command %s of worker %s failed", operation, self.worker)
             self.send([FAILED, operation])
         else:
             self.send([REPLY, answer])
 
-    def tell(self, event: bytes) -> None:
-        """Send an event's frame, unless the worker is too far behind to be helped."""
+    def notify(self, event: bytes) -> None:
+        """Send an event's frame, or close the link if more than `OUTBOUND_MAX` bytes are unsent."""
         if self.transport.get_write_buffer_size() > OUTBOUND_MAX:
-            logger.error("x %s is slow: its link is cut", self.worker)
+            logger.error("x closing the link of worker %s: it reads too slowly", self.worker)
             self.transport.abort()
             return
         self.send_frame(event)
 
 
 class LocalBrokerServer:
-    """All workers' shared state, and who wants to hear of which room."""
+    """The shared state of all workers, their links, and the subscriptions."""
 
     def __init__(self, limit: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        """`limit`: bytes that may be kept."""
+        """`limit`: bytes that may be used."""
         self.state = MemoryState(limit)
-        self.peers: set[Peer] = set()
-        self._subscribers: dict[Room, set[Peer]] = {}
-        self._orphans: set[WorkerId] = set()  # workers that are gone, and whose lasting members nobody could inherit
+        self.peers: set[WorkerLink] = set()  # all links, those without a hello included
+        self._subscribers: dict[Room, set[WorkerLink]] = {}
+        self._orphans: set[WorkerId] = set()  # dead workers that still own lasting members
         self._clock = clock
         self._is_full = False
 
     # Links
 
-    def lost(self, peer: Peer) -> None:
-        """A link is gone; without a goodbye its worker may be back."""
+    def link_lost(self, peer: WorkerLink) -> None:
+        """Note that a link ended. Without a goodbye, its worker keeps its members for `LEASE_S`."""
         self.peers.discard(peer)
         for room in list(peer.rooms):
             self._unsubscribe(peer, room)
+        assert not peer.rooms, "_unsubscribe removes the room on both sides"
         if peer.worker and not peer.said_goodbye:
             asyncio.get_running_loop().call_later(LEASE_S, self._end_lease, peer.worker)
 
     def _end_lease(self, worker: WorkerId) -> None:
+        """Reap a worker that lost its link `LEASE_S` ago, unless it has a new one."""
         if any(peer.worker == worker for peer in self.peers):
             return
         heir = self._heir()
         departed = self._reap(worker, heir)
         if departed and heir is not None:
-            heir.tell(frame([DEPARTED, departed]))
+            heir.notify(frame([DEPARTED, departed]))
 
-    def _heir(self) -> Peer | None:
+    def _heir(self) -> WorkerLink | None:
+        """Return a worker that can inherit. Any will do, because a lasting member needs an owner and no connection."""
         return next((each for each in self.peers if each.worker and not each.said_goodbye), None)
 
-    # Operations. Each takes the arguments as they came.
+    # Operations. Each gets the undecoded arguments, and returns the answer.
 
-    def hello(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
+    def hello(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
+        """Learn which worker this is, send it the statistics, and let it inherit the members of orphaned workers."""
+        assert not peer.worker, "local.py sends hello once, as the first command of a link"
         peer.worker = WorkerId(_text(raw[0]))
-        peer.tell(frame([STATE, self.statistics()]))
+        peer.notify(frame([STATE, self.statistics()]))
         orphans, self._orphans = self._orphans - {peer.worker}, set()
         inherited = [departed for worker in sorted(orphans) for departed in self._reap(worker, peer)]
         if inherited:
-            peer.tell(frame([DEPARTED, inherited]))
+            peer.notify(frame([DEPARTED, inherited]))
 
-    def goodbye(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
+    def goodbye(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
+        """Remove the members of a worker that ends. Only inherited ones are reported: its leaves are announced."""
         peer.said_goodbye = True
         heir = self._heir()
         inherited = [each for each in self._reap(peer.worker, heir) if each.inherited]
         if heir is not None and inherited:
-            heir.tell(frame([DEPARTED, inherited]))
+            heir.notify(frame([DEPARTED, inherited]))
 
-    def subscribe(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
+    def subscribe(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
+        """Subscribe a link to a room. Events that follow are behind the answer on the same link."""
         room = Room(_text(raw[0]))
         peer.rooms.add(room)
         self._subscribers.setdefault(room, set()).add(peer)
 
-    def unsubscribe(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
+    def unsubscribe(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
         self._unsubscribe(peer, Room(_text(raw[0])))
 
-    def _unsubscribe(self, peer: Peer, room: Room) -> None:
+    def _unsubscribe(self, peer: WorkerLink, room: Room) -> None:
         peer.rooms.discard(room)
         subscribers = self._subscribers.get(room)
         if subscribers is not None:
+            assert subscribers, "no empty set stays"
             subscribers.discard(peer)
             if not subscribers:
                 del self._subscribers[room]
                 self.state.streams.unwatched(room)
 
-    def publish(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+    def publish(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
+        """Store a publication and send it to the subscribers: also to the publisher, before its answer."""
         room = Room(_text(raw[0]))
         publication = msgspec.msgpack.decode(raw[1], type=Publication)
         retention = msgspec.msgpack.decode(raw[2], type=Retention)
         key = msgspec.msgpack.decode(raw[3], type=str | None)
         ttl_s = msgspec.msgpack.decode(raw[4], type=float)
-        published, told = self.state.publish(self._clock(), room, publication, retention, key, ttl_s)
-        if told is not None:
-            self._tell(room, [PUBLICATION, room, told])
+        published, sent = self.state.publish(self._clock(), room, publication, retention, key, ttl_s)
+        if sent is not None:
+            self._notify(room, [PUBLICATION, room, sent])
         return published
 
-    def position(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+    def position(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
         retention = msgspec.msgpack.decode(raw[1], type=Retention)
         return self.state.position(self._clock(), Room(_text(raw[0])), retention)
 
-    def positions(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+    def positions(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
         rooms = [Room(room) for room in msgspec.msgpack.decode(raw[0], type=list[str])]
         return self.state.positions(self._clock(), rooms)
 
-    def history(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+    def history(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
         retention = msgspec.msgpack.decode(raw[1], type=Retention)
         since = msgspec.msgpack.decode(raw[2], type=Position | None)
         limit = msgspec.msgpack.decode(raw[3], type=int)
         reverse, begin = [msgspec.msgpack.decode(each, type=bool) for each in raw[4:6]]
         return self.state.history(self._clock(), Room(_text(raw[0])), retention, since, limit, reverse, begin)
 
-    def forget_history(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
+    def forget_history(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
         self.state.forget_history(Room(_text(raw[0])))
 
-    def add_member(self, peer: Peer, raw: list[msgspec.Raw]) -> None:
+    def add_member(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
         """
-        Add a member. `announce`: its join is told, and its leave will be. `quietly`: the join only where nobody was
-        there by that id. `loose`: leave it alone where another worker has it.
+        Add a member.
+
+        `announce`, `quietly` and `lasting` are as in the contract. `in_grace`: do nothing where another worker owns it.
         """
         room, info = Room(_text(raw[0])), msgspec.msgpack.decode(raw[1], type=ClientInfo)
-        announce, quietly, lasting, loose = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:6]]
+        announce, quietly, lasting, in_grace = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:6]]
         owner = self.state.owner(room, ConnectionId(info.connection_id))
-        if loose and owner not in (None, peer.worker):
+        # Only a reconnecting worker sends `in_grace`. Another worker may have taken the member over meanwhile.
+        if in_grace and owner not in (None, peer.worker):
             return
-        if not quietly:
+        if not quietly:  # a quiet member was admitted before, and refusing it now would lose it
             self.state.admit_member(self._clock(), room, info)
         self.state.add_member(room, Member(peer.worker, info, announce, lasting))
         if announce and (owner is None or not quietly):
-            self._tell(room, [JOIN, room, info])
+            self._notify(room, [JOIN, room, info])
 
-    def remove_member(self, peer: Peer, raw: list[msgspec.Raw]) -> int | None:
+    def remove_member(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> int | None:
         room = Room(_text(raw[0]))
         announce, mine = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:4]]
         info = self.state.remove_member(room, ConnectionId(_text(raw[1])), peer.worker if mine else None)
         if info is not None and announce:
-            self._tell(room, [LEAVE, room, info])
+            self._notify(room, [LEAVE, room, info])
         return None if info is None else self.state.count(room)
 
-    def members(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+    def members(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
         return self.state.members(Room(_text(raw[0])))
 
-    def member_counts(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+    def member_counts(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
         return self.state.member_counts(Room(_text(raw[0])))
 
-    def reap(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+    def reap(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
         return self._reap(WorkerId(_text(raw[0])), peer)
 
-    def members_page(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+    def members_page(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
         return self.state.members_page(Room(_text(raw[0])), _text(raw[1]), msgspec.msgpack.decode(raw[2], type=int))
 
-    def allow(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+    def allow(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
         rate = msgspec.msgpack.decode(raw[2], type=Rate)
         return self.state.allow(self._clock(), Room(_text(raw[0])), _text(raw[1]), rate)
 
-    def workers(self, peer: Peer, raw: list[msgspec.Raw]) -> Any:
+    def workers(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
+        """Return the workers with a link. A worker may have two for a moment, while it reconnects."""
         return sorted({each.worker for each in self.peers if each.worker})
 
-    def _reap(self, worker: WorkerId, heir: Peer | None) -> list[Departed]:
+    def _reap(self, worker: WorkerId, heir: WorkerLink | None) -> list[Departed]:
+        """Reap a worker's members and announce their leaves. Lasting members without an heir wait as orphans."""
         reaped = self.state.reap(worker, None if heir is None or heir.worker == worker else heir.worker)
         for departed in reaped:
             if departed.announce and not departed.inherited:
-                self._tell(departed.room, [LEAVE, departed.room, departed.info])
+                self._notify(departed.room, [LEAVE, departed.room, departed.info])
         if self.state.has_members(worker):
             self._orphans.add(worker)
         return reaped
 
-    def _tell(self, room: Room, event: Any) -> None:
+    def _notify(self, room: Room, event: Any) -> None:
+        """Send an event to every subscribed worker. It is encoded once, whatever the number of workers."""
         peers = self._subscribers.get(room)
         if peers:
             framed = frame(event)
             for peer in tuple(peers):
-                peer.tell(framed)
+                peer.notify(framed)
 
     # Memory
 
-    def refused(self) -> None:
-        """Say it, the first time and to all workers: there is no memory for what was to be kept."""
+    def note_refusal(self) -> None:
+        """Note that a command was refused. The first time, log it and notify all workers."""
         if not self._is_full:
             self._is_full = True
             logger.error(FULL, self.state.budget.limit)
-            self._tell_state()
+            self._send_state()
 
-    def _tell_state(self) -> None:
+    def _send_state(self) -> None:
+        """Send the statistics to all workers. End the state *full* when enough memory is free again."""
         budget = self.state.budget
-        if self._is_full and budget.limit is not None and budget.held <= ROOM_AGAIN * budget.limit:
+        if self._is_full and budget.limit is not None and budget.used <= MEMORY_FREE * budget.limit:
             self._is_full = False
-            logger.warning("= there is room again: %d of %d bytes are kept", budget.held, budget.limit)
+            logger.warning("= the local broker has memory again: %d of %d bytes used", budget.used, budget.limit)
         framed = frame([STATE, self.statistics()])
         for peer in tuple(self.peers):
-            if peer.worker:
-                peer.tell(framed)
+            if peer.worker:  # before its hello, a link expects no events
+                peer.notify(framed)
 
     async def sweep_forever(self) -> None:
-        """Forget what has expired, and tell the workers how much is kept."""
+        """Remove everything that has expired, and send the statistics to the workers, until cancelled."""
         sweep_at = self._clock()
         while True:
             if (now := self._clock()) >= sweep_at:
                 sweep_at = now + self.state.sweep_in_time(now)
-            self._tell_state()
+            self._send_state()
             await asyncio.sleep(STATE_S)
 
     def statistics(self) -> dict[str, int]:
@@ -298,7 +350,7 @@ def _text(raw: msgspec.Raw) -> str:
     return msgspec.msgpack.decode(raw, type=str)
 
 
-OPERATIONS: Final[dict[str, Callable[[LocalBrokerServer, Peer, list[msgspec.Raw]], Any]]] = {
+OPERATIONS: Final[dict[str, Callable[[LocalBrokerServer, WorkerLink, list[msgspec.Raw]], Any]]] = {
     "hello": LocalBrokerServer.hello,
     "goodbye": LocalBrokerServer.goodbye,
     "subscribe": LocalBrokerServer.subscribe,
@@ -321,14 +373,22 @@ OPERATIONS: Final[dict[str, Callable[[LocalBrokerServer, Peer, list[msgspec.Raw]
 
 async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> None:
     """
-    Serve until the primary says that it is enough, or until it and every worker are gone. TERM ends only an orphan:
-    where it is sent to all processes of a service at once, workers that drain still need their rooms.
+    Serve until the primary sends `LOCAL_STOP_SIGNAL`, or until the primary and every worker are gone.
+
+    SIGTERM ends this process only when the primary is gone. A service manager may send SIGTERM to all processes at
+    once, and workers that drain still need their rooms.
+
+    Args:
+        path: of the socket.
+        ready_fd: gets a line feed when the socket is open; this function closes it.
+        memory: bytes that may be used.
     """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     loop.add_signal_handler(LOCAL_STOP_SIGNAL, ended.set)
     parent = os.getppid()
 
+    # The primary's process id now. When the primary dies, the kernel gives this process another parent.
     def on_term() -> None:
         if os.getppid() != parent:
             ended.set()
@@ -336,10 +396,10 @@ async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> N
     loop.add_signal_handler(signal.SIGTERM, on_term)
     server = LocalBrokerServer(memory)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # of a broker that was killed
+        os.unlink(path)  # left by a broker that was killed
     before = os.umask(0o177)
     try:
-        listener = await loop.create_unix_server(lambda: Peer(server), path)
+        listener = await loop.create_unix_server(lambda: WorkerLink(server), path)
     finally:
         os.umask(before)
     if ready_fd is not None:
@@ -360,7 +420,7 @@ async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> N
 
 
 def main() -> None:
-    """Be the local broker."""
+    """Run the local broker."""
     parser = argparse.ArgumentParser(prog="realtime.broker.local_server")
     parser.add_argument("--socket", required=True)
     parser.add_argument("--ready-fd", type=int)

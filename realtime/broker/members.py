@@ -1,20 +1,52 @@
 """
-The members of this worker at Redis, and what becomes of those whose worker is dead.
+This worker's members at Redis, its lease, and the members of dead workers.
 
-Runs in the worker. Members stand in one hash per room, with the worker that owns them, and once more in a set per
-worker, by which they are found when that worker is dead. A worker holds one lease, whatever the number of its members,
-and looks at all leases each time it takes its own: what has ended is removed by whoever is first. A worker that finds
-its own lease removed, because it was stopped or cut off for a while, registers its members again. Their joins are told
-wherever nobody was there by that id any more: whom watchers know already they are not told of
-(realtime/rooms/presence_view.py).
+Runs in the worker. It has no task and no timer: the broker (redis.py) calls it when a link is new and when the lease is
+due. It does not know the members of other workers; Redis does.
 
-**Ghosts.** A replica that was promoted may not have heard of the latest removals, and then shows members who have left.
-After each new link a worker compares whom the servers hold as its own with whom it has; the rest leave as the members
-of a dead worker do. In a cluster the set of a worker and a room's members are at two nodes, of which one may fail and
-the other not: who was removed stands in the set for as long as a replica can be behind.
+Theory of operation
+===================
 
-There is no task and no timer here: the broker (redis.py) says when a link is new, and when the lease is due. Who else
-is in a room is not known here: that Redis is asked.
+**Where a member is stored.** Each member has two entries:
+
+- in the hash of its room: connection id -> owner, announce flag, info. This entry makes it present.
+- in the set of its worker (*owned*): room, connection id, lasting flag. This entry only lets others find it.
+
+In a cluster the two are on different nodes, so there is no transaction over both.
+
+Invariant 1: the entry in the owned set is written before the entry in the room, and removed after it. Each present
+member of a dead worker is therefore found. An owned entry without a member is harmless: every script checks the owner
+in the room's hash before it changes anything.
+
+**Leases.** A worker holds one lease, whatever the number of its members. Whenever it renews its lease, it reads the
+leases that have expired, and reaps those workers. Several workers may reap the same one at the same time. The scripts
+make each member the success of exactly one of them. A worker whose own lease was removed registers all its members
+again. That happens after it was stopped or cut off. Their joins are announced only where the member was not present,
+so watchers do not see a join twice (realtime/rooms/presence_view.py).
+
+**States of a member, as this worker sees it:**
+
+- *registered*: in `_own`, and after a fault registered again.
+- *in grace*: in `_own` and `_in_grace`. Another worker may take it over. After a fault it is registered again only
+  where no other worker owns it.
+- *in progress*: in `_in_progress`, being inherited or removed. It is neither a member nor stale.
+- *left*: in `_left`. The room's entry is removed, the owned entry still exists.
+
+Invariant 2: no member is both in `_own` and in `_left`, and every member in `_in_grace` is in `_own`.
+
+**Stale members.** A promoted replica may lack the latest removals, and then shows members that have left. After each
+new link, `renew` compares the owned set with `_own`, and reaps the rest as members of a dead worker. The nodes of the
+two entries can fail independently. A removed member therefore stays in the owned set for `LEFT_S`, as long as a
+replica can lag behind.
+
+**When the process dies:**
+
+- after the owned entry, before the room's entry: the member was never present. The entry goes with the reaped worker.
+- after both entries: the lease expires, and another worker reaps the member, or inherits it if it is lasting.
+- after the room's entry was removed: the member has left, and its leave was published by the same script.
+- while it inherits: before MEMBER_INHERIT, the dead worker still owns the member. After it, the member is in the owned
+  set of this worker. Either way, the next reaping finds it.
+- while it reaps: the dead worker's set and lease are removed last, so another worker starts again.
 """
 
 from __future__ import annotations
@@ -29,16 +61,23 @@ import msgspec
 
 from realtime.broker import scripts
 from realtime.broker.base import ClientInfo, ConnectionId, Departed, Room, WorkerId
-from realtime.broker.commands import Commands
-from realtime.broker.keys import HOME, Keys, tag_of
-from realtime.broker.links import Link, Nodes, Route
+from realtime.broker.commands import RedisCommands
+from realtime.broker.keys import HOME, RedisKeys, tag_of
+from realtime.broker.links import Nodes, RedisLink, Route
 from realtime.broker.resp import CommandFailed
 
 LEASE_S: Final = 6.0
-LEFT_S: Final = 180.0  # no replica of a cluster is elected that lost its master longer ago (10 timeouts and a ping)
-LEFT_MAX: Final = 100_000  # who left, and would be found in LEFT_S; of more, those who left first are not
-FORGET_BATCH: Final = 500  # of those, in one command
-BATCH: Final = 5000  # members for whom something is asked at once: a connection holds no more than `resp.WAITING_MAX`
+LEFT_S: Final = 180.0  # a cluster elects no replica that lost its master longer ago (10 timeouts and a ping)
+LEFT_MAX: Final = 100_000  # removed members kept for LEFT_S; with more, the earliest are no longer checked
+FORGET_BATCH: Final = 500  # removed members per SREM command
+BATCH: Final = 5000  # members with a command in flight: a connection takes at most `resp.WAITING_MAX`
+
+# How lua/member_add.lua treats a member that is already present.
+_ANNOUNCE: Final = 0
+_ANNOUNCE_IF_NEW: Final = 1
+_LEAVE_TO_OTHER_OWNER: Final = 2
+
+_Owned = tuple[Room, ConnectionId, bool]  # an entry of an owned set: where, which member, whether it is lasting
 
 _pack = msgspec.msgpack.encode
 _info = msgspec.msgpack.Decoder(ClientInfo).decode
@@ -46,154 +85,161 @@ logger = logging.getLogger("realtime.broker.redis")
 
 
 class Members:
-    """Whom this worker has, and its lease. It reaps the members of others."""
+    """The members of this worker, and its lease. It also reaps the members of others."""
 
     def __init__(
         self,
         worker: WorkerId,
-        keys: Keys,
+        keys: RedisKeys,
         nodes: Nodes,
-        commands: Commands,
-        departed: Callable[[Sequence[Departed]], None],
+        commands: RedisCommands,
+        on_departed: Callable[[Sequence[Departed]], None],
     ) -> None:
-        """`departed` is told whom this worker removed or took over, when their worker no longer had them."""
+        """`on_departed` gets the members that this worker reaped or inherited."""
         self._worker = worker
         self._keys, self._nodes, self._commands = keys, nodes, commands
-        self._departed = departed
-        self._own: dict[tuple[Room, ConnectionId], tuple[ClientInfo, bool, bool]] = {}  # announced, lasting
-        self._loose: set[tuple[Room, ConnectionId]] = set()  # of those members
-        self._left: dict[tuple[Room, ConnectionId], float] = {}  # when, of those who stand in this worker's set still
-        self._underway: set[tuple[Room, ConnectionId]] = set()  # being inherited or removed: no members, and no ghosts
-        self._is_doubtful = False  # the servers may hold as this worker's whom it does not have
+        self._on_departed = on_departed
+        self._own: dict[tuple[Room, ConnectionId], tuple[ClientInfo, bool, bool]] = {}  # info, announce, lasting
+        self._in_grace: set[tuple[Room, ConnectionId]] = set()
+        self._left: dict[tuple[Room, ConnectionId], float] = {}  # when it was removed, by the monotonic clock
+        self._in_progress: set[tuple[Room, ConnectionId]] = set()
+        self._needs_resync = False  # the owned set at Redis may differ from `_own`
 
     def __len__(self) -> int:
         return len(self._own)
 
-    # Coming and going
+    # Adding and removing
 
     async def add(self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool, lasting: bool) -> None:
         """
-        Have this member, and register it. When that fails, this worker does not have it.
+        Register a member of this worker. When that fails, it is no member of this worker.
 
         Raises:
-            BrokerUnavailable: it may be registered, or not.
+            BrokerUnavailable: the member may or may not be registered.
         """
         key = (room, ConnectionId(info.connection_id))
         self._own[key] = (info, announce, lasting)
-        self._loose.discard(key)
+        self._in_grace.discard(key)
         self._left.pop(key, None)
         try:
             await self._register_one(self._nodes.route, room, info, announce, lasting, again=quietly)
         except BaseException as error:
             self._own.pop(key, None)
+            self._in_grace.discard(key)  # released meanwhile (invariant 2)
             if isinstance(error, CommandFailed):
                 raise self._commands.refused(tag_of(room), error) from error
             raise
 
-    def loosen(self, room: Room, client: ConnectionId) -> None:
-        if (room, client) in self._own:
-            self._loose.add((room, client))
+    def release(self, room: Room, connection_id: ConnectionId) -> None:
+        if (room, connection_id) in self._own:
+            self._in_grace.add((room, connection_id))
 
-    async def remove(self, room: Room, client: ConnectionId, *, announce: bool, mine: bool) -> int | None:
+    async def remove(self, room: Room, connection_id: ConnectionId, *, announce: bool, mine: bool) -> int | None:
         """
-        Have this member no longer, and remove it, or with `mine` only where it is this worker's still. Return how many
-        are left in the room, or None where this call did not remove it.
+        Remove a member; with `mine`, only where this worker still owns it.
+
+        Return how many members the room still has, or None where this call removed nothing.
 
         Raises:
-            BrokerUnavailable: it may be removed, or not.
+            BrokerUnavailable: the member may or may not be removed. It is no member of this worker any more.
         """
-        self._own.pop((room, client), None)
-        self._loose.discard((room, client))
-        self._underway.add((room, client))
+        self._own.pop((room, connection_id), None)
+        self._in_grace.discard((room, connection_id))
+        self._in_progress.add((room, connection_id))
         try:
-            found = await self._remove(room, client, "1" if announce else "0", self._worker if mine else "")
+            found = await self._remove(room, connection_id, "1" if announce else "0", self._worker if mine else "")
         finally:
-            self._underway.discard((room, client))
-        self._note_left(room, client)
+            self._in_progress.discard((room, connection_id))
+        self._note_left(room, connection_id)
         return None if found is None else found[1]
 
-    async def _remove(self, room: Room, client: str, announce: str, owner: str) -> tuple[ClientInfo, int] | None:
+    async def _remove(self, room: Room, connection_id: str, announce: str, owner: str) -> tuple[ClientInfo, int] | None:
         found = await self._commands.run(
-            tag_of(room), scripts.MEMBER_REMOVE, 1, self._keys.members(room), client, self._keys.channel(room),
+            tag_of(room), scripts.MEMBER_REMOVE, 1, self._keys.members(room), connection_id, self._keys.channel(room),
             announce, owner, self._nodes.publishing,
         )  # fmt: skip
         return None if found is None else (_info(found[0]), int(found[1]))
 
-    def _note_left(self, room: Room, client: ConnectionId) -> None:
-        """Note who was removed, to be taken out of this worker's set in good time, unless it is a member again."""
-        if (room, client) not in self._own:
-            self._left[room, client] = time.monotonic()
+    def _note_left(self, room: Room, connection_id: ConnectionId) -> None:
+        """Note a removed member, whose owned entry must be removed later. It may be a member again by now."""
+        if (room, connection_id) not in self._own:
+            self._left[room, connection_id] = time.monotonic()
 
     async def _forget_left(self, route: Route) -> None:
-        """Take out of this worker's set who left so long ago that no replica shows them again."""
-        before = time.monotonic() - (0.0 if route.is_one else LEFT_S)  # one server loses both or none
+        """Remove the owned entries of members that left so long ago that no replica can still show them."""
+        before = time.monotonic() - (0.0 if route.is_one else LEFT_S)  # one server loses both entries or none
         surplus = len(self._left) - LEFT_MAX
         due = [key for number, (key, at) in enumerate(self._left.items()) if at <= before or number < surplus]
         for begin in range(0, len(due), FORGET_BATCH):
             batch = [key for key in due[begin : begin + FORGET_BATCH] if self._left.pop(key, None) is not None]
-            entries = [_pack([room, client, lasting]) for room, client in batch for lasting in (False, True)]
+            assert not any(key in self._own for key in batch), "add() removes a key from _left before it registers it"
+            entries = [_pack([*key, lasting]) for key in batch for lasting in (False, True)]
             if entries:
-                await route.ask(HOME, "SREM", self._keys.owned(self._worker), *entries)
+                await route.request(HOME, "SREM", self._keys.owned(self._worker), *entries)
 
     # The lease
 
-    async def enter(self, route: Route, fresh: Callable[[Link], bool]) -> None:
-        """Take the lease by this way, and register the members at the links that are fresh."""
-        self._is_doubtful = True  # the next `renew` sees to it
+    async def enter(self, route: Route, fresh: Callable[[RedisLink], bool]) -> None:
+        """Take the lease by this route, and register the members whose link is fresh. The next `renew` must follow."""
+        self._needs_resync = True  # `renew` does it, when the route is open for all
         had_lease, _ = await self._take_lease(route)
-        was_away = not had_lease or fresh(route.link(HOME))
-        await self._register(route, lambda link: was_away or fresh(link))
+        needs_all = not had_lease or fresh(route.link(HOME))
+        await self._register(route, lambda link: needs_all or fresh(link))
 
     async def renew(self, route: Route) -> None:
         """
-        Take the lease again, and do what is due then: reap those whose lease has ended, remove ghosts, forget who left.
+        Renew the lease, and do what is due: reap dead workers, reap stale members, forget removed members.
 
         Raises:
-            BrokerUnavailable: not everything was done; the next time goes on.
+            BrokerUnavailable: not everything was done; the next call goes on.
             CommandFailed: likewise.
         """
-        had_lease, ended = await self._take_lease(route)
+        had_lease, expired = await self._take_lease(route)
         if not had_lease:
-            logger.warning("= the lease had ended: %d members are registered again", len(self._own))
+            logger.warning("= the lease had ended: registering %d members again", len(self._own))
             await self._register(route, lambda _: True)
-        for worker in ended:
+        for worker in expired:
             await self.reap(WorkerId(worker))
-        if self._is_doubtful:
-            await self._reconcile()
+        if self._needs_resync:
+            await self._reap_stale()
         await self._forget_left(route)
 
-    async def give_up(self) -> None:
-        """Remove this worker's members, and its lease; lasting ones are found when that has run out."""
+    async def close(self) -> None:
+        """
+        Remove this worker's members and its lease.
+
+        With lasting members, the lease stays until it expires: another worker then inherits them.
+        """
         owned = [each for each in await self._owned_by(self._worker) if each[:2] not in self._left]
-        ending = [(room, client) for room, client, lasting in owned if not lasting]
+        ending = [(room, connection_id) for room, connection_id, lasting in owned if not lasting]
         for begin in range(0, len(ending), BATCH):
             await asyncio.gather(*[self._remove(*each, "?", self._worker) for each in ending[begin : begin + BATCH]])
         if not any(lasting for _, _, lasting in owned):
             await self._end(self._worker)
 
     async def _take_lease(self, route: Route) -> tuple[bool, list[str]]:
-        """Return whether this worker was not taken for dead, and the workers that are to be."""
-        had, ended = await route.run(HOME, scripts.LEASE, 1, self._keys.leases, self._worker, int(LEASE_S * 1000))
-        return bool(had), [worker.decode() for worker in ended]
+        """Return whether this worker still had its lease, and the workers whose lease has expired."""
+        had, expired = await route.run(HOME, scripts.LEASE, 1, self._keys.leases, self._worker, int(LEASE_S * 1000))
+        return bool(had), [worker.decode() for worker in expired]
 
     async def _end(self, worker: str) -> None:
-        """Have the servers know no more of a worker: neither its set nor its lease."""
+        """Remove a worker's owned set and its lease."""
         await asyncio.gather(
-            self._commands.ask(HOME, "DEL", self._keys.owned(worker)),
-            self._commands.ask(HOME, "ZREM", self._keys.leases, worker),
+            self._commands.request(HOME, "DEL", self._keys.owned(worker)),
+            self._commands.request(HOME, "ZREM", self._keys.leases, worker),
         )
 
     # Registering
 
-    async def _register(self, route: Route, at: Callable[[Link], bool]) -> None:
-        """Register the members of this worker again whose servers are meant."""
-        meant = [key for key in self._own if at(route.link(tag_of(key[0])))]
-        for begin in range(0, len(meant), BATCH):
+    async def _register(self, route: Route, at: Callable[[RedisLink], bool]) -> None:
+        """Register this worker's members again, where `at` returns true for their link."""
+        chosen = [key for key in self._own if at(route.link(tag_of(key[0])))]
+        for begin in range(0, len(chosen), BATCH):
             await asyncio.gather(
                 *[
                     self._register_one(route, key[0], *self._own[key], again=True)
-                    for key in meant[begin : begin + BATCH]
-                    if key in self._own  # who left meanwhile is not there again
+                    for key in chosen[begin : begin + BATCH]
+                    if key in self._own  # removed meanwhile
                 ]
             )
 
@@ -201,11 +247,13 @@ class Members:
         self, route: Route, room: Room, info: ClientInfo, announce: bool, lasting: bool, *, again: bool
     ) -> None:
         packed = _pack(info)
-        # First where it is found when this worker is dead; then where it is seen.
-        owned = route.ask(HOME, "SADD", self._keys.owned(self._worker), _pack([room, info.connection_id, lasting]))
+        # Invariant 1: the owned entry first. One server keeps that order; in a cluster the reply must be awaited.
+        owned = route.request(HOME, "SADD", self._keys.owned(self._worker), _pack([room, info.connection_id, lasting]))
         if not route.is_one:
             await owned
-        how = 0 if not again else 2 if (room, ConnectionId(info.connection_id)) in self._loose else 1
+        mode = _ANNOUNCE_IF_NEW if again else _ANNOUNCE
+        if again and (room, ConnectionId(info.connection_id)) in self._in_grace:
+            mode = _LEAVE_TO_OTHER_OWNER
         added = route.run(
             tag_of(room),
             scripts.MEMBER_ADD,
@@ -215,93 +263,96 @@ class Members:
             b"%b %d %b" % (self._worker.encode(), announce, packed),
             self._keys.channel(room),
             packed if announce else b"",
-            how,
+            mode,
             self._nodes.publishing,
             self._worker,
         )
         await (asyncio.gather(owned, added) if route.is_one else added)
 
-    # The dead, and ghosts
+    # Dead workers, and stale members
 
     async def reap(self, worker: WorkerId) -> None:
         """
-        Remove every member of a dead worker, and that worker's lease. Lasting ones are this worker's from then on.
+        Remove every member of a dead worker, and its lease. This worker inherits the lasting members.
 
         Raises:
-            BrokerUnavailable: not all of that was done; who is left is found again.
+            BrokerUnavailable: not everything was done; the next reaping finds the rest.
         """
         owned = await self._owned_by(worker)
-        await self._bury_all(owned, worker)
+        await self._reap_all(owned, worker)
         await self._end(worker)
 
-    async def _reconcile(self) -> None:
-        """Let those leave whom the servers hold as this worker's, and who are not."""
-        self._is_doubtful = False
+    async def _reap_stale(self) -> None:
+        """Reap the members that Redis shows as this worker's and that are not."""
+        self._needs_resync = False
         try:
             owned = await self._owned_by(self._worker)
-            ghosts = [each for each in owned if each[:2] not in self._own and each[:2] not in self._underway]
-            await self._bury_all(ghosts, self._worker)
+            stale = [each for each in owned if each[:2] not in self._own and each[:2] not in self._in_progress]
+            await self._reap_all(stale, self._worker)
         except BaseException:
-            self._is_doubtful = True
+            self._needs_resync = True
             raise
-        for room, client, _ in ghosts:
-            self._note_left(room, client)
+        for room, connection_id, _ in stale:
+            self._note_left(room, connection_id)
 
-    async def _owned_by(self, worker: str) -> list[tuple[Room, ConnectionId, bool]]:
-        """Return where a worker has members, whom, and whether they last."""
-        owned = await self._commands.ask(HOME, "SMEMBERS", self._keys.owned(worker))
+    async def _owned_by(self, worker: str) -> list[_Owned]:
+        """Return the owned set of a worker."""
+        owned = await self._commands.request(HOME, "SMEMBERS", self._keys.owned(worker))
         found = [msgspec.msgpack.decode(each, type=tuple[str, str, bool]) for each in owned]
-        return [(Room(room), ConnectionId(client), lasting) for room, client, lasting in found]
+        return [(Room(room), ConnectionId(connection_id), lasting) for room, connection_id, lasting in found]
 
-    async def _bury_all(self, owned: Sequence[tuple[Room, ConnectionId, bool]], worker: str) -> None:
+    async def _reap_all(self, owned: Sequence[_Owned], worker: str) -> None:
         """
-        Remove or take over members that a worker has no longer. `departed` is told of those with whom this call did,
-        also where others fail.
+        Remove or inherit members that `worker` no longer has.
+
+        `on_departed` gets those with which this call succeeded, even if others fail.
 
         Raises:
-            BrokerUnavailable: not with all; those are found again by the next who tries.
+            BrokerUnavailable: some are left; the next reaping finds them.
         """
         for begin in range(0, len(owned), BATCH):
-            burying = [self._bury(*each, worker) for each in owned[begin : begin + BATCH]]
-            done = await asyncio.gather(*burying, return_exceptions=True)
+            reaping = [self._reap_one(*each, worker) for each in owned[begin : begin + BATCH]]
+            done = await asyncio.gather(*reaping, return_exceptions=True)
             departed = [each for each in done if isinstance(each, Departed)]
             if departed:
-                self._departed(departed)
+                self._on_departed(departed)
             for each in done:
                 if isinstance(each, BaseException):
                     raise each
 
-    async def _bury(self, room: Room, client: ConnectionId, lasting: bool, worker: str) -> Departed | None:
-        """Remove or take over one. Return None where another was faster, or it is this worker's own and came again."""
-        key = (room, client)
-        if worker == self._worker and (key in self._own or key in self._underway):
+    async def _reap_one(self, room: Room, connection_id: ConnectionId, lasting: bool, worker: str) -> Departed | None:
+        """Remove or inherit one. Return None where another worker was faster, or where it is a member again."""
+        key = (room, connection_id)
+        if worker == self._worker and (key in self._own or key in self._in_progress):
             return None
         if not lasting:
-            found = await self._remove(room, client, "?", worker)
+            found = await self._remove(room, connection_id, "?", worker)
             return None if found is None else Departed(room, found[0])
-        self._underway.add(key)
+        self._in_progress.add(key)
         try:
-            return await self._inherit(room, client, worker)
+            return await self._inherit(room, connection_id, worker)
         finally:
-            self._underway.discard(key)
+            self._in_progress.discard(key)
 
-    async def _inherit(self, room: Room, client: ConnectionId, worker: str) -> Departed | None:
-        """Take over a dead worker's member, or what this one does not know. Return None where another was faster."""
-        if worker != self._worker:  # else nobody would find it after us
-            await self._commands.ask(HOME, "SADD", self._keys.owned(self._worker), _pack([room, client, True]))
+    async def _inherit(self, room: Room, connection_id: ConnectionId, worker: str) -> Departed | None:
+        """Inherit a lasting member: of a dead worker, or a stale one. Return None where another worker was faster."""
+        if worker != self._worker:  # invariant 1: the owned entry of a stale member exists already
+            await self._commands.request(
+                HOME, "SADD", self._keys.owned(self._worker), _pack([room, connection_id, True])
+            )
         found = await self._commands.run(
-            tag_of(room), scripts.MEMBER_INHERIT, 1, self._keys.members(room), client, worker, self._worker
+            tag_of(room), scripts.MEMBER_INHERIT, 1, self._keys.members(room), connection_id, worker, self._worker
         )
         if found is None:
-            self._note_left(room, client)
+            self._note_left(room, connection_id)
             return None
         announce, info = found[0] == b"1", _info(found[1])
-        self._own[room, client] = (info, announce, True)
-        self._left.pop((room, client), None)
+        self._own[room, connection_id] = (info, announce, True)
+        self._left.pop((room, connection_id), None)
         return Departed(room, info, announce, inherited=True)
 
 
 def read_members(words: list[bytes]) -> dict[ConnectionId, ClientInfo]:
-    """Read the hash of a room's members, or a page of it."""
+    """Read a room's hash of members, or a page of it."""
     pairs = zip(words[::2], words[1::2], strict=True)
-    return {ConnectionId(client.decode()): _info(value.split(b" ", 2)[2]) for client, value in pairs}
+    return {ConnectionId(key.decode()): _info(value.split(b" ", 2)[2]) for key, value in pairs}

@@ -1,10 +1,12 @@
 """
-One Redis at a time: always the same server, or the master that sentinels name.
+One Redis server at a time: always the same, or the master that sentinels name.
 
-Runs in the worker. A link that is lost is taken up again with a pause of at most a second, and each time it is asked
-anew where; a server that is no master is refused. While there is no link every call fails at once. Publications that
-came meanwhile were missed: the broker is told when the link is lost, and when everything is in force again. Of a server
-that takes no writes any more, because another became the master, the link is cut. This never repeats a command.
+Runs in the worker. A lost link is reopened with growing pauses of at most one second. Before each attempt the server is
+determined anew, and a server that is no master is refused. While there is no link, every call fails at once.
+
+Publications of that time are missed. The broker is therefore notified when the link is lost, and again when everything
+is in force. When the server becomes read-only because another one is the master now, the link is cut. This module never
+repeats a command.
 """
 
 from __future__ import annotations
@@ -14,73 +16,89 @@ import logging
 from collections.abc import Awaitable, Iterable
 from typing import Any, Final, Protocol
 
-from realtime.broker.address import Address
-from realtime.broker.links import Keeper, Link, run_at
-from realtime.broker.resp import CONNECT_S, CommandFailed, Connection, Word
+from realtime.broker.address import RedisAddress
+from realtime.broker.links import NodesOwner, RedisLink, run_at
+from realtime.broker.resp import CONNECT_S, CommandFailed, RedisConnection, Word
 from realtime.broker.scripts import Script
 from realtime.errors import BrokerAway, BrokerUnavailable
 
-PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # before the next attempt to connect; the last one repeats
 
 logger = logging.getLogger("realtime.broker.redis")
 
 
-class Finder(Protocol):
-    """Says which server it is."""
+class ServerFinder(Protocol):
+    """Determines the server to connect to."""
 
     @property
-    def shown(self) -> str: ...
+    def shown(self) -> str:
+        """The server or service, for logs and errors."""
 
-    async def find(self) -> Address: ...
-
-    async def check(self, commands: Connection) -> None:
+    async def find(self) -> RedisAddress:
         """
+        Return the address of the server, as of now.
+
         Raises:
-            BrokerUnavailable: it is not that server.
+            BrokerUnavailable: it cannot be determined.
+        """
+
+    async def check(self, commands: RedisConnection) -> None:
+        """
+        Check that the connection leads to the right server.
+
+        Raises:
+            BrokerUnavailable: it leads to another one.
         """
 
 
-class Fixed:
+class FixedServer:
     """Always the same server."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: RedisAddress) -> None:
         self._address = address
         self.shown = address.shown
 
-    async def find(self) -> Address:
+    async def find(self) -> RedisAddress:
         return self._address
 
-    async def check(self, commands: Connection) -> None:
-        """Whatever answers there is it."""
+    async def check(self, commands: RedisConnection) -> None:
+        """Accept any server at this address."""
 
 
 class Sentinels:
-    """The master of a service, as the first sentinel says that knows it."""
+    """The master of a service, as named by the first sentinel that knows it."""
 
-    def __init__(self, sentinels: Iterable[Address], service: str, login: Address) -> None:
+    def __init__(self, sentinels: Iterable[RedisAddress], service: str, login: RedisAddress) -> None:
         self._sentinels = list(sentinels)
         self._service = service
         self._login = login
         self.shown = f"{service} at {','.join(each.shown for each in self._sentinels)}"
 
-    async def find(self) -> Address:
+    async def find(self) -> RedisAddress:
+        """Request the address from one sentinel after the other, until one knows the master."""
         problem = "no sentinel"
         for sentinel in list(self._sentinels):
             try:
-                address = await self._ask(sentinel)
+                address = await self._request_master(sentinel)
             except BrokerUnavailable as error:
                 problem = str(error)
                 continue
             self._sentinels.remove(sentinel)
-            self._sentinels.insert(0, sentinel)  # the next question goes to one that answers
+            self._sentinels.insert(0, sentinel)  # the next request goes first to one that answers
             return address
         raise BrokerUnavailable(self.shown, problem)
 
-    async def _ask(self, sentinel: Address) -> Address:
-        connection = await Connection.connect(sentinel, name="realtime", on_lost=lambda _: None)
+    async def _request_master(self, sentinel: RedisAddress) -> RedisAddress:
+        """
+        Request the master's address from one sentinel, on a connection of its own.
+
+        Raises:
+            BrokerUnavailable: the sentinel does not answer, or does not know the service.
+        """
+        connection = await RedisConnection.connect(sentinel, name="realtime", on_lost=lambda _: None)
         try:
             async with asyncio.timeout(CONNECT_S):
-                found = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
+                found = await connection.request("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
         except CommandFailed as error:
             raise BrokerUnavailable(sentinel.shown, error.text) from error
         except TimeoutError as error:
@@ -88,49 +106,55 @@ class Sentinels:
         finally:
             connection.close()
         if found is None:
-            raise BrokerUnavailable(sentinel.shown, f"this sentinel knows no {self._service}")
+            raise BrokerUnavailable(sentinel.shown, f"this sentinel knows no {self._service}: check the service name")
         host, port = found
         return self._login.at(host.decode(), int(port))
 
-    async def check(self, commands: Connection) -> None:
+    async def check(self, commands: RedisConnection) -> None:
+        """Check that the server is a master. Its own answer counts, because a sentinel may be late."""
         try:
-            role = (await commands.ask("ROLE"))[0].decode()
+            role = (await commands.request("ROLE"))[0].decode()
         except CommandFailed as error:
             raise BrokerUnavailable(commands.address.shown, error.text) from error
-        if role != "master":  # a sentinel may have an old view, and a master that was deposed does not know it
+        if role != "master":  # a sentinel's view may be old, and a deposed master may not know it yet
             raise BrokerUnavailable(commands.address.shown, f"it is a {role}, and should be the master")
 
 
-class OneRoute:
-    """The way to the one server."""
+class SingleRoute:
+    """The route to the one server. It ignores the tag of a command: one server has all keys."""
 
     is_one = True
     __slots__ = ("_link",)
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: RedisLink) -> None:
         self._link = link
 
-    def link(self, tag: str) -> Link:
+    def link(self, tag: str) -> RedisLink:
         return self._link
 
-    def ask(self, tag: str, *words: Word) -> Awaitable[Any]:
-        return self._link.commands.ask(*words)
+    def request(self, tag: str, *words: Word) -> Awaitable[Any]:
+        return self._link.commands.request(*words)
 
     def run(self, tag: str, script: Script, keys: int, *arguments: Word) -> Awaitable[Any]:
         return run_at(self._link, script, keys, *arguments)
 
 
-class OneNode:
-    """`Nodes` that are one at a time."""
+class SingleNode:
+    """
+    `Nodes` with one server at a time.
+
+    Invariant: `_link` and `_route` are set together, only after everything is in force at the server, and cleared
+    together. Callers of `route` therefore never see a link on which a subscription or a member is missing.
+    """
 
     publishing = "PUBLISH"
 
-    def __init__(self, finder: Finder, keeper: Keeper, *, name: str, probe: bytes) -> None:
-        self._finder, self._keeper = finder, keeper
+    def __init__(self, finder: ServerFinder, owner: NodesOwner, *, name: str, probe: bytes) -> None:
+        self._finder, self._owner = finder, owner
         self._name, self._probe = name, probe
-        self._route: OneRoute | None = None
-        self._link: Link | None = None
-        self._returning: asyncio.Task[None] | None = None
+        self._route: SingleRoute | None = None
+        self._link: RedisLink | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
 
     @property
     def shown(self) -> str:
@@ -141,11 +165,11 @@ class OneNode:
         return self._link is not None
 
     @property
-    def links(self) -> Iterable[Link]:
+    def links(self) -> Iterable[RedisLink]:
         return () if self._link is None else (self._link,)
 
     @property
-    def route(self) -> OneRoute:
+    def route(self) -> SingleRoute:
         if self._route is None:
             raise BrokerAway(self.shown, "there is no link now")
         return self._route
@@ -154,18 +178,25 @@ class OneNode:
         await self._connect()
 
     async def _connect(self) -> None:
-        """Take up the link, with everything that this worker has at the broker."""
+        """
+        Open the link, and put everything in force that this worker has at the broker.
+
+        Raises:
+            BrokerUnavailable: that failed; the link is closed again.
+        """
+        assert self._link is None, "only start() and _reconnect() connect, and never at the same time"
         address = await self._finder.find()
-        link = await Link.open(address, name=self._name, on_lost=self._lost, on_push=self._push)
+        link = await RedisLink.open(address, name=self._name, on_lost=self._lost, on_push=self._push)
         try:
             await self._finder.check(link.commands)
             link.probe = self._probe
+            # First subscribe, then register: watchers of this worker thus get the joins of its own members.
             await asyncio.gather(
-                *[link.events.ask("SUBSCRIBE", each) for each in (self._probe, *self._keeper.channels())]
+                *[link.events.request("SUBSCRIBE", each) for each in (self._probe, *self._owner.channels())]
             )
-            route = OneRoute(link)
-            await self._keeper.enter(route, lambda _: True)
-            if link.is_lost:  # before it was ours: nobody else would see it
+            route = SingleRoute(link)
+            await self._owner.enter(route, lambda _: True)
+            if link.is_lost:  # `_lost` ignored it, because it was not yet `self._link`
                 raise BrokerUnavailable(self.shown, "the connection was lost")
         except CommandFailed as error:
             link.close()
@@ -173,17 +204,20 @@ class OneNode:
         except BaseException:
             link.close()
             raise
-        link.seen()
+        link.note_probe()
         self._link, self._route = link, route
 
-    def _lost(self, link: Link) -> None:
+    def _lost(self, link: RedisLink) -> None:
+        """Notify the owner, and start to reconnect. A link that was never in force is ignored: `_connect` sees it."""
         if link is not self._link:
             return
         self._link = self._route = None
-        self._keeper.on_lost()
-        self._returning = asyncio.get_running_loop().create_task(self._return())
+        assert self._reconnecting is None or self._reconnecting.done(), "a link is lost only after it was open"
+        self._owner.on_lost()
+        self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
 
-    async def _return(self) -> None:
+    async def _reconnect(self) -> None:
+        """Try to connect until it succeeds, then notify the owner. Only `close` ends this early."""
         attempt = 0
         while True:
             await asyncio.sleep(PAUSES_S[min(attempt, len(PAUSES_S) - 1)])
@@ -191,35 +225,38 @@ class OneNode:
             try:
                 await self._connect()
             except BrokerUnavailable as error:
-                logger.debug("- not back: %s", error)
+                logger.debug("- no link to %s yet: %s", self.shown, error)
                 continue
             except Exception:
-                logger.exception("! coming back to %s failed", self.shown)
+                logger.exception("! reconnecting to %s failed", self.shown)
                 continue
-            self._keeper.on_restored()
+            self._owner.on_restored()
             return
 
-    def _push(self, link: Link, message: list[Any]) -> None:
+    def _push(self, link: RedisLink, message: list[Any]) -> None:
         if message[1] == self._probe:
-            link.seen()
+            link.note_probe()
         else:
-            self._keeper.on_message(message[1], message[2])
+            self._owner.on_message(message[1], message[2])
 
     async def subscribe(self, channel: bytes) -> None:
-        await self.route.link("").events.ask("SUBSCRIBE", channel)
+        await self.route.link("").events.request("SUBSCRIBE", channel)
 
     async def unsubscribe(self, channel: bytes) -> None:
-        await self.route.link("").events.ask("UNSUBSCRIBE", channel)
+        await self.route.link("").events.request("UNSUBSCRIBE", channel)
 
-    def doubt(self, link: Link | None = None) -> None:
+    def recheck(self, link: RedisLink | None = None) -> None:
+        """Close the link to a server that became read-only. Reconnecting then finds the new master."""
         if link is not None and link is self._link:
-            logger.warning("! %s takes no writes: the link is cut", link.address.shown)
-            link.cut()
+            logger.warning(
+                "! closing the link to %s: it takes no writes, another server is the master", link.address.shown
+            )
+            link.abort()
 
     async def close(self) -> None:
         link, self._link, self._route = self._link, None, None
-        if self._returning is not None:
-            self._returning.cancel()
-            await asyncio.gather(self._returning, return_exceptions=True)
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.gather(self._reconnecting, return_exceptions=True)
         if link is not None:
             link.close()

@@ -1,14 +1,42 @@
 """
-The broker of many machines: the contract through Redis (6.2 or newer) or whatever speaks the same.
+The broker of many machines: the contract through Redis (6.2 or newer) or a compatible server.
 
-Runs in the worker. Which server has what is for others to know: one server or the master that sentinels name
-(nodes.py), or all nodes of a cluster (cluster.py). Every room keeps its keys under one hash tag, and what belongs to no
-room has a tag of its own (keys.py). What is published is one script (lua/publish.lua), so an answer means that it
-happened. What becomes of members, and of workers that are dead, is in members.py.
+Runs in the worker. It does not know which server has which keys. nodes.py does for one server or for the master that
+sentinels name; cluster.py does for a cluster. Members, and the members of dead workers, are in members.py.
 
-**Health** is proved by a probe that is published and seen again: an open socket proves nothing. A link (links.py) on
-which no probe came back for `PROBE_LOST_S` is cut. A server that answers may still refuse to write: each round writes
-as well, and what was refused stands in the statistics until that succeeds.
+Theory of operation
+===================
+
+**Keys.** All keys of a room share one hash tag, so one script can use them in a cluster. Keys that belong to no room
+have a tag of their own (keys.py).
+
+**Publishing.** lua/publish.lua stores a publication and sends it to the subscribers in one atomic step. A reply
+therefore means that both happened. A lost reply leaves open whether they did. A command that may have run is never sent
+again.
+
+**States of the link:**
+
+- *open*: calls are sent. `_nodes.route` returns the route.
+- *lost*: every call raises at once. The listener got `on_link_lost`.
+- *open again*: the channels in `_rooms` are subscribed and the members registered. Only then the listener gets
+  `on_link_restored`.
+
+A cluster can also lose a part; rooms of that part get `on_gap`.
+
+Invariant: a room is in `_rooms` from before its SUBSCRIBE is sent until `unsubscribe` is called. A reconnect therefore
+never forgets a room, and a message of any other channel is dropped.
+
+**Health.** An open socket proves nothing, so each round publishes a probe and receives it again. A link (links.py)
+without a probe for `PROBE_LOST_S` is cut. A server that answers may still refuse writes: each round also writes, and
+`statistics` shows the refusal until a write succeeds.
+
+**When a process dies:**
+
+- The worker: its connections and subscriptions end. Its members stay until its lease expires or another worker reaps
+  them. A publication in flight is stored and sent, or neither.
+- Redis, restarted empty: streams begin again under new epochs. The workers register their members again.
+- Redis, replaced by a replica: streams keep their offsets and get a new epoch, because acknowledged writes may be lost
+  (run ids, links.py).
 """
 
 from __future__ import annotations
@@ -17,94 +45,91 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from realtime.broker import scripts
-from realtime.broker.address import Kind, Where, parse
+from realtime.broker.address import RedisLocation, Topology, parse_url
 from realtime.broker.base import (
-    UNBORN_S,
+    UNUSED_STREAM_S,
     BrokerListener,
     ClientInfo,
     ConnectionId,
     Departed,
     History,
+    IgnoredEvents,
     MemberCounts,
     MembersPage,
     Position,
-    Publication,
     Published,
     Retention,
     Room,
     WorkerId,
 )
-from realtime.broker.cluster import Cluster
-from realtime.broker.commands import Commands
-from realtime.broker.keys import HOME, Keys, tag_of
-from realtime.broker.links import Link, Nodes, Route
+from realtime.broker.cluster import ClusterNodes
+from realtime.broker.commands import RedisCommands
+from realtime.broker.keys import HOME, RedisKeys, tag_of
+from realtime.broker.links import Nodes, RedisLink, Route
 from realtime.broker.members import Members, read_members
-from realtime.broker.nodes import Fixed, OneNode, Sentinels
+from realtime.broker.nodes import FixedServer, Sentinels, SingleNode
+from realtime.broker.payload import Payload, pack_payload, read_payload
 from realtime.broker.resp import CommandFailed
 from realtime.errors import BrokerUnavailable
 from realtime.timing.rate import Rate
 
-ROUND_S: Final = 2.0  # how often the lease is taken, and a probe sent
-PROBE_LOST_S: Final = 6.0
+ROUND_S: Final = 2.0  # between two rounds, each of which renews the lease and sends a probe
+PROBE_LOST_S: Final = 6.0  # three rounds
+CLOSE_S: Final = 2.0  # to remove this worker's members when it ends
 
-_pack = msgspec.msgpack.encode
 logger = logging.getLogger("realtime.broker.redis")
 
 
-class Stored(msgspec.Struct, frozen=True, array_like=True):
-    """A publication as it lies in Redis; its position is the entry's."""
-
-    data: bytes
-    info: ClientInfo | None
-    tags: dict[str, str] | None
-    time_ms: int
-    exclude: str = ""
-
-
-_stored = msgspec.msgpack.Decoder(Stored).decode
 _info = msgspec.msgpack.Decoder(ClientInfo).decode
 
 
 class RedisBroker:
-    """The contract, through Redis. As `Keeper` it is asked by its `Nodes` what has to be in force there."""
+    """
+    The contract, through Redis. It is also the `NodesOwner` of its nodes.
+
+    The nodes call `enter`, `on_lost`, `on_restored`, `on_gap` and `on_message`. Other modules use the contract alone.
+    """
 
     def __init__(self, url: str, worker: WorkerId, *, prefix: str = "rt") -> None:
         """
+        Make the broker, without connecting.
+
         Raises:
-            SettingsError: it is no Redis URL.
+            SettingsError: `url` is no Redis URL.
         """
-        self._keys = Keys(prefix)
-        self._nodes = self._make_nodes(parse(url), worker)
-        self._commands = Commands(self._nodes)
-        self._members = Members(worker, self._keys, self._nodes, self._commands, self._departed)
-        self._listener: BrokerListener | None = None
+        self._keys = RedisKeys(prefix)
+        self._nodes = self._make_nodes(parse_url(url), worker)
+        self._commands = RedisCommands(self._nodes)
+        self._members = Members(worker, self._keys, self._nodes, self._commands, self._notify_departed)
+        self._listener: BrokerListener = IgnoredEvents()
         self._rooms: dict[bytes, Room] = {}  # by channel
         self._tasks: set[asyncio.Task[None]] = set()
         self._counts = dict.fromkeys(("published", "received", "links_lost", "gaps", "reaped"), 0)
 
-    def _make_nodes(self, where: Where, worker: WorkerId) -> Nodes:
+    def _make_nodes(self, location: RedisLocation, worker: WorkerId) -> Nodes:
         name = f"realtime-{worker}"
-        if where.kind is Kind.CLUSTER:
-            return Cluster(where, self, name=name, probe=partial(self._keys.probe, worker))
+        if location.topology is Topology.CLUSTER:
+            return ClusterNodes(location, self, name=name, keys=self._keys, worker=worker)
         probe = self._keys.probe(worker, HOME).encode()
-        if where.kind is Kind.SENTINEL:
-            return OneNode(Sentinels(where.seeds, where.service, where.login), self, name=name, probe=probe)
-        return OneNode(Fixed(where.login), self, name=name, probe=probe)
+        if location.topology is Topology.SENTINEL:
+            sentinels = Sentinels(location.seeds, location.service, location.login)
+            return SingleNode(sentinels, self, name=name, probe=probe)
+        return SingleNode(FixedServer(location.login), self, name=name, probe=probe)
 
     @property
     def in_order(self) -> bool:
-        return not isinstance(self._nodes, Cluster)  # what another node has by now is sent again, behind others
+        return not isinstance(self._nodes, ClusterNodes)  # a redirected command is sent again, behind later ones
 
     # The servers
 
     async def start(self, listener: BrokerListener) -> None:
+        """Connect, and begin the rounds. There is no second try: a wrong address must end the start with its reason."""
         self._listener = listener
         await self._nodes.start()
         self._spawn(self._rounds())
@@ -112,63 +137,72 @@ class RedisBroker:
     def channels(self) -> Iterable[bytes]:
         return self._rooms.keys()
 
-    async def enter(self, route: Route, fresh: Callable[[Link], bool]) -> None:
+    async def enter(self, route: Route, fresh: Callable[[RedisLink], bool]) -> None:
         await self._members.enter(route, fresh)
 
     def on_lost(self) -> None:
         self._counts["links_lost"] += 1
-        assert self._listener is not None, "started"
         self._listener.on_link_lost()
 
     def on_restored(self) -> None:
-        assert self._listener is not None, "started"
         self._listener.on_link_restored()
 
     def on_gap(self, channels: Iterable[bytes]) -> None:
+        """Notify the listener of a gap. A room that was unsubscribed meanwhile has no listener any more."""
         rooms = [room for channel in channels if (room := self._rooms.get(channel)) is not None]
-        if rooms and self._listener is not None:
+        if rooms:
             self._counts["gaps"] += 1
             self._listener.on_gap(rooms)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a task that `close` cancels and awaits."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._finished)
+        task.add_done_callback(self._on_task_done)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("! %s failed", task.get_coro(), exc_info=error)
 
     async def close(self) -> None:
+        """
+        End the rounds, remove this worker's members within `CLOSE_S`, and close the links.
+
+        If removing fails, the lease stays until it expires, and another worker reaps the members.
+        """
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._listener is not None and tuple(self._nodes.links):
+        if tuple(self._nodes.links):
             try:
-                async with asyncio.timeout(2):
-                    await self._members.give_up()
+                async with asyncio.timeout(CLOSE_S):
+                    await self._members.close()
             except (BrokerUnavailable, CommandFailed, TimeoutError) as error:
-                logger.warning("! members of this worker stay until its lease ends: %s", error)
+                logger.warning("! members of this worker stay until its lease expires: %s", error)
         await self._nodes.close()
-        self._listener = None
+        self._listener = IgnoredEvents()
 
     # Rounds: the probe, and the lease
 
     async def _rounds(self) -> None:
+        """Probe every link and renew the lease, each `ROUND_S`, until cancelled."""
         while True:
             await asyncio.sleep(ROUND_S)
             for link in tuple(self._nodes.links):
-                if time.monotonic() - link.seen_at > PROBE_LOST_S:
-                    logger.error("! %s: no probe came back for %g s: the link is cut", link.address.shown, PROBE_LOST_S)
-                    link.cut()
+                if time.monotonic() - link.probed_at > PROBE_LOST_S:
+                    logger.error(
+                        "! closing the link to %s: no probe came back for %g s", link.address.shown, PROBE_LOST_S
+                    )
+                    link.abort()
                 else:
-                    link.probe_by(self._nodes.publishing)
-            self._nodes.doubt()
-            # On the side: a reply that never comes must not end the rounds that would notice.
+                    link.send_probe(self._nodes.publishing)
+            self._nodes.recheck()
+            # A task of its own: a reply that never comes must not stop the rounds, which detect that.
             self._spawn(self._round())
 
     async def _round(self) -> None:
+        """Renew the lease once. Failures are only logged, because the next round tries again."""
         try:
             await self._members.renew(self._nodes.route)
         except CommandFailed as error:
@@ -177,16 +211,16 @@ class RedisBroker:
             logger.debug("- a round failed: %s", error.problem)
 
     def on_message(self, channel: bytes, text: bytes) -> None:
-        """Take what pub/sub brings."""
+        """Decode a pub/sub message and pass it to the listener."""
         room = self._rooms.get(channel)
         listener = self._listener
-        if room is None or listener is None:
+        if room is None:
             return
         kind = text[:2]
         if kind == b"p:":
             _, epoch, offset, payload = text.split(b":", 3)
             self._counts["received"] += 1
-            listener.on_publication(room, _publication(payload, epoch.decode(), int(offset)))
+            listener.on_publication(room, read_payload(payload, epoch.decode(), int(offset)))
         elif kind == b"j:":
             listener.on_join(room, _info(text[2:]))
         elif kind == b"l:":
@@ -195,9 +229,10 @@ class RedisBroker:
     # The contract: rooms
 
     async def subscribe(self, room: Room) -> None:
+        """Subscribe at the server of the room. A failed call leaves nothing behind that a reconnect would restore."""
         channel = self._keys.channel(room).encode()
         self._nodes.route  # noqa: B018 - raises where there is none
-        self._rooms[channel] = room
+        self._rooms[channel] = room  # before SUBSCRIBE is sent: a message may arrive together with its confirmation
         try:
             await self._nodes.subscribe(channel)
         except BaseException as error:
@@ -207,6 +242,7 @@ class RedisBroker:
             raise
 
     async def unsubscribe(self, room: Room) -> None:
+        """Unsubscribe. The room is forgotten even if this fails, so that no reconnect subscribes it again."""
         channel = self._keys.channel(room).encode()
         if self._rooms.pop(channel, None) is not None:
             await self._nodes.unsubscribe(channel)
@@ -225,10 +261,12 @@ class RedisBroker:
         idempotency_ttl_s: float = 300.0,
         exclude: str = "",
     ) -> Published:
-        payload = _pack(Stored(data, info, dict(tags) if tags else None, int(time.time() * 1000), exclude))
+        # The script stores the payload and publishes it unchanged. Offset and epoch stand beside it in both places.
+        payload = pack_payload(Payload(data, info, dict(tags) if tags else None, int(time.time() * 1000), exclude))
         meta = self._keys.meta(room)
-        seen_key = self._keys.seen(room, idempotency_key) if idempotency_key is not None else meta
-        is_kept = retention.size > 0  # else no other key is named: a slot that moves would have it wait for keys
+        seen_key = self._keys.idempotency(room, idempotency_key) if idempotency_key is not None else meta
+        # Without history only one key is named. While a hash slot moves, each further key could mean a TRYAGAIN.
+        is_kept = retention.size > 0
         epoch, offset, seen = await self._commands.run(
             tag_of(room),
             scripts.PUBLISH,
@@ -249,26 +287,33 @@ class RedisBroker:
         return Published(Position(epoch.decode(), int(offset)), duplicate=bool(seen))
 
     async def position(self, room: Room, *, retention: Retention) -> Position:
+        """Return the top of a stream by the script that also creates one: reading and creating are one atomic step."""
         return (await self.history(room, retention=retention, begin=True)).top
 
     async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
+        """
+        Return the tops of several streams. A room whose node is unreachable is absent, as one without a stream.
+
+        Raises:
+            BrokerUnavailable: no node answered.
+        """
         route = self._nodes.route
-        asked = [self._position(route, room) for room in rooms]
-        found = await asyncio.gather(*asked, return_exceptions=not route.is_one)
+        requests = [self._position(route, room) for room in rooms]
+        found = await asyncio.gather(*requests, return_exceptions=not route.is_one)
         errors = [each for each in found if isinstance(each, BaseException)]
         if errors and len(errors) == len(rooms):
             raise errors[0]
-        # Of several nodes one may be away: what is there can be proved nevertheless, and the rest cannot.
+        # One node of a cluster may be unreachable. The positions of other nodes are still valid proof.
         return {room: each for room, each in zip(rooms, found, strict=True) if isinstance(each, Position)}
 
     async def _position(self, route: Route, room: Room) -> Position | None:
-        """Return the top of a stream, None where there is none or where it is another life's, which proves nothing."""
+        """Return the top of a stream. Return None where there is none, or where its run id is not trusted."""
         tag = tag_of(room)
-        epoch, offset, of_life = await self._commands.ask(tag, "HMGET", self._keys.meta(room), "e", "o", "r")
-        if epoch is None or not route.link(tag).has_life(of_life):
+        epoch, offset, run_id = await self._commands.request(tag, "HMGET", self._keys.meta(room), "e", "o", "r")
+        if epoch is None or not route.link(tag).trusts_run(run_id):
             return None
         if offset == b"0":
-            await self._commands.ask(tag, "PEXPIRE", self._keys.meta(room), int(UNBORN_S * 1000))
+            await self._commands.request(tag, "PEXPIRE", self._keys.meta(room), int(UNUSED_STREAM_S * 1000))
         return Position(epoch.decode(), int(offset))
 
     async def history(
@@ -281,6 +326,7 @@ class RedisBroker:
         reverse: bool = False,
         begin: bool = False,
     ) -> History:
+        # Offsets are the ids of stream entries, so the page is a range of ids: inclusive, hence the step by one.
         first = "+" if reverse else "-"
         if since is not None:
             first = str(max(since.offset - 1, 0) if reverse else since.offset + 1)
@@ -296,14 +342,15 @@ class RedisBroker:
             _meta_ms(retention),
             _new_epoch(),
             retention.size,
-            min(int(UNBORN_S * 1000), _meta_ms(retention)) if begin else 0,
+            min(int(UNUSED_STREAM_S * 1000), _meta_ms(retention)) if begin else 0,
         )
         name = epoch.decode()
-        publications = [_publication(fields[1], name, int(id.partition(b"-")[0])) for id, fields in entries]
+        publications = [read_payload(fields[1], name, int(id.partition(b"-")[0])) for id, fields in entries]
         return History(publications, Position(name, int(top)))
 
     async def forget_history(self, room: Room) -> None:
-        await self._commands.ask(tag_of(room), "DEL", self._keys.stream(room))
+        """Delete the stream of publications. The key of the position is another one, and stays."""
+        await self._commands.request(tag_of(room), "DEL", self._keys.stream(room))
 
     # The contract: members
 
@@ -312,38 +359,42 @@ class RedisBroker:
     ) -> None:
         await self._members.add(room, info, announce=announce, quietly=quietly, lasting=lasting)
 
-    def loosen(self, room: Room, client: ConnectionId) -> None:
-        self._members.loosen(room, client)
+    def release(self, room: Room, connection_id: ConnectionId) -> None:
+        self._members.release(room, connection_id)
 
     async def remove_member(
-        self, room: Room, client: ConnectionId, *, announce: bool, mine: bool = False
+        self, room: Room, connection_id: ConnectionId, *, announce: bool, mine: bool = False
     ) -> int | None:
-        return await self._members.remove(room, client, announce=announce, mine=mine)
+        return await self._members.remove(room, connection_id, announce=announce, mine=mine)
 
     async def members(self, room: Room) -> Mapping[ConnectionId, ClientInfo]:
-        return read_members(await self._commands.ask(tag_of(room), "HGETALL", self._keys.members(room)))
+        return read_members(await self._commands.request(tag_of(room), "HGETALL", self._keys.members(room)))
 
     async def member_counts(self, room: Room) -> MemberCounts:
+        """Count the members. All are read, because Redis cannot count the different users of a hash."""
         members = await self.members(room)
         return MemberCounts(len(members), len({info.user for info in members.values()}))
 
     async def workers(self) -> Sequence[WorkerId]:
+        """Return the workers with a lease, by the clock of the server that wrote the leases."""
         (seconds, micros), leases = await asyncio.gather(
-            self._commands.ask(HOME, "TIME"),
-            self._commands.ask(HOME, "ZRANGE", self._keys.leases, "0", "-1", "WITHSCORES"),
+            self._commands.request(HOME, "TIME"),
+            self._commands.request(HOME, "ZRANGE", self._keys.leases, "0", "-1", "WITHSCORES"),
         )
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         names = zip(leases[::2], leases[1::2], strict=True)
         return [WorkerId(name.decode()) for name, until_ms in names if float(until_ms) > now_ms]
 
     async def members_page(self, room: Room, *, cursor: str = "", limit: int = 1000) -> MembersPage:
-        after, words = await self._commands.ask(
+        """Return a page by HSCAN, which may repeat members but misses none that is present all the time."""
+        after, words = await self._commands.request(
             tag_of(room), "HSCAN", self._keys.members(room), cursor or "0", "COUNT", max(limit, 1)
         )
         return MembersPage(read_members(words), "" if after == b"0" else after.decode())
 
-    async def allow(self, room: Room, who: str, rate: Rate) -> bool:
-        key = self._keys.allowed(room, who)
+    async def allow(self, room: Room, subject: str, rate: Rate) -> bool:
+        # Redis stores the one number of a meter, and expires it when everything is paid off.
+        key = self._keys.rate(room, subject)
         return bool(
             await self._commands.run(tag_of(room), scripts.ALLOW, 1, key, rate.interval_s * 1000, rate.period_s * 1000)
         )
@@ -351,10 +402,10 @@ class RedisBroker:
     async def reap(self, worker: WorkerId) -> None:
         await self._members.reap(worker)
 
-    def _departed(self, departed: Sequence[Departed]) -> None:
+    def _notify_departed(self, departed: Sequence[Departed]) -> None:
+        """Count reaped members and notify the listener. Their leaves were published by the scripts already."""
         self._counts["reaped"] += len(departed)
-        if self._listener is not None:
-            self._listener.on_departed(departed)
+        self._listener.on_departed(departed)
 
     def statistics(self) -> Mapping[str, int | float | str | bool]:
         return {
@@ -368,14 +419,10 @@ class RedisBroker:
         }
 
 
-def _publication(payload: bytes, epoch: str, offset: int) -> Publication:
-    stored = _stored(payload)
-    return Publication(stored.data, offset, epoch, stored.info, stored.tags, stored.time_ms, stored.exclude)
-
-
 def _meta_ms(retention: Retention) -> int:
+    """Return the lifetime of a position. It must not end before its publications, which would lose their epoch."""
     return int(max(retention.meta_ttl_s, retention.ttl_s) * 1000)
 
 
 def _new_epoch() -> str:
-    return secrets.token_hex(4)  # no colon: the message's parts are divided by one
+    return secrets.token_hex(4)  # without a colon, which divides the parts of a message

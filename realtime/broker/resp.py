@@ -1,12 +1,14 @@
 """
 One pipelined connection to Redis.
 
-Runs in the worker. All commands of one turn of the loop leave in one write, and replies are matched by their order: a
-caller who was cancelled leaves a place that is skipped, so that nobody ever gets another's reply. hiredis parses, and
-packs commands. What a connection does not do: it never connects again, and never repeats a command. That is for
-nodes.py and cluster.py, which know what a gap means.
+Runs in the worker. All commands of one turn of the event loop leave in one write. Replies are matched to commands by
+their order. When a caller is cancelled, its place in that order stays and is skipped. No caller therefore ever gets the
+reply of another one. hiredis packs commands and parses replies.
 
-A connection used for pub/sub (RESP2) hands every push to `on_push` and the confirmations of SUBSCRIBE and UNSUBSCRIBE
+A connection never reconnects and never repeats a command. nodes.py and cluster.py do that, because they know what a gap
+means for rooms.
+
+A connection used for pub/sub (RESP2) passes every push to `on_push`. The confirmations of SUBSCRIBE and UNSUBSCRIBE go
 to their callers, in order.
 """
 
@@ -22,11 +24,11 @@ from typing import Any, Final, Self
 
 import hiredis
 
-from realtime.broker.address import Address
+from realtime.broker.address import RedisAddress
 from realtime.errors import BrokerUnavailable
 
 CONNECT_S: Final = 3.0
-WAITING_MAX: Final = 50_000  # commands without a reply; above it Redis is taken to be away
+WAITING_MAX: Final = 50_000  # commands without a reply; above it the connection counts as overloaded
 
 logger = logging.getLogger("realtime.broker.redis")
 
@@ -34,7 +36,7 @@ Word = str | bytes | int | float
 
 
 class CommandFailed(Exception):
-    """Redis answered with an error. `code` is its first word."""
+    """Redis replied with an error. `code` is the first word of its text."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -42,40 +44,45 @@ class CommandFailed(Exception):
         self.code = text.partition(" ")[0]
 
 
-class Connection(asyncio.Protocol):
-    """One socket to Redis. Made by `connect`; once lost it stays lost."""
+class RedisConnection(asyncio.Protocol):
+    """
+    One socket to Redis. `connect` makes it; once lost it stays lost.
+
+    Invariant: `_waiting` has one place for each command without a reply, in the order in which they were sent. Pushes
+    have no place in it.
+    """
 
     def __init__(
         self,
-        address: Address,
+        address: RedisAddress,
         *,
-        on_lost: Callable[[Connection], None],
+        on_lost: Callable[[RedisConnection], None],
         on_push: Callable[[list[Any]], None] | None = None,
     ) -> None:
         self.address = address
         self.is_lost = False
-        self.scripts: set[str] = set()  # digests of those that were sent on it whole
+        self.scripts: set[str] = set()  # digests of the scripts whose text was sent on this connection
         self.on_lost = on_lost
         self._on_push = on_push
-        self._reader = hiredis.Reader(notEnoughData=Ellipsis)
-        self._waiting: deque[asyncio.Future[Any]] = deque()
-        self._turn: list[bytes] = []
+        self._reader = hiredis.Reader(notEnoughData=Ellipsis)  # None is a reply, so "no reply yet" needs another value
+        self._waiting: deque[asyncio.Future[Any]] = deque()  # one for each command without a reply, in their order
+        self._turn: list[bytes] = []  # commands of this turn of the loop
         self._transport: Any = None
 
     @classmethod
     async def connect(
         cls,
-        address: Address,
+        address: RedisAddress,
         *,
         name: str,
-        on_lost: Callable[[Connection], None],
+        on_lost: Callable[[RedisConnection], None],
         on_push: Callable[[list[Any]], None] | None = None,
     ) -> Self:
         """
-        Connect, log in, choose the database.
+        Connect, log in, and select the database. The caller must call `close` later.
 
         Raises:
-            BrokerUnavailable: nobody answers there, or we are not let in.
+            BrokerUnavailable: the server does not answer, or refuses the login.
         """
         loop = asyncio.get_running_loop()
         make = partial(cls, address, on_lost=on_lost, on_push=on_push)
@@ -94,7 +101,7 @@ class Connection(asyncio.Protocol):
             why = getattr(error, "strerror", None) or str(error) or "no answer"
             what_to_do = "" if isinstance(error, ssl.SSLError) else ": is Redis running there?"
             raise BrokerUnavailable(address.shown, f"{why}{what_to_do}") from error
-        except BaseException as error:
+        except BaseException as error:  # a cancelled caller must leave no open socket behind
             if connection is not None:
                 connection.close()
             if isinstance(error, CommandFailed):
@@ -103,31 +110,41 @@ class Connection(asyncio.Protocol):
         return connection
 
     async def _log_in(self, name: str) -> None:
+        """
+        Log in, select the database, and set the name that CLIENT LIST shows.
+
+        All commands leave in one write. The PING comes last: its reply proves that the server serves commands.
+        """
         address = self.address
         first = []
         if address.password is not None:
             user = [address.username] if address.username else []
-            first.append(self.ask("AUTH", *user, address.password))
+            first.append(self.request("AUTH", *user, address.password))
         if address.database:
-            first.append(self.ask("SELECT", address.database))
-        first.append(self.ask("CLIENT", "SETNAME", name))
-        first.append(self.ask("PING"))
+            first.append(self.request("SELECT", address.database))
+        first.append(self.request("CLIENT", "SETNAME", name))
+        first.append(self.request("PING"))
         await asyncio.gather(*first)
 
     # Commands
 
-    def ask(self, *words: Word) -> asyncio.Future[Any]:
+    def request(self, *words: Word) -> asyncio.Future[Any]:
         """
-        Send a command at the end of this turn; the future gets its reply, or `CommandFailed`, or `BrokerUnavailable`.
+        Send a command at the end of this turn.
+
+        The future gets the reply, or raises `CommandFailed` or `BrokerUnavailable`.
         """
         return self._send(hiredis.pack_command(words))  # type: ignore[arg-type]
 
-    def ask_with(self, *commands: tuple[Word, ...]) -> asyncio.Future[Any]:
-        """Send commands that have one reply together, whose end a subclass recognises; otherwise as `ask`."""
+    def request_batch(self, *commands: tuple[Word, ...]) -> asyncio.Future[Any]:
+        """Send commands that have one reply together, whose end a subclass recognises; otherwise as `request`."""
         return self._send(b"".join([hiredis.pack_command(words) for words in commands]))  # type: ignore[arg-type]
 
     def _send(self, packed: bytes) -> asyncio.Future[Any]:
-        """Queue what is packed already: what cannot be written was refused before it had a place among the replies."""
+        """
+        Queue a packed command. Packing comes first: a command that cannot be packed raised before it had a place among
+        the replies.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if self.is_lost or len(self._waiting) >= WAITING_MAX:
@@ -140,6 +157,7 @@ class Connection(asyncio.Protocol):
         return future
 
     def _flush(self) -> None:
+        assert self._turn, "_send() schedules this once, with the first command of a turn"
         turn, self._turn = self._turn, []
         if self._transport is not None and not self.is_lost:
             self._transport.write(b"".join(turn))
@@ -154,45 +172,54 @@ class Connection(asyncio.Protocol):
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not Ellipsis:
-                self._take(reply)
+                self._handle_reply(reply)
         except hiredis.ProtocolError as error:
-            logger.error("! %s does not speak RESP: %s", self.address.shown, error)
+            logger.error("! closing the connection to %s: it does not speak RESP: %s", self.address.shown, error)
             self._transport.abort()
 
-    def _take(self, reply: Any) -> None:
+    def _handle_reply(self, reply: Any) -> None:
+        """Pass a push to `on_push`, and anything else to the command that it answers."""
         if self._on_push is not None and isinstance(reply, list) and reply and reply[0] in _PUSHES:
             self._on_push(reply)
             return
-        self._settle(CommandFailed(str(reply)) if isinstance(reply, hiredis.ReplyError) else reply)
+        self._resolve_next(CommandFailed(str(reply)) if isinstance(reply, hiredis.ReplyError) else reply)
 
-    def _settle(self, reply: Any) -> None:
-        """Give the caller whose turn it is his reply."""
+    def _resolve_next(self, reply: Any) -> None:
+        """Give the reply to the command that has waited longest."""
         if not self._waiting:
-            logger.error("! %s said something that nobody asked for", self.address.shown)
+            logger.error("! closing the connection to %s: it sent a reply without a command", self.address.shown)
             self._transport.abort()
             return
         future = self._waiting.popleft()
         if future.done():
-            return  # its caller has gone; the place is skipped
+            return  # the caller was cancelled; its place is skipped
         if isinstance(reply, CommandFailed):
             future.set_exception(reply)
         else:
             future.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Fail every command without a reply, then notify the owner. Whether they ran is unknown."""
+        assert not self.is_lost, "asyncio calls this once per connection"
         self.is_lost = True
         error = BrokerUnavailable(self.address.shown, "the connection was lost")
         waiting, self._waiting = self._waiting, deque()
         for future in waiting:
             if not future.done():
                 future.set_exception(error)
-                future.exception()  # seen: a caller who has gone is no bug
+                future.exception()  # retrieved, so that asyncio logs nothing when the caller is gone
         self.on_lost(self)
 
     def close(self) -> None:
-        """Cut the connection. Everything that waits fails."""
+        """Abort the connection. All commands without a reply fail."""
         if self._transport is not None:
             self._transport.abort()
 
 
 _PUSHES: Final = (b"message", b"smessage")
+
+
+def ignore_failure(future: asyncio.Future[Any]) -> None:
+    """Retrieve the exception of a command sent on the side, so that asyncio does not log it as never retrieved."""
+    if not future.cancelled():
+        future.exception()

@@ -1,10 +1,12 @@
 """
-A connection that listens to the sharded pub/sub of one cluster node (SSUBSCRIBE, Redis 7).
+A connection subscribed to the sharded pub/sub of one cluster node (SSUBSCRIBE, Redis 7).
 
-Runs in the worker. When a slot leaves a node, the node itself sends `sunsubscribe`, at any time, in the form of the
-answer to SUNSUBSCRIBE; and SUNSUBSCRIBE may be answered by MOVED instead. Answers can therefore not be matched by their
-order alone. Each command is followed by a PING: its pong ends the answer, an error before it is the command's own, and
-every `sunsubscribe` is told to `on_push` as what it is, a subscription that is no more. It never subscribes by itself.
+Runs in the worker. It never subscribes by itself.
+
+Replies on such a connection cannot be matched by their order alone, for two reasons. When a hash slot leaves a node,
+the node sends `sunsubscribe` at any time, in the form of the reply to SUNSUBSCRIBE. The reply to SUNSUBSCRIBE may also
+be MOVED. Each command is therefore followed by a PING. The pong ends the reply, and an error before it belongs to the
+command. Every `sunsubscribe` goes to `on_push` as the end of a subscription.
 """
 
 from __future__ import annotations
@@ -14,35 +16,35 @@ from typing import Any, Final
 
 import hiredis
 
-from realtime.broker.resp import CommandFailed, Connection, Word
+from realtime.broker.resp import CommandFailed, RedisConnection, Word
 
 _CONFIRMED: Final = b"ssubscribe"
 _ENDED: Final = b"sunsubscribe"
 
 
-class ShardedEvents(Connection):
-    """One socket to a node, once logged in used by `tell` alone."""
+class ShardedEvents(RedisConnection):
+    """One socket to a node. After login, only `send_subscription` and probes use it."""
 
     _error: CommandFailed | None = None
-    _listens = False
+    _is_subscriber = False
 
-    def tell(self, *words: Word) -> asyncio.Future[Any]:
-        """Send SSUBSCRIBE or SUNSUBSCRIBE; the future gets None when it was carried out, or `CommandFailed`."""
-        self._listens = True
-        return self.ask_with(words, ("PING",))
+    def send_subscription(self, *words: Word) -> asyncio.Future[Any]:
+        """Send SSUBSCRIBE or SUNSUBSCRIBE. The future gets None on success, else it raises `CommandFailed`."""
+        self._is_subscriber = True
+        return self.request_batch(words, ("PING",))
 
-    def _take(self, reply: Any) -> None:
-        if not self._listens:
-            super()._take(reply)
+    def _handle_reply(self, reply: Any) -> None:
+        if not self._is_subscriber:
+            super()._handle_reply(reply)
         elif isinstance(reply, hiredis.ReplyError):
             self._error = CommandFailed(str(reply))
         elif isinstance(reply, list) and reply[0] == _CONFIRMED:
             return
         elif isinstance(reply, list) and reply[0] == _ENDED:
-            assert self._on_push is not None, "made to hear pushes"
+            assert self._on_push is not None, "every ShardedEvents is made with on_push"
             self._on_push(reply)
         elif isinstance(reply, list) and reply[0] != b"pong":
-            super()._take(reply)  # a message
-        else:  # the pong: of a connection without subscriptions it comes as text
+            super()._handle_reply(reply)  # a message
+        else:  # the pong; on a connection without subscriptions it is plain text
             error, self._error = self._error, None
-            self._settle(error)
+            self._resolve_next(error)

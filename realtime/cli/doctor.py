@@ -26,7 +26,7 @@ from rich.table import Table
 
 import realtime
 import realtime_cluster
-from realtime.broker.look import versions
+from realtime.broker.server_versions import versions
 from realtime.cli.options import GroupedCommand, settings_options
 from realtime.errors import BrokerUnavailable, SettingsError
 from realtime.settings import Settings, resolve, runtime_directory, without_password

@@ -186,9 +186,9 @@ class Departures:
         if (room, client) in self._here or client in self._away.get(index, {}):
             return
         if options.presence:
-            self._broker.loosen(room, client)
+            self._broker.release(room, client)
         if options.has_leave_hooks:
-            self._broker.loosen(Room(_LEAVE + room), client)
+            self._broker.release(Room(_LEAVE + room), client)
         loop = asyncio.get_running_loop()
         indexed = loop.create_task(self._index(index, info))
         timer = loop.call_later(options.grace_s, lambda: self._spawn(self._end_grace(room, options, index, client)))

@@ -1,11 +1,13 @@
 """
-How often something may happen.
+Rates, and the meters that limit actions to them.
 
-Pure: the time is an argument, in seconds on any clock that never goes back. A `Rate` is what a declaration says
-("20/10s"); a `Meter` is one client's, or one room's, use of it, and is a single number: the time at which all that was
-taken is paid off (the virtual scheduling algorithm of ITU-T I.371 annex A, known as GCRA). So nothing has to be
-counted, reset or stored per event, and a whole burst may come at once. The brokers keep the same number for what all
-workers share. It never waits, and never says what becomes of whoever asks too often.
+Pure: the time is an argument, in seconds on any clock that never goes back. A `Rate` is a limit such as "20/10s". A
+`Meter` is the use of a rate by one client or one room. A meter never waits, and does not decide what happens to a
+client that exceeds its rate.
+
+A meter is a single number: the time at which all counted actions are paid off. This is the virtual scheduling algorithm
+of ITU-T I.371 annex A, known as GCRA. Nothing is counted, reset or stored per event, and a whole burst may come at
+once. The brokers store the same number for rates that all workers share.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Rate:
         Read "5/s", "20/10s", "100/min" or "1000/h".
 
         Raises:
-            ValueError: it is nothing of the kind, or never allows anything.
+            ValueError: the text is no rate, or never allows anything.
         """
         found = _RATE.fullmatch(text.strip())
         if found is None or int(found[1]) == 0 or found[2].strip("0") == "" != found[2]:
@@ -48,7 +50,7 @@ class Rate:
 
 
 class Meter:
-    """What was taken of a rate."""
+    """The use of a rate."""
 
     __slots__ = ("_paid_at",)
 
@@ -56,7 +58,7 @@ class Meter:
         self._paid_at = 0.0
 
     def take(self, now: float, rate: Rate, count: int = 1) -> bool:
-        """Take `count`, if the rate allows all of them now; else none."""
+        """Count so many actions, if the rate allows all of them now; else count none. Return whether it did."""
         paid_at = self._paid_at
         if paid_at < now:
             paid_at = now
@@ -68,14 +70,16 @@ class Meter:
         return True
 
     def is_clear(self, now: float) -> bool:
-        """Say whether all is paid off, and a new meter would do."""
+        """Return whether everything is paid off, so that this meter equals a new one."""
         return self._paid_at <= now
 
 
 class CostMeter:
     """
-    What something has cost of so much a second, where the cost is known only afterwards. Who has used more than
-    `BURST_S` seconds' worth waits until that is paid off; the last one may cost more than was left.
+    Limits cost per second, where the cost of an action is known only afterwards.
+
+    After more than `BURST_S` seconds' worth of cost, the next action must wait until that is paid off. The last action
+    may cost more than was left.
     """
 
     __slots__ = ("_paid_at",)
@@ -86,9 +90,9 @@ class CostMeter:
         self._paid_at = 0.0
 
     def is_open(self, now: float, bursts: int = 1) -> bool:
-        """Say whether something may begin now; with more `bursts`, also where so many are used up."""
+        """Return whether an action may begin now, given that up to so many bursts may be used up."""
         return self._paid_at - now < self.BURST_S * bursts
 
     def charge(self, now: float, cost: float, per_s: float) -> None:
-        """Count what it has cost."""
+        """Count the cost of an action that is done."""
         self._paid_at = max(self._paid_at, now) + cost / per_s

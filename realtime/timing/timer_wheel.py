@@ -1,12 +1,14 @@
 """
-One timer for all connections of a worker: pings, deadlines, expiries.
+One timer wheel for all connections of a worker: pings, deadlines, expiries.
 
-Runs in the worker. A timer of the event loop for each of 10,000 idle connections costs memory and a heap operation per
-ping; here a timer is one entry in the list of its tick, and the loop is woken once a tick. Times are coarse on purpose:
-a callback runs at most one tick late, and never early. What was cancelled is forgotten when its tick comes, or when
-that would be most of what there is: a token may end in a month, and its connection today.
+Runs in the worker. For 10,000 idle connections, timers of the event loop would cost memory, and a heap operation per
+ping. Here a timer is one entry in the list of its tick, and the loop wakes up once a tick.
 
-`TimerWheel` is pure: `advance(now)` is told the time. `run_wheel` is the thin shell that tells it.
+Times are coarse on purpose: a callback runs at most one tick late, and never early. A cancelled entry stays until its
+tick, or until most entries are cancelled. The second case matters: a token may expire in a month, and its connection
+may end today.
+
+`TimerWheel` is pure: `advance(now)` gets the time. `run_wheel` is the thin shell that calls it.
 """
 
 from __future__ import annotations
@@ -16,14 +18,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-CANCELLED_MIN = 1000  # fewer are not looked for
+CANCELLED_MIN = 1000  # fewer cancelled entries are not worth a removal
 TICK_S = 0.25  # a ping is 25 s apart; a hundredth of that, at four wake-ups a second
 
-logger = logging.getLogger("realtime.wheel")
+logger = logging.getLogger("realtime.timing")
 
 
 class Timer:
-    """An entry of the wheel. `cancel` makes it do nothing, also when it has run."""
+    """An entry of the wheel. `cancel` prevents its callback; it is harmless after the callback ran."""
 
     __slots__ = ("argument", "callback", "wheel")
 
@@ -40,7 +42,11 @@ class Timer:
 
 
 class TimerWheel:
-    """Callbacks by the tick in which they are due. `now` is in seconds, on any clock that never goes back."""
+    """
+    Callbacks by the tick in which they are due. `now` is in seconds, on any clock that never goes back.
+
+    Invariant: every entry is in a tick after `_tick`, so `advance` reaches each entry exactly once.
+    """
 
     def __init__(self, now: float, tick_s: float = TICK_S) -> None:
         self._tick_s = tick_s
@@ -48,25 +54,30 @@ class TimerWheel:
         self._now = now
         self._due: dict[int, list[Timer]] = {}
         self._size = 0
-        self._cancelled = 0  # of those
+        self._cancelled = 0  # how many of the entries are cancelled
 
     def after(self, delay_s: float, callback: Callable[[Any], None], argument: Any = None) -> Timer:
         """
-        Have `callback(argument)` called once `delay_s` seconds have passed.
+        Schedule `callback(argument)` for when `delay_s` seconds have passed.
 
         Args:
-            delay_s: seconds from the time that was last told to `advance`.
-            callback: returns at once; what it raises is logged as a bug and stops no other.
-            argument: handed to the callback, so that a plain function can serve every connection.
+            delay_s: seconds from the time that `advance` got last.
+            callback: returns at once; an exception is logged as a bug and stops no other callback.
+            argument: passed to the callback, so that one plain function can serve every connection.
         """
         tick = max(int((self._now + delay_s) / self._tick_s), self._tick) + 1
+        assert tick > self._tick, "an entry in a tick that has run would never run"
         timer = Timer(self, callback, argument)
         self._due.setdefault(tick, []).append(timer)
         self._size += 1
         return timer
 
     def cancelled(self) -> None:
-        """Learn that an entry was cancelled. When most are, they are forgotten: each costs a share of a look at all."""
+        """
+        Count a cancelled entry. When most entries are cancelled, remove all of them.
+
+        Each removal goes through all entries, so each cancelled entry pays only a constant share of one.
+        """
         self._cancelled += 1
         if self._cancelled < CANCELLED_MIN or 2 * self._cancelled < self._size:
             return
@@ -79,10 +90,10 @@ class TimerWheel:
         self._size, self._cancelled = sum(map(len, self._due.values())), 0
 
     def advance(self, now: float) -> None:
-        """Run everything that is due at `now`, in the order of its ticks."""
+        """Run all callbacks that are due at `now`, in the order of their ticks."""
         self._now = max(now, self._now)
         until = int(self._now / self._tick_s)
-        if until - self._tick > len(self._due):  # after a long stop: go by the entries, not by the ticks
+        if until - self._tick > len(self._due):  # after a long stop there are fewer entries than ticks
             ticks = sorted(tick for tick in self._due if tick <= until)
         else:
             ticks = list(range(self._tick + 1, until + 1))
@@ -99,15 +110,15 @@ class TimerWheel:
                 try:
                     callback(argument)
                 except Exception:
-                    logger.exception("! a timer's callback failed")
+                    logger.exception("! the callback of a timer failed")
 
     def __len__(self) -> int:
-        """Count the entries, cancelled ones included until they are forgotten."""
+        """Return the number of entries. Cancelled ones count until they are removed."""
         return self._size
 
 
 async def run_wheel(wheel: TimerWheel) -> None:
-    """Tell the wheel the loop's time, tick by tick, until cancelled."""
+    """Advance the wheel by the event loop's clock, tick by tick, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(TICK_S)

@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 
+from realtime.broker.hash_slots import hash_slot_of
 from realtime.broker.keys import HOME
-from realtime.broker.slots import slot_of
 from tests.support.aio import eventually, run_async_for
 from tests.support.checker import Event, check
 from tests.support.client import ProtocolClient
@@ -212,7 +212,7 @@ async def failed_over_by_sentinel(scene: Scene) -> None:
 async def cluster_node_killed(scene: Scene) -> None:
     cluster = scene.cluster
     assert cluster is not None
-    cluster.owner(slot_of(ROOMS[0])).stop()
+    cluster.owner(hash_slot_of(ROOMS[0])).stop()
     await scene.wait_for_health({"degraded"})
 
 
@@ -222,8 +222,8 @@ async def rooms_moved(scene: Scene) -> None:
     assert cluster is not None
     for tag in (*ROOMS, HOME):
         for target in cluster.masters:
-            if target is not cluster.owner(slot_of(tag)):
-                await asyncio.to_thread(cluster.move, slot_of(tag), target)
+            if target is not cluster.owner(hash_slot_of(tag)):
+                await asyncio.to_thread(cluster.move, hash_slot_of(tag), target)
         await scene.wait_for_health({"ok"})
 
 

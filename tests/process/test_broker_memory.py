@@ -48,7 +48,7 @@ async def test_a_full_broker_refuses_publishers_for_a_while_and_serves_everybody
         assert refused is not None, "it is never full"
         assert (refused.code, refused.temporary) == (100, True), "an SDK tries again by itself"
         assert count > 20
-        server.log.wait_for(r"it is full: no more than 1048576 bytes are kept \(--broker-memory\)")
+        server.log.wait_for(r"the local broker is full: it stores at most 1048576 bytes \(--broker-memory\)")
         status, answer = post(server, "/api/publish", {"channel": "kept:b", "data": TEXT})
         assert (status, answer["error"]["code"]) == (200, 100)
 
@@ -78,7 +78,7 @@ async def test_a_full_broker_refuses_publishers_for_a_while_and_serves_everybody
         await eventually(is_told)
 
         call(server, "history_remove", channel="kept:a")
-        server.log.wait_for("there is room again")
+        server.log.wait_for("the local broker has memory again")
         await one.ask("subscribe", channel="kept:a")
         await one.ask("publish", channel="kept:a", data=TEXT)
 

@@ -496,7 +496,7 @@ def test_a_thread_that_waits_when_the_worker_ends_is_told_so() -> None:
 
     thread, homed = asyncio.run(main())
     thread.join(30)
-    assert [str(error) for error in failed] == ["the worker has ended, and nothing can be done in it any more"]
+    assert [str(error) for error in failed] == ["the worker has ended, so this call cannot run"]
     with pytest.raises(RuntimeError, match="the worker has ended"):
         homed.read()
     with pytest.raises(RuntimeError, match="the worker has ended"):

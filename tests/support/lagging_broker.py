@@ -114,21 +114,20 @@ class LaggingBroker(MemoryBroker):
         self._state.streams.forget(Room(room))
 
     def lose_link(self) -> None:
-        """Be away, and say so."""
+        """Go away, and notify the listener."""
         self.away = True
         self._link += 1
         self.listener.on_link_lost()
 
     def restore_link(self) -> None:
-        """Be back, and say so."""
+        """Come back, and notify the listener."""
         self.away = False
         self.listener.on_link_restored()
 
     @property
     def listener(self) -> BrokerListener:
-        assert self._listener is not None, "started"
         return self._listener
 
-    def _tell(self, say: Callable[[BrokerListener], None], room: Room | None = None) -> None:
+    def _notify(self, call: Callable[[BrokerListener], None], room: Room | None = None) -> None:
         if not self._unheard:
-            super()._tell(say, room)
+            super()._notify(call, room)

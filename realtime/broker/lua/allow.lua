@@ -1,7 +1,7 @@
--- Takes one of a rate, if that allows it now (GCRA; realtime/timing/rate.py says how).
--- KEYS[1] the time at which all that was taken is paid off, Unix ms by this server's clock
--- ARGV[1] how long one more takes, ms   ARGV[2] the period, ms
--- Returns 1, or 0 when it comes too soon
+-- Counts one action, if the rate allows it now (GCRA; realtime/timing/rate.py explains it).
+-- KEYS[1] the time at which all counted actions are paid off, Unix ms by this server's clock
+-- ARGV[1] what one more action adds to it, ms   ARGV[2] the period, ms
+-- Returns 1, or 0 when the action comes too soon
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local paid = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now) + ARGV[1]

@@ -1,22 +1,22 @@
--- Reads a page of a room's stream and the position at its top. Where there is none it begins one, or not, as is asked.
--- KEYS[1] stream of publications   KEYS[2] meta: hash of epoch (e), top offset (o) and the server's life (r)
+-- Reads a page of a room's stream and the position at its top. Where there is none, it may create one (ARGV[7]).
+-- KEYS[1] stream of publications   KEYS[2] meta: hash of epoch (e), top offset (o) and the server's run id (r)
 -- ARGV[1] most publications; 0: only the top   ARGV[2] offset to read from, inclusive ('-' or '+': an end)
--- ARGV[3] '1': newest first   ARGV[4] ttl of the meta, ms   ARGV[5] an epoch, should a new one be needed
--- ARGV[6] size of the history: older ones, kept while the room's setting was larger, are not read
--- ARGV[7] how long a stream that begins is kept while nothing is published, ms; '0': none is to begin
--- ARGV[8] this server's life, and others that are as good; a stream of none of them gets another epoch, as in publish.lua
+-- ARGV[3] '1': newest first   ARGV[4] ttl of the meta, ms   ARGV[5] an epoch, in case a new one is needed
+-- ARGV[6] size of the history: older publications, stored while the room's setting was larger, are not read
+-- ARGV[7] ttl of a stream without any publication, ms; '0': create none
+-- ARGV[8] this server's run id, and others that count as good; with any other, a stream gets a new epoch (publish.lua)
 -- Returns {epoch, top offset, entries of XRANGE}; the epoch is empty where there is no stream
 local meta = redis.call('HMGET', KEYS[2], 'e', 'o', 'r')
-local epoch, top, life = meta[1], meta[2], string.match(ARGV[8], '^%S*')
+local epoch, top, run_id = meta[1], meta[2], string.match(ARGV[8], '^%S*')
 if not epoch then
   if ARGV[7] == '0' then return {'', 0, {}} end
   epoch, top = ARGV[5], 0
   redis.call('DEL', KEYS[1])
-  redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0, 'r', life)
-elseif meta[3] ~= life then
+  redis.call('HSET', KEYS[2], 'e', epoch, 'o', 0, 'r', run_id)
+elseif meta[3] ~= run_id then
   local before, good = meta[3] or '', ' ' .. ARGV[8] .. ' '
   if before == '' or not string.find(good, ' ' .. before .. ' ', 1, true) then epoch = ARGV[5] end
-  redis.call('HSET', KEYS[2], 'e', epoch, 'r', life)
+  redis.call('HSET', KEYS[2], 'e', epoch, 'r', run_id)
 end
 if tonumber(top) > 0 then
   redis.call('PEXPIRE', KEYS[2], ARGV[4])

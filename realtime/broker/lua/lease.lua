@@ -1,7 +1,7 @@
--- Takes a worker's lease for some time more, and finds the workers whose lease has ended.
--- KEYS[1] leases: sorted set of worker -> end, Unix ms by this server's clock   ARGV[1] worker   ARGV[2] for how long, ms
--- Returns {1 when the worker was not taken for dead, workers whose lease has ended}: nobody where its own had ended as
--- well, for where nothing could be written for a while all are late, and the next time will tell who is dead
+-- Renews a worker's lease, and finds the workers whose lease has expired.
+-- KEYS[1] leases: sorted set of worker -> end, Unix ms by this server's clock   ARGV[1] worker   ARGV[2] duration, ms
+-- Returns {1 when the worker still had a lease, workers whose lease has expired}. The list is empty if the worker's own
+-- lease had expired. Then nothing could be written for a while and all workers are late; the next call finds the dead.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local had = redis.call('ZSCORE', KEYS[1], ARGV[1])

@@ -53,7 +53,7 @@ def test_an_ipv6_network_is_one_address() -> None:
     assert delays == [0.05, 0.1, 0.05, 0.05, 0.05]
 
 
-def test_so_many_addresses_are_remembered_and_the_one_that_was_quiet_for_longest_is_forgotten() -> None:
+def test_the_number_of_counted_addresses_is_bounded_and_the_quietest_is_forgotten() -> None:
     wrong = WrongCredentials()
     for number in range(ADDRESSES_MAX):
         wrong.note(TOKEN, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", "")
@@ -114,7 +114,7 @@ async def test_only_wrong_keys_wait_and_only_those_of_that_address() -> None:
         ]
         before = wrong.counts[API_KEY]
         waiting = [asyncio.create_task(wrong_answer(api, spelling)) for spelling in spellings]
-        assert await ask_api(api, HERE, (b"x-api-key", KEY.encode())) == 200, "who shares the address has a good one"
+        assert await ask_api(api, HERE, (b"x-api-key", KEY.encode())) == 200, "the address has a right key too"
         assert await ask_api(api, HERE, (b"authorization", b"apikey " + KEY.encode())) == 200
         assert await ask_api(api, HERE) == 401, "none is no wrong one"
         assert await ask_api(api, THERE, (b"x-api-key", b"x" * 20)) == 401, "another address waits as for its first"

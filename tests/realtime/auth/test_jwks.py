@@ -17,7 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from realtime.auth.jwks import AGAIN_S, FRESH_S, KEYS_MAX, PAUSE_S, RECENT_S, WAIT_S, KeySet, load_public_key, usable
+from realtime.auth.jwks import (
+    AGAIN_S,
+    FRESH_S,
+    KEYS_MAX,
+    PAUSE_S,
+    RECENT_S,
+    WAIT_S,
+    KeySet,
+    load_public_key,
+    usable_keys,
+)
 from realtime.auth.key_cache import KeyCache
 from realtime.auth.tokens import Tokens
 from realtime.errors import SettingsError, TokenError, TokenExpired, TokenInvalid, TokenUnverified
@@ -49,7 +59,7 @@ def jwk(algorithm: str, kid: str, key: Any = None) -> dict[str, Any]:
 
 
 class Clock:
-    """Seconds that pass when somebody waits, or when the test says so."""
+    """Seconds that pass when the code waits, or when the test says so."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -63,7 +73,7 @@ class Clock:
 
 
 class Provider:
-    """Publishes keys, and counts who asks."""
+    """Publishes keys, and counts the requests."""
 
     def __init__(self, *keys: dict[str, Any]) -> None:
         self.keys: Any = list(keys)
@@ -158,7 +168,7 @@ async def test_a_rotated_key_is_found_at_once() -> None:
     tokens = provider.tokens()
     assert await user(tokens, token("ES256", "old")) == "ana"
     provider.keys = [jwk("ES256", "new", fresh)]
-    assert await user(tokens, token("ES256", "old")) == "ana", "nobody had a reason to ask"
+    assert await user(tokens, token("ES256", "old")) == "ana", "no token needed a request"
     assert await user(tokens, token("ES256", "new", fresh)) == "ana"
     assert provider.asked == 2
     for withdrawn in (token("ES256", "old"), token("ES256", "new")):
@@ -167,7 +177,7 @@ async def test_a_rotated_key_is_found_at_once() -> None:
 
 
 @run_async
-async def test_strangers_make_it_ask_rarely_and_have_no_honest_client_refused() -> None:
+async def test_unknown_keys_cause_few_requests_and_refuse_no_honest_client() -> None:
     provider, fresh = Provider(jwk("ES256", "old")), new_key()
     tokens = provider.tokens()
     assert await user(tokens, token("ES256", "old")) == "ana"
@@ -192,7 +202,7 @@ async def test_strangers_make_it_ask_rarely_and_have_no_honest_client_refused() 
 
 
 @run_async
-async def test_one_stranger_costs_the_next_client_no_more_than_a_short_wait() -> None:
+async def test_one_unknown_key_costs_the_next_client_no_more_than_a_short_wait() -> None:
     provider, fresh = Provider(jwk("ES256", "old")), new_key()
     tokens = provider.tokens()
     assert await user(tokens, token("ES256", "old")) == "ana"
@@ -266,7 +276,7 @@ async def test_a_signature_by_another_key_of_the_same_name_is_refused_unless_the
     ids=repr,
 )
 @run_async
-async def test_a_key_server_that_fails_has_nobody_refused_for_good(broken: Exception) -> None:
+async def test_a_failing_key_server_refuses_no_client_for_good(broken: Exception) -> None:
     provider, fresh = Provider(jwk("EdDSA", "a")), new_key()
     tokens = provider.tokens()
     assert await user(tokens, token("EdDSA", "a")) == "ana"
@@ -301,7 +311,7 @@ async def test_garbage_is_no_key_set_and_takes_no_known_key_along(answer: bytes)
 
 
 @run_async
-async def test_what_is_fetched_on_the_side_has_nobody_wait() -> None:
+async def test_a_fetch_of_an_old_set_lets_no_client_wait() -> None:
     provider = Provider(jwk("EdDSA", "a"))
     tokens = provider.tokens()
     assert await user(tokens, token("EdDSA", "a")) == "ana"
@@ -387,17 +397,17 @@ ENTRIES = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(VALUES)) | st.
 @given(st.lists(ENTRIES, max_size=10))
 def test_no_entry_of_a_set_keeps_another_out(entries: list[Any]) -> None:
     good = jwk("EdDSA", "good")
-    found = usable(json.dumps({"keys": [*entries[:8], good, *entries[8:]]}).encode())
+    found = usable_keys(json.dumps({"keys": [*entries[:8], good, *entries[8:]]}).encode())
     assert {name: good[name] for name in ("kty", "kid", "crv", "x")} in found
 
 
 def test_a_set_without_end_is_cut() -> None:
     many = json.dumps({"keys": [jwk("EdDSA", str(number)) for number in range(500)]}).encode()
-    assert len(usable(many)) == KEYS_MAX
+    assert len(usable_keys(many)) == KEYS_MAX
 
 
 @run_async
-async def test_nothing_is_fetched_for_who_brings_no_token_of_that_kind() -> None:
+async def test_nothing_is_fetched_without_a_token_of_that_kind() -> None:
     provider = Provider()
     tokens = provider.tokens()
     for text in ("", "x", "a.b.c", "e" * 9000):
@@ -411,7 +421,7 @@ async def test_nothing_is_fetched_for_who_brings_no_token_of_that_kind() -> None
 
 
 @run_async
-async def test_a_successor_knows_the_keys_without_asking(tmp_path: Path) -> None:
+async def test_a_successor_knows_the_keys_without_a_request(tmp_path: Path) -> None:
     provider, path = Provider(*[jwk(name, name) for name in PRIVATE]), tmp_path / "keys"
     assert await user(provider.tokens(KeyCache(path)), token("ES256", "ES256")) == "ana"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -426,7 +436,7 @@ async def test_a_successor_knows_the_keys_without_asking(tmp_path: Path) -> None
 @run_async
 async def test_keys_that_a_predecessor_left_are_as_old_as_they_are(tmp_path: Path) -> None:
     provider, path = Provider(jwk("ES256", "a")), tmp_path / "keys"
-    KeyCache(path, now=lambda: 1000.0).save(URL, usable(json.dumps({"keys": provider.keys}).encode()))
+    KeyCache(path, now=lambda: 1000.0).save(URL, usable_keys(json.dumps({"keys": provider.keys}).encode()))
     for age_s, asked in ((FRESH_S - 1, 0), (FRESH_S + 1, 1)):
         tokens = provider.tokens(KeyCache(path, now=lambda age_s=age_s: 1000.0 + age_s))
         assert await user(tokens, token("ES256", "a")) == "ana"
@@ -437,7 +447,7 @@ async def test_keys_that_a_predecessor_left_are_as_old_as_they_are(tmp_path: Pat
 
 
 @run_async
-async def test_a_key_that_another_worker_has_fetched_is_asked_for_by_nobody_else(tmp_path: Path) -> None:
+async def test_a_key_that_one_worker_fetched_is_requested_by_no_other(tmp_path: Path) -> None:
     provider, fresh, path = Provider(jwk("ES256", "a")), new_key(), tmp_path / "keys"
     one, other = (provider.tokens(KeyCache(path)) for _ in range(2))
     assert await user(one, token("ES256", "a")) == "ana"
@@ -454,7 +464,7 @@ async def test_a_key_that_another_worker_has_fetched_is_asked_for_by_nobody_else
 
 
 def test_a_file_that_is_not_what_we_wrote_is_not_read(tmp_path: Path) -> None:
-    keys = usable(json.dumps({"keys": [jwk("ES256", "a")]}).encode())
+    keys = usable_keys(json.dumps({"keys": [jwk("ES256", "a")]}).encode())
     path = tmp_path / "keys"
     cache = KeyCache(path)
     assert cache.load(URL) is None

@@ -1,4 +1,4 @@
-"""Reading a key set from a real server, whatever that answers, and giving up at any moment."""
+"""Reading a key set from a real server, whatever it answers, and cancelling at any moment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from io import BytesIO
 import pytest
 
 from realtime.auth import jwks, key_server
-from realtime.auth.jwks import KeySet, usable
+from realtime.auth.jwks import KeySet, usable_keys
 from realtime.auth.tokens import Tokens
 from realtime.errors import TokenUnverified
 from tests.support.aio import eventually, run_async
@@ -24,7 +24,7 @@ from tests.support.key_server import Key, KeyServer
 async def test_what_is_published_is_read_also_behind_a_redirect(mode: str) -> None:
     with KeyServer(Key("a"), Key("b")) as server:
         server.mode = mode
-        assert [each["kid"] for each in usable(await key_server.fetch(server.url))] == ["a", "b"]
+        assert [each["kid"] for each in usable_keys(await key_server.fetch(server.url))] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ async def test_what_is_no_answer_is_named(mode: str, why: str) -> None:
 
 
 @run_async
-async def test_a_server_that_is_not_there_is_named() -> None:
+async def test_a_server_that_does_not_exist_is_named() -> None:
     with KeyServer() as server:
         server.stop()
         with pytest.raises(OSError, match="refused"):
@@ -74,7 +74,7 @@ async def test_a_byte_now_and_then_is_no_answer_and_leaves_no_thread_behind(
 
 @pytest.mark.parametrize("mode", ["slow", "slow head"])
 @run_async
-async def test_who_gives_up_need_not_wait(mode: str) -> None:
+async def test_a_cancelled_fetch_ends_at_once(mode: str) -> None:
     with KeyServer(Key("a")) as server:
         server.mode = mode
         keys = KeySet(url=server.url)
@@ -101,7 +101,7 @@ async def test_who_gives_up_need_not_wait(mode: str) -> None:
         ("http://id.example.com/", "ftp://id.example.com/keys", False),
     ],
 )
-def test_keys_that_were_asked_for_by_tls_come_by_tls(here: str, there: str, is_followed: bool) -> None:
+def test_keys_requested_by_tls_come_by_tls(here: str, there: str, is_followed: bool) -> None:
     redirects = key_server._Redirects()
     request = urllib.request.Request(here)
     if is_followed:

@@ -1,7 +1,7 @@
 """
-What is revoked: which tokens that are, for how long, and that every worker knows, whatever it missed.
+Revoked tokens: which ones are, for how long, and that every worker knows it, whatever message it missed.
 
-The list by itself; a worker that looks over a broker whose letters a test may lose; and clients of one worker. Several
+The list by itself; a worker that reads a broker whose messages a test may lose; and clients of one worker. Several
 machines are in tests/process/test_api.py.
 """
 
@@ -109,14 +109,14 @@ def token(**claims: Any) -> str:
 
 
 @run_async
-async def test_who_stands_on_a_revoked_token_has_to_bring_another() -> None:
+async def test_a_connection_with_a_revoked_token_must_bring_another() -> None:
     app = kinds()
     async with OneWorker(app) as worker:
         old = token(iat=time.time() - 60)
         client = await worker.join(token=old)
         named = await worker.join(token=token(iat=time.time() + 60, jti="t1"))
         ben = await worker.join(token=token(sub="ben", iat=1))
-        nobody = await worker.join()
+        anonymous = await worker.join()
         await app.user("ana").revoke_tokens()
         assert await client.wait_closed() == (3005, "connection expired")
         with pytest.raises(Refused) as refused:
@@ -125,7 +125,7 @@ async def test_who_stands_on_a_revoked_token_has_to_bring_another() -> None:
         await worker.join(token=token(iat=time.time() + 1))
         await worker.bus.revoke(token="t1")
         assert await named.wait_closed() == (3005, "connection expired")
-        for other in (ben, nobody):
+        for other in (ben, anonymous):
             assert await other.ask("unsubscribe", channel="x") == {}
 
 
@@ -151,7 +151,7 @@ async def test_a_revoked_token_refreshes_nothing_and_opens_no_room() -> None:
 
 
 @run_async
-async def test_a_worker_that_starts_and_one_that_missed_the_letter_know_it_too() -> None:
+async def test_a_worker_that_starts_and_one_that_missed_the_message_know_it_too() -> None:
     broker = LaggingBroker()
     async with OneWorker(kinds(), broker=broker) as worker:
         client = await worker.join(token=token(jti="t1"))
@@ -169,7 +169,7 @@ async def test_a_worker_that_starts_and_one_that_missed_the_letter_know_it_too()
 
 
 @run_async
-async def test_a_broker_that_begins_anew_is_told_what_is_revoked() -> None:
+async def test_a_broker_that_begins_anew_gets_the_revocations() -> None:
     broker = LaggingBroker()
     async with OneWorker(kinds(), broker=broker) as worker:
         looking = RevocationSync(worker.hub, worker.bus, worker.protocol.tokens.revoked)
@@ -197,7 +197,7 @@ async def test_an_entry_that_cannot_be_read_hides_no_other() -> None:
 
 
 @run_async
-async def test_while_the_broker_is_away_it_is_said_that_nothing_is_sure() -> None:
+async def test_while_the_broker_is_away_revocations_are_reported_as_uncertain() -> None:
     broker = LaggingBroker()
     async with OneWorker(kinds(), broker=broker) as worker:
         broker.lose_link()

@@ -1,5 +1,5 @@
 """
-Tokens: which are believed, what they say, and which of all the ways to forge one are refused.
+Tokens: which ones verify, what their claims mean, and that every way to forge one is refused.
 
 Signatures are compared with tokens that others signed: RFC 7515, appendix A.1, and the vectors of the Centrifuge client
 protocol, section 17. Times are arguments, so nothing here waits for a clock.
@@ -44,7 +44,7 @@ def b64url(data: bytes) -> str:
 
 
 def forge(head: dict[str, Any], claims: Any, key: bytes = b"", digest: str = "sha256") -> str:
-    """Make a token by hand, as somebody does who uses no library; without a key its signature is empty."""
+    """Make a token by hand, as an attacker does without a library; without a key its signature is empty."""
     text = f"{b64url(json.dumps(head).encode())}.{b64url(json.dumps(claims).encode())}"
     return f"{text}.{b64url(hmac.digest(key, text.encode(), digest)) if key else ''}"
 
@@ -52,25 +52,25 @@ def forge(head: dict[str, Any], claims: Any, key: bytes = b"", digest: str = "sh
 # Tokens that others signed
 
 
-def test_the_token_of_rfc_7515_is_believed_until_it_expires() -> None:
+def test_the_token_of_rfc_7515_verifies_until_it_expires() -> None:
     rfc = Tokens(RFC_KEY, issuer="joe")  # type: ignore[arg-type]  # a key that is no text
     claims = rfc.connection(RFC_TOKEN, RFC_EXPIRES_S - 1)
     assert claims.raw == {"iss": "joe", "exp": 1300819380, "http://example.com/is_root": True}
     assert claims.expire_at_s == RFC_EXPIRES_S
-    assert claims.user == "", "without `sub` nobody in particular"
+    assert claims.user == "", "without `sub` the user is anonymous"
     with pytest.raises(TokenExpired):
         rfc.connection(RFC_TOKEN, RFC_EXPIRES_S)
 
 
 @pytest.mark.filterwarnings("ignore:The HMAC key is")
-def test_the_tokens_of_the_protocol_are_believed() -> None:
+def test_the_tokens_of_the_protocol_verify() -> None:
     short = Tokens("secret")
     assert short.connection(FOR_42, NOW_S) == ConnectionClaims(user="42", raw={"sub": "42"})
     assert short.subscription(FOR_42_IN_NEWS, NOW_S) == SubscriptionClaims(user="42", channel="news")
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
-def test_each_hmac_is_believed_and_each_tampered_byte_is_not(algorithm: str) -> None:
+def test_each_hmac_verifies_and_each_tampered_byte_does_not(algorithm: str) -> None:
     token = jwt.encode({"sub": "alice"}, SECRET, algorithm=algorithm)
     assert tokens.connection(token, NOW_S).user == "alice"
     head, payload, signature = token.split(".")
@@ -84,12 +84,12 @@ def test_each_hmac_is_believed_and_each_tampered_byte_is_not(algorithm: str) -> 
             tokens.connection(forged, NOW_S)
 
 
-def test_what_we_sign_we_believe() -> None:
+def test_what_we_sign_verifies() -> None:
     assert tokens.connection(sign({"sub": "alice"}, SECRET), NOW_S).user == "alice"
 
 
 @pytest.mark.parametrize("claims", [{"sub": "\ud83d"}, {"sub": "a", "info": {"\ud83d": 1}}, {"x": ["\udc00"]}])
-def test_a_token_with_half_a_character_is_told_to_be_invalid(claims: dict[str, Any]) -> None:
+def test_a_token_with_half_a_character_is_invalid(claims: dict[str, Any]) -> None:
     with pytest.raises(TokenInvalid, match="in the middle of a character"):
         tokens.connection(sign(claims, SECRET), NOW_S)
 
@@ -165,7 +165,7 @@ def test_claims_that_are_no_object_are_refused(claims: Any) -> None:
         tokens.connection(forge({"alg": "HS256"}, claims, SECRET.encode()), NOW_S)
 
 
-def test_without_a_secret_nothing_is_believed() -> None:
+def test_without_a_secret_nothing_verifies() -> None:
     for token in (FOR_42, forge({"alg": "none"}, {"sub": "root"}), forge({"alg": "HS256"}, {"sub": "root"}, b"x")):
         with pytest.raises(TokenInvalid, match="no secret"):
             Tokens(None).connection(token, NOW_S)
@@ -294,7 +294,7 @@ def test_what_a_token_began_ends_at_expire_at_else_at_exp(claims: dict[str, Any]
     assert tokens.subscription(sign({"channel": "news", **claims}, SECRET), NOW_S).expire_at_s == expire_at_s
 
 
-# For whom, from whom
+# Audience and issuer
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_aud_and_iss_count_where_they_are_configured(claims: dict[str, Any], is_
 # What they say
 
 
-def test_a_connection_token_says_who_and_where_and_what() -> None:
+def test_a_connection_token_has_user_rooms_and_info() -> None:
     said = {
         "sub": "42",
         "exp": NOW_S + 60,
@@ -346,7 +346,7 @@ def test_a_connection_token_says_who_and_where_and_what() -> None:
     assert claims.raw == said
 
 
-def test_a_subscription_token_says_who_and_which_room() -> None:
+def test_a_subscription_token_has_user_and_room() -> None:
     said = {"sub": "42", "channel": "$news", "client": "c1", "info": {"a": 1}, "data": [None, "ü"], "expire_at": 0}
     claims = tokens.subscription(sign(said, SECRET), NOW_S)
     assert (claims.user, claims.channel, claims.client, claims.expire_at_s) == ("42", "$news", "c1", None)
@@ -407,7 +407,7 @@ def test_a_subscription_token_of_a_wrong_shape_is_refused(claims: dict[str, Any]
         tokens.subscription(forge({"alg": "HS256"}, {"channel": "news", **claims}, SECRET.encode()), NOW_S)
 
 
-def test_what_is_wrong_with_a_token_is_never_said_with_the_secret() -> None:
+def test_the_error_of_a_token_never_contains_the_secret() -> None:
     for token in ("", "a.b.c", sign({}, SECRET + "x"), sign({"exp": 1}, SECRET), sign({"channel": ""}, SECRET)):
         with pytest.raises(TokenError) as refusal:
             tokens.subscription(token, NOW_S)

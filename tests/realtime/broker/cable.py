@@ -1,8 +1,8 @@
 """
 A cable between a worker and its broker that a test pulls out: Unix socket to Unix socket, in the test's own loop.
 
-It carries bytes as they are. Pulled out, it ends every connection and nobody answers at its end; plugged in again, all
-is as before. Thereby a test decides what happens while a worker is cut off, rather than be quick enough.
+It carries bytes unchanged. Pulled out, it ends every connection and refuses new ones; plugged in again, everything is
+as before. A test thus decides what happens while a worker is cut off, and need not be quick.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Cable:
         self._server = await asyncio.start_unix_server(self._accept, self.path)
 
     async def pull_out(self) -> None:
-        """End every connection. Whoever connects now finds nobody."""
+        """End every connection. New connections are refused."""
         if self._server is not None:
             self._server.close()
             self._server = None

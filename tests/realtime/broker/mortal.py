@@ -1,8 +1,8 @@
 """
-A worker that a test kills: it joins rooms with members of its own, says that it did, and waits for its end.
+A worker that a test kills: it adds members of its own to rooms, reports that, and waits for its end.
 
-Run as `python -m tests.realtime.broker.mortal URL PREFIX NAME ROOM...`. It is a member of each room; of the last one
-without an announcement. At Redis it takes its lease as briefly and as often as the test that started it.
+Run as `python -m tests.realtime.broker.mortal URL PREFIX NAME ROOM...`. It is a member of each room; in the last one
+without an announcement. At Redis, its lease is as short as that of the test that started it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def info_of(place: Place, name: str) -> ClientInfo:
-    """Return whom that worker has as a member."""
+    """Return the member of that worker."""
     return ClientInfo(f"{place.own}-{name}", f"client-of-{name}")
 
 
@@ -38,7 +38,7 @@ async def mortal(
     process = await asyncio.to_thread(subprocess.Popen, argv, stdout=subprocess.PIPE, cwd=ROOT, env=waits)
     assert process.stdout is not None, "piped"
     try:
-        # Whoever lives in this loop goes on: a worker that stood still meanwhile would be taken for dead.
+        # In a thread, so that the workers of this loop go on: one that stood still meanwhile would be reaped.
         assert await asyncio.to_thread(process.stdout.readline) == b"present\n"
         yield process
     finally:

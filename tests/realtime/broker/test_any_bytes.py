@@ -1,9 +1,8 @@
 """
-Whatever is said comes as it was said, with every broker: names and payloads of any kind, answers of any size, and
-callers who go away at any moment.
+Names and payloads of any bytes, answers of any size, and callers that are cancelled at any moment, with every broker.
 
-Names and payloads are drawn by Hypothesis; a worker subscribes to all names that one example draws, so that a message
-that came to another's room shows.
+Hypothesis draws names and payloads. A worker subscribes to all names of one example, so that a message in the wrong
+room shows.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ async def test_a_page_of_twenty_megabytes_is_an_answer_like_any_other(place: Pla
 
 @SEPARATE
 @given(plan=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=5, max_size=40))
-def test_a_caller_who_goes_away_never_shifts_an_answer(place: Place, plan: list[tuple[int, int]]) -> None:
+def test_a_cancelled_caller_never_shifts_an_answer(place: Place, plan: list[tuple[int, int]]) -> None:
     everybody_gets_his_own(Place(place.kind, place.url), plan)
 
 

@@ -1,8 +1,8 @@
 """
-What only a cluster can do to its workers: move rooms from node to node while they are in use, lose one of its nodes.
+What only a cluster can do to its workers: move rooms between nodes while they are in use, and lose a node.
 
-Real processes: three masters, and one more without slots or a replica of each. A publication that was acknowledged is
-in the stream once, whatever moved meanwhile; what was missed at a subscription shows as a gap that is told.
+Real processes: three masters, and one more without hash slots or a replica of each. An acknowledged publication is in
+the stream exactly once, whatever moved meanwhile. A publication that a subscription missed shows as a gap.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ async def test_a_room_that_moves_while_it_is_published_in_loses_and_doubles_noth
 
 @pytest.mark.parametrize("retention", [KEPT, NOT_KEPT], ids=["kept", "not kept"])
 @run_async
-async def test_what_is_published_while_a_slot_is_between_two_nodes_is_heard(
+async def test_what_is_published_while_a_hash_slot_moves_reaches_subscribers(
     moving: RedisCluster, retention: realtime.broker.base.Retention
 ) -> None:
     place, (target,) = at(moving), moving.empty
@@ -121,7 +121,7 @@ async def test_what_is_published_while_a_slot_is_between_two_nodes_is_heard(
 
 
 @run_async
-async def test_a_slot_of_which_half_has_moved_is_waited_for(moving: RedisCluster) -> None:
+async def test_commands_wait_for_a_hash_slot_that_has_half_moved(moving: RedisCluster) -> None:
     place, (target,) = at(moving), moving.empty
     async with place.worker("a") as a:
         room = place.room()
@@ -203,7 +203,7 @@ async def test_a_node_that_fails_takes_only_its_rooms_away_until_its_replica_has
         await eventually(lambda: is_up(a))
         await eventually(lambda: is_up(b))
         gaps = [what for kind, what in a.heard.events if kind == "gap"]
-        assert gaps == [(gone,)], "nobody else's"
+        assert gaps == [(gone,)], "only the rooms of that node"
         assert not a.heard.how_often("link lost")
         assert gone not in await a.broker.positions([gone]), "the replica may lack what was acknowledged"
         (after,) = await b.publish(gone, b"2")
@@ -215,7 +215,7 @@ async def test_a_node_that_fails_takes_only_its_rooms_away_until_its_replica_has
 
 @pytest.mark.slow
 @run_async_for(90)
-async def test_who_left_and_is_there_again_by_a_failover_leaves_again(
+async def test_a_member_that_a_failover_brings_back_leaves_again(
     failing: RedisCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(realtime.broker.redis, "ROUND_S", 0.05)

@@ -1,8 +1,8 @@
 """
-Each broker has what the contract has, under the same names and with the same arguments.
+Each broker has the methods of the contract, under the same names and with the same arguments.
 
-What the operations do is shown by noun: test_publications.py, test_streams.py, test_members.py, test_leases.py; what
-becomes of it when something breaks: test_faults.py, test_gaps.py, test_redis.py, test_lifecycle.py.
+What the methods do is tested by noun: test_publications.py, test_streams.py, test_members.py, test_leases.py. Faults
+are in test_faults.py, test_gaps.py, test_redis.py and test_lifecycle.py.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def test_each_operation_takes_what_the_contract_says(broker: type, name: str) ->
     assert inspect.iscoroutinefunction(operation) == inspect.iscoroutinefunction(OPERATIONS[name])
 
 
-def test_the_listener_of_these_tests_hears_everything() -> None:
+def test_the_listener_of_these_tests_has_every_method() -> None:
     for name, each in vars(BrokerListener).items():
         if name.startswith("on_"):
             assert parameters(getattr(Heard, name)) == parameters(each)

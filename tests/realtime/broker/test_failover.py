@@ -1,10 +1,11 @@
 """
-A Redis that fails over to a replica which lacks the last publications: no client is told that it is whole. One that
-lacks the last departures shows nobody for long who has left.
+A failover to a replica that lacks the last publications: no client gets a false `recovered: true`.
 
-Two real servers, one a replica of the other. A broker reaches the first through a path in the file system; the failover
-turns that path, as Sentinel or a moved address would. Offsets are handed out again for other publications: whoever has
-one of the lost ones holds a position that looks right and is not.
+A replica that lacks the last removals shows removed members only for a short time.
+
+Two real servers, one a replica of the other. A broker reaches the first one through a path in the file system. The
+failover changes that path, as Sentinel or a moved address would. Offsets are used again for other publications, so a
+client with a lost one holds a position that looks right and is not.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Pair:
         wait(lambda: self.replica.follows(self.master))
 
     def part(self) -> None:
-        """The replica hears nothing more, and will be the master; nobody knows yet."""
+        """The replica receives nothing more, and will be the master; no worker knows yet."""
         assert self.replica.command("REPLICAOF", "NO", "ONE") == b"+OK\r\n"
 
     def fail_over(self) -> None:
@@ -89,7 +90,7 @@ async def came_back(worker: OneWorker) -> None:
 
 
 @run_async
-async def test_who_has_lost_publications_is_not_told_that_it_is_whole(pair: Pair) -> None:
+async def test_a_client_that_lost_publications_gets_no_recovered(pair: Pair) -> None:
     app = make_app()
     async with OneWorker(app, broker=RedisBroker(pair.url, WorkerId("one"))) as worker:
         client = await worker.join()
@@ -122,7 +123,7 @@ async def test_who_has_lost_publications_is_not_told_that_it_is_whole(pair: Pair
 
 
 @run_async
-async def test_who_stayed_is_told_to_come_again_and_then_that_it_is_not_whole(pair: Pair) -> None:
+async def test_a_client_that_stayed_must_resubscribe_and_gets_no_recovered(pair: Pair) -> None:
     app = make_app()
     async with OneWorker(app, broker=RedisBroker(pair.url, WorkerId("one"))) as worker:
         client = await worker.join()
@@ -135,7 +136,7 @@ async def test_who_stayed_is_told_to_come_again_and_then_that_it_is_not_whole(pa
         pair.part()
         assert (await client.push("unsubscribe"))["unsubscribe"]["code"] == 2500
         told = await client.ask("subscribe", channel=ROOM, recover=True, epoch=first["epoch"], offset=3)
-        assert not told.get("recovered"), "nothing was lost, but nobody can know that"
+        assert not told.get("recovered"), "nothing was lost, but no server can know that"
         await app.room(ROOM).publish("after")
         assert await data(client, 1) == ["after"]
 
@@ -194,9 +195,7 @@ async def test_a_link_that_was_cut_is_no_failover(pair: Pair) -> None:
 
 
 @run_async
-async def test_who_left_and_is_there_again_by_a_failover_leaves_again(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_member_that_a_failover_brings_back_leaves_again(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(realtime.broker.redis, "ROUND_S", 0.05)
     app = App()
     heard: list[str] = []

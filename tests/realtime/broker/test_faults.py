@@ -1,8 +1,9 @@
 """
-What workers see when their broker is away: a clear error at once, and afterwards everything that the contract promises.
+What workers see while their broker is away: a clear error at once, and afterwards everything that the contract
+promises.
 
-The local broker's process dies of -9, Redis begins again with nothing, a client is killed by Redis, and a worker's
-cable is pulled out while others go on. Every test has a broker of its own.
+The local broker's process is killed, Redis restarts empty, Redis closes a connection, and the cable of one worker is
+pulled out while others go on. Every test has a broker of its own.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def operations(worker: Worker, place: Place) -> dict[str, Callable[[], Awaitable
         "remove_member": lambda: broker.remove_member(room, BOB.connection_id, announce=True),
         "members": lambda: broker.members(room),
         "member_counts": lambda: broker.member_counts(room),
-        "reap": lambda: broker.reap(WorkerId("nobody")),
+        "reap": lambda: broker.reap(WorkerId("unknown")),
     }
 
 
@@ -89,7 +90,7 @@ async def test_every_operation_fails_at_once_while_the_broker_is_away(breakable:
 
 
 @run_async
-async def test_what_was_under_way_when_the_broker_died_fails(breakable: Breakable) -> None:
+async def test_calls_in_flight_fail_when_the_broker_dies(breakable: Breakable) -> None:
     room = breakable.place.room()
     async with breakable.place.worker() as worker:
         breakable.stand_still()
@@ -104,11 +105,11 @@ async def test_what_was_under_way_when_the_broker_died_fails(breakable: Breakabl
 
 @pytest.mark.parametrize("is_empty", [True, False])
 @run_async
-async def test_who_was_taken_over_is_not_taken_back_after_a_fault(breakable: Breakable, is_empty: bool) -> None:
+async def test_a_member_taken_over_is_not_taken_back_after_a_fault(breakable: Breakable, is_empty: bool) -> None:
     room, client = breakable.place.room(), ConnectionId(BOB.connection_id)
     async with breakable.place.worker("a") as a, breakable.place.worker("b") as b:
         await a.broker.add_member(room, BOB, announce=True, lasting=True)
-        a.broker.loosen(room, client)
+        a.broker.release(room, client)
         await b.broker.add_member(room, BOB, announce=True, quietly=True, lasting=True)
         if is_empty:
             breakable.die()
@@ -125,7 +126,7 @@ async def test_who_was_taken_over_is_not_taken_back_after_a_fault(breakable: Bre
 
 
 @run_async
-async def test_a_local_broker_that_does_not_answer_for_long_is_taken_for_dead(
+async def test_a_local_broker_that_does_not_answer_for_long_counts_as_dead(
     local: LocalProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Place("local", local.url)
@@ -173,7 +174,7 @@ async def test_a_broker_that_begins_anew_has_another_epoch_and_all_subscriptions
 
 
 @run_async
-async def test_members_are_registered_again_and_nobody_has_left(breakable: Breakable) -> None:
+async def test_members_are_registered_again_without_leaves(breakable: Breakable) -> None:
     room = breakable.place.room()
     async with breakable.place.worker("a") as a, breakable.place.worker("b") as b:
         await a.broker.subscribe(room)
@@ -189,13 +190,11 @@ async def test_members_are_registered_again_and_nobody_has_left(breakable: Break
         assert a.heard.told("leave") == []
         await a.broker.reap(b.id)
         await flushed(a, room)
-        assert a.heard.told("leave") == [("leave", (room, BOB))], (
-            "whom they belong to is known again, and to tell of it"
-        )
+        assert a.heard.told("leave") == [("leave", (room, BOB))], "the owner and the announce flag are known again"
 
 
 @run_async
-async def test_what_was_given_up_while_the_broker_was_away_stays_given_up(breakable: Breakable) -> None:
+async def test_what_was_removed_while_the_broker_was_away_stays_removed(breakable: Breakable) -> None:
     room, other = breakable.place.room(), breakable.place.room("other")
     async with breakable.place.worker() as worker:
         await asyncio.gather(worker.broker.subscribe(room), worker.broker.subscribe(other))
@@ -254,7 +253,7 @@ def cut(worker: Worker) -> None:
     else:
         assert isinstance(worker.broker, RedisBroker)
         [link] = worker.broker._nodes.links
-        link.cut()
+        link.abort()
 
 
 async def is_there(worker: Worker, room: Room) -> bool:

@@ -1,7 +1,7 @@
 """
-What is missed while a worker is cut off shows, and can be read: the hole in the offsets is what the history has.
+Publications that a worker misses while it is cut off: the offsets show the gap, and the history has what is missing.
 
-A worker's cable is pulled out while others go on. What only Redis can do to a worker is in test_redis.py.
+The cable of one worker is pulled out while others go on. What only Redis can do to a worker is in test_redis.py.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ async def test_members_of_a_worker_that_was_cut_off_for_a_moment_stay(on_a_socke
 
 
 @run_async
-async def test_members_of_a_worker_that_was_taken_for_dead_come_again(on_a_socket: Place, tmp_path: Path) -> None:
+async def test_members_of_a_worker_that_was_wrongly_reaped_return(on_a_socket: Place, tmp_path: Path) -> None:
     room = on_a_socket.room()
     async with cable(on_a_socket, tmp_path) as (laid, near), on_a_socket.worker("b") as b, near.worker("a") as a:
         await b.broker.subscribe(room)
@@ -111,7 +111,7 @@ async def test_members_of_a_worker_that_was_taken_for_dead_come_again(on_a_socke
 
 @pytest.mark.parametrize("cut_after", [{1: 1}, {2: 1}, {1: 2}, {2: 2}, {1: 2, 2: 2}, {1: 3, 2: 2}, {1: 3}, {1: 4}])
 @run_async
-async def test_a_link_that_is_lost_again_while_it_is_taken_up_comes_back_nevertheless(
+async def test_a_link_that_is_lost_while_reconnecting_is_reopened(
     on_a_socket: Place, tmp_path: Path, cut_after: dict[int, int]
 ) -> None:
     room = on_a_socket.room()

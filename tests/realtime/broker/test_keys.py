@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from realtime.broker.base import Room
-from realtime.broker.keys import HOME, Keys, tag_of
-from realtime.broker.slots import channel_slot, slot_of
+from realtime.broker.hash_slots import hash_slot_of, hash_slot_of_channel
+from realtime.broker.keys import HOME, RedisKeys, tag_of
 
-KEYS = Keys("rt")
+KEYS = RedisKeys("rt")
 LOBBY = Room("chat:lobby")
 
 
@@ -19,8 +19,8 @@ LOBBY = Room("chat:lobby")
         (KEYS.stream(LOBBY), "rt:{chat:lobby}:s"),
         (KEYS.meta(LOBBY), "rt:{chat:lobby}:o"),
         (KEYS.members(LOBBY), "rt:{chat:lobby}:m"),
-        (KEYS.seen(LOBBY, "once"), "rt:{chat:lobby}:i:once"),
-        (KEYS.allowed(LOBBY, "ann"), "rt:{chat:lobby}:l:ann"),
+        (KEYS.idempotency(LOBBY, "once"), "rt:{chat:lobby}:i:once"),
+        (KEYS.rate(LOBBY, "ann"), "rt:{chat:lobby}:l:ann"),
         (KEYS.leases, "rt:{~}:leases"),
         (KEYS.owned("one"), "rt:{~}:w:one"),
         (KEYS.probe("one", HOME), "rt:{~}:probe:one"),
@@ -36,5 +36,5 @@ def test_a_key_keeps_its_name(key: str, name: str) -> None:
 )
 def test_what_a_room_is_hashed_by_holds_no_brace_and_is_never_empty(room: str, tag: str) -> None:
     assert tag_of(Room(room)) == tag
-    for key in (KEYS.channel(Room(room)), KEYS.stream(Room(room)), KEYS.seen(Room(room), "}{")):
-        assert channel_slot(key.encode()) == slot_of(tag)
+    for key in (KEYS.channel(Room(room)), KEYS.stream(Room(room)), KEYS.idempotency(Room(room), "}{")):
+        assert hash_slot_of_channel(key.encode()) == hash_slot_of(tag)

@@ -1,8 +1,8 @@
 """
-Leases: a worker that is killed loses its members without anybody's word, one that only stood still gets them back.
+Leases: a killed worker loses its members without any call, and a worker that only stood still gets them back.
 
-The workers that die are processes and die of -9. The waits of the product (a lease of six seconds) are made short: the
-local broker's by its own process, the Redis broker's where it looks them up.
+The workers that die are processes and are killed. The waits of the product (a lease of six seconds) are made short: the
+local broker's in its own process, the Redis broker's in its modules.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def brief(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("brief", ["fakeredis", "redis", "cluster"], indirect=True)
 @run_async
-async def test_who_left_is_not_remembered_for_ever(brief: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_removed_members_are_forgotten(brief: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(realtime.broker.members, "LEFT_S", 0.0)
     async with brief.worker("a") as a:
         assert isinstance(a.broker, RedisBroker)
@@ -120,7 +120,7 @@ async def test_a_worker_that_stood_still_registers_its_members_again(brief: Plac
 
 @pytest.mark.parametrize("brief", ["redis"], indirect=True)
 @run_async
-async def test_a_worker_that_stood_still_while_redis_lost_everything_tells_of_its_members(brief: Place) -> None:
+async def test_a_worker_that_stood_still_while_redis_lost_everything_announces_its_members(brief: Place) -> None:
     room = brief.room()
     async with brief.worker("b") as b:
         await b.broker.subscribe(room)
@@ -128,7 +128,7 @@ async def test_a_worker_that_stood_still_while_redis_lost_everything_tells_of_it
             process.send_signal(signal.SIGSTOP)
             assert isinstance(b.broker, RedisBroker)
             await eventually(lambda: has_no_lease(b, brief.make("a").id))
-            await b.broker._commands.ask(HOME, "FLUSHALL")
+            await b.broker._commands.request(HOME, "FLUSHALL")
             process.send_signal(signal.SIGCONT)
             await eventually(lambda: is_present(b, room, info_of(brief, "a")))
         await flushed(b, room)
@@ -163,7 +163,7 @@ async def test_lasting_members_of_a_worker_that_was_killed_are_inherited_once(br
 
 @pytest.mark.parametrize("brief", ["fakeredis", "redis", "cluster"], indirect=True)
 @run_async
-async def test_who_is_being_inherited_is_no_ghost(brief: Place) -> None:
+async def test_a_member_that_is_being_inherited_is_not_stale(brief: Place) -> None:
     rooms = [brief.room(str(number)) for number in range(20)]
     async with brief.worker("b") as b:
         assert isinstance(b.broker, RedisBroker)
@@ -171,7 +171,7 @@ async def test_who_is_being_inherited_is_no_ghost(brief: Place) -> None:
             process.kill()
             reaping = asyncio.create_task(b.broker.reap(brief.make("a").id))
             while not reaping.done():
-                await b.broker._members._reconcile()
+                await b.broker._members._reap_stale()
             await reaping
         await b.heard.until(lambda: len(b.heard.departed) >= len(rooms))
         assert sorted(each.room for each in b.heard.departed) == sorted(rooms), "each once"
@@ -179,7 +179,7 @@ async def test_who_is_being_inherited_is_no_ghost(brief: Place) -> None:
 
 @pytest.mark.parametrize("brief", ["redis", "cluster"], indirect=True)
 @run_async
-async def test_of_many_members_some_are_asked_for_at_a_time(brief: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_members_are_registered_in_batches(brief: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(realtime.broker.members, "BATCH", 3)
     rooms = [brief.room(str(number)) for number in range(10)]
     async with brief.worker("b") as b:
@@ -189,14 +189,14 @@ async def test_of_many_members_some_are_asked_for_at_a_time(brief: Place, monkey
         assert sorted(each.room for each in b.heard.departed) == sorted(rooms)
         assert isinstance(b.broker, RedisBroker)
         for room in rooms:
-            await b.broker._commands.ask(tag_of(room), "DEL", b.broker._keys.members(room))
+            await b.broker._commands.request(tag_of(room), "DEL", b.broker._keys.members(room))
         await b.broker._members._register(b.broker._nodes.route, lambda _: True)
         gone = info_of(brief, "a")
         assert [set(await b.broker.members(room)) for room in rooms] == [{gone.connection_id}] * len(rooms)
 
 
 @run_async
-async def test_lasting_members_are_left_to_another_by_a_worker_that_ends(brief: Place) -> None:
+async def test_another_worker_inherits_the_lasting_members_of_one_that_ends(brief: Place) -> None:
     room = brief.room()
     async with brief.worker("b") as b:
         async with brief.worker("a") as a:
@@ -222,7 +222,7 @@ async def heard_of(b: Worker, c: Worker, count: int) -> bool:
 
 @pytest.mark.parametrize("brief", ["redis"], indirect=True)
 @run_async
-async def test_nobody_is_taken_for_dead_because_redis_wrote_nothing_for_longer_than_a_lease(brief: Place) -> None:
+async def test_no_worker_is_reaped_because_redis_wrote_nothing_for_longer_than_a_lease(brief: Place) -> None:
     room = brief.room()
     async with brief.worker("a") as a, brief.worker("b") as b:
         await asyncio.gather(*[each.broker.subscribe(room) for each in (a, b)])
@@ -232,10 +232,10 @@ async def test_nobody_is_taken_for_dead_because_redis_wrote_nothing_for_longer_t
         assert isinstance(a.broker, RedisBroker)
         commands = a.broker._commands
         try:
-            await commands.ask(HOME, "CONFIG", "SET", "maxmemory", "1")
+            await commands.request(HOME, "CONFIG", "SET", "maxmemory", "1")
             await eventually(lambda: has_only_leases_that_ended(a))
         finally:
-            await commands.ask(HOME, "CONFIG", "SET", "maxmemory", "0")
+            await commands.request(HOME, "CONFIG", "SET", "maxmemory", "0")
         await eventually(lambda: has_lease(a, a.id))
         await eventually(lambda: has_lease(a, b.id))
         for each in (a, b):
@@ -255,7 +255,7 @@ async def has_lease(worker: Worker, other: WorkerId) -> bool:
 async def has_no_lease(worker: Worker, other: WorkerId) -> bool:
     """Return whether another worker was reaped, to the end: then its lease is removed."""
     assert isinstance(worker.broker, RedisBroker)
-    return await worker.broker._commands.ask(HOME, "ZSCORE", worker.broker._keys.leases, other) is None
+    return await worker.broker._commands.request(HOME, "ZSCORE", worker.broker._keys.leases, other) is None
 
 
 async def is_present(worker: Worker, room: Room, info: ClientInfo) -> bool:

@@ -1,6 +1,4 @@
-"""
-Beginning and end: starting where nobody answers, closing at any time, and the local broker's process itself.
-"""
+"""Start and end: a start without a server, closing at any time, and the local broker's process itself."""
 
 from __future__ import annotations
 
@@ -48,11 +46,11 @@ def test_a_url_names_a_broker() -> None:
 
 
 @run_async
-async def test_start_says_who_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_start_names_the_address_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(realtime.broker.local, "START_S", 0.0)  # else it waits for a process that is starting
     bound = socket.socket()
-    bound.bind(("127.0.0.1", 0))  # and nobody listens there, as long as it is ours
-    port, path = bound.getsockname()[1], tmp_path / "nobody.sock"
+    bound.bind(("127.0.0.1", 0))  # and no server listens there, as long as the socket is ours
+    port, path = bound.getsockname()[1], tmp_path / "missing.sock"
     for url, address in (
         (f"local:{path}", f"unix:{path}"),
         (f"unix://{path}", f"unix:{path}"),
@@ -96,7 +94,7 @@ async def test_closing_twice_or_unstarted_is_harmless(place: Place) -> None:
 
 
 @run_async
-async def test_nothing_is_heard_after_close(place: Place) -> None:
+async def test_no_event_arrives_after_close(place: Place) -> None:
     room = place.room()
     async with place.worker() as worker:
         await worker.broker.subscribe(room)
@@ -142,7 +140,7 @@ async def test_closing_while_the_broker_is_away_leaves_nothing_behind(
 
 @pytest.mark.parametrize("kind", ["local", "redis"])
 @run_async
-async def test_closing_while_the_broker_says_nothing_ends(
+async def test_closing_while_the_broker_does_not_answer_ends(
     request: pytest.FixtureRequest, kind: str, tmp_path: Path
 ) -> None:
     place = Place(kind, request.getfixturevalue(f"{kind}_url"))
@@ -177,7 +175,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing_open(shared: Place) -> N
 
 
 @run_async
-async def test_statistics_tell_the_link_and_count(place: Place) -> None:
+async def test_statistics_show_the_link_and_count(place: Place) -> None:
     room, kind = place.room(), "redis" if place.kind in ("fakeredis", "cluster") else place.kind
     async with place.worker() as worker:
         assert worker.broker.statistics()["kind"] == kind
@@ -242,7 +240,7 @@ async def test_it_serves_where_one_was_killed(local: LocalProcess) -> None:
 
 
 @run_async
-async def test_a_stranger_who_talks_nonsense_harms_nobody(local: LocalProcess) -> None:
+async def test_a_program_that_sends_garbage_harms_no_worker(local: LocalProcess) -> None:
     place = Place("local", local.url)
     async with place.worker() as worker:
         for nonsense in (
@@ -266,7 +264,7 @@ async def test_a_stranger_who_talks_nonsense_harms_nobody(local: LocalProcess) -
 
 
 @run_async
-async def test_a_worker_that_takes_nothing_is_cut_off_and_may_come_again(
+async def test_a_worker_that_reads_nothing_loses_its_link_and_may_return(
     impatient: LocalProcess, tmp_path: Path
 ) -> None:
     place, data = Place("local", impatient.url), b"x" * 1_000_000

@@ -1,6 +1,4 @@
-"""
-Members, the same with every broker: who is present, what is told of it, and whose members go when a worker goes.
-"""
+"""Members, the same with every broker: presence, joins and leaves, and the members of a worker that ends."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from tests.support.aio import eventually, run_async
 ANN = ClientInfo("ann", "c1", b'{"name": "Ann"}', b'{"\xc3\xbc": 1}')
 ANNS_PHONE = ClientInfo("ann", "c2")
 BOB = ClientInfo("bob", "c3", None, b"\x00\r\n\xff")
-NOBODY = ClientInfo("", "c 4")  # a connection without a user
+ANONYMOUS = ClientInfo("", "c 4")  # a connection without a user
 
 
 def client(info: ClientInfo) -> ConnectionId:
@@ -22,20 +20,20 @@ def client(info: ClientInfo) -> ConnectionId:
 
 
 @run_async
-async def test_who_was_added_is_present_until_removed(place: Place) -> None:
+async def test_an_added_member_is_present_until_removed(place: Place) -> None:
     room, other = place.room(), place.room("other")
     async with place.worker() as worker:
         broker = worker.broker
         assert await broker.members(room) == {}
         assert await broker.member_counts(room) == MemberCounts(0, 0)
-        for info in (ANN, ANNS_PHONE, BOB, NOBODY):
+        for info in (ANN, ANNS_PHONE, BOB, ANONYMOUS):
             await broker.add_member(room, info, announce=False)
-        assert await broker.members(room) == {info.connection_id: info for info in (ANN, ANNS_PHONE, BOB, NOBODY)}
+        assert await broker.members(room) == {info.connection_id: info for info in (ANN, ANNS_PHONE, BOB, ANONYMOUS)}
         assert await broker.member_counts(room) == MemberCounts(clients=4, users=3)
         assert await broker.members(other) == {}
         await broker.remove_member(room, client(ANN), announce=False)
         assert await broker.member_counts(room) == MemberCounts(clients=3, users=3)
-        for info in (ANNS_PHONE, BOB, NOBODY):
+        for info in (ANNS_PHONE, BOB, ANONYMOUS):
             await broker.remove_member(room, client(info), announce=False)
         assert await broker.members(room) == {}
         assert await broker.member_counts(room) == MemberCounts(0, 0)
@@ -53,7 +51,7 @@ async def test_adding_again_replaces(place: Place) -> None:
 
 
 @run_async
-async def test_joins_and_leaves_are_told_in_order_with_publications(place: Place) -> None:
+async def test_joins_and_leaves_arrive_in_order_with_publications(place: Place) -> None:
     room = place.room()
     async with place.worker() as worker:
         await worker.broker.subscribe(room)
@@ -71,7 +69,7 @@ async def test_joins_and_leaves_are_told_in_order_with_publications(place: Place
 
 
 @run_async
-async def test_without_announce_nothing_is_told(place: Place) -> None:
+async def test_without_announce_no_event_arrives(place: Place) -> None:
     room = place.room()
     async with place.worker() as worker:
         await worker.broker.subscribe(room)
@@ -82,7 +80,7 @@ async def test_without_announce_nothing_is_told(place: Place) -> None:
 
 
 @run_async
-async def test_removing_who_is_not_there_is_told_to_nobody(place: Place) -> None:
+async def test_removing_an_absent_member_announces_nothing(place: Place) -> None:
     room = place.room()
     async with place.worker() as worker:
         await worker.broker.subscribe(room)
@@ -125,7 +123,7 @@ async def test_all_workers_see_all_members(shared: Place) -> None:
 
 
 @run_async
-async def test_close_removes_the_workers_members_and_tells_of_those_who_were_announced(shared: Place) -> None:
+async def test_close_removes_the_workers_members_and_announces_those_that_were_announced(shared: Place) -> None:
     room, quiet = shared.room(), shared.room("quiet")
     async with shared.worker("b") as b:
         await asyncio.gather(b.broker.subscribe(room), b.broker.subscribe(quiet))
@@ -157,7 +155,7 @@ async def test_reap_removes_the_members_of_one_worker(shared: Place) -> None:
         assert {each.room: each.info for each in b.heard.departed} == {room: ANN, quiet: ANNS_PHONE}
         assert c.heard.departed == []
         await b.broker.reap(a.id)
-        assert b.heard.how_often("departed") == 1, "nobody was left"
+        assert b.heard.how_often("departed") == 1, "no member was left"
 
 
 @run_async
@@ -171,7 +169,7 @@ async def test_of_many_that_reap_one_removes(shared: Place) -> None:
         for worker in (b, c):
             await flushed(worker, room)
             left = [what[1].connection_id for _, what in worker.heard.told("leave")]
-            assert sorted(left) == sorted(info.connection_id for info in infos), "each is told once"
+            assert sorted(left) == sorted(info.connection_id for info in infos), "each leave arrives once"
         departed = [each.info.connection_id for each in b.heard.departed + c.heard.departed]
         assert sorted(departed) == sorted(info.connection_id for info in infos), "each by one"
         assert await b.broker.members(room) == {}
@@ -180,12 +178,12 @@ async def test_of_many_that_reap_one_removes(shared: Place) -> None:
 @run_async
 async def test_reaping_a_worker_without_members_or_unknown_is_harmless(place: Place) -> None:
     async with place.worker() as worker:
-        await worker.broker.reap(WorkerId(f"{place.own}-nobody"))
+        await worker.broker.reap(WorkerId(f"{place.own}-unknown"))
         assert worker.heard.events == []
 
 
 @run_async
-async def test_who_moved_to_another_worker_stays_when_the_first_goes(shared: Place) -> None:
+async def test_a_member_that_moved_to_another_worker_stays_when_the_first_is_reaped(shared: Place) -> None:
     room = shared.room()
     async with shared.worker("a") as a, shared.worker("b") as b:
         await b.broker.subscribe(room)
@@ -211,7 +209,7 @@ async def test_of_several_removals_one_removes(shared: Place) -> None:
 
 
 @run_async
-async def test_of_those_who_leave_at_once_one_is_the_last(shared: Place) -> None:
+async def test_of_members_removed_at_the_same_time_one_is_the_last(shared: Place) -> None:
     room = shared.room()
     crowd = [ClientInfo("u", f"c{number}") for number in range(20)]
     async with shared.worker("a") as a, shared.worker("b") as b:
@@ -226,7 +224,7 @@ async def test_of_those_who_leave_at_once_one_is_the_last(shared: Place) -> None
 
 
 @run_async
-async def test_who_is_another_workers_by_now_stays_where_only_ones_own_are_removed(shared: Place) -> None:
+async def test_removing_only_ones_own_leaves_the_members_of_another_worker(shared: Place) -> None:
     room = shared.room()
     async with shared.worker("a") as a, shared.worker("b") as b:
         await b.broker.subscribe(room)
@@ -240,7 +238,7 @@ async def test_who_is_another_workers_by_now_stays_where_only_ones_own_are_remov
 
 
 @run_async
-async def test_who_comes_quietly_is_told_of_where_nobody_was_there(place: Place) -> None:
+async def test_a_quiet_member_is_announced_only_where_it_was_absent(place: Place) -> None:
     room = place.room()
     async with place.worker() as worker:
         await worker.broker.subscribe(room)
@@ -271,12 +269,12 @@ async def test_a_crowd_is_read_in_pages(place: Place) -> None:
             pages += 1
         assert seen == crowd
         assert 8 <= pages <= 18
-        nobody = await worker.broker.members_page(place.room("empty"))
-        assert (nobody.members, nobody.cursor) == ({}, "")
+        empty = await worker.broker.members_page(place.room("empty"))
+        assert (empty.members, empty.cursor) == ({}, "")
 
 
 @run_async
-async def test_a_rate_is_one_for_all_workers_of_a_room_and_of_whom_it_counts(shared: Place) -> None:
+async def test_a_rate_is_shared_by_all_workers_and_separate_for_rooms_and_subjects(shared: Place) -> None:
     room, other = shared.room(), shared.room("other")
     rate = Rate(5, 3600.0)
     async with shared.worker("a") as a, shared.worker("b") as b:

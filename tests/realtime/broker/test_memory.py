@@ -1,6 +1,7 @@
 """
-What brokers forget, and what those in memory refuse to keep: nothing that was only looked at stays, nothing that was
-acknowledged goes before its time, and whoever reads or leaves always may.
+What brokers forget, and what brokers in memory refuse to store.
+
+A stream that was only read is not kept, and nothing acknowledged ends early. Reading and removing always work.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from realtime.broker.base import (
     PRIVATE,
-    UNBORN_S,
+    UNUSED_STREAM_S,
     ClientInfo,
     ConnectionId,
     Position,
@@ -23,10 +24,11 @@ from realtime.broker.base import (
     Room,
     WorkerId,
 )
-from realtime.broker.kept import Full
 from realtime.broker.local import LocalBroker
-from realtime.broker.local_server import LocalBrokerServer, Peer
-from realtime.broker.memory import Member, MemoryBroker, MemoryState
+from realtime.broker.local_server import LocalBrokerServer, WorkerLink
+from realtime.broker.memory import MemoryBroker
+from realtime.broker.memory_state import Member, MemoryState
+from realtime.broker.streams import Full
 from realtime.errors import BrokerFull, BrokerUnavailable
 from realtime.timing.rate import Rate
 from tests.realtime.broker.workers import KEPT, NOT_KEPT, Heard, Place, Worker
@@ -37,11 +39,11 @@ A = WorkerId("a")
 SMALL = 40_000  # bytes
 
 
-# What nobody needs
+# Streams that were never used
 
 
 @run_async
-async def test_looking_at_a_room_makes_nothing(place: Place) -> None:
+async def test_reading_a_room_creates_no_stream(place: Place) -> None:
     room = place.room()
     async with place.worker() as worker:
         for reverse in (False, True):
@@ -55,7 +57,7 @@ async def test_looking_at_a_room_makes_nothing(place: Place) -> None:
 
 
 @run_async
-async def test_who_looked_before_the_first_publication_finds_all_after_it(place: Place) -> None:
+async def test_a_position_taken_before_the_first_publication_finds_all_after_it(place: Place) -> None:
     room = place.room()
     async with place.worker() as worker:
         nothing = (await worker.broker.history(room, retention=KEPT)).top
@@ -80,7 +82,7 @@ def in_memory(request: pytest.FixtureRequest) -> Place:
 
 
 @run_async
-async def test_a_room_that_was_only_looked_at_goes_with_its_last_subscriber(in_memory: Place) -> None:
+async def test_a_stream_that_was_never_used_ends_with_its_last_subscriber(in_memory: Place) -> None:
     room = in_memory.room()
     async with in_memory.worker() as worker:
         await worker.broker.subscribe(room)
@@ -89,11 +91,11 @@ async def test_a_room_that_was_only_looked_at_goes_with_its_last_subscriber(in_m
         await worker.broker.unsubscribe(room)
         assert await worker.broker.positions([room]) == {}
         await worker.broker.subscribe(room)
-        assert await worker.broker.position(room, retention=KEPT) == top, "who comes back in a moment missed nothing"
+        assert await worker.broker.position(room, retention=KEPT) == top, "a returning client missed nothing"
 
 
 @run_async
-async def test_a_room_goes_with_the_last_of_several_workers_also_when_that_is_killed(local_url: str) -> None:
+async def test_a_stream_ends_with_the_last_of_several_workers_also_when_that_is_killed(local_url: str) -> None:
     place = Place("local", local_url)
     room = place.room()
     async with place.worker("b") as b, contextlib.AsyncExitStack() as stack:
@@ -115,7 +117,7 @@ async def test_a_room_goes_with_the_last_of_several_workers_also_when_that_is_ki
 
 
 @run_async
-async def test_redis_keeps_a_room_that_was_only_looked_at_for_minutes_and_one_that_was_used_for_weeks(
+async def test_redis_stores_a_stream_that_was_never_used_for_minutes_and_a_used_one_for_weeks(
     redis_url: str,
 ) -> None:
     import redis.asyncio
@@ -127,14 +129,14 @@ async def test_redis_keeps_a_room_that_was_only_looked_at_for_minutes_and_one_th
         await worker.broker.position(looked, retention=KEPT)
         await worker.broker.position(used, retention=KEPT)
         await worker.publish(used, b"1")
-        assert 0 < await client.pttl(keys.meta(looked)) <= UNBORN_S * 1000
+        assert 0 < await client.pttl(keys.meta(looked)) <= UNUSED_STREAM_S * 1000
         assert await client.pttl(keys.meta(used)) > 29 * 86400_000
         await client.pexpire(keys.meta(looked), 60_000)
         await worker.broker.positions([looked])
         assert await client.pttl(keys.meta(looked)) > 60_000, "while a worker has members there it stays"
 
 
-# What time brings about, without anybody who looks
+# Expiry without any call
 
 
 def publication(size: int = 10) -> Publication:
@@ -145,15 +147,15 @@ def test_history_goes_when_its_time_is_over_and_the_position_stays() -> None:
     state, kept = MemoryState(), Retention(10, ttl_s=60.0, meta_ttl_s=3600.0)
     for n in range(5):
         published, _ = state.publish(float(n), Room("r"), publication(), kept, None, 0)
-    before = state.budget.held
+    before = state.budget.used
     state.sweep(63.9)
     assert state.statistics()["kept"] == 5
     state.sweep(64.0)
     assert (state.statistics()["kept"], state.statistics()["streams"]) == (0, 1)
-    assert state.budget.held < before / 4
+    assert state.budget.used < before / 4
     assert state.streams.positions(64.0, [Room("r")]) == {Room("r"): published.position}
     state.sweep(4 + 3600.0)
-    assert (state.statistics()["streams"], state.budget.held) == (0, 0)
+    assert (state.statistics()["streams"], state.budget.used) == (0, 0)
 
 
 def test_a_stream_that_was_forgotten_never_comes_back_under_an_epoch_that_it_had() -> None:
@@ -185,7 +187,7 @@ async def full_broker(kind: str, limit: int, tmp_path: object) -> AsyncIterator[
         return
     server = LocalBrokerServer(limit)
     path = f"{tmp_path}/b.sock"
-    listener = await asyncio.get_running_loop().create_unix_server(lambda: Peer(server), path)
+    listener = await asyncio.get_running_loop().create_unix_server(lambda: WorkerLink(server), path)
     worker = Worker(A, LocalBroker(path, A), Heard())
     await worker.broker.start(worker.heard)
     yield worker
@@ -222,8 +224,8 @@ def test_a_full_broker_refuses_what_would_be_more_and_loses_nothing(kind: str, t
             ):
                 with pytest.raises(BrokerFull, match="--broker-memory"):
                     await refused
-            assert issubclass(BrokerFull, BrokerUnavailable), "temporary: whoever asked may try again"
-            # Reading goes on, also by those who come, and so does what is not kept.
+            assert issubclass(BrokerFull, BrokerUnavailable), "temporary: the caller may try again"
+            # Reading goes on, also for new members, and so do publications that are not stored.
             page = await broker.history(room, retention=Retention(100_000), limit=100_000)
             assert [each.data for each in page.publications] == [b"%0500d" % n for n in range(count)]
             assert (await broker.position(Room("new"), retention=KEPT)).offset == 0
@@ -237,7 +239,7 @@ def test_a_full_broker_refuses_what_would_be_more_and_loses_nothing(kind: str, t
             await worker.heard.until(lambda: worker.heard.how_often("leave"))
             note = ClientInfo("u" * 500, "e")
             await broker.add_member(Room(f"{PRIVATE}l:big"), note, announce=False, lasting=True)
-            # Whoever was there before a link was lost is registered again.
+            # Members from before a lost link are registered again.
             await broker.add_member(room, ClientInfo("u" * 500, "f"), announce=True, quietly=True)
             assert broker.statistics()["refused"] == 6
             await broker.forget_history(room)
@@ -261,11 +263,11 @@ def test_a_room_whose_history_has_its_size_goes_on_in_a_full_broker(kind: str, t
 
 
 @run_async
-async def test_workers_are_told_that_the_broker_is_full_and_when_it_is_not(tmp_path: object) -> None:
+async def test_workers_learn_when_the_broker_is_full_and_when_it_is_not(tmp_path: object) -> None:
     import asyncio
 
     server = LocalBrokerServer(SMALL)
-    listener = await asyncio.get_running_loop().create_unix_server(lambda: Peer(server), f"{tmp_path}/b.sock")
+    listener = await asyncio.get_running_loop().create_unix_server(lambda: WorkerLink(server), f"{tmp_path}/b.sock")
     worker = Worker(A, LocalBroker(f"{tmp_path}/b.sock", A), Heard())
     await worker.broker.start(worker.heard)
     await fill(worker)
@@ -274,7 +276,7 @@ async def test_workers_are_told_that_the_broker_is_full_and_when_it_is_not(tmp_p
     await late.broker.start(late.heard)
     await eventually(lambda: is_so(bool(late.broker.statistics()["refuses"])))
     await worker.broker.forget_history(Room("big"))
-    server._tell_state()  # as it does every few seconds
+    server._send_state()  # as it does every few seconds
     await eventually(lambda: is_so(not worker.broker.statistics()["refuses"]))
     await worker.broker.close()
     await late.broker.close()
@@ -285,7 +287,7 @@ async def is_so(it: bool) -> bool:
     return it
 
 
-def test_positions_that_prove_nothing_any_more_make_room_the_oldest_first() -> None:
+def test_positions_without_publications_are_forgotten_for_memory_the_oldest_first() -> None:
     state, brief = MemoryState(100_000), Retention(10, ttl_s=1.0)
     for n in range(40):
         state.publish(n / 100, Room(f"old {n}"), publication(100), brief, None, 0)
@@ -299,7 +301,7 @@ def test_positions_that_prove_nothing_any_more_make_room_the_oldest_first() -> N
     assert not state.streams.positions(11.0, [Room("old 0")])
     state.streams.forget_history(Room("big"))
     again = state.streams.position(12.0, Room("old 0"), KEPT)
-    assert again.epoch != first.epoch, "whoever stood there is told that it may have missed something"
+    assert again.epoch != first.epoch, "a client at that position learns that it may have missed something"
     assert last.offset == 1
 
 
@@ -330,7 +332,7 @@ def test_whatever_happens_the_bytes_are_bounded_and_all_given_back(
     acknowledged: dict[Room, int] = {}
     private = 0
     for step, room, one, two in steps:
-        before = state.budget.held
+        before = state.budget.used
         with contextlib.suppress(Full):
             if step == "publish":
                 assert isinstance(one, int)
@@ -361,10 +363,10 @@ def test_whatever_happens_the_bytes_are_bounded_and_all_given_back(
             else:
                 state.reap(A, None)
         if room.startswith(PRIVATE):
-            private += max(0, state.budget.held - before)
-        assert state.budget.held <= SMALL + private
-        assert state.budget.held >= 0
+            private += max(0, state.budget.used - before)
+        assert state.budget.used <= SMALL + private
+        assert state.budget.used >= 0
     state.reap(A, None)
     state.sweep(now + 40 * 86400)
-    assert state.budget.held == 0
+    assert state.budget.used == 0
     assert not any(count for name, count in state.statistics().items() if name != "refused")

@@ -1,6 +1,4 @@
-"""
-Publications, the same with every broker: their order, to whom they come, and that they come as they were sent.
-"""
+"""Publications, the same with every broker: their order, their receivers, and that they arrive unchanged."""
 
 from __future__ import annotations
 
@@ -92,7 +90,7 @@ async def test_a_megabyte_is_nothing_special(place: Place) -> None:
 
 
 @run_async
-async def test_workers_hear_each_other(shared: Place) -> None:
+async def test_workers_receive_each_others_publications(shared: Place) -> None:
     room = shared.room()
     async with shared.worker("a") as a, shared.worker("b") as b:
         await asyncio.gather(a.broker.subscribe(room), b.broker.subscribe(room))
@@ -103,7 +101,7 @@ async def test_workers_hear_each_other(shared: Place) -> None:
 
 
 @run_async
-async def test_only_who_subscribed_hears(shared: Place) -> None:
+async def test_only_subscribed_workers_receive(shared: Place) -> None:
     one, other = shared.room("one"), shared.room("other")
     async with shared.worker("a") as a, shared.worker("b") as b:
         await asyncio.gather(a.broker.subscribe(one), b.broker.subscribe(other))
@@ -154,7 +152,7 @@ async def test_unsubscribing_what_is_not_subscribed_is_harmless(place: Place) ->
         await worker.broker.subscribe(room)
         await worker.publish(room, b"1")
         await flushed(worker, room)
-        assert len(worker.heard.publications[room]) == 1, "subscribed twice is told once"
+        assert len(worker.heard.publications[room]) == 1, "a room subscribed twice is delivered once"
         await worker.broker.unsubscribe(room)
         await worker.broker.unsubscribe(room)
 
@@ -284,7 +282,7 @@ async def test_a_key_is_forgotten_in_time(place: Place) -> None:
 
 
 @run_async
-async def test_a_cancelled_caller_harms_nobody(place: Place) -> None:
+async def test_a_cancelled_caller_harms_no_other(place: Place) -> None:
     room = place.room()
     async with place.worker() as worker:
         await worker.broker.subscribe(room)
@@ -299,4 +297,4 @@ async def test_a_cancelled_caller_harms_nobody(place: Place) -> None:
         offsets = {each.data: each.offset for each in got}
         for number, task in list(enumerate(tasks))[1::2]:
             (position,) = task.result()
-            assert offsets[b"%d" % number] == position.offset, "nobody got the answer to another's question"
+            assert offsets[b"%d" % number] == position.offset, "no caller got the answer of another"

@@ -1,6 +1,7 @@
 """
-What only a Redis can do to its workers: kill one of the two connections, forget scripts, fall silent, ask for a
-password; and what its keys look like to whoever shares it.
+What only a Redis can do to its workers: close one of the two connections, forget scripts, hang, require a password.
+
+The names of the broker's keys are tested here too, because other programs may share the server.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ async def test_a_killed_connection_is_seen_and_what_was_missed_can_be_read(
         assert [event for event, _ in a.heard.events if event.startswith("link")] == ["link lost", "link restored"]
         if kind == "pubsub":
             assert [each.offset for each in a.heard.publications[room]] == [1, 3], "the hole shows"
-        assert b.heard.events == [], "nobody else is touched"
+        assert b.heard.events == [], "no other worker is touched"
         assert len(connections(redis, a.id, "pubsub") + connections(redis, a.id, "normal")) == 2, "none is left over"
 
 
@@ -165,7 +166,7 @@ async def test_two_prefixes_are_two_clusters(redis: RedisServer) -> None:
 
 
 @run_async
-async def test_a_password_opens_and_its_lack_is_told(redis: RedisServer) -> None:
+async def test_a_password_logs_in_and_a_missing_one_is_named(redis: RedisServer) -> None:
     redis.command("CONFIG", "SET", "requirepass", "s3cret")
     for url, problem in (
         (redis.url, "NOAUTH"),
@@ -194,7 +195,7 @@ async def test_a_database_is_a_place_of_its_own(redis: RedisServer) -> None:
 
 
 @run_async
-async def test_what_is_no_redis_is_told_at_once() -> None:
+async def test_what_is_no_redis_is_named_at_once() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")

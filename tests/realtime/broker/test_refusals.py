@@ -1,6 +1,8 @@
 """
-A Redis that answers, and takes no writes: the broker says so for as long as that is the case, and no longer, without
-anybody who publishes. Each way in which a server comes to that is tried with a real one.
+A Redis that answers and takes no writes: the broker reports it for as long as that is the case, even without
+publishers.
+
+Each way into that state is tried with a real server.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ async def says(worker: Worker, code: str) -> None:
     ids=["memory", "replicas"],
 )
 @run_async
-async def test_who_writes_nothing_learns_that_nothing_would_be_written_and_when_it_would_again(
+async def test_a_worker_without_writes_learns_when_writes_are_refused_and_when_taken_again(
     redis: RedisServer, name: str, bad: str, good: str, code: str
 ) -> None:
     async with Place("redis", redis.url).worker() as worker:
@@ -60,7 +62,7 @@ async def test_who_writes_nothing_learns_that_nothing_would_be_written_and_when_
 
 
 @run_async
-async def test_a_disk_that_fails_is_told(redis: RedisServer) -> None:
+async def test_a_failing_disk_is_reported(redis: RedisServer) -> None:
     dump = Path(redis.path).with_name("dump.rdb")
     dump.mkdir()  # no file takes its place
     async with Place("redis", redis.url).worker() as worker:
@@ -73,7 +75,7 @@ async def test_a_disk_that_fails_is_told(redis: RedisServer) -> None:
 
 
 @run_async
-async def test_a_publication_that_is_refused_is_told_at_once_and_none_that_needs_no_memory_says_that_all_is_well(
+async def test_a_refused_publication_is_reported_at_once_and_one_that_needs_no_memory_clears_nothing(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(realtime.broker.redis, "ROUND_S", 3600.0)
@@ -99,14 +101,14 @@ async def test_a_room_that_no_longer_is_what_it_was_is_no_server_that_takes_no_w
     place = Place("redis", redis.url)
     room = place.room()
     async with place.worker() as worker:
-        redis.command("SET", f"{place.own}:{{{room}}}:o", "what somebody else wrote")
+        redis.command("SET", f"{place.own}:{{{room}}}:o", "a value of another program")
         with pytest.raises(BrokerUnavailable, match="WRONGTYPE"):
             await worker.publish(room, b"1")
         assert worker.broker.statistics()["refuses"] == ""
 
 
 @run_async
-async def test_each_node_of_a_cluster_that_takes_no_writes_is_told() -> None:
+async def test_each_node_of_a_cluster_that_takes_no_writes_is_reported() -> None:
     require("redis")
     with RedisCluster() as cluster:
         async with Place("cluster", cluster.url).worker() as worker:

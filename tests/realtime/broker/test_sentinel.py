@@ -1,8 +1,8 @@
 """
 The master that sentinels name: found at the start, followed in a failover, and refused when it is none.
 
-Real processes: a master, its replica, one sentinel or three. That clients are not told that they are whole when the
-replica lacks something is shown here through the hub, as test_failover.py does without sentinels.
+Real processes: a master, its replica, one sentinel or three. A replica may lack something; that no client then gets a
+false `recovered: true` is shown here through the hub. test_failover.py shows the same without sentinels.
 """
 
 from __future__ import annotations
@@ -94,11 +94,13 @@ async def test_a_master_that_stands_still_is_left(sentinels: Sentinels, monkeypa
             await a.heard.until(lambda: a.heard.how_often("link restored"))
         (after,) = await a.publish(place.room(), b"2")
         assert after.epoch != before.epoch
-        sentinels.master.process.send_signal(signal.SIGCONT)  # it is master still, as far as it knows: nobody asks it
+        sentinels.master.process.send_signal(
+            signal.SIGCONT
+        )  # no sentinel corrects it: it still claims to be the master
 
 
 @run_async_for(60)
-async def test_who_has_lost_publications_in_a_failover_is_not_told_that_it_is_whole(sentinels: Sentinels) -> None:
+async def test_a_client_that_lost_publications_in_a_failover_gets_no_recovered(sentinels: Sentinels) -> None:
     app = App()
     app.room("kept", open=True, history=100)
     async with OneWorker(app, broker=RedisBroker(sentinels.url, WorkerId("one"))) as worker:
@@ -135,7 +137,7 @@ async def test_what_is_no_master_is_refused(sentinels: Sentinels) -> None:
 
 
 @run_async
-async def test_who_cannot_be_asked_is_named(sentinels: Sentinels) -> None:
+async def test_a_sentinel_that_does_not_answer_is_named(sentinels: Sentinels) -> None:
     wrong = sentinels.url.replace(f"/{SERVICE}", "/other")
     with pytest.raises(BrokerUnavailable, match="knows no other"):
         await RedisBroker(wrong, WorkerId("a")).start(Heard())

@@ -1,8 +1,8 @@
 """
-Streams, the same with every broker: pages of history, positions, and what is forgotten when.
+Streams, the same with every broker: pages of history, positions, and their expiry.
 
-Time is either the memory broker's own clock, which a test turns on, or so short that it has passed soon: then a test
-waits for what time brings about.
+Time is either the memory broker's own clock, which a test sets, or a very short lifetime, whose effect a test waits
+for.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ async def test_pages_of_history(place: Place) -> None:
 
 
 @run_async
-async def test_a_position_of_another_epoch_is_seen_by_the_top(place: Place) -> None:
+async def test_the_top_shows_that_a_position_is_of_another_epoch(place: Place) -> None:
     room = place.room()
     async with place.worker() as worker:
         (first,) = await worker.publish(room, b"1")

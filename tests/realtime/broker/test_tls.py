@@ -1,7 +1,7 @@
 """
-`rediss://` with a certificate of an authority of one's own, and a user who may do what the broker does and no more.
+`rediss://` with a certificate of a private authority, and a user with the permissions that the broker needs, no more.
 
-Real servers, sentinels and nodes with TLS; their certificates, for an address or a name, are made here. The list of
+Real servers, sentinels and nodes with TLS. Their certificates, for an address or a name, are made here. The list of
 commands is the one that docs/deploying/redis.md shows.
 """
 
@@ -207,7 +207,7 @@ async def test_the_nodes_of_a_cluster_are_reached_by_tls_alone_and_followed(auth
 
 
 @run_async
-async def test_who_is_not_known_is_not_spoken_to(authority: Authority, secure: tuple[RedisServer, int]) -> None:
+async def test_an_unknown_certificate_is_refused(authority: Authority, secure: tuple[RedisServer, int]) -> None:
     _, port = secure
     for url in (
         f"rediss://:s3cret@127.0.0.1:{port}",
@@ -219,13 +219,13 @@ async def test_who_is_not_known_is_not_spoken_to(authority: Authority, secure: t
 
 
 @run_async
-async def test_an_authority_that_is_not_there_is_told(secure: tuple[RedisServer, int]) -> None:
+async def test_a_missing_authority_file_is_named(secure: tuple[RedisServer, int]) -> None:
     _, port = secure
     with pytest.raises(BrokerUnavailable, match="No such file"):
         await make_broker(f"rediss://127.0.0.1:{port}?ssl_ca_certs=/nowhere", worker_id=WorkerId("a")).start(Heard())
 
 
 @run_async
-async def test_a_server_that_speaks_no_tls_is_told(authority: Authority) -> None:
+async def test_a_server_without_tls_is_named(authority: Authority) -> None:
     with RedisServer(free_port()) as server, pytest.raises(BrokerUnavailable):
         await make_broker(f"rediss://127.0.0.1:{server.port}", worker_id=WorkerId("a")).start(Heard())

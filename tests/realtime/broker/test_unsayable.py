@@ -1,7 +1,7 @@
 """
-What no broker can be told fails for its caller alone: nobody else gets an answer that is not his.
+A command that cannot be encoded fails for its caller alone; no other caller gets an answer that is not its own.
 
-Answers are matched by their order. A command that could not be written must therefore not be waited for.
+Answers are matched by their order. A command that could not be written must therefore have no place in that order.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
-Workers for the brokers' tests: a broker of the kind under test, with a listener that writes down what it hears.
+Workers for the brokers' tests: a broker of the kind under test, with a listener that records its events.
 
-Waiting is for a state, never for a time: `Heard.until` looks again whenever something was heard, `eventually` asks
-again and again. Both end with the test's own deadline (tests/support/aio.py), which only a hang reaches.
+Waiting is for a state, never for a time. `Heard.until` checks again after each event, `eventually` polls. Both end with
+the deadline of the test (tests/support/aio.py), which only a hang reaches.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where workers meet: what they are told of their broker, and names that no other test uses."""
+    """A broker that workers share: its URL, and names that no other test uses."""
 
     kind: str
     url: str

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from realtime import App
 from realtime.broker.base import ClientInfo, ConnectionId, Room, WorkerId
-from realtime.broker.memory import Member, MemoryBroker
+from realtime.broker.memory import MemoryBroker
+from realtime.broker.memory_state import Member
 from realtime.rooms.presence_view import PresenceView
 from tests.support.aio import run_async
 from tests.support.client import Refused

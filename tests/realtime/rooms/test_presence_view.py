@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from realtime.broker.base import ClientInfo, ConnectionId, Room, WorkerId
-from realtime.broker.memory import Member, MemoryBroker
+from realtime.broker.memory import MemoryBroker
+from realtime.broker.memory_state import Member
 from realtime.errors import BrokerUnavailable
 from tests.support.aio import run_async
 from tests.support.hub_client import PRESENT, ROOM, HubClient, hub_of

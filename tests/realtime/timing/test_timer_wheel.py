@@ -1,8 +1,8 @@
 """
-The wheel: what runs when, in which order, and what a cancelled or failing callback does to the others.
+The timer wheel: what runs when, in which order, and the effect of a cancelled or failing callback on the others.
 
-Times are told, never waited for. One test gives it a whole life at random and compares it with the plain definition:
-never early, at most a tick late.
+Times are arguments, never waited for. One test makes a random sequence of operations and compares the wheel with the
+plain definition: never early, at most a tick late.
 """
 
 from __future__ import annotations

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from realtime.broker.slots import SLOTS, Range, channel_slot, read_map, read_redirection, slot_of, tag_within
+from realtime.broker.hash_slots import (
+    HASH_SLOTS,
+    HashSlotRange,
+    hash_slot_of,
+    hash_slot_of_channel,
+    read_map,
+    read_redirection,
+    tag_in_hash_slots,
+)
 
 
 @pytest.mark.parametrize(
-    ("tag", "slot"), [("123456789", 0x31C3), ("foo", 12182), ("bar", 5061), ("hello", 866), ("räume", slot_of("räume"))]
+    ("tag", "slot"),
+    [("123456789", 0x31C3), ("foo", 12182), ("bar", 5061), ("hello", 866), ("räume", hash_slot_of("räume"))],
 )
-def test_a_slot_is_crc16_of_the_tag(tag: str, slot: int) -> None:
-    assert slot_of(tag) == slot
-    assert channel_slot(f"rt:{{{tag}}}:c".encode()) == slot
-    assert channel_slot(f"rt:{{{tag}}}:c{{x}}".encode()) == slot, "the first tag counts"
+def test_a_hash_slot_is_crc16_of_the_tag(tag: str, slot: int) -> None:
+    assert hash_slot_of(tag) == slot
+    assert hash_slot_of_channel(f"rt:{{{tag}}}:c".encode()) == slot
+    assert hash_slot_of_channel(f"rt:{{{tag}}}:c{{x}}".encode()) == slot, "the first tag counts"
 
 
-@pytest.mark.parametrize("slots", [{0}, {SLOTS - 1}, set(range(100, 200)), {slot_of("~")}])
-def test_a_tag_is_found_for_any_slot(slots: set[int]) -> None:
-    assert slot_of(tag_within(slots)) in slots
+@pytest.mark.parametrize("slots", [{0}, {HASH_SLOTS - 1}, set(range(100, 200)), {hash_slot_of("~")}])
+def test_a_tag_is_found_for_any_hash_slot(slots: set[int]) -> None:
+    assert hash_slot_of(tag_in_hash_slots(slots)) in slots
 
 
 NODES = b"""\
@@ -42,16 +51,16 @@ def test_a_map_names_masters_and_the_node_that_was_asked_where_it_does_not_know_
     ]
     found = read_map(slots, NODES, "asked")
     assert found.ranges == [
-        Range(0, 5460, ("10.0.0.1", 7000)),
-        Range(5461, 5461, ("asked", 7001)),
-        Range(5462, 9000, ("host.example", 7004)),
-        Range(9001, 16383, ("asked", 7006)),
+        HashSlotRange(0, 5460, ("10.0.0.1", 7000)),
+        HashSlotRange(5461, 5461, ("asked", 7001)),
+        HashSlotRange(5462, 9000, ("host.example", 7004)),
+        HashSlotRange(9001, 16383, ("asked", 7006)),
     ]
     assert found.masters == {("10.0.0.1", 7000), ("asked", 7001), ("host.example", 7004), ("::1", 7005)}
     assert read_map([], b"", "asked").ranges == []
 
 
-def test_a_master_without_slots_has_a_name_where_the_others_have() -> None:
+def test_a_master_without_hash_slots_has_a_name_where_the_others_have() -> None:
     nodes = b"""\
 aaaa 10.0.0.1:7001@17001,one.example master - 0 1 1 connected 0-16383
 bbbb 10.0.0.2:7002@17002,two.example,shard-id=b master - 0 1 1 connected
@@ -66,13 +75,13 @@ NO_MAPS = [b"OK", 3, [[1]], [[1, 2, 3]], [[b"x", 2, [b"h", 1, b"n"]]], [[1, 2, [
 
 
 @pytest.mark.parametrize("slots", NO_MAPS)
-def test_what_is_no_map_is_told(slots: object) -> None:
+def test_what_is_no_map_is_refused(slots: object) -> None:
     with pytest.raises(ValueError, match="no map"):
         read_map(slots, NODES, "asked")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("nodes", [b"\xff", b"one", b"a b c", b"a host master"])
-def test_what_names_no_nodes_is_told(nodes: bytes) -> None:
+def test_what_names_no_nodes_is_refused(nodes: bytes) -> None:
     with pytest.raises(ValueError, match="no map"):
         read_map([], nodes.replace(b"a b c", b"a b master"), "asked")
 
