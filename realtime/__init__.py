@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from realtime.application.app import App
-    from realtime.application.room import RoomHandle
+    from realtime.application.room_handle import RoomHandle
     from realtime.errors import Disconnect, Reject
     from realtime.session.connection import Connection
 
@@ -20,7 +20,7 @@ _WHERE = {
     "Connection": "realtime.session.connection",
     "Disconnect": "realtime.errors",
     "Reject": "realtime.errors",
-    "RoomHandle": "realtime.application.room",
+    "RoomHandle": "realtime.application.room_handle",
 }
 
 

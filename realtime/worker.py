@@ -286,7 +286,8 @@ async def main() -> None:
         secrets=settings.secrets,
     )
     try:
-        process = Process(worker, settings, load_target(settings.target, Path(settings.directory)))
+        app = load_target(settings.target, Path(settings.directory), factory=settings.factory)
+        process = Process(worker, settings, app)
         await process.start()
     except RealtimeError as error:
         worker.boot_failed(str(error))

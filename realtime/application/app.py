@@ -11,18 +11,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, overload
 
-from realtime.application.handlers import Handler, encode
-from realtime.application.room import Pattern, RoomHandle, RoomKind, Rooms, options
+from realtime.application.answers import encode
+from realtime.application.asgi import refuse_wsgi
+from realtime.application.handlers import Handler
+from realtime.application.pattern import Pattern
+from realtime.application.room import HANDLERS, RoomKind, Rooms, options
+from realtime.application.room_handle import RoomHandle
+from realtime.application.source import calling_place, did_you_mean, place_of
 from realtime.application.users import UserHandle
 from realtime.broker.base import ClientInfo, Publication, Room
 from realtime.cluster.bus import ClusterBus
-from realtime.errors import ClientError, Disconnect
+from realtime.errors import ClientError, DeclarationError, Disconnect, UnknownHandler
 from realtime.rooms.fanout import Accepts
 from realtime.rooms.hub import Hub, RoomOptions
 from realtime.session.connection import Connection
@@ -33,6 +38,17 @@ ASGIApp = Callable[
 ]
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+
+OFFERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "on_connect": ("conn", "data"),
+    "on_disconnect": ("conn", "code", "reason"),
+    "on_message": ("conn", "data"),
+    "on_startup": (),
+    "on_shutdown": (),
+}
+"""The handlers that applications may have, and what each is offered by position."""
+
+NO_OPTIONS: Final = RoomOptions()
 
 logger = logging.getLogger("realtime.app")
 
@@ -50,10 +66,23 @@ class App:
         self._starting: list[Handler] = []
         self._stopping: list[Handler] = []
         self._methods: dict[str, Handler] = {}
+        self._handles: list[RoomHandle] = []  # with options, made before a worker ran the application
         self._hub: Hub | None = None
         self._bus: ClusterBus | None = None
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._processes: ProcessPoolExecutor | None = None
+
+    if not TYPE_CHECKING:  # type checkers know which handlers there are
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Refuse an `on_*` that applications do not have: its function would never be called."""
+            if not name.startswith("on_"):
+                raise AttributeError(f"'App' object has no attribute {name!r}", name=name, obj=self)
+            problem = f"app.{name} is no handler of an application{did_you_mean(name, OFFERS)}"
+            if name in HANDLERS:
+                problem = f"app.{name} is a handler of a room, and stands in a class below @app.room(…);"
+            known = ", ".join(OFFERS)
+            raise UnknownHandler(calling_place(), f"{problem} An application may have: {known}")
 
     # What a user declares
 
@@ -64,7 +93,7 @@ class App:
         It may set `conn.user`, `conn.info` and `conn.state`, subscribe the connection to rooms, and return data for the
         client. `Reject` answers with an error, `Disconnect` closes.
         """
-        return self._register("connect", function, positional=2)
+        return self._register("on_connect", function)
 
     @overload
     def on_disconnect(self, function: F) -> F: ...
@@ -84,36 +113,45 @@ class App:
         """
         self.end_grace_s = grace_s
         if function is not None:
-            return self._register("disconnect", function, positional=3)
-        return lambda function: self._register("disconnect", function, positional=3)
+            return self._register("on_disconnect", function)
+        return lambda function: self._register("on_disconnect", function)
 
     def on_message(self, function: F) -> F:
         """Take messages that belong to no room and expect no answer. Called with the connection and the data."""
-        return self._register("message", function, positional=2)
+        return self._register("on_message", function)
 
-    def _register(self, name: str, function: F, *, positional: int) -> F:
+    def _register(self, name: str, function: F) -> F:
+        handler = Handler(function, offers=OFFERS[name])
         if name in self._on:
-            raise ValueError(f"on_{name} is registered twice")
-        self._on[name] = Handler(function, positional=positional)
+            raise DeclarationError(handler.where, f"{name} is registered twice; before in {self._on[name].where}")
+        self._on[name] = handler
         return function
 
     def on_startup(self, function: F) -> F:
         """Run this in every worker before it serves."""
-        self._starting.append(Handler(function, positional=0))
+        self._starting.append(Handler(function))
         return function
 
     def on_shutdown(self, function: F) -> F:
         """Run this in every worker after its last client left."""
-        self._stopping.append(Handler(function, positional=0))
+        self._stopping.append(Handler(function))
         return function
 
     def rpc(self, name: str) -> Callable[[F], F]:
-        """Answer calls of this method. Called with the connection and the data; what it returns is the answer."""
+        """
+        Answer calls of this method. Called with the connection and the data; what it returns is the answer.
+
+        Raises:
+            DeclarationError: another handler has this name, or the decorator is written without it.
+        """
+        _refuse_function(name, "rpc", "rename")
 
         def register(function: F) -> F:
+            handler = Handler(function, offers=("conn", "data"))
             if name in self._methods:
-                raise ValueError(f"rpc {name!r} is registered twice")
-            self._methods[name] = Handler(function, positional=2)
+                problem = f"rpc {name!r} is registered twice; before in {self._methods[name].where}"
+                raise DeclarationError(handler.where, problem)
+            self._methods[name] = handler
             return function
 
         return register
@@ -140,15 +178,18 @@ class App:
         for_others: Collection[str] = (),
     ) -> RoomHandle:
         """
-        Declare a family of rooms, or speak to one room.
+        Declare a family of rooms, or return a handle of one room.
 
         As a class decorator it declares: `on_subscribe(conn, …)` admits a client, `on_publish(conn, data, …)` returns
         what the room gets (None drops it), `on_leave(member, …)` learns of departures and `on_empty(…)` of the last
         one, both at least once, also after a crash. `accepts(conn, tags, …)`, a plain and quick function, is asked for
-        each member whether it gets a publication. The pattern's variables are given by name. Without `on_publish`,
-        clients cannot publish unless the room is `open`.
+        each member whether it gets a publication. The pattern's variables are given by name, as text or converted:
+        `number: int` makes `table:7` a room, and `table:x` none. Without `on_publish`, clients cannot publish unless
+        the room is `open`.
 
-        With a concrete name, and no decorator, it returns a handle: `await app.room("chat:lobby").publish(…)`.
+        With a concrete name, no options and no decorator, it returns a handle:
+        `await app.room("chat:lobby").publish(…)`. Options that neither decorate a class nor say `open=True` declare
+        nothing, and are refused.
 
         Args:
             name: a pattern such as `chat:{name}`, or a room's name.
@@ -172,37 +213,57 @@ class App:
                 members), "presence" and "history". Nothing unless given: then `on_subscribe` is the one gate.
 
         Raises:
-            ValueError: the options or the pattern make no sense.
+            DeclarationError: the options or the pattern make no sense, or another pattern matches the same rooms. It
+                is a ValueError.
         """
-        kept = options(
-            presence=presence,
-            join_leave=join_leave,
-            history=history,
-            history_ttl_s=history_ttl_s,
-            recover=recover,
-            open=open,
-            delta=delta,
-            filters=filters,
-            binary=binary,
-            echo=echo,
-            rate=rate,
-            user_rate=user_rate,
-            room_rate=room_rate,
-            conflate=conflate,
-            grace_s=grace_s,
-            for_others=for_others,
-        )
-
-        opened = RoomKind(Pattern(name), kept) if open else None
+        _refuse_function(name, "room", "chat:{name}")
+        where = calling_place()
+        try:
+            pattern = Pattern(name)
+            kept = options(
+                presence=presence,
+                join_leave=join_leave,
+                history=history,
+                history_ttl_s=history_ttl_s,
+                recover=recover,
+                open=open,
+                delta=delta,
+                filters=filters,
+                binary=binary,
+                echo=echo,
+                rate=rate,
+                user_rate=user_rate,
+                room_rate=room_rate,
+                conflate=conflate,
+                grace_s=grace_s,
+                for_others=for_others,
+            )
+        except ValueError as error:
+            raise DeclarationError(where, f"room {name!r}: {error}") from None
+        opened = RoomKind(pattern, kept, where) if open else None
         if opened is not None:
             self.rooms.declare(opened)  # also without a class
 
         def declare(handlers: object) -> None:
-            kind = opened or RoomKind(Pattern(name), kept)
+            kind = opened or RoomKind(pattern, kept, where)
             kind.take(handlers)
             self.rooms.declare(kind)
 
-        return RoomHandle(self, name, declare)
+        unfinished = opened is None and kept != NO_OPTIONS
+        handle = RoomHandle(self, name, declare, where=where, unfinished=unfinished)
+        if unfinished and self._hub is None:
+            self._handles.append(handle)
+        return handle
+
+    def check(self) -> None:
+        """
+        Refuse what can only be known when all is declared. Called before a worker says that it is ready.
+
+        Raises:
+            DeclarationError: options were given that declare nothing.
+        """
+        for handle in self._handles:
+            handle.check()
 
     def user(self, name: str) -> UserHandle:
         """Return a handle of a user, on all workers: `await app.user("ann").is_online()`."""
@@ -214,7 +275,13 @@ class App:
         return self._bus
 
     def mount(self, path: str, app: ASGIApp) -> None:
-        """Serve an ASGI application (FastAPI, Starlette, Django, …) below `path`, on the same workers."""
+        """
+        Serve an ASGI application (FastAPI, Starlette, Django, …) below `path`, on the same workers.
+
+        Raises:
+            DeclarationError: it is a WSGI application; the text says how to wrap it.
+        """
+        refuse_wsgi(app, calling_place())
         self.mounts.append((_prefix(path), app))
 
     def static(self, path: str, directory: str | Path) -> None:
@@ -232,7 +299,13 @@ class App:
     # What a worker does with it
 
     def bind(self, hub: Hub, bus: ClusterBus) -> None:
-        """Give the application its worker's hub, and who reaches other workers."""
+        """
+        Give the application its worker's rooms, and what reaches other workers.
+
+        Raises:
+            DeclarationError: as `check`.
+        """
+        self.check()
         self._hub, self._bus, self._event_loop = hub, bus, asyncio.get_running_loop()
 
     def event_loop(self) -> asyncio.AbstractEventLoop | None:
@@ -288,11 +361,11 @@ class App:
         return None if found is None else found.kind.options
 
     async def connect(self, conn: Connection, data: bytes | None) -> bytes | None:
-        handler = self._on.get("connect")
-        return None if handler is None else encode(await handler(conn, handler.decode(data)))
+        handler = self._on.get("on_connect")
+        return None if handler is None else _answer(await handler(conn, handler.decode(data)), handler)
 
     async def disconnect(self, conn: Connection, code: int, reason: str) -> None:
-        handler = self._on.get("disconnect")
+        handler = self._on.get("on_disconnect")
         if handler is not None:
             await handler(conn, code, reason)
 
@@ -300,13 +373,14 @@ class App:
         handler, variables = self._room_handler(room, "on_subscribe")
         if handler is None:
             return None
-        return encode(await handler(conn, handler.decode(data) if handler.positional > 1 else None, **variables))
+        value = handler.decode(data) if handler.positional > 1 else None
+        return _answer(await handler(conn, value, **variables), handler, room)
 
     async def publish(self, conn: Connection, room: Room, data: bytes) -> bytes | None:
         handler, variables = self._room_handler(room, "on_publish")
         if handler is None:
             return data  # an open room
-        return encode(await handler(conn, handler.decode(data), **variables))
+        return _answer(await handler(conn, handler.decode(data), **variables), handler, room)
 
     def accepts(self, conn: Connection, room: Room) -> Accepts | None:
         handler, variables = self._room_handler(room, "accepts")
@@ -327,7 +401,7 @@ class App:
     @property
     def hears_ends(self) -> bool:
         """Whether there is a handler for connections that end."""
-        return "disconnect" in self._on
+        return "on_disconnect" in self._on
 
     async def empty(self, room: Room) -> None:
         handler, variables = self._room_handler(room, "on_empty")
@@ -343,7 +417,7 @@ class App:
         if handler is not None:
             await handler(info, **variables)
 
-    def _room_handler(self, room: Room, name: str) -> tuple[Handler | None, dict[str, str]]:
+    def _room_handler(self, room: Room, name: str) -> tuple[Handler | None, dict[str, Any]]:
         found = self.rooms.find(room)
         if found is None:
             return None, {}
@@ -353,16 +427,42 @@ class App:
         """Answer a call. 104: no such method; 108: no methods at all."""
         handler = self._methods.get(method)
         if handler is not None:
-            return encode(await handler(conn, handler.decode(data)))
+            return _answer(await handler(conn, handler.decode(data)), handler)
         if self._methods:
             raise ClientError(104, "method not found")
         raise ClientError(108, "not available")
 
     async def message(self, conn: Connection, data: bytes) -> None:
-        handler = self._on.get("message")
+        handler = self._on.get("on_message")
         if handler is None:
             raise Disconnect(3508, "not available")
         await handler(conn, handler.decode(data))
+
+
+def _answer(value: Any, handler: Handler, room: Room | None = None) -> bytes | None:
+    """
+    Return a handler's answer as a JSON text; None for none.
+
+    Raises:
+        AnswerError: JSON cannot say it; the error names handler, line, room and field.
+    """
+    if value is None:
+        return None
+    of_room = "" if room is None else f" of room {room!r}"
+    return encode(value, lambda: f"{handler.where}: the answer of handler `{handler.name}()`{of_room}")
+
+
+def _refuse_function(name: object, decorator: str, example: str) -> None:
+    """
+    Refuse a decorator that is written without parentheses.
+
+    Raises:
+        DeclarationError: `name` is what it decorates.
+    """
+    if not isinstance(name, str):
+        where = place_of(name) or calling_place()
+        called = getattr(name, "__name__", repr(name))
+        raise DeclarationError(where, f'`{called}`: write @app.{decorator}("{example}"), with a name in parentheses')
 
 
 def _prefix(path: str) -> str:
