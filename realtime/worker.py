@@ -188,7 +188,7 @@ class Process:
         """Bring up everything that can fail."""
         await self.hub.start()
         await self.revoking.start()
-        self.app.bind(self.hub, self.bus)
+        self.app.bind(self.hub, self.bus, node=self.worker.node)
         await self.app.startup()
         await self.router.startup()
         loop = asyncio.get_running_loop()

@@ -15,11 +15,14 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMap
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, overload
 
 from realtime.application.answers import encode
 from realtime.application.asgi import refuse_wsgi
+from realtime.application.blocking import LoopWatch
 from realtime.application.handlers import Handler
+from realtime.application.jobs import SCOPES, Job, Jobs, Once
 from realtime.application.pattern import Pattern
 from realtime.application.room import HANDLERS, RoomKind, Rooms, options
 from realtime.application.room_handle import RoomHandle
@@ -66,6 +69,10 @@ class App:
         self._starting: list[Handler] = []
         self._stopping: list[Handler] = []
         self._methods: dict[str, Handler] = {}
+        self._every: list[Job] = []
+        self._jobs = Jobs(self._every)
+        self._watch: LoopWatch | None = None
+        self._node = ""
         self._handles: list[RoomHandle] = []  # with options, made before a worker ran the application
         self._hub: Hub | None = None
         self._bus: ClusterBus | None = None
@@ -136,6 +143,38 @@ class App:
         """Run this in every worker after its last client left."""
         self._stopping.append(Handler(function))
         return function
+
+    def every(self, seconds: float, *, once: Once = "cluster") -> Callable[[F], F]:
+        """
+        Run a function again and again, at the multiples of `seconds` since 1970: `@app.every(3600)` on the hour.
+
+        A run that raises is logged, and the next one comes. It ends with the worker. The function takes no arguments;
+        a plain function runs in a thread.
+
+        Args:
+            seconds: from one run to the next. A run that takes longer lets the next one go by on its own worker.
+            once: on one worker of the "cluster", on one of each "machine", or on each "worker". For the first two the
+                broker settles which, and there is no run while it is away.
+
+        Raises:
+            DeclarationError: the decorator is written without seconds, or these values make no sense.
+        """
+        where = calling_place()
+        if callable(seconds):
+            raise DeclarationError(place_of(seconds) or where, "write @app.every(30), with seconds in parentheses")
+        if not seconds > 0:
+            raise DeclarationError(where, f"every: {seconds!r} seconds are no period; write a number above 0")
+        if once not in SCOPES:
+            raise DeclarationError(where, f'every: once="{once}" is none of {", ".join(SCOPES)}')
+
+        def register(function: F) -> F:
+            handler = Handler(function)
+            if self._watch is not None:
+                raise DeclarationError(handler.where, f"job `{handler.name}`: a job is declared before a worker starts")
+            self._every.append(Job(handler, seconds, once))
+            return function
+
+        return register
 
     def rpc(self, name: str) -> Callable[[F], F]:
         """
@@ -298,15 +337,16 @@ class App:
 
     # What a worker does with it
 
-    def bind(self, hub: Hub, bus: ClusterBus) -> None:
+    def bind(self, hub: Hub, bus: ClusterBus, *, node: str = "") -> None:
         """
-        Give the application its worker's rooms, and what reaches other workers.
+        Give the application its worker's rooms, what reaches other workers, and the name of this machine.
 
         Raises:
             DeclarationError: as `check`.
         """
         self.check()
         self._hub, self._bus, self._event_loop = hub, bus, asyncio.get_running_loop()
+        self._node = node
 
     def event_loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the event loop of the worker that runs this application; None before that."""
@@ -322,16 +362,30 @@ class App:
         return self._hub
 
     async def startup(self) -> None:
-        """Run what was registered by `on_startup`, in order."""
+        """Run what was registered by `on_startup`, in order. Then begin the jobs, and the watch of the event loop."""
         for handler in self._starting:
             await handler()
+        self._watch = LoopWatch(self._codes())
+        self._watch.start(asyncio.get_running_loop())
+        self._jobs.start(self.hub, self._node)
 
     async def shutdown(self) -> None:
-        """Run what was registered by `on_shutdown`, in order, and end the processes of `run_cpu`."""
+        """End the jobs, run what was registered by `on_shutdown`, in order, and end the processes of `run_cpu`."""
+        await self._jobs.stop()
         for handler in self._stopping:
             await handler()
         if self._processes is not None:
             self._processes.shutdown(wait=False, cancel_futures=True)
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+
+    def _codes(self) -> dict[CodeType, str]:
+        """Return the names of all handlers, by their code."""
+        handlers = [*self._on.values(), *self._methods.values(), *self._starting, *self._stopping]
+        handlers += [handler for kind in self.rooms.kinds for handler in kind.handlers.values()]
+        handlers += [job.handler for job in self._every]
+        return {handler.code: handler.name for handler in handlers if handler.code is not None}
 
     @from_any_thread
     async def run_cpu(self, function: Callable[..., T], *arguments: Any) -> T:

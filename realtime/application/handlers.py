@@ -13,6 +13,7 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import CodeType
 from typing import Any, Final
 
 import msgspec
@@ -80,6 +81,11 @@ class Handler:
             problem = f"what a client sends cannot become a {wanted!r}; it can be {allowed}"
             raise DeclarationError(self.where, f"handler `{self.name}()`: {problem}")
         return msgspec.json.Decoder(wanted).decode
+
+    @property
+    def code(self) -> CodeType | None:
+        """Its code, below its decorators; None where it is not written in Python."""
+        return getattr(inspect.unwrap(getattr(self.function, "__func__", self.function)), "__code__", None)
 
     @property
     def is_coroutine(self) -> bool:

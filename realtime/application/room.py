@@ -8,7 +8,7 @@ it is a `DeclarationError` with the file and the line.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -166,6 +166,11 @@ class Rooms:
             known.clear()
         known[room] = found
         return found
+
+    @property
+    def kinds(self) -> Sequence[RoomKind]:
+        """Every declaration."""
+        return self._kinds
 
     @property
     def patterns(self) -> list[str]:

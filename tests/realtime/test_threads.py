@@ -23,7 +23,7 @@ import pytest
 from realtime import App, Connection
 from realtime.application.room_handle import RoomHandle
 from realtime.application.users import UserHandle
-from realtime.errors import ClientError, Disconnect
+from realtime.errors import ClientError, DeclarationError, Disconnect
 from realtime.testing import TestClient, TestServer
 from realtime.threads import from_any_thread, from_any_thread_at_once
 from tests.support.aio import eventually, run_async
@@ -175,6 +175,12 @@ def declare_all(scene: Scene) -> None:
     scene.app.static("/files", Path(__file__).parent)
 
 
+def declare_job(scene: Scene) -> str:
+    with pytest.raises(DeclarationError, match="before a worker starts"):
+        scene.app.every(5)(lambda: None)
+    return "too late"
+
+
 class Late:
     async def on_subscribe(self, conn: Connection) -> None: ...
 
@@ -222,6 +228,7 @@ CASES = {
     "App.on_message": Case(lambda scene: scene.app.on_message(nothing), registers("on_message")),
     "App.on_startup": Case(lambda scene: scene.app.on_startup(lambda: None), returns(lambda scene: scene.result)),
     "App.on_shutdown": Case(lambda scene: scene.app.on_shutdown(lambda: None), returns(lambda scene: scene.result)),
+    "App.every": Case(declare_job, returns(lambda scene: "too late")),
     "App.room": DECLARED,
     "App.rpc": DECLARED,
     "App.mount": DECLARED,
