@@ -1,9 +1,9 @@
 """
 `App`: what a user writes.
 
-Runs in the worker. It holds the handlers, the declared rooms and the mounts, and answers the wire protocol's questions
-(`protocol.base.Application`) by calling them. It never speaks to a client itself. An application is made at import and
-knows nothing of processes; a worker binds it to its hub.
+Runs in the worker. It holds the handlers, the declared rooms, the mounts and the jobs; how a worker calls the handlers
+is in calls.py. A mistake in a declaration is refused when it is made, with file and line. An application is made at
+import and knows nothing of processes; a worker binds it to its hub.
 """
 
 from __future__ import annotations
@@ -18,22 +18,19 @@ from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, overload
 
-from realtime.application.answers import encode
 from realtime.application.asgi import refuse_wsgi
 from realtime.application.blocking import LoopWatch
+from realtime.application.calls import HandlerCalls
 from realtime.application.handlers import Handler
 from realtime.application.jobs import SCOPES, Job, Jobs, Once
 from realtime.application.pattern import Pattern
-from realtime.application.room import HANDLERS, RoomKind, Rooms, options
+from realtime.application.room import HANDLERS, RoomKind, options
 from realtime.application.room_handle import RoomHandle
 from realtime.application.source import calling_place, did_you_mean, place_of
 from realtime.application.users import UserHandle
-from realtime.broker.base import ClientInfo, Publication, Room
 from realtime.cluster.bus import ClusterBus
-from realtime.errors import ClientError, DeclarationError, Disconnect, UnknownHandler
-from realtime.rooms.fanout import Accepts
+from realtime.errors import DeclarationError, UnknownHandler
 from realtime.rooms.hub import Hub, RoomOptions
-from realtime.session.connection import Connection
 from realtime.threads import from_any_thread
 
 ASGIApp = Callable[
@@ -56,19 +53,17 @@ NO_OPTIONS: Final = RoomOptions()
 logger = logging.getLogger("realtime.app")
 
 
-class App:
+class App(HandlerCalls):
     """A realtime application. Every method that is for users may be called in any thread, as threads.py says."""
 
     def __init__(self) -> None:
-        self.rooms = Rooms()
+        super().__init__()
         self.mounts: list[tuple[str, ASGIApp]] = []
         self.statics: list[tuple[str, Path]] = []
         self.is_stock = False
         self.end_grace_s = 0.0
-        self._on: dict[str, Handler] = {}
         self._starting: list[Handler] = []
         self._stopping: list[Handler] = []
-        self._methods: dict[str, Handler] = {}
         self._every: list[Job] = []
         self._jobs = Jobs(self._every)
         self._watch: LoopWatch | None = None
@@ -407,103 +402,6 @@ class App:
             if self._processes is processes:
                 self._processes = None
             raise
-
-    # What the wire protocol asks
-
-    def room_options(self, room: Room) -> RoomOptions | None:
-        found = self.rooms.find(room)
-        return None if found is None else found.kind.options
-
-    async def connect(self, conn: Connection, data: bytes | None) -> bytes | None:
-        handler = self._on.get("on_connect")
-        return None if handler is None else _answer(await handler(conn, handler.decode(data)), handler)
-
-    async def disconnect(self, conn: Connection, code: int, reason: str) -> None:
-        handler = self._on.get("on_disconnect")
-        if handler is not None:
-            await handler(conn, code, reason)
-
-    async def subscribe(self, conn: Connection, room: Room, data: bytes | None) -> bytes | None:
-        handler, variables = self._room_handler(room, "on_subscribe")
-        if handler is None:
-            return None
-        value = handler.decode(data) if handler.positional > 1 else None
-        return _answer(await handler(conn, value, **variables), handler, room)
-
-    async def publish(self, conn: Connection, room: Room, data: bytes) -> bytes | None:
-        handler, variables = self._room_handler(room, "on_publish")
-        if handler is None:
-            return data  # an open room
-        return _answer(await handler(conn, handler.decode(data), **variables), handler, room)
-
-    def accepts(self, conn: Connection, room: Room) -> Accepts | None:
-        handler, variables = self._room_handler(room, "accepts")
-        if handler is None:
-            return None
-
-        def accept(publication: Publication) -> bool:
-            try:
-                return bool(handler.call_now(conn, publication.tags or {}, **variables))
-            except Exception:
-                logger.exception("! accepts of %s failed: the publication is not shown to %s", room, conn.id)
-                return False
-
-        return accept
-
-    # What the hub asks, of those who leave
-
-    @property
-    def hears_ends(self) -> bool:
-        """Whether there is a handler for connections that end."""
-        return "on_disconnect" in self._on
-
-    async def empty(self, room: Room) -> None:
-        handler, variables = self._room_handler(room, "on_empty")
-        if handler is not None:
-            await handler(**variables)
-
-    async def lost(self, info: ClientInfo) -> None:
-        assert info.conn_info is not None, "a record holds what is to be known"
-        await self.disconnect(Connection.restore(info.conn_info), 1006, "its worker is gone")
-
-    async def leave(self, room: Room, info: ClientInfo) -> None:
-        handler, variables = self._room_handler(room, "on_leave")
-        if handler is not None:
-            await handler(info, **variables)
-
-    def _room_handler(self, room: Room, name: str) -> tuple[Handler | None, dict[str, Any]]:
-        found = self.rooms.find(room)
-        if found is None:
-            return None, {}
-        return found.kind.handlers.get(name), dict(found.variables)
-
-    async def rpc_call(self, conn: Connection, method: str, data: bytes | None) -> bytes | None:
-        """Answer a call. 104: no such method; 108: no methods at all."""
-        handler = self._methods.get(method)
-        if handler is not None:
-            return _answer(await handler(conn, handler.decode(data)), handler)
-        if self._methods:
-            raise ClientError(104, "method not found")
-        raise ClientError(108, "not available")
-
-    async def message(self, conn: Connection, data: bytes) -> None:
-        handler = self._on.get("on_message")
-        if handler is None:
-            raise Disconnect(3508, "not available")
-        await handler(conn, handler.decode(data))
-
-
-def _answer(value: Any, handler: Handler, room: Room | None = None) -> bytes | None:
-    """
-    Return a handler's answer as a JSON text; None for none.
-
-    Raises:
-        AnswerError: JSON cannot say it; the error names handler, line, room and field.
-    """
-    if value is None:
-        return None
-    of_room = "" if room is None else f" of room {room!r}"
-    return encode(value, lambda: f"{handler.where}: the answer of handler `{handler.name}()`{of_room}")
 
 
 def _refuse_function(name: object, decorator: str, example: str) -> None:
