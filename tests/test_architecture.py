@@ -35,7 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.auth",
         "realtime.settings",
         "realtime.timing realtime.threads realtime.tasks realtime.surrogates realtime.logs",
-        "realtime.errors",
+        "realtime.errors realtime.close_codes",
         "realtime.own",
     )
 )
