@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from realtime.application.app import App
     from realtime.application.room_handle import RoomHandle
     from realtime.application.users import UserHandle
     from realtime.application.values import Page, Publication
+    from realtime.asgi.app import App
     from realtime.broker.base import ClientInfo, MemberCounts, MembersPage, Position
     from realtime.close_codes import CloseCode
     from realtime.errors import (
@@ -55,7 +55,7 @@ __all__ = [
 
 _WHERE = {
     "AnswerError": "realtime.errors",
-    "App": "realtime.application.app",
+    "App": "realtime.asgi.app",
     "BrokerUnavailable": "realtime.errors",
     "ClientError": "realtime.errors",
     "ClientInfo": "realtime.broker.base",

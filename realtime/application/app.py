@@ -33,9 +33,10 @@ from realtime.errors import DeclarationError, UnknownHandler
 from realtime.rooms.hub import Hub, RoomOptions
 from realtime.threads import from_any_thread
 
-ASGIApp = Callable[
-    [MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
-]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 

@@ -35,7 +35,7 @@ WORKER = """
     accepts bind check connect disconnect empty hears_ends hub leave lost message publish room_options rpc_call shutdown
     startup subscribe
 """
-FOR_THE_WORKER = {f"App.{name}" for name in WORKER.split()} | {"RoomHandle.check"}
+FOR_THE_WORKER = {f"App.{name}" for name in WORKER.split()} | {"RoomHandle.check", "App.__call__"}
 
 
 @dataclass
