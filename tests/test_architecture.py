@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(line.split())
     for line in (
         "realtime.__main__",
-        "realtime.cli realtime.testing realtime.asgi",
+        "realtime.cli realtime.testing realtime.testing_http realtime.asgi",
         "realtime.loadtest",
         "realtime.worker",
         "realtime.process",
