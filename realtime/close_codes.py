@@ -45,7 +45,7 @@ class CloseCode(IntEnum):
     BAD_REQUEST = 3501
     """The client does not follow the protocol."""
     STALE = 3502
-    """The client did not say who it is in time."""
+    """The client sent no `connect` in time."""
     FORCE_DISCONNECT = 3503
     """The application, or an operator, ended it for good."""
     ROOM_LIMIT = 3505

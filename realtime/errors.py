@@ -21,7 +21,7 @@ The errors of `realtime`, in one tree.
         ├── TokenInvalid
         └── TokenUnverified    it cannot be verified now, and may be later
 
-`Reject` and `Disconnect` are raised by applications; both carry what the client is told and nothing else. An exception
+`Reject` and `Disconnect` are raised by applications; both carry what the client gets and nothing else. An exception
 holds facts; `__str__` makes the sentence.
 """
 

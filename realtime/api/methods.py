@@ -221,7 +221,7 @@ class Methods:
         places = await find(self._bus, request.user)
         return ConnectionsResult(
             {
-                place.client: Connected(
+                place.connection_id: Connected(
                     request.user,
                     place.transport,
                     place.protocol,

@@ -91,7 +91,7 @@ class App(HandlerCalls):
 
     def on_connect(self, function: F) -> F:
         """
-        Decide who may connect. Called with the connection and the data that the client sent.
+        Admit a client, or refuse it. Called with the connection and the data that the client sent.
 
         It may set `conn.user`, `conn.info` and `conn.state`, subscribe the connection to rooms, and return data for the
         client. `Reject` answers with an error, `Disconnect` closes.
@@ -228,7 +228,7 @@ class App(HandlerCalls):
 
         Args:
             name: a pattern such as `chat:{name}`, or a room's name.
-            presence: keep who is there.
+            presence: keep the members.
             join_leave: tell members of joins and leaves; by default where there is presence.
             history: how many publications are kept.
             history_ttl_s: for how many seconds.
@@ -241,8 +241,8 @@ class App(HandlerCalls):
             rate: how often one connection may publish, such as "5/s", "20/10s", "100/min"; above it: error 111.
             user_rate: how often one user may, by all connections on all workers (an address, without a user).
             room_rate: how often all together may.
-            conflate: for whom reads too slowly only the latest publication is kept, instead of closing the connection
-                as slow: of each value of the tag that is named here, or of all when True.
+            conflate: for a client that reads too slowly only the latest publication is kept, instead of closing the
+                connection as slow: of each value of the tag that is named here, or of all when True.
             grace_s: seconds in which a user whose connection broke may come back without a leave and a join.
             for_others: what clients may do that are not in the room, of "publish" (`on_publish` is asked as for
                 members), "presence" and "history". Nothing unless given: then `on_subscribe` is the one gate.
@@ -302,9 +302,9 @@ class App(HandlerCalls):
 
     def user(self, name: str) -> UserHandle:
         """Return a handle of a user, on all workers: `await app.user("ann").is_online()`."""
-        return UserHandle(name, self._the_postman, self.event_loop)
+        return UserHandle(name, self._running_bus, self.event_loop)
 
-    def _the_postman(self) -> ClusterBus:
+    def _running_bus(self) -> ClusterBus:
         if self._bus is None:
             raise RuntimeError("no worker runs this application: ask from a handler, or by the API")
         return self._bus

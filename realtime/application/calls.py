@@ -35,19 +35,27 @@ class HandlerCalls:
     # What the wire protocol asks
 
     def room_options(self, room: Room) -> RoomOptions | None:
+        """Return how a room is kept, as its declaration says; None for a room that is none."""
         found = self.rooms.find(room)
         return None if found is None else found.kind.options
 
     async def connect(self, conn: Connection, data: bytes | None) -> bytes | None:
+        """Admit a client: without a handler every client is admitted. Return data for it."""
         handler = self._on.get("on_connect")
         return None if handler is None else _answer(await handler(conn, handler.decode(data)), handler)
 
     async def disconnect(self, conn: Connection, code: int, reason: str) -> None:
+        """Learn that an admitted client is gone."""
         handler = self._on.get("on_disconnect")
         if handler is not None:
             await handler(conn, code, reason)
 
     async def subscribe(self, conn: Connection, room: Room, data: bytes | None) -> bytes | None:
+        """
+        Admit a client to a room: without a handler every client is admitted. Return data for it.
+
+        What the client sent is not looked at where the handler takes no `data`: most have none to check.
+        """
         handler, variables = self._room_handler(room, "on_subscribe")
         if handler is None:
             return None
@@ -55,12 +63,18 @@ class HandlerCalls:
         return _answer(await handler(conn, value, **variables), handler, room)
 
     async def publish(self, conn: Connection, room: Room, data: bytes) -> bytes | None:
+        """Return what the room gets of a client's publication; None drops it."""
         handler, variables = self._room_handler(room, "on_publish")
         if handler is None:
             return data  # an open room
         return _answer(await handler(conn, handler.decode(data), **variables), handler, room)
 
     def accepts(self, conn: Connection, room: Room) -> Accepts | None:
+        """
+        Return what says of each publication whether this member gets it; None where it gets all.
+
+        A predicate that raises says no: what it would have kept from the member may be secret.
+        """
         handler, variables = self._room_handler(room, "accepts")
         if handler is None:
             return None
@@ -74,7 +88,7 @@ class HandlerCalls:
 
         return accept
 
-    # What the hub asks, of those who leave
+    # What the hub asks, when members leave
 
     @property
     def hears_ends(self) -> bool:
@@ -82,15 +96,18 @@ class HandlerCalls:
         return "on_disconnect" in self._on
 
     async def empty(self, room: Room) -> None:
+        """Learn that the last member of a room has left; at least once."""
         handler, variables = self._room_handler(room, "on_empty")
         if handler is not None:
             await handler(**variables)
 
     async def lost(self, info: ClientInfo) -> None:
+        """Learn that a client's worker has died with it. The record holds the connection as it was admitted."""
         assert info.conn_info is not None, "a record holds what is to be known"
         await self.disconnect(Connection.restore(info.conn_info), 1006, "its worker is gone")
 
     async def leave(self, room: Room, info: ClientInfo) -> None:
+        """Learn that a member has left a room; at least once, also after a crash."""
         handler, variables = self._room_handler(room, "on_leave")
         if handler is not None:
             await handler(info, **variables)
@@ -111,6 +128,7 @@ class HandlerCalls:
         raise ClientError(108, "not available")
 
     async def message(self, conn: Connection, data: bytes) -> None:
+        """Take a message that expects no answer. Without a handler the connection ends: 3508."""
         handler = self._on.get("on_message")
         if handler is None:
             raise Disconnect(3508, "not available")

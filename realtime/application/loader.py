@@ -24,7 +24,7 @@ from realtime.errors import TargetError
 
 ATTRIBUTE: Final = "app"
 OWN: Final = ("realtime", "sticky")
-FILE_MODULE: Final = "__realtime_app__"  # where the file's own name belongs to somebody else
+FILE_MODULE: Final = "__realtime_app__"  # where the file's own name means another module
 
 logger = logging.getLogger("realtime.target")
 
@@ -112,7 +112,7 @@ def _load_file(target: str, path: Path) -> ModuleType:
 def _module_name(path: Path) -> str:
     """
     Return the name by which its neighbours, and processes of `run_cpu`, import a file, so that there is one application
-    and not two. A file that has the name of a module which somebody else means by it gets one that nobody imports.
+    and not two. A file that has the name of another module gets one that is imported nowhere.
     """
     name = path.stem
     is_free = name.isidentifier() and name not in sys.modules and name not in sys.stdlib_module_names

@@ -57,7 +57,7 @@ class App(declared.App):
         """
         async with self._starting_process:  # the first requests come together
             if self._process is None:
-                # Only here: whoever imports an application, such as a process of `run_cpu`, needs none of it.
+                # Only here: a process that only imports an application, such as one of `run_cpu`, needs none of it.
                 from realtime.asgi.server import OneProcess
                 from realtime.settings import resolve
 

@@ -57,7 +57,7 @@ class WebSocketOverASGI:
         offered = scope.get("subprotocols", ())
         chosen = next((each for each in self._sessions.subprotocols if each in offered), None)
         await send({"type": "websocket.accept", "subprotocol": chosen})
-        first = query.pop("cf_connect", "")  # it may have a token, which nobody else is to see
+        first = query.pop("cf_connect", "")  # it may have a token, which no handler is to see
         handshake = _handshake(scope, headers, query)
         transport = ASGIWebSocket(self._limits)
         session = self._sessions(transport, handshake, chosen)

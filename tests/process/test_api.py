@@ -498,6 +498,10 @@ async def test_commands(servers: list[RunningServer]) -> None:
     assert (await client.wait_closed())[0] == 3503
     wrong = realtime(one, "publish", "nowhere", "1")
     assert (wrong.returncode, wrong.stderr) == (1, "realtime: publish: unknown channel (102)\n")
+    for command, room, option in (("presence", "news:x", "presence=True"), ("history", "plain:x", "history=N")):
+        wrong = realtime(one, command, room)
+        says = f"room '{room}' keeps no {command}: declare it with {option} (108)\n"
+        assert (wrong.returncode, wrong.stderr) == (1, f"realtime: {command}: not available: {says}")
     assert "does not take this key" in realtime(one, "rooms", key="x" * 16).stderr
     assert realtime(one, "rooms", key="").returncode == 2
     assert "does not answer" in realtime(one, "rooms", "--url", "http://127.0.0.1:1").stderr

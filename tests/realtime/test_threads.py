@@ -133,7 +133,7 @@ async def has_counts(scene: Scene) -> None:
 
 
 async def has_places(scene: Scene) -> None:
-    assert [place.client for place in scene.result] == [scene.conn.id]
+    assert [place.connection_id for place in scene.result] == [scene.conn.id]
 
 
 async def is_revoked(scene: Scene) -> None:
