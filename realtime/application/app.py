@@ -324,11 +324,11 @@ class App(HandlerCalls):
         Serve the files of a directory below `path`.
 
         Raises:
-            ValueError: there is no such directory.
+            DeclarationError: there is no such directory.
         """
         directory = Path(directory).resolve()
         if not directory.is_dir():
-            raise ValueError(f"static: there is no directory {directory}")
+            raise DeclarationError(calling_place(), f"static: there is no directory {directory}")
         self.statics.append((_prefix(path), directory))
 
     # What a worker does with it
@@ -419,9 +419,14 @@ def _refuse_function(name: object, decorator: str, example: str) -> None:
 
 
 def _prefix(path: str) -> str:
-    """Return a mount's path without the slash at its end; "" for all."""
+    """
+    Return a mount's path without the slash at its end; "" for all.
+
+    Raises:
+        DeclarationError: it does not begin with a slash.
+    """
     if not path.startswith("/"):
-        raise ValueError(f"{path!r} does not begin with a slash")
+        raise DeclarationError(calling_place(), f"{path!r} does not begin with a slash")
     return path.rstrip("/")
 
 

@@ -377,3 +377,8 @@ def test_a_wsgi_application_cannot_be_mounted() -> None:
     def flask(environ: Any, start_response: Any) -> Any: ...
 
     refused(lambda app: app.mount("/", flask), __file__, "`flask` is a WSGI application; wrap it: a2wsgi")  # type: ignore[arg-type]
+
+
+def test_a_mount_and_its_files_are_refused_with_their_line() -> None:
+    refused(lambda app: app.static("/", "/nowhere/at/all"), __file__, "static: there is no directory /nowhere/at/all")
+    refused(lambda app: app.mount("web", App()), __file__, "'web' does not begin with a slash")
