@@ -142,7 +142,11 @@ def _answer(value: Any, handler: Handler, room: Room | None = None) -> bytes | N
     Raises:
         AnswerError: JSON cannot say it; the error names handler, line, room and field.
     """
-    if value is None:
-        return None
+    # The name is made only where it is needed: this runs for every message.
+    return None if value is None else encode(value, lambda: _name_of(handler, room))
+
+
+def _name_of(handler: Handler, room: Room | None) -> str:
+    """Name an answer, for the error that it cannot be encoded."""
     of_room = "" if room is None else f" of room {room!r}"
-    return encode(value, lambda: f"{handler.where}: the answer of handler `{handler.name}()`{of_room}")
+    return f"{handler.where}: the answer of handler `{handler.name}()`{of_room}"

@@ -44,6 +44,8 @@ def load_target(target: str | None, directory: Path, *, factory: bool = False) -
         DeclarationError: the application declares something that cannot work.
         Exception: what the user's module raised while it was imported.
     """
+    if target is None and factory:
+        raise TargetError("--factory", "it needs a TARGET, such as app:create")
     if target is None:
         return stock_app()
     name, _, attribute = target.partition(":")

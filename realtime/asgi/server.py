@@ -4,6 +4,9 @@ What serves an application in one process, below any ASGI server.
 Runs on the server's event loop. It joins the same parts as a worker does: hub, wire protocol, streams, API and router.
 The broker is the one in memory. The ASGI server has the sockets, so limits of sockets and heads are that server's. What
 it adds to a worker's parts is the WebSocket over ASGI (websocket.py). It decides nothing about clients.
+
+What a worker has and this does not: a primary that routes by a key, so there is no stickiness and no cookie of ours;
+other workers, so the cluster bus reaches this process alone; and a drain, so the server's end is the clients' end.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ class OneProcess:
     def __init__(self, app: App, settings: Settings) -> None:
         """To be called on the event loop that serves."""
         self._app = app
+        # A process has its own id in each life, as a worker has: members are owned by it.
         worker, node = WorkerId(f"asgi-{os.getpid()}-{secrets.token_hex(4)}"), socket.gethostname()
         self._node = node
         self._wheel = TimerWheel(asyncio.get_running_loop().time())
@@ -113,6 +117,7 @@ class OneProcess:
 
     async def stop(self) -> None:
         """End what `start` began. Clients that are still connected get a close code by which they come back."""
+        # First, while the hub still runs: leave hooks are called for these clients.
         for session in tuple(self._protocol.sessions):
             session.end(3001, "shutdown")
         await self._router.shutdown()
@@ -126,6 +131,7 @@ class OneProcess:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request or a WebSocket. Below a mount, our paths begin after the mount's own."""
+        # ASGI: `path` is whole, and `root_path` its beginning. Older servers leave the root out of `path`.
         path, root = scope["path"], scope.get("root_path", "")
         if root and path.startswith(f"{root}/"):
             scope = {**scope, "path": path[len(root) :]}

@@ -31,7 +31,13 @@ logger = logging.getLogger("realtime.websocket")
 
 
 class WebSocketOverASGI:
-    """What all such WebSockets share."""
+    """
+    What all such WebSockets share.
+
+    Each is served by the call of the ASGI application for it, with two tasks: one reads and one writes. Whichever ends
+    first ends the other. The ways out of both are the client's end, the session's, a slow client, and cancellation by
+    the server. `connection_lost` is called in every case, exactly once.
+    """
 
     def __init__(self, sessions: SessionFactory, *, limits: Limits, allowed_origins: tuple[str, ...] = ()) -> None:
         """
@@ -97,7 +103,7 @@ class WebSocketOverASGI:
                 transport.close(message.get("code") or ABNORMAL[0], message.get("reason") or "")
                 return
             if transport.ended is not None:
-                continue
+                continue  # the close frame is on its way; what still comes is only read to its end
             text, data = message.get("text"), message.get("bytes")
             size = len(data or b"") if text is None else len(text.encode())
             if size > self._limits.message_bytes:
@@ -107,7 +113,13 @@ class WebSocketOverASGI:
 
 
 class ASGIWebSocket:
-    """A `Transport` whose messages an ASGI server frames."""
+    """
+    A `Transport` whose messages an ASGI server frames.
+
+    What is written in one turn of the loop leaves as one message: both encodings say where each reply in it ends. While
+    the server does not take a message, more is kept here, up to the limit on unsent bytes. Then all of it is dropped
+    and the session ends the connection as slow, for its client has to recover anyway.
+    """
 
     has_close_frame = True
 
@@ -209,6 +221,7 @@ class ASGIWebSocket:
         """Return what waits as one message. Lines end with a line feed each, and a message without one."""
         if self._is_binary:
             return {"type": "websocket.send", "bytes": body}
+        # A room's payload may be text that is cut inside a character; a text frame may not (RFC 6455, section 8.1).
         return {"type": "websocket.send", "text": body.removesuffix(b"\n").decode(errors="replace")}
 
 
