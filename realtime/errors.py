@@ -4,6 +4,12 @@ The errors of `realtime`, in one tree.
     RealtimeError
     ├── SettingsError          a setting is wrong: which, from where, what is allowed
     ├── TargetError            TARGET names nothing that can be served
+    ├── DeclarationError       the application declares something that cannot work: file, line, and what is right
+    │   └── UnknownHandler     an `on_*` that no application has
+    ├── RoomError              a room cannot do what the application, or another program, asks of it
+    │   ├── UnknownRoom        no declared pattern matches its name
+    │   └── NotKept            it keeps no presence, or no history: the option that is missing
+    ├── AnswerError            what a handler returned cannot be said in JSON: which, of which room, in which field
     ├── BrokerUnavailable      Redis or the local broker cannot be reached now
     │   ├── BrokerAway         there is no link now: nothing was sent
     │   └── BrokerFull         it can, and keeps no more than it does: reading and leaving go on
@@ -15,11 +21,13 @@ The errors of `realtime`, in one tree.
         ├── TokenInvalid
         └── TokenUnverified    it cannot be verified now, and may be later
 
-`Reject` and `Disconnect` are raised by applications; both carry what the client is told and nothing else. An exception
+`Reject` and `Disconnect` are raised by applications; both carry what the client gets and nothing else. An exception
 holds facts; `__str__` makes the sentence.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import realtime.own  # noqa: F401 - refuses a package that is not ours, before anything else of it is used
 
@@ -48,6 +56,78 @@ class TargetError(RealtimeError):
 
     def __str__(self) -> str:
         return f"{self.target}: {self.problem}"
+
+
+class DeclarationError(RealtimeError, ValueError, TypeError):
+    """
+    The application declares something that cannot work. A worker with such an application does not become ready.
+
+    It is a ValueError and a TypeError too, for that is what such a mistake is in Python.
+
+    Attributes:
+        where: file and line in the application's own source; "" where Python does not know them.
+        problem: what is wrong, and what would be right.
+    """
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(where, problem)
+        self.where, self.problem = where, problem
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}" if self.where else self.problem
+
+
+class UnknownHandler(DeclarationError, AttributeError):
+    """An `on_*` that an application does not have. An AttributeError, so that `hasattr` answers as for any name."""
+
+
+class RoomError(RealtimeError):
+    """A room cannot do what is asked of it. `room`: its name; `problem`: why not, and what would be right."""
+
+    def __init__(self, room: str, problem: str) -> None:
+        super().__init__(room, problem)
+        self.room, self.problem = room, problem
+
+    def __str__(self) -> str:
+        return f"room {self.room!r} {self.problem}"
+
+
+class UnknownRoom(RoomError, KeyError):
+    """No declaration matches the room's name. `patterns`: those that there are."""
+
+    def __init__(self, room: str, patterns: Sequence[str]) -> None:
+        super().__init__(room, f"is not declared; declared: {', '.join(patterns) or 'none'}")
+        self.args = room, patterns
+        self.patterns = patterns
+
+    __str__ = RoomError.__str__
+
+
+class NotKept(RoomError):
+    """The room keeps no presence, or no history. `option`: what its declaration lacks."""
+
+    def __init__(self, room: str, what: str, option: str) -> None:
+        super().__init__(room, f"keeps no {what}: declare it with {option}")
+        self.args = room, what, option
+        self.what, self.option = what, option
+
+
+class AnswerError(RealtimeError):
+    """
+    JSON cannot say what a handler returned, or what was published. The client gets "internal server error" (100).
+
+    Attributes:
+        what: the handler, with its file and line, or the room that was published to.
+        field: the place in the value, such as `$.people[0].born`.
+        problem: what stands there.
+    """
+
+    def __init__(self, what: str, field: str, problem: str) -> None:
+        super().__init__(what, field, problem)
+        self.what, self.field, self.problem = what, field, problem
+
+    def __str__(self) -> str:
+        return f"{self.what}: JSON cannot say {self.problem} at `{self.field}`"
 
 
 class BrokerUnavailable(RealtimeError):

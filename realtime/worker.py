@@ -188,7 +188,7 @@ class Process:
         """Bring up everything that can fail."""
         await self.hub.start()
         await self.revoking.start()
-        self.app.bind(self.hub, self.bus)
+        self.app.bind(self.hub, self.bus, node=self.worker.node)
         await self.app.startup()
         await self.router.startup()
         loop = asyncio.get_running_loop()
@@ -288,7 +288,8 @@ async def main() -> None:
     if settings.inspect != worker.slot:  # else it has the terminal
         logs.tag_output()
     try:
-        process = Process(worker, settings, load_target(settings.target, Path(settings.directory)))
+        app = load_target(settings.target, Path(settings.directory), factory=settings.factory)
+        process = Process(worker, settings, app)
         await process.start()
     except RealtimeError as error:
         worker.boot_failed(str(error))

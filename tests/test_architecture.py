@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(line.split())
     for line in (
         "realtime.__main__",
-        "realtime.cli realtime.testing",
+        "realtime.cli realtime.testing realtime.testing_http realtime.asgi",
         "realtime.loadtest",
         "realtime.worker",
         "realtime.process",
@@ -35,7 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.auth",
         "realtime.settings",
         "realtime.timing realtime.threads realtime.tasks realtime.surrogates realtime.logs",
-        "realtime.errors",
+        "realtime.errors realtime.close_codes",
         "realtime.own",
     )
 )

@@ -52,7 +52,7 @@ from realtime.api.messages import (
 from realtime.application.users import find
 from realtime.broker.base import Position, Room
 from realtime.cluster.bus import ClusterBus, Disconnect, Refresh, Subscribe, Unsubscribe
-from realtime.errors import BrokerUnavailable, ClientError
+from realtime.errors import BrokerUnavailable, ClientError, NotKept
 from realtime.protocol.centrifuge import codes, json
 from realtime.protocol.centrifuge.messages import HistoryResult, PresenceStatsResult, info_of
 from realtime.rooms.hub import Hub
@@ -145,7 +145,7 @@ class Methods:
 
     async def _presence(self, request: PresenceRequest) -> PresencePage:
         if not self._options(request.channel).presence:
-            raise codes.NOT_AVAILABLE.error()
+            raise _not_kept(NotKept(request.channel, "presence", "presence=True"))
         room = Room(request.channel)
         if request.cursor and request.limit <= 0:
             raise bad_request("`cursor` needs `limit`: it names a page")
@@ -160,13 +160,13 @@ class Methods:
 
     async def _presence_stats(self, request: RoomRequest) -> PresenceStatsResult:
         if not self._options(request.channel).presence:
-            raise codes.NOT_AVAILABLE.error()
+            raise _not_kept(NotKept(request.channel, "presence", "presence=True"))
         counts = await self._hub.member_counts(Room(request.channel))
         return PresenceStatsResult(counts.clients, counts.users)
 
     async def _history(self, request: HistoryRequest) -> HistoryResult:
         if not self._options(request.channel).retention.size:
-            raise codes.NOT_AVAILABLE.error()
+            raise _not_kept(NotKept(request.channel, "history", "history=N"))
         since = Position(request.since.epoch, request.since.offset) if request.since else None
         limit = PAGE_MAX if request.limit < 0 else min(request.limit, PAGE_MAX)
         page = await self._hub.history(Room(request.channel), since=since, limit=limit, reverse=request.reverse)
@@ -221,7 +221,7 @@ class Methods:
         places = await find(self._bus, request.user)
         return ConnectionsResult(
             {
-                place.client: Connected(
+                place.connection_id: Connected(
                     request.user,
                     place.transport,
                     place.protocol,
@@ -301,6 +301,11 @@ class Methods:
             user=request.user, before_s=float(request.issued_before), until_s=float(request.expire_at)
         )
         return Empty()
+
+
+def _not_kept(error: NotKept) -> ClientError:
+    """Return the refusal for other programs, which learn what the declaration lacks; clients learn the code alone."""
+    return ClientError(codes.NOT_AVAILABLE.code, f"{codes.NOT_AVAILABLE.message}: {error}")
 
 
 def _json_payload(data: bytes) -> bytes:

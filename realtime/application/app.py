@@ -1,9 +1,9 @@
 """
 `App`: what a user writes.
 
-Runs in the worker. It holds the handlers, the declared rooms and the mounts, and answers the wire protocol's questions
-(`protocol.base.Application`) by calling them. It never speaks to a client itself. An application is made at import and
-knows nothing of processes; a worker binds it to its hub.
+Runs in the worker. It holds the handlers, the declared rooms, the mounts and the jobs; how a worker calls the handlers
+is in calls.py. A mistake in a declaration is refused when it is made, with file and line. An application is made at
+import and knows nothing of processes; a worker binds it to its hub.
 """
 
 from __future__ import annotations
@@ -11,60 +11,92 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from types import CodeType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, overload
 
-from realtime.application.handlers import Handler, encode
-from realtime.application.room import Pattern, RoomHandle, RoomKind, Rooms, options
+from realtime.application.asgi import refuse_wsgi
+from realtime.application.blocking import LoopWatch
+from realtime.application.calls import HandlerCalls
+from realtime.application.handlers import Handler
+from realtime.application.jobs import SCOPES, Job, Jobs, Once
+from realtime.application.pattern import Pattern
+from realtime.application.room import HANDLERS, RoomKind, options
+from realtime.application.room_handle import RoomHandle
+from realtime.application.source import calling_place, did_you_mean, place_of
 from realtime.application.users import UserHandle
-from realtime.broker.base import ClientInfo, Publication, Room
 from realtime.cluster.bus import ClusterBus
-from realtime.errors import ClientError, Disconnect
-from realtime.rooms.fanout import Accepts
+from realtime.errors import DeclarationError, UnknownHandler
 from realtime.rooms.hub import Hub, RoomOptions
-from realtime.session.connection import Connection
 from realtime.threads import from_any_thread
 
-ASGIApp = Callable[
-    [MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
-]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+
+OFFERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "on_connect": ("conn", "data"),
+    "on_disconnect": ("conn", "code", "reason"),
+    "on_message": ("conn", "data"),
+    "on_startup": (),
+    "on_shutdown": (),
+}
+"""The handlers that applications may have, and what each is offered by position."""
+
+NO_OPTIONS: Final = RoomOptions()
 
 logger = logging.getLogger("realtime.app")
 
 
-class App:
+class App(HandlerCalls):
     """A realtime application. Every method that is for users may be called in any thread."""
 
     def __init__(self) -> None:
-        self.rooms = Rooms()
+        super().__init__()
         self.mounts: list[tuple[str, ASGIApp]] = []
         self.statics: list[tuple[str, Path]] = []
         self.is_stock = False
         self.end_grace_s = 0.0
-        self._on: dict[str, Handler] = {}
         self._starting: list[Handler] = []
         self._stopping: list[Handler] = []
-        self._methods: dict[str, Handler] = {}
+        self._every: list[Job] = []
+        self._jobs = Jobs(self._every)
+        self._watch: LoopWatch | None = None
+        self._node = ""
+        self._handles: list[RoomHandle] = []  # with options, made before a worker ran the application
         self._hub: Hub | None = None
         self._bus: ClusterBus | None = None
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._processes: ProcessPoolExecutor | None = None
 
+    if not TYPE_CHECKING:  # type checkers know which handlers there are
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Refuse an `on_*` that applications do not have: its function would never be called."""
+            if not name.startswith("on_"):
+                raise AttributeError(f"'App' object has no attribute {name!r}", name=name, obj=self)
+            problem = f"app.{name} is no handler of an application{did_you_mean(name, OFFERS)}"
+            if name in HANDLERS:
+                problem = f"app.{name} is a handler of a room, and stands in a class below @app.room(…);"
+            known = ", ".join(OFFERS)
+            raise UnknownHandler(calling_place(), f"{problem} An application may have: {known}")
+
     # What a user declares
 
     def on_connect(self, function: F) -> F:
         """
-        Decide who may connect. Called with the connection and the data that the client sent.
+        Admit a client, or refuse it. Called with the connection and the data that the client sent.
 
         It may set `conn.user`, `conn.info` and `conn.state`, subscribe the connection to rooms, and return data for the
         client. `Reject` answers with an error, `Disconnect` closes.
         """
-        return self._register("connect", function, positional=2)
+        return self._register("on_connect", function)
 
     @overload
     def on_disconnect(self, function: F) -> F: ...
@@ -84,28 +116,61 @@ class App:
         """
         self.end_grace_s = grace_s
         if function is not None:
-            return self._register("disconnect", function, positional=3)
-        return lambda function: self._register("disconnect", function, positional=3)
+            return self._register("on_disconnect", function)
+        return lambda function: self._register("on_disconnect", function)
 
     def on_message(self, function: F) -> F:
         """Take messages that belong to no room and expect no answer. Called with the connection and the data."""
-        return self._register("message", function, positional=2)
+        return self._register("on_message", function)
 
-    def _register(self, name: str, function: F, *, positional: int) -> F:
+    def _register(self, name: str, function: F) -> F:
+        handler = Handler(function, offers=OFFERS[name])
         if name in self._on:
-            raise ValueError(f"on_{name} is registered twice")
-        self._on[name] = Handler(function, positional=positional)
+            raise DeclarationError(handler.where, f"{name} is registered twice; before in {self._on[name].where}")
+        self._on[name] = handler
         return function
 
     def on_startup(self, function: F) -> F:
         """Run this in every worker before it serves."""
-        self._starting.append(Handler(function, positional=0))
+        self._starting.append(Handler(function))
         return function
 
     def on_shutdown(self, function: F) -> F:
         """Run this in every worker after its last client left."""
-        self._stopping.append(Handler(function, positional=0))
+        self._stopping.append(Handler(function))
         return function
+
+    def every(self, seconds: float, *, once: Once = "cluster") -> Callable[[F], F]:
+        """
+        Run a function again and again, at the multiples of `seconds` since 1970: `@app.every(3600)` on the hour.
+
+        A run that raises is logged, and the next one comes. It ends with the worker. The function takes no arguments;
+        a plain function runs in a thread.
+
+        Args:
+            seconds: from one run to the next. A run that takes longer lets the next one go by on its own worker.
+            once: on one worker of the "cluster", on one of each "machine", or on each "worker". For the first two the
+                broker settles which, and there is no run while it is away.
+
+        Raises:
+            DeclarationError: the decorator is written without seconds, or these values make no sense.
+        """
+        where = calling_place()
+        if callable(seconds):
+            raise DeclarationError(place_of(seconds) or where, "write @app.every(30), with seconds in parentheses")
+        if not seconds > 0:
+            raise DeclarationError(where, f"every: {seconds!r} seconds are no period; write a number above 0")
+        if once not in SCOPES:
+            raise DeclarationError(where, f'every: once="{once}" is none of {", ".join(SCOPES)}')
+
+        def register(function: F) -> F:
+            handler = Handler(function)
+            if self._watch is not None:
+                raise DeclarationError(handler.where, f"job `{handler.name}`: a job is declared before a worker starts")
+            self._every.append(Job(handler, seconds, once))
+            return function
+
+        return register
 
     def rpc(self, name: str) -> Callable[[F], F]:
         """
@@ -115,13 +180,16 @@ class App:
             name: the method that clients call.
 
         Raises:
-            ValueError: the method has a handler already.
+            DeclarationError: another handler has this name, or the decorator is written without it.
         """
+        _refuse_function(name, "rpc", "rename")
 
         def register(function: F) -> F:
+            handler = Handler(function, offers=("conn", "data"))
             if name in self._methods:
-                raise ValueError(f"rpc {name!r} is registered twice")
-            self._methods[name] = Handler(function, positional=2)
+                problem = f"rpc {name!r} is registered twice; before in {self._methods[name].where}"
+                raise DeclarationError(handler.where, problem)
+            self._methods[name] = handler
             return function
 
         return register
@@ -148,19 +216,22 @@ class App:
         for_others: Collection[str] = (),
     ) -> RoomHandle:
         """
-        Declare a family of rooms, or speak to one room.
+        Declare a family of rooms, or return a handle of one room.
 
         As a class decorator it declares: `on_subscribe(conn, …)` admits a client, `on_publish(conn, data, …)` returns
         what the room gets (None drops it), `on_leave(member, …)` learns of departures and `on_empty(…)` of the last
         one, both at least once, also after a crash. `accepts(conn, tags, …)`, a plain and quick function, is asked for
-        each member whether it gets a publication. The pattern's variables are given by name. Without `on_publish`,
-        clients cannot publish unless the room is `open`.
+        each member whether it gets a publication. The pattern's variables are given by name, as text or converted:
+        `number: int` makes `table:7` a room, and `table:x` none. Without `on_publish`, clients cannot publish unless
+        the room is `open`.
 
-        With a concrete name, and no decorator, it returns a handle: `await app.room("chat:lobby").publish(…)`.
+        With a concrete name, no options and no decorator, it returns a handle:
+        `await app.room("chat:lobby").publish(…)`. Options that neither decorate a class nor say `open=True` declare
+        nothing, and are refused.
 
         Args:
             name: a pattern such as `chat:{name}`, or a room's name.
-            presence: keep who is there.
+            presence: keep the members.
             join_leave: tell members of joins and leaves; by default where there is presence.
             history: how many publications are kept.
             history_ttl_s: for how many seconds.
@@ -173,44 +244,64 @@ class App:
             rate: how often one connection may publish, such as "5/s", "20/10s", "100/min"; above it: error 111.
             user_rate: how often one user may, by all connections on all workers (an address, without a user).
             room_rate: how often all together may.
-            conflate: for whom reads too slowly only the latest publication is kept, instead of closing the connection
-                as slow: of each value of the tag that is named here, or of all when True.
+            conflate: for a client that reads too slowly only the latest publication is kept, instead of closing the
+                connection as slow: of each value of the tag that is named here, or of all when True.
             grace_s: seconds in which a user whose connection broke may come back without a leave and a join.
             for_others: what clients may do that are not in the room, of "publish" (`on_publish` is asked as for
                 members), "presence" and "history". Nothing unless given: then `on_subscribe` is the one gate.
 
         Raises:
-            ValueError: the options or the pattern make no sense.
+            DeclarationError: the options or the pattern make no sense, or another pattern matches the same rooms. It
+                is a ValueError.
         """
-        kept = options(
-            presence=presence,
-            join_leave=join_leave,
-            history=history,
-            history_ttl_s=history_ttl_s,
-            recover=recover,
-            open=open,
-            delta=delta,
-            filters=filters,
-            binary=binary,
-            echo=echo,
-            rate=rate,
-            user_rate=user_rate,
-            room_rate=room_rate,
-            conflate=conflate,
-            grace_s=grace_s,
-            for_others=for_others,
-        )
-
-        opened = RoomKind(Pattern(name), kept) if open else None
+        _refuse_function(name, "room", "chat:{name}")
+        where = calling_place()
+        try:
+            pattern = Pattern(name)
+            kept = options(
+                presence=presence,
+                join_leave=join_leave,
+                history=history,
+                history_ttl_s=history_ttl_s,
+                recover=recover,
+                open=open,
+                delta=delta,
+                filters=filters,
+                binary=binary,
+                echo=echo,
+                rate=rate,
+                user_rate=user_rate,
+                room_rate=room_rate,
+                conflate=conflate,
+                grace_s=grace_s,
+                for_others=for_others,
+            )
+        except ValueError as error:
+            raise DeclarationError(where, f"room {name!r}: {error}") from None
+        opened = RoomKind(pattern, kept, where) if open else None
         if opened is not None:
             self.rooms.declare(opened)  # also without a class
 
         def declare(handlers: object) -> None:
-            kind = opened or RoomKind(Pattern(name), kept)
+            kind = opened or RoomKind(pattern, kept, where)
             kind.take(handlers)
             self.rooms.declare(kind)
 
-        return RoomHandle(self, name, declare)
+        unfinished = opened is None and kept != NO_OPTIONS
+        handle = RoomHandle(self, name, declare, where=where, unfinished=unfinished)
+        if unfinished and self._hub is None:
+            self._handles.append(handle)
+        return handle
+
+    def check(self) -> None:
+        """
+        Refuse what can only be known when all is declared. Called before a worker says that it is ready.
+
+        Raises:
+            DeclarationError: options were given that declare nothing.
+        """
+        for handle in self._handles:
+            handle.check()
 
     def user(self, name: str) -> UserHandle:
         """
@@ -219,9 +310,9 @@ class App:
         Args:
             name: the user, as `conn.user` has it.
         """
-        return UserHandle(name, self._the_postman, self.event_loop)
+        return UserHandle(name, self._running_bus, self.event_loop)
 
-    def _the_postman(self) -> ClusterBus:
+    def _running_bus(self) -> ClusterBus:
         if self._bus is None:
             raise RuntimeError("no worker runs this application: ask from a handler, or by the API")
         return self._bus
@@ -233,7 +324,11 @@ class App:
         Args:
             path: where it begins, such as "/" or "/web".
             app: the ASGI application.
+
+        Raises:
+            DeclarationError: it is a WSGI application; the text says how to wrap it.
         """
+        refuse_wsgi(app, calling_place())
         self.mounts.append((_prefix(path), app))
 
     def static(self, path: str, directory: str | Path) -> None:
@@ -241,18 +336,25 @@ class App:
         Serve the files of a directory below `path`.
 
         Raises:
-            ValueError: there is no such directory.
+            DeclarationError: there is no such directory.
         """
         directory = Path(directory).resolve()
         if not directory.is_dir():
-            raise ValueError(f"static: there is no directory {directory}")
+            raise DeclarationError(calling_place(), f"static: there is no directory {directory}")
         self.statics.append((_prefix(path), directory))
 
     # What a worker does with it
 
-    def bind(self, hub: Hub, bus: ClusterBus) -> None:
-        """Give the application its worker's hub, and who reaches other workers."""
+    def bind(self, hub: Hub, bus: ClusterBus, *, node: str = "") -> None:
+        """
+        Give the application its worker's rooms, what reaches other workers, and the name of this machine.
+
+        Raises:
+            DeclarationError: as `check`.
+        """
+        self.check()
         self._hub, self._bus, self._event_loop = hub, bus, asyncio.get_running_loop()
+        self._node = node
 
     def event_loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the event loop of the worker that runs this application; None before that."""
@@ -268,16 +370,30 @@ class App:
         return self._hub
 
     async def startup(self) -> None:
-        """Run what was registered by `on_startup`, in order."""
+        """Run what was registered by `on_startup`, in order. Then begin the jobs, and the watch of the event loop."""
         for handler in self._starting:
             await handler()
+        self._watch = LoopWatch(self._codes())
+        self._watch.start(asyncio.get_running_loop())
+        self._jobs.start(self.hub, self._node)
 
     async def shutdown(self) -> None:
-        """Run what was registered by `on_shutdown`, in order, and end the processes of `run_cpu`."""
+        """End the jobs, run what was registered by `on_shutdown`, in order, and end the processes of `run_cpu`."""
+        await self._jobs.stop()
         for handler in self._stopping:
             await handler()
         if self._processes is not None:
             self._processes.shutdown(wait=False, cancel_futures=True)
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+
+    def _codes(self) -> dict[CodeType, str]:
+        """Return the names of all handlers, by their code."""
+        handlers = [*self._on.values(), *self._methods.values(), *self._starting, *self._stopping]
+        handlers += [handler for kind in self.rooms.kinds for handler in kind.handlers.values()]
+        handlers += [job.handler for job in self._every]
+        return {handler.code: handler.name for handler in handlers if handler.code is not None}
 
     @from_any_thread
     async def run_cpu(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -303,94 +419,29 @@ class App:
                 self._processes = None
             raise
 
-    # What the wire protocol asks
 
-    def room_options(self, room: Room) -> RoomOptions | None:
-        found = self.rooms.find(room)
-        return None if found is None else found.kind.options
+def _refuse_function(name: object, decorator: str, example: str) -> None:
+    """
+    Refuse a decorator that is written without parentheses.
 
-    async def connect(self, conn: Connection, data: bytes | None) -> bytes | None:
-        handler = self._on.get("connect")
-        return None if handler is None else encode(await handler(conn, handler.decode(data)))
-
-    async def disconnect(self, conn: Connection, code: int, reason: str) -> None:
-        handler = self._on.get("disconnect")
-        if handler is not None:
-            await handler(conn, code, reason)
-
-    async def subscribe(self, conn: Connection, room: Room, data: bytes | None) -> bytes | None:
-        handler, variables = self._room_handler(room, "on_subscribe")
-        if handler is None:
-            return None
-        return encode(await handler(conn, handler.decode(data) if handler.positional > 1 else None, **variables))
-
-    async def publish(self, conn: Connection, room: Room, data: bytes) -> bytes | None:
-        handler, variables = self._room_handler(room, "on_publish")
-        if handler is None:
-            return data  # an open room
-        return encode(await handler(conn, handler.decode(data), **variables))
-
-    def accepts(self, conn: Connection, room: Room) -> Accepts | None:
-        handler, variables = self._room_handler(room, "accepts")
-        if handler is None:
-            return None
-
-        def accept(publication: Publication) -> bool:
-            try:
-                return bool(handler.call_now(conn, publication.tags or {}, **variables))
-            except Exception:
-                logger.exception("! accepts of %s failed: the publication is not shown to %s", room, conn.id)
-                return False
-
-        return accept
-
-    # What the hub asks, of those who leave
-
-    @property
-    def hears_ends(self) -> bool:
-        """Whether there is a handler for connections that end."""
-        return "disconnect" in self._on
-
-    async def empty(self, room: Room) -> None:
-        handler, variables = self._room_handler(room, "on_empty")
-        if handler is not None:
-            await handler(**variables)
-
-    async def lost(self, info: ClientInfo) -> None:
-        assert info.conn_info is not None, "a record holds what is to be known"
-        await self.disconnect(Connection.restore(info.conn_info), 1006, "its worker is gone")
-
-    async def leave(self, room: Room, info: ClientInfo) -> None:
-        handler, variables = self._room_handler(room, "on_leave")
-        if handler is not None:
-            await handler(info, **variables)
-
-    def _room_handler(self, room: Room, name: str) -> tuple[Handler | None, dict[str, str]]:
-        found = self.rooms.find(room)
-        if found is None:
-            return None, {}
-        return found.kind.handlers.get(name), dict(found.variables)
-
-    async def rpc_call(self, conn: Connection, method: str, data: bytes | None) -> bytes | None:
-        """Answer a call. 104: no such method; 108: no methods at all."""
-        handler = self._methods.get(method)
-        if handler is not None:
-            return encode(await handler(conn, handler.decode(data)))
-        if self._methods:
-            raise ClientError(104, "method not found")
-        raise ClientError(108, "not available")
-
-    async def message(self, conn: Connection, data: bytes) -> None:
-        handler = self._on.get("message")
-        if handler is None:
-            raise Disconnect(3508, "not available")
-        await handler(conn, handler.decode(data))
+    Raises:
+        DeclarationError: `name` is what it decorates.
+    """
+    if not isinstance(name, str):
+        where = place_of(name) or calling_place()
+        called = getattr(name, "__name__", repr(name))
+        raise DeclarationError(where, f'`{called}`: write @app.{decorator}("{example}"), with a name in parentheses')
 
 
 def _prefix(path: str) -> str:
-    """Return a mount's path without the slash at its end; "" for all."""
+    """
+    Return a mount's path without the slash at its end; "" for all.
+
+    Raises:
+        DeclarationError: it does not begin with a slash.
+    """
     if not path.startswith("/"):
-        raise ValueError(f"{path!r} does not begin with a slash")
+        raise DeclarationError(calling_place(), f"{path!r} does not begin with a slash")
     return path.rstrip("/")
 
 

@@ -2,9 +2,9 @@
 Calling what users wrote: plain functions or coroutines, with the arguments that they name.
 
 Runs in the worker. A plain function runs in a thread, so that it may block; a coroutine runs on the event loop. What a
-handler wants is read from its signature once, when it is registered: a mistake shows at import, and not when the first
-client comes. Data whose argument is annotated is validated before the handler is called: with `dict` or `list[int]`, a
-`msgspec.Struct`, a dataclass, a `TypedDict`, or a model of pydantic, which is not needed for anything else.
+handler takes is read from its signature once, when it is registered (signature.py). Data whose parameter is annotated
+is validated before the handler is called: with `dict` or `list[int]`, a `msgspec.Struct`, a dataclass, a `TypedDict`,
+or a model of pydantic, which is not needed for anything else.
 """
 
 from __future__ import annotations
@@ -13,79 +13,79 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import CodeType
 from typing import Any, Final
 
 import msgspec
 import msgspec.inspect
 
-from realtime.errors import Reject
+from realtime.application.signature import DATA, read_signature
+from realtime.errors import DeclarationError, Reject
 from realtime.threads import in_thread
 
-CONNECTION_AND_DATA: Final = 2  # who is offered so many arguments gets what a client sent as the second
-TOLD_MAX: Final = 200  # characters of what a client is told of its mistake
+CLIENT_TEXT_MAX: Final = 200  # characters of the message by which a client learns of its mistake
 THREADS: Final = 16  # per worker, for handlers that are plain functions
 
 _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="handler")
 
 
 class Handler:
-    """One function of the application."""
+    """
+    One function of the application.
 
-    __slots__ = ("_asynchronous", "_decode", "_function", "_is_plain", "_named", "_places", "name", "positional")
+    Attributes:
+        function: what the user wrote.
+        name: its name, with its class.
+        where: its file and line.
+        positional: how many arguments it takes by position.
+        annotations: of `data` and of its room's variables, resolved.
+    """
 
-    def __init__(self, function: Callable[..., Any], *, positional: int, named: frozenset[str] = frozenset()) -> None:
+    __slots__ = (
+        "_asynchronous", "_decode", "_is_plain", "_named", "_places", "annotations", "function", "name", "positional",
+        "where",
+    )  # fmt: skip
+
+    def __init__(
+        self, function: Callable[..., Any], *, offers: Sequence[str] = (), variables: frozenset[str] = frozenset()
+    ) -> None:
         """
         Args:
             function: what the user wrote; bound, if it is a method.
-            positional: how many arguments it is offered by position; it may take fewer.
-            named: the arguments that it is offered by name; it may take some.
+            offers: the names of the arguments that it is offered by position, in order; it may take fewer.
+            variables: the names of the arguments that it is offered by name; it may take some.
 
         Raises:
-            TypeError: it needs an argument that it is not offered, or data of a type that no JSON becomes. The text
-                says which, and what it may have.
+            DeclarationError: it has a parameter that it is not offered, or data of a type that no JSON becomes.
         """
-        self._function = function
+        signature = read_signature(function, offers, variables)
+        self.function = function
+        self.name, self.where = signature.name, signature.where
+        self.positional = signature.positional
+        self.annotations = signature.annotations
         self._asynchronous = inspect.iscoroutinefunction(function)
-        self.name = getattr(function, "__qualname__", repr(function))
-        parameters = list(inspect.signature(function).parameters.values())
-        takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters)
-        self._named = named if takes_all else named & {each.name for each in parameters}
-        places = [
-            each
-            for each in parameters
-            if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) and each.name not in self._named
-        ]
-        self.positional = min(positional, len(places))
-        # Given by name wherever that can be, for a pattern's variable may stand between: (self, conn, name, data).
-        self._places = [None if each.kind is each.POSITIONAL_ONLY else each.name for each in places[: self.positional]]
-        # Arguments can go as they come. Who shows another's signature may want them by name.
-        self._is_plain = not self._named and not hasattr(function, "__wrapped__")
-        needed = [each.name for each in places[self.positional :] if each.default is each.empty]
-        needed += [
-            each.name
-            for each in parameters
-            if each.kind is each.KEYWORD_ONLY and each.default is each.empty and each.name not in self._named
-        ]
-        if needed:
-            offered = ", ".join([f"{positional} by position", *sorted(named)])
-            raise TypeError(f"{self.name}: nobody gives it {', '.join(needed)} (it is offered {offered})")
-        is_given_data = self.positional == positional == CONNECTION_AND_DATA
-        self._decode = self._decoder(self._annotation(places[1].name) if is_given_data else Any)
-
-    def _annotation(self, name: str) -> Any:
-        try:
-            found = typing.get_type_hints(self._function).get(name, Any)
-        except Exception:  # noqa: BLE001 - an annotation that cannot be resolved is no mistake of a handler
-            return Any
-        return Any if found is object else found
+        self._named = signature.named
+        self._places = signature.places
+        self._is_plain = signature.is_plain
+        self._decode = self._decoder(signature.annotations.get(DATA, Any))
 
     def _decoder(self, wanted: Any) -> Callable[[bytes], Any]:
         if hasattr(wanted, "model_validate_json"):  # pydantic's
             return typing.cast(Callable[[bytes], Any], wanted.model_validate_json)
-        if isinstance(msgspec.inspect.type_info(wanted), msgspec.inspect.CustomType):
+        try:
+            is_possible = not isinstance(msgspec.inspect.type_info(wanted), msgspec.inspect.CustomType)
+        except TypeError:
+            is_possible = False
+        if not is_possible:
             allowed = "a msgspec.Struct, a dataclass, a TypedDict, a pydantic model, or a type that JSON has"
-            raise TypeError(f"{self.name}: what a client sends cannot become a {wanted!r}; it can be {allowed}")
+            problem = f"what a client sends cannot become a {wanted!r}; it can be {allowed}"
+            raise DeclarationError(self.where, f"handler `{self.name}()`: {problem}")
         return msgspec.json.Decoder(wanted).decode
+
+    @property
+    def code(self) -> CodeType | None:
+        """Its code, below its decorators; None where it is not written in Python."""
+        return getattr(inspect.unwrap(getattr(self.function, "__func__", self.function)), "__code__", None)
 
     @property
     def is_coroutine(self) -> bool:
@@ -95,7 +95,7 @@ class Handler:
     def call_now(self, *arguments: Any, **named: Any) -> Any:
         """Call a plain function here and now, on the event loop: for what is asked so often that it must be quick."""
         given, first = self._given(arguments, named)
-        return self._function(*first, **given)
+        return self.function(*first, **given)
 
     def __call__(self, *arguments: Any, **named: Any) -> Awaitable[Any]:
         """Call it with those of the arguments that it takes."""
@@ -104,12 +104,12 @@ class Handler:
         if not self._is_plain:
             given, first = self._given(arguments, named)
         if self._asynchronous:
-            coroutine: Awaitable[Any] = self._function(*first, **given)
+            coroutine: Awaitable[Any] = self.function(*first, **given)
             return coroutine
         return self._in_thread(first, given)
 
     async def _in_thread(self, first: Sequence[Any], given: Mapping[str, Any]) -> Any:
-        result = await in_thread(_pool, lambda: self._function(*first, **given))
+        result = await in_thread(_pool, lambda: self.function(*first, **given))
         return await result if inspect.isawaitable(result) else result
 
     def _given(self, arguments: Sequence[Any], named: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
@@ -133,11 +133,11 @@ class Handler:
         try:
             return self._decode(b"null" if data is None else data)
         except msgspec.ValidationError as error:
-            raise Reject(f"bad request: {error}"[:TOLD_MAX], code=107) from None
+            raise Reject(f"bad request: {error}"[:CLIENT_TEXT_MAX], code=107) from None
         except (msgspec.MsgspecError, RecursionError):
             raise Reject("bad request", code=107) from None
         except ValueError as error:
-            raise Reject(f"bad request: {_first_mistake(error)}"[:TOLD_MAX], code=107) from None
+            raise Reject(f"bad request: {_first_mistake(error)}"[:CLIENT_TEXT_MAX], code=107) from None
 
 
 def _first_mistake(error: ValueError) -> str:
@@ -147,15 +147,3 @@ def _first_mistake(error: ValueError) -> str:
     found = error.errors()[0]
     where = ".".join(map(str, found["loc"]))
     return f"{where}: {found['msg']}" if where else str(found["msg"])
-
-
-def encode(value: Any) -> bytes | None:
-    """Return a handler's answer as a JSON text; None for none."""
-    return None if value is None else msgspec.json.encode(value, enc_hook=_plain)
-
-
-def _plain(value: Any) -> Any:
-    """Return what JSON can say of a pydantic model."""
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    raise TypeError(f"JSON cannot say a {type(value).__name__}")

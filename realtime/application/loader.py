@@ -7,9 +7,9 @@ person's reason ends in a `TargetError` with a sentence; an error inside the use
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
+import inspect
 import logging
 import sys
 import sysconfig
@@ -18,34 +18,46 @@ from types import ModuleType
 from typing import Any, Final
 
 from realtime.application.app import App, stock_app
+from realtime.application.asgi import WRAP, is_asgi, is_factory, is_wsgi
+from realtime.application.source import did_you_mean, place_of
 from realtime.errors import TargetError
 
 ATTRIBUTE: Final = "app"
 OWN: Final = ("realtime", "sticky")
-FILE_MODULE: Final = "__realtime_app__"  # where the file's own name belongs to somebody else
+FILE_MODULE: Final = "__realtime_app__"  # where the file's own name means another module
 
 logger = logging.getLogger("realtime.target")
 
 
-def load_target(target: str | None, directory: Path) -> App:
+def load_target(target: str | None, directory: Path, *, factory: bool = False) -> App:
     """
     Return the application that TARGET names, or the stock application for None.
 
     Args:
-        target: `module:attr` or `path/to/file.py:attr`; `attr` is `app` unless given.
+        target: `module:attr` or `path/to/file.py:attr`; `attr` is `app` unless given. `attr()` calls it, and serves
+            what it returns.
         directory: where relative files and modules are looked for.
+        factory: `attr` is called, as if `attr()` were written.
 
     Raises:
         TargetError: it names nothing that can be served.
+        DeclarationError: the application declares something that cannot work.
         Exception: what the user's module raised while it was imported.
     """
+    if target is None and factory:
+        raise TargetError("--factory", "it needs a TARGET, such as app:create")
     if target is None:
         return stock_app()
     name, _, attribute = target.partition(":")
     put_on_path(directory)
     is_file = name.endswith(".py") or "/" in name
     module = _load_file(target, directory / name) if is_file else _load_module(target, name)
-    return _as_app(target, _attribute(target, module, attribute or ATTRIBUTE))
+    path = attribute or ATTRIBUTE
+    is_called = factory or path.endswith("()")
+    value = _attribute(target, module, path.removesuffix("()"))
+    app = _as_app(target, _make(target, value) if is_called else value)
+    app.check()
+    return app
 
 
 def put_on_path(directory: Path) -> None:
@@ -102,7 +114,7 @@ def _load_file(target: str, path: Path) -> ModuleType:
 def _module_name(path: Path) -> str:
     """
     Return the name by which its neighbours, and processes of `run_cpu`, import a file, so that there is one application
-    and not two. A file that has the name of a module which somebody else means by it gets one that nobody imports.
+    and not two. A file that has the name of another module gets one that is imported nowhere.
     """
     name = path.stem
     is_free = name.isidentifier() and name not in sys.modules and name not in sys.stdlib_module_names
@@ -134,18 +146,49 @@ def _attribute(target: str, module: ModuleType, path: str) -> Any:
         try:
             value = getattr(value, name)
         except AttributeError:
-            near = difflib.get_close_matches(name, [each for each in vars(module) if not each.startswith("_")], 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TargetError(target, f"{module.__file__ or module.__name__} has no {name!r}{hint}") from None
+            names = [each for each in vars(module) if not each.startswith("_")]
+            hint = did_you_mean(name, names)
+            raise TargetError(target, f"{module.__file__ or module.__name__} has no `{name}`{hint}") from None
     return value
+
+
+def _make(target: str, factory: Any) -> Any:
+    """Call a factory, and return what it made."""
+    if isinstance(factory, App) or not callable(factory):
+        raise TargetError(target, f"a {type(factory).__name__} is no factory: leave out --factory, or the parentheses")
+    if inspect.iscoroutinefunction(factory):
+        raise TargetError(target, f"{place_of(factory)}: a factory is a plain function, and not a coroutine")
+    if not is_factory(factory):
+        raise TargetError(
+            target, f"{place_of(factory)}: a factory is called without arguments, and this one needs some"
+        )
+    return factory()
 
 
 def _as_app(target: str, value: Any) -> App:
     """Return the application; a bare ASGI callable becomes one that has it at its root."""
     if isinstance(value, App):
         return value
-    if not callable(value) or isinstance(value, type):
-        raise TargetError(target, f"a {type(value).__name__} is neither a realtime.App nor an ASGI application")
+    if not is_asgi(value):
+        raise TargetError(target, _why_not(target, value))
     app = App()
     app.mount("/", value)
     return app
+
+
+def _why_not(target: str, value: Any) -> str:
+    """Return why a value cannot be served, and what would be right."""
+    kind = type(value).__name__
+    if is_wsgi(value):
+        return f"{_place(value)}this is a WSGI application; {WRAP}"
+    if is_factory(value):
+        name = target if ":" in target else f"{target}:{ATTRIBUTE}"
+        return f"{_place(value)}this is a factory, and no application; write {name}() or --factory"
+    if callable(value):
+        return f"{_place(value)}this is no ASGI application: it is not called as app(scope, receive, send)"
+    return f"a {kind} is neither a realtime.App nor an ASGI application"
+
+
+def _place(value: Any) -> str:
+    where = place_of(value)
+    return f"{where}: " if where else ""

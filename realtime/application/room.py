@@ -1,118 +1,122 @@
 """
-Declared rooms: patterns, what each keeps, and the handle by which an application speaks to a room.
+Declared rooms: the pattern of each family, what its rooms keep, and its handlers.
 
-Runs in the worker. A pattern is text with variables, `chat:{name}`; a variable stands for one or more characters other
-than `:`. Names that clients send are compared piece by piece and never become a pattern themselves. Of several patterns
-that fit, the one with the most literal characters counts.
+Runs in the worker. Of several patterns that match a room, the one with the most literal characters counts; two that
+match one room with as many are refused when they are declared. A declaration is checked when it is made: a mistake in
+it is a `DeclarationError` with the file and the line.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-import msgspec
+from typing import Any, Final
 
 from realtime.application.handlers import Handler
-from realtime.broker.base import MemberCounts, MembersPage, Position, Publication, Retention, Room
+from realtime.application.pattern import Pattern, Variables, unclear
+from realtime.application.source import did_you_mean, place_of
+from realtime.broker.base import Retention
+from realtime.errors import DeclarationError
 from realtime.rooms.hub import RoomOptions
 from realtime.rooms.local_room import FOR_OTHERS
-from realtime.threads import from_any_thread
 from realtime.timing.rate import Rate
 
-if TYPE_CHECKING:
-    from realtime.application.app import App
-    from realtime.session.connection import Connection
-
-_PIECES: Final = re.compile(r"\{([^{}]*)\}")
-HOOKS: Final = {"on_subscribe": 2, "on_publish": 2, "on_leave": 1, "on_empty": 0, "accepts": 2}  # arguments by position
-C = TypeVar("C", bound=type)
-
-
-class Pattern:
-    """The names of a family of rooms."""
-
-    __slots__ = ("_expression", "literal", "names", "text")
-
-    def __init__(self, text: str) -> None:
-        """
-        Raises:
-            ValueError: it is empty, or a variable has no name or one that another has.
-        """
-        pieces = _PIECES.split(text)
-        names = pieces[1::2]
-        if not text or "{" in "".join(pieces[0::2]) or "}" in "".join(pieces[0::2]):
-            raise ValueError(f"{text!r} is no pattern: write chat:lobby or chat:{{name}}")
-        for name in names:
-            if name != "*" and not name.isidentifier():
-                raise ValueError(f"{text!r}: {name!r} is no name for a variable")
-        if len(set(names)) != len(names):
-            raise ValueError(f"{text!r}: two variables have one name")
-        self.text = text
-        self.names = tuple(name for name in names if name != "*")
-        self.literal = sum(map(len, pieces[0::2]))
-        expression = ""
-        for index, piece in enumerate(pieces):
-            if index % 2 == 0:
-                expression += re.escape(piece)
-            else:
-                expression += "(?:.+)" if piece == "*" else f"(?P<{piece}>[^:]+)"
-        self._expression = re.compile(expression, re.DOTALL)
-
-    def match(self, room: str) -> dict[str, str] | None:
-        """Return the variables' values, or None for a room of another family."""
-        found = self._expression.fullmatch(room)
-        return None if found is None else found.groupdict()
+HANDLERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "on_subscribe": ("conn", "data"),
+    "on_publish": ("conn", "data"),
+    "on_leave": ("member",),
+    "on_empty": (),
+    "accepts": ("conn", "tags"),
+}
+"""The handlers that rooms may have, and what each is offered by position."""
 
 
 class RoomKind:
-    """One declaration: a pattern, how its rooms are kept, and the handlers."""
+    """One declaration: a pattern, how its rooms are kept, and the handlers. `where`: file and line."""
 
-    __slots__ = ("handlers", "options", "pattern")
+    __slots__ = ("handlers", "options", "pattern", "variables", "where")
 
-    def __init__(self, pattern: Pattern, options: RoomOptions) -> None:
+    def __init__(self, pattern: Pattern, options: RoomOptions, where: str = "") -> None:
+        """
+        Raises:
+            DeclarationError: a variable has the name of something else that handlers are offered.
+        """
         self.pattern = pattern
         self.options = options
+        self.where = where
         self.handlers: dict[str, Handler] = {}
+        self.variables = Variables()
+        offered = {name for names in HANDLERS.values() for name in names}
+        if taken := sorted(offered & set(pattern.names)):
+            problem = (
+                f"room {pattern.text!r}: a variable cannot be called `{taken[0]}`: handlers have a parameter of it"
+            )
+            raise DeclarationError(where, problem)
 
     def take(self, handlers: object) -> None:
         """
         Take the handlers out of an object.
 
         Raises:
-            TypeError: a handler asks for what it is not given.
+            DeclarationError: there is an `on_*` that rooms do not have; a handler asks for what it is not given; or
+                handlers and options contradict each other.
         """
-        named = frozenset(self.pattern.names)
-        for name, positional in HOOKS.items():
+        self._refuse_unknown(handlers)
+        for name, offers in HANDLERS.items():
             function = getattr(handlers, name, None)
             if function is not None:
-                self.handlers[name] = Handler(function, positional=positional, named=named)
-        if "accepts" in self.handlers and self.handlers["accepts"].is_coroutine:
-            raise TypeError(f"{self.handlers['accepts'].name} is asked for every member: it cannot be a coroutine")
-        if "accepts" in self.handlers and self.options.delta:
-            raise ValueError("delta and accepts: a difference to what a member did not get helps it nothing")
-        may_publish = self.options.publish or "on_publish" in self.handlers
-        if "publish" in self.options.for_others and not may_publish:
-            raise ValueError(
-                f"{self.pattern.text}: for_others has 'publish', but there is no on_publish, nor open=True"
-            )
+                self._take_one(name, Handler(function, offers=offers, variables=frozenset(self.pattern.names)))
+        self._check_options()
         self.options = replace(
             self.options,
-            publish=may_publish,
+            publish=self._may_publish,
             has_leave_hooks="on_leave" in self.handlers or "on_empty" in self.handlers,
             hears_empty="on_empty" in self.handlers,
         )
 
+    def _refuse_unknown(self, handlers: object) -> None:
+        """
+        Refuse an `on_*` that rooms do not have.
+
+        A handler whose name is misspelt is never called. Where that is `on_subscribe`, the room would be open to all.
+        """
+        for name in dir(handlers):
+            if name.startswith("on_") and name not in HANDLERS and callable(function := getattr(handlers, name)):
+                known = ", ".join(HANDLERS)
+                problem = f"{type(handlers).__name__}.{name} is no handler of a room{did_you_mean(name, HANDLERS)}"
+                raise DeclarationError(place_of(function), f"{problem} A room may have: {known}")
+
+    def _take_one(self, name: str, handler: Handler) -> None:
+        for variable in self.pattern.names:
+            if variable in handler.annotations:
+                problem = self.variables.annotate(variable, handler.annotations[variable])
+                if problem:
+                    raise DeclarationError(handler.where, f"handler `{handler.name}()` {problem}")
+        self.handlers[name] = handler
+
+    @property
+    def _may_publish(self) -> bool:
+        return self.options.publish or "on_publish" in self.handlers
+
+    def _check_options(self) -> None:
+        accepts = self.handlers.get("accepts")
+        if accepts is not None and accepts.is_coroutine:
+            problem = f"{accepts.name} is asked for every member: it cannot be a coroutine"
+            raise DeclarationError(accepts.where, problem)
+        if accepts is not None and self.options.delta:
+            problem = "delta cannot be combined with accepts: a filtered member lacks the base message"
+            raise DeclarationError(accepts.where, problem)
+        if "publish" in self.options.for_others and not self._may_publish:
+            problem = f"{self.pattern.text}: for_others has 'publish', but there is no on_publish, nor open=True"
+            raise DeclarationError(self.where, problem)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A room's declaration, and the values of its pattern's variables."""
+    """A room's declaration, and the values of its pattern's variables, as its handlers annotate them."""
 
     kind: RoomKind
-    variables: Mapping[str, str]
+    variables: Mapping[str, Any]
 
 
 class Rooms:
@@ -129,12 +133,14 @@ class Rooms:
         Add a declaration. Harmless when it is there already.
 
         Raises:
-            ValueError: the same pattern was declared before.
+            DeclarationError: another pattern matches the same rooms, and neither has more literal characters.
         """
         if kind in self._kinds:
             return
-        if any(each.pattern.text == kind.pattern.text for each in self._kinds):
-            raise ValueError(f"room {kind.pattern.text!r} is declared twice")
+        by_pattern = {each.pattern: each for each in self._kinds}
+        found = unclear(kind.pattern, list(by_pattern))
+        if found is not None:
+            raise DeclarationError(kind.where, _unclear_text(kind, by_pattern[found[0]], found[1]))
         # Others are put in their place, and not changed: another thread may be looking for a room in them.
         self._kinds = sorted(
             [*self._kinds, kind], key=lambda each: (-each.pattern.literal, len(each.pattern.names), each.pattern.text)
@@ -150,129 +156,37 @@ class Rooms:
             pass
         found = None
         for kind in self._kinds:
-            variables = kind.pattern.match(room)
-            if variables is not None:
-                found = Found(kind, variables)
+            texts = kind.pattern.match(room)
+            if texts is not None:
+                # A name whose variable cannot be converted is no room, and not one of a pattern that matches more.
+                variables = kind.variables.convert(texts)
+                found = None if variables is None else Found(kind, variables)
                 break
         if len(known) >= self.CACHE_MAX:
             known.clear()
         known[room] = found
         return found
 
-    def __iter__(self) -> Any:
-        return iter(self._kinds)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A page of a room's history, and the position at the top of its stream."""
-
-    publications: Sequence[Publication]
-    top: Position
-
-
-class RoomHandle:
-    """
-    One room, or a family of rooms, of an application.
-
-    As a decorator it declares the family and takes the class's handlers; with a concrete name it publishes and reads.
-    Every method may be called in any thread.
-    """
-
-    __slots__ = ("_app", "_declare", "name")
-
-    def __init__(self, app: App, name: str, declare: Callable[[object], None]) -> None:
-        self._app = app
-        self._declare = declare
-        self.name = Room(name)
-
-    def __call__(self, handlers: C) -> C:
-        """Declare the rooms, with the handlers of this class."""
-        self._declare(handlers())
-        return handlers
-
-    def event_loop(self) -> asyncio.AbstractEventLoop | None:
-        """Return the event loop of the worker that runs the application."""
-        return self._app.event_loop()
-
-    @from_any_thread
-    async def publish(
-        self,
-        data: Any,
-        *,
-        tags: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        exclude: Connection | str = "",
-    ) -> Position:
-        """
-        Publish into the room, on all workers. No handler is asked.
-
-        Args:
-            data: anything that JSON can say; bytes, in a room that is `binary`.
-            tags: short texts beside it, not part of the data.
-            idempotency_key: a second publication with the same key within 300 s is not made.
-            exclude: a connection, or the id of one, that does not get it; by another connection its user does.
-
-        Returns:
-            The position of the publication; offset 0 in a room without history.
-
-        Raises:
-            BrokerUnavailable: it may or may not have been published.
-            RuntimeError: no worker runs this application.
-        """
-        published = await self._app.hub.publish(
-            self.name,
-            data if isinstance(data, bytes) and self._is_binary else msgspec.json.encode(data),
-            tags=tags,
-            idempotency_key=idempotency_key,
-            exclude=exclude if isinstance(exclude, str) else exclude.id,
-        )
-        return published.position
+    @property
+    def kinds(self) -> Sequence[RoomKind]:
+        """Every declaration."""
+        return self._kinds
 
     @property
-    def _is_binary(self) -> bool:
-        found = self._app.room_options(self.name)
-        return found is not None and found.binary
+    def patterns(self) -> list[str]:
+        """The texts of all patterns, in the order of their declarations' precedence."""
+        return [kind.pattern.text for kind in self._kinds]
 
-    @from_any_thread
-    async def history(self, limit: int = 100, *, since: Position | None = None, reverse: bool = False) -> Page:
-        """
-        Return publications that the room keeps, and the position at the top of its stream.
 
-        Args:
-            limit: how many at most.
-            since: begin after this position, or before it with `reverse`.
-            reverse: newest first; else oldest first.
-        """
-        page = await self._app.hub.history(self.name, since=since, limit=limit, reverse=reverse)
-        return Page(page.publications, page.top)
-
-    @from_any_thread
-    async def forget_history(self) -> None:
-        """Remove the room's publications."""
-        await self._app.hub.forget_history(self.name)
-
-    @from_any_thread
-    async def presence(self) -> dict[str, dict[str, Any]]:
-        """Return who is in the room, on all workers: connection id -> `user` and `info`."""
-        members = await self._app.hub.members(self.name)
-        return {
-            client: {"user": info.user, "info": info.conn_info and msgspec.json.decode(info.conn_info)}
-            for client, info in members.items()
-        }
-
-    @from_any_thread
-    async def presence_page(self, cursor: str = "", *, limit: int = 1000) -> MembersPage:
-        """
-        Return about `limit` of those in the room, and the `cursor` of the next page; "" after the last. Who is there
-        from the first page to the last is in at least one.
-        """
-        return await self._app.hub.members_page(self.name, cursor=cursor, limit=limit)
-
-    @from_any_thread
-    async def presence_stats(self) -> MemberCounts:
-        """Count who is in the room, on all workers: connections, and users."""
-        return await self._app.hub.member_counts(self.name)
+def _unclear_text(kind: RoomKind, other: RoomKind, room: str) -> str:
+    """Return why two declarations cannot stand side by side."""
+    before = f" (declared in {other.where})" if other.where else ""
+    if kind.pattern.text == other.pattern.text:
+        return f"room {kind.pattern.text!r} is declared twice{before}"
+    return (
+        f"room {kind.pattern.text!r} matches the same rooms as {other.pattern.text!r}{before}, such as {room!r}; "
+        "the pattern with more literal characters would count, and both have as many"
+    )
 
 
 def options(

@@ -2,8 +2,9 @@
 One user of an application, wherever that user is connected.
 
 Runs in the worker. A user has any number of connections, on any workers of any machines; nothing keeps a list of them.
-So whoever asks, asks all workers, and each answers for its own: the answer costs what the cluster has workers, and a
-connection costs nothing for it. A worker that does not answer within two seconds is left out, and the log says so.
+A question therefore goes to all workers, and each answers for its own connections. An answer costs what the cluster has
+workers, and a connection costs nothing for it. A worker that does not answer within two seconds is left out, and the
+log says so. It asks no handler of the application.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Place:
     (`websocket`, `http_stream`, `sse`, …) and protocol (`json`, `protobuf`).
     """
 
-    client: str
+    connection_id: str
     address: str
     rooms: tuple[Room, ...]
     slot: int
@@ -60,43 +61,43 @@ class UserHandle:
         return bool(await self.connections())
 
     @from_any_thread
-    async def disconnect(self, code: int = 3503, reason: str = "force disconnect", *, client: str = "") -> None:
+    async def disconnect(self, code: int = 3503, reason: str = "force disconnect", *, connection_id: str = "") -> None:
         """
         Close all connections of the user, or one.
 
         Args:
             code: by the default the clients do not come back; by 3011 they reconnect.
             reason: what the clients get beside the code.
-            client: the id of the one connection; "" for all.
+            connection_id: the id of the one connection; "" for all.
         """
-        await self._bus().tell_all(Disconnect(self.name, client, (), code, reason))
+        await self._bus().tell_all(Disconnect(self.name, connection_id, (), code, reason))
 
     @from_any_thread
     async def revoke_tokens(self) -> None:
-        """Refuse every token of the user that was issued before now; whoever is connected by one needs another."""
+        """Refuse every token of the user that was issued before now; a connection that has one needs another."""
         await self._bus().revoke(user=self.name)
 
     @from_any_thread
-    async def subscribe(self, room: str, *, client: str = "") -> None:
+    async def subscribe(self, room: str, *, connection_id: str = "") -> None:
         """
         Subscribe all connections of the user, or one, to a room. No handler is called.
 
         Args:
             room: the room's name.
-            client: the id of the one connection; "" for all.
+            connection_id: the id of the one connection; "" for all.
         """
-        await self._bus().tell_all(Subscribe(self.name, room, client))
+        await self._bus().tell_all(Subscribe(self.name, room, connection_id))
 
     @from_any_thread
-    async def unsubscribe(self, room: str, *, client: str = "") -> None:
+    async def unsubscribe(self, room: str, *, connection_id: str = "") -> None:
         """
         End the subscription of all connections of the user, or of one, to a room.
 
         Args:
             room: the room's name.
-            client: the id of the one connection; "" for all.
+            connection_id: the id of the one connection; "" for all.
         """
-        await self._bus().tell_all(Unsubscribe(self.name, room, client))
+        await self._bus().tell_all(Unsubscribe(self.name, room, connection_id))
 
 
 async def find(bus: ClusterBus, user: str) -> list[Place]:
@@ -104,19 +105,19 @@ async def find(bus: ClusterBus, user: str) -> list[Place]:
     Ask every worker for the connections of a user.
 
     Raises:
-        BrokerUnavailable: nobody can be asked.
+        BrokerUnavailable: the workers cannot be asked.
     """
     return [
         Place(
             place.client,
             place.address,
             tuple(map(Room, place.rooms)),
-            told.slot,
-            told.worker,
-            told.node,
+            answer.slot,
+            answer.worker,
+            answer.node,
             place.transport,
             place.protocol,
         )
-        for told in await bus.survey(user)
-        for place in told.places
+        for answer in await bus.survey(user)
+        for place in answer.places
     ]

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NewType, Protocol
+from typing import Any, Final, NewType, Protocol
 
 import msgspec
 
@@ -57,6 +57,16 @@ class ClientInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
     connection_id: str
     conn_info: bytes | None = None
     chan_info: bytes | None = None
+
+    @property
+    def info(self) -> Any:
+        """What the connection shows beside its user (`conn.info`), decoded; None where it shows nothing."""
+        return None if self.conn_info is None else msgspec.json.decode(self.conn_info)
+
+    @property
+    def room_info(self) -> Any:
+        """What it shows in this room alone, from its subscription's token, decoded; None where it shows nothing."""
+        return None if self.chan_info is None else msgspec.json.decode(self.chan_info)
 
 
 class Publication(msgspec.Struct, frozen=True, array_like=True):

@@ -78,8 +78,16 @@ export type RoomState = 'unsubscribed' | 'subscribing' | 'subscribed';
  * | 6 | `getToken` had no token |
  */
 export class RealtimeError extends Error {
-  constructor(code: number, message: string, temporary?: boolean);
+  constructor(code: number, reason: string, temporary?: boolean, about?: { method?: string; room?: string });
+  /** For people who read a console: method, room, reason and code, as in `publish chat:lobby: not available (108)`. */
+  readonly message: string;
   readonly code: number;
+  /** The text alone, as the server has it: for people who use the page. */
+  readonly reason: string;
+  /** What failed: 'connect', 'subscribe', 'publish', 'rpc rename', 'getToken', …; '' where it is none of these. */
+  readonly method: string;
+  /** The room that it is about; '' for none. */
+  readonly room: string;
   /** Trying again later may help. */
   readonly temporary: boolean;
 }
@@ -154,15 +162,18 @@ export class Realtime {
   /** Use this token from the next connect on. */
   setToken(token: string): void;
 
-  /** Return the room of this name: always the same object. `options` are added to those it has. */
-  room(name: string, options?: RoomOptions): Room;
+  /**
+   * Return the room of this name: always the same object. `options` are added to those it has. `T` is what is
+   * published there: `client.room<{ text: string }>('chat:lobby')`. Nothing checks it at run time.
+   */
+  room<T = any>(name: string, options?: RoomOptions): Room<T>;
 
   /** Call a method of the application. */
   rpc<T = any>(method: string, data?: Json): Promise<T>;
   /** Send the application a message that expects no answer. */
   send(data: Json): Promise<void>;
 
-  /** Handle an event. Returns a function that takes the handler away. */
+  /** Handle an event. Returns a function that takes the handler away. An event that there is not is warned of. */
   on<E extends keyof ClientEvents>(event: E, handler: (detail: ClientEvents[E]) => void): Off;
 }
 

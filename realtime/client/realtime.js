@@ -24,13 +24,46 @@ const NO_PING = 4;
 const BAD_PROTOCOL = 5;
 const UNAUTHORIZED = 6;
 
-/** What went wrong. `temporary`: trying again later may help. */
+/**
+ * What went wrong. `message` names the method and the room for whoever reads a console; `reason` is the text alone.
+ * `temporary`: trying again later may help.
+ */
 export class RealtimeError extends Error {
-  constructor(code, message, temporary = false) {
-    super(message);
+  constructor(code, reason, temporary = false, { method = '', room = '' } = {}) {
+    const about = [method, room].filter(Boolean).join(' ');
+    super(about ? `${about}: ${reason} (${code})` : reason);
     this.name = 'RealtimeError';
     this.code = code;
+    this.reason = reason;
     this.temporary = temporary;
+    this.method = method;
+    this.room = room;
+  }
+}
+
+/** The error of one command, which may be about a room, or be a call of the application's own methods. */
+const failure = ({ method, params }, code, reason, temporary) => new RealtimeError(code, reason, temporary, {
+  method: method === 'rpc' ? `rpc ${params.method}` : method, room: params?.channel,
+});
+
+/** The text by which a state change says why: without what stands before it in an error's message. */
+const reasonOf = (error) => error.reason ?? error.message;
+
+const CLIENT_EVENTS = ['state', 'connected', 'reconnecting', 'resumed', 'disconnected', 'room', 'message', 'error'];
+const CLIENT_OPTIONS = ['token', 'getToken', 'data', 'name', 'minDelayMs', 'maxDelayMs', 'timeoutMs', 'WebSocket'];
+const ROOM_EVENTS = ['state', 'subscribed', 'message', 'join', 'leave', 'members', 'error'];
+const ROOM_OPTIONS = ['presence', 'joinLeave', 'since', 'data', 'token', 'getToken'];
+const HISTORY_OPTIONS = ['limit', 'since', 'reverse'];
+
+const warned = new Set();
+
+/** Warn of names that mean nothing here, each once: a misspelt one would be ignored in silence. */
+function warnOfUnknown(what, names, known) {
+  for (const name of names) {
+    const text = `realtime: ${what} "${name}" means nothing; known: ${known.join(', ')}`;
+    if (known.includes(name) || warned.has(text)) continue;
+    warned.add(text);
+    console.warn(text);
   }
 }
 
@@ -81,7 +114,9 @@ class Token {
   /** Get one where it is missing. Throws what the application throws, or that it says there is none. */
   async fetch() {
     if (this.isMissing) this.value = (await this.#getToken(...this.#arguments)) || '';
-    if (this.isMissing) throw new RealtimeError(UNAUTHORIZED, 'unauthorized');
+    if (this.isMissing) {
+      throw new RealtimeError(UNAUTHORIZED, 'unauthorized', false, { method: 'getToken', room: this.#arguments[0] });
+    }
   }
 
   /** When the server says that the token's time is over, `renew` with another one; again and again. */
@@ -109,8 +144,12 @@ class Token {
 
 class Emitter {
   #handlers = new Map();
+  #events;
+
+  constructor(events) { this.#events = events; }
 
   on(event, handler) {
+    warnOfUnknown('the event', [event], this.#events);
     if (!this.#handlers.has(event)) this.#handlers.set(event, new Set());
     this.#handlers.get(event).add(handler);
     return () => void this.#handlers.get(event).delete(handler);
@@ -148,7 +187,8 @@ export class Realtime extends Emitter {
   #lostAt = 0; // when the connection was lost that is not resumed yet; 0: none was
 
   constructor(url, options = {}) {
-    super();
+    super(CLIENT_EVENTS);
+    warnOfUnknown('the option', Object.keys(options), CLIENT_OPTIONS);
     this.#url = socketUrl(url);
     this.#options = {
       name: 'js', minDelayMs: 500, maxDelayMs: 20000, timeoutMs: 5000, WebSocket: globalThis.WebSocket, ...options,
@@ -197,7 +237,7 @@ export class Realtime extends Emitter {
   /** Ask the server, and wait for the answer. */
   _ask(method, params) {
     return new Promise((resolve, reject) => {
-      if (this.#state === 'disconnected') reject(new RealtimeError(NOT_CONNECTED, 'not connected'));
+      if (this.#state === 'disconnected') reject(failure({ method, params }, NOT_CONNECTED, 'not connected'));
       else this._call(method, params, resolve, reject);
     });
   }
@@ -226,7 +266,7 @@ export class Realtime extends Emitter {
   #timedOut(command) {
     this.#pending.delete(command.id);
     this.#waiting = this.#waiting.filter((other) => other !== command);
-    command.fail(new RealtimeError(TIMEOUT, `${command.method}: no answer in time`, true));
+    command.fail(failure(command, TIMEOUT, 'no answer in time', true));
   }
 
   #write(command) {
@@ -327,8 +367,8 @@ export class Realtime extends Emitter {
   #refused(error) {
     if (error.code === LOST) return; // whoever dropped the connection goes on
     this._emit('error', error);
-    if ((error.code === TOKEN_EXPIRED && this.#token.drop()) || isRetried(error)) this.#lose(error.code, error.message);
-    else this.#end(error.code, error.message);
+    if ((error.code === TOKEN_EXPIRED && this.#token.drop()) || isRetried(error)) this.#lose(error.code, reasonOf(error));
+    else this.#end(error.code, reasonOf(error));
   }
 
   // Losing the connection, and coming back
@@ -363,10 +403,10 @@ export class Realtime extends Emitter {
     this.#drop();
     this.#listen('removeEventListener');
     this.#lostAt = 0;
-    this.#reject(this.#waiting.splice(0), new RealtimeError(NOT_CONNECTED, reason));
+    this.#reject(this.#waiting.splice(0), NOT_CONNECTED, reason);
     this.#move('disconnected', code, reason);
     this._emit('disconnected', { code, reason });
-    this.#ready.reject(new RealtimeError(code, reason));
+    this.#ready.reject(new RealtimeError(code, reason, false, { method: 'connect' }));
   }
 
   #drop() {
@@ -380,13 +420,13 @@ export class Realtime extends Emitter {
     this.#token.stop();
     socket?.close();
     for (const room of this.rooms) room._interrupted();
-    this.#reject(unanswered, new RealtimeError(LOST, 'connection lost', true));
+    this.#reject(unanswered, LOST, 'connection lost', true);
   }
 
-  #reject(commands, error) {
-    for (const { timer, fail } of commands) {
-      clearTimeout(timer);
-      fail(error);
+  #reject(commands, code, reason, temporary) {
+    for (const command of commands) {
+      clearTimeout(command.timer);
+      command.fail(failure(command, code, reason, temporary));
     }
   }
 
@@ -431,7 +471,7 @@ export class Realtime extends Emitter {
   #hurry() { if (this.#timers.retry !== undefined) this.#open(); }
 
   #renewAfter(result) {
-    const giveUp = ({ code, message }) => this.#end(code, message);
+    const giveUp = (error) => this.#end(error.code, reasonOf(error));
     this.#token.renewAfter(result, (token) => this._ask('refresh', { token }), giveUp);
   }
 
@@ -464,7 +504,7 @@ export class Realtime extends Emitter {
     if (!command) return; // it was given up
     this.#pending.delete(id);
     clearTimeout(command.timer);
-    if (error) command.fail(new RealtimeError(error.code, error.message ?? '', error.temporary === true));
+    if (error) command.fail(failure(command, error.code, error.message ?? '', error.temporary === true));
     else command.done(reply[command.method] ?? {});
   }
 
@@ -496,7 +536,7 @@ class Room extends Emitter {
   #moves = null; // joins and leaves since the members were asked for; null: they were not, or are known
 
   constructor(client, name, delays) {
-    super();
+    super(ROOM_EVENTS);
     this.#client = client;
     this.#delays = delays;
     this.name = name;
@@ -536,7 +576,9 @@ class Room extends Emitter {
 
   async publish(data) { await this.#ask('publish', { data }); }
 
-  async history({ limit = 0, since, reverse } = {}) {
+  async history(options = {}) {
+    warnOfUnknown('the option of history', Object.keys(options), HISTORY_OPTIONS);
+    const { limit = 0, since, reverse } = options;
     const { publications, epoch, offset } = await this.#ask('history', { limit, since, reverse });
     return { publications: publications ?? [], epoch: epoch ?? '', offset: offset ?? 0 };
   }
@@ -553,6 +595,7 @@ class Room extends Emitter {
   // Subscribing
 
   _configure(options) {
+    warnOfUnknown('the option of a room', Object.keys(options), ROOM_OPTIONS);
     this.#options = { ...this.#options, ...options };
     this.#token = new Token(this.#options.token, this.#options.getToken, this.name);
     if (options.since && this.#state === 'unsubscribed') this._position = { ...options.since };
@@ -600,7 +643,7 @@ class Room extends Emitter {
     this._position = result.recoverable ? { epoch, offset } : null;
     this.#seen = offset;
     this.#attempt = 0;
-    const giveUp = ({ code, message }) => this.#leave(code, message);
+    const giveUp = (error) => this.#leave(error.code, reasonOf(error));
     this.#token.renewAfter(result, (token) => this.#ask('sub_refresh', { token }), giveUp);
     this.#move('subscribed', CALLED, 'subscribed');
     this._emit('subscribed', { wasRecovering, recovered: result.recovered === true, data, position: this.position });
@@ -616,7 +659,7 @@ class Room extends Emitter {
     if (error.code === TIMEOUT) return this.#client._reconnect(TIMEOUT, 'subscribe timeout');
     this._emit('error', error);
     if ((error.code === TOKEN_EXPIRED && this.#token.drop()) || isRetried(error)) this.#retry();
-    else this._over(error.code, error.message);
+    else this._over(error.code, reasonOf(error));
   }
 
   #retry() {
@@ -650,7 +693,7 @@ class Room extends Emitter {
     this.#answer.resolve();
     this.members = new Map();
     this.#move('unsubscribed', code, reason);
-    this.#ready.reject(new RealtimeError(code, reason));
+    this.#ready.reject(new RealtimeError(code, reason, false, { method: 'subscribe', room: this.name }));
   }
 
   /** Drop what the server called invalid, yet make it say that something may be missing. */

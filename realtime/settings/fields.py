@@ -55,8 +55,10 @@ class Settings:
 
     # fmt: off
     target: str | None = _set(None, Text("TARGET", "module:attr or path/to/file.py:attr", r"[^\s\0][^\0]*"), _WHAT,
-        "The application: `module:attr` or `path/to/file.py:attr`; `attr` is `app` unless given.",
+        "The application: `module:attr` or `path/to/file.py:attr`; `attr` is `app` unless given. `attr()` is called.",
         shown="app.py here, else a stock application in which every room is open")
+    factory: bool = _set(False, Flag(), _WHAT,
+        "TARGET names a function without parameters that makes the application, as if `attr()` were written.")
 
     root_path: str = _set("", Text("PATH", "a path such as /chat", r"(/[^/?#\s\0]+)*"), _WHAT,
         "The path under which a proxy serves this application; the proxy takes it off. For links that it makes.")

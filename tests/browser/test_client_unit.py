@@ -35,3 +35,31 @@ def test_the_types_name_what_the_module_exports() -> None:
     exported = set(re.findall(r"^export class (\w+)", (client / "realtime.js").read_text(), re.MULTILINE))
     declared = set(re.findall(r"^export class (\w+)", (client / "realtime.d.ts").read_text(), re.MULTILINE))
     assert exported == declared == {"Realtime", "RealtimeError"}
+
+
+CLIENT = Path(__file__).parents[2] / "realtime" / "client"
+
+
+@pytest.mark.parametrize(
+    ("constant", "interface"),
+    [
+        ("CLIENT_EVENTS", "ClientEvents"),
+        ("CLIENT_OPTIONS", "RealtimeOptions"),
+        ("ROOM_EVENTS", "RoomEvents"),
+        ("ROOM_OPTIONS", "RoomOptions"),
+        ("HISTORY_OPTIONS", "HistoryOptions"),
+    ],
+)
+def test_what_the_client_knows_is_what_the_types_declare(constant: str, interface: str) -> None:
+    """Else the client would warn of an option that is documented."""
+    source, types = (CLIENT / "realtime.js").read_text(), (CLIENT / "realtime.d.ts").read_text()
+    known = re.search(rf"^const {constant} = \[(.*?)\];", source, re.MULTILINE)
+    declared = re.search(rf"^export interface {interface}\b.*?^\}}", types, re.MULTILINE | re.DOTALL)
+    assert known is not None
+    assert declared is not None
+    assert re.findall(r"'(\w+)'", known[1]) == re.findall(r"^  (\w+)\??:", declared[0], re.MULTILINE)
+
+
+def test_a_room_has_the_type_of_what_is_published_in_it() -> None:
+    types = (CLIENT / "realtime.d.ts").read_text()
+    assert "room<T = any>(name: string, options?: RoomOptions): Room<T>;" in types

@@ -182,10 +182,13 @@ def test_a_text_that_was_cut_within_a_character_is_taken(servers: list[RunningSe
         ("publish", {"channel": "open:x", "data": 1, "b64data": "MQ=="}, 107, "exclude"),
         ("publish", {"channel": "open:x", "data": 1, "delta": True}, 107, "delta"),
         ("broadcast", {"channels": ["open:x"], "data": 1, "key": "k"}, 107, "key"),
-        ("presence", {"channel": "news:x"}, 108, "not available"),
+        ("presence", {"channel": "news:x"}, 108, "not available: room 'news:x' keeps no presence"),
+        ("presence", {"channel": "news:x"}, 108, "declare it with presence=True"),
+        ("presence_stats", {"channel": "news:x"}, 108, "declare it with presence=True"),
         ("presence", {"channel": "open:x", "cursor": "1"}, 107, "cursor"),
         ("channels", {"pattern": "{open"}, 107, "pattern"),
-        ("history", {"channel": "plain:x"}, 108, "not available"),
+        ("history", {"channel": "plain:x"}, 108, "not available: room 'plain:x' keeps no history"),
+        ("history", {"channel": "plain:x"}, 108, "declare it with history=N"),
         ("history", {"channel": "open:x", "limit": 1, "since": {"offset": 1, "epoch": "no"}}, 112, "unrecoverable"),
         ("subscribe", {"user": "u", "channel": "nowhere"}, 102, "unknown"),
         ("subscribe", {"user": "u", "channel": "open:x", "override": {"presence": {"value": True}}}, 107, "override"),
@@ -496,6 +499,10 @@ async def test_commands(servers: list[RunningServer]) -> None:
     assert (await client.wait_closed())[0] == 3503
     wrong = realtime(one, "publish", "nowhere", "1")
     assert (wrong.returncode, wrong.stderr) == (1, "realtime: publish: unknown channel (102)\n")
+    for command, room, option in (("presence", "news:x", "presence=True"), ("history", "plain:x", "history=N")):
+        wrong = realtime(one, command, room)
+        says = f"room '{room}' keeps no {command}: declare it with {option} (108)\n"
+        assert (wrong.returncode, wrong.stderr) == (1, f"realtime: {command}: not available: {says}")
     assert "does not take this key" in realtime(one, "rooms", key="x" * 16).stderr
     assert realtime(one, "rooms", key="").returncode == 2
     assert "does not answer" in realtime(one, "rooms", "--url", "http://127.0.0.1:1").stderr

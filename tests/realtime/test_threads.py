@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 
 from realtime import App, Connection
-from realtime.application.room import RoomHandle
+from realtime.application.room_handle import RoomHandle
 from realtime.application.users import UserHandle
-from realtime.errors import ClientError, Disconnect
+from realtime.errors import ClientError, DeclarationError, Disconnect
 from realtime.testing import TestClient, TestServer
 from realtime.threads import from_any_thread, from_any_thread_at_once
 from tests.support.aio import eventually, run_async
@@ -32,10 +32,10 @@ ROOM = "chat:a"
 
 # What the worker and the wire protocol call, on the loop alone: no business of an application's.
 WORKER = """
-    accepts bind connect disconnect empty hears_ends hub leave lost message publish room_options rpc_call shutdown
+    accepts bind check connect disconnect empty hears_ends hub leave lost message publish room_options rpc_call shutdown
     startup subscribe
 """
-FOR_THE_WORKER = {f"App.{name}" for name in WORKER.split()}
+FOR_THE_WORKER = {f"App.{name}" for name in WORKER.split()} | {"RoomHandle.check", "App.__call__"}
 
 
 @dataclass
@@ -121,7 +121,7 @@ async def is_forgotten(scene: Scene) -> None:
 
 
 async def has_members(scene: Scene) -> None:
-    assert scene.result == {scene.conn.id: {"user": "ann", "info": None}}
+    assert {id: (member.user, member.info) for id, member in scene.result.items()} == {scene.conn.id: ("ann", None)}
 
 
 async def has_page_of_members(scene: Scene) -> None:
@@ -133,7 +133,7 @@ async def has_counts(scene: Scene) -> None:
 
 
 async def has_places(scene: Scene) -> None:
-    assert [place.client for place in scene.result] == [scene.conn.id]
+    assert [place.connection_id for place in scene.result] == [scene.conn.id]
 
 
 async def is_revoked(scene: Scene) -> None:
@@ -173,6 +173,12 @@ def declare_all(scene: Scene) -> None:
     scene.app.rpc("late")(lambda conn: 7)
     scene.app.mount("/late", asgi)
     scene.app.static("/files", Path(__file__).parent)
+
+
+def declare_job(scene: Scene) -> str:
+    with pytest.raises(DeclarationError, match="before a worker starts"):
+        scene.app.every(5)(lambda: None)
+    return "too late"
 
 
 class Late:
@@ -217,11 +223,12 @@ CASES = {
     "App.run_cpu": Case(lambda scene: scene.app.run_cpu(math.factorial, 20), returns(lambda scene: math.factorial(20))),
     "App.user": Case(lambda scene: scene.app.user("ann").name, returns(lambda scene: "ann")),
     "App.event_loop": Case(lambda scene: scene.app.event_loop(), has_loop),
-    "App.on_disconnect": Case(lambda scene: scene.app.on_disconnect(nothing), registers("disconnect")),
-    "App.on_connect": Case(lambda scene: scene.app.on_connect(nothing), registers("connect")),
-    "App.on_message": Case(lambda scene: scene.app.on_message(nothing), registers("message")),
+    "App.on_disconnect": Case(lambda scene: scene.app.on_disconnect(nothing), registers("on_disconnect")),
+    "App.on_connect": Case(lambda scene: scene.app.on_connect(nothing), registers("on_connect")),
+    "App.on_message": Case(lambda scene: scene.app.on_message(nothing), registers("on_message")),
     "App.on_startup": Case(lambda scene: scene.app.on_startup(lambda: None), returns(lambda scene: scene.result)),
     "App.on_shutdown": Case(lambda scene: scene.app.on_shutdown(lambda: None), returns(lambda scene: scene.result)),
+    "App.every": Case(declare_job, returns(lambda scene: "too late")),
     "App.room": DECLARED,
     "App.rpc": DECLARED,
     "App.mount": DECLARED,
@@ -400,7 +407,7 @@ async def test_plain_functions_at_the_start_and_the_end_may_publish() -> None:
 
     async with TestServer(app):
         pass
-    assert found == [b'"begun"', b'"ended"']
+    assert found == ["begun", "ended"]
 
 
 @run_async

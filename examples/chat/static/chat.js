@@ -187,7 +187,7 @@ async function rename(name) {
       room.subscribe();
     }
   } catch (error) {
-    showStatus(`The new name was not taken: ${error.message}`, RESUMED_SHOWN_MS);
+    showStatus(`The new name was not taken: ${error.reason ?? error.message}`, RESUMED_SHOWN_MS);
   }
 }
 

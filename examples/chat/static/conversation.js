@@ -149,7 +149,7 @@ export class Conversation {
     } catch (error) {
       // It may have arrived all the same. The id stays, so that sending it again shows it once.
       message.state = error.temporary && this.#client.state === 'connecting' ? 'waiting' : 'failed';
-      message.problem = error.message;
+      message.problem = error.reason ?? error.message;
     }
     this.#say('messages');
   }

@@ -12,7 +12,7 @@ import pydantic
 import pytest
 
 from realtime import App, Connection, Reject
-from realtime.application.handlers import TOLD_MAX, Handler
+from realtime.application.handlers import CLIENT_TEXT_MAX, Handler
 from realtime.errors import ClientError
 from realtime.testing import TestServer
 from tests.support.aio import run_async
@@ -42,7 +42,7 @@ def handler(wanted: Any) -> Handler:
         return data
 
     take.__annotations__["data"] = wanted
-    return Handler(take, positional=2)
+    return Handler(take, offers=("conn", "data"))
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_what_does_not_fit_is_refused_with_its_field(wanted: Any, sent: bytes | 
         handler(wanted).decode(sent)
     assert refused.value.code == 107
     assert told in refused.value.message
-    assert len(refused.value.message) <= TOLD_MAX
+    assert len(refused.value.message) <= CLIENT_TEXT_MAX
 
 
 def test_a_type_that_no_json_becomes_is_refused_when_it_is_declared() -> None:
-    with pytest.raises(TypeError, match=r"take: what a client sends cannot become .*Connection.* msgspec\.Struct"):
+    with pytest.raises(TypeError, match=r"take\(\)`: what a client sends cannot become .*Connection.* msgspec\.Struct"):
         handler(Connection)
 
 
@@ -132,7 +132,7 @@ def test_a_handler_that_shows_anothers_signature_is_given_what_it_names() -> Non
         return await take(**named)
 
     async def call() -> Any:
-        return await Handler(by_name, positional=2)("c", 1)
+        return await Handler(by_name, offers=("conn", "data"))("c", 1)
 
     assert asyncio.run(call()) == ("c", 1)
 

@@ -23,7 +23,7 @@ async def test_a_user_is_online_where_there_is_a_connection() -> None:
         await worker.join(user="ben")
         await tabs[0].ask("subscribe", channel="r")
         places = await app.user("ana").connections()
-        assert {place.client for place in places} == {tab.connected["client"] for tab in tabs}
+        assert {place.connection_id for place in places} == {tab.connected["client"] for tab in tabs}
         assert {place.rooms for place in places} == {("r",), ()}
         assert {(place.address, place.slot, place.worker, place.node) for place in places} == {
             ("127.0.0.1", 3, "w", "n")
@@ -39,9 +39,9 @@ async def test_a_user_is_brought_in_taken_out_and_disconnected() -> None:
         await app.user("ana").subscribe("r")
         for tab in (one, other):
             assert (await tab.push("subscribe"))["channel"] == "r"
-        await app.user("ana").unsubscribe("r", client=one.connected["client"])
+        await app.user("ana").unsubscribe("r", connection_id=one.connected["client"])
         assert (await one.push("unsubscribe"))["channel"] == "r"
-        await app.user("ana").disconnect(4001, "moved", client=one.connected["client"])
+        await app.user("ana").disconnect(4001, "moved", connection_id=one.connected["client"])
         assert await one.wait_closed() == (4001, "moved")
         await app.user("ana").disconnect()
         assert await other.wait_closed() == (3503, "force disconnect")

@@ -585,7 +585,7 @@ async def test_who_never_says_connect_is_closed_as_stale() -> None:
 async def test_every_handler_may_end_the_connection(method: str, code: int, reason: str, end: tuple[int, str]) -> None:
     app = App()
 
-    async def refuse(*_: Any) -> None:
+    async def refuse(conn: Any = None) -> None:
         raise Disconnect(code, reason)
 
     if method == "connect":

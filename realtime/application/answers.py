@@ -1,0 +1,72 @@
+"""
+What handlers return, as JSON texts; and which field it is that JSON cannot say.
+
+Runs in the worker. Encoding is one call where all is well. Only after it has failed is the value searched, field by
+field, for the innermost one that cannot be encoded. A client never sees any of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from realtime.errors import AnswerError
+
+DEEPEST: Final = 64
+"""Levels that are searched for the field. A value that contains itself has no end."""
+
+UNSAYABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
+
+
+def encode(value: Any, what: Callable[[], str]) -> bytes:
+    """
+    Return a value as a JSON text.
+
+    Args:
+        value: anything that JSON can say, or a model of pydantic.
+        what: names the value, for the error.
+
+    Raises:
+        AnswerError: it cannot be said; the error names the field.
+    """
+    try:
+        return msgspec.json.encode(value, enc_hook=_plain)
+    except UNSAYABLE:
+        field, culprit = _find(value, "$", DEEPEST)
+        raise AnswerError(what(), field, f"a `{type(culprit).__name__}`") from None
+
+
+def _find(value: Any, field: str, levels: int) -> tuple[str, Any]:
+    """Return the innermost field of a value that cannot be encoded, and what stands there."""
+    for name, part in _parts(value) if levels else ():
+        try:
+            msgspec.json.encode(part, enc_hook=_plain)
+        except UNSAYABLE:
+            return _find(part, f"{field}{name}", levels - 1)
+    return field, value
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Give the parts of a value that encode by themselves, each with the way to it."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield f".{key}", part
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            yield f"[{index}]", part
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield f".{name}", getattr(value, name)
+    elif dataclasses.is_dataclass(value):
+        for each in dataclasses.fields(value):
+            yield f".{each.name}", getattr(value, each.name)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can say of a pydantic model."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"JSON cannot say a {type(value).__name__}")
