@@ -174,7 +174,12 @@ class RoomHandle:
     @from_any_thread
     async def history(self, limit: int = 100, *, since: Position | None = None, reverse: bool = False) -> Page:
         """
-        Return up to `limit` publications: oldest first, or newest first with `reverse`.
+        Return publications that the room keeps, and the position at the top of its stream.
+
+        Args:
+            limit: how many at most.
+            since: begin after this position, or before it with `reverse`.
+            reverse: newest first; else oldest first.
 
         Raises:
             NotKept: the room is declared without history.
