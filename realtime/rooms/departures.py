@@ -130,7 +130,7 @@ class Departures:
         """
         lasting = _has_grace(options, info)
         before = await self._resume(room, info) if lasting else None
-        shown = info if before is None else msgspec.structs.replace(info, client=before)
+        shown = info if before is None else msgspec.structs.replace(info, connection_id=before)
         is_new = before is None  # and nothing has been done yet
         try:
             if options.has_leave_hooks:

@@ -58,7 +58,7 @@ class HubClient:
 
     def __init__(self, hub: Hub, name: str = "c", options: RoomOptions = KEPT) -> None:
         self.hub = hub
-        self.client = name
+        self.connection_id = name
         self.info = ClientInfo(f"user {name}", name)
         self.options = options
         self.wire = WIRE

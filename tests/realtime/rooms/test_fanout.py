@@ -58,7 +58,7 @@ class Transport:
 @dataclass(eq=False)
 class Member:
     wire: Words
-    client: str = ""
+    connection_id: str = ""
     transport: Transport = field(default_factory=Transport)
 
     def insufficient(self, room: Room) -> None:
@@ -333,7 +333,7 @@ turns = st.lists(st.tuples(st.lists(comes | st.integers(0, 2), max_size=3), st.l
 @given(turns)
 def test_a_difference_is_always_to_what_the_member_got_last(turns: list[Any]) -> None:
     fanout, wire = Fanout(ROOM, difference), Differences()
-    members = [Follower(wire, client=str(n)) for n in range(3)]
+    members = [Follower(wire, connection_id=str(n)) for n in range(3)]
     inside: set[int] = set()
     number = offset = 0
     for moves, burst in turns:
