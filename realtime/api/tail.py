@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from dataclasses import replace
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -49,7 +48,7 @@ async def tail(hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
         entry = await hub.enter(
             room,
             follower,
-            replace(options, presence=False, has_leave_hooks=False),
+            options.unseen(),
             info=ClientInfo("", follower.connection_id),
             watches=options.join_leave,
         )

@@ -11,20 +11,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from realtime.application.declaration import with_options
 from realtime.application.handlers import Handler, encode
-from realtime.application.room import Pattern, RoomHandle, RoomKind, Rooms, options
+from realtime.application.room import Pattern, RoomHandle, RoomKind, Rooms
 from realtime.application.users import UserHandle
 from realtime.broker.base import ClientInfo, Publication, Room
 from realtime.cluster.bus import ClusterBus
 from realtime.errors import ClientError, Disconnect
 from realtime.rooms.fanout import Accepts
-from realtime.rooms.hub import Hub, RoomOptions
+from realtime.rooms.hub import Hub
+from realtime.rooms.options import RoomOptions
 from realtime.session.connection import Connection
 from realtime.threads import from_any_thread
 
@@ -118,27 +120,8 @@ class App:
 
         return register
 
-    def room(
-        self,
-        name: str,
-        *,
-        presence: bool = False,
-        join_leave: bool | None = None,
-        history: int = 0,
-        history_ttl_s: float = 300.0,
-        recover: bool | None = None,
-        open: bool = False,
-        delta: bool = False,
-        filters: bool = False,
-        binary: bool = False,
-        echo: bool = True,
-        rate: str | None = None,
-        user_rate: str | None = None,
-        room_rate: str | None = None,
-        conflate: str | bool = False,
-        grace_s: float = 0.0,
-        for_others: Collection[str] = (),
-    ) -> RoomHandle:
+    @with_options
+    def room(self, name: str, options: RoomOptions) -> RoomHandle:
         """
         Declare a family of rooms, or speak to one room.
 
@@ -152,53 +135,13 @@ class App:
 
         Args:
             name: a pattern such as `chat:{name}`, or a room's name.
-            presence: keep who is there.
-            join_leave: tell members of joins and leaves; by default where there is presence.
-            history: how many publications are kept.
-            history_ttl_s: for how many seconds.
-            recover: give returning clients what they missed; by default where there is history.
-            open: clients may subscribe and publish as they like; declares the room at once, without a class.
-            delta: clients that ask for it get the difference to the publication before. Needs `recover`.
-            filters: clients may ask for the publications of certain tags only.
-            binary: payloads are any bytes, and not JSON: for clients that speak Protobuf.
-            echo: a client gets what it published itself.
-            rate: how often one connection may publish, such as "5/s", "20/10s", "100/min"; above it: error 111.
-            user_rate: how often one user may, by all connections on all workers (an address, without a user).
-            room_rate: how often all together may.
-            conflate: for whom reads too slowly only the latest publication is kept, instead of closing the connection
-                as slow: of each value of the tag that is named here, or of all when True.
-            grace_s: seconds in which a user whose connection broke may come back without a leave and a join.
-            for_others: what clients may do that are not in the room, of "publish" (`on_publish` is asked as for
-                members), "presence" and "history". Nothing unless given: then `on_subscribe` is the one gate.
-
-        Raises:
-            ValueError: the options or the pattern make no sense.
         """
-        kept = options(
-            presence=presence,
-            join_leave=join_leave,
-            history=history,
-            history_ttl_s=history_ttl_s,
-            recover=recover,
-            open=open,
-            delta=delta,
-            filters=filters,
-            binary=binary,
-            echo=echo,
-            rate=rate,
-            user_rate=user_rate,
-            room_rate=room_rate,
-            conflate=conflate,
-            grace_s=grace_s,
-            for_others=for_others,
-        )
-
-        opened = RoomKind(Pattern(name), kept) if open else None
+        opened = RoomKind(Pattern(name), options) if options.publish else None
         if opened is not None:
             self.rooms.declare(opened)  # also without a class
 
         def declare(handlers: object) -> None:
-            kind = opened or RoomKind(Pattern(name), kept)
+            kind = opened or RoomKind(Pattern(name), options)
             kind.take(handlers)
             self.rooms.declare(kind)
 
@@ -206,11 +149,11 @@ class App:
 
     def user(self, name: str) -> UserHandle:
         """Return a handle of a user, on all workers: `await app.user("ann").is_online()`."""
-        return UserHandle(name, self._the_postman, self.event_loop)
+        return UserHandle(name, self._running_bus, self.event_loop)
 
-    def _the_postman(self) -> ClusterBus:
+    def _running_bus(self) -> ClusterBus:
         if self._bus is None:
-            raise RuntimeError("no worker runs this application: ask from a handler, or by the API")
+            raise RuntimeError("no worker runs this application: call it from a handler, or use the API")
         return self._bus
 
     def mount(self, path: str, app: ASGIApp) -> None:

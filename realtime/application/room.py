@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from realtime.application.handlers import Handler
-from realtime.broker.base import MemberCounts, MembersPage, Position, Publication, Retention, Room
-from realtime.rooms.hub import RoomOptions
-from realtime.rooms.local_room import FOR_OTHERS
+from realtime.broker.base import MemberCounts, MembersPage, Position, Publication, PublishRequest, Room
+from realtime.rooms.options import RoomOptions
 from realtime.threads import from_any_thread
-from realtime.timing.rate import Rate
 
 if TYPE_CHECKING:
     from realtime.application.app import App
@@ -94,17 +92,16 @@ class RoomKind:
             raise TypeError(f"{self.handlers['accepts'].name} is asked for every member: it cannot be a coroutine")
         if "accepts" in self.handlers and self.options.delta:
             raise ValueError("delta and accepts: a difference to what a member did not get helps it nothing")
-        may_publish = self.options.publish or "on_publish" in self.handlers
-        if "publish" in self.options.for_others and not may_publish:
+        options = self.options.with_handlers(
+            publish="on_publish" in self.handlers,
+            leave="on_leave" in self.handlers,
+            empty="on_empty" in self.handlers,
+        )
+        if "publish" in options.for_others and not options.publish:
             raise ValueError(
                 f"{self.pattern.text}: for_others has 'publish', but there is no on_publish, nor open=True"
             )
-        self.options = replace(
-            self.options,
-            publish=may_publish,
-            has_leave_hooks="on_leave" in self.handlers or "on_empty" in self.handlers,
-            hears_empty="on_empty" in self.handlers,
-        )
+        self.options = options
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,35 +217,42 @@ class RoomHandle:
             BrokerUnavailable: it may or may not have been published.
             RuntimeError: no worker runs this application.
         """
-        published = await self._app.hub.publish(
-            self.name,
-            data if isinstance(data, bytes) and self._is_binary else msgspec.json.encode(data),
-            tags=tags,
-            idempotency_key=idempotency_key,
-            exclude=exclude if isinstance(exclude, str) else exclude.id,
+        broker, options = self._app.hub.broker, self._options
+        published = await broker.publish(
+            PublishRequest(
+                self.name,
+                data if isinstance(data, bytes) and options.binary else msgspec.json.encode(data),
+                options.retention,
+                tags=tags,
+                idempotency_key=idempotency_key,
+                exclude=exclude if isinstance(exclude, str) else exclude.id,
+            )
         )
         return published.position
 
     @property
-    def _is_binary(self) -> bool:
-        found = self._app.room_options(self.name)
-        return found is not None and found.binary
+    def _options(self) -> RoomOptions:
+        options = self._app.room_options(self.name)
+        if options is None:
+            raise KeyError(self.name)
+        return options
 
     @from_any_thread
     async def history(self, limit: int = 100, *, since: Position | None = None, reverse: bool = False) -> Page:
         """Return up to `limit` publications: oldest first, or newest first with `reverse`."""
-        page = await self._app.hub.history(self.name, since=since, limit=limit, reverse=reverse)
+        broker, retention = self._app.hub.broker, self._options.retention
+        page = await broker.history(self.name, retention=retention, since=since, limit=limit, reverse=reverse)
         return Page(page.publications, page.top)
 
     @from_any_thread
     async def forget_history(self) -> None:
         """Remove the room's publications."""
-        await self._app.hub.forget_history(self.name)
+        await self._app.hub.broker.forget_history(self.name)
 
     @from_any_thread
     async def presence(self) -> dict[str, dict[str, Any]]:
         """Return who is in the room, on all workers: connection id -> `user` and `info`."""
-        members = await self._app.hub.members(self.name)
+        members = await self._app.hub.members.all(self.name)
         return {
             client: {"user": info.user, "info": info.conn_info and msgspec.json.decode(info.conn_info)}
             for client, info in members.items()
@@ -260,69 +264,9 @@ class RoomHandle:
         Return about `limit` of those in the room, and the `cursor` of the next page; "" after the last. Who is there
         from the first page to the last is in at least one.
         """
-        return await self._app.hub.members_page(self.name, cursor=cursor, limit=limit)
+        return await self._app.hub.broker.members_page(self.name, cursor=cursor, limit=limit)
 
     @from_any_thread
     async def presence_stats(self) -> MemberCounts:
         """Count who is in the room, on all workers: connections, and users."""
-        return await self._app.hub.member_counts(self.name)
-
-
-def options(
-    *,
-    presence: bool,
-    join_leave: bool | None,
-    history: int,
-    history_ttl_s: float,
-    recover: bool | None,
-    open: bool,
-    delta: bool,
-    filters: bool,
-    binary: bool,
-    echo: bool,
-    rate: str | None,
-    user_rate: str | None,
-    room_rate: str | None,
-    conflate: str | bool,
-    grace_s: float,
-    for_others: Collection[str],
-) -> RoomOptions:
-    """
-    Return how a room is kept, from what a declaration says.
-
-    Raises:
-        ValueError: it asks for recovery without history, for deltas without recovery, or for a rate that is none.
-    """
-    if recover and history <= 0:
-        raise ValueError("recover needs history: what is not kept cannot be sent again")
-    recovers = history > 0 if recover is None else recover
-    if delta and not recovers:
-        raise ValueError("delta needs history and recover: a difference is to something that a client surely has")
-    if history < 0 or history_ttl_s <= 0:
-        raise ValueError("history and history_ttl_s are not negative")
-    if grace_s < 0:
-        raise ValueError("grace_s is not negative")
-    others = frozenset((for_others,) if isinstance(for_others, str) else for_others)
-    if unknown := sorted(others - FOR_OTHERS):
-        raise ValueError(f"for_others: {unknown[0]!r} is none of {', '.join(sorted(FOR_OTHERS))}")
-    if "presence" in others and not presence:
-        raise ValueError("for_others: 'presence' needs a room with presence=True")
-    if "history" in others and not history:
-        raise ValueError("for_others: 'history' needs a room with history")
-    return RoomOptions(
-        retention=Retention(history, history_ttl_s),
-        presence=presence,
-        join_leave=presence if join_leave is None else join_leave,
-        recover=recovers,
-        publish=open,
-        delta=delta,
-        filters=filters,
-        binary=binary,
-        echo=echo,
-        rate=Rate.parse(rate) if rate else None,
-        user_rate=Rate.parse(user_rate) if user_rate else None,
-        room_rate=Rate.parse(room_rate) if room_rate else None,
-        conflate=None if conflate is False else "" if conflate is True else conflate,
-        grace_s=grace_s,
-        for_others=others,
-    )
+        return await self._app.hub.members.counts(self.name)

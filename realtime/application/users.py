@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from realtime.broker.base import Room
-from realtime.cluster.bus import ClusterBus, Disconnect, Subscribe, Unsubscribe
+from realtime.cluster.bus import ClusterBus
+from realtime.cluster.messages import Disconnect, Subscribe, Unsubscribe
 from realtime.threads import from_any_thread
 
 
@@ -63,7 +64,7 @@ class UserHandle:
     @from_any_thread
     async def disconnect(self, code: int = 3503, reason: str = "force disconnect", *, client: str = "") -> None:
         """Close all connections of the user, or one; by the default code they do not come back."""
-        await self._bus().tell_all(Disconnect(self.name, client, (), code, reason))
+        await self._bus().send_all(Disconnect(self.name, client, (), code, reason))
 
     @from_any_thread
     async def revoke_tokens(self) -> None:
@@ -73,12 +74,12 @@ class UserHandle:
     @from_any_thread
     async def subscribe(self, room: str, *, client: str = "") -> None:
         """Bring all connections of the user, or one, into a room. No handler is asked."""
-        await self._bus().tell_all(Subscribe(self.name, room, client))
+        await self._bus().send_all(Subscribe(self.name, room, client))
 
     @from_any_thread
     async def unsubscribe(self, room: str, *, client: str = "") -> None:
         """Take all connections of the user, or one, out of a room."""
-        await self._bus().tell_all(Unsubscribe(self.name, room, client))
+        await self._bus().send_all(Unsubscribe(self.name, room, client))
 
 
 async def find(bus: ClusterBus, user: str) -> list[Place]:

@@ -31,6 +31,7 @@ from realtime.broker.base import (
     Position,
     Publication,
     Published,
+    PublishRequest,
     Retention,
     Room,
     WorkerId,
@@ -253,22 +254,15 @@ class LocalBroker:
         self._rooms.discard(room)
         await self._ask("unsubscribe", room)
 
-    async def publish(
-        self,
-        room: Room,
-        data: bytes,
-        *,
-        retention: Retention,
-        info: ClientInfo | None = None,
-        tags: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        idempotency_ttl_s: float = 300.0,
-        exclude: str = "",
-    ) -> Published:
-        publication = Publication(
-            data, info=info, tags=dict(tags) if tags else None, time_ms=int(time.time() * 1000), exclude=exclude
+    async def publish(self, request: PublishRequest) -> Published:
+        raw = await self._ask(
+            "publish",
+            request.room,
+            request.publication(int(time.time() * 1000)),
+            request.retention,
+            request.idempotency_key,
+            float(request.idempotency_ttl_s),
         )
-        raw = await self._ask("publish", room, publication, retention, idempotency_key, float(idempotency_ttl_s))
         self._counts["published"] += 1
         return msgspec.msgpack.decode(raw, type=Published)
 

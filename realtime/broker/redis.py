@@ -37,6 +37,7 @@ from realtime.broker.base import (
     Position,
     Publication,
     Published,
+    PublishRequest,
     Retention,
     Room,
     WorkerId,
@@ -213,21 +214,12 @@ class RedisBroker:
         else:
             self._nodes.route  # noqa: B018 - raises where there is none
 
-    async def publish(
-        self,
-        room: Room,
-        data: bytes,
-        *,
-        retention: Retention,
-        info: ClientInfo | None = None,
-        tags: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        idempotency_ttl_s: float = 300.0,
-        exclude: str = "",
-    ) -> Published:
-        payload = _pack(Stored(data, info, dict(tags) if tags else None, int(time.time() * 1000), exclude))
+    async def publish(self, request: PublishRequest) -> Published:
+        room, retention, key = request.room, request.retention, request.idempotency_key
+        tags = dict(request.tags) if request.tags else None
+        payload = _pack(Stored(request.data, request.info, tags, int(time.time() * 1000), request.exclude))
         meta = self._keys.meta(room)
-        seen_key = self._keys.seen(room, idempotency_key) if idempotency_key is not None else meta
+        seen_key = self._keys.seen(room, key) if key is not None else meta
         is_kept = retention.size > 0  # else no other key is named: a slot that moves would have it wait for keys
         epoch, offset, seen = await self._commands.run(
             tag_of(room),
@@ -242,7 +234,7 @@ class RedisBroker:
             int(retention.ttl_s * 1000),
             _meta_ms(retention),
             _new_epoch(),
-            int(idempotency_ttl_s * 1000) if idempotency_key is not None else 0,
+            int(request.idempotency_ttl_s * 1000) if key is not None else 0,
             self._nodes.publishing,
         )
         self._counts["published"] += 1

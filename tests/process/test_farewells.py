@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from realtime.rooms.departures import AWAY, REPLACED
+from realtime.rooms.connection_ends import REPLACED
+from realtime.rooms.departures import IN_GRACE
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.redis_server import RedisServer
@@ -90,7 +91,7 @@ class Scene:
 
     async def away(self, count: int) -> None:
         """Wait until so many may come back, and would be found."""
-        await asyncio.to_thread(self.server.log.wait_for, AWAY, times=count)
+        await asyncio.to_thread(self.server.log.wait_for, IN_GRACE, times=count)
 
     def how_often(self, *words: object) -> int:
         return len(self.server.log.find_all(" ".join(map(str, ("HEARD", *words))) + "( |$)"))

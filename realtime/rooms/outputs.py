@@ -1,0 +1,151 @@
+"""
+The vocabulary of a room's machine (room.py): its states, what moves it, and the outputs that the hub performs.
+
+Runs in the worker. Plain data and one table; nothing here decides or does anything.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
+
+from realtime.broker.base import Position, Publication
+from realtime.rooms.fanout import Change
+
+
+class State(enum.Enum):
+    """What the machine knows about the room's stream."""
+
+    CLOSED = "closed"
+    IN_SYNC = "in sync"
+    OUT_OF_SYNC = "out of sync"
+    READING = "reading"
+
+
+class Event(enum.Enum):
+    """What moves the machine from state to state. A publication that follows the position does not."""
+
+    OPENED = "opened"  # subscribed at the broker, with the stream's top
+    CLOSED = "closed"  # unsubscribed
+    GAP = "gap"  # a publication does not follow the position, or the broker's top is another
+    DISTRUST = "distrust"  # the link was lost, or a gap was reported: something may be missing
+    CONFIRMED = "confirmed"  # the broker's top is the position
+    FILLED = "filled"  # the stream was read, and accepted
+    LOST = "lost"  # the stream was read, and does not have what is missing
+    UNREADABLE = "unreadable"  # the stream could not be read now
+
+
+TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
+    (State.CLOSED, Event.OPENED): State.IN_SYNC,
+    (State.CLOSED, Event.DISTRUST): State.CLOSED,  # whoever opens it reads the position then
+    (State.CLOSED, Event.CLOSED): State.CLOSED,
+    (State.IN_SYNC, Event.GAP): State.READING,
+    (State.IN_SYNC, Event.DISTRUST): State.OUT_OF_SYNC,
+    (State.IN_SYNC, Event.CLOSED): State.CLOSED,
+    (State.OUT_OF_SYNC, Event.CONFIRMED): State.IN_SYNC,
+    (State.OUT_OF_SYNC, Event.GAP): State.READING,
+    (State.OUT_OF_SYNC, Event.DISTRUST): State.OUT_OF_SYNC,
+    (State.OUT_OF_SYNC, Event.CLOSED): State.CLOSED,
+    (State.READING, Event.FILLED): State.IN_SYNC,
+    (State.READING, Event.LOST): State.IN_SYNC,
+    (State.READING, Event.UNREADABLE): State.OUT_OF_SYNC,
+    (State.READING, Event.DISTRUST): State.OUT_OF_SYNC,  # what is being read may be older than the fault
+    (State.READING, Event.CLOSED): State.CLOSED,
+}
+
+
+class Batch(NamedTuple):
+    """What members get in one go: publications, then joins and leaves."""
+
+    publications: Sequence[Publication]
+    changes: Sequence[Change]
+
+
+# Outputs
+
+
+class Deliver:
+    """The outbox has something. Call `flush` when the turn of the event loop ends."""
+
+    def __repr__(self) -> str:
+        return "DELIVER"
+
+
+class Buffer:
+    """The publication waits until the room is in sync. Nothing has to be done."""
+
+    def __repr__(self) -> str:
+        return "BUFFER"
+
+
+class Unsubscribe:
+    """Nobody is in the room, or on the way in. Unsubscribe at the broker, if that is still so then."""
+
+    def __repr__(self) -> str:
+        return "UNSUBSCRIBE"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportGap:
+    """Publication `found` arrived after the position `after`: some are missing. For the log and the counter."""
+
+    after: int
+    found: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestStream:
+    """
+    Read the stream after `since`, then call `stream_read` with this request, or `stream_unreadable`.
+
+    Compared by identity: an answer to a request that is not the latest is ignored. `buffered` publications had
+    arrived when it was made.
+    """
+
+    since: Position
+    buffered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """
+    Publications after `after` are lost. Write `before`, then remove every member, and notify it. The machine counts
+    no member any more.
+    """
+
+    after: int
+    members: int
+    before: Sequence[Batch] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Call `wake` with this time, when it has come."""
+
+    due_s: float
+
+
+Output: TypeAlias = Deliver | Buffer | Unsubscribe | ReportGap | RequestStream | Lost | WakeAt
+
+DELIVER: Final = Deliver()
+BUFFER: Final = Buffer()
+UNSUBSCRIBE: Final = Unsubscribe()
+
+# Made once: the hot path allocates no output, and the hub compares by identity.
+NOTHING: Final[tuple[Output, ...]] = ()
+ONLY_DELIVER: Final[tuple[Output, ...]] = (DELIVER,)
+ONLY_BUFFER: Final[tuple[Output, ...]] = (BUFFER,)
+ONLY_UNSUBSCRIBE: Final[tuple[Output, ...]] = (UNSUBSCRIBE,)
+
+
+class Activation(NamedTuple):
+    """
+    How a pending subscription becomes a member. Write `before` to the members there are, add the subscriber as one
+    that has `seen` all up to that offset, then write `changes` to it.
+    """
+
+    before: Sequence[Batch]
+    seen: int
+    changes: Sequence[Change]
