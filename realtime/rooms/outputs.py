@@ -56,11 +56,8 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
 }
 
 
-class Batch(NamedTuple):
-    """What members get in one go: publications, then joins and leaves."""
-
-    publications: Sequence[Publication]
-    changes: Sequence[Change]
+# What members get in one go: publications, then joins and leaves. A plain tuple, for one is made in every turn.
+Batch: TypeAlias = tuple[Sequence[Publication], Sequence[Change]]
 
 
 # Outputs
@@ -132,6 +129,8 @@ Output: TypeAlias = Deliver | Buffer | Unsubscribe | ReportGap | RequestStream |
 DELIVER: Final = Deliver()
 BUFFER: Final = Buffer()
 UNSUBSCRIBE: Final = Unsubscribe()
+
+IN_SYNC: Final = State.IN_SYNC  # for the hot path, which looks up one name
 
 # Made once: the hot path allocates no output, and the hub compares by identity.
 NOTHING: Final[tuple[Output, ...]] = ()

@@ -48,6 +48,7 @@ from realtime.rooms.fanout import Change
 from realtime.rooms.options import RoomOptions
 from realtime.rooms.outputs import (
     BUFFER,
+    IN_SYNC,
     NOTHING,
     ONLY_BUFFER,
     ONLY_DELIVER,
@@ -198,14 +199,21 @@ class RoomMachine:
 
     def publication(self, publication: Publication) -> tuple[Output, ...]:
         """Take a publication from the broker: accept it, ignore a double, or buffer what has to wait."""
-        if self.state is not State.IN_SYNC:
+        if self.state is not IN_SYNC:
             return self._buffer(publication)
         offset = publication.offset
         if offset and self.recovers:
             if offset != self.offset + 1 or publication.epoch != self.epoch:
                 return self._out_of_order(publication)
             self.offset = offset
-        return self._accept(publication)
+        # As `_accept`, in place: a call here would cost a tenth of what a publication costs in a room of two.
+        if self._changes or self.pending:
+            return self._accept(publication)
+        self._publications.append(publication)
+        if self._is_scheduled:
+            return NOTHING
+        self._is_scheduled = True
+        return ONLY_DELIVER
 
     def _accept(self, publication: Publication) -> tuple[Output, ...]:
         """Put a publication into the outbox. What came before leaves before."""
@@ -409,7 +417,10 @@ class RoomMachine:
     def flush(self) -> Sequence[Batch]:
         """Return what members are to get now, in order, and empty the outbox."""
         self._is_scheduled = False
-        return self._take_batches()
+        if self._changes or self._batches:
+            return self._take_batches()
+        publications, self._publications = self._publications, []
+        return ((publications, ()),)
 
     def _schedule(self) -> tuple[Output, ...]:
         if self._is_scheduled:
@@ -418,7 +429,7 @@ class RoomMachine:
         return ONLY_DELIVER
 
     def _end_batch(self) -> None:
-        self._batches.append(Batch(self._publications, self._changes))
+        self._batches.append((self._publications, self._changes))
         self._publications, self._changes = [], []
 
     def _take_batches(self) -> Sequence[Batch]:
