@@ -137,7 +137,7 @@ class TestServer:
             home=Home(0, "test", "test", realtime.__version__),
         )
         mailbox = Mailbox(broker, self._hub.private, worker)
-        self._bus = ClusterBus(worker, broker, mailbox, self._hub, self._protocol)
+        self._bus = ClusterBus(worker, broker, mailbox, self._hub.registry, self._protocol)
         await self._hub.start()
         await self._bus.start()
         self._app.bind(self._hub, self._bus)

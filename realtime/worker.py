@@ -127,7 +127,7 @@ class Process:
             ),
         )
         mailbox = Mailbox(broker, self.hub.private, worker_id)
-        self.bus = bus = ClusterBus(worker_id, broker, mailbox, self.hub, self.protocol)
+        self.bus = bus = ClusterBus(worker_id, broker, mailbox, self.hub.registry, self.protocol)
         self.revocation_sync = RevocationSync(broker, bus, self.protocol.tokens.revoked)
         self.side_tasks = SideTasks(logger)
         self.streams = StreamEndpoint(

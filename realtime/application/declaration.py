@@ -37,7 +37,7 @@ def _declare(
             [*own, *inspect.signature(options).parameters.values()],
             return_annotation=inspect.signature(method).return_annotation,
         )
-        del declared.__wrapped__  # type: ignore[attr-defined]
+        del declared.__wrapped__
         declared.__doc__ = _joined(inspect.getdoc(method) or "", inspect.getdoc(RoomOptions.__init__) or "")
         return declared
 

@@ -56,7 +56,7 @@ logger = logging.getLogger("realtime.cluster")
 
 
 class RoomSizes(Protocol):
-    """The rooms of this worker, and how many members each has here: the hub."""
+    """The rooms of this worker, and how many members each has here: the hub's registry."""
 
     def sizes(self) -> dict[Room, int]: ...
 

@@ -16,7 +16,8 @@ from typing import Protocol
 from realtime.broker.base import Room
 from realtime.rooms.fanout import Difference, Fanout
 from realtime.rooms.options import RoomOptions
-from realtime.rooms.outputs import Batch, Lost, Output
+from realtime.rooms.outputs import Activation, Batch, Lost, Output
+from realtime.rooms.pending import PendingSubscription
 from realtime.rooms.room import RoomMachine
 
 logger = logging.getLogger("realtime.hub")
@@ -97,6 +98,16 @@ class Delivery:
             if changes:
                 local.fanout.announce(changes)
 
+    def admit(self, local: LocalRoom, pending: PendingSubscription, activation: Activation) -> None:
+        """Begin to write to a subscriber that the machine has made a member."""
+        subscriber = pending.subscriber
+        self.write(local, activation.before)
+        local.fanout.add(
+            subscriber, watches=pending.watches, seen=activation.seen, wire=pending.wire, accepts=pending.accepts
+        )
+        if activation.changes:
+            subscriber.transport.write(subscriber.wire.changes(local.name, activation.changes))
+
     def _put_out_overrun(self, local: LocalRoom) -> None:
         """Notify members for which too many keys waited; the fan-out has removed them already."""
         overrun, local.fanout.overrun = local.fanout.overrun, []
@@ -120,3 +131,7 @@ class Delivery:
         self.insufficient += len(members)
         for subscriber in members:
             subscriber.insufficient(local.name)
+
+    def statistics(self) -> dict[str, int]:
+        """Count what was delivered, and members that were put out."""
+        return {"delivered": self.delivered, "insufficient": self.insufficient}

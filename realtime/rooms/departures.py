@@ -333,15 +333,12 @@ class Departures:
                     self._tasks.spawn(self._end_grace(room, options, record, connection_id))
         await asyncio.gather(self.ends.close(patience_s), self._tasks.close(patience_s))
 
-    @property
-    def pending(self) -> int:
-        """How many removals and rooms wait for the broker."""
-        return self.presence.pending + self._records.pending + len(self._unchecked)
-
-    @property
-    def in_grace(self) -> int:
-        """How many members may come back."""
-        return sum(map(len, self._in_grace.values()))
+    def statistics(self) -> dict[str, int]:
+        """Count what waits for the broker (removals, and rooms that may be empty), and members that may come back."""
+        return {
+            "departures_pending": self.presence.pending + self._records.pending + len(self._unchecked),
+            "in_grace": sum(map(len, self._in_grace.values())),
+        }
 
 
 def _has_grace(options: RoomOptions, info: ClientInfo) -> bool:

@@ -21,7 +21,7 @@ from realtime.rooms.departures import Departures
 from realtime.rooms.options import RoomOptions
 from realtime.rooms.pending import PendingSubscription
 from realtime.rooms.presence_view import PresenceView
-from realtime.rooms.recovery import replay
+from realtime.rooms.recovery import Replay, replay
 from realtime.tasks import begin
 
 
@@ -93,10 +93,11 @@ class Entering:
     async def _read(self, local: LocalRoom, pending: PendingSubscription) -> None:
         retention = local.machine.options.retention
         if pending.since is None:
-            pending.top = await self._broker.position(local.name, retention=retention)
-            return
-        page = await self._broker.history(
-            local.name, retention=retention, since=pending.since, limit=retention.size, begin=True
-        )
-        pending.top = page.top
-        pending.missed = replay(pending.since, page)
+            top, missed = await self._broker.position(local.name, retention=retention), Replay(recovered=False)
+        else:
+            page = await self._broker.history(
+                local.name, retention=retention, since=pending.since, limit=retention.size, begin=True
+            )
+            top, missed = page.top, replay(pending.since, page)
+        if pending.is_undecided:  # else it was cancelled meanwhile
+            self._shell.perform(local, local.machine.positioned(pending, top, missed))

@@ -13,8 +13,8 @@ the broker brings goes to the room's machine (room.py), which decides. The hub p
     DELIVER        delivery.py         members are written to at the end of this turn of the event loop
     RequestStream  stream_resync.py    the stream is read
     Lost           delivery.py         all members are removed and notified
-    UNSUBSCRIBE    `_close_if_empty`   unless somebody entered meanwhile
-    WakeAt         a timer             `wake`
+    UNSUBSCRIBE    registry.py         the room is closed, unless a subscription entered meanwhile
+    WakeAt         a timer             joins and leaves that a large room deferred
 
 Departures, presence at the broker, and the repair of presence after a fault have a part each, with tasks of its own.
 
@@ -37,12 +37,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from realtime.broker.base import Broker, ClientInfo, Departed, Position, Publication, Room, WorkerId
-from realtime.errors import BrokerUnavailable
 from realtime.rooms.census import LARGE
 from realtime.rooms.delivery import Delivery, LocalRoom
 from realtime.rooms.departures import Departures
 from realtime.rooms.entering import Entering
-from realtime.rooms.fanout import Accepts, Difference, Subscriber, Wire, total
+from realtime.rooms.fanout import Accepts, Difference, Subscriber, Wire
 from realtime.rooms.hooks import Hooks, NoHooks
 from realtime.rooms.options import RoomOptions
 from realtime.rooms.outputs import DELIVER, ONLY_DELIVER, UNSUBSCRIBE, Lost, Output, ReportGap, RequestStream, WakeAt
@@ -50,6 +49,7 @@ from realtime.rooms.pending import Insufficient, Joined, PendingSubscription
 from realtime.rooms.presence_reader import PresenceReader
 from realtime.rooms.presence_resync import SETTLE_S
 from realtime.rooms.private_rooms import PrivateRooms
+from realtime.rooms.registry import RoomRegistry
 from realtime.rooms.room import DIGEST_S
 from realtime.rooms.upkeep import Upkeep
 from realtime.tasks import SideTasks
@@ -72,6 +72,7 @@ class Hub:
         members: who is present, for clients and programs that ask.
         connection_ends: handles the end of connections.
         private: rooms in which workers send to each other.
+        registry: the rooms with members here.
         is_linked: whether the broker can be reached.
     """
 
@@ -103,13 +104,10 @@ class Hub:
         self.broker = broker
         self.options_of = options_of
         self.is_linked = True
-        self._difference = difference
-        self._large = large
-        self._digest_s = digest_s
-        self._rooms: dict[Room, LocalRoom] = {}
+        self.registry = RoomRegistry(broker, options_of, difference, large=large, digest_s=digest_s)
+        self._rooms = self.registry.rooms
         self._tasks = SideTasks(logger)
         self._counts = dict.fromkeys(("received", "gaps"), 0)
-        self._filled = 0  # by rooms that are closed
         self._delivery = Delivery(self)
         self._departures = Departures(broker, hooks or NoHooks(), options_of, worker=worker or "worker")
         self._entering = Entering(broker, self._departures, self)
@@ -167,11 +165,7 @@ class Hub:
         Raises:
             BrokerUnavailable: nothing is left behind.
         """
-        local = self._rooms.get(room)
-        if local is None:
-            declared = self.options_of(room) or options  # `options` may be of this member only
-            local = LocalRoom(room, declared, self._difference, large=self._large, digest_s=self._digest_s)
-            self._rooms[room] = local
+        local = self.registry.obtain(room, options)
         pending = PendingSubscription(room, subscriber, since=since, watches=watches, wire=wire, accepts=accepts)
         local.machine.enter(pending)  # before the first await: from here on the room is not empty
         try:
@@ -183,14 +177,8 @@ class Hub:
 
     def activate(self, pending: PendingSubscription) -> None:
         """Make a subscriber a member, in the turn in which `commit` was called and the client was answered."""
-        local, subscriber = self._rooms[pending.room], pending.subscriber
-        activation = local.machine.activate(pending)
-        self._delivery.write(local, activation.before)
-        local.fanout.add(
-            subscriber, watches=pending.watches, seen=activation.seen, wire=pending.wire, accepts=pending.accepts
-        )
-        if activation.changes:
-            subscriber.transport.write(subscriber.wire.changes(local.name, activation.changes))
+        local = self._rooms[pending.room]
+        self._delivery.admit(local, pending, local.machine.activate(pending))
 
     def cancel(self, pending: PendingSubscription) -> None:
         """Undo `enter`: the subscriber is no member, and is seen no more. Harmless after `activate` or `cancel`."""
@@ -235,22 +223,6 @@ class Hub:
         if local is not None:
             local.fanout.catch_up(subscriber)
 
-    async def _close_if_empty(self, local: LocalRoom) -> None:
-        async with local.lock:
-            machine = local.machine
-            if not machine.is_empty or self._rooms.get(local.name) is not local:
-                return
-            machine.closed()
-            try:
-                await self.broker.unsubscribe(local.name)
-            except BrokerUnavailable:
-                logger.debug("= room %s: closed while the broker is away", local.name)
-            finally:
-                machine.closed()  # what arrived meanwhile is of no use to a subscriber that reads the stream anew
-                if machine.is_empty:
-                    self._filled += machine.filled
-                    del self._rooms[local.name]
-
     # Outputs
 
     def perform(self, local: LocalRoom, outputs: Sequence[Output]) -> None:
@@ -259,7 +231,7 @@ class Hub:
             if output is DELIVER:
                 self._delivery.schedule(local)
             elif output is UNSUBSCRIBE:
-                self._tasks.spawn(self._close_if_empty(local))
+                self._tasks.spawn(self.registry.close_if_empty(local))
             elif isinstance(output, RequestStream):
                 self._upkeep.streams.read(local, output)
             elif isinstance(output, Lost):
@@ -323,23 +295,13 @@ class Hub:
         """Whether the broker is there and takes writes. While it does not, one log line has said so for all clients."""
         return self.is_linked and not self.broker.statistics().get("refuses")
 
-    def sizes(self) -> dict[Room, int]:
-        """Return how many members each room has on this worker."""
-        return {room: local.fanout.size for room, local in self._rooms.items() if local.fanout.size}
-
     def statistics(self) -> dict[str, Any]:
         """Return a snapshot: rooms, memberships, what was received and delivered, and the broker's own."""
-        machines = [local.machine for local in self._rooms.values()]
         return {
-            "rooms": len(machines),
-            "memberships": total(local.fanout for local in self._rooms.values()),
-            "out_of_sync": sum(each.recovers and not each.is_in_sync for each in machines),
-            "departures_pending": self._departures.pending,
-            "in_grace": self._departures.in_grace,
-            "delivered": self._delivery.delivered,
-            "insufficient": self._delivery.insufficient,
-            "filled": self._filled + sum(each.filled for each in machines),
-            "unrouted": self.private.unrouted,
+            **self.registry.statistics(),
+            **self._delivery.statistics(),
+            **self._departures.statistics(),
             **self._counts,
+            "unrouted": self.private.unrouted,
             "broker": dict(self.broker.statistics()),
         }

@@ -35,6 +35,7 @@ class Event(enum.Enum):
     FILLED = "filled"  # the stream was read, and accepted
     LOST = "lost"  # the stream was read, and does not have what is missing
     UNREADABLE = "unreadable"  # the stream could not be read now
+    RESTARTED = "restarted"  # a subscription that enters has read a top of another epoch
 
 
 TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
@@ -53,6 +54,9 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
     (State.READING, Event.UNREADABLE): State.OUT_OF_SYNC,
     (State.READING, Event.DISTRUST): State.OUT_OF_SYNC,  # what is being read may be older than the fault
     (State.READING, Event.CLOSED): State.CLOSED,
+    (State.IN_SYNC, Event.RESTARTED): State.IN_SYNC,
+    (State.OUT_OF_SYNC, Event.RESTARTED): State.OUT_OF_SYNC,  # the link is lost, or was: the new position is compared
+    (State.READING, Event.RESTARTED): State.IN_SYNC,  # what is being read is of the epoch before
 }
 
 

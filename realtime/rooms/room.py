@@ -66,7 +66,7 @@ from realtime.rooms.outputs import (
 )
 from realtime.rooms.pending import PendingState, PendingSubscription
 from realtime.rooms.presence_view import PresenceView
-from realtime.rooms.recovery import replay
+from realtime.rooms.recovery import Replay, replay
 
 BUFFER_MAX: Final = 10_000  # publications of one room out of sync; what is above it is read from the stream again
 DIGEST_S: Final = 1.0  # for which they are deferred: once a second is live for a list that no one reads in a second
@@ -89,27 +89,10 @@ class RoomMachine:
     """
 
     __slots__ = (
-        "_batches",
-        "_buffered",
-        "_changes",
-        "_digest_due_s",
-        "_digest_s",
-        "_is_scheduled",
-        "_large",
-        "_publications",
-        "_request",
-        "epoch",
-        "filled",
-        "members",
-        "name",
-        "offset",
-        "options",
-        "out_of_sync_since_s",
-        "pending",
-        "presence_view",
-        "recovers",
-        "state",
-    )
+        "_batches", "_buffered", "_changes", "_digest_due_s", "_digest_s", "_is_scheduled", "_large",
+        "_publications", "_request", "epoch", "filled", "members", "name", "offset", "options",
+        "out_of_sync_since_s", "pending", "presence_view", "recovers", "state",
+    )  # fmt: skip
 
     def __init__(self, name: Room, options: RoomOptions, *, large: int = LARGE, digest_s: float = DIGEST_S) -> None:
         """
@@ -325,6 +308,24 @@ class RoomMachine:
         self.epoch, self.offset = top.epoch, top.offset
         return (lost, *self._resume(), *self._if_empty())
 
+    def positioned(self, pending: PendingSubscription, top: Position, missed: Replay) -> tuple[Output, ...]:
+        """
+        Note where the stream stands for a pending subscription that read it.
+
+        Where it stands in another epoch, the broker has lost the stream that the members follow, though nothing has
+        shown it yet: the members are put out, and the room goes on where this subscription does.
+        """
+        pending.top, pending.missed = top, missed
+        if pending.state is not PendingState.PENDING or top.epoch == self.epoch:
+            return NOTHING
+        self._move(Event.RESTARTED)
+        lost = self._put_out()
+        pending.state = PendingState.PENDING
+        pending.arrived.clear()
+        self._buffered = [each for each in self._buffered if each.epoch != self.epoch]
+        self.epoch, self.offset = top.epoch, top.offset
+        return (lost, *(self._resume() if self.is_in_sync else NOTHING))
+
     def delivery_failed(self) -> tuple[Output, ...]:
         """Put every member out after a fault of ours: it is not known which member got what."""
         self._take_batches()
@@ -349,6 +350,7 @@ class RoomMachine:
         assert pending in self.pending, "activate comes once, and not after cancel"
         assert pending.state is PendingState.PENDING, "commit has raised, and cancel must follow"
         assert self.is_open, "enter opens the room"
+        assert pending.top is None or pending.top.epoch == self.epoch, "`positioned` and `_put_out` see to that"
         self.pending.discard(pending)
         pending.state = PendingState.ACTIVE
         before = self._take_batches() if self._changes or self._batches else ()

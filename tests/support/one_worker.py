@@ -119,7 +119,7 @@ class OneWorker:
             home=Home(3, "w", "n", VERSION),
         )  # fmt: skip
         mailbox = Mailbox(self.broker, self.hub.private, WorkerId("w"))
-        self.bus = ClusterBus(WorkerId("w"), self.broker, mailbox, self.hub, self.protocol)
+        self.bus = ClusterBus(WorkerId("w"), self.broker, mailbox, self.hub.registry, self.protocol)
         self.endpoint = WebSocketEndpoint(self.protocol, wheel=self.wheel, limits=sockets, admission=admission)
         self.url = ""
         self._now_s = 0.0

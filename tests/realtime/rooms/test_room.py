@@ -21,7 +21,7 @@ from realtime.rooms.options import RoomOptions
 from realtime.rooms.outputs import TRANSITIONS, Event, Lost, Output, ReportGap, RequestStream, State, WakeAt
 from realtime.rooms.pending import Insufficient, PendingState, PendingSubscription
 from realtime.rooms.presence_view import PresenceView
-from realtime.rooms.recovery import replay
+from realtime.rooms.recovery import Replay, replay
 from realtime.rooms.room import RoomMachine
 
 ROOM = Room("room")
@@ -278,7 +278,7 @@ def test_a_pending_subscription_gets_what_is_accepted_and_is_lost_with_the_membe
     machine, request = reading()
     entering = subscription()
     machine.enter(entering)
-    entering.top = Position(EPOCH, 8)
+    machine.positioned(entering, Position(EPOCH, 8), Replay(recovered=False))
     machine.stream_read(request, page(6, 7, 8, top=8))
     machine.publication(publication(9))
     assert [each.offset for each in entering.arrived] == [6, 7, 8, 9]
@@ -306,6 +306,32 @@ def test_a_room_that_is_closed_forgets_what_it_had_and_begins_anew() -> None:
     machine.activate(entering)
     assert delivered(machine) == []
     assert words(machine.publication(publication(21))) == "deliver"
+
+
+@pytest.mark.parametrize(
+    ("state", "after", "offsets"),
+    [
+        (State.IN_SYNC, State.IN_SYNC, []),
+        (State.OUT_OF_SYNC, State.OUT_OF_SYNC, []),
+        (State.READING, State.IN_SYNC, [3]),
+    ],
+)
+def test_a_subscription_that_finds_another_epoch_shows_that_the_members_lost_theirs(
+    state: State, after: State, offsets: list[int]
+) -> None:
+    machine, _ = STATES[state]()
+    newcomer, other = subscription(), subscription()
+    machine.enter(newcomer)
+    machine.enter(other)
+    if state is State.READING:
+        machine.publication(publication(3, ANOTHER))
+    lost, *_ = machine.positioned(newcomer, Position(ANOTHER, 2), Replay(recovered=False))
+    assert words([lost]) == "lost after 5, 1 members"
+    assert (machine.state, machine.position.epoch) == (after, ANOTHER)
+    assert newcomer.commit().position == Position(ANOTHER, 2 + len(offsets))
+    assert other.state is PendingState.LOST
+    machine.activate(newcomer)
+    assert delivered(machine) == offsets
 
 
 # Joins and leaves
@@ -498,11 +524,12 @@ class Walk:
         self.machine.enter(entering)
         if not self.machine.is_open:
             self.perform(self.machine.opened(self.stream.top))
-        entering.top = self.stream.top
+        missed = Replay(recovered=False)
         if number % 2 and self.left:
             last = self.left[-1]
             entering.since = Position(last.start.epoch, last.got[-1] if last.got else last.start.offset)
-            entering.missed = replay(entering.since, self.stream.read(entering.since))
+            missed = replay(entering.since, self.stream.read(entering.since))
+        self.perform(self.machine.positioned(entering, self.stream.top, missed))
         self.entering.append(entering)
 
     def activate(self, number: int) -> None:
