@@ -116,8 +116,6 @@ class Hub:
         self.members = PresenceReader(broker, self._rooms, self, large=large)
         self.private = PrivateRooms(broker)
 
-    # Life
-
     async def start(self) -> None:
         """
         Start the broker. The caller must call `close`.
@@ -152,11 +150,8 @@ class Hub:
         Prepare a subscriber's membership of a room. The caller must call `activate` or `cancel`.
 
         Args:
-            room: its name.
-            subscriber: not yet a member.
             options: how this subscriber is in the room: as the room is declared, or `unseen`.
-            info: what others are to see of it, where the room has presence; `PendingSubscription.info` is what they
-                do see.
+            info: what others are to see of it, where the room has presence; `info` of the result is what they do see.
             since: the position after which it wants everything again.
             watches: it gets joins and leaves.
             wire: what publications are written in; the subscriber's own unless given.
@@ -195,13 +190,10 @@ class Hub:
         End a membership. Nothing of this room is written to the subscriber from now on; the rest follows on the side.
 
         Args:
-            room: its name.
-            subscriber: a member, or not.
             info: what others see of it (`PendingSubscription.info`), or None where it was never registered.
             away: only its connection is broken, and it may come back.
 
-        Returns:
-            Whether it was a member.
+        Returns: whether it was a member.
         """
         local = self._rooms.get(room)
         if local is None or not local.fanout.remove(subscriber):
@@ -240,10 +232,10 @@ class Hub:
                 self._counts["gaps"] += 1
                 logger.info("= room %s: gap, offset %d follows %d", local.name, output.found, output.after)
             elif isinstance(output, WakeAt):
-                asyncio.get_running_loop().call_at(output.due_s, self._wake, local, output.due_s)
+                asyncio.get_running_loop().call_at(output.due_s, self._wake, local, output)
 
-    def _wake(self, local: LocalRoom, due_s: float) -> None:
-        self.perform(local, local.machine.wake(due_s))
+    def _wake(self, local: LocalRoom, output: WakeAt) -> None:
+        self.perform(local, local.machine.wake(output.due_s))
 
     # What the broker brings: `BrokerListener`
 

@@ -40,7 +40,7 @@ class Event(enum.Enum):
 
 TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
     (State.CLOSED, Event.OPENED): State.IN_SYNC,
-    (State.CLOSED, Event.DISTRUST): State.CLOSED,  # whoever opens it reads the position then
+    (State.CLOSED, Event.DISTRUST): State.CLOSED,  # the first subscription reads the position
     (State.CLOSED, Event.CLOSED): State.CLOSED,
     (State.IN_SYNC, Event.GAP): State.READING,
     (State.IN_SYNC, Event.DISTRUST): State.OUT_OF_SYNC,
