@@ -123,7 +123,7 @@ class TestServer:
         worker = WorkerId("test")
         self._hub = Hub(
             broker,
-            self._app.room_options,
+            self._app,
             hooks=self._app,
             difference=difference,
             worker=worker,

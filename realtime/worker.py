@@ -78,7 +78,7 @@ class Process:
         )
         self.hub = Hub(
             broker,
-            app.room_options,
+            app,
             hooks=app,
             difference=difference,
             worker=worker_id,

@@ -119,7 +119,7 @@ class Methods:
 
     async def _publish_into(self, name: str, payload: Payload) -> PublishResult:
         room, data = _room(name), payload.bytes()
-        options = self._hub.options_of(room)
+        options = self._hub.declarations.room_options(room)
         if options is None:
             raise codes.UNKNOWN_ROOM.error()
         if payload.delta and not options.delta:
@@ -188,7 +188,7 @@ class Methods:
         return Empty()
 
     def _options(self, name: str) -> RoomOptions:
-        options = self._hub.options_of(_room(name))
+        options = self._hub.declarations.room_options(_room(name))
         if options is None:
             raise codes.UNKNOWN_ROOM.error()
         return options

@@ -91,7 +91,7 @@ class RoomKind:
         if "accepts" in self.handlers and self.handlers["accepts"].is_coroutine:
             raise TypeError(f"{self.handlers['accepts'].name} is asked for every member: it cannot be a coroutine")
         if "accepts" in self.handlers and self.options.delta:
-            raise ValueError("delta and accepts: a difference to what a member did not get helps it nothing")
+            raise ValueError("delta cannot be combined with accepts: a filtered member lacks the base message")
         options = self.options.with_handlers(
             publish="on_publish" in self.handlers,
             leave="on_leave" in self.handlers,

@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,7 +48,7 @@ from realtime.broker.base import Broker, ClientInfo, ConnectionId, Departed, Roo
 from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
 from realtime.rooms.connection_ends import ConnectionEnds
 from realtime.rooms.hooks import Hooks, call
-from realtime.rooms.options import RoomOptions
+from realtime.rooms.options import Declarations, RoomOptions
 from realtime.rooms.presence import Presence
 from realtime.rooms.records import EMPTY, END, GRACE, Records, empty_record, grace_record, leave_record, room_of
 from realtime.tasks import SideTasks
@@ -77,19 +77,17 @@ class Departures:
         ends: the ends of connections, with or without a room.
     """
 
-    def __init__(
-        self, broker: Broker, hooks: Hooks, options_of: Callable[[Room], RoomOptions | None], *, worker: str
-    ) -> None:
+    def __init__(self, broker: Broker, hooks: Hooks, declarations: Declarations, *, worker: str) -> None:
         """
         Args:
             broker: of all workers.
             hooks: the application's handlers.
-            options_of: how a room is declared now; None where it is not.
+            declarations: how rooms are kept.
             worker: the name of this worker in empty records.
         """
         self._broker = broker
         self._hooks = hooks
-        self._options_of = options_of
+        self._declarations = declarations
         self._worker = worker
         self._records = Records(broker)
         self._tasks = SideTasks(logger)
@@ -294,7 +292,7 @@ class Departures:
                 self._inherit_member(room, name, each.info)
 
     def _inherit_member(self, room: Room, record: Room, info: ClientInfo) -> None:
-        options, connection_id = self._options_of(room), ConnectionId(info.connection_id)
+        options, connection_id = self._declarations.room_options(room), ConnectionId(info.connection_id)
         # A room that this version does not declare has no handler; and a member that came back here has no grace,
         # though a server forgot that.
         if options is None or (record.startswith(GRACE) and (room, connection_id) in self._here):
@@ -328,7 +326,7 @@ class Departures:
             for connection_id, grace in list(graces.items()):
                 grace.timer.cancel()
                 room = room_of(record)
-                options = self._options_of(room)
+                options = self._declarations.room_options(room)
                 if is_alone and options is not None:
                     self._tasks.spawn(self._end_grace(room, options, record, connection_id))
         await asyncio.gather(self.ends.close(patience_s), self._tasks.close(patience_s))

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from realtime.broker.base import Broker, ClientInfo, Departed, Position, Publication, Room, WorkerId
@@ -43,7 +43,7 @@ from realtime.rooms.departures import Departures
 from realtime.rooms.entering import Entering
 from realtime.rooms.fanout import Accepts, Difference, Subscriber, Wire
 from realtime.rooms.hooks import Hooks, NoHooks
-from realtime.rooms.options import RoomOptions
+from realtime.rooms.options import Declarations, RoomOptions
 from realtime.rooms.outputs import DELIVER, ONLY_DELIVER, UNSUBSCRIBE, Lost, Output, ReportGap, RequestStream, WakeAt
 from realtime.rooms.pending import Insufficient, Joined, PendingSubscription
 from realtime.rooms.presence_reader import PresenceReader
@@ -68,7 +68,7 @@ class Hub:
 
     Attributes:
         broker: what all workers share; started and closed by the hub.
-        options_of: how a room is declared; None where it is not.
+        declarations: how rooms are kept.
         members: who is present, for clients and programs that ask.
         connection_ends: handles the end of connections.
         private: rooms in which workers send to each other.
@@ -79,7 +79,7 @@ class Hub:
     def __init__(
         self,
         broker: Broker,
-        options_of: Callable[[Room], RoomOptions | None],
+        declarations: Declarations,
         *,
         hooks: Hooks | None = None,
         difference: Difference | None = None,
@@ -92,7 +92,7 @@ class Hub:
         """
         Args:
             broker: not started yet.
-            options_of: how a room is declared; None where it is not.
+            declarations: how rooms are kept.
             hooks: the application's handlers for departures.
             difference: makes deltas, for the rooms that have them.
             worker: the name of this worker in its records.
@@ -102,14 +102,14 @@ class Hub:
             digest_s: for so many seconds.
         """
         self.broker = broker
-        self.options_of = options_of
+        self.declarations = declarations
         self.is_linked = True
-        self.registry = RoomRegistry(broker, options_of, difference, large=large, digest_s=digest_s)
+        self.registry = RoomRegistry(broker, declarations, difference, large=large, digest_s=digest_s)
         self._rooms = self.registry.rooms
         self._tasks = SideTasks(logger)
         self._counts = dict.fromkeys(("received", "gaps"), 0)
         self._delivery = Delivery(self)
-        self._departures = Departures(broker, hooks or NoHooks(), options_of, worker=worker or "worker")
+        self._departures = Departures(broker, hooks or NoHooks(), declarations, worker=worker or "worker")
         self._entering = Entering(broker, self._departures, self)
         self._upkeep = Upkeep(broker, self._rooms, self._departures, self, compare_s=compare_s, settle_s=settle_s)
         self.connection_ends = self._departures.ends
@@ -205,7 +205,7 @@ class Hub:
 
     def withdraw(self, room: Room, info: ClientInfo) -> None:
         """Make a subscriber absent that is no member any more because publications were lost. It may come again."""
-        options = self.options_of(room)
+        options = self.declarations.room_options(room)
         assert options is not None, f"{room!r} is declared, since it had a member"
         self._departures.leave(room, options, info, away=True)
 

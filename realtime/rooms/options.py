@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from typing import Final
+from typing import Final, Protocol
 
-from realtime.broker.base import Retention
+from realtime.broker.base import Retention, Room
 from realtime.timing.rate import Rate
 
 FOR_OTHERS: Final = frozenset(("publish", "presence", "history"))  # what a room may allow to clients outside
@@ -134,3 +134,10 @@ class RoomOptions:
         changed = copy.copy(self)
         changed.presence = changed.has_leave_hooks = changed.hears_empty = False
         return changed
+
+
+class Declarations(Protocol):
+    """The rooms that the application declares."""
+
+    def room_options(self, room: Room) -> RoomOptions | None:
+        """Return how a room is kept; None where no declaration fits its name."""

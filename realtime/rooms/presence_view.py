@@ -1,8 +1,8 @@
 """
 The presence of one room as the watchers on this worker know it from joins and leaves.
 
-Runs in the worker; pure, and owned by the room's machine (room.py), which is the only writer. It never speaks to the
-broker, and never decides who is present.
+Runs in the worker; pure. The room's machine (room.py) notes here what is sent; the parts that bring the members from
+the broker note their answers. It never speaks to the broker, and never decides who is present.
 
 Theory of operation
 -------------------

@@ -8,14 +8,13 @@ the broker and empty. It never decides when that is: the machine says that a roo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from realtime.broker.base import Broker, Room
 from realtime.errors import BrokerUnavailable
 from realtime.rooms.delivery import LocalRoom
 from realtime.rooms.fanout import Difference, total
-from realtime.rooms.options import RoomOptions
+from realtime.rooms.options import Declarations, RoomOptions
 
 logger = logging.getLogger("realtime.hub")
 
@@ -28,12 +27,12 @@ class RoomRegistry:
         rooms: by name. Others read it; only this class changes it.
     """
 
-    __slots__ = ("_broker", "_difference", "_digest_s", "_filled", "_large", "_options_of", "rooms")
+    __slots__ = ("_broker", "_declarations", "_difference", "_digest_s", "_filled", "_large", "rooms")
 
     def __init__(
         self,
         broker: Broker,
-        options_of: Callable[[Room], RoomOptions | None],
+        declarations: Declarations,
         difference: Difference | None,
         *,
         large: int,
@@ -42,13 +41,13 @@ class RoomRegistry:
         """
         Args:
             broker: of all workers.
-            options_of: how a room is declared; None where it is not.
+            declarations: how rooms are kept.
             difference: makes deltas, for the rooms that have them.
             large: above so many members a room's joins and leaves are deferred.
             digest_s: for so many seconds.
         """
         self._broker = broker
-        self._options_of = options_of
+        self._declarations = declarations
         self._difference = difference
         self._large = large
         self._digest_s = digest_s
@@ -65,7 +64,7 @@ class RoomRegistry:
         """
         local = self.rooms.get(room)
         if local is None:
-            kept = self._options_of(room) or options
+            kept = self._declarations.room_options(room) or options
             local = LocalRoom(room, kept, self._difference, large=self._large, digest_s=self._digest_s)
             self.rooms[room] = local
         return local

@@ -24,10 +24,20 @@ NOT_KEPT = RoomOptions()
 PRESENT = RoomOptions(presence=True, join_leave=True)
 
 
+class _Alike:
+    """Declares every room alike."""
+
+    def __init__(self, options: RoomOptions) -> None:
+        self._options = options
+
+    def room_options(self, room: Room) -> RoomOptions | None:
+        return self._options
+
+
 @contextlib.asynccontextmanager
 async def hub_of(broker: Broker, options: RoomOptions = KEPT, **arguments: Any) -> AsyncIterator[Hub]:
     """Have a hub for a while, in which every room is kept alike. It compares positions only when it has reason to."""
-    hub = Hub(broker, lambda room: options, **{"compare_s": 3600.0, **arguments})
+    hub = Hub(broker, _Alike(options), **{"compare_s": 3600.0, **arguments})
     await hub.start()
     try:
         yield hub

@@ -111,7 +111,7 @@ class OneWorker:
         self.broker = broker or MemoryBroker(WorkerId("w"))
         self.wheel = TimerWheel(0.0)
         self.hub = Hub(
-            self.broker, app.room_options, hooks=app, difference=difference, worker=WorkerId("w"),
+            self.broker, app, hooks=app, difference=difference, worker=WorkerId("w"),
             large=large, compare_s=compare_s,
         )  # fmt: skip
         self.protocol = Centrifuge(

@@ -51,7 +51,7 @@ async def records(worker: OneWorker, room: str, user: str) -> int:
 async def test_who_was_in_a_room_first_and_unseen_takes_no_farewell_from_those_who_came_later() -> None:
     heard: list[tuple[Any, ...]] = []
     async with OneWorker(make_app(heard)) as worker:
-        options = worker.hub.options_of(Room("r:a"))
+        options = worker.hub.declarations.room_options(Room("r:a"))
         assert options is not None
         unseen = HubClient(worker.hub, "unseen", options.unseen())
         unseen.activate(await unseen.ask(Room("r:a")))
