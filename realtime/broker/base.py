@@ -287,7 +287,7 @@ class Broker(Protocol):
             lasting: when this worker is gone the member is not removed; whoever reaps has it from then on.
         """
 
-    def loosen(self, room: Room, client: ConnectionId) -> None:
+    def release(self, room: Room, client: ConnectionId) -> None:
         """
         Note that another worker may take this worker's member over without a word to this one. After a fault it is
         registered again only where nobody else has it. `add_member` ends that.

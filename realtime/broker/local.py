@@ -300,7 +300,7 @@ class LocalBroker:
             self._members.pop((room, ConnectionId(info.connection_id)), None)
             raise
 
-    def loosen(self, room: Room, client: ConnectionId) -> None:
+    def release(self, room: Room, client: ConnectionId) -> None:
         if (room, client) in self._members:
             self._loose.add((room, client))
 

@@ -90,7 +90,7 @@ class Members:
                 raise self._commands.refused(tag_of(room), error) from error
             raise
 
-    def loosen(self, room: Room, client: ConnectionId) -> None:
+    def release(self, room: Room, client: ConnectionId) -> None:
         if (room, client) in self._own:
             self._loose.add((room, client))
 

@@ -337,7 +337,7 @@ class MemoryBroker:
         if announce and (is_new or not quietly):
             self._tell(lambda listener: listener.on_join(room, info), room)
 
-    def loosen(self, room: Room, client: ConnectionId) -> None:
+    def release(self, room: Room, client: ConnectionId) -> None:
         """There is no other worker."""
 
     async def remove_member(

@@ -304,8 +304,8 @@ class RedisBroker:
     ) -> None:
         await self._members.add(room, info, announce=announce, quietly=quietly, lasting=lasting)
 
-    def loosen(self, room: Room, client: ConnectionId) -> None:
-        self._members.loosen(room, client)
+    def release(self, room: Room, client: ConnectionId) -> None:
+        self._members.release(room, client)
 
     async def remove_member(
         self, room: Room, client: ConnectionId, *, announce: bool, mine: bool = False

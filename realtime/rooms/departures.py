@@ -175,9 +175,9 @@ class Departures:
         if (room, connection_id) in self._here or connection_id in self._in_grace.get(record, {}):
             return
         if options.presence:
-            self._broker.loosen(room, connection_id)
+            self._broker.release(room, connection_id)
         if options.has_leave_hooks:
-            self._broker.loosen(leave_record(room), connection_id)
+            self._broker.release(leave_record(room), connection_id)
         loop = asyncio.get_running_loop()
         timer = loop.call_later(
             options.grace_s, lambda: self._tasks.spawn(self._end_grace(room, options, record, connection_id))

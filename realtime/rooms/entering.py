@@ -20,7 +20,6 @@ from realtime.rooms.delivery import LocalRoom, Shell
 from realtime.rooms.departures import Departures
 from realtime.rooms.options import RoomOptions
 from realtime.rooms.pending import PendingSubscription
-from realtime.rooms.presence_view import PresenceView
 from realtime.rooms.recovery import Replay, replay
 from realtime.tasks import begin
 
@@ -75,12 +74,12 @@ class Entering:
 
     async def _load_view(self, local: LocalRoom) -> None:
         """Read the members for the first watcher. The view exists before: joins and leaves arrive meanwhile."""
-        view = local.machine.presence_view = PresenceView()
+        view = local.machine.begin_view()
         try:
             with view.listening() as arrivals:
                 answer = await self._broker.members(local.name)
         except BaseException:
-            local.machine.presence_view = None
+            local.machine.drop_view()
             raise
         view.load(arrivals.applied_to(answer))
 

@@ -1,8 +1,8 @@
 """
 `RoomMachine`: everything that is decided about one room on one worker.
 
-Runs in the worker, in the one task that is running: it has one writer, the hub. Pure: events go in, outputs come out.
-It has no broker, no clock, no task and no transport. It never drops a publication in silence: it delivers it, buffers
+Runs in the worker, in the one task that is running: it has one writer. Pure: events go in, outputs come out. It
+has no broker, no clock, no task and no transport. It never drops a publication in silence: it delivers it, buffers
 it, or reports that it is lost. What each output asks for is done by the hub (hub.py) and its helpers.
 
 Theory of operation
@@ -19,9 +19,8 @@ the position up to which it accepted everything. One of four states says what it
 gap is buffered, and the stream is requested. When the page comes it proves that nothing is missing, and is accepted in
 order before the buffered ones. Or it proves nothing: then all members are put out with a notification (`Lost`), and
 each subscribes again from its own position. After a fault of the link the position is compared with the broker's top
-first, because most rooms miss nothing, and one command compares hundreds of rooms.
-
-A room without recovery has no positions: it is in sync whenever it is open.
+first, because most rooms miss nothing, and one command compares hundreds of rooms. A room without recovery has no
+positions: it is in sync whenever it is open.
 
 **The outbox.** What is accepted is not delivered at once, but at the end of the turn of the event loop, so that a burst
 costs each member one write. The outbox is a list of batches, each with publications and then joins and leaves: so both
@@ -29,9 +28,8 @@ leave in the order in which they arrived.
 
 **Pending subscriptions** get a copy of what is accepted and announced until they are activated (pending.py). At
 `activate`, joins and leaves of the outbox are flushed first, because the subscription has them already; publications
-may stay, because the fan-out skips those up to `seen`.
-
-**Joins and leaves** are compared with the presence view, in which large rooms defer them (presence_view.py).
+may stay, because the fan-out skips those up to `seen`. **Joins and leaves** are compared with the presence view, in
+which large rooms defer them (presence_view.py).
 
 **Time** is an argument, in seconds of the loop's clock, where something depends on it: the due time of a digest, and
 how long a room was out of sync. Nothing about a publication depends on time.
@@ -174,7 +172,7 @@ class RoomMachine:
         """End: the subscription is given up, or about to be. `opened` may follow for subscriptions that came since."""
         assert not self.members, "a room with members is not closed"
         self._move(Event.CLOSED)
-        self.presence_view = self._digest_due_s = None
+        self.drop_view()
         self._buffered.clear()
         self._take_batches()
 
@@ -413,6 +411,16 @@ class RoomMachine:
             return NOTHING  # there is no watcher yet
         self._changes.append(change)
         return self._schedule()
+
+    def begin_view(self) -> PresenceView:
+        """Begin the view of the first watcher. The caller must load it, or call `drop_view`."""
+        assert self.presence_view is None, "all watchers share one view"
+        self.presence_view = PresenceView()
+        return self.presence_view
+
+    def drop_view(self) -> None:
+        """Forget the view, and what was deferred."""
+        self.presence_view = self._digest_due_s = None
 
     # The outbox
 

@@ -108,7 +108,7 @@ async def test_who_was_taken_over_is_not_taken_back_after_a_fault(breakable: Bre
     room, client = breakable.place.room(), ConnectionId(BOB.connection_id)
     async with breakable.place.worker("a") as a, breakable.place.worker("b") as b:
         await a.broker.add_member(room, BOB, announce=True, lasting=True)
-        a.broker.loosen(room, client)
+        a.broker.release(room, client)
         await b.broker.add_member(room, BOB, announce=True, quietly=True, lasting=True)
         if is_empty:
             breakable.die()

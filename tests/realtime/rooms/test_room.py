@@ -15,12 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realtime.broker.base import ClientInfo, History, Position, Publication, Room
+from realtime.broker.base import ClientInfo, ConnectionId, History, Position, Publication, Room
 from realtime.rooms.fanout import Subscriber
 from realtime.rooms.options import RoomOptions
 from realtime.rooms.outputs import TRANSITIONS, Event, Lost, Output, ReportGap, RequestStream, State, WakeAt
 from realtime.rooms.pending import Insufficient, PendingState, PendingSubscription
-from realtime.rooms.presence_view import PresenceView
 from realtime.rooms.recovery import Replay, replay
 from realtime.rooms.room import RoomMachine
 
@@ -342,8 +341,7 @@ def watched(large: int = 10) -> RoomMachine:
     machine, watcher = RoomMachine(ROOM, KEPT, large=large, digest_s=1.0), subscription(watches=True)
     machine.enter(watcher)
     machine.opened(Position(EPOCH, 5))
-    machine.presence_view = PresenceView()
-    machine.presence_view.load({"a": ANN})
+    machine.begin_view().load({ConnectionId("a"): ANN})
     machine.activate(watcher)
     return machine
 
