@@ -55,6 +55,8 @@ from realtime.rooms.upkeep import Upkeep
 from realtime.tasks import SideTasks
 
 COMPARE_S: Final = 8.0  # so a publication that was lost, with none after it to show the gap, is found within 10 s
+LINK_LOST: Final = "broker link lost"
+LINK_RESTORED: Final = "broker link restored"
 CLOSE_S: Final = 5.0  # for the handlers of departures, when a worker ends
 
 __all__ = ["Hub", "Insufficient", "Joined", "PendingSubscription", "RoomOptions"]
@@ -215,8 +217,6 @@ class Hub:
         if local is not None:
             local.fanout.catch_up(subscriber)
 
-    # Outputs
-
     def perform(self, local: LocalRoom, outputs: Sequence[Output]) -> None:
         """Do what a machine's outputs ask for, now or on the side."""
         for output in outputs:
@@ -267,12 +267,12 @@ class Hub:
 
     def on_link_lost(self) -> None:
         self.is_linked = False
-        logger.warning("! broker link lost: commands that need the broker fail, members stay")
+        logger.warning("! %s: commands that need the broker fail, members stay", LINK_LOST)
         self._upkeep.distrust(self._rooms.values())
 
     def on_link_restored(self) -> None:
         self.is_linked = True
-        logger.warning("= broker link restored: %d rooms are compared", len(self._rooms))
+        logger.warning("= %s: %d rooms are compared", LINK_RESTORED, len(self._rooms))
         self._upkeep.link_restored()
 
     def on_gap(self, rooms: Sequence[Room]) -> None:
@@ -280,15 +280,13 @@ class Hub:
         self._upkeep.distrust(local_rooms)
         self._upkeep.resync(local_rooms)
 
-    # For people
-
     @property
     def is_served(self) -> bool:
         """Whether the broker is there and takes writes. While it does not, one log line has said so for all clients."""
         return self.is_linked and not self.broker.statistics().get("refuses")
 
     def statistics(self) -> dict[str, Any]:
-        """Return a snapshot: rooms, memberships, what was received and delivered, and the broker's own."""
+        """Return a snapshot: rooms, memberships, what was received and delivered, the broker's own."""
         return {
             **self.registry.statistics(),
             **self._delivery.statistics(),

@@ -19,6 +19,7 @@ import pytest
 
 from realtime.rooms.connection_ends import REPLACED
 from realtime.rooms.departures import IN_GRACE
+from realtime.rooms.hub import LINK_RESTORED
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.redis_server import RedisServer
@@ -235,7 +236,7 @@ async def test_who_is_back_on_another_worker_stays_though_the_broker_loses_every
     while pid(again) == pid(first):  # its old worker is not the one that has it now
         again = await scene.join("ana", 4, "kind:a")
     os.kill(scene.server.local_broker(), signal.SIGKILL)
-    await asyncio.to_thread(scene.server.log.wait_for, "the link to the broker is back: ", times=3)
+    await asyncio.to_thread(scene.server.log.wait_for, LINK_RESTORED, times=3)
     clock.abort()  # whose grace ends after the other's
     await scene.heard("leave", "ben", "a", name(clock))
     assert (name(first), "ana") in await people(watcher, "kind:a")

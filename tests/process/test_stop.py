@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from realtime.rooms.hub import LINK_LOST
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.server import ROOT, Log, RunningServer
@@ -75,7 +76,7 @@ async def test_a_term_to_all_processes_at_once_is_an_orderly_stop_too() -> None:
         for client in clients:
             assert (await client.wait_closed())[0] == SHUTDOWN
         assert server.wait() == 0
-        assert server.log.find_all("the link to the broker is lost|Traceback") == []
+        assert server.log.find_all(f"{LINK_LOST}|Traceback") == []
 
 
 @run_async
