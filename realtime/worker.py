@@ -57,6 +57,8 @@ from sticky.first_bytes import HeadLimits
 
 GC_THRESHOLD: Final = 50_000  # young objects; the default of 700 looks at every connection again and again
 
+REAP_S: Final = 1.0  # for the removal of a dead worker's members, when this one ends; others do it as well
+
 OURS: Final = (str(Path(realtime.__file__).parent), "<frozen importlib")
 
 ExceptionInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
@@ -211,7 +213,7 @@ class Process:
         await self.app.shutdown()
         await self.revocation_sync.close()
         await self.protocol.tokens.close()
-        await self.side_tasks.close()
+        await self.side_tasks.close(REAP_S)
         await self.bus.close()
         await self.hub.close()
         for task in self._tasks:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from realtime.broker.base import ClientInfo, Position, Publication, Room
 from realtime.rooms.fanout import Accepts, Change, Subscriber, Wire
-from realtime.rooms.recovery import Hole, Replay, merge
+from realtime.rooms.recovery import Gap, Replay, merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +122,8 @@ class PendingSubscription:
             return Joined(position=None)
         try:
             merged = merge(self.top, self.missed.publications, self.arrived)
-        except Hole as hole:
-            raise Insufficient(self.room) from hole
+        except Gap as gap:
+            raise Insufficient(self.room) from gap
         self.top = merged.position
         if not self.missed.recovered:
             return Joined(merged.position)

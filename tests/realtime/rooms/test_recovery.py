@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from realtime.broker.base import NOT_KEPT, History, Position, Publication, PublishRequest, Room
 from realtime.rooms.hub import Hub, Insufficient
-from realtime.rooms.recovery import Hole, Replay, merge, replay
+from realtime.rooms.recovery import Gap, Replay, merge, replay
 from tests.support.aio import run_async
 from tests.support.hub_client import KEPT, ROOM, HubClient, hub_of, say
 from tests.support.lagging_broker import LaggingBroker
@@ -97,9 +97,9 @@ def test_what_arrived_goes_on_where_what_was_read_ends(
     [([7], EPOCH, 5, 7), ([6, 8], EPOCH, 6, 8), ([9, 6], EPOCH, 6, 9), ([6], "another", 5, 6), ([3], "another", 5, 3)],
 )
 def test_a_hole_is_never_merged_over(arrived: list[int], epoch: str, after: int, found: int) -> None:
-    with pytest.raises(Hole, match=f"offset {found} follows {after}") as hole:
+    with pytest.raises(Gap, match=f"offset {found} follows {after}") as gap:
         merge(Position(EPOCH, 5), publications(4, 5), publications(*arrived, epoch=epoch))
-    assert (hole.value.after, hole.value.found) == (after, found)
+    assert (gap.value.after, gap.value.found) == (after, found)
 
 
 @given(
@@ -118,7 +118,7 @@ def test_recovered_is_said_exactly_when_all_of_it_is_there(
         return
     try:
         merged = merge(Position(EPOCH, top), found.publications, publications(*arrived))
-    except Hole:
+    except Gap:
         later = {offset for offset in arrived if offset > top}
         assert later != set(range(top + 1, top + 1 + len(later)))
     else:
