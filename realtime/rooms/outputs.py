@@ -15,7 +15,7 @@ from realtime.broker.base import Position, Publication
 from realtime.rooms.fanout import Change
 
 
-class State(enum.Enum):
+class RoomState(enum.Enum):
     """What the machine knows about the room's stream."""
 
     CLOSED = "closed"
@@ -24,7 +24,7 @@ class State(enum.Enum):
     READING = "reading"
 
 
-class Event(enum.Enum):
+class RoomEvent(enum.Enum):
     """What moves the machine from state to state. A publication that follows the position does not."""
 
     OPENED = "opened"  # subscribed at the broker, with the stream's top
@@ -38,25 +38,28 @@ class Event(enum.Enum):
     RESTARTED = "restarted"  # a subscription that enters has read a top of another epoch
 
 
-TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
-    (State.CLOSED, Event.OPENED): State.IN_SYNC,
-    (State.CLOSED, Event.DISTRUST): State.CLOSED,  # the first subscription reads the position
-    (State.CLOSED, Event.CLOSED): State.CLOSED,
-    (State.IN_SYNC, Event.GAP): State.READING,
-    (State.IN_SYNC, Event.DISTRUST): State.OUT_OF_SYNC,
-    (State.IN_SYNC, Event.CLOSED): State.CLOSED,
-    (State.OUT_OF_SYNC, Event.CONFIRMED): State.IN_SYNC,
-    (State.OUT_OF_SYNC, Event.GAP): State.READING,
-    (State.OUT_OF_SYNC, Event.DISTRUST): State.OUT_OF_SYNC,
-    (State.OUT_OF_SYNC, Event.CLOSED): State.CLOSED,
-    (State.READING, Event.FILLED): State.IN_SYNC,
-    (State.READING, Event.LOST): State.IN_SYNC,
-    (State.READING, Event.UNREADABLE): State.OUT_OF_SYNC,
-    (State.READING, Event.DISTRUST): State.OUT_OF_SYNC,  # what is being read may be older than the fault
-    (State.READING, Event.CLOSED): State.CLOSED,
-    (State.IN_SYNC, Event.RESTARTED): State.IN_SYNC,
-    (State.OUT_OF_SYNC, Event.RESTARTED): State.OUT_OF_SYNC,  # the link is lost, or was: the new position is compared
-    (State.READING, Event.RESTARTED): State.IN_SYNC,  # what is being read is of the epoch before
+TRANSITIONS: Final[Mapping[tuple[RoomState, RoomEvent], RoomState]] = {
+    (RoomState.CLOSED, RoomEvent.OPENED): RoomState.IN_SYNC,
+    (RoomState.CLOSED, RoomEvent.DISTRUST): RoomState.CLOSED,  # the first subscription reads the position
+    (RoomState.CLOSED, RoomEvent.CLOSED): RoomState.CLOSED,
+    (RoomState.IN_SYNC, RoomEvent.GAP): RoomState.READING,
+    (RoomState.IN_SYNC, RoomEvent.DISTRUST): RoomState.OUT_OF_SYNC,
+    (RoomState.IN_SYNC, RoomEvent.CLOSED): RoomState.CLOSED,
+    (RoomState.OUT_OF_SYNC, RoomEvent.CONFIRMED): RoomState.IN_SYNC,
+    (RoomState.OUT_OF_SYNC, RoomEvent.GAP): RoomState.READING,
+    (RoomState.OUT_OF_SYNC, RoomEvent.DISTRUST): RoomState.OUT_OF_SYNC,
+    (RoomState.OUT_OF_SYNC, RoomEvent.CLOSED): RoomState.CLOSED,
+    (RoomState.READING, RoomEvent.FILLED): RoomState.IN_SYNC,
+    (RoomState.READING, RoomEvent.LOST): RoomState.IN_SYNC,
+    (RoomState.READING, RoomEvent.UNREADABLE): RoomState.OUT_OF_SYNC,
+    (RoomState.READING, RoomEvent.DISTRUST): RoomState.OUT_OF_SYNC,  # what is being read may be older than the fault
+    (RoomState.READING, RoomEvent.CLOSED): RoomState.CLOSED,
+    (RoomState.IN_SYNC, RoomEvent.RESTARTED): RoomState.IN_SYNC,
+    (
+        RoomState.OUT_OF_SYNC,
+        RoomEvent.RESTARTED,
+    ): RoomState.OUT_OF_SYNC,  # a comparison follows
+    (RoomState.READING, RoomEvent.RESTARTED): RoomState.IN_SYNC,  # what is being read is of the epoch before
 }
 
 
@@ -67,25 +70,12 @@ Batch: TypeAlias = tuple[Sequence[Publication], Sequence[Change]]
 # Outputs
 
 
-class Deliver:
-    """The outbox has something. Call `flush` when the turn of the event loop ends."""
+class Signal(enum.Enum):
+    """An output that needs nothing but its name."""
 
-    def __repr__(self) -> str:
-        return "DELIVER"
-
-
-class Buffer:
-    """The publication waits until the room is in sync. Nothing has to be done."""
-
-    def __repr__(self) -> str:
-        return "BUFFER"
-
-
-class Unsubscribe:
-    """Nobody is in the room, or on the way in. Unsubscribe at the broker, if that is still so then."""
-
-    def __repr__(self) -> str:
-        return "UNSUBSCRIBE"
+    DELIVER = "deliver"  # the outbox has something: call `flush` when the turn of the event loop ends
+    BUFFER = "buffer"  # the publication waits until the room is in sync: nothing has to be done
+    UNSUBSCRIBE = "unsubscribe"  # the room is empty: unsubscribe at the broker, if that is still so then
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +118,13 @@ class WakeAt:
     due_s: float
 
 
-Output: TypeAlias = Deliver | Buffer | Unsubscribe | ReportGap | RequestStream | Lost | WakeAt
+Output: TypeAlias = Signal | ReportGap | RequestStream | Lost | WakeAt
 
-DELIVER: Final = Deliver()
-BUFFER: Final = Buffer()
-UNSUBSCRIBE: Final = Unsubscribe()
+DELIVER: Final = Signal.DELIVER
+BUFFER: Final = Signal.BUFFER
+UNSUBSCRIBE: Final = Signal.UNSUBSCRIBE
 
-IN_SYNC: Final = State.IN_SYNC  # for the hot path, which looks up one name
+IN_SYNC: Final = RoomState.IN_SYNC  # for the hot path, which looks up one name
 
 # Made once: the hot path allocates no output, and the hub compares by identity.
 NOTHING: Final[tuple[Output, ...]] = ()

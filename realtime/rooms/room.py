@@ -54,12 +54,12 @@ from realtime.rooms.outputs import (
     TRANSITIONS,
     Activation,
     Batch,
-    Event,
     Lost,
     Output,
     ReportGap,
     RequestStream,
-    State,
+    RoomEvent,
+    RoomState,
     WakeAt,
 )
 from realtime.rooms.pending import PendingState, PendingSubscription
@@ -103,7 +103,7 @@ class RoomMachine:
         self.name = name
         self.options = options
         self.recovers: Final = options.recover
-        self.state = State.CLOSED
+        self.state = RoomState.CLOSED
         self.epoch = ""
         self.offset = 0
         self.members = 0
@@ -130,26 +130,26 @@ class RoomMachine:
     @property
     def is_open(self) -> bool:
         """Whether the broker's subscription is in force and, where there are positions, the position is known."""
-        return self.state is not State.CLOSED
+        return self.state is not RoomState.CLOSED
 
     @property
     def is_in_sync(self) -> bool:
         """Whether nothing is missing, as far as is known."""
-        return self.state is State.IN_SYNC
+        return self.state is IN_SYNC
 
     @property
     def is_empty(self) -> bool:
         """Whether there is neither a member nor a pending subscription."""
         return not self.members and not self.pending
 
-    def _move(self, event: Event, now_s: float | None = None) -> None:
+    def _move(self, event: RoomEvent, now_s: float | None = None) -> None:
         """Take the transition of the table. The event is illegal where the table has none."""
         after = TRANSITIONS.get((self.state, event))
         assert after is not None, f"room {self.name}: {event.value!r} while {self.state.value}"
         self.state = after
-        is_whole = after is State.IN_SYNC or after is State.CLOSED
+        is_whole = after is IN_SYNC or after is RoomState.CLOSED
         self.out_of_sync_since_s = None if is_whole else now_s if now_s is not None else self.out_of_sync_since_s
-        if after is not State.READING:
+        if after is not RoomState.READING:
             self._request = None
 
     # Opening and closing
@@ -162,7 +162,7 @@ class RoomMachine:
             top: the stream's top, read after that; None in a room without recovery.
         """
         assert (top is not None) is self.recovers, "a room that recovers has a position, and no other has"
-        self._move(Event.OPENED)
+        self._move(RoomEvent.OPENED)
         if top is None:
             return NOTHING
         self.epoch, self.offset = top.epoch, top.offset
@@ -171,7 +171,7 @@ class RoomMachine:
     def closed(self) -> None:
         """End: the subscription is given up, or about to be. `opened` may follow for subscriptions that came since."""
         assert not self.members, "a room with members is not closed"
-        self._move(Event.CLOSED)
+        self._move(RoomEvent.CLOSED)
         self.drop_view()
         self._buffered.clear()
         self._take_batches()
@@ -229,7 +229,7 @@ class RoomMachine:
         compare the position (`compared`) once the link is there.
         """
         if self.recovers:
-            self._move(Event.DISTRUST, now_s)
+            self._move(RoomEvent.DISTRUST, now_s)
         return NOTHING
 
     def compared(self, top: Position | None, now_s: float) -> tuple[Output, ...]:
@@ -237,19 +237,19 @@ class RoomMachine:
         Compare the position with the broker's top; None where the broker has no stream. A top that is merely older
         than the position proves nothing, and no gap either.
         """
-        if not self.recovers or self.state is State.CLOSED or self.state is State.READING:
+        if not self.recovers or self.state is RoomState.CLOSED or self.state is RoomState.READING:
             return NOTHING  # the page that is being read decides
         if top == self.position:
-            if self.state is State.IN_SYNC:
+            if self.state is IN_SYNC:
                 return NOTHING
-            self._move(Event.CONFIRMED)
+            self._move(RoomEvent.CONFIRMED)
             return self._resume()
-        if self.state is State.IN_SYNC and top is not None and top.epoch == self.epoch and top.offset <= self.offset:
+        if self.state is IN_SYNC and top is not None and top.epoch == self.epoch and top.offset <= self.offset:
             return NOTHING
         return (self._request_stream(now_s),)
 
     def _request_stream(self, now_s: float | None = None) -> RequestStream:
-        self._move(Event.GAP, now_s)
+        self._move(RoomEvent.GAP, now_s)
         self._request = RequestStream(self.position, len(self._buffered))
         return self._request
 
@@ -260,7 +260,7 @@ class RoomMachine:
     def stream_unreadable(self, request: RequestStream) -> None:
         """Take the news that a request has no answer. The next comparison tries again."""
         if request is self._request:
-            self._move(Event.UNREADABLE)
+            self._move(RoomEvent.UNREADABLE)
 
     def stream_read(self, request: RequestStream, page: History) -> tuple[Output, ...]:
         """Take the answer to a request: accept what was missing, or report that it is lost."""
@@ -275,7 +275,7 @@ class RoomMachine:
         self._buffered = [each for each in early if not each.offset] + late
         if went_back or not missed.recovered:
             return self._lose(page.top)
-        self._move(Event.FILLED)
+        self._move(RoomEvent.FILLED)
         outputs = NOTHING
         for publication in missed.publications:
             assert publication.offset == self.offset + 1, "the page was proved to be without a gap"
@@ -301,7 +301,7 @@ class RoomMachine:
 
     def _lose(self, top: Position) -> tuple[Output, ...]:
         """Put every member out, and begin again at the stream's top."""
-        self._move(Event.LOST)
+        self._move(RoomEvent.LOST)
         lost = self._put_out()
         self.epoch, self.offset = top.epoch, top.offset
         return (lost, *self._resume(), *self._if_empty())
@@ -316,7 +316,7 @@ class RoomMachine:
         pending.top, pending.missed = top, missed
         if pending.state is not PendingState.PENDING or top.epoch == self.epoch:
             return NOTHING
-        self._move(Event.RESTARTED)
+        self._move(RoomEvent.RESTARTED)
         lost = self._put_out()
         pending.state = PendingState.PENDING
         pending.arrived.clear()

@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 from realtime.broker.base import ClientInfo, ConnectionId, History, Position, Publication, Room
 from realtime.rooms.fanout import Subscriber
 from realtime.rooms.options import RoomOptions
-from realtime.rooms.outputs import TRANSITIONS, Event, Lost, Output, ReportGap, RequestStream, State, WakeAt
+from realtime.rooms.outputs import (
+    TRANSITIONS,
+    UNSUBSCRIBE,
+    Lost,
+    Output,
+    ReportGap,
+    RequestStream,
+    RoomEvent,
+    RoomState,
+    WakeAt,
+)
 from realtime.rooms.pending import Insufficient, PendingState, PendingSubscription
 from realtime.rooms.recovery import Replay, replay
 from realtime.rooms.room import RoomMachine
@@ -68,7 +78,7 @@ def words(outputs: Sequence[Output]) -> str:
         elif isinstance(output, WakeAt):
             said.append(f"wake at {output.due_s:g}")
         else:
-            said.append(repr(output).lower())
+            said.append(output.value)
     return "; ".join(said)
 
 
@@ -104,7 +114,12 @@ def reading() -> tuple[RoomMachine, RequestStream]:
     return machine, request_of(machine.publication(publication(8)))
 
 
-STATES = {State.CLOSED: closed, State.IN_SYNC: in_sync, State.OUT_OF_SYNC: out_of_sync, State.READING: reading}
+STATES = {
+    RoomState.CLOSED: closed,
+    RoomState.IN_SYNC: in_sync,
+    RoomState.OUT_OF_SYNC: out_of_sync,
+    RoomState.READING: reading,
+}
 Act = Callable[[RoomMachine, Any], Sequence[Output] | None]
 ACTS: dict[str, Act] = {
     "the next publication": lambda room, _: room.publication(publication(6)),
@@ -127,52 +142,52 @@ ACTS: dict[str, Act] = {
     "the member leaves": lambda room, _: room.left(),
 }
 TABLE = [
-    (State.CLOSED, "the next publication", "buffer", State.CLOSED, []),
-    (State.CLOSED, "one that is not kept", "buffer", State.CLOSED, []),
-    (State.CLOSED, "the link is lost", "", State.CLOSED, []),
-    (State.CLOSED, "the top is newer", "", State.CLOSED, []),
-    (State.CLOSED, "a late page", "", State.CLOSED, []),
-    (State.IN_SYNC, "the next publication", "deliver", State.IN_SYNC, [6]),
-    (State.IN_SYNC, "one after a gap", "gap 5..9; buffer; request after 5", State.READING, []),
-    (State.IN_SYNC, "a double", "", State.IN_SYNC, []),
-    (State.IN_SYNC, "one of another epoch", "gap 5..6; buffer; request after 5", State.READING, []),
-    (State.IN_SYNC, "one that is not kept", "deliver", State.IN_SYNC, [0]),
-    (State.IN_SYNC, "the link is lost", "", State.OUT_OF_SYNC, []),
-    (State.IN_SYNC, "the top is the position", "", State.IN_SYNC, []),
-    (State.IN_SYNC, "the top is newer", "request after 5", State.READING, []),
-    (State.IN_SYNC, "the top is older", "", State.IN_SYNC, []),
-    (State.IN_SYNC, "the top is of another epoch", "request after 5", State.READING, []),
-    (State.IN_SYNC, "there is no stream", "request after 5", State.READING, []),
-    (State.IN_SYNC, "a late page", "", State.IN_SYNC, []),
-    (State.IN_SYNC, "the member leaves", "unsubscribe", State.IN_SYNC, []),
-    (State.OUT_OF_SYNC, "the next publication", "buffer", State.OUT_OF_SYNC, []),
-    (State.OUT_OF_SYNC, "a double", "buffer", State.OUT_OF_SYNC, []),
-    (State.OUT_OF_SYNC, "the link is lost", "", State.OUT_OF_SYNC, []),
-    (State.OUT_OF_SYNC, "the top is the position", "", State.IN_SYNC, []),
-    (State.OUT_OF_SYNC, "the top is newer", "request after 5", State.READING, []),
-    (State.OUT_OF_SYNC, "the top is older", "request after 5", State.READING, []),
-    (State.OUT_OF_SYNC, "the top is of another epoch", "request after 5", State.READING, []),
-    (State.OUT_OF_SYNC, "there is no stream", "request after 5", State.READING, []),
-    (State.OUT_OF_SYNC, "a late page", "", State.OUT_OF_SYNC, []),
-    (State.OUT_OF_SYNC, "the member leaves", "unsubscribe", State.OUT_OF_SYNC, []),
-    (State.READING, "the next publication", "buffer", State.READING, []),
-    (State.READING, "one that is not kept", "buffer", State.READING, []),
-    (State.READING, "the link is lost", "", State.OUT_OF_SYNC, []),
-    (State.READING, "the top is the position", "", State.READING, []),
-    (State.READING, "the top is newer", "", State.READING, []),
-    (State.READING, "the page has it all", "deliver", State.IN_SYNC, [6, 7, 8]),
-    (State.READING, "the page lacks one", "lost after 5, 1 members; unsubscribe", State.IN_SYNC, []),
-    (State.READING, "the page is older", "lost after 5, 1 members; unsubscribe", State.IN_SYNC, []),
-    (State.READING, "the stream began anew", "lost after 5, 1 members; unsubscribe", State.IN_SYNC, []),
-    (State.READING, "the stream is unreadable", "", State.OUT_OF_SYNC, []),
-    (State.READING, "a late page", "", State.READING, []),
-    (State.READING, "the member leaves", "unsubscribe", State.READING, []),
+    (RoomState.CLOSED, "the next publication", "buffer", RoomState.CLOSED, []),
+    (RoomState.CLOSED, "one that is not kept", "buffer", RoomState.CLOSED, []),
+    (RoomState.CLOSED, "the link is lost", "", RoomState.CLOSED, []),
+    (RoomState.CLOSED, "the top is newer", "", RoomState.CLOSED, []),
+    (RoomState.CLOSED, "a late page", "", RoomState.CLOSED, []),
+    (RoomState.IN_SYNC, "the next publication", "deliver", RoomState.IN_SYNC, [6]),
+    (RoomState.IN_SYNC, "one after a gap", "gap 5..9; buffer; request after 5", RoomState.READING, []),
+    (RoomState.IN_SYNC, "a double", "", RoomState.IN_SYNC, []),
+    (RoomState.IN_SYNC, "one of another epoch", "gap 5..6; buffer; request after 5", RoomState.READING, []),
+    (RoomState.IN_SYNC, "one that is not kept", "deliver", RoomState.IN_SYNC, [0]),
+    (RoomState.IN_SYNC, "the link is lost", "", RoomState.OUT_OF_SYNC, []),
+    (RoomState.IN_SYNC, "the top is the position", "", RoomState.IN_SYNC, []),
+    (RoomState.IN_SYNC, "the top is newer", "request after 5", RoomState.READING, []),
+    (RoomState.IN_SYNC, "the top is older", "", RoomState.IN_SYNC, []),
+    (RoomState.IN_SYNC, "the top is of another epoch", "request after 5", RoomState.READING, []),
+    (RoomState.IN_SYNC, "there is no stream", "request after 5", RoomState.READING, []),
+    (RoomState.IN_SYNC, "a late page", "", RoomState.IN_SYNC, []),
+    (RoomState.IN_SYNC, "the member leaves", "unsubscribe", RoomState.IN_SYNC, []),
+    (RoomState.OUT_OF_SYNC, "the next publication", "buffer", RoomState.OUT_OF_SYNC, []),
+    (RoomState.OUT_OF_SYNC, "a double", "buffer", RoomState.OUT_OF_SYNC, []),
+    (RoomState.OUT_OF_SYNC, "the link is lost", "", RoomState.OUT_OF_SYNC, []),
+    (RoomState.OUT_OF_SYNC, "the top is the position", "", RoomState.IN_SYNC, []),
+    (RoomState.OUT_OF_SYNC, "the top is newer", "request after 5", RoomState.READING, []),
+    (RoomState.OUT_OF_SYNC, "the top is older", "request after 5", RoomState.READING, []),
+    (RoomState.OUT_OF_SYNC, "the top is of another epoch", "request after 5", RoomState.READING, []),
+    (RoomState.OUT_OF_SYNC, "there is no stream", "request after 5", RoomState.READING, []),
+    (RoomState.OUT_OF_SYNC, "a late page", "", RoomState.OUT_OF_SYNC, []),
+    (RoomState.OUT_OF_SYNC, "the member leaves", "unsubscribe", RoomState.OUT_OF_SYNC, []),
+    (RoomState.READING, "the next publication", "buffer", RoomState.READING, []),
+    (RoomState.READING, "one that is not kept", "buffer", RoomState.READING, []),
+    (RoomState.READING, "the link is lost", "", RoomState.OUT_OF_SYNC, []),
+    (RoomState.READING, "the top is the position", "", RoomState.READING, []),
+    (RoomState.READING, "the top is newer", "", RoomState.READING, []),
+    (RoomState.READING, "the page has it all", "deliver", RoomState.IN_SYNC, [6, 7, 8]),
+    (RoomState.READING, "the page lacks one", "lost after 5, 1 members; unsubscribe", RoomState.IN_SYNC, []),
+    (RoomState.READING, "the page is older", "lost after 5, 1 members; unsubscribe", RoomState.IN_SYNC, []),
+    (RoomState.READING, "the stream began anew", "lost after 5, 1 members; unsubscribe", RoomState.IN_SYNC, []),
+    (RoomState.READING, "the stream is unreadable", "", RoomState.OUT_OF_SYNC, []),
+    (RoomState.READING, "a late page", "", RoomState.READING, []),
+    (RoomState.READING, "the member leaves", "unsubscribe", RoomState.READING, []),
 ]
 
 
 @pytest.mark.parametrize(("state", "event", "outputs", "after", "offsets"), TABLE)
 def test_what_each_event_does_in_each_state(
-    state: State, event: str, outputs: str, after: State, offsets: list[int]
+    state: RoomState, event: str, outputs: str, after: RoomState, offsets: list[int]
 ) -> None:
     machine, request = STATES[state]()
     assert machine.state is state
@@ -182,11 +197,11 @@ def test_what_each_event_does_in_each_state(
 
 
 def test_every_state_can_be_left_and_every_event_leads_somewhere() -> None:
-    assert {state for state, _ in TRANSITIONS} == set(State)
-    assert {event for _, event in TRANSITIONS} == set(Event)
-    assert all((state, event) in TRANSITIONS for state in State for event in (Event.CLOSED, Event.DISTRUST)), (
-        "a link can be lost, and a room be closed, at any time"
-    )
+    assert {state for state, _ in TRANSITIONS} == set(RoomState)
+    assert {event for _, event in TRANSITIONS} == set(RoomEvent)
+    assert all(
+        (state, event) in TRANSITIONS for state in RoomState for event in (RoomEvent.CLOSED, RoomEvent.DISTRUST)
+    ), "a link can be lost, and a room be closed, at any time"
 
 
 def test_an_event_that_the_table_does_not_have_names_the_state_and_the_event() -> None:
@@ -210,7 +225,7 @@ def test_what_is_buffered_can_show_another_gap() -> None:
     machine, request = reading()
     machine.publication(publication(10))
     assert words(machine.stream_read(request, page(6, 7, 8, top=8))) == "deliver; request after 8"
-    assert machine.state is State.READING
+    assert machine.state is RoomState.READING
     assert delivered(machine) == [6, 7, 8]
 
 
@@ -230,7 +245,7 @@ def test_a_page_that_was_requested_before_the_link_was_lost_does_not_count() -> 
     machine.distrusted(1.0)
     assert not machine.is_requested(request)
     assert machine.stream_read(request, page(6, 7, 8, top=8)) == ()
-    assert machine.state is State.OUT_OF_SYNC
+    assert machine.state is RoomState.OUT_OF_SYNC
     again = request_of(machine.compared(Position(EPOCH, 9), 2.0))
     assert words(machine.stream_read(again, page(6, 7, 8, 9, top=9))) == "deliver"
     assert delivered(machine) == [6, 7, 8, 9]
@@ -298,7 +313,7 @@ def test_a_room_that_is_closed_forgets_what_it_had_and_begins_anew() -> None:
     machine, _ = reading()
     machine.left()
     machine.closed()
-    assert machine.state is State.CLOSED
+    assert machine.state is RoomState.CLOSED
     entering = subscription()
     machine.enter(entering)
     assert machine.opened(Position(EPOCH, 20)) == ()
@@ -310,19 +325,19 @@ def test_a_room_that_is_closed_forgets_what_it_had_and_begins_anew() -> None:
 @pytest.mark.parametrize(
     ("state", "after", "offsets"),
     [
-        (State.IN_SYNC, State.IN_SYNC, []),
-        (State.OUT_OF_SYNC, State.OUT_OF_SYNC, []),
-        (State.READING, State.IN_SYNC, [3]),
+        (RoomState.IN_SYNC, RoomState.IN_SYNC, []),
+        (RoomState.OUT_OF_SYNC, RoomState.OUT_OF_SYNC, []),
+        (RoomState.READING, RoomState.IN_SYNC, [3]),
     ],
 )
 def test_a_subscription_that_finds_another_epoch_shows_that_the_members_lost_theirs(
-    state: State, after: State, offsets: list[int]
+    state: RoomState, after: RoomState, offsets: list[int]
 ) -> None:
     machine, _ = STATES[state]()
     newcomer, other = subscription(), subscription()
     machine.enter(newcomer)
     machine.enter(other)
-    if state is State.READING:
+    if state is RoomState.READING:
         machine.publication(publication(3, ANOTHER))
     lost, *_ = machine.positioned(newcomer, Position(ANOTHER, 2), Replay(recovered=False))
     assert words([lost]) == "lost after 5, 1 members"
@@ -459,7 +474,7 @@ class Walk:
                 self.deliver(output.before)
                 self.left += self.members
                 self.members.clear()
-            elif repr(output) == "UNSUBSCRIBE":
+            elif output is UNSUBSCRIBE:
                 self.unsubscribes = True
 
     def deliver(self, batches: Sequence[Any]) -> None:
