@@ -1,56 +1,50 @@
-"""
-Tasks that a part of a worker owns: none is forgotten, and a fault in one is logged and ends no other.
-"""
+"""Tasks that begin at once, where Python can."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import pytest
 
-from realtime.tasks import SideTasks
+from realtime.tasks import IS_EAGER, begin
 from tests.support.aio import run_async
 
 
 @run_async
-async def test_what_is_under_way_gets_the_patience_that_was_given_and_is_then_cancelled() -> None:
-    tasks, release = SideTasks(logging.getLogger("test")), asyncio.Event()
-    ended: list[str] = []
+async def test_work_that_waits_for_nothing_is_done_at_once() -> None:
+    done: list[int] = []
 
-    async def work(name: str, until: asyncio.Event) -> None:
-        try:
-            await until.wait()
-            ended.append(f"{name} done")
-        except asyncio.CancelledError:
-            ended.append(f"{name} cancelled")
-            raise
+    async def work() -> None:
+        done.append(1)
 
-    tasks.spawn(work("quick", release))
-    tasks.spawn(work("stuck", asyncio.Event()))
-    asyncio.get_running_loop().call_soon(release.set)
-    await tasks.close(0.05)
-    assert ended == ["quick done", "stuck cancelled"]
-    assert len(tasks) == 0
+    task = begin(work())
+    assert (task.done(), bool(done)) == (IS_EAGER, IS_EAGER)
+    await task
+    assert done == [1]
 
 
-def test_a_fault_is_logged_and_ends_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    @run_async
-    async def run() -> None:
-        tasks, done = SideTasks(logging.getLogger("test")), asyncio.Event()
+@run_async
+async def test_work_that_waits_goes_on_later_as_a_task_of_its_own() -> None:
+    gate = asyncio.Event()
+    seen: list[asyncio.Task[object] | None] = []
 
-        async def fail() -> None:
-            raise RuntimeError("a fault of ours")
+    async def work() -> None:
+        seen.append(asyncio.current_task())
+        async with asyncio.timeout(60):
+            await gate.wait()
+        seen.append(asyncio.current_task())
 
-        async def go_on() -> None:
-            await asyncio.sleep(0)
-            done.set()
+    task = begin(work())
+    assert not task.done()
+    gate.set()
+    await task
+    assert seen == [task, task]
 
-        tasks.spawn(fail())
-        tasks.spawn(go_on())
-        await done.wait()
-        await tasks.close()
 
-    run()
-    assert [record.exc_info is not None for record in caplog.records] == [True]
-    assert "fail" in caplog.text
+@run_async
+async def test_what_it_raises_is_the_tasks() -> None:
+    async def work() -> None:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        await begin(work())
