@@ -1,15 +1,16 @@
 """
-Starts a task at once, where Python can.
+Tasks: beginning one at once, where Python can; and the tasks that a part of a worker owns.
 
 Runs in the worker. A task that starts in a later turn of the event loop costs a handle, a poll of the kernel, and
 cold processor caches. Most commands of clients are answered without waiting for anything. From Python 3.12
 on, such a task runs to its end inside `begin`. A task that must wait goes on like any other. An older Python starts it
-in the next turn. This module awaits nothing.
+in the next turn.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -23,3 +24,39 @@ def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=loop, eager_start=True)
     return loop.create_task(work)
+
+
+class SideTasks:
+    """
+    The tasks that one part of a worker runs beside its own calls. That part owns them: it must call `close`.
+
+    An exception of a task is a fault of ours. It is logged with its traceback, and ends nothing else.
+    """
+
+    __slots__ = ("_logger", "_tasks")
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run `work`, from the next turn of the event loop on."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._logger.error("! task failed: %s", task.get_coro(), exc_info=error)
+
+    async def close(self, patience_s: float = 0.0) -> None:
+        """Wait `patience_s` for the tasks to end, then cancel what is left and await it."""
+        if self._tasks and patience_s > 0:
+            await asyncio.wait(self._tasks, timeout=patience_s)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

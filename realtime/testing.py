@@ -30,6 +30,7 @@ from realtime.auth.tokens import Tokens
 from realtime.broker.base import WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.cluster.bus import ClusterBus
+from realtime.cluster.mailbox import Mailbox
 from realtime.errors import ClientError, Disconnect
 from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
@@ -123,14 +124,12 @@ class TestServer:
         broker = MemoryBroker(WorkerId("test"))
         self._wheel = TimerWheel(asyncio.get_running_loop().time())
         worker = WorkerId("test")
-        bus = ClusterBus(worker)
         self._hub = Hub(
             broker,
-            self._app.room_options,
+            self._app,
             hooks=self._app,
             difference=difference,
             worker=worker,
-            on_mail=bus.receive,
         )
         self._protocol = Centrifuge(
             self._app,
@@ -140,9 +139,11 @@ class TestServer:
             limits=self._limits,
             home=Home(0, "test", "test", realtime.__version__),
         )
-        bus.serve(self._hub, self._protocol)
+        mailbox = Mailbox(broker, self._hub.private, worker)
+        self._bus = ClusterBus(worker, broker, mailbox, self._hub.registry, self._protocol)
         await self._hub.start()
-        self._app.bind(self._hub, bus)
+        await self._bus.start()
+        self._app.bind(self._hub, self._bus)
         await self._app.startup()
         self._turning = asyncio.create_task(run_wheel(self._wheel))
         return self
@@ -153,6 +154,7 @@ class TestServer:
         for client in self._clients:
             await client.close()
         await self._app.shutdown()
+        await self._bus.close()
         await self._hub.close()
         self._turning.cancel()
         with contextlib.suppress(asyncio.CancelledError):

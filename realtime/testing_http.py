@@ -26,8 +26,6 @@ import msgspec
 
 from realtime.api import Api
 from realtime.application.app import App, Receive, Scope, Send
-from realtime.broker.base import WorkerId
-from realtime.cluster.bus import ClusterBus
 from realtime.process.router import Router
 
 __all__ = ["TestHttp", "TestResponse"]
@@ -70,7 +68,7 @@ class TestHttp:
         self._router: Router | None = None
 
     async def __aenter__(self) -> TestHttp:
-        api = Api(self._app.hub, ClusterBus(WorkerId("test")), keys=())  # without keys it answers nothing
+        api = Api(self._app.hub, self._app._running_bus(), keys=())  # without keys it answers nothing
         self._router = Router(
             self._app, health=lambda: {"status": "ok"}, websocket_paths=(), streams=_no_streams, api=api
         )

@@ -31,8 +31,9 @@ from realtime.auth.tokens import Tokens
 from realtime.broker.base import WorkerId
 from realtime.broker.factory import make_broker
 from realtime.cluster.bus import ClusterBus
+from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.revocation_sync import RevocationSync
-from realtime.errors import RealtimeError
+from realtime.errors import BrokerUnavailable, RealtimeError
 from realtime.process.gateway import WEBSOCKET_PATHS, Gateway
 from realtime.process.router import Router
 from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
@@ -41,6 +42,7 @@ from realtime.protocol.centrifuge.streams import StreamEndpoint
 from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.hub import Hub
 from realtime.settings import Settings
+from realtime.tasks import SideTasks
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.flood import FloodLimits
@@ -54,6 +56,8 @@ from sticky import Worker
 from sticky.heads.first_bytes import HeadLimits
 
 GC_THRESHOLD: Final = 50_000  # young objects; the default of 700 looks at every connection again and again
+
+REAP_S: Final = 1.0  # for the removal of a dead worker's members, when this one ends; others do it as well
 
 OURS: Final = (str(Path(realtime.__file__).parent), "<frozen importlib")
 
@@ -74,14 +78,12 @@ class Process:
         broker = make_broker(
             settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix, memory=settings.broker_memory
         )
-        self.bus = bus = ClusterBus(worker_id)
         self.hub = Hub(
             broker,
-            app.room_options,
+            app,
             hooks=app,
             difference=difference,
             worker=worker_id,
-            on_mail=bus.receive,
             large=settings.large_room,
         )
         self.wrong = WrongCredentials()
@@ -126,8 +128,10 @@ class Process:
                 self.hosts,
             ),
         )
-        bus.serve(self.hub, self.protocol)
-        self.revoking = RevocationSync(self.hub, bus, self.protocol.tokens.revoked)
+        mailbox = Mailbox(broker, self.hub.private, worker_id)
+        self.bus = bus = ClusterBus(worker_id, broker, mailbox, self.hub.registry, self.protocol)
+        self.revocation_sync = RevocationSync(broker, bus, self.protocol.tokens.revoked)
+        self.side_tasks = SideTasks(logger)
         self.streams = StreamEndpoint(
             self.protocol,
             deliver=bus.deliver,
@@ -187,7 +191,8 @@ class Process:
     async def start(self) -> None:
         """Bring up everything that can fail."""
         await self.hub.start()
-        await self.revoking.start()
+        await self.bus.start()
+        await self.revocation_sync.start()
         self.app.bind(self.hub, self.bus, node=self.worker.node)
         await self.app.startup()
         await self.router.startup()
@@ -206,8 +211,10 @@ class Process:
         await self.gateway.drain(deadline_s)
         await self.router.shutdown()
         await self.app.shutdown()
-        await self.revoking.close()
+        await self.revocation_sync.close()
         await self.protocol.tokens.close()
+        await self.side_tasks.close(REAP_S)
+        await self.bus.close()
         await self.hub.close()
         for task in self._tasks:
             task.cancel()
@@ -216,7 +223,14 @@ class Process:
     def on_event(self, name: str, about: dict[str, Any]) -> None:
         """Hear of other workers: the members of a dead one are removed by whoever is first."""
         if name == "exit" and not self._draining:
-            self.hub.spawn(self.hub.reap(WorkerId(about["worker_id"])))
+            self.side_tasks.spawn(self._reap(WorkerId(about["worker_id"])))
+
+    async def _reap(self, worker: WorkerId) -> None:
+        """Have the broker remove the members of a worker that is dead."""
+        try:
+            await self.hub.broker.reap(worker)
+        except BrokerUnavailable as error:
+            logger.warning("! members of worker %s stay until its lease ends: %s", worker, error)
 
     def health(self) -> dict[str, Any]:
         """

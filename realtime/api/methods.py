@@ -50,12 +50,15 @@ from realtime.api.messages import (
     bad_request,
 )
 from realtime.application.users import find
+from realtime.broker import base
 from realtime.broker.base import Position, Room
-from realtime.cluster.bus import ClusterBus, Disconnect, Refresh, Subscribe, Unsubscribe
+from realtime.cluster.bus import ClusterBus
+from realtime.cluster.messages import Disconnect, Refresh, Subscribe, Unsubscribe
 from realtime.errors import BrokerUnavailable, ClientError, NotKept
 from realtime.protocol.centrifuge import codes, json
 from realtime.protocol.centrifuge.messages import HistoryResult, PresenceStatsResult, info_of
 from realtime.rooms.hub import Hub
+from realtime.rooms.options import RoomOptions
 
 PAGE_MAX: Final = 10_000
 
@@ -116,19 +119,21 @@ class Methods:
 
     async def _publish_into(self, name: str, payload: Payload) -> PublishResult:
         room, data = _room(name), payload.bytes()
-        options = self._hub.options_of(room)
+        options = self._hub.declarations.room_options(room)
         if options is None:
             raise codes.UNKNOWN_ROOM.error()
         if payload.delta and not options.delta:
             raise bad_request("`delta`: the room is not declared with `delta=True`")
         if not options.binary:
             data = _json_payload(data)
-        published = await self._hub.publish(
-            room,
-            data,
-            tags=payload.tags or None,
-            idempotency_key=payload.idempotency_key or None,
-            keep=not payload.skip_history,
+        published = await self._hub.broker.publish(
+            base.PublishRequest(
+                room,
+                data,
+                base.NOT_KEPT if payload.skip_history else options.retention,
+                tags=payload.tags or None,
+                idempotency_key=payload.idempotency_key or None,
+            )
         )
         return PublishResult(published.position.offset, published.position.epoch)
 
@@ -150,37 +155,40 @@ class Methods:
         if request.cursor and request.limit <= 0:
             raise bad_request("`cursor` needs `limit`: it names a page")
         if request.limit <= 0:
-            census = await self._hub.census(room)
-            said = census.said.get(json.NAME)
+            census = await self._hub.members.census(room)
+            said = census.encoded.get(json.NAME)
             if said is None:  # made once for all who ask, clients too
-                said = census.said[json.NAME] = json.presence_entries(census.members)
+                said = census.encoded[json.NAME] = json.presence_entries(census.members)
             return PresencePage(cast(Any, Raw(b"{%b}" % said)), "")
-        page = await self._hub.members_page(room, cursor=request.cursor, limit=min(request.limit, PAGE_MAX))
+        page = await self._hub.broker.members_page(room, cursor=request.cursor, limit=min(request.limit, PAGE_MAX))
         return PresencePage({client: info_of(info) for client, info in page.members.items()}, page.cursor)
 
     async def _presence_stats(self, request: RoomRequest) -> PresenceStatsResult:
         if not self._options(request.channel).presence:
             raise _not_kept(NotKept(request.channel, "presence", "presence=True"))
-        counts = await self._hub.member_counts(Room(request.channel))
+        counts = await self._hub.members.counts(Room(request.channel))
         return PresenceStatsResult(counts.clients, counts.users)
 
     async def _history(self, request: HistoryRequest) -> HistoryResult:
-        if not self._options(request.channel).retention.size:
+        retention = self._options(request.channel).retention
+        if not retention.size:
             raise _not_kept(NotKept(request.channel, "history", "history=N"))
         since = Position(request.since.epoch, request.since.offset) if request.since else None
         limit = PAGE_MAX if request.limit < 0 else min(request.limit, PAGE_MAX)
-        page = await self._hub.history(Room(request.channel), since=since, limit=limit, reverse=request.reverse)
+        page = await self._hub.broker.history(
+            Room(request.channel), retention=retention, since=since, limit=limit, reverse=request.reverse
+        )
         if since is not None and since.epoch not in ("", page.top.epoch):
             raise codes.UNRECOVERABLE.error()
         return HistoryResult([json.pub_of(each) for each in page.publications], page.top.epoch, page.top.offset)
 
     async def _history_remove(self, request: RoomRequest) -> Empty:
         self._options(request.channel)
-        await self._hub.forget_history(Room(request.channel))
+        await self._hub.broker.forget_history(Room(request.channel))
         return Empty()
 
-    def _options(self, name: str) -> Any:
-        options = self._hub.options_of(_room(name))
+    def _options(self, name: str) -> RoomOptions:
+        options = self._hub.declarations.room_options(_room(name))
         if options is None:
             raise codes.UNKNOWN_ROOM.error()
         return options
@@ -242,7 +250,7 @@ class Methods:
             raise bad_request("`recover_since`: the room keeps no history to recover from")
         if data is not None and not options.binary:
             data = _json_payload(data)
-        await self._bus.tell_all(
+        await self._bus.send_all(
             Subscribe(
                 request.user,
                 request.channel,
@@ -258,14 +266,14 @@ class Methods:
 
     async def _unsubscribe(self, request: UserInRoom) -> Empty:
         room = _room(request.channel)
-        await self._bus.tell_all(Unsubscribe(request.user, room, request.client, request.session))
+        await self._bus.send_all(Unsubscribe(request.user, room, request.client, request.session))
         return Empty()
 
     async def _disconnect(self, request: DisconnectRequest) -> Empty:
         told = request.disconnect or DisconnectCode()
         if not 3000 <= told.code < 5000:
             raise bad_request("a disconnect's code is from 3000 to 4999")
-        await self._bus.tell_all(
+        await self._bus.send_all(
             Disconnect(
                 request.user,
                 request.client,
@@ -282,12 +290,12 @@ class Methods:
             raise bad_request("`expired` and `expire_at` exclude each other")
         if request.expired:
             end = codes.CONNECTION_EXPIRED
-            await self._bus.tell_all(
+            await self._bus.send_all(
                 Disconnect(request.user, request.client, (), end.code, end.reason, request.session)
             )
         else:
             expire_at_s = float(request.expire_at) if request.expire_at else None
-            await self._bus.tell_all(Refresh(request.user, request.client, expire_at_s, request.session))
+            await self._bus.send_all(Refresh(request.user, request.client, expire_at_s, request.session))
         return Empty()
 
     async def _revoke_token(self, request: RevokeTokenRequest) -> Empty:

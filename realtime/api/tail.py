@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from dataclasses import replace
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -39,7 +38,7 @@ logger = logging.getLogger("realtime.api")
 async def tail(hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer `GET …/tail?channel=ROOM`, until the program has gone or takes nothing any more."""
     names = parse_qs(scope["query_string"].decode("latin-1")).get("channel", [])
-    options = hub.options_of(Room(names[0])) if names and not names[0].startswith("\0") else None
+    options = hub.declarations.room_options(Room(names[0])) if names and not names[0].startswith("\0") else None
     if options is None:
         await answer(send, 404, b"?channel= names no room that is declared.\n")
         return
@@ -49,7 +48,7 @@ async def tail(hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
         entry = await hub.enter(
             room,
             follower,
-            replace(options, presence=False, has_leave_hooks=False),
+            options.unseen(),
             info=ClientInfo("", follower.connection_id),
             watches=options.join_leave,
         )

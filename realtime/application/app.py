@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,16 +21,18 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, overload
 from realtime.application.asgi import refuse_wsgi
 from realtime.application.blocking import LoopWatch
 from realtime.application.calls import HandlerCalls
+from realtime.application.declaration import with_options
 from realtime.application.handlers import Handler
 from realtime.application.jobs import SCOPES, Job, Jobs, Once
 from realtime.application.pattern import Pattern
-from realtime.application.room import HANDLERS, RoomKind, options
+from realtime.application.room import HANDLERS, RoomKind
 from realtime.application.room_handle import RoomHandle
 from realtime.application.source import calling_place, did_you_mean, place_of
 from realtime.application.users import UserHandle
 from realtime.cluster.bus import ClusterBus
 from realtime.errors import DeclarationError, UnknownHandler
-from realtime.rooms.hub import Hub, RoomOptions
+from realtime.rooms.hub import Hub
+from realtime.rooms.options import RoomOptions
 from realtime.threads import from_any_thread
 
 Scope = MutableMapping[str, Any]
@@ -194,27 +196,8 @@ class App(HandlerCalls):
 
         return register
 
-    def room(
-        self,
-        name: str,
-        *,
-        presence: bool = False,
-        join_leave: bool | None = None,
-        history: int = 0,
-        history_ttl_s: float = 300.0,
-        recover: bool | None = None,
-        open: bool = False,
-        delta: bool = False,
-        filters: bool = False,
-        binary: bool = False,
-        echo: bool = True,
-        rate: str | None = None,
-        user_rate: str | None = None,
-        room_rate: str | None = None,
-        conflate: str | bool = False,
-        grace_s: float = 0.0,
-        for_others: Collection[str] = (),
-    ) -> RoomHandle:
+    @with_options
+    def room(self, name: str, options: RoomOptions) -> RoomHandle:
         """
         Declare a family of rooms, or return a handle of one room.
 
@@ -231,24 +214,6 @@ class App(HandlerCalls):
 
         Args:
             name: a pattern such as `chat:{name}`, or a room's name.
-            presence: keep the members.
-            join_leave: tell members of joins and leaves; by default where there is presence.
-            history: how many publications are kept.
-            history_ttl_s: for how many seconds.
-            recover: give returning clients what they missed; by default where there is history.
-            open: clients may subscribe and publish as they like; declares the room at once, without a class.
-            delta: clients that ask for it get the difference to the publication before. Needs `recover`.
-            filters: clients may ask for the publications of certain tags only.
-            binary: payloads are any bytes, and not JSON: for clients that speak Protobuf.
-            echo: a client gets what it published itself.
-            rate: how often one connection may publish, such as "5/s", "20/10s", "100/min"; above it: error 111.
-            user_rate: how often one user may, by all connections on all workers (an address, without a user).
-            room_rate: how often all together may.
-            conflate: for a client that reads too slowly only the latest publication is kept, instead of closing the
-                connection as slow: of each value of the tag that is named here, or of all when True.
-            grace_s: seconds in which a user whose connection broke may come back without a leave and a join.
-            for_others: what clients may do that are not in the room, of "publish" (`on_publish` is asked as for
-                members), "presence" and "history". Nothing unless given: then `on_subscribe` is the one gate.
 
         Raises:
             DeclarationError: the options or the pattern make no sense, or another pattern matches the same rooms. It
@@ -258,36 +223,18 @@ class App(HandlerCalls):
         where = calling_place()
         try:
             pattern = Pattern(name)
-            kept = options(
-                presence=presence,
-                join_leave=join_leave,
-                history=history,
-                history_ttl_s=history_ttl_s,
-                recover=recover,
-                open=open,
-                delta=delta,
-                filters=filters,
-                binary=binary,
-                echo=echo,
-                rate=rate,
-                user_rate=user_rate,
-                room_rate=room_rate,
-                conflate=conflate,
-                grace_s=grace_s,
-                for_others=for_others,
-            )
         except ValueError as error:
             raise DeclarationError(where, f"room {name!r}: {error}") from None
-        opened = RoomKind(pattern, kept, where) if open else None
+        opened = RoomKind(pattern, options, where) if options.publish else None
         if opened is not None:
             self.rooms.declare(opened)  # also without a class
 
         def declare(handlers: object) -> None:
-            kind = opened or RoomKind(pattern, kept, where)
+            kind = opened or RoomKind(pattern, options, where)
             kind.take(handlers)
             self.rooms.declare(kind)
 
-        unfinished = opened is None and kept != NO_OPTIONS
+        unfinished = opened is None and vars(options) != vars(NO_OPTIONS)
         handle = RoomHandle(self, name, declare, where=where, unfinished=unfinished)
         if unfinished and self._hub is None:
             self._handles.append(handle)
@@ -314,7 +261,7 @@ class App(HandlerCalls):
 
     def _running_bus(self) -> ClusterBus:
         if self._bus is None:
-            raise RuntimeError("no worker runs this application: ask from a handler, or by the API")
+            raise RuntimeError("no worker runs this application: call it from a handler, or use the API")
         return self._bus
 
     def mount(self, path: str, app: ASGIApp) -> None:
@@ -375,7 +322,7 @@ class App(HandlerCalls):
             await handler()
         self._watch = LoopWatch(self._codes())
         self._watch.start(asyncio.get_running_loop())
-        self._jobs.start(self.hub, self._node)
+        self._jobs.start(self.hub.broker, self._node)
 
     async def shutdown(self) -> None:
         """End the jobs, run what was registered by `on_shutdown`, in order, and end the processes of `run_cpu`."""

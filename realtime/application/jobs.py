@@ -36,7 +36,7 @@ logger = logging.getLogger("realtime.app")
 class Claims(Protocol):
     """What all workers share, as far as jobs need it."""
 
-    async def allow(self, room: Room, who: str, rate: Rate) -> bool:
+    async def allow(self, room: Room, subject: str, rate: Rate) -> bool:
         """Say whether this is the first claim of that name within the rate's period."""
 
 

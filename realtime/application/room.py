@@ -8,18 +8,15 @@ it is a `DeclarationError` with the file and the line.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from realtime.application.handlers import Handler
 from realtime.application.pattern import Pattern, Variables, unclear
 from realtime.application.source import did_you_mean, place_of
-from realtime.broker.base import Retention
 from realtime.errors import DeclarationError
-from realtime.rooms.hub import RoomOptions
-from realtime.rooms.local_room import FOR_OTHERS
-from realtime.timing.rate import Rate
+from realtime.rooms.options import RoomOptions
 
 HANDLERS: Final[Mapping[str, tuple[str, ...]]] = {
     "on_subscribe": ("conn", "data"),
@@ -67,11 +64,8 @@ class RoomKind:
             if function is not None:
                 self._take_one(name, Handler(function, offers=offers, variables=frozenset(self.pattern.names)))
         self._check_options()
-        self.options = replace(
-            self.options,
-            publish=self._may_publish,
-            has_leave_hooks="on_leave" in self.handlers or "on_empty" in self.handlers,
-            hears_empty="on_empty" in self.handlers,
+        self.options = self.options.with_handlers(
+            publish=self._may_publish, leave="on_leave" in self.handlers, empty="on_empty" in self.handlers
         )
 
     def _refuse_unknown(self, handlers: object) -> None:
@@ -186,64 +180,4 @@ def _unclear_text(kind: RoomKind, other: RoomKind, room: str) -> str:
     return (
         f"room {kind.pattern.text!r} matches the same rooms as {other.pattern.text!r}{before}, such as {room!r}; "
         "the pattern with more literal characters would count, and both have as many"
-    )
-
-
-def options(
-    *,
-    presence: bool,
-    join_leave: bool | None,
-    history: int,
-    history_ttl_s: float,
-    recover: bool | None,
-    open: bool,
-    delta: bool,
-    filters: bool,
-    binary: bool,
-    echo: bool,
-    rate: str | None,
-    user_rate: str | None,
-    room_rate: str | None,
-    conflate: str | bool,
-    grace_s: float,
-    for_others: Collection[str],
-) -> RoomOptions:
-    """
-    Return how a room is kept, from what a declaration says.
-
-    Raises:
-        ValueError: it asks for recovery without history, for deltas without recovery, or for a rate that is none.
-    """
-    if recover and history <= 0:
-        raise ValueError("recover needs history: what is not kept cannot be sent again")
-    recovers = history > 0 if recover is None else recover
-    if delta and not recovers:
-        raise ValueError("delta needs history and recover: a difference is to something that a client surely has")
-    if history < 0 or history_ttl_s <= 0:
-        raise ValueError("history and history_ttl_s are not negative")
-    if grace_s < 0:
-        raise ValueError("grace_s is not negative")
-    others = frozenset((for_others,) if isinstance(for_others, str) else for_others)
-    if unknown := sorted(others - FOR_OTHERS):
-        raise ValueError(f"for_others: {unknown[0]!r} is none of {', '.join(sorted(FOR_OTHERS))}")
-    if "presence" in others and not presence:
-        raise ValueError("for_others: 'presence' needs a room with presence=True")
-    if "history" in others and not history:
-        raise ValueError("for_others: 'history' needs a room with history")
-    return RoomOptions(
-        retention=Retention(history, history_ttl_s),
-        presence=presence,
-        join_leave=presence if join_leave is None else join_leave,
-        recover=recovers,
-        publish=open,
-        delta=delta,
-        filters=filters,
-        binary=binary,
-        echo=echo,
-        rate=Rate.parse(rate) if rate else None,
-        user_rate=Rate.parse(user_rate) if user_rate else None,
-        room_rate=Rate.parse(room_rate) if room_rate else None,
-        conflate=None if conflate is False else "" if conflate is True else conflate,
-        grace_s=grace_s,
-        for_others=others,
     )

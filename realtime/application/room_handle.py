@@ -16,7 +16,7 @@ from realtime.application.answers import encode
 from realtime.application.room import RoomKind, Rooms
 from realtime.application.source import place_of
 from realtime.application.values import Page, Publication
-from realtime.broker.base import ClientInfo, ConnectionId, MemberCounts, MembersPage, Position, Room
+from realtime.broker.base import ClientInfo, ConnectionId, MemberCounts, MembersPage, Position, PublishRequest, Room
 from realtime.errors import DeclarationError, NotKept, RoomError, UnknownRoom
 from realtime.rooms.hub import Hub
 from realtime.session.connection import Connection
@@ -162,12 +162,15 @@ class RoomHandle:
         hub, kind = self._use()
         is_bytes = isinstance(data, bytes) and kind.options.binary
         payload = data if is_bytes else encode(data, lambda: f"publication into {self.name!r}")
-        published = await hub.publish(
-            self.name,
-            payload,
-            tags=tags,
-            idempotency_key=idempotency_key,
-            exclude=exclude if isinstance(exclude, str) else exclude.id,
+        published = await hub.broker.publish(
+            PublishRequest(
+                self.name,
+                payload,
+                kind.options.retention,
+                tags=tags,
+                idempotency_key=idempotency_key,
+                exclude=exclude if isinstance(exclude, str) else exclude.id,
+            )
         )
         return published.position
 
@@ -185,9 +188,10 @@ class RoomHandle:
             NotKept: the room is declared without history.
         """
         hub, kind = self._use()
-        if not kind.options.retention.size:
+        retention = kind.options.retention
+        if not retention.size:
             raise NotKept(self.name, "history", HISTORY)
-        page = await hub.history(self.name, since=since, limit=limit, reverse=reverse)
+        page = await hub.broker.history(self.name, retention=retention, since=since, limit=limit, reverse=reverse)
         binary = kind.options.binary
         return Page([Publication.decode(each, binary=binary) for each in page.publications], page.top)
 
@@ -195,7 +199,7 @@ class RoomHandle:
     async def forget_history(self) -> None:
         """Remove the room's publications."""
         hub, _ = self._use()
-        await hub.forget_history(self.name)
+        await hub.broker.forget_history(self.name)
 
     @from_any_thread
     async def presence(self) -> dict[ConnectionId, ClientInfo]:
@@ -205,7 +209,7 @@ class RoomHandle:
         Raises:
             NotKept: the room is declared without presence.
         """
-        return dict(await self._use_presence().members(self.name))
+        return dict(await self._use_presence().members.all(self.name))
 
     @from_any_thread
     async def presence_page(self, cursor: str = "", *, limit: int = 1000) -> MembersPage:
@@ -216,7 +220,7 @@ class RoomHandle:
         Raises:
             NotKept: the room is declared without presence.
         """
-        return await self._use_presence().members_page(self.name, cursor=cursor, limit=limit)
+        return await self._use_presence().broker.members_page(self.name, cursor=cursor, limit=limit)
 
     @from_any_thread
     async def presence_stats(self) -> MemberCounts:
@@ -226,4 +230,4 @@ class RoomHandle:
         Raises:
             NotKept: the room is declared without presence.
         """
-        return await self._use_presence().member_counts(self.name)
+        return await self._use_presence().members.counts(self.name)

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from realtime.broker.base import Room
-from realtime.cluster.bus import ClusterBus, Disconnect, Subscribe, Unsubscribe
+from realtime.cluster.bus import ClusterBus
+from realtime.cluster.messages import Disconnect, Subscribe, Unsubscribe
 from realtime.threads import from_any_thread
 
 
@@ -70,7 +71,7 @@ class UserHandle:
             reason: what the clients get beside the code.
             connection_id: the id of the one connection; "" for all.
         """
-        await self._bus().tell_all(Disconnect(self.name, connection_id, (), code, reason))
+        await self._bus().send_all(Disconnect(self.name, connection_id, (), code, reason))
 
     @from_any_thread
     async def revoke_tokens(self) -> None:
@@ -86,7 +87,7 @@ class UserHandle:
             room: the room's name.
             connection_id: the id of the one connection; "" for all.
         """
-        await self._bus().tell_all(Subscribe(self.name, room, connection_id))
+        await self._bus().send_all(Subscribe(self.name, room, connection_id))
 
     @from_any_thread
     async def unsubscribe(self, room: str, *, connection_id: str = "") -> None:
@@ -97,7 +98,7 @@ class UserHandle:
             room: the room's name.
             connection_id: the id of the one connection; "" for all.
         """
-        await self._bus().tell_all(Unsubscribe(self.name, room, connection_id))
+        await self._bus().send_all(Unsubscribe(self.name, room, connection_id))
 
 
 async def find(bus: ClusterBus, user: str) -> list[Place]:

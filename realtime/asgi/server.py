@@ -25,6 +25,7 @@ from realtime.auth.credentials import WrongCredentials
 from realtime.broker.base import WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.cluster.bus import ClusterBus
+from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.revocation_sync import RevocationSync
 from realtime.process.gateway import WEBSOCKET_PATHS
 from realtime.process.router import Router
@@ -49,14 +50,13 @@ class OneProcess:
         worker, node = WorkerId(f"asgi-{os.getpid()}-{secrets.token_hex(4)}"), socket.gethostname()
         self._node = node
         self._wheel = TimerWheel(asyncio.get_running_loop().time())
-        self._bus = bus = ClusterBus(worker)
+        broker = MemoryBroker(worker)
         self._hub = Hub(
-            MemoryBroker(worker),
-            app.room_options,
+            broker,
+            app,
             hooks=app,
             difference=difference,
             worker=worker,
-            on_mail=bus.receive,
             large=settings.large_room,
         )
         wrong = WrongCredentials()
@@ -78,8 +78,9 @@ class OneProcess:
             home=Home(0, worker, node, realtime.__version__),
             wrong=wrong,
         )
-        bus.serve(self._hub, self._protocol)
-        self._revocations = RevocationSync(self._hub, bus, self._protocol.tokens.revoked)
+        mailbox = Mailbox(broker, self._hub.private, worker)
+        self._bus = bus = ClusterBus(worker, broker, mailbox, self._hub.registry, self._protocol)
+        self._revocations = RevocationSync(broker, bus, self._protocol.tokens.revoked)
         limits = StreamLimits(settings.message_bytes, settings.outbound_bytes, settings.outbound_s)
         streams = StreamEndpoint(
             self._protocol, deliver=bus.deliver, limits=limits, allowed_origins=settings.allowed_origins
@@ -105,12 +106,14 @@ class OneProcess:
         """
         await self._hub.start()
         try:
+            await self._bus.start()
             await self._revocations.start()
             self._app.bind(self._hub, self._bus, node=self._node)
             await self._app.startup()
             await self._router.startup()
         except BaseException:
             await self._revocations.close()
+            await self._bus.close()
             await self._hub.close()
             raise
         self._turning = asyncio.get_running_loop().create_task(run_wheel(self._wheel))
@@ -124,6 +127,7 @@ class OneProcess:
         await self._app.shutdown()
         await self._revocations.close()
         await self._protocol.tokens.close()
+        await self._bus.close()
         await self._hub.close()
         if self._turning is not None:
             self._turning.cancel()

@@ -104,6 +104,46 @@ class Retention:
     meta_ttl_s: float = 30 * 86400.0
 
 
+NOT_KEPT: Final = Retention()
+
+
+class PublishRequest(msgspec.Struct, frozen=True):
+    """
+    One publication on its way to the broker. Every part of this server below the application's own calls passes it on
+    as it is.
+
+    Attributes:
+        room: where.
+        data: a JSON text, or any bytes in a `binary` room; kept as it is.
+        retention: how much of the room's stream is kept. `NOT_KEPT` gives the publication no offset, and a client that
+            is away does not get it later.
+        info: what others see of the client that publishes.
+        tags: short texts beside the data.
+        idempotency_key: a second publication with the same key within `idempotency_ttl_s` is not made.
+        idempotency_ttl_s: seconds for which the key is remembered.
+        exclude: the connection id of the one client that does not get it.
+    """
+
+    room: Room
+    data: bytes
+    retention: Retention
+    info: ClientInfo | None = None
+    tags: Mapping[str, str] | None = None
+    idempotency_key: str | None = None
+    idempotency_ttl_s: float = 300.0
+    exclude: str = ""
+
+    def publication(self, time_ms: int) -> Publication:
+        """Return what is stored and delivered, without the position that it gets."""
+        return Publication(
+            self.data,
+            info=self.info,
+            tags=dict(self.tags) if self.tags else None,
+            time_ms=time_ms,
+            exclude=self.exclude,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """The result of a publish. `duplicate`: the idempotency key was used before, so nothing was published now."""
@@ -252,18 +292,7 @@ class Broker(Protocol):
     async def unsubscribe(self, room: Room) -> None:
         """End `subscribe`. It is harmless for a room that is not subscribed."""
 
-    async def publish(
-        self,
-        room: Room,
-        data: bytes,
-        *,
-        retention: Retention,
-        info: ClientInfo | None = None,
-        tags: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        idempotency_ttl_s: float = 300.0,
-        exclude: str = "",
-    ) -> Published:
+    async def publish(self, request: PublishRequest) -> Published:
         """Add one publication to the room and send it to every subscribed worker, in one atomic step."""
 
     async def position(self, room: Room, *, retention: Retention) -> Position:

@@ -41,6 +41,7 @@ from realtime.broker.base import (
     Position,
     Publication,
     Published,
+    PublishRequest,
     Retention,
     Room,
     WorkerId,
@@ -289,23 +290,16 @@ class LocalBroker:
         self._rooms.discard(room)  # even if the command fails: events of the room are dropped from now on
         await self._request("unsubscribe", room)
 
-    async def publish(
-        self,
-        room: Room,
-        data: bytes,
-        *,
-        retention: Retention,
-        info: ClientInfo | None = None,
-        tags: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        idempotency_ttl_s: float = 300.0,
-        exclude: str = "",
-    ) -> Published:
+    async def publish(self, request: PublishRequest) -> Published:
         # The time is this worker's. The broker adds offset and epoch, in the order in which commands arrive.
-        publication = Publication(
-            data, info=info, tags=dict(tags) if tags else None, time_ms=int(time.time() * 1000), exclude=exclude
+        raw = await self._request(
+            "publish",
+            request.room,
+            request.publication(int(time.time() * 1000)),
+            request.retention,
+            request.idempotency_key,
+            float(request.idempotency_ttl_s),
         )
-        raw = await self._request("publish", room, publication, retention, idempotency_key, float(idempotency_ttl_s))
         self._counts["published"] += 1
         return msgspec.msgpack.decode(raw, type=Published)
 

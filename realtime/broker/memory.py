@@ -32,8 +32,8 @@ from realtime.broker.base import (
     MemberCounts,
     MembersPage,
     Position,
-    Publication,
     Published,
+    PublishRequest,
     Retention,
     Room,
     WorkerId,
@@ -85,24 +85,16 @@ class MemoryBroker:
         self._subscribed.discard(room)
         self._state.streams.unwatched(room)
 
-    async def publish(
-        self,
-        room: Room,
-        data: bytes,
-        *,
-        retention: Retention,
-        info: ClientInfo | None = None,
-        tags: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        idempotency_ttl_s: float = 300.0,
-        exclude: str = "",
-    ) -> Published:
-        publication = Publication(
-            data, info=info, tags=dict(tags) if tags else None, time_ms=int(time.time() * 1000), exclude=exclude
-        )
+    async def publish(self, request: PublishRequest) -> Published:
+        room = request.room
         with self._refusing():
             published, sent = self._state.publish(
-                self._clock(), room, publication, retention, idempotency_key, idempotency_ttl_s
+                self._clock(),
+                room,
+                request.publication(int(time.time() * 1000)),
+                request.retention,
+                request.idempotency_key,
+                request.idempotency_ttl_s,
             )
         if sent is not None:
             self._published += 1

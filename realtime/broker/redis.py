@@ -64,6 +64,7 @@ from realtime.broker.base import (
     MembersPage,
     Position,
     Published,
+    PublishRequest,
     Retention,
     Room,
     WorkerId,
@@ -249,22 +250,13 @@ class RedisBroker:
         else:
             self._nodes.route  # noqa: B018 - raises where there is none
 
-    async def publish(
-        self,
-        room: Room,
-        data: bytes,
-        *,
-        retention: Retention,
-        info: ClientInfo | None = None,
-        tags: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        idempotency_ttl_s: float = 300.0,
-        exclude: str = "",
-    ) -> Published:
+    async def publish(self, request: PublishRequest) -> Published:
+        room, retention, key = request.room, request.retention, request.idempotency_key
+        tags = dict(request.tags) if request.tags else None
         # The script stores the payload and publishes it unchanged. Offset and epoch stand beside it in both places.
-        payload = pack_payload(Payload(data, info, dict(tags) if tags else None, int(time.time() * 1000), exclude))
+        payload = pack_payload(Payload(request.data, request.info, tags, int(time.time() * 1000), request.exclude))
         meta = self._keys.meta(room)
-        seen_key = self._keys.idempotency(room, idempotency_key) if idempotency_key is not None else meta
+        seen_key = self._keys.idempotency(room, key) if key is not None else meta
         # Without history only one key is named. While a hash slot moves, each further key could mean a TRYAGAIN.
         is_kept = retention.size > 0
         epoch, offset, seen = await self._commands.run(
@@ -280,7 +272,7 @@ class RedisBroker:
             int(retention.ttl_s * 1000),
             _meta_ms(retention),
             _new_epoch(),
-            int(idempotency_ttl_s * 1000) if idempotency_key is not None else 0,
+            int(request.idempotency_ttl_s * 1000) if key is not None else 0,
             self._nodes.publishing,
         )
         self._counts["published"] += 1

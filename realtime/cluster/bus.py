@@ -1,9 +1,10 @@
 """
-What workers say to each other: commands for sessions that are elsewhere.
+`ClusterBus`: messages between the workers of all machines, about sessions that are elsewhere.
 
 Runs in the worker. A client's request can reach another worker than the one that has its stream, and a program that
-calls the API knows only a user's name; both become a letter, which the hub brings to one worker or to all, of every
-machine (`Hub.mail`). A letter is plain data in msgpack. What it asks for is done here, on this worker's sessions.
+calls the API knows only a user's name. Both become a message (messages.py), which goes to one worker or to all
+(mailbox.py). What a message asks for is done here, on this worker's sessions. It never decides who may send one: the
+API and the application do.
 """
 
 from __future__ import annotations
@@ -12,151 +13,93 @@ import asyncio
 import logging
 import re
 import time
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from realtime.auth.revocation import KEPT_S, MOST, Revocation
-from realtime.broker.base import Position, Retention, Room, WorkerId
+from realtime.broker.base import Broker, Position, PublishRequest, Retention, Room, WorkerId
+from realtime.cluster.mailbox import Mailbox
+from realtime.cluster.messages import (
+    Disconnect,
+    EmulatedInput,
+    InputReceived,
+    Message,
+    Refresh,
+    Revoke,
+    Subscribe,
+    SurveyReply,
+    SurveyRequest,
+    Unsubscribe,
+    UserConnection,
+    decode,
+    encode,
+)
 from realtime.errors import BrokerUnavailable, ClientError
 from realtime.protocol.centrifuge import codes
 from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.protocol.centrifuge.session import Session
-from realtime.rooms.hub import Hub
+from realtime.tasks import SideTasks
 
 SURVEY_S: Final = 2.0  # for all workers to answer
-TAKEN_S: Final = 2.0  # for one worker to say that it took a letter; an SDK gives a command up after 5 s
+RECEIPT_S: Final = 2.0  # for one worker to say that it received a message; an SDK gives a command up after 5 s
+CLOSE_S: Final = 1.0  # for the answers that are under way when a worker ends
 
 REVOCATIONS: Final = Room("\0revoked")  # the stream of what is revoked
 REVOCATIONS_KEPT: Final = Retention(MOST, KEPT_S, 2 * KEPT_S)
 
 # What a worker's id looks like: its node, its slot, and what no other process has (sticky/supervision/launcher.py).
-# Clients send such ids back; with another text one could write to all workers, or to who is none.
+# Clients send such ids back; with another text a client could write to all workers, or to a room that is no mailbox.
 WORKER: Final = re.compile(r"[^\0]{1,255}-\d+-[0-9a-f]{8}")
 
-logger = logging.getLogger("realtime.post")
+logger = logging.getLogger("realtime.cluster")
 
 
-class Emulated(msgspec.Struct, frozen=True, tag="e", array_like=True):
-    """What a client sent beside its stream, to another worker: `asker`, who is answered."""
+class RoomSizes(Protocol):
+    """The rooms of this worker, and how many members each has here: the hub's registry."""
 
-    session: str
-    data: bytes
-    asker: str
-    number: int
-
-
-class Taken(msgspec.Struct, frozen=True, tag="k", array_like=True):
-    """What was sent beside a stream has reached its session, or there is no such session."""
-
-    number: int
-    is_here: bool
-
-
-class Disconnect(msgspec.Struct, frozen=True, tag="d", array_like=True):
-    """A user's connections are to end: all, or the one `client`, or the one of `session`; but none of `keep`."""
-
-    user: str
-    client: str = ""
-    keep: tuple[str, ...] = ()
-    code: int = 3503
-    reason: str = "force disconnect"
-    session: str = ""
-
-
-class Subscribe(msgspec.Struct, frozen=True, tag="s", array_like=True):
-    """
-    A user's connections are to be in a room: until `expire_at_s` (Unix time; None: until they end), shown to others
-    with `info`, notified with `data`, and given what was published after `since`, an epoch and an offset.
-    """
-
-    user: str
-    room: str
-    client: str = ""
-    session: str = ""
-    expire_at_s: float | None = None
-    info: bytes | None = None
-    data: bytes | None = None
-    since: tuple[str, int] | None = None
-
-
-class Unsubscribe(msgspec.Struct, frozen=True, tag="u", array_like=True):
-    """A user's connections are not to be in a room."""
-
-    user: str
-    room: str
-    client: str = ""
-    session: str = ""
-
-
-class Refresh(msgspec.Struct, frozen=True, tag="r", array_like=True):
-    """A user's connections expire at another time: Unix seconds, 0 for now and None for never."""
-
-    user: str
-    client: str = ""
-    expire_at_s: float | None = None
-    session: str = ""
-
-
-class Revoke(msgspec.Struct, frozen=True, tag="v", array_like=True):
-    """Tokens are not good any more."""
-
-    revocation: Revocation
-
-
-class Question(msgspec.Struct, frozen=True, tag="q", array_like=True):
-    """Asks every worker what it has; the answer goes to `asker`. With `user`: where that user is."""
-
-    asker: str
-    number: int
-    user: str | None = None
-
-
-class Place(msgspec.Struct, frozen=True, array_like=True):
-    """One connection of a user."""
-
-    client: str
-    address: str
-    rooms: list[str]
-    transport: str = ""
-    protocol: str = ""
-
-
-class Told(msgspec.Struct, frozen=True, tag="t", array_like=True):
-    """What one worker has."""
-
-    number: int
-    worker: str
-    node: str
-    slot: int
-    since_s: float
-    clients: int = 0
-    users: int = 0
-    rooms: dict[str, int] = {}
-    places: list[Place] = []
-
-
-Letter = Emulated | Taken | Disconnect | Subscribe | Unsubscribe | Refresh | Revoke | Question | Told
-
-_decode = msgspec.msgpack.Decoder(Letter).decode
-_encode = msgspec.msgpack.Encoder().encode
+    def sizes(self) -> dict[Room, int]: ...
 
 
 class ClusterBus:
-    """Sends letters, and does what those ask for that come."""
+    """Sends messages, and does what those ask for that arrive. The owner must call `start` and `close`."""
 
-    def __init__(self, worker: WorkerId) -> None:
+    def __init__(
+        self, worker: WorkerId, broker: Broker, mailbox: Mailbox, rooms: RoomSizes, protocol: Centrifuge
+    ) -> None:
+        """
+        Args:
+            worker: this one.
+            broker: knows the workers, and keeps what is revoked.
+            mailbox: of this worker, not open yet.
+            rooms: of this worker.
+            protocol: has the sessions of this worker.
+        """
         self.worker = worker
-        self._hub: Hub | None = None
-        self._protocol: Centrifuge | None = None
-        self._begun_s = time.time()
-        self._questions: dict[int, tuple[list[Told], asyncio.Event]] = {}
-        self._untaken: dict[int, asyncio.Future[bool]] = {}
-        self._number = 0
+        self._broker = broker
+        self._mailbox = mailbox
+        self._rooms = rooms
+        self._protocol = protocol
+        self._tasks = SideTasks(logger)
+        self._started_s = time.time()
+        self._surveys: dict[int, tuple[list[SurveyReply], asyncio.Event]] = {}
+        self._receipts: dict[int, asyncio.Future[bool]] = {}  # of input that was sent and is not confirmed
+        self._number = 0  # of the latest message that has an answer
 
-    def serve(self, hub: Hub, protocol: Centrifuge) -> None:
-        """Say whose letters these are. Comes before the hub starts."""
-        self._hub, self._protocol = hub, protocol
+    async def start(self) -> None:
+        """
+        Receive messages from now on. The broker must have started.
+
+        Raises:
+            BrokerUnavailable: nothing is received.
+        """
+        await self._mailbox.open(self.receive)
+
+    async def close(self) -> None:
+        """Give answers that are under way some time, and begin no others. Comes before the broker is closed."""
+        await self._tasks.close(CLOSE_S)
+
+    # Sending
 
     async def deliver(self, worker: str, session: str, data: bytes) -> bool:
         """
@@ -165,36 +108,34 @@ class ClusterBus:
         does not say so in time.
 
         Raises:
-            BrokerUnavailable: the session is of another worker, which cannot be reached.
+            BrokerUnavailable: the session is on another worker, which cannot be reached.
         """
-        assert self._hub is not None and self._protocol is not None, "it serves"  # noqa: PT018
         if worker == self.worker:
             return self._protocol.emulate(session, data)
         if not WORKER.fullmatch(worker):
             return False
         self._number += 1
         number = self._number
-        taken = self._untaken[number] = asyncio.get_running_loop().create_future()
+        receipt = self._receipts[number] = asyncio.get_running_loop().create_future()
         try:
-            await self._hub.mail(WorkerId(worker), _encode(Emulated(session, data, self.worker, number)))
-            async with asyncio.timeout(TAKEN_S):
-                is_here: bool = await taken
+            await self._mailbox.send(WorkerId(worker), encode(EmulatedInput(session, data, self.worker, number)))
+            async with asyncio.timeout(RECEIPT_S):
+                is_here: bool = await receipt
                 return is_here
         except TimeoutError:
-            logger.debug("! %s took nothing of what a client sent", worker)
+            logger.debug("! worker %s confirmed no input of a client", worker)
             return False
         finally:
-            del self._untaken[number]
+            del self._receipts[number]
 
-    async def tell_all(self, letter: Letter) -> None:
+    async def send_all(self, message: Message) -> None:
         """
         Have every worker of every machine do something.
 
         Raises:
-            BrokerUnavailable: some may have been told.
+            BrokerUnavailable: some may have received it.
         """
-        assert self._hub is not None, "it serves"
-        await self._hub.mail(None, _encode(letter))
+        await self._mailbox.send(None, encode(message))
 
     async def revoke(self, *, token: str = "", user: str = "", before_s: float = 0.0, until_s: float = 0.0) -> None:
         """
@@ -207,17 +148,68 @@ class ClusterBus:
             until_s: when the last of them has expired, and this may be forgotten; 0 for in 30 days.
 
         Raises:
-            BrokerUnavailable: some workers may know of it; it is to be repeated.
+            BrokerUnavailable: some workers may know of it; the caller has to repeat it.
         """
-        assert self._hub is not None, "it serves"
         now_s = time.time()
         what = Revocation(until_s or now_s + KEPT_S, token, "" if token else user, 0.0 if token else before_s or now_s)
-        await self._hub.keep(REVOCATIONS, msgspec.msgpack.encode(what), REVOCATIONS_KEPT)
-        await self.tell_all(Revoke(what))
+        await self._broker.publish(PublishRequest(REVOCATIONS, msgspec.msgpack.encode(what), REVOCATIONS_KEPT))
+        await self.send_all(Revoke(what))
 
-    def take_revocation(self, revocation: Revocation) -> None:
+    async def survey(self, user: str | None = None) -> list[SurveyReply]:
+        """
+        Ask every worker what it serves, or for the connections of a user. A worker that does not answer in time is
+        left out, and the log says so.
+
+        Raises:
+            BrokerUnavailable: no worker can be asked.
+        """
+        expected = len(await self._broker.workers())
+        self._number += 1
+        number = self._number
+        replies, more = self._surveys[number] = ([], asyncio.Event())
+        try:
+            await self._mailbox.send(None, encode(SurveyRequest(self.worker, number, user)))
+            async with asyncio.timeout(SURVEY_S):
+                while len(replies) < expected:
+                    await more.wait()
+                    more.clear()
+        except TimeoutError:
+            logger.warning("! survey: %d of %d workers did not answer", expected - len(replies), expected)
+        finally:
+            del self._surveys[number]
+        return sorted(replies, key=lambda each: (each.node, each.slot))
+
+    # Receiving
+
+    def receive(self, data: bytes) -> None:
+        """Do what a message asks for, or give an answer to the call that waits for it."""
+        message = decode(data)
+        if isinstance(message, EmulatedInput):
+            received = InputReceived(message.number, self._protocol.emulate(message.session, message.data))
+            self._tasks.spawn(self._answer(message.asker, received))
+        elif isinstance(message, InputReceived):
+            receipt = self._receipts.get(message.number)
+            if receipt is not None and not receipt.done():
+                receipt.set_result(message.is_here)
+        elif isinstance(message, SurveyRequest):
+            self._tasks.spawn(self._answer(message.asker, self._reply_to(message)))
+        elif isinstance(message, SurveyReply):
+            if message.number in self._surveys:
+                replies, more = self._surveys[message.number]
+                replies.append(message)
+                more.set()
+        elif isinstance(message, Revoke):
+            self.receive_revocation(message.revocation)
+        elif isinstance(message, Disconnect):
+            self._protocol.disconnect(
+                message.user, message.client, message.code, message.reason, stream_id=message.session, keep=message.keep
+            )
+        else:
+            for session in self._protocol.sessions_of(message.user, message.client, message.session):
+                self._apply(message, session)
+
+    def receive_revocation(self, revocation: Revocation) -> None:
         """Refuse what is revoked here, and end the connections that stand on it; they may come with another token."""
-        assert self._protocol is not None, "it serves"
         revoked, now_s = self._protocol.tokens.revoked, time.time()
         revoked.add(revocation, now_s)
         for session in list(self._protocol.sessions):
@@ -225,109 +217,45 @@ class ClusterBus:
             if claims is not None and revoked.covers(claims, now_s):
                 session.finish(codes.CONNECTION_EXPIRED)
 
-    async def survey(self, user: str | None = None) -> list[Told]:
-        """
-        Ask every worker what it has, or where a user is. One that does not answer in time is left out.
-
-        Raises:
-            BrokerUnavailable: nobody can be asked.
-        """
-        assert self._hub is not None, "it serves"
-        expected = len(await self._hub.workers())
-        self._number += 1
-        number = self._number
-        told, more = self._questions[number] = ([], asyncio.Event())
-        try:
-            await self._hub.mail(None, _encode(Question(self.worker, number, user)))
-            async with asyncio.timeout(SURVEY_S):
-                while len(told) < expected:
-                    await more.wait()
-                    more.clear()
-        except TimeoutError:
-            logger.warning("! %d of %d workers did not answer", expected - len(told), expected)
-        finally:
-            del self._questions[number]
-        return sorted(told, key=lambda each: (each.node, each.slot))
-
-    def receive(self, message: bytes) -> None:
-        """Do what a letter asks for."""
-        assert self._protocol is not None, "it serves"
-        letter = _decode(message)
-        if isinstance(letter, Emulated):
-            assert self._hub is not None, "it serves"
-            taken = Taken(letter.number, self._protocol.emulate(letter.session, letter.data))
-            self._hub.spawn(self._reply(letter.asker, taken))
-            return
-        if isinstance(letter, Taken):
-            waiting = self._untaken.get(letter.number)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(letter.is_here)
-            return
-        if isinstance(letter, Question):
-            assert self._hub is not None, "it serves"
-            self._hub.spawn(self._tell(letter))
-            return
-        if isinstance(letter, Told):
-            if letter.number in self._questions:
-                told, more = self._questions[letter.number]
-                told.append(letter)
-                more.set()
-            return
-        if isinstance(letter, Revoke):
-            self.take_revocation(letter.revocation)
-            return
-        if isinstance(letter, Disconnect):
-            self._protocol.disconnect(
-                letter.user, letter.client, letter.code, letter.reason, stream_id=letter.session, keep=letter.keep
-            )
-            return
-        for session in self._protocol.sessions_of(letter.user, letter.client, letter.session):
-            self._do(letter, session)
-
-    async def _tell(self, question: Question) -> None:
-        assert self._hub is not None and self._protocol is not None, "it serves"  # noqa: PT018
+    def _reply_to(self, request: SurveyRequest) -> SurveyReply:
         home = self._protocol.home
-        answer = Told(question.number, home.worker, home.node, home.slot, self._begun_s)
-        if question.user is None:
+        reply = SurveyReply(request.number, home.worker, home.node, home.slot, self._started_s)
+        if request.user is None:
             clients, users = self._protocol.counts()
-            rooms = {str(room): size for room, size in self._hub.sizes().items()}
-            answer = msgspec.structs.replace(answer, clients=clients, users=users, rooms=rooms)
-        else:
-            places = [
-                Place(
-                    each.connection.id,
-                    each.connection.address,
-                    sorted(each.connection.rooms),
-                    each.connection.transport,
-                    "json" if each.is_one_way else each.codec.NAME,
-                )
-                for each in self._protocol.sessions_of(question.user)
-            ]
-            answer = msgspec.structs.replace(answer, places=places)
-        await self._reply(question.asker, answer)
+            rooms = {str(room): size for room, size in self._rooms.sizes().items()}
+            return msgspec.structs.replace(reply, clients=clients, users=users, rooms=rooms)
+        places = [
+            UserConnection(
+                each.connection.id,
+                each.connection.address,
+                sorted(each.connection.rooms),
+                each.connection.transport,
+                "json" if each.is_one_way else each.codec.NAME,
+            )
+            for each in self._protocol.sessions_of(request.user)
+        ]
+        return msgspec.structs.replace(reply, places=places)
 
-    async def _reply(self, asker: str, answer: Letter) -> None:
-        assert self._hub is not None, "it serves"
+    async def _answer(self, asker: str, answer: Message) -> None:
         try:
-            await self._hub.mail(WorkerId(asker), _encode(answer))
+            await self._mailbox.send(WorkerId(asker), encode(answer))
         except BrokerUnavailable as error:
-            logger.warning("! a letter of %s is not answered: %s", asker, error)
+            logger.warning("! message of worker %s is not answered: %s", asker, error)
 
-    def _do(self, letter: Subscribe | Unsubscribe | Refresh, session: Session) -> None:
-        assert self._hub is not None, "it serves"
-        if isinstance(letter, Refresh):
-            session.refresh(letter.expire_at_s)
-        elif isinstance(letter, Unsubscribe):
-            self._hub.spawn(session.connection.unsubscribe(letter.room))
+    def _apply(self, message: Subscribe | Unsubscribe | Refresh, session: Session) -> None:
+        if isinstance(message, Refresh):
+            session.refresh(message.expire_at_s)
+        elif isinstance(message, Unsubscribe):
+            self._tasks.spawn(session.connection.unsubscribe(message.room))
         else:
-            self._hub.spawn(_subscribe(session, letter))
+            self._tasks.spawn(_subscribe(session, message))
 
 
-async def _subscribe(session: Session, letter: Subscribe) -> None:
-    since = None if letter.since is None else Position(*letter.since)
+async def _subscribe(session: Session, message: Subscribe) -> None:
+    since = None if message.since is None else Position(*message.since)
     try:
         await session.grant(
-            Room(letter.room), expire_at_s=letter.expire_at_s, info=letter.info, data=letter.data, since=since
+            Room(message.room), expire_at_s=message.expire_at_s, info=message.info, data=message.data, since=since
         )
     except ClientError as error:
-        session.log_refusal(f"room {letter.room}", error)
+        session.log_refusal(f"room {message.room}", error)

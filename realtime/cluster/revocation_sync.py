@@ -1,10 +1,10 @@
 """
-Every worker knows what is revoked.
+`RevocationSync`: every worker knows what is revoked.
 
-Runs in the worker. What is revoked lies in a private stream of the broker, and a letter tells all workers at once
-(`ClusterBus.revoke`). Who starts reads the stream before it serves. A letter can be lost with a link, so everybody
-looks again every few seconds, which costs one small read; and where the broker began anew and knows nothing, whoever
-still knows writes it again. It never decides what a revocation means: that is revocation.py.
+Runs in the worker. What is revoked lies in a private stream of the broker, and a message tells all workers at once
+(`ClusterBus.revoke`). A worker that starts reads the stream before it serves. A message can be lost with a link, so
+each worker reads again every few seconds, which costs one small command; and where the broker began anew and has
+nothing, a worker that still knows writes it again. It never decides what a revocation means: auth/revocation.py does.
 """
 
 from __future__ import annotations
@@ -17,21 +17,26 @@ from typing import Final
 import msgspec
 
 from realtime.auth.revocation import MOST, Revocation, Revoked
-from realtime.broker.base import Position, Publication
+from realtime.broker.base import Broker, History, Position, Publication, PublishRequest
 from realtime.cluster.bus import REVOCATIONS, REVOCATIONS_KEPT, ClusterBus
 from realtime.errors import BrokerUnavailable
-from realtime.rooms.hub import Hub
 
-LOOK_S: Final = 8.0  # with what a look takes, a letter that was lost is made good within 10 s
+PERIOD_S: Final = 8.0  # with the time of a read, a message that was lost is made good within 10 s
 
 logger = logging.getLogger("realtime.auth")
 
 
 class RevocationSync:
-    """Keeps this worker's list up to date."""
+    """Keeps this worker's list up to date. The owner must call `close` after `start`."""
 
-    def __init__(self, hub: Hub, bus: ClusterBus, revoked: Revoked) -> None:
-        self._hub = hub
+    def __init__(self, broker: Broker, bus: ClusterBus, revoked: Revoked) -> None:
+        """
+        Args:
+            broker: keeps the stream.
+            bus: applies what is read to this worker's sessions.
+            revoked: this worker's list.
+        """
+        self._broker = broker
         self._bus = bus
         self._revoked = revoked
         self._since: Position | None = None  # up to which the stream was read
@@ -39,56 +44,61 @@ class RevocationSync:
 
     async def start(self) -> None:
         """
-        Read what is revoked. The caller owes `close`.
+        Read what is revoked. The caller must call `close`.
 
         Raises:
             BrokerUnavailable: it cannot be read.
         """
-        await self.look()
-        self._task = asyncio.get_running_loop().create_task(self._look_forever())
+        await self.read()
+        self._task = asyncio.get_running_loop().create_task(self._read_forever())
 
     async def close(self) -> None:
-        """Look no more."""
+        """Read no more."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _look_forever(self) -> None:
+    async def _read_forever(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(PERIOD_S)
             try:
-                await self.look()
+                await self.read()
             except BrokerUnavailable as error:  # the next round comes back to it
-                logger.debug("- what is revoked is not read: %s", error)
+                logger.debug("- revocations could not be read: %s", error)
             except Exception:
-                logger.exception("! what is revoked is not read")  # nor does one round end those after it
+                logger.exception("! revocations could not be read")  # one round does not end those after it
 
-    async def look(self) -> None:
+    async def read(self) -> None:
         """
-        Take what was revoked since the last look.
+        Apply what was revoked since the last read.
 
         Raises:
-            BrokerUnavailable: nothing was taken.
+            BrokerUnavailable: nothing was applied.
         """
         before, ours = self._since, list(self._revoked)
-        page = await self._hub.kept(REVOCATIONS, REVOCATIONS_KEPT, since=before, limit=MOST)
+        page = await self._page(before)
         if before is not None and page.top.epoch != before.epoch:
-            page = await self._hub.kept(REVOCATIONS, REVOCATIONS_KEPT, limit=MOST)
-        theirs = [read for each in page.publications if (read := _read(each)) is not None]
+            page = await self._page(None)
+        theirs = [read for each in page.publications if (read := _decode(each)) is not None]
         for each in theirs:
-            self._bus.take_revocation(each)
+            self._bus.receive_revocation(each)
         self._since = page.top
         if before is not None and page.top.epoch != before.epoch:
-            logger.warning("! the broker began anew: what is revoked is told it again")
+            logger.warning("! the broker began anew: this worker's revocations are written to it again")
             now_s = time.time()
             for each in ours:
                 if each not in theirs and each.until_s > now_s:
-                    await self._hub.keep(REVOCATIONS, msgspec.msgpack.encode(each), REVOCATIONS_KEPT)
+                    await self._broker.publish(
+                        PublishRequest(REVOCATIONS, msgspec.msgpack.encode(each), REVOCATIONS_KEPT)
+                    )
+
+    async def _page(self, since: Position | None) -> History:
+        return await self._broker.history(REVOCATIONS, retention=REVOCATIONS_KEPT, since=since, limit=MOST, begin=True)
 
 
-def _read(publication: Publication) -> Revocation | None:
+def _decode(publication: Publication) -> Revocation | None:
     try:
         return msgspec.msgpack.decode(publication.data, type=Revocation)
     except msgspec.MsgspecError as error:  # another version's, or none of ours: the others count nevertheless
-        logger.warning("! an entry of what is revoked cannot be read: %s", error)
+        logger.warning("! a revocation could not be decoded: %s", error)
         return None

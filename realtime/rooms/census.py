@@ -1,54 +1,61 @@
 """
-Who is in a room, at one moment, for all who ask: the broker is asked once, and each encoding is made once.
+The members of a room at one moment, for all requests: the broker is asked once, and each encoding is made once.
 
-Runs in the worker. Of each room one question is on its way to the broker, however many ask: who comes meanwhile shares
-the answer to the next one, which is asked after they came, so that nobody is told what was so before it asked. The
-answer of a large room is good for `FRESH_S`: it costs milliseconds, and nobody looks through thousands of members twice
-a second. Nothing here knows who is told of joins and leaves; presence_view.py does.
+Runs in the worker. For each room one question is on its way to the broker, however many requests there are. A request
+that comes meanwhile shares the answer to the next question, which is sent after the request came: so no answer is older
+than its request. The answer of a large room is good for `FRESH_S`: it costs milliseconds, and no one reads thousands of
+names twice a second. Nothing here knows which joins and leaves were sent; presence_view.py does.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Protocol
 
 from realtime.broker.base import ClientInfo, ConnectionId, MemberCounts, Room
 
-LARGE: Final = 200  # members; above it a room's answers are shared, and its joins and leaves told together
+LARGE: Final = 200  # members; above it a room's answers are shared, and its joins and leaves are sent together
 FRESH_S: Final = 1.0
 
 
 class Census:
-    """The members of a room at one moment. `said` holds what encodings made of them, by their names."""
+    """The members of a room at one moment. `encoded` holds what encoders made of them, by the encoder's name."""
 
-    __slots__ = ("_counts", "members", "said")
+    __slots__ = ("_counts", "encoded", "members")
 
     def __init__(self, members: Mapping[ConnectionId, ClientInfo]) -> None:
         self.members = members
-        self.said: dict[str, bytes] = {}
+        self.encoded: dict[str, bytes] = {}
         self._counts: MemberCounts | None = None
 
     @property
     def counts(self) -> MemberCounts:
+        """How many connections and users these are; counted once."""
         if self._counts is None:
             self._counts = MemberCounts(len(self.members), len({info.user for info in self.members.values()}))
         return self._counts
 
 
-class Censuses:
-    """The questions of one worker. `large` is the number of members above which an answer is kept for a while."""
+class MemberSource(Protocol):
+    """The two questions that a `Broker` answers here. Both raise `BrokerUnavailable`."""
 
-    def __init__(
-        self,
-        members: Callable[[Room], Awaitable[Mapping[ConnectionId, ClientInfo]]],
-        counts: Callable[[Room], Awaitable[MemberCounts]],
-        *,
-        large: int = LARGE,
-        fresh_s: float = FRESH_S,
-    ) -> None:
-        self._ask_members = members
-        self._ask_counts = counts
+    async def members(self, room: Room) -> Mapping[ConnectionId, ClientInfo]: ...
+
+    async def member_counts(self, room: Room) -> MemberCounts: ...
+
+
+class Censuses:
+    """The questions of one worker, each shared by all requests that may have its answer."""
+
+    def __init__(self, source: MemberSource, *, large: int = LARGE, fresh_s: float = FRESH_S) -> None:
+        """
+        Args:
+            source: the broker.
+            large: above so many members an answer is kept for a while.
+            fresh_s: for so many seconds.
+        """
+        self._source = source
         self._large = large
         self._fresh_s = fresh_s
         self._fresh: dict[Room, Census] = {}  # each goes when its time is over
@@ -58,29 +65,30 @@ class Censuses:
 
     async def take(self, room: Room, *, anew: bool = False) -> Census:
         """
-        Return who is there; `anew` takes no answer to a question that was asked before.
+        Return the members of a room. With `anew`, the answer is one to a question that is sent after this call.
 
         Raises:
-            BrokerUnavailable: as whatever is asked.
+            BrokerUnavailable: the members are not known now.
         """
         while True:
             if not anew and (fresh := self._fresh.get(room)) is not None:
                 return fresh
             if room not in self._underway:
-                return await self._ask(room)
+                return await self._request(room)
             shared = self._next.get(room)
             if shared is None:
-                return await self._ask_next(room)
+                return await self._request_next(room)
             await asyncio.wait([shared])
             census = shared.result()
             if census is not None:
                 return census
 
-    async def _ask(self, room: Room) -> Census:
+    async def _request(self, room: Room) -> Census:
+        assert room not in self._underway, "one question for each room at a time"
         loop = asyncio.get_running_loop()
         underway = self._underway[room] = loop.create_future()
         try:
-            census = Census(await self._ask_members(room))
+            census = Census(await self._source.members(room))
         finally:
             del self._underway[room]
             underway.set_result(None)
@@ -89,34 +97,34 @@ class Censuses:
             loop.call_later(self._fresh_s, self._fresh.pop, room, None)
         return census
 
-    async def _ask_next(self, room: Room) -> Census:
-        """Ask when the question that is on its way is answered, for all who come until then."""
+    async def _request_next(self, room: Room) -> Census:
+        """Send the next question when the one under way is answered, for all requests that come until then."""
         shared: asyncio.Future[Census | None] = asyncio.get_running_loop().create_future()
         self._next[room] = shared
         census = None
         try:
             while (underway := self._underway.get(room)) is not None:
                 await asyncio.wait([underway])
-            del self._next[room]  # who comes from now on may know more than the answer
-            census = await self._ask(room)
+            del self._next[room]  # a request that comes from now on may know more than the answer
+            census = await self._request(room)
             return census
         finally:
             if self._next.get(room) is shared:
                 del self._next[room]
-            shared.set_result(census)  # None: it failed, or who asked has gone; the others ask themselves
+            shared.set_result(census)  # None: it failed or was cancelled; the others send their own question
 
     async def counts(self, room: Room) -> MemberCounts:
         """
-        Count who is there.
+        Count the members of a room.
 
         Raises:
-            BrokerUnavailable: as whatever is asked.
+            BrokerUnavailable: the members are not known now.
         """
         if (fresh := self._fresh.get(room)) is not None:
             return fresh.counts
         if (kept := self._counts.get(room)) is not None:
             return kept
-        counts = await self._ask_counts(room)
+        counts = await self._source.member_counts(room)
         if counts.clients > self._large:
             self._counts[room] = counts
             asyncio.get_running_loop().call_later(self._fresh_s, self._counts.pop, room, None)

@@ -1,147 +1,127 @@
 """
-What the application hears of those who leave: at least once, also after a crash, and nothing of those who come back.
+The departure of members: `on_leave` and `on_empty` run at least once for each, also after a crash, and never for a
+client that came back in time.
 
-Runs in the worker, beside the hub. For everybody of whose end the application wants to hear, a *record* lies at the
-broker until the handler has returned: a lasting member of a private room, which another worker inherits when this one
-is gone, and with it the duty. So a handler can be called twice, and is never forgotten.
+Runs in the worker, beside the hub. It never decides which client may enter, and never writes to one.
 
-**Grace.** In a room with `grace_s`, somebody whose connection broke is *away*: still present, and found under the
-user's name by whatever worker the next connection comes to. That one continues the membership under the id that others
-know, so nobody hears of a leave or a join. Who does not come back in time has left. Only users with a name come back.
+Theory of operation
+-------------------
+For each member whose departure the application handles, a record lies at the broker until the handler has returned
+(records.py). When the worker dies, another inherits the record, and with it the duty. So a handler can run twice, and
+is never skipped.
 
-    enter ──▶ present ──connection broke──▶ away ──came back──▶ present
+**Grace.** In a room with `grace_s`, a member whose connection broke is *in grace*: still present, and found under the
+user's name by any worker that the next connection comes to. That worker continues the membership under the connection
+id that others know, so others get neither a leave nor a join. A member that does not come back in time has left. Only
+users with a name can come back.
+
+    enter ──▶ present ──connection broke──▶ in grace ──came back──▶ present
                  └────left, or no grace───┐   └────grace over─┐
                                           ▼                   ▼
-                                        left: leave told, on_leave, on_empty, record removed
+                                        left: leave sent, on_leave, on_empty, record removed
 
-**A limit.** The memberships of a worker that was killed are away as soon as another has taken them over, and who is
-back sooner is somebody new: others hear of a join, and after the grace of the old one's leave. On one machine that is a
-matter of milliseconds, of a second or two where thousands have to be taken over; where the primary died as well, of the
-lease. Until then nothing tells such a membership from another tab of the same user, for clients do not say who they
-were; and where it is known that the worker is dead, to find the user's old membership would be to read all members of
-the room for each who comes. An index written when somebody enters, rather than when the connection breaks, would do
-for a death that is known, at the price of one more entry at the broker for each member.
+**Which worker ends a grace.** The one that began it, or inherited it. It takes the grace record from the broker: the
+broker gives it to one of several that try. Where another worker took it, the member came back there; after
+`SECOND_LOOK_S` this worker looks whether that worker lived long enough to register it.
 
-It never decides who may enter, and never speaks to a client.
+**Empty rooms.** Of members that leave at once, the broker tells one that none is left. A worker that cannot find out
+(the broker is away, or it dies) leaves an empty record, or checks the room itself when the broker is back.
+
+**A limit.** The memberships of a killed worker are in grace as soon as another worker inherited them. A client that is
+back sooner is a new member: others get its join, and after the grace the old one's leave. On one machine the gap is
+milliseconds, or a second or two with thousands of members; where the primary died as well, it is the lease. In that gap
+nothing tells such a membership from another tab of the same user, because clients do not send their old id. An index
+written at entry would close the gap where the death is known, at the price of one more entry for each member.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final
 
 import msgspec
 
 from realtime.broker.base import Broker, ClientInfo, ConnectionId, Departed, Room
 from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
-from realtime.rooms.local_room import RoomOptions
+from realtime.rooms.connection_ends import ConnectionEnds
+from realtime.rooms.hooks import Hooks, call
+from realtime.rooms.options import Declarations, RoomOptions
 from realtime.rooms.presence import Presence
+from realtime.rooms.records import EMPTY, END, GRACE, Records, empty_record, grace_record, leave_record, room_of
+from realtime.tasks import SideTasks
 
 SECOND_LOOK_S: Final = 5.0  # after which a worker that took over a membership has registered it, or is dead
-
-_LEAVE, _AWAY, _EMPTY, _END = "\0l:", "\0a:", "\0e:", "\0d:"  # what the private rooms of records begin with
-AWAY: Final = "is away, and may come back"
-REPLACED: Final = "has ended, and its user has another connection"
-_IS_AWAY: Final = b"1"  # the chan_info of a connection's record once that connection has ended
+IN_GRACE: Final = "is in grace, and may come back"
 
 logger = logging.getLogger("realtime.departures")
 
 
-class Hooks(Protocol):
-    """What the application wants to hear. Called once for each end, and again where a worker died meanwhile."""
-
-    @property
-    def hears_ends(self) -> bool:
-        """Whether it wants to hear of connections that end."""
-
-    @property
-    def end_grace_s(self) -> float:
-        """For how long nothing is said of a user who may come back."""
-
-    async def leave(self, room: Room, info: ClientInfo) -> None: ...
-
-    async def empty(self, room: Room) -> None: ...
-
-    async def lost(self, info: ClientInfo) -> None:
-        """Learn of a connection that ended with its worker. `info.conn_info` is what was given to `admit`."""
-
-
-class Silent:
-    """Nothing is to be heard."""
-
-    hears_ends = False
-    end_grace_s = 0.0
-
-    async def leave(self, room: Room, info: ClientInfo) -> None: ...
-
-    async def empty(self, room: Room) -> None: ...
-
-    async def lost(self, info: ClientInfo) -> None: ...
-
-
 @dataclass(eq=False, slots=True)
-class _Away:
-    """Somebody who may come back: who, the end of the grace, and the entry at the broker by which they are found."""
+class _Grace:
+    """A member that may come back: who, the end of the grace, and the write of the record by which it is found."""
 
     info: ClientInfo
     timer: asyncio.TimerHandle
-    indexed: asyncio.Task[None]
+    recording: asyncio.Task[None]
 
 
 class Departures:
-    """The departures that this worker sees to."""
+    """
+    The departures that this worker handles. The owner must call `close`.
 
-    def __init__(
-        self,
-        broker: Broker,
-        presence: Presence,
-        options_of: Callable[[Room], RoomOptions | None],
-        hooks: Hooks,
-        *,
-        worker: str,
-        spawn: Callable[[Coroutine[Any, Any, object]], None],
-    ) -> None:
+    Attributes:
+        presence: of this worker's members, at the broker.
+        ends: the ends of connections, with or without a room.
+    """
+
+    def __init__(self, broker: Broker, hooks: Hooks, declarations: Declarations, *, worker: str) -> None:
+        """
+        Args:
+            broker: of all workers.
+            hooks: the application's handlers.
+            declarations: how rooms are kept.
+            worker: the name of this worker in empty records.
+        """
         self._broker = broker
-        self._presence = presence
-        self._options_of = options_of
         self._hooks = hooks
+        self._declarations = declarations
         self._worker = worker
-        self._spawn = spawn
-        self._here: set[tuple[Room, ConnectionId]] = set()  # in rooms with grace
-        self._away: dict[Room, dict[ConnectionId, _Away]] = {}  # by the room of the index in which they are found
-        self._owed: dict[tuple[Room, ConnectionId], None] = {}  # records to be removed as soon as the broker is back
-        self._unlooked: dict[Room, None] = {}  # rooms of which it is not known whether they are empty
-        self._ending = asyncio.Event()
-        self._is_alone = False
+        self._records = Records(broker)
+        self._tasks = SideTasks(logger)
+        self._here: set[tuple[Room, ConnectionId]] = set()  # members of rooms with grace
+        self._in_grace: dict[Room, dict[ConnectionId, _Grace]] = {}  # by the private room of their records
+        self._unchecked: dict[Room, None] = {}  # rooms that may have become empty
+        self.presence = Presence(broker)
+        self.ends = ConnectionEnds(broker, self._records, hooks)
 
     # Coming
 
     async def enter(self, room: Room, options: RoomOptions, info: ClientInfo) -> ClientInfo:
         """
-        Make a client present, where its room has presence, and keep a record of it, where somebody wants to hear of its
-        end. Return whom others see: itself, or whom it was before its connection broke. The caller owes `leave`.
+        Make a client present, where its room has presence, and record it, where a handler waits for its departure.
+        Return what others see: itself, or the member that it was before its connection broke. The caller must call
+        `leave` in the end.
 
         Raises:
-            BrokerUnavailable: it is not present, and the caller owes nothing.
+            BrokerUnavailable: the client is not present, and `leave` must not follow.
         """
         lasting = _has_grace(options, info)
         before = await self._resume(room, info) if lasting else None
         shown = info if before is None else msgspec.structs.replace(info, connection_id=before)
-        is_new = before is None  # and nothing has been done yet
+        is_untouched = before is None  # nothing has been done at the broker
         try:
             if options.has_leave_hooks:
-                await self._broker.add_member(Room(_LEAVE + room), shown, announce=False, lasting=True)
-                is_new = False
+                await self._records.add(leave_record(room), shown)
+                is_untouched = False
             if options.presence:
-                resumed = before is not None
-                announce = options.join_leave
-                await self._presence.add(room, shown, announce=announce, quietly=resumed, lasting=lasting)
+                await self.presence.add(
+                    room, shown, announce=options.join_leave, quietly=before is not None, lasting=lasting
+                )
         except BaseException as error:
-            if not (is_new and isinstance(error, (BrokerAway, BrokerFull))):
+            if not (is_untouched and isinstance(error, (BrokerAway, BrokerFull))):
                 self._undo(room, options, shown)
             raise
         if lasting:
@@ -149,305 +129,215 @@ class Departures:
         return shown
 
     async def _resume(self, room: Room, info: ClientInfo) -> ConnectionId | None:
-        """Take over one of the user's memberships that are away. Return its id, or None where there is none."""
-        index = _away_room(room, info.user)
-        if underway := [away.indexed for away in self._away.get(index, {}).values()]:
-            await asyncio.wait(underway)  # they are not this client's alone: its end is not theirs
-        for client in await self._broker.members(index):
-            if await self._broker.remove_member(index, client, announce=False) is not None:  # of several who try, one
-                self._forget_away(index, client)
-                return client
+        """Take over one of the user's memberships in grace. Return its connection id, or None where there is none."""
+        record = grace_record(room, info.user)
+        if underway := [grace.recording for grace in self._in_grace.get(record, {}).values()]:
+            await asyncio.wait(underway)  # not awaited one by one: a client that goes must not cancel them
+        for connection_id in await self._broker.members(record):
+            if await self._records.take(record, connection_id) is not None:
+                self._forget_grace(record, connection_id)
+                return connection_id
         return None
 
-    def _forget_away(self, index: Room, client: ConnectionId) -> _Away | None:
-        away = self._away.get(index, {}).pop(client, None)
-        if away is not None:
-            away.timer.cancel()
-            if not self._away[index]:
-                del self._away[index]
-        return away
+    def _forget_grace(self, record: Room, connection_id: ConnectionId) -> _Grace | None:
+        grace = self._in_grace.get(record, {}).pop(connection_id, None)
+        if grace is not None:
+            grace.timer.cancel()
+            if not self._in_grace[record]:
+                del self._in_grace[record]
+        return grace
+
+    def _undo(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
+        """Remove what may have come of a failed `enter`."""
+        connection_id = ConnectionId(info.connection_id)
+        if options.has_leave_hooks:
+            self._tasks.spawn(self._records.remove(leave_record(room), connection_id))
+        if options.presence:
+            self._schedule_absence(room, options, info)
+            self._tasks.spawn(self.presence.flush(room, connection_id))
 
     # Going
 
     def leave(self, room: Room, options: RoomOptions, info: ClientInfo, *, away: bool) -> None:
         """
         End a membership: at once, or, where the connection is only broken (`away`), after the grace of the room. Does
-        not wait; the rest follows on the side.
+        not wait: handlers and the broker follow on the side.
         """
         self._here.discard((room, ConnectionId(info.connection_id)))
         if away and _has_grace(options, info):
             self._begin_grace(room, options, info)
             return
-        self._owe_presence(room, options, info)
-        self._spawn(self._finish(room, options, info))
+        self._schedule_absence(room, options, info)
+        self._tasks.spawn(self._finish(room, options, info))
 
     def _begin_grace(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
-        index, client = _away_room(room, info.user), ConnectionId(info.connection_id)
-        if (room, client) in self._here or client in self._away.get(index, {}):
+        record, connection_id = grace_record(room, info.user), ConnectionId(info.connection_id)
+        if (room, connection_id) in self._here or connection_id in self._in_grace.get(record, {}):
             return
         if options.presence:
-            self._broker.release(room, client)
+            self._broker.release(room, connection_id)
         if options.has_leave_hooks:
-            self._broker.release(Room(_LEAVE + room), client)
+            self._broker.release(leave_record(room), connection_id)
         loop = asyncio.get_running_loop()
-        indexed = loop.create_task(self._index(index, info))
-        timer = loop.call_later(options.grace_s, lambda: self._spawn(self._end_grace(room, options, index, client)))
-        self._away.setdefault(index, {})[client] = _Away(info, timer, indexed)
+        timer = loop.call_later(
+            options.grace_s, lambda: self._tasks.spawn(self._end_grace(room, options, record, connection_id))
+        )
+        recording = loop.create_task(self._record_grace(record, info))
+        self._in_grace.setdefault(record, {})[connection_id] = _Grace(info, timer, recording)
 
-    async def _index(self, index: Room, info: ClientInfo) -> None:
-        """Let whoever comes back find its membership, also on another worker."""
+    async def _record_grace(self, record: Room, info: ClientInfo) -> None:
+        """Let the client that comes back find its membership, also on another worker."""
         try:
-            await self._broker.add_member(index, info, announce=False, lasting=True)
-            logger.debug("= %s %s", info.connection_id, AWAY)
+            await self._records.add(record, info)
+            logger.debug("= %s %s", info.connection_id, IN_GRACE)
         except BrokerUnavailable as error:
-            logger.debug("- nobody finds %s, who is away: %s", info.connection_id, error)
+            logger.debug("- %s is in grace, but no other worker finds it: %s", info.connection_id, error)
 
-    async def _end_grace(self, room: Room, options: RoomOptions, index: Room, client: ConnectionId) -> None:
-        away = self._away.get(index, {}).get(client)
-        if away is None:
+    async def _end_grace(self, room: Room, options: RoomOptions, record: Room, connection_id: ConnectionId) -> None:
+        grace = self._in_grace.get(record, {}).get(connection_id)
+        if grace is None:
             return
-        await asyncio.wait([away.indexed])
+        await asyncio.wait([grace.recording])
         try:
-            is_left = await self._broker.remove_member(index, client, announce=False) is not None
+            has_left = await self._records.take(record, connection_id) is not None
         except BrokerUnavailable:
-            is_left = True  # nobody can have come back
-            self._owed[index, client] = None
-        if self._forget_away(index, client) is None or (room, client) in self._here:
-            return  # back, and here
-        if is_left:
-            # Whoever took it over has it, though a broker that lost everything has the entry by which it was found
-            # from this worker again.
-            self._owe_presence(room, options, away.info, mine=True)
-            if not await self._presence.pay(room, client):
-                await self._finish(room, options, away.info)
+            has_left = True  # no worker can have found the record
+            self._records.schedule_removal(record, connection_id)
+        if self._forget_grace(record, connection_id) is None or (room, connection_id) in self._here:
+            return  # it came back here
+        if has_left:
+            # With `mine`: a broker that lost everything has the record again from this worker, though another worker
+            # took the membership over.
+            self._schedule_absence(room, options, grace.info, mine=True)
+            if not await self.presence.flush(room, connection_id):
+                await self._finish(room, options, grace.info)
         else:
             loop = asyncio.get_running_loop()
-            loop.call_later(SECOND_LOOK_S, lambda: self._spawn(self._look_again(room, options, away.info)))
+            loop.call_later(SECOND_LOOK_S, lambda: self._tasks.spawn(self._finish_if_stale(room, options, grace.info)))
 
-    async def _look_again(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
-        """End a membership that another worker took, should that one have died before it had it."""
-        client = ConnectionId(info.connection_id)
-        if (room, client) in self._here or client in self._away.get(_away_room(room, info.user), {}):
+    async def _finish_if_stale(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
+        """End a membership that another worker took, should that worker have died before it registered it."""
+        connection_id = ConnectionId(info.connection_id)
+        if (room, connection_id) in self._here or connection_id in self._in_grace.get(
+            grace_record(room, info.user), {}
+        ):
             return
-        name, announce = (room, options.join_leave) if options.presence else (Room(_LEAVE + room), False)
+        name, announce = (room, options.join_leave) if options.presence else (leave_record(room), False)
         try:
-            left = await self._broker.remove_member(name, client, announce=announce, mine=True)
+            left = await self._broker.remove_member(name, connection_id, announce=announce, mine=True)
         except BrokerUnavailable:
             return
         if left is not None:
             await self._finish(room, options, info, left=None if options.presence else left)
 
-    def _owe_presence(self, room: Room, options: RoomOptions, info: ClientInfo, *, mine: bool = False) -> None:
+    def _schedule_absence(self, room: Room, options: RoomOptions, info: ClientInfo, *, mine: bool = False) -> None:
         if options.presence:
-            self._presence.owe(room, ConnectionId(info.connection_id), announce=options.join_leave, mine=mine)
+            connection_id = ConnectionId(info.connection_id)
+            self.presence.schedule_removal(room, connection_id, announce=options.join_leave, mine=mine)
 
     async def _finish(self, room: Room, options: RoomOptions, info: ClientInfo, *, left: int | None = None) -> None:
         """
-        Make absent who has left, tell the application, and remove the record. `left`: it is removed already, and so
-        many others were there then.
+        Make a member absent that has left, run the handlers, and remove the record.
+
+        Args:
+            left: the record is removed already, and so many other members were left then.
         """
-        client = ConnectionId(info.connection_id)
+        connection_id = ConnectionId(info.connection_id)
         if options.presence:
-            await self._presence.pay(room, client)
+            await self.presence.flush(room, connection_id)
         if not options.has_leave_hooks:
             return
-        await _told(self._hooks.leave(room, info), f"on_leave of {room}")
+        await call(self._hooks.leave(room, info), f"on_leave of {room}")
         if options.hears_empty:
-            record = ClientInfo("", self._worker)
             try:
-                await self._broker.add_member(Room(_EMPTY + room), record, announce=False, lasting=True)
+                await self._records.add(empty_record(room), ClientInfo("", self._worker))
             except BrokerUnavailable:
-                self._unlooked[room] = None
+                self._unchecked[room] = None
         if left is None:
-            left = await self._remove(Room(_LEAVE + room), client)
+            left = await self._records.remove(leave_record(room), connection_id)
         if not options.hears_empty:
             return
-        if (Room(_LEAVE + room), client) in self._owed:
-            self._unlooked[room] = None
+        if self._records.is_pending(leave_record(room), connection_id):
+            self._unchecked[room] = None
             return
-        if left == 0:  # of those who leave at once, one is the last
-            await _told(self._hooks.empty(room), f"on_empty of {room}")
-        await self._remove(Room(_EMPTY + room), ConnectionId(self._worker))
+        if left == 0:  # of members that leave at once, one gets this
+            await call(self._hooks.empty(room), f"on_empty of {room}")
+        await self._records.remove(empty_record(room), ConnectionId(self._worker))
 
-    async def _look_if_empty(self, room: Room, record: ConnectionId) -> None:
-        """Do what a worker that is gone, or this one while the broker was away, could not do after a leave."""
+    async def _check_if_empty(self, room: Room, record: ConnectionId) -> None:
+        """Do what a dead worker, or this one while the broker was away, could not do after a departure."""
         try:
-            counts = await self._broker.member_counts(Room(_LEAVE + room))
+            counts = await self._broker.member_counts(leave_record(room))
         except BrokerUnavailable:
-            self._unlooked[room] = None
+            self._unchecked[room] = None
             return
-        self._unlooked.pop(room, None)
+        self._unchecked.pop(room, None)
         if not counts.clients:
-            await _told(self._hooks.empty(room), f"on_empty of {room}")
-        await self._remove(Room(_EMPTY + room), record)
-
-    # Connections
-
-    async def admit(self, info: ClientInfo) -> None:
-        """
-        Keep a record of a connection, where the application wants to hear of its end. `info.conn_info` is what the
-        worker that inherits it is to know. While the broker is away there is none: then a crash is not heard of.
-        """
-        if not self._hooks.hears_ends:
-            return
-        try:
-            await self._broker.add_member(_end_room(info.user), info, announce=False, lasting=True)
-        except BrokerUnavailable as error:
-            logger.warning("! %s: would it end with its worker, nobody would hear of it: %s", info.connection_id, error)
-
-    def ended(self, user: str, client: ConnectionId, tell: Callable[[], Awaitable[None]], *, away: bool) -> None:
-        """
-        Have the application told of the end of a connection: at once, or, where it is only broken (`away`), unless its
-        user is connected when the grace is over.
-        """
-        if self._hooks.hears_ends:
-            grace_s = self._hooks.end_grace_s if away and user else 0.0
-            self._spawn(self._tell_end(ClientInfo(user, client, None, _IS_AWAY), tell, grace_s))
-
-    def not_admitted(self, user: str, client: ConnectionId) -> None:
-        """Undo `admit` for a connection that ended before it was told that it is admitted."""
-        if self._hooks.hears_ends:
-            self._spawn(self._remove(_end_room(user), client))
-
-    async def _tell_end(self, info: ClientInfo, tell: Callable[[], Awaitable[None]], grace_s: float) -> None:
-        room = _end_room(info.user)
-        is_back = grace_s > 0 and await self._is_back(room, info, grace_s)
-        if is_back is None:
-            return  # the record stays, for another worker
-        if is_back:
-            logger.debug("= %s %s", info.connection_id, REPLACED)
-        else:
-            await _told(tell(), "on_disconnect")
-        await self._remove(room, ConnectionId(info.connection_id))
-
-    async def _is_back(self, room: Room, info: ClientInfo, grace_s: float) -> bool | None:
-        """Wait for the end of the grace. Return whether the user has a connection then, None where this worker ends."""
-        try:
-            await self._broker.add_member(room, info, announce=False, lasting=True)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace_s):
-                    await self._ending.wait()
-                if not self._is_alone:
-                    return None
-            records = await self._broker.members(room)
-        except BrokerUnavailable:
-            return False
-        return any(each.chan_info != _IS_AWAY for each in records.values())
-
-    async def close(self) -> None:
-        """Wait for nobody any more: who is away is another worker's, and where there is no other, has left."""
-        try:
-            self._is_alone = len(await self._broker.workers()) <= 1
-        except BrokerUnavailable:
-            self._is_alone = False
-        self._ending.set()
-        for index, group in list(self._away.items()):
-            for client, away in list(group.items()):
-                away.timer.cancel()
-                room = _room_of(index)
-                options = self._options_of(room)
-                if self._is_alone and options is not None:
-                    self._spawn(self._end_grace(room, options, index, client))
+            await call(self._hooks.empty(room), f"on_empty of {room}")
+        await self._records.remove(empty_record(room), record)
 
     # From other workers
 
     def departed(self, departed: Sequence[Departed]) -> None:
-        """Take over what a worker that is gone owed."""
+        """Take over the duties of a worker that is gone."""
         for each in departed:
             if not each.inherited:
-                continue  # whoever is to hear of it has a record
-            name, record = each.room, ConnectionId(each.info.connection_id)
-            if name.startswith(_EMPTY):
-                self._spawn(self._look_if_empty(Room(name.removeprefix(_EMPTY)), record))
-            elif name.startswith(_END):
-                self._inherit_connection(each.info)
+                continue  # a departure that has a handler has a record
+            name, room = each.room, room_of(each.room)
+            if name.startswith(EMPTY):
+                self._tasks.spawn(self._check_if_empty(room, ConnectionId(each.info.connection_id)))
+            elif name.startswith(END):
+                self.ends.inherit(each.info)
             else:
-                self._inherit_member(_room_of(name), name, each.info)
-
-    def _inherit_connection(self, info: ClientInfo) -> None:
-        grace_s = self._hooks.end_grace_s if info.user else 0.0
-        marked = msgspec.structs.replace(info, chan_info=_IS_AWAY)
-        self._spawn(self._tell_end(marked, lambda: self._hooks.lost(info), grace_s))
+                self._inherit_member(room, name, each.info)
 
     def _inherit_member(self, room: Room, record: Room, info: ClientInfo) -> None:
-        options = self._options_of(room)
-        if options is None:  # this version does not know it
-            self._spawn(self._remove(record, ConnectionId(info.connection_id)))
-        elif record.startswith(_AWAY) and (room, ConnectionId(info.connection_id)) in self._here:
-            self._spawn(
-                self._remove(record, ConnectionId(info.connection_id))
-            )  # it came back here, and a server forgot that
+        options, connection_id = self._declarations.room_options(room), ConnectionId(info.connection_id)
+        # A room that this version does not declare has no handler; and a member that came back here has no grace,
+        # though a server forgot that.
+        if options is None or (record.startswith(GRACE) and (room, connection_id) in self._here):
+            self._tasks.spawn(self._records.remove(record, connection_id))
         elif _has_grace(options, info):
             self._begin_grace(room, options, info)
         else:
-            self._owe_presence(room, options, info)
-            self._spawn(self._finish(room, options, info))
+            self._schedule_absence(room, options, info)
+            self._tasks.spawn(self._finish(room, options, info))
 
-    # What is owed
+    # Ending
 
-    async def _remove(self, record: Room, client: ConnectionId) -> int | None:
-        """Remove a record, now or when the broker is back. Return how many others are left, where it was this call."""
-        try:
-            left = await self._broker.remove_member(record, client, announce=False)
-        except BrokerUnavailable:
-            self._owed[record, client] = None
-            return None
-        self._owed.pop((record, client), None)
-        return left
-
-    def _undo(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
-        """Remove what may have come of a failed `enter`."""
-        client = ConnectionId(info.connection_id)
-        if options.has_leave_hooks:
-            self._spawn(self._remove(Room(_LEAVE + room), client))
-        if options.presence:
-            self._owe_presence(room, options, info)
-            self._spawn(self._presence.pay(room, client))
-
-    async def pay_all(self) -> None:
+    async def flush(self) -> None:
         """Do what could not be done while the broker was away."""
-        for record, client in list(self._owed):
-            await self._remove(record, client)
-        for room in list(self._unlooked):
-            await self._look_if_empty(room, ConnectionId(self._worker))
+        await self.presence.flush_all()
+        await self._records.flush()
+        for room in list(self._unchecked):
+            await self._check_if_empty(room, ConnectionId(self._worker))
 
-    @property
-    def owed(self) -> int:
-        """How many records wait for the broker."""
-        return len(self._owed) + len(self._unlooked)
+    async def close(self, patience_s: float) -> None:
+        """
+        End every grace: another worker inherits the members in grace, or, where there is none, they have left. Give
+        the handlers that run so many seconds, then cancel them.
+        """
+        try:
+            is_alone = len(await self._broker.workers()) <= 1
+        except BrokerUnavailable:
+            is_alone = False
+        self.ends.release(is_alone=is_alone)
+        for record, graces in list(self._in_grace.items()):
+            for connection_id, grace in list(graces.items()):
+                grace.timer.cancel()
+                room = room_of(record)
+                options = self._declarations.room_options(room)
+                if is_alone and options is not None:
+                    self._tasks.spawn(self._end_grace(room, options, record, connection_id))
+        await asyncio.gather(self.ends.close(patience_s), self._tasks.close(patience_s))
 
-    @property
-    def away(self) -> int:
-        """How many may come back."""
-        return sum(map(len, self._away.values()))
-
-
-async def _told(telling: Awaitable[None], what: str) -> None:
-    """Wait for a handler. One that fails was called; it is not called again."""
-    try:
-        await telling
-    except Exception:
-        logger.exception("! %s failed", what)
+    def statistics(self) -> dict[str, int]:
+        """Count what waits for the broker (removals, and rooms that may be empty), and members that may come back."""
+        return {
+            "departures_pending": self.presence.pending + self._records.pending + len(self._unchecked),
+            "in_grace": sum(map(len, self._in_grace.values())),
+        }
 
 
 def _has_grace(options: RoomOptions, info: ClientInfo) -> bool:
     return options.grace_s > 0 and info.user != "" and (options.presence or options.has_leave_hooks)
-
-
-def _away_room(room: Room, user: str) -> Room:
-    """Return where a user's memberships of a room are that are away. A length divides the names: both hold anything."""
-    return Room(f"{_AWAY}{len(user)}:{user}{room}")
-
-
-def _end_room(user: str) -> Room:
-    return Room(_END + user)
-
-
-def _room_of(name: Room) -> Room:
-    """Return the room of whose member this is a record, or the presence itself."""
-    if name.startswith(_LEAVE):
-        return Room(name.removeprefix(_LEAVE))
-    if name.startswith(_AWAY):
-        length, _, rest = name.removeprefix(_AWAY).partition(":")
-        return Room(rest[int(length) :])
-    return name

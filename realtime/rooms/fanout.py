@@ -1,16 +1,31 @@
 """
-The members of one room on one worker, and how they are written to.
+`Fanout`: the members of one room on one worker, and how they are written to.
 
-Runs in the worker, on its event loop. Encodes each publication once per wire, joins all that arrived in one turn of the
-loop into one buffer, and writes that buffer to every member: a burst of 16 costs one write per member. One `send` costs
-the kernel 6 to 9 µs, the rest of a delivery a fifth of it, so joining is the lever that counts. It never awaits, never
-asks the broker, and knows no positions but one: a member that came in while publications were under way has already
-seen some of them (`seen`).
+Runs in the worker, on its event loop. It never awaits, never uses the broker, and never decides which publications are
+delivered: room.py does. Of positions it knows one thing: a member that entered while publications were under way has
+`seen` those up to an offset.
 
-Most members are written to in *groups*, one for each wire. Who cannot be is served one by one: a member that is behind
-or ahead of its group (*late*, until it has caught up), and one that wants only some publications (*choosy*). In a room
-that conflates, a member whose peer does not take everything is *behind*: of each key it gets the latest, once it can.
-One for whom more than `KEYS_MAX` keys wait has *overrun*: it is a member no more, and the hub tells it so.
+Theory of operation
+-------------------
+One `send` costs the kernel 6 to 9 µs, and the rest of a delivery a fifth of that. So the number of writes is what
+counts. Each publication is encoded once per wire, everything that one turn of the event loop brought is joined into one
+buffer, and every member gets that buffer in one write: a burst of 16 costs one write per member.
+
+A member is in exactly one of four places:
+
+    group         most members, by wire: all get the very same bytes
+    catching up   it is not where its group is: it has seen some of what comes, or lacks the base of the next delta
+    filtered      it gets only some publications, so its bytes are its own
+    conflated     in a room that conflates, while its peer reads too slowly: of each key only the latest waits for it
+
+A member that catches up returns to its group with the first publication that puts it there. A conflated member returns
+to the place from which it came when its peer has read everything (`catch_up`). One for which more than `KEYS_MAX` keys
+wait has *overrun*: it is removed here, and the caller has to notify it.
+
+Joins and leaves go to *watchers*, which are members in addition to their place.
+
+**Deltas** are differences to the publication before, which a member must have. Members of a delta group all have it.
+Every other member on a delta wire gets one whole publication first, as one that catches up.
 """
 
 from __future__ import annotations
@@ -24,8 +39,8 @@ KEYS_MAX: Final = 10_000  # for one member: what a browser can show of a room, a
 
 Accepts = Callable[[Publication], bool]
 Difference = Callable[[bytes, bytes], bytes | None]
-Change = tuple[bool, ClientInfo]  # whether it is a join, and of whom
-Kept: TypeAlias = "Late | tuple[Accepts, int] | Wire"  # where a member belongs that is put aside for a while
+Change = tuple[bool, ClientInfo]  # whether it is a join, and of which client
+Place: TypeAlias = "CatchingUp | tuple[Accepts, int] | Wire"  # where a member is that is not conflated
 
 
 class Wire(Protocol):
@@ -33,12 +48,13 @@ class Wire(Protocol):
 
     @property
     def is_delta(self) -> bool:
-        """Whether publications go as differences, to members that surely have the one before."""
+        """Whether publications are sent as deltas, to members that have the one before."""
 
     def publication(self, room: Room, publication: Publication) -> bytes:
         """Return the bytes that go to the socket."""
 
-    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes: ...
+    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
+        """Return the bytes of a delta; with None, of the whole publication as the base of the next."""
 
     def changes(self, room: Room, changes: Sequence[Change]) -> bytes:
         """Return joins and leaves, in as few messages as the format allows."""
@@ -67,11 +83,11 @@ class Subscriber(Protocol):
         """The connection's id."""
 
     def insufficient(self, room: Room) -> None:
-        """Learn that publications of this room are lost to this member, which is a member no longer."""
+        """Take the news that publications of this room are lost to this member, which was removed from it."""
 
 
-class Late:
-    """A member that is not where its group is."""
+class CatchingUp:
+    """A member that is not where its group is: it has the publications up to `seen`, and no base for a delta."""
 
     __slots__ = ("seen", "wire")
 
@@ -85,12 +101,12 @@ class Fanout:
 
     __slots__ = (
         "_before",
-        "_behind",
-        "_choosy",
-        "_conflate",
+        "_catching_up",
+        "_conflate_tag",
+        "_conflated",
         "_difference",
+        "_filtered",
         "_groups",
-        "_late",
         "_watchers",
         "overrun",
         "room",
@@ -102,21 +118,21 @@ class Fanout:
         Args:
             room: its name.
             difference: makes deltas, in a room whose members may ask for them.
-            conflate: the tag whose value is the key by which publications replace one another for a member that is
-                behind; with "" each replaces the one before. None: such a room keeps everything.
+            conflate: the tag whose value is the key by which publications replace one another for a member whose peer
+                reads too slowly; with "" each replaces the one before. None: nothing is replaced.
         """
         self.room = room
         self.size = 0
         self._difference = difference
-        self._before: bytes | None = None  # the payload of the last publication, where there are deltas
+        self._before: bytes | None = None  # the payload of the last publication: the base of the next delta
         self._groups: dict[Wire, dict[Writer, Subscriber]] = {}
         self._watchers: dict[Wire, dict[Writer, Subscriber]] = {}
-        self._late: dict[Subscriber, Late] = {}
-        self._choosy: dict[Subscriber, tuple[Accepts, int]] = {}
-        self._conflate = conflate
-        self._behind: dict[Subscriber, tuple[Kept, dict[str, Publication]]] = {}
+        self._catching_up: dict[Subscriber, CatchingUp] = {}
+        self._filtered: dict[Subscriber, tuple[Accepts, int]] = {}
+        self._conflate_tag = conflate
+        self._conflated: dict[Subscriber, tuple[Place, dict[str, Publication]]] = {}
         self.overrun: list[Subscriber] = []
-        """Who is no member any more, for too much waited for it, and is to be told."""
+        """Members that were removed because too many keys waited for them. The caller empties it and notifies them."""
 
     def add(
         self,
@@ -132,44 +148,46 @@ class Fanout:
 
         Args:
             subscriber: not a member yet.
-            watches: it is told of joins and leaves as well.
+            watches: it gets joins and leaves as well.
             seen: publications up to this offset are never written to it; 0 when there is no such.
             wire: its own unless given.
             accepts: says of each publication whether it wants it; all, unless given.
         """
         chosen = wire or subscriber.wire
         if accepts is not None:
-            self._choosy[subscriber] = (accepts, seen)
+            self._filtered[subscriber] = (accepts, seen)
         elif seen or chosen.is_delta:
-            self._late[subscriber] = Late(chosen, seen)
+            self._catching_up[subscriber] = CatchingUp(chosen, seen)
         else:
             self._groups.setdefault(chosen, {})[subscriber.transport] = subscriber
+        assert self._difference is not None or not chosen.is_delta, "a delta needs what makes it"
         if watches:
             self._watchers.setdefault(subscriber.wire, {})[subscriber.transport] = subscriber
         self.size += 1
 
     def remove(self, subscriber: Subscriber) -> bool:
         """Write nothing more to a member, from now on. Return whether it was one."""
-        late = self._late.pop(subscriber, None)
-        choosy = self._choosy.pop(subscriber, None)
-        behind = self._behind.pop(subscriber, None)
+        catching_up = self._catching_up.pop(subscriber, None)
+        filtered = self._filtered.pop(subscriber, None)
+        conflated = self._conflated.pop(subscriber, None)
         member = _discard(self._groups, subscriber)
         _discard(self._watchers, subscriber)
-        if late is None and choosy is None and behind is None and not member:
+        if catching_up is None and filtered is None and conflated is None and not member:
             return False
         self.size -= 1
         return True
 
     def deliver(self, publications: Sequence[Publication]) -> int:
         """Write publications, in order, to every member that has not seen them; return how many were written."""
-        if self._conflate is not None:
-            self._put_aside(publications)
-        if any(publication.exclude for publication in publications):
-            return sum(self._deliver_around(publication) for publication in publications)
+        if self._conflate_tag is not None:
+            self._conflate_slow(publications)
+        for publication in publications:  # not `any`: a generator costs as much as a small room's delivery
+            if publication.exclude:
+                return sum(self._deliver_around(each) for each in publications)
         return self._deliver_to_all(publications)
 
     def _deliver_to_all(self, publications: Sequence[Publication]) -> int:
-        """Write publications to everybody who is not behind, whomever they exclude."""
+        """Write publications to every member that is not conflated, without regard to `exclude`."""
         written = 0
         deltas: list[bytes | None] | None = None
         for wire, group in self._groups.items():
@@ -183,17 +201,17 @@ class Fanout:
             for writer in group:
                 writer.write(buffer)
             written += len(group) * len(publications)
-        if self._choosy:
-            written += self._deliver_choosy(publications)
-        if self._late:
-            written += self._deliver_late(publications, deltas)
+        if self._filtered:
+            written += self._deliver_filtered(publications)
+        if self._catching_up:
+            written += self._deliver_catching_up(publications, deltas)
         if self._difference is not None:
             self._before = publications[-1].data
         return written
 
     def _deltas(self, publications: Sequence[Publication]) -> list[bytes | None]:
         """Return each publication's difference to the one before; None where it is sent whole."""
-        assert self._difference is not None, "who asks for deltas where there are none is not given that wire"
+        assert self._difference is not None, "a room without deltas gives no member a delta wire"
         deltas: list[bytes | None] = []
         before = self._before
         for publication in publications:
@@ -202,23 +220,23 @@ class Fanout:
         return deltas
 
     def _deliver_around(self, publication: Publication) -> int:
-        """Deliver one publication to all but one client, who then is no more where its group is."""
+        """Deliver one publication to all members but the excluded one, whose place may be another afterwards."""
         found = next((each for each in self._in_place() if each.connection_id == publication.exclude), None)
         if found is None or not publication.exclude:
             return self._deliver_to_all([publication])
-        kept = self._take_out(found)
+        place = self._detach(found)
         written = self._deliver_to_all([publication])
-        self._put_back(found, kept)
+        self._attach(found, place)
         return written
 
-    def _put_aside(self, publications: Sequence[Publication]) -> None:
-        """Keep publications for members that are behind, each instead of the one with its key."""
+    def _conflate_slow(self, publications: Sequence[Publication]) -> None:
+        """Have publications wait for members whose peers read too slowly, each in place of the one with its key."""
         for subscriber in [each for each in self._in_place() if each.transport.is_congested_since() is not None]:
-            self._behind[subscriber] = (self._take_out(subscriber), {})
-        for subscriber, (kept, waiting) in self._behind.items():
+            self._conflated[subscriber] = (self._detach(subscriber), {})
+        for subscriber, (place, waiting) in self._conflated.items():
             for publication in publications:
-                if _is_for(subscriber, kept, publication):
-                    key = (publication.tags or {}).get(self._conflate or "", "")
+                if _is_for(subscriber, place, publication):
+                    key = (publication.tags or {}).get(self._conflate_tag or "", "")
                     waiting.pop(key, None)  # the latest comes last
                     waiting[key] = publication
             if len(waiting) > KEYS_MAX:
@@ -227,39 +245,41 @@ class Fanout:
             self.remove(subscriber)
 
     def catch_up(self, subscriber: Subscriber) -> None:
-        """Write to a member that was behind what is kept for it. Harmless for any other."""
-        if subscriber not in self._behind:
+        """Write to a conflated member what waits for it, and put it back. Harmless for any other."""
+        if subscriber not in self._conflated:
             return
-        kept, waiting = self._behind.pop(subscriber)
-        wire = subscriber.wire if isinstance(kept, tuple) else kept.wire if isinstance(kept, Late) else kept
+        place, waiting = self._conflated.pop(subscriber)
+        wire = subscriber.wire if isinstance(place, tuple) else place.wire if isinstance(place, CatchingUp) else place
         for publication in waiting.values():
             subscriber.transport.write(wire.publication(self.room, publication))
-        self._put_back(subscriber, kept)
+        self._attach(subscriber, place)
 
-    def _take_out(self, subscriber: Subscriber) -> Kept:
-        if (choosy := self._choosy.pop(subscriber, None)) is not None:
-            return choosy
-        if (late := self._late.pop(subscriber, None)) is not None:
-            return late
+    def _detach(self, subscriber: Subscriber) -> Place:
+        """Take a member out of its place, and return the place for `_attach`."""
+        if (filtered := self._filtered.pop(subscriber, None)) is not None:
+            return filtered
+        if (catching_up := self._catching_up.pop(subscriber, None)) is not None:
+            return catching_up
         for wire, group in self._groups.items():
             if group.pop(subscriber.transport, None) is not None:
                 return wire
-        raise AssertionError("it was found among the members")
+        raise AssertionError("the member is in one of the three places")
 
-    def _put_back(self, subscriber: Subscriber, kept: Kept) -> None:
-        if isinstance(kept, tuple):
-            self._choosy[subscriber] = kept
-        elif isinstance(kept, Late):
-            self._late[subscriber] = kept
-        elif kept.is_delta:  # it has not the one before the next
-            self._late[subscriber] = Late(kept, 0)
+    def _attach(self, subscriber: Subscriber, place: Place) -> None:
+        """Put a member back into a place."""
+        if isinstance(place, tuple):
+            self._filtered[subscriber] = place
+        elif isinstance(place, CatchingUp):
+            self._catching_up[subscriber] = place
+        elif place.is_delta:  # it lacks the base of the next delta
+            self._catching_up[subscriber] = CatchingUp(place, 0)
         else:
-            self._groups.setdefault(kept, {})[subscriber.transport] = subscriber
+            self._groups.setdefault(place, {})[subscriber.transport] = subscriber
 
-    def _deliver_choosy(self, publications: Sequence[Publication]) -> int:
+    def _deliver_filtered(self, publications: Sequence[Publication]) -> int:
         written = 0
         encoded: dict[tuple[Wire, int], bytes] = {}
-        for subscriber, (accepts, seen) in list(self._choosy.items()):
+        for subscriber, (accepts, seen) in list(self._filtered.items()):
             wire = subscriber.wire
             wanted = []
             for number, publication in enumerate(publications):
@@ -272,27 +292,27 @@ class Fanout:
             written += len(wanted)
         return written
 
-    def _deliver_late(self, publications: Sequence[Publication], deltas: list[bytes | None] | None) -> int:
+    def _deliver_catching_up(self, publications: Sequence[Publication], deltas: list[bytes | None] | None) -> int:
         written = 0
         last = publications[-1].offset
-        for subscriber, late in list(self._late.items()):
-            follows = False  # it has the one before
+        for subscriber, catching_up in list(self._catching_up.items()):
+            follows = False  # it has the base of the next delta
             for number, publication in enumerate(publications):
-                if 0 < publication.offset <= late.seen:
-                    follows = False  # another one may have been the last that it got
+                if 0 < publication.offset <= catching_up.seen:
+                    follows = False  # it got this one on entering, perhaps not as the last
                     continue
-                if follows and late.wire.is_delta:
+                if follows and catching_up.wire.is_delta:
                     deltas = deltas or self._deltas(publications)
-                    buffer = late.wire.delta(self.room, publication, deltas[number])
+                    buffer = catching_up.wire.delta(self.room, publication, deltas[number])
                 else:
-                    buffer = late.wire.publication(self.room, publication)
+                    buffer = catching_up.wire.publication(self.room, publication)
                 subscriber.transport.write(buffer)
                 written += 1
                 follows = True
-            # The room has caught up, and who gets differences has the publication to which the next is one.
-            if last >= late.seen and (follows or not late.wire.is_delta):
-                del self._late[subscriber]
-                self._groups.setdefault(late.wire, {})[subscriber.transport] = subscriber
+            # The group has caught up with the member, which on a delta wire has the base of the next delta.
+            if last >= catching_up.seen and (follows or not catching_up.wire.is_delta):
+                del self._catching_up[subscriber]
+                self._groups.setdefault(catching_up.wire, {})[subscriber.transport] = subscriber
         return written
 
     def announce(self, changes: Sequence[Change]) -> None:
@@ -303,34 +323,34 @@ class Fanout:
                 writer.write(buffer)
 
     def clear(self) -> list[Subscriber]:
-        """Remove every member, and return those who were."""
+        """Remove every member, and return them."""
         gone = list(self)
         self._groups.clear()
         self._watchers.clear()
-        self._late.clear()
-        self._choosy.clear()
-        self._behind.clear()
+        self._catching_up.clear()
+        self._filtered.clear()
+        self._conflated.clear()
         self._before = None
         self.size = 0
         return gone
 
     def __iter__(self) -> Iterator[Subscriber]:
         yield from self._in_place()
-        yield from self._behind
+        yield from self._conflated
 
     def _in_place(self) -> Iterator[Subscriber]:
-        """Return who is not behind."""
+        """Return the members that are not conflated."""
         for group in self._groups.values():
             yield from group.values()
-        yield from self._late
-        yield from self._choosy
+        yield from self._catching_up
+        yield from self._filtered
 
 
-def _is_for(subscriber: Subscriber, kept: Kept, publication: Publication) -> bool:
-    """Say whether a member that was put aside wants a publication, and has not seen it."""
+def _is_for(subscriber: Subscriber, place: Place, publication: Publication) -> bool:
+    """Say whether a conflated member is to get a publication: it accepts it, and has not seen it."""
     if publication.exclude and publication.exclude == subscriber.connection_id:
         return False
-    accepts, seen = kept if isinstance(kept, tuple) else (None, kept.seen if isinstance(kept, Late) else 0)
+    accepts, seen = place if isinstance(place, tuple) else (None, place.seen if isinstance(place, CatchingUp) else 0)
     return (publication.offset > seen or not publication.offset) and (accepts is None or accepts(publication))
 
 

@@ -1,29 +1,36 @@
 """
-Who is present, as this worker keeps it at the broker.
+The presence of this worker's own members, as the broker keeps it.
 
 Runs in the worker. The broker holds the members of every room with the worker that owns them; this file adds and
-removes this worker's own. A removal that the broker could not take now is owed, and paid when the link is back: else a
-client that left during an outage would be seen for as long as its worker lives. It never decides who may see whom.
+removes this worker's own. A removal that the broker cannot do now stays *pending* until the link is back: else a client
+that left during an outage would be seen for as long as its worker lives. It never decides who may see which member.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from typing import NamedTuple
 
-from realtime.broker.base import Broker, ClientInfo, ConnectionId, MemberCounts, Room
+from realtime.broker.base import Broker, ClientInfo, ConnectionId, Room
 from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
+
+
+class Removal(NamedTuple):
+    """How a member is to be removed: with a leave; only where this worker still owns it."""
+
+    announce: bool
+    mine: bool
 
 
 class Presence:
     """The members that this worker owns."""
 
-    __slots__ = ("_broker", "_owed", "_paying")
+    __slots__ = ("_broker", "_pending", "_underway")
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._owed: dict[tuple[Room, ConnectionId], tuple[bool, bool]] = {}  # announced; only where it is ours
-        self._paying: dict[tuple[Room, ConnectionId], asyncio.Event] = {}  # removals on their way to the broker
+        self._pending: dict[tuple[Room, ConnectionId], Removal] = {}
+        self._underway: dict[tuple[Room, ConnectionId], asyncio.Event] = {}  # removals on their way to the broker
 
     async def add(
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
@@ -32,62 +39,53 @@ class Presence:
         Make a client present, as `Broker.add_member` does.
 
         Raises:
-            BrokerUnavailable: it is not present, and the caller owes nothing.
+            BrokerUnavailable: the client is not present, and nothing is pending that the caller would have to undo.
         """
-        client = ConnectionId(info.connection_id)
-        await self.pay(room, client)  # who left a moment ago and comes again must not be removed after it came
+        connection_id = ConnectionId(info.connection_id)
+        await self.flush(room, connection_id)  # else the removal of a moment ago could meet the member that came again
         try:
             await self._broker.add_member(room, info, announce=announce, quietly=quietly, lasting=lasting)
         except (BrokerAway, BrokerFull):
-            raise  # it has not happened: while the broker is away, nothing is owed for those who come in vain
+            raise  # it has not happened: clients that come in vain during an outage leave nothing pending
         except BaseException:
-            self.owe(room, client, announce=announce)  # it may have happened all the same
+            self.schedule_removal(room, connection_id, announce=announce)  # it may have happened all the same
             raise
 
-    def owe(self, room: Room, client: ConnectionId, *, announce: bool, mine: bool = False) -> None:
+    def schedule_removal(self, room: Room, connection_id: ConnectionId, *, announce: bool, mine: bool = False) -> None:
         """
-        Note that a client is to be made absent; with `mine` only where this worker has it still. The caller sees to it
-        that `pay` follows.
+        Note that a client is to be made absent; with `mine` only where this worker still owns it. The caller must call
+        `flush`.
         """
-        self._owed[room, client] = (announce, mine)
+        self._pending[room, connection_id] = Removal(announce, mine)
 
-    async def pay(self, room: Room, client: ConnectionId) -> bool:
+    async def flush(self, room: Room, connection_id: ConnectionId) -> bool:
         """
-        Make a client absent, if that is owed: now, or as soon as the broker is back. Return whether it was found that
-        nobody had to be, for somebody else has seen to it, or has the client now.
+        Make a client absent, if that is pending: now, or as soon as the broker is back. Return True where the member
+        was not there any more: another worker has removed it, or owns it now.
         """
-        key = room, client
-        while (underway := self._paying.get(key)) is not None:  # two removals, and the later could meet who came again
+        key = room, connection_id
+        while (underway := self._underway.get(key)) is not None:  # the later of two removals could meet a new member
             await underway.wait()
-        owed = self._owed.get(key)
-        if owed is None:
+        removal = self._pending.get(key)
+        if removal is None:
             return False
-        announce, mine = owed
-        underway = self._paying[key] = asyncio.Event()
+        underway = self._underway[key] = asyncio.Event()
         try:
-            left = await self._broker.remove_member(room, client, announce=announce, mine=mine)
-            self._owed.pop(key, None)
+            left = await self._broker.remove_member(room, connection_id, announce=removal.announce, mine=removal.mine)
+            self._pending.pop(key, None)
             return left is None
         except BrokerUnavailable:
             return False
         finally:
-            del self._paying[key]
+            del self._underway[key]
             underway.set()
 
-    async def pay_all(self) -> None:
-        """Remove everybody whose removal is owed. What cannot be removed now stays owed."""
-        for room, client in list(self._owed):
-            await self.pay(room, client)
-
-    async def members(self, room: Room) -> Mapping[ConnectionId, ClientInfo]:
-        """Return everybody in a room, on all workers."""
-        return await self._broker.members(room)
-
-    async def counts(self, room: Room) -> MemberCounts:
-        """Count everybody in a room, on all workers."""
-        return await self._broker.member_counts(room)
+    async def flush_all(self) -> None:
+        """Do every removal that is pending. What cannot be done now stays pending."""
+        for room, connection_id in list(self._pending):
+            await self.flush(room, connection_id)
 
     @property
-    def owed(self) -> int:
+    def pending(self) -> int:
         """How many removals wait for the broker."""
-        return len(self._owed)
+        return len(self._pending)

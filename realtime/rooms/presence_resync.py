@@ -1,88 +1,88 @@
 """
-Telling the watchers of rooms, after a fault of the broker, what nobody told them: who came and who left meanwhile.
+Repairing the presence that watchers know, after a fault of the broker that swallowed joins and leaves.
 
-Runs in the worker, beside the hub, which says when something may have been lost. Each doubtful room's presence_view is
-compared with the broker's members. Who is there and was not told is told then. Who is missing is told only when
-missing still `SETTLE_S` later: where the broker lost everything, each worker brings its own members again, in its own
-time. A comparison is repeated until nothing differs. It never speaks to a client, and never changes who is present.
+Runs in the worker, beside the hub, which says when something may have been lost. The presence view of each such room
+is compared with the broker's members. A member that is there and unknown is announced at once. A member that is missing
+is announced only when it is missing still `SETTLE_S` later: where the broker lost everything, each worker registers its
+own members again, in its own time. A comparison is repeated until nothing differs. It never writes to a client, and
+never changes who is present.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from realtime.broker.base import Broker
 from realtime.errors import BrokerUnavailable
-from realtime.rooms.fanout import Change
-from realtime.rooms.local_room import LocalRoom
+from realtime.rooms.delivery import LocalRoom, Shell
 
-SETTLE_S: Final = 3.0  # by then every worker that lives has taken up its link and brought its members
+SETTLE_S: Final = 3.0  # by then every worker that lives has its link again, and has registered its members
 
-logger = logging.getLogger("realtime.comparing")
+logger = logging.getLogger("realtime.presence")
 
 
 class PresenceResync:
-    """Compares the rosters of rooms of which something may not have been told, one room after another."""
+    """Compares presence views, one room after another. The owner must call `close`."""
 
-    def __init__(
-        self, broker: Broker, tell: Callable[[LocalRoom, Change], None], *, settle_s: float = SETTLE_S
-    ) -> None:
-        """`tell` is to take each change to the room's watchers, and to its presence_view."""
+    def __init__(self, broker: Broker, shell: Shell, *, settle_s: float = SETTLE_S) -> None:
         self._broker = broker
-        self._tell = tell
+        self._shell = shell
         self._settle_s = settle_s
-        self._doubtful: set[LocalRoom] = set()
+        self._suspects: set[LocalRoom] = set()
         self._is_closed = False
         self._task: asyncio.Task[None] | None = None
 
-    def doubt(self, rooms: Iterable[LocalRoom]) -> None:
-        """Compare these rooms, soon and until nothing differs."""
+    def request(self, rooms: Iterable[LocalRoom]) -> None:
+        """Compare these rooms, soon and until nothing differs. Does nothing after `close`."""
         if self._is_closed:
             return
         for local in rooms:
-            if local.presence_view is not None:
-                local.presence_view.doubt()
-                self._doubtful.add(local)
-        if self._doubtful and (self._task is None or self._task.done()):
+            if local.machine.presence_view is not None:
+                local.machine.presence_view.restart_comparison()
+                self._suspects.add(local)
+        if self._suspects and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._compare_all())
 
     async def close(self) -> None:
-        """End, wherever it is, and compare no more."""
+        """End the comparison that is under way, and begin no other."""
         self._is_closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _compare_all(self) -> None:
-        while self._doubtful:
-            rooms, self._doubtful = self._doubtful, set()  # who is doubted meanwhile is so for another fault
+        while self._suspects:
+            rooms, self._suspects = self._suspects, set()  # a room that is added meanwhile has had another fault
             for local in rooms:
                 try:
                     differs = await self._differs(local)
                 except BrokerUnavailable:
                     differs = True
-                except Exception:  # a bug, and of one room: it is given up until the next fault, the others are not
-                    logger.exception("! room %s: who is there could not be compared", local.name)
+                except Exception:  # a fault of ours, in one room: it waits for the next fault, the others do not
+                    logger.exception("! room %s: presence could not be compared", local.name)
                     differs = False
                 if differs:
-                    self._doubtful.add(local)
-                await asyncio.sleep(0)  # where the broker is away nothing above waits for anything
-            if self._doubtful:
+                    self._suspects.add(local)
+                await asyncio.sleep(0)  # while the broker is away, nothing above waits for anything
+            if self._suspects:
                 await asyncio.sleep(self._settle_s)
 
     async def _differs(self, local: LocalRoom) -> bool:
-        """Compare a room, and tell what was not told. Return whether it has to be compared again."""
+        """Compare a room, and announce what was not. Return whether it has to be compared again."""
         async with local.lock:
-            presence_view = local.presence_view
-            if presence_view is None or local.is_empty or not local.opened:
+            machine, view = local.machine, local.machine.presence_view
+            if view is None or machine.is_empty or not machine.is_open:
                 return False
-            members = await presence_view.answer(self._broker.members(local.name))
-            changes = presence_view.unknown(members) + presence_view.confirm_missing(members)
+            with view.listening() as arrivals:
+                answer = await self._broker.members(local.name)
+            members = arrivals.applied_to(answer)
+            changes = view.unsent_joins(members) + view.confirm_missing(members)
+            now_s = asyncio.get_running_loop().time()
             for change in changes:
-                self._tell(local, change)
+                self._shell.perform(local, machine.change(change, now_s))
             if changes:
-                logger.info("= room %s: %d joins and leaves had not been told", local.name, len(changes))
-            return bool(changes) or not presence_view.is_whole
+                logger.info("= room %s: %d joins and leaves were missing and are sent", local.name, len(changes))
+            return bool(changes) or not view.is_settled

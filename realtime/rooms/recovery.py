@@ -1,8 +1,8 @@
 """
 What a returning client missed, decided from positions alone.
 
-Pure: streams and positions in, a decision out. It knows no broker, no clock and no client. The rules are those of the
-Centrifuge client protocol, section 6.1; one is added: "recovered" is never said on a doubt.
+Runs in the worker; pure: streams and positions in, a decision out. It has no broker, no clock and no client. The rules
+are those of the Centrifuge client protocol, section 6.1. One is added: `recovered` is true only where it is proved.
 
 - `replay` says whether a page of history proves that nothing is missing after a position.
 - `merge` joins what was read from the stream with what arrived while it was read.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from realtime.broker.base import History, Position, Publication
 
 
-class Hole(Exception):
+class Gap(Exception):
     """Publications are missing between what was read and what arrived."""
 
     def __init__(self, after: int, found: int) -> None:
@@ -76,19 +76,20 @@ def merge(top: Position, read: Sequence[Publication], arrived: Sequence[Publicat
         arrived: what came live meanwhile, perhaps twice, perhaps also contained in `read`.
 
     Raises:
-        Hole: something between `top` and a later arrival is missing, or an arrival is of another epoch.
+        Gap: something between `top` and a later arrival is missing, or an arrival is of another epoch.
     """
     publications = list(read)
     offset = top.offset
     for publication in sorted(arrived, key=_offset):
         if publication.epoch != top.epoch:
-            raise Hole(offset, publication.offset)
+            raise Gap(offset, publication.offset)
         if publication.offset <= offset:
             continue
         if publication.offset != offset + 1:
-            raise Hole(offset, publication.offset)
+            raise Gap(offset, publication.offset)
         publications.append(publication)
         offset = publication.offset
+    assert offset == top.offset or publications, "the position only moves with a publication"
     return Merged(publications, Position(top.epoch, offset))
 
 

@@ -24,6 +24,7 @@ import pytest
 
 from realtime.broker.hash_slots import hash_slot_of
 from realtime.broker.keys import HOME
+from realtime.rooms.hub import LINK_LOST
 from tests.support.aio import eventually, run_async_for
 from tests.support.checker import Event, check
 from tests.support.client import ProtocolClient
@@ -354,7 +355,7 @@ async def leave_meanwhile(scene: Scene, fault: Fault) -> None:
     for guest in guests:
         await guest.ask("subscribe", channel=SEEN)
     under_way = asyncio.create_task(fault(scene))
-    await asyncio.to_thread(scene.server.log.wait_for, "the link to the broker is lost")
+    await asyncio.to_thread(scene.server.log.wait_for, LINK_LOST)
     for guest in guests:
         guest.abort()
     await asyncio.gather(under_way, *[guest.wait_closed() for guest in guests])

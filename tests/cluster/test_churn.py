@@ -268,7 +268,7 @@ async def is_quiet(server: RunningServer) -> bool:
         if worker["connections"] or found.get("sessions") or not broker.get("all_workers"):
             return False
         hub = found["hub"]
-        if hub["rooms"] or hub["memberships"] or hub["departures_owed"] or hub["away"] or broker["own_members"]:
+        if hub["rooms"] or hub["memberships"] or hub["departures_pending"] or hub["in_grace"] or broker["own_members"]:
             return False
         if broker["all_members"] or broker["all_kept"] or broker["all_streams"] > PUBLISHED + 1:
             return False

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
-from realtime.rooms.departures import AWAY, REPLACED
+from realtime.rooms.connection_ends import REPLACED
+from realtime.rooms.departures import IN_GRACE
+from realtime.rooms.hub import LINK_RESTORED
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.redis_server import RedisServer
@@ -90,7 +92,7 @@ class Scene:
 
     async def away(self, count: int) -> None:
         """Wait until so many may come back, and would be found."""
-        await asyncio.to_thread(self.server.log.wait_for, AWAY, times=count)
+        await asyncio.to_thread(self.server.log.wait_for, IN_GRACE, times=count)
 
     def how_often(self, *words: object) -> int:
         return len(self.server.log.find_all(" ".join(map(str, ("HEARD", *words))) + "( |$)"))
@@ -234,7 +236,7 @@ async def test_who_is_back_on_another_worker_stays_though_the_broker_loses_every
     while pid(again) == pid(first):  # its old worker is not the one that has it now
         again = await scene.join("ana", 4, "kind:a")
     os.kill(scene.server.local_broker(), signal.SIGKILL)
-    await asyncio.to_thread(scene.server.log.wait_for, "the link to the broker is back: ", times=3)
+    await asyncio.to_thread(scene.server.log.wait_for, LINK_RESTORED, times=3)
     clock.abort()  # whose grace ends after the other's
     await scene.heard("leave", "ben", "a", name(clock))
     assert (name(first), "ana") in await people(watcher, "kind:a")

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import pytest
 
+from realtime.rooms.hub import LINK_LOST
 from tests.sdk.conftest import APP
 from tests.support.processes import free_port
 from tests.support.redis_server import RedisServer
@@ -224,7 +225,7 @@ def test_while_the_broker_is_away_another_worker_says_so_and_the_stream_stays() 
             for number in (2, 3):
                 stream.reply(number)
             redis.stop()
-            server.log.wait_for("the link to the broker is lost", times=2)
+            server.log.wait_for(LINK_LOST, times=2)
             assert {stream.say({"id": n, "rpc": {"method": "echo", "data": n}}) for n in (4, 5)} == {204, 503}
             assert stream.next()["id"] in (4, 5)
 

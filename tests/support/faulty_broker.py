@@ -11,7 +11,17 @@ from typing import Any
 
 import msgspec
 
-from realtime.broker.base import BrokerListener, History, Position, Publication, Published, Retention, Room, WorkerId
+from realtime.broker.base import (
+    BrokerListener,
+    History,
+    Position,
+    Publication,
+    Published,
+    PublishRequest,
+    Retention,
+    Room,
+    WorkerId,
+)
 from realtime.broker.memory import MemoryBroker
 
 FAULTS = (
@@ -48,15 +58,16 @@ class FaultyBroker(MemoryBroker):
         """Pass on what this does not hear itself."""
         return getattr(self.__dict__["_to"], name)
 
-    async def publish(self, room: Room, data: bytes, *, retention: Retention, **more: Any) -> Published:
+    async def publish(self, request: PublishRequest) -> Published:
+        room = request.room
         self._made += 1
         if self.fault == "ack" and self._made % EACH == 0:
-            return Published(await self.position(room, retention=retention))
+            return Published(await self.position(room, retention=request.retention))
         if self.fault == "reuse" and self._made % EACH == 0:
             stream = self._state.streams.by_room[room]
             stream.offset -= 1
             stream.publications.pop()
-        return await super().publish(room, data, retention=retention, **more)
+        return await super().publish(request)
 
     def on_publication(self, room: Room, publication: Publication) -> None:
         assert self._to is not None

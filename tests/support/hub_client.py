@@ -12,25 +12,42 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from realtime.broker.base import Broker, ClientInfo, Position, Publication, Retention, Room
+from realtime.broker.base import Broker, ClientInfo, Position, Publication, PublishRequest, Room
 from realtime.rooms.fanout import Change
-from realtime.rooms.hub import Hub, Joined, PendingSubscription, RoomOptions
+from realtime.rooms.hub import Hub
+from realtime.rooms.options import RoomOptions
+from realtime.rooms.pending import Joined, PendingSubscription
 
 ROOM = Room("room")
-KEPT = RoomOptions(Retention(100, 600.0), recover=True)
+KEPT = RoomOptions(history=100, history_ttl_s=600.0)
 NOT_KEPT = RoomOptions()
 PRESENT = RoomOptions(presence=True, join_leave=True)
+
+
+class _Alike:
+    """Declares every room alike."""
+
+    def __init__(self, options: RoomOptions) -> None:
+        self._options = options
+
+    def room_options(self, room: Room) -> RoomOptions | None:
+        return self._options
 
 
 @contextlib.asynccontextmanager
 async def hub_of(broker: Broker, options: RoomOptions = KEPT, **arguments: Any) -> AsyncIterator[Hub]:
     """Have a hub for a while, in which every room is kept alike. It compares positions only when it has reason to."""
-    hub = Hub(broker, lambda room: options, **{"verify_s": 3600.0, **arguments})
+    hub = Hub(broker, _Alike(options), **{"compare_s": 3600.0, **arguments})
     await hub.start()
     try:
         yield hub
     finally:
         await hub.close()
+
+
+def say(hub: Hub, data: bytes, room: Room = ROOM, options: RoomOptions = KEPT, **more: Any) -> Any:
+    """Return the coroutine of a publication into a room of a hub."""
+    return hub.broker.publish(PublishRequest(room, data, more.pop("retention", options.retention), **more))
 
 
 class _Events:

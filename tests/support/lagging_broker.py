@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from realtime.broker.base import BrokerListener, Published, Retention, Room, WorkerId
+from realtime.broker.base import BrokerListener, Published, PublishRequest, Retention, Room, WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.errors import BrokerUnavailable
 
@@ -102,7 +102,7 @@ class LaggingBroker(MemoryBroker):
         self._unheard = True
         try:
             for each in data:
-                published = await MemoryBroker.publish(self, Room(room), each, retention=retention)
+                published = await MemoryBroker.publish(self, PublishRequest(Room(room), each, retention))
         finally:
             self._unheard = False
         return published

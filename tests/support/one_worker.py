@@ -19,10 +19,11 @@ from realtime.auth.tokens import Tokens, sign
 from realtime.broker.base import Broker, WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.cluster.bus import ClusterBus
+from realtime.cluster.mailbox import Mailbox
 from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
 from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.census import LARGE
-from realtime.rooms.hub import Hub
+from realtime.rooms.hub import COMPARE_S, Hub
 from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
@@ -93,6 +94,7 @@ class OneWorker:
         admission: Admission | None = None,
         secret: str | None = SECRET,
         large: int = LARGE,
+        compare_s: float = COMPARE_S,
         **limits: Any,
     ) -> None:
         """
@@ -102,22 +104,23 @@ class OneWorker:
             sockets: limits of the transport.
             admission: who may connect, and how.
             secret: of its tokens.
-            large: members of a room above which joins and leaves are told together.
+            large: members of a room above which joins and leaves are deferred.
+            compare_s: seconds between two comparisons of positions.
             limits: fields of `session.Limits`.
         """
         self.app = app
         self.broker = broker or MemoryBroker(WorkerId("w"))
         self.wheel = TimerWheel(0.0)
-        bus = self.bus = ClusterBus(WorkerId("w"))
         self.hub = Hub(
-            self.broker, app.room_options, hooks=app, difference=difference, worker=WorkerId("w"),
-            on_mail=bus.receive, large=large,
+            self.broker, app, hooks=app, difference=difference, worker=WorkerId("w"),
+            large=large, compare_s=compare_s,
         )  # fmt: skip
         self.protocol = Centrifuge(
             app, self.hub, wheel=self.wheel, tokens=Tokens(secret), limits=Limits(**limits),
             home=Home(3, "w", "n", VERSION),
         )  # fmt: skip
-        bus.serve(self.hub, self.protocol)
+        mailbox = Mailbox(self.broker, self.hub.private, WorkerId("w"))
+        self.bus = ClusterBus(WorkerId("w"), self.broker, mailbox, self.hub.registry, self.protocol)
         self.endpoint = WebSocketEndpoint(self.protocol, wheel=self.wheel, limits=sockets, admission=admission)
         self.url = ""
         self._now_s = 0.0
@@ -126,6 +129,7 @@ class OneWorker:
 
     async def __aenter__(self) -> OneWorker:
         await self.hub.start()
+        await self.bus.start()
         self.app.bind(self.hub, self.bus)
         self._server = await asyncio.get_running_loop().create_server(
             lambda: WebSocketTransport(self.endpoint, Peer("127.0.0.1")), "127.0.0.1", 0
@@ -143,6 +147,7 @@ class OneWorker:
         for connection in list(self.endpoint.connections):
             connection.abort()
         await self._server.wait_closed()
+        await self.bus.close()
         await self.hub.close()
 
     def pass_time(self, seconds: float) -> None:

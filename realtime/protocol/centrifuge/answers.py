@@ -52,9 +52,9 @@ def charge(session: Session, size: int) -> None:
 def presence_reply(session: Session, id: int, room: Room, census: Census) -> bytes:
     """Return the answer to `presence`: what all are told, and the client itself, who may be newer than that."""
     codec = session.codec
-    said = census.said.get(codec.NAME)
+    said = census.encoded.get(codec.NAME)
     if said is None:
-        said = census.said[codec.NAME] = codec.presence_entries(census.members)
+        said = census.encoded[codec.NAME] = codec.presence_entries(census.members)
     entries = [said]
     subscription = session.connection.subscriptions.get(room)
     if subscription is not None and subscription.shown is not None and subscription.shown not in census.members:

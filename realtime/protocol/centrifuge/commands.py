@@ -22,6 +22,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from realtime.auth.credentials import SUBSCRIPTION_TOKEN, TOKEN
 from realtime.auth.tokens import ConnectionClaims, SubscriptionClaims, channels_of
+from realtime.broker import base
 from realtime.broker.base import ClientInfo, ConnectionId, Position, Room
 from realtime.errors import ClientError, Disconnect, TokenExpired, TokenInvalid
 from realtime.protocol.centrifuge import answers, codes, json, tags
@@ -91,7 +92,7 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
     doors = await _enter_granted(session, request)
     is_admitted = False
     try:
-        await shared.hub.departures.admit(ClientInfo(connection.user, connection.id, connection.snapshot()))
+        await shared.hub.connection_ends.admit(ClientInfo(connection.user, connection.id, connection.snapshot()))
         if not session.is_open:
             return
         subs: dict[str, SubscribeResult] = {
@@ -101,7 +102,7 @@ async def connect(session: Session, id: int, request: ConnectRequest) -> None:
     finally:
         if not is_admitted:
             _cancel(session, doors)
-            shared.hub.departures.not_admitted(connection.user, connection.id)
+            shared.hub.connection_ends.not_admitted(connection.user, connection.id)
     session.admit()
     expires, seconds = ttl(claims.expire_at_s if claims else None)
     ping, pong = session.pings_announced
@@ -448,11 +449,14 @@ async def publish(session: Session, id: int, request: PublishRequest) -> None:
     worded = await session.shared.application.publish(session.connection, room, data)
     if worded is not None:
         info = session.connection.describe(room)
-        publishing = session.shared.hub.publish(
-            room,
-            worded if options.binary else json.one_line(worded),
-            info=info,
-            exclude="" if options.echo else session.connection.id,
+        publishing = session.shared.hub.broker.publish(
+            base.PublishRequest(
+                room,
+                worded if options.binary else json.one_line(worded),
+                options.retention,
+                info=info,
+                exclude="" if options.echo else session.connection.id,
+            )
         )
         if session.publish_on_the_side(publishing, id):
             return
@@ -466,7 +470,7 @@ async def _spend(session: Session, room: Room, options: RoomOptions) -> None:
     rate = options.rate
     if rate is not None:
         if subscription is None:  # not a member: a meter of its own would be one for each room that it names
-            is_within = await session.shared.hub.allow(room, f"connection {connection.id}", rate)
+            is_within = await session.shared.hub.broker.allow(room, f"connection {connection.id}", rate)
         else:
             if subscription.meter is None:
                 subscription.meter = Meter()
@@ -476,10 +480,10 @@ async def _spend(session: Session, room: Room, options: RoomOptions) -> None:
     user, rate = connection.user, options.user_rate
     if rate is not None:
         who = f"user {user}" if user else f"address {connection.address}"
-        if not await session.shared.hub.allow(room, who, rate):
+        if not await session.shared.hub.broker.allow(room, who, rate):
             _too_many(session, "user_rate", f"{room}: more than {rate} of this {who.partition(' ')[0]}")
     rate = options.room_rate
-    if rate is not None and not await session.shared.hub.allow(room, "all", rate):
+    if rate is not None and not await session.shared.hub.broker.allow(room, "all", rate):
         _too_many(session, "room_rate", f"{room}: more than {rate} of all together")
 
 
@@ -492,7 +496,7 @@ async def presence(session: Session, id: int, request: PresenceRequest) -> None:
     """Tell who is in a room."""
     room, _ = _permitted(session, request.channel, "presence")
     answers.check(session)
-    reply = answers.presence_reply(session, id, room, await session.shared.hub.census(room))
+    reply = answers.presence_reply(session, id, room, await session.shared.hub.members.census(room))
     session.write(reply)
     answers.charge(session, len(reply))
 
@@ -500,20 +504,22 @@ async def presence(session: Session, id: int, request: PresenceRequest) -> None:
 async def presence_stats(session: Session, id: int, request: PresenceStatsRequest) -> None:
     """Tell how many are in a room."""
     room, _ = _permitted(session, request.channel, "presence")
-    counts = await session.shared.hub.member_counts(room)
+    counts = await session.shared.hub.members.counts(room)
     session.answer(id, "presence_stats", PresenceStatsResult(counts.clients, counts.users))
 
 
 async def history(session: Session, id: int, request: HistoryRequest) -> None:
     """Tell what was published in a room (protocol, section 7.3)."""
-    room, _ = _permitted(session, request.channel, "history")
+    room, options = _permitted(session, request.channel, "history")
     since = None if request.since is None else Position(request.since.epoch, request.since.offset)
     if request.limit < -1 or (since is not None and request.reverse and not since.offset):
         raise codes.BAD_REQUEST.error()
     answers.check(session)
     most = session.shared.limits.history_page
     limit = most if request.limit == -1 else min(request.limit, most)
-    page = await session.shared.hub.history(room, since=since, limit=limit, reverse=request.reverse)
+    page = await session.shared.hub.broker.history(
+        room, retention=options.retention, since=since, limit=limit, reverse=request.reverse
+    )
     if since is not None and since.epoch not in ("", page.top.epoch):
         raise codes.UNRECOVERABLE.error()
     publications = [session.codec.pub_of(each) for each in page.publications]

@@ -231,7 +231,7 @@ class Session:
             def tell() -> Awaitable[None]:
                 return self.shared.application.disconnect(connection, code, reason)
 
-            self.shared.hub.departures.ended(connection.user, connection.id, tell, away=away)
+            self.shared.hub.connection_ends.ended(connection.user, connection.id, tell, away=away)
         return True
 
     # Commands, one after another
@@ -304,7 +304,7 @@ class Session:
         Return False, and do nothing, where the broker would not keep the order, or where no command waits; a command
         that begins at once cannot know yet whether one will.
         """
-        if not self.shared.hub.in_order or not (IS_EAGER or self._queue or self._publishing):
+        if not self.shared.hub.broker.in_order or not (IS_EAGER or self._queue or self._publishing):
             return False
         task = begin(self._answer_publish(publishing, id))
         if not task.done():

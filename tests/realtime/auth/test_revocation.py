@@ -155,16 +155,16 @@ async def test_a_worker_that_starts_and_one_that_missed_the_message_know_it_too(
     broker = LaggingBroker()
     async with OneWorker(kinds(), broker=broker) as worker:
         client = await worker.join(token=token(jti="t1"))
-        looking = RevocationSync(worker.hub, worker.bus, worker.protocol.tokens.revoked)
-        await looking.look()
+        looking = RevocationSync(worker.broker, worker.bus, worker.protocol.tokens.revoked)
+        await looking.read()
         said = msgspec.msgpack.encode(Revocation(time.time() + 60, token="t1"))
         await broker.publish_unheard(REVOCATIONS, said, retention=REVOCATIONS_KEPT)
         assert client.closed is None
-        await looking.look()
+        await looking.read()
         assert await client.wait_closed() == (3005, "connection expired")
         late = Revoked()
         worker.protocol.tokens.revoked = late
-        await RevocationSync(worker.hub, worker.bus, late).look()
+        await RevocationSync(worker.broker, worker.bus, late).read()
         assert late.covers({"jti": "t1"}, time.time())
 
 
@@ -172,16 +172,16 @@ async def test_a_worker_that_starts_and_one_that_missed_the_message_know_it_too(
 async def test_a_broker_that_begins_anew_gets_the_revocations() -> None:
     broker = LaggingBroker()
     async with OneWorker(kinds(), broker=broker) as worker:
-        looking = RevocationSync(worker.hub, worker.bus, worker.protocol.tokens.revoked)
+        looking = RevocationSync(worker.broker, worker.bus, worker.protocol.tokens.revoked)
         await worker.bus.revoke(token="t1")
         await worker.bus.revoke(user="ana")
-        await looking.look()
+        await looking.read()
         broker.lose_stream(REVOCATIONS)
-        await looking.look()
+        await looking.read()
         for _ in range(2):
-            page = await worker.hub.kept(REVOCATIONS, REVOCATIONS_KEPT, limit=10)
+            page = await worker.broker.history(REVOCATIONS, retention=REVOCATIONS_KEPT, limit=10, begin=True)
             assert len(page.publications) == 2, "each once"
-            await looking.look()
+            await looking.read()
 
 
 @run_async
@@ -192,7 +192,7 @@ async def test_an_entry_that_cannot_be_read_hides_no_other() -> None:
             await broker.publish_unheard(REVOCATIONS, said, retention=REVOCATIONS_KEPT)
         await worker.bus.revoke(token="t1")
         late = worker.protocol.tokens.revoked = Revoked()
-        await RevocationSync(worker.hub, worker.bus, late).look()
+        await RevocationSync(worker.broker, worker.bus, late).read()
         assert late.covers({"jti": "t1"}, time.time())
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from realtime.broker.base import ClientInfo, ConnectionId, Position, Retention
+from realtime.broker.base import ClientInfo, ConnectionId, Position, PublishRequest, Retention
 from tests.realtime.broker.workers import KEPT, NOT_KEPT, Place
 from tests.support.aio import run_async, run_async_for
 
@@ -77,7 +77,7 @@ async def test_payloads_of_64_kib(place: Place, retention: Retention) -> None:
     room, data = place.room(), [bytes([n]) + bytes(range(256)) * 256 for n in range(20)]
     async with place.worker() as worker:
         await worker.broker.subscribe(room)
-        await asyncio.gather(*[worker.broker.publish(room, each, retention=retention) for each in data])
+        await asyncio.gather(*[worker.broker.publish(PublishRequest(room, each, retention=retention)) for each in data])
         got = await worker.heard.count(room, len(data))
         assert [each.data for each in got] == data
 
@@ -90,7 +90,10 @@ async def test_a_page_of_twenty_megabytes_is_an_answer_like_any_other(place: Pla
     async with place.worker() as worker:
         for begin in range(0, 1_280, 64):
             await asyncio.gather(
-                *[worker.broker.publish(room, b"%d:" % n + one, retention=LARGE) for n in range(begin, begin + 64)]
+                *[
+                    worker.broker.publish(PublishRequest(room, b"%d:" % n + one, retention=LARGE))
+                    for n in range(begin, begin + 64)
+                ]
             )
         (top,) = await worker.publish(small, b"1")
         asked = worker.broker.history(room, retention=LARGE, limit=LARGE.size)
@@ -129,7 +132,9 @@ async def everybody_gets_his_own(place: Place, plan: list[tuple[int, int]]) -> N
                 found = await broker.positions(rooms)
                 assert [found[each].offset for each in rooms] == [1, 2, 3, 4, 5]
             else:
-                assert (await broker.publish(place.room("other"), b"", retention=NOT_KEPT)).position.offset == 0
+                assert (
+                    await broker.publish(PublishRequest(place.room("other"), b"", retention=NOT_KEPT))
+                ).position.offset == 0
 
         staying, going = [], []
         for index, (kind, turns) in enumerate(plan):

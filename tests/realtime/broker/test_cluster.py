@@ -15,7 +15,7 @@ from itertools import count
 import pytest
 
 import realtime.broker.redis
-from realtime.broker.base import ClientInfo, ConnectionId, Room, WorkerId
+from realtime.broker.base import ClientInfo, ConnectionId, PublishRequest, Room, WorkerId
 from realtime.broker.redis import RedisBroker
 from realtime.errors import BrokerUnavailable
 from tests.realtime.broker.workers import KEPT, NOT_KEPT, Heard, Place, Worker, flushed
@@ -74,7 +74,7 @@ async def test_a_room_that_moves_while_it_is_published_in_loses_and_doubles_noth
                 if not going:
                     return done
                 data = f"{name}{number}".encode()
-                await worker.broker.publish(room, data, retention=LONG)
+                await worker.broker.publish(PublishRequest(room, data, retention=LONG))
                 done.append(data)
             return done
 

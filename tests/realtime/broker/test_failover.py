@@ -102,7 +102,7 @@ async def test_a_client_that_lost_publications_gets_no_recovered(pair: Pair) -> 
         for n in range(5, 8):
             await app.room(ROOM).publish(n)
         assert await data(client, 8) == list(range(8))
-        position = worker.hub._rooms[Room(ROOM)].position
+        position = worker.hub._rooms[Room(ROOM)].machine.position
         assert position.offset == 8
         await client.close()
 
@@ -154,7 +154,7 @@ async def test_a_master_that_was_a_replica_in_between_is_another_one(pair: Pair)
         for n in range(5, 8):
             await app.room(ROOM).publish(n)
         assert await data(client, 8) == list(range(8))
-        position = worker.hub._rooms[Room(ROOM)].position
+        position = worker.hub._rooms[Room(ROOM)].machine.position
         await client.close()
         await until(lambda: not worker.hub.statistics()["rooms"])
 

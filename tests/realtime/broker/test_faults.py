@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import realtime.broker.local
-from realtime.broker.base import ClientInfo, ConnectionId, Room, WorkerId
+from realtime.broker.base import ClientInfo, ConnectionId, PublishRequest, Room, WorkerId
 from realtime.broker.local import LocalBroker
 from realtime.broker.redis import RedisBroker
 from realtime.errors import BrokerUnavailable
@@ -60,7 +60,7 @@ def operations(worker: Worker, place: Place) -> dict[str, Callable[[], Awaitable
     return {
         "subscribe": lambda: broker.subscribe(place.room("other")),
         "unsubscribe": lambda: broker.unsubscribe(room),
-        "publish": lambda: broker.publish(room, b"1", retention=KEPT),
+        "publish": lambda: broker.publish(PublishRequest(room, b"1", retention=KEPT)),
         "position": lambda: broker.position(room, retention=KEPT),
         "positions": lambda: broker.positions([room]),
         "history": lambda: broker.history(room, retention=KEPT, limit=1),

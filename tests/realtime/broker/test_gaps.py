@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from realtime.broker.base import ClientInfo, Position
+from realtime.broker.base import ClientInfo, Position, PublishRequest
 from realtime.errors import BrokerUnavailable
 from tests.realtime.broker.cable import cable
 from tests.realtime.broker.workers import KEPT, Place, flushed
@@ -59,7 +59,7 @@ async def test_an_idempotency_key_makes_a_publication_that_failed_safe_to_repeat
     async with cable(on_a_socket, tmp_path) as (laid, near), near.worker("a") as a:
         await a.publish(on_a_socket.room("other"), b"1")  # Redis knows the script from now on: one question is enough
         laid.keep_answers()
-        asked = asyncio.create_task(a.broker.publish(room, b"1", retention=KEPT, idempotency_key="key"))
+        asked = asyncio.create_task(a.broker.publish(PublishRequest(room, b"1", retention=KEPT, idempotency_key="key")))
         async with on_a_socket.worker("b") as b:
 
             async def has_happened() -> bool:
@@ -72,7 +72,7 @@ async def test_an_idempotency_key_makes_a_publication_that_failed_safe_to_repeat
             await asked
         await laid.plug_in()
         await a.heard.until(lambda: a.heard.how_often("link restored"))
-        done = await a.broker.publish(room, b"1", retention=KEPT, idempotency_key="key")
+        done = await a.broker.publish(PublishRequest(room, b"1", retention=KEPT, idempotency_key="key"))
         assert (done.duplicate, done.position.offset) == (True, 1), "it had happened"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import realtime.broker.local
-from realtime.broker.base import ClientInfo, WorkerId
+from realtime.broker.base import ClientInfo, PublishRequest, WorkerId
 from realtime.broker.factory import make_broker
 from realtime.broker.framing import FRAME_MAX, LOCAL_STOP_SIGNAL
 from realtime.broker.local import LocalBroker
@@ -76,7 +76,7 @@ async def test_start_waits_for_a_local_broker_that_is_starting(tmp_path: Path) -
     await asyncio.sleep(0)
     await asyncio.to_thread(process.start)
     await starting
-    await broker.publish(Place("local", process.url).room(), b"1", retention=KEPT)
+    await broker.publish(PublishRequest(Place("local", process.url).room(), b"1", retention=KEPT))
     await broker.close()
     process.stop()
 
@@ -114,7 +114,7 @@ async def test_a_closed_broker_does_nothing_more(shared: Place) -> None:
     async with shared.worker() as worker:
         await worker.broker.close()
         for asked in (
-            worker.broker.publish(room, b"1", retention=KEPT),
+            worker.broker.publish(PublishRequest(room, b"1", retention=KEPT)),
             worker.broker.subscribe(room),
             worker.broker.members(room),
         ):

@@ -20,6 +20,7 @@ from realtime.broker.base import (
     ConnectionId,
     Position,
     Publication,
+    PublishRequest,
     Retention,
     Room,
     WorkerId,
@@ -216,9 +217,9 @@ def test_a_full_broker_refuses_what_would_be_more_and_loses_nothing(kind: str, t
             count = await fill(worker)
             assert count > 10
             for refused in (
-                broker.publish(room, b"x" * 500, retention=Retention(100_000)),
-                broker.publish(Room("other"), b"x" * 500, retention=KEPT),
-                broker.publish(room, b"x", retention=NOT_KEPT, idempotency_key="k" * 500),
+                broker.publish(PublishRequest(room, b"x" * 500, retention=Retention(100_000))),
+                broker.publish(PublishRequest(Room("other"), b"x" * 500, retention=KEPT)),
+                broker.publish(PublishRequest(room, b"x", retention=NOT_KEPT, idempotency_key="k" * 500)),
                 broker.add_member(room, ClientInfo("u" * 500, "d"), announce=True),
                 broker.allow(room, "u" * 500, Rate(5, 1.0)),
             ):
@@ -230,7 +231,7 @@ def test_a_full_broker_refuses_what_would_be_more_and_loses_nothing(kind: str, t
             assert [each.data for each in page.publications] == [b"%0500d" % n for n in range(count)]
             assert (await broker.position(Room("new"), retention=KEPT)).offset == 0
             await broker.subscribe(Room("new"))
-            await broker.publish(room, b"live", retention=NOT_KEPT)
+            await broker.publish(PublishRequest(room, b"live", retention=NOT_KEPT))
             await worker.heard.until(
                 lambda: [each.data for each in worker.heard.publications.get(room, ())][-1:] == [b"live"]
             )

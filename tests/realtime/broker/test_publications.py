@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from realtime.broker.base import ClientInfo, Position, Published, Room
+from realtime.broker.base import ClientInfo, Position, Published, PublishRequest, Room
 from tests.realtime.broker.workers import KEPT, NOT_KEPT, Place, Worker, flushed
 from tests.support.aio import eventually, run_async
 
@@ -41,7 +41,11 @@ async def test_publications_sent_at_once_have_the_same_order_for_all(shared: Pla
     async with shared.worker("a") as a, shared.worker("b") as b:
         await asyncio.gather(a.broker.subscribe(room), b.broker.subscribe(room))
         await asyncio.gather(
-            *[each.broker.publish(room, b"%d" % n, retention=KEPT) for n in range(100) for each in (a, b)]
+            *[
+                each.broker.publish(PublishRequest(room, b"%d" % n, retention=KEPT))
+                for n in range(100)
+                for each in (a, b)
+            ]
         )
         got = await a.heard.count(room, 200)
         assert await b.heard.count(room, 200) == got
@@ -54,8 +58,10 @@ async def test_what_is_published_with_it_comes_with_it(place: Place) -> None:
     room, info = place.room(), ClientInfo("user", "client", b'{"a": 1}', b'{"b": "\xc3\xbc"}')
     async with place.worker() as worker:
         await worker.broker.subscribe(room)
-        await worker.broker.publish(room, b"{}", retention=KEPT, info=info, tags={"colour": "grün", "": ""})
-        await worker.broker.publish(room, b"{}", retention=KEPT)
+        await worker.broker.publish(
+            PublishRequest(room, b"{}", retention=KEPT, info=info, tags={"colour": "grün", "": ""})
+        )
+        await worker.broker.publish(PublishRequest(room, b"{}", retention=KEPT))
         full, bare = await worker.heard.count(room, 2)
         page = await worker.broker.history(room, retention=KEPT, limit=9)
     assert (full.info, full.tags) == (info, {"colour": "grün", "": ""})
@@ -213,7 +219,7 @@ async def test_a_key_publishes_once(place: Place) -> None:
         await worker.broker.subscribe(room)
 
         async def publish(key: str | None, data: bytes = b"1") -> Published:
-            return await worker.broker.publish(room, data, retention=KEPT, idempotency_key=key)
+            return await worker.broker.publish(PublishRequest(room, data, retention=KEPT, idempotency_key=key))
 
         first = await publish("key")
         assert not first.duplicate
@@ -232,7 +238,7 @@ async def test_a_key_belongs_to_its_room_and_is_known_to_all_workers(shared: Pla
     async with shared.worker("a") as a, shared.worker("b") as b:
 
         async def publish(each: Worker, where: Room) -> Published:
-            return await each.broker.publish(where, b"1", retention=KEPT, idempotency_key="key")
+            return await each.broker.publish(PublishRequest(where, b"1", retention=KEPT, idempotency_key="key"))
 
         first = await publish(a, room)
         assert await publish(b, room) == Published(first.position, duplicate=True)
@@ -244,7 +250,10 @@ async def test_of_many_with_one_key_at_once_one_is_published(shared: Place) -> N
     room = shared.room()
     async with shared.worker("a") as a, shared.worker("b") as b:
         done = await asyncio.gather(
-            *[each.broker.publish(room, b"1", retention=KEPT, idempotency_key="key") for each in (a, b) * 10]
+            *[
+                each.broker.publish(PublishRequest(room, b"1", retention=KEPT, idempotency_key="key"))
+                for each in (a, b) * 10
+            ]
         )
     assert sorted(each.duplicate for each in done) == [False] + [True] * 19
     assert {each.position.offset for each in done} == {1}
@@ -256,7 +265,7 @@ async def test_a_key_works_without_history(place: Place) -> None:
     async with place.worker() as worker:
         await worker.broker.subscribe(room)
         for seen in (False, True):
-            done = await worker.broker.publish(room, b"1", retention=NOT_KEPT, idempotency_key="key")
+            done = await worker.broker.publish(PublishRequest(room, b"1", retention=NOT_KEPT, idempotency_key="key"))
             assert done == Published(Position("", 0), duplicate=seen)
         await flushed(worker, room)
         assert len(worker.heard.publications[room]) == 1
@@ -269,7 +278,7 @@ async def test_a_key_is_forgotten_in_time(place: Place) -> None:
 
         async def is_published_anew() -> bool:
             done = await worker.broker.publish(
-                room, b"1", retention=KEPT, idempotency_key="key", idempotency_ttl_s=0.05
+                PublishRequest(room, b"1", retention=KEPT, idempotency_key="key", idempotency_ttl_s=0.05)
             )
             return not done.duplicate
 

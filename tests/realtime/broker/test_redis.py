@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import realtime.broker.redis
-from realtime.broker.base import ClientInfo, Position, Room, WorkerId
+from realtime.broker.base import ClientInfo, Position, PublishRequest, Room, WorkerId
 from realtime.broker.redis import RedisBroker
 from realtime.broker.scripts import PUBLISH
 from realtime.errors import BrokerUnavailable, SettingsError
@@ -140,7 +140,7 @@ async def test_every_key_and_channel_begins_with_the_prefix(redis: RedisServer, 
     room = at_redis.room()
     async with at_redis.worker() as worker:
         await worker.broker.subscribe(room)
-        await worker.broker.publish(room, b"1", retention=KEPT, idempotency_key="key")
+        await worker.broker.publish(PublishRequest(room, b"1", retention=KEPT, idempotency_key="key"))
         await worker.broker.add_member(room, ANN, announce=True)
         for command in (("KEYS", "*"), ("PUBSUB", "CHANNELS")):
             names = [line for line in redis.command(*command).decode().split("\r\n") if line and line[0] not in "*$"]
@@ -178,7 +178,7 @@ async def test_a_password_logs_in_and_a_missing_one_is_named(redis: RedisServer)
         assert "wrong" not in str(caught.value).replace("WRONGPASS", ""), "no password is shown"
     broker = RedisBroker(redis.url.replace("unix://", "unix://:s3cret@"), WorkerId("a"))
     await broker.start(Heard())
-    await broker.publish(Room("room"), b"1", retention=NOT_KEPT)
+    await broker.publish(PublishRequest(Room("room"), b"1", retention=NOT_KEPT))
     await broker.close()
 
 
@@ -188,7 +188,7 @@ async def test_a_database_is_a_place_of_its_own(redis: RedisServer) -> None:
     for url in (redis.url, f"{redis.url}?db=3"):
         broker = RedisBroker(url, WorkerId("a"))
         await broker.start(Heard())
-        tops.append((await broker.publish(room, b"1", retention=KEPT)).position)
+        tops.append((await broker.publish(PublishRequest(room, b"1", retention=KEPT))).position)
         await broker.close()
     assert [top.offset for top in tops] == [1, 1]
     assert tops[0].epoch != tops[1].epoch
@@ -223,7 +223,7 @@ async def test_a_burst_into_a_redis_that_learns_the_script_meanwhile_keeps_its_o
         assert a.broker.in_order
 
         def publish(numbers: range) -> list[asyncio.Task[object]]:
-            publishing = [a.broker.publish(room, b"%d" % number, retention=KEPT) for number in numbers]
+            publishing = [a.broker.publish(PublishRequest(room, b"%d" % number, retention=KEPT)) for number in numbers]
             return [asyncio.ensure_future(each) for each in publishing]
 
         under_way = publish(range(25))

@@ -15,7 +15,7 @@ import pytest
 
 import realtime.broker.redis
 from realtime import App
-from realtime.broker.base import ClientInfo, Room, WorkerId
+from realtime.broker.base import ClientInfo, PublishRequest, Room, WorkerId
 from realtime.broker.redis import RedisBroker
 from realtime.errors import BrokerUnavailable
 from tests.realtime.broker.workers import KEPT, Heard, Place, flushed
@@ -115,7 +115,7 @@ async def test_a_client_that_lost_publications_in_a_failover_gets_no_recovered(s
             await app.room("kept").publish(n)
         for n in range(8):
             assert (await client.push("pub"))["pub"]["data"] == n
-        position = worker.hub._rooms[Room("kept")].position
+        position = worker.hub._rooms[Room("kept")].machine.position
         sentinels.master.stop()
         sentinels.replica.process.send_signal(signal.SIGCONT)
         assert (await client.push("unsubscribe"))["unsubscribe"]["code"] == 2500
@@ -144,7 +144,7 @@ async def test_a_sentinel_that_does_not_answer_is_named(sentinels: Sentinels) ->
     one_is_away = sentinels.url.replace("sentinel://", "sentinel://127.0.0.1:1,")
     broker = RedisBroker(one_is_away, WorkerId("a"))
     await broker.start(Heard())
-    await broker.publish(Room("room"), b"1", retention=KEPT)
+    await broker.publish(PublishRequest(Room("room"), b"1", retention=KEPT))
     await broker.close()
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1"):
         await RedisBroker(f"redis+sentinel://user:s3cret@127.0.0.1:1/{SERVICE}", WorkerId("a")).start(Heard())

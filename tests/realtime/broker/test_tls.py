@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from realtime.broker.base import ClientInfo, ConnectionId, WorkerId
+from realtime.broker.base import ClientInfo, ConnectionId, PublishRequest, WorkerId
 from realtime.broker.factory import make_broker
 from realtime.errors import BrokerUnavailable
 from realtime.timing.rate import Rate
@@ -125,7 +125,7 @@ async def use(place: Place) -> None:
     async with place.worker("a") as a, place.worker("b") as b:
         await a.broker.subscribe(room)
         await b.broker.add_member(room, ANN, announce=True)
-        await b.broker.publish(room, b"1", retention=KEPT, idempotency_key="k")
+        await b.broker.publish(PublishRequest(room, b"1", retention=KEPT, idempotency_key="k"))
         await flushed(a, room)
         assert [each.data for each in a.heard.publications[room]] == [b"1"]
         assert (await a.broker.history(room, retention=KEPT, limit=1, reverse=True)).top.offset == 1

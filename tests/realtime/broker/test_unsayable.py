@@ -10,7 +10,7 @@ import asyncio
 
 import pytest
 
-from realtime.broker.base import ClientInfo, Position, Room
+from realtime.broker.base import ClientInfo, Position, PublishRequest, Room
 from tests.realtime.broker.workers import KEPT, Place
 from tests.support.aio import run_async
 
@@ -24,9 +24,11 @@ async def test_a_command_that_cannot_be_written_moves_no_answer_to_another_calle
             await worker.publish(room, *[b"1"] * (number + 1))
         for wrong in (
             lambda: worker.broker.position(unsayable, retention=KEPT),
-            lambda: worker.broker.publish(unsayable, b"1", retention=KEPT),
+            lambda: worker.broker.publish(PublishRequest(unsayable, b"1", retention=KEPT)),
             lambda: worker.broker.history(unsayable, retention=KEPT, since=Position("e", 2**70), limit=1),
-            lambda: worker.broker.publish(rooms[0], b"1", retention=KEPT, info=ClientInfo("\ud800", "c")),
+            lambda: worker.broker.publish(
+                PublishRequest(rooms[0], b"1", retention=KEPT, info=ClientInfo("\ud800", "c"))
+            ),
         ):
             before = [worker.broker.position(room, retention=KEPT) for room in rooms]
             answers = await asyncio.gather(wrong(), *before, return_exceptions=True)

@@ -13,7 +13,17 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from realtime.broker.base import Broker, ClientInfo, Departed, Position, Publication, Retention, Room, WorkerId
+from realtime.broker.base import (
+    Broker,
+    ClientInfo,
+    Departed,
+    Position,
+    Publication,
+    PublishRequest,
+    Retention,
+    Room,
+    WorkerId,
+)
 from realtime.broker.factory import make_broker
 
 KEPT = Retention(size=100, ttl_s=600.0)
@@ -85,7 +95,7 @@ class Worker:
 
     async def publish(self, room: Room, *data: bytes, retention: Retention = KEPT) -> list[Position]:
         """Publish one after another, and return where each stands."""
-        return [(await self.broker.publish(room, each, retention=retention)).position for each in data]
+        return [(await self.broker.publish(PublishRequest(room, each, retention=retention))).position for each in data]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +132,7 @@ async def flushed(worker: Worker, *rooms: Room) -> None:
     """
     for room in rooms:
         marker = secrets.token_hex(8).encode()
-        await worker.broker.publish(room, marker, retention=NOT_KEPT)
+        await worker.broker.publish(PublishRequest(room, marker, retention=NOT_KEPT))
         heard = worker.heard.publications.setdefault(room, [])
         await worker.heard.until(lambda heard=heard, marker=marker: heard and heard[-1].data == marker)
         heard.pop()

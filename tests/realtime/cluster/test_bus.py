@@ -1,53 +1,55 @@
 """
-Letters between workers: what a client sends beside its stream reaches its session, and in the order in which it sends.
+Messages between workers: what a client sends beside its stream reaches its session, and in the order in which it sends.
 
-Postmen as they are, between a hub and a protocol that only carry and note; a letter arrives when the test says so. Real
-workers are in tests/process/test_streams.py.
+Buses and mailboxes as they are, over a broker that only carries; a message arrives when the test says so. Real workers
+are in tests/process/test_streams.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, cast
+from collections.abc import Callable
+from typing import cast
 
 import pytest
 
-from realtime.broker.base import WorkerId
+from realtime.broker.base import Broker, Position, Published, PublishRequest, Room, WorkerId
 from realtime.cluster.bus import ClusterBus
+from realtime.cluster.mailbox import Mailbox
 from realtime.errors import BrokerUnavailable
 from realtime.protocol.centrifuge.server import Centrifuge
-from realtime.rooms.hub import Hub
 from tests.support.aio import run_async
 
 HERE, THERE = WorkerId("node-0-00000000"), WorkerId("node-1-11111111")
 
 
-class Post:
-    """Carries letters, each when the test says so; stands for the hub of every worker."""
+class Carrier:
+    """Carries messages, each when the test says so; stands for the broker, and for the private rooms of each worker."""
 
     def __init__(self) -> None:
-        self.workers: dict[str, ClusterBus] = {}
-        self.letters: list[tuple[str | None, bytes]] = []
+        self.messages: list[PublishRequest] = []
         self.is_away = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._receivers: dict[Room, list[Callable[[bytes], None]]] = {}
 
-    async def mail(self, to: WorkerId | None, message: bytes) -> None:
+    async def publish(self, request: PublishRequest) -> Published:
         if self.is_away:
             raise BrokerUnavailable("nowhere", "it is away")
-        self.letters.append((to, message))
+        self.messages.append(request)
+        return Published(Position("", 0))
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.add(asyncio.get_running_loop().create_task(work))
+    async def listen(self, room: Room, receive: Callable[[bytes], None]) -> None:
+        self._receivers.setdefault(room, []).append(receive)
+
+    def sizes(self) -> dict[Room, int]:
+        return {}
 
     async def carry(self) -> None:
-        """Bring every letter, and those that come of it."""
+        """Bring every message, and those that come of it."""
         await asyncio.sleep(0)
-        while self.letters:
-            to, message = self.letters.pop(0)
-            for name, bus in self.workers.items():
-                if to in (None, name):
-                    bus.receive(message)
+        while self.messages:
+            request = self.messages.pop(0)
+            for receive in self._receivers.get(request.room, ()):
+                receive(request.data)
             await asyncio.sleep(0)
 
 
@@ -64,23 +66,24 @@ class Sessions:
         return session in self._sessions
 
 
-def worker(post: Post, name: WorkerId, *sessions: str) -> tuple[ClusterBus, Sessions]:
-    bus = post.workers[name] = ClusterBus(name)
+async def worker(carrier: Carrier, name: WorkerId, *sessions: str) -> tuple[ClusterBus, Sessions]:
     here = Sessions(*sessions)
-    bus.serve(cast(Hub, post), cast(Centrifuge, here))
+    mailbox = Mailbox(carrier, carrier, name)
+    bus = ClusterBus(name, cast(Broker, carrier), mailbox, carrier, cast(Centrifuge, here))
+    await bus.start()
     return bus, here
 
 
 @run_async
 async def test_who_is_told_that_it_was_brought_finds_it_brought() -> None:
-    post = Post()
-    owner, sessions = worker(post, HERE, "s")
-    other, _ = worker(post, THERE)
+    carrier = Carrier()
+    owner, sessions = await worker(carrier, HERE, "s")
+    other, _ = await worker(carrier, THERE)
     first = asyncio.create_task(other.deliver(HERE, "s", b"first"))
     await asyncio.sleep(0)
-    assert len(post.letters) == 1
+    assert len(carrier.messages) == 1
     assert (first.done(), sessions.got) == (False, []), "it is under way, and nobody was told otherwise"
-    await post.carry()
+    await carrier.carry()
     assert await first is True
     assert await owner.deliver(HERE, "s", b"second") is True
     assert sessions.got == [b"first", b"second"], "in the order of a client that waits for its answers"
@@ -88,41 +91,41 @@ async def test_who_is_told_that_it_was_brought_finds_it_brought() -> None:
 
 @run_async
 async def test_a_session_that_is_not_there_is_told_from_elsewhere_too() -> None:
-    post = Post()
-    worker(post, HERE, "s")
-    other, _ = worker(post, THERE)
+    carrier = Carrier()
+    await worker(carrier, HERE, "s")
+    other, _ = await worker(carrier, THERE)
     brought = asyncio.create_task(other.deliver(HERE, "another", b"x"))
-    await post.carry()
+    await carrier.carry()
     assert await brought is False
 
 
 @pytest.mark.parametrize("name", ["", "*", "\0*", "l:x", "node-0-0000000g", "node-0-000000000", "\0n-0-00000000"])
 @run_async
 async def test_nobody_writes_to_who_is_no_worker(name: str) -> None:
-    post = Post()
-    bus, _ = worker(post, HERE, "s")
+    carrier = Carrier()
+    bus, _ = await worker(carrier, HERE, "s")
     assert await bus.deliver(name, "s", b"x") is False
-    assert post.letters == []
+    assert carrier.messages == []
 
 
 @run_async
 async def test_a_worker_that_is_gone_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("realtime.cluster.bus.TAKEN_S", 0.01)
-    post = Post()
-    bus, _ = worker(post, HERE, "s")
+    monkeypatch.setattr("realtime.cluster.bus.RECEIPT_S", 0.01)
+    carrier = Carrier()
+    bus, _ = await worker(carrier, HERE, "s")
     assert await bus.deliver(THERE, "s", b"x") is False
-    assert bus._untaken == {}
-    owner, sessions = worker(post, THERE, "s")
-    await post.carry()  # it was only slow, and its answer comes to nobody
+    assert bus._receipts == {}
+    owner, sessions = await worker(carrier, THERE, "s")
+    await carrier.carry()  # it was only slow, and its answer comes to nobody
     assert sessions.got == [b"x"]
-    assert owner._untaken == {}
+    assert owner._receipts == {}
 
 
 @run_async
 async def test_a_broker_that_is_away_is_told() -> None:
-    post = Post()
-    bus, _ = worker(post, HERE, "s")
-    post.is_away = True
+    carrier = Carrier()
+    bus, _ = await worker(carrier, HERE, "s")
+    carrier.is_away = True
     with pytest.raises(BrokerUnavailable):
         await bus.deliver(THERE, "s", b"x")
-    assert bus._untaken == {}
+    assert bus._receipts == {}

@@ -38,7 +38,7 @@ class Asked:
             raise BrokerUnavailable("nowhere", "it is away")
         return found
 
-    async def counts(self, room: Room) -> MemberCounts:
+    async def member_counts(self, room: Room) -> MemberCounts:
         self.counted += 1
         return Census(self.there).counts
 
@@ -57,7 +57,7 @@ async def turns() -> None:
 @run_async
 async def test_a_hundred_who_ask_at_once_are_two_questions_and_nobody_gets_an_answer_older_than_its_own() -> None:
     broker = Asked()
-    censuses = Censuses(broker.members, broker.counts)
+    censuses = Censuses(broker)
     first = asyncio.create_task(censuses.take(ROOM))
     answered = await broker.until(1)
     broker.there = people("a", "b")  # after the first was asked, and before the others ask
@@ -76,7 +76,7 @@ async def test_a_hundred_who_ask_at_once_are_two_questions_and_nobody_gets_an_an
 @run_async
 async def test_who_asks_while_the_shared_question_is_on_its_way_is_answered_by_the_one_after() -> None:
     broker = Asked()
-    censuses = Censuses(broker.members, broker.counts)
+    censuses = Censuses(broker)
     first, second = asyncio.create_task(censuses.take(ROOM)), asyncio.create_task(censuses.take(ROOM))
     (await broker.until(1)).set()
     answered = await broker.until(2)
@@ -93,7 +93,7 @@ async def test_who_asks_while_the_shared_question_is_on_its_way_is_answered_by_t
 @run_async
 async def test_who_gives_up_or_fails_leaves_the_others_to_ask_themselves() -> None:
     broker = Asked()
-    censuses = Censuses(broker.members, broker.counts)
+    censuses = Censuses(broker)
     first = asyncio.create_task(censuses.take(ROOM))
     answered = await broker.until(1)
     leader, follower = asyncio.create_task(censuses.take(ROOM)), asyncio.create_task(censuses.take(ROOM))
@@ -120,7 +120,7 @@ async def test_who_gives_up_or_fails_leaves_the_others_to_ask_themselves() -> No
 @run_async
 async def test_a_large_room_is_asked_for_once_in_a_while_and_a_small_one_each_time() -> None:
     broker = Asked()
-    censuses = Censuses(broker.members, broker.counts, large=2, fresh_s=0.05)
+    censuses = Censuses(broker, large=2, fresh_s=0.05)
     for count in (1, 2):
         small = asyncio.create_task(censuses.take(ROOM))
         (await broker.until(count)).set()

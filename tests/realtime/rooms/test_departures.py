@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from typing import Any
 
 from realtime import App, Connection
@@ -52,15 +51,15 @@ async def records(worker: OneWorker, room: str, user: str) -> int:
 async def test_who_was_in_a_room_first_and_unseen_takes_no_farewell_from_those_who_came_later() -> None:
     heard: list[tuple[Any, ...]] = []
     async with OneWorker(make_app(heard)) as worker:
-        options = worker.hub.options_of(Room("r:a"))
+        options = worker.hub.declarations.room_options(Room("r:a"))
         assert options is not None
-        unseen = HubClient(worker.hub, "unseen", replace(options, presence=False, has_leave_hooks=False))
+        unseen = HubClient(worker.hub, "unseen", options.unseen())
         unseen.activate(await unseen.ask(Room("r:a")))
         client = await worker.join(data="ana")
         await client.ask("subscribe", channel="r:a")
         await client.close()
         await until(lambda: ("leave", "ana", "a") in heard and ("empty", "a") in heard)
-        assert await worker.hub.members(Room("r:a")) == {}
+        assert await worker.hub.members.all(Room("r:a")) == {}
         assert await records(worker, "r:a", "ana") == 0
 
 
@@ -75,11 +74,11 @@ async def test_a_departure_is_heard_while_the_broker_is_away_and_its_record_is_r
         broker.away = True
         await client.close()
         await until(lambda: {each[0] for each in heard} == {"leave", "end"})
-        assert worker.hub.statistics()["departures_owed"] > 0
+        assert worker.hub.statistics()["departures_pending"] > 0
         broker.away = False
-        await worker.hub._pay_all()
+        await worker.hub._departures.flush()
         await until(lambda: ("empty", "a") in heard)
-        assert worker.hub.statistics()["departures_owed"] == 0
+        assert worker.hub.statistics()["departures_pending"] == 0
         assert await records(worker, "r:a", "ana") == 0
         assert await broker.members(Room("r:a")) == {}
 
@@ -92,7 +91,7 @@ async def test_a_handler_that_fails_was_called_and_is_not_called_again() -> None
         await client.ask("subscribe", channel="r:broken")
         await client.ask("unsubscribe", channel="r:broken")
         await until(lambda: ("empty", "broken") in heard)
-        await worker.hub._pay_all()
+        await worker.hub._departures.flush()
         assert heard.count(("leave", "ana", "broken")) == 1
 
 
@@ -110,7 +109,7 @@ async def test_nobody_comes_back_who_has_no_name_and_nobody_who_said_goodbye() -
         await polite.close()
         left = {(await watcher.push("leave"))["leave"]["info"]["client"] for _ in range(2)}
         assert left == {nameless.connected["client"], polite.connected["client"]}
-        await until(lambda: worker.hub.statistics()["away"] == 1)
+        await until(lambda: worker.hub.statistics()["in_grace"] == 1)
         assert ("leave", "ben", "a") not in heard
 
 
@@ -121,7 +120,7 @@ async def test_when_the_only_worker_ends_nobody_is_waited_for() -> None:
         client = await worker.join(data="ana")
         await client.ask("subscribe", channel="r:a")
         client.abort()
-        await until(lambda: worker.hub.statistics()["away"] == 1)
+        await until(lambda: worker.hub.statistics()["in_grace"] == 1)
     assert heard.count(("leave", "ana", "a")) == 1
     assert heard[-1] == ("empty", "a")
 
@@ -168,4 +167,4 @@ async def test_who_goes_while_it_waits_for_another_tabs_entry_takes_nothing_from
         await third.ask("subscribe", channel="r:a")
         there = await broker.members(Room("r:a"))
         assert set(there) == {watcher.connected["client"], first.connected["client"]}, "it goes on as the first"
-        assert worker.hub.statistics()["away"] == 0
+        assert worker.hub.statistics()["in_grace"] == 0

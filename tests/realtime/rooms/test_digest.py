@@ -49,7 +49,7 @@ def test_whoever_asks_when_knows_in_the_end_who_is_there_and_is_told_no_more_tha
     begun: set[str], steps: list[tuple[str, str]]
 ) -> None:
     presence_view = PresenceView()
-    presence_view.begin({ConnectionId(name): info(name) for name in begun})
+    presence_view.load({ConnectionId(name): info(name) for name in begun})
     views: list[dict[str, ClientInfo]] = []
 
     def tell() -> None:
@@ -70,7 +70,7 @@ def test_whoever_asks_when_knows_in_the_end_who_is_there_and_is_told_no_more_tha
         elif step == "ask":
             views.append({str(client): each for client, each in presence_view.census().members.items()})
         else:
-            presence_view.hold((step != "leave", info(name, "another" if step == "changed" else "")))
+            presence_view.defer((step != "leave", info(name, "another" if step == "changed" else "")))
     tell()
     now = {str(client): each for client, each in presence_view.census().members.items()}
     assert all(view == now for view in views)
@@ -162,7 +162,7 @@ async def test_who_comes_in_between_two_digests_is_told_what_the_next_one_tells(
         await until_told(first, "+:w")
         broker.listener.on_leave(ROOM, info("a"))
         await late.enter()
-        asked = set((await hub.census(ROOM)).members)
+        asked = set((await hub.members.census(ROOM)).members)
         assert "a" in asked
         await until_told(late, "+:l")
         assert "-:a" in late.events
@@ -186,15 +186,15 @@ async def test_who_asks_in_a_large_room_costs_the_broker_nothing_and_all_share_t
         await watcher.enter()
         await until_told(watcher, "+:w")
         before = len(broker.calls)
-        census = await hub.census(ROOM)
+        census = await hub.members.census(ROOM)
         assert set(census.members) == {"a", "b", "c", "d", "w"}
-        assert await hub.census(ROOM) is census
-        assert (await hub.member_counts(ROOM)).clients == 5
+        assert await hub.members.census(ROOM) is census
+        assert (await hub.members.counts(ROOM)).clients == 5
         assert len(broker.calls) == before
         broker.listener.on_leave(ROOM, info("a"))
-        assert await hub.census(ROOM) is census, "as it was told"
+        assert await hub.members.census(ROOM) is census, "as it was told"
         await until_told(watcher, "-:a")
-        assert set((await hub.census(ROOM)).members) == {"b", "c", "d", "w"}
+        assert set((await hub.members.census(ROOM)).members) == {"b", "c", "d", "w"}
 
 
 @run_async
@@ -210,7 +210,7 @@ async def test_what_a_fault_swallowed_is_told_in_a_large_room_as_well() -> None:
         broker.restore_link()
         await until_told(watcher, "-:a")
         await until_told(watcher, "+:e")
-        assert set((await hub.census(ROOM)).members) == {"b", "c", "d", "e", "w"}
+        assert set((await hub.members.census(ROOM)).members) == {"b", "c", "d", "e", "w"}
 
 
 # By the protocol
@@ -347,7 +347,7 @@ async def test_a_room_of_no_watchers_is_answered_from_one_question_a_second() ->
         clients = [await worker.join() for _ in range(6)]
         for client in clients:
             await client.ask("subscribe", channel="quiet")
-        censuses = {id(await worker.hub.census(Room("quiet"))) for _ in range(10)}
+        censuses = {id(await worker.hub.members.census(Room("quiet"))) for _ in range(10)}
         assert len(censuses) < 10
         found = (await clients[0].ask("presence", channel="quiet"))["presence"]
         assert clients[0].connected["client"] in found

@@ -28,8 +28,8 @@ async def seen(broker: LaggingBroker) -> set[str]:
 
 
 async def leave(presence: Presence, client: str = "c1") -> None:
-    presence.owe(ROOM, ConnectionId(client), announce=True)
-    await presence.pay(ROOM, ConnectionId(client))
+    presence.schedule_removal(ROOM, ConnectionId(client), announce=True)
+    await presence.flush(ROOM, ConnectionId(client))
 
 
 # Presence alone
@@ -40,13 +40,13 @@ async def test_who_came_is_seen_and_who_left_is_not() -> None:
     broker = LaggingBroker()
     presence = Presence(broker)
     await presence.add(ROOM, ANA, announce=True)
-    assert await presence.members(ROOM) == {"c1": ANA}
-    counts = await presence.counts(ROOM)
+    assert await broker.members(ROOM) == {"c1": ANA}
+    counts = await broker.member_counts(ROOM)
     assert (counts.clients, counts.users) == (1, 1)
     await leave(presence)
     await leave(presence)
-    assert await presence.members(ROOM) == {}
-    assert presence.owed == 0
+    assert await broker.members(ROOM) == {}
+    assert presence.pending == 0
 
 
 @run_async
@@ -58,12 +58,12 @@ async def test_a_departure_that_the_broker_cannot_take_is_owed_and_paid_later() 
     broker.away = True
     await leave(presence, "c1")
     await leave(presence, "c2")
-    await presence.pay_all()
-    assert presence.owed == 2
+    await presence.flush_all()
+    assert presence.pending == 2
     assert await seen(broker) == {"c1", "c2"}
     broker.away = False
-    await presence.pay_all()
-    assert presence.owed == 0
+    await presence.flush_all()
+    assert presence.pending == 0
     assert await seen(broker) == set()
 
 
@@ -79,10 +79,10 @@ async def test_who_could_not_be_let_in_is_taken_out_again_for_it_may_have_happen
     with pytest.raises(BrokerUnavailable):
         await coming
     assert await seen(broker) == {"c1"}
-    assert presence.owed == 1
+    assert presence.pending == 1
     broker.away = False
-    await presence.pay_all()
-    assert (await seen(broker), presence.owed) == (set(), 0)
+    await presence.flush_all()
+    assert (await seen(broker), presence.pending) == (set(), 0)
 
 
 @run_async
@@ -94,8 +94,8 @@ async def test_who_left_during_an_outage_and_returns_after_it_stays() -> None:
     await leave(presence)
     broker.away = False
     await presence.add(ROOM, ANA, announce=True)
-    await presence.pay_all()
-    assert (await seen(broker), presence.owed) == ({"c1"}, 0)
+    await presence.flush_all()
+    assert (await seen(broker), presence.pending) == ({"c1"}, 0)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -112,8 +112,8 @@ async def test_who_returns_while_its_departure_is_on_the_way_stays(when: str) ->
         await asyncio.sleep(0)
     broker.let_pass()
     await asyncio.gather(leaving, returning)
-    await presence.pay_all()
-    assert (await seen(broker), presence.owed) == ({"c1"}, 0)
+    await presence.flush_all()
+    assert (await seen(broker), presence.pending) == ({"c1"}, 0)
 
 
 # In a hub
@@ -162,11 +162,11 @@ async def test_in_the_end_exactly_those_are_seen_who_are_there(seed: int) -> Non
         if broker.away:
             broker.lose_link()
             broker.restore_link()
-        await hub.presence.pay_all()
-        await until(lambda: not hub._tasks)
-        await hub.presence.pay_all()
+        await hub._departures.presence.flush_all()
+        await until(lambda: not hub._tasks and not hub._departures._tasks)
+        await hub._departures.presence.flush_all()
         assert await seen(broker) == inside
-        assert hub.statistics()["departures_owed"] == 0
+        assert hub.statistics()["departures_pending"] == 0
 
 
 @run_async

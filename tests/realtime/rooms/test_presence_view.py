@@ -114,7 +114,7 @@ async def test_who_is_back_is_told_again_where_somebody_had_not_seen_it() -> Non
         await watcher.enter()
         go_unheard(broker, "a", "b")
         await other.enter()
-        assert set(await hub.members(ROOM)) == {"w", "o"}
+        assert set(await hub.members.all(ROOM)) == {"w", "o"}
         await come(broker, "a")
         come_unheard(broker, "b")
         broker.listener.on_gap([ROOM])
@@ -219,7 +219,7 @@ async def test_an_answer_agrees_with_what_was_told_before_it() -> None:
         watcher = HubClient(hub, "w", PRESENT)
         await watcher.enter()
         gate = broker.hold_after("members")
-        asking = asyncio.create_task(hub.members(ROOM))
+        asking = asyncio.create_task(hub.members.all(ROOM))
         await gate.reached.wait()
         await go(broker, "a")
         await come(broker, "c")
@@ -227,7 +227,7 @@ async def test_an_answer_agrees_with_what_was_told_before_it() -> None:
         gate.open()
         assert set(await asking) == {"b", "c", "w"}
         come_unheard(broker, "d")
-        assert "d" in await hub.members(ROOM)
+        assert "d" in await hub.members.all(ROOM)
         await until(lambda: watcher.events[3:] == ["+:d"])  # whom one knows all know; else a leave would not be told
 
 
@@ -239,7 +239,7 @@ async def test_what_an_answer_showed_is_not_newer_than_an_answer_on_its_way() ->
         await watcher.enter()
         come_unheard(broker, "x")
         slow = broker.hold_after("members")
-        asking = asyncio.create_task(hub.members(ROOM))
+        asking = asyncio.create_task(hub.members.all(ROOM))
         await slow.reached.wait()
         go_unheard(broker, "x")
         late = broker.hold_after("members")
@@ -259,7 +259,7 @@ async def test_an_answer_that_comes_into_the_room_s_next_life_tells_nobody_anyth
         watcher, next_one = HubClient(hub, "w", PRESENT), HubClient(hub, "n", PRESENT)
         await watcher.enter()
         slow = broker.hold_after("members")
-        asking = asyncio.create_task(hub.members(ROOM))
+        asking = asyncio.create_task(hub.members.all(ROOM))
         await slow.reached.wait()
         leaving = broker.hold_before("unsubscribe")
         watcher.leave()
@@ -298,10 +298,10 @@ async def test_a_hub_that_has_closed_begins_no_comparison() -> None:
     broker = LaggingBroker()
     async with hub_of(broker, PRESENT, settle_s=AT_ONCE) as hub:
         await HubClient(hub, "w", PRESENT).enter()
-        await hub._presence_resync.close()
+        await hub._upkeep.presence.close()
         broker.listener.on_gap([ROOM])
-        assert hub._presence_resync._task is None
-        await hub._presence_resync.close()
+        assert hub._upkeep.presence._task is None
+        await hub._upkeep.presence.close()
 
 
 @run_async
@@ -354,7 +354,7 @@ async def test_whatever_is_told_or_not_watchers_know_at_last_who_is_there(seed: 
                 await watcher.enter()
                 watchers[watcher] = set()
                 watcher.events.clear()
-                watchers[watcher] = set(await hub.members(ROOM))
+                watchers[watcher] = set(await hub.members.all(ROOM))
             except BrokerUnavailable:
                 if watchers.pop(watcher, None) is not None:
                     watcher.leave()
@@ -378,7 +378,7 @@ async def test_whatever_is_told_or_not_watchers_know_at_last_who_is_there(seed: 
                 await asyncio.sleep(0)
         if broker.away:
             broker.restore_link()
-        await until(lambda: (task := hub._presence_resync._task) is None or task.done())
+        await until(lambda: (task := hub._upkeep.presence._task) is None or task.done())
         for _ in range(10):
             await asyncio.sleep(0)  # what the broker told last
         there = set(broker._state.members(ROOM))

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.broker.base import History, Position, Publication, Room
+from realtime.broker.base import NOT_KEPT, History, Position, Publication, PublishRequest, Room
 from realtime.rooms.hub import Hub, Insufficient
-from realtime.rooms.recovery import Hole, Replay, merge, replay
+from realtime.rooms.recovery import Gap, Replay, merge, replay
 from tests.support.aio import run_async
-from tests.support.hub_client import KEPT, ROOM, HubClient, hub_of
+from tests.support.hub_client import KEPT, ROOM, HubClient, hub_of, say
 from tests.support.lagging_broker import LaggingBroker
 from tests.support.one_worker import until
 
@@ -97,9 +97,9 @@ def test_what_arrived_goes_on_where_what_was_read_ends(
     [([7], EPOCH, 5, 7), ([6, 8], EPOCH, 6, 8), ([9, 6], EPOCH, 6, 9), ([6], "another", 5, 6), ([3], "another", 5, 3)],
 )
 def test_a_hole_is_never_merged_over(arrived: list[int], epoch: str, after: int, found: int) -> None:
-    with pytest.raises(Hole, match=f"offset {found} follows {after}") as hole:
+    with pytest.raises(Gap, match=f"offset {found} follows {after}") as gap:
         merge(Position(EPOCH, 5), publications(4, 5), publications(*arrived, epoch=epoch))
-    assert (hole.value.after, hole.value.found) == (after, found)
+    assert (gap.value.after, gap.value.found) == (after, found)
 
 
 @given(
@@ -118,7 +118,7 @@ def test_recovered_is_said_exactly_when_all_of_it_is_there(
         return
     try:
         merged = merge(Position(EPOCH, top), found.publications, publications(*arrived))
-    except Hole:
+    except Gap:
         later = {offset for offset in arrived if offset > top}
         assert later != set(range(top + 1, top + 1 + len(later)))
     else:
@@ -141,7 +141,7 @@ async def test_what_is_read_to_fill_a_hole_is_also_theirs_who_stand_at_the_door(
         if returns:
             await client.enter()
             client.leave()
-        await broker.publish(ROOM, b"1", retention=KEPT.retention)
+        await broker.publish(PublishRequest(ROOM, b"1", retention=KEPT.retention))
         entry = await client.ask()
         if reason == "the link was lost":
             broker.lose_link()
@@ -150,13 +150,13 @@ async def test_what_is_read_to_fill_a_hole_is_also_theirs_who_stand_at_the_door(
         else:
             await broker.publish_unheard(ROOM, b"2", retention=KEPT.retention)
             broker.listener.on_gap([ROOM])
-        top = (await hub.history(ROOM)).top
+        top = (await broker.history(ROOM, retention=KEPT.retention)).top
         await until(lambda: member.position == top)
         joined = client.activate(entry)
         assert client.position == member.position
         assert joined.recovered is returns
         assert client.offsets == (member.offsets if returns else [])
-        await broker.publish(ROOM, b"the next", retention=KEPT.retention)
+        await broker.publish(PublishRequest(ROOM, b"the next", retention=KEPT.retention))
         await until(lambda: member.offsets[-1:] == client.offsets[-1:])
 
 
@@ -165,12 +165,12 @@ async def test_a_publication_that_is_not_kept_spoils_no_entry() -> None:
     async with hub_of(LaggingBroker()) as hub:
         member, client = HubClient(hub, "member"), HubClient(hub, "client")
         await member.enter()
-        await hub.publish(ROOM, b"1")
+        await say(hub, b"1")
         entry = await client.ask()
-        await hub.publish(ROOM, b"not kept", keep=False)
+        await say(hub, b"not kept", retention=NOT_KEPT)
         await until(lambda: member.events[-1:] == ["0:not kept"])
         client.activate(entry)
-        await hub.publish(ROOM, b"2")
+        await say(hub, b"2")
         await until(lambda: client.events == ["2:2"] == member.events[-1:])
 
 
@@ -178,14 +178,14 @@ async def test_a_publication_that_is_not_kept_spoils_no_entry() -> None:
 async def test_the_first_of_a_room_asks_once_where_its_stream_stands() -> None:
     broker = LaggingBroker()
     async with hub_of(broker) as hub:
-        await broker.publish(ROOM, b"1", retention=KEPT.retention)
+        await broker.publish(PublishRequest(ROOM, b"1", retention=KEPT.retention))
         before = len(broker.calls)
         first, second = HubClient(hub, "first"), HubClient(hub, "second")
         await first.enter()
         assert broker.calls[before:] == ["subscribe", "position"]
         await second.enter()
         assert broker.calls[before:] == ["subscribe", "position", "position"]
-        assert first.position == second.position == (await hub.history(ROOM)).top
+        assert first.position == second.position == (await broker.history(ROOM, retention=KEPT.retention)).top
 
 
 # Whole lives
@@ -252,8 +252,10 @@ async def test_whenever_clients_come_and_go_each_ledger_is_the_stream(seed: int)
             if act < 0.45 and top < 95:
                 top += 1
                 unheard = loses and chance.random() < 0.2
-                publish = broker.publish_unheard if unheard else broker.publish
-                await publish(ROOM, b"%d" % top, retention=KEPT.retention)
+                if unheard:
+                    await broker.publish_unheard(ROOM, b"%d" % top, retention=KEPT.retention)
+                else:
+                    await say(hub, b"%d" % top)
             elif act < 0.65:
                 client.go()
             elif act < 0.85:
@@ -263,7 +265,7 @@ async def test_whenever_clients_come_and_go_each_ledger_is_the_stream(seed: int)
         for client in clients:
             client.come()
         top += 1
-        await broker.publish(ROOM, b"the last", retention=KEPT.retention)
+        await broker.publish(PublishRequest(ROOM, b"the last", retention=KEPT.retention))
         await until(lambda: all(client.position and client.position.offset == top for client in clients))
         for client in clients:
             assert client.offsets == list(range(1, top + 1)), client.retries
@@ -284,9 +286,9 @@ async def test_a_room_that_cannot_be_delivered_stops_no_other_and_its_members_ar
         broken, whole = _Broken(hub, "broken"), HubClient(hub, "whole")
         broken.activate(await broken.ask(watches=False))
         whole.activate(await whole.ask(Room("other"), watches=False))
-        await asyncio.gather(*[hub.publish(Room(name), b"1") for name in (ROOM, "other")])
+        await asyncio.gather(*[say(hub, b"1", Room(name)) for name in (ROOM, "other")])
         await until(lambda: broken.put_out == [ROOM])
-        await hub.publish(Room("other"), b"2")
+        await say(hub, b"2", Room("other"))
         await until(lambda: whole.offsets == [1, 2])
 
 
@@ -316,7 +318,7 @@ async def test_a_room_that_goes_on_while_it_is_read_gets_nothing_twice() -> None
         first, second = HubClient(hub, "first"), HubClient(hub, "second")
         for client, room in ((first, "one"), (second, "two")):
             client.activate(await client.ask(Room(room), watches=False))
-            await hub.publish(Room(room), b"1")
+            await say(hub, b"1", Room(room))
         await until(lambda: first.offsets == second.offsets == [1])
         broker.may_answer = {"one": asyncio.Event(), "two": asyncio.Event()}
         # A comparison of both rooms has seen that the second misses nothing, and waits for the history of the first.
@@ -325,12 +327,12 @@ async def test_a_room_that_goes_on_while_it_is_read_gets_nothing_twice() -> None
         await until(lambda: "one" in broker.asked)
         # Now the second has a gap, and its history is asked for; then it goes on by the older comparison.
         hub.on_gap([Room("two")])
-        await hub.publish(Room("two"), b"2")
+        await say(hub, b"2", Room("two"))
         hub.on_gap([Room("two")])
         await until(lambda: "two" in broker.asked)
         broker.may_answer["one"].set()
         await until(lambda: first.offsets == [1, 2])
         broker.may_answer["two"].set()
-        await hub.publish(Room("two"), b"3")
+        await say(hub, b"3", Room("two"))
         await until(lambda: second.offsets[-1:] == [3])
         assert second.offsets == [1, 2, 3]

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from realtime import App
-from realtime.broker.base import Retention, Room
+from realtime.broker.base import Room
 from realtime.broker.memory import MemoryBroker
 from realtime.errors import BrokerAway, BrokerUnavailable
-from realtime.rooms.hub import RoomOptions
+from realtime.rooms.options import RoomOptions
 from tests.support.aio import run_async
-from tests.support.hub_client import KEPT, PRESENT, ROOM, HubClient, hub_of
+from tests.support.hub_client import KEPT, PRESENT, ROOM, HubClient, hub_of, say
 from tests.support.lagging_broker import LaggingBroker
 from tests.support.one_worker import OneWorker, until
 
@@ -43,7 +43,7 @@ async def test_a_session_that_ended_is_not_kept_for_the_day_that_its_tokens_had_
         session = weakref.ref(worker.session(client))
         client.abort()
         await until(lambda: not worker.protocol.sessions)
-        await until(lambda: not worker.hub._rooms and not worker.hub._tasks)
+        await until(lambda: not worker.hub._rooms and not worker.hub._tasks and not worker.hub._departures._tasks)
 
         def is_released() -> bool:
             gc.collect()
@@ -76,13 +76,13 @@ async def test_a_room_that_somebody_only_passed_through_is_nowhere_afterwards() 
             client, room = HubClient(hub, f"c{number}"), Room(f"room {number}")
             await client.enter(room)
             client.leave(room)
-            await hub.history(Room(f"looked {number}"), limit=10)
-            await hub.members(Room(f"looked {number}"))
-        await until(lambda: not hub._tasks)
+            await hub.broker.history(Room(f"looked {number}"), retention=KEPT.retention, limit=10)
+            await hub.members.all(Room(f"looked {number}"))
+        await until(lambda: not hub._tasks and not hub._departures._tasks)
         assert not hub._rooms
         assert not broker._subscribed
         assert broker._state.statistics()["streams"] == 0
-        assert not hub._censuses._fresh
+        assert not hub.members._censuses._fresh
 
 
 @run_async
@@ -96,7 +96,7 @@ async def test_who_passed_through_and_comes_back_missed_nothing_or_all_that_ther
         assert (await client.enter()).recovered
         client.leave()
         await until(lambda: not hub._rooms)
-        await hub.publish(ROOM, b"1")
+        await say(hub, b"1")
         assert (await client.enter()).recovered
         assert client.offsets == [1]
 
@@ -109,11 +109,11 @@ async def test_a_room_that_could_not_be_given_up_is_not_kept_for_that() -> None:
         await client.enter()
         broker.away = True
         client.leave()
-        await until(lambda: not hub._tasks)
+        await until(lambda: not hub._tasks and not hub._departures._tasks)
         assert not hub._rooms
         with pytest.raises(BrokerUnavailable):
             await client.enter()
-        await until(lambda: not hub._tasks)
+        await until(lambda: not hub._tasks and not hub._departures._tasks)
         assert not hub._rooms
 
 
@@ -128,7 +128,10 @@ class Unlinked(LaggingBroker):
         await MemoryBroker.add_member(self, *arguments, **named)
 
 
-@pytest.mark.parametrize("options", [PRESENT, RoomOptions(presence=True, has_leave_hooks=True)])
+@pytest.mark.parametrize(
+    "options",
+    [PRESENT, RoomOptions(presence=True, join_leave=False).with_handlers(publish=False, leave=True, empty=False)],
+)
 def test_who_comes_in_vain_while_the_broker_is_away_leaves_no_debt(options: RoomOptions) -> None:
     @run_async
     async def run() -> None:
@@ -141,11 +144,11 @@ def test_who_comes_in_vain_while_the_broker_is_away_leaves_no_debt(options: Room
             for number in range(20):
                 with pytest.raises(BrokerAway):
                     await HubClient(hub, f"c{number}", options).enter()
-            await until(lambda: not hub._tasks)
-            assert hub.statistics()["departures_owed"] == 0
+            await until(lambda: not hub._tasks and not hub._departures._tasks)
+            assert hub.statistics()["departures_pending"] == 0
             broker.is_linked = True
             await HubClient(hub, "second", options).enter()
-            assert set(await hub.members(ROOM)) == {"first", "second"}
+            assert set(await hub.members.all(ROOM)) == {"first", "second"}
 
     run()
 
@@ -153,14 +156,14 @@ def test_who_comes_in_vain_while_the_broker_is_away_leaves_no_debt(options: Room
 @run_async
 async def test_for_whom_too_many_keys_wait_is_told_that_it_missed_something(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("realtime.rooms.fanout.KEYS_MAX", 5)
-    broker, options = LaggingBroker(), RoomOptions(Retention(100, 600.0), recover=True, conflate="k")
+    broker, options = LaggingBroker(), RoomOptions(history=100, history_ttl_s=600.0, conflate="k")
     async with hub_of(broker, options) as hub:
         slow, quick = HubClient(hub, "slow", options), HubClient(hub, "quick", options)
         for client in (slow, quick):
             await client.enter()
         slow.congested_since = 1.0
         for number in range(6):
-            await hub.publish(ROOM, b"x", tags={"k": f"{number}"})
+            await say(hub, b"x", tags={"k": f"{number}"})
         await until(lambda: slow.put_out == [ROOM])
         await until(lambda: quick.offsets == [1, 2, 3, 4, 5, 6])
         assert hub.statistics()["insufficient"] == 1

@@ -1,0 +1,59 @@
+"""
+`with_options`: gives a method the parameters of `RoomOptions`, so that each option is declared once.
+
+Runs at import of the application. The method gets the options as one object. Its signature and its docstring, for
+`help()`, editors and the reference, are completed from the constructor of `RoomOptions`. Nothing here knows an option
+by its name.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+from realtime.application.source import calling_place
+from realtime.errors import DeclarationError
+from realtime.rooms.options import RoomOptions
+
+Self = TypeVar("Self")
+Result = TypeVar("Result")
+Options = ParamSpec("Options")
+
+
+def _declare(
+    options: Callable[Options, RoomOptions],
+) -> Callable[[Callable[[Self, str, RoomOptions], Result]], Callable[Concatenate[Self, str, Options], Result]]:
+    """Return the decorator, typed by the constructor: a type checker knows each option."""
+
+    def decorate(
+        method: Callable[[Self, str, RoomOptions], Result],
+    ) -> Callable[Concatenate[Self, str, Options], Result]:
+        @functools.wraps(method)
+        def declared(self: Self, name: str, /, *args: Options.args, **kwargs: Options.kwargs) -> Result:
+            try:
+                kept = options(*args, **kwargs)
+            except ValueError as error:
+                raise DeclarationError(calling_place(), f"room {name!r}: {error}") from None
+            return method(self, name, kept)
+
+        own = list(inspect.signature(method).parameters.values())[:2]
+        declared.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [*own, *inspect.signature(options).parameters.values()],
+            return_annotation=inspect.signature(method).return_annotation,
+        )
+        del declared.__wrapped__
+        declared.__doc__ = _joined(inspect.getdoc(method) or "", inspect.getdoc(RoomOptions.__init__) or "")
+        return declared
+
+    return decorate
+
+
+def _joined(method: str, options: str) -> str:
+    """Return a method's docstring with the arguments, and the errors, of the options after its own."""
+    assert options.startswith("Args:\n"), "the options are a list of arguments, and continue the method's"
+    return method.rstrip() + "\n" + options.removeprefix("Args:\n")
+
+
+with_options = _declare(RoomOptions)

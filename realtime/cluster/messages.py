@@ -1,0 +1,130 @@
+"""
+The messages that workers send to each other: plain data in msgpack, one structure for each kind.
+
+Sent and received by workers of all machines, perhaps of two versions during a reload: a field is added at the end, with
+a default, and a tag keeps its meaning. Nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+import msgspec
+
+from realtime.auth.revocation import Revocation
+
+
+class EmulatedInput(msgspec.Struct, frozen=True, tag="e", array_like=True):
+    """What a client sent beside its stream, for the worker that has the stream. The answer goes to `asker`."""
+
+    session: str
+    data: bytes
+    asker: str
+    number: int
+
+
+class InputReceived(msgspec.Struct, frozen=True, tag="k", array_like=True):
+    """The answer to `EmulatedInput`: it has reached its session, or there is no such session."""
+
+    number: int
+    is_here: bool
+
+
+class Disconnect(msgspec.Struct, frozen=True, tag="d", array_like=True):
+    """Close a user's connections: all, or the one `client`, or the one of `session`; but none of `keep`."""
+
+    user: str
+    client: str = ""
+    keep: tuple[str, ...] = ()
+    code: int = 3503
+    reason: str = "force disconnect"
+    session: str = ""
+
+
+class Subscribe(msgspec.Struct, frozen=True, tag="s", array_like=True):
+    """
+    Subscribe a user's connections to a room: until `expire_at_s` (Unix time; None: until they end), shown to others
+    with `info`, notified with `data`, and with what was published after `since`, an epoch and an offset.
+    """
+
+    user: str
+    room: str
+    client: str = ""
+    session: str = ""
+    expire_at_s: float | None = None
+    info: bytes | None = None
+    data: bytes | None = None
+    since: tuple[str, int] | None = None
+
+
+class Unsubscribe(msgspec.Struct, frozen=True, tag="u", array_like=True):
+    """End the subscriptions of a user's connections to a room."""
+
+    user: str
+    room: str
+    client: str = ""
+    session: str = ""
+
+
+class Refresh(msgspec.Struct, frozen=True, tag="r", array_like=True):
+    """Have a user's connections expire at another time: Unix seconds, 0 for now and None for never."""
+
+    user: str
+    client: str = ""
+    expire_at_s: float | None = None
+    session: str = ""
+
+
+class Revoke(msgspec.Struct, frozen=True, tag="v", array_like=True):
+    """Refuse tokens from now on."""
+
+    revocation: Revocation
+
+
+class SurveyRequest(msgspec.Struct, frozen=True, tag="q", array_like=True):
+    """Ask every worker what it serves; the answer goes to `asker`. With `user`: the connections of that user."""
+
+    asker: str
+    number: int
+    user: str | None = None
+
+
+class UserConnection(msgspec.Struct, frozen=True, array_like=True):
+    """One connection of a user."""
+
+    client: str
+    address: str
+    rooms: list[str]
+    transport: str = ""
+    protocol: str = ""
+
+
+class SurveyReply(msgspec.Struct, frozen=True, tag="t", array_like=True):
+    """What one worker serves."""
+
+    number: int
+    worker: str
+    node: str
+    slot: int
+    since_s: float
+    clients: int = 0
+    users: int = 0
+    rooms: dict[str, int] = {}
+    places: list[UserConnection] = []
+
+
+Message: TypeAlias = (
+    EmulatedInput
+    | InputReceived
+    | Disconnect
+    | Subscribe
+    | Unsubscribe
+    | Refresh
+    | Revoke
+    | SurveyRequest
+    | SurveyReply
+)
+
+decode: Final[Callable[[bytes], Message]] = msgspec.msgpack.Decoder(Message).decode
+encode: Final[Callable[[Message], bytes]] = msgspec.msgpack.Encoder().encode

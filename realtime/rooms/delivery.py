@@ -1,0 +1,137 @@
+"""
+Writing what rooms have accepted to their members on this worker, once in each turn of the event loop.
+
+Runs in the worker, beside the hub. `LocalRoom` joins the three parts of a room: the machine that decides (room.py), the
+fan-out that writes (fanout.py), and the lock under which the broker's subscription changes. `Delivery` empties the
+outboxes. It decides nothing: which publications, and when members are put out, is said by the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from realtime.broker.base import Room
+from realtime.rooms.fanout import Difference, Fanout
+from realtime.rooms.options import RoomOptions
+from realtime.rooms.outputs import Activation, Batch, Lost, Output
+from realtime.rooms.pending import PendingSubscription
+from realtime.rooms.room import RoomMachine
+
+logger = logging.getLogger("realtime.hub")
+
+
+class LocalRoom:
+    """One room on this worker."""
+
+    __slots__ = ("fanout", "lock", "machine", "name")
+
+    def __init__(
+        self, name: Room, options: RoomOptions, difference: Difference | None, *, large: int, digest_s: float
+    ) -> None:
+        """
+        Args:
+            name: of the room.
+            options: how the room is kept.
+            difference: makes deltas, where the room has them.
+            large: above so many members joins and leaves are deferred.
+            digest_s: for so many seconds.
+        """
+        self.name = name
+        self.machine = RoomMachine(name, options, large=large, digest_s=digest_s)
+        self.fanout = Fanout(name, difference if options.delta else None, options.conflate)
+        self.lock = asyncio.Lock()  # held while the subscription at the broker, or the presence view, begins or ends
+
+
+class Shell(Protocol):
+    """What performs the outputs of a machine: the hub."""
+
+    is_linked: bool
+    """Whether the broker can be reached."""
+
+    def perform(self, local: LocalRoom, outputs: Sequence[Output]) -> None:
+        """Do what the outputs ask for, now or on the side. Never blocks."""
+
+
+class Delivery:
+    """
+    Empties outboxes.
+
+    Attributes:
+        delivered: publications that were written, counted once for each member.
+        insufficient: members that were put out because publications are lost to them.
+    """
+
+    __slots__ = ("_scheduled", "_shell", "delivered", "insufficient")
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+        self._scheduled: list[LocalRoom] = []
+        self.delivered = 0
+        self.insufficient = 0
+
+    def schedule(self, local: LocalRoom) -> None:
+        """Deliver what the room has in its outbox when this turn of the event loop ends."""
+        if not self._scheduled:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._scheduled.append(local)
+
+    def _flush(self) -> None:
+        """Deliver everything that this turn brought: one buffer per room and wire, one write per member."""
+        scheduled, self._scheduled = self._scheduled, []
+        for local in scheduled:
+            try:
+                self.write(local, local.machine.flush())
+            except Exception:  # a fault of ours, in one room: the others are delivered all the same
+                logger.exception("! room %s: publications could not be delivered", local.name)
+                self._shell.perform(local, local.machine.delivery_failed())
+
+    def write(self, local: LocalRoom, batches: Sequence[Batch]) -> None:
+        """Write batches to the members, in order."""
+        for publications, changes in batches:
+            if publications:
+                self.delivered += local.fanout.deliver(publications)
+                if local.fanout.overrun:
+                    self._put_out_overrun(local)
+            if changes:
+                local.fanout.announce(changes)
+
+    def admit(self, local: LocalRoom, pending: PendingSubscription, activation: Activation) -> None:
+        """Begin to write to a subscriber that the machine has made a member."""
+        subscriber = pending.subscriber
+        self.write(local, activation.before)
+        local.fanout.add(
+            subscriber, watches=pending.watches, seen=activation.seen, wire=pending.wire, accepts=pending.accepts
+        )
+        if activation.changes:
+            subscriber.transport.write(subscriber.wire.changes(local.name, activation.changes))
+
+    def _put_out_overrun(self, local: LocalRoom) -> None:
+        """Notify members for which too many keys waited; the fan-out has removed them already."""
+        overrun, local.fanout.overrun = local.fanout.overrun, []
+        self.insufficient += len(overrun)
+        outputs = local.machine.left(len(overrun))
+        for subscriber in overrun:
+            logger.warning("x %s: room %s has too many keys waiting for it", subscriber.connection_id, local.name)
+            subscriber.insufficient(local.name)
+        self._shell.perform(local, outputs)
+
+    def put_out(self, local: LocalRoom, lost: Lost) -> None:
+        """Write what was accepted before the loss, then remove and notify every member."""
+        logger.warning(
+            "! room %s: publications after %d are lost, %d members are notified", local.name, lost.after, lost.members
+        )
+        try:
+            self.write(local, lost.before)
+        except Exception:  # a fault of ours; the members are put out all the same
+            logger.exception("! room %s: publications could not be delivered", local.name)
+        members = local.fanout.clear()
+        self.insufficient += len(members)
+        for subscriber in members:
+            subscriber.insufficient(local.name)
+
+    def statistics(self) -> dict[str, int]:
+        """Count what was delivered, and members that were put out."""
+        return {"delivered": self.delivered, "insufficient": self.insufficient}

@@ -1,0 +1,55 @@
+"""
+What the application has to do when members and connections are gone.
+
+Runs in the worker. `App` implements `Hooks`; departures.py and connection_ends.py call them. Nothing here decides.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable
+from typing import Protocol
+
+from realtime.broker.base import ClientInfo, Room
+
+logger = logging.getLogger("realtime.departures")
+
+
+class Hooks(Protocol):
+    """The handlers. Each is called once for each end, and again where a worker died meanwhile."""
+
+    @property
+    def hears_ends(self) -> bool:
+        """Whether there is a handler for connections that end."""
+
+    @property
+    def end_grace_s(self) -> float:
+        """How long a user whose connection broke may take to come back before that handler is called."""
+
+    async def leave(self, room: Room, info: ClientInfo) -> None: ...
+
+    async def empty(self, room: Room) -> None: ...
+
+    async def lost(self, info: ClientInfo) -> None:
+        """Take the end of a connection that ended with its worker. `info.conn_info` is what `admit` was given."""
+
+
+class NoHooks:
+    """No handlers."""
+
+    hears_ends = False
+    end_grace_s = 0.0
+
+    async def leave(self, room: Room, info: ClientInfo) -> None: ...
+
+    async def empty(self, room: Room) -> None: ...
+
+    async def lost(self, info: ClientInfo) -> None: ...
+
+
+async def call(handler: Awaitable[None], name: str) -> None:
+    """Await a handler. One that fails was called: the error is logged, and it is not called again."""
+    try:
+        await handler
+    except Exception:
+        logger.exception("! %s failed", name)
