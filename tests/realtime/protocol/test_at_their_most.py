@@ -23,7 +23,7 @@ async def test_one_message_may_hold_as_many_commands_as_it_has_room_for() -> Non
     app, taken = App(), []
 
     @app.on_message
-    async def message(data: Any) -> None:
+    async def message(conn: Any, data: Any) -> None:
         taken.append(data)
 
     async with OneWorker(app, sockets=MOST, commands_per_second=1_000_000) as worker:
@@ -39,7 +39,7 @@ async def test_a_client_that_cannot_be_paused_is_closed_when_that_many_wait_and_
     app, may_go_on = App(), asyncio.Event()
 
     @app.rpc("wait")
-    async def wait(data: Any) -> None:
+    async def wait(conn: Any, data: Any) -> None:
         await may_go_on.wait()
 
     async with OneWorker(app, sockets=MOST, commands_per_second=0) as worker:
