@@ -33,13 +33,14 @@ from realtime.broker.base import WorkerId
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.revocation_sync import RevocationSync
 from realtime.errors import RealtimeError
-from realtime.process.gateway import WEBSOCKET_PATHS, Gateway
+from realtime.process.gateway import Gateway
 from realtime.process.router import Router
-from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
-from realtime.protocol.centrifuge.streams import Limits as StreamLimits
-from realtime.protocol.centrifuge.streams import StreamEndpoint
-from realtime.protocol.centrifuge.wire import difference
+from realtime.protocol.centrifuge import uni
+from realtime.protocol.centrifuge.server import Centrifuge, Limits
+from realtime.protocol.centrifuge.streams import ENDPOINTS, StreamEndpoint
+from realtime.protocol.centrifuge.wire import Wire, difference
 from realtime.rooms.hub import Hub
+from realtime.session.registry import Home, Registry
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.asgi import ASGIHost
@@ -47,6 +48,8 @@ from realtime.transport.flood import FloodLimits
 from realtime.transport.guarded import Limits as HostedLimits
 from realtime.transport.handshake import Admission
 from realtime.transport.hosts import Hosts
+from realtime.transport.stream import EVENTS
+from realtime.transport.stream import Limits as StreamLimits
 from realtime.transport.tls import server_context
 from realtime.transport.websocket import Limits as WebSocketLimits
 from realtime.transport.websocket import WebSocketEndpoint
@@ -74,7 +77,9 @@ class Process:
         broker = make(
             settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix, memory=settings.broker_memory
         )
-        self.bus = bus = ClusterBus(worker_id)
+        self.registry = Registry()
+        tokens = tokens_of(settings)
+        self.bus = bus = ClusterBus(home, self.registry, tokens.revoked)
         self.hub = Hub(
             broker,
             app.room_options,
@@ -89,7 +94,7 @@ class Process:
             app,
             self.hub,
             wheel=self.wheel,
-            tokens=tokens_of(settings),
+            tokens=tokens,
             limits=Limits(
                 ping_s=settings.ping_s,
                 pong_s=settings.pong_s,
@@ -101,6 +106,7 @@ class Process:
                 anonymous=settings.allows_anonymous,
             ),
             home=home,
+            registry=self.registry,
             wrong=self.wrong,
         )
         self.hosts = Hosts(settings.allowed_hosts)
@@ -126,8 +132,8 @@ class Process:
                 self.hosts,
             ),
         )
-        bus.serve(self.hub, self.protocol)
-        self.revoking = RevocationSync(self.hub, bus, self.protocol.tokens.revoked)
+        bus.serve(self.hub)
+        self.revoking = RevocationSync(self.hub, bus, tokens.revoked)
         self.streams = StreamEndpoint(
             self.protocol,
             deliver=bus.deliver,
@@ -137,12 +143,14 @@ class Process:
         self.router = Router(
             app,
             health=self.health,
-            websocket_paths=WEBSOCKET_PATHS,
+            websocket_paths=ENDPOINTS.websocket_paths,
+            stream_paths=ENDPOINTS.http_paths,
             streams=self.streams,
             api=Api(
                 self.hub,
                 bus,
                 keys=settings.api_keys,
+                encoder=Wire(uni, EVENTS),
                 wrong=self.wrong,
                 message_bytes=settings.message_bytes,
             ),
@@ -152,7 +160,7 @@ class Process:
             self.router,
             place={"slot": worker.slot, "worker": worker.worker_id, "node": worker.node},
             cookie=settings.session_cookie,
-            websocket_paths=WEBSOCKET_PATHS,
+            websocket_paths=ENDPOINTS.websocket_paths,
             endpoint=self.endpoint,
             on_lost=self._closed,
             routes=worker.routes,
@@ -173,6 +181,7 @@ class Process:
         self.gateway = Gateway(
             self.endpoint,
             self.host,
+            endpoints=ENDPOINTS,
             closed=self._closed,
             tls=server_context(settings),
             handshake_s=settings.handshake_s,
@@ -239,7 +248,7 @@ class Process:
         """Return a snapshot for `realtime status`."""
         return {
             "hub": self.hub.statistics(),
-            **self.protocol.statistics(),
+            **self.registry.statistics(),
             **self.gateway.statistics(),
             "misdirected": self.hosts.misdirected,
             "wrong_credentials": dict(self.wrong.counts),

@@ -35,6 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.auth",
         "realtime.settings",
         "realtime.timing realtime.threads realtime.tasks realtime.surrogates realtime.logs",
+        "realtime.json_text realtime.codes",
         "realtime.errors",
         "realtime.own",
     )
@@ -98,6 +99,19 @@ def test_imports_follow_the_arrows(package: str) -> None:
         if (reason := upward(name, target))
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_only_worker_and_testing_know_a_wire_protocol() -> None:
+    folder = "realtime.protocol.centrifuge"
+    allowed = {"realtime.worker", "realtime.testing"}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {target}"
+        for name, path in modules("realtime")
+        if name not in allowed and not name.startswith(folder)
+        for line, target in imports(name, path)
+        if target.startswith(folder)
+    ]
+    assert not wrong, "what others share with the protocol lies below it: " + ", ".join(wrong)
 
 
 def test_every_module_of_realtime_has_a_layer() -> None:

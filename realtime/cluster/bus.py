@@ -16,13 +16,12 @@ from typing import Final
 
 import msgspec
 
-from realtime.auth.revocation import KEPT_S, MOST, Revocation
+from realtime import codes
+from realtime.auth.revocation import KEPT_S, MOST, Revocation, Revoked
 from realtime.broker.base import Position, Retention, Room, WorkerId
 from realtime.errors import BrokerUnavailable, ClientError
-from realtime.protocol.centrifuge import codes
-from realtime.protocol.centrifuge.server import Centrifuge
-from realtime.protocol.centrifuge.session import Session
 from realtime.rooms.hub import Hub
+from realtime.session.registry import Home, LocalSession, Registry
 
 SURVEY_S: Final = 2.0  # for all workers to answer
 TAKEN_S: Final = 2.0  # for one worker to say that it took a letter; an SDK gives a command up after 5 s
@@ -145,18 +144,25 @@ _encode = msgspec.msgpack.Encoder().encode
 class ClusterBus:
     """Sends letters, and does what those ask for that come."""
 
-    def __init__(self, worker: WorkerId) -> None:
-        self.worker = worker
+    def __init__(self, home: Home, sessions: Registry, revoked: Revoked) -> None:
+        """
+        Args:
+            home: this worker, which answers questions and gets what is meant for it.
+            sessions: what letters ask for is done to these.
+            revoked: which tokens this worker refuses.
+        """
+        self._home = home
+        self._sessions = sessions
+        self._revoked = revoked
         self._hub: Hub | None = None
-        self._protocol: Centrifuge | None = None
         self._begun_s = time.time()
         self._questions: dict[int, tuple[list[Told], asyncio.Event]] = {}
         self._untaken: dict[int, asyncio.Future[bool]] = {}
         self._number = 0
 
-    def serve(self, hub: Hub, protocol: Centrifuge) -> None:
-        """Say whose letters these are. Comes before the hub starts."""
-        self._hub, self._protocol = hub, protocol
+    def serve(self, hub: Hub) -> None:
+        """Say what carries letters. Comes before the hub starts."""
+        self._hub = hub
 
     async def deliver(self, worker: str, session: str, data: bytes) -> bool:
         """
@@ -167,16 +173,16 @@ class ClusterBus:
         Raises:
             BrokerUnavailable: the session is of another worker, which cannot be reached.
         """
-        assert self._hub is not None and self._protocol is not None, "it serves"  # noqa: PT018
-        if worker == self.worker:
-            return self._protocol.emulate(session, data)
+        assert self._hub is not None, "it serves"
+        if worker == self._home.worker:
+            return self._sessions.receive(session, data)
         if not WORKER.fullmatch(worker):
             return False
         self._number += 1
         number = self._number
         taken = self._untaken[number] = asyncio.get_running_loop().create_future()
         try:
-            await self._hub.mail(WorkerId(worker), _encode(Emulated(session, data, self.worker, number)))
+            await self._hub.mail(WorkerId(worker), _encode(Emulated(session, data, self._home.worker, number)))
             async with asyncio.timeout(TAKEN_S):
                 is_here: bool = await taken
                 return is_here
@@ -217,13 +223,12 @@ class ClusterBus:
 
     def take_revocation(self, revocation: Revocation) -> None:
         """Refuse what is revoked here, and end the connections that stand on it; they may come with another token."""
-        assert self._protocol is not None, "it serves"
-        revoked, now_s = self._protocol.tokens.revoked, time.time()
-        revoked.add(revocation, now_s)
-        for session in list(self._protocol.sessions):
+        now_s = time.time()
+        self._revoked.add(revocation, now_s)
+        for session in self._sessions:
             claims = session.connection.claims
-            if claims is not None and revoked.covers(claims, now_s):
-                session.finish(codes.CONNECTION_EXPIRED)
+            if claims is not None and self._revoked.covers(claims, now_s):
+                session.end(codes.CONNECTION_EXPIRED.code, codes.CONNECTION_EXPIRED.reason)
 
     async def survey(self, user: str | None = None) -> list[Told]:
         """
@@ -238,7 +243,7 @@ class ClusterBus:
         number = self._number
         told, more = self._questions[number] = ([], asyncio.Event())
         try:
-            await self._hub.mail(None, _encode(Question(self.worker, number, user)))
+            await self._hub.mail(None, _encode(Question(self._home.worker, number, user)))
             async with asyncio.timeout(SURVEY_S):
                 while len(told) < expected:
                     await more.wait()
@@ -251,11 +256,10 @@ class ClusterBus:
 
     def receive(self, message: bytes) -> None:
         """Do what a letter asks for."""
-        assert self._protocol is not None, "it serves"
         letter = _decode(message)
         if isinstance(letter, Emulated):
             assert self._hub is not None, "it serves"
-            taken = Taken(letter.number, self._protocol.emulate(letter.session, letter.data))
+            taken = Taken(letter.number, self._sessions.receive(letter.session, letter.data))
             self._hub.spawn(self._reply(letter.asker, taken))
             return
         if isinstance(letter, Taken):
@@ -277,19 +281,19 @@ class ClusterBus:
             self.take_revocation(letter.revocation)
             return
         if isinstance(letter, Disconnect):
-            self._protocol.disconnect(
+            self._sessions.disconnect(
                 letter.user, letter.client, letter.code, letter.reason, stream_id=letter.session, keep=letter.keep
             )
             return
-        for session in self._protocol.sessions_of(letter.user, letter.client, letter.session):
+        for session in self._sessions.find(letter.user, letter.client, letter.session):
             self._do(letter, session)
 
     async def _tell(self, question: Question) -> None:
-        assert self._hub is not None and self._protocol is not None, "it serves"  # noqa: PT018
-        home = self._protocol.home
+        assert self._hub is not None, "it serves"
+        home = self._home
         answer = Told(question.number, home.worker, home.node, home.slot, self._begun_s)
         if question.user is None:
-            clients, users = self._protocol.counts()
+            clients, users = self._sessions.counts()
             rooms = {str(room): size for room, size in self._hub.sizes().items()}
             answer = msgspec.structs.replace(answer, clients=clients, users=users, rooms=rooms)
         else:
@@ -299,9 +303,9 @@ class ClusterBus:
                     each.connection.address,
                     sorted(each.connection.rooms),
                     each.connection.transport,
-                    "json" if each.is_one_way else each.codec.NAME,
+                    each.protocol_name,
                 )
-                for each in self._protocol.sessions_of(question.user)
+                for each in self._sessions.find(question.user)
             ]
             answer = msgspec.structs.replace(answer, places=places)
         await self._reply(question.asker, answer)
@@ -313,7 +317,7 @@ class ClusterBus:
         except BrokerUnavailable as error:
             logger.warning("! a letter of %s is not answered: %s", asker, error)
 
-    def _do(self, letter: Subscribe | Unsubscribe | Refresh, session: Session) -> None:
+    def _do(self, letter: Subscribe | Unsubscribe | Refresh, session: LocalSession) -> None:
         assert self._hub is not None, "it serves"
         if isinstance(letter, Refresh):
             session.refresh(letter.expire_at_s)
@@ -323,7 +327,7 @@ class ClusterBus:
             self._hub.spawn(_subscribe(session, letter))
 
 
-async def _subscribe(session: Session, letter: Subscribe) -> None:
+async def _subscribe(session: LocalSession, letter: Subscribe) -> None:
     since = None if letter.since is None else Position(*letter.since)
     try:
         await session.grant(

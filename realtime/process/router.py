@@ -12,7 +12,7 @@ import asyncio
 import mimetypes
 import os
 import stat
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final
@@ -21,11 +21,11 @@ import msgspec
 
 from realtime.api import PREFIX, Api
 from realtime.application.app import App
-from realtime.protocol.centrifuge import streams
 from realtime.transport.asgi import ASGIApp, Lifespan, Receive, Scope, Send
+from realtime.transport.http import JSON, NONE, TEXT, Fields, begin_response, respond
 
 CHUNK: Final = 256 * 1024
-CLIENT: Final = Path(__file__).parent / "client"
+CLIENT: Final = Path(__file__).parent.parent / "client"
 ANY_ORIGIN: Final = ((b"access-control-allow-origin", b"*"),)  # whose pages may connect is asked when they do
 CLIENT_FILES: Final = {"/realtime.js": "realtime.js", "/realtime.d.ts": "realtime.d.ts"}
 TYPES: Final = {".js": "text/javascript", ".mjs": "text/javascript", ".ts": "text/plain", ".wasm": "application/wasm"}
@@ -49,6 +49,7 @@ class Router:
         *,
         health: Callable[[], dict[str, Any]],
         websocket_paths: Collection[str],
+        stream_paths: Collection[str],
         streams: ASGIApp,
         api: Api,
         root_path: str = "",
@@ -57,13 +58,15 @@ class Router:
         Args:
             health: says how this worker is.
             websocket_paths: where our own WebSockets are: a request for one never comes here.
-            streams: serves our clients that have no WebSocket.
+            stream_paths: where our clients that have no WebSocket come.
+            streams: serves these.
             api: serves other programs, where there are keys.
             root_path: what a proxy in front takes off each path.
         """
         self._root_path = root_path
         self._health = health
         self._built_in = frozenset(("/health", *CLIENT_FILES, *websocket_paths))
+        self._stream_paths = stream_paths
         self._streams = streams
         self._api = api
         mounts = sorted(app.mounts, key=lambda mount: -len(mount[0]))
@@ -90,7 +93,7 @@ class Router:
         if scope["type"] == "http":
             if path in self._built_in:
                 return self._answer(path, scope, send)
-            if path in streams.PATHS:
+            if path in self._stream_paths:
                 return self._streams(scope, receive, send)
             if self._api.keys and _is_below(path, PREFIX):
                 return self._api(scope, receive, send)
@@ -104,14 +107,12 @@ class Router:
         """Answer what is built in."""
         if path == "/health":
             body = msgspec.json.encode(self._health())
-            await _answer(scope, send, 200, body, "application/json", [(b"cache-control", b"no-store")])
+            await _answer(scope, send, 200, body, JSON, [(b"cache-control", b"no-store")])
         elif path in CLIENT_FILES:
             await _send_file(scope, send, CLIENT, CLIENT_FILES[path], ANY_ORIGIN)
         else:
             text = b"This is the address of a WebSocket.\n"
-            await _answer(
-                scope, send, 426, text, "text/plain", [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
-            )
+            await _answer(scope, send, 426, text, TEXT, [(b"upgrade", b"websocket"), (b"connection", b"upgrade")])
 
     def _put_below(self, scope: Scope, prefix: str, lifespan: Lifespan) -> None:
         """Make the scope what a mounted application sees (ASGI: `path` is whole, `root_path` its beginning)."""
@@ -136,27 +137,21 @@ class Router:
         if path == "/" and not self._statics:
             await _answer(scope, send, 200, WELCOME, "text/html; charset=utf-8")
             return
-        await _answer(scope, send, 404, b"There is nothing here.\n", "text/plain; charset=utf-8")
+        await _answer(scope, send, 404, b"There is nothing here.\n", TEXT)
 
 
 def _is_below(path: str, prefix: str) -> bool:
     return path == prefix or path.startswith(f"{prefix}/")
 
 
-async def _answer(
-    scope: Scope, send: Send, status: int, body: bytes, kind: str, headers: Sequence[tuple[bytes, bytes]] = ()
-) -> None:
+async def _answer(scope: Scope, send: Send, status: int, body: bytes, kind: str, headers: Fields = NONE) -> None:
     if scope["method"] not in ("GET", "HEAD") and status == 200:
-        status, body, kind = 405, b"GET or HEAD.\n", "text/plain"
+        status, body, kind = 405, b"GET or HEAD.\n", TEXT
         headers = [(b"allow", b"GET, HEAD")]
-    fields = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(body)), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": fields})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    await respond(send, status, body, kind, headers, is_head=scope["method"] == "HEAD")
 
 
-async def _send_file(
-    scope: Scope, send: Send, directory: Path, name: str, headers: Sequence[tuple[bytes, bytes]] = ()
-) -> bool:
+async def _send_file(scope: Scope, send: Send, directory: Path, name: str, headers: Fields = NONE) -> bool:
     """Send a file below `directory`. Return False, and send nothing, when there is no such file."""
     found = await asyncio.to_thread(_open_below, directory, name)
     if found is None:
@@ -189,11 +184,9 @@ def _open_below(directory: Path, name: str) -> tuple[int, os.stat_result, Path] 
     return fd, about, path
 
 
-async def _send_opened(
-    scope: Scope, send: Send, fd: int, about: os.stat_result, path: Path, headers: Sequence[tuple[bytes, bytes]]
-) -> None:
+async def _send_opened(scope: Scope, send: Send, fd: int, about: os.stat_result, path: Path, headers: Fields) -> None:
     if scope["method"] not in ("GET", "HEAD"):
-        await _answer(scope, send, 200, b"", "text/plain")
+        await _answer(scope, send, 200, b"", TEXT)
         return
     etag = b'"%x-%x"' % (about.st_mtime_ns, about.st_size)
     fields = [
@@ -205,11 +198,10 @@ async def _send_opened(
     ]
     known = _header(scope, b"if-none-match")
     if etag in known or known == b"*":
-        await send({"type": "http.response.start", "status": 304, "headers": fields})
-        await send({"type": "http.response.body"})
+        await respond(send, 304, fields=fields)
         return
     fields += [(b"content-type", _kind(path)), (b"content-length", b"%d" % about.st_size)]
-    await send({"type": "http.response.start", "status": 200, "headers": fields})
+    await begin_response(send, 200, fields)
     left = 0 if scope["method"] == "HEAD" else about.st_size
     while left > 0:
         chunk = await asyncio.to_thread(os.read, fd, min(CHUNK, left))

@@ -1,5 +1,5 @@
 """
-What any wire protocol asks of the application.
+What the rest of a worker asks of a wire protocol, and what a wire protocol asks of the application.
 
 Runs in the worker. Nothing here does anything: these are the shapes. The hub does not know which protocol a member
 speaks; what a protocol shares with its transports is in transport/base.py.
@@ -7,12 +7,43 @@ speaks; what a protocol shares with its transports is in transport/base.py.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from realtime.broker.base import Room
+from realtime.codes import DisconnectCode
 from realtime.rooms.fanout import Accepts
 from realtime.rooms.hub import RoomOptions
 from realtime.session.connection import Connection
+from realtime.transport.asgi import Receive, Scope, Send
+from realtime.transport.base import ClientSession
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """
+    Where a wire protocol is served: `websocket_paths` by WebSockets, `http_paths` by requests. `shutdown` is how a
+    connection ends whose client is to go to another worker.
+    """
+
+    websocket_paths: frozenset[str]
+    http_paths: frozenset[str]
+    shutdown: DisconnectCode
+
+
+class Streams(Protocol):
+    """Serves a wire protocol's clients that have no WebSocket, as an ASGI application."""
+
+    @property
+    def open(self) -> Sequence[ClientSession]:
+        """The sessions whose streams are not ending."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request to one of `Endpoints.http_paths`."""
+
+    def statistics(self) -> dict[str, Any]:
+        """Count the streams now, and what happened to those before."""
 
 
 class Application(Protocol):

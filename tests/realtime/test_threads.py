@@ -58,7 +58,7 @@ class Scene:
 
     @property
     def sessions(self) -> set[Any]:
-        return self.server._protocol.sessions
+        return self.server._registry
 
 
 def nothing(scene: Scene) -> None:
@@ -84,7 +84,7 @@ async def is_gone(scene: Scene) -> None:
     await eventually(lambda: _true(scene.ann.closed is not None))
     assert scene.ann.closed is not None
     assert (scene.ann.closed.code, scene.ann.closed.reason) == (4321, "enough")
-    assert scene.sessions == set(), "nobody pings it any more"
+    assert len(scene.sessions) == 0, "nobody pings it any more"
     await eventually(lambda: _is_empty(scene))
 
 
@@ -297,7 +297,7 @@ async def test_it_does_the_same(name: str, way: Callable[[Scene, Callable[[Scene
     async with TestServer(app) as server:
         ann = await server.connect(claims={"sub": "ann", "roles": ["staff"], "iat": 1})
         await ann.subscribe(ROOM)
-        [session] = server._protocol.sessions
+        [session] = server._registry
         scene = Scene(app, server, ann, session.connection)
         await way(scene, CASES[name].call)
         assert not inspect.isawaitable(scene.result), "it is done"
@@ -381,7 +381,7 @@ async def test_the_rooms_of_on_connect_may_be_given_by_a_plain_function() -> Non
     async with TestServer(app) as server:
         ann = await server.connect()
         assert ROOM in ann.connected["subs"]
-        [session] = server._protocol.sessions
+        [session] = server._registry
         assert session.connection.state == {"seen": 0}
 
 

@@ -19,10 +19,11 @@ from realtime.auth.tokens import Tokens, sign
 from realtime.broker.base import Broker, WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.cluster.bus import ClusterBus
-from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
+from realtime.protocol.centrifuge.server import Centrifuge, Limits
 from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.census import LARGE
 from realtime.rooms.hub import Hub
+from realtime.session.registry import Home, Registry
 from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
@@ -107,16 +108,17 @@ class OneWorker:
         self.app = app
         self.broker = broker or MemoryBroker(WorkerId("w"))
         self.wheel = TimerWheel(0.0)
-        bus = self.bus = ClusterBus(WorkerId("w"))
+        home, tokens, self.registry = Home(3, "w", "n", VERSION), Tokens(secret), Registry()
+        bus = self.bus = ClusterBus(home, self.registry, tokens.revoked)
         self.hub = Hub(
             self.broker, app.room_options, hooks=app, difference=difference, worker=WorkerId("w"),
             on_mail=bus.receive, large=large,
         )  # fmt: skip
         self.protocol = Centrifuge(
-            app, self.hub, wheel=self.wheel, tokens=Tokens(secret), limits=Limits(**limits),
-            home=Home(3, "w", "n", VERSION),
+            app, self.hub, wheel=self.wheel, tokens=tokens, limits=Limits(**limits), home=home,
+            registry=self.registry,
         )  # fmt: skip
-        bus.serve(self.hub, self.protocol)
+        bus.serve(self.hub)
         self.endpoint = WebSocketEndpoint(self.protocol, wheel=self.wheel, limits=sockets, admission=admission)
         self.url = ""
         self._now_s = 0.0
@@ -169,4 +171,4 @@ class OneWorker:
 
     def session(self, client: Client) -> Any:
         """Return the session of an admitted client."""
-        return next(each for each in self.protocol.sessions if each.connection.id == client.connected["client"])
+        return next(each for each in self.registry if each.connection.id == client.connected["client"])

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from realtime import codes
 from realtime.broker.base import Room
-from realtime.protocol.centrifuge import codes
 from realtime.rooms.census import Census
 from realtime.timing.rate import CostMeter
 

@@ -20,21 +20,21 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from realtime import codes
 from realtime.auth.credentials import SUBSCRIPTION_TOKEN, TOKEN
 from realtime.auth.tokens import ConnectionClaims, SubscriptionClaims, channels_of
 from realtime.broker.base import ClientInfo, ConnectionId, Position, Room
 from realtime.errors import ClientError, Disconnect, TokenExpired, TokenInvalid
-from realtime.protocol.centrifuge import answers, codes, json, tags
+from realtime.json_text import is_text, one_line
+from realtime.protocol.centrifuge import answers
 from realtime.protocol.centrifuge.messages import (
     Command,
     ConnectRequest,
     ConnectResult,
     Empty,
     HistoryRequest,
-    HistoryResult,
     PresenceRequest,
     PresenceStatsRequest,
-    PresenceStatsResult,
     PublishRequest,
     Push,
     RefreshRequest,
@@ -49,8 +49,10 @@ from realtime.protocol.centrifuge.messages import (
     SubscribeResult,
     UnsubscribeRequest,
 )
+from realtime.protocol.shapes import HistoryResult, PresenceStatsResult
 from realtime.rooms.fanout import Accepts
 from realtime.rooms.hub import Joined, PendingSubscription, RoomOptions
+from realtime.session import tags
 from realtime.session.connection import Subscription
 from realtime.timing.rate import Meter
 
@@ -389,7 +391,7 @@ async def _authorise(session: Session, subscription: Subscription, token: str) -
             raise codes.PERMISSION_DENIED.error()
         return None
     claims = await _subscription_claims(session, subscription.room, token)
-    subscription.chan_info = None if claims.info is None else json.one_line(claims.info)
+    subscription.chan_info = None if claims.info is None else one_line(claims.info)
     subscription.expire_at_s = claims.expire_at_s
     return claims.data
 
@@ -439,7 +441,7 @@ async def publish(session: Session, id: int, request: PublishRequest) -> None:
     if request.type:
         raise codes.NOT_AVAILABLE.error()
     data = _payload(request.data)
-    if data is None or not (options.binary or not session.codec.IS_BINARY or json.is_text(data)):
+    if data is None or not (options.binary or not session.codec.IS_BINARY or is_text(data)):
         raise codes.BAD_REQUEST.error()
     if not options.publish:
         raise codes.PERMISSION_DENIED.error()
@@ -450,7 +452,7 @@ async def publish(session: Session, id: int, request: PublishRequest) -> None:
         info = session.connection.describe(room)
         publishing = session.shared.hub.publish(
             room,
-            worded if options.binary else json.one_line(worded),
+            worded if options.binary else one_line(worded),
             info=info,
             exclude="" if options.echo else session.connection.id,
         )

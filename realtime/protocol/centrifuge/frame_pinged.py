@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from realtime.protocol.centrifuge import codes
+from realtime import codes
 from realtime.protocol.centrifuge.codec import Codec
 from realtime.protocol.centrifuge.session import Session
 from realtime.transport.base import Handshake, Transport

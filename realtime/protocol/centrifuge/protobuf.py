@@ -19,10 +19,12 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
+from realtime.codes import ErrorCode
 from realtime.errors import ClientError
+from realtime.protocol import shapes
 from realtime.protocol.centrifuge import messages as m
 from realtime.protocol.centrifuge.codec import BadFrame
-from realtime.protocol.centrifuge.codes import ErrorCode
+from realtime.session.tags import FilterNode
 
 NAME: Final = "protobuf"
 IS_BINARY: Final = True
@@ -55,10 +57,10 @@ FILTER_NUMBERS: Final = ("op", "key", "cmp", "val")
 FIELDS: Final[dict[type, dict[int, Field]]] = {
     # What clients send
     m.StreamPosition: {1: _field("offset", "o"), 2: _field("epoch", "s")},
-    m.FilterNode: {
+    FilterNode: {
         **{number: _field(name, "s") for number, name in enumerate(FILTER_NUMBERS, 1)},
         5: _field("vals", "rs"),
-        6: _field("nodes", "rm", m.FilterNode),
+        6: _field("nodes", "rm", FilterNode),
     },
     m.SubscribeRequest: {
         1: _field("channel", "s"),
@@ -71,7 +73,7 @@ FIELDS: Final[dict[type, dict[int, Field]]] = {
         10: _field("recoverable", "b"),
         11: _field("join_leave", "b"),
         12: _field("delta", "s"),
-        13: _field("tf", "m", m.FilterNode),
+        13: _field("tf", "m", FilterNode),
         14: _field("flag", "i"),
         15: _field("type", "i"),
     },
@@ -116,10 +118,10 @@ FIELDS: Final[dict[type, dict[int, Field]]] = {
     # What the server answers
     m.Empty: {},
     m.Error: {1: _field("code", "u"), 2: _field("message", "s"), 3: _field("temporary", "b")},
-    m.Info: INFO,
-    m.Pub: {
+    shapes.Info: INFO,
+    shapes.Pub: {
         4: _field("data", "y"),
-        5: _field("info", "m", m.Info),
+        5: _field("info", "m", shapes.Info),
         6: _field("offset", "u"),
         7: _field("tags", "ss"),
         8: _field("delta", "b"),
@@ -130,7 +132,7 @@ FIELDS: Final[dict[type, dict[int, Field]]] = {
         2: _field("ttl", "u"),
         3: _field("recoverable", "b"),
         6: _field("epoch", "s"),
-        7: _field("publications", "rm", m.Pub),
+        7: _field("publications", "rm", shapes.Pub),
         8: _field("recovered", "b"),
         9: _field("offset", "u"),
         10: _field("positioned", "b"),
@@ -158,12 +160,16 @@ FIELDS: Final[dict[type, dict[int, Field]]] = {
         4: _field("ttl", "u"),
     },
     m.SubRefreshResult: {1: _field("expires", "b"), 2: _field("ttl", "u")},
-    m.PresenceResult: {1: _field("presence", "sm", m.Info)},
-    m.PresenceStatsResult: {1: _field("num_clients", "u"), 2: _field("num_users", "u")},
-    m.HistoryResult: {1: _field("publications", "rm", m.Pub), 2: _field("epoch", "s"), 3: _field("offset", "u")},
+    shapes.PresenceResult: {1: _field("presence", "sm", shapes.Info)},
+    shapes.PresenceStatsResult: {1: _field("num_clients", "u"), 2: _field("num_users", "u")},
+    shapes.HistoryResult: {
+        1: _field("publications", "rm", shapes.Pub),
+        2: _field("epoch", "s"),
+        3: _field("offset", "u"),
+    },
     m.RPCResult: {1: _field("data", "y")},
     # What the server says unasked
-    m.Membership: {1: _field("info", "m", m.Info)},
+    m.Membership: {1: _field("info", "m", shapes.Info)},
     m.Unsubscribe: {2: _field("code", "u"), 3: _field("reason", "s")},
     m.Subscribe: {
         1: _field("recoverable", "b"),
@@ -177,7 +183,7 @@ FIELDS: Final[dict[type, dict[int, Field]]] = {
     m.Refreshed: {1: _field("expires", "b"), 2: _field("ttl", "u")},
     m.Push: {
         2: _field("channel", "s"),
-        4: _field("pub", "m", m.Pub),
+        4: _field("pub", "m", shapes.Pub),
         5: _field("join", "m", m.Membership),
         6: _field("leave", "m", m.Membership),
         7: _field("unsubscribe", "m", m.Unsubscribe),
@@ -412,7 +418,7 @@ def reply(id: int, method: str, result: m.Result) -> bytes:
 
 def presence_entries(members: Mapping[ConnectionId, ClientInfo]) -> bytes:
     """As `Codec.presence_entries`."""
-    return _write(m.PresenceResult({client: m.info_of(info) for client, info in members.items()}))
+    return _write(shapes.PresenceResult({client: shapes.info_of(info) for client, info in members.items()}))
 
 
 def presence_reply(id: int, entries: Sequence[bytes]) -> bytes:
@@ -445,17 +451,17 @@ def push_delta(room: Room, publication: Publication, delta: bytes | None) -> byt
 
 def push_join(room: Room, info: ClientInfo) -> bytes:
     """As `Codec.push_join`."""
-    return push(m.Push(channel=room, join=m.Membership(m.info_of(info))))
+    return push(m.Push(channel=room, join=m.Membership(shapes.info_of(info))))
 
 
 def push_leave(room: Room, info: ClientInfo) -> bytes:
     """As `Codec.push_leave`."""
-    return push(m.Push(channel=room, leave=m.Membership(m.info_of(info))))
+    return push(m.Push(channel=room, leave=m.Membership(shapes.info_of(info))))
 
 
-def pub_of(publication: Publication, *, delta: bool = False) -> m.Pub:
+def pub_of(publication: Publication, *, delta: bool = False) -> shapes.Pub:
     """As `Codec.pub_of`."""
-    return m.pub_of(publication)
+    return shapes.pub_of(publication)
 
 
 def payload(data: bytes) -> bytes:

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Raw
 
+from realtime import codes
 from realtime.broker.base import ConnectionId, Position, Room
 from realtime.errors import BrokerUnavailable, ClientError, Disconnect, TokenUnverified
-from realtime.protocol.centrifuge import codes, commands, uni
+from realtime.protocol.centrifuge import commands, uni
 from realtime.protocol.centrifuge.codec import BadFrame, Codec
 from realtime.protocol.centrifuge.messages import Command, Disconnected, Message, Push, Refreshed, Result, Unsubscribe
 from realtime.rooms.hub import Insufficient
@@ -222,8 +223,7 @@ class Session:
         away = codes.comes_back(code)
         for room in list(self.connection.subscriptions):
             self.leave(room, away=away)
-        self.shared.sessions.discard(self)
-        self.shared.emulated.pop(self.stream_id, None)
+        self.shared.registry.discard(self)
         if admitted:
             connection = self.connection
 
@@ -348,7 +348,7 @@ class Session:
 
     def over(self, limit: str, why: str) -> None:
         """Count that the client ran over a limit, and log the first time."""
-        self.shared.overruns[limit] += 1
+        self.shared.registry.overruns[limit] += 1
         if limit not in self._overran:
             self._overran |= {limit}
             logger.warning("x %s: %s", self.who, why)
@@ -421,14 +421,24 @@ class Session:
         """The id by which the hub knows this member."""
         return self.connection.id
 
-    def is_meant(self, user: str, client: str, stream_id: str) -> bool:
-        """Say whether it is of that user, and has those ids of a connection and a session that are given."""
-        is_one = client in ("", self.connection.id) and stream_id in ("", self.stream_id)
-        return is_one and self.connection.user == user
+    @property
+    def is_admitted(self) -> bool:
+        """Whether the client is connected."""
+        return self.state is State.CONNECTED
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the client is connected, or about to be."""
+        return self.state in (State.CONNECTING, State.CONNECTED)
+
+    @property
+    def protocol_name(self) -> str:
+        """The encoding, as `connections` names it."""
+        return "json" if self.is_one_way else self.codec.NAME
 
     def emulate(self) -> None:
         """Take commands from `/emulation`."""
-        self.shared.emulated[self.stream_id] = self
+        self.shared.registry.add_stream(self)
 
     def begin_connecting(self) -> None:
         """Take the first command."""

@@ -13,11 +13,12 @@ from typing import Any, cast
 
 import pytest
 
+from realtime.auth.revocation import Revoked
 from realtime.broker.base import WorkerId
 from realtime.cluster.bus import ClusterBus
 from realtime.errors import BrokerUnavailable
-from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.rooms.hub import Hub
+from realtime.session.registry import Home, Registry
 from tests.support.aio import run_async
 
 HERE, THERE = WorkerId("node-0-00000000"), WorkerId("node-1-11111111")
@@ -52,22 +53,22 @@ class Post:
 
 
 class Sessions:
-    """Stands for the protocol of one worker: which sessions are there, and what they got."""
+    """Stands for the registry of one worker: which sessions are there, and what they got."""
 
     def __init__(self, *sessions: str) -> None:
         self.got: list[bytes] = []
         self._sessions = sessions
 
-    def emulate(self, session: str, data: bytes) -> bool:
+    def receive(self, session: str, data: bytes) -> bool:
         if session in self._sessions:
             self.got.append(data)
         return session in self._sessions
 
 
 def worker(post: Post, name: WorkerId, *sessions: str) -> tuple[ClusterBus, Sessions]:
-    bus = post.workers[name] = ClusterBus(name)
     here = Sessions(*sessions)
-    bus.serve(cast(Hub, post), cast(Centrifuge, here))
+    bus = post.workers[name] = ClusterBus(Home(worker=name), cast(Registry, here), Revoked())
+    bus.serve(cast(Hub, post))
     return bus, here
 
 

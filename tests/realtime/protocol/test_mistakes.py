@@ -132,7 +132,7 @@ async def lively(worker: OneWorker, app: App) -> list[str]:
         await app.room("kept").publish([1, "\n"])
         await tap.hear('"delta":')
         await app.room("kept").publish([2, "\n"])
-        session = next(each for each in worker.protocol.sessions if each.connection.user == "ana")
+        session = next(each for each in worker.registry if each.connection.user == "ana")
         await session.connection.unsubscribe("open")
         worker.pass_time(26)
         await tap.hear("{}")

@@ -47,7 +47,7 @@ async def test_each_connection_may_publish_as_often_as_the_room_says(caplog: pyt
             assert await publishes(one, 6, "r") == [0, 0, 0, 111, 111, 111]
         assert await publishes(other, 3, "r") == [0, 0, 0]
         assert await publishes(one, 9, "free") == [0] * 9
-        assert worker.protocol.statistics()["overruns"] == {"rate": 3}
+        assert worker.registry.statistics()["overruns"] == {"rate": 3}
         [line] = [each.getMessage() for each in caplog.records]
         assert one.connected["client"] in line
         assert "'ana'" in line
@@ -105,7 +105,7 @@ async def test_too_many_commands_are_refused_and_what_has_no_answer_ends_the_con
         await client.send_raw('{"send":{"data":1}}')
         assert await client.wait_closed() == (3013, "too many requests")
         assert messages == []
-        assert worker.protocol.statistics()["overruns"]["commands"] >= 3
+        assert worker.registry.statistics()["overruns"]["commands"] >= 3
 
 
 @run_async
