@@ -31,10 +31,11 @@ from realtime.broker.base import WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.cluster.bus import ClusterBus
 from realtime.errors import ClientError, Disconnect
-from realtime.protocol.centrifuge.server import Centrifuge, Limits
+from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.hub import Hub
 from realtime.session.registry import Home, Registry
+from realtime.session.state import Limits
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.base import Framing, Handshake
 from realtime.transport.stream import LINES

@@ -36,11 +36,12 @@ from realtime.errors import RealtimeError
 from realtime.process.gateway import Gateway
 from realtime.process.router import Router
 from realtime.protocol.centrifuge import uni
-from realtime.protocol.centrifuge.server import Centrifuge, Limits
+from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.protocol.centrifuge.streams import ENDPOINTS, StreamEndpoint
 from realtime.protocol.centrifuge.wire import Wire, difference
 from realtime.rooms.hub import Hub
 from realtime.session.registry import Home, Registry
+from realtime.session.state import Limits
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.asgi import ASGIHost
@@ -78,7 +79,7 @@ class Process:
             settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix, memory=settings.broker_memory
         )
         self.registry = Registry()
-        tokens = tokens_of(settings)
+        self.tokens = tokens = tokens_of(settings)
         self.bus = bus = ClusterBus(home, self.registry, tokens.revoked)
         self.hub = Hub(
             broker,
@@ -216,7 +217,7 @@ class Process:
         await self.router.shutdown()
         await self.app.shutdown()
         await self.revoking.close()
-        await self.protocol.tokens.close()
+        await self.tokens.close()
         await self.hub.close()
         for task in self._tasks:
             task.cancel()

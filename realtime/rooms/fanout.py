@@ -126,6 +126,7 @@ class Fanout:
         seen: int = 0,
         wire: Wire | None = None,
         accepts: Accepts | None = None,
+        base: bytes | None = None,
     ) -> None:
         """
         Begin to write to a member.
@@ -136,11 +137,12 @@ class Fanout:
             seen: publications up to this offset are never written to it; 0 when there is no such.
             wire: its own unless given.
             accepts: says of each publication whether it wants it; all, unless given.
+            base: the payload of the last publication that it has, where it comes from elsewhere and gets differences.
         """
         chosen = wire or subscriber.wire
         if accepts is not None:
             self._choosy[subscriber] = (accepts, seen)
-        elif seen or chosen.is_delta:
+        elif seen or (chosen.is_delta and (base is None or base != self._before)):
             self._late[subscriber] = Late(chosen, seen)
         else:
             self._groups.setdefault(chosen, {})[subscriber.transport] = subscriber
@@ -235,6 +237,15 @@ class Fanout:
         for publication in waiting.values():
             subscriber.transport.write(wire.publication(self.room, publication))
         self._put_back(subscriber, kept)
+
+    def whereabouts(self, subscriber: Subscriber) -> tuple[int, bytes | None]:
+        """Return up to which offset a member that is not behind has seen more than its room; and its delta base."""
+        if (choosy := self._choosy.get(subscriber)) is not None:
+            return choosy[1], None
+        if (late := self._late.get(subscriber)) is not None:
+            return late.seen, None
+        is_in_deltas = any(wire.is_delta and subscriber.transport in group for wire, group in self._groups.items())
+        return 0, self._before if is_in_deltas else None
 
     def _take_out(self, subscriber: Subscriber) -> Kept:
         if (choosy := self._choosy.pop(subscriber, None)) is not None:

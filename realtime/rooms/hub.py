@@ -372,8 +372,11 @@ class Hub:
         entry.top = page.top
         entry.read = replay(entry.since, page)
 
-    def activate(self, entry: PendingSubscription) -> None:
-        """Make the entry a member, in the turn in which it was settled and the client was answered."""
+    def activate(self, entry: PendingSubscription, *, base: bytes | None = None) -> None:
+        """
+        Make the entry a member, in the turn in which it was settled and the client was answered. `base`: the payload of
+        the last publication that the client has, where it gets differences and comes from elsewhere.
+        """
         local = entry.local
         assert entry in local.entries, "activate comes once, and not after cancel"
         local.entries.discard(entry)
@@ -381,9 +384,23 @@ class Hub:
             self._deliver(local)  # they are among the entry's own
         delivered = local.offset - len(local.pending)
         seen = entry.top.offset if entry.top is not None and entry.top.offset > delivered else 0
-        local.fanout.add(entry.subscriber, watches=entry.watches, seen=seen, wire=entry.wire, accepts=entry.accepts)
+        local.fanout.add(
+            entry.subscriber, watches=entry.watches, seen=seen, wire=entry.wire, accepts=entry.accepts, base=base
+        )
         if entry.events:
             entry.subscriber.transport.write(entry.subscriber.wire.changes(local.name, entry.events))
+
+    def whereabouts(self, room: Room, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
+        """
+        Return up to where a member has everything, None in a room without positions; and the payload that the next
+        difference to it would be based on. What was to leave at the end of the turn has been written to it then.
+        """
+        local = self._rooms[room]
+        self._deliver(local)
+        local.fanout.catch_up(subscriber)
+        seen, base = local.fanout.whereabouts(subscriber)
+        position = Position(local.epoch, max(local.offset, seen)) if local.options.recover else None
+        return position, base
 
     def cancel(self, entry: PendingSubscription) -> None:
         """Undo `enter`: the subscriber is no member and is seen by nobody. Harmless when done already."""

@@ -31,8 +31,10 @@ class LocalSession(Protocol):
     """A session of this worker, as those see it that have found it here."""
 
     connection: Connection
-    stream_id: str
-    """By this id `/emulation` and the API find the session; "" for a client with a two-way WebSocket."""
+
+    @property
+    def stream_id(self) -> str:
+        """By this id `/emulation` and the API find the session; "" for a client with a two-way WebSocket."""
 
     @property
     def is_admitted(self) -> bool:

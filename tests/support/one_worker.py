@@ -15,15 +15,18 @@ from types import TracebackType
 from typing import Any
 
 from realtime.application.app import App
+from realtime.auth.credentials import WrongCredentials
 from realtime.auth.tokens import Tokens, sign
 from realtime.broker.base import Broker, WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.cluster.bus import ClusterBus
-from realtime.protocol.centrifuge.server import Centrifuge, Limits
+from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.census import LARGE
 from realtime.rooms.hub import Hub
 from realtime.session.registry import Home, Registry
+from realtime.session.state import Limits
+from realtime.tasks import BEGIN, Begin
 from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
@@ -93,6 +96,8 @@ class OneWorker:
         admission: Admission | None = None,
         secret: str | None = SECRET,
         large: int = LARGE,
+        wrong: WrongCredentials | None = None,
+        begin: Begin = BEGIN,
         **limits: Any,
     ) -> None:
         """
@@ -103,20 +108,22 @@ class OneWorker:
             admission: who may connect, and how.
             secret: of its tokens.
             large: members of a room above which joins and leaves are told together.
-            limits: fields of `session.Limits`.
+            wrong: counts wrong tokens; none waits unless given.
+            begin: begins tasks.
+            limits: fields of `state.Limits`.
         """
         self.app = app
         self.broker = broker or MemoryBroker(WorkerId("w"))
         self.wheel = TimerWheel(0.0)
-        home, tokens, self.registry = Home(3, "w", "n", VERSION), Tokens(secret), Registry()
-        bus = self.bus = ClusterBus(home, self.registry, tokens.revoked)
+        home, self.tokens, self.registry = Home(3, "w", "n", VERSION), Tokens(secret), Registry()
+        bus = self.bus = ClusterBus(home, self.registry, self.tokens.revoked)
         self.hub = Hub(
             self.broker, app.room_options, hooks=app, difference=difference, worker=WorkerId("w"),
             on_mail=bus.receive, large=large,
         )  # fmt: skip
         self.protocol = Centrifuge(
-            app, self.hub, wheel=self.wheel, tokens=tokens, limits=Limits(**limits), home=home,
-            registry=self.registry,
+            app, self.hub, wheel=self.wheel, tokens=self.tokens, limits=Limits(**limits), home=home,
+            registry=self.registry, wrong=wrong, begin=begin,
         )  # fmt: skip
         bus.serve(self.hub)
         self.endpoint = WebSocketEndpoint(self.protocol, wheel=self.wheel, limits=sockets, admission=admission)

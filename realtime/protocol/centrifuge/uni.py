@@ -37,7 +37,7 @@ _ENDS: Final = {
 }
 
 
-def disconnect_for(error: ClientError) -> DisconnectCode:
+def disconnect_for(error: ClientError | ErrorCode) -> DisconnectCode:
     """
     Return how a connection ends whose connect failed: there is no reply that could say so. What is temporary lets the
     client come back, whatever its code.

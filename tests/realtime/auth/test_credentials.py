@@ -136,8 +136,8 @@ async def wrong_answer(api: Api, spelling: list[tuple[bytes, bytes]]) -> int:
 async def test_only_wrong_tokens_wait_wherever_a_client_shows_one() -> None:
     app = open_app()
     app.room("$private", open=True)
-    async with OneWorker(app, connect_s=2 * LONG_S) as worker:
-        wrong = worker.protocol.wrong = WrongCredentials(most_s=LONG_S)
+    wrong = WrongCredentials(most_s=LONG_S)
+    async with OneWorker(app, connect_s=2 * LONG_S, wrong=wrong) as worker:
         token = sign({"sub": "ana", "exp": 4e9}, SECRET)
         one, other = await worker.join(token=token), await worker.join(token=token)
         await one.ask("subscribe", channel="open", token=room_token("ana", "open"))

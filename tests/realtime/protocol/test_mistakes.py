@@ -76,7 +76,7 @@ def make_app() -> App:
 
     @app.rpc("refresh")
     async def refresh(conn: Connection, data: Any) -> None:
-        conn._voice.refresh(time.time() + 60)  # type: ignore[attr-defined]
+        conn._session.refresh(time.time() + 60)  # type: ignore[attr-defined]
 
     return app
 
