@@ -1,9 +1,9 @@
 """
-The half of a session that is a member of rooms.
+How a client comes into rooms, and how the server takes it out of one.
 
-Runs in the worker, on its event loop: inside the session's commands, and where the server or the hub begins or ends a
+Runs in the worker, on its event loop: inside the session's commands, and where the server begins or ends a
 subscription. It enters rooms by the hub, notifies the client, and keeps in the session's state what a room of the
-client is. It owns no task and no timer but those of subscriptions that expire; it decodes no message.
+client is. It owns no task, and it decodes no message. How a subscription ends is in subscriber.py.
 
 **A subscription begins in one turn of the event loop.** The hub gives a pending subscription; then, without `await`:
 
@@ -19,7 +19,6 @@ asks there until it is back fails for now, and not for good.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -28,17 +27,16 @@ import msgspec
 
 from realtime import codes
 from realtime.broker.base import ConnectionId, Position, Room
-from realtime.codes import DisconnectCode, UnsubscribeCode
+from realtime.codes import UnsubscribeCode
 from realtime.errors import ClientError
 from realtime.json_text import one_line
-from realtime.rooms.fanout import Accepts, Wire
+from realtime.rooms.fanout import Accepts
 from realtime.rooms.hub import Insufficient, Joined, PendingSubscription, RoomOptions
 from realtime.session import claims, metering
 from realtime.session.base import Dialect, Services, Subscribed
-from realtime.session.connection import Connection
 from realtime.session.state import Phase, SessionState, Subscription
+from realtime.session.subscriber import RoomSubscriber
 from realtime.session.tags import BadFilter, FilterNode, compile_filter
-from realtime.timing.timer_wheel import Timer
 from realtime.transport.base import Transport
 
 # After these an SDK subscribes again by itself: with another token, and from the stream's top.
@@ -56,79 +54,16 @@ class Entry(NamedTuple):
     pending: PendingSubscription
 
 
-class Member:
-    """The rooms of one client. Is the hub's `Subscriber`."""
+class Member(RoomSubscriber):
+    """A client that comes into rooms."""
 
-    __slots__ = (
-        "__weakref__",
-        "_expiries",
-        "_rest",
-        "connection",
-        "dialect",
-        "entering",
-        "services",
-        "state",
-        "transport",
-    )
-
-    connection: Connection
+    __slots__ = ("_rest", "entering")
 
     def __init__(self, services: Services, dialect: Dialect, transport: Transport, state: SessionState) -> None:
-        self.services = services
-        self.dialect = dialect
-        self.transport = transport
-        self.state = state
+        super().__init__(services, dialect, transport, state)
         # Rooms that are being entered, and how each is to be left again: what was asked for meanwhile.
         self.entering: dict[Room, UnsubscribeCode | None] = {}
-        self._expiries: dict[Room, Timer] | None = None
         self._rest: asyncio.Event | None = None  # set once nothing is under way; only while `quiesce` waits
-
-    # As the hub sees it
-
-    @property
-    def wire(self) -> Wire:
-        """What writes publications for this member."""
-        return self.dialect.encoder
-
-    @property
-    def connection_id(self) -> str:
-        """The id by which the hub knows this member."""
-        return self.state.identity.id
-
-    def insufficient(self, room: Room) -> None:
-        """Learn that the hub lost publications of this room, and that this session is a member no more."""
-        subscription = self.state.subscriptions.get(room)
-        if subscription is None or not self.is_open:
-            return
-        if subscription.server_side:
-            self.finish(codes.INSUFFICIENT_STATE)
-            return
-        info = self.connection.describe(room)
-        del self.state.subscriptions[room]
-        self._forget_expiry(room)
-        self.state.lose(room, self.services.limits)
-        if subscription.shown is not None:
-            self.services.hub.withdraw(room, info)
-        self.write(self.dialect.unsubscribed(room, codes.UNSUBSCRIBED_INSUFFICIENT))
-
-    # What the shell has
-
-    def write(self, data: bytes) -> None:
-        """Send bytes that are framed."""
-        self.transport.write(data)
-
-    def end(self, code: int, reason: str) -> None:
-        """Close the connection with a code that the client understands."""
-        raise NotImplementedError("the session does")
-
-    def finish(self, code: DisconnectCode) -> None:
-        """Close the connection with one of our own codes."""
-        self.end(code.code, code.reason)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether anything can still reach the client."""
-        return self.state.phase is not Phase.CLOSED
 
     # What a client asks
 
@@ -452,31 +387,6 @@ class Member:
         if self._rest is not None:
             self._rest.set()
 
-    # Leaving
-
-    def leave(self, room: Room, *, away: bool = False) -> bool:
-        """
-        End a subscription. Nothing of the room is written from here on; others learn of it on the side.
-
-        Args:
-            room: any; it is harmless where the client is not in it.
-            away: the client may come back, for only its connection is broken.
-
-        Returns:
-            Whether there was a subscription.
-        """
-        self.state.lost -= {room}
-        subscription = self.state.subscriptions.get(room)
-        if subscription is None:
-            return False
-        info = None if subscription.shown is None else self.connection.describe(room)
-        del self.state.subscriptions[room]
-        self._forget_expiry(room)
-        self.services.hub.leave(room, self, info=info, away=away)
-        if self.state.holds_little or self.state.subscriptions:
-            self.choose_patience()
-        return True
-
     async def exit(self, room: Room, code: int, reason: str) -> None:
         """End a subscription from the server's side, and notify the client."""
         self.state.granted.pop(room, None)
@@ -485,71 +395,6 @@ class Member:
             self.entering[room] = how
         else:
             self._put_out(room, how)
-
-    def _put_out(self, room: Room, how: UnsubscribeCode) -> None:
-        if self.leave(room):
-            self.write(self.dialect.unsubscribed(room, how))
-
-    # Expiry
-
-    def watch_expiry(self, subscription: Subscription) -> None:
-        """
-        End a subscription some grace after its token expired, unless it is refreshed before. What the server granted
-        ends in time: the client has nothing to refresh it with.
-        """
-        self._forget_expiry(subscription.room)
-        subscription.ends_at_s = None
-        if subscription.expire_at_s is not None:
-            grace_s = 0.0 if subscription.server_side else self.services.limits.expiry_grace_s
-            delay_s = subscription.expire_at_s + grace_s - time.time()
-            subscription.ends_at_s = self.services.wheel.now + max(delay_s, 0)
-            self.arm_expiry(subscription)
-
-    def arm_expiry(self, subscription: Subscription) -> None:
-        """Set the timer of a subscription that has a due time."""
-        assert subscription.ends_at_s is not None, "it expires"
-        if self._expiries is None:
-            self._expiries = {}
-        timer = self.services.wheel.at(subscription.ends_at_s, self._subscription_expired, subscription)
-        self._expiries[subscription.room] = timer
-
-    def _forget_expiry(self, room: Room) -> None:
-        """Watch no longer when a subscription expires: it has ended, or ends at another time."""
-        if self._expiries and (timer := self._expiries.pop(room, None)) is not None:
-            timer.cancel()
-
-    def forget_expiries(self) -> None:
-        """Watch no subscription any more."""
-        for room in list(self._expiries or ()):
-            self._forget_expiry(room)
-
-    def _subscription_expired(self, subscription: Subscription) -> None:
-        assert self.state.subscriptions.get(subscription.room) is subscription, "its timer goes with it"
-        self.leave(subscription.room)
-        self.write(self.dialect.unsubscribed(subscription.room, codes.UNSUBSCRIBED_EXPIRED))
-
-    # A slow peer
-
-    @property
-    def is_patient(self) -> bool:
-        """Whether all that piles up for it is the latest of each key."""
-        options_of = self.services.application.room_options
-        for room in self.state.subscriptions:
-            options = options_of(room)
-            if options is None or options.conflate is None:
-                return False
-        return bool(self.state.subscriptions)
-
-    def choose_patience(self) -> None:
-        """Have the kernel hold as little as is right for the rooms there are now."""
-        if self.state.holds_little != self.is_patient:
-            self.state.holds_little = not self.state.holds_little
-            self.transport.hold_little(self.state.holds_little)
-
-    def drained(self) -> None:
-        """Write what was kept for it while it was slow."""
-        for room in self.state.subscriptions:
-            self.services.hub.catch_up(room, self)
 
 
 def subscribed(entry: Entry, joined: Joined, data: bytes | None = None) -> Subscribed:

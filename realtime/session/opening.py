@@ -78,7 +78,7 @@ async def restore(
     state.identity.worker, state.identity.node = services.home.worker, services.home.node
     entries: list[Entry] = []
     try:
-        for subscription in state.subscriptions.values():
+        for subscription in list(state.subscriptions.values()):
             entries.append(await session.reenter(subscription))
     except BaseException:
         session.cancel(entries)

@@ -176,7 +176,7 @@ class Session(Member):
                     await self.dialect.execute(self, command)
                 except Disconnect as end:
                     self.end(end.code, end.reason)
-                if len(queue) == QUEUE_MAX:
+                if len(queue) == QUEUE_MAX and self._rest is None:
                     self.transport.resume_reading()
         finally:
             self._queue = self._task = None
@@ -210,31 +210,6 @@ class Session(Member):
     def _move(self, event: Event) -> None:
         before = self.state.move(event)
         logger.debug("= %s: %s -> %s", self.state.identity.id, before.value, self.state.phase.value)
-
-    @property
-    def is_admitted(self) -> bool:
-        """Whether the client is connected, as its wire protocol has it."""
-        return self.state.phase is Phase.CONNECTED
-
-    @property
-    def is_present(self) -> bool:
-        """Whether the client is connected, or about to be."""
-        return self.state.phase in (Phase.CONNECTING, Phase.CONNECTED)
-
-    @property
-    def stream_id(self) -> str:
-        """By this id `/emulation` and the API find it; "" where it has a two-way WebSocket."""
-        return self.state.wire.stream_id
-
-    @property
-    def protocol_name(self) -> str:
-        """The encoding, as `connections` names it."""
-        return self.dialect.label
-
-    @property
-    def who(self) -> str:
-        """The client, for the log."""
-        return self.state.who
 
     def begin_connecting(self) -> None:
         """Take the first command. The caller must `admit` or `refuse` the client."""
@@ -418,14 +393,17 @@ class Session(Member):
                     await self._rest.wait()
                     self._rest.clear()
         except TimeoutError:
-            self.resume()
+            logger.info("= %s: not at rest within %g s", self.who, within_s)
         finally:
             self._rest = None
+        if not self.is_at_rest:
+            self.resume()
         return self.is_at_rest
 
     def resume(self) -> None:
         """Read on from the client: the session does not move."""
-        self.transport.resume_reading()
+        if self._queue is None or len(self._queue) <= QUEUE_MAX:  # else that resumes which makes it shorter
+            self.transport.resume_reading()
 
     def export(self) -> bytes:
         """

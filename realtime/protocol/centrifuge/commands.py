@@ -14,13 +14,10 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-from msgspec import UNSET, Raw, UnsetType
-
 from realtime import codes
 from realtime.broker.base import Position
-from realtime.codes import ErrorCode
 from realtime.errors import BrokerUnavailable, ClientError, Disconnect, TokenUnverified
-from realtime.protocol.centrifuge import uni
+from realtime.protocol.centrifuge.call import Call, payload, ttl
 from realtime.protocol.centrifuge.codec import Codec
 from realtime.protocol.centrifuge.messages import (
     Command,
@@ -33,7 +30,6 @@ from realtime.protocol.centrifuge.messages import (
     PublishRequest,
     RefreshRequest,
     RefreshResult,
-    Result,
     RPCRequest,
     RPCResult,
     SendRequest,
@@ -53,50 +49,8 @@ from realtime.session.state import Phase
 
 REPLY_UNRECOVERABLE: Final = 2  # bit of SubscribeRequest.flag: error 112 instead of a subscription that lost something
 EMPTY: Final = Empty()
-TTL_MAX_S: Final = 365 * 86400
 
 logger = logging.getLogger("realtime.session")
-
-
-class Call:
-    """One command that runs: of which session, with which id, and in which encoding it is answered."""
-
-    __slots__ = ("codec", "id", "method", "session")
-
-    def __init__(self, session: Session, codec: Codec, id: int, method: str) -> None:
-        self.session = session
-        self.codec = codec
-        self.id = id
-        self.method = method
-
-    def answer(self, result: Result) -> int:
-        """Answer the command, which succeeded. Return the size of the answer in bytes."""
-        return self.write(self.codec.reply(self.id, self.method, result))
-
-    def write(self, reply: bytes) -> int:
-        """Write an answer that is encoded. Return its size in bytes."""
-        session = self.session
-        session.write(session.transport.framing.frame(reply))
-        return len(reply)
-
-    def charge(self, size: int) -> None:
-        """Count a large answer."""
-        metering.charge_answer(self.session.services, self.session.state, size)
-
-    def fail(self, error: ClientError | ErrorCode) -> None:
-        """Answer the command, which failed."""
-        session = self.session
-        if self.method == "send":
-            return  # it has no answer
-        temporary = error.temporary
-        if session.state.wire.is_one_way:
-            session.finish(uni.disconnect_for(error))
-            return
-        self.write(self.codec.error_reply(self.id, error))
-        if session.state.phase is Phase.CONNECTING:
-            # What was said for now is not said for good afterwards.
-            is_for_now = temporary or error.code == codes.TOKEN_EXPIRED.code
-            session.refuse(uni.disconnect_for(error) if is_for_now else None)
 
 
 async def execute(session: Session, codec: Codec, command: Command) -> None:
@@ -119,7 +73,7 @@ async def execute(session: Session, codec: Codec, command: Command) -> None:
     except ClientError as error:
         call.fail(error)
     except BrokerUnavailable as error:
-        _log_unavailable(call, error)
+        call.log_unavailable(error)
         call.fail(codes.UNAVAILABLE)
     except TokenUnverified as error:
         logger.info("x %s: %s: its token cannot be verified now: %s", session.connection_id, method, error)
@@ -139,12 +93,6 @@ async def execute(session: Session, codec: Codec, command: Command) -> None:
         call.fail(codes.INTERNAL)
 
 
-def _log_unavailable(call: Call, error: BrokerUnavailable) -> None:
-    """Name the connection that the broker failed; not each of all, while it is away."""
-    level = logging.WARNING if call.session.services.hub.is_served else logging.DEBUG
-    logger.log(level, "! %s: %s: %s", call.session.connection_id, call.method, error)
-
-
 # The connection
 
 
@@ -154,7 +102,7 @@ async def connect(call: Call, request: ConnectRequest) -> None:
         call.session,
         lambda connected: _answer_connect(call, connected),
         token=request.token,
-        data=_payload(request.data),
+        data=payload(request.data),
         headers=request.headers,
         positions={name: Position(each.epoch, each.offset) for name, each in request.subs.items() if each.recover},
     )
@@ -170,7 +118,7 @@ def _answer_connect(call: Call, connected: Connected) -> None:
         version=home.version,
         expires=expires,
         ttl=seconds,
-        data=_raw(call, connected.data),
+        data=call.raw(connected.data),
         subs={each.room: _subscribe_result(call, each) for each in connected.subscribed},
         ping=ping,
         pong=pong,
@@ -201,7 +149,7 @@ async def subscribe(call: Call, request: SubscribeRequest) -> None:
         room,
         lambda subscribed: call.answer(_subscribe_result(call, subscribed)),
         token=request.token,
-        data=_payload(request.data),
+        data=payload(request.data),
         since=Position(request.epoch, request.offset) if request.recover else None,
         must_recover=bool(request.flag & REPLY_UNRECOVERABLE),
         delta=request.delta == "fossil",
@@ -213,7 +161,7 @@ def _subscribe_result(call: Call, subscribed: Subscribed) -> SubscribeResult:
     """Return what a client gets to know of its subscription (protocol, section 6.1)."""
     is_recoverable, delta = subscribed.recoverable, subscribed.delta
     result = SubscribeResult(recoverable=is_recoverable, positioned=is_recoverable, delta=delta)
-    result.data = _raw(call, subscribed.data)
+    result.data = call.raw(subscribed.data)
     result.expires, result.ttl = ttl(subscribed.expire_at_s)
     if subscribed.position is not None:
         result.epoch, result.offset = subscribed.position.epoch, subscribed.position.offset
@@ -244,7 +192,7 @@ async def publish(call: Call, request: PublishRequest) -> None:
     room, options = requests.permitted(session, request.channel, "publish")
     if request.type:
         raise codes.NOT_AVAILABLE.error()
-    publishing = await requests.publish(session, room, options, _payload(request.data))
+    publishing = await requests.publish(session, room, options, payload(request.data))
     if publishing is None:
         call.answer(EMPTY)
     elif session.may_publish_beside:
@@ -259,7 +207,7 @@ async def _answer_publish(call: Call, publishing: Coroutine[Any, Any, object]) -
         await publishing
         call.answer(EMPTY)
     except BrokerUnavailable as error:
-        _log_unavailable(call, error)
+        call.log_unavailable(error)
         call.fail(codes.UNAVAILABLE)
     except Exception:
         logger.exception("! %s: publish failed", call.session.connection_id)
@@ -298,31 +246,12 @@ async def history(call: Call, request: HistoryRequest) -> None:
 
 async def rpc(call: Call, request: RPCRequest) -> None:
     """Call a method of the application."""
-    call.answer(RPCResult(_raw(call, await requests.rpc(call.session, request.method, _payload(request.data)))))
+    call.answer(RPCResult(call.raw(await requests.rpc(call.session, request.method, payload(request.data)))))
 
 
 async def send(call: Call, request: SendRequest) -> None:
     """Hand a message to the application."""
-    await requests.send(call.session, _payload(request.data))
-
-
-# What they share
-
-
-def _payload(data: Raw | UnsetType) -> bytes | None:
-    """Return a payload apart from the message that it came in, which is not kept for its sake."""
-    return None if isinstance(data, UnsetType) or not data else bytes(data)
-
-
-def _raw(call: Call, data: bytes | None) -> Raw | UnsetType:
-    return UNSET if data is None else Raw(call.codec.payload(data))
-
-
-def ttl(expire_at_s: float | None) -> tuple[bool, int]:
-    """Return the fields `expires` and `ttl`, in whole seconds."""
-    if expire_at_s is None:
-        return False, 0
-    return True, max(1, min(int(expire_at_s - time.time()), TTL_MAX_S))
+    await requests.send(call.session, payload(request.data))
 
 
 Method = Callable[[Call, Any], Awaitable[None]]

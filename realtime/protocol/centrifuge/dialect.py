@@ -15,6 +15,7 @@ from msgspec import UNSET, Raw
 from realtime.broker.base import Room
 from realtime.codes import UnsubscribeCode
 from realtime.protocol.centrifuge import commands, uni
+from realtime.protocol.centrifuge.call import ttl
 from realtime.protocol.centrifuge.codec import BadFrame, Codec
 from realtime.protocol.centrifuge.messages import (
     Command,
@@ -84,7 +85,7 @@ class CentrifugeDialect(Dialect):
 
     def refreshed(self, expire_at_s: float | None) -> bytes:
         """Return the notification that the connection expires at another time."""
-        return self._push(Push(refresh=Refreshed(*commands.ttl(expire_at_s))))
+        return self._push(Push(refresh=Refreshed(*ttl(expire_at_s))))
 
     def disconnected(self, code: int, reason: str) -> bytes:
         """Return the end of a connection as a message."""
