@@ -114,6 +114,33 @@ def test_only_worker_and_testing_know_a_wire_protocol() -> None:
     assert not wrong, "what others share with the protocol lies below it: " + ", ".join(wrong)
 
 
+# Folders in which no module imports itself by way of others, also inside a function or under TYPE_CHECKING.
+NO_CYCLES = ("realtime.session", "realtime.protocol", "realtime.cluster", "realtime.api", "realtime.process")
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    paths = dict(modules("realtime"))
+    below = {
+        name: {
+            module
+            for _, target in imports(name, path)
+            for module in (target, target.rpartition(".")[0])
+            if module in paths and module not in (name, FACE)
+        }
+        for name, path in paths.items()
+    }
+    found = []
+    for name in below:
+        seen, ahead = set[str](), [name]
+        while ahead:
+            new = below[ahead.pop()] - seen
+            seen |= new
+            ahead += new
+        if name in seen and name.startswith(NO_CYCLES):
+            found.append(name)
+    assert not found, f"these are in a cycle: {found}"
+
+
 def test_every_module_of_realtime_has_a_layer() -> None:
     homeless = [name for name, _ in modules("realtime") if name != FACE and layer(name) is None]
     assert not homeless, f"give them a layer in LAYERS: {homeless}"
