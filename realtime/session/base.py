@@ -10,7 +10,7 @@ bytes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -145,7 +145,7 @@ class Dialect(Protocol):
             BadMessage: no client sends this.
         """
 
-    async def execute(self, session: Any, command: Any) -> None:
+    def execute(self, session: Any, command: Any) -> Awaitable[None]:
         """
         Run one command of a client, and answer it, also where it failed.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 from msgspec import UNSET, Raw, UnsetType
@@ -31,11 +32,12 @@ logger = logging.getLogger("realtime.session")
 class Call:
     """One command that runs: of which session, with which id, and in which encoding it is answered."""
 
-    __slots__ = ("codec", "id", "method", "session")
+    __slots__ = ("_frame", "codec", "id", "method", "session")
 
-    def __init__(self, session: Session, codec: Codec, id: int, method: str) -> None:
+    def __init__(self, session: Session, codec: Codec, frame: Callable[[bytes], bytes], id: int, method: str) -> None:
         self.session = session
         self.codec = codec
+        self._frame = frame
         self.id = id
         self.method = method
 
@@ -45,8 +47,7 @@ class Call:
 
     def write(self, reply: bytes) -> int:
         """Write an answer that is encoded. Return its size in bytes."""
-        session = self.session
-        session.write(session.transport.framing.frame(reply))
+        self.session.transport.write(self._frame(reply))
         return len(reply)
 
     def charge(self, size: int) -> None:

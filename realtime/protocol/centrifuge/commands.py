@@ -53,7 +53,7 @@ EMPTY: Final = Empty()
 logger = logging.getLogger("realtime.session")
 
 
-async def execute(session: Session, codec: Codec, command: Command) -> None:
+async def execute(session: Session, codec: Codec, frame: Callable[[bytes], bytes], command: Command) -> None:
     """
     Run one command, and answer it, also where it failed.
 
@@ -65,7 +65,7 @@ async def execute(session: Session, codec: Codec, command: Command) -> None:
         raise codes.PROTOCOL.error()
     if session.state.phase is not (Phase.NEW if method == "connect" else Phase.CONNECTED):
         raise (session.state.refusal or codes.PROTOCOL).error()
-    call = Call(session, codec, command.id, method)
+    call = Call(session, codec, frame, command.id, method)
     try:
         if session.services.commands is not None and method != "connect":
             metering.count_command(session.services, session.state, has_answer=method != "send")

@@ -7,8 +7,8 @@ messages into commands, has commands.py run them, and encodes what the server se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
 
 from msgspec import UNSET, Raw
 
@@ -54,11 +54,13 @@ class CentrifugeDialect(Dialect):
             received = self._codec.decode(message)
         except BadFrame as error:
             raise BadMessage(str(error)) from error
+        if len(received) == 1 and received[0].id:  # the usual message
+            return received
         return [None if command == PONG else command for command in received]
 
-    async def execute(self, session: Session, command: Command) -> None:
+    def execute(self, session: Session, command: Command) -> Coroutine[Any, Any, None]:
         """Run one command, and answer it."""
-        await commands.execute(session, self._codec, command)
+        return commands.execute(session, self._codec, self._frame, command)
 
     def is_publication(self, command: Command) -> bool:
         """Whether it publishes."""
