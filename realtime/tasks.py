@@ -4,7 +4,8 @@ Tasks: beginning one at once, where Python can; and the tasks that a part of a w
 Runs in the worker. A task that starts in a later turn of the event loop costs a handle, a poll of the kernel, and
 cold processor caches. Most commands of clients are answered without waiting for anything. From Python 3.12
 on, such a task runs to its end inside `begin`. A task that must wait goes on like any other. An older Python starts it
-in the next turn.
+in the next turn. What depends on which of the two it is takes a `Begin` as a
+parameter, and asks it: so each is tested, whatever the interpreter.
 """
 
 from __future__ import annotations
@@ -13,17 +14,46 @@ import asyncio
 import logging
 import sys
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-IS_EAGER: Final = sys.version_info >= (3, 12)
+
+class Begin(Protocol):
+    """Begins tasks, in one of the two ways."""
+
+    is_eager: bool
+    """Whether a task begins at once, and may be done when it is returned."""
+
+    def __call__(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Return the task of `work`. To be called on the event loop."""
+
+
+class Lazily:
+    """A `Begin`: a task begins in the next turn of the loop."""
+
+    is_eager = False
+
+    def __call__(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(work)
+
+
+class Eagerly:
+    """A `Begin`: a task begins at once. Needs Python 3.12."""
+
+    is_eager = True
+
+    def __call__(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        loop = asyncio.get_running_loop()
+        if sys.version_info >= (3, 12):
+            return asyncio.Task(work, loop=loop, eager_start=True)
+        raise AssertionError("an older Python begins no task at once: `BEGIN` is what this one can")
+
+
+BEGIN: Final[Begin] = Eagerly() if sys.version_info >= (3, 12) else Lazily()
 
 
 def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Start a task, and return it; it may be done already. Must be called on the event loop."""
-    loop = asyncio.get_running_loop()
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(work, loop=loop, eager_start=True)
-    return loop.create_task(work)
+    """Return the task of `work`, which may be done already. To be called on the event loop."""
+    return BEGIN(work)
 
 
 class SideTasks:

@@ -32,12 +32,15 @@ from realtime.broker.memory import MemoryBroker
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
 from realtime.errors import ClientError, Disconnect
-from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
+from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.hub import Hub
+from realtime.session.registry import Home, Registry
+from realtime.session.state import Limits
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.base import Framing, Handshake
+from realtime.transport.stream import LINES
 
 __all__ = ["TestClient", "TestServer"]
 
@@ -45,23 +48,10 @@ PATIENCE_S: Final = 5.0  # for something that never comes
 TOKEN_S: Final = 3600
 
 
-class _Lines:
-    """One message a line, as `Framing`."""
-
-    name = "lines"
-    takes_several = True
-
-    def frame(self, payload: bytes) -> bytes:
-        return payload + b"\n"
-
-
-_LINES: Final = _Lines()
-
-
 class _Outlet:
     """A transport to a client in the same process. Takes everything at once."""
 
-    framing: Framing = _LINES
+    framing: Framing = LINES
     has_close_frame = True
 
     def choose_framing(self, *, binary: bool) -> None:
@@ -124,6 +114,8 @@ class TestServer:
         broker = MemoryBroker(WorkerId("test"))
         self._wheel = TimerWheel(asyncio.get_running_loop().time())
         worker = WorkerId("test")
+        home, tokens = Home(0, "test", "test", realtime.__version__), Tokens(self._secret)
+        self._registry = Registry()
         self._hub = Hub(
             broker,
             self._app,
@@ -135,12 +127,13 @@ class TestServer:
             self._app,
             self._hub,
             wheel=self._wheel,
-            tokens=Tokens(self._secret),
+            tokens=tokens,
             limits=self._limits,
-            home=Home(0, "test", "test", realtime.__version__),
+            home=home,
+            registry=self._registry,
         )
         mailbox = Mailbox(broker, self._hub.private, worker)
-        self._bus = ClusterBus(worker, broker, mailbox, self._hub.registry, self._protocol)
+        self._bus = ClusterBus(home, broker, mailbox, self._hub.registry, self._registry, tokens.revoked)
         await self._hub.start()
         await self._bus.start()
         self._app.bind(self._hub, self._bus)

@@ -27,6 +27,9 @@ import msgspec
 from realtime.api import Api
 from realtime.application.app import App, Receive, Scope, Send
 from realtime.process.router import Router
+from realtime.protocol.centrifuge import uni
+from realtime.protocol.centrifuge.wire import Wire
+from realtime.transport.stream import EVENTS
 
 __all__ = ["TestHttp", "TestResponse"]
 
@@ -68,9 +71,16 @@ class TestHttp:
         self._router: Router | None = None
 
     async def __aenter__(self) -> TestHttp:
-        api = Api(self._app.hub, self._app._running_bus(), keys=())  # without keys it answers nothing
+        api = Api(
+            self._app.hub, self._app._running_bus(), keys=(), encoder=Wire(uni, EVENTS)
+        )  # without keys it answers nothing
         self._router = Router(
-            self._app, health=lambda: {"status": "ok"}, websocket_paths=(), streams=_no_streams, api=api
+            self._app,
+            health=lambda: {"status": "ok"},
+            websocket_paths=(),
+            stream_paths=(),
+            streams=_no_streams,
+            api=api,
         )
         await self._router.startup()
         return self

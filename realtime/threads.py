@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import ContextVar, copy_context
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
@@ -74,6 +74,22 @@ def from_any_thread_at_once(method: Callable[Concatenate[S, P], T]) -> Callable[
         return _wait(loop, _submit(loop, on_the_loop))
 
     return call
+
+
+class _Done:
+    """What was done already, for callers that await it."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield  # which makes it a generator, that ends at once
+
+
+def done() -> Any:
+    """
+    Return what a method returns that has been done and may be awaited: in an event loop something that is awaited in no
+    time; None in a thread without one, where a coroutine method returns its result as well.
+    """
+    return None if _running() is None else _Done()
 
 
 async def in_thread(pool: concurrent.futures.Executor, function: Callable[[], T]) -> T:

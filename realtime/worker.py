@@ -34,13 +34,15 @@ from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.revocation_sync import RevocationSync
 from realtime.errors import BrokerUnavailable, RealtimeError
-from realtime.process.gateway import WEBSOCKET_PATHS, Gateway
+from realtime.process.gateway import Gateway
 from realtime.process.router import Router
-from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
-from realtime.protocol.centrifuge.streams import Limits as StreamLimits
-from realtime.protocol.centrifuge.streams import StreamEndpoint
-from realtime.protocol.centrifuge.wire import difference
+from realtime.protocol.centrifuge import uni
+from realtime.protocol.centrifuge.server import Centrifuge
+from realtime.protocol.centrifuge.streams import ENDPOINTS, StreamEndpoint
+from realtime.protocol.centrifuge.wire import Wire, difference
 from realtime.rooms.hub import Hub
+from realtime.session.registry import Home, Registry
+from realtime.session.state import Limits
 from realtime.settings import Settings
 from realtime.tasks import SideTasks
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
@@ -49,6 +51,8 @@ from realtime.transport.flood import FloodLimits
 from realtime.transport.guarded import Limits as HostedLimits
 from realtime.transport.handshake import Admission
 from realtime.transport.hosts import Hosts
+from realtime.transport.stream import EVENTS
+from realtime.transport.stream import Limits as StreamLimits
 from realtime.transport.tls import server_context
 from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
@@ -78,6 +82,8 @@ class Process:
         broker = make_broker(
             settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix, memory=settings.broker_memory
         )
+        self.registry = Registry()
+        self.tokens = tokens = tokens_of(settings)
         self.hub = Hub(
             broker,
             app,
@@ -91,7 +97,7 @@ class Process:
             app,
             self.hub,
             wheel=self.wheel,
-            tokens=tokens_of(settings),
+            tokens=tokens,
             limits=Limits(
                 ping_s=settings.ping_s,
                 pong_s=settings.pong_s,
@@ -103,6 +109,7 @@ class Process:
                 anonymous=settings.allows_anonymous,
             ),
             home=home,
+            registry=self.registry,
             wrong=self.wrong,
         )
         self.hosts = Hosts(settings.allowed_hosts)
@@ -129,8 +136,8 @@ class Process:
             ),
         )
         mailbox = Mailbox(broker, self.hub.private, worker_id)
-        self.bus = bus = ClusterBus(worker_id, broker, mailbox, self.hub.registry, self.protocol)
-        self.revocation_sync = RevocationSync(broker, bus, self.protocol.tokens.revoked)
+        self.bus = bus = ClusterBus(home, broker, mailbox, self.hub.registry, self.registry, tokens.revoked)
+        self.revocation_sync = RevocationSync(broker, bus, tokens.revoked)
         self.side_tasks = SideTasks(logger)
         self.streams = StreamEndpoint(
             self.protocol,
@@ -141,12 +148,14 @@ class Process:
         self.router = Router(
             app,
             health=self.health,
-            websocket_paths=WEBSOCKET_PATHS,
+            websocket_paths=ENDPOINTS.websocket_paths,
+            stream_paths=ENDPOINTS.http_paths,
             streams=self.streams,
             api=Api(
                 self.hub,
                 bus,
                 keys=settings.api_keys,
+                encoder=Wire(uni, EVENTS),
                 wrong=self.wrong,
                 message_bytes=settings.message_bytes,
             ),
@@ -156,7 +165,7 @@ class Process:
             self.router,
             place={"slot": worker.slot, "worker": worker.worker_id, "node": worker.node},
             cookie=settings.session_cookie,
-            websocket_paths=WEBSOCKET_PATHS,
+            websocket_paths=ENDPOINTS.websocket_paths,
             endpoint=self.endpoint,
             on_lost=self._closed,
             routes=worker.routes,
@@ -177,6 +186,7 @@ class Process:
         self.gateway = Gateway(
             self.endpoint,
             self.host,
+            endpoints=ENDPOINTS,
             closed=self._closed,
             tls=server_context(settings),
             handshake_s=settings.handshake_s,
@@ -212,7 +222,7 @@ class Process:
         await self.router.shutdown()
         await self.app.shutdown()
         await self.revocation_sync.close()
-        await self.protocol.tokens.close()
+        await self.tokens.close()
         await self.side_tasks.close(REAP_S)
         await self.bus.close()
         await self.hub.close()
@@ -253,7 +263,7 @@ class Process:
         """Return a snapshot for `realtime status`."""
         return {
             "hub": self.hub.statistics(),
-            **self.protocol.statistics(),
+            **self.registry.statistics(),
             **self.gateway.statistics(),
             "misdirected": self.hosts.misdirected,
             "wrong_credentials": dict(self.wrong.counts),

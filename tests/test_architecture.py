@@ -35,7 +35,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.auth",
         "realtime.settings",
         "realtime.timing realtime.threads realtime.tasks realtime.surrogates realtime.logs",
-        "realtime.errors realtime.close_codes",
+        "realtime.json_text realtime.codes realtime.close_codes",
+        "realtime.errors",
         "realtime.own",
     )
 )
@@ -169,6 +170,19 @@ def test_the_folders_of_sticky_import_downwards_only() -> None:
             if here is not None and there is not None and there < here:
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {target} is above it")
     assert not wrong, "\n".join(wrong)
+
+
+def test_only_what_joins_the_parts_of_a_process_knows_a_wire_protocol() -> None:
+    folder = "realtime.protocol.centrifuge"
+    allowed = {"realtime.worker", "realtime.asgi.server", "realtime.testing", "realtime.testing_http"}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {target}"
+        for name, path in modules("realtime")
+        if name not in allowed and not name.startswith(folder)
+        for line, target in imports(name, path)
+        if target.startswith(folder)
+    ]
+    assert not wrong, "what others share with the protocol lies below it: " + ", ".join(wrong)
 
 
 def test_every_module_of_realtime_has_a_layer() -> None:

@@ -16,8 +16,8 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from realtime.errors import ClientError
-from realtime.protocol.centrifuge import json
-from realtime.protocol.centrifuge.messages import PresenceResult
+from realtime.json_text import is_text, one_line
+from realtime.protocol.shapes import PresenceResult
 
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]  # Unix time
 
@@ -219,9 +219,9 @@ def _json(name: str, value: Raw | UnsetType, encoded: str) -> bytes | None:
     data = either(name, value, encoded)
     if data is None or data == b"null":
         return None
-    if not json.is_text(data):
+    if not is_text(data):
         raise bad_request(f"`b64{name}` is no JSON")
-    return json.one_line(data)
+    return one_line(data)
 
 
 # Results

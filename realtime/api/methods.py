@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Raw
 
 import realtime
+from realtime import codes
 from realtime.api.glob import BadGlob, compile_glob
 from realtime.api.messages import (
     BroadcastRequest,
@@ -55,8 +56,8 @@ from realtime.broker.base import Position, Room
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.messages import Disconnect, Refresh, Subscribe, Unsubscribe
 from realtime.errors import BrokerUnavailable, ClientError, NotKept
-from realtime.protocol.centrifuge import codes, json
-from realtime.protocol.centrifuge.messages import HistoryResult, PresenceStatsResult, info_of
+from realtime.json_text import is_text, one_line
+from realtime.protocol.shapes import JSON, HistoryResult, PresenceStatsResult, info_of, presence_entries, pub_of
 from realtime.rooms.hub import Hub
 from realtime.rooms.options import RoomOptions
 
@@ -156,9 +157,9 @@ class Methods:
             raise bad_request("`cursor` needs `limit`: it names a page")
         if request.limit <= 0:
             census = await self._hub.members.census(room)
-            said = census.encoded.get(json.NAME)
+            said = census.encoded.get(JSON)
             if said is None:  # made once for all who ask, clients too
-                said = census.encoded[json.NAME] = json.presence_entries(census.members)
+                said = census.encoded[JSON] = presence_entries(census.members)
             return PresencePage(cast(Any, Raw(b"{%b}" % said)), "")
         page = await self._hub.broker.members_page(room, cursor=request.cursor, limit=min(request.limit, PAGE_MAX))
         return PresencePage({client: info_of(info) for client, info in page.members.items()}, page.cursor)
@@ -180,7 +181,7 @@ class Methods:
         )
         if since is not None and since.epoch not in ("", page.top.epoch):
             raise codes.UNRECOVERABLE.error()
-        return HistoryResult([json.pub_of(each) for each in page.publications], page.top.epoch, page.top.offset)
+        return HistoryResult([pub_of(each) for each in page.publications], page.top.epoch, page.top.offset)
 
     async def _history_remove(self, request: RoomRequest) -> Empty:
         self._options(request.channel)
@@ -317,9 +318,9 @@ def _not_kept(error: NotKept) -> ClientError:
 
 
 def _json_payload(data: bytes) -> bytes:
-    if not json.is_text(data):
+    if not is_text(data):
         raise bad_request("the payload is no JSON, and the room is not `binary`")
-    return json.one_line(data)
+    return one_line(data)
 
 
 def _room(name: str) -> Room:

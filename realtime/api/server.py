@@ -26,11 +26,12 @@ from realtime.api.openapi import describe
 from realtime.api.tail import tail
 from realtime.auth.credentials import API_KEY, WrongCredentials
 from realtime.cluster.bus import ClusterBus
-from realtime.protocol.centrifuge.streams import answer, headers_of, read_body
+from realtime.rooms.fanout import Wire
 from realtime.rooms.hub import Hub
 from realtime.settings import Settings
 from realtime.surrogates import repair
 from realtime.transport.asgi import Receive, Scope, Send
+from realtime.transport.http import JSON, headers_of, read_body, respond, respond_text
 
 PREFIX: Final = "/api"
 BODY_MAX: Final = 4 * 1024**2  # a batch is larger than any one message
@@ -47,6 +48,7 @@ class Api:
         bus: ClusterBus,
         *,
         keys: Sequence[str],
+        encoder: Wire,
         wrong: WrongCredentials | None = None,
         message_bytes: int = Settings.message_bytes,
     ) -> None:
@@ -55,6 +57,7 @@ class Api:
             hub: this worker's rooms.
             bus: reaches the sessions of all workers.
             keys: each opens everything; without one there is no API.
+            encoder: how a program that follows a room gets its publications.
             wrong: counts and slows keys that are wrong; none waits unless given.
             message_bytes: a setting of the same name; a message of that size fits into a request.
         """
@@ -62,6 +65,7 @@ class Api:
         self.keys = tuple(key.encode() for key in keys)
         self._body_max = max(BODY_MAX, ENCODED * message_bytes)
         self._hub = hub
+        self._encoder = encoder
         self._methods = Methods(hub, bus)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,19 +76,19 @@ class Api:
         if not self._opens(given):
             if given:
                 await self._wrong.slow(API_KEY, (scope.get("client") or ("",))[0], "it is none of --api-key")
-            await answer(send, 401, b"X-API-Key is missing or wrong.\n")
+            await respond_text(send, 401, b"X-API-Key is missing or wrong.\n")
         elif name == "openapi.json":
-            await _send_json(send, 200, msgspec.json.encode(describe(self._methods, PREFIX)))
+            await respond(send, 200, msgspec.json.encode(describe(self._methods, PREFIX)), JSON)
         elif name == "tail":
-            await tail(self._hub, scope, receive, send)
+            await tail(self._hub, self._encoder, scope, receive, send)
         elif scope["method"] != "POST":
-            await answer(send, 405, b"POST.\n", [(b"allow", b"POST")])
+            await respond_text(send, 405, b"POST.\n", [(b"allow", b"POST")])
         elif (body := await read_body(receive, self._body_max)) is None:
-            await answer(send, 413, b"The request is too large.\n")
+            await respond_text(send, 413, b"The request is too large.\n")
         elif name and name != "batch" and name not in self._methods.by_name:
-            await answer(send, 404, b"There is no such method.\n")
+            await respond_text(send, 404, b"There is no such method.\n")
         else:
-            await _send_json(send, 200, msgspec.json.encode(await self._answer(name, repair(body) or b"{}")))
+            await respond(send, 200, msgspec.json.encode(await self._answer(name, repair(body) or b"{}")), JSON)
 
     def _opens(self, given: str) -> bool:
         found = [hmac.compare_digest(given.encode(), known) for known in self.keys]
@@ -121,9 +125,3 @@ def _key_of(headers: Mapping[str, str]) -> str:
     """Return the key that a request has, in one of the two ways; nothing where it has none."""
     kind, _, credentials = headers.get("authorization", "").partition(" ")
     return headers.get("x-api-key", "") or (credentials if kind.lower() == "apikey" else "")
-
-
-async def _send_json(send: Send, status: int, body: bytes) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

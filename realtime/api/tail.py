@@ -10,40 +10,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from typing import Final
 from urllib.parse import parse_qs
 
+from realtime import codes
 from realtime.broker.base import ClientInfo, Room
 from realtime.errors import BrokerUnavailable
-from realtime.protocol.centrifuge import codes, uni
-from realtime.protocol.centrifuge.streams import (
-    EVENTS,
-    SLOW,
-    UNCACHED,
-    Limits,
-    Stream,
-    answer,
-    connection_of,
-    cut,
-    gone,
-)
-from realtime.protocol.centrifuge.wire import Wire
-from realtime.rooms.fanout import Wire as AnyWire
+from realtime.rooms.fanout import Wire
 from realtime.rooms.hub import Hub, Insufficient
 from realtime.transport.asgi import Receive, Scope, Send
+from realtime.transport.http import UNCACHED, begin_response, connection_of, cut, gone, respond_text
+from realtime.transport.stream import EVENTS, SLOW, Limits, Stream
 
 logger = logging.getLogger("realtime.api")
 
 
-async def tail(hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer `GET …/tail?channel=ROOM`, until the program has gone or takes nothing any more."""
+async def tail(hub: Hub, encoder: Wire, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer `GET …/tail?channel=ROOM`, until the program has gone or takes nothing. `encoder`: of `EVENTS`."""
     names = parse_qs(scope["query_string"].decode("latin-1")).get("channel", [])
     options = hub.declarations.room_options(Room(names[0])) if names and not names[0].startswith("\0") else None
     if options is None:
-        await answer(send, 404, b"?channel= names no room that is declared.\n")
+        await respond_text(send, 404, b"?channel= names no room that is declared.\n")
         return
     room = Room(names[0])
-    follower = _Follower()
+    follower = _Follower(encoder)
     try:
         entry = await hub.enter(
             room,
@@ -53,13 +42,13 @@ async def tail(hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
             watches=options.join_leave,
         )
     except BrokerUnavailable:
-        await answer(send, 503, b"The broker is away.\n")
+        await respond_text(send, 503, b"The broker is away.\n")
         return
     try:
         entry.commit()
     except Insufficient:
         hub.cancel(entry)
-        await answer(send, 503, b"Publications were lost just now. Try again.\n")
+        await respond_text(send, 503, b"Publications were lost just now. Try again.\n")
         return
     hub.activate(entry)
     if (connection := connection_of(scope)) is not None:
@@ -67,7 +56,7 @@ async def tail(hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
 
     async def follow() -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), *UNCACHED]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await begin_response(send, 200, headers)
         await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
         await follower.transport.pump(send)
 
@@ -91,19 +80,13 @@ async def tail(hub: Hub, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.body", "body": b""})
 
 
-_FOLLOWED: Final = Wire(uni, EVENTS)
-
-
 class _Follower:
     """A program that follows a room; it is a member, and nobody sees it."""
 
-    def __init__(self) -> None:
+    def __init__(self, encoder: Wire) -> None:
+        self.wire = encoder
         self.connection_id = f"tail-{secrets.token_hex(8)}"
         self.transport = Stream(EVENTS, EVENTS, Limits())
-
-    @property
-    def wire(self) -> AnyWire:
-        return _FOLLOWED
 
     def insufficient(self, room: Room) -> None:
         self.transport.close(codes.INSUFFICIENT_STATE.code, codes.INSUFFICIENT_STATE.reason)

@@ -27,16 +27,19 @@ from realtime.broker.memory import MemoryBroker
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.revocation_sync import RevocationSync
-from realtime.process.gateway import WEBSOCKET_PATHS
 from realtime.process.router import Router
-from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
-from realtime.protocol.centrifuge.streams import Limits as StreamLimits
-from realtime.protocol.centrifuge.streams import StreamEndpoint
-from realtime.protocol.centrifuge.wire import difference
+from realtime.protocol.centrifuge import uni
+from realtime.protocol.centrifuge.server import Centrifuge
+from realtime.protocol.centrifuge.streams import ENDPOINTS, StreamEndpoint
+from realtime.protocol.centrifuge.wire import Wire, difference
 from realtime.rooms.hub import Hub
+from realtime.session.registry import Home, Registry
+from realtime.session.state import Limits
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.asgi import Receive, Scope, Send
+from realtime.transport.stream import EVENTS
+from realtime.transport.stream import Limits as StreamLimits
 from realtime.worker import tokens_of
 
 
@@ -50,6 +53,11 @@ class OneProcess:
         worker, node = WorkerId(f"asgi-{os.getpid()}-{secrets.token_hex(4)}"), socket.gethostname()
         self._node = node
         self._wheel = TimerWheel(asyncio.get_running_loop().time())
+        home, self._registry, self._tokens = (
+            Home(0, worker, node, realtime.__version__),
+            Registry(),
+            tokens_of(settings),
+        )
         broker = MemoryBroker(worker)
         self._hub = Hub(
             broker,
@@ -64,7 +72,7 @@ class OneProcess:
             app,
             self._hub,
             wheel=self._wheel,
-            tokens=tokens_of(settings),
+            tokens=self._tokens,
             limits=Limits(
                 ping_s=settings.ping_s,
                 pong_s=settings.pong_s,
@@ -75,12 +83,13 @@ class OneProcess:
                 answer_bytes=settings.answer_bytes,
                 anonymous=settings.allows_anonymous,
             ),
-            home=Home(0, worker, node, realtime.__version__),
+            home=home,
+            registry=self._registry,
             wrong=wrong,
         )
         mailbox = Mailbox(broker, self._hub.private, worker)
-        self._bus = bus = ClusterBus(worker, broker, mailbox, self._hub.registry, self._protocol)
-        self._revocations = RevocationSync(broker, bus, self._protocol.tokens.revoked)
+        self._bus = bus = ClusterBus(home, broker, mailbox, self._hub.registry, self._registry, self._tokens.revoked)
+        self._revocations = RevocationSync(broker, bus, self._tokens.revoked)
         limits = StreamLimits(settings.message_bytes, settings.outbound_bytes, settings.outbound_s)
         streams = StreamEndpoint(
             self._protocol, deliver=bus.deliver, limits=limits, allowed_origins=settings.allowed_origins
@@ -89,9 +98,17 @@ class OneProcess:
         self._router = Router(
             app,
             health=self._health,
-            websocket_paths=WEBSOCKET_PATHS,
+            websocket_paths=ENDPOINTS.websocket_paths,
+            stream_paths=ENDPOINTS.http_paths,
             streams=streams,
-            api=Api(self._hub, bus, keys=settings.api_keys, wrong=wrong, message_bytes=settings.message_bytes),
+            api=Api(
+                self._hub,
+                bus,
+                keys=settings.api_keys,
+                encoder=Wire(uni, EVENTS),
+                wrong=wrong,
+                message_bytes=settings.message_bytes,
+            ),
             root_path=settings.root_path,
         )
         self._turning: asyncio.Task[None] | None = None
@@ -121,12 +138,12 @@ class OneProcess:
     async def stop(self) -> None:
         """End what `start` began. Clients that are still connected get a close code by which they come back."""
         # First, while the hub still runs: leave hooks are called for these clients.
-        for session in tuple(self._protocol.sessions):
+        for session in tuple(self._registry):
             session.end(3001, "shutdown")
         await self._router.shutdown()
         await self._app.shutdown()
         await self._revocations.close()
-        await self._protocol.tokens.close()
+        await self._tokens.close()
         await self._bus.close()
         await self._hub.close()
         if self._turning is not None:
@@ -139,14 +156,14 @@ class OneProcess:
         path, root = scope["path"], scope.get("root_path", "")
         if root and path.startswith(f"{root}/"):
             scope = {**scope, "path": path[len(root) :]}
-        if scope["type"] == "websocket" and scope["path"] in WEBSOCKET_PATHS:
+        if scope["type"] == "websocket" and scope["path"] in ENDPOINTS.websocket_paths:
             await self._websockets(scope, receive, send)
         else:
             await self._router(scope, receive, send)
 
     def _health(self) -> dict[str, Any]:
         """Say how this process is."""
-        connections, _ = self._protocol.counts()
+        connections, _ = self._registry.counts()
         return {
             "status": "ok",
             "version": realtime.__version__,

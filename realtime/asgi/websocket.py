@@ -17,10 +17,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from realtime.protocol.centrifuge.streams import BARE, LINES, SLOW, Limits, headers_of
 from realtime.transport.asgi import Receive, Scope, Send
 from realtime.transport.base import ClientSession, Framing, Handshake, SessionFactory
 from realtime.transport.handshake import ONE_WAY, origin_matches
+from realtime.transport.http import headers_of
+from realtime.transport.stream import BARE, LINES, SLOW, Limits
 
 ABNORMAL: Final = (1006, "")
 TOO_BIG: Final = (1009, "message too big")  # RFC 6455, section 7.4.1

@@ -17,7 +17,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from realtime.auth.revocation import KEPT_S, MOST, Revocation
+from realtime import codes
+from realtime.auth.revocation import KEPT_S, MOST, Revocation, Revoked
 from realtime.broker.base import Broker, Position, PublishRequest, Retention, Room, WorkerId
 from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.messages import (
@@ -36,9 +37,7 @@ from realtime.cluster.messages import (
     encode,
 )
 from realtime.errors import BrokerUnavailable, ClientError
-from realtime.protocol.centrifuge import codes
-from realtime.protocol.centrifuge.server import Centrifuge
-from realtime.protocol.centrifuge.session import Session
+from realtime.session.registry import Home, LocalSession, Registry
 from realtime.tasks import SideTasks
 
 SURVEY_S: Final = 2.0  # for all workers to answer
@@ -65,21 +64,23 @@ class ClusterBus:
     """Sends messages, and does what those ask for that arrive. The owner must call `start` and `close`."""
 
     def __init__(
-        self, worker: WorkerId, broker: Broker, mailbox: Mailbox, rooms: RoomSizes, protocol: Centrifuge
+        self, home: Home, broker: Broker, mailbox: Mailbox, rooms: RoomSizes, sessions: Registry, revoked: Revoked
     ) -> None:
         """
         Args:
-            worker: this one.
+            home: this worker, which answers requests and gets what is meant for it.
             broker: knows the workers, and keeps what is revoked.
             mailbox: of this worker, not open yet.
             rooms: of this worker.
-            protocol: has the sessions of this worker.
+            sessions: of this worker: what messages ask for is done to these.
+            revoked: which tokens this worker refuses.
         """
-        self.worker = worker
+        self._home = home
         self._broker = broker
         self._mailbox = mailbox
         self._rooms = rooms
-        self._protocol = protocol
+        self._sessions = sessions
+        self._revoked = revoked
         self._tasks = SideTasks(logger)
         self._started_s = time.time()
         self._surveys: dict[int, tuple[list[SurveyReply], asyncio.Event]] = {}
@@ -110,15 +111,15 @@ class ClusterBus:
         Raises:
             BrokerUnavailable: the session is on another worker, which cannot be reached.
         """
-        if worker == self.worker:
-            return self._protocol.emulate(session, data)
+        if worker == self._home.worker:
+            return self._sessions.receive(session, data)
         if not WORKER.fullmatch(worker):
             return False
         self._number += 1
         number = self._number
         receipt = self._receipts[number] = asyncio.get_running_loop().create_future()
         try:
-            await self._mailbox.send(WorkerId(worker), encode(EmulatedInput(session, data, self.worker, number)))
+            await self._mailbox.send(WorkerId(worker), encode(EmulatedInput(session, data, self._home.worker, number)))
             async with asyncio.timeout(RECEIPT_S):
                 is_here: bool = await receipt
                 return is_here
@@ -168,7 +169,7 @@ class ClusterBus:
         number = self._number
         replies, more = self._surveys[number] = ([], asyncio.Event())
         try:
-            await self._mailbox.send(None, encode(SurveyRequest(self.worker, number, user)))
+            await self._mailbox.send(None, encode(SurveyRequest(self._home.worker, number, user)))
             async with asyncio.timeout(SURVEY_S):
                 while len(replies) < expected:
                     await more.wait()
@@ -185,7 +186,7 @@ class ClusterBus:
         """Do what a message asks for, or give an answer to the call that waits for it."""
         message = decode(data)
         if isinstance(message, EmulatedInput):
-            received = InputReceived(message.number, self._protocol.emulate(message.session, message.data))
+            received = InputReceived(message.number, self._sessions.receive(message.session, message.data))
             self._tasks.spawn(self._answer(message.asker, received))
         elif isinstance(message, InputReceived):
             receipt = self._receipts.get(message.number)
@@ -201,27 +202,27 @@ class ClusterBus:
         elif isinstance(message, Revoke):
             self.receive_revocation(message.revocation)
         elif isinstance(message, Disconnect):
-            self._protocol.disconnect(
+            self._sessions.disconnect(
                 message.user, message.client, message.code, message.reason, stream_id=message.session, keep=message.keep
             )
         else:
-            for session in self._protocol.sessions_of(message.user, message.client, message.session):
+            for session in self._sessions.find(message.user, message.client, message.session):
                 self._apply(message, session)
 
     def receive_revocation(self, revocation: Revocation) -> None:
         """Refuse what is revoked here, and end the connections that stand on it; they may come with another token."""
-        revoked, now_s = self._protocol.tokens.revoked, time.time()
-        revoked.add(revocation, now_s)
-        for session in list(self._protocol.sessions):
+        now_s = time.time()
+        self._revoked.add(revocation, now_s)
+        for session in self._sessions:
             claims = session.connection.claims
-            if claims is not None and revoked.covers(claims, now_s):
-                session.finish(codes.CONNECTION_EXPIRED)
+            if claims is not None and self._revoked.covers(claims, now_s):
+                session.end(codes.CONNECTION_EXPIRED.code, codes.CONNECTION_EXPIRED.reason)
 
     def _reply_to(self, request: SurveyRequest) -> SurveyReply:
-        home = self._protocol.home
+        home = self._home
         reply = SurveyReply(request.number, home.worker, home.node, home.slot, self._started_s)
         if request.user is None:
-            clients, users = self._protocol.counts()
+            clients, users = self._sessions.counts()
             rooms = {str(room): size for room, size in self._rooms.sizes().items()}
             return msgspec.structs.replace(reply, clients=clients, users=users, rooms=rooms)
         places = [
@@ -230,9 +231,9 @@ class ClusterBus:
                 each.connection.address,
                 sorted(each.connection.rooms),
                 each.connection.transport,
-                "json" if each.is_one_way else each.codec.NAME,
+                each.protocol_name,
             )
-            for each in self._protocol.sessions_of(request.user)
+            for each in self._sessions.find(request.user)
         ]
         return msgspec.structs.replace(reply, places=places)
 
@@ -242,7 +243,7 @@ class ClusterBus:
         except BrokerUnavailable as error:
             logger.warning("! message of worker %s is not answered: %s", asker, error)
 
-    def _apply(self, message: Subscribe | Unsubscribe | Refresh, session: Session) -> None:
+    def _apply(self, message: Subscribe | Unsubscribe | Refresh, session: LocalSession) -> None:
         if isinstance(message, Refresh):
             session.refresh(message.expire_at_s)
         elif isinstance(message, Unsubscribe):
@@ -251,7 +252,7 @@ class ClusterBus:
             self._tasks.spawn(_subscribe(session, message))
 
 
-async def _subscribe(session: Session, message: Subscribe) -> None:
+async def _subscribe(session: LocalSession, message: Subscribe) -> None:
     since = None if message.since is None else Position(*message.since)
     try:
         await session.grant(

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from realtime.protocol.centrifuge.streams import StreamEndpoint
+from realtime.protocol.base import Endpoints, Streams
 from realtime.settings import Settings
 from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.hosted import hosted_protocol
@@ -27,11 +27,9 @@ from realtime.transport.websocket import WebSocketTransport
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from sticky import Adopted
 
-WEBSOCKET_PATHS: Final = frozenset(("/connection/websocket", "/connection/uni_websocket"))
 SLICE: Final = 50  # clients told to go elsewhere at once; their coming back is spread as well
 SLICE_S: Final = 0.05
 SHARE: Final = 0.5  # of the drain's time, for telling everybody
-SHUTDOWN: Final = (3001, "shutdown")
 
 logger = logging.getLogger("realtime.gateway")
 
@@ -44,13 +42,15 @@ class Gateway:
         endpoint: WebSocketEndpoint,
         host: ASGIHost,
         *,
+        endpoints: Endpoints,
         closed: Callable[[str], None],
         tls: ssl.SSLContext | None = None,
         handshake_s: float = Settings.handshake_s,
-        streams: StreamEndpoint | None = None,
+        streams: Streams | None = None,
     ) -> None:
         """
         Args:
+            endpoints: where our protocol is served, and how it ends a connection.
             closed: told of each adopted connection's end, by its peer's address.
             tls: for connections that begin with a TLS handshake.
             handshake_s: how long that may take.
@@ -59,6 +59,7 @@ class Gateway:
         self._tls = tls
         self._handshake_s = handshake_s
         self._endpoint = endpoint
+        self._endpoints = endpoints
         self._streams = streams
         self._host = host
         self._closed = closed
@@ -72,14 +73,14 @@ class Gateway:
     def adopt(self, adopted: Adopted) -> None:
         """Take over a connection. Its first byte is read in a later turn of the loop."""
         peer = _peer(adopted)
-        ours = adopted.upgrade and adopted.path in WEBSOCKET_PATHS
+        ours = adopted.upgrade and adopted.path in self._endpoints.websocket_paths
         make = partial(WebSocketTransport, self._endpoint) if ours else partial(hosted_protocol, self._host)
         self._begin(adopted, lambda: make(peer, adopted.received))
 
     def refuse(self, adopted: Adopted) -> None:
         """Take over a connection only to say, in its own protocol, that it cannot be served now."""
         limits, admission = self._endpoint.limits, self._endpoint.admission
-        if adopted.path not in WEBSOCKET_PATHS:  # the application's own: whom it lets in is not asked
+        if adopted.path not in self._endpoints.websocket_paths:  # the application's own: whom it lets in is not asked
             admission = replace(admission, allowed_origins=("*",), subprotocols=())
         self._begin(
             adopted,
@@ -119,7 +120,7 @@ class Gateway:
         Bring every client elsewhere: WebSockets are told to come back, in slices, so that the others are not stormed;
         requests in flight end, and so do handshakes; what is left at the deadline is cut and named.
         """
-        loop = asyncio.get_running_loop()
+        loop, shutdown = asyncio.get_running_loop(), self._endpoints.shutdown
         begin = loop.time()
         self._host.drain()
         sockets = len(self._endpoint.connections) + len(self._host.websockets())
@@ -127,11 +128,11 @@ class Gateway:
         while self._open and loop.time() < begin + deadline_s:
             # Each time anew: a handshake may be done only now, of a client that the primary had sent before the drain.
             for connection in [each for each in self._endpoint.connections if each.is_open][:SLICE]:
-                connection.close(*SHUTDOWN)
+                connection.close(shutdown.code, shutdown.reason)
             for hosted in self._host.websockets()[:SLICE]:
                 hosted.shutdown()
             for session in self._streams.open[:SLICE] if self._streams is not None else ():
-                session.end(*SHUTDOWN)
+                session.end(shutdown.code, shutdown.reason)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), min(pause_s, begin + deadline_s - loop.time()))
         if self._open:

@@ -8,7 +8,7 @@ prefix. It keeps nothing about a client.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,8 +16,8 @@ import msgspec
 
 from realtime.api import PREFIX, Api
 from realtime.application.app import App
-from realtime.protocol.centrifuge import streams
 from realtime.transport.asgi import ASGIApp, Lifespan, Receive, Scope, Send
+from realtime.transport.http import JSON, NONE, TEXT, Fields, respond
 
 if TYPE_CHECKING:
     from realtime.process.static import StaticFiles
@@ -44,6 +44,7 @@ class Router:
         *,
         health: Callable[[], dict[str, Any]],
         websocket_paths: Collection[str],
+        stream_paths: Collection[str],
         streams: ASGIApp,
         api: Api,
         root_path: str = "",
@@ -52,13 +53,15 @@ class Router:
         Args:
             health: says how this worker is.
             websocket_paths: where our own WebSockets are: a request for one never comes here.
-            streams: serves our clients that have no WebSocket.
+            stream_paths: where our clients that have no WebSocket come.
+            streams: serves these.
             api: serves other programs, where there are keys.
             root_path: what a proxy in front takes off each path.
         """
         self._root_path = root_path
         self._health = health
         self._built_in = frozenset(("/health", *CLIENT_FILES, *websocket_paths))
+        self._stream_paths = stream_paths
         self._streams = streams
         self._api = api
         mounts = sorted(app.mounts, key=lambda mount: -len(mount[0]))
@@ -87,7 +90,7 @@ class Router:
         if scope["type"] == "http":
             if path in self._built_in:
                 return self._answer(path, scope, receive, send)
-            if path in streams.PATHS:
+            if path in self._stream_paths:
                 return self._streams(scope, receive, send)
             if self._api.keys and _is_below(path, PREFIX):
                 return self._api(scope, receive, send)
@@ -101,16 +104,14 @@ class Router:
         """Answer what is built in."""
         if path == "/health":
             body = msgspec.json.encode(self._health())
-            await _answer(scope, send, 200, body, "application/json", [(b"cache-control", b"no-store")])
+            await _answer(scope, send, 200, body, JSON, [(b"cache-control", b"no-store")])
         elif path in CLIENT_FILES:
             if self._client is None:
                 self._client = _static_files(CLIENT, ANY_ORIGIN)
             await self._client.serve(CLIENT_FILES[path], scope, receive, send)
         else:
             text = b"This is the address of a WebSocket.\n"
-            await _answer(
-                scope, send, 426, text, "text/plain", [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
-            )
+            await _answer(scope, send, 426, text, TEXT, [(b"upgrade", b"websocket"), (b"connection", b"upgrade")])
 
     def _put_below(self, scope: Scope, prefix: str, lifespan: Lifespan) -> None:
         """Make the scope what a mounted application sees (ASGI: `path` is whole, `root_path` its beginning)."""
@@ -135,7 +136,7 @@ class Router:
         if path == "/" and not self._statics:
             await _answer(scope, send, 200, WELCOME, "text/html; charset=utf-8")
             return
-        await _answer(scope, send, 404, b"There is nothing here.\n", "text/plain; charset=utf-8")
+        await _answer(scope, send, 404, b"There is nothing here.\n", TEXT)
 
 
 def _static_files(directory: Path, headers: Mapping[str, str] | None = None) -> StaticFiles:
@@ -149,12 +150,8 @@ def _is_below(path: str, prefix: str) -> bool:
     return path == prefix or path.startswith(f"{prefix}/")
 
 
-async def _answer(
-    scope: Scope, send: Send, status: int, body: bytes, kind: str, headers: Sequence[tuple[bytes, bytes]] = ()
-) -> None:
+async def _answer(scope: Scope, send: Send, status: int, body: bytes, kind: str, headers: Fields = NONE) -> None:
     if scope["method"] not in ("GET", "HEAD") and status == 200:
-        status, body, kind = 405, b"GET or HEAD.\n", "text/plain"
+        status, body, kind = 405, b"GET or HEAD.\n", TEXT
         headers = [(b"allow", b"GET, HEAD")]
-    fields = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(body)), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": fields})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    await respond(send, status, body, kind, headers, is_head=scope["method"] == "HEAD")

@@ -98,12 +98,19 @@ class Delivery:
             if changes:
                 local.fanout.announce(changes)
 
-    def admit(self, local: LocalRoom, pending: PendingSubscription, activation: Activation) -> None:
-        """Begin to write to a subscriber that the machine has made a member."""
+    def admit(
+        self, local: LocalRoom, pending: PendingSubscription, activation: Activation, *, base: bytes | None = None
+    ) -> None:
+        """Begin to write to a subscriber that the machine has made a member; `base` as in `Fanout.add`."""
         subscriber = pending.subscriber
         self.write(local, activation.before)
         local.fanout.add(
-            subscriber, watches=pending.watches, seen=activation.seen, wire=pending.wire, accepts=pending.accepts
+            subscriber,
+            watches=pending.watches,
+            seen=activation.seen,
+            wire=pending.wire,
+            accepts=pending.accepts,
+            base=base,
         )
         if activation.changes:
             subscriber.transport.write(subscriber.wire.changes(local.name, activation.changes))

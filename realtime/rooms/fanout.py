@@ -142,6 +142,7 @@ class Fanout:
         seen: int = 0,
         wire: Wire | None = None,
         accepts: Accepts | None = None,
+        base: bytes | None = None,
     ) -> None:
         """
         Begin to write to a member.
@@ -152,11 +153,12 @@ class Fanout:
             seen: publications up to this offset are never written to it; 0 when there is no such.
             wire: its own unless given.
             accepts: says of each publication whether it wants it; all, unless given.
+            base: the payload of the last publication that it has, where it comes from elsewhere and gets differences.
         """
         chosen = wire or subscriber.wire
         if accepts is not None:
             self._filtered[subscriber] = (accepts, seen)
-        elif seen or chosen.is_delta:
+        elif seen or (chosen.is_delta and (base is None or base != self._before)):
             self._catching_up[subscriber] = CatchingUp(chosen, seen)
         else:
             self._groups.setdefault(chosen, {})[subscriber.transport] = subscriber
@@ -253,6 +255,15 @@ class Fanout:
         for publication in waiting.values():
             subscriber.transport.write(wire.publication(self.room, publication))
         self._attach(subscriber, place)
+
+    def whereabouts(self, subscriber: Subscriber) -> tuple[int, bytes | None]:
+        """Return up to which offset a member that is not behind has seen more than its room; and its delta base."""
+        if (filtered := self._filtered.get(subscriber)) is not None:
+            return filtered[1], None
+        if (catching_up := self._catching_up.get(subscriber)) is not None:
+            return catching_up.seen, None
+        is_in_deltas = any(wire.is_delta and subscriber.transport in group for wire, group in self._groups.items())
+        return 0, self._before if is_in_deltas else None
 
     def _detach(self, subscriber: Subscriber) -> Place:
         """Take a member out of its place, and return the place for `_attach`."""

@@ -172,10 +172,29 @@ class Hub:
             raise
         return pending
 
-    def activate(self, pending: PendingSubscription) -> None:
-        """Make a subscriber a member, in the turn in which `commit` was called and the client was answered."""
+    def activate(self, pending: PendingSubscription, *, base: bytes | None = None) -> None:
+        """
+        Make a subscriber a member, in the turn in which `commit` was called and the client was answered.
+
+        Args:
+            base: the payload of the last publication that it has, where it gets deltas and comes from elsewhere.
+        """
         local = self._rooms[pending.room]
-        self._delivery.admit(local, pending, local.machine.activate(pending))
+        self._delivery.admit(local, pending, local.machine.activate(pending), base=base)
+
+    def whereabouts(self, room: Room, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
+        """
+        Return up to which position a member has everything, None in a room without positions; and the payload that the
+        next delta to it would be based on. What was to leave at the end of this turn has been written to it then.
+        """
+        local = self._rooms[room]
+        self._delivery.write(local, local.machine.flush())
+        local.fanout.catch_up(subscriber)
+        seen, base = local.fanout.whereabouts(subscriber)
+        if not local.machine.options.recover:
+            return None, base
+        top = local.machine.position
+        return Position(top.epoch, max(top.offset, seen)), base
 
     def cancel(self, pending: PendingSubscription) -> None:
         """Undo `enter`: the subscriber is no member, and is seen no more. Harmless after `activate` or `cancel`."""

@@ -1,29 +1,32 @@
 """
 `Connection`: one client, as an application sees it.
 
-Runs in the worker. A connection is plain data (who the client is, where it came from, its rooms, the application's
-`state`), so that it can be written down and continued by another process. It owns no task, no timer and no socket;
-what has to be said to the client goes through `Voice`, which the wire protocol implements.
+Runs in the worker. A connection is a view of its session's state (state.py): plain data, so that it can be written down
+and continued by another process. It owns no task, no timer and no socket; what has to reach the client goes through the
+session that serves it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Awaitable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from realtime.broker.base import ClientInfo, ConnectionId, Room
-from realtime.threads import from_any_thread, from_any_thread_at_once
-from realtime.timing.rate import Meter
+from realtime.session.plain import NotPlain, PlainState, pack, unpack
+from realtime.session.state import Identity, Snapshot, Subscription
+from realtime.threads import done, from_any_thread, from_any_thread_at_once
 
-EMPTY: Mapping[str, str] = {}
+EMPTY: Final[Mapping[str, str]] = {}
+
+logger = logging.getLogger("realtime.session")
 
 
-class Voice(Protocol):
-    """What a wire protocol does for one connection on the application's behalf; on the worker's event loop."""
+class ServingSession(Protocol):
+    """What a connection asks of the session that serves it; on the worker's event loop."""
 
     def event_loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the loop that serves the connection."""
@@ -32,28 +35,13 @@ class Voice(Protocol):
         """Send a JSON text that belongs to no room."""
 
     def end(self, code: int, reason: str) -> None:
-        """Close the connection with a code the client understands."""
+        """Close the connection with a code that the client understands."""
 
     async def enter(self, room: Room) -> None:
-        """Subscribe the client from the server's side, and tell it."""
+        """Subscribe the client from the server's side, and notify it."""
 
     async def exit(self, room: Room, code: int, reason: str) -> None:
-        """End a subscription from the server's side, and tell the client."""
-
-
-@dataclass(slots=True)
-class Subscription:
-    """One room of one connection. `server_side`: granted by the server, not asked for by the client."""
-
-    room: Room
-    server_side: bool = False
-    join_leave: bool = False
-    positioned: bool = False
-    shown: ConnectionId | None = None  # under which id others see it in the room, where it is registered at the broker
-    chan_info: bytes | None = None
-    expire_at_s: float | None = None
-    delta: bool = False  # publications go as differences
-    meter: Meter | None = None  # of its publications, where the room limits them
+        """End a subscription from the server's side, and notify the client."""
 
 
 class Connection:
@@ -66,71 +54,99 @@ class Connection:
         claims: what the verified token said, or None without a token.
         info: any JSON value that other clients see beside this one's name in presence, joins and publications. An
             `on_connect` handler may set it.
-        state: the application's own, plain data. It goes with the connection when that moves to another worker.
+        state: the application's own, plain data. It moves with the connection to another worker. A value that could
+            not is refused when it is set.
         address: the client's address, taken from a trusted proxy where there is one.
         headers: the handshake's, names in lower case. Present while `on_connect` runs and dropped afterwards, for they
-            are most of what an idle connection would weigh; keep what you need in `state`.
+            are most of what an idle connection would weigh; copy what you need to `state`.
         emulated_headers: what the client itself says in place of headers, which a browser cannot set for a WebSocket
             (the SDK's option `headers`); names in lower case, for as long as `headers`. It is no more than its data:
             no proxy has looked at it.
         slot, worker, node: where it is served.
     """
 
-    __slots__ = (
-        "_voice",
-        "address",
-        "claims",
-        "emulated_headers",
-        "headers",
-        "id",
-        "info",
-        "node",
-        "path",
-        "query",
-        "scheme",
-        "slot",
-        "state",
-        "sticky_id",
-        "subscriptions",
-        "transport",
-        "user",
-        "worker",
-    )
+    __slots__ = ("_identity", "_session", "_state", "emulated_headers", "headers", "info", "subscriptions")
 
     def __init__(
         self,
-        id: ConnectionId,
-        voice: Voice,
+        identity: Identity,
+        session: ServingSession,
+        subscriptions: dict[Room, Subscription],
         *,
-        address: str = "",
-        scheme: str = "http",
-        path: str = "",
-        query: Mapping[str, str] = EMPTY,
         headers: Mapping[str, str] = EMPTY,
-        sticky_id: str | None = None,
-        transport: str = "",
-        slot: int = 0,
-        worker: str = "",
-        node: str = "",
+        emulated_headers: Mapping[str, str] = EMPTY,
     ) -> None:
-        self.id = id
-        self.user = ""
-        self.claims: dict[str, Any] | None = None
+        self._identity = identity
+        self._session = session
+        self._state = PlainState()
         self.info: Any = None
-        self.state: dict[str, Any] = {}
-        self.subscriptions: dict[Room, Subscription] = {}
-        self.address = address
-        self.scheme = scheme
-        self.path = path
-        self.query = query
+        self.subscriptions = subscriptions
         self.headers = headers
-        self.emulated_headers: Mapping[str, str] = EMPTY
-        self.sticky_id = sticky_id
-        self.transport = transport
-        self.slot = slot
-        self.worker = worker
-        self.node = node
-        self._voice = voice
+        self.emulated_headers = emulated_headers
+
+    @property
+    def id(self) -> ConnectionId:
+        return self._identity.id
+
+    @property
+    def user(self) -> str:
+        return self._identity.user
+
+    @user.setter
+    def user(self, value: str) -> None:
+        self._identity.user = value
+
+    @property
+    def claims(self) -> dict[str, Any] | None:
+        return self._identity.claims
+
+    @claims.setter
+    def claims(self, value: dict[str, Any] | None) -> None:
+        self._identity.claims = value
+
+    @property
+    def address(self) -> str:
+        return self._identity.address
+
+    @property
+    def scheme(self) -> str:
+        return self._identity.scheme
+
+    @property
+    def path(self) -> str:
+        return self._identity.path
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        return self._identity.query
+
+    @property
+    def sticky_id(self) -> str | None:
+        return self._identity.sticky_id
+
+    @property
+    def transport(self) -> str:
+        return self._identity.transport
+
+    @property
+    def slot(self) -> int:
+        return self._identity.slot
+
+    @property
+    def worker(self) -> str:
+        return self._identity.worker
+
+    @property
+    def node(self) -> str:
+        return self._identity.node
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self._state
+
+    @state.setter
+    def state(self, values: Mapping[str, Any]) -> None:
+        self._state = PlainState(values)
 
     @property
     def rooms(self) -> frozenset[Room]:
@@ -145,7 +161,7 @@ class Connection:
 
     def event_loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the event loop that serves this connection."""
-        return self._voice.event_loop()
+        return self._session.event_loop()
 
     @from_any_thread
     async def send(self, data: Any) -> None:
@@ -155,79 +171,94 @@ class Connection:
         Args:
             data: anything that JSON can say.
         """
-        self._voice.send_message(msgspec.json.encode(data))
+        self._session.send_message(msgspec.json.encode(data))
+
+    def disconnect(self, code: int = 3503, reason: str = "force disconnect") -> Awaitable[None]:
+        """
+        Close the connection, at once: also where the result is not awaited, which `await` allows as for `send`. The
+        default code has the client not come back; with 3011 it reconnects. Codes of your own: 4000 to 4499 let it come
+        back, 4500 to 4999 do not.
+        """
+        self._end(code, reason)
+        has_ended: Awaitable[None] = done()
+        return has_ended
 
     @from_any_thread_at_once
-    def disconnect(self, code: int = 3503, reason: str = "force disconnect") -> None:
-        """
-        Close the connection.
-
-        Args:
-            code: the default tells the client not to come back; 3011 tells it to reconnect. Codes of your own: 4000 to
-                4499 let it come back, 4500 to 4999 do not.
-            reason: what the client gets beside the code; at most 32 ASCII characters.
-        """
-        self._voice.end(code, reason)
+    def _end(self, code: int, reason: str) -> None:
+        self._session.end(code, reason)
 
     @from_any_thread
     async def subscribe(self, room: str) -> None:
         """
         Subscribe this client to a room from the server's side. No handler is asked for permission.
 
-        In `on_connect` the subscription becomes part of the answer to the client's connect; later the client is told
-        by a push.
+        In `on_connect` the subscription becomes part of the answer to the client's connect; later the client is
+        notified by a push.
 
         Raises:
             ClientError: the room is not declared (102), or the client has too many (106).
         """
-        await self._voice.enter(Room(room))
+        await self._session.enter(Room(room))
 
     @from_any_thread
     async def unsubscribe(self, room: str) -> None:
-        """End this client's subscription of a room, and tell the client. Harmless when there is none."""
-        await self._voice.exit(Room(room), 2000, "server unsubscribe")
+        """End this client's subscription of a room, and notify the client. Harmless when there is none."""
+        await self._session.exit(Room(room), 2000, "server unsubscribe")
 
     def describe(self, room: Room | None = None) -> ClientInfo:
         """Return what other clients see of this one, in `room` where given."""
         subscription = self.subscriptions.get(room) if room is not None else None
         return ClientInfo(
-            user=self.user,
-            connection_id=(subscription.shown if subscription else None) or self.id,
-            conn_info=None if self.info is None else msgspec.json.encode(self.info),
+            user=self._identity.user,
+            connection_id=(subscription.shown if subscription else None) or self._identity.id,
+            conn_info=info_bytes(self),
             chan_info=subscription.chan_info if subscription else None,
         )
 
     def snapshot(self) -> bytes:
-        """Return what another worker is to know of this connection without this one; `state` only if it is data."""
-        kept = {name: getattr(self, name) for name in _KEPT}
+        """Return what another worker has to know of this connection, if this one is gone."""
         try:
-            return msgspec.msgpack.encode({**kept, "state": self.state})
-        except (TypeError, ValueError, OverflowError, RecursionError):
-            return msgspec.msgpack.encode(kept)
+            state = packed_state(self)
+        except NotPlain as error:
+            logger.warning("! %s: a handler for its end would not see conn.state: %s", self.id, error)
+            state = None
+        return msgspec.msgpack.encode(Snapshot(self._identity, info_bytes(self), state))
 
     @classmethod
     def restore(cls, snapshot: bytes) -> Connection:
         """Return a connection that has ended, from its snapshot. It has no rooms, and nothing reaches its client."""
-        kept = msgspec.msgpack.decode(snapshot, type=dict[str, Any])
-        connection = cls(kept["id"], _Gone())
-        for name, value in kept.items():
-            if name in _KEPT or name == "state":
-                setattr(connection, name, value)
+        kept = msgspec.msgpack.decode(snapshot, type=Snapshot)
+        connection = cls(kept.identity, _ENDED, {})
+        take_up(connection, kept.info, kept.state or b"")
         return connection
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} user={self.user!r} address={self.address} slot={self.slot}>"
 
 
-# What a snapshot holds, beside `state`.
-_KEPT: Final = (
-    "id", "user", "claims", "info", "address", "scheme", "path", "query", "sticky_id", "transport", "slot", "worker",
-    "node",
-)  # fmt: skip
+def info_bytes(connection: Connection) -> bytes | None:
+    """Return a connection's `info` as a JSON text."""
+    return None if connection.info is None else msgspec.json.encode(connection.info)
 
 
-class _Gone:
-    """The voice of a connection that has ended with its worker: nobody hears it."""
+def packed_state(connection: Connection) -> bytes:
+    """
+    Return a connection's `state` as bytes.
+
+    Raises:
+        NotPlain: something was changed in place, and is no plain data any more. The error names the key.
+    """
+    return pack(connection.state, "conn.state")
+
+
+def take_up(connection: Connection, info: bytes | None, state: bytes) -> None:
+    """Give a connection what the application had set, from `info_bytes` and `packed_state`."""
+    connection.info = None if info is None else msgspec.json.decode(info)
+    connection.state = unpack(state) if state else {}
+
+
+class _EndedSession:
+    """The session of a connection that ended with its worker: nothing reaches the client."""
 
     def event_loop(self) -> None:
         """Return no loop: nothing has to be done anywhere."""
@@ -239,3 +270,6 @@ class _Gone:
     async def enter(self, room: Room) -> None: ...
 
     async def exit(self, room: Room, code: int, reason: str) -> None: ...
+
+
+_ENDED: Final = _EndedSession()

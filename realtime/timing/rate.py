@@ -16,6 +16,10 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
+
+BURST_S: Final = 4.0  # of a cost that is known only afterwards
+
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 _RATE: Final = re.compile(r"([0-9]{1,9})\s*/\s*([0-9]{0,6})\s*(ms|s|min|h)")
 
@@ -49,32 +53,29 @@ class Rate:
         return f"{self.count} in {self.period_s:g} s"
 
 
-class Meter:
-    """The use of a rate."""
+class Meter(Struct):
+    """The use of a rate. Plain data: it moves with its connection."""
 
-    __slots__ = ("_paid_at",)
-
-    def __init__(self) -> None:
-        self._paid_at = 0.0
+    paid_at_s: float = 0.0
 
     def take(self, now: float, rate: Rate, count: int = 1) -> bool:
         """Count so many actions, if the rate allows all of them now; else count none. Return whether it did."""
-        paid_at = self._paid_at
+        paid_at = self.paid_at_s
         if paid_at < now:
             paid_at = now
         period_s = rate.period_s
         paid_at += period_s / rate.count * count
         if paid_at - now > period_s * (1 + 1e-9):  # a full burst fits in spite of rounding
             return False
-        self._paid_at = paid_at
+        self.paid_at_s = paid_at
         return True
 
     def is_clear(self, now: float) -> bool:
         """Return whether everything is paid off, so that this meter equals a new one."""
-        return self._paid_at <= now
+        return self.paid_at_s <= now
 
 
-class CostMeter:
+class CostMeter(Struct):
     """
     Limits cost per second, where the cost of an action is known only afterwards.
 
@@ -82,17 +83,12 @@ class CostMeter:
     may cost more than was left.
     """
 
-    __slots__ = ("_paid_at",)
-
-    BURST_S: Final = 4.0
-
-    def __init__(self) -> None:
-        self._paid_at = 0.0
+    paid_at_s: float = 0.0
 
     def is_open(self, now: float, bursts: int = 1) -> bool:
         """Return whether an action may begin now, given that up to so many bursts may be used up."""
-        return self._paid_at - now < self.BURST_S * bursts
+        return self.paid_at_s - now < BURST_S * bursts
 
     def charge(self, now: float, cost: float, per_s: float) -> None:
         """Count the cost of an action that is done."""
-        self._paid_at = max(self._paid_at, now) + cost / per_s
+        self.paid_at_s = max(self.paid_at_s, now) + cost / per_s

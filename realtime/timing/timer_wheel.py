@@ -65,7 +65,16 @@ class TimerWheel:
             callback: returns at once; an exception is logged as a bug and stops no other callback.
             argument: passed to the callback, so that one plain function can serve every connection.
         """
-        tick = max(int((self._now + delay_s) / self._tick_s), self._tick) + 1
+        return self.at(self._now + delay_s, callback, argument)
+
+    @property
+    def now(self) -> float:
+        """The time that was last told to `advance`."""
+        return self._now
+
+    def at(self, due_s: float, callback: Callable[[Any], None], argument: Any = None) -> Timer:
+        """Have `callback(argument)` called once it is `due_s` by the wheel's clock; soon where that has passed."""
+        tick = max(int(due_s / self._tick_s), self._tick) + 1
         assert tick > self._tick, "an entry in a tick that has run would never run"
         timer = Timer(self, callback, argument)
         self._due.setdefault(tick, []).append(timer)

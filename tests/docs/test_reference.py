@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from realtime.protocol.centrifuge import codes
+from realtime import codes
 from scripts.reference import HEADS, INTERNAL, PAGES, REFERENCE, is_documented, public, returned_types
 from tests.docs.pages import DOCS, ROOT, name
 

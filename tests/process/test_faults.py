@@ -27,9 +27,9 @@ from typing import Any
 import hiredis
 import pytest
 
+from realtime import codes
 from realtime.auth.tokens import sign
-from realtime.protocol.centrifuge import codes
-from realtime.protocol.centrifuge.codes import DisconnectCode
+from realtime.codes import DisconnectCode
 from sticky.loop.log_lines import WORKER_EXITED, WORKER_READY
 from tests.process.test_api import post
 from tests.support.fault_clients import ONE_WAY, TWO_WAY, Native

@@ -7,8 +7,7 @@ import inspect
 import pytest
 
 import realtime
-from realtime import CloseCode
-from realtime.protocol.centrifuge import codes
+from realtime import CloseCode, codes
 
 MET = """
     AnswerError App BrokerUnavailable ClientError ClientInfo CloseCode Connection DeclarationError Disconnect

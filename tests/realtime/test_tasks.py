@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from realtime.tasks import IS_EAGER, begin
+from realtime.tasks import BEGIN, begin
 from tests.support.aio import run_async
 
 
@@ -18,7 +18,7 @@ async def test_work_that_waits_for_nothing_is_done_at_once() -> None:
         done.append(1)
 
     task = begin(work())
-    assert (task.done(), bool(done)) == (IS_EAGER, IS_EAGER)
+    assert (task.done(), bool(done)) == (BEGIN.is_eager, BEGIN.is_eager)
     await task
     assert done == [1]
 

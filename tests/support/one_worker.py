@@ -15,15 +15,19 @@ from types import TracebackType
 from typing import Any
 
 from realtime.application.app import App
+from realtime.auth.credentials import WrongCredentials
 from realtime.auth.tokens import Tokens, sign
 from realtime.broker.base import Broker, WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
-from realtime.protocol.centrifuge.server import Centrifuge, Home, Limits
+from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.census import LARGE
 from realtime.rooms.hub import COMPARE_S, Hub
+from realtime.session.registry import Home, Registry
+from realtime.session.state import Limits
+from realtime.tasks import BEGIN, Begin
 from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
@@ -95,6 +99,8 @@ class OneWorker:
         secret: str | None = SECRET,
         large: int = LARGE,
         compare_s: float = COMPARE_S,
+        wrong: WrongCredentials | None = None,
+        begin: Begin = BEGIN,
         **limits: Any,
     ) -> None:
         """
@@ -106,21 +112,24 @@ class OneWorker:
             secret: of its tokens.
             large: members of a room above which joins and leaves are deferred.
             compare_s: seconds between two comparisons of positions.
-            limits: fields of `session.Limits`.
+            wrong: counts wrong tokens; none waits unless given.
+            begin: begins tasks.
+            limits: fields of `state.Limits`.
         """
         self.app = app
         self.broker = broker or MemoryBroker(WorkerId("w"))
         self.wheel = TimerWheel(0.0)
+        home, self.tokens, self.registry = Home(3, "w", "n", VERSION), Tokens(secret), Registry()
         self.hub = Hub(
             self.broker, app, hooks=app, difference=difference, worker=WorkerId("w"),
             large=large, compare_s=compare_s,
         )  # fmt: skip
         self.protocol = Centrifuge(
-            app, self.hub, wheel=self.wheel, tokens=Tokens(secret), limits=Limits(**limits),
-            home=Home(3, "w", "n", VERSION),
+            app, self.hub, wheel=self.wheel, tokens=self.tokens, limits=Limits(**limits), home=home,
+            registry=self.registry, wrong=wrong, begin=begin,
         )  # fmt: skip
         mailbox = Mailbox(self.broker, self.hub.private, WorkerId("w"))
-        self.bus = ClusterBus(WorkerId("w"), self.broker, mailbox, self.hub.registry, self.protocol)
+        self.bus = ClusterBus(home, self.broker, mailbox, self.hub.registry, self.registry, self.tokens.revoked)
         self.endpoint = WebSocketEndpoint(self.protocol, wheel=self.wheel, limits=sockets, admission=admission)
         self.url = ""
         self._now_s = 0.0
@@ -175,4 +184,4 @@ class OneWorker:
 
     def session(self, client: Client) -> Any:
         """Return the session of an admitted client."""
-        return next(each for each in self.protocol.sessions if each.connection.id == client.connected["client"])
+        return next(each for each in self.registry if each.connection.id == client.connected["client"])

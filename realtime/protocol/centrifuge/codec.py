@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
+from realtime.codes import ErrorCode
 from realtime.errors import ClientError
-from realtime.protocol.centrifuge.codes import ErrorCode
-from realtime.protocol.centrifuge.messages import Command, Pub, Push, Result
+from realtime.protocol.centrifuge.messages import Command, Push, Result
+from realtime.protocol.shapes import Pub
 
 
 class BadFrame(Exception):

@@ -9,21 +9,23 @@ for every member of a room.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 from msgspec import Raw
 
-from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
+from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.codes import ErrorCode
 from realtime.errors import ClientError
-from realtime.protocol.centrifuge import messages
+from realtime.json_text import one_line
+from realtime.protocol import shapes
 from realtime.protocol.centrifuge.codec import BadFrame
-from realtime.protocol.centrifuge.codes import ErrorCode
-from realtime.protocol.centrifuge.messages import Command, Error, Pub, Push, Result, info_of
+from realtime.protocol.centrifuge.messages import Command, Error, Push, Result
+from realtime.protocol.shapes import JSON, Pub, info_of
 from realtime.surrogates import repair
 
-NAME: Final = "json"
+NAME: Final = JSON
 IS_BINARY: Final = False
 BETWEEN: Final = b"\n"
 PING: Final = b"{}"
@@ -59,31 +61,9 @@ def _command(line: str) -> Command:
         return _decoder.decode(repair(line.encode()))
 
 
-def one_line(text: bytes) -> bytes:
-    """Return a JSON text without raw newlines."""
-    if b"\n" in text or b"\r" in text:
-        return msgspec.json.format(text, indent=-1)
-    return text
-
-
-def is_text(data: bytes) -> bool:
-    """Whether a payload that came in another encoding is one JSON text."""
-    try:
-        data.decode()
-        msgspec.json.decode(data, type=Raw)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return False
-    return True
-
-
 def reply(id: int, method: str, result: Result) -> bytes:
     """Return the answer to command `id`."""
     return b'{"id":%d,"%b":%b}' % (id, method.encode(), _encoder.encode(result))
-
-
-def presence_entries(members: Mapping[ConnectionId, ClientInfo]) -> bytes:
-    """As `Codec.presence_entries`."""
-    return _encoder.encode({client: info_of(info) for client, info in members.items()})[1:-1]
 
 
 def presence_reply(id: int, entries: Sequence[bytes]) -> bytes:
@@ -146,10 +126,11 @@ def push_leave(room: Room, info: ClientInfo) -> bytes:
 
 def pub_of(publication: Publication, *, delta: bool = False) -> Pub:
     """Return a publication as it stands in a list of them; with `delta` the payload is a JSON string."""
-    pub = messages.pub_of(publication)
+    pub = shapes.pub_of(publication)
     if delta:
         pub.data = Raw(_encoder.encode(publication.data.decode()))
     return pub
 
 
+presence_entries = shapes.presence_entries
 payload = one_line

@@ -13,7 +13,8 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from realtime.broker.base import ClientInfo, Publication
+from realtime.protocol.shapes import HistoryResult, Info, PresenceResult, PresenceStatsResult, Pub
+from realtime.session.tags import FilterNode
 
 # What clients send
 
@@ -24,17 +25,6 @@ Offset = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 class StreamPosition(Struct, omit_defaults=True):
     offset: Offset = 0
     epoch: str = ""
-
-
-class FilterNode(Struct):
-    """A leaf (`cmp`) or an inner node (`op`) of a filter by tags."""
-
-    op: str = ""
-    key: str = ""
-    cmp: str = ""
-    val: str = ""
-    vals: list[str] = []
-    nodes: list[FilterNode] = []
 
 
 class SubscribeRequest(Struct):
@@ -144,26 +134,6 @@ class Error(Struct, omit_defaults=True):
     temporary: bool = False
 
 
-class Info(Struct, omit_defaults=True):
-    """ClientInfo."""
-
-    user: str
-    client: str
-    conn_info: Raw | UnsetType = UNSET
-    chan_info: Raw | UnsetType = UNSET
-
-
-class Pub(Struct, omit_defaults=True):
-    """Publication."""
-
-    data: Raw
-    info: Info | UnsetType = UNSET
-    offset: int = 0
-    tags: dict[str, str] | UnsetType = UNSET
-    time: int = 0
-    delta: bool = False
-
-
 class SubscribeResult(Struct, omit_defaults=True):
     expires: bool = False
     ttl: int = 0
@@ -202,21 +172,6 @@ class RefreshResult(Struct, omit_defaults=True):
 class SubRefreshResult(Struct, omit_defaults=True):
     expires: bool = False
     ttl: int = 0
-
-
-class PresenceResult(Struct):
-    presence: dict[str, Info]
-
-
-class PresenceStatsResult(Struct):
-    num_clients: int
-    num_users: int
-
-
-class HistoryResult(Struct):
-    publications: list[Pub]
-    epoch: str
-    offset: int
 
 
 class RPCResult(Struct):
@@ -288,27 +243,3 @@ class Push(Struct, omit_defaults=True):
     message: Message | UnsetType = UNSET
     disconnect: Disconnected | UnsetType = UNSET
     refresh: Refreshed | UnsetType = UNSET
-
-
-# From what the hub knows
-
-
-def info_of(info: ClientInfo) -> Info:
-    """Return what is said of a client."""
-    return Info(
-        user=info.user,
-        client=info.connection_id,
-        conn_info=UNSET if info.conn_info is None else Raw(info.conn_info),
-        chan_info=UNSET if info.chan_info is None else Raw(info.chan_info),
-    )
-
-
-def pub_of(publication: Publication) -> Pub:
-    """Return a publication as it stands in a list of them."""
-    return Pub(
-        data=Raw(publication.data),
-        info=UNSET if publication.info is None else info_of(publication.info),
-        offset=publication.offset,
-        tags=publication.tags or UNSET,
-        time=publication.time_ms,
-    )

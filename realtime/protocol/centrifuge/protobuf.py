@@ -4,7 +4,7 @@ The protocol in Protobuf.
 Pure: bytes in, structures out, and back; the structures are those of the JSON codec (messages.py). The encoding is
 proto3's (developers.google.com/protocol-buffers/docs/encoding); the field numbers are the schema's (Centrifuge client
 protocol, section 3.3). Every message is preceded by its length, and messages are joined without anything between them.
-There is no generated code: `FIELDS` is the schema, and a message's functions are made from it when this is imported.
+There is no generated code: a message's functions are made from the schema (schema.py) when this is imported.
 
 proto3 leaves out zero values. A message that is there and empty is written all the same (`publish{}` is two bytes), for
 SDKs look whether it is there. Unknown fields are skipped.
@@ -19,10 +19,12 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
+from realtime.codes import ErrorCode
 from realtime.errors import ClientError
+from realtime.protocol import shapes
 from realtime.protocol.centrifuge import messages as m
 from realtime.protocol.centrifuge.codec import BadFrame
-from realtime.protocol.centrifuge.codes import ErrorCode
+from realtime.protocol.centrifuge.schema import FIELDS, field
 
 NAME: Final = "protobuf"
 IS_BINARY: Final = True
@@ -32,161 +34,6 @@ OFFSET_MAX: Final = 2**53 - 1  # as `messages.Offset`
 DEPTH_MAX: Final = 32  # of filters in filters: the only message that contains itself
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-
-Field = tuple[str, str, Any]  # name, kind, message type
-"""
-Kinds: u unsigned, i signed, o offset, z zigzag, b bool, s text, y bytes, m message, rm messages, rs texts, ss map of
-texts, sm map of messages.
-"""
-
-
-def _field(name: str, kind: str, type: Any = None) -> Field:
-    return name, kind, type
-
-
-INFO: Final = {
-    1: _field("user", "s"),
-    2: _field("client", "s"),
-    3: _field("conn_info", "y"),
-    4: _field("chan_info", "y"),
-}
-FILTER_NUMBERS: Final = ("op", "key", "cmp", "val")
-
-FIELDS: Final[dict[type, dict[int, Field]]] = {
-    # What clients send
-    m.StreamPosition: {1: _field("offset", "o"), 2: _field("epoch", "s")},
-    m.FilterNode: {
-        **{number: _field(name, "s") for number, name in enumerate(FILTER_NUMBERS, 1)},
-        5: _field("vals", "rs"),
-        6: _field("nodes", "rm", m.FilterNode),
-    },
-    m.SubscribeRequest: {
-        1: _field("channel", "s"),
-        2: _field("token", "s"),
-        3: _field("recover", "b"),
-        6: _field("epoch", "s"),
-        7: _field("offset", "o"),
-        8: _field("data", "y"),
-        9: _field("positioned", "b"),
-        10: _field("recoverable", "b"),
-        11: _field("join_leave", "b"),
-        12: _field("delta", "s"),
-        13: _field("tf", "m", m.FilterNode),
-        14: _field("flag", "i"),
-        15: _field("type", "i"),
-    },
-    m.ConnectRequest: {
-        1: _field("token", "s"),
-        2: _field("data", "y"),
-        3: _field("subs", "sm", m.SubscribeRequest),
-        4: _field("name", "s"),
-        5: _field("version", "s"),
-        6: _field("headers", "ss"),
-    },
-    m.UnsubscribeRequest: {1: _field("channel", "s")},
-    m.PublishRequest: {1: _field("channel", "s"), 2: _field("data", "y"), 3: _field("type", "i")},
-    m.PresenceRequest: {1: _field("channel", "s")},
-    m.PresenceStatsRequest: {1: _field("channel", "s")},
-    m.HistoryRequest: {
-        1: _field("channel", "s"),
-        7: _field("limit", "i"),
-        8: _field("since", "m", m.StreamPosition),
-        9: _field("reverse", "b"),
-    },
-    m.SendRequest: {1: _field("data", "y")},
-    m.RPCRequest: {1: _field("data", "y"), 2: _field("method", "s")},
-    m.RefreshRequest: {1: _field("token", "s")},
-    m.SubRefreshRequest: {1: _field("channel", "s"), 2: _field("token", "s"), 3: _field("type", "i")},
-    m.Command: {
-        1: _field("id", "u"),
-        4: _field("connect", "m", m.ConnectRequest),
-        5: _field("subscribe", "m", m.SubscribeRequest),
-        6: _field("unsubscribe", "m", m.UnsubscribeRequest),
-        7: _field("publish", "m", m.PublishRequest),
-        8: _field("presence", "m", m.PresenceRequest),
-        9: _field("presence_stats", "m", m.PresenceStatsRequest),
-        10: _field("history", "m", m.HistoryRequest),
-        12: _field("send", "m", m.SendRequest),
-        13: _field("rpc", "m", m.RPCRequest),
-        14: _field("refresh", "m", m.RefreshRequest),
-        15: _field("sub_refresh", "m", m.SubRefreshRequest),
-    },
-    # One half of an emulated transport
-    m.EmulationRequest: {1: _field("node", "s"), 2: _field("session", "s"), 3: _field("data", "y")},
-    # What the server answers
-    m.Empty: {},
-    m.Error: {1: _field("code", "u"), 2: _field("message", "s"), 3: _field("temporary", "b")},
-    m.Info: INFO,
-    m.Pub: {
-        4: _field("data", "y"),
-        5: _field("info", "m", m.Info),
-        6: _field("offset", "u"),
-        7: _field("tags", "ss"),
-        8: _field("delta", "b"),
-        9: _field("time", "i"),
-    },
-    m.SubscribeResult: {
-        1: _field("expires", "b"),
-        2: _field("ttl", "u"),
-        3: _field("recoverable", "b"),
-        6: _field("epoch", "s"),
-        7: _field("publications", "rm", m.Pub),
-        8: _field("recovered", "b"),
-        9: _field("offset", "u"),
-        10: _field("positioned", "b"),
-        11: _field("data", "y"),
-        12: _field("was_recovering", "b"),
-        13: _field("delta", "b"),
-    },
-    m.ConnectResult: {
-        1: _field("client", "s"),
-        2: _field("version", "s"),
-        3: _field("expires", "b"),
-        4: _field("ttl", "u"),
-        5: _field("data", "y"),
-        6: _field("subs", "sm", m.SubscribeResult),
-        7: _field("ping", "u"),
-        8: _field("pong", "b"),
-        9: _field("session", "s"),
-        10: _field("node", "s"),
-        11: _field("time", "i"),
-    },
-    m.RefreshResult: {
-        1: _field("client", "s"),
-        2: _field("version", "s"),
-        3: _field("expires", "b"),
-        4: _field("ttl", "u"),
-    },
-    m.SubRefreshResult: {1: _field("expires", "b"), 2: _field("ttl", "u")},
-    m.PresenceResult: {1: _field("presence", "sm", m.Info)},
-    m.PresenceStatsResult: {1: _field("num_clients", "u"), 2: _field("num_users", "u")},
-    m.HistoryResult: {1: _field("publications", "rm", m.Pub), 2: _field("epoch", "s"), 3: _field("offset", "u")},
-    m.RPCResult: {1: _field("data", "y")},
-    # What the server says unasked
-    m.Membership: {1: _field("info", "m", m.Info)},
-    m.Unsubscribe: {2: _field("code", "u"), 3: _field("reason", "s")},
-    m.Subscribe: {
-        1: _field("recoverable", "b"),
-        4: _field("epoch", "s"),
-        5: _field("offset", "u"),
-        6: _field("positioned", "b"),
-        7: _field("data", "y"),
-    },
-    m.Message: {1: _field("data", "y")},
-    m.Disconnected: {1: _field("code", "u"), 2: _field("reason", "s")},
-    m.Refreshed: {1: _field("expires", "b"), 2: _field("ttl", "u")},
-    m.Push: {
-        2: _field("channel", "s"),
-        4: _field("pub", "m", m.Pub),
-        5: _field("join", "m", m.Membership),
-        6: _field("leave", "m", m.Membership),
-        7: _field("unsubscribe", "m", m.Unsubscribe),
-        8: _field("message", "m", m.Message),
-        9: _field("subscribe", "m", m.Subscribe),
-        11: _field("disconnect", "m", m.Disconnected),
-        12: _field("refresh", "m", m.Refreshed),
-    },
-}
 
 REPLY: Final = {
     "connect": 5,
@@ -305,8 +152,8 @@ class _TextEntry(msgspec.Struct):
     value: str = ""
 
 
-FIELDS[_SubscribeEntry] = {1: _field("key", "s"), 2: _field("value", "m", m.SubscribeRequest)}
-FIELDS[_TextEntry] = {1: _field("key", "s"), 2: _field("value", "s")}
+FIELDS[_SubscribeEntry] = {1: field("key", "s"), 2: field("value", "m", m.SubscribeRequest)}
+FIELDS[_TextEntry] = {1: field("key", "s"), 2: field("value", "s")}
 _ENTRIES: Final[dict[tuple[str, Any], type]] = {("sm", m.SubscribeRequest): _SubscribeEntry, ("ss", None): _TextEntry}
 
 
@@ -412,7 +259,7 @@ def reply(id: int, method: str, result: m.Result) -> bytes:
 
 def presence_entries(members: Mapping[ConnectionId, ClientInfo]) -> bytes:
     """As `Codec.presence_entries`."""
-    return _write(m.PresenceResult({client: m.info_of(info) for client, info in members.items()}))
+    return _write(shapes.PresenceResult({client: shapes.info_of(info) for client, info in members.items()}))
 
 
 def presence_reply(id: int, entries: Sequence[bytes]) -> bytes:
@@ -445,17 +292,17 @@ def push_delta(room: Room, publication: Publication, delta: bytes | None) -> byt
 
 def push_join(room: Room, info: ClientInfo) -> bytes:
     """As `Codec.push_join`."""
-    return push(m.Push(channel=room, join=m.Membership(m.info_of(info))))
+    return push(m.Push(channel=room, join=m.Membership(shapes.info_of(info))))
 
 
 def push_leave(room: Room, info: ClientInfo) -> bytes:
     """As `Codec.push_leave`."""
-    return push(m.Push(channel=room, leave=m.Membership(m.info_of(info))))
+    return push(m.Push(channel=room, leave=m.Membership(shapes.info_of(info))))
 
 
-def pub_of(publication: Publication, *, delta: bool = False) -> m.Pub:
+def pub_of(publication: Publication, *, delta: bool = False) -> shapes.Pub:
     """As `Codec.pub_of`."""
-    return m.pub_of(publication)
+    return shapes.pub_of(publication)
 
 
 def payload(data: bytes) -> bytes:

@@ -1,69 +1,38 @@
 """
-The protocol in one worker: what all its sessions share, and what one client may do.
+The protocol in one worker: makes the session of each connection, and of each that comes from another process.
 
-Runs in the worker. It makes a session for each connection that was adopted, and finds the open ones by their users, by
-their connections' ids, and by the secret ids that `/emulation` names. What a session does is in session.py.
+Runs in the worker. A client says by its handshake which encoding it speaks; there is one dialect for each encoding and
+framing, which all of its sessions share. What a session does is in session/.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Final
 
 from realtime.auth.credentials import WrongCredentials
 from realtime.auth.tokens import Tokens
-from realtime.protocol.base import Application
 from realtime.protocol.centrifuge import json, protobuf, uni
 from realtime.protocol.centrifuge.codec import Codec
-from realtime.protocol.centrifuge.frame_pinged import FramePinged
-from realtime.protocol.centrifuge.session import Session, State
-from realtime.protocol.centrifuge.wire import Wire
+from realtime.protocol.centrifuge.dialect import CentrifugeDialect
 from realtime.rooms.hub import Hub
-from realtime.settings import Settings
+from realtime.session import opening
+from realtime.session.base import Application, Services
+from realtime.session.registry import Home, Registry
+from realtime.session.session import Session
+from realtime.session.state import Limits, decode
+from realtime.tasks import BEGIN, Begin
 from realtime.timing.rate import Rate
 from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.base import Framing, Handshake, Transport
+from sticky.handoff.journal import NO_MARK, Mark
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one client may do. Each is a setting of the same name."""
-
-    ping_s: float = Settings.ping_s
-    pong_s: float = Settings.pong_s
-    connect_s: float = 10.0  # from the handshake to the first command
-    expiry_grace_s: float = 25.0
-    rooms_per_connection: int = Settings.rooms_per_connection
-    room_name_bytes: int = 255
-    history_page: int = 300
-    anonymous: bool = True
-    commands_per_second: int = Settings.commands_per_second  # 0: as many as it likes
-    answer_bytes: int = Settings.answer_bytes  # a second, of presence and history; 0: as many as it likes
-
-    @property
-    def commands(self) -> Rate | None:
-        """How many commands: so many a second, and at once as many more as a client with all its rooms begins with."""
-        if not self.commands_per_second:
-            return None
-        burst = self.commands_per_second + self.rooms_per_connection
-        return Rate(burst, burst / self.commands_per_second)
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """Where connections are served: this worker."""
-
-    slot: int = 0
-    worker: str = ""
-    node: str = ""
-    version: str = "0"
+CODECS: Final[dict[str, Codec]] = {each.NAME: each for each in (json, protobuf, uni)}
 
 
 class Centrifuge:
-    """The protocol in one worker: what all its sessions share. Makes a session for each adopted connection."""
+    """The protocol in one worker. Is the transports' `SessionFactory`."""
 
     subprotocols: Sequence[str] = ("centrifuge-protobuf", "centrifuge-json")
 
@@ -76,73 +45,71 @@ class Centrifuge:
         tokens: Tokens,
         limits: Limits,
         home: Home,
+        registry: Registry,
         wrong: WrongCredentials | None = None,
+        begin: Begin = BEGIN,
     ) -> None:
         """
         Args:
+            application: runs what users wrote.
+            hub: this worker's rooms.
+            wheel: the timers.
+            tokens: verifies them.
+            limits: what one client may do.
+            home: where connections are served.
+            registry: where sessions are found as long as they are open.
             wrong: counts and slows tokens that are wrong; none waits unless given.
+            begin: starts tasks, at once or in the next turn.
         """
-        self.wrong = WrongCredentials(most_s=0) if wrong is None else wrong
-        self.application = application
-        self.hub = hub
-        self.wheel = wheel
-        self.tokens = tokens
-        self.limits = limits
-        self.home = home
-        self.event_loop = asyncio.get_running_loop()
-        self.sessions: set[Session] = set()
-        self.commands = limits.commands
-        self.overruns: Counter[str] = Counter()  # limits that clients ran over, by name
-        self.emulated: dict[str, Session] = {}  # those whose commands come by `/emulation`, by their secret ids
-        self._wires: dict[tuple[str, Framing, bool], Wire] = {}
+        self.services = Services(
+            application,
+            hub,
+            wheel,
+            tokens,
+            WrongCredentials(most_s=0) if wrong is None else wrong,
+            limits,
+            commands_of(limits),
+            home,
+            registry,
+            asyncio.get_running_loop(),
+            begin,
+        )
+        self._dialects: dict[tuple[str, Framing], CentrifugeDialect] = {}
 
     def __call__(self, transport: Transport, handshake: Handshake, subprotocol: str | None) -> Session:
         """Begin a session. It is closed as stale when no `connect` comes in time."""
-        kind = Session if handshake.ping_frame is None else FramePinged
-        session = kind(self, transport, handshake, codec_for(handshake, subprotocol))
-        self.sessions.add(session)
-        return session
+        dialect = self._dialect(codec_for(handshake, subprotocol), transport)
+        return opening.begin(self.services, dialect, transport, handshake)
 
-    def wire(self, codec: Codec, framing: Framing, *, is_delta: bool = False) -> Wire:
-        """Return the one wire for this codec and framing."""
-        key = (codec.NAME, framing, is_delta)
-        wire = self._wires.get(key)
-        if wire is None:
-            wire = self._wires[key] = Wire(codec, framing, is_delta=is_delta)
-        return wire
+    async def restore(self, transport: Transport, exported: bytes, mark: Mark = NO_MARK) -> Session:
+        """
+        Continue a session that was served elsewhere, from what `Session.export` gave.
 
-    def sessions_of(self, user: str, client: str = "", stream_id: str = "") -> list[Session]:
-        """Return the admitted sessions of a user, or the one with that connection's id, or with that of its own."""
-        return [
-            each for each in self.sessions if each.state is State.CONNECTED and each.is_meant(user, client, stream_id)
-        ]
+        Raises:
+            BadState: another version wrote it.
+            ClientError: a room of it is not declared here.
+            BrokerUnavailable: its rooms cannot be entered now.
+        """
+        state = decode(exported)
+        dialect = self._dialect(CODECS[state.wire.encoding], transport)
+        return await opening.restore(self.services, dialect, transport, state, mark)
 
-    def disconnect(
-        self, user: str, client: str, code: int, reason: str, *, stream_id: str = "", keep: Collection[str] = ()
-    ) -> None:
-        """End a user's connections, or the one that is named, but none to `keep`; also those not admitted yet."""
-        for each in tuple(self.sessions):
-            is_here = each.state in (State.CONNECTING, State.CONNECTED)
-            if is_here and each.is_meant(user, client, stream_id) and each.connection.id not in keep:
-                each.end(code, reason)
+    def _dialect(self, codec: Codec, transport: Transport) -> CentrifugeDialect:
+        """Return the one dialect of this encoding and this kind of transport."""
+        transport.choose_framing(binary=codec.IS_BINARY)
+        key = (codec.NAME, transport.framing)
+        dialect = self._dialects.get(key)
+        if dialect is None:
+            dialect = self._dialects[key] = CentrifugeDialect(codec, transport.framing)
+        return dialect
 
-    def emulate(self, stream_id: str, data: bytes | str) -> bool:
-        """Take what a client sent beside its stream. Return False when the stream is not here."""
-        session = self.emulated.get(stream_id)
-        if session is None:
-            return False
-        session.receive(data)
-        return True
 
-    def counts(self) -> tuple[int, int]:
-        """Count the admitted sessions, and their users."""
-        users = [each.connection.user for each in self.sessions if each.state is State.CONNECTED]
-        return len(users), len(set(users))
-
-    def statistics(self) -> dict[str, Any]:
-        """Count the sessions, those that were admitted, and by limit how often clients ran over it."""
-        admitted = sum(session.state is State.CONNECTED for session in self.sessions)
-        return {"sessions": len(self.sessions), "clients": admitted, "overruns": dict(self.overruns)}
+def commands_of(limits: Limits) -> Rate | None:
+    """Return how many commands a second, and at once as many more as a client with all its rooms begins with."""
+    if not limits.commands_per_second:
+        return None
+    burst = limits.commands_per_second + limits.rooms_per_connection
+    return Rate(burst, burst / limits.commands_per_second)
 
 
 def codec_for(handshake: Handshake, subprotocol: str | None) -> Codec:

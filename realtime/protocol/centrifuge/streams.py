@@ -14,23 +14,34 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import UNSET
 
+from realtime import codes
 from realtime.errors import BrokerUnavailable
+from realtime.protocol.base import Endpoints
 from realtime.protocol.centrifuge import protobuf
 from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.messages import EmulationRequest
-from realtime.settings import Settings
 from realtime.surrogates import read_repaired
-from realtime.transport.asgi import CONNECTION, Connection, Receive, Scope, Send
-from realtime.transport.base import ClientSession, Framing, Handshake, SessionFactory
+from realtime.transport.asgi import Receive, Scope, Send
+from realtime.transport.base import ClientSession, Handshake, SessionFactory
 from realtime.transport.handshake import origin_matches
-from realtime.transport.opening import merge
+from realtime.transport.http import (
+    UNCACHED,
+    Fields,
+    begin_response,
+    connection_of,
+    cut,
+    gone,
+    headers_of,
+    read_body,
+    respond_text,
+)
+from realtime.transport.stream import BARE, EVENTS, LINES, SLOW, Limits, Stream
 from sticky.handoff.journal import NO_MARK
 
 HTTP_STREAM: Final = "/connection/http_stream"
@@ -38,174 +49,24 @@ SSE: Final = "/connection/sse"
 UNI_HTTP_STREAM: Final = "/connection/uni_http_stream"
 UNI_SSE: Final = "/connection/uni_sse"
 EMULATION: Final = "/emulation"
-PATHS: Final = frozenset((HTTP_STREAM, SSE, UNI_HTTP_STREAM, UNI_SSE, EMULATION))
+WEBSOCKET: Final = "/connection/websocket"
+UNI_WEBSOCKET: Final = "/connection/uni_websocket"
+ENDPOINTS: Final = Endpoints(
+    websocket_paths=frozenset((WEBSOCKET, UNI_WEBSOCKET)),
+    http_paths=frozenset((HTTP_STREAM, SSE, UNI_HTTP_STREAM, UNI_SSE, EMULATION)),
+    shutdown=codes.SHUTDOWN,
+)
 
 OCTETS: Final = "application/octet-stream"
 ESCAPED: Final = 3  # times as long as it is, a message can be within JSON: `\u00e9` for two bytes of UTF-8
 ENVELOPE_MAX: Final = 4096  # bytes of what is around it
 MAX_AGE_S: Final = 300  # of what a browser knows from OPTIONS
-GOODBYE_S: Final = 4.0  # for a slow client to take what is on its way, and that it was slow
-SLOW: Final = (3008, "slow")
-
-UNCACHED: Final = [
-    (b"cache-control", b"private, no-cache, no-store, must-revalidate, max-age=0"),
-    (b"pragma", b"no-cache"),
-    (b"expire", b"0"),
-    (b"x-accel-buffering", b"no"),
-]
 
 _emulation: Final = msgspec.json.Decoder(EmulationRequest).decode
 logger = logging.getLogger("realtime.stream")
 
 Deliver = Callable[[str, str, bytes], Awaitable[bool]]
 """Brings what a client sent to the process of that name and the session of that id; says whether there is one."""
-
-
-class Lines:
-    """A `Framing`: each message is one line."""
-
-    name = "lines"
-    takes_several = True
-
-    def frame(self, payload: bytes) -> bytes:
-        return payload + b"\n"
-
-
-class Bare:
-    """A `Framing` for messages that say themselves how long they are."""
-
-    name = "bare"
-    takes_several = True
-
-    def frame(self, payload: bytes) -> bytes:
-        return payload
-
-
-class Events:
-    """A `Framing`: each message is an event of an EventSource (HTML standard, section 9.2)."""
-
-    name = "events"
-    takes_several = False
-
-    def frame(self, payload: bytes) -> bytes:
-        return b"data: %b\n\n" % payload
-
-
-LINES: Final = Lines()
-BARE: Final = Bare()
-EVENTS: Final = Events()
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Each is a setting of the same name."""
-
-    message_bytes: int = Settings.message_bytes
-    outbound_bytes: int = Settings.outbound_bytes
-    outbound_s: float = Settings.outbound_s
-
-
-class Stream:
-    """An `Transport` that is the body of an answer."""
-
-    has_close_frame = False
-
-    def __init__(self, text: Framing, binary: Framing, limits: Limits) -> None:
-        self.framing = text
-        self.ended: tuple[int, str] | None = None  # how, once it is known
-        self._binary = binary
-        self._limits = limits
-        self._waiting: list[bytes] = []
-        self._size = 0
-        self._wake = asyncio.Event()
-        self._congested_since: float | None = None
-        self._is_full = False
-        self._patience: asyncio.Timeout | None = None  # with a client that has not taken everything
-        self._watch: asyncio.TimerHandle | None = None  # of how much it takes meanwhile
-        self.is_patient: Callable[[], bool] = lambda: False
-        self.taken: Callable[[], int] = lambda: 0
-        self.hold_little: Callable[[bool], None] = lambda wanted: None
-        self.on_drained: Callable[[], None] = lambda: None
-        self.on_slow: Callable[[], None] = lambda: self.close(*SLOW)
-
-    def choose_framing(self, *, binary: bool) -> None:
-        if binary:
-            self.framing = self._binary
-
-    def write(self, data: bytes) -> None:
-        """
-        As `Transport.write`. What is too much is dropped at once; `on_slow` is called when the turn is over. As over
-        a WebSocket, the limit counts while the client does not take everything: what it missed can be more than that.
-        """
-        if self.ended is not None or self._is_full:
-            return
-        self._waiting.append(data)
-        self._size += len(data)
-        if self._congested_since is not None and self._size > self._limits.outbound_bytes:
-            self._size -= sum(map(len, self._waiting))
-            self._waiting.clear()
-            self._is_full = True
-            asyncio.get_running_loop().call_soon(self._tell_slow)
-        self._wake.set()
-
-    def _tell_slow(self) -> None:
-        self._is_full = False  # there is room for a goodbye
-        if self._patience is not None and not self._patience.expired():
-            soon = asyncio.get_running_loop().time() + min(GOODBYE_S, self._limits.outbound_s)
-            self._patience.reschedule(min(soon, self._patience.when() or soon))
-        if self.ended is None:
-            self.on_slow()
-
-    def close(self, code: int, reason: str) -> None:
-        if self.ended is None:
-            self.ended = (code, reason)
-            self._wake.set()
-
-    def pause_reading(self) -> None:
-        """Requests beside the stream are not held; a session that gets too many ends."""
-
-    def resume_reading(self) -> None:
-        """See `pause_reading`."""
-
-    def is_congested_since(self) -> float | None:
-        return self._congested_since
-
-    def buffered(self) -> int:
-        return self._size
-
-    async def pump(self, send: Send) -> None:
-        """
-        Write until the end. Raises `TimeoutError` where the client does not take everything for too long, or with
-        `is_patient` takes nothing.
-        """
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            body, self._waiting = b"".join(self._waiting), []
-            if body:
-                self._congested_since = loop.time()
-                before = self.taken() if self.is_patient() else 0
-                self._watch = loop.call_later(self._limits.outbound_s, self._check, before)
-                try:
-                    async with asyncio.timeout(None) as self._patience:
-                        await send({"type": "http.response.body", "body": body, "more_body": True})
-                        await send({"type": "http.response.body", "body": b"", "more_body": True})  # once it has left
-                finally:
-                    self._watch.cancel()
-                    self._congested_since = self._patience = None
-                self._size -= len(body)
-                self.on_drained()
-            if self.ended is not None and not self._waiting:
-                return
-
-    def _check(self, before: int) -> None:
-        """Lose patience with a client that has not taken everything in time, unless it takes what it can."""
-        loop, now = asyncio.get_running_loop(), self.taken()
-        if self.ended is None and self.is_patient() and now > before:
-            self._watch = loop.call_later(self._limits.outbound_s, self._check, now)
-        elif self._patience is not None and not self._patience.expired():
-            self._patience.reschedule(loop.time())
 
 
 class StreamEndpoint:
@@ -240,21 +101,21 @@ class StreamEndpoint:
         return [session for stream, session in self._open.items() if stream.ended is None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request to one of `PATHS`."""
+        """Serve a request to one of `ENDPOINTS.http_paths`."""
         path, method = scope["path"], scope["method"]
         headers = headers_of(scope)
         origin = headers.get("origin") or None  # an empty one is none
         if origin is not None and not origin_matches(origin, headers.get("host"), self._allowed_origins):
-            await answer(send, 403, b"This origin may not connect.\n")
+            await respond_text(send, 403, b"This origin may not connect.\n")
             return
         cors = _cors(origin, headers)
         if method == "OPTIONS":
             allowed = b"GET, POST, OPTIONS" if path in (SSE, UNI_SSE) else b"POST, OPTIONS"
             fields = [(b"access-control-allow-methods", allowed), (b"access-control-max-age", b"%d" % MAX_AGE_S)]
-            await answer(send, 204, b"", [*cors, *fields])
+            await respond_text(send, 204, b"", [*cors, *fields])
             return
         if method not in ("GET", "POST") or (method == "GET" and path not in (SSE, UNI_SSE)):
-            await answer(send, 405, b"POST.\n", [*cors, (b"allow", b"POST, OPTIONS")])
+            await respond_text(send, 405, b"POST.\n", [*cors, (b"allow", b"POST, OPTIONS")])
             return
         most = self._limits.message_bytes
         if path == EMULATION:  # where a message is a text within a text
@@ -268,9 +129,9 @@ class StreamEndpoint:
             self.too_big += 1
             client = (scope.get("client") or ("",))[0]
             logger.warning("x %s: a message of more than %d bytes", client, self._limits.message_bytes)
-            await answer(send, 413, b"The message is too large.\n", cors)
+            await respond_text(send, 413, b"The message is too large.\n", cors)
         elif path == EMULATION:
-            await answer(send, status, b"", cors)
+            await respond_text(send, status, b"", cors)
         else:
             await self._stream(scope, receive, send, headers, body, cors)
 
@@ -286,14 +147,14 @@ class StreamEndpoint:
         if is_sse and not body:
             body = asked.encode()
         if not body and not is_one_way:
-            await answer(send, 400, b"The first message, `connect`, is missing.\n", cors)
+            await respond_text(send, 400, b"The first message, `connect`, is missing.\n", cors)
             return
         is_binary = not is_sse and _kind(headers) == OCTETS
         stream = Stream(EVENTS if is_sse else LINES, BARE, self._limits)
         kind = b"text/event-stream; charset=utf-8" if is_sse else b"application/octet-stream"
         handshake = _handshake(scope, headers, query, is_one_way=is_one_way)
         fields = [(b"content-type", kind), *UNCACHED, *cors]
-        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await begin_response(send, 200, fields)
         if is_sse:
             await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
         session = self._sessions(stream, handshake, "centrifuge-protobuf" if is_binary else None)
@@ -357,57 +218,11 @@ class StreamEndpoint:
             return 503
 
 
-Fields = list[tuple[bytes, bytes]]
-
-
-def cut(scope: Scope) -> None:
-    """Cut the connection of a request whose client takes nothing: an answer's end would wait behind what it left."""
-    if (connection := connection_of(scope)) is not None:
-        connection.cut()
-
-
-def connection_of(scope: Scope) -> Connection | None:
-    """Return what brought a request, where that is known."""
-    found: Connection | None = scope.get("state", {}).get(CONNECTION)
-    return found
-
-
-async def gone(receive: Receive) -> None:
-    """Return when the client is."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def read_body(receive: Receive, most: int) -> bytes | None:
-    """Return a request's body, or None where it is larger than it may be."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return bytes(body)
-        body += message.get("body", b"")
-        if len(body) > most:
-            return None
-        if not message.get("more_body"):
-            return bytes(body)
-
-
-async def answer(send: Send, status: int, body: bytes, fields: Fields | None = None) -> None:
-    about = [(b"content-length", b"%d" % len(body)), (b"content-type", b"text/plain; charset=utf-8")]
-    headers = [*(about if body else []), *(fields or [])]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def headers_of(scope: Scope) -> dict[str, str]:
-    return merge((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
-
-
 def _kind(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _cors(origin: str | None, headers: Mapping[str, str]) -> Fields:
+def _cors(origin: str | None, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     if origin is None:
         return []
     fields = [

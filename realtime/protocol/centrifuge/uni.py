@@ -12,11 +12,12 @@ from typing import Final
 
 import msgspec
 
+from realtime import codes
 from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
+from realtime.codes import DisconnectCode, ErrorCode
 from realtime.errors import ClientError
-from realtime.protocol.centrifuge import codes, json
+from realtime.protocol.centrifuge import json
 from realtime.protocol.centrifuge.codec import BadFrame
-from realtime.protocol.centrifuge.codes import DisconnectCode, ErrorCode
 from realtime.protocol.centrifuge.messages import Command, ConnectRequest, Push, Result
 from realtime.surrogates import read_repaired
 
@@ -36,7 +37,7 @@ _ENDS: Final = {
 }
 
 
-def disconnect_for(error: ClientError) -> DisconnectCode:
+def disconnect_for(error: ClientError | ErrorCode) -> DisconnectCode:
     """
     Return how a connection ends whose connect failed: there is no reply that could say so. What is temporary lets the
     client come back, whatever its code.

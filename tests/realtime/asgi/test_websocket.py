@@ -76,7 +76,7 @@ async def test_a_client_for_which_too_much_waits_is_closed_as_slow() -> None:
         await serving
         assert peer.sent[-1] == {"type": "websocket.close", "code": 3008, "reason": "slow"}
         assert len(peer.sent) < 30, "what waited was dropped"
-        assert not server._protocol.sessions
+        assert not server._registry
 
 
 @run_async
@@ -87,7 +87,7 @@ async def test_a_client_that_takes_nothing_for_too_long_is_let_go() -> None:
         peer.takes.clear()
         await app.room("news").publish("x")
         await serving
-        assert not server._protocol.sessions
+        assert not server._registry
 
 
 @run_async
@@ -97,7 +97,7 @@ async def test_a_client_that_leaves_is_a_member_no_more() -> None:
         peer, serving = await begin(server, Limits())
         peer.inbox.put_nowait({"type": "websocket.disconnect", "code": 1001})
         await serving
-        assert not server._protocol.sessions
+        assert not server._registry
 
 
 @run_async

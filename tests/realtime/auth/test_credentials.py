@@ -11,6 +11,9 @@ from realtime.api import Api
 from realtime.auth.credentials import ADDRESSES_MAX, API_KEY, SUBSCRIPTION_TOKEN, TOKEN, WrongCredentials
 from realtime.auth.tokens import sign
 from realtime.cli.status import wrong_credentials
+from realtime.protocol.centrifuge import uni
+from realtime.protocol.centrifuge.wire import Wire
+from realtime.transport.stream import EVENTS
 from tests.realtime.protocol.test_connecting import open_app
 from tests.support.aio import run_async
 from tests.support.client import Refused
@@ -103,7 +106,7 @@ async def ask_api(api: Api, address: str, *headers: tuple[bytes, bytes]) -> int:
 async def test_only_wrong_keys_wait_and_only_those_of_that_address() -> None:
     wrong = WrongCredentials(most_s=LONG_S)
     async with OneWorker(open_app()) as worker:
-        api = Api(worker.hub, worker.bus, keys=[KEY], wrong=wrong)
+        api = Api(worker.hub, worker.bus, keys=[KEY], encoder=Wire(uni, EVENTS), wrong=wrong)
         often(wrong, HERE)
         spellings = [
             [(b"x-api-key", b"x" * 20)],
@@ -133,8 +136,8 @@ async def wrong_answer(api: Api, spelling: list[tuple[bytes, bytes]]) -> int:
 async def test_only_wrong_tokens_wait_wherever_a_client_shows_one() -> None:
     app = open_app()
     app.room("$private", open=True)
-    async with OneWorker(app, connect_s=2 * LONG_S) as worker:
-        wrong = worker.protocol.wrong = WrongCredentials(most_s=LONG_S)
+    wrong = WrongCredentials(most_s=LONG_S)
+    async with OneWorker(app, connect_s=2 * LONG_S, wrong=wrong) as worker:
         token = sign({"sub": "ana", "exp": 4e9}, SECRET)
         one, other = await worker.join(token=token), await worker.join(token=token)
         await one.ask("subscribe", channel="open", token=room_token("ana", "open"))

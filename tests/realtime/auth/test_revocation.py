@@ -16,9 +16,10 @@ import pytest
 from realtime import App
 from realtime.auth.revocation import MOST, Revocation, Revoked
 from realtime.auth.tokens import sign
-from realtime.cluster.bus import REVOCATIONS, REVOCATIONS_KEPT
+from realtime.cluster.bus import REVOCATIONS, REVOCATIONS_KEPT, ClusterBus
 from realtime.cluster.revocation_sync import RevocationSync
 from realtime.errors import BrokerUnavailable
+from realtime.session.registry import Home
 from tests.support.aio import run_async
 from tests.support.client import Refused
 from tests.support.lagging_broker import LaggingBroker
@@ -150,12 +151,19 @@ async def test_a_revoked_token_refreshes_nothing_and_opens_no_room() -> None:
 # Every worker
 
 
+def another_bus(worker: OneWorker, revoked: Revoked) -> ClusterBus:
+    """Return the bus of a worker that knows of nothing yet."""
+    bus = ClusterBus(Home(), worker.registry, revoked)
+    bus.serve(worker.hub)
+    return bus
+
+
 @run_async
 async def test_a_worker_that_starts_and_one_that_missed_the_message_know_it_too() -> None:
     broker = LaggingBroker()
     async with OneWorker(kinds(), broker=broker) as worker:
         client = await worker.join(token=token(jti="t1"))
-        looking = RevocationSync(worker.broker, worker.bus, worker.protocol.tokens.revoked)
+        looking = RevocationSync(worker.broker, worker.bus, worker.tokens.revoked)
         await looking.read()
         said = msgspec.msgpack.encode(Revocation(time.time() + 60, token="t1"))
         await broker.publish_unheard(REVOCATIONS, said, retention=REVOCATIONS_KEPT)
@@ -163,8 +171,7 @@ async def test_a_worker_that_starts_and_one_that_missed_the_message_know_it_too(
         await looking.read()
         assert await client.wait_closed() == (3005, "connection expired")
         late = Revoked()
-        worker.protocol.tokens.revoked = late
-        await RevocationSync(worker.broker, worker.bus, late).read()
+        await RevocationSync(worker.broker, another_bus(worker, late), late).read()
         assert late.covers({"jti": "t1"}, time.time())
 
 
@@ -172,7 +179,7 @@ async def test_a_worker_that_starts_and_one_that_missed_the_message_know_it_too(
 async def test_a_broker_that_begins_anew_gets_the_revocations() -> None:
     broker = LaggingBroker()
     async with OneWorker(kinds(), broker=broker) as worker:
-        looking = RevocationSync(worker.broker, worker.bus, worker.protocol.tokens.revoked)
+        looking = RevocationSync(worker.broker, worker.bus, worker.tokens.revoked)
         await worker.bus.revoke(token="t1")
         await worker.bus.revoke(user="ana")
         await looking.read()
@@ -191,8 +198,8 @@ async def test_an_entry_that_cannot_be_read_hides_no_other() -> None:
         for said in (b"\xc1", msgspec.msgpack.encode({"a": "later version"})):
             await broker.publish_unheard(REVOCATIONS, said, retention=REVOCATIONS_KEPT)
         await worker.bus.revoke(token="t1")
-        late = worker.protocol.tokens.revoked = Revoked()
-        await RevocationSync(worker.broker, worker.bus, late).read()
+        late = Revoked()
+        await RevocationSync(worker.broker, another_bus(worker, late), late).read()
         assert late.covers({"jti": "t1"}, time.time())
 
 

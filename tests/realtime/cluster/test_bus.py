@@ -13,11 +13,12 @@ from typing import cast
 
 import pytest
 
+from realtime.auth.revocation import Revoked
 from realtime.broker.base import Broker, Position, Published, PublishRequest, Room, WorkerId
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
 from realtime.errors import BrokerUnavailable
-from realtime.protocol.centrifuge.server import Centrifuge
+from realtime.session.registry import Home, Registry
 from tests.support.aio import run_async
 
 HERE, THERE = WorkerId("node-0-00000000"), WorkerId("node-1-11111111")
@@ -54,13 +55,13 @@ class Carrier:
 
 
 class Sessions:
-    """Stands for the protocol of one worker: which sessions are there, and what they got."""
+    """Stands for the registry of one worker: which sessions are there, and what they got."""
 
     def __init__(self, *sessions: str) -> None:
         self.got: list[bytes] = []
         self._sessions = sessions
 
-    def emulate(self, session: str, data: bytes) -> bool:
+    def receive(self, session: str, data: bytes) -> bool:
         if session in self._sessions:
             self.got.append(data)
         return session in self._sessions
@@ -69,7 +70,7 @@ class Sessions:
 async def worker(carrier: Carrier, name: WorkerId, *sessions: str) -> tuple[ClusterBus, Sessions]:
     here = Sessions(*sessions)
     mailbox = Mailbox(carrier, carrier, name)
-    bus = ClusterBus(name, cast(Broker, carrier), mailbox, carrier, cast(Centrifuge, here))
+    bus = ClusterBus(Home(worker=name), cast(Broker, carrier), mailbox, carrier, cast(Registry, here), Revoked())
     await bus.start()
     return bus, here
 

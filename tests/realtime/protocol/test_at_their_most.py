@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from realtime import App
-from realtime.protocol.centrifuge.session import QUEUE_END
+from realtime.session.session import QUEUE_END
 from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
 from tests.support.aio import run_async_for
 from tests.support.one_worker import Client, OneWorker
@@ -44,7 +44,7 @@ async def test_a_client_that_cannot_be_paused_is_closed_when_that_many_wait_and_
 
     async with OneWorker(app, sockets=MOST, commands_per_second=0) as worker:
         client = await worker.join()
-        [session] = worker.protocol.sessions
+        [session] = worker.registry
         session.receive(json.dumps({"id": 2, "rpc": {"method": "wait"}}))  # as `/emulation` does, whatever waits
         session.receive(MANY)
         assert client.closed is None

@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 
-from realtime import App, Connection, Disconnect, Reject
+from realtime import App, Connection, Disconnect, Reject, codes
 from realtime.auth.tokens import sign
+from realtime.codes import DisconnectCode, ErrorCode, UnsubscribeCode
 from realtime.errors import BrokerUnavailable
-from realtime.protocol.centrifuge import codes
-from realtime.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode
 from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
 from tests.support.aio import run_async
 from tests.support.client import Refused
@@ -638,7 +637,7 @@ async def test_a_connection_may_be_ended_from_outside(arguments: tuple[Any, ...]
         worker.session(client).connection.disconnect(*arguments)
         assert await client.wait_closed() == end
         assert worker.hub.statistics()["memberships"] == 0
-        assert worker.protocol.statistics() == {"sessions": 0, "clients": 0, "overruns": {}}
+        assert worker.registry.statistics() == {"sessions": 0, "clients": 0, "overruns": {}}
     assert ended == [(client.connected["client"], end[0])]
 
 

@@ -98,7 +98,7 @@ async def test_a_library_answers_by_itself(path: str) -> None:
                 await (await client.ping())
             worker.pass_time(8.25)
             worker.pass_time(17.25)
-        session = next(iter(worker.protocol.sessions))
+        session = next(iter(worker.registry))
         await session.connection.send("next")
         assert '"message":{"data":"next"}' in str(await client.recv()), "no empty message before it"
 

@@ -13,24 +13,19 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from realtime import App, Connection
+from realtime import App, Connection, codes
 from realtime.broker.base import ClientInfo, Publication, Room
 from realtime.errors import ClientError
-from realtime.protocol.centrifuge import codes
+from realtime.json_text import one_line
 from realtime.protocol.centrifuge import json as wire_json
 from realtime.protocol.centrifuge.codec import BadFrame
-from realtime.protocol.centrifuge.json import decode, one_line
+from realtime.protocol.centrifuge.json import decode
 from realtime.protocol.centrifuge.messages import (
     Command,
     ConnectRequest,
     ConnectResult,
     Empty,
-    HistoryResult,
-    Info,
     Message,
-    PresenceResult,
-    PresenceStatsResult,
-    Pub,
     Push,
     RefreshResult,
     RPCResult,
@@ -42,6 +37,7 @@ from realtime.protocol.centrifuge.messages import (
     Unsubscribe,
 )
 from realtime.protocol.centrifuge.wire import Wire
+from realtime.protocol.shapes import HistoryResult, Info, PresenceResult, PresenceStatsResult, Pub
 from tests.support.aio import run_async
 from tests.support.one_worker import OneWorker
 

@@ -76,7 +76,7 @@ def make_app() -> App:
 
     @app.rpc("refresh")
     async def refresh(conn: Connection, data: Any) -> None:
-        conn._voice.refresh(time.time() + 60)  # type: ignore[attr-defined]
+        conn._session.refresh(time.time() + 60)  # type: ignore[attr-defined]
 
     return app
 
@@ -132,7 +132,7 @@ async def lively(worker: OneWorker, app: App) -> list[str]:
         await app.room("kept").publish([1, "\n"])
         await tap.hear('"delta":')
         await app.room("kept").publish([2, "\n"])
-        session = next(each for each in worker.protocol.sessions if each.connection.user == "ana")
+        session = next(each for each in worker.registry if each.connection.user == "ana")
         await session.connection.unsubscribe("open")
         worker.pass_time(26)
         await tap.hear("{}")

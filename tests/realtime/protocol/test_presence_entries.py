@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from realtime.broker.base import ClientInfo, ConnectionId
 from realtime.protocol.centrifuge import json, protobuf
-from realtime.protocol.centrifuge.messages import PresenceResult, info_of
+from realtime.protocol.shapes import PresenceResult, info_of
 
 INFOS = st.sampled_from([None, b"{}", b'{"a":"\xc3\xb6,}"}', b'","'])
 MEMBERS = st.dictionaries(st.text(max_size=5), st.tuples(st.text(max_size=5), INFOS, INFOS), max_size=5)

@@ -14,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
+from realtime import codes
 from realtime.broker.base import ClientInfo, Publication, Room
-from realtime.protocol.centrifuge import codes, protobuf
+from realtime.protocol import shapes
 from realtime.protocol.centrifuge import messages as m
+from realtime.protocol.centrifuge import protobuf
 from realtime.protocol.centrifuge.codec import BadFrame
+from realtime.session.tags import FilterNode
 
 NEWS = Room("news")
 ANA = ClientInfo("42", "c1", b'{"name":"Ana"}', b"1")
@@ -78,7 +81,7 @@ def test_the_documents_commands(frame: str, command: m.Command) -> None:
                     positioned=True,
                     recovered=True,
                     was_recovering=True,
-                    publications=[m.Pub(Raw(b'{"a":1}'), offset=8)],
+                    publications=[shapes.Pub(Raw(b'{"a":1}'), offset=8)],
                 ),
             ),
             "210802321d18013204614263443a0b22077b2261223a317d30084001480750016001",
@@ -107,23 +110,25 @@ def plain(message: Any) -> Any:
 
 
 def test_presence_and_maps_of_messages() -> None:
-    found = read(protobuf.reply(7, "presence", m.PresenceResult({"c1": m.info_of(ANA), "ü": m.Info("", "ü")})))
+    found = read(
+        protobuf.reply(7, "presence", shapes.PresenceResult({"c1": shapes.info_of(ANA), "ü": shapes.Info("", "ü")}))
+    )
     assert found.presence.presence["c1"].conn_info == b'{"name":"Ana"}'
     assert found.presence.presence["c1"].chan_info == b"1"
     assert found.presence.presence["ü"].client == "ü"
 
 
 def test_large_numbers_and_negative_ones() -> None:
-    pub = m.Pub(Raw(b"x"), offset=2**53 - 1, time=-(2**62))
-    [found] = read(protobuf.reply(1, "history", m.HistoryResult([pub], "e", 2**63))).history.publications
+    pub = shapes.Pub(Raw(b"x"), offset=2**53 - 1, time=-(2**62))
+    [found] = read(protobuf.reply(1, "history", shapes.HistoryResult([pub], "e", 2**63))).history.publications
     assert (found.offset, found.time) == (2**53 - 1, -(2**62))
-    assert read(protobuf.reply(2**32 - 1, "history", m.HistoryResult([], "e", 2**63))).history.offset == 2**63
+    assert read(protobuf.reply(2**32 - 1, "history", shapes.HistoryResult([], "e", 2**63))).history.offset == 2**63
 
 
 def test_every_push() -> None:
-    info = m.info_of(ANA)
+    info = shapes.info_of(ANA)
     for push in (
-        m.Push(channel="r", pub=m.Pub(Raw(b"d"), info, 3, {"a": "b", "": ""}, 5, delta=True)),
+        m.Push(channel="r", pub=shapes.Pub(Raw(b"d"), info, 3, {"a": "b", "": ""}, 5, delta=True)),
         m.Push(channel="r", join=m.Membership(info)),
         m.Push(channel="r", leave=m.Membership(info)),
         m.Push(channel="r", unsubscribe=m.Unsubscribe(2000, "r")),
@@ -190,8 +195,8 @@ def test_a_connect_with_positions_and_a_filter_within_filters() -> None:
     text = google.Command(id=2, subscribe=google.SubscribeRequest(channel="r", tf=tree)).SerializeToString()
     [found] = protobuf.decode(protobuf._varint(len(text)) + text)
     assert found.subscribe is not None
-    ours = m.FilterNode(key="k", cmp="in", vals=["a", "b"])
-    assert found.subscribe.tf == m.FilterNode(op="and", nodes=[ours, m.FilterNode(op="not", nodes=[ours])])
+    ours = FilterNode(key="k", cmp="in", vals=["a", "b"])
+    assert found.subscribe.tf == FilterNode(op="and", nodes=[ours, FilterNode(op="not", nodes=[ours])])
 
 
 # What no client sends

@@ -422,7 +422,7 @@ async def test_who_goes_while_it_is_let_in_leaves_nothing_behind(held: str, when
         await gate.reached.wait()
         client.abort()
         await client.wait_closed()
-        await until(lambda: not worker.protocol.sessions)
+        await until(lambda: not worker.registry)
         broker.let_pass()
         await until(lambda: not worker.hub.statistics()["rooms"])
         other = await worker.join()

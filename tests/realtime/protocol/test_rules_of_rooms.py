@@ -10,6 +10,7 @@ import logging
 import socket
 from typing import Any
 
+import msgspec
 import pytest
 
 from realtime import App, Connection
@@ -47,7 +48,7 @@ async def test_each_connection_may_publish_as_often_as_the_room_says(caplog: pyt
             assert await publishes(one, 6, "r") == [0, 0, 0, 111, 111, 111]
         assert await publishes(other, 3, "r") == [0, 0, 0]
         assert await publishes(one, 9, "free") == [0] * 9
-        assert worker.protocol.statistics()["overruns"] == {"rate": 3}
+        assert worker.registry.statistics()["overruns"] == {"rate": 3}
         [line] = [each.getMessage() for each in caplog.records]
         assert one.connected["client"] in line
         assert "'ana'" in line
@@ -105,7 +106,7 @@ async def test_too_many_commands_are_refused_and_what_has_no_answer_ends_the_con
         await client.send_raw('{"send":{"data":1}}')
         assert await client.wait_closed() == (3013, "too many requests")
         assert messages == []
-        assert worker.protocol.statistics()["overruns"]["commands"] >= 3
+        assert worker.registry.statistics()["overruns"]["commands"] >= 3
 
 
 @run_async
@@ -234,13 +235,18 @@ async def test_whoever_reads_too_slowly_gets_the_latest_of_each_key_and_is_not_c
         assert worker.endpoint.slow == 0
 
 
+def acknowledged(session: Any, count: int) -> None:
+    """Have the peer seem to have acknowledged so many bytes when it was looked at before."""
+    session.state.liveness = msgspec.structs.replace(session.state.liveness, acknowledged=count)
+
+
 @pytest.mark.parametrize("still", [True, False])
 @run_async
 async def test_a_pong_may_be_late_of_who_takes_something_where_nothing_piles_up(still: bool) -> None:
     app = App()
     app.room("prices", open=True, conflate=True)
     async with OneWorker(app) as worker:
-        limits = worker.protocol.limits
+        limits = worker.protocol.services.limits
         slow = await worker.join()
         await slow.ask("subscribe", channel="prices")
         slow.answers_pings = False
@@ -249,14 +255,14 @@ async def test_a_pong_may_be_late_of_who_takes_something_where_nothing_piles_up(
         for _ in range(5):  # the ping waits behind megabytes that the kernels hold
             worker.pass_time(limits.pong_s)
             assert session.is_open
-            session._taken = -1  # as if it took something before the next look
+            acknowledged(session, -1)  # as if it took something before the next look
         if still:
-            session._taken = 2**63
+            acknowledged(session, 2**63)
             worker.pass_time(limits.pong_s)
             assert await slow.wait_closed() == (3012, "no pong")
         else:
             await slow.send_raw("{}")
-            await until(lambda: not session._awaits_pong)
+            await until(lambda: not session.state.liveness.awaits_pong)
             worker.pass_time(limits.pong_s)
             assert session.is_open
 

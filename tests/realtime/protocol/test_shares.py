@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from realtime import App, Connection
-from realtime.protocol.centrifuge.session import COMMANDS_AT_ONCE
+from realtime.session.session import COMMANDS_AT_ONCE
 from realtime.testing import TestServer
 from tests.support.aio import run_async
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from realtime.protocol.centrifuge.streams import EVENTS, Limits, Stream
+from realtime.transport.stream import EVENTS, Limits, Stream
 from tests.support.aio import run_async
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from realtime.protocol.centrifuge.messages import FilterNode
-from realtime.protocol.centrifuge.tags import NODES_MAX, BadFilter, compile_filter
+from realtime.session.tags import NODES_MAX, BadFilter, FilterNode, compile_filter
 
 
 def leaf(cmp: str, val: str = "", vals: list[str] | None = None, key: str = "k") -> FilterNode:

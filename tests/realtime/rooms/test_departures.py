@@ -138,7 +138,7 @@ async def test_who_goes_before_it_is_admitted_leaves_nothing_behind() -> None:
         await recorded.reached.wait()
         assert worker.hub.statistics()["rooms"] == 1
         client.abort()
-        await until(lambda: not worker.protocol.sessions)
+        await until(lambda: not worker.registry)
         broker.let_pass()
         await until(lambda: worker.hub.statistics()["rooms"] == 0)
         while await records(worker, "plain:a", "ana"):  # noqa: ASYNC110
@@ -162,7 +162,7 @@ async def test_who_goes_while_it_waits_for_another_tabs_entry_takes_nothing_from
         await second.send_raw(json.dumps({"id": 9, "subscribe": {"channel": "r:a"}}))
         await until(lambda: session.entering)
         second.abort()
-        await until(lambda: session not in worker.protocol.sessions)
+        await until(lambda: session not in worker.registry)
         broker.let_pass()
         await third.ask("subscribe", channel="r:a")
         there = await broker.members(Room("r:a"))

@@ -42,7 +42,7 @@ async def test_a_session_that_ended_is_not_kept_for_the_day_that_its_tokens_had_
             await client.ask("subscribe", channel=room, token=token(worker, client, room))
         session = weakref.ref(worker.session(client))
         client.abort()
-        await until(lambda: not worker.protocol.sessions)
+        await until(lambda: not worker.registry)
         await until(lambda: not worker.hub._rooms and not worker.hub._tasks and not worker.hub._departures._tasks)
 
         def is_released() -> bool:

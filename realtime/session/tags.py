@@ -11,12 +11,23 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
-from realtime.protocol.centrifuge.messages import FilterNode
+from msgspec import Struct
 
 Accepts = Callable[[Mapping[str, str]], bool]
 
 NODES_MAX: Final = 64  # in one filter: each is asked for each publication
 NUMBER_MAX: Final = 64  # characters
+
+
+class FilterNode(Struct):
+    """A leaf (`cmp`) or an inner node (`op`) of a filter by tags. Plain data: a subscription keeps its filter so."""
+
+    op: str = ""
+    key: str = ""
+    cmp: str = ""
+    val: str = ""
+    vals: list[str] = []
+    nodes: list[FilterNode] = []
 
 
 class BadFilter(Exception):

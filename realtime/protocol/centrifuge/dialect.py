@@ -1,0 +1,97 @@
+"""
+The protocol in one encoding over one framing: what a session asks of its wire protocol.
+
+Runs in the worker. One `CentrifugeDialect` of each kind serves all sessions that speak so. It knows no client: it turns
+messages into commands, has commands.py run them, and encodes what the server sends of its own accord.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
+
+from msgspec import UNSET, Raw
+
+from realtime.broker.base import Room
+from realtime.codes import UnsubscribeCode
+from realtime.protocol.centrifuge import commands, uni
+from realtime.protocol.centrifuge.call import ttl
+from realtime.protocol.centrifuge.codec import BadFrame, Codec
+from realtime.protocol.centrifuge.messages import (
+    Command,
+    Disconnected,
+    Message,
+    Push,
+    Refreshed,
+    Subscribe,
+    Unsubscribe,
+)
+from realtime.protocol.centrifuge.wire import Wire
+from realtime.protocol.shapes import JSON
+from realtime.session.base import BadMessage, Dialect, Subscribed
+from realtime.session.session import Session
+from realtime.transport.base import Framing
+
+PONG: Final = Command()
+
+
+class CentrifugeDialect(Dialect):
+    """The Centrifuge protocol as one kind of client speaks it."""
+
+    def __init__(self, codec: Codec, framing: Framing) -> None:
+        self.name = codec.NAME
+        self.label = JSON if codec.NAME == uni.NAME else codec.NAME
+        self.is_binary = codec.IS_BINARY
+        self.encoder = Wire(codec, framing)
+        self.delta_encoder = Wire(codec, framing, is_delta=True)
+        self.ping = framing.frame(codec.PING)
+        self._codec = codec
+        self._frame = framing.frame
+
+    def decode(self, message: bytes | str) -> Sequence[Command | None]:
+        """Return the commands of one message; None for an empty one, which answers a ping."""
+        try:
+            received = self._codec.decode(message)
+        except BadFrame as error:
+            raise BadMessage(str(error)) from error
+        if len(received) == 1 and received[0].id:  # the usual message
+            return received
+        return [None if command == PONG else command for command in received]
+
+    def execute(self, session: Session, command: Command) -> Coroutine[Any, Any, None]:
+        """Run one command, and answer it."""
+        return commands.execute(session, self._codec, self._frame, command)
+
+    def is_publication(self, command: Command) -> bool:
+        """Whether it publishes."""
+        return command.publish is not None
+
+    def message(self, data: bytes) -> bytes:
+        """Return a message that belongs to no room."""
+        return self._push(Push(message=Message(Raw(self._codec.payload(data)))))
+
+    def subscribed(self, subscribed: Subscribed) -> bytes:
+        """Return the notification of a subscription, with what it recovers behind it."""
+        codec, recoverable = self._codec, subscribed.recoverable
+        data = UNSET if subscribed.data is None else Raw(codec.payload(subscribed.data))
+        told = Subscribe(recoverable=recoverable, positioned=recoverable, data=data)
+        if subscribed.position is not None:
+            told.epoch, told.offset = subscribed.position.epoch, subscribed.position.offset
+        messages = [codec.push(Push(channel=subscribed.room, subscribe=told))]
+        messages += [codec.push_publication(subscribed.room, each) for each in subscribed.publications]
+        return b"".join(map(self._frame, messages))
+
+    def unsubscribed(self, room: Room, code: UnsubscribeCode) -> bytes:
+        """Return the notification that a subscription has ended."""
+        return self._push(Push(channel=room, unsubscribe=Unsubscribe(code.code, code.reason)))
+
+    def refreshed(self, expire_at_s: float | None) -> bytes:
+        """Return the notification that the connection expires at another time."""
+        return self._push(Push(refresh=Refreshed(*ttl(expire_at_s))))
+
+    def disconnected(self, code: int, reason: str) -> bytes:
+        """Return the end of a connection as a message."""
+        return self._push(Push(disconnect=Disconnected(code, reason)))
+
+    def _push(self, push: Push) -> bytes:
+        return self._frame(self._codec.push(push))

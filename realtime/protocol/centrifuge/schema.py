@@ -1,0 +1,173 @@
+"""
+The protocol's Protobuf schema: the number and the kind of each field of each message.
+
+Tables only (Centrifuge client protocol, section 3.3). protobuf.py makes the functions that read and write messages from
+them. A field that is not here is skipped when it is read.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from realtime.protocol import shapes
+from realtime.protocol.centrifuge import messages as m
+from realtime.session.tags import FilterNode
+
+Field = tuple[str, str, Any]  # name, kind, message type
+"""
+Kinds: u unsigned, i signed, o offset, z zigzag, b bool, s text, y bytes, m message, rm messages, rs texts, ss map of
+texts, sm map of messages.
+"""
+
+
+def field(name: str, kind: str, type: Any = None) -> Field:
+    return name, kind, type
+
+
+INFO: Final = {
+    1: field("user", "s"),
+    2: field("client", "s"),
+    3: field("conn_info", "y"),
+    4: field("chan_info", "y"),
+}
+FILTER_NUMBERS: Final = ("op", "key", "cmp", "val")
+
+FIELDS: Final[dict[type, dict[int, Field]]] = {
+    # What clients send
+    m.StreamPosition: {1: field("offset", "o"), 2: field("epoch", "s")},
+    FilterNode: {
+        **{number: field(name, "s") for number, name in enumerate(FILTER_NUMBERS, 1)},
+        5: field("vals", "rs"),
+        6: field("nodes", "rm", FilterNode),
+    },
+    m.SubscribeRequest: {
+        1: field("channel", "s"),
+        2: field("token", "s"),
+        3: field("recover", "b"),
+        6: field("epoch", "s"),
+        7: field("offset", "o"),
+        8: field("data", "y"),
+        9: field("positioned", "b"),
+        10: field("recoverable", "b"),
+        11: field("join_leave", "b"),
+        12: field("delta", "s"),
+        13: field("tf", "m", FilterNode),
+        14: field("flag", "i"),
+        15: field("type", "i"),
+    },
+    m.ConnectRequest: {
+        1: field("token", "s"),
+        2: field("data", "y"),
+        3: field("subs", "sm", m.SubscribeRequest),
+        4: field("name", "s"),
+        5: field("version", "s"),
+        6: field("headers", "ss"),
+    },
+    m.UnsubscribeRequest: {1: field("channel", "s")},
+    m.PublishRequest: {1: field("channel", "s"), 2: field("data", "y"), 3: field("type", "i")},
+    m.PresenceRequest: {1: field("channel", "s")},
+    m.PresenceStatsRequest: {1: field("channel", "s")},
+    m.HistoryRequest: {
+        1: field("channel", "s"),
+        7: field("limit", "i"),
+        8: field("since", "m", m.StreamPosition),
+        9: field("reverse", "b"),
+    },
+    m.SendRequest: {1: field("data", "y")},
+    m.RPCRequest: {1: field("data", "y"), 2: field("method", "s")},
+    m.RefreshRequest: {1: field("token", "s")},
+    m.SubRefreshRequest: {1: field("channel", "s"), 2: field("token", "s"), 3: field("type", "i")},
+    m.Command: {
+        1: field("id", "u"),
+        4: field("connect", "m", m.ConnectRequest),
+        5: field("subscribe", "m", m.SubscribeRequest),
+        6: field("unsubscribe", "m", m.UnsubscribeRequest),
+        7: field("publish", "m", m.PublishRequest),
+        8: field("presence", "m", m.PresenceRequest),
+        9: field("presence_stats", "m", m.PresenceStatsRequest),
+        10: field("history", "m", m.HistoryRequest),
+        12: field("send", "m", m.SendRequest),
+        13: field("rpc", "m", m.RPCRequest),
+        14: field("refresh", "m", m.RefreshRequest),
+        15: field("sub_refresh", "m", m.SubRefreshRequest),
+    },
+    # One half of an emulated transport
+    m.EmulationRequest: {1: field("node", "s"), 2: field("session", "s"), 3: field("data", "y")},
+    # What the server answers
+    m.Empty: {},
+    m.Error: {1: field("code", "u"), 2: field("message", "s"), 3: field("temporary", "b")},
+    shapes.Info: INFO,
+    shapes.Pub: {
+        4: field("data", "y"),
+        5: field("info", "m", shapes.Info),
+        6: field("offset", "u"),
+        7: field("tags", "ss"),
+        8: field("delta", "b"),
+        9: field("time", "i"),
+    },
+    m.SubscribeResult: {
+        1: field("expires", "b"),
+        2: field("ttl", "u"),
+        3: field("recoverable", "b"),
+        6: field("epoch", "s"),
+        7: field("publications", "rm", shapes.Pub),
+        8: field("recovered", "b"),
+        9: field("offset", "u"),
+        10: field("positioned", "b"),
+        11: field("data", "y"),
+        12: field("was_recovering", "b"),
+        13: field("delta", "b"),
+    },
+    m.ConnectResult: {
+        1: field("client", "s"),
+        2: field("version", "s"),
+        3: field("expires", "b"),
+        4: field("ttl", "u"),
+        5: field("data", "y"),
+        6: field("subs", "sm", m.SubscribeResult),
+        7: field("ping", "u"),
+        8: field("pong", "b"),
+        9: field("session", "s"),
+        10: field("node", "s"),
+        11: field("time", "i"),
+    },
+    m.RefreshResult: {
+        1: field("client", "s"),
+        2: field("version", "s"),
+        3: field("expires", "b"),
+        4: field("ttl", "u"),
+    },
+    m.SubRefreshResult: {1: field("expires", "b"), 2: field("ttl", "u")},
+    shapes.PresenceResult: {1: field("presence", "sm", shapes.Info)},
+    shapes.PresenceStatsResult: {1: field("num_clients", "u"), 2: field("num_users", "u")},
+    shapes.HistoryResult: {
+        1: field("publications", "rm", shapes.Pub),
+        2: field("epoch", "s"),
+        3: field("offset", "u"),
+    },
+    m.RPCResult: {1: field("data", "y")},
+    # What the server says unasked
+    m.Membership: {1: field("info", "m", shapes.Info)},
+    m.Unsubscribe: {2: field("code", "u"), 3: field("reason", "s")},
+    m.Subscribe: {
+        1: field("recoverable", "b"),
+        4: field("epoch", "s"),
+        5: field("offset", "u"),
+        6: field("positioned", "b"),
+        7: field("data", "y"),
+    },
+    m.Message: {1: field("data", "y")},
+    m.Disconnected: {1: field("code", "u"), 2: field("reason", "s")},
+    m.Refreshed: {1: field("expires", "b"), 2: field("ttl", "u")},
+    m.Push: {
+        2: field("channel", "s"),
+        4: field("pub", "m", shapes.Pub),
+        5: field("join", "m", m.Membership),
+        6: field("leave", "m", m.Membership),
+        7: field("unsubscribe", "m", m.Unsubscribe),
+        8: field("message", "m", m.Message),
+        9: field("subscribe", "m", m.Subscribe),
+        11: field("disconnect", "m", m.Disconnected),
+        12: field("refresh", "m", m.Refreshed),
+    },
+}

@@ -1,0 +1,176 @@
+"""
+What a session asks of the parts around it: the application above it, the wire protocol beside it, the worker's
+services.
+
+Runs in the worker. Nothing here does anything: these are the shapes. A session never knows which wire protocol it
+serves; a wire protocol is a `Dialect`, which turns messages into calls of the session and what comes of them into
+bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from realtime.auth.credentials import WrongCredentials
+from realtime.auth.tokens import Tokens
+from realtime.broker.base import Position, Publication, Room
+from realtime.codes import UnsubscribeCode
+from realtime.rooms.fanout import Accepts, Wire
+from realtime.rooms.hub import Hub, RoomOptions
+from realtime.session.connection import Connection
+from realtime.session.registry import Home, Registry
+from realtime.session.state import Limits
+from realtime.tasks import Begin
+from realtime.timing.rate import Rate
+from realtime.timing.timer_wheel import TimerWheel
+
+
+class Application(Protocol):
+    """
+    What a session asks of the application. JSON texts are bytes, kept as they came.
+
+    Every coroutine may raise `ClientError` (also as `Reject`), which becomes the answer to the command, or
+    `Disconnect`, which ends the connection.
+    """
+
+    def room_options(self, room: Room) -> RoomOptions | None:
+        """Return how this room is kept, or None for a room that is not declared."""
+
+    def accepts(self, conn: Connection, room: Room) -> Accepts | None:
+        """Return what says of each publication whether this client gets it; None where it gets all."""
+
+    async def connect(self, conn: Connection, data: bytes | None) -> bytes | None:
+        """Admit a client; return data for it."""
+
+    async def disconnect(self, conn: Connection, code: int, reason: str) -> None:
+        """Learn that an admitted client is gone."""
+
+    async def subscribe(self, conn: Connection, room: Room, data: bytes | None) -> bytes | None:
+        """Admit a client to a room; return data for it."""
+
+    async def publish(self, conn: Connection, room: Room, data: bytes) -> bytes | None:
+        """Return what the room gets; None drops it, and the client's command succeeds."""
+
+    async def rpc_call(self, conn: Connection, method: str, data: bytes | None) -> bytes | None:
+        """Answer a call. 104: no such method; 108: no methods at all."""
+
+    async def message(self, conn: Connection, data: bytes) -> None:
+        """Take a message that expects no answer. Without a handler: `Disconnect(3508, …)`."""
+
+
+@dataclass(slots=True, frozen=True)
+class Services:
+    """
+    What all sessions of a worker share.
+
+    Attributes:
+        application: runs what users wrote.
+        hub: this worker's rooms.
+        wheel: the timers.
+        tokens: verifies them.
+        wrong: counts and slows tokens that are wrong.
+        limits: what one client may do.
+        commands: how often a client may send commands; None for as often as it likes.
+        home: where connections are served.
+        registry: where sessions are found as long as they are open.
+        event_loop: on which all of this runs.
+        begin: starts tasks, at once or in the next turn.
+    """
+
+    application: Application
+    hub: Hub
+    wheel: TimerWheel
+    tokens: Tokens
+    wrong: WrongCredentials
+    limits: Limits
+    commands: Rate | None
+    home: Home
+    registry: Registry
+    event_loop: asyncio.AbstractEventLoop
+    begin: Begin
+
+
+@dataclass(slots=True, frozen=True)
+class Subscribed:
+    """
+    What a client gets to know of its subscription.
+
+    `publications` are those that it missed, where `recovered`. The position is then the one that it asked for: it moves
+    on by the publications. `was_recovering`: it asked for those. `data` is the application's, or the token's.
+    """
+
+    room: Room
+    recoverable: bool
+    delta: bool
+    position: Position | None = None
+    was_recovering: bool = False
+    recovered: bool = False
+    publications: Sequence[Publication] = ()
+    data: bytes | None = None
+    expire_at_s: float | None = None
+
+
+class Dialect(Protocol):
+    """
+    One wire protocol in one encoding, framed for one kind of transport. Knows no client: there is one object of each in
+    a worker, and it serves every session that speaks so. What it returns is framed already.
+    """
+
+    name: str
+    """Of the encoding. With it a session is restored."""
+
+    label: str
+    """Of the encoding, as `connections` shows it."""
+
+    is_binary: bool
+    """Whether payloads may be any bytes."""
+
+    encoder: Wire
+    """Writes publications, joins and leaves."""
+
+    delta_encoder: Wire
+    """Writes them for members that have negotiated differences."""
+
+    ping: bytes
+    """The message that pings a client."""
+
+    def decode(self, message: bytes | str) -> Sequence[Any]:
+        """
+        Return the commands of one whole message, in order; None stands for a pong.
+
+        Raises:
+            BadMessage: no client sends this.
+        """
+
+    def execute(self, session: Any, command: Any) -> Awaitable[None]:
+        """
+        Run one command of a client, and answer it, also where it failed.
+
+        Raises:
+            Disconnect: the connection has to end.
+        """
+
+    def is_publication(self, command: Any) -> bool:
+        """Whether a command publishes: it may run while the publication before it is on its way."""
+
+    def message(self, data: bytes) -> bytes:
+        """Return a message that belongs to no room."""
+
+    def subscribed(self, subscribed: Subscribed) -> bytes:
+        """Return the notification of a subscription from the server's side, with what it recovers behind it."""
+
+    def unsubscribed(self, room: Room, code: UnsubscribeCode) -> bytes:
+        """Return the notification that a subscription has ended."""
+
+    def refreshed(self, expire_at_s: float | None) -> bytes:
+        """Return the notification that the connection expires at another time."""
+
+    def disconnected(self, code: int, reason: str) -> bytes:
+        """Return the end of a connection, for transports that have no close frame."""
+
+
+class BadMessage(Exception):
+    """A message that no client of this protocol sends. The text is for the log."""

@@ -1,0 +1,437 @@
+"""
+How a client comes into rooms, and how the server takes it out of one.
+
+Runs in the worker, on its event loop: inside the session's commands, and where the server begins or ends a
+subscription. It enters rooms by the hub, notifies the client, and keeps in the session's state what a room of the
+client is. It owns no task, and it decodes no message. How a subscription ends is in subscriber.py.
+
+**A subscription begins in one turn of the event loop.** The hub gives a pending subscription; then, without `await`:
+
+    commit      what to tell the client, or that it cannot be told: publications were lost just now
+    answer      written by the wire protocol
+    activate    from here on publications are written behind the answer
+
+While it is pending, the room stands in `entering`. If the room is to be left meanwhile, that is noted there, and done
+when the subscription has begun. A room that the client lost for a reason that passes is kept in `state.lost`: what it
+asks there until it is back fails for now, and not for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from realtime import codes
+from realtime.broker.base import ConnectionId, Position, Room
+from realtime.codes import UnsubscribeCode
+from realtime.errors import ClientError
+from realtime.json_text import one_line
+from realtime.rooms.fanout import Accepts
+from realtime.rooms.hub import Insufficient, Joined, PendingSubscription, RoomOptions
+from realtime.session import claims, metering
+from realtime.session.base import Dialect, Services, Subscribed
+from realtime.session.state import Phase, SessionState, Subscription
+from realtime.session.subscriber import RoomSubscriber
+from realtime.session.tags import BadFilter, FilterNode, compile_filter
+from realtime.transport.base import Transport
+
+# After these an SDK subscribes again by itself: with another token, and from the stream's top.
+COMES_AGAIN: Final = frozenset((codes.TOKEN_EXPIRED.code, codes.UNRECOVERABLE.code))
+
+RESERVED: Final = "\0"  # rooms in which workers speak with each other
+PRIVATE: Final = "$"  # a room of this prefix needs a subscription token
+
+
+class Entry(NamedTuple):
+    """A subscription that is about to begin."""
+
+    subscription: Subscription
+    options: RoomOptions
+    pending: PendingSubscription
+
+
+class Member(RoomSubscriber):
+    """A client that comes into rooms."""
+
+    __slots__ = ("_rest", "entering")
+
+    def __init__(self, services: Services, dialect: Dialect, transport: Transport, state: SessionState) -> None:
+        super().__init__(services, dialect, transport, state)
+        # Rooms that are being entered, and how each is to be left again: what was asked for meanwhile.
+        self.entering: dict[Room, UnsubscribeCode | None] = {}
+        self._rest: asyncio.Event | None = None  # set once nothing is under way; only while `quiesce` waits
+
+    # What a client asks
+
+    def room_named(self, name: str) -> Room:
+        """
+        Return the room of a name that a client gave.
+
+        Raises:
+            ClientError: it is too long, or reserved.
+            Disconnect: it is empty, which no client sends.
+        """
+        if not name:
+            raise codes.PROTOCOL.error()
+        if len(name.encode()) > self.services.limits.room_name_bytes or name.startswith(RESERVED):
+            raise codes.BAD_REQUEST.error()
+        return Room(name)
+
+    def options_of(self, room: Room) -> RoomOptions:
+        """
+        Return how a room is kept.
+
+        Raises:
+            ClientError: it is not declared (102), or not for this encoding (108).
+        """
+        options = self.services.application.room_options(room)
+        if options is None:
+            raise codes.UNKNOWN_ROOM.error()
+        if options.binary and not self.dialect.is_binary:  # what is published there need not be JSON
+            raise codes.NOT_AVAILABLE.error()
+        return options
+
+    async def subscribe(
+        self,
+        room: Room,
+        answer: Callable[[Subscribed], int],
+        *,
+        token: str = "",
+        data: bytes | None = None,
+        since: Position | None = None,
+        must_recover: bool = False,
+        delta: bool = False,
+        filter: FilterNode | None = None,
+    ) -> None:
+        """
+        Subscribe the client, which asked for it.
+
+        Args:
+            room: its name was checked.
+            answer: writes the answer, and returns its size in bytes. It is called once, in the turn in which the
+                subscription begins; not where the connection has ended meanwhile.
+            token: a subscription token.
+            data: for the application's `on_subscribe`.
+            since: the position from which the client wants to recover.
+            must_recover: the subscription fails (112) where something was lost.
+            delta: the client can take differences.
+            filter: which publications it wants.
+
+        Raises:
+            ClientError: it is not subscribed; the code says why.
+            Insufficient: it is not subscribed: publications were lost just now.
+            BrokerUnavailable: it is not subscribed.
+        """
+        state, limits = self.state, self.services.limits
+        if room in state.subscriptions or room in self.entering:
+            raise codes.ALREADY_SUBSCRIBED.error()
+        if len(state.subscriptions) + len(self.entering) >= limits.rooms_per_connection:
+            metering.over(self.services, state, "rooms", f"more than {limits.rooms_per_connection} rooms")
+            raise codes.LIMIT_EXCEEDED.error()
+        options = self.options_of(room)
+        check_filter(filter, options, delta=delta)
+        if since is not None:
+            metering.check_answer(self.services, state, recovers=True)
+        subscription = Subscription(room, delta=options.delta and options.recover and delta, filter=filter)
+        self.entering[room] = None
+        try:
+            told = await self._authorise(subscription, token)
+            said = await self.services.application.subscribe(self.connection, room, data)
+            entry = await self._enter(subscription, options, since=since)
+            try:
+                self._begin(entry, said if said is not None else told, answer, must_recover=must_recover)
+            except BaseException:
+                self.services.hub.cancel(entry.pending)
+                raise
+        except ClientError as error:
+            if error.temporary or error.code in COMES_AGAIN:
+                state.lose(room, limits)
+            else:
+                state.lost -= {room}  # it does not come back
+            raise
+        except Exception:  # a fault of ours, and answered as temporary
+            state.lose(room, limits)
+            raise
+        finally:
+            self._entered(room)
+
+    async def _authorise(self, subscription: Subscription, token: str) -> bytes | None:
+        """Check the subscription token where there is one or has to be one; return the data that it carries."""
+        if not token:
+            if subscription.room.startswith(PRIVATE):
+                raise codes.PERMISSION_DENIED.error()
+            return None
+        found = await claims.of_subscription(self.services, self.state.identity, subscription.room, token)
+        subscription.chan_info = None if found.info is None else one_line(found.info)
+        subscription.expire_at_s = found.expire_at_s
+        return found.data
+
+    def _begin(
+        self, entry: Entry, data: bytes | None, answer: Callable[[Subscribed], int], *, must_recover: bool
+    ) -> None:
+        """Answer and activate. Not a coroutine: nothing may come between the answer and the first publication."""
+        if not self.is_open:
+            self.services.hub.cancel(entry.pending)
+            return
+        joined = entry.pending.commit()
+        wants = entry.pending.since is not None  # in a room that recovers; in others nothing can be lost
+        if must_recover and wants and not joined.recovered:
+            raise codes.UNRECOVERABLE.error()
+        size = answer(subscribed(entry, joined, data))
+        if joined.publications:
+            metering.charge_answer(self.services, self.state, size)
+        self._activate(entry)
+
+    async def prolong(self, room: Room, token: str) -> Subscription:
+        """
+        Let a subscription live longer, by a newer token.
+
+        Raises:
+            ClientError: there is no subscription, or the token is not good for it.
+            Disconnect: it never expires, or the token is another client's.
+        """
+        subscription = self.state.subscriptions.get(room)
+        if subscription is None:
+            raise codes.PERMISSION_DENIED.error()
+        if not token:
+            raise codes.BAD_REQUEST.error()
+        if subscription.expire_at_s is None:
+            raise codes.PROTOCOL.error()
+        found = await claims.of_subscription(self.services, self.state.identity, room, token)
+        subscription.expire_at_s = found.expire_at_s
+        self.watch_expiry(subscription)
+        return subscription
+
+    # What the server gives
+
+    async def enter(self, room: Room) -> None:
+        """
+        Subscribe the client from the server's side: with the answer to its connect, or now, with a notification.
+
+        Raises:
+            ClientError: the room is not declared (102), or the client has too many (106).
+        """
+        if self.state.phase is Phase.CONNECTING:
+            self.state.granted[room] = Subscription(room, server_side=True)
+        elif self.state.phase is Phase.CONNECTED:
+            await self._subscribe_from_server(Subscription(room, server_side=True))
+
+    async def grant(
+        self,
+        room: Room,
+        *,
+        expire_at_s: float | None = None,
+        info: bytes | None = None,
+        data: bytes | None = None,
+        since: Position | None = None,
+    ) -> None:
+        """
+        Put an admitted client into a room from the server's side. One that was granted before is prolonged.
+
+        Args:
+            room: any declared one.
+            expire_at_s: when it ends, in Unix time; None for never.
+            info: JSON that others see of the client in this room.
+            data: comes with the client's notification.
+            since: what was published after it comes right behind, where the room still has it.
+
+        Raises:
+            ClientError: the room is not declared (102), or the client has too many (106).
+        """
+        before = self.state.subscriptions.get(room)
+        if before is not None and before.server_side:
+            before.expire_at_s = expire_at_s
+            self.watch_expiry(before)
+        elif self.state.phase is Phase.CONNECTED:
+            granted = Subscription(room, server_side=True, chan_info=info, expire_at_s=expire_at_s)
+            await self._subscribe_from_server(granted, data=data, since=since)
+
+    async def _subscribe_from_server(
+        self, subscription: Subscription, *, data: bytes | None = None, since: Position | None = None
+    ) -> None:
+        """
+        Put a connected client into a room that it did not ask for, and notify it. Harmless where it is in the room.
+
+        Without all that was published after `since`, the client begins at the stream's top: it has asked for nothing
+        that it could miss.
+        """
+        room = self.room_named(subscription.room)
+        if room in self.entering:
+            self.entering[room] = None  # also if it was to be left again
+            return
+        if room in self.state.subscriptions:
+            return
+        if len(self.state.subscriptions) >= self.services.limits.rooms_per_connection:
+            raise codes.LIMIT_EXCEEDED.error()
+        self.entering[room] = None
+        try:
+            entry = await self._enter(subscription, self.options_of(room), since=since)
+            try:
+                if self.is_open:
+                    self.write(self.dialect.subscribed(subscribed(entry, entry.pending.commit(), data)))
+                    self._activate(entry)
+            finally:
+                self.services.hub.cancel(entry.pending)  # harmless for a member
+        finally:
+            self._entered(room)
+
+    async def enter_granted(self, positions: Mapping[str, Position]) -> list[Entry]:
+        """
+        Enter the rooms that the server gave before the client was admitted. The caller must commit and activate them,
+        or call `cancel`.
+
+        Args:
+            positions: from where the client recovers, by room.
+        """
+        entries: list[Entry] = []
+        try:
+            for subscription in list(self.state.granted.values()):
+                options = self.options_of(subscription.room)
+                entries.append(await self._enter(subscription, options, since=positions.get(subscription.room)))
+        except BaseException:
+            self.cancel(entries)
+            raise
+        self.state.granted.clear()
+        return entries
+
+    async def reenter(self, subscription: Subscription) -> Entry:
+        """
+        Enter a room in which the client is already, as it was elsewhere: from its position, and seen by others as
+        before. The caller must `continue_in` it or cancel it.
+        """
+        options = self.options_of(subscription.room).unseen()
+        shown = subscription.shown
+        entry = await self._enter(subscription, options, since=subscription.position)
+        subscription.shown = shown
+        return entry
+
+    def continue_in(self, entry: Entry) -> None:
+        """
+        Make the client a member where it was one elsewhere: it gets what it missed, as publications, and is not
+        notified of anything else; or that something was lost to it.
+        """
+        subscription, pending = entry.subscription, entry.pending
+        base, subscription.base, subscription.position = subscription.base, None, None
+        try:
+            joined = pending.commit()
+        except Insufficient:
+            joined = None
+        if joined is None or (pending.since is not None and not joined.recovered):
+            self.services.hub.cancel(pending)
+            self.insufficient(subscription.room)
+            return
+        wire = self.dialect.delta_encoder if subscription.delta else self.dialect.encoder
+        for publication in joined.publications:
+            if publication.exclude != self.connection_id or not publication.exclude:
+                self.write(wire.publication(subscription.room, publication))
+                base = publication.data
+        self.services.hub.activate(pending, base=base if subscription.delta else None)
+
+    def activate(self, entries: list[Entry]) -> None:
+        """Make the client a member, in the turn in which its answer was written."""
+        for entry in entries:
+            self._activate(entry)
+
+    def cancel(self, entries: list[Entry]) -> None:
+        """Undo `enter_granted`. Harmless for what is activated."""
+        for entry in entries:
+            self.services.hub.cancel(entry.pending)
+
+    # Entering
+
+    async def _enter(self, subscription: Subscription, options: RoomOptions, *, since: Position | None) -> Entry:
+        """Register the client as pending in a room. The caller must activate or cancel it."""
+        room, info = subscription.room, self.connection.describe()
+        if subscription.chan_info is not None:
+            info = msgspec.structs.replace(info, chan_info=subscription.chan_info)
+        subscription.join_leave = options.join_leave
+        subscription.positioned = options.recover
+        pending = await self.services.hub.enter(
+            room,
+            self,
+            options,
+            info=info,
+            since=since if options.recover else None,
+            watches=subscription.join_leave,
+            wire=self.dialect.delta_encoder if subscription.delta else None,
+            accepts=self.accepts(subscription),
+        )
+        subscription.shown = None if pending.info is None else ConnectionId(pending.info.connection_id)
+        return Entry(subscription, options, pending)
+
+    def accepts(self, subscription: Subscription) -> Accepts | None:
+        """Return what says which publications the member gets: made from its filter, and asked of the application."""
+        asked = self.services.application.accepts(self.connection, subscription.room)
+        if subscription.filter is None:
+            return asked
+        wanted = compile_filter(subscription.filter)
+        if asked is None:
+            return lambda publication: wanted(publication.tags or {})
+        return lambda publication: wanted(publication.tags or {}) and asked(publication)
+
+    def _activate(self, entry: Entry) -> None:
+        self.state.subscriptions[entry.subscription.room] = entry.subscription
+        self.services.hub.activate(entry.pending)
+        self.choose_patience()
+        self.watch_expiry(entry.subscription)
+
+    def _entered(self, room: Room) -> None:
+        """Note that a room is being entered no more, whatever came of it, and leave it if that was asked for."""
+        how = self.entering.pop(room, None)
+        if how is not None:
+            self._put_out(room, how)
+        if self._rest is not None:
+            self._rest.set()
+
+    async def exit(self, room: Room, code: int, reason: str) -> None:
+        """End a subscription from the server's side, and notify the client."""
+        self.state.granted.pop(room, None)
+        how = UnsubscribeCode(code, reason)
+        if room in self.entering:
+            self.entering[room] = how
+        else:
+            self._put_out(room, how)
+
+
+def subscribed(entry: Entry, joined: Joined, data: bytes | None = None) -> Subscribed:
+    """Return what a client gets to know of a subscription that was committed."""
+    subscription, since, position = entry.subscription, entry.pending.since, joined.position
+    recoverable = entry.options.recover
+    if position is None:
+        return Subscribed(
+            subscription.room, recoverable, subscription.delta, data=data, expire_at_s=subscription.expire_at_s
+        )
+    if since is not None and joined.recovered:
+        position = Position(position.epoch, since.offset)
+    return Subscribed(
+        subscription.room,
+        recoverable,
+        subscription.delta,
+        position,
+        was_recovering=since is not None,
+        recovered=joined.recovered,
+        publications=joined.publications,
+        data=data,
+        expire_at_s=subscription.expire_at_s,
+    )
+
+
+def check_filter(filter: FilterNode | None, options: RoomOptions, *, delta: bool) -> None:
+    """
+    See that a room takes a filter.
+
+    Raises:
+        ClientError: it takes none, it means nothing, or the client wants differences as well: a filtered member lacks
+            the message that these are based on.
+    """
+    if filter is None:
+        return
+    if not options.filters or delta:
+        raise codes.BAD_REQUEST.error()
+    try:
+        compile_filter(filter)
+    except BadFilter as error:
+        raise ClientError(codes.BAD_REQUEST.code, f"{codes.BAD_REQUEST.message}: {error}") from None

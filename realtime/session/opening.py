@@ -1,0 +1,94 @@
+"""
+How a session begins: with a handshake, or with the state of one that was served elsewhere.
+
+Runs in the worker. Both ways end in the same session; nothing of it is kept here.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+
+from realtime.broker.base import ConnectionId
+from realtime.session.base import Dialect, Services
+from realtime.session.connection import EMPTY, take_up
+from realtime.session.membership import Entry
+from realtime.session.session import Session
+from realtime.session.state import Identity, Phase, SessionState, WireState, begun
+from realtime.transport.base import Handshake, Transport
+from sticky.handoff.journal import Mark
+
+
+def begin(services: Services, dialect: Dialect, transport: Transport, handshake: Handshake) -> Session:
+    """Return the session of a connection whose handshake is done. It is closed as stale without a command in time."""
+    home = services.home
+    has_stream = handshake.is_emulated or handshake.is_one_way
+    state = SessionState(
+        Identity(
+            ConnectionId(str(uuid.uuid4())),
+            address=handshake.address,
+            scheme=handshake.scheme,
+            path=handshake.path,
+            query=dict(handshake.query),
+            sticky_id=handshake.sticky_id,
+            transport=handshake.transport,
+            slot=home.slot,
+            worker=home.worker,
+            node=home.node,
+        ),
+        WireState(
+            dialect.name,
+            is_one_way=handshake.is_one_way,
+            is_emulated=handshake.is_emulated,
+            stream_id=str(uuid.uuid4()) if has_stream else "",
+            ping_frame=handshake.ping_frame,
+        ),
+        liveness=begun(services.wheel.now, services.limits),
+    )
+    session = Session(services, dialect, transport, state, handshake.mark, handshake.headers)
+    services.registry.add(session)
+    session.arm()
+    return session
+
+
+async def restore(
+    services: Services, dialect: Dialect, transport: Transport, state: SessionState, mark: Mark
+) -> Session:
+    """
+    Return the session of a client that was served elsewhere. The client gets what it missed, and nothing else.
+
+    Args:
+        services: of this worker.
+        dialect: of `state.wire.encoding`.
+        transport: to the client; nothing is written to it before all rooms are entered.
+        state: what `Session.export` gave, decoded. It belongs to the session from now on.
+        mark: of what is in flight on its connection.
+
+    Raises:
+        ClientError: a room is not declared here. Nothing is left behind, and the client has to reconnect.
+        BrokerUnavailable: nor can rooms be entered now. As above.
+    """
+    assert state.phase is not Phase.CLOSED, "a session that has ended goes nowhere"
+    headers: Mapping[str, str] = state.headers or EMPTY
+    session = Session(services, dialect, transport, state, mark, headers)
+    session.connection.emulated_headers = state.emulated_headers or EMPTY
+    take_up(session.connection, state.info, state.state)
+    state.headers, state.emulated_headers, state.info, state.state = {}, {}, None, b""
+    state.identity.slot = services.home.slot
+    state.identity.worker, state.identity.node = services.home.worker, services.home.node
+    entries: list[Entry] = []
+    try:
+        for subscription in list(state.subscriptions.values()):
+            entries.append(await session.reenter(subscription))
+    except BaseException:
+        session.cancel(entries)
+        raise
+    # From here on without `await`: everything begins in one turn.
+    services.registry.add(session)
+    if state.wire.is_emulated and state.phase is Phase.CONNECTED:
+        services.registry.add_stream(session)
+    transport.hold_little(state.holds_little)
+    for entry in entries:
+        session.continue_in(entry)
+    session.arm()
+    return session

@@ -1,0 +1,203 @@
+"""
+The rooms of one client while it is in them: what the hub writes to, and how a subscription ends.
+
+Runs in the worker, on its event loop. `RoomSubscriber` is the lowest third of a session, below membership.py (how a
+subscription begins) and session.py (commands and deadlines). It ends subscriptions: asked for, revoked, expired, or
+because publications were lost. It owns no timer but those of subscriptions that expire. It awaits nothing.
+
+Each subscription in the state has a membership at the hub, and each that expires has a timer here: all three begin and
+end in one turn.
+"""
+
+from __future__ import annotations
+
+import time
+
+from realtime import codes
+from realtime.broker.base import Room
+from realtime.codes import DisconnectCode, UnsubscribeCode
+from realtime.rooms.fanout import Wire
+from realtime.session.base import Dialect, Services
+from realtime.session.connection import Connection
+from realtime.session.state import Phase, SessionState, Subscription
+from realtime.timing.timer_wheel import Timer
+from realtime.transport.base import Transport
+
+
+class RoomSubscriber:
+    """A client as its rooms have it. Is the hub's `Subscriber`."""
+
+    __slots__ = ("__weakref__", "_expiries", "connection", "dialect", "services", "state", "transport")
+
+    connection: Connection
+
+    def __init__(self, services: Services, dialect: Dialect, transport: Transport, state: SessionState) -> None:
+        self.services = services
+        self.dialect = dialect
+        self.transport = transport
+        self.state = state
+        self._expiries: dict[Room, Timer] | None = None
+
+    # As the hub sees it
+
+    @property
+    def wire(self) -> Wire:
+        """What writes publications for this member."""
+        return self.dialect.encoder
+
+    @property
+    def connection_id(self) -> str:
+        """The id by which the hub knows this member."""
+        return self.state.identity.id
+
+    def insufficient(self, room: Room) -> None:
+        """Learn that the hub lost publications of this room, and that this session is a member no more."""
+        subscription = self.state.subscriptions.get(room)
+        if subscription is None or not self.is_open:
+            return
+        if subscription.server_side:
+            self.finish(codes.INSUFFICIENT_STATE)
+            return
+        info = self.connection.describe(room)
+        del self.state.subscriptions[room]
+        self._forget_expiry(room)
+        self.state.lose(room, self.services.limits)
+        if subscription.shown is not None:
+            self.services.hub.withdraw(room, info)
+        self.write(self.dialect.unsubscribed(room, codes.UNSUBSCRIBED_INSUFFICIENT))
+
+    # What the session does
+
+    def write(self, data: bytes) -> None:
+        """Send bytes that are framed."""
+        self.transport.write(data)
+
+    def end(self, code: int, reason: str) -> None:
+        """Close the connection with a code that the client understands."""
+        raise NotImplementedError("the session does")
+
+    def finish(self, code: DisconnectCode) -> None:
+        """Close the connection with one of our own codes."""
+        self.end(code.code, code.reason)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything can still reach the client."""
+        return self.state.phase is not Phase.CLOSED
+
+    # Who it is
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether the client is connected, as its wire protocol has it."""
+        return self.state.phase is Phase.CONNECTED
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the client is connected, or about to be."""
+        return self.state.phase in (Phase.CONNECTING, Phase.CONNECTED)
+
+    @property
+    def stream_id(self) -> str:
+        """By this id `/emulation` and the API find it; "" where it has a two-way WebSocket."""
+        return self.state.wire.stream_id
+
+    @property
+    def protocol_name(self) -> str:
+        """The encoding, as `connections` names it."""
+        return self.dialect.label
+
+    @property
+    def who(self) -> str:
+        """The client, for the log."""
+        return self.state.who
+
+    # Leaving
+
+    def leave(self, room: Room, *, away: bool = False) -> bool:
+        """
+        End a subscription. Nothing of the room is written from here on; others learn of it on the side.
+
+        Args:
+            room: any; it is harmless where the client is not in it.
+            away: the client may come back, for only its connection is broken.
+
+        Returns:
+            Whether there was a subscription.
+        """
+        self.state.lost -= {room}
+        subscription = self.state.subscriptions.get(room)
+        if subscription is None:
+            return False
+        info = None if subscription.shown is None else self.connection.describe(room)
+        del self.state.subscriptions[room]
+        self._forget_expiry(room)
+        self.services.hub.leave(room, self, info=info, away=away)
+        if self.state.holds_little or self.state.subscriptions:
+            self.choose_patience()
+        return True
+
+    def _put_out(self, room: Room, how: UnsubscribeCode) -> None:
+        if self.leave(room):
+            self.write(self.dialect.unsubscribed(room, how))
+
+    # Expiry
+
+    def watch_expiry(self, subscription: Subscription) -> None:
+        """
+        End a subscription some grace after its token expired, unless it is refreshed before. What the server granted
+        ends in time: the client has nothing to refresh it with.
+        """
+        self._forget_expiry(subscription.room)
+        subscription.ends_at_s = None
+        if subscription.expire_at_s is not None:
+            grace_s = 0.0 if subscription.server_side else self.services.limits.expiry_grace_s
+            delay_s = subscription.expire_at_s + grace_s - time.time()
+            subscription.ends_at_s = self.services.wheel.now + max(delay_s, 0)
+            self.arm_expiry(subscription)
+
+    def arm_expiry(self, subscription: Subscription) -> None:
+        """Set the timer of a subscription that has a due time."""
+        assert subscription.ends_at_s is not None, "it expires"
+        if self._expiries is None:
+            self._expiries = {}
+        timer = self.services.wheel.at(subscription.ends_at_s, self._subscription_expired, subscription)
+        self._expiries[subscription.room] = timer
+
+    def _forget_expiry(self, room: Room) -> None:
+        """Watch no longer when a subscription expires: it has ended, or ends at another time."""
+        if self._expiries and (timer := self._expiries.pop(room, None)) is not None:
+            timer.cancel()
+
+    def forget_expiries(self) -> None:
+        """Watch no subscription any more."""
+        for room in list(self._expiries or ()):
+            self._forget_expiry(room)
+
+    def _subscription_expired(self, subscription: Subscription) -> None:
+        assert self.state.subscriptions.get(subscription.room) is subscription, "its timer goes with it"
+        self.leave(subscription.room)
+        self.write(self.dialect.unsubscribed(subscription.room, codes.UNSUBSCRIBED_EXPIRED))
+
+    # A slow peer
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether all that piles up for it is the latest of each key."""
+        options_of = self.services.application.room_options
+        for room in self.state.subscriptions:
+            options = options_of(room)
+            if options is None or options.conflate is None:
+                return False
+        return bool(self.state.subscriptions)
+
+    def choose_patience(self) -> None:
+        """Have the kernel hold as little as is right for the rooms there are now."""
+        if self.state.holds_little != self.is_patient:
+            self.state.holds_little = not self.state.holds_little
+            self.transport.hold_little(self.state.holds_little)
+
+    def drained(self) -> None:
+        """Write what was kept for it while it was slow."""
+        for room in self.state.subscriptions:
+            self.services.hub.catch_up(room, self)

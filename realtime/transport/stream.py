@@ -1,0 +1,168 @@
+"""
+A stream of messages to a client, as the body of one long response.
+
+Runs in the worker, inside the request that it answers. `Stream` is the `Transport` of a session whose client has no
+WebSocket, and of a program that follows a room. It owns no task but its request's, which sleeps until there is
+something to write. It never reads: what such a client sends comes by requests of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from realtime import codes
+from realtime.transport.asgi import Send
+from realtime.transport.base import Framing
+
+GOODBYE_S: Final = 4.0  # for a slow client to take what is on its way, and that it was slow
+SLOW: Final = (codes.SLOW.code, codes.SLOW.reason)
+
+
+class Lines:
+    """A `Framing`: each message is one line."""
+
+    name = "lines"
+    takes_several = True
+
+    def frame(self, payload: bytes) -> bytes:
+        return payload + b"\n"
+
+
+class Bare:
+    """A `Framing` for messages that say themselves how long they are."""
+
+    name = "bare"
+    takes_several = True
+
+    def frame(self, payload: bytes) -> bytes:
+        return payload
+
+
+class Events:
+    """A `Framing`: each message is an event of an EventSource (HTML standard, section 9.2)."""
+
+    name = "events"
+    takes_several = False
+
+    def frame(self, payload: bytes) -> bytes:
+        return b"data: %b\n\n" % payload
+
+
+LINES: Final = Lines()
+BARE: Final = Bare()
+EVENTS: Final = Events()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Each is a setting of the same name."""
+
+    message_bytes: int = 65536
+    outbound_bytes: int = 1024**2
+    outbound_s: float = 10.0
+
+
+class Stream:
+    """An `Transport` that is the body of an answer."""
+
+    has_close_frame = False
+
+    def __init__(self, text: Framing, binary: Framing, limits: Limits) -> None:
+        self.framing = text
+        self.ended: tuple[int, str] | None = None  # how, once it is known
+        self._binary = binary
+        self._limits = limits
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._wake = asyncio.Event()
+        self._congested_since: float | None = None
+        self._is_full = False
+        self._patience: asyncio.Timeout | None = None  # with a client that has not taken everything
+        self._watch: asyncio.TimerHandle | None = None  # of how much it takes meanwhile
+        self.is_patient: Callable[[], bool] = lambda: False
+        self.taken: Callable[[], int] = lambda: 0
+        self.hold_little: Callable[[bool], None] = lambda wanted: None
+        self.on_drained: Callable[[], None] = lambda: None
+        self.on_slow: Callable[[], None] = lambda: self.close(*SLOW)
+
+    def choose_framing(self, *, binary: bool) -> None:
+        if binary:
+            self.framing = self._binary
+
+    def write(self, data: bytes) -> None:
+        """
+        As `Transport.write`. What is too much is dropped at once; `on_slow` is called when the turn is over. As over
+        a WebSocket, the limit counts while the client does not take everything: what it missed can be more than that.
+        """
+        if self.ended is not None or self._is_full:
+            return
+        self._waiting.append(data)
+        self._size += len(data)
+        if self._congested_since is not None and self._size > self._limits.outbound_bytes:
+            self._size -= sum(map(len, self._waiting))
+            self._waiting.clear()
+            self._is_full = True
+            asyncio.get_running_loop().call_soon(self._tell_slow)
+        self._wake.set()
+
+    def _tell_slow(self) -> None:
+        self._is_full = False  # there is room for a goodbye
+        if self._patience is not None and not self._patience.expired():
+            soon = asyncio.get_running_loop().time() + min(GOODBYE_S, self._limits.outbound_s)
+            self._patience.reschedule(min(soon, self._patience.when() or soon))
+        if self.ended is None:
+            self.on_slow()
+
+    def close(self, code: int, reason: str) -> None:
+        if self.ended is None:
+            self.ended = (code, reason)
+            self._wake.set()
+
+    def pause_reading(self) -> None:
+        """Requests beside the stream are not held; a session that gets too many ends."""
+
+    def resume_reading(self) -> None:
+        """See `pause_reading`."""
+
+    def is_congested_since(self) -> float | None:
+        return self._congested_since
+
+    def buffered(self) -> int:
+        return self._size
+
+    async def pump(self, send: Send) -> None:
+        """
+        Write until the end. Raises `TimeoutError` where the client does not take everything for too long, or with
+        `is_patient` takes nothing.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            body, self._waiting = b"".join(self._waiting), []
+            if body:
+                self._congested_since = loop.time()
+                before = self.taken() if self.is_patient() else 0
+                self._watch = loop.call_later(self._limits.outbound_s, self._check, before)
+                try:
+                    async with asyncio.timeout(None) as self._patience:
+                        await send({"type": "http.response.body", "body": body, "more_body": True})
+                        await send({"type": "http.response.body", "body": b"", "more_body": True})  # once it has left
+                finally:
+                    self._watch.cancel()
+                    self._congested_since = self._patience = None
+                self._size -= len(body)
+                self.on_drained()
+            if self.ended is not None and not self._waiting:
+                return
+
+    def _check(self, before: int) -> None:
+        """Lose patience with a client that has not taken everything in time, unless it takes what it can."""
+        loop, now = asyncio.get_running_loop(), self.taken()
+        if self.ended is None and self.is_patient() and now > before:
+            self._watch = loop.call_later(self._limits.outbound_s, self._check, now)
+        elif self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(loop.time())
