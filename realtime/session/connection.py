@@ -86,10 +86,12 @@ class Connection:
 
     @property
     def id(self) -> ConnectionId:
+        """The connection id: unique in the whole cluster, and another one after each reconnect."""
         return self._identity.id
 
     @property
     def user(self) -> str:
+        """The user; "" is anonymous. An `on_connect` handler may set it."""
         return self._identity.user
 
     @user.setter
@@ -98,6 +100,7 @@ class Connection:
 
     @property
     def claims(self) -> dict[str, Any] | None:
+        """What the verified token says; None without a token."""
         return self._identity.claims
 
     @claims.setter
@@ -106,42 +109,52 @@ class Connection:
 
     @property
     def address(self) -> str:
+        """The client address, after trusted proxies."""
         return self._identity.address
 
     @property
     def scheme(self) -> str:
+        """ "http" or "https", as the client has it."""
         return self._identity.scheme
 
     @property
     def path(self) -> str:
+        """The path of the client's request."""
         return self._identity.path
 
     @property
     def query(self) -> Mapping[str, str]:
+        """The query parameters of the client's request."""
         return self._identity.query
 
     @property
     def sticky_id(self) -> str | None:
+        """The id in a cookie, header or parameter that routed the client; None without one."""
         return self._identity.sticky_id
 
     @property
     def transport(self) -> str:
+        """How the client is connected, such as "websocket"."""
         return self._identity.transport
 
     @property
     def slot(self) -> int:
+        """The slot of the worker that serves the connection."""
         return self._identity.slot
 
     @property
     def worker(self) -> str:
+        """The id of the worker process that serves the connection."""
         return self._identity.worker
 
     @property
     def node(self) -> str:
+        """The machine that serves the connection."""
         return self._identity.node
 
     @property
     def state(self) -> dict[str, Any]:
+        """The data of the application for this connection. It moves with the connection to another worker."""
         return self._state
 
     @state.setter
@@ -175,9 +188,15 @@ class Connection:
 
     def disconnect(self, code: int = 3503, reason: str = "force disconnect") -> Awaitable[None]:
         """
-        Close the connection, at once: also where the result is not awaited, which `await` allows as for `send`. The
-        default code has the client not come back; with 3011 it reconnects. Codes of your own: 4000 to 4499 let it come
-        back, 4500 to 4999 do not.
+        Close the connection at once, whether the result is awaited or not.
+
+        Args:
+            code: the default tells the client not to come back; 3011 tells it to reconnect. Codes of your own: 4000 to
+                4499 let it come back, 4500 to 4999 do not.
+            reason: what the client gets beside the code; at most 32 ASCII characters.
+
+        Returns:
+            What can be awaited, as the result of `send` can; it is done already.
         """
         self._end(code, reason)
         has_ended: Awaitable[None] = done()

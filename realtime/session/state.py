@@ -24,6 +24,7 @@ from msgspec import Struct
 from realtime.broker.base import ConnectionId, Position, Room
 from realtime.codes import DisconnectCode
 from realtime.session.tags import FilterNode
+from realtime.settings import Settings
 from realtime.timing.rate import CostMeter, Meter
 
 VERSION: Final = 1  # of what `encode` gives; another one is refused, and its client reconnects
@@ -68,16 +69,16 @@ def step(phase: Phase, event: Event) -> Phase:
 class Limits(Struct, frozen=True):
     """What one client may do. Each is a setting of the same name."""
 
-    ping_s: float = 25.0
-    pong_s: float = 10.0
+    ping_s: float = Settings.ping_s
+    pong_s: float = Settings.pong_s
     connect_s: float = 10.0  # from the handshake to the first command
     expiry_grace_s: float = 25.0
-    rooms_per_connection: int = 128
+    rooms_per_connection: int = Settings.rooms_per_connection
     room_name_bytes: int = 255
     history_page: int = 300
     anonymous: bool = True
-    commands_per_second: int = 100  # 0: as many as it likes
-    answer_bytes: int = 1024**2  # a second, of presence and history; 0: as many as it likes
+    commands_per_second: int = Settings.commands_per_second  # 0: as many as it likes
+    answer_bytes: int = Settings.answer_bytes  # a second, of presence and history; 0: as many as it likes
 
 
 # Who it is

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from realtime import codes
+from realtime.settings import Settings
 from realtime.transport.asgi import Send
 from realtime.transport.base import Framing
 
@@ -60,9 +61,9 @@ EVENTS: Final = Events()
 class Limits:
     """Each is a setting of the same name."""
 
-    message_bytes: int = 65536
-    outbound_bytes: int = 1024**2
-    outbound_s: float = 10.0
+    message_bytes: int = Settings.message_bytes
+    outbound_bytes: int = Settings.outbound_bytes
+    outbound_s: float = Settings.outbound_s
 
 
 class Stream:

@@ -19,9 +19,9 @@ def pattern(event: str, **fields: object) -> str:
     parts = [re.escape(event)]
     for name, value in fields.items():
         if isinstance(value, str) and ("\\" in value or "(" in value):
-            parts.append(rf"\b{name}={value}(?!\S)")
+            parts.append(rf"\b{name}={value}(?=[\s"]|$)")
         else:
-            parts.append(rf"\b{re.escape(line('', **{name: value}).strip())}(?!\S)")
+            parts.append(rf"\b{re.escape(line('', **{name: value}).strip())}(?=[\s"]|$)")
     return " .*?".join(parts)
 
 

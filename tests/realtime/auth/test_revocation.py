@@ -16,7 +16,9 @@ import pytest
 from realtime import App
 from realtime.auth.revocation import MOST, Revocation, Revoked
 from realtime.auth.tokens import sign
+from realtime.broker.base import WorkerId
 from realtime.cluster.bus import REVOCATIONS, REVOCATIONS_KEPT, ClusterBus
+from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.revocation_sync import RevocationSync
 from realtime.errors import BrokerUnavailable
 from realtime.session.registry import Home
@@ -153,9 +155,8 @@ async def test_a_revoked_token_refreshes_nothing_and_opens_no_room() -> None:
 
 def another_bus(worker: OneWorker, revoked: Revoked) -> ClusterBus:
     """Return the bus of a worker that knows of nothing yet."""
-    bus = ClusterBus(Home(), worker.registry, revoked)
-    bus.serve(worker.hub)
-    return bus
+    mailbox = Mailbox(worker.broker, worker.hub.private, WorkerId("another"))
+    return ClusterBus(Home(), worker.broker, mailbox, worker.hub.registry, worker.registry, revoked)
 
 
 @run_async

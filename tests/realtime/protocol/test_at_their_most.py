@@ -31,7 +31,7 @@ async def test_one_message_may_hold_as_many_commands_as_it_has_room_for() -> Non
         await client.send_raw(MANY)
         await client.ask("unsubscribe", channel="x")
         assert len(taken) == COMMANDS
-        assert worker.protocol.statistics()["overruns"] == {}
+        assert worker.registry.statistics()["overruns"] == {}
 
 
 @run_async_for(60)
@@ -51,7 +51,7 @@ async def test_a_client_that_cannot_be_paused_is_closed_when_that_many_wait_and_
         assert session.is_open
         session.receive(SEND)
         assert await client.wait_closed() == (3013, "too many requests")
-        assert worker.protocol.statistics()["overruns"] == {"commands": 1}
+        assert worker.registry.statistics()["overruns"] == {"commands": 1}
         may_go_on.set()
 
 

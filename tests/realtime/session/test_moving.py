@@ -73,7 +73,7 @@ async def test_a_gap_that_cannot_be_filled_is_told() -> None:
         moved = await worker.protocol.restore(session.transport, exported)
         assert (await client.push("unsubscribe"))["unsubscribe"] == {"code": 2500, "reason": "insufficient state"}
         assert moved.connection.rooms == frozenset()
-        assert worker.hub.sizes() == {}
+        assert worker.hub.registry.sizes() == {}
 
 
 @run_async
