@@ -9,6 +9,8 @@ from sticky.loop.log_lines import WORKER_EXITED, line
 PID = r"(\d+)"
 """A field whose value is captured."""
 
+END = r'(?=[\s"]|$)'  # of a value; a JSON line goes on with a quotation mark
+
 
 def pattern(event: str, **fields: object) -> str:
     r"""
@@ -19,9 +21,9 @@ def pattern(event: str, **fields: object) -> str:
     parts = [re.escape(event)]
     for name, value in fields.items():
         if isinstance(value, str) and ("\\" in value or "(" in value):
-            parts.append(rf"\b{name}={value}(?=[\s"]|$)")
+            parts.append(rf"\b{name}={value}{END}")
         else:
-            parts.append(rf"\b{re.escape(line('', **{name: value}).strip())}(?=[\s"]|$)")
+            parts.append(rf"\b{re.escape(line('', **{name: value}).strip())}{END}")
     return " .*?".join(parts)
 
 
