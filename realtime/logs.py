@@ -182,7 +182,7 @@ def split_mark(record: logging.LogRecord) -> tuple[str, str]:
 
 
 class _Lines(logging.Formatter):
-    """What both shapes share: who is speaking, and what must not be said."""
+    """What both shapes share: the name of the process, and the secrets that must not be logged."""
 
     def __init__(self, who: str, secrets: Iterable[str | None]) -> None:
         super().__init__()

@@ -265,7 +265,7 @@ class TestClient:
         await self.ask("publish", channel=room, data=data)
 
     async def presence(self, room: str) -> dict[str, Any]:
-        """Return who is in a room, by connection."""
+        """Return the members of a room, by connection id."""
         found: dict[str, Any] = (await self.ask("presence", channel=room))["presence"]
         return found
 

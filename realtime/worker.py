@@ -2,8 +2,8 @@
 One worker process: `python -m realtime.worker`, started by the primary.
 
 Runs in the worker, and is the only file that knows all its parts: it takes up the channel, loads the application, joins
-broker, hub, protocol, transports and gateway, and says that it is ready. What cannot come up is told to the primary as
-one text, and the process ends with status 3. It decides nothing about clients.
+broker, hub, protocol, transports and gateway, and says that it is ready. What cannot come up is reported to the primary
+as one text, and the process ends with status 3. It decides nothing about clients.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ class Process:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def on_event(self, name: str, about: dict[str, Any]) -> None:
-        """Hear of other workers: the members of a dead one are removed by whoever is first."""
+        """Handle an event of another worker: the first that learns of a death removes the dead worker's members."""
         if name == "exit" and not self._draining:
             self.side_tasks.spawn(self._reap(WorkerId(about["worker_id"])))
 
@@ -245,7 +245,7 @@ class Process:
     def health(self) -> dict[str, Any]:
         """
         Say how this worker is. The HTTP status is 200 also when the broker is away, or takes no writes: its clients
-        stay connected, and nothing would be gained if whoever watches took this worker for dead.
+        stay connected, and nothing would be gained if a load balancer took this worker for dead.
         """
         broker = self.hub.statistics()["broker"]
         is_well = broker.get("link") == "up" and not broker.get("refuses")
@@ -317,7 +317,7 @@ async def main() -> None:
         await process.start()
     except RealtimeError as error:
         worker.boot_failed(str(error))
-    except Exception:  # noqa: BLE001 - whatever the application raises at import is told, not handled
+    except Exception:  # noqa: BLE001 - whatever the application raises at import is reported, not handled
         worker.boot_failed(report(sys.exc_info()))
     gc.collect()
     gc.freeze()  # what is there now stays; looking at it again is for nothing

@@ -190,6 +190,15 @@ def test_every_module_of_realtime_has_a_layer() -> None:
     assert not homeless, f"give them a layer in LAYERS: {homeless}"
 
 
+def test_no_file_is_above_450_lines() -> None:
+    sizes = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for package in ("sticky", "realtime")
+        for _, path in modules(package)
+    }
+    assert {name: size for name, size in sizes.items() if size > 450} == {}
+
+
 def test_sticky_needs_the_standard_library_and_msgspec_only() -> None:
     foreign = {
         f"{name}: {target}"

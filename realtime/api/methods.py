@@ -158,7 +158,7 @@ class Methods:
         if request.limit <= 0:
             census = await self._hub.members.census(room)
             said = census.encoded.get(JSON)
-            if said is None:  # made once for all who ask, clients too
+            if said is None:  # made once for all programs and clients
                 said = census.encoded[JSON] = presence_entries(census.members)
             return PresencePage(cast(Any, Raw(b"{%b}" % said)), "")
         page = await self._hub.broker.members_page(room, cursor=request.cursor, limit=min(request.limit, PAGE_MAX))

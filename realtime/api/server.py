@@ -7,7 +7,7 @@ and results are those of Centrifugo's HTTP API, so that its libraries serve (Cen
 `POST /api` with `method` and `params`. `GET /api/openapi.json` describes it, `GET /api/tail?channel=…` follows a room.
 
 This file reads requests and writes answers; what they mean is in methods.py. No handler of the application is asked:
-who has the key may do anything.
+a program that has the key may do anything.
 """
 
 from __future__ import annotations

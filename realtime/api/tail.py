@@ -1,8 +1,9 @@
 """
 A room, followed by a program: its publications as server-sent events.
 
-Runs in the worker, for as long as the request lasts. Who follows is a member of the room as the hub has it, and nobody
-sees it: it has no presence, and no handler hears of it. It gets what comes from now on; what was before is `history`.
+Runs in the worker, for as long as the request lasts. The program that follows is a member of the room as the hub has
+it, and no client sees it: it has no presence, and no handler hears of it. It gets what comes from now on; what was
+before is `history`.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ async def tail(hub: Hub, encoder: Wire, scope: Scope, receive: Receive, send: Se
 
 
 class _Follower:
-    """A program that follows a room; it is a member, and nobody sees it."""
+    """A program that follows a room; it is a member that others do not see."""
 
     def __init__(self, encoder: Wire) -> None:
         self.wire = encoder

@@ -1,5 +1,5 @@
 """
-Adopted connections: who serves each, and how all of them end.
+Adopted connections: which part serves each, and how all of them end.
 
 Runs in the worker. The primary has parsed the first request, so its path decides without a second look: a WebSocket of
 ours goes to our transport, everything else to the ASGI host. It reads nothing and speaks no protocol.
@@ -20,7 +20,7 @@ from typing import Any, Final
 from realtime.protocol.base import Endpoints, Streams
 from realtime.settings import Settings
 from realtime.transport.asgi_host import ASGIHost
-from realtime.transport.hosted import hosted_protocol
+from realtime.transport.hosted_parsers import hosted_protocol
 from realtime.transport.peer import Peer
 from realtime.transport.refused import RefusedConnection
 from realtime.transport.websocket import WebSocketTransport
@@ -80,7 +80,9 @@ class Gateway:
     def refuse(self, adopted: Adopted) -> None:
         """Take over a connection only to say, in its own protocol, that it cannot be served now."""
         limits, admission = self._endpoint.limits, self._endpoint.admission
-        if adopted.path not in self._endpoints.websocket_paths:  # the application's own: whom it lets in is not asked
+        if (
+            adopted.path not in self._endpoints.websocket_paths
+        ):  # the application's own: its rules of admission are not asked
             admission = replace(admission, allowed_origins=("*",), subprotocols=())
         self._begin(
             adopted,
@@ -117,8 +119,8 @@ class Gateway:
 
     async def drain(self, deadline_s: float) -> None:
         """
-        Bring every client elsewhere: WebSockets are told to come back, in slices, so that the others are not stormed;
-        requests in flight end, and so do handshakes; what is left at the deadline is cut and named.
+        Bring every client elsewhere: WebSockets get a reconnect code, in slices, so that the other workers are not
+        stormed; requests in flight end, and so do handshakes; what is left at the deadline is cut and named.
         """
         loop, shutdown = asyncio.get_running_loop(), self._endpoints.shutdown
         begin = loop.time()
@@ -146,7 +148,7 @@ class Gateway:
         """Return a snapshot."""
         found = Counter(self._endpoint.statistics())
         if self._streams is not None:
-            found.update(self._streams.statistics())  # which adds: whoever is slow is slow
+            found.update(self._streams.statistics())  # which adds: a slow stream counts as a slow connection
         found.update(slow=self._host.slow)
         return {"open": self._open, **found, **self._host.statistics()}
 

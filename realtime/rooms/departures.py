@@ -61,7 +61,7 @@ logger = logging.getLogger("realtime.departures")
 
 @dataclass(eq=False, slots=True)
 class _Grace:
-    """A member that may come back: who, the end of the grace, and the write of the record by which it is found."""
+    """A member that may come back: its info, the end of the grace, and the write of the record by which it is found."""
 
     info: ClientInfo
     timer: asyncio.TimerHandle

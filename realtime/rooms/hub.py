@@ -71,7 +71,7 @@ class Hub:
     Attributes:
         broker: what all workers share; started and closed by the hub.
         declarations: how rooms are kept.
-        members: who is present, for clients and programs that ask.
+        members: the members of rooms, for clients and programs that request them.
         connection_ends: handles the end of connections.
         private: rooms in which workers send to each other.
         registry: the rooms with members here.

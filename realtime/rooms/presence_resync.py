@@ -5,7 +5,7 @@ Runs in the worker, beside the hub, which says when something may have been lost
 is compared with the broker's members. A member that is there and unknown is announced at once. A member that is missing
 is announced only when it is missing still `SETTLE_S` later: where the broker lost everything, each worker registers its
 own members again, in its own time. A comparison is repeated until nothing differs. It never writes to a client, and
-never changes who is present.
+never changes the members.
 """
 
 from __future__ import annotations

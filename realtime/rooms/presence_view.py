@@ -2,7 +2,7 @@
 The presence of one room as the watchers on this worker know it from joins and leaves.
 
 Runs in the worker; pure. The room's machine (room.py) notes here what is sent; the parts that bring the members from
-the broker note their answers. It never speaks to the broker, and never decides who is present.
+the broker note their answers. It never speaks to the broker, and never decides which members there are.
 
 Theory of operation
 -------------------

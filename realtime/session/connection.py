@@ -50,7 +50,7 @@ class Connection:
 
     Attributes:
         id: unique in the whole cluster; another one after each reconnect.
-        user: who it is; "" is anonymous. An `on_connect` handler may set it.
+        user: the user; "" is anonymous. An `on_connect` handler may set it.
         claims: what the verified token said, or None without a token.
         info: any JSON value that other clients see beside this one's name in presence, joins and publications. An
             `on_connect` handler may set it.

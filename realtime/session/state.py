@@ -10,7 +10,7 @@ here: timers are armed from the due times, and a filter is kept as the nodes tha
                           └───────refused──▶ REFUSED          any phase ──closed──▶ CLOSED
 
 Times are seconds of the machine's monotonic clock, which all of its processes share. Where a token gave a Unix time,
-that is kept beside the due time, for the client is told how many seconds are left.
+that is kept beside the due time, because the client gets the seconds that are left.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Limits(Struct, frozen=True):
     answer_bytes: int = Settings.answer_bytes  # a second, of presence and history; 0: as many as it likes
 
 
-# Who it is
+# Identity
 
 
 class Identity(Struct):
@@ -115,7 +115,7 @@ class WireState(Struct, frozen=True):
     encoding: str = ""
     is_one_way: bool = False
     is_emulated: bool = False  # what the client sends comes by requests of their own
-    stream_id: str = ""  # by which these and the API find the session; nobody can guess it
+    stream_id: str = ""  # by which these and the API find the session; it cannot be guessed
     ping_frame: bytes | None = None  # what it is pinged with, in place of the protocol's own message
 
     @property
@@ -262,7 +262,7 @@ class SessionState(Struct):
     One connection.
 
     Attributes:
-        identity: who it is.
+        identity: of the client.
         wire: what its wire protocol needs.
         phase: how far it has come.
         refusal: how one ends that was refused for now, and stays.

@@ -85,7 +85,7 @@ class RoomSubscriber:
         """Whether anything can still reach the client."""
         return self.state.phase is not Phase.CLOSED
 
-    # Who it is
+    # Identity
 
     @property
     def is_admitted(self) -> bool:

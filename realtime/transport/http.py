@@ -1,5 +1,5 @@
 """
-Requests and responses of HTTP, as ASGI has them: the parts that all who answer requests share.
+Requests and responses of HTTP, as ASGI has them: the parts that every endpoint shares.
 
 Runs in the worker. Router, API and the streams of clients read a request and send a response with these functions, so
 that lengths, types and headers are written in one place. Nothing here knows a path, a client or a session.

@@ -11,6 +11,7 @@ import socket
 from dataclasses import dataclass
 
 from sticky.handoff.journal import NO_MARK, Mark
+from sticky.handoff.messages import Handoff
 from sticky.keys.hashing import Key, StickyId
 
 
@@ -46,3 +47,31 @@ class Adopted:
     """Notes in the journal that a request of this connection is in flight."""
     key: Key | None = None
     """What was hashed. It counts as live here until `Worker.closed` or `LiveKeys.leave`."""
+
+
+def adopted_of(message: Handoff, sock: socket.socket, received: bytes, *, mark: Mark, key: Key | None) -> Adopted:
+    """
+    Return the connection that a handoff brings.
+
+    Args:
+        received: bytes that another worker has read of it.
+        mark: by which the primary knows, after a crash, that something of it was in flight.
+        key: that counts as live here.
+    """
+    return Adopted(
+        sock,
+        message.address,
+        message.client_port,
+        message.scheme,
+        message.kind,
+        message.method,
+        message.path,
+        message.upgrade,
+        None if message.sticky_id is None else StickyId(message.sticky_id),
+        None if message.new_sticky_id is None else StickyId(message.new_sticky_id),
+        message.reason,
+        message.peer_address,
+        received,
+        mark,
+        key,
+    )

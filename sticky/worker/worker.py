@@ -43,13 +43,13 @@ from sticky.handoff.channel import (
     close_all,
     connection_from,
 )
-from sticky.handoff.journal import NO_JOURNAL, NO_MARK, Journal, Mark
+from sticky.handoff.journal import NO_JOURNAL, NO_MARK, Journal
 from sticky.handoff.messages import DATA_DEPTH_MAX, NAME_MAX, REFUSED, TEXT_MAX, from_primary, is_shallow
 from sticky.keys.affinity import Affinity, AffinitySettings
-from sticky.keys.hashing import Hashing, Key, Slot, StickyId
+from sticky.keys.hashing import Hashing, Slot, StickyId
 from sticky.worker import stacks
 from sticky.worker.acknowledgements import SETTLE_TURNS, Acknowledgements
-from sticky.worker.adopted import Adopted
+from sticky.worker.adopted import Adopted, adopted_of
 from sticky.worker.ended_report import EndedReport
 from sticky.worker.heartbeat import Heartbeat
 from sticky.worker.key_report import KeyReport
@@ -339,7 +339,7 @@ class Worker:
             mark = NO_MARK if is_refused else self._journal.open(crash_key)
             self._acknowledgements.adopted(message.number, mark)
             key = self.routes.key_of(message.address, message.sticky_id)
-            adopted = _adopted_of(message, sock, received, mark=mark, key=None if is_refused else key)
+            adopted = adopted_of(message, sock, received, mark=mark, key=None if is_refused else key)
             self.routes.keys.enter(key, away=message.away)
             if is_refused:
                 self.routes.keys.leave(key)  # it is not served, so it keeps no key here
@@ -406,28 +406,6 @@ class Worker:
         if not self._drain.is_set():
             self._drain_s = drain_s
             self._drain.set()
-
-
-def _adopted_of(
-    message: messages.Handoff, sock: socket.socket, received: bytes, *, mark: Mark, key: Key | None
-) -> Adopted:
-    return Adopted(
-        sock,
-        message.address,
-        message.client_port,
-        message.scheme,
-        message.kind,
-        message.method,
-        message.path,
-        message.upgrade,
-        None if message.sticky_id is None else StickyId(message.sticky_id),
-        None if message.new_sticky_id is None else StickyId(message.new_sticky_id),
-        message.reason,
-        message.peer_address,
-        received,
-        mark,
-        key,
-    )
 
 
 def _guard(callback: Callable[..., object], *args: Any) -> None:

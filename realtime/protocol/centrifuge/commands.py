@@ -215,7 +215,7 @@ async def _answer_publish(call: Call, publishing: Coroutine[Any, Any, object]) -
 
 
 async def presence(call: Call, request: PresenceRequest) -> None:
-    """Return the members of a room. The answer is made once for all who ask, in each encoding."""
+    """Return the members of a room. The answer is made once for all clients, in each encoding."""
     census, more = await requests.presence(call.session, request.channel)
     codec = call.codec
     entries = census.encoded.get(codec.NAME)

@@ -143,7 +143,7 @@ class StreamEndpoint:
         path = scope["path"]
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         is_sse, is_one_way = path in (SSE, UNI_SSE), path in (UNI_SSE, UNI_HTTP_STREAM)
-        asked = query.pop("cf_connect", "")  # it may have a token, which is nobody's to keep
+        asked = query.pop("cf_connect", "")  # it may have a token, so it is kept nowhere
         if is_sse and not body:
             body = asked.encode()
         if not body and not is_one_way:

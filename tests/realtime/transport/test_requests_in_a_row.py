@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.asgi_host import ASGIHost
-from realtime.transport.hosted import hosted_protocol
+from realtime.transport.hosted_parsers import hosted_protocol
 from realtime.transport.peer import Peer
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from sticky.heads.first_bytes import Head, Refusal, inspect
