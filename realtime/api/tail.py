@@ -17,7 +17,8 @@ from realtime import codes
 from realtime.broker.base import ClientInfo, Room
 from realtime.errors import BrokerUnavailable
 from realtime.rooms.fanout import Wire
-from realtime.rooms.hub import Hub, Insufficient
+from realtime.rooms.hub import Hub
+from realtime.rooms.pending import Insufficient
 from realtime.transport.asgi import Receive, Scope, Send
 from realtime.transport.http import UNCACHED, begin_response, connection_of, cut, gone, respond_text
 from realtime.transport.stream import EVENTS, SLOW, Limits, Stream

@@ -17,7 +17,7 @@ from realtime.application.room import Rooms
 from realtime.broker.base import ClientInfo, Publication, Room
 from realtime.errors import ClientError, Disconnect
 from realtime.rooms.fanout import Accepts
-from realtime.rooms.hub import RoomOptions
+from realtime.rooms.options import RoomOptions
 from realtime.session.connection import Connection
 
 logger = logging.getLogger("realtime.app")

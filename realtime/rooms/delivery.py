@@ -13,8 +13,8 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from realtime.broker.base import Room
-from realtime.rooms.fanout import Difference, Fanout
+from realtime.broker.base import Position, Room
+from realtime.rooms.fanout import Difference, Fanout, Subscriber
 from realtime.rooms.options import RoomOptions
 from realtime.rooms.outputs import Activation, Batch, Lost, Output
 from realtime.rooms.pending import PendingSubscription
@@ -114,6 +114,19 @@ class Delivery:
         )
         if activation.changes:
             subscriber.transport.write(subscriber.wire.changes(local.name, activation.changes))
+
+    def whereabouts(self, local: LocalRoom, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
+        """
+        Return up to which position a member has everything, None in a room without positions; and the payload that the
+        next delta to it would be based on. What was to leave at the end of this turn has been written to it then.
+        """
+        self.write(local, local.machine.flush())
+        local.fanout.catch_up(subscriber)
+        seen, base = local.fanout.whereabouts(subscriber)
+        if not local.machine.options.recover:
+            return None, base
+        top = local.machine.position
+        return Position(top.epoch, max(top.offset, seen)), base
 
     def _put_out_overrun(self, local: LocalRoom) -> None:
         """Notify members for which too many keys waited; the fan-out has removed them already."""

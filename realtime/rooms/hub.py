@@ -45,7 +45,7 @@ from realtime.rooms.fanout import Accepts, Difference, Subscriber, Wire
 from realtime.rooms.hooks import Hooks, NoHooks
 from realtime.rooms.options import Declarations, RoomOptions
 from realtime.rooms.outputs import DELIVER, ONLY_DELIVER, UNSUBSCRIBE, Lost, Output, ReportGap, RequestStream, WakeAt
-from realtime.rooms.pending import Insufficient, Joined, PendingSubscription
+from realtime.rooms.pending import PendingSubscription
 from realtime.rooms.presence_reader import PresenceReader
 from realtime.rooms.presence_resync import SETTLE_S
 from realtime.rooms.private_rooms import PrivateRooms
@@ -58,8 +58,6 @@ COMPARE_S: Final = 8.0  # so a publication that was lost, with none after it to 
 LINK_LOST: Final = "broker link lost"
 LINK_RESTORED: Final = "broker link restored"
 CLOSE_S: Final = 5.0  # for the handlers of departures, when a worker ends
-
-__all__ = ["Hub", "Insufficient", "Joined", "PendingSubscription", "RoomOptions"]
 
 logger = logging.getLogger("realtime.hub")
 
@@ -173,28 +171,13 @@ class Hub:
         return pending
 
     def activate(self, pending: PendingSubscription, *, base: bytes | None = None) -> None:
-        """
-        Make a subscriber a member, in the turn in which `commit` was called and the client was answered.
-
-        Args:
-            base: the payload of the last publication that it has, where it gets deltas and comes from elsewhere.
-        """
+        """Make a subscriber a member, in the turn in which `commit` was called; `base` as in `Fanout.add`."""
         local = self._rooms[pending.room]
         self._delivery.admit(local, pending, local.machine.activate(pending), base=base)
 
     def whereabouts(self, room: Room, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
-        """
-        Return up to which position a member has everything, None in a room without positions; and the payload that the
-        next delta to it would be based on. What was to leave at the end of this turn has been written to it then.
-        """
-        local = self._rooms[room]
-        self._delivery.write(local, local.machine.flush())
-        local.fanout.catch_up(subscriber)
-        seen, base = local.fanout.whereabouts(subscriber)
-        if not local.machine.options.recover:
-            return None, base
-        top = local.machine.position
-        return Position(top.epoch, max(top.offset, seen)), base
+        """Return what a member has; see `Delivery.whereabouts`."""
+        return self._delivery.whereabouts(self._rooms[room], subscriber)
 
     def cancel(self, pending: PendingSubscription) -> None:
         """Undo `enter`: the subscriber is no member, and is seen no more. Harmless after `activate` or `cancel`."""

@@ -19,7 +19,8 @@ from realtime.auth.tokens import Tokens
 from realtime.broker.base import Position, Publication, Room
 from realtime.codes import UnsubscribeCode
 from realtime.rooms.fanout import Accepts, Wire
-from realtime.rooms.hub import Hub, RoomOptions
+from realtime.rooms.hub import Hub
+from realtime.rooms.options import RoomOptions
 from realtime.session.connection import Connection
 from realtime.session.registry import Home, Registry
 from realtime.session.state import Limits

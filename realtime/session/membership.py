@@ -30,7 +30,8 @@ from realtime.codes import UnsubscribeCode
 from realtime.errors import ClientError
 from realtime.json_text import one_line
 from realtime.rooms.fanout import Accepts
-from realtime.rooms.hub import Insufficient, Joined, PendingSubscription, RoomOptions
+from realtime.rooms.options import RoomOptions
+from realtime.rooms.pending import Insufficient, Joined, PendingSubscription
 from realtime.session import claims, metering
 from realtime.session.base import Dialect, Services, Subscribed
 from realtime.session.state import Phase, SessionState, Subscription

@@ -32,7 +32,7 @@ from realtime.broker.base import (
 )
 from realtime.json_text import is_text, one_line
 from realtime.rooms.census import Census
-from realtime.rooms.hub import RoomOptions
+from realtime.rooms.options import RoomOptions
 from realtime.session import claims, metering
 from realtime.session.base import Subscribed
 from realtime.session.membership import subscribed

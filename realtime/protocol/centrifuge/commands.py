@@ -40,7 +40,7 @@ from realtime.protocol.centrifuge.messages import (
     UnsubscribeRequest,
 )
 from realtime.protocol.shapes import HistoryResult, PresenceStatsResult
-from realtime.rooms.hub import Insufficient
+from realtime.rooms.pending import Insufficient
 from realtime.session import metering, requests
 from realtime.session.base import Subscribed
 from realtime.session.requests import Connected

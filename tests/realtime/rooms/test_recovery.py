@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime.broker.base import NOT_KEPT, History, Position, Publication, PublishRequest, Room
-from realtime.rooms.hub import Hub, Insufficient
+from realtime.rooms.hub import Hub
+from realtime.rooms.pending import Insufficient
 from realtime.rooms.recovery import Gap, Replay, merge, replay
 from tests.support.aio import run_async
 from tests.support.hub_client import KEPT, ROOM, HubClient, hub_of, say
