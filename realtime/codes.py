@@ -1,7 +1,7 @@
 """
 The protocol's codes, each with its text and what a client does about it.
 
-Centrifuge client protocol, section 8. Tables only. A client is told a code and this text, never what went wrong inside.
+Centrifuge client protocol, section 8. Tables only. A client gets a code and this text, never what went wrong inside.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ here: timers are armed from the due times, and a filter is kept as the nodes tha
                           └───────refused──▶ REFUSED          any phase ──closed──▶ CLOSED
 
 Times are seconds of the machine's monotonic clock, which all of its processes share. Where a token gave a Unix time,
-that is kept beside the due time, for the client is told how many seconds are left.
+that is kept beside the due time: the client gets to know how many seconds are left.
 """
 
 from __future__ import annotations
@@ -226,6 +226,7 @@ def expired(
             behind all that a slow peer has still to read; a patient one, which is not closed for that, may take minutes
             to come to it.
     """
+    assert not takes or liveness.awaits_pong, "only a client that owes a pong is looked at"
     if liveness.due is Due.CONNECT:
         if phase is Phase.CONNECTING:  # a `connect` that is under way is given as long again
             return Liveness(Due.ADMIT, now_s + limits.connect_s), Act.WAIT

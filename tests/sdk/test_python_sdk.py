@@ -26,7 +26,7 @@ def who(info: centrifuge.ClientInfo | None) -> dict[str, Any] | None:
     if info is None:
         return None
     about = {"info": unpacked(info.conn_info), "room": unpacked(info.chan_info)}
-    return {"user": info.user, "client": info.connection_id, **about}
+    return {"user": info.user, "client": info.client, **about}
 
 
 def pub(of: centrifuge.Publication) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Codec(Protocol):
         """Return the answer to a command that failed."""
 
     def presence_entries(self, members: Mapping[ConnectionId, ClientInfo], /) -> bytes:
-        """Return members as they stand in the answer to `presence`; nothing for nobody."""
+        """Return members as they stand in the answer to `presence`; nothing for no members."""
 
     def presence_reply(self, id: int, entries: Sequence[bytes], /) -> bytes:
         """Return the answer to `presence`, of what `presence_entries` returned."""
@@ -65,7 +65,7 @@ class Codec(Protocol):
         """Return the push of a publication."""
 
     def push_delta(self, room: Room, publication: Publication, delta: bytes | None, /) -> bytes:
-        """Return the push for who negotiated deltas: of `delta` against the publication before, or of the whole."""
+        """Return the push for members that negotiated deltas: of `delta` to the one before, or of the whole."""
 
     def push_join(self, room: Room, info: ClientInfo, /) -> bytes:
         """Return the push of a join."""
@@ -74,7 +74,7 @@ class Codec(Protocol):
         """Return the push of a leave."""
 
     def pub_of(self, publication: Publication, /, *, delta: bool = False) -> Pub:
-        """Return a publication as it stands in a list of them; `delta`: for who negotiated deltas."""
+        """Return a publication as it stands in a list of them; `delta`: for members that negotiated deltas."""
 
     def payload(self, data: bytes, /) -> bytes:
         """Return a payload as it can stand in a message."""

@@ -43,7 +43,7 @@ def decode(message: bytes | str) -> list[Command]:
     """
     try:
         if isinstance(message, bytes):
-            message = message.decode()  # nobody looks into a payload again, and other bytes would end each reader
+            message = message.decode()  # a payload is not looked into again, and other bytes would end each reader
         if "\n" not in message:
             return [_command(message)]
         lines = message.split("\n")
@@ -89,8 +89,8 @@ def push_publication(room: Room, publication: Publication) -> bytes:
 
 def push_delta(room: Room, publication: Publication, delta: bytes | None) -> bytes:
     """
-    Return the push for who negotiated deltas: the payload is then a JSON string, of the delta or of the whole text. A
-    delta that cut a character in half cannot be one.
+    Return the push for members that negotiated deltas: the payload is then a JSON string, of the delta or of the whole
+    text. A delta that cut a character in half cannot be one.
     """
     if delta is not None:
         try:

@@ -72,7 +72,7 @@ def presence_reply(id: int, entries: Sequence[bytes]) -> bytes:
 
 def error_reply(id: int, error: ClientError | ErrorCode) -> bytes:
     """Not asked for: see `disconnect_for`."""
-    raise AssertionError("a one-way client is told of an error by its disconnect")
+    raise AssertionError("a one-way client gets no reply: it is disconnected")
 
 
 def push(push: Push) -> bytes:
