@@ -39,7 +39,8 @@ WRITE: dict[str, Any] = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm, "EdDSA": O
 INVALID_TOKEN = 3500
 LATER_S = 3600.0
 APP = """
-from realtime import App, Connection, jwks
+from realtime import App, Connection
+from realtime.auth import jwks
 
 jwks.PAUSE_S = jwks.AGAIN_S = {again_s}
 jwks.FRESH_S = {fresh_s}
