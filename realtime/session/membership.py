@@ -374,6 +374,7 @@ class Member(RoomSubscriber):
         return lambda publication: wanted(publication.tags or {}) and asked(publication)
 
     def _activate(self, entry: Entry) -> None:
+        assert entry.subscription.room not in self.state.subscriptions, "a client is in a room once"
         self.state.subscriptions[entry.subscription.room] = entry.subscription
         self.services.hub.activate(entry.pending)
         self.choose_patience()
@@ -381,7 +382,8 @@ class Member(RoomSubscriber):
 
     def _entered(self, room: Room) -> None:
         """Note that a room is being entered no more, whatever came of it, and leave it if that was asked for."""
-        how = self.entering.pop(room, None)
+        assert room in self.entering, "it was noted before the first await"
+        how = self.entering.pop(room)
         if how is not None:
             self._put_out(room, how)
         if self._rest is not None:
@@ -400,6 +402,7 @@ class Member(RoomSubscriber):
 def subscribed(entry: Entry, joined: Joined, data: bytes | None = None) -> Subscribed:
     """Return what a client gets to know of a subscription that was committed."""
     subscription, since, position = entry.subscription, entry.pending.since, joined.position
+    assert since is not None or not joined.recovered, "nothing is recovered that was not asked for"
     recoverable = entry.options.recover
     if position is None:
         return Subscribed(

@@ -89,6 +89,7 @@ class Registry:
     def add_stream(self, session: LocalSession) -> None:
         """Let requests beside its stream reach a session that was added."""
         assert self._sessions.get(session.connection.id) is session, "a stream belongs to a session that is here"
+        assert session.stream_id, "a client that has no stream has no id of one"
         self._streams[session.stream_id] = session
 
     def discard(self, session: LocalSession) -> None:

@@ -386,6 +386,7 @@ class Session(Member):
             Whether it is at rest. Where not, it goes on as before: the caller closes it with a code to reconnect, or
             tries again.
         """
+        assert self._rest is None, "a session is brought to rest by one caller at a time"
         self.transport.pause_reading()
         self._rest = asyncio.Event()
         try:
@@ -433,6 +434,7 @@ class Session(Member):
         Forget the session, which goes on elsewhere: rooms, timers and registry let go of it. Nothing is written to the
         client, and others are not notified.
         """
+        assert self.is_at_rest, "a command that runs would answer twice"
         self._disarm()
         for room in self.state.subscriptions:
             self.services.hub.leave(room, self, info=None)

@@ -227,6 +227,7 @@ def expired(
             behind all that a slow peer has still to read; a patient one, which is not closed for that, may take minutes
             to come to it.
     """
+    assert not takes or liveness.awaits_pong, "only a client that owes a pong is looked at"
     if liveness.due is Due.CONNECT:
         if phase is Phase.CONNECTING:  # a `connect` that is under way is given as long again
             return Liveness(Due.ADMIT, now_s + limits.connect_s), Act.WAIT

@@ -132,7 +132,7 @@ class RoomSubscriber:
         info = None if subscription.shown is None else self.connection.describe(room)
         del self.state.subscriptions[room]
         self._forget_expiry(room)
-        self.services.hub.leave(room, self, info=info, away=away)
+        self.services.hub.leave(room, self, info=info, away=away)  # harmless where the hub has put it out already
         if self.state.holds_little or self.state.subscriptions:
             self.choose_patience()
         return True

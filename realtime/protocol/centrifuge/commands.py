@@ -271,6 +271,9 @@ TABLE: Final[dict[str, Method]] = {
 }  # the commonest first
 
 
+assert {"id", *TABLE} == set(Command.__struct_fields__), "each command that a client may send has its function"
+
+
 def method_of(command: Command) -> tuple[str | None, Any]:
     """Return the name and the request of a command; no name where it has none that we know."""
     for name in TABLE:
