@@ -83,7 +83,8 @@ class StaticFiles:
             return PlainTextResponse("GET or HEAD.\n", 405, {"allow": "GET, HEAD"})
         response = FileResponse(path, headers=self._headers, media_type=_type_of(path), stat_result=about)
         headers = Headers(scope=scope)
-        # "*" stands for any version (RFC 9110, section 13.1.2). Not every version of Starlette that is allowed knows it.
+        # "*" stands for any version (RFC 9110, section 13.1.2). Not every version of Starlette that is allowed knows
+        # it.
         if headers.get("if-none-match", "").strip() == "*" or self._lookup.is_not_modified(response.headers, headers):
             return NotModifiedResponse(response.headers)
         return response
