@@ -57,8 +57,8 @@ def test_an_application_that_cannot_be_imported_is_the_last_line(tmp_path: Path)
     (tmp_path / "app.py").write_text("\nimport nothing_of_that_name\n")
     status, line = failed(RunningServer("app.py", workers=2, cwd=tmp_path))
     assert status == 3
-    assert "! the server did not start: slot " in line
-    reason = f"cannot boot: ModuleNotFoundError: No module named 'nothing_of_that_name' ({tmp_path}/app.py, line 2); "
+    assert "! the server did not start: worker cannot boot slot=" in line
+    reason = f": ModuleNotFoundError: No module named 'nothing_of_that_name' ({tmp_path}/app.py, line 2); "
     assert reason in line
 
 
