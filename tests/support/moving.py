@@ -49,6 +49,7 @@ class Moving:
     def receive(self, message: bytes | str) -> None:
         if self._task is not None or self._chance.random() < BEFORE:
             self._waiting.append(message)
+            self._session.transport.pause_reading()  # what follows stays in the transport, as in another process
             self._begin()
         else:
             self._take(message)
@@ -77,9 +78,9 @@ class Moving:
             if old.is_open and old.services.hub.is_linked and await old.quiesce(WITHIN_S):
                 if old.is_open and old.services.hub.is_linked:
                     await self._replace(old)
-                old.transport.resume_reading()
         finally:
             self._task = None
+            self._session.resume()
             waiting, self._waiting = self._waiting, []
             for message in waiting:
                 self._session.receive(message)
