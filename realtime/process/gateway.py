@@ -105,9 +105,12 @@ class Gateway:
             await asyncio.get_running_loop().connect_accepted_socket(
                 make, adopted.sock, ssl=tls, ssl_handshake_timeout=patience_s
             )
+            if tls is not None:
+                adopted.first_byte_read()  # by the handshake: the transports see only what comes after it
         except OSError as error:  # also ssl.SSLError, and a handshake that took too long
             logger.info("x %s: gone before it was adopted: %s", adopted.address, error)
             adopted.sock.close()
+            adopted.settlement.ended()
             self._host.keys.leave(adopted.key)
             self._lost(adopted.peer_address)
 
@@ -163,4 +166,5 @@ def _peer(adopted: Adopted) -> Peer:
         peer_address=adopted.peer_address,
         mark=adopted.mark,
         key=adopted.key,
+        settlement=adopted.settlement,
     )

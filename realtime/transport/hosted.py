@@ -80,6 +80,7 @@ class Hosted(Guarded):
         super().connection_lost(exc)
         self.mark.end()
         if not self._handed_on:
+            self._peer.settlement.ended()
             self._host.keys.leave(self._peer.key)
             self._host.on_lost(self._peer.peer_address)
 
@@ -122,6 +123,7 @@ class Hosted(Guarded):
             self._is_begun = True
             if self._host.routes.refused and self._refuse(self.mark.key):
                 return
+        self._peer.settlement.first_byte_read()
         self.mark.begin()
         self.before_reading(data)
         self._read(data)

@@ -180,4 +180,5 @@ class HostedWebSocket(PacedWebSocket):
         self._forget_deadline()
         super().connection_lost(exc)
         self._host.keys.leave(self._peer.key)
+        self._peer.settlement.ended()
         self._host.on_lost(self._peer.peer_address)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from sticky.handoff.journal import NO_MARK, Mark
 from sticky.keys.hashing import Key
+from sticky.worker.settlement import NO_SETTLEMENT, Settlement
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Peer:
     """By which the primary knows, after a crash, that something of this connection was in flight."""
     key: Key | None = None
     """What brings the client to its worker, counted as live here. The code that ends the connection calls `leave`."""
+    settlement: Settlement = field(default=NO_SETTLEMENT, repr=False, compare=False)
+    """To which the transport reports that the first byte was read, and that the connection has ended."""
 
     def __str__(self) -> str:
         return (

@@ -54,6 +54,7 @@ class RefusedConnection(asyncio.Protocol):
             self.data_received(b"")
 
     def data_received(self, data: bytes) -> None:
+        self._peer.settlement.first_byte_read()
         if self._is_answered:
             return  # read, and dropped: a socket closed over unread bytes is reset, and the answer lost
         self._received += data
@@ -78,4 +79,5 @@ class RefusedConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
+        self._peer.settlement.ended()
         self._on_lost(self._peer.peer_address)

@@ -75,13 +75,7 @@ logger = logging.getLogger("realtime.websocket")
 class WebSocketTransport(WebSocketFlow):
     """A connection's socket, from the first byte of its handshake to its end."""
 
-    __slots__ = (
-        "_ended",
-        "_is_compressed",
-        "_is_text",
-        "_message",
-        "_ws_protocol",
-    )
+    __slots__ = ("_ended", "_is_compressed", "_is_text", "_message", "_ws_protocol")
 
     def __init__(self, endpoint: WebSocketEndpoint, peer: Peer, received: bytes = b"") -> None:
         """
@@ -145,12 +139,14 @@ class WebSocketTransport(WebSocketFlow):
         self._pending.clear()
         endpoint = self._endpoint
         endpoint.connections.discard(self)
+        self._peer.settlement.ended()
         endpoint.leave(self._peer.key)
         endpoint.on_lost(self._peer.peer_address)
 
     # Opening
 
     def _receive_head(self, data: bytes) -> None:
+        self._peer.settlement.first_byte_read()
         pending = self._pending
         looked_at = 0 if not data else max(len(pending) - len(HEAD_END) + 1, 0)
         pending += data
