@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sticky.keys.addresses import Addresses, EvictionQueue, Network, network_of
-from sticky.loop.log_throttle import LogThrottle
 
 
 @pytest.mark.parametrize(
@@ -116,8 +115,3 @@ def test_where_each_waits_alone_it_is_the_oldest_of_all() -> None:
     assert queue.oldest() == 0
     queue.remove(Network(b"\0"), 0)
     assert queue.oldest() == 1
-
-
-def test_a_line_that_many_can_cause_comes_once_a_second_and_says_how_many_there_were() -> None:
-    line = LogThrottle()
-    assert [line.due(now) for now in (10.0, 10.1, 10.9, 11.0, 11.5, 12.5)] == [0, None, None, 2, None, 1]
