@@ -43,8 +43,8 @@ def arrived(ours: socket.socket, client: socket.socket, data: bytes) -> None:
 
 def test_the_header_has_the_fields_of_the_message_in_their_order(pair: tuple[socket.socket, socket.socket]) -> None:
     handoff = handoff_of(pair[0], number=7, reason="ip", away=True)
-    carried = (None, 0)  # what a channel puts before the fields
-    message = messages.from_primary(memoryview(msgspec.msgpack.encode([Kind.HANDOFF, *carried, *handoff.header()])))
+    carried = None  # what a channel puts before the fields
+    message = messages.from_primary(memoryview(msgspec.msgpack.encode([Kind.HANDOFF, carried, *handoff.header()])))
     assert isinstance(message, messages.Handoff)
     assert (message.number, message.address, message.method, message.path) == (7, "192.0.2.1", "GET", "/")
     assert (message.reason, message.peer_address, message.away) == ("ip", "192.0.2.1", True)
