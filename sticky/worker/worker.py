@@ -113,13 +113,13 @@ class Worker:
         self._orphan_grace_s: float = boot["orphan_grace_s"]
         hashing = Hashing(boot["secret"])
         self._affinity = Affinity(AffinitySettings.from_builtins(boot["affinity"]), hashing)
-        self.routes = Routes(self._affinity, hashing, self.slot, on_key_ended=lambda: self._key_report.send())
         self._journal = journal
         self._channel = channel
         self._link = PrimaryLink(channel)
         self._acknowledgements = Acknowledgements(self._link, timers)
         self._ended_report = EndedReport(self._link, timers)
-        self._key_report = KeyReport(self._link, self.routes, self._acknowledgements)
+        self._key_report = KeyReport(self._link, self._acknowledgements)
+        self.routes = Routes(self._affinity, hashing, self.slot, report=self._key_report)
         self._drain = asyncio.Event()
         self._drain_s = 0.0
 
@@ -311,7 +311,7 @@ class Worker:
         elif isinstance(message, messages.Slots):
             self.routes.some_are_elsewhere = message.some_are_elsewhere
             if message.request:  # 0 requests nothing
-                self._key_report.answer(message.slots, message.request)
+                self._key_report.answer(self.routes, message.slots, message.request)
         elif isinstance(message, messages.ClusterEvent):
             self._handle_event(message, handlers)
         elif isinstance(message, messages.Sent) and handlers.on_message is not None:
@@ -382,7 +382,7 @@ class Worker:
             self._ended_report.retry()
             heartbeat.beat(self.open, self._adopted)
             self._acknowledgements.acknowledge()
-            self._key_report.send()
+            self._key_report.send(self.routes)
             await asyncio.sleep(self._heartbeat_s)
 
     # Ending

@@ -191,7 +191,7 @@ class Cluster(RuleBasedStateMachine):
             patience_s=600,
             refusals=self.refusals,
             channels=NoWatch(),
-            addresses=Addresses(trusts=self.affinity.trusts, most=None, descriptors=10_000),
+            addresses=Addresses(self.affinity, most=None, descriptors=10_000),
             counters=Counter(),
         )
         self.dispatcher.slots_changed(self.slots)

@@ -97,13 +97,14 @@ def routes() -> Routes:
 
 
 def test_the_keys_whose_home_is_elsewhere_are_reported_in_parts(ends: Ends) -> None:
-    report = KeyReport(ends.link, known := routes(), ends.acknowledgements)
+    report = KeyReport(ends.link, ends.acknowledgements)
+    known = routes()
     ends.acknowledgements.adopted(7, NO_MARK)
     for number in range(3 * REPORT_KEYS):
         known.keys.enter(known.key_of(f"10.0.{number // 250}.{number % 250}", None))
-    report.answer(slots=1, request=4)
+    report.answer(known, slots=1, request=4)
     assert ends.received() == [KeysAway([], 7, 4, is_all=True)], "with one slot, every key is at home"
-    report.answer(slots=100, request=5)
+    report.answer(known, slots=100, request=5)
     parts = ends.received()
     assert [(part.request, part.seen, part.is_all) for part in parts] == [(5, 7, False)] * (len(parts) - 1) + [
         (5, 7, True)
@@ -113,9 +114,8 @@ def test_the_keys_whose_home_is_elsewhere_are_reported_in_parts(ends: Ends) -> N
 
 
 def test_an_ended_key_is_reported_at_once_or_when_there_is_room(ends: Ends) -> None:
-    report: KeyReport
-    known = Routes(Affinity(AffinitySettings()), HASHING, Slot(0), on_key_ended=lambda: report.send())
-    report = KeyReport(ends.link, known, ends.acknowledgements)
+    report = KeyReport(ends.link, ends.acknowledgements)
+    known = Routes(Affinity(AffinitySettings()), HASHING, Slot(0), report=report)
     key = known.key_of("192.0.2.1", None)
     for is_full in (False, True):
         known.keys.enter(key, away=True)
@@ -124,17 +124,17 @@ def test_an_ended_key_is_reported_at_once_or_when_there_is_room(ends: Ends) -> N
         known.keys.leave(key)
         if is_full:
             ends.drain()
-            report.send()
+            report.send(known)
         assert ends.received() == [KeysEnded([key], 0)]
 
 
 def test_a_newer_request_replaces_the_answer_to_an_older_one(ends: Ends) -> None:
-    report = KeyReport(ends.link, routes(), ends.acknowledgements)
+    report, known = KeyReport(ends.link, ends.acknowledgements), routes()
     ends.fill()
-    report.answer(slots=1, request=1)
-    report.answer(slots=1, request=2)
+    report.answer(known, slots=1, request=1)
+    report.answer(known, slots=1, request=2)
     ends.drain()
-    report.send()
+    report.send(known)
     assert ends.received() == [KeysAway([], 0, 2, is_all=True)]
 
 
