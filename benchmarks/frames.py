@@ -17,7 +17,7 @@ from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.base import Handshake, Transport
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import WebSocketTransport
-from realtime.transport.websocket_endpoint import Limits, WebSocketEndpoint
+from realtime.transport.websocket_endpoint import WebSocketEndpoint, WebSocketLimits
 
 ROUNDS: Final = 5
 FRAMES: Final = 1000
@@ -96,14 +96,14 @@ async def cost_us(frame: bytes, at_once: int) -> float:
     return best
 
 
-def _unlimited() -> Limits:
+def _unlimited() -> WebSocketLimits:
     """Return limits that nothing here meets, also where a version has fewer."""
-    limits: Any = Limits()
+    limits: Any = WebSocketLimits()
     if hasattr(limits, "flood"):
         from realtime.transport.flood import FloodLimits
 
-        return Limits(flood=FloodLimits(0, 0, 0))
-    return Limits()
+        return WebSocketLimits(flood=FloodLimits(0, 0, 0))
+    return WebSocketLimits()
 
 
 async def main() -> None:

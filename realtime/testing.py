@@ -84,10 +84,10 @@ class _Outlet:
     def buffered(self) -> int:
         return 0
 
-    def taken(self) -> int:
+    def acknowledged_bytes(self) -> int:
         return 0
 
-    def hold_little(self, wanted: bool) -> None:
+    def limit_unsent(self, is_limited: bool) -> None:
         """Nothing waits here."""
 
 

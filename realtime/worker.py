@@ -48,14 +48,12 @@ from realtime.tasks import SideTasks
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.flood import FloodLimits
-from realtime.transport.guarded import Limits as HostedLimits
+from realtime.transport.guarded import HostedLimits
 from realtime.transport.handshake import Admission
 from realtime.transport.hosts import Hosts
-from realtime.transport.stream import EVENTS
-from realtime.transport.stream import Limits as StreamLimits
+from realtime.transport.stream import EVENTS, StreamLimits
 from realtime.transport.tls import server_context
-from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
-from realtime.transport.websocket_endpoint import WebSocketEndpoint
+from realtime.transport.websocket_endpoint import WebSocketEndpoint, WebSocketLimits
 from sticky import Worker
 from sticky.heads.first_bytes import HeadLimits
 

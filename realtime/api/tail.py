@@ -21,7 +21,7 @@ from realtime.rooms.hub import Hub
 from realtime.rooms.pending import Insufficient
 from realtime.transport.asgi import Receive, Scope, Send
 from realtime.transport.http import UNCACHED, begin_response, connection_of, cut, gone, respond_text
-from realtime.transport.stream import EVENTS, SLOW, Limits, Stream
+from realtime.transport.stream import EVENTS, SLOW, Stream, StreamLimits
 
 logger = logging.getLogger("realtime.api")
 
@@ -88,7 +88,7 @@ class _Follower:
     def __init__(self, encoder: Wire) -> None:
         self.wire = encoder
         self.connection_id = f"tail-{secrets.token_hex(8)}"
-        self.transport = Stream(EVENTS, EVENTS, Limits())
+        self.transport = Stream(EVENTS, EVENTS, StreamLimits())
 
     def insufficient(self, room: Room) -> None:
         self.transport.close(codes.INSUFFICIENT_STATE.code, codes.INSUFFICIENT_STATE.reason)

@@ -38,8 +38,7 @@ from realtime.session.state import Limits
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.asgi import Receive, Scope, Send
-from realtime.transport.stream import EVENTS
-from realtime.transport.stream import Limits as StreamLimits
+from realtime.transport.stream import EVENTS, StreamLimits
 from realtime.worker import tokens_of
 
 

@@ -21,7 +21,7 @@ from realtime.transport.asgi import Receive, Scope, Send
 from realtime.transport.base import ClientSession, Framing, Handshake, SessionFactory
 from realtime.transport.handshake import ONE_WAY, origin_matches
 from realtime.transport.http import headers_of
-from realtime.transport.stream import BARE, LINES, SLOW, Limits
+from realtime.transport.stream import BARE, LINES, SLOW, StreamLimits
 
 ABNORMAL: Final = (1006, "")
 TOO_BIG: Final = (1009, "message too big")  # RFC 6455, section 7.4.1
@@ -40,7 +40,9 @@ class WebSocketOverASGI:
     the server. `connection_lost` is called in every case, exactly once.
     """
 
-    def __init__(self, sessions: SessionFactory, *, limits: Limits, allowed_origins: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, sessions: SessionFactory, *, limits: StreamLimits, allowed_origins: tuple[str, ...] = ()
+    ) -> None:
         """
         Args:
             sessions: makes the session of each connection.
@@ -124,7 +126,7 @@ class ASGIWebSocket:
 
     has_close_frame = True
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: StreamLimits) -> None:
         self.framing: Framing = LINES
         self.ended: tuple[int, str] | None = None  # how, once it is known
         self.may_read = asyncio.Event()
@@ -136,7 +138,7 @@ class ASGIWebSocket:
         self._is_full = False
         self._waiting: list[bytes] = []
         self._size = 0
-        self._taken = 0
+        self._accepted = 0
         self._wake = asyncio.Event()
         self._congested_since: float | None = None
 
@@ -185,11 +187,11 @@ class ASGIWebSocket:
         """See `Transport`."""
         return self._size
 
-    def taken(self) -> int:
-        """See `Transport`. What the server has taken from here."""
-        return self._taken
+    def acknowledged_bytes(self) -> int:
+        """See `Transport`. TCP is the server's: this is what the server has accepted from here."""
+        return self._accepted
 
-    def hold_little(self, wanted: bool) -> None:
+    def limit_unsent(self, is_limited: bool) -> None:
         """See `Transport`. The kernel's buffers are the server's."""
 
     async def pump(self, send: Send, session: ClientSession) -> None:
@@ -210,7 +212,7 @@ class ASGIWebSocket:
                 finally:
                     self._congested_since = None
                 self._size = max(0, self._size - len(body))
-                self._taken += len(body)
+                self._accepted += len(body)
                 session.drained()
             if self.ended is not None and not self._waiting:
                 code, reason = self.ended

@@ -87,7 +87,7 @@ async def restore(
     services.registry.add(session)
     if state.wire.is_emulated and state.phase is Phase.CONNECTED:
         services.registry.add_stream(session)
-    transport.hold_little(state.holds_little)
+    transport.limit_unsent(state.holds_little)
     for entry in entries:
         session.continue_in(entry)
     session.arm()

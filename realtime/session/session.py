@@ -310,7 +310,7 @@ class Session(Member):
         state, limits, now_s = self.state, self.services.limits, self.services.wheel.now
         takes = state.liveness.due is Due.PONG and state.liveness.awaits_pong and self.is_patient
         if takes:
-            state.liveness, takes = seen(state.liveness, self.transport.taken())
+            state.liveness, takes = seen(state.liveness, self.transport.acknowledged_bytes())
         state.liveness, act = expired(state.liveness, state.phase, state.wire, now_s, limits, takes=takes)
         if act is Act.CLOSE_NO_PONG:
             self.finish(codes.NO_PONG)

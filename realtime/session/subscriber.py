@@ -195,7 +195,7 @@ class RoomSubscriber:
         """Have the kernel hold as little as is right for the rooms there are now."""
         if self.state.holds_little != self.is_patient:
             self.state.holds_little = not self.state.holds_little
-            self.transport.hold_little(self.state.holds_little)
+            self.transport.limit_unsent(self.state.holds_little)
 
     def drained(self) -> None:
         """Write what was kept for it while it was slow."""

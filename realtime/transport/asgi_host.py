@@ -23,14 +23,14 @@ from realtime.transport.asgi import (
     CONNECTION,
     EXTENSION,
     ASGIApp,
-    Connection,
     GiveBack,
     Receive,
+    RequestConnection,
     Scope,
     Send,
     uvicorn_config,
 )
-from realtime.transport.guarded import Limits
+from realtime.transport.guarded import HostedLimits
 from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.opening import one_cookie
 from realtime.transport.peer import Peer, session_cookie
@@ -76,7 +76,7 @@ class ASGIHost:
         parser: str = "httptools",
         access_log: bool = False,
         hosts: Hosts = ANY_HOST,
-        limits: Limits | None = None,
+        limits: HostedLimits | None = None,
     ) -> None:
         """
         Args:
@@ -109,7 +109,7 @@ class ASGIHost:
         self.given_back = 0
         self.kept = 0  # requests that belonged elsewhere and had to be served here
         self.slow = 0
-        self.limits = limits or Limits()
+        self.limits = limits or HostedLimits()
         self.config = uvicorn_config(app, self.limits, lifespan="off", interface="asgi3")
         self.config.load()
         self.state = ServerState()
@@ -120,7 +120,7 @@ class ASGIHost:
         date = formatdate(time.time(), usegmt=True).encode()
         self.state.default_headers = [(b"date", date), *self.config.encoded_headers]
 
-    def from_here(self, peer: Peer, connection: Connection | None = None) -> FromHere:
+    def from_here(self, peer: Peer, connection: RequestConnection | None = None) -> FromHere:
         """Make the application as the requests of one client call it, whose connection can be cut where it is given."""
         return FromHere(self, peer, connection)
 
@@ -171,7 +171,7 @@ class FromHere:
 
     __slots__ = ("_connection", "_cookie", "_host", "_ids", "_peer", "_place")
 
-    def __init__(self, host: ASGIHost, peer: Peer, connection: Connection | None) -> None:
+    def __init__(self, host: ASGIHost, peer: Peer, connection: RequestConnection | None) -> None:
         self._host = host
         self._peer = peer
         self._connection = connection

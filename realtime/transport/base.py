@@ -57,13 +57,15 @@ class Transport(Protocol):
     def buffered(self) -> int:
         """Return how many bytes wait in this process."""
 
-    def taken(self) -> int:
-        """Return how much the peer has taken so far: more than before where it has taken something."""
-
-    def hold_little(self, wanted: bool) -> None:
+    def acknowledged_bytes(self) -> int:
         """
-        Have little wait in the kernel that the peer does not take, for it is to get the latest, however slow it is; or
-        as much as with others.
+        Return a number that grows whenever the peer acknowledges bytes. Compare two results: one alone means nothing.
+        """
+
+    def limit_unsent(self, is_limited: bool) -> None:
+        """
+        Limit the bytes that the kernel holds and cannot send yet, or end that limit. With it a client gets the latest
+        state, however slowly it reads; without it, the kernel holds as much as for others.
         """
 
 

@@ -19,12 +19,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from realtime.transport.acknowledged import acknowledged_bytes, limit_unsent
 from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.guarded import Guarded
 from realtime.transport.hosted_websocket import HostedWebSocket
 from realtime.transport.peer import Peer
 from realtime.transport.refused import ANSWER
-from realtime.transport.taken import hold_little, taken
 from realtime.transport.websocket import WebSocketTransport
 from sticky.heads.first_bytes import Head, Refusal, handshake_fault
 from sticky.worker.requests import BodyState, Part, Requests
@@ -92,13 +92,13 @@ class Hosted(Guarded):
         self._host.slow += 1
         logger.warning("x %s: slow: %d bytes wait for it", self._peer, waiting)
 
-    def taken(self) -> int:
-        """Return how much the peer has taken so far, as `taken.taken` does."""
-        return taken(self.transport)
+    def acknowledged_bytes(self) -> int:
+        """See `Transport.acknowledged_bytes`."""
+        return acknowledged_bytes(self.transport)
 
-    def hold_little(self, wanted: bool) -> None:
-        """Have the kernel hold little of what the peer does not take, or no more so, as `taken.hold_little` does."""
-        hold_little(self.transport, wanted)
+    def limit_unsent(self, is_limited: bool) -> None:
+        """See `Transport.limit_unsent`."""
+        limit_unsent(self.transport, is_limited)
 
     def shutdown(self) -> None:
         """Close when nothing is under way; else let the request that is be the last."""

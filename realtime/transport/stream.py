@@ -58,7 +58,7 @@ EVENTS: Final = Events()
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StreamLimits:
     """Each is a setting of the same name."""
 
     message_bytes: int = Settings.message_bytes
@@ -71,7 +71,7 @@ class Stream:
 
     has_close_frame = False
 
-    def __init__(self, text: Framing, binary: Framing, limits: Limits) -> None:
+    def __init__(self, text: Framing, binary: Framing, limits: StreamLimits) -> None:
         self.framing = text
         self.ended: tuple[int, str] | None = None  # how, once it is known
         self._binary = binary
@@ -84,8 +84,8 @@ class Stream:
         self._patience: asyncio.Timeout | None = None  # with a client that has not taken everything
         self._watch: asyncio.TimerHandle | None = None  # of how much it takes meanwhile
         self.is_patient: Callable[[], bool] = lambda: False
-        self.taken: Callable[[], int] = lambda: 0
-        self.hold_little: Callable[[bool], None] = lambda wanted: None
+        self.acknowledged_bytes: Callable[[], int] = lambda: 0
+        self.limit_unsent: Callable[[bool], None] = lambda wanted: None
         self.on_drained: Callable[[], None] = lambda: None
         self.on_slow: Callable[[], None] = lambda: self.close(*SLOW)
 
@@ -146,7 +146,7 @@ class Stream:
             body, self._waiting = b"".join(self._waiting), []
             if body:
                 self._congested_since = loop.time()
-                before = self.taken() if self.is_patient() else 0
+                before = self.acknowledged_bytes() if self.is_patient() else 0
                 self._watch = loop.call_later(self._limits.outbound_s, self._check, before)
                 try:
                     async with asyncio.timeout(None) as self._patience:
@@ -162,7 +162,7 @@ class Stream:
 
     def _check(self, before: int) -> None:
         """Lose patience with a client that has not taken everything in time, unless it takes what it can."""
-        loop, now = asyncio.get_running_loop(), self.taken()
+        loop, now = asyncio.get_running_loop(), self.acknowledged_bytes()
         if self.ended is None and self.is_patient() and now > before:
             self._watch = loop.call_later(self._limits.outbound_s, self._check, now)
         elif self._patience is not None and not self._patience.expired():

@@ -66,7 +66,7 @@ class OpenSocket(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class WebSocketLimits:
     """Each is a setting of the same name."""
 
     head_bytes: int = Settings.head_bytes
@@ -86,7 +86,7 @@ class WebSocketEndpoint:
         sessions: SessionFactory,
         *,
         wheel: TimerWheel,
-        limits: Limits | None = None,
+        limits: WebSocketLimits | None = None,
         admission: Admission | None = None,
         on_lost: Callable[[str], None] = lambda address: None,
     ) -> None:
@@ -100,7 +100,7 @@ class WebSocketEndpoint:
         """
         self.sessions = sessions
         self.wheel = wheel
-        self.limits = limits or Limits()
+        self.limits = limits or WebSocketLimits()
         self.head = HeadLimits(self.limits.head_bytes, self.limits.head_headers)
         self.admission = admission or Admission(subprotocols=tuple(sessions.subprotocols))
         self.on_lost = on_lost

@@ -19,11 +19,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from realtime.timing.timer_wheel import Timer
+from realtime.transport.acknowledged import acknowledged_bytes, limit_unsent
 from realtime.transport.base import ClientSession, Framing
 from realtime.transport.flood import FloodMeter
 from realtime.transport.frames import TEXT
 from realtime.transport.peer import Peer
-from realtime.transport.taken import hold_little, taken
 from realtime.transport.websocket_endpoint import WebSocketEndpoint, sent_messages
 
 SLOW: Final = (3008, "slow")
@@ -50,6 +50,7 @@ class WebSocketFlow(asyncio.Protocol):
 
     __slots__ = (
         "__weakref__",
+        "_acknowledged",
         "_congested_since",
         "_deadline",
         "_endpoint",
@@ -62,7 +63,6 @@ class WebSocketFlow(asyncio.Protocol):
         "_pending",
         "_session",
         "_state",
-        "_taken",
         "_transport",
         "framing",
         "write",
@@ -80,7 +80,7 @@ class WebSocketFlow(asyncio.Protocol):
         self._session: ClientSession | None = None
         self._transport: Any = None  # asyncio.Transport; uvloop's is none of its subclasses
         self._congested_since: float | None = None
-        self._taken = 0  # by the peer, until then
+        self._acknowledged = 0  # `acknowledged_bytes` at that time
         self._pending = bytearray()  # received and not read: the beginning of a frame, or of the head
         self._needed = 0  # bytes that `_pending` has to have before it is worth another look
         self._flood: FloodMeter | None = None  # once something came that has a rate
@@ -101,7 +101,7 @@ class WebSocketFlow(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer does not take everything: look at the limits from now on."""
         self._congested_since = now = asyncio.get_running_loop().time()
-        self._taken = self.taken()
+        self._acknowledged = self.acknowledged_bytes()
         if self._state is WebSocketState.OPEN:
             self.write = self._write_checked
             if self._outbound_timer is None:
@@ -143,8 +143,8 @@ class WebSocketFlow(asyncio.Protocol):
             return
         now = asyncio.get_running_loop().time()
         if now - since >= self._endpoint.limits.outbound_s:
-            before, self._taken = self._taken, self.taken()
-            if self._session is None or not self._session.is_patient or self._taken <= before:
+            before, self._acknowledged = self._acknowledged, self.acknowledged_bytes()
+            if self._session is None or not self._session.is_patient or self._acknowledged <= before:
                 self._close_slow()
                 return
             self._congested_since = now  # it takes what it can
@@ -163,14 +163,14 @@ class WebSocketFlow(asyncio.Protocol):
         """Return how many bytes wait in this process."""
         return 0 if self._transport is None else int(self._transport.get_write_buffer_size())
 
-    def taken(self) -> int:
-        """Return how much the peer has taken so far, as `taken.taken` does."""
-        return 0 if self._transport is None else taken(self._transport)
+    def acknowledged_bytes(self) -> int:
+        """See `Transport.acknowledged_bytes`."""
+        return 0 if self._transport is None else acknowledged_bytes(self._transport)
 
-    def hold_little(self, wanted: bool) -> None:
-        """Have the kernel hold little of what the peer does not take, or no more so, as `taken.hold_little` does."""
+    def limit_unsent(self, is_limited: bool) -> None:
+        """See `Transport.limit_unsent`."""
         if self._transport is not None:
-            hold_little(self._transport, wanted)
+            limit_unsent(self._transport, is_limited)
 
     # Reading
 

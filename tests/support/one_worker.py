@@ -32,8 +32,7 @@ from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import WebSocketTransport
-from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
-from realtime.transport.websocket_endpoint import WebSocketEndpoint
+from realtime.transport.websocket_endpoint import WebSocketEndpoint, WebSocketLimits
 from tests.support.client import DEADLINE_S, ProtocolClient
 
 SECRET = "the secret of a worker in a test, of thirty-two bytes and more"

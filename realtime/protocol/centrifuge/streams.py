@@ -41,7 +41,7 @@ from realtime.transport.http import (
     read_body,
     respond_text,
 )
-from realtime.transport.stream import BARE, EVENTS, LINES, SLOW, Limits, Stream
+from realtime.transport.stream import BARE, EVENTS, LINES, SLOW, Stream, StreamLimits
 from sticky.handoff.journal import NO_MARK
 
 HTTP_STREAM: Final = "/connection/http_stream"
@@ -77,7 +77,7 @@ class StreamEndpoint:
         sessions: SessionFactory,
         *,
         deliver: Deliver,
-        limits: Limits | None = None,
+        limits: StreamLimits | None = None,
         allowed_origins: tuple[str, ...] = (),
     ) -> None:
         """
@@ -89,7 +89,7 @@ class StreamEndpoint:
         """
         self._sessions = sessions
         self._deliver = deliver
-        self._limits = limits or Limits()
+        self._limits = limits or StreamLimits()
         self._allowed_origins = allowed_origins
         self._open: dict[Stream, ClientSession] = {}
         self.slow = 0
@@ -161,7 +161,7 @@ class StreamEndpoint:
         self._open[stream] = session
         if (connection := connection_of(scope)) is not None:
             connection.expect_peer()
-            stream.taken, stream.hold_little = connection.taken, connection.hold_little
+            stream.acknowledged_bytes, stream.limit_unsent = connection.acknowledged_bytes, connection.limit_unsent
         stream.is_patient = lambda: session.is_patient
         stream.on_drained = session.drained
         stream.on_slow = lambda: self._end_slow(stream, session)

@@ -20,7 +20,7 @@ from realtime import App, Connection, Disconnect, Reject, codes
 from realtime.auth.tokens import sign
 from realtime.codes import DisconnectCode, ErrorCode, UnsubscribeCode
 from realtime.errors import BrokerUnavailable
-from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
+from realtime.transport.websocket_endpoint import WebSocketLimits
 from tests.support.aio import run_async
 from tests.support.client import Refused
 from tests.support.lagging_broker import LaggingBroker

@@ -19,7 +19,7 @@ from realtime.transport.frames import apply_mask
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import WebSocketTransport
-from realtime.transport.websocket_endpoint import Limits, WebSocketEndpoint
+from realtime.transport.websocket_endpoint import WebSocketEndpoint, WebSocketLimits
 from tests.support.one_worker import until
 
 HEAD = (
@@ -165,7 +165,11 @@ class Rig:
         self.wheel = TimerWheel(0.0)
         self.lost = 0
         self.endpoint = WebSocketEndpoint(
-            self.sessions, wheel=self.wheel, limits=Limits(**limits), admission=admission, on_lost=self._on_lost
+            self.sessions,
+            wheel=self.wheel,
+            limits=WebSocketLimits(**limits),
+            admission=admission,
+            on_lost=self._on_lost,
         )
         self._now_s = 0.0
         self._gone = asyncio.Event()
