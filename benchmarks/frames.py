@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from realtime.timing.timer_wheel import TimerWheel
-from realtime.transport.base import Handshake, Transport
+from realtime.transport.base import Handshake, NoParameters, Transport
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import WebSocketTransport
 from realtime.transport.websocket_endpoint import WebSocketEndpoint, WebSocketLimits
@@ -51,7 +51,7 @@ class _Session:
         assert code == 1006, (code, reason)
 
 
-class _Sessions:
+class _Sessions(NoParameters):
     subprotocols: Sequence[str] = ()
 
     def __call__(self, transport: Transport, handshake: Handshake, subprotocol: str | None) -> _Session:

@@ -37,8 +37,9 @@ from realtime.errors import BrokerUnavailable, RealtimeError
 from realtime.process.gateway import Gateway
 from realtime.process.router import Router
 from realtime.protocol.centrifuge import uni
+from realtime.protocol.centrifuge.endpoints import ENDPOINTS
 from realtime.protocol.centrifuge.server import Centrifuge
-from realtime.protocol.centrifuge.streams import ENDPOINTS, StreamEndpoint
+from realtime.protocol.centrifuge.streams import StreamEndpoint
 from realtime.protocol.centrifuge.wire import Wire, difference
 from realtime.rooms.hub import Hub
 from realtime.session.registry import Home, Registry
@@ -131,6 +132,7 @@ class Process:
                 settings.session_cookie,
                 settings.compression,
                 self.hosts,
+                self.protocol,
             ),
         )
         mailbox = Mailbox(broker, self.hub.private, worker_id)

@@ -5,7 +5,7 @@ Runs on the server's event loop, as the call of one ASGI connection, with a task
 server frames them, pings on its own, and knows of TCP. A client that does not take what is sent is closed as `slow`
 when too much waits for it, or when it takes nothing for too long. It speaks no wire protocol.
 
-What it does not have: pings by frames (`cf_ws_frame_ping_pong`), for ASGI cannot send them; such a client gets 403.
+What it does not have: pings by frames, for ASGI cannot send them; a client that asks for these gets 403.
 Limits of fragments and of control frames are the server's.
 """
 
@@ -18,8 +18,8 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from realtime.transport.asgi import Receive, Scope, Send
-from realtime.transport.base import ClientSession, Framing, Handshake, SessionFactory
-from realtime.transport.handshake import ONE_WAY, origin_matches
+from realtime.transport.base import ClientSession, Framing, Handshake, Parameters, SessionFactory
+from realtime.transport.handshake import origin_matches
 from realtime.transport.http import headers_of
 from realtime.transport.stream import BARE, LINES, SLOW, StreamLimits
 
@@ -58,7 +58,8 @@ class WebSocketOverASGI:
         await receive()  # websocket.connect
         headers = headers_of(scope)
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        problem = self._problem(headers, query)
+        parameters = self._sessions.read_parameters(scope["path"], query)
+        problem = self._problem(headers, parameters)
         if problem:
             logger.info("x %s: handshake refused: %s", (scope.get("client") or ("",))[0], problem)
             await send({"type": "websocket.close", "code": 1008})  # before the handshake: the server answers 403
@@ -66,21 +67,20 @@ class WebSocketOverASGI:
         offered = scope.get("subprotocols", ())
         chosen = next((each for each in self._sessions.subprotocols if each in offered), None)
         await send({"type": "websocket.accept", "subprotocol": chosen})
-        first = query.pop("cf_connect", "")  # it may have a token, which no handler is to see
-        handshake = _handshake(scope, headers, query)
+        handshake = _handshake(scope, headers, parameters)
         transport = ASGIWebSocket(self._limits)
         session = self._sessions(transport, handshake, chosen)
         transport.on_slow = lambda: session.end(*SLOW)
-        if handshake.is_one_way and first:
-            session.receive(first.encode())
+        if parameters.first is not None:
+            session.receive(parameters.first)
         await self._serve(transport, session, receive, send)
 
-    def _problem(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str:
+    def _problem(self, headers: Mapping[str, str], parameters: Parameters) -> str:
         """Return why a client is not let in; "" where it is."""
         origin = headers.get("origin") or None  # an empty one is none
         if origin is not None and not origin_matches(origin, headers.get("host"), self._allowed_origins):
             return f"origin {origin!r} is not allowed"
-        if query.get("cf_ws_frame_ping_pong") == "true":
+        if parameters.wants_ping_frames:
             return "ASGI cannot send ping frames"
         return ""
 
@@ -228,14 +228,14 @@ class ASGIWebSocket:
         return {"type": "websocket.send", "text": body.removesuffix(b"\n").decode(errors="replace")}
 
 
-def _handshake(scope: Scope, headers: Mapping[str, str], query: Mapping[str, str]) -> Handshake:
+def _handshake(scope: Scope, headers: Mapping[str, str], parameters: Parameters) -> Handshake:
     client = scope.get("client") or ("", 0)
     return Handshake(
         address=client[0],
         client_port=client[1] or 0,
         scheme=SCHEMES.get(scope.get("scheme", "ws"), "http"),
         path=scope["path"],
-        query=query,
+        query=parameters.query,
         headers=headers,
-        is_one_way=scope["path"].endswith(ONE_WAY),
+        is_one_way=parameters.is_one_way,
     )

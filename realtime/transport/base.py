@@ -114,7 +114,42 @@ class Handshake:
     mark: Mark = field(default=NO_MARK, repr=False, compare=False)  # of what is in flight on its connection
 
 
-class SessionFactory(Protocol):
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What a wire protocol has read out of the URL of a client's first request."""
+
+    query: Mapping[str, str]
+    """What is left of the query: the application's part."""
+    first: bytes | None = None
+    """The client's first message, where the URL itself brought it."""
+    is_one_way: bool = False
+    """The client only listens."""
+    wants_ping_frames: bool = False
+    """The client is to be pinged by frames of its WebSocket (RFC 6455, section 5.5.2)."""
+
+
+class ParameterReader(Protocol):
+    """The part of a wire protocol that reads a URL."""
+
+    def read_parameters(self, path: str, query: Mapping[str, str]) -> Parameters:
+        """
+        Return what the URL of a client's first request says. Never raises: a client may send any URL.
+
+        Args:
+            path: without the query, as the client sent it.
+            query: decoded.
+        """
+
+
+class NoParameters:
+    """A `ParameterReader` for a wire protocol whose clients say nothing by the URL."""
+
+    def read_parameters(self, path: str, query: Mapping[str, str]) -> Parameters:
+        """Leave the whole query to the application."""
+        return Parameters(query)
+
+
+class SessionFactory(ParameterReader, Protocol):
     """Makes the session of a connection whose handshake is done."""
 
     subprotocols: Sequence[str]

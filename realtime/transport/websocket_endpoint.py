@@ -95,14 +95,14 @@ class WebSocketEndpoint:
             sessions: makes the session of each connection.
             wheel: for deadlines; somebody turns it.
             limits: the settings' defaults unless given.
-            admission: which clients may connect; `sessions.subprotocols` and pages of the same host unless given.
+            admission: which clients may connect; unless given, pages of the same host, by the rules of `sessions`.
             on_lost: told of each connection's end, by its peer's address.
         """
         self.sessions = sessions
         self.wheel = wheel
         self.limits = limits or WebSocketLimits()
         self.head = HeadLimits(self.limits.head_bytes, self.limits.head_headers)
-        self.admission = admission or Admission(subprotocols=tuple(sessions.subprotocols))
+        self.admission = admission or Admission(subprotocols=tuple(sessions.subprotocols), parameters=sessions)
         self.on_lost = on_lost
         self.leave: Callable[[Key | None], None] = lambda key: None  # told of the key of each connection that ended
         self.connections: set[OpenSocket] = set()

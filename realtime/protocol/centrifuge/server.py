@@ -8,12 +8,12 @@ framing, which all of its sessions share. What a session does is in session/.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from realtime.auth.credentials import WrongCredentials
 from realtime.auth.tokens import Tokens
-from realtime.protocol.centrifuge import json, protobuf, uni
+from realtime.protocol.centrifuge import endpoints, json, protobuf, uni
 from realtime.protocol.centrifuge.codec import Codec
 from realtime.protocol.centrifuge.dialect import CentrifugeDialect
 from realtime.rooms.hub import Hub
@@ -25,7 +25,7 @@ from realtime.session.state import Limits, decode
 from realtime.tasks import BEGIN, Begin
 from realtime.timing.rate import Rate
 from realtime.timing.timer_wheel import TimerWheel
-from realtime.transport.base import Framing, Handshake, Transport
+from realtime.transport.base import Framing, Handshake, Parameters, Transport
 from sticky.handoff.journal import NO_MARK, Mark
 
 CODECS: Final[dict[str, Codec]] = {each.NAME: each for each in (json, protobuf, uni)}
@@ -75,6 +75,10 @@ class Centrifuge:
             begin,
         )
         self._dialects: dict[tuple[str, Framing], CentrifugeDialect] = {}
+
+    def read_parameters(self, path: str, query: Mapping[str, str]) -> Parameters:
+        """See `ParameterReader`."""
+        return endpoints.read_parameters(path, query)
 
     def __call__(self, transport: Transport, handshake: Handshake, subprotocol: str | None) -> Session:
         """Begin a session. It is closed as stale when no `connect` comes in time."""

@@ -20,15 +20,14 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import UNSET
 
-from realtime import codes
 from realtime.errors import BrokerUnavailable
-from realtime.protocol.base import Endpoints
 from realtime.protocol.centrifuge import protobuf
 from realtime.protocol.centrifuge.codec import BadFrame
+from realtime.protocol.centrifuge.endpoints import EMULATION, SSE, UNI_SSE
 from realtime.protocol.centrifuge.messages import EmulationRequest
 from realtime.surrogates import read_repaired
 from realtime.transport.asgi import Receive, Scope, Send
-from realtime.transport.base import ClientSession, Handshake, SessionFactory
+from realtime.transport.base import ClientSession, Handshake, Parameters, SessionFactory
 from realtime.transport.handshake import origin_matches
 from realtime.transport.http import (
     UNCACHED,
@@ -43,19 +42,6 @@ from realtime.transport.http import (
 )
 from realtime.transport.stream import BARE, EVENTS, LINES, SLOW, Stream, StreamLimits
 from sticky.handoff.journal import NO_MARK
-
-HTTP_STREAM: Final = "/connection/http_stream"
-SSE: Final = "/connection/sse"
-UNI_HTTP_STREAM: Final = "/connection/uni_http_stream"
-UNI_SSE: Final = "/connection/uni_sse"
-EMULATION: Final = "/emulation"
-WEBSOCKET: Final = "/connection/websocket"
-UNI_WEBSOCKET: Final = "/connection/uni_websocket"
-ENDPOINTS: Final = Endpoints(
-    websocket_paths=frozenset((WEBSOCKET, UNI_WEBSOCKET)),
-    http_paths=frozenset((HTTP_STREAM, SSE, UNI_HTTP_STREAM, UNI_SSE, EMULATION)),
-    shutdown=codes.SHUTDOWN,
-)
 
 OCTETS: Final = "application/octet-stream"
 ESCAPED: Final = 3  # times as long as it is, a message can be within JSON: `\u00e9` for two bytes of UTF-8
@@ -142,17 +128,16 @@ class StreamEndpoint:
     ) -> None:
         path = scope["path"]
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        is_sse, is_one_way = path in (SSE, UNI_SSE), path in (UNI_SSE, UNI_HTTP_STREAM)
-        asked = query.pop("cf_connect", "")  # it may have a token, so it is kept nowhere
-        if is_sse and not body:
-            body = asked.encode()
-        if not body and not is_one_way:
+        parameters = self._sessions.read_parameters(path, query)
+        is_sse = path in (SSE, UNI_SSE)
+        body = body or parameters.first or b""
+        if not body and not parameters.is_one_way:
             await respond_text(send, 400, b"The first message, `connect`, is missing.\n", cors)
             return
         is_binary = not is_sse and _kind(headers) == OCTETS
         stream = Stream(EVENTS if is_sse else LINES, BARE, self._limits)
         kind = b"text/event-stream; charset=utf-8" if is_sse else b"application/octet-stream"
-        handshake = _handshake(scope, headers, query, is_one_way=is_one_way)
+        handshake = _handshake(scope, headers, parameters)
         fields = [(b"content-type", kind), *UNCACHED, *cors]
         await begin_response(send, 200, fields)
         if is_sse:
@@ -234,7 +219,7 @@ def _cors(origin: str | None, headers: Mapping[str, str]) -> list[tuple[bytes, b
     return [*fields, (b"access-control-allow-headers", asked.encode("latin-1"))] if asked else fields
 
 
-def _handshake(scope: Scope, headers: Mapping[str, str], query: Mapping[str, str], *, is_one_way: bool) -> Handshake:
+def _handshake(scope: Scope, headers: Mapping[str, str], parameters: Parameters) -> Handshake:
     client = scope.get("client") or ("", 0)
     place: dict[str, Any] = scope.get("state", {}).get("realtime", {})
     return Handshake(
@@ -242,11 +227,11 @@ def _handshake(scope: Scope, headers: Mapping[str, str], query: Mapping[str, str
         client_port=client[1],
         scheme=scope.get("scheme", "http"),
         path=scope["path"],
-        query=query,
+        query=parameters.query,
         headers=headers,
         sticky_id=place.get("session"),
         transport=scope["path"].rpartition("/")[2],
-        is_one_way=is_one_way,
-        is_emulated=not is_one_way,
+        is_one_way=parameters.is_one_way,
+        is_emulated=not parameters.is_one_way,
         mark=getattr(connection_of(scope), "mark", NO_MARK),
     )

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from realtime.timing.timer_wheel import TimerWheel
-from realtime.transport.base import Handshake, Transport
+from realtime.transport.base import Handshake, Parameters, Transport
 from realtime.transport.frames import apply_mask
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
@@ -104,6 +104,9 @@ class Sessions:
         self.subprotocols = ("first", "second")
         self.prepare = prepare
         self.all: list[Session] = []
+
+    def read_parameters(self, path: str, query: Mapping[str, str]) -> Parameters:
+        return Parameters(query)
 
     def __call__(self, transport: Transport, handshake: Handshake, subprotocol: str | None) -> Session:
         session = Session(transport, handshake, subprotocol)
