@@ -57,6 +57,13 @@ class TestResponse:
         return msgspec.json.decode(self.body)
 
 
+class _Health:
+    """A `HealthSource` of a process that serves tests: it is always well."""
+
+    def health(self) -> dict[str, Any]:
+        return {"status": "ok"}
+
+
 class TestHttp:
     """What an application mounts, in this process. Use it as an asynchronous context manager, inside a `TestServer`."""
 
@@ -76,7 +83,7 @@ class TestHttp:
         )  # without keys it answers nothing
         self._router = Router(
             self._app,
-            health=lambda: {"status": "ok"},
+            health=_Health(),
             websocket_paths=(),
             stream_paths=(),
             streams=_no_streams,

@@ -23,6 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.cli realtime.testing realtime.testing_http realtime.asgi",
         "realtime.loadtest",
         "realtime.worker",
+        "realtime.parts",
         "realtime.process",
         "realtime.api",
         "realtime.application",
@@ -174,7 +175,7 @@ def test_the_folders_of_sticky_import_downwards_only() -> None:
 
 def test_only_what_joins_the_parts_of_a_process_knows_a_wire_protocol() -> None:
     folder = "realtime.protocol.centrifuge"
-    allowed = {"realtime.worker", "realtime.asgi.server", "realtime.testing", "realtime.testing_http"}
+    allowed = {"realtime.parts", "realtime.testing", "realtime.testing_http"}
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {target}"
         for name, path in modules("realtime")

@@ -68,12 +68,10 @@ class WebSocketOverASGI:
         chosen = next((each for each in self._sessions.subprotocols if each in offered), None)
         await send({"type": "websocket.accept", "subprotocol": chosen})
         handshake = _handshake(scope, headers, parameters)
-        transport = ASGIWebSocket(self._limits)
-        session = self._sessions(transport, handshake, chosen)
-        transport.on_slow = lambda: session.end(*SLOW)
+        transport = ASGIWebSocket(self._sessions, handshake, chosen, self._limits)
         if parameters.first is not None:
-            session.receive(parameters.first)
-        await self._serve(transport, session, receive, send)
+            transport.session.receive(parameters.first)
+        await self._serve(transport, receive, send)
 
     def _problem(self, headers: Mapping[str, str], parameters: Parameters) -> str:
         """Return why a client is not let in; "" where it is."""
@@ -84,10 +82,10 @@ class WebSocketOverASGI:
             return "ASGI cannot send ping frames"
         return ""
 
-    async def _serve(self, transport: ASGIWebSocket, session: ClientSession, receive: Receive, send: Send) -> None:
+    async def _serve(self, transport: ASGIWebSocket, receive: Receive, send: Send) -> None:
         """Read and write until one of both ends. It always ends with `connection_lost`, also when it is cancelled."""
-        reading = asyncio.ensure_future(self._read(transport, session, receive))
-        writing = asyncio.ensure_future(transport.pump(send, session))
+        reading = asyncio.ensure_future(self._read(transport, receive))
+        writing = asyncio.ensure_future(transport.pump(send))
         try:
             await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -95,9 +93,10 @@ class WebSocketOverASGI:
                 task.cancel()
             await asyncio.gather(reading, writing, return_exceptions=True)
             transport.close(*ABNORMAL)
-            session.connection_lost(*(transport.ended or ABNORMAL))
+            assert transport.ended is not None, "a transport that was closed knows how"
+            transport.session.connection_lost(*transport.ended)
 
-    async def _read(self, transport: ASGIWebSocket, session: ClientSession, receive: Receive) -> None:
+    async def _read(self, transport: ASGIWebSocket, receive: Receive) -> None:
         """Bring messages to the session until the client is gone."""
         while True:
             await transport.may_read.wait()
@@ -112,7 +111,7 @@ class WebSocketOverASGI:
             if size > self._limits.message_bytes:
                 transport.close(*TOO_BIG)
             else:
-                session.receive(text if text is not None else data or b"")
+                transport.session.receive(text if text is not None else data or b"")
 
 
 class ASGIWebSocket:
@@ -126,13 +125,20 @@ class ASGIWebSocket:
 
     has_close_frame = True
 
-    def __init__(self, limits: StreamLimits) -> None:
+    def __init__(
+        self, sessions: SessionFactory, handshake: Handshake, subprotocol: str | None, limits: StreamLimits
+    ) -> None:
+        """
+        Args:
+            sessions: makes its session, which is the last thing that happens here.
+            handshake: what is known of the client.
+            subprotocol: what was agreed on.
+            limits: of what may wait for the client.
+        """
         self.framing: Framing = LINES
         self.ended: tuple[int, str] | None = None  # how, once it is known
         self.may_read = asyncio.Event()
         self.may_read.set()
-        self.on_slow: Any = lambda: self.close(*SLOW)
-        """Called once too much waits for the client."""
         self._limits = limits
         self._is_binary = False
         self._is_full = False
@@ -141,6 +147,7 @@ class ASGIWebSocket:
         self._accepted = 0
         self._wake = asyncio.Event()
         self._congested_since: float | None = None
+        self.session: Final[ClientSession] = sessions(self, handshake, subprotocol)
 
     def choose_framing(self, *, binary: bool) -> None:
         """See `Transport`. Lines are text; what is binary says itself how long it is."""
@@ -163,7 +170,7 @@ class ASGIWebSocket:
     def _end_slow(self) -> None:
         self._is_full = False  # there is room for a goodbye
         if self.ended is None:
-            self.on_slow()
+            self.session.end(*SLOW)
 
     def close(self, code: int, reason: str) -> None:
         """See `Transport`."""
@@ -194,7 +201,7 @@ class ASGIWebSocket:
     def limit_unsent(self, is_limited: bool) -> None:
         """See `Transport`. The kernel's buffers are the server's."""
 
-    async def pump(self, send: Send, session: ClientSession) -> None:
+    async def pump(self, send: Send) -> None:
         """Write what waits until the connection ends; then say goodbye."""
         loop = asyncio.get_running_loop()
         while True:
@@ -207,13 +214,13 @@ class ASGIWebSocket:
                     async with asyncio.timeout(self._limits.outbound_s):
                         await send(self._message(body))
                 except TimeoutError:
-                    session.end(*SLOW)
+                    self.session.end(*SLOW)
                     return
                 finally:
                     self._congested_since = None
                 self._size = max(0, self._size - len(body))
                 self._accepted += len(body)
-                session.drained()
+                self.session.drained()
             if self.ended is not None and not self._waiting:
                 code, reason = self.ended
                 told = reason.encode()[:REASON_BYTES].decode(errors="ignore")

@@ -8,9 +8,9 @@ prefix. It keeps nothing about a client.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -35,6 +35,13 @@ WELCOME: Final = b"""<!doctype html><meta charset="utf-8"><title>realtime</title
 """
 
 
+class HealthSource(Protocol):
+    """What knows how this process is."""
+
+    def health(self) -> dict[str, Any]:
+        """Return what `GET /health` answers, as plain data. The status is 200, whatever it says."""
+
+
 class Router:
     """The ASGI application of a worker."""
 
@@ -42,7 +49,7 @@ class Router:
         self,
         app: App,
         *,
-        health: Callable[[], dict[str, Any]],
+        health: HealthSource,
         websocket_paths: Collection[str],
         stream_paths: Collection[str],
         streams: ASGIApp,
@@ -103,7 +110,7 @@ class Router:
     async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what is built in."""
         if path == "/health":
-            body = msgspec.json.encode(self._health())
+            body = msgspec.json.encode(self._health.health())
             await _answer(scope, send, 200, body, JSON, [(b"cache-control", b"no-store")])
         elif path in CLIENT_FILES:
             if self._client is None:

@@ -51,6 +51,19 @@ class HostedLimits:
     pong_s: float = Settings.pong_s
     hosted_message_bytes: int = HOSTED_MESSAGE_BYTES
 
+    @classmethod
+    def from_settings(cls, settings: Settings) -> HostedLimits:
+        """Return the limits that are set."""
+        return cls(
+            head=HeadLimits(settings.head_bytes, settings.head_headers),
+            handshake_s=settings.handshake_s,
+            keep_alive_s=settings.keep_alive_s,
+            outbound_s=settings.outbound_s,
+            ping_s=settings.ping_s,
+            pong_s=settings.pong_s,
+            hosted_message_bytes=settings.hosted_message_bytes_or_default,
+        )
+
 
 class HeadTooLong(Exception):
     """Raised in a parser's callback, where it ends the reading."""

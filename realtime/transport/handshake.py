@@ -23,7 +23,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from realtime.settings import Settings
-from realtime.transport.base import Handshake, NoParameters, ParameterReader, Parameters
+from realtime.transport.base import Handshake, NoParameters, ParameterReader, Parameters, SessionFactory
 from realtime.transport.deflate import OFFERS, inflating
 from realtime.transport.frames import PING
 from realtime.transport.hosts import ANY_HOST, Hosts
@@ -52,6 +52,25 @@ class Admission:
     """For which hosts."""
     parameters: ParameterReader = field(default_factory=NoParameters)
     """Reads what clients say by the URL: the wire protocol."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings, sessions: SessionFactory, hosts: Hosts) -> Admission:
+        """
+        Return the admission that is set.
+
+        Args:
+            settings: of the server.
+            sessions: the wire protocol, which has the subprotocols and reads the URLs.
+            hosts: for which requests are served; shared with hosted requests, because it counts.
+        """
+        return cls(
+            settings.allowed_origins,
+            tuple(sessions.subprotocols),
+            settings.session_cookie,
+            settings.compression,
+            hosts,
+            sessions,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,8 +80,7 @@ class Hosted(Guarded):
         super().connection_lost(exc)
         self.mark.end()
         if not self._handed_on:
-            self._host.keys.leave(self._peer.key)
-            self._host.on_lost(self._peer.peer_address)
+            self._host.owner.ended(self._peer)
 
     def cut(self) -> None:
         """Close now; what was not sent is lost."""
@@ -272,7 +271,7 @@ class Hosted(Guarded):
         if self.transport.is_closing():
             return
         sock = self.transport.get_extra_info("socket")
-        if not self.transport.get_write_buffer_size() and self._host.give_back(
+        if not self.transport.get_write_buffer_size() and self._host.worker.give_back(
             sock.fileno(), self._peer.peer_address, self._port, received
         ):
             self._host.given_back += 1

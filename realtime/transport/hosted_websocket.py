@@ -179,5 +179,4 @@ class HostedWebSocket(PacedWebSocket):
         self._patience.end()
         self._forget_deadline()
         super().connection_lost(exc)
-        self._host.keys.leave(self._peer.key)
-        self._host.on_lost(self._peer.peer_address)
+        self._host.owner.ended(self._peer)

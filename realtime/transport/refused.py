@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
-from collections.abc import Callable
 from typing import Any, Final
 
 from websockets.frames import Close, CloseCode, Frame, Opcode
 
+from realtime.transport.adopted import ConnectionOwner
 from realtime.transport.handshake import Accepted, Admission, refusal, shake_hands
 from realtime.transport.peer import Peer
 
@@ -36,13 +36,21 @@ class RefusedConnection(asyncio.Protocol):
     """Reads one head, answers it, and ends."""
 
     def __init__(
-        self, peer: Peer, received: bytes, admission: Admission, *, head_bytes: int, on_lost: Callable[[str], None]
+        self, peer: Peer, received: bytes, admission: Admission, *, head_bytes: int, owner: ConnectionOwner
     ) -> None:
+        """
+        Args:
+            peer: the client.
+            received: bytes that were taken from the descriptor already.
+            admission: by which a handshake is answered.
+            head_bytes: the most that is read.
+            owner: hears of the end.
+        """
         self._peer = peer
         self._received = bytearray(received)
         self._admission = admission
         self._head_bytes = head_bytes
-        self._on_lost = on_lost
+        self._owner = owner
         self._is_answered = False
         self._transport: Any = None  # asyncio.Transport; uvloop's is none of its subclasses
         self._deadline: asyncio.TimerHandle | None = None
@@ -78,4 +86,4 @@ class RefusedConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        self._on_lost(self._peer.peer_address)
+        self._owner.ended(self._peer)

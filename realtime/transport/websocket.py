@@ -145,8 +145,7 @@ class WebSocketTransport(WebSocketFlow):
         self._pending.clear()
         endpoint = self._endpoint
         endpoint.connections.discard(self)
-        endpoint.leave(self._peer.key)
-        endpoint.on_lost(self._peer.peer_address)
+        endpoint.owner.ended(self._peer)
 
     # Opening
 

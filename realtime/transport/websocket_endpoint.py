@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel
+from realtime.transport.adopted import ConnectionOwner, NoOwner
 from realtime.transport.base import SessionFactory
 from realtime.transport.flood import FloodLimits
 from realtime.transport.frames import TEXT_WHOLE
 from realtime.transport.handshake import Admission
 from sticky.heads.first_bytes import HeadLimits
-from sticky.keys.hashing import Key
 
 SHOWN: Final = 500  # characters of a message in the log
 
@@ -77,6 +77,21 @@ class WebSocketLimits:
     outbound_s: float = Settings.outbound_s
     flood: FloodLimits = field(default_factory=FloodLimits)
 
+    @classmethod
+    def from_settings(cls, settings: Settings) -> WebSocketLimits:
+        """Return the limits that are set."""
+        return cls(
+            head_bytes=settings.head_bytes,
+            head_headers=settings.head_headers,
+            handshake_s=settings.handshake_s,
+            message_bytes=settings.message_bytes,
+            outbound_bytes=settings.outbound_bytes,
+            outbound_s=settings.outbound_s,
+            flood=FloodLimits(
+                settings.control_frames_per_second, settings.fragments_per_second, settings.segments_per_second
+            ),
+        )
+
 
 class WebSocketEndpoint:
     """What all WebSockets of a worker share."""
@@ -88,7 +103,7 @@ class WebSocketEndpoint:
         wheel: TimerWheel,
         limits: WebSocketLimits | None = None,
         admission: Admission | None = None,
-        on_lost: Callable[[str], None] = lambda address: None,
+        owner: ConnectionOwner | None = None,
     ) -> None:
         """
         Args:
@@ -96,15 +111,14 @@ class WebSocketEndpoint:
             wheel: for deadlines; somebody turns it.
             limits: the settings' defaults unless given.
             admission: which clients may connect; unless given, pages of the same host, by the rules of `sessions`.
-            on_lost: told of each connection's end, by its peer's address.
+            owner: hears of each connection's end, where the connections are somebody's.
         """
         self.sessions = sessions
         self.wheel = wheel
         self.limits = limits or WebSocketLimits()
         self.head = HeadLimits(self.limits.head_bytes, self.limits.head_headers)
         self.admission = admission or Admission(subprotocols=tuple(sessions.subprotocols), parameters=sessions)
-        self.on_lost = on_lost
-        self.leave: Callable[[Key | None], None] = lambda key: None  # told of the key of each connection that ended
+        self.owner = owner or NoOwner()
         self.connections: set[OpenSocket] = set()
         self.logs_messages = logger.isEnabledFor(logging.DEBUG)  # what is sent and received
         self.opened = 0

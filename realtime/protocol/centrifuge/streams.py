@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -26,8 +26,8 @@ from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.endpoints import EMULATION, SSE, UNI_SSE
 from realtime.protocol.centrifuge.messages import EmulationRequest
 from realtime.surrogates import read_repaired
-from realtime.transport.asgi import Receive, Scope, Send
-from realtime.transport.base import ClientSession, Handshake, Parameters, SessionFactory
+from realtime.transport.asgi import Receive, RequestConnection, Scope, Send
+from realtime.transport.base import ClientSession, Framing, Handshake, Parameters, SessionFactory
 from realtime.transport.handshake import origin_matches
 from realtime.transport.http import (
     UNCACHED,
@@ -46,13 +46,73 @@ from sticky.handoff.journal import NO_MARK
 OCTETS: Final = "application/octet-stream"
 ESCAPED: Final = 3  # times as long as it is, a message can be within JSON: `\u00e9` for two bytes of UTF-8
 ENVELOPE_MAX: Final = 4096  # bytes of what is around it
+ABNORMAL: Final = (1006, "")  # the connection was lost (RFC 6455, section 7.4.1)
 MAX_AGE_S: Final = 300  # of what a browser knows from OPTIONS
 
 _emulation: Final = msgspec.json.Decoder(EmulationRequest).decode
 logger = logging.getLogger("realtime.stream")
 
-Deliver = Callable[[str, str, bytes], Awaitable[bool]]
-"""Brings what a client sent to the process of that name and the session of that id; says whether there is one."""
+
+class InputDelivery(Protocol):
+    """Brings what clients send beside their streams to their sessions: the cluster bus."""
+
+    async def deliver(self, worker: str, session: str, data: bytes) -> bool:
+        """
+        Bring input to the session with this stream id. Return whether there is one.
+
+        Raises:
+            BrokerUnavailable: the session is served by another worker, which cannot be reached now.
+        """
+
+
+class SessionStream(Stream):
+    """The stream of one session. The session is made with it, and ends with it."""
+
+    def __init__(
+        self,
+        endpoint: StreamEndpoint,
+        handshake: Handshake,
+        *,
+        subprotocol: str | None,
+        text: Framing,
+        connection: RequestConnection | None,
+    ) -> None:
+        """
+        Args:
+            endpoint: counts it, and has its limits.
+            handshake: what is known of the client.
+            subprotocol: chooses the encoding.
+            text: the framing of encodings that are text.
+            connection: what brought the request; None where an ASGI server keeps it to itself.
+        """
+        super().__init__(text, BARE, endpoint.limits)
+        self._endpoint = endpoint
+        self._connection = connection
+        self.session: Final[ClientSession] = endpoint.sessions(self, handshake, subprotocol)
+
+    @property
+    def is_patient(self) -> bool:
+        """See `ClientSession`."""
+        return self.session.is_patient
+
+    def on_drained(self) -> None:
+        """Let the session know."""
+        self.session.drained()
+
+    def on_slow(self) -> None:
+        """Count and log the slow client, and end its session."""
+        self._endpoint.slow += 1
+        logger.warning("x %s: slow: %d bytes wait for it", self.session.who, self.buffered())
+        self.session.end(*SLOW)
+
+    def acknowledged_bytes(self) -> int:
+        """See `Transport`."""
+        return 0 if self._connection is None else self._connection.acknowledged_bytes()
+
+    def limit_unsent(self, is_limited: bool) -> None:
+        """See `Transport`."""
+        if self._connection is not None:
+            self._connection.limit_unsent(is_limited)
 
 
 class StreamEndpoint:
@@ -62,29 +122,29 @@ class StreamEndpoint:
         self,
         sessions: SessionFactory,
         *,
-        deliver: Deliver,
+        delivery: InputDelivery,
         limits: StreamLimits | None = None,
         allowed_origins: tuple[str, ...] = (),
     ) -> None:
         """
         Args:
             sessions: makes the session of each stream.
-            deliver: takes what clients send beside their streams.
+            delivery: takes what clients send beside their streams.
             limits: the settings' defaults unless given.
             allowed_origins: as for WebSockets.
         """
-        self._sessions = sessions
-        self._deliver = deliver
-        self._limits = limits or StreamLimits()
+        self.sessions = sessions
+        self.limits = limits or StreamLimits()
+        self._delivery = delivery
         self._allowed_origins = allowed_origins
-        self._open: dict[Stream, ClientSession] = {}
+        self._open: set[SessionStream] = set()
         self.slow = 0
         self.too_big = 0
 
     @property
     def open(self) -> list[ClientSession]:
         """The sessions whose streams are not ending."""
-        return [session for stream, session in self._open.items() if stream.ended is None]
+        return [stream.session for stream in self._open if stream.ended is None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request to one of `ENDPOINTS.http_paths`."""
@@ -103,7 +163,7 @@ class StreamEndpoint:
         if method not in ("GET", "POST") or (method == "GET" and path not in (SSE, UNI_SSE)):
             await respond_text(send, 405, b"POST.\n", [*cors, (b"allow", b"POST, OPTIONS")])
             return
-        most = self._limits.message_bytes
+        most = self.limits.message_bytes
         if path == EMULATION:  # where a message is a text within a text
             most = ESCAPED * most + ENVELOPE_MAX
         body = await read_body(receive, most) if method == "POST" else b""
@@ -114,7 +174,7 @@ class StreamEndpoint:
         if status == 413 or body is None:
             self.too_big += 1
             client = (scope.get("client") or ("",))[0]
-            logger.warning("x %s: a message of more than %d bytes", client, self._limits.message_bytes)
+            logger.warning("x %s: a message of more than %d bytes", client, self.limits.message_bytes)
             await respond_text(send, 413, b"The message is too large.\n", cors)
         elif path == EMULATION:
             await respond_text(send, status, b"", cors)
@@ -128,52 +188,61 @@ class StreamEndpoint:
     ) -> None:
         path = scope["path"]
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        parameters = self._sessions.read_parameters(path, query)
+        parameters = self.sessions.read_parameters(path, query)
         is_sse = path in (SSE, UNI_SSE)
         body = body or parameters.first or b""
         if not body and not parameters.is_one_way:
             await respond_text(send, 400, b"The first message, `connect`, is missing.\n", cors)
             return
         is_binary = not is_sse and _kind(headers) == OCTETS
-        stream = Stream(EVENTS if is_sse else LINES, BARE, self._limits)
         kind = b"text/event-stream; charset=utf-8" if is_sse else b"application/octet-stream"
         handshake = _handshake(scope, headers, parameters)
         fields = [(b"content-type", kind), *UNCACHED, *cors]
         await begin_response(send, 200, fields)
         if is_sse:
             await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
-        session = self._sessions(stream, handshake, "centrifuge-protobuf" if is_binary else None)
-        self._open[stream] = session
-        if (connection := connection_of(scope)) is not None:
+        connection = connection_of(scope)
+        stream = SessionStream(
+            self,
+            handshake,
+            subprotocol="centrifuge-protobuf" if is_binary else None,
+            text=EVENTS if is_sse else LINES,
+            connection=connection,
+        )
+        if connection is not None:
             connection.expect_peer()
-            stream.acknowledged_bytes, stream.limit_unsent = connection.acknowledged_bytes, connection.limit_unsent
-        stream.is_patient = lambda: session.is_patient
-        stream.on_drained = session.drained
-        stream.on_slow = lambda: self._end_slow(stream, session)
-        left = asyncio.ensure_future(gone(receive))
-        pumping = asyncio.ensure_future(stream.pump(send))
-        try:
-            session.receive(body)
-            await asyncio.wait((left, pumping), return_when=asyncio.FIRST_COMPLETED)
-            takes_nothing = pumping.done() and isinstance(pumping.exception(), TimeoutError)
-            if takes_nothing and stream.ended != SLOW:
-                self._end_slow(stream, session)
-        finally:
-            for task in (left, pumping):
-                task.cancel()
-            await asyncio.gather(left, pumping, return_exceptions=True)
-            del self._open[stream]
-            stream.close(1006, "")
-            session.connection_lost(*(stream.ended or (1006, "")))
+        takes_nothing = await self._run(stream, body, receive, send)
         if takes_nothing:
             cut(scope)
         else:
             await send({"type": "http.response.body", "body": b""})
 
-    def _end_slow(self, stream: Stream, session: ClientSession) -> None:
-        self.slow += 1
-        logger.warning("x %s: slow: %d bytes wait for it", session.who, stream.buffered())
-        session.end(*SLOW)
+    async def _run(self, stream: SessionStream, first: bytes, receive: Receive, send: Send) -> bool:
+        """
+        Serve a stream until it ends, its client leaves, or the request is cancelled. The session ends in every case.
+
+        Returns:
+            Whether the client takes nothing any more: then what is still to be sent would never leave.
+        """
+        session = stream.session
+        self._open.add(stream)
+        left = asyncio.ensure_future(gone(receive))
+        pumping = asyncio.ensure_future(stream.pump(send))
+        try:
+            session.receive(first)
+            await asyncio.wait((left, pumping), return_when=asyncio.FIRST_COMPLETED)
+            takes_nothing = pumping.done() and isinstance(pumping.exception(), TimeoutError)
+            if takes_nothing and stream.ended != SLOW:
+                stream.on_slow()
+        finally:
+            for task in (left, pumping):
+                task.cancel()
+            await asyncio.gather(left, pumping, return_exceptions=True)
+            self._open.discard(stream)
+            stream.close(*ABNORMAL)
+            assert stream.ended is not None, "a stream that was closed knows how"
+            session.connection_lost(*stream.ended)
+        return takes_nothing
 
     def statistics(self) -> dict[str, int]:
         """Count the streams now, and what happened to those before."""
@@ -191,13 +260,13 @@ class StreamEndpoint:
                 request = read_repaired(_emulation, body)
                 data = b"" if request.data is UNSET else msgspec.json.decode(request.data, type=str).encode()
         except (BadFrame, msgspec.MsgspecError, UnicodeError, RecursionError):
-            return 400 if len(body) <= self._limits.message_bytes else 413
+            return 400 if len(body) <= self.limits.message_bytes else 413
         if not request.node or not request.session or not data:
             return 400
-        if len(data) > self._limits.message_bytes:
+        if len(data) > self.limits.message_bytes:
             return 413
         try:
-            return 204 if await self._deliver(request.node, request.session, data) else 404
+            return 204 if await self._delivery.deliver(request.node, request.session, data) else 404
         except BrokerUnavailable as error:
             logger.warning("! what a client sent is not delivered: %s", error)
             return 503

@@ -172,12 +172,12 @@ class Rig:
             wheel=self.wheel,
             limits=WebSocketLimits(**limits),
             admission=admission,
-            on_lost=self._on_lost,
+            owner=self,
         )
         self._now_s = 0.0
         self._gone = asyncio.Event()
 
-    def _on_lost(self, address: str) -> None:
+    def ended(self, peer: Peer) -> None:
         self.lost += 1
         self._gone.set()
 
