@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from realtime.timing.timer_wheel import TimerWheel
@@ -36,7 +36,7 @@ KINDS: Final = {
 
 
 class _Session:
-    who = "somebody"
+    log_fields: Mapping[str, Any] = {}
     is_patient = False
 
     def receive(self, message: bytes | str) -> None: ...

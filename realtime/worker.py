@@ -33,6 +33,7 @@ from realtime.application.loader import load_target
 from realtime.broker.base import WorkerId
 from realtime.broker.factory import make_broker
 from realtime.errors import BrokerUnavailable, RealtimeError
+from realtime.log_lines import log
 from realtime.parts import Parts
 from realtime.process.gateway import Gateway
 from realtime.session.registry import Home
@@ -130,7 +131,7 @@ class Process:
         """
         assert not self._is_draining, "a worker drains once"
         self._is_draining = True
-        logger.info("= draining, within %g s", deadline_s)
+        log(logger, logging.DEBUG, "= draining", within_s=deadline_s)  # the primary has said so, at level info
         await self.gateway.drain(deadline_s)
         await self._side_tasks.close(REAP_S)
         await self._parts.close()
@@ -148,7 +149,8 @@ class Process:
         try:
             await self._parts.hub.broker.reap(worker)
         except BrokerUnavailable as error:
-            logger.warning("! members of worker %s stay until its lease ends: %s", worker, error)
+            # They stay until the worker's lease ends, and any worker removes them then.
+            log(logger, logging.WARNING, "members not removed", worker=worker, reason=error)
 
     def health(self) -> dict[str, Any]:
         """

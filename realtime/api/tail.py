@@ -16,10 +16,12 @@ from urllib.parse import parse_qs
 from realtime import codes
 from realtime.broker.base import ClientInfo, Room
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 from realtime.rooms.fanout import Wire
 from realtime.rooms.hub import Hub
 from realtime.rooms.pending import Insufficient
 from realtime.transport.asgi import Receive, Scope, Send
+from realtime.transport.client_log import SLOW_CLIENT
 from realtime.transport.http import UNCACHED, begin_response, connection_of, cut, gone, respond_text
 from realtime.transport.stream import EVENTS, SLOW, Stream, StreamLimits
 
@@ -68,9 +70,8 @@ async def tail(hub: Hub, encoder: Wire, scope: Scope, receive: Receive, send: Se
         await asyncio.wait((left, pumping), return_when=asyncio.FIRST_COMPLETED)
         takes_nothing = pumping.done() and isinstance(pumping.exception(), TimeoutError)
         if takes_nothing or follower.transport.ended == SLOW:
-            logger.warning(
-                "x %s of %s: slow: %d bytes wait for it", follower.connection_id, room, follower.transport.buffered()
-            )
+            size, name = follower.transport.buffered(), follower.connection_id
+            log(logger, logging.WARNING, SLOW_CLIENT, connection=name, room=room, waiting_bytes=size)
     finally:
         for task in (left, pumping):
             task.cancel()

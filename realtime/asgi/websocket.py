@@ -17,11 +17,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from realtime.log_lines import log
 from realtime.transport.asgi import Receive, Scope, Send
 from realtime.transport.base import ClientSession, Framing, Handshake, Parameters, SessionFactory
+from realtime.transport.client_log import HANDSHAKE_REFUSED, SLOW_CLIENT, log_received, log_sent
 from realtime.transport.handshake import origin_matches
 from realtime.transport.http import headers_of
-from realtime.transport.stream import BARE, LINES, SLOW, StreamLimits
+from realtime.transport.stream import BARE, LINES, SLOW, StreamLimits, messages_in
 
 ABNORMAL: Final = (1006, "")
 TOO_BIG: Final = (1009, "message too big")  # RFC 6455, section 7.4.1
@@ -61,7 +63,8 @@ class WebSocketOverASGI:
         parameters = self._sessions.read_parameters(scope["path"], query)
         problem = self._problem(headers, parameters)
         if problem:
-            logger.info("x %s: handshake refused: %s", (scope.get("client") or ("",))[0], problem)
+            address = (scope.get("client") or (None,))[0]
+            log(logger, logging.INFO, HANDSHAKE_REFUSED, address=address, reason=problem)
             await send({"type": "websocket.close", "code": 1008})  # before the handshake: the server answers 403
             return
         offered = scope.get("subprotocols", ())
@@ -70,7 +73,7 @@ class WebSocketOverASGI:
         handshake = _handshake(scope, headers, parameters)
         transport = ASGIWebSocket(self._sessions, handshake, chosen, self._limits)
         if parameters.first is not None:
-            transport.session.receive(parameters.first)
+            transport.receive(parameters.first.decode(errors="replace"))
         await self._serve(transport, receive, send)
 
     def _problem(self, headers: Mapping[str, str], parameters: Parameters) -> str:
@@ -111,7 +114,7 @@ class WebSocketOverASGI:
             if size > self._limits.message_bytes:
                 transport.close(*TOO_BIG)
             else:
-                transport.session.receive(text if text is not None else data or b"")
+                transport.receive(text if text is not None else data or b"")
 
 
 class ASGIWebSocket:
@@ -140,6 +143,7 @@ class ASGIWebSocket:
         self.may_read = asyncio.Event()
         self.may_read.set()
         self._limits = limits
+        self._logs_messages = logger.isEnabledFor(logging.DEBUG)
         self._is_binary = False
         self._is_full = False
         self._waiting: list[bytes] = []
@@ -148,6 +152,12 @@ class ASGIWebSocket:
         self._wake = asyncio.Event()
         self._congested_since: float | None = None
         self.session: Final[ClientSession] = sessions(self, handshake, subprotocol)
+
+    def receive(self, message: bytes | str) -> None:
+        """Hand one whole message of the client to its session."""
+        if self._logs_messages:
+            log_received(logger, self.session.log_fields, message)
+        self.session.receive(message)
 
     def choose_framing(self, *, binary: bool) -> None:
         """See `Transport`. Lines are text; what is binary says itself how long it is."""
@@ -158,6 +168,8 @@ class ASGIWebSocket:
         """See `Transport`. Above the limit everything that waits is dropped, for the client is closed as slow."""
         if self.ended is not None or self._is_full:
             return
+        if self._logs_messages:
+            log_sent(logger, self.session.log_fields, messages_in(data, self.framing))
         self._waiting.append(data)
         self._size += len(data)
         if self._congested_since is not None and self._size > self._limits.outbound_bytes:
@@ -170,7 +182,11 @@ class ASGIWebSocket:
     def _end_slow(self) -> None:
         self._is_full = False  # there is room for a goodbye
         if self.ended is None:
-            self.session.end(*SLOW)
+            self._close_slow()
+
+    def _close_slow(self) -> None:
+        log(logger, logging.WARNING, SLOW_CLIENT, **self.session.log_fields, waiting_bytes=self.buffered())
+        self.session.end(*SLOW)
 
     def close(self, code: int, reason: str) -> None:
         """See `Transport`."""
@@ -214,7 +230,7 @@ class ASGIWebSocket:
                     async with asyncio.timeout(self._limits.outbound_s):
                         await send(self._message(body))
                 except TimeoutError:
-                    self.session.end(*SLOW)
+                    self._close_slow()
                     return
                 finally:
                     self._congested_since = None

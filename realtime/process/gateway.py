@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from realtime.log_lines import log
 from realtime.protocol.base import Endpoints, Streams
 from realtime.settings import Settings
 from realtime.transport.adopted import AdoptedConnections
@@ -105,7 +106,7 @@ class Gateway:
                 make, adopted.sock, ssl=tls, ssl_handshake_timeout=patience_s
             )
         except OSError as error:  # also ssl.SSLError, and a handshake that took too long
-            logger.info("x %s: gone before it was adopted: %s", adopted.address, error)
+            log(logger, logging.INFO, "x connection not adopted", **peer.log_fields, reason=error)
             adopted.sock.close()
             self._connections.ended(peer)
 
@@ -119,7 +120,7 @@ class Gateway:
         self._host.drain()
         sockets = len(self._endpoint.connections) + len(self._host.websockets())
         pause_s = min(SLICE_S, deadline_s * SHARE * SLICE / max(sockets, 1))
-        while self._connections and loop.time() < begin + deadline_s:
+        while self._connections.open and loop.time() < begin + deadline_s:
             # Each time anew: a handshake may be done only now, of a client that the primary had sent before the drain.
             for connection in [each for each in self._endpoint.connections if each.is_open][:SLICE]:
                 connection.close(shutdown.code, shutdown.reason)
@@ -130,11 +131,11 @@ class Gateway:
             rest_s = begin + deadline_s - loop.time()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._connections.wait_for_none(), min(pause_s, rest_s))
-        if self._connections:
+        if self._connections.open:
             left = self._host.abort_all()
             for connection in list(self._endpoint.connections):
                 connection.abort()
-            logger.warning("x drained: %d requests were cut at the deadline", left)
+            log(logger, logging.WARNING, "x drain deadline", cut=left)
             await asyncio.sleep(0)
 
     def statistics(self) -> dict[str, Any]:
@@ -143,7 +144,7 @@ class Gateway:
         if self._streams is not None:
             found.update(self._streams.statistics())  # which adds: a slow stream counts as a slow connection
         found.update(slow=self._host.slow)
-        return {"open": len(self._connections), **found, **self._host.statistics()}
+        return {"open": self._connections.open, **found, **self._host.statistics()}
 
 
 def _peer(adopted: Adopted) -> Peer:

@@ -8,6 +8,7 @@ The registry never reads from a client and never writes to one; it owns no sessi
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from typing import Any, Protocol
 
 from realtime.broker.base import Position, Room
 from realtime.session.connection import Connection
+from realtime.transport.client_log import as_shown, log_received
+
+logger = logging.getLogger("realtime.stream")  # what comes beside a stream is part of that conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,10 @@ class LocalSession(Protocol):
     @property
     def protocol_name(self) -> str:
         """The encoding that the client speaks, as `connections` names it."""
+
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """The client, as fields of a log line."""
 
     def receive(self, message: bytes | str) -> None:
         """Take one whole message of the client."""
@@ -128,6 +136,8 @@ class Registry:
         session = self._streams.get(stream_id)
         if session is None:
             return False
+        if logger.isEnabledFor(logging.DEBUG):
+            log_received(logger, session.log_fields, as_shown(data, is_text=session.protocol_name == "json"))
         session.receive(data)
         return True
 

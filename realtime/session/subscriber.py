@@ -12,6 +12,7 @@ end in one turn.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from realtime import codes
 from realtime.broker.base import Room
@@ -49,6 +50,13 @@ class RoomSubscriber:
     def connection_id(self) -> str:
         """The id by which the hub knows this member."""
         return self.state.identity.id
+
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """The client, as fields of a log line. One without a user has no such field."""
+        identity = self.state.identity
+        fields = {"connection": str(identity.id), "address": identity.address}
+        return {**fields, "user": identity.user} if identity.user else fields
 
     def insufficient(self, room: Room) -> None:
         """Learn that the hub lost publications of this room, and that this session is a member no more."""

@@ -38,31 +38,32 @@ class ConnectionOwner(Protocol):
 
 
 class AdoptedConnections:
-    """All adopted connections of a worker. It is the `ConnectionOwner` of each."""
+    """
+    All adopted connections of a worker. It is the `ConnectionOwner` of each.
+
+    Attributes:
+        open: how many have begun and not ended.
+    """
 
     def __init__(self, primary: Primary, keys: Keys) -> None:
         self._primary = primary
         self._keys = keys
-        self._open = 0
+        self.open = 0
         self._none = asyncio.Event()
         self._none.set()
 
-    def __len__(self) -> int:
-        """Return how many are open."""
-        return self._open
-
     def begin(self) -> None:
         """Count a connection. Whatever comes of it, `ended` must follow."""
-        self._open += 1
+        self.open += 1
         self._none.clear()
 
     def ended(self, peer: Peer) -> None:
         """See `ConnectionOwner`."""
-        assert self._open > 0, "a connection ends once"
-        self._open -= 1
+        assert self.open > 0, "a connection ends once"
+        self.open -= 1
         self._keys.leave(peer.key)
         self._primary.closed(peer_address=peer.peer_address)
-        if not self._open:
+        if not self.open:
             self._none.set()
 
     async def wait_for_none(self) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from uvicorn.server import ServerState
 
+from realtime.log_lines import log
 from realtime.settings import Settings
 from realtime.transport.access import logged
 from realtime.transport.adopted import ConnectionOwner
@@ -43,6 +44,7 @@ from sticky.heads.first_bytes import path_and_query
 from sticky.keys.hashing import Slot
 from sticky.worker.routes import Routes
 
+REQUEST_CUT: Final = "x request cut"  # at the deadline of a drain
 SECURE: Final = {"http": "https", "ws": "wss"}
 
 logger = logging.getLogger("realtime.asgi")
@@ -165,9 +167,9 @@ class ASGIHost:
         connections = self._connections()
         for connection in connections:
             scope = getattr(connection, "scope", None) or {}
-            logger.warning(
-                "x cut at the deadline: %s %s", scope.get("method", scope.get("type", "?")), scope.get("path")
-            )
+            address = (scope.get("client") or (None,))[0]
+            method = scope.get("method", scope.get("type"))
+            log(logger, logging.WARNING, REQUEST_CUT, address=address, method=method, path=scope.get("path"))
             if connection.transport is not None:
                 connection.transport.abort()
         return len(connections)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from sticky.handoff.journal import NO_MARK, Mark
 
@@ -79,12 +79,12 @@ class ClientSession(Protocol):
         """Close the connection, and tell the client why."""
 
     @property
-    def who(self) -> str:
-        """The client's name in the log: connection id, address and user."""
-
-    @property
     def is_patient(self) -> bool:
         """Whether a peer that takes something, though slowly, is served on: nothing piles up for it."""
+
+    @property
+    def log_fields(self) -> Mapping[str, Any]:
+        """The client, as fields of a log line: `connection`, `address`, and `user` where there is one."""
 
     def pong_received(self) -> None:
         """Learn that the peer sent the answer to a ping frame, asked or not (RFC 6455, section 5.5.3)."""

@@ -19,8 +19,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from realtime.log_lines import log
 from realtime.transport.acknowledged import acknowledged_bytes, limit_unsent
 from realtime.transport.asgi_host import ASGIHost
+from realtime.transport.client_log import SLOW_CLIENT
 from realtime.transport.guarded import Guarded
 from realtime.transport.hosted_websocket import HostedWebSocket
 from realtime.transport.peer import Peer
@@ -89,7 +91,7 @@ class Hosted(Guarded):
 
     def note_slow(self, waiting: int) -> None:
         self._host.slow += 1
-        logger.warning("x %s: slow: %d bytes wait for it", self._peer, waiting)
+        log(logger, logging.WARNING, SLOW_CLIENT, **self._peer.log_fields, waiting_bytes=waiting)
 
     def acknowledged_bytes(self) -> int:
         """See `Transport.acknowledged_bytes`."""
@@ -286,7 +288,7 @@ class Hosted(Guarded):
     def _keep(self, received: bytes) -> None:
         """Serve here what belongs elsewhere: the primary does not take it, and an answer is better than none."""
         self._host.kept += 1
-        logger.warning("! %s: a request of another worker's is served here: the primary does not take it", self._peer)
+        log(logger, logging.WARNING, "request kept", **self._peer.log_fields, reason="the primary does not take it")
         self._leaving, self._tries, self._is_kept = False, 0, True
         self.flow.resume_reading()
         self._requests = Requests(self._host.limits.head)  # which reads that request once more, from its beginning

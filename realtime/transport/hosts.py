@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
+from realtime.log_lines import log
 from sticky.heads.first_bytes import Head
 from sticky.loop.log_throttle import LogThrottle
 
@@ -25,6 +26,7 @@ PROBE: Final = b"/health"
 STATUS: Final = 421
 TEXT: Final = b"This host is not served here.\n"
 SHOWN: Final = 100  # characters of a host in the log
+HOST_REFUSED: Final = "x host refused"
 
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{0,5}))?")
 _DEFAULT_PORTS: Final = ("80", "443")  # what no port may stand for: the scheme is the proxy's affair
@@ -85,7 +87,8 @@ class Hosts:
         self.misdirected += 1
         left_out = self._line.due(self._clock())
         if left_out is not None:
-            logger.warning("x %s: host %r is none of --allowed-hosts (%d more refused)", client, host[:SHOWN], left_out)
+            reason = "it is none of --allowed-hosts"
+            log(logger, logging.WARNING, HOST_REFUSED, address=client, host=host[:SHOWN], more=left_out, reason=reason)
 
     async def answer(
         self,

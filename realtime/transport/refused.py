@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from websockets.frames import Close, CloseCode, Frame, Opcode
 
+from realtime.log_lines import log
 from realtime.transport.adopted import ConnectionOwner
 from realtime.transport.handshake import Accepted, Admission, refusal, shake_hands
 from realtime.transport.peer import Peer
@@ -24,6 +25,7 @@ LINGER_S: Final = 4.0  # for the head, and for the client to read the answer
 
 CODE: Final = CloseCode.TRY_AGAIN_LATER
 REASON: Final = "try again later"
+CRASHES: Final = "its requests have crashed workers"
 CLOSE: Final = Frame(Opcode.CLOSE, Close(CODE, REASON).serialize()).serialize(mask=False)
 ANSWER: Final = refusal(
     http.HTTPStatus.SERVICE_UNAVAILABLE, "Requests of this client have crashed the server: try again later."
@@ -77,7 +79,8 @@ class RefusedConnection(asyncio.Protocol):
         opening = shake_hands(head, self._peer, self._admission) if head else None
         is_websocket = isinstance(opening, Accepted)
         self._transport.write(opening.answer + CLOSE if isinstance(opening, Accepted) else ANSWER)
-        logger.info("x %s: refused with %d", self._peer, CODE if is_websocket else 503)
+        status = int(CODE) if is_websocket else int(http.HTTPStatus.SERVICE_UNAVAILABLE)
+        log(logger, logging.INFO, "x client refused", **self._peer.log_fields, status=status, reason=CRASHES)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         else:  # TLS has no half-closed state

@@ -22,6 +22,7 @@ come since, hands it to the ASGI server, and waits until the server has written 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,6 +68,22 @@ class Events:
 LINES: Final = Lines()
 BARE: Final = Bare()
 EVENTS: Final = Events()
+
+
+def messages_in(data: bytes, framing: Framing) -> Iterator[bytes | str]:
+    """
+    Give the messages in framed bytes, for the log.
+
+    Args:
+        data: whole messages, one after the other.
+        framing: one of those above. What is `BARE` is binary, and given as one: only its encoding knows its parts.
+    """
+    if framing is BARE:
+        yield data
+        return
+    for each in data.decode(errors="replace").split("\n"):
+        if each:  # an event ends with an empty line
+            yield each.removeprefix("data: ")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,48 +7,18 @@ Runs in the worker. It knows its connections by `OpenSocket` alone, and reads no
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.adopted import ConnectionOwner, NoOwner
 from realtime.transport.base import SessionFactory
 from realtime.transport.flood import FloodLimits
-from realtime.transport.frames import TEXT_WHOLE
 from realtime.transport.handshake import Admission
 from sticky.heads.first_bytes import HeadLimits
 
-SHOWN: Final = 500  # characters of a message in the log
-
-# What a message may hold that no log should: tokens, and the headers that a client sends in place of real ones.
-_SECRET: Final = re.compile(r'"(token|authorization|cookie|password|secret)"\s*:\s*"(?:[^"\\]|\\.)*"?', re.IGNORECASE)
-
 logger = logging.getLogger("realtime.websocket")
-
-
-def shown(message: bytes | str) -> str:
-    """Return a message as the log shows it, at debug level: shortened, without tokens; of binary its size."""
-    if not isinstance(message, str):
-        return f"{len(message)} bytes"
-    text = _SECRET.sub(r'"\1":"***"', message)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(message)} characters)"
-
-
-def sent_messages(data: bytes) -> Iterator[str]:
-    """Give the messages in whole frames of the server, as the log shows them; compressed ones by their size."""
-    at = 0
-    while at < len(data):
-        first, size, payload_at = data[at], data[at + 1], at + 2
-        if size >= 126:
-            width = 2 if size == 126 else 8
-            size = int.from_bytes(data[payload_at : payload_at + width])
-            payload_at += width
-        at = payload_at + size
-        payload = data[payload_at:at]
-        yield shown(payload.decode() if first == TEXT_WHOLE else payload)
 
 
 class OpenSocket(Protocol):
@@ -118,7 +88,7 @@ class WebSocketEndpoint:
         self.limits = limits or WebSocketLimits()
         self.head = HeadLimits(self.limits.head_bytes, self.limits.head_headers)
         self.admission = admission or Admission(subprotocols=tuple(sessions.subprotocols), parameters=sessions)
-        self.owner = owner or NoOwner()
+        self.owner = NoOwner() if owner is None else owner
         self.connections: set[OpenSocket] = set()
         self.logs_messages = logger.isEnabledFor(logging.DEBUG)  # what is sent and received
         self.opened = 0

@@ -15,16 +15,18 @@ import asyncio
 import enum
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from realtime.log_lines import log
 from realtime.timing.timer_wheel import Timer
 from realtime.transport.acknowledged import acknowledged_bytes, limit_unsent
 from realtime.transport.base import ClientSession, Framing
+from realtime.transport.client_log import SESSION_FAILED, SLOW_CLIENT, log_sent
 from realtime.transport.flood import FloodMeter
-from realtime.transport.frames import TEXT
+from realtime.transport.frames import TEXT, messages_in
 from realtime.transport.peer import Peer
-from realtime.transport.websocket_endpoint import WebSocketEndpoint, sent_messages
+from realtime.transport.websocket_endpoint import WebSocketEndpoint
 
 SLOW: Final = (3008, "slow")
 
@@ -121,8 +123,7 @@ class WebSocketFlow(asyncio.Protocol):
         return write
 
     def _write_logged(self, data: bytes) -> None:
-        for text in sent_messages(data):
-            logger.debug("> %s: %s", self._who, text)
+        log_sent(logger, self._log_fields, messages_in(data))
         self._transport.write(data)
 
     def _write_checked(self, data: bytes) -> None:
@@ -152,7 +153,7 @@ class WebSocketFlow(asyncio.Protocol):
 
     def _close_slow(self) -> None:
         self._endpoint.slow += 1
-        logger.warning("x %s: slow: %d bytes wait for it", self._who, self.buffered())
+        log(logger, logging.WARNING, SLOW_CLIENT, **self._log_fields, waiting_bytes=self.buffered())
         self.close(*SLOW)
 
     def is_congested_since(self) -> float | None:
@@ -219,9 +220,9 @@ class WebSocketFlow(asyncio.Protocol):
     # State and deadline
 
     @property
-    def _who(self) -> str:
-        """The client's name in the log: the session's, as long as there is one."""
-        return str(self._peer) if self._session is None else self._session.who
+    def _log_fields(self) -> Mapping[str, Any]:
+        """The client, as fields of a log line: the session's, as long as there is one."""
+        return self._peer.log_fields if self._session is None else self._session.log_fields
 
     def _enter(self, state: WebSocketState) -> None:
         self._state = state
@@ -234,8 +235,8 @@ class WebSocketFlow(asyncio.Protocol):
             return
         try:
             session.connection_lost(code, reason)
-        except Exception:
-            logger.exception("! %s: a session could not end", self._peer)
+        except Exception:  # noqa: BLE001 - a bug: logged, and the socket is let go all the same
+            log(logger, logging.ERROR, SESSION_FAILED, **self._peer.log_fields, during="end", exc_info=True)
 
     def _arm(self, delay_s: float) -> None:
         if self._deadline is not None:

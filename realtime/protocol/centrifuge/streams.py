@@ -21,6 +21,7 @@ import msgspec
 from msgspec import UNSET
 
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 from realtime.protocol.centrifuge import protobuf
 from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.endpoints import EMULATION, SSE, UNI_SSE
@@ -28,6 +29,7 @@ from realtime.protocol.centrifuge.messages import EmulationRequest
 from realtime.surrogates import read_repaired
 from realtime.transport.asgi import Receive, RequestConnection, Scope, Send
 from realtime.transport.base import ClientSession, Framing, Handshake, Parameters, SessionFactory
+from realtime.transport.client_log import MESSAGE_TOO_LARGE, SLOW_CLIENT, as_shown, log_received, log_sent
 from realtime.transport.handshake import origin_matches
 from realtime.transport.http import (
     UNCACHED,
@@ -40,7 +42,7 @@ from realtime.transport.http import (
     read_body,
     respond_text,
 )
-from realtime.transport.stream import BARE, EVENTS, LINES, SLOW, Stream, StreamLimits
+from realtime.transport.stream import BARE, EVENTS, LINES, SLOW, Stream, StreamLimits, messages_in
 from sticky.handoff.journal import NO_MARK
 
 OCTETS: Final = "application/octet-stream"
@@ -95,6 +97,12 @@ class SessionStream(Stream):
         """See `ClientSession`."""
         return self.session.is_patient
 
+    def write(self, data: bytes) -> None:
+        """See `Transport`."""
+        if self._endpoint.logs_messages:
+            log_sent(logger, self.session.log_fields, messages_in(data, self.framing))
+        super().write(data)
+
     def on_drained(self) -> None:
         """Let the session know."""
         self.session.drained()
@@ -102,7 +110,7 @@ class SessionStream(Stream):
     def on_slow(self) -> None:
         """Count and log the slow client, and end its session."""
         self._endpoint.slow += 1
-        logger.warning("x %s: slow: %d bytes wait for it", self.session.who, self.buffered())
+        log(logger, logging.WARNING, SLOW_CLIENT, **self.session.log_fields, waiting_bytes=self.buffered())
         self.session.end(*SLOW)
 
     def acknowledged_bytes(self) -> int:
@@ -138,6 +146,7 @@ class StreamEndpoint:
         self._delivery = delivery
         self._allowed_origins = allowed_origins
         self._open: set[SessionStream] = set()
+        self.logs_messages = logger.isEnabledFor(logging.DEBUG)  # what is sent and received
         self.slow = 0
         self.too_big = 0
 
@@ -173,8 +182,8 @@ class StreamEndpoint:
             status = 413 if body is None else 200
         if status == 413 or body is None:
             self.too_big += 1
-            client = (scope.get("client") or ("",))[0]
-            logger.warning("x %s: a message of more than %d bytes", client, self.limits.message_bytes)
+            address = (scope.get("client") or (None,))[0]
+            log(logger, logging.WARNING, MESSAGE_TOO_LARGE, address=address, limit_bytes=self.limits.message_bytes)
             await respond_text(send, 413, b"The message is too large.\n", cors)
         elif path == EMULATION:
             await respond_text(send, status, b"", cors)
@@ -229,6 +238,8 @@ class StreamEndpoint:
         left = asyncio.ensure_future(gone(receive))
         pumping = asyncio.ensure_future(stream.pump(send))
         try:
+            if self.logs_messages:
+                log_received(logger, session.log_fields, as_shown(first, is_text=stream.framing is not BARE))
             session.receive(first)
             await asyncio.wait((left, pumping), return_when=asyncio.FIRST_COMPLETED)
             takes_nothing = pumping.done() and isinstance(pumping.exception(), TimeoutError)
@@ -268,7 +279,7 @@ class StreamEndpoint:
         try:
             return 204 if await self._delivery.deliver(request.node, request.session, data) else 404
         except BrokerUnavailable as error:
-            logger.warning("! what a client sent is not delivered: %s", error)
+            log(logger, logging.WARNING, "input not delivered", worker=request.node, reason=error)
             return 503
 
 

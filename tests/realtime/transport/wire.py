@@ -70,8 +70,8 @@ class Session:
         self.on_message: Callable[[bytes | str], None] = lambda message: None
 
     @property
-    def who(self) -> str:
-        return "somebody"
+    def log_fields(self) -> dict[str, Any]:
+        return {"connection": "someone"}
 
     def receive(self, message: bytes | str) -> None:
         assert not self.ends, "nothing follows the end"
