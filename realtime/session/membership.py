@@ -309,11 +309,20 @@ class Member(RoomSubscriber):
         subscription.shown = shown
         return entry
 
-    def continue_in(self, entry: Entry) -> None:
+    def continue_in(self, entries: list[Entry]) -> None:
         """
         Make the client a member where it was one elsewhere: it gets what it missed, as publications, and is not
-        notified of anything else; or that something was lost to it.
+        notified of anything else. Where something was lost to it, it is put out as by any loss. That can end the
+        session, which leaves the rooms that it is in: so by then it is in all others, and in none of these.
         """
+        lost = [entry.subscription for entry in entries if not self._continue_in(entry)]
+        for subscription in lost:
+            self.forget_lost(subscription)
+        for subscription in lost:
+            self.notify_lost(subscription)
+
+    def _continue_in(self, entry: Entry) -> bool:
+        """Return whether nothing was lost."""
         subscription, pending = entry.subscription, entry.pending
         base, subscription.base, subscription.position = subscription.base, None, None
         try:
@@ -322,14 +331,14 @@ class Member(RoomSubscriber):
             joined = None
         if joined is None or (pending.since is not None and not joined.recovered):
             self.services.hub.cancel(pending)
-            self.insufficient(subscription.room)
-            return
+            return False
         wire = self.dialect.delta_encoder if subscription.delta else self.dialect.encoder
         for publication in joined.publications:
             if publication.exclude != self.connection_id or not publication.exclude:
                 self.write(wire.publication(subscription.room, publication))
                 base = publication.data
         self.services.hub.activate(pending, base=base if subscription.delta else None)
+        return True
 
     def activate(self, entries: list[Entry]) -> None:
         """Make the client a member, in the turn in which its answer was written."""

@@ -237,7 +237,7 @@ class Session(Member):
         """Close the connection with a code that the client understands. Harmless when it has ended."""
         if self._close(code, reason):
             if not self.transport.has_close_frame:
-                self.write(self.dialect.disconnected(code, reason))
+                self.transport.write(self.dialect.disconnected(code, reason))
             self.transport.close(code, reason)
 
     def _close(self, code: int, reason: str) -> bool:
@@ -355,7 +355,9 @@ class Session(Member):
         self._arm_expiry()
 
     def refresh(self, expire_at_s: float | None) -> None:
-        """Have the connection expire at another time, and notify the client."""
+        """Have the connection expire at another time, and notify the client. Harmless when it has ended."""
+        if not self.is_open:
+            return
         self.expire_at(expire_at_s)
         self.write(self.dialect.refreshed(expire_at_s))
 
@@ -432,11 +434,14 @@ class Session(Member):
     def drop(self) -> None:
         """
         Forget the session, which goes on elsewhere: rooms, timers and registry let go of it. Nothing is written to the
-        client, and others are not notified.
+        client, and others are not notified. Whatever still holds the session does nothing with it: a notification that
+        this process wrote would stand in the middle of one of the other's, and a room that it left is left there, too.
         """
         assert self.is_at_rest, "a command that runs would answer twice"
         self._disarm()
         for room in self.state.subscriptions:
             self.services.hub.leave(room, self, info=None)
         self.services.registry.discard(self)
-        self.state.phase = Phase.CLOSED  # whatever still holds it does nothing
+        self.state.subscriptions.clear()
+        self.state.granted.clear()
+        self.state.phase = Phase.CLOSED

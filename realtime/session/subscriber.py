@@ -53,24 +53,36 @@ class RoomSubscriber:
     def insufficient(self, room: Room) -> None:
         """Learn that the hub lost publications of this room, and that this session is a member no more."""
         subscription = self.state.subscriptions.get(room)
-        if subscription is None or not self.is_open:
-            return
-        if subscription.server_side:
-            self.finish(codes.INSUFFICIENT_STATE)
-            return
+        if subscription is not None and self.is_open:
+            self.forget_lost(subscription)
+            self.notify_lost(subscription)
+
+    def forget_lost(self, subscription: Subscription) -> None:
+        """Forget a subscription whose membership the hub has ended already. The caller must call `notify_lost`."""
+        room = subscription.room
         info = self.connection.describe(room)
         del self.state.subscriptions[room]
         self._forget_expiry(room)
-        self.state.lose(room, self.services.limits)
         if subscription.shown is not None:
-            self.services.hub.withdraw(room, info)
-        self.write(self.dialect.unsubscribed(room, codes.UNSUBSCRIBED_INSUFFICIENT))
+            self.services.hub.withdraw(room, info)  # `hub.leave` does nothing for one that is no member
+
+    def notify_lost(self, subscription: Subscription) -> None:
+        """
+        Notify the client of a subscription that it lost. A client that asked for the subscription asks again; one to
+        which the server gave it can only reconnect.
+        """
+        if subscription.server_side:
+            self.finish(codes.INSUFFICIENT_STATE)
+            return
+        self.state.lose(subscription.room, self.services.limits)
+        self.write(self.dialect.unsubscribed(subscription.room, codes.UNSUBSCRIBED_INSUFFICIENT))
 
     # What the session does
 
     def write(self, data: bytes) -> None:
-        """Send bytes that are framed."""
-        self.transport.write(data)
+        """Send bytes that are framed. Does nothing after the end: a session that moved shares its client with none."""
+        if self.state.phase is not Phase.CLOSED:
+            self.transport.write(data)
 
     def end(self, code: int, reason: str) -> None:
         """Close the connection with a code that the client understands."""

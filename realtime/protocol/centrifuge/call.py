@@ -47,7 +47,7 @@ class Call:
 
     def write(self, reply: bytes) -> int:
         """Write an answer that is encoded. Return its size in bytes."""
-        self.session.transport.write(self._frame(reply))
+        self.session.write(self._frame(reply))
         return len(reply)
 
     def charge(self, size: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from realtime import App, Connection
-from realtime.broker.base import Retention
+from realtime.broker.base import Retention, Room
 from tests.support.aio import run_async
 from tests.support.client import Refused
 from tests.support.lagging_broker import LaggingBroker
@@ -345,6 +345,20 @@ async def test_a_loss_in_a_room_that_the_server_gave_ends_the_connection() -> No
         broker.lose_stream("kept")
         await publish(app, 1)
         assert await client.wait_closed() == (3010, "insufficient state")
+
+
+@run_async
+async def test_a_loss_that_ends_the_connection_ends_its_presence_too() -> None:
+    app, broker = App(), LaggingBroker()
+    app.room("seen", open=True, history=5, presence=True)
+    async with OneWorker(app, broker=broker) as worker:
+        client = await worker.join(token=worker.token(channels=["seen"]))
+        assert len(await broker.members(Room("seen"))) == 1
+        broker.lose_stream("seen")
+        await publish(app, 1, room="seen")
+        assert await client.wait_closed() == (3010, "insufficient state")
+        await until(lambda: worker.hub.statistics()["departures_pending"] == 0)
+        assert await broker.members(Room("seen")) == {}
 
 
 @pytest.mark.parametrize("room", ["nowhere", "x" * 300, ""])
