@@ -34,7 +34,7 @@ from realtime.protocol.centrifuge.streams import ENDPOINTS, StreamEndpoint
 from realtime.protocol.centrifuge.wire import Wire, difference
 from realtime.rooms.hub import Hub
 from realtime.session.registry import Home, Registry
-from realtime.session.state import Limits
+from realtime.session.state import SessionLimits
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.asgi import Receive, Scope, Send
@@ -73,11 +73,11 @@ class OneProcess:
             self._hub,
             wheel=self._wheel,
             tokens=self._tokens,
-            limits=Limits(
+            limits=SessionLimits(
                 ping_s=settings.ping_s,
                 pong_s=settings.pong_s,
                 connect_s=settings.handshake_s,
-                expiry_grace_s=max(Limits().expiry_grace_s, settings.token_leeway_s),
+                expiry_grace_s=max(SessionLimits().expiry_grace_s, settings.token_leeway_s),
                 rooms_per_connection=settings.rooms_per_connection,
                 commands_per_second=settings.commands_per_second,
                 answer_bytes=settings.answer_bytes,

@@ -23,7 +23,7 @@ from realtime.rooms.hub import Hub
 from realtime.rooms.options import RoomOptions
 from realtime.session.connection import Connection
 from realtime.session.registry import Home, Registry
-from realtime.session.state import Limits
+from realtime.session.state import SessionLimits
 from realtime.tasks import Begin
 from realtime.timing.rate import Rate
 from realtime.timing.timer_wheel import TimerWheel
@@ -86,7 +86,7 @@ class Services:
     wheel: TimerWheel
     tokens: Tokens
     wrong: WrongCredentials
-    limits: Limits
+    limits: SessionLimits
     commands: Rate | None
     home: Home
     registry: Registry

@@ -66,7 +66,7 @@ def step(phase: Phase, event: Event) -> Phase:
     return after
 
 
-class Limits(Struct, frozen=True):
+class SessionLimits(Struct, frozen=True):
     """What one client may do. Each is a setting of the same name."""
 
     ping_s: float = Settings.ping_s
@@ -201,18 +201,18 @@ class Liveness(Struct, frozen=True):
     acknowledged: int | None = None
 
 
-def begun(now_s: float, limits: Limits) -> Liveness:
+def begun(now_s: float, limits: SessionLimits) -> Liveness:
     """Return the deadline of a connection that begins: its first command comes in time."""
     return Liveness(Due.CONNECT, now_s + limits.connect_s)
 
 
-def admitted(now_s: float, limits: Limits, share: float) -> Liveness:
+def admitted(now_s: float, limits: SessionLimits, share: float) -> Liveness:
     """Return the first ping of a client that is admitted. `share`, from 0.5 to 1, spreads the pings of many."""
     return Liveness(Due.PING, now_s + limits.ping_s * share) if limits.ping_s > 0 else Liveness()
 
 
 def expired(
-    liveness: Liveness, phase: Phase, wire: WireState, now_s: float, limits: Limits, *, takes: bool
+    liveness: Liveness, phase: Phase, wire: WireState, now_s: float, limits: SessionLimits, *, takes: bool
 ) -> tuple[Liveness, Act]:
     """
     Return what follows when the deadline has come.
@@ -312,7 +312,7 @@ class SessionState(Struct):
         self.phase = step(before, event)
         return before
 
-    def lose(self, room: Room, limits: Limits) -> None:
+    def lose(self, room: Room, limits: SessionLimits) -> None:
         """Note that the client may come back to a room: what it asks there until then fails for now, not for good."""
         if len(self.lost) < limits.rooms_per_connection:  # it cannot come back to more
             self.lost |= {room}

@@ -21,7 +21,7 @@ from realtime.session import opening
 from realtime.session.base import Application, Services
 from realtime.session.registry import Home, Registry
 from realtime.session.session import Session
-from realtime.session.state import Limits, decode
+from realtime.session.state import SessionLimits, decode
 from realtime.tasks import BEGIN, Begin
 from realtime.timing.rate import Rate
 from realtime.timing.timer_wheel import TimerWheel
@@ -43,7 +43,7 @@ class Centrifuge:
         *,
         wheel: TimerWheel,
         tokens: Tokens,
-        limits: Limits,
+        limits: SessionLimits,
         home: Home,
         registry: Registry,
         wrong: WrongCredentials | None = None,
@@ -104,7 +104,7 @@ class Centrifuge:
         return dialect
 
 
-def commands_of(limits: Limits) -> Rate | None:
+def commands_of(limits: SessionLimits) -> Rate | None:
     """Return how many commands a second, and at once as many more as a client with all its rooms begins with."""
     if not limits.commands_per_second:
         return None
