@@ -39,9 +39,9 @@ from realtime.broker.base import (
     MemberCounts,
     MembersPage,
     Position,
-    Publication,
     Published,
     PublishRequest,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
@@ -269,7 +269,7 @@ class LocalBroker:
             return  # this worker unsubscribed meanwhile
         if kind == PUBLICATION:
             self._counts["received"] += 1
-            listener.on_publication(room, msgspec.msgpack.decode(raw[1], type=Publication))
+            listener.on_publication(room, msgspec.msgpack.decode(raw[1], type=RawPublication))
         elif kind == JOIN:
             listener.on_join(room, msgspec.msgpack.decode(raw[1], type=ClientInfo))
         else:

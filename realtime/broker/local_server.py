@@ -58,7 +58,7 @@ from realtime.broker.base import (
     ConnectionId,
     Departed,
     Position,
-    Publication,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
@@ -217,7 +217,7 @@ class LocalBrokerServer:
     def publish(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
         """Store a publication and send it to the subscribers: also to the publisher, before its answer."""
         room = Room(_text(raw[0]))
-        publication = msgspec.msgpack.decode(raw[1], type=Publication)
+        publication = msgspec.msgpack.decode(raw[1], type=RawPublication)
         retention = msgspec.msgpack.decode(raw[2], type=Retention)
         key = msgspec.msgpack.decode(raw[3], type=str | None)
         ttl_s = msgspec.msgpack.decode(raw[4], type=float)

@@ -43,8 +43,8 @@ from realtime.broker.base import (
     MemberCounts,
     MembersPage,
     Position,
-    Publication,
     Published,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
@@ -88,11 +88,11 @@ class MemoryState:
         self,
         now: float,
         room: Room,
-        publication: Publication,
+        publication: RawPublication,
         retention: Retention,
         idempotency_key: str | None,
         idempotency_ttl_s: float,
-    ) -> tuple[Published, Publication | None]:
+    ) -> tuple[Published, RawPublication | None]:
         """
         Add a publication, as `Streams.publish`. The caller must send the returned publication to the subscribers.
 

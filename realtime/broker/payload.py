@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from realtime.broker.base import ClientInfo, Publication
+from realtime.broker.base import ClientInfo, RawPublication
 
 
 class Payload(msgspec.Struct, frozen=True, array_like=True):
@@ -27,7 +27,7 @@ pack_payload = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Payload).decode
 
 
-def read_payload(payload: bytes, epoch: str, offset: int) -> Publication:
+def read_payload(payload: bytes, epoch: str, offset: int) -> RawPublication:
     """Return the publication at a position."""
     found = _decode(payload)
-    return Publication(found.data, offset, epoch, found.info, found.tags, found.time_ms, found.exclude)
+    return RawPublication(found.data, offset, epoch, found.info, found.tags, found.time_ms, found.exclude)

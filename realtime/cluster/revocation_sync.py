@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from realtime.auth.revocation import MOST, Revocation, Revoked
-from realtime.broker.base import Broker, History, Position, Publication, PublishRequest
+from realtime.broker.base import Broker, History, Position, PublishRequest, RawPublication
 from realtime.cluster.bus import REVOCATIONS, REVOCATIONS_KEPT, ClusterBus
 from realtime.errors import BrokerUnavailable
 
@@ -96,7 +96,7 @@ class RevocationSync:
         return await self._broker.history(REVOCATIONS, retention=REVOCATIONS_KEPT, since=since, limit=MOST, begin=True)
 
 
-def _decode(publication: Publication) -> Revocation | None:
+def _decode(publication: RawPublication) -> Revocation | None:
     try:
         return msgspec.msgpack.decode(publication.data, type=Revocation)
     except msgspec.MsgspecError as error:  # another version's, or none of ours: the others count nevertheless

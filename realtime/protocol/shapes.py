@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from realtime.broker.base import ClientInfo, ConnectionId, Publication
+from realtime.broker.base import ClientInfo, ConnectionId, RawPublication
 
 JSON: Final = "json"  # the name under which a census keeps what `presence_entries` made of it
 
@@ -66,7 +66,7 @@ def info_of(info: ClientInfo) -> Info:
     )
 
 
-def pub_of(publication: Publication) -> Pub:
+def pub_of(publication: RawPublication) -> Pub:
     """Return a publication as it stands in a list of them."""
     return Pub(
         data=Raw(publication.data),

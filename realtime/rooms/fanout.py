@@ -33,11 +33,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol, TypeAlias
 
-from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.broker.base import ClientInfo, RawPublication, Room
 
 KEYS_MAX: Final = 10_000  # for one member: what a browser can show of a room, and more
 
-Accepts = Callable[[Publication], bool]
+Accepts = Callable[[RawPublication], bool]
 Difference = Callable[[bytes, bytes], bytes | None]
 Change = tuple[bool, ClientInfo]  # whether it is a join, and of which client
 Place: TypeAlias = "CatchingUp | tuple[Accepts, int] | Wire"  # where a member is that is not conflated
@@ -50,10 +50,10 @@ class Wire(Protocol):
     def is_delta(self) -> bool:
         """Whether publications are sent as deltas, to members that have the one before."""
 
-    def publication(self, room: Room, publication: Publication) -> bytes:
+    def publication(self, room: Room, publication: RawPublication) -> bytes:
         """Return the bytes that go to the socket."""
 
-    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
+    def delta(self, room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
         """Return the bytes of a delta; with None, of the whole publication as the base of the next."""
 
     def changes(self, room: Room, changes: Sequence[Change]) -> bytes:
@@ -130,7 +130,7 @@ class Fanout:
         self._catching_up: dict[Subscriber, CatchingUp] = {}
         self._filtered: dict[Subscriber, tuple[Accepts, int]] = {}
         self._conflate_tag = conflate
-        self._conflated: dict[Subscriber, tuple[Place, dict[str, Publication]]] = {}
+        self._conflated: dict[Subscriber, tuple[Place, dict[str, RawPublication]]] = {}
         self.overrun: list[Subscriber] = []
         """Members that were removed because too many keys waited for them. The caller empties it and notifies them."""
 
@@ -179,7 +179,7 @@ class Fanout:
         self.size -= 1
         return True
 
-    def deliver(self, publications: Sequence[Publication]) -> int:
+    def deliver(self, publications: Sequence[RawPublication]) -> int:
         """Write publications, in order, to every member that has not seen them; return how many were written."""
         if self._conflate_tag is not None:
             self._conflate_slow(publications)
@@ -188,7 +188,7 @@ class Fanout:
                 return sum(self._deliver_around(each) for each in publications)
         return self._deliver_to_all(publications)
 
-    def _deliver_to_all(self, publications: Sequence[Publication]) -> int:
+    def _deliver_to_all(self, publications: Sequence[RawPublication]) -> int:
         """Write publications to every member that is not conflated, without regard to `exclude`."""
         written = 0
         deltas: list[bytes | None] | None = None
@@ -211,7 +211,7 @@ class Fanout:
             self._before = publications[-1].data
         return written
 
-    def _deltas(self, publications: Sequence[Publication]) -> list[bytes | None]:
+    def _deltas(self, publications: Sequence[RawPublication]) -> list[bytes | None]:
         """Return each publication's difference to the one before; None where it is sent whole."""
         assert self._difference is not None, "a room without deltas gives no member a delta wire"
         deltas: list[bytes | None] = []
@@ -221,7 +221,7 @@ class Fanout:
             before = publication.data
         return deltas
 
-    def _deliver_around(self, publication: Publication) -> int:
+    def _deliver_around(self, publication: RawPublication) -> int:
         """Deliver one publication to all members but the excluded one, whose place may be another afterwards."""
         found = next((each for each in self._in_place() if each.connection_id == publication.exclude), None)
         if found is None or not publication.exclude:
@@ -231,7 +231,7 @@ class Fanout:
         self._attach(found, place)
         return written
 
-    def _conflate_slow(self, publications: Sequence[Publication]) -> None:
+    def _conflate_slow(self, publications: Sequence[RawPublication]) -> None:
         """Have publications wait for members whose peers read too slowly, each in place of the one with its key."""
         for subscriber in [each for each in self._in_place() if each.transport.is_congested_since() is not None]:
             self._conflated[subscriber] = (self._detach(subscriber), {})
@@ -287,7 +287,7 @@ class Fanout:
         else:
             self._groups.setdefault(place, {})[subscriber.transport] = subscriber
 
-    def _deliver_filtered(self, publications: Sequence[Publication]) -> int:
+    def _deliver_filtered(self, publications: Sequence[RawPublication]) -> int:
         written = 0
         encoded: dict[tuple[Wire, int], bytes] = {}
         for subscriber, (accepts, seen) in list(self._filtered.items()):
@@ -303,7 +303,7 @@ class Fanout:
             written += len(wanted)
         return written
 
-    def _deliver_catching_up(self, publications: Sequence[Publication], deltas: list[bytes | None] | None) -> int:
+    def _deliver_catching_up(self, publications: Sequence[RawPublication], deltas: list[bytes | None] | None) -> int:
         written = 0
         last = publications[-1].offset
         for subscriber, catching_up in list(self._catching_up.items()):
@@ -357,7 +357,7 @@ class Fanout:
         yield from self._filtered
 
 
-def _is_for(subscriber: Subscriber, place: Place, publication: Publication) -> bool:
+def _is_for(subscriber: Subscriber, place: Place, publication: RawPublication) -> bool:
     """Say whether a conflated member is to get a publication: it accepts it, and has not seen it."""
     if publication.exclude and publication.exclude == subscriber.connection_id:
         return False

@@ -36,7 +36,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
-from realtime.broker.base import Broker, ClientInfo, Departed, Position, Publication, Room, WorkerId
+from realtime.broker.base import Broker, ClientInfo, Departed, Position, RawPublication, Room, WorkerId
 from realtime.rooms.census import LARGE
 from realtime.rooms.delivery import Delivery, LocalRoom
 from realtime.rooms.departures import Departures
@@ -241,7 +241,7 @@ class Hub:
 
     # What the broker brings: `BrokerListener`
 
-    def on_publication(self, room: Room, publication: Publication) -> None:
+    def on_publication(self, room: Room, publication: RawPublication) -> None:
         local = self._rooms.get(room)
         if local is None:
             self.private.receive(room, publication)

@@ -16,7 +16,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from realtime.broker.base import ClientInfo, Position, Publication, Room
+from realtime.broker.base import ClientInfo, Position, RawPublication, Room
 from realtime.rooms.fanout import Accepts, Change, Subscriber, Wire
 from realtime.rooms.recovery import Gap, Replay, merge
 
@@ -27,7 +27,7 @@ class Joined:
 
     position: Position | None
     recovered: bool = False
-    publications: Sequence[Publication] = ()
+    publications: Sequence[RawPublication] = ()
 
 
 class Insufficient(Exception):
@@ -99,7 +99,7 @@ class PendingSubscription:
         self.info: ClientInfo | None = None
         self.top: Position | None = None
         self.missed = Replay(recovered=False)
-        self.arrived: list[Publication] = []
+        self.arrived: list[RawPublication] = []
         self.changes: list[Change] = []
 
     @property

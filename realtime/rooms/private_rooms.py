@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from realtime.broker.base import PRIVATE, Broker, Publication, Room
+from realtime.broker.base import PRIVATE, Broker, RawPublication, Room
 
 logger = logging.getLogger("realtime.hub")
 
@@ -42,7 +42,7 @@ class PrivateRooms:
         self._receivers[room] = receive  # before the subscription: what arrives in between has a receiver
         await self._broker.subscribe(room)
 
-    def receive(self, room: Room, publication: Publication) -> None:
+    def receive(self, room: Room, publication: RawPublication) -> None:
         """Pass on what arrived. A receiver that fails ends nothing else."""
         receive = self._receivers.get(room)
         if receive is None:

@@ -40,7 +40,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from realtime.broker.base import History, Position, Publication, Room
+from realtime.broker.base import History, Position, RawPublication, Room
 from realtime.rooms.census import LARGE
 from realtime.rooms.fanout import Change
 from realtime.rooms.options import RoomOptions
@@ -115,10 +115,10 @@ class RoomMachine:
         self._digest_s = digest_s
         self._digest_due_s: float | None = None
         self._request: RequestStream | None = None  # the one that may be answered; set exactly while READING
-        self._buffered: list[Publication] = []  # arrived out of sync, or before the position was known
+        self._buffered: list[RawPublication] = []  # arrived out of sync, or before the position was known
         # The outbox: batches that are complete, then the one that is being filled.
         self._batches: list[Batch] = []
-        self._publications: list[Publication] = []
+        self._publications: list[RawPublication] = []
         self._changes: list[Change] = []
         self._is_scheduled = False  # DELIVER is out, and `flush` has not come yet
 
@@ -178,7 +178,7 @@ class RoomMachine:
 
     # Publications
 
-    def publication(self, publication: Publication) -> tuple[Output, ...]:
+    def publication(self, publication: RawPublication) -> tuple[Output, ...]:
         """Take a publication from the broker: accept it, ignore a double, or buffer what has to wait."""
         if self.state is not IN_SYNC:
             return self._buffer(publication)
@@ -196,7 +196,7 @@ class RoomMachine:
         self._is_scheduled = True
         return ONLY_DELIVER
 
-    def _accept(self, publication: Publication) -> tuple[Output, ...]:
+    def _accept(self, publication: RawPublication) -> tuple[Output, ...]:
         """Put a publication into the outbox. What came before leaves before."""
         if self._changes:
             self._end_batch()
@@ -206,7 +206,7 @@ class RoomMachine:
                 each.arrived.append(publication)
         return self._schedule()
 
-    def _buffer(self, publication: Publication) -> tuple[Output, ...]:
+    def _buffer(self, publication: RawPublication) -> tuple[Output, ...]:
         """Keep what arrives out of sync. A closed room without positions has no one who could get it."""
         if not self.recovers:
             return NOTHING
@@ -214,7 +214,7 @@ class RoomMachine:
             self._buffered.append(publication)
         return ONLY_BUFFER
 
-    def _out_of_order(self, publication: Publication) -> tuple[Output, ...]:
+    def _out_of_order(self, publication: RawPublication) -> tuple[Output, ...]:
         """Ignore a double, and request the stream where there is a gap."""
         if publication.epoch == self.epoch and publication.offset <= self.offset:
             return NOTHING

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from realtime.auth.credentials import WrongCredentials
 from realtime.auth.tokens import Tokens
-from realtime.broker.base import Position, Publication, Room
+from realtime.broker.base import Position, RawPublication, Room
 from realtime.codes import UnsubscribeCode
 from realtime.rooms.fanout import Accepts, Wire
 from realtime.rooms.hub import Hub
@@ -109,7 +109,7 @@ class Subscribed:
     position: Position | None = None
     was_recovering: bool = False
     recovered: bool = False
-    publications: Sequence[Publication] = ()
+    publications: Sequence[RawPublication] = ()
     data: bytes | None = None
     expire_at_s: float | None = None
 

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from realtime.broker.base import Broker, ClientInfo, Position, Publication, PublishRequest, Room
+from realtime.broker.base import Broker, ClientInfo, Position, PublishRequest, RawPublication, Room
 from realtime.rooms.fanout import Change
 from realtime.rooms.hub import Hub
 from realtime.rooms.options import RoomOptions
@@ -55,10 +55,10 @@ class _Events:
 
     is_delta = False
 
-    def publication(self, room: Room, publication: Publication) -> bytes:
+    def publication(self, room: Room, publication: RawPublication) -> bytes:
         return b"%d:%b\n" % (publication.offset, publication.data)
 
-    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
+    def delta(self, room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
         raise AssertionError("nobody asked for one")
 
     def changes(self, room: Room, changes: Sequence[Change]) -> bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
+from realtime.broker.base import ClientInfo, ConnectionId, RawPublication, Room
 from realtime.codes import ErrorCode
 from realtime.errors import ClientError
 from realtime.protocol.centrifuge.messages import Command, Push, Result
@@ -61,10 +61,10 @@ class Codec(Protocol):
     def push(self, push: Push, /) -> bytes:
         """Return a push of a rare kind."""
 
-    def push_publication(self, room: Room, publication: Publication, /) -> bytes:
+    def push_publication(self, room: Room, publication: RawPublication, /) -> bytes:
         """Return the push of a publication."""
 
-    def push_delta(self, room: Room, publication: Publication, delta: bytes | None, /) -> bytes:
+    def push_delta(self, room: Room, publication: RawPublication, delta: bytes | None, /) -> bytes:
         """Return the push for a client with deltas: of `delta` against the publication before, or of the whole."""
 
     def push_join(self, room: Room, info: ClientInfo, /) -> bytes:
@@ -73,7 +73,7 @@ class Codec(Protocol):
     def push_leave(self, room: Room, info: ClientInfo, /) -> bytes:
         """Return the push of a leave."""
 
-    def pub_of(self, publication: Publication, /, *, delta: bool = False) -> Pub:
+    def pub_of(self, publication: RawPublication, /, *, delta: bool = False) -> Pub:
         """Return a publication as it stands in a list of them; `delta`: for a client that negotiated deltas."""
 
     def payload(self, data: bytes, /) -> bytes:

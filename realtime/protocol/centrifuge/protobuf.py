@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec import UNSET, Raw
 
-from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
+from realtime.broker.base import ClientInfo, ConnectionId, RawPublication, Room
 from realtime.codes import ErrorCode
 from realtime.errors import ClientError
 from realtime.protocol import shapes
@@ -277,12 +277,12 @@ def push(push: m.Push) -> bytes:
     return _reply(0, PUSH, _write(push))
 
 
-def push_publication(room: Room, publication: Publication) -> bytes:
+def push_publication(room: Room, publication: RawPublication) -> bytes:
     """As `Codec.push_publication`."""
     return push(m.Push(channel=room, pub=pub_of(publication)))
 
 
-def push_delta(room: Room, publication: Publication, delta: bytes | None) -> bytes:
+def push_delta(room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
     """As `Codec.push_delta`."""
     pub = pub_of(publication)
     if delta is not None:
@@ -300,7 +300,7 @@ def push_leave(room: Room, info: ClientInfo) -> bytes:
     return push(m.Push(channel=room, leave=m.Membership(shapes.info_of(info))))
 
 
-def pub_of(publication: Publication, *, delta: bool = False) -> shapes.Pub:
+def pub_of(publication: RawPublication, *, delta: bool = False) -> shapes.Pub:
     """As `Codec.pub_of`."""
     return shapes.pub_of(publication)
 

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from realtime import codes
-from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
+from realtime.broker.base import ClientInfo, ConnectionId, RawPublication, Room
 from realtime.codes import DisconnectCode, ErrorCode
 from realtime.errors import ClientError
 from realtime.protocol.centrifuge import json
@@ -80,12 +80,12 @@ def push(push: Push) -> bytes:
     return _encoder.encode(push)
 
 
-def push_publication(room: Room, publication: Publication) -> bytes:
+def push_publication(room: Room, publication: RawPublication) -> bytes:
     """As `Codec.push_publication`."""
     return _bare(json.push_publication(room, publication))
 
 
-def push_delta(room: Room, publication: Publication, delta: bytes | None) -> bytes:
+def push_delta(room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
     """Not asked for: such a client negotiates nothing."""
     raise AssertionError("a one-way client has no deltas")
 

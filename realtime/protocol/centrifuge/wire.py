@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from realtime.broker.base import Publication, Room
+from realtime.broker.base import RawPublication, Room
 from realtime.protocol.centrifuge import fossil
 from realtime.protocol.centrifuge.codec import Codec
 from realtime.rooms.fanout import Change
@@ -31,12 +31,12 @@ class Wire:
         self._between = codec.BETWEEN if framing.takes_several else None
         self.ping = framing.frame(codec.PING)
 
-    def publication(self, room: Room, publication: Publication) -> bytes:
+    def publication(self, room: Room, publication: RawPublication) -> bytes:
         if self.is_delta:
             return self.frame(self.codec.push_delta(room, publication, None))
         return self.frame(self.codec.push_publication(room, publication))
 
-    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
+    def delta(self, room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
         """Return a publication as its difference to the one before, or whole where that is shorter."""
         return self.frame(self.codec.push_delta(room, publication, delta))
 

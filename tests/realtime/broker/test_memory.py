@@ -19,8 +19,8 @@ from realtime.broker.base import (
     ClientInfo,
     ConnectionId,
     Position,
-    Publication,
     PublishRequest,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
@@ -140,8 +140,8 @@ async def test_redis_stores_a_stream_that_was_never_used_for_minutes_and_a_used_
 # Expiry without any call
 
 
-def publication(size: int = 10) -> Publication:
-    return Publication(b"x" * size, info=ClientInfo("user", "client"), tags={"a": "b"})
+def publication(size: int = 10) -> RawPublication:
+    return RawPublication(b"x" * size, info=ClientInfo("user", "client"), tags={"a": "b"})
 
 
 def test_history_goes_when_its_time_is_over_and_the_position_stays() -> None:

@@ -14,7 +14,7 @@ import pytest
 from msgspec import Raw
 
 from realtime import App, Connection, codes
-from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.broker.base import ClientInfo, RawPublication, Room
 from realtime.errors import ClientError
 from realtime.json_text import one_line
 from realtime.protocol.centrifuge import json as wire_json
@@ -304,17 +304,17 @@ def test_a_push_of_a_rare_kind(push: Push, text: str) -> None:
 @pytest.mark.parametrize(
     ("publication", "text"),
     [
-        (Publication(b'{"a":1}', 8, "aBcD", tags={"k": "v"}), '{"data":{"a":1},"offset":8,"tags":{"k":"v"}}'),
-        (Publication(b'{"a":1}', 8, "e", ANA), '{"data":{"a":1},"info":{"user":"42","client":"c1"},"offset":8}'),
-        (Publication(b"null"), '{"data":null}'),
-        (Publication(b"1", time_ms=7, tags={}), '{"data":1,"time":7}'),
+        (RawPublication(b'{"a":1}', 8, "aBcD", tags={"k": "v"}), '{"data":{"a":1},"offset":8,"tags":{"k":"v"}}'),
+        (RawPublication(b'{"a":1}', 8, "e", ANA), '{"data":{"a":1},"info":{"user":"42","client":"c1"},"offset":8}'),
+        (RawPublication(b"null"), '{"data":null}'),
+        (RawPublication(b"1", time_ms=7, tags={}), '{"data":1,"time":7}'),
         (
-            Publication(b"1", info=ClientInfo("", "", b'{"n":1}', b"[]")),
+            RawPublication(b"1", info=ClientInfo("", "", b'{"n":1}', b"[]")),
             '{"data":1,"info":{"user":"","client":"","conn_info":{"n":1},"chan_info":[]}}',
         ),
     ],
 )
-def test_a_publication_is_the_same_live_and_in_a_list(publication: Publication, text: str) -> None:
+def test_a_publication_is_the_same_live_and_in_a_list(publication: RawPublication, text: str) -> None:
     assert wire_json.push_publication(NEWS, publication).decode() == f'{{"push":{{"channel":"news","pub":{text}}}}}'
     listed = wire_json.reply(1, "history", HistoryResult([wire_json.pub_of(publication)], "", 0))
     assert json.loads(listed)["history"]["publications"] == [json.loads(text)]
@@ -330,7 +330,7 @@ def test_joins_and_leaves() -> None:
 def test_no_name_of_a_room_or_a_user_breaks_out_of_its_line(room: str) -> None:
     info = ClientInfo(room, room)
     said = {"user": room, "client": room}
-    publication = wire_json.push_publication(Room(room), Publication(b"1", 1, "e", info, {room: room}))
+    publication = wire_json.push_publication(Room(room), RawPublication(b"1", 1, "e", info, {room: room}))
     pub = {"data": 1, "info": said, "offset": 1, "tags": {room: room}}
     for line, push in (
         (publication, {"channel": room, "pub": pub}),
@@ -372,7 +372,7 @@ class Brackets:
 def test_a_wire_frames_what_it_says() -> None:
     wire = Wire(wire_json, Brackets())
     assert wire.ping == b"<{}>", "a ping is an empty object, never an empty message"
-    assert wire.publication(NEWS, Publication(b"1")) == b'<{"push":{"channel":"news","pub":{"data":1}}}>'
+    assert wire.publication(NEWS, RawPublication(b"1")) == b'<{"push":{"channel":"news","pub":{"data":1}}}>'
     join, leave = wire_json.push_join(NEWS, ANA), wire_json.push_leave(NEWS, ANA)
     assert wire.changes(NEWS, [(True, ANA)]) == b"<" + join + b">"
     assert wire.changes(NEWS, [(True, ANA), (False, ANA)]) == b"<" + join + b"\n" + leave + b">", "in one message"

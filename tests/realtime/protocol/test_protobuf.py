@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from realtime import codes
-from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.broker.base import ClientInfo, RawPublication, Room
 from realtime.protocol import shapes
 from realtime.protocol.centrifuge import messages as m
 from realtime.protocol.centrifuge import protobuf
@@ -59,11 +59,11 @@ def test_the_documents_commands(frame: str, command: m.Command) -> None:
         ),
         (protobuf.reply(3, "publish", m.Empty()), "0408034200"),
         (
-            protobuf.push_publication(NEWS, Publication(b'{"a":1}', 8, tags={"k": "v"})),
+            protobuf.push_publication(NEWS, RawPublication(b'{"a":1}', 8, tags={"k": "v"})),
             "1d221b12046e657773221322077b2261223a317d30083a060a016b120176",
         ),
         (
-            protobuf.push_publication(NEWS, Publication(b'{"a":1}', 8, info=ClientInfo("42", "c1"))),
+            protobuf.push_publication(NEWS, RawPublication(b'{"a":1}', 8, info=ClientInfo("42", "c1"))),
             "1f221d12046e657773221522077b2261223a317d2a080a023432120263313008",
         ),
         (

@@ -16,7 +16,7 @@ from centrifuge.fossil import apply_delta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.broker.base import ClientInfo, RawPublication, Room
 from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.fanout import KEYS_MAX, Change, Fanout, total
 
@@ -32,11 +32,11 @@ class Words:
     encoded: int = 0
     is_delta: bool = False
 
-    def publication(self, room: Room, publication: Publication) -> bytes:
+    def publication(self, room: Room, publication: RawPublication) -> bytes:
         self.encoded += 1
         return b"%b%d " % (self.name.encode(), publication.offset)
 
-    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
+    def delta(self, room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
         return b"~%b " % delta if delta is not None else self.publication(room, publication)
 
     def changes(self, room: Room, changes: Sequence[Change]) -> bytes:
@@ -69,8 +69,8 @@ class Member:
         return b"".join(self.transport.written).decode().strip()
 
 
-def publications(*offsets: int) -> list[Publication]:
-    return [Publication(b"x", offset) for offset in offsets]
+def publications(*offsets: int) -> list[RawPublication]:
+    return [RawPublication(b"x", offset) for offset in offsets]
 
 
 def test_a_burst_is_encoded_once_and_costs_each_member_one_write() -> None:
@@ -174,8 +174,8 @@ def test_clearing_returns_everybody_and_leaves_nobody() -> None:
     assert all(member.heard == "" for member in members)
 
 
-def keyed(offset: int, key: str) -> Publication:
-    return Publication(b"x", offset, tags={"k": key})
+def keyed(offset: int, key: str) -> RawPublication:
+    return RawPublication(b"x", offset, tags={"k": key})
 
 
 def test_in_a_room_that_conflates_a_slow_member_gets_the_latest_of_each_key_once_it_can() -> None:
@@ -203,7 +203,7 @@ def test_who_publishes_and_is_behind_itself_gets_what_others_say_and_not_its_own
         fanout.add(member, watches=False)
     slow.transport.congested_since = also_slow.transport.congested_since = 1.0
     fanout.deliver([keyed(1, "a")])
-    mine = Publication(b"x", 2, tags={"k": "b"}, exclude="me")
+    mine = RawPublication(b"x", 2, tags={"k": "b"}, exclude="me")
     assert fanout.deliver([mine]) == 1, "to who is quick, at once"
     fanout.deliver([keyed(3, "c")])
     for member in (slow, also_slow):
@@ -293,10 +293,10 @@ class Differences(Words):
     def __init__(self) -> None:
         super().__init__(is_delta=True)
 
-    def publication(self, room: Room, publication: Publication) -> bytes:
+    def publication(self, room: Room, publication: RawPublication) -> bytes:
         return self.delta(room, publication, None)
 
-    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
+    def delta(self, room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
         said = b"=" + publication.data if delta is None else b"~" + delta
         return len(said).to_bytes(4) + said
 
@@ -318,9 +318,9 @@ class Follower(Member):
         return found
 
 
-def numbered(number: int, offset: int, exclude: str) -> Publication:
+def numbered(number: int, offset: int, exclude: str) -> RawPublication:
     """Return one that is long enough for a difference to be shorter."""
-    return Publication(
+    return RawPublication(
         b"the same in each of them, whatever else may be different: %d" % number, offset, exclude=exclude
     )
 
