@@ -23,8 +23,8 @@ from realtime.protocol.centrifuge.messages import (
     Message,
     Push,
     Refreshed,
-    Subscribe,
-    Unsubscribe,
+    SubscribePush,
+    UnsubscribePush,
 )
 from realtime.protocol.centrifuge.wire import Wire
 from realtime.protocol.shapes import JSON
@@ -74,7 +74,7 @@ class CentrifugeDialect(Dialect):
         """Return the notification of a subscription, with what it recovers behind it."""
         codec, recoverable = self._codec, subscribed.recoverable
         data = UNSET if subscribed.data is None else Raw(codec.payload(subscribed.data))
-        told = Subscribe(recoverable=recoverable, positioned=recoverable, data=data)
+        told = SubscribePush(recoverable=recoverable, positioned=recoverable, data=data)
         if subscribed.position is not None:
             told.epoch, told.offset = subscribed.position.epoch, subscribed.position.offset
         messages = [codec.push(Push(channel=subscribed.room, subscribe=told))]
@@ -83,7 +83,7 @@ class CentrifugeDialect(Dialect):
 
     def unsubscribed(self, room: Room, code: UnsubscribeCode) -> bytes:
         """Return the notification that a subscription has ended."""
-        return self._push(Push(channel=room, unsubscribe=Unsubscribe(code.code, code.reason)))
+        return self._push(Push(channel=room, unsubscribe=UnsubscribePush(code.code, code.reason)))
 
     def refreshed(self, expire_at_s: float | None) -> bytes:
         """Return the notification that the connection expires at another time."""

@@ -27,7 +27,7 @@ class StreamPosition(Struct, omit_defaults=True):
     epoch: str = ""
 
 
-class SubscribeRequest(Struct):
+class SubscribeCommand(Struct):
     channel: str = ""
     token: str = ""
     recover: bool = False
@@ -43,54 +43,54 @@ class SubscribeRequest(Struct):
     tf: FilterNode | None = None
 
 
-class ConnectRequest(Struct):
+class ConnectCommand(Struct):
     token: str = ""
     data: Raw | UnsetType = UNSET
-    subs: dict[str, SubscribeRequest] = {}
+    subs: dict[str, SubscribeCommand] = {}
     name: str = ""
     version: str = ""
     headers: dict[str, str] = {}
 
 
-class UnsubscribeRequest(Struct):
+class UnsubscribeCommand(Struct):
     channel: str = ""
 
 
-class PublishRequest(Struct):
+class PublishCommand(Struct):
     channel: str = ""
     data: Raw | UnsetType = UNSET
     type: int = 0
 
 
-class PresenceRequest(Struct):
+class PresenceCommand(Struct):
     channel: str = ""
 
 
-class PresenceStatsRequest(Struct):
+class PresenceStatsCommand(Struct):
     channel: str = ""
 
 
-class HistoryRequest(Struct):
+class HistoryCommand(Struct):
     channel: str = ""
     limit: int = 0
     since: StreamPosition | None = None
     reverse: bool = False
 
 
-class SendRequest(Struct):
+class SendCommand(Struct):
     data: Raw | UnsetType = UNSET
 
 
-class RPCRequest(Struct):
+class RPCCommand(Struct):
     method: str = ""
     data: Raw | UnsetType = UNSET
 
 
-class RefreshRequest(Struct):
+class RefreshCommand(Struct):
     token: str = ""
 
 
-class SubRefreshRequest(Struct):
+class SubRefreshCommand(Struct):
     channel: str = ""
     token: str = ""
     type: int = 0
@@ -100,17 +100,17 @@ class Command(Struct):
     """One command. Exactly one of the fields after `id` is set, or none in a pong."""
 
     id: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
-    connect: ConnectRequest | None = None
-    subscribe: SubscribeRequest | None = None
-    unsubscribe: UnsubscribeRequest | None = None
-    publish: PublishRequest | None = None
-    presence: PresenceRequest | None = None
-    presence_stats: PresenceStatsRequest | None = None
-    history: HistoryRequest | None = None
-    send: SendRequest | None = None
-    rpc: RPCRequest | None = None
-    refresh: RefreshRequest | None = None
-    sub_refresh: SubRefreshRequest | None = None
+    connect: ConnectCommand | None = None
+    subscribe: SubscribeCommand | None = None
+    unsubscribe: UnsubscribeCommand | None = None
+    publish: PublishCommand | None = None
+    presence: PresenceCommand | None = None
+    presence_stats: PresenceStatsCommand | None = None
+    history: HistoryCommand | None = None
+    send: SendCommand | None = None
+    rpc: RPCCommand | None = None
+    refresh: RefreshCommand | None = None
+    sub_refresh: SubRefreshCommand | None = None
 
 
 class EmulationRequest(Struct):
@@ -124,7 +124,7 @@ class EmulationRequest(Struct):
 # What the server answers
 
 
-class Empty(Struct):
+class EmptyResult(Struct):
     """The result of a command that has none: `{}`, and never left out."""
 
 
@@ -179,7 +179,7 @@ class RPCResult(Struct):
 
 
 Result = (
-    Empty
+    EmptyResult
     | ConnectResult
     | SubscribeResult
     | RefreshResult
@@ -194,12 +194,12 @@ Result = (
 # What the server says unasked
 
 
-class Unsubscribe(Struct):
+class UnsubscribePush(Struct):
     code: int
     reason: str
 
 
-class Subscribe(Struct, omit_defaults=True):
+class SubscribePush(Struct, omit_defaults=True):
     recoverable: bool = False
     epoch: str = ""
     offset: int = 0
@@ -238,8 +238,8 @@ class Push(Struct, omit_defaults=True):
     pub: Pub | UnsetType = UNSET
     join: Membership | UnsetType = UNSET
     leave: Membership | UnsetType = UNSET
-    unsubscribe: Unsubscribe | UnsetType = UNSET
-    subscribe: Subscribe | UnsetType = UNSET
+    unsubscribe: UnsubscribePush | UnsetType = UNSET
+    subscribe: SubscribePush | UnsetType = UNSET
     message: Message | UnsetType = UNSET
     disconnect: Disconnected | UnsetType = UNSET
     refresh: Refreshed | UnsetType = UNSET

@@ -144,7 +144,7 @@ _NUMBERS: Final[dict[str, Callable[[int], Any]]] = {"u": _unsigned, "o": _offset
 
 class _SubscribeEntry(msgspec.Struct):
     key: str = ""
-    value: m.SubscribeRequest = msgspec.field(default_factory=m.SubscribeRequest)
+    value: m.SubscribeCommand = msgspec.field(default_factory=m.SubscribeCommand)
 
 
 class _TextEntry(msgspec.Struct):
@@ -152,9 +152,9 @@ class _TextEntry(msgspec.Struct):
     value: str = ""
 
 
-FIELDS[_SubscribeEntry] = {1: field("key", "s"), 2: field("value", "m", m.SubscribeRequest)}
+FIELDS[_SubscribeEntry] = {1: field("key", "s"), 2: field("value", "m", m.SubscribeCommand)}
 FIELDS[_TextEntry] = {1: field("key", "s"), 2: field("value", "s")}
-_ENTRIES: Final[dict[tuple[str, Any], type]] = {("sm", m.SubscribeRequest): _SubscribeEntry, ("ss", None): _TextEntry}
+_ENTRIES: Final[dict[tuple[str, Any], type]] = {("sm", m.SubscribeCommand): _SubscribeEntry, ("ss", None): _TextEntry}
 
 
 def decode(message: bytes | str) -> list[m.Command]:

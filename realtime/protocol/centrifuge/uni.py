@@ -18,7 +18,7 @@ from realtime.codes import DisconnectCode, ErrorCode
 from realtime.errors import ClientError
 from realtime.protocol.centrifuge import json
 from realtime.protocol.centrifuge.codec import BadFrame
-from realtime.protocol.centrifuge.messages import Command, ConnectRequest, Push, Result
+from realtime.protocol.centrifuge.messages import Command, ConnectCommand, Push, Result
 from realtime.surrogates import read_repaired
 
 NAME: Final = "uni"
@@ -26,7 +26,7 @@ IS_BINARY: Final = False
 BETWEEN: Final = None
 PING: Final = json.PING
 
-_decoder = msgspec.json.Decoder(ConnectRequest)
+_decoder = msgspec.json.Decoder(ConnectCommand)
 _encoder = msgspec.json.Encoder()
 
 _ENDS: Final = {

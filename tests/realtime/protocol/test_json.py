@@ -22,19 +22,19 @@ from realtime.protocol.centrifuge.codec import BadFrame
 from realtime.protocol.centrifuge.json import decode
 from realtime.protocol.centrifuge.messages import (
     Command,
-    ConnectRequest,
+    ConnectCommand,
     ConnectResult,
-    Empty,
+    EmptyResult,
     Message,
     Push,
     RefreshResult,
     RPCResult,
     StreamPosition,
     SubRefreshResult,
-    Subscribe,
-    SubscribeRequest,
+    SubscribeCommand,
+    SubscribePush,
     SubscribeResult,
-    Unsubscribe,
+    UnsubscribePush,
 )
 from realtime.protocol.centrifuge.wire import Wire
 from realtime.protocol.shapes import HistoryResult, Info, PresenceResult, PresenceStatsResult, Pub
@@ -50,8 +50,8 @@ ANA = ClientInfo("42", "c1")
 
 def test_two_commands_stand_on_two_lines() -> None:
     connect, subscribe = decode('{"id":1,"connect":{"token":"…","name":"js"}}\n{"id":2,"subscribe":{"channel":"news"}}')
-    assert connect == Command(1, connect=ConnectRequest(token="…", name="js"))
-    assert subscribe == Command(2, subscribe=SubscribeRequest("news"))
+    assert connect == Command(1, connect=ConnectCommand(token="…", name="js"))
+    assert subscribe == Command(2, subscribe=SubscribeCommand("news"))
 
 
 def test_every_field_of_the_schema_is_read() -> None:
@@ -59,7 +59,7 @@ def test_every_field_of_the_schema_is_read() -> None:
         '{"id":2,"subscribe":{"channel":"news","token":"t","recover":true,"epoch":"aBcD","offset":7,"data":{"a":1},'
         '"positioned":true,"recoverable":true,"join_leave":true,"delta":"fossil","flag":3,"type":0}}'
     )
-    assert command.subscribe == SubscribeRequest(
+    assert command.subscribe == SubscribeCommand(
         "news", "t", True, "aBcD", 7, Raw(b'{"a":1}'), True, True, True, "fossil", 3, 0
     )
     (command,) = decode(
@@ -73,7 +73,7 @@ def test_every_field_of_the_schema_is_read() -> None:
     )
     assert command.connect is not None
     assert command.connect.headers == {"X": "y"}
-    assert command.connect.subs == {"#42": SubscribeRequest(recover=True, epoch="e", offset=9)}
+    assert command.connect.subs == {"#42": SubscribeCommand(recover=True, epoch="e", offset=9)}
     assert bytes(command.connect.data) == b"null", "null is a value, and not the same as none"
 
 
@@ -93,7 +93,7 @@ def test_every_field_of_the_schema_is_read() -> None:
     ids=repr,
 )
 def test_white_space_order_and_unknown_fields_do_not_count(frame: str | bytes) -> None:
-    assert decode(frame) == [Command(1, connect=ConnectRequest())]
+    assert decode(frame) == [Command(1, connect=ConnectCommand())]
 
 
 @pytest.mark.parametrize("frame", ["{}", "{ }", '{"id":0}', '{"what":"ever"}', "{}\n"], ids=repr)
@@ -242,8 +242,8 @@ async def test_a_reader_never_gets_what_is_not_utf_8() -> None:
             '{"recoverable":true,"epoch":"aBcD","publications":[{"data":{"a":1},"offset":8}],"recovered":true,'
             '"offset":7,"positioned":true,"was_recovering":true}',
         ),
-        ("publish", Empty(), "{}"),
-        ("unsubscribe", Empty(), "{}"),
+        ("publish", EmptyResult(), "{}"),
+        ("unsubscribe", EmptyResult(), "{}"),
         ("presence", PresenceResult({}), '{"presence":{}}'),
         ("presence", PresenceResult({"c1": Info("", "")}), '{"presence":{"c1":{"user":"","client":""}}}'),
         ("presence_stats", PresenceStatsResult(0, 0), '{"num_clients":0,"num_users":0}'),
@@ -285,15 +285,15 @@ def test_an_error_always_has_its_text(error: Any, text: str) -> None:
     ("push", "text"),
     [
         (
-            Push("news", unsubscribe=Unsubscribe(2500, "insufficient state")),
+            Push("news", unsubscribe=UnsubscribePush(2500, "insufficient state")),
             '{"channel":"news","unsubscribe":{"code":2500,"reason":"insufficient state"}}',
         ),
-        (Push("news", unsubscribe=Unsubscribe(0, "")), '{"channel":"news","unsubscribe":{"code":0,"reason":""}}'),
+        (Push("news", unsubscribe=UnsubscribePush(0, "")), '{"channel":"news","unsubscribe":{"code":0,"reason":""}}'),
         (
-            Push("ch", subscribe=Subscribe(True, "aBcD", 12, True, Raw(b"{}"))),
+            Push("ch", subscribe=SubscribePush(True, "aBcD", 12, True, Raw(b"{}"))),
             '{"channel":"ch","subscribe":{"recoverable":true,"epoch":"aBcD","offset":12,"positioned":true,"data":{}}}',
         ),
-        (Push("ch", subscribe=Subscribe()), '{"channel":"ch","subscribe":{}}'),
+        (Push("ch", subscribe=SubscribePush()), '{"channel":"ch","subscribe":{}}'),
         (Push(message=Message(Raw(b"[1]"))), '{"message":{"data":[1]}}'),
     ],
 )
