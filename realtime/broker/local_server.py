@@ -64,7 +64,7 @@ from realtime.broker.base import (
     WorkerId,
 )
 from realtime.broker.framing import LOCAL_STOP_SIGNAL, Framed, frame
-from realtime.broker.memory_state import Member, MemoryState
+from realtime.broker.memory_state import MemoryState, StoredMember
 from realtime.broker.streams import Full
 from realtime.timing.rate import Rate
 
@@ -258,7 +258,7 @@ class LocalBrokerServer:
             return
         if not quietly:  # a quiet member was admitted before, and refusing it now would lose it
             self.state.admit_member(self._clock(), room, info)
-        self.state.add_member(room, Member(peer.worker, info, announce, lasting))
+        self.state.add_member(room, StoredMember(peer.worker, info, announce, lasting))
         if announce and (owner is None or not quietly):
             self._notify(room, [JOIN, room, info])
 

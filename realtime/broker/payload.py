@@ -13,7 +13,7 @@ import msgspec
 from realtime.broker.base import ClientInfo, RawPublication
 
 
-class Payload(msgspec.Struct, frozen=True, array_like=True):
+class StoredPayload(msgspec.Struct, frozen=True, array_like=True):
     """A publication without its position."""
 
     data: bytes
@@ -24,7 +24,7 @@ class Payload(msgspec.Struct, frozen=True, array_like=True):
 
 
 pack_payload = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Payload).decode
+_decode = msgspec.msgpack.Decoder(StoredPayload).decode
 
 
 def read_payload(payload: bytes, epoch: str, offset: int) -> RawPublication:

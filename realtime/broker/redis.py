@@ -75,7 +75,7 @@ from realtime.broker.keys import HOME, RedisKeys, tag_of
 from realtime.broker.links import Nodes, RedisLink, Route
 from realtime.broker.members import Members, read_members
 from realtime.broker.nodes import FixedServer, Sentinels, SingleNode
-from realtime.broker.payload import Payload, pack_payload, read_payload
+from realtime.broker.payload import StoredPayload, pack_payload, read_payload
 from realtime.broker.resp import CommandFailed
 from realtime.errors import BrokerUnavailable
 from realtime.timing.rate import Rate
@@ -254,7 +254,9 @@ class RedisBroker:
         room, retention, key = request.room, request.retention, request.idempotency_key
         tags = dict(request.tags) if request.tags else None
         # The script stores the payload and publishes it unchanged. Offset and epoch stand beside it in both places.
-        payload = pack_payload(Payload(request.data, request.info, tags, int(time.time() * 1000), request.exclude))
+        payload = pack_payload(
+            StoredPayload(request.data, request.info, tags, int(time.time() * 1000), request.exclude)
+        )
         meta = self._keys.meta(room)
         seen_key = self._keys.idempotency(room, key) if key is not None else meta
         # Without history only one key is named. While a hash slot moves, each further key could mean a TRYAGAIN.

@@ -96,7 +96,7 @@ class RoomStream:
         self.expires_at = 0.0  # when the position is forgotten too
 
 
-class Streams:
+class StreamStore:
     """Streams and idempotency keys. Times are in seconds, on any clock that never goes back."""
 
     def __init__(self, budget: Budget, run_id: bytes) -> None:

@@ -28,7 +28,7 @@ from realtime.broker.base import (
 from realtime.broker.local import LocalBroker
 from realtime.broker.local_server import LocalBrokerServer, WorkerLink
 from realtime.broker.memory import MemoryBroker
-from realtime.broker.memory_state import Member, MemoryState
+from realtime.broker.memory_state import MemoryState, StoredMember
 from realtime.broker.streams import Full
 from realtime.errors import BrokerFull, BrokerUnavailable
 from realtime.timing.rate import Rate
@@ -346,7 +346,7 @@ def test_whatever_happens_the_bytes_are_bounded_and_all_given_back(
             elif step == "join":
                 info = ClientInfo("u", f"c{one}", b"{}" if two else None)
                 state.admit_member(now, room, info)
-                state.add_member(room, Member(A, info, True, False))
+                state.add_member(room, StoredMember(A, info, True, False))
             elif step == "leave":
                 state.remove_member(room, ConnectionId(f"c{one}"))
             elif step == "allow":
