@@ -32,8 +32,8 @@ from realtime.broker.memory import MemoryBroker
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
 from realtime.errors import ClientError, Disconnect
+from realtime.protocol.centrifuge.encoder import difference
 from realtime.protocol.centrifuge.server import Centrifuge
-from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.hub import Hub
 from realtime.session.registry import Home, Registry
 from realtime.session.state import SessionLimits

@@ -28,7 +28,7 @@ from realtime.api import Api
 from realtime.application.app import App, Receive, Scope, Send
 from realtime.process.router import Router
 from realtime.protocol.centrifuge import uni
-from realtime.protocol.centrifuge.wire import Wire
+from realtime.protocol.centrifuge.encoder import Wire
 from realtime.transport.stream import EVENTS
 
 __all__ = ["TestHttp", "TestResponse"]

@@ -21,8 +21,8 @@ from realtime.broker.base import Broker, WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
+from realtime.protocol.centrifuge.encoder import difference
 from realtime.protocol.centrifuge.server import Centrifuge
-from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.census import LARGE
 from realtime.rooms.hub import COMPARE_S, Hub
 from realtime.session.registry import Home, Registry

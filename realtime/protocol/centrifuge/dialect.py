@@ -17,6 +17,7 @@ from realtime.codes import UnsubscribeCode
 from realtime.protocol.centrifuge import commands, uni
 from realtime.protocol.centrifuge.call import ttl
 from realtime.protocol.centrifuge.codec import BadFrame, Codec
+from realtime.protocol.centrifuge.encoder import Wire
 from realtime.protocol.centrifuge.messages import (
     Command,
     Disconnected,
@@ -26,7 +27,6 @@ from realtime.protocol.centrifuge.messages import (
     SubscribePush,
     UnsubscribePush,
 )
-from realtime.protocol.centrifuge.wire import Wire
 from realtime.protocol.shapes import JSON
 from realtime.session.base import BadMessage, Dialect, Subscribed
 from realtime.session.session import Session

@@ -12,7 +12,7 @@ from realtime.auth.credentials import ADDRESSES_MAX, API_KEY, SUBSCRIPTION_TOKEN
 from realtime.auth.tokens import sign
 from realtime.cli.status import wrong_credentials
 from realtime.protocol.centrifuge import uni
-from realtime.protocol.centrifuge.wire import Wire
+from realtime.protocol.centrifuge.encoder import Wire
 from realtime.transport.stream import EVENTS
 from tests.realtime.protocol.test_connecting import open_app
 from tests.support.aio import run_async

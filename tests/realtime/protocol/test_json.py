@@ -19,6 +19,7 @@ from realtime.errors import ClientError
 from realtime.json_text import one_line
 from realtime.protocol.centrifuge import json as wire_json
 from realtime.protocol.centrifuge.codec import BadFrame
+from realtime.protocol.centrifuge.encoder import Wire
 from realtime.protocol.centrifuge.json import decode
 from realtime.protocol.centrifuge.messages import (
     Command,
@@ -36,7 +37,6 @@ from realtime.protocol.centrifuge.messages import (
     SubscribeResult,
     UnsubscribePush,
 )
-from realtime.protocol.centrifuge.wire import Wire
 from realtime.protocol.shapes import HistoryResult, Info, PresenceResult, PresenceStatsResult, Pub
 from tests.support.aio import run_async
 from tests.support.one_worker import OneWorker

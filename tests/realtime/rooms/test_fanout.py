@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime.broker.base import ClientInfo, RawPublication, Room
-from realtime.protocol.centrifuge.wire import difference
+from realtime.protocol.centrifuge.encoder import difference
 from realtime.rooms.fanout import KEYS_MAX, Change, Fanout, total
 
 ROOM = Room("room")
