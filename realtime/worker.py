@@ -37,7 +37,7 @@ from realtime.errors import BrokerUnavailable, RealtimeError
 from realtime.process.gateway import Gateway
 from realtime.process.router import Router
 from realtime.protocol.centrifuge import uni
-from realtime.protocol.centrifuge.encoder import Wire, difference
+from realtime.protocol.centrifuge.encoder import CentrifugeEncoder, difference
 from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.protocol.centrifuge.streams import ENDPOINTS, StreamEndpoint
 from realtime.rooms.hub import Hub
@@ -155,7 +155,7 @@ class Process:
                 self.hub,
                 bus,
                 keys=settings.api_keys,
-                encoder=Wire(uni, EVENTS),
+                encoder=CentrifugeEncoder(uni, EVENTS),
                 wrong=self.wrong,
                 message_bytes=settings.message_bytes,
             ),

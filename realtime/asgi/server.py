@@ -29,7 +29,7 @@ from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.revocation_sync import RevocationSync
 from realtime.process.router import Router
 from realtime.protocol.centrifuge import uni
-from realtime.protocol.centrifuge.encoder import Wire, difference
+from realtime.protocol.centrifuge.encoder import CentrifugeEncoder, difference
 from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.protocol.centrifuge.streams import ENDPOINTS, StreamEndpoint
 from realtime.rooms.hub import Hub
@@ -105,7 +105,7 @@ class OneProcess:
                 self._hub,
                 bus,
                 keys=settings.api_keys,
-                encoder=Wire(uni, EVENTS),
+                encoder=CentrifugeEncoder(uni, EVENTS),
                 wrong=wrong,
                 message_bytes=settings.message_bytes,
             ),

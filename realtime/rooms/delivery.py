@@ -79,7 +79,7 @@ class Delivery:
         self._scheduled.append(local)
 
     def _flush(self) -> None:
-        """Deliver everything that this turn brought: one buffer per room and wire, one write per member."""
+        """Deliver everything that this turn brought: one buffer per room and encoder, one write per member."""
         scheduled, self._scheduled = self._scheduled, []
         for local in scheduled:
             try:
@@ -108,12 +108,12 @@ class Delivery:
             subscriber,
             watches=pending.watches,
             seen=activation.seen,
-            wire=pending.wire,
+            encoder=pending.encoder,
             accepts=pending.accepts,
             base=base,
         )
         if activation.changes:
-            subscriber.transport.write(subscriber.wire.changes(local.name, activation.changes))
+            subscriber.transport.write(subscriber.encoder.changes(local.name, activation.changes))
 
     def whereabouts(self, local: LocalRoom, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
         """

@@ -41,7 +41,7 @@ from realtime.rooms.census import LARGE
 from realtime.rooms.delivery import Delivery, LocalRoom
 from realtime.rooms.departures import Departures
 from realtime.rooms.entering import Entering
-from realtime.rooms.fanout import Accepts, Difference, Subscriber, Wire
+from realtime.rooms.fanout import Accepts, Difference, Encoder, Subscriber
 from realtime.rooms.hooks import Hooks, NoHooks
 from realtime.rooms.options import Declarations, RoomOptions
 from realtime.rooms.outputs import DELIVER, ONLY_DELIVER, UNSUBSCRIBE, Lost, Output, ReportGap, RequestStream, WakeAt
@@ -143,7 +143,7 @@ class Hub:
         info: ClientInfo,
         since: Position | None = None,
         watches: bool = False,
-        wire: Wire | None = None,
+        encoder: Encoder | None = None,
         accepts: Accepts | None = None,
     ) -> PendingSubscription:
         """
@@ -154,14 +154,14 @@ class Hub:
             info: what others are to see of it, where the room has presence; `info` of the result is what they do see.
             since: the position after which it wants everything again.
             watches: it gets joins and leaves.
-            wire: what publications are written in; the subscriber's own unless given.
+            encoder: what publications are written in; the subscriber's own unless given.
             accepts: which publications it gets; all unless given.
 
         Raises:
             BrokerUnavailable: nothing is left behind.
         """
         local = self.registry.obtain(room, options)
-        pending = PendingSubscription(room, subscriber, since=since, watches=watches, wire=wire, accepts=accepts)
+        pending = PendingSubscription(room, subscriber, since=since, watches=watches, encoder=encoder, accepts=accepts)
         local.machine.enter(pending)  # before the first await: from here on the room is not empty
         try:
             await self._entering.prepare(local, pending, options, info)

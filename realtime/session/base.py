@@ -18,7 +18,7 @@ from realtime.auth.credentials import WrongCredentials
 from realtime.auth.tokens import Tokens
 from realtime.broker.base import Position, RawPublication, Room
 from realtime.codes import UnsubscribeCode
-from realtime.rooms.fanout import Accepts, Wire
+from realtime.rooms.fanout import Accepts, Encoder
 from realtime.rooms.hub import Hub
 from realtime.rooms.options import RoomOptions
 from realtime.session.connection import Connection
@@ -129,10 +129,10 @@ class Dialect(Protocol):
     is_binary: bool
     """Whether payloads may be any bytes."""
 
-    encoder: Wire
+    encoder: Encoder
     """Writes publications, joins and leaves."""
 
-    delta_encoder: Wire
+    delta_encoder: Encoder
     """Writes them for members that have negotiated differences."""
 
     ping: bytes

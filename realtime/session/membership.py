@@ -332,10 +332,10 @@ class Member(RoomSubscriber):
         if joined is None or (pending.since is not None and not joined.recovered):
             self.services.hub.cancel(pending)
             return False
-        wire = self.dialect.delta_encoder if subscription.delta else self.dialect.encoder
+        encoder = self.dialect.delta_encoder if subscription.delta else self.dialect.encoder
         for publication in joined.publications:
             if publication.exclude != self.connection_id or not publication.exclude:
-                self.write(wire.publication(subscription.room, publication))
+                self.write(encoder.publication(subscription.room, publication))
                 base = publication.data
         self.services.hub.activate(pending, base=base if subscription.delta else None)
         return True
@@ -366,7 +366,7 @@ class Member(RoomSubscriber):
             info=info,
             since=since if options.recover else None,
             watches=subscription.join_leave,
-            wire=self.dialect.delta_encoder if subscription.delta else None,
+            encoder=self.dialect.delta_encoder if subscription.delta else None,
             accepts=self.accepts(subscription),
         )
         subscription.shown = None if pending.info is None else ConnectionId(pending.info.connection_id)

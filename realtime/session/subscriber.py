@@ -16,7 +16,7 @@ import time
 from realtime import codes
 from realtime.broker.base import Room
 from realtime.codes import DisconnectCode, UnsubscribeCode
-from realtime.rooms.fanout import Wire
+from realtime.rooms.fanout import Encoder
 from realtime.session.base import Dialect, Services
 from realtime.session.connection import Connection
 from realtime.session.state import Phase, SessionState, Subscription
@@ -41,7 +41,7 @@ class RoomSubscriber:
     # As the hub sees it
 
     @property
-    def wire(self) -> Wire:
+    def encoder(self) -> Encoder:
         """What writes publications for this member."""
         return self.dialect.encoder
 

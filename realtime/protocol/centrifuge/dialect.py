@@ -17,7 +17,7 @@ from realtime.codes import UnsubscribeCode
 from realtime.protocol.centrifuge import commands, uni
 from realtime.protocol.centrifuge.call import ttl
 from realtime.protocol.centrifuge.codec import BadFrame, Codec
-from realtime.protocol.centrifuge.encoder import Wire
+from realtime.protocol.centrifuge.encoder import CentrifugeEncoder
 from realtime.protocol.centrifuge.messages import (
     Command,
     Disconnected,
@@ -42,8 +42,8 @@ class CentrifugeDialect(Dialect):
         self.name = codec.NAME
         self.label = JSON if codec.NAME == uni.NAME else codec.NAME
         self.is_binary = codec.IS_BINARY
-        self.encoder = Wire(codec, framing)
-        self.delta_encoder = Wire(codec, framing, is_delta=True)
+        self.encoder = CentrifugeEncoder(codec, framing)
+        self.delta_encoder = CentrifugeEncoder(codec, framing, is_delta=True)
         self.ping = framing.frame(codec.PING)
         self._codec = codec
         self._frame = framing.frame

@@ -1,8 +1,9 @@
 """
-What goes to the socket, in one encoding over one kind of transport.
+What goes to the socket: publications, joins and leaves, in one encoding over one kind of transport.
 
-Pure. One `Wire` per codec and framing, and a second where deltas were negotiated, serves every member in a worker, so
-that the hub can tell by identity whose bytes are the same.
+Pure, in the worker. There is one `CentrifugeEncoder` for each codec and framing, and a second one with deltas. It
+serves every member on the worker, so the hub sees by identity which members get the same bytes. It never knows which
+members there are.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from realtime.transport.base import Framing
 MESSAGE_BYTES: Final = 32768  # into which joins and leaves are put together; what clients may be sure to take
 
 
-class Wire:
+class CentrifugeEncoder:
     """The protocol in one encoding, framed for one kind of transport."""
 
     __slots__ = ("_between", "codec", "frame", "is_delta", "ping")

@@ -19,7 +19,7 @@ from realtime.errors import ClientError
 from realtime.json_text import one_line
 from realtime.protocol.centrifuge import json as wire_json
 from realtime.protocol.centrifuge.codec import BadFrame
-from realtime.protocol.centrifuge.encoder import Wire
+from realtime.protocol.centrifuge.encoder import CentrifugeEncoder
 from realtime.protocol.centrifuge.json import decode
 from realtime.protocol.centrifuge.messages import (
     Command,
@@ -370,7 +370,7 @@ class Brackets:
 
 
 def test_a_wire_frames_what_it_says() -> None:
-    wire = Wire(wire_json, Brackets())
+    wire = CentrifugeEncoder(wire_json, Brackets())
     assert wire.ping == b"<{}>", "a ping is an empty object, never an empty message"
     assert wire.publication(NEWS, RawPublication(b"1")) == b'<{"push":{"channel":"news","pub":{"data":1}}}>'
     join, leave = wire_json.push_join(NEWS, ANA), wire_json.push_leave(NEWS, ANA)
@@ -383,13 +383,13 @@ def test_where_a_message_is_one_event_each_join_has_its_own() -> None:
         takes_several = False
 
     join, leave = wire_json.push_join(NEWS, ANA), wire_json.push_leave(NEWS, ANA)
-    said = Wire(wire_json, OneEach()).changes(NEWS, [(True, ANA), (False, ANA)])
+    said = CentrifugeEncoder(wire_json, OneEach()).changes(NEWS, [(True, ANA), (False, ANA)])
     assert said == b"<" + join + b"><" + leave + b">"
 
 
 def test_many_joins_become_messages_of_a_size_that_clients_take() -> None:
     joins = [(True, ClientInfo("ana", f"c{number}", b'"' + b"x" * 500 + b'"')) for number in range(1000)]
-    said = Wire(wire_json, Brackets()).changes(NEWS, joins)
+    said = CentrifugeEncoder(wire_json, Brackets()).changes(NEWS, joins)
     messages = said[1:-1].split(b"><")
     assert [line for each in messages for line in each.split(b"\n")] == [
         wire_json.push_join(NEWS, info) for _, info in joins
