@@ -34,7 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.broker",
         "realtime.auth",
         "realtime.settings",
-        "realtime.timing realtime.threads realtime.tasks realtime.surrogates realtime.logs",
+        "realtime.timing realtime.threads realtime.tasks realtime.surrogates realtime.logs realtime.log_lines",
         "realtime.json_text realtime.codes realtime.close_codes",
         "realtime.errors",
         "realtime.own",

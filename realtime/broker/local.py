@@ -58,6 +58,7 @@ from realtime.broker.local_server import (
     STATE,
 )
 from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
+from realtime.log_lines import log
 from realtime.timing.rate import Rate
 
 START_S: Final = 5.0  # for the first connection
@@ -226,7 +227,7 @@ class LocalBroker:
             try:
                 self._link = await self._connect()
             except (OSError, TimeoutError, BrokerUnavailable) as error:
-                logger.debug("- no link to %s yet: %s", self.address, error)
+                log(logger, logging.DEBUG, "- broker not connected", server=self.address, reason=error)
                 continue
             self._listener.on_link_restored()
             return

@@ -37,6 +37,7 @@ from realtime.cluster.messages import (
     encode,
 )
 from realtime.errors import BrokerUnavailable, ClientError
+from realtime.log_lines import log
 from realtime.session.registry import Home, LocalSession, Registry
 from realtime.tasks import SideTasks
 
@@ -126,7 +127,7 @@ class ClusterBus:
                 is_here: bool = await receipt
                 return is_here
         except TimeoutError:
-            logger.debug("! worker %s confirmed no input of a client", worker)
+            log(logger, logging.DEBUG, "- input not confirmed", worker=worker, within_s=RECEIPT_S)
             return False
         finally:
             del self._receipts[number]
@@ -177,7 +178,14 @@ class ClusterBus:
                     await more.wait()
                     more.clear()
         except TimeoutError:
-            logger.warning("! survey: %d of %d workers did not answer", expected - len(replies), expected)
+            log(
+                logger,
+                logging.WARNING,
+                "- survey incomplete",
+                answers=len(replies),
+                workers=expected,
+                within_s=SURVEY_S,
+            )
         finally:
             del self._surveys[number]
         return sorted(replies, key=lambda each: (each.node, each.slot))
@@ -248,7 +256,7 @@ class ClusterBus:
         try:
             await self._mailbox.send(WorkerId(asker), encode(answer))
         except BrokerUnavailable as error:
-            logger.warning("! message of worker %s is not answered: %s", asker, error)
+            log(logger, logging.WARNING, "message not answered", worker=asker, reason=error)
 
     def _apply(self, message: SubscribeUser | UnsubscribeUser | RefreshUser, session: LocalSession) -> None:
         if isinstance(message, RefreshUser):
@@ -266,4 +274,4 @@ async def _subscribe(session: LocalSession, message: SubscribeUser) -> None:
             Room(message.room), expire_at_s=message.expire_at_s, info=message.info, data=message.data, since=since
         )
     except ClientError as error:
-        session.log_refusal(f"room {message.room}", error)
+        session.log_refusal("subscription", error, room=message.room)

@@ -18,11 +18,12 @@ import msgspec
 
 from realtime.broker.base import Broker, ClientInfo, ConnectionId
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 from realtime.rooms.hooks import Hooks, call
 from realtime.rooms.records import Records, end_record
 from realtime.tasks import SideTasks
 
-REPLACED: Final = "has ended, and its user has another connection"
+REPLACED: Final = "= connection replaced"  # it has ended, and its user has another one
 _HAS_ENDED: Final = b"1"  # the chan_info of a connection's record once that connection has ended
 
 logger = logging.getLogger("realtime.departures")
@@ -52,7 +53,14 @@ class ConnectionEnds:
         try:
             await self._records.add(end_record(info.user), info)
         except BrokerUnavailable as error:
-            logger.warning("! %s has no record, a crash would skip on_disconnect: %s", info.connection_id, error)
+            log(
+                logger,
+                logging.WARNING,
+                "connection without a record",  # a crash of this worker would skip `on_disconnect`
+                connection=info.connection_id,
+                user=info.user,
+                reason=error,
+            )
 
     def not_admitted(self, user: str, connection_id: ConnectionId) -> None:
         """Undo `admit` for a connection that ended before its client got the answer."""
@@ -87,9 +95,9 @@ class ConnectionEnds:
         if is_back is None:
             return  # the record stays, for another worker
         if is_back:
-            logger.debug("= %s %s", info.connection_id, REPLACED)
+            log(logger, logging.DEBUG, REPLACED, connection=info.connection_id, user=info.user)
         else:
-            await call(notify(), "on_disconnect")
+            await call(notify(), "on_disconnect", connection=info.connection_id)
         await self._records.remove(end_record(info.user), ConnectionId(info.connection_id))
 
     async def _is_back(self, info: ClientInfo, grace_s: float) -> bool | None:

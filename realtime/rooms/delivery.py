@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from realtime.broker.base import Position, Room
+from realtime.log_lines import log
 from realtime.rooms.fanout import Difference, Fanout, Subscriber
 from realtime.rooms.options import RoomOptions
 from realtime.rooms.outputs import Activation, Batch, Lost, Output
@@ -84,8 +85,8 @@ class Delivery:
         for local in scheduled:
             try:
                 self.write(local, local.machine.flush())
-            except Exception:  # a fault of ours, in one room: the others are delivered all the same
-                logger.exception("! room %s: publications could not be delivered", local.name)
+            except Exception:  # noqa: BLE001 - a fault of ours, in one room: the others are delivered all the same
+                log(logger, logging.ERROR, "delivery failed", room=local.name, exc_info=True)
                 self._shell.perform(local, local.machine.delivery_failed())
 
     def write(self, local: LocalRoom, batches: Sequence[Batch]) -> None:
@@ -134,19 +135,24 @@ class Delivery:
         self.insufficient += len(overrun)
         outputs = local.machine.left(len(overrun))
         for subscriber in overrun:
-            logger.warning("x %s: room %s has too many keys waiting for it", subscriber.connection_id, local.name)
+            log(
+                logger,
+                logging.WARNING,
+                "x member overrun",
+                room=local.name,
+                connection=subscriber.connection_id,
+                reason="more keys wait for it than a member may have",
+            )
             subscriber.insufficient(local.name)
         self._shell.perform(local, outputs)
 
     def put_out(self, local: LocalRoom, lost: Lost) -> None:
         """Write what was accepted before the loss, then remove and notify every member."""
-        logger.warning(
-            "! room %s: publications after %d are lost, %d members are notified", local.name, lost.after, lost.members
-        )
+        log(logger, logging.WARNING, "publications lost", room=local.name, after=lost.after, members=lost.members)
         try:
             self.write(local, lost.before)
-        except Exception:  # a fault of ours; the members are put out all the same
-            logger.exception("! room %s: publications could not be delivered", local.name)
+        except Exception:  # noqa: BLE001 - a fault of ours; the members are put out all the same
+            log(logger, logging.ERROR, "delivery failed", room=local.name, exc_info=True)
         members = local.fanout.clear()
         self.insufficient += len(members)
         for subscriber in members:

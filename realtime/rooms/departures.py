@@ -46,6 +46,7 @@ import msgspec
 
 from realtime.broker.base import Broker, ClientInfo, ConnectionId, Departed, Room
 from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
+from realtime.log_lines import log
 from realtime.rooms.connection_ends import ConnectionEnds
 from realtime.rooms.hooks import Hooks, call
 from realtime.rooms.options import Declarations, RoomOptions
@@ -54,7 +55,7 @@ from realtime.rooms.records import EMPTY, END, GRACE, Records, empty_record, gra
 from realtime.tasks import SideTasks
 
 SECOND_LOOK_S: Final = 5.0  # after which a worker that took over a membership has registered it, or is dead
-IN_GRACE: Final = "is in grace, and may come back"
+IN_GRACE: Final = "= member in grace"
 
 logger = logging.getLogger("realtime.departures")
 
@@ -182,16 +183,24 @@ class Departures:
         timer = loop.call_later(
             options.grace_s, lambda: self._tasks.spawn(self._end_grace(room, options, record, connection_id))
         )
-        recording = loop.create_task(self._record_grace(record, info))
+        recording = loop.create_task(self._record_grace(room, record, info))
         self._in_grace.setdefault(record, {})[connection_id] = _Grace(info, timer, recording)
 
-    async def _record_grace(self, record: Room, info: ClientInfo) -> None:
+    async def _record_grace(self, room: Room, record: Room, info: ClientInfo) -> None:
         """Let the client that comes back find its membership, also on another worker."""
         try:
             await self._records.add(record, info)
-            logger.debug("= %s %s", info.connection_id, IN_GRACE)
+            log(logger, logging.DEBUG, IN_GRACE, room=room, user=info.user, connection=info.connection_id)
         except BrokerUnavailable as error:
-            logger.debug("- %s is in grace, but no other worker finds it: %s", info.connection_id, error)
+            log(
+                logger,
+                logging.DEBUG,
+                "- grace without a record",  # no other worker finds the member
+                room=room,
+                user=info.user,
+                connection=info.connection_id,
+                reason=error,
+            )
 
     async def _end_grace(self, room: Room, options: RoomOptions, record: Room, connection_id: ConnectionId) -> None:
         grace = self._in_grace.get(record, {}).get(connection_id)
@@ -247,7 +256,7 @@ class Departures:
             await self.presence.flush(room, connection_id)
         if not options.has_leave_hooks:
             return
-        await call(self._hooks.leave(room, info), f"on_leave of {room}")
+        await call(self._hooks.leave(room, info), "on_leave", room=room, connection=info.connection_id)
         if options.hears_empty:
             try:
                 await self._records.add(empty_record(room), ClientInfo("", self._worker))
@@ -261,7 +270,7 @@ class Departures:
             self._unchecked[room] = None
             return
         if left == 0:  # of members that leave at once, one gets this
-            await call(self._hooks.empty(room), f"on_empty of {room}")
+            await call(self._hooks.empty(room), "on_empty", room=room)
         await self._records.remove(empty_record(room), ConnectionId(self._worker))
 
     async def _check_if_empty(self, room: Room, record: ConnectionId) -> None:
@@ -273,7 +282,7 @@ class Departures:
             return
         self._unchecked.pop(room, None)
         if not counts.clients:
-            await call(self._hooks.empty(room), f"on_empty of {room}")
+            await call(self._hooks.empty(room), "on_empty", room=room)
         await self._records.remove(empty_record(room), record)
 
     # From other workers

@@ -37,6 +37,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from realtime.broker.base import Broker, ClientInfo, Departed, Position, RawPublication, Room, WorkerId
+from realtime.log_lines import log
 from realtime.rooms.census import LARGE
 from realtime.rooms.delivery import Delivery, LocalRoom
 from realtime.rooms.departures import Departures
@@ -55,8 +56,8 @@ from realtime.rooms.upkeep import Upkeep
 from realtime.tasks import SideTasks
 
 COMPARE_S: Final = 8.0  # so a publication that was lost, with none after it to show the gap, is found within 10 s
-LINK_LOST: Final = "broker link lost"
-LINK_RESTORED: Final = "broker link restored"
+LINK_LOST: Final = "broker link lost"  # commands that need the broker fail, members stay
+LINK_RESTORED: Final = "broker link restored"  # every room is compared with its stream
 CLOSE_S: Final = 5.0  # for the handlers of departures, when a worker ends
 
 logger = logging.getLogger("realtime.hub")
@@ -232,7 +233,7 @@ class Hub:
                 self._delivery.put_out(local, output)
             elif isinstance(output, ReportGap):
                 self._counts["gaps"] += 1
-                logger.info("= room %s: gap, offset %d follows %d", local.name, output.found, output.after)
+                log(logger, logging.INFO, "= gap found", room=local.name, after=output.after, offset=output.found)
             elif isinstance(output, WakeAt):
                 asyncio.get_running_loop().call_at(output.due_s, self._wake, local, output)
 
@@ -269,12 +270,12 @@ class Hub:
 
     def on_link_lost(self) -> None:
         self.is_linked = False
-        logger.warning("! %s: commands that need the broker fail, members stay", LINK_LOST)
+        log(logger, logging.WARNING, LINK_LOST, rooms=len(self._rooms))
         self._upkeep.distrust(self._rooms.values())
 
     def on_link_restored(self) -> None:
         self.is_linked = True
-        logger.warning("= %s: %d rooms are compared", LINK_RESTORED, len(self._rooms))
+        log(logger, logging.WARNING, LINK_RESTORED, rooms=len(self._rooms))
         self._upkeep.link_restored()
 
     def on_gap(self, rooms: Sequence[Room]) -> None:

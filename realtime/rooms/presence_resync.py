@@ -17,6 +17,7 @@ from typing import Final
 
 from realtime.broker.base import Broker
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 from realtime.rooms.delivery import LocalRoom, Shell
 
 SETTLE_S: Final = 3.0  # by then every worker that lives has its link again, and has registered its members
@@ -61,8 +62,8 @@ class PresenceResync:
                     differs = await self._differs(local)
                 except BrokerUnavailable:
                     differs = True
-                except Exception:  # a fault of ours, in one room: it waits for the next fault, the others do not
-                    logger.exception("! room %s: presence could not be compared", local.name)
+                except Exception:  # noqa: BLE001 - a fault of ours, in one room: it waits for the next fault, the others do not
+                    log(logger, logging.ERROR, "presence comparison failed", room=local.name, exc_info=True)
                     differs = False
                 if differs:
                     self._suspects.add(local)
@@ -84,5 +85,5 @@ class PresenceResync:
             for change in changes:
                 self._shell.perform(local, machine.change(change, now_s))
             if changes:
-                logger.info("= room %s: %d joins and leaves were missing and are sent", local.name, len(changes))
+                log(logger, logging.INFO, "= presence repaired", room=local.name, changes=len(changes))
             return bool(changes) or not view.is_settled

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 
 from realtime.broker.base import PRIVATE, Broker, RawPublication, Room
+from realtime.log_lines import log
 
 logger = logging.getLogger("realtime.hub")
 
@@ -50,5 +51,5 @@ class PrivateRooms:
             return
         try:
             receive(publication.data)
-        except Exception:
-            logger.exception("! message of another worker could not be handled")
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            log(logger, logging.ERROR, "message of a worker failed", exc_info=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from realtime.broker.base import Broker, Room
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 from realtime.rooms.delivery import LocalRoom
 from realtime.rooms.fanout import Difference, total
 from realtime.rooms.options import Declarations, RoomOptions
@@ -79,7 +80,7 @@ class RoomRegistry:
             try:
                 await self._broker.unsubscribe(local.name)
             except BrokerUnavailable:
-                logger.debug("= room %s: closed while the broker is away", local.name)
+                log(logger, logging.DEBUG, "= room closed", room=local.name, reason="the broker is away")
             finally:
                 machine.closed()  # what arrived meanwhile is of no use to a subscription that reads the stream anew
                 if machine.is_empty:

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from realtime.broker.base import ClientInfo, ConnectionId, Room
+from realtime.log_lines import log
 from realtime.session.plain import NotPlain, PlainState, pack, unpack
 from realtime.session.state import Identity, Snapshot, Subscription
 from realtime.threads import done, from_any_thread, from_any_thread_at_once
@@ -239,7 +240,7 @@ class Connection:
         try:
             state = packed_state(self)
         except NotPlain as error:
-            logger.warning("! %s: a handler for its end would not see conn.state: %s", self.id, error)
+            log(logger, logging.WARNING, "conn.state not recorded", connection=self.id, user=self.user, reason=error)
             state = None
         return msgspec.msgpack.encode(Snapshot(self._identity, info_bytes(self), state))
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -31,12 +31,13 @@ from realtime.errors import ClientError
 from realtime.json_text import one_line
 from realtime.rooms.fanout import Accepts
 from realtime.rooms.options import RoomOptions
-from realtime.rooms.pending import Insufficient, Joined, PendingSubscription
+from realtime.rooms.pending import Insufficient
 from realtime.session import claims, metering
 from realtime.session.base import Dialect, Services, Subscribed
+from realtime.session.entry import Entry, check_filter, subscribed
 from realtime.session.state import Phase, SessionState, Subscription
 from realtime.session.subscriber import RoomSubscriber
-from realtime.session.tags import BadFilter, FilterNode, compile_filter
+from realtime.session.tags import FilterNode, compile_filter
 from realtime.transport.base import Transport
 
 # After these an SDK subscribes again by itself: with another token, and from the stream's top.
@@ -44,14 +45,6 @@ COMES_AGAIN: Final = frozenset((codes.TOKEN_EXPIRED.code, codes.UNRECOVERABLE.co
 
 RESERVED: Final = "\0"  # rooms in which workers speak with each other
 PRIVATE: Final = "$"  # a room of this prefix needs a subscription token
-
-
-class Entry(NamedTuple):
-    """A subscription that is about to begin."""
-
-    subscription: Subscription
-    options: RoomOptions
-    pending: PendingSubscription
 
 
 class Member(RoomSubscriber):
@@ -406,45 +399,3 @@ class Member(RoomSubscriber):
             self.entering[room] = how
         else:
             self._put_out(room, how)
-
-
-def subscribed(entry: Entry, joined: Joined, data: bytes | None = None) -> Subscribed:
-    """Return what a client gets to know of a subscription that was committed."""
-    subscription, since, position = entry.subscription, entry.pending.since, joined.position
-    assert since is not None or not joined.recovered, "nothing is recovered that was not asked for"
-    recoverable = entry.options.recover
-    if position is None:
-        return Subscribed(
-            subscription.room, recoverable, subscription.delta, data=data, expire_at_s=subscription.expire_at_s
-        )
-    if since is not None and joined.recovered:
-        position = Position(position.epoch, since.offset)
-    return Subscribed(
-        subscription.room,
-        recoverable,
-        subscription.delta,
-        position,
-        was_recovering=since is not None,
-        recovered=joined.recovered,
-        publications=joined.publications,
-        data=data,
-        expire_at_s=subscription.expire_at_s,
-    )
-
-
-def check_filter(filter: FilterNode | None, options: RoomOptions, *, delta: bool) -> None:
-    """
-    See that a room takes a filter.
-
-    Raises:
-        ClientError: it takes none, it means nothing, or the client wants differences as well: a filtered member lacks
-            the message that these are based on.
-    """
-    if filter is None:
-        return
-    if not options.filters or delta:
-        raise codes.BAD_REQUEST.error()
-    try:
-        compile_filter(filter)
-    except BadFilter as error:
-        raise ClientError(codes.BAD_REQUEST.code, f"{codes.BAD_REQUEST.message}: {error}") from None

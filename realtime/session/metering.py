@@ -14,6 +14,7 @@ import logging
 from typing import Final
 
 from realtime import codes
+from realtime.log_lines import log
 from realtime.session.base import Services
 from realtime.session.state import SessionState
 from realtime.timing.rate import CostMeter, Meter, Rate
@@ -30,7 +31,7 @@ def over(services: Services, state: SessionState, limit: str, why: str) -> None:
     services.registry.overruns[limit] += 1
     if limit not in state.overran:
         state.overran |= {limit}
-        logger.warning("x %s: %s", state.who, why)
+        log(logger, logging.WARNING, "client over a limit", **state.log_fields, limit=limit, reason=why)
 
 
 def allows_command(services: Services, state: SessionState, rate: Rate) -> bool:

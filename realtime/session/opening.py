@@ -14,7 +14,7 @@ from realtime import codes
 from realtime.broker.base import ConnectionId
 from realtime.session.base import Dialect, Services
 from realtime.session.connection import EMPTY, take_up
-from realtime.session.membership import Entry
+from realtime.session.entry import Entry
 from realtime.session.session import Session
 from realtime.session.state import Identity, Phase, SessionState, WireState, begun
 from realtime.transport.base import Handshake, Transport

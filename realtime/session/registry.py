@@ -57,8 +57,8 @@ class LocalSession(Protocol):
     def refresh(self, expire_at_s: float | None) -> None:
         """Have the connection expire at another Unix time, or never, and notify the client."""
 
-    def log_refusal(self, what: str, why: object) -> None:
-        """Log what a client does not get to know in full."""
+    def log_refusal(self, what: str, why: object, **fields: str) -> None:
+        """Log what a client does not get to know in full. `what` is refused, `fields` are more of the line."""
 
     async def grant(
         self,

@@ -35,7 +35,7 @@ from realtime.rooms.census import Census
 from realtime.rooms.options import RoomOptions
 from realtime.session import claims, metering
 from realtime.session.base import Subscribed
-from realtime.session.membership import subscribed
+from realtime.session.entry import subscribed
 from realtime.session.session import Session
 from realtime.timing.rate import Meter
 

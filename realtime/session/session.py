@@ -17,13 +17,7 @@ other clients have their turn.
 **Publications beside.** Where the broker keeps the order of calls, a publication is sent to it, and answered, while the
 next command runs: so a burst leaves as one. A command that is no publication waits for all of them.
 
-**Timers.** One deadline follows the other (state.Liveness): first command, `on_connect`, ping, pong. `expired` in
-state.py decides what follows; here that is done, and the wheel is set to the next. Expiries of the connection and of
-its subscriptions have timers of their own. All are armed from due times in the state, so that they go on in another
-process.
-
-**Patience.** The limit on unsent bytes is the transport's. A session whose rooms all conflate is patient: nothing piles
-up for its client but the latest of each key, so a slow one is served as long as it takes something.
+**Deadlines** of the client, of its token and of its subscriptions are in deadlines.py.
 
 **The end** comes once: by the client, by a code of ours, or by the transport. Rooms are left, and the application's
 handler is called by the hub's departures, at least once.
@@ -40,9 +34,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
-import time
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any, Final
@@ -50,14 +42,14 @@ from typing import Any, Final
 from realtime import codes
 from realtime.codes import DisconnectCode
 from realtime.errors import Disconnect
+from realtime.log_lines import log
 from realtime.session import metering
 from realtime.session.base import BadMessage, Dialect, Services
 from realtime.session.connection import EMPTY, Connection, info_bytes, packed_state
-from realtime.session.membership import Member
+from realtime.session.deadlines import TimedMember
 from realtime.session.plain import NotPlain, check
-from realtime.session.state import Act, Due, Event, Phase, SessionState, admitted, encode, expired, ponged, seen
+from realtime.session.state import Event, Phase, SessionState, admitted, encode
 from realtime.threads import is_calling
-from realtime.timing.timer_wheel import Timer
 from realtime.transport.base import Transport
 from sticky.handoff.journal import MESSAGE, Mark
 
@@ -68,10 +60,10 @@ COMMANDS_AT_ONCE: Final = 32  # of one client in one turn of the loop: 1 to 2 ms
 logger = logging.getLogger("realtime.session")
 
 
-class Session(Member):
+class Session(TimedMember):
     """One client. Is the transport's `ClientSession`, the registry's `LocalSession` and the connection's server."""
 
-    __slots__ = ("_beside", "_expiry", "_mark", "_queue", "_task", "_timer")
+    __slots__ = ("_beside", "_mark", "_queue", "_task")
 
     def __init__(
         self,
@@ -99,8 +91,6 @@ class Session(Member):
         self._task: asyncio.Task[None] | None = None
         self._beside: set[asyncio.Task[None]] | None = None  # publications on their way to the broker
         self._mark = mark
-        self._timer: Timer | None = None
-        self._expiry: Timer | None = None
 
     # From the transport
 
@@ -121,7 +111,7 @@ class Session(Member):
         try:
             received = self.dialect.decode(message)
         except BadMessage as error:
-            logger.debug("< %s: %s", self.state.identity.id, error)
+            log(logger, logging.DEBUG, "< bad message", connection=self.connection_id, reason=error)
             self.finish(codes.PROTOCOL)
             return
         if self._queue is not None and len(self._queue) > QUEUE_END:  # a single message may hold more
@@ -130,7 +120,7 @@ class Session(Member):
             return
         for command in received:
             if command is None:
-                self._pong()
+                self.pong()
             elif self._queue is None:
                 self._queue = deque([command])
             else:
@@ -210,7 +200,14 @@ class Session(Member):
 
     def _move(self, event: Event) -> None:
         before = self.state.move(event)
-        logger.debug("= %s: %s -> %s", self.state.identity.id, before.value, self.state.phase.value)
+        log(
+            logger,
+            logging.DEBUG,
+            "= session state",
+            connection=self.connection_id,
+            before=before.value,
+            after=self.state.phase.value,
+        )
 
     def begin_connecting(self) -> None:
         """Take the first command. The caller must `admit` or `refuse` the client."""
@@ -222,7 +219,7 @@ class Session(Member):
         self.connection.headers = self.connection.emulated_headers = EMPTY
         share = random.uniform(0.5, 1)  # noqa: S311 - spreads pings, keeps no secret
         self.state.liveness = admitted(self.services.wheel.now, self.services.limits, share)
-        self._arm()
+        self.arm_liveness()
         if self.state.wire.is_emulated:
             self.services.registry.add_stream(self)
 
@@ -246,7 +243,7 @@ class Session(Member):
             return False
         was_admitted = self.is_admitted
         self._move(Event.CLOSED)
-        self._disarm()
+        self.disarm()
         if self._task is not None and not is_calling(self._task):
             self._task.cancel()
         away = codes.comes_back(code)
@@ -262,9 +259,9 @@ class Session(Member):
             self.services.hub.connection_ends.ended(connection.user, connection.id, notify, away=away)
         return True
 
-    def log_refusal(self, what: str, why: object) -> None:
-        """Log what a client does not get to know in full."""
-        logger.info("x %s: %s refused: %s", self.state.identity.id, what, why)
+    def log_refusal(self, what: str, why: object, **fields: str) -> None:
+        """Log what a client does not get to know in full. `what` is refused, `fields` are more of the line."""
+        log(logger, logging.INFO, f"x {what} refused", connection=self.connection_id, **fields, reason=why)
 
     # What the server sends
 
@@ -275,94 +272,6 @@ class Session(Member):
     def send_message(self, data: bytes) -> None:
         """Send a JSON text that belongs to no room."""
         self.write(self.dialect.message(data))
-
-    # Deadlines, all on the wheel
-
-    def arm(self) -> None:
-        """Set all timers from the due times."""
-        self._arm()
-        self._arm_expiry()
-        for subscription in self.state.subscriptions.values():
-            if subscription.ends_at_s is not None:
-                self.arm_expiry(subscription)
-
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        liveness = self.state.liveness
-        has_deadline = liveness.due is not Due.NOTHING
-        self._timer = self.services.wheel.at(liveness.at_s, Session._deadline, self) if has_deadline else None
-
-    def _arm_expiry(self) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        at_s = self.state.expires_at_s
-        self._expiry = None if at_s is None else self.services.wheel.at(at_s, Session._expired, self)
-
-    def _disarm(self) -> None:
-        for timer in (self._timer, self._expiry):
-            if timer is not None:
-                timer.cancel()
-        self.forget_expiries()
-
-    def _deadline(self) -> None:
-        """Do what follows when the deadline has come."""
-        state, limits, now_s = self.state, self.services.limits, self.services.wheel.now
-        takes = state.liveness.due is Due.PONG and state.liveness.awaits_pong and self.is_patient
-        if takes:
-            state.liveness, takes = seen(state.liveness, self.transport.taken())
-        state.liveness, act = expired(state.liveness, state.phase, state.wire, now_s, limits, takes=takes)
-        if act is Act.CLOSE_NO_PONG:
-            self.finish(codes.NO_PONG)
-        elif act is Act.CLOSE_LATE:
-            logger.warning("x %s: connect: no answer within %g s", self.who, limits.connect_s)
-            self.finish(codes.SERVER_ERROR)
-        elif act is Act.CLOSE_STALE:
-            self.finish(state.refusal or codes.STALE)
-        else:
-            if act is Act.PING:
-                self.write(state.wire.ping_frame or self.dialect.ping)
-            self._arm()
-
-    @property
-    def pings_announced(self) -> tuple[int, bool]:
-        """
-        What the client gets to know: the seconds between two pings, and whether it has to answer. A client that is
-        announced 0 neither expects pings nor answers them; that is so where they are frames and not messages.
-        """
-        if self.state.wire.ping_frame is not None:
-            return 0, False
-        ping_s = self.services.limits.ping_s
-        return math.ceil(ping_s), ping_s > 0 and not self.state.wire.is_one_way
-
-    def _pong(self) -> None:
-        """Take a message that answers a ping. One that answers none is a mistake of the client."""
-        if self.state.wire.ping_frame is not None or not self.state.liveness.awaits_pong:
-            self.finish(codes.PROTOCOL)
-        self.state.liveness = ponged(self.state.liveness)
-
-    def pong_received(self) -> None:
-        """Take a frame that answers a ping; asked for or not, it is as good. Other clients' frames answer nothing."""
-        if self.state.wire.ping_frame is not None:
-            self.state.liveness = ponged(self.state.liveness)
-
-    def expire_at(self, expire_at_s: float | None) -> None:
-        """Close the connection some grace after `expire_at_s` (Unix time), unless it is refreshed before."""
-        self.state.expires_at_s = None
-        if expire_at_s is not None:
-            delay_s = expire_at_s - time.time() + self.services.limits.expiry_grace_s
-            self.state.expires_at_s = self.services.wheel.now + max(delay_s, 0)
-        self._arm_expiry()
-
-    def refresh(self, expire_at_s: float | None) -> None:
-        """Have the connection expire at another time, and notify the client. Harmless when it has ended."""
-        if not self.is_open:
-            return
-        self.expire_at(expire_at_s)
-        self.write(self.dialect.refreshed(expire_at_s))
-
-    def _expired(self) -> None:
-        self.finish(codes.CONNECTION_EXPIRED)
 
     # Moving
 
@@ -397,7 +306,7 @@ class Session(Member):
                     await self._rest.wait()
                     self._rest.clear()
         except TimeoutError:
-            logger.info("= %s: not at rest within %g s", self.who, within_s)
+            log(logger, logging.INFO, "- session not at rest", **self.state.log_fields, within_s=within_s)
         finally:
             self._rest = None
         if not self.is_at_rest:
@@ -423,7 +332,7 @@ class Session(Member):
             packed = packed_state(connection)
             check(state.identity.claims, "conn.claims")
         except NotPlain as error:
-            logger.warning("x %s: it cannot move: %s", self.who, error)
+            log(logger, logging.WARNING, "session cannot move", **state.log_fields, reason=error)
             raise
         state.state, state.info = packed, info_bytes(connection)
         state.headers, state.emulated_headers = dict(connection.headers), dict(connection.emulated_headers)
@@ -438,7 +347,7 @@ class Session(Member):
         this process wrote would stand in the middle of one of the other's, and a room that it left is left there, too.
         """
         assert self.is_at_rest, "a command that runs would answer twice"
-        self._disarm()
+        self.disarm()
         for room in self.state.subscriptions:
             self.services.hub.leave(room, self, info=None)
         self.services.registry.discard(self)

@@ -301,8 +301,15 @@ class SessionState(Struct):
     state: bytes = b""
 
     @property
-    def who(self) -> str:
-        """The client, for the log."""
+    def log_fields(self) -> dict[str, str]:
+        """The client, for the log. One without a user has no such field."""
+        identity = self.identity
+        fields = {"connection": str(identity.id), "address": identity.address}
+        return {**fields, "user": identity.user} if identity.user else fields
+
+    @property
+    def log_name(self) -> str:
+        """The client, for a line without fields."""
         identity = self.identity
         return f"{identity.id} ({identity.address}, user {identity.user!r})"
 

@@ -120,9 +120,9 @@ class RoomSubscriber:
         return self.dialect.label
 
     @property
-    def who(self) -> str:
-        """The client, for the log."""
-        return self.state.who
+    def log_name(self) -> str:
+        """The client, for the log of its transport."""
+        return self.state.log_name
 
     # Leaving
 

@@ -77,7 +77,7 @@ class ClientSession(Protocol):
         """Close the connection, and tell the client why."""
 
     @property
-    def who(self) -> str:
+    def log_name(self) -> str:
         """The client's name in the log: connection id, address and user."""
 
     @property

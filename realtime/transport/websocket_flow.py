@@ -221,7 +221,7 @@ class WebSocketFlow(asyncio.Protocol):
     @property
     def _who(self) -> str:
         """The client's name in the log: the session's, as long as there is one."""
-        return str(self._peer) if self._session is None else self._session.who
+        return str(self._peer) if self._session is None else self._session.log_name
 
     def _enter(self, state: WebSocketState) -> None:
         self._state = state

@@ -17,6 +17,7 @@ from msgspec import UNSET, Raw, UnsetType
 from realtime import codes
 from realtime.codes import ErrorCode
 from realtime.errors import BrokerUnavailable, ClientError
+from realtime.log_lines import log
 from realtime.protocol.centrifuge import uni
 from realtime.protocol.centrifuge.codec import Codec
 from realtime.protocol.centrifuge.messages import Result
@@ -72,7 +73,14 @@ class Call:
     def log_unavailable(self, error: BrokerUnavailable) -> None:
         """Name the connection that the broker failed; not each of all, while it is away."""
         level = logging.WARNING if self.session.services.hub.is_served else logging.DEBUG
-        logger.log(level, "! %s: %s: %s", self.session.connection_id, self.method, error)
+        log(
+            logger,
+            level,
+            "command failed",
+            connection=self.session.connection_id,
+            command=self.method,
+            reason=error,
+        )
 
     def raw(self, data: bytes | None) -> Raw | UnsetType:
         """Return a payload as it stands in an answer."""

@@ -17,6 +17,7 @@ from typing import Any, Final
 from realtime import codes
 from realtime.broker.base import Position
 from realtime.errors import BrokerUnavailable, ClientError, Disconnect, TokenUnverified
+from realtime.log_lines import log
 from realtime.protocol.centrifuge.call import Call, payload, ttl
 from realtime.protocol.centrifuge.codec import Codec
 from realtime.protocol.centrifuge.messages import (
@@ -76,7 +77,7 @@ async def execute(session: Session, codec: Codec, frame: Callable[[bytes], bytes
         call.log_unavailable(error)
         call.fail(codes.UNAVAILABLE)
     except TokenUnverified as error:
-        logger.info("x %s: %s: its token cannot be verified now: %s", session.connection_id, method, error)
+        log(logger, logging.INFO, "token not verified", connection=session.connection_id, command=method, reason=error)
         call.fail(codes.UNAVAILABLE)
     except Insufficient:
         raise codes.INSUFFICIENT_STATE.error() from None
@@ -86,10 +87,18 @@ async def execute(session: Session, codec: Codec, frame: Callable[[bytes], bytes
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        logger.exception("! %s: %s waited for something that was cancelled", session.connection_id, method)
+        log(
+            logger,
+            logging.ERROR,
+            "command failed",
+            connection=session.connection_id,
+            command=method,
+            reason="it waited for something that was cancelled",
+            exc_info=True,
+        )
         call.fail(codes.INTERNAL)
-    except Exception:
-        logger.exception("! %s: %s failed", session.connection_id, method)
+    except Exception:  # noqa: BLE001 - logged with its traceback
+        log(logger, logging.ERROR, "command failed", connection=session.connection_id, command=method, exc_info=True)
         call.fail(codes.INTERNAL)
 
 
@@ -209,8 +218,15 @@ async def _answer_publish(call: Call, publishing: Coroutine[Any, Any, object]) -
     except BrokerUnavailable as error:
         call.log_unavailable(error)
         call.fail(codes.UNAVAILABLE)
-    except Exception:
-        logger.exception("! %s: publish failed", call.session.connection_id)
+    except Exception:  # noqa: BLE001 - logged with its traceback
+        log(
+            logger,
+            logging.ERROR,
+            "command failed",
+            connection=call.session.connection_id,
+            command="publish",
+            exc_info=True,
+        )
         call.fail(codes.INTERNAL)
 
 

@@ -187,7 +187,7 @@ class StreamEndpoint:
 
     def _end_slow(self, stream: Stream, session: ClientSession) -> None:
         self.slow += 1
-        logger.warning("x %s: slow: %d bytes wait for it", session.who, stream.buffered())
+        logger.warning("x %s: slow: %d bytes wait for it", session.log_name, stream.buffered())
         session.end(*SLOW)
 
     def statistics(self) -> dict[str, int]:

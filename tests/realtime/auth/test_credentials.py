@@ -75,8 +75,8 @@ def test_they_are_logged_with_the_address_once_a_second(caplog: pytest.LogCaptur
     clock.now += 1
     wrong.note(API_KEY, THERE, "because")
     assert [record.getMessage() for record in caplog.records] == [
-        f"x {HERE}: wrong token: why (0 more wrong credentials)",
-        f"x {THERE}: wrong API key: because (49 more wrong credentials)",
+        f"x wrong token address={HERE} reason=why more=0",
+        f"x wrong API key address={THERE} reason=because more=49",
     ]
 
 
