@@ -36,7 +36,7 @@ KINDS: Final = {
 
 
 class _Session:
-    who = "somebody"
+    log_name = "somebody"
     is_patient = False
 
     def receive(self, message: bytes | str) -> None: ...

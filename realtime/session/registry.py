@@ -57,7 +57,7 @@ class LocalSession(Protocol):
     def refresh(self, expire_at_s: float | None) -> None:
         """Have the connection expire at another Unix time, or never, and notify the client."""
 
-    def log_refusal(self, what: str, why: object, **fields: str) -> None:
+    def log_refusal(self, what: str, why: object, **fields: Any) -> None:
         """Log what a client does not get to know in full. `what` is refused, `fields` are more of the line."""
 
     async def grant(

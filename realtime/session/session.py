@@ -259,7 +259,7 @@ class Session(TimedMember):
             self.services.hub.connection_ends.ended(connection.user, connection.id, notify, away=away)
         return True
 
-    def log_refusal(self, what: str, why: object, **fields: str) -> None:
+    def log_refusal(self, what: str, why: object, **fields: Any) -> None:
         """Log what a client does not get to know in full. `what` is refused, `fields` are more of the line."""
         log(logger, logging.INFO, f"x {what} refused", connection=self.connection_id, **fields, reason=why)
 

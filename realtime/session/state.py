@@ -301,7 +301,7 @@ class SessionState(Struct):
     state: bytes = b""
 
     @property
-    def log_fields(self) -> dict[str, str]:
+    def log_fields(self) -> dict[str, Any]:
         """The client, for the log. One without a user has no such field."""
         identity = self.identity
         fields = {"connection": str(identity.id), "address": identity.address}

@@ -70,7 +70,7 @@ class Session:
         self.on_message: Callable[[bytes | str], None] = lambda message: None
 
     @property
-    def who(self) -> str:
+    def log_name(self) -> str:
         return "somebody"
 
     def receive(self, message: bytes | str) -> None:
