@@ -91,7 +91,7 @@ class HandlerCalls:
     # What the hub asks, when members leave
 
     @property
-    def hears_ends(self) -> bool:
+    def has_end_hook(self) -> bool:
         """Whether there is a handler for connections that end."""
         return "on_disconnect" in self._on
 

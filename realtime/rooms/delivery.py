@@ -1,9 +1,9 @@
 """
 Writing what rooms have accepted to their members on this worker, once in each turn of the event loop.
 
-Runs in the worker, beside the hub. `LocalRoom` joins the three parts of a room: the machine that decides (room.py), the
-fan-out that writes (fanout.py), and the lock under which the broker's subscription changes. `Delivery` empties the
-outboxes. It decides nothing: which publications, and when members are put out, is said by the machine.
+Runs in the worker, as a part of the hub. `LocalRoom` joins the three parts of a room: the machine that decides
+(room.py), the fan-out that writes (fanout.py), and the lock under which the broker's subscription changes. `Delivery`
+empties the outboxes. It decides nothing: which publications, and when members are removed, is said by the machine.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Shell(Protocol):
     """Whether the broker can be reached."""
 
     def perform(self, local: LocalRoom, outputs: Sequence[Output]) -> None:
-        """Do what the outputs ask for, now or on the side. Never blocks."""
+        """Do what the outputs ask for, now or in the background. Never blocks."""
 
 
 class Delivery:
@@ -62,7 +62,7 @@ class Delivery:
 
     Attributes:
         delivered: publications that were written, counted once for each member.
-        insufficient: members that were put out because publications are lost to them.
+        insufficient: members that were removed because publications are lost to them.
     """
 
     __slots__ = ("_scheduled", "_shell", "delivered", "insufficient")
@@ -95,7 +95,7 @@ class Delivery:
             if publications:
                 self.delivered += local.fanout.deliver(publications)
                 if local.fanout.overrun:
-                    self._put_out_overrun(local)
+                    self._remove_overrun(local)
             if changes:
                 local.fanout.announce(changes)
 
@@ -116,20 +116,20 @@ class Delivery:
         if activation.changes:
             subscriber.transport.write(subscriber.encoder.changes(local.name, activation.changes))
 
-    def whereabouts(self, local: LocalRoom, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
+    def export_position(self, local: LocalRoom, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
         """
         Return up to which position a member has everything, None in a room without positions; and the payload that the
         next delta to it would be based on. What was to leave at the end of this turn has been written to it then.
         """
         self.write(local, local.machine.flush())
         local.fanout.catch_up(subscriber)
-        seen, base = local.fanout.whereabouts(subscriber)
+        seen, base = local.fanout.export_position(subscriber)
         if not local.machine.options.recover:
             return None, base
         top = local.machine.position
         return Position(top.epoch, max(top.offset, seen)), base
 
-    def _put_out_overrun(self, local: LocalRoom) -> None:
+    def _remove_overrun(self, local: LocalRoom) -> None:
         """Notify members for which too many keys waited; the fan-out has removed them already."""
         overrun, local.fanout.overrun = local.fanout.overrun, []
         self.insufficient += len(overrun)
@@ -146,12 +146,12 @@ class Delivery:
             subscriber.insufficient(local.name)
         self._shell.perform(local, outputs)
 
-    def put_out(self, local: LocalRoom, lost: Lost) -> None:
+    def remove_all(self, local: LocalRoom, lost: Lost) -> None:
         """Write what was accepted before the loss, then remove and notify every member."""
         log(logger, logging.WARNING, "publications lost", room=local.name, after=lost.after, members=lost.members)
         try:
             self.write(local, lost.before)
-        except Exception:  # noqa: BLE001 - a fault of ours; the members are put out all the same
+        except Exception:  # noqa: BLE001 - a fault of ours; the members are removed all the same
             log(logger, logging.ERROR, "delivery failed", room=local.name, exc_info=True)
         members = local.fanout.clear()
         self.insufficient += len(members)
@@ -159,5 +159,5 @@ class Delivery:
             subscriber.insufficient(local.name)
 
     def statistics(self) -> dict[str, int]:
-        """Count what was delivered, and members that were put out."""
+        """Count what was delivered, and members that were removed."""
         return {"delivered": self.delivered, "insufficient": self.insufficient}

@@ -2,7 +2,7 @@
 The departure of members: `on_leave` and `on_empty` run at least once for each, also after a crash, and never for a
 client that came back in time.
 
-Runs in the worker, beside the hub. It never decides which client may enter, and never writes to one.
+Runs in the worker, as a part of the hub. It never decides which client may enter, and never writes to one.
 
 Theory of operation
 -------------------
@@ -25,7 +25,7 @@ broker gives it to one of several that try. Where another worker took it, the me
 `SECOND_LOOK_S` this worker looks whether that worker lived long enough to register it.
 
 **Empty rooms.** Of members that leave at once, the broker tells one that none is left. A worker that cannot find out
-(the broker is away, or it dies) leaves an empty record, or checks the room itself when the broker is back.
+(the broker is unreachable, or it dies) leaves an empty record, or checks the room itself when the broker is back.
 
 **A limit.** The memberships of a killed worker are in grace as soon as another worker inherited them. A client that is
 back sooner is a new member: others get its join, and after the grace the old one's leave. On one machine the gap is
@@ -159,13 +159,13 @@ class Departures:
 
     # Going
 
-    def leave(self, room: Room, options: RoomOptions, info: ClientInfo, *, away: bool) -> None:
+    def leave(self, room: Room, options: RoomOptions, info: ClientInfo, *, may_return: bool) -> None:
         """
-        End a membership: at once, or, where the connection is only broken (`away`), after the grace of the room. Does
-        not wait: handlers and the broker follow on the side.
+        End a membership: at once, or, where the connection is only broken (`may_return`), after the grace of the room.
+        Does not wait: handlers and the broker follow in the background.
         """
         self._here.discard((room, ConnectionId(info.connection_id)))
-        if away and _has_grace(options, info):
+        if may_return and _has_grace(options, info):
             self._begin_grace(room, options, info)
             return
         self._schedule_absence(room, options, info)
@@ -257,16 +257,16 @@ class Departures:
         if not options.has_leave_hooks:
             return
         await call(self._hooks.leave(room, info), "on_leave", room=room, connection=info.connection_id)
-        if options.hears_empty:
+        if options.has_empty_hook:
             try:
                 await self._records.add(empty_record(room), ClientInfo("", self._worker))
             except BrokerUnavailable:
                 self._unchecked[room] = None
         if left is None:
             left = await self._records.remove(leave_record(room), connection_id)
-        if not options.hears_empty:
+        if not options.has_empty_hook:
             return
-        if self._records.is_pending(leave_record(room), connection_id):
+        if self._records.is_postponed(leave_record(room), connection_id):
             self._unchecked[room] = None
             return
         if left == 0:  # of members that leave at once, one gets this
@@ -274,7 +274,7 @@ class Departures:
         await self._records.remove(empty_record(room), ConnectionId(self._worker))
 
     async def _check_if_empty(self, room: Room, record: ConnectionId) -> None:
-        """Do what a dead worker, or this one while the broker was away, could not do after a departure."""
+        """Do what a dead worker, or this one while the broker was unreachable, could not do after a departure."""
         try:
             counts = await self._broker.member_counts(leave_record(room))
         except BrokerUnavailable:
@@ -315,7 +315,7 @@ class Departures:
     # Ending
 
     async def flush(self) -> None:
-        """Do what could not be done while the broker was away."""
+        """Do what could not be done while the broker was unreachable."""
         await self.presence.flush_all()
         await self._records.flush()
         for room in list(self._unchecked):
@@ -343,7 +343,7 @@ class Departures:
     def statistics(self) -> dict[str, int]:
         """Count what waits for the broker (removals, and rooms that may be empty), and members that may come back."""
         return {
-            "departures_pending": self.presence.pending + self._records.pending + len(self._unchecked),
+            "departures_pending": self.presence.postponed + self._records.postponed + len(self._unchecked),
             "in_grace": sum(map(len, self._in_grace.values())),
         }
 

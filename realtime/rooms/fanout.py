@@ -265,7 +265,7 @@ class Fanout:
             subscriber.transport.write(encoder.publication(self.room, publication))
         self._attach(subscriber, place)
 
-    def whereabouts(self, subscriber: Subscriber) -> tuple[int, bytes | None]:
+    def export_position(self, subscriber: Subscriber) -> tuple[int, bytes | None]:
         """Return up to which offset a member that is not behind has seen more than its room; and its delta base."""
         if (filtered := self._filtered.get(subscriber)) is not None:
             return filtered[1], None

@@ -20,7 +20,7 @@ class Hooks(Protocol):
     """The handlers. Each is called once for each end, and again where a worker died meanwhile."""
 
     @property
-    def hears_ends(self) -> bool:
+    def has_end_hook(self) -> bool:
         """Whether there is a handler for connections that end."""
 
     @property
@@ -38,7 +38,7 @@ class Hooks(Protocol):
 class NoHooks:
     """No handlers."""
 
-    hears_ends = False
+    has_end_hook = False
     end_grace_s = 0.0
 
     async def leave(self, room: Room, info: ClientInfo) -> None: ...

@@ -176,9 +176,9 @@ class Hub:
         local = self._rooms[pending.room]
         self._delivery.admit(local, pending, local.machine.activate(pending), base=base)
 
-    def whereabouts(self, room: Room, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
-        """Return what a member has; see `Delivery.whereabouts`."""
-        return self._delivery.whereabouts(self._rooms[room], subscriber)
+    def export_position(self, room: Room, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
+        """Return what a member has; see `Delivery.export_position`."""
+        return self._delivery.export_position(self._rooms[room], subscriber)
 
     def cancel(self, pending: PendingSubscription) -> None:
         """Undo `enter`: the subscriber is no member, and is seen no more. Harmless after `activate` or `cancel`."""
@@ -187,16 +187,17 @@ class Hub:
         local = self._rooms[pending.room]
         outputs = local.machine.cancel(pending)
         if pending.info is not None:
-            self._departures.leave(local.name, local.machine.options, pending.info, away=False)
+            self._departures.leave(local.name, local.machine.options, pending.info, may_return=False)
         self.perform(local, outputs)
 
-    def leave(self, room: Room, subscriber: Subscriber, *, info: ClientInfo | None, away: bool = False) -> bool:
+    def leave(self, room: Room, subscriber: Subscriber, *, info: ClientInfo | None, may_return: bool = False) -> bool:
         """
-        End a membership. Nothing of this room is written to the subscriber from now on; the rest follows on the side.
+        End a membership. Nothing of this room is written to the subscriber from now on; the rest follows in the
+        background.
 
         Args:
             info: what others see of it (`PendingSubscription.info`), or None where it was never registered.
-            away: only its connection is broken, and it may come back.
+            may_return: only its connection is broken, and it may come back.
 
         Returns: whether it was a member.
         """
@@ -204,7 +205,7 @@ class Hub:
         if local is None or not local.fanout.remove(subscriber):
             return False
         if info is not None:
-            self._departures.leave(room, local.machine.options, info, away=away)
+            self._departures.leave(room, local.machine.options, info, may_return=may_return)
         self.perform(local, local.machine.left())
         return True
 
@@ -212,7 +213,7 @@ class Hub:
         """Make a subscriber absent that is no member any more because publications were lost. It may come again."""
         options = self.declarations.room_options(room)
         assert options is not None, f"{room!r} is declared, since it had a member"
-        self._departures.leave(room, options, info, away=True)
+        self._departures.leave(room, options, info, may_return=True)
 
     def catch_up(self, room: Room, subscriber: Subscriber) -> None:
         """Write to a member what waited for it while its peer read too slowly."""
@@ -221,7 +222,7 @@ class Hub:
             local.fanout.catch_up(subscriber)
 
     def perform(self, local: LocalRoom, outputs: Sequence[Output]) -> None:
-        """Do what a machine's outputs ask for, now or on the side."""
+        """Do what a machine's outputs ask for, now or in the background."""
         for output in outputs:
             if output is DELIVER:
                 self._delivery.schedule(local)
@@ -230,7 +231,7 @@ class Hub:
             elif isinstance(output, RequestStream):
                 self._upkeep.streams.read(local, output)
             elif isinstance(output, Lost):
-                self._delivery.put_out(local, output)
+                self._delivery.remove_all(local, output)
             elif isinstance(output, ReportGap):
                 self._counts["gaps"] += 1
                 log(logger, logging.INFO, "= gap found", room=local.name, after=output.after, offset=output.found)

@@ -26,7 +26,7 @@ class RoomOptions:
         retention: how much of the stream the broker keeps: `history` and `history_ttl_s`.
         publish: clients may publish: the room is `open`, or has a handler for it.
         has_leave_hooks: the application has `on_leave` or `on_empty`, which are called also after a crash.
-        hears_empty: the application has `on_empty`.
+        has_empty_hook: the application has `on_empty`.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class RoomOptions:
         self.grace_s: Final = grace_s
         self.for_others: Final = others
         self.has_leave_hooks = False
-        self.hears_empty = False
+        self.has_empty_hook = False
         # Every decision about gaps compares positions, and a room without history has none.
         assert not self.recover or self.retention.size > 0, "recover was checked against history"
 
@@ -126,13 +126,13 @@ class RoomOptions:
         changed = copy.copy(self)
         changed.publish = self.publish or publish
         changed.has_leave_hooks = leave or empty
-        changed.hears_empty = empty
+        changed.has_empty_hook = empty
         return changed
 
     def unseen(self) -> RoomOptions:
         """Return these options for a member that others do not see: no presence, and no handler runs when it leaves."""
         changed = copy.copy(self)
-        changed.presence = changed.has_leave_hooks = changed.hears_empty = False
+        changed.presence = changed.has_leave_hooks = changed.has_empty_hook = False
         return changed
 
 

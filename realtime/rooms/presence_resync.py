@@ -1,11 +1,11 @@
 """
 Repairing the presence that watchers know, after a fault of the broker that swallowed joins and leaves.
 
-Runs in the worker, beside the hub, which says when something may have been lost. The presence view of each such room
-is compared with the broker's members. A member that is there and unknown is announced at once. A member that is missing
-is announced only when it is missing still `SETTLE_S` later: where the broker lost everything, each worker registers its
-own members again, in its own time. A comparison is repeated until nothing differs. It never writes to a client, and
-never changes the members.
+Runs in the worker, as a part of the hub, which says when something may have been lost. The presence view of each such
+room is compared with the broker's members. A member that is there and unknown is announced at once. A member that is
+missing is announced only when it is missing still `SETTLE_S` later: where the broker lost everything, each worker
+registers its own members again, in its own time. A comparison is repeated until nothing differs. It never writes to a
+client, and never changes the members.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class PresenceResync:
                     differs = False
                 if differs:
                     self._suspects.add(local)
-                await asyncio.sleep(0)  # while the broker is away, nothing above waits for anything
+                await asyncio.sleep(0)  # while the broker is unreachable, nothing above waits for anything
             if self._suspects:
                 await asyncio.sleep(self._settle_s)
 

@@ -1,8 +1,8 @@
 """
 Private rooms: in these, workers send to each other. They have no members, no options and no history of their own.
 
-Runs in the worker, beside the hub, which brings here what arrives for a room without members. It never reads what it
-passes on. Names of private rooms begin with a zero byte, so no client can enter one.
+Runs in the worker, as a part of the hub, which brings here what arrives for a room without members. It never reads what
+it passes on. Names of private rooms begin with a zero byte, so no client can enter one.
 """
 
 from __future__ import annotations

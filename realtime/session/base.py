@@ -1,6 +1,5 @@
 """
-What a session asks of the parts around it: the application above it, the wire protocol beside it, the worker's
-services.
+What a session needs of the parts around it: the application, the wire protocol, and the services of the worker.
 
 Runs in the worker. Nothing here does anything: these are the shapes. A session never knows which wire protocol it
 serves; a wire protocol is a `Dialect`, which turns messages into calls of the session and what comes of them into

@@ -53,7 +53,7 @@ class Connection:
         id: unique in the whole cluster; another one after each reconnect.
         user: the user; "" is anonymous. An `on_connect` handler may set it.
         claims: what the verified token said, or None without a token.
-        info: any JSON value that other clients see beside this one's name in presence, joins and publications. An
+        info: any JSON value that other clients see with this one's user in presence, joins and publications. An
             `on_connect` handler may set it.
         state: the application's own, plain data. It moves with the connection to another worker. A value that could
             not is refused when it is set.
@@ -194,7 +194,7 @@ class Connection:
         Args:
             code: the default tells the client not to come back; 3011 tells it to reconnect. Codes of your own: 4000 to
                 4499 let it come back, 4500 to 4999 do not.
-            reason: what the client gets beside the code; at most 32 ASCII characters.
+            reason: what the client gets with the code; at most 32 ASCII characters.
 
         Returns:
             What can be awaited, as the result of `send` can; it is done already.

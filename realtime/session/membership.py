@@ -7,7 +7,7 @@ client is. It owns no task, and it decodes no message. How a subscription ends i
 
 **A subscription begins in one turn of the event loop.** The hub gives a pending subscription; then, without `await`:
 
-    commit      what to tell the client, or that it cannot be told: publications were lost just now
+    commit      what the answer says, or that there is none: publications were lost just now
     answer      written by the wire protocol
     activate    from here on publications are written behind the answer
 
@@ -50,13 +50,13 @@ PRIVATE: Final = "$"  # a room of this prefix needs a subscription token
 class Member(RoomSubscriber):
     """A client that comes into rooms."""
 
-    __slots__ = ("_rest", "entering")
+    __slots__ = ("_idle", "entering")
 
     def __init__(self, services: Services, dialect: Dialect, transport: Transport, state: SessionState) -> None:
         super().__init__(services, dialect, transport, state)
         # Rooms that are being entered, and how each is to be left again: what was asked for meanwhile.
         self.entering: dict[Room, UnsubscribeCode | None] = {}
-        self._rest: asyncio.Event | None = None  # set once nothing is under way; only while `quiesce` waits
+        self._idle: asyncio.Event | None = None  # set once nothing is under way; only while `quiesce` waits
 
     # What a client asks
 
@@ -132,11 +132,11 @@ class Member(RoomSubscriber):
         subscription = Subscription(room, delta=options.delta and options.recover and delta, filter=filter)
         self.entering[room] = None
         try:
-            told = await self._authorise(subscription, token)
-            said = await self.services.application.subscribe(self.connection, room, data)
+            of_token = await self._authorise(subscription, token)
+            of_handler = await self.services.application.subscribe(self.connection, room, data)
             entry = await self._enter(subscription, options, since=since)
             try:
-                self._begin(entry, said if said is not None else told, answer, must_recover=must_recover)
+                self._answer(entry, of_token if of_handler is None else of_handler, answer, must_recover=must_recover)
             except BaseException:
                 self.services.hub.cancel(entry.pending)
                 raise
@@ -163,7 +163,7 @@ class Member(RoomSubscriber):
         subscription.expire_at_s = found.expire_at_s
         return found.data
 
-    def _begin(
+    def _answer(
         self, entry: Entry, data: bytes | None, answer: Callable[[Subscribed], int], *, must_recover: bool
     ) -> None:
         """Answer and activate. Not a coroutine: nothing may come between the answer and the first publication."""
@@ -305,7 +305,7 @@ class Member(RoomSubscriber):
     def continue_in(self, entries: list[Entry]) -> None:
         """
         Make the client a member where it was one elsewhere: it gets what it missed, as publications, and is not
-        notified of anything else. Where something was lost to it, it is put out as by any loss. That can end the
+        notified of anything else. Where something was lost to it, it is removed as by any loss. That can end the
         session, which leaves the rooms that it is in: so by then it is in all others, and in none of these.
         """
         lost = [entry.subscription for entry in entries if not self._continue_in(entry)]
@@ -387,9 +387,9 @@ class Member(RoomSubscriber):
         assert room in self.entering, "it was noted before the first await"
         how = self.entering.pop(room)
         if how is not None:
-            self._put_out(room, how)
-        if self._rest is not None:
-            self._rest.set()
+            self._end_subscription(room, how)
+        if self._idle is not None:
+            self._idle.set()
 
     async def exit(self, room: Room, code: int, reason: str) -> None:
         """End a subscription from the server's side, and notify the client."""
@@ -398,4 +398,4 @@ class Member(RoomSubscriber):
         if room in self.entering:
             self.entering[room] = how
         else:
-            self._put_out(room, how)
+            self._end_subscription(room, how)

@@ -2,7 +2,7 @@
 What one client uses: commands, and answers that are large.
 
 Runs in the worker, inside a session's command. A few bytes of a client have thousands of members or publications sent;
-so each connection has a meter of what its answers cost, in bytes, beside the one that counts its commands. A client
+so each connection has two meters: of its commands, and of what its answers cost in bytes. A client
 that has used up its share gets "too many requests" (111, temporary) until that is paid off. The meters are plain data
 in the session's state. Nothing here waits, and nothing here closes a connection: that is raised.
 """

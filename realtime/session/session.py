@@ -6,7 +6,7 @@ turns messages into commands and runs each. It never looks into a message, and i
 
 Theory of operation
 -------------------
-**State.** All that a session knows is in `SessionState` (state.py) and in its `Connection`. What stands here besides is
+**State.** All that a session knows is in `SessionState` (state.py) and in its `Connection`. The rest here is
 the machinery that can be made anew from it: a queue and a task while commands run, and timers.
 
 **Commands** run one after another, in the order in which they came. The queue and its task exist only while there is
@@ -14,19 +14,19 @@ something to run; an idle session has neither. A client that asks faster than it
 `QUEUE_MAX` commands; where a transport cannot pause, it is closed above `QUEUE_END`. After `COMMANDS_AT_ONCE` commands
 other clients have their turn.
 
-**Publications beside.** Where the broker keeps the order of calls, a publication is sent to it, and answered, while the
-next command runs: so a burst leaves as one. A command that is no publication waits for all of them.
+**Concurrent publications.** Where the broker keeps the order of calls, a publication is sent to it, and answered, while
+the next command runs: so a burst leaves as one. A command that is no publication waits for all of them.
 
 **Deadlines** of the client, of its token and of its subscriptions are in deadlines.py.
 
 **The end** comes once: by the client, by a code of ours, or by the transport. Rooms are left, and the application's
 handler is called by the hub's departures, at least once.
 
-**Moving.** `quiesce` brings a session to rest: no command runs, no publication is under way, no room is being entered.
-Then `export` gives its state as bytes and `drop` forgets it here, and nothing is said to the client or to others.
+**Moving.** `quiesce` makes a session idle: no command runs, no publication is in flight, no room is being entered.
+Then `export` gives its state as bytes and `drop` forgets it here, and neither the client nor others are notified.
 `opening.restore` makes a session of the bytes, which enters its rooms from their positions and goes on.
 
-    open ──quiesce──▶ at rest ──export, drop──▶ gone          at rest ──resume──▶ open
+    open ──quiesce──▶ idle ──export, drop──▶ gone          idle ──resume──▶ open
       └──too long──▶ open: the caller ends it with a code to reconnect
 """
 
@@ -63,7 +63,7 @@ logger = logging.getLogger("realtime.session")
 class Session(TimedMember):
     """One client. Is the transport's `ClientSession`, the registry's `LocalSession` and the connection's server."""
 
-    __slots__ = ("_beside", "_mark", "_queue", "_task")
+    __slots__ = ("_in_flight", "_mark", "_queue", "_task")
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Session(TimedMember):
         self.connection = Connection(state.identity, self, state.subscriptions, headers=headers)
         self._queue: deque[Any] | None = None  # only while a task runs
         self._task: asyncio.Task[None] | None = None
-        self._beside: set[asyncio.Task[None]] | None = None  # publications on their way to the broker
+        self._in_flight: set[asyncio.Task[None]] | None = None  # publications on their way to the broker
         self._mark = mark
 
     # From the transport
@@ -100,7 +100,7 @@ class Session(TimedMember):
         if state.phase is Phase.CLOSED:
             return
         if state.wire.is_one_way and (state.phase is not Phase.NEW or self._queue is not None):
-            self._pass_over()  # it has said what it may, whatever this is
+            self._pass_over()  # it has sent the one command that it may
             return
         self._mark.begin(MESSAGE)
         self._receive(message)
@@ -160,41 +160,43 @@ class Session(TimedMember):
                     continue
                 left -= 1
                 command = queue.popleft()
-                beside = self._beside
-                if beside and (len(beside) >= QUEUE_MAX or not self.dialect.is_publication(command)):
-                    await asyncio.wait(beside)  # what another command finds has happened
+                in_flight = self._in_flight
+                if in_flight and (len(in_flight) >= QUEUE_MAX or not self.dialect.is_publication(command)):
+                    await asyncio.wait(in_flight)  # what another command finds has happened
                 try:
                     await self.dialect.execute(self, command)
                 except Disconnect as end:
                     self.end(end.code, end.reason)
-                if len(queue) == QUEUE_MAX and self._rest is None:
+                if len(queue) == QUEUE_MAX and self._idle is None:
                     self.transport.resume_reading()
         finally:
             self._queue = self._task = None
             self._mark.end(MESSAGE)
-            self._rests()
+            self._note_end()
 
-    def publish_beside(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let a publication, and its answer, come about while the next command runs: `may_publish_beside` said so."""
+    def publish_concurrently(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a publication, and its answer, while the next command runs: `may_publish_concurrently` allowed it."""
         task = self.services.begin(work)
         if not task.done():
-            if self._beside is None:
-                self._beside = set()
-            self._beside.add(task)
+            if self._in_flight is None:
+                self._in_flight = set()
+            self._in_flight.add(task)
             task.add_done_callback(self._published)
 
     def _published(self, task: asyncio.Task[None]) -> None:
-        assert self._beside is not None, "the task is in it"
-        self._beside.discard(task)
-        self._rests()
+        assert self._in_flight is not None, "the task is in it"
+        self._in_flight.discard(task)
+        self._note_end()
 
     @property
-    def may_publish_beside(self) -> bool:
+    def may_publish_concurrently(self) -> bool:
         """
-        Whether publications may come about beside one another: the broker keeps their order, and another command
+        Whether several publications may be in flight: the broker keeps their order, and another command
         waits. A command that begins at once cannot know yet whether one will.
         """
-        return self.services.hub.broker.in_order and bool(self.services.begin.is_eager or self._queue or self._beside)
+        return self.services.hub.broker.in_order and bool(
+            self.services.begin.is_eager or self._queue or self._in_flight
+        )
 
     # What happens to it
 
@@ -246,9 +248,9 @@ class Session(TimedMember):
         self.disarm()
         if self._task is not None and not is_calling(self._task):
             self._task.cancel()
-        away = codes.comes_back(code)
+        may_return = codes.comes_back(code)
         for room in list(self.state.subscriptions):
-            self.leave(room, away=away)
+            self.leave(room, may_return=may_return)
         self.services.registry.discard(self)
         if was_admitted:
             connection, application = self.connection, self.services.application
@@ -256,7 +258,7 @@ class Session(TimedMember):
             def notify() -> Awaitable[None]:
                 return application.disconnect(connection, code, reason)
 
-            self.services.hub.connection_ends.ended(connection.user, connection.id, notify, away=away)
+            self.services.hub.connection_ends.ended(connection.user, connection.id, notify, may_return=may_return)
         return True
 
     def log_refusal(self, what: str, why: object, **fields: Any) -> None:
@@ -275,43 +277,43 @@ class Session(TimedMember):
 
     # Moving
 
-    def _rests(self) -> None:
+    def _note_end(self) -> None:
         """Wake `quiesce`: something has ended."""
-        if self._rest is not None:
-            self._rest.set()
+        if self._idle is not None:
+            self._idle.set()
 
     @property
-    def is_at_rest(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether nothing of it is under way."""
-        return self._task is None and self._queue is None and not self._beside and not self.entering
+        return self._task is None and self._queue is None and not self._in_flight and not self.entering
 
     async def quiesce(self, within_s: float) -> bool:
         """
-        Bring the session to rest: read no more from the client, and let end what runs. The caller then exports it in
+        Make the session idle: read no more from the client, and let end what runs. The caller then exports it in
         the same turn, or calls `resume`.
 
         Args:
             within_s: how long that may take.
 
         Returns:
-            Whether it is at rest. Where not, it goes on as before: the caller closes it with a code to reconnect, or
+            Whether it is idle. Where not, it goes on as before: the caller closes it with a code to reconnect, or
             tries again.
         """
-        assert self._rest is None, "a session is brought to rest by one caller at a time"
+        assert self._idle is None, "one caller at a time makes a session idle"
         self.transport.pause_reading()
-        self._rest = asyncio.Event()
+        self._idle = asyncio.Event()
         try:
             async with asyncio.timeout(within_s):
-                while not self.is_at_rest:
-                    await self._rest.wait()
-                    self._rest.clear()
+                while not self.is_idle:
+                    await self._idle.wait()
+                    self._idle.clear()
         except TimeoutError:
-            log(logger, logging.INFO, "- session not at rest", **self.state.log_fields, within_s=within_s)
+            log(logger, logging.INFO, "- session not idle", **self.state.log_fields, within_s=within_s)
         finally:
-            self._rest = None
-        if not self.is_at_rest:
+            self._idle = None
+        if not self.is_idle:
             self.resume()
-        return self.is_at_rest
+        return self.is_idle
 
     def resume(self) -> None:
         """Read on from the client: the session does not move."""
@@ -320,13 +322,13 @@ class Session(TimedMember):
 
     def export(self) -> bytes:
         """
-        Return everything that the session is, as bytes: `restore` makes a session of them. It must be open and at
-        rest. It goes on here until `drop`, which comes in the same turn: what happens between is not in the bytes.
+        Return everything that the session is, as bytes: `restore` makes a session of them. It must be open and
+        idle. It goes on here until `drop`, which comes in the same turn: what happens between is not in the bytes.
 
         Raises:
             NotPlain: something in `conn.state` or in the claims is no plain data any more. The log names the key.
         """
-        assert self.is_at_rest and self.is_open, "what is under way cannot move"  # noqa: PT018
+        assert self.is_idle and self.is_open, "what is under way cannot move"  # noqa: PT018
         state, connection = self.state, self.connection
         try:
             packed = packed_state(connection)
@@ -337,7 +339,7 @@ class Session(TimedMember):
         state.state, state.info = packed, info_bytes(connection)
         state.headers, state.emulated_headers = dict(connection.headers), dict(connection.emulated_headers)
         for subscription in state.subscriptions.values():
-            subscription.position, subscription.base = self.services.hub.whereabouts(subscription.room, self)
+            subscription.position, subscription.base = self.services.hub.export_position(subscription.room, self)
         return encode(state)
 
     def drop(self) -> None:
@@ -346,7 +348,7 @@ class Session(TimedMember):
         client, and others are not notified. Whatever still holds the session does nothing with it: a notification that
         this process wrote would stand in the middle of one of the other's, and a room that it left is left there, too.
         """
-        assert self.is_at_rest, "a command that runs would answer twice"
+        assert self.is_idle, "a command that runs would answer twice"
         self.disarm()
         for room in self.state.subscriptions:
             self.services.hub.leave(room, self, info=None)

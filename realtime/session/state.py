@@ -10,7 +10,7 @@ here: timers are armed from the due times, and a filter is kept as the nodes tha
                           └───────refused──▶ REFUSED          any phase ──closed──▶ CLOSED
 
 Times are seconds of the machine's monotonic clock, which all of its processes share. Where a token gave a Unix time,
-that is kept beside the due time, because the client gets the seconds that are left.
+that is kept as well as the due time, because the client gets the seconds that are left.
 """
 
 from __future__ import annotations

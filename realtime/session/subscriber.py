@@ -126,13 +126,13 @@ class RoomSubscriber:
 
     # Leaving
 
-    def leave(self, room: Room, *, away: bool = False) -> bool:
+    def leave(self, room: Room, *, may_return: bool = False) -> bool:
         """
         End a subscription. Nothing of the room is written from here on; others learn of it on the side.
 
         Args:
             room: any; it is harmless where the client is not in it.
-            away: the client may come back, for only its connection is broken.
+            may_return: the client may come back, for only its connection is broken.
 
         Returns:
             Whether there was a subscription.
@@ -144,12 +144,14 @@ class RoomSubscriber:
         info = None if subscription.shown is None else self.connection.describe(room)
         del self.state.subscriptions[room]
         self._forget_expiry(room)
-        self.services.hub.leave(room, self, info=info, away=away)  # harmless where the hub has put it out already
+        self.services.hub.leave(
+            room, self, info=info, may_return=may_return
+        )  # harmless where the hub has removed it already
         if self.state.holds_little or self.state.subscriptions:
             self.choose_patience()
         return True
 
-    def _put_out(self, room: Room, how: UnsubscribeCode) -> None:
+    def _end_subscription(self, room: Room, how: UnsubscribeCode) -> None:
         if self.leave(room):
             self.write(self.dialect.unsubscribed(room, how))
 

@@ -66,7 +66,7 @@ class Call:
             return
         self.write(self.codec.error_reply(self.id, error))
         if session.state.phase is Phase.CONNECTING:
-            # What was said for now is not said for good afterwards.
+            # A temporary error must not become a final code afterwards.
             is_for_now = temporary or error.code == codes.TOKEN_EXPIRED.code
             session.refuse(uni.disconnect_for(error) if is_for_now else None)
 

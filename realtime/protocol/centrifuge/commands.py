@@ -204,8 +204,8 @@ async def publish(call: Call, request: PublishCommand) -> None:
     publishing = await requests.publish(session, room, options, payload(request.data))
     if publishing is None:
         call.answer(EMPTY)
-    elif session.may_publish_beside:
-        session.publish_beside(_answer_publish(call, publishing))
+    elif session.may_publish_concurrently:
+        session.publish_concurrently(_answer_publish(call, publishing))
     else:
         await publishing
         call.answer(EMPTY)

@@ -74,10 +74,10 @@ class CentrifugeDialect(Dialect):
         """Return the notification of a subscription, with what it recovers behind it."""
         codec, recoverable = self._codec, subscribed.recoverable
         data = UNSET if subscribed.data is None else Raw(codec.payload(subscribed.data))
-        told = SubscribePush(recoverable=recoverable, positioned=recoverable, data=data)
+        push = SubscribePush(recoverable=recoverable, positioned=recoverable, data=data)
         if subscribed.position is not None:
-            told.epoch, told.offset = subscribed.position.epoch, subscribed.position.offset
-        messages = [codec.push(Push(channel=subscribed.room, subscribe=told))]
+            push.epoch, push.offset = subscribed.position.epoch, subscribed.position.offset
+        messages = [codec.push(Push(channel=subscribed.room, subscribe=push))]
         messages += [codec.push_publication(subscribed.room, each) for each in subscribed.publications]
         return b"".join(map(self._frame, messages))
 

@@ -44,21 +44,21 @@ class CentrifugeEncoder:
     def changes(self, room: Room, changes: Sequence[Change]) -> bytes:
         """Return joins and leaves: several in one message, where clients of this codec read that (protocol, 5.1)."""
         codec = self.codec
-        said = [(codec.push_join if joined else codec.push_leave)(room, info) for joined, info in changes]
+        messages = [(codec.push_join if joined else codec.push_leave)(room, info) for joined, info in changes]
         if self._between is None:
-            return b"".join(map(self.frame, said))
-        return b"".join([self.frame(self._between.join(part)) for part in _parts(said)])
+            return b"".join(map(self.frame, messages))
+        return b"".join([self.frame(self._between.join(part)) for part in _parts(messages)])
 
 
-def _parts(said: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+def _parts(messages: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     """Cut a list where its parts are large enough for one message."""
     begin = size = 0
-    for index, each in enumerate(said):
+    for index, each in enumerate(messages):
         if size and size + len(each) > MESSAGE_BYTES:
-            yield said[begin:index]
+            yield messages[begin:index]
             begin, size = index, 0
         size += len(each)
-    yield said[begin:]
+    yield messages[begin:]
 
 
 def difference(before: bytes, after: bytes) -> bytes | None:

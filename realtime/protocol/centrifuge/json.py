@@ -73,8 +73,8 @@ def presence_reply(id: int, entries: Sequence[bytes]) -> bytes:
 
 def error_reply(id: int, error: ClientError | ErrorCode) -> bytes:
     """Return the answer to a command that failed."""
-    told = Error(error.code, error.message, error.temporary)
-    return b'{"id":%d,"error":%b}' % (id, _encoder.encode(told))
+    content = Error(error.code, error.message, error.temporary)
+    return b'{"id":%d,"error":%b}' % (id, _encoder.encode(content))
 
 
 def push(push: Push) -> bytes:

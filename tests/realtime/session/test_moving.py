@@ -161,7 +161,7 @@ async def test_a_subscription_under_way_is_waited_for() -> None:
         session = worker.session(client)
         coming = asyncio.create_task(session.quiesce(LONG_S))
         await asyncio.sleep(0)
-        assert (coming.done(), session.is_at_rest) == (False, False)
+        assert (coming.done(), session.is_idle) == (False, False)
         may_end.set()
         assert await coming is True
         await asking
