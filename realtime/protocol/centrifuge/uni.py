@@ -31,7 +31,7 @@ _encoder = msgspec.json.Encoder()
 
 _ENDS: Final = {
     codes.TOKEN_EXPIRED.code: codes.CONNECTION_EXPIRED,
-    codes.EXPIRED.code: codes.CONNECTION_EXPIRED,
+    110: codes.CONNECTION_EXPIRED,  # `expired`, which only an application raises (protocol, section 2.5)
     codes.TOO_MANY_REQUESTS.code: codes.TOO_MANY_REQUESTS_END,
     codes.PERMISSION_DENIED.code: codes.DENIED,
 }

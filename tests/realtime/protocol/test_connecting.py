@@ -47,12 +47,12 @@ async def ends(client: Client, *commands: dict[str, Any]) -> tuple[int, str]:
 ERRORS = {
     100: ("internal server error", True), 102: ("unknown channel", False), 103: ("permission denied", False),
     104: ("method not found", False), 105: ("already subscribed", False), 106: ("limit exceeded", False),
-    107: ("bad request", False), 108: ("not available", False), 109: ("token expired", False), 110: ("expired", False),
+    107: ("bad request", False), 108: ("not available", False), 109: ("token expired", False),
     111: ("too many requests", True), 112: ("unrecoverable position", False),
 }  # fmt: skip
 DISCONNECTS = {
-    3000: "connection closed", 3001: "shutdown", 3004: "internal server error", 3005: "connection expired",
-    3006: "subscription expired", 3008: "slow", 3009: "write error", 3010: "insufficient state",
+    3001: "shutdown", 3004: "internal server error", 3005: "connection expired",
+    3008: "slow", 3010: "insufficient state",
     3011: "force reconnect", 3012: "no pong", 3013: "too many requests", 3500: "invalid token", 3501: "bad request",
     3502: "stale",
     3503: "force disconnect", 3505: "channel limit", 3507: "permission denied", 3508: "not available",
