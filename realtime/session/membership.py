@@ -19,8 +19,8 @@ asks there until it is back fails for now, and not for good.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -279,17 +279,39 @@ class Member(RoomSubscriber):
 
         Args:
             positions: from where the client recovers, by room.
+
+        Returns:
+            The entries, in the order in which the rooms were given.
+
+        Raises:
+            ClientError: a room is not declared, or not for this encoding. None is entered then.
+            BrokerUnavailable: nor can one be entered now.
         """
-        entries: list[Entry] = []
-        try:
-            for subscription in list(self.state.granted.values()):
-                options = self.options_of(subscription.room)
-                entries.append(await self._enter(subscription, options, since=positions.get(subscription.room)))
-        except BaseException:
-            self.cancel(entries)
-            raise
+        granted = [(each, self.options_of(each.room)) for each in self.state.granted.values()]
+        entries = await self._enter_together(
+            [self._enter(each, options, since=positions.get(each.room)) for each, options in granted]
+        )
         self.state.granted.clear()
         return entries
+
+    async def _enter_together(self, entering: Sequence[Coroutine[Any, Any, Entry]]) -> list[Entry]:
+        """
+        Enter several rooms at a time, so that a client with many waits for the broker once, and not for each. Where
+        one fails, or the caller is cancelled, all others are cancelled.
+        """
+        if len(entering) == 1:  # by far the most frequent, and needs no task
+            return [await entering[0]]
+        tasks = [asyncio.create_task(each) for each in entering]
+        try:
+            if tasks:
+                await asyncio.wait(tasks)
+            return [task.result() for task in tasks]
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.cancel([task.result() for task in tasks if not task.cancelled() and task.exception() is None])
+            raise
 
     async def reenter(self, subscription: Subscription) -> Entry:
         """
