@@ -82,13 +82,7 @@ class RoomOptions:
             raise ValueError("history and history_ttl_s are not negative")
         if grace_s < 0:
             raise ValueError("grace_s is not negative")
-        others = frozenset((for_others,) if isinstance(for_others, str) else for_others)
-        if unknown := sorted(others - FOR_OTHERS):
-            raise ValueError(f"for_others: {unknown[0]!r} is none of {', '.join(sorted(FOR_OTHERS))}")
-        if "presence" in others and not presence:
-            raise ValueError("for_others: 'presence' needs a room with presence=True")
-        if "history" in others and not history:
-            raise ValueError("for_others: 'history' needs a room with history")
+        others = _checked(for_others, presence=presence, history=history)
         self.retention: Final = Retention(history, history_ttl_s)
         self.presence = presence
         self.join_leave: Final = presence if join_leave is None else join_leave
@@ -134,6 +128,23 @@ class RoomOptions:
         changed = copy.copy(self)
         changed.presence = changed.has_leave_hooks = changed.has_empty_hook = False
         return changed
+
+
+def _checked(for_others: Collection[str], *, presence: bool, history: int) -> frozenset[str]:
+    """
+    Return what clients outside the room may do.
+
+    Raises:
+        ValueError: there is no such thing, or the room does not keep it.
+    """
+    others = frozenset((for_others,) if isinstance(for_others, str) else for_others)  # one word is meant, not letters
+    if unknown := sorted(others - FOR_OTHERS):
+        raise ValueError(f"for_others: {unknown[0]!r} is none of {', '.join(sorted(FOR_OTHERS))}")
+    if "presence" in others and not presence:
+        raise ValueError("for_others: 'presence' needs a room with presence=True")
+    if "history" in others and not history:
+        raise ValueError("for_others: 'history' needs a room with history")
+    return others
 
 
 class Declarations(Protocol):

@@ -120,26 +120,18 @@ class Member(RoomSubscriber):
             BrokerUnavailable: it is not subscribed.
         """
         state, limits = self.state, self.services.limits
-        if room in state.subscriptions or room in self.entering:
-            raise codes.ALREADY_SUBSCRIBED.error()
-        if len(state.subscriptions) + len(self.entering) >= limits.rooms_per_connection:
-            metering.over(self.services, state, "rooms", f"more than {limits.rooms_per_connection} rooms")
-            raise codes.LIMIT_EXCEEDED.error()
+        self._check_room_limit(room)
         options = self.options_of(room)
         check_filter(filter, options, delta=delta)
         if since is not None:
             metering.check_answer(self.services, state, recovers=True)
         subscription = Subscription(room, delta=options.delta and options.recover and delta, filter=filter)
-        self.entering[room] = None
+        self.entering[room] = None  # before the first await: a second subscribe to it is refused from here on
         try:
             of_token = await self._authorise(subscription, token)
             of_handler = await self.services.application.subscribe(self.connection, room, data)
             entry = await self._enter(subscription, options, since=since)
-            try:
-                self._answer(entry, of_token if of_handler is None else of_handler, answer, must_recover=must_recover)
-            except BaseException:
-                self.services.hub.cancel(entry.pending)
-                raise
+            self._answer(entry, of_token if of_handler is None else of_handler, answer, must_recover=must_recover)
         except ClientError as error:
             if error.temporary or error.code in COMES_AGAIN:
                 state.lose(room, limits)
@@ -151,6 +143,20 @@ class Member(RoomSubscriber):
             raise
         finally:
             self._entered(room)
+
+    def _check_room_limit(self, room: Room) -> None:
+        """
+        See that the client may enter another room.
+
+        Raises:
+            ClientError: it is in this one, or enters it now (105), or it has too many (106).
+        """
+        state, most = self.state, self.services.limits.rooms_per_connection
+        if room in state.subscriptions or room in self.entering:
+            raise codes.ALREADY_SUBSCRIBED.error()
+        if len(state.subscriptions) + len(self.entering) >= most:
+            metering.over(self.services, state, "rooms", f"more than {most} rooms")
+            raise codes.LIMIT_EXCEEDED.error()
 
     async def _authorise(self, subscription: Subscription, token: str) -> bytes | None:
         """Check the subscription token where there is one or has to be one; return the data that it carries."""
@@ -166,18 +172,23 @@ class Member(RoomSubscriber):
     def _answer(
         self, entry: Entry, data: bytes | None, answer: Callable[[Subscribed], int], *, must_recover: bool
     ) -> None:
-        """Answer and activate. Not a coroutine: nothing may come between the answer and the first publication."""
-        if not self.is_open:
-            self.services.hub.cancel(entry.pending)
-            return
-        joined = entry.pending.commit()
-        wants = entry.pending.since is not None  # in a room that recovers; in others nothing can be lost
-        if must_recover and wants and not joined.recovered:
-            raise codes.UNRECOVERABLE.error()
-        size = answer(subscribed(entry, joined, data))
-        if joined.publications:
-            metering.charge_answer(self.services, self.state, size)
-        self._activate(entry)
+        """
+        Answer and activate, or cancel the entry. Not a coroutine: nothing may come between the answer and the first
+        publication.
+        """
+        try:
+            if not self.is_open:
+                return
+            joined = entry.pending.commit()
+            wants = entry.pending.since is not None  # in a room that recovers; in others nothing can be lost
+            if must_recover and wants and not joined.recovered:
+                raise codes.UNRECOVERABLE.error()
+            size = answer(subscribed(entry, joined, data))
+            if joined.publications:
+                metering.charge_answer(self.services, self.state, size)
+            self._activate(entry)
+        finally:
+            self.services.hub.cancel(entry.pending)  # harmless for a member
 
     async def prolong(self, room: Room, token: str) -> Subscription:
         """

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from realtime import codes
+from realtime.auth.tokens import ConnectionClaims
 from realtime.broker.base import (
     ClientInfo,
     ConnectionId,
@@ -75,20 +76,14 @@ async def connect(
         Disconnect: it is not admitted, and the connection ends.
     """
     session.begin_connecting()
-    connection, services, state = session.connection, session.services, session.state
-    found = await claims.of_connection(services, state.identity, token)
-    if found is not None:
-        connection.user, connection.claims = found.user, found.raw
-        connection.info = None if found.info is None else msgspec.json.decode(found.info)
+    connection, services = session.connection, session.services
+    found = await _identify(session, token)
     if headers:
         connection.emulated_headers = {name.lower(): value for name, value in headers.items()}
     of_handler = await services.application.connect(connection, data)
     for room in found.channels if found else ():
         await session.enter(Room(room))
-    limits = services.limits
-    if len(state.granted) > limits.rooms_per_connection:
-        metering.over(services, state, "rooms", f"more than {limits.rooms_per_connection} rooms")
-        raise codes.ROOM_LIMIT.error()
+    _check_room_limit(session)
     entries = await session.enter_granted(positions or {})
     ends = services.hub.connection_ends
     is_admitted = False
@@ -107,6 +102,24 @@ async def connect(
     answer(Connected(of_handler, begun, expire_at_s))
     session.activate(entries)
     session.expire_at(expire_at_s)
+
+
+async def _identify(session: Session, token: str) -> ConnectionClaims | None:
+    """Make the client the user of its token, before `on_connect` runs; return the claims, None without a token."""
+    found = await claims.of_connection(session.services, session.state.identity, token)
+    if found is not None:
+        connection = session.connection
+        connection.user, connection.claims = found.user, found.raw
+        connection.info = None if found.info is None else msgspec.json.decode(found.info)
+    return found
+
+
+def _check_room_limit(session: Session) -> None:
+    """See that token and `on_connect` give no more rooms than a client may have. There is nothing to ask again."""
+    most = session.services.limits.rooms_per_connection
+    if len(session.state.granted) > most:
+        metering.over(session.services, session.state, "rooms", f"more than {most} rooms")
+        raise codes.ROOM_LIMIT.error()
 
 
 async def refresh(session: Session, token: str) -> float | None:
