@@ -90,12 +90,16 @@ class Delivery:
                 self._shell.perform(local, local.machine.delivery_failed())
 
     def write(self, local: LocalRoom, batches: Sequence[Batch]) -> None:
-        """Write batches to the members, in order."""
+        """Write batches to the members, in order, and notify those that are overrun by them."""
+        self._write(local, batches)
+        if local.fanout.overrun:
+            self._remove_overrun(local)
+
+    def _write(self, local: LocalRoom, batches: Sequence[Batch]) -> None:
+        """Write batches. The caller must empty `fanout.overrun`."""
         for publications, changes in batches:
             if publications:
                 self.delivered += local.fanout.deliver(publications)
-                if local.fanout.overrun:
-                    self._remove_overrun(local)
             if changes:
                 local.fanout.announce(changes)
 
@@ -147,13 +151,18 @@ class Delivery:
         self._shell.perform(local, outputs)
 
     def remove_all(self, local: LocalRoom, lost: Lost) -> None:
-        """Write what was accepted before the loss, then remove and notify every member."""
+        """
+        Write what was accepted before the loss, then remove and notify every member: also those that are overrun by
+        what was written, which the machine counts among the lost.
+        """
         log(logger, logging.WARNING, "publications lost", room=local.name, after=lost.after, members=lost.members)
         try:
-            self.write(local, lost.before)
+            self._write(local, lost.before)
         except Exception:  # noqa: BLE001 - a fault of ours; the members are removed all the same
             log(logger, logging.ERROR, "delivery failed", room=local.name, exc_info=True)
-        members = local.fanout.clear()
+        members = [*local.fanout.overrun, *local.fanout.clear()]
+        local.fanout.overrun = []
+        assert len(members) == lost.members, "the machine counts the members of the fan-out"
         self.insufficient += len(members)
         for subscriber in members:
             subscriber.insufficient(local.name)

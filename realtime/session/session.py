@@ -325,6 +325,10 @@ class Session(TimedMember):
         Return everything that the session is, as bytes: `restore` makes a session of them. It must be open and
         idle. It goes on here until `drop`, which comes in the same turn: what happens between is not in the bytes.
 
+        What is published after `drop` and before `restore` has entered the rooms is read from the streams. In a room
+        without history nothing can be read, and the client misses it. To avoid that, the worker to which the session
+        moves must subscribe these rooms before the session is exported.
+
         Raises:
             NotPlain: something in `conn.state` or in the claims is no plain data any more. The log names the key.
         """
@@ -338,7 +342,7 @@ class Session(TimedMember):
             raise
         state.state, state.info = packed, info_bytes(connection)
         state.headers, state.emulated_headers = dict(connection.headers), dict(connection.emulated_headers)
-        for subscription in state.subscriptions.values():
+        for subscription in list(state.subscriptions.values()):  # what is written now may end one: too many keys wait
             subscription.position, subscription.base = self.services.hub.export_position(subscription.room, self)
         return encode(state)
 

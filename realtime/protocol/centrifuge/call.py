@@ -56,7 +56,10 @@ class Call:
         metering.charge_answer(self.session.services, self.session.state, size)
 
     def fail(self, error: ClientError | ErrorCode) -> None:
-        """Answer the command, which failed."""
+        """
+        Answer the command, which failed. A failed `connect` refuses the client: its connection stays until it goes, and
+        every further command ends it (section 4, 2). A one-way client has no answers, so its connection ends here.
+        """
         session = self.session
         if self.method == "send":
             return  # it has no answer
@@ -93,7 +96,7 @@ def payload(data: Raw | UnsetType) -> bytes | None:
 
 
 def ttl(expire_at_s: float | None) -> tuple[bool, int]:
-    """Return the fields `expires` and `ttl`, in whole seconds."""
+    """Return the fields `expires` and `ttl`: whole seconds, at least 1 and at most a year (section 5.1)."""
     if expire_at_s is None:
         return False, 0
     return True, max(1, min(int(expire_at_s - time.time()), TTL_MAX_S))

@@ -26,13 +26,16 @@ class Codec(Protocol):
     """One encoding of the protocol."""
 
     @property
-    def NAME(self) -> str: ...  # noqa: N802 - modules implement this, and it is a constant there
+    def NAME(self) -> str:  # noqa: N802 - modules implement this, and it is a constant there
+        """The name of the encoding: a session that moves finds its codec by it."""
 
     @property
-    def IS_BINARY(self) -> bool: ...  # noqa: N802
+    def IS_BINARY(self) -> bool:  # noqa: N802
+        """Whether it goes in binary frames, and payloads may be any bytes."""
 
     @property
-    def PING(self) -> bytes: ...  # noqa: N802
+    def PING(self) -> bytes:  # noqa: N802
+        """The empty answer, which a client answers with an empty command (section 5.2)."""
 
     @property
     def BETWEEN(self) -> bytes | None:  # noqa: N802
@@ -59,7 +62,7 @@ class Codec(Protocol):
         """Return the answer to `presence`, of what `presence_entries` returned."""
 
     def push(self, push: Push, /) -> bytes:
-        """Return a push of a rare kind."""
+        """Return a push of a rare kind. What is written to every member of a room has functions of its own below."""
 
     def push_publication(self, room: Room, publication: RawPublication, /) -> bytes:
         """Return the push of a publication."""
@@ -77,4 +80,4 @@ class Codec(Protocol):
         """Return a publication as it stands in a list of them; `delta`: for a client that negotiated deltas."""
 
     def payload(self, data: bytes, /) -> bytes:
-        """Return a payload as it can stand in a message."""
+        """Return a payload as it can stand in a message. JSON loses its raw newlines, which would end the message."""

@@ -118,6 +118,7 @@ async def connect(call: Call, request: ConnectCommand) -> None:
 
 
 def _answer_connect(call: Call, connected: Connected) -> None:
+    """Write the answer to `connect`. Its parts are those of section 5.1."""
     session = call.session
     home, stream_id = session.services.home, session.stream_id
     expires, seconds = ttl(connected.expire_at_s)
@@ -196,7 +197,7 @@ async def unsubscribe(call: Call, request: UnsubscribeCommand) -> None:
 
 
 async def publish(call: Call, request: PublishCommand) -> None:
-    """Publish into a room."""
+    """Publish into a room. Where the broker keeps the order of calls, the next command need not wait for this one."""
     session = call.session
     room, options = requests.permitted(session, request.channel, "publish")
     if request.type:
@@ -212,6 +213,10 @@ async def publish(call: Call, request: PublishCommand) -> None:
 
 
 async def _answer_publish(call: Call, publishing: Coroutine[Any, Any, object]) -> None:
+    """
+    Await a publication that is in flight, and answer it. It runs as a task of its own, so it raises nothing: what fails
+    becomes the answer.
+    """
     try:
         await publishing
         call.answer(EMPTY)
@@ -266,7 +271,7 @@ async def rpc(call: Call, request: RPCCommand) -> None:
 
 
 async def send(call: Call, request: SendCommand) -> None:
-    """Hand a message to the application."""
+    """Hand a message to the application. It has no answer, so an error of it ends the connection or is lost."""
     await requests.send(call.session, payload(request.data))
 
 

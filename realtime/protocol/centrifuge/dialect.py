@@ -39,6 +39,12 @@ class CentrifugeDialect(Dialect):
     """The Centrifuge protocol as one kind of client speaks it."""
 
     def __init__(self, codec: Codec, framing: Framing) -> None:
+        """
+        Args:
+            codec: the encoding.
+            framing: of the transports that it is for. An encoder's bytes are framed, so it cannot be shared with
+                others.
+        """
         self.name = codec.NAME
         self.label = JSON if codec.NAME == uni.NAME else codec.NAME
         self.is_binary = codec.IS_BINARY
@@ -63,7 +69,7 @@ class CentrifugeDialect(Dialect):
         return commands.execute(session, self._codec, self._frame, command)
 
     def is_publication(self, command: Command) -> bool:
-        """Whether it publishes."""
+        """Whether it publishes: only such commands may run while others are in flight."""
         return command.publish is not None
 
     def message(self, data: bytes) -> bytes:
@@ -90,7 +96,7 @@ class CentrifugeDialect(Dialect):
         return self._push(Push(refresh=Refreshed(*ttl(expire_at_s))))
 
     def disconnected(self, code: int, reason: str) -> bytes:
-        """Return the end of a connection as a message."""
+        """Return the end of a connection as a message, for a transport without close frames (section 2.4)."""
         return self._push(Push(disconnect=Disconnected(code, reason)))
 
     def _push(self, push: Push) -> bytes:

@@ -21,7 +21,7 @@ MESSAGE_BYTES: Final = 32768  # into which joins and leaves are put together; wh
 
 
 class CentrifugeEncoder:
-    """The protocol in one encoding, framed for one kind of transport."""
+    """Publications, joins and leaves in one encoding, framed for one kind of transport. Is the hub's `Encoder`."""
 
     __slots__ = ("_between", "codec", "frame", "is_delta", "ping")
 
@@ -33,6 +33,7 @@ class CentrifugeEncoder:
         self.ping = framing.frame(codec.PING)
 
     def publication(self, room: Room, publication: RawPublication) -> bytes:
+        """Return a publication; with deltas it is whole, and the base of the next one (section 11)."""
         if self.is_delta:
             return self.frame(self.codec.push_delta(room, publication, None))
         return self.frame(self.codec.push_publication(room, publication))
@@ -51,7 +52,7 @@ class CentrifugeEncoder:
 
 
 def _parts(messages: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Cut a list where its parts are large enough for one message."""
+    """Cut a list of messages where its parts are large enough for one. A single message may be larger."""
     begin = size = 0
     for index, each in enumerate(messages):
         if size and size + len(each) > MESSAGE_BYTES:
@@ -62,6 +63,9 @@ def _parts(messages: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 
 def difference(before: bytes, after: bytes) -> bytes | None:
-    """Return the delta between two payloads, or None where it would not be shorter."""
+    """
+    Return the delta between two payloads, or None where it would not be shorter: then the whole payload is sent, and no
+    client has to compute anything.
+    """
     delta = fossil.delta(before, after)
     return delta if len(delta) < len(after) else None

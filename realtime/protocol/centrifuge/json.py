@@ -55,6 +55,10 @@ def decode(message: bytes | str) -> list[Command]:
 
 
 def _command(line: str) -> Command:
+    """
+    Return the command of one line. A lone surrogate, which JavaScript can cut out of a text, is repaired: the codec
+    refuses it, and the client would lose its connection by one character of its user.
+    """
     try:
         return _decoder.decode(line)
     except msgspec.DecodeError:
@@ -101,6 +105,10 @@ def push_delta(room: Room, publication: RawPublication, delta: bytes | None) -> 
 
 
 def _push_publication(room: Room, publication: RawPublication, data: bytes, more: bytes) -> bytes:
+    """
+    Join the pieces of a publication's push. Zero values are left out (section 3.1). An offset is there only in a room
+    with history, so an SDK never stores a position that no stream has.
+    """
     parts = [b'{"push":{"channel":', _encoder.encode(room), b',"pub":{"data":', data]
     if publication.info is not None:
         parts += (b',"info":', _encoder.encode(info_of(publication.info)))

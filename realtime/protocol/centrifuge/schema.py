@@ -21,6 +21,7 @@ texts, sm map of messages.
 
 
 def field(name: str, kind: str, type: Any = None) -> Field:
+    """Return a field's row. `type` is the message in it, or in each of its items."""
     return name, kind, type
 
 

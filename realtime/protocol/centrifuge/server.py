@@ -21,7 +21,7 @@ from realtime.session import opening
 from realtime.session.base import Application, Services
 from realtime.session.registry import Home, Registry
 from realtime.session.session import Session
-from realtime.session.state import SessionLimits, decode
+from realtime.session.state import BadState, SessionLimits, decode
 from realtime.tasks import BEGIN, Begin
 from realtime.timing.rate import Rate
 from realtime.timing.timer_wheel import TimerWheel
@@ -86,12 +86,15 @@ class Centrifuge:
         Continue a session that was served elsewhere, from what `Session.export` gave.
 
         Raises:
-            BadState: another version wrote it.
+            BadState: another version wrote it, or it speaks an encoding that this worker does not.
             ClientError: a room of it is not declared here.
             BrokerUnavailable: its rooms cannot be entered now.
         """
         state = decode(exported)
-        dialect = self._dialect(CODECS[state.wire.encoding], transport)
+        codec = CODECS.get(state.wire.encoding)
+        if codec is None:
+            raise BadState(f"a session in the encoding {state.wire.encoding!r}; this worker has {', '.join(CODECS)}")
+        dialect = self._dialect(codec, transport)
         return await opening.restore(self.services, dialect, transport, state, mark)
 
     def _dialect(self, codec: Codec, transport: Transport) -> CentrifugeDialect:

@@ -61,17 +61,17 @@ def reply(id: int, method: str, result: Result) -> bytes:
 
 
 def presence_entries(members: Mapping[ConnectionId, ClientInfo]) -> bytes:
-    """Not asked for: such a client asks nothing."""
+    """Never called: such a client requests nothing."""
     raise AssertionError("a one-way client asks for nothing")
 
 
 def presence_reply(id: int, entries: Sequence[bytes]) -> bytes:
-    """Not asked for: such a client asks nothing."""
+    """Never called: such a client requests nothing."""
     raise AssertionError("a one-way client asks for nothing")
 
 
 def error_reply(id: int, error: ClientError | ErrorCode) -> bytes:
-    """Not asked for: see `disconnect_for`."""
+    """Never called: see `disconnect_for`."""
     raise AssertionError("a one-way client gets an error as a disconnect")
 
 
@@ -86,7 +86,7 @@ def push_publication(room: Room, publication: RawPublication) -> bytes:
 
 
 def push_delta(room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
-    """Not asked for: such a client negotiates nothing."""
+    """Never called: such a client negotiates nothing."""
     raise AssertionError("a one-way client has no deltas")
 
 
@@ -101,7 +101,7 @@ def push_leave(room: Room, info: ClientInfo) -> bytes:
 
 
 def _bare(reply: bytes) -> bytes:
-    """Return what stands in `{"push":…}`."""
+    """Return what stands in `{"push":…}`: a one-way client gets pushes without the wrapper (section 2.5)."""
     return reply[len(b'{"push":') : -1]
 
 

@@ -12,6 +12,7 @@ import logging
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from realtime import App, Connection
@@ -19,7 +20,7 @@ from realtime.auth.revocation import Revocation
 from realtime.broker.base import Room
 from realtime.session.plain import NotPlain
 from realtime.session.session import Session
-from realtime.session.state import decode
+from realtime.session.state import BadState, decode, encode
 from tests.support.aio import run_async
 from tests.support.one_worker import Client, OneWorker, until
 
@@ -252,3 +253,13 @@ async def test_a_loss_on_the_way_that_ends_the_connection_leaves_no_member_behin
         for room in ("first", "second"):
             assert await worker.broker.members(Room(room)) == {}
         assert worker.hub.registry.sizes() == {}
+
+
+@run_async
+async def test_an_encoding_that_a_worker_does_not_speak_is_refused() -> None:
+    async with OneWorker(open_app()) as worker:
+        session = worker.session(await worker.join())
+        state = decode(session.export())
+        state.wire = msgspec.structs.replace(state.wire, encoding="cbor")
+        with pytest.raises(BadState, match="in the encoding 'cbor'; this worker has json, protobuf, uni"):
+            await worker.protocol.restore(session.transport, encode(state))
