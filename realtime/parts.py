@@ -30,13 +30,13 @@ from realtime.cluster.revocation_sync import RevocationSync
 from realtime.process.router import HealthSource, Router
 from realtime.protocol.base import Endpoints
 from realtime.protocol.centrifuge import uni
+from realtime.protocol.centrifuge.encoder import CentrifugeEncoder, difference
 from realtime.protocol.centrifuge.endpoints import ENDPOINTS
 from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.protocol.centrifuge.streams import StreamEndpoint
-from realtime.protocol.centrifuge.wire import Wire, difference
 from realtime.rooms.hub import Hub
 from realtime.session.registry import Home, Registry
-from realtime.session.state import Limits
+from realtime.session.state import SessionLimits
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.stream import EVENTS, StreamLimits
@@ -110,7 +110,7 @@ class Parts:
             self.hub,
             self.bus,
             keys=settings.api_keys,
-            encoder=Wire(uni, EVENTS),
+            encoder=CentrifugeEncoder(uni, EVENTS),
             wrong=self.wrong,
             message_bytes=settings.message_bytes,
         )
@@ -166,14 +166,14 @@ class Parts:
             await asyncio.gather(self._turning, return_exceptions=True)
 
 
-def session_limits(settings: Settings) -> Limits:
+def session_limits(settings: Settings) -> SessionLimits:
     """Return what one client may do."""
-    return Limits(
+    return SessionLimits(
         ping_s=settings.ping_s,
         pong_s=settings.pong_s,
         connect_s=settings.handshake_s,
         # A token that is still accepted must not end a connection: the leeway is for clocks that differ.
-        expiry_grace_s=max(Limits().expiry_grace_s, settings.token_leeway_s),
+        expiry_grace_s=max(SessionLimits().expiry_grace_s, settings.token_leeway_s),
         rooms_per_connection=settings.rooms_per_connection,
         commands_per_second=settings.commands_per_second,
         answer_bytes=settings.answer_bytes,

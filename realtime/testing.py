@@ -32,11 +32,11 @@ from realtime.broker.memory import MemoryBroker
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
 from realtime.errors import ClientError, Disconnect
+from realtime.protocol.centrifuge.encoder import difference
 from realtime.protocol.centrifuge.server import Centrifuge
-from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.hub import Hub
 from realtime.session.registry import Home, Registry
-from realtime.session.state import Limits
+from realtime.session.state import SessionLimits
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.base import Framing, Handshake
@@ -106,7 +106,9 @@ class TestServer:
             rooms_per_connection: as the setting.
         """
         self._app = app
-        self._limits = Limits(anonymous=anonymous, rooms_per_connection=rooms_per_connection, commands_per_second=0)
+        self._limits = SessionLimits(
+            anonymous=anonymous, rooms_per_connection=rooms_per_connection, commands_per_second=0
+        )
         self._secret = secrets.token_hex(32)
         self._clients: list[TestClient] = []
 

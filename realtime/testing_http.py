@@ -28,7 +28,7 @@ from realtime.api import Api
 from realtime.application.app import App, Receive, Scope, Send
 from realtime.process.router import Router
 from realtime.protocol.centrifuge import uni
-from realtime.protocol.centrifuge.wire import Wire
+from realtime.protocol.centrifuge.encoder import CentrifugeEncoder
 from realtime.transport.stream import EVENTS
 
 __all__ = ["TestHttp", "TestResponse"]
@@ -79,7 +79,7 @@ class TestHttp:
 
     async def __aenter__(self) -> TestHttp:
         api = Api(
-            self._app.hub, self._app._running_bus(), keys=(), encoder=Wire(uni, EVENTS)
+            self._app.hub, self._app._running_bus(), keys=(), encoder=CentrifugeEncoder(uni, EVENTS)
         )  # without keys it answers nothing
         self._router = Router(
             self._app,

@@ -26,7 +26,7 @@ from realtime.api.openapi import describe
 from realtime.api.tail import tail
 from realtime.auth.credentials import API_KEY, WrongCredentials
 from realtime.cluster.bus import ClusterBus
-from realtime.rooms.fanout import Wire
+from realtime.rooms.fanout import Encoder
 from realtime.rooms.hub import Hub
 from realtime.settings import Settings
 from realtime.surrogates import repair
@@ -48,7 +48,7 @@ class Api:
         bus: ClusterBus,
         *,
         keys: Sequence[str],
-        encoder: Wire,
+        encoder: Encoder,
         wrong: WrongCredentials | None = None,
         message_bytes: int = Settings.message_bytes,
     ) -> None:

@@ -17,7 +17,7 @@ from realtime import codes
 from realtime.broker.base import ClientInfo, Room
 from realtime.errors import BrokerUnavailable
 from realtime.log_lines import log
-from realtime.rooms.fanout import Wire
+from realtime.rooms.fanout import Encoder
 from realtime.rooms.hub import Hub
 from realtime.rooms.pending import Insufficient
 from realtime.transport.asgi import Receive, Scope, Send
@@ -28,7 +28,7 @@ from realtime.transport.stream import EVENTS, SLOW, Stream, StreamLimits
 logger = logging.getLogger("realtime.api")
 
 
-async def tail(hub: Hub, encoder: Wire, scope: Scope, receive: Receive, send: Send) -> None:
+async def tail(hub: Hub, encoder: Encoder, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer `GET …/tail?channel=ROOM`, until the program has gone or takes nothing. `encoder`: of `EVENTS`."""
     names = parse_qs(scope["query_string"].decode("latin-1")).get("channel", [])
     options = hub.declarations.room_options(Room(names[0])) if names and not names[0].startswith("\0") else None
@@ -86,8 +86,8 @@ async def tail(hub: Hub, encoder: Wire, scope: Scope, receive: Receive, send: Se
 class _Follower:
     """A program that follows a room; it is a member that others do not see."""
 
-    def __init__(self, encoder: Wire) -> None:
-        self.wire = encoder
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
         self.connection_id = f"tail-{secrets.token_hex(8)}"
         self.transport = Stream(EVENTS, EVENTS, StreamLimits())
 

@@ -39,9 +39,9 @@ from realtime.broker.base import (
     MemberCounts,
     MembersPage,
     Position,
-    Publication,
     Published,
     PublishRequest,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
@@ -58,6 +58,7 @@ from realtime.broker.local_server import (
     STATE,
 )
 from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
+from realtime.log_lines import log
 from realtime.timing.rate import Rate
 
 START_S: Final = 5.0  # for the first connection
@@ -226,7 +227,7 @@ class LocalBroker:
             try:
                 self._link = await self._connect()
             except (OSError, TimeoutError, BrokerUnavailable) as error:
-                logger.debug("- no link to %s yet: %s", self.address, error)
+                log(logger, logging.DEBUG, "- broker not connected", server=self.address, reason=error)
                 continue
             self._listener.on_link_restored()
             return
@@ -269,7 +270,7 @@ class LocalBroker:
             return  # this worker unsubscribed meanwhile
         if kind == PUBLICATION:
             self._counts["received"] += 1
-            listener.on_publication(room, msgspec.msgpack.decode(raw[1], type=Publication))
+            listener.on_publication(room, msgspec.msgpack.decode(raw[1], type=RawPublication))
         elif kind == JOIN:
             listener.on_join(room, msgspec.msgpack.decode(raw[1], type=ClientInfo))
         else:

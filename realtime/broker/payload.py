@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import msgspec
 
-from realtime.broker.base import ClientInfo, Publication
+from realtime.broker.base import ClientInfo, RawPublication
 
 
-class Payload(msgspec.Struct, frozen=True, array_like=True):
+class StoredPayload(msgspec.Struct, frozen=True, array_like=True):
     """A publication without its position."""
 
     data: bytes
@@ -24,10 +24,10 @@ class Payload(msgspec.Struct, frozen=True, array_like=True):
 
 
 pack_payload = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Payload).decode
+_decode = msgspec.msgpack.Decoder(StoredPayload).decode
 
 
-def read_payload(payload: bytes, epoch: str, offset: int) -> Publication:
+def read_payload(payload: bytes, epoch: str, offset: int) -> RawPublication:
     """Return the publication at a position."""
     found = _decode(payload)
-    return Publication(found.data, offset, epoch, found.info, found.tags, found.time_ms, found.exclude)
+    return RawPublication(found.data, offset, epoch, found.info, found.tags, found.time_ms, found.exclude)

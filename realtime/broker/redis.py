@@ -75,9 +75,10 @@ from realtime.broker.keys import HOME, RedisKeys, tag_of
 from realtime.broker.links import Nodes, RedisLink, Route
 from realtime.broker.members import Members, read_members
 from realtime.broker.nodes import FixedServer, Sentinels, SingleNode
-from realtime.broker.payload import Payload, pack_payload, read_payload
+from realtime.broker.payload import StoredPayload, pack_payload, read_payload
 from realtime.broker.resp import CommandFailed
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 from realtime.timing.rate import Rate
 
 ROUND_S: Final = 2.0  # between two rounds, each of which renews the lease and sends a probe
@@ -164,7 +165,7 @@ class RedisBroker:
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("! %s failed", task.get_coro(), exc_info=error)
+            log(logger, logging.ERROR, "broker task failed", task=task.get_coro(), exc_info=error)
 
     async def close(self) -> None:
         """
@@ -180,7 +181,7 @@ class RedisBroker:
                 async with asyncio.timeout(CLOSE_S):
                     await self._members.close()
             except (BrokerUnavailable, CommandFailed, TimeoutError) as error:
-                logger.warning("! members of this worker stay until its lease expires: %s", error)
+                log(logger, logging.WARNING, "members not removed", reason=error)  # they stay until the lease expires
         await self._nodes.close()
         self._listener = IgnoredEvents()
 
@@ -192,9 +193,7 @@ class RedisBroker:
             await asyncio.sleep(ROUND_S)
             for link in tuple(self._nodes.links):
                 if time.monotonic() - link.probed_at > PROBE_LOST_S:
-                    logger.error(
-                        "! closing the link to %s: no probe came back for %g s", link.address.shown, PROBE_LOST_S
-                    )
+                    log(logger, logging.ERROR, "- broker link silent", server=link.address.shown, within_s=PROBE_LOST_S)
                     link.abort()
                 else:
                     link.send_probe(self._nodes.publishing)
@@ -207,9 +206,9 @@ class RedisBroker:
         try:
             await self._members.renew(self._nodes.route)
         except CommandFailed as error:
-            logger.debug("- a round failed: %s", self._commands.refused(HOME, error))
+            log(logger, logging.DEBUG, "- lease not renewed", reason=self._commands.refused(HOME, error))
         except BrokerUnavailable as error:
-            logger.debug("- a round failed: %s", error.problem)
+            log(logger, logging.DEBUG, "- lease not renewed", reason=error.problem)
 
     def on_message(self, channel: bytes, text: bytes) -> None:
         """Decode a pub/sub message and pass it to the listener."""
@@ -254,7 +253,9 @@ class RedisBroker:
         room, retention, key = request.room, request.retention, request.idempotency_key
         tags = dict(request.tags) if request.tags else None
         # The script stores the payload and publishes it unchanged. Offset and epoch stand beside it in both places.
-        payload = pack_payload(Payload(request.data, request.info, tags, int(time.time() * 1000), request.exclude))
+        payload = pack_payload(
+            StoredPayload(request.data, request.info, tags, int(time.time() * 1000), request.exclude)
+        )
         meta = self._keys.meta(room)
         seen_key = self._keys.idempotency(room, key) if key is not None else meta
         # Without history only one key is named. While a hash slot moves, each further key could mean a TRYAGAIN.

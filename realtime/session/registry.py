@@ -65,8 +65,8 @@ class LocalSession(Protocol):
     def refresh(self, expire_at_s: float | None) -> None:
         """Have the connection expire at another Unix time, or never, and notify the client."""
 
-    def log_refusal(self, what: str, why: object) -> None:
-        """Log what a client does not get to know in full."""
+    def log_refusal(self, what: str, why: object, **fields: Any) -> None:
+        """Log what a client does not get to know in full. `what` is refused, `fields` are more of the line."""
 
     async def grant(
         self,
@@ -95,7 +95,7 @@ class Registry:
         self._sessions[session.connection.id] = session
 
     def add_stream(self, session: LocalSession) -> None:
-        """Let requests beside its stream reach a session that was added."""
+        """Let `/emulation` requests reach a session that was added, and whose other half is a stream."""
         assert self._sessions.get(session.connection.id) is session, "a stream belongs to a session that is here"
         assert session.stream_id, "a client that has no stream has no id of one"
         self._streams[session.stream_id] = session
@@ -132,7 +132,7 @@ class Registry:
                 each.end(code, reason)
 
     def receive(self, stream_id: str, data: bytes | str) -> bool:
-        """Bring what a client sent beside its stream to its session. Return False when the stream is not here."""
+        """Give a session what its client sent by an `/emulation` request. Return False when the stream is not here."""
         session = self._streams.get(stream_id)
         if session is None:
             return False

@@ -70,8 +70,8 @@ def overruns(server: RunningServer, limit: str) -> int:
 
 def lines_of(server: RunningServer, client: str, why: str, since: int = 0) -> list[re.Match[str]]:
     """Return the lines that name a client and a reason."""
-    server.log.wait_for(rf"x {client}.*{why}")
-    return server.log.find_all(rf"x {client}.*{why}")
+    server.log.wait_for(rf"[x!] .*{client}.*{why}")
+    return server.log.find_all(rf"[x!] .*{client}.*{why}")
 
 
 def deaf(port: int, path: str, room: str) -> tuple[socket.socket, str]:

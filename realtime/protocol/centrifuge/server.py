@@ -21,7 +21,7 @@ from realtime.session import opening
 from realtime.session.base import Application, Services
 from realtime.session.registry import Home, Registry
 from realtime.session.session import Session
-from realtime.session.state import Limits, decode
+from realtime.session.state import BadState, SessionLimits, decode
 from realtime.tasks import BEGIN, Begin
 from realtime.timing.rate import Rate
 from realtime.timing.timer_wheel import TimerWheel
@@ -43,7 +43,7 @@ class Centrifuge:
         *,
         wheel: TimerWheel,
         tokens: Tokens,
-        limits: Limits,
+        limits: SessionLimits,
         home: Home,
         registry: Registry,
         wrong: WrongCredentials | None = None,
@@ -90,12 +90,15 @@ class Centrifuge:
         Continue a session that was served elsewhere, from what `Session.export` gave.
 
         Raises:
-            BadState: another version wrote it.
+            BadState: another version wrote it, or it speaks an encoding that this worker does not.
             ClientError: a room of it is not declared here.
             BrokerUnavailable: its rooms cannot be entered now.
         """
         state = decode(exported)
-        dialect = self._dialect(CODECS[state.wire.encoding], transport)
+        codec = CODECS.get(state.wire.encoding)
+        if codec is None:
+            raise BadState(f"a session in the encoding {state.wire.encoding!r}; this worker has {', '.join(CODECS)}")
+        dialect = self._dialect(codec, transport)
         return await opening.restore(self.services, dialect, transport, state, mark)
 
     def _dialect(self, codec: Codec, transport: Transport) -> CentrifugeDialect:
@@ -108,7 +111,7 @@ class Centrifuge:
         return dialect
 
 
-def commands_of(limits: Limits) -> Rate | None:
+def commands_of(limits: SessionLimits) -> Rate | None:
     """Return how many commands a second, and at once as many more as a client with all its rooms begins with."""
     if not limits.commands_per_second:
         return None
