@@ -35,7 +35,7 @@ from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.revocation_sync import RevocationSync
 from realtime.errors import BrokerUnavailable, RealtimeError
 from realtime.process.gateway import Gateway
-from realtime.process.router import Router
+from realtime.process.router import HEALTH, Router
 from realtime.protocol.centrifuge import uni
 from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.protocol.centrifuge.streams import ENDPOINTS, StreamEndpoint
@@ -112,7 +112,7 @@ class Process:
             registry=self.registry,
             wrong=self.wrong,
         )
-        self.hosts = Hosts(settings.allowed_hosts)
+        self.hosts = Hosts(settings.allowed_hosts, probe=settings.own_prefix + HEALTH)
         self.endpoint = WebSocketEndpoint(
             self.protocol,
             wheel=self.wheel,
@@ -139,17 +139,19 @@ class Process:
         self.bus = bus = ClusterBus(home, broker, mailbox, self.hub.registry, self.registry, tokens.revoked)
         self.revocation_sync = RevocationSync(broker, bus, tokens.revoked)
         self.side_tasks = SideTasks(logger)
+        endpoints = ENDPOINTS.below(settings.own_prefix)
         self.streams = StreamEndpoint(
             self.protocol,
             deliver=bus.deliver,
             limits=StreamLimits(settings.message_bytes, settings.outbound_bytes, settings.outbound_s),
             allowed_origins=settings.allowed_origins,
+            prefix=settings.own_prefix,
         )
         self.router = Router(
             app,
             health=self.health,
-            websocket_paths=ENDPOINTS.websocket_paths,
-            stream_paths=ENDPOINTS.http_paths,
+            websocket_paths=endpoints.websocket_paths,
+            stream_paths=endpoints.http_paths,
             streams=self.streams,
             api=Api(
                 self.hub,
@@ -158,14 +160,17 @@ class Process:
                 encoder=Wire(uni, EVENTS),
                 wrong=self.wrong,
                 message_bytes=settings.message_bytes,
+                own_prefix=settings.own_prefix,
             ),
             root_path=settings.root_path,
+            own_prefix=settings.own_prefix,
+            hosts=self.hosts,
         )
         self.host = ASGIHost(
             self.router,
             place={"slot": worker.slot, "worker": worker.worker_id, "node": worker.node},
             cookie=settings.session_cookie,
-            websocket_paths=ENDPOINTS.websocket_paths,
+            websocket_paths=endpoints.websocket_paths,
             endpoint=self.endpoint,
             on_lost=self._closed,
             routes=worker.routes,
@@ -186,7 +191,7 @@ class Process:
         self.gateway = Gateway(
             self.endpoint,
             self.host,
-            endpoints=ENDPOINTS,
+            endpoints=endpoints,
             closed=self._closed,
             tls=server_context(settings),
             handshake_s=settings.handshake_s,

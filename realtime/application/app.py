@@ -64,6 +64,7 @@ class App(HandlerCalls):
         self.mounts: list[tuple[str, ASGIApp]] = []
         self.statics: list[tuple[str, Path]] = []
         self.is_stock = False
+        self.is_bare = False  # an ASGI application was TARGET, and this object was made around it
         self.end_grace_s = 0.0
         self._starting: list[Handler] = []
         self._stopping: list[Handler] = []

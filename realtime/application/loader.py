@@ -173,6 +173,7 @@ def _as_app(target: str, value: Any) -> App:
         raise TargetError(target, _why_not(target, value))
     app = App()
     app.mount("/", value)
+    app.is_bare = True  # so that its routes come before those of the server that can do without
     return app
 
 

@@ -91,15 +91,20 @@ class OneProcess:
         self._bus = bus = ClusterBus(home, broker, mailbox, self._hub.registry, self._registry, self._tokens.revoked)
         self._revocations = RevocationSync(broker, bus, self._tokens.revoked)
         limits = StreamLimits(settings.message_bytes, settings.outbound_bytes, settings.outbound_s)
+        self._endpoints = ENDPOINTS.below(settings.own_prefix)
         streams = StreamEndpoint(
-            self._protocol, deliver=bus.deliver, limits=limits, allowed_origins=settings.allowed_origins
+            self._protocol,
+            deliver=bus.deliver,
+            limits=limits,
+            allowed_origins=settings.allowed_origins,
+            prefix=settings.own_prefix,
         )
         self._websockets = WebSocketOverASGI(self._protocol, limits=limits, allowed_origins=settings.allowed_origins)
         self._router = Router(
             app,
             health=self._health,
-            websocket_paths=ENDPOINTS.websocket_paths,
-            stream_paths=ENDPOINTS.http_paths,
+            websocket_paths=self._endpoints.websocket_paths,
+            stream_paths=self._endpoints.http_paths,
             streams=streams,
             api=Api(
                 self._hub,
@@ -108,8 +113,10 @@ class OneProcess:
                 encoder=Wire(uni, EVENTS),
                 wrong=wrong,
                 message_bytes=settings.message_bytes,
+                own_prefix=settings.own_prefix,
             ),
             root_path=settings.root_path,
+            own_prefix=settings.own_prefix,
         )
         self._turning: asyncio.Task[None] | None = None
 
@@ -156,7 +163,7 @@ class OneProcess:
         path, root = scope["path"], scope.get("root_path", "")
         if root and path.startswith(f"{root}/"):
             scope = {**scope, "path": path[len(root) :]}
-        if scope["type"] == "websocket" and scope["path"] in ENDPOINTS.websocket_paths:
+        if scope["type"] == "websocket" and scope["path"] in self._endpoints.websocket_paths:
             await self._websockets(scope, receive, send)
         else:
             await self._router(scope, receive, send)

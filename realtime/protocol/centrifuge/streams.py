@@ -79,6 +79,7 @@ class StreamEndpoint:
         deliver: Deliver,
         limits: Limits | None = None,
         allowed_origins: tuple[str, ...] = (),
+        prefix: str = "",
     ) -> None:
         """
         Args:
@@ -86,7 +87,9 @@ class StreamEndpoint:
             deliver: takes what clients send beside their streams.
             limits: the settings' defaults unless given.
             allowed_origins: as for WebSockets.
+            prefix: the path below which `ENDPOINTS.http_paths` are served, as in `Endpoints.below`.
         """
+        self._prefix = prefix
         self._sessions = sessions
         self._deliver = deliver
         self._limits = limits or Limits()
@@ -101,8 +104,8 @@ class StreamEndpoint:
         return [session for stream, session in self._open.items() if stream.ended is None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request to one of `ENDPOINTS.http_paths`."""
-        path, method = scope["path"], scope["method"]
+        """Serve a request to one of `ENDPOINTS.http_paths`, below the prefix."""
+        path, method = scope["path"].removeprefix(self._prefix), scope["method"]
         headers = headers_of(scope)
         origin = headers.get("origin") or None  # an empty one is none
         if origin is not None and not origin_matches(origin, headers.get("host"), self._allowed_origins):
@@ -140,7 +143,7 @@ class StreamEndpoint:
     async def _stream(
         self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str], body: bytes, cors: Fields
     ) -> None:
-        path = scope["path"]
+        path = scope["path"].removeprefix(self._prefix)
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         is_sse, is_one_way = path in (SSE, UNI_SSE), path in (UNI_SSE, UNI_HTTP_STREAM)
         asked = query.pop("cf_connect", "")  # it may have a token, so it is kept nowhere
