@@ -118,9 +118,9 @@ class ASGIWebSocket:
     A `Transport` whose messages an ASGI server frames.
 
     What is written in one turn of the loop leaves as one message: both encodings say where each reply in it ends. A
-    client that only listens has no SDK that splits messages, so each of its pushes leaves as a message of its own. While
-    the server does not take a message, more is kept here, up to the limit on unsent bytes. Then all of it is dropped
-    and the session ends the connection as slow, for its client has to recover anyway.
+    client that only listens has no SDK that splits messages, so each of its pushes leaves as a message of its own.
+    While the server does not take a message, more is kept here, up to the limit on unsent bytes. Then all of it is
+    dropped and the session ends the connection as slow, for its client has to recover anyway.
     """
 
     has_close_frame = True

@@ -90,10 +90,19 @@ class Remote:
         Call a method and return its result.
 
         Raises:
-            CallFailed: the server does not answer, does not take the key, or answers with an error.
+            CallFailed: the server does not answer, does not take the key, or answers with an error; or an application
+                answered in place of the API.
         """
         with self._request("POST", f"/api/{method}", json.dumps(fields), TIMEOUT_S) as response:
-            answer = json.loads(response.read())
+            text = response.read()
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict) or not answer.keys() & {"error", "result"}:
+            # A page of the application, which has this path because the API is elsewhere or needs a key to be there.
+            problem = f"what {self._root}/api/{method} answers is not of the API; is own_prefix the server's?"
+            raise CallFailed(f"{self.shown}: {problem}")
         if "error" in answer:
             raise CallFailed(f"{method}: {answer['error']['message']} ({answer['error']['code']})")
         found: dict[str, Any] = answer["result"]
