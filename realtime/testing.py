@@ -28,7 +28,7 @@ import jwt
 import msgspec
 
 import realtime
-from realtime.application.app import App
+from realtime.application.app import Application
 from realtime.application.source import did_you_mean
 from realtime.auth.tokens import Tokens
 from realtime.broker.base import WorkerId
@@ -106,7 +106,7 @@ class TestServer:
 
     def __init__(
         self,
-        app: App,
+        app: Application,
         *,
         anonymous: bool = True,
         rooms_per_connection: int = Settings.rooms_per_connection,

@@ -22,7 +22,7 @@ import uvloop
 import realtime
 from realtime import logs
 from realtime.api import Api
-from realtime.application.app import App
+from realtime.application.app import Application
 from realtime.application.loader import load_target
 from realtime.auth.credentials import WrongCredentials
 from realtime.auth.jwks import KeySet, load_public_key
@@ -73,7 +73,7 @@ logger = logging.getLogger("realtime.worker")
 class Process:
     """The parts of one worker, joined."""
 
-    def __init__(self, worker: Worker, settings: Settings, app: App) -> None:
+    def __init__(self, worker: Worker, settings: Settings, app: Application) -> None:
         self.worker = worker
         self.app = app
         worker_id = WorkerId(worker.worker_id)

@@ -19,7 +19,7 @@ from typing import Any
 
 import realtime
 from realtime.api import Api
-from realtime.application.app import App
+from realtime.application.app import Application
 from realtime.asgi.websocket import WebSocketOverASGI
 from realtime.auth.credentials import WrongCredentials
 from realtime.broker.base import WorkerId
@@ -46,7 +46,7 @@ from realtime.worker import tokens_of
 class OneProcess:
     """An application that is served by this process alone. The caller of `start` owes `stop`."""
 
-    def __init__(self, app: App, settings: Settings) -> None:
+    def __init__(self, app: Application, settings: Settings) -> None:
         """To be called on the event loop that serves."""
         self._app = app
         # A process has its own id in each life, as a worker has: members are owned by it.

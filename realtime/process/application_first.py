@@ -23,8 +23,8 @@ from typing import Any
 from realtime.transport.asgi import ASGIApp, Receive, Scope, Send
 
 
-class Route(Enum):
-    """What the application's answer says."""
+class RouteFound(Enum):
+    """Whether the application has a route for the path, by its answer."""
 
     UNKNOWN = auto()  # it has not begun to answer
     ITS_OWN = auto()
@@ -53,7 +53,7 @@ async def application_first(
     """
     asked = _Asked(receive, send, most)
     await application({**scope}, asked.receive, asked.send)
-    if asked.route is Route.ITS_OWN or not asked.is_whole:
+    if asked.found is RouteFound.ITS_OWN or not asked.is_whole:
         return True  # also without any answer: the ASGI server then reports that
     # An application that ended without an answer has no route either.
     await own(scope, asked.receive_again, send)
@@ -64,7 +64,7 @@ class _Asked:
     """One request, as the application has it until its answer begins."""
 
     def __init__(self, receive: Receive, send: Send, most: int) -> None:
-        self.route = Route.UNKNOWN
+        self.found = RouteFound.UNKNOWN
         self.is_whole = True  # nothing of what was read had to be thrown away
         self._receive = receive
         self._send = send
@@ -76,7 +76,7 @@ class _Asked:
     async def receive(self) -> Any:
         """Give the application what comes, and keep it while the answer may still be ours."""
         message = await self._receive()
-        if self.route is Route.ITS_OWN:
+        if self.found is RouteFound.ITS_OWN:
             return message
         if message["type"] == "http.disconnect":
             self._is_gone = True
@@ -90,16 +90,16 @@ class _Asked:
 
     async def send(self, message: Any) -> None:
         """Send the application's answer, unless it is that there is no route."""
-        if self.route is Route.UNKNOWN and message["type"] == "http.response.start":
-            self.route = Route.NONE if message["status"] == 404 and self.is_whole else Route.ITS_OWN
-            if self.route is Route.ITS_OWN:
+        if self.found is RouteFound.UNKNOWN and message["type"] == "http.response.start":
+            self.found = RouteFound.NONE if message["status"] == 404 and self.is_whole else RouteFound.ITS_OWN
+            if self.found is RouteFound.ITS_OWN:
                 self._body = None
-        if self.route is Route.ITS_OWN:
+        if self.found is RouteFound.ITS_OWN:
             await self._send(message)
 
     async def receive_again(self) -> Any:
         """Give what the application had read, then what comes."""
-        assert self.route is not Route.ITS_OWN, "a request is answered once: by the application, or by the server"
+        assert self.found is not RouteFound.ITS_OWN, "a request is answered once: by the application, or by the server"
         if self._body is not None:
             body, self._body = bytes(self._body), None
             return {"type": "http.request", "body": body, "more_body": self._more_body}

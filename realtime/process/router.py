@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from realtime.api import Api
-from realtime.application.app import App
+from realtime.application.app import Application
 from realtime.process.application_first import application_first
 from realtime.transport.asgi import ASGIApp, Lifespan, Receive, Scope, Send
 from realtime.transport.hosts import ANY_HOST, Hosts
@@ -51,7 +51,7 @@ class Router:
 
     def __init__(
         self,
-        app: App,
+        app: Application,
         *,
         health: Callable[[], dict[str, Any]],
         websocket_paths: Collection[str],
