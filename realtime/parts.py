@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Final
 
 from realtime.api import Api
-from realtime.application.app import App
+from realtime.application.app import Application
 from realtime.auth.credentials import WrongCredentials
 from realtime.auth.jwks import KeySet, load_public_key
 from realtime.auth.key_cache import KeyCache
@@ -28,7 +29,6 @@ from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.revocation_sync import RevocationSync
 from realtime.process.router import HealthSource, Router
-from realtime.protocol.base import Endpoints
 from realtime.protocol.centrifuge import uni
 from realtime.protocol.centrifuge.encoder import CentrifugeEncoder, difference
 from realtime.protocol.centrifuge.endpoints import ENDPOINTS
@@ -39,6 +39,7 @@ from realtime.session.registry import Home, Registry
 from realtime.session.state import SessionLimits
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
+from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.stream import EVENTS, StreamLimits
 
 
@@ -59,9 +60,16 @@ class Parts:
         router: the ASGI application in front of all others.
     """
 
-    endpoints: Endpoints = ENDPOINTS
-
-    def __init__(self, app: App, settings: Settings, *, broker: Broker, home: Home, health: HealthSource) -> None:
+    def __init__(
+        self,
+        app: Application,
+        settings: Settings,
+        *,
+        broker: Broker,
+        home: Home,
+        health: HealthSource,
+        hosts: Hosts = ANY_HOST,
+    ) -> None:
         """
         Make the parts. To be called on the event loop that they run on.
 
@@ -71,10 +79,12 @@ class Parts:
             broker: not started; the hub starts and closes it.
             home: this process.
             health: answers `GET /health`.
+            hosts: which hosts are served.
 
         Raises:
             SettingsError: a file of keys holds none.
         """
+        self.endpoints: Final = ENDPOINTS.below(settings.own_prefix)
         self._app = app
         self._node = home.node
         self._turning: asyncio.Task[None] | None = None
@@ -102,10 +112,11 @@ class Parts:
             delivery=self.bus,
             limits=StreamLimits.from_settings(settings),
             allowed_origins=settings.allowed_origins,
+            prefix=settings.own_prefix,
         )
-        self.router = self._make_router(settings, health)
+        self.router = self._make_router(settings, health, hosts)
 
-    def _make_router(self, settings: Settings, health: HealthSource) -> Router:
+    def _make_router(self, settings: Settings, health: HealthSource, hosts: Hosts) -> Router:
         api = Api(
             self.hub,
             self.bus,
@@ -113,15 +124,18 @@ class Parts:
             encoder=CentrifugeEncoder(uni, EVENTS),
             wrong=self.wrong,
             message_bytes=settings.message_bytes,
+            own_prefix=settings.own_prefix,
         )
         return Router(
             self._app,
             health=health,
-            websocket_paths=ENDPOINTS.websocket_paths,
-            stream_paths=ENDPOINTS.http_paths,
+            websocket_paths=self.endpoints.websocket_paths,
+            stream_paths=self.endpoints.http_paths,
             streams=self.streams,
             api=api,
             root_path=settings.root_path,
+            own_prefix=settings.own_prefix,
+            hosts=hosts,
         )
 
     async def start(self) -> None:

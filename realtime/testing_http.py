@@ -25,7 +25,7 @@ from urllib.parse import unquote
 import msgspec
 
 from realtime.api import Api
-from realtime.application.app import App, Receive, Scope, Send
+from realtime.application.app import Application, Receive, Scope, Send
 from realtime.process.router import Router
 from realtime.protocol.centrifuge import uni
 from realtime.protocol.centrifuge.encoder import CentrifugeEncoder
@@ -69,7 +69,7 @@ class TestHttp:
 
     __test__ = False
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: Application) -> None:
         """
         Args:
             app: whose mounts are asked; a `TestServer` runs it.

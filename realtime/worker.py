@@ -28,7 +28,7 @@ import uvloop
 
 import realtime
 from realtime import logs
-from realtime.application.app import App
+from realtime.application.app import Application
 from realtime.application.loader import load_target
 from realtime.broker.base import WorkerId
 from realtime.broker.factory import make_broker
@@ -36,6 +36,7 @@ from realtime.errors import BrokerUnavailable, RealtimeError
 from realtime.log_lines import log
 from realtime.parts import Parts
 from realtime.process.gateway import Gateway
+from realtime.process.router import HEALTH
 from realtime.session.registry import Home
 from realtime.settings import Settings
 from realtime.tasks import SideTasks
@@ -63,7 +64,7 @@ logger = logging.getLogger("realtime.worker")
 class Process:
     """One worker: its parts, and what brings connections to them. The caller of `start` must call `drain`."""
 
-    def __init__(self, worker: Worker, settings: Settings, app: App) -> None:
+    def __init__(self, worker: Worker, settings: Settings, app: Application) -> None:
         """
         Make the parts. Nothing that can fail for reasons outside of this process happens before `start`.
 
@@ -76,8 +77,8 @@ class Process:
             settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix, memory=settings.broker_memory
         )
         home = Home(worker.slot, worker.worker_id, worker.node, realtime.__version__)
-        self._parts = parts = Parts(app, settings, broker=broker, home=home, health=self)
-        self._hosts = Hosts(settings.allowed_hosts)
+        self._hosts = Hosts(settings.allowed_hosts, probe=settings.own_prefix + HEALTH)
+        self._parts = parts = Parts(app, settings, broker=broker, home=home, health=self, hosts=self._hosts)
         connections = AdoptedConnections(worker, worker.routes.keys)
         endpoint = WebSocketEndpoint(
             parts.protocol,

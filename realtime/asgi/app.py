@@ -13,8 +13,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from realtime.application import app as declared
-from realtime.application.app import Receive, Scope, Send
+from realtime.application.app import Application, Receive, Scope, Send
 from realtime.errors import RealtimeError
 from realtime.log_lines import log
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("realtime.app")
 
 
-class App(declared.App):
+class App(Application):
     """
     A realtime application: its handlers, rooms, mounts and jobs.
 

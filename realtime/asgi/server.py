@@ -17,7 +17,7 @@ import socket
 from typing import Any
 
 import realtime
-from realtime.application.app import App
+from realtime.application.app import Application
 from realtime.asgi.websocket import WebSocketOverASGI
 from realtime.broker.base import WorkerId
 from realtime.broker.memory import MemoryBroker
@@ -31,7 +31,7 @@ from realtime.transport.stream import StreamLimits
 class OneProcess:
     """An application that is served by this process alone. The caller of `start` must call `stop`."""
 
-    def __init__(self, app: App, settings: Settings) -> None:
+    def __init__(self, app: Application, settings: Settings) -> None:
         """
         Make the parts. To be called on the event loop that serves.
 

@@ -121,9 +121,10 @@ class ASGIWebSocket:
     """
     A `Transport` whose messages an ASGI server frames.
 
-    What is written in one turn of the loop leaves as one message: both encodings say where each reply in it ends. While
-    the server does not take a message, more is kept here, up to the limit on unsent bytes. Then all of it is dropped
-    and the session ends the connection as slow, for its client has to recover anyway.
+    What is written in one turn of the loop leaves as one message: both encodings say where each reply in it ends. A
+    client that only listens has no SDK that splits messages, so each of its pushes leaves as a message of its own.
+    While the server does not take a message, more is kept here, up to the limit on unsent bytes. Then all of it is
+    dropped and the session ends the connection as slow, for its client has to recover anyway.
     """
 
     has_close_frame = True
@@ -138,6 +139,7 @@ class ASGIWebSocket:
             subprotocol: what was agreed on.
             limits: of what may wait for the client.
         """
+        self._is_one_way = handshake.is_one_way
         self.framing: Framing = LINES
         self.ended: tuple[int, str] | None = None  # how, once it is known
         self.may_read = asyncio.Event()
@@ -228,7 +230,8 @@ class ASGIWebSocket:
                 self._congested_since = loop.time()
                 try:
                     async with asyncio.timeout(self._limits.outbound_s):
-                        await send(self._message(body))
+                        for message in self._messages(body):
+                            await send(message)
                 except TimeoutError:
                     self._close_slow()
                     return
@@ -243,12 +246,15 @@ class ASGIWebSocket:
                 await send({"type": "websocket.close", "code": code, "reason": told})
                 return
 
-    def _message(self, body: bytes) -> dict[str, Any]:
-        """Return what waits as one message. Lines end with a line feed each, and a message without one."""
+    def _messages(self, body: bytes) -> list[dict[str, Any]]:
+        """Return what waits as messages. Lines end with a line feed each, and a message without one."""
         if self._is_binary:
-            return {"type": "websocket.send", "bytes": body}
+            return [{"type": "websocket.send", "bytes": body}]
+        assert body.endswith(b"\n"), "lines are written whole"
+        text = body.removesuffix(b"\n")
         # A room's payload may be text that is cut inside a character; a text frame may not (RFC 6455, section 8.1).
-        return {"type": "websocket.send", "text": body.removesuffix(b"\n").decode(errors="replace")}
+        parts = text.split(b"\n") if self._is_one_way else [text]
+        return [{"type": "websocket.send", "text": part.decode(errors="replace")} for part in parts]
 
 
 def _handshake(scope: Scope, headers: Mapping[str, str], parameters: Parameters) -> Handshake:

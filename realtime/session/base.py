@@ -28,7 +28,7 @@ from realtime.timing.rate import Rate
 from realtime.timing.timer_wheel import TimerWheel
 
 
-class Application(Protocol):
+class ApplicationCalls(Protocol):
     """
     What a session asks of the application. JSON texts are bytes, kept as they came.
 
@@ -80,7 +80,7 @@ class Services:
         begin: starts tasks, at once or in the next turn.
     """
 
-    application: Application
+    application: ApplicationCalls
     hub: Hub
     wheel: TimerWheel
     tokens: Tokens

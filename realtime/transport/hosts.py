@@ -22,7 +22,7 @@ from realtime.log_lines import log
 from sticky.heads.first_bytes import Head
 from sticky.loop.log_throttle import LogThrottle
 
-PROBE: Final = b"/health"
+PROBE: Final = "/health"  # below `--own-prefix`
 STATUS: Final = 421
 TEXT: Final = b"This host is not served here.\n"
 SHOWN: Final = 100  # characters of a host in the log
@@ -37,13 +37,17 @@ logger = logging.getLogger("realtime.hosts")
 class Hosts:
     """The hosts that are served, and how many requests were for others."""
 
-    def __init__(self, allowed: Sequence[str] = (), *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, allowed: Sequence[str] = (), *, probe: str = PROBE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """
         Args:
             allowed: as `realtime.settings.addresses.Host` makes them; none for every host.
+            probe: the path that is answered for every host.
             clock: seconds, for the log.
         """
         self.is_limited = bool(allowed)
+        self._probe = probe.encode()
         self.misdirected = 0
         self._names: set[tuple[str, str | None]] = set()
         self._suffixes: list[tuple[str, str | None]] = []
@@ -74,7 +78,7 @@ class Hosts:
         """Say whether a request is served. One that is not is counted and logged; `client` names the sender."""
         if not self.is_limited:
             return True
-        if head.method in ("GET", "HEAD") and head.target.partition(b"?")[0] == PROBE:
+        if head.method in ("GET", "HEAD") and head.target.partition(b"?")[0] == self._probe:
             return True
         host = head.authority.decode("latin-1")
         if self.allows(host):

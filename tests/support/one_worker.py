@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from realtime.application.app import App
+from realtime.application.app import Application
 from realtime.auth.credentials import WrongCredentials
 from realtime.auth.tokens import Tokens, sign
 from realtime.broker.base import Broker, WorkerId
@@ -90,7 +90,7 @@ class OneWorker:
 
     def __init__(
         self,
-        app: App,
+        app: Application,
         *,
         broker: Broker | None = None,
         sockets: WebSocketLimits | None = None,

@@ -18,7 +18,7 @@ from realtime.protocol.centrifuge.codec import Codec
 from realtime.protocol.centrifuge.dialect import CentrifugeDialect
 from realtime.rooms.hub import Hub
 from realtime.session import opening
-from realtime.session.base import Application, Services
+from realtime.session.base import ApplicationCalls, Services
 from realtime.session.registry import Home, Registry
 from realtime.session.session import Session
 from realtime.session.state import BadState, SessionLimits, decode
@@ -38,7 +38,7 @@ class Centrifuge:
 
     def __init__(
         self,
-        application: Application,
+        application: ApplicationCalls,
         hub: Hub,
         *,
         wheel: TimerWheel,

@@ -133,6 +133,7 @@ class StreamEndpoint:
         delivery: InputDelivery,
         limits: StreamLimits | None = None,
         allowed_origins: tuple[str, ...] = (),
+        prefix: str = "",
     ) -> None:
         """
         Args:
@@ -140,7 +141,9 @@ class StreamEndpoint:
             delivery: takes what clients send beside their streams.
             limits: the settings' defaults unless given.
             allowed_origins: as for WebSockets.
+            prefix: the path below which `ENDPOINTS.http_paths` are served, as in `Endpoints.below`.
         """
+        self._prefix = prefix
         self.sessions = sessions
         self.limits = limits or StreamLimits()
         self._delivery = delivery
@@ -156,8 +159,8 @@ class StreamEndpoint:
         return [stream.session for stream in self._open if stream.ended is None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request to one of `ENDPOINTS.http_paths`."""
-        path, method = scope["path"], scope["method"]
+        """Serve a request to one of `ENDPOINTS.http_paths`, below the prefix."""
+        path, method = scope["path"].removeprefix(self._prefix), scope["method"]
         headers = headers_of(scope)
         origin = headers.get("origin") or None  # an empty one is none
         if origin is not None and not origin_matches(origin, headers.get("host"), self._allowed_origins):
@@ -195,7 +198,7 @@ class StreamEndpoint:
     async def _stream(
         self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str], body: bytes, cors: Fields
     ) -> None:
-        path = scope["path"]
+        path = scope["path"].removeprefix(self._prefix)
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         parameters = self.sessions.read_parameters(path, query)
         is_sse = path in (SSE, UNI_SSE)
