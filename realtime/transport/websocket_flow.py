@@ -121,9 +121,11 @@ class WebSocketFlow(asyncio.Protocol):
             self._transport.abort()
 
     def _begin_writing(self) -> None:
-        """Have the loop say when the peer falls behind. Comes first, with a new transport of the loop."""
+        """Have the loop say when the peer falls behind. Comes first, with each transport of the loop."""
         self._keeps_unsent = self._transport.get_extra_info("ssl_object") is None
         self._transport.set_write_buffer_limits(high=0 if self._keeps_unsent else HIGH_WATER)
+        if self._keeps_unsent and self._transport.get_write_buffer_size():
+            self._unsent = Unsent()  # of an earlier request on this connection; its bytes are not known
 
     def pause_writing(self) -> None:
         """The peer does not take everything: the write that is under way leaves something behind."""

@@ -77,15 +77,19 @@ class WebSocketMove(WebSocketFlow):
             return f"it is {self._state.value}"
         if self._message is not None and self._is_deflated and self._deflated is None:
             return "too much came of a compressed message in fragments"
-        if self._parked is not None and self._parked.farewell is not None:
+        parked, transport = self._parked, self._transport
+        if parked is not None and parked.farewell is not None:
             return "it is closing"
-        if self._transport is not None:
-            if not self._keeps_unsent:
-                return "its TLS ends in this worker"
-            if self._transport.is_closing():
-                return "its peer is gone"
-        elif self._parked is None or self._parked.sock is None:
-            return "it has no descriptor"
+        if parked is not None and parked.detached is not None:
+            return "its loop has not let go of it"
+        if transport is None:
+            return "it has no descriptor" if parked is None or parked.sock is None else None
+        if not self._keeps_unsent:
+            return "its TLS ends in this worker"
+        if transport.is_closing():
+            return "its peer is gone"
+        if transport.get_write_buffer_size() > (0 if self._unsent is None else self._unsent.size):
+            return "bytes of an earlier request are unsent"
         return None
 
     async def detach(self) -> None:
@@ -108,7 +112,7 @@ class WebSocketMove(WebSocketFlow):
         transport.abort()
         if not transport.get_write_buffer_size():  # asyncio has discarded it
             self._salvage(unsent.tail(buffered))
-        await parked.detached
+        await asyncio.shield(parked.detached)
 
     def _salvage(self, tail: bytes) -> None:
         """Put what was taken out of the loop's buffer in front of what was written since."""
@@ -238,7 +242,10 @@ class WebSocketMove(WebSocketFlow):
         assert session is not None or parked is None or parked.farewell, "without a session it only closes"
         if self._state is not WebSocketState.PARKED or parked is None:
             self._tell_session(*ABNORMAL)
-        elif self._transport is not None:
+            return
+        if parked.detached is not None:
+            await asyncio.shield(parked.detached)
+        if self._transport is not None:
             self._go_live(is_new=False)
         else:
             parked.sock = sock or parked.sock
@@ -247,7 +254,8 @@ class WebSocketMove(WebSocketFlow):
                 await asyncio.get_running_loop().connect_accepted_socket(lambda: self, parked.sock)
             except OSError as error:
                 logger.info("x %s: gone before it was attached: %s", self._peer, error)
-                if self._state is WebSocketState.PARKED:
+            finally:
+                if self._parked is parked:  # also where the task was cancelled
                     self._let_go()
 
     def abandon(self) -> None:

@@ -5,11 +5,13 @@ A WebSocket that moves from one endpoint to another, case by case, on both loops
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -325,6 +327,22 @@ def test_a_session_that_does_not_move_after_all_goes_on(loop: str) -> None:
 
 
 @both_loops
+def test_who_waits_for_the_loop_to_let_go_may_be_cancelled(loop: str) -> None:
+    async def case() -> None:
+        async with walking(outbound_bytes=MIB) as walker:
+            await congest(walker)
+            walker.transport.pause_reading()
+            detaching = asyncio.create_task(walker.transport.detach())
+            asyncio.get_running_loop().call_soon(detaching.cancel)
+            with pytest.raises(asyncio.CancelledError):
+                await detaching
+            await walker.transport.attach(walker.session)
+            await walker.settle()
+
+    on(loop, case())
+
+
+@both_loops
 def test_an_arrival_that_is_abandoned_leaves_the_connection_as_it_was(loop: str) -> None:
     async def case() -> None:
         async with walking() as walker:
@@ -435,6 +453,35 @@ def test_what_cannot_move_says_why(loop: str) -> None:
             client.protocol.close(3000, "")
             assert client.protocol.can_move == "it is closing"
         await until(lambda: client.protocol is not None and client.protocol.can_move == "it is closed")
+
+    on(loop, case())
+
+
+@both_loops
+def test_an_answer_to_an_earlier_request_has_to_be_sent_before_the_connection_can_move(loop: str) -> None:
+    class Earlier(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            transport.write(b"x" * MIB)
+
+    async def case() -> None:
+        rig = Rig()
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(Earlier, ours)
+        protocol = WebSocketTransport(rig.endpoint, peer(), HEAD)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        rig.sessions.all[0].drained = lambda: None
+        assert protocol.can_move == "bytes of an earlier request are unsent"
+        while transport.get_write_buffer_size():
+            with contextlib.suppress(BlockingIOError):
+                theirs.recv(MIB)
+            await asyncio.sleep(0)
+        await until(lambda: protocol._unsent is None)
+        assert protocol.can_move is None
+        transport.abort()
+        theirs.close()
+        await until(lambda: not rig.endpoint.connections)
 
     on(loop, case())
 
