@@ -1,9 +1,9 @@
 """
 What a worker asks of an application's handlers: those of connections, rooms and calls.
 
-Runs in the worker, on its event loop. It answers the wire protocol's questions (`session.base.ApplicationCalls`) and the
-hub's, of members that leave. It finds the handler, decodes what a client sent, and encodes what the handler returns.
-It never speaks to a client itself.
+Runs in the worker, on its event loop. It answers the wire protocol's questions (`session.base.ApplicationCalls`) and
+the hub's, of members that leave. It finds the handler, decodes what a client sent, and encodes what the handler
+returns. It never speaks to a client itself.
 """
 
 from __future__ import annotations

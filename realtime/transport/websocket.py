@@ -41,7 +41,6 @@ from realtime.transport.client_log import (
     SESSION_FAILED,
     log_received,
 )
-from realtime.transport.deflate import DEFLATED_BINARY, DEFLATED_TEXT
 from realtime.transport.flood import (
     CONTROL,
     CONTROLS_AT_ONCE,
@@ -52,9 +51,7 @@ from realtime.transport.flood import (
     SHORT,
 )
 from realtime.transport.frames import (
-    BINARY,
     BINARY_WHOLE,
-    TEXT,
     TEXT_WHOLE,
     Kind,
     apply_mask,
@@ -65,10 +62,8 @@ from realtime.transport.handshake import Accepted, refusal, shake_hands
 from realtime.transport.peer import Peer
 from realtime.transport.websocket_closing import BUG, WebSocketClosing
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
-from realtime.transport.websocket_flow import WebSocketState
+from realtime.transport.websocket_flow import ABNORMAL, WebSocketState
 
-HIGH_WATER: Final = 65536  # asyncio's own default; said here because `write` is unchecked up to it
-ABNORMAL: Final = (int(CloseCode.ABNORMAL_CLOSURE), "")
 HEAD_END: Final = b"\r\n\r\n"
 SHARE: Final = range(FRAMES_AT_ONCE)
 
@@ -76,9 +71,9 @@ logger = logging.getLogger("realtime.websocket")
 
 
 class WebSocketTransport(WebSocketClosing):
-    """A connection's socket, from the first byte of its handshake to its end."""
+    """A connection's socket, from the first byte of its handshake to its end, or to its move."""
 
-    __slots__ = ("_is_text", "_message")
+    __slots__ = ()
 
     def __init__(self, endpoint: WebSocketEndpoint, peer: Peer, received: bytes = b"") -> None:
         """
@@ -87,8 +82,6 @@ class WebSocketTransport(WebSocketClosing):
         """
         super().__init__(endpoint, peer)
         self._pending += received
-        self._message: bytearray | None = None  # what came so far of one in fragments
-        self._is_text = True  # that message
 
     def __repr__(self) -> str:
         return f"<websocket {self._peer} {self._state.value}>"
@@ -96,10 +89,13 @@ class WebSocketTransport(WebSocketClosing):
     # The socket's life
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin the handshake, with what was already received."""
+        """Begin the handshake, with what was already received; or go on, where the connection has moved."""
         self._transport = transport
-        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._begin_writing()
         self._endpoint.connections.add(self)
+        if self._state is WebSocketState.PARKED:
+            self._go_live(is_new=True)
+            return
         self._arm(self._endpoint.limits.handshake_s)
         if self._pending:
             self._receive_head(b"")
@@ -109,7 +105,9 @@ class WebSocketTransport(WebSocketClosing):
         if self._state is WebSocketState.OPEN:
             if self._pending or self._held:
                 self._pending += data
-                if len(self._pending) >= self._needed:
+                if self._held or self._is_resting:
+                    self._transport.pause_reading()  # uvloop reads once in spite of a pause in `connection_made`
+                elif len(self._pending) >= self._needed:
                     self._receive_pending()
                 elif len(data) < SHORT:
                     self._meter(SEGMENTS)
@@ -129,7 +127,10 @@ class WebSocketTransport(WebSocketClosing):
         """Nothing more will come; without a close frame before it, that is an abnormal end. The socket closes."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of everything."""
+        """Let go of everything. The session learns of the end, unless it went to another worker."""
+        if self._has_detached():
+            return
+        self._parked = None
         self._enter(WebSocketState.CLOSED)
         for timer in (self._deadline, self._outbound_timer):
             if timer is not None:
@@ -162,7 +163,7 @@ class WebSocketTransport(WebSocketClosing):
             self._refuse(opening.answer, opening.problem)
 
     def _open(self, opening: Accepted) -> None:
-        self._transport.write(opening.answer)
+        self._put(opening.answer)
         self._disarm()
         self._enter(WebSocketState.OPEN)
         self._endpoint.opened += 1
@@ -287,11 +288,16 @@ class WebSocketTransport(WebSocketClosing):
         is_fragment = not frame[0] & 0x80 or not frame[0] & 0x0F
         if is_fragment and payload < SHORT and not self._meter(FRAGMENTS):
             return
+        if self._is_compressed and is_fragment:
+            self._keep_deflated(frame, payload)
+        self._feed(frame)
+        if self._state is WebSocketState.OPEN and self._message is None:
+            self._ws_protocol = self._deflated = None
+
+    def _feed(self, frame: bytes | bytearray) -> None:
         ws_protocol = self._open_ws_protocol()
         ws_protocol.receive_data(frame)
         self._follow_ws_protocol(ws_protocol)
-        if self._state is WebSocketState.OPEN and self._message is None:
-            self._ws_protocol = None
 
     def _follow_ws_protocol(self, ws_protocol: ServerProtocol) -> None:
         """Pass what `ws_protocol` has read to the session, its answers to the socket, and end where it ends."""
@@ -329,9 +335,3 @@ class WebSocketTransport(WebSocketClosing):
         elif frame.fin:
             payload, self._message = bytes(self._message), None
             self._deliver(payload, self._is_text)
-
-    def choose_framing(self, *, binary: bool) -> None:
-        if self._is_compressed:
-            self.framing = DEFLATED_BINARY if binary else DEFLATED_TEXT
-        else:
-            self.framing = BINARY if binary else TEXT

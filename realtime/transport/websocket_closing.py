@@ -33,7 +33,8 @@ from realtime.transport.frames import BINARY_WHOLE, Kind, controls, look, sayabl
 from realtime.transport.handshake import opened_ws_protocol
 from realtime.transport.peer import Peer
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
-from realtime.transport.websocket_flow import WebSocketFlow, WebSocketState
+from realtime.transport.websocket_flow import WebSocketState
+from realtime.transport.websocket_move import WebSocketMove
 
 CLOSE_S: Final = 4.0  # for what is on its way, and for the peer's half of the closing handshake
 BUG: Final = (3004, "internal server error")
@@ -42,15 +43,14 @@ SKIPPED_AT_ONCE: Final = 1024  # frames of a closing connection: about 1 ms
 logger = logging.getLogger("realtime.websocket")
 
 
-class WebSocketClosing(WebSocketFlow):
+class WebSocketClosing(WebSocketMove):
     """How one connection ends. The class that reads messages derives from this one."""
 
-    __slots__ = ("_ended", "_is_compressed", "_ws_protocol")
+    __slots__ = ("_ended", "_ws_protocol")
 
     def __init__(self, endpoint: WebSocketEndpoint, peer: Peer) -> None:
         super().__init__(endpoint, peer)
         self._ws_protocol: ServerProtocol | None = None
-        self._is_compressed = False  # messages may be: the handshake said so
         self._ended: tuple[int, str] | None = None  # how, once it is known
 
     @abstractmethod
@@ -78,6 +78,8 @@ class WebSocketClosing(WebSocketFlow):
         if self._state is WebSocketState.CONNECTING:
             self._enter(WebSocketState.CLOSING)
             self._end_stream()
+        if self._state is WebSocketState.PARKED and self._parked is not None:
+            self._parked.farewell = self._parked.farewell or (code, reason)
         if self._state is not WebSocketState.OPEN:
             return
         ws_protocol = self._open_ws_protocol()

@@ -15,8 +15,8 @@ import pytest
 
 from realtime import App, Connection
 from realtime.transport.acknowledged import NOTSENT_MAX
-from realtime.transport.websocket import HIGH_WATER
 from realtime.transport.websocket_endpoint import WebSocketLimits
+from realtime.transport.websocket_flow import HIGH_WATER
 from tests.support.aio import run_async
 from tests.support.client import Refused
 from tests.support.one_worker import OneWorker, until
