@@ -33,7 +33,7 @@ class App(declared.App):
     environment and `realtime.toml`, as for `realtime serve`. Where no ASGI lifespan comes, as for a mounted
     application, it starts with the first request.
 
-    Every method that is for users may be called in any thread, as threads.py says.
+    Every method that is for users may be called in any thread, as realtime/threads.py says.
     """
 
     def __init__(self) -> None:
