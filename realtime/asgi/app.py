@@ -32,7 +32,7 @@ class App(Application):
     environment and `realtime.toml`, as for `realtime serve`. Where no ASGI lifespan comes, as for a mounted
     application, it starts with the first request.
 
-    Every method that is for users may be called in any thread, as threads.py says.
+    Every method that is for users may be called in any thread, as realtime/threads.py says.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
 """
 What serves an application in one process, below any ASGI server.
 
-Runs on the server's event loop. It has the same parts as a worker (parts.py). The broker is the one in memory. The ASGI
-server has the sockets, so limits of sockets and heads are that server's. What it adds to a worker's parts is the
-WebSocket over ASGI (websocket.py). It decides nothing about clients.
+Runs on the server's event loop. It has the same parts as a worker (realtime/parts.py). The broker is the one in memory.
+The ASGI server has the sockets, so limits of sockets and heads are that server's. What it adds to a worker's parts is
+the WebSocket over ASGI (websocket.py). It decides nothing about clients.
 
 What a worker has and this does not: a primary that routes by a key, so there is no stickiness and no cookie of ours;
 other workers, so the cluster bus reaches this process alone; and a drain, so the server's end is the clients' end.

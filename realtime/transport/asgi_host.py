@@ -4,6 +4,9 @@ What all hosted connections of a worker share.
 Runs in the worker. uvicorn serves them; what is added here: where a connection came from (client address, scheme,
 sticky id) reaches the scope, a new sticky id is set as a cookie in a connection's first answer, and requests are logged
 where that is asked for. It knows its connections by `HostedConnection` alone, and reads no byte of theirs.
+
+uvicorn keeps its connections in a set (`ServerState.connections`), into which each puts itself when it is made, and out
+of which it takes itself when it is lost. That set is the only list of hosted connections there is: a drain goes by it.
 """
 
 from __future__ import annotations
@@ -54,7 +57,9 @@ class HostedConnection(Protocol):
     """One connection, as the host knows it."""
 
     is_websocket: bool
-    transport: Any  # None before the socket is there
+    """Whether frames are read on it. It is false until the handshake was handed on."""
+    transport: Any
+    """None before the socket is there."""
 
     @property
     def is_open(self) -> bool:
@@ -100,7 +105,20 @@ class HostedOptions:
 
 
 class ASGIHost:
-    """What all hosted connections of a worker share."""
+    """
+    What all hosted connections of a worker share.
+
+    Attributes:
+        app: answers every request; with lines for each request where that is set.
+        misdirected: answers requests for hosts that are not served.
+        config: uvicorn's, which its protocol classes want. It is loaded here, once for all connections.
+        state: uvicorn's: the connections, and the headers that every answer gets.
+        ids: translates ids that the application makes; None where no header carries them.
+        is_draining: each answer is its connection's last.
+        given_back: connections that went to another worker between two requests.
+        kept: requests that belonged elsewhere and had to be served here.
+        slow: connections that were cut off because their peer took nothing.
+    """
 
     def __init__(
         self,
@@ -135,7 +153,7 @@ class ASGIHost:
         self.websocket_paths = websocket_paths
         self.is_draining = False
         self.given_back = 0
-        self.kept = 0  # requests that belonged elsewhere and had to be served here
+        self.kept = 0
         self.slow = 0
         self.config = uvicorn_config(app, self.limits, lifespan="off", interface="asgi3")
         self.config.load()
@@ -143,7 +161,10 @@ class ASGIHost:
         self.tick()
 
     def tick(self) -> None:
-        """Set the date that answers carry. Somebody calls this each second."""
+        """
+        Set the date that answers carry (RFC 9110, section 6.6.1). The owner must call this each second: made anew for
+        each answer, the date would cost more than the rest of the head.
+        """
         date = formatdate(time.time(), usegmt=True).encode()
         self.state.default_headers = [(b"date", date), *self.config.encoded_headers]
 
@@ -163,7 +184,8 @@ class ASGIHost:
         return [each for each in self._connections() if each.is_websocket and each.is_open]
 
     def abort_all(self) -> int:
-        """Cut what is left, and name it. Return how many."""
+        """Cut what is left at the deadline of a drain, and log each. Return how many."""
+        assert self.is_draining, "connections are cut when a worker ends, and not before"
         connections = self._connections()
         for connection in connections:
             scope = getattr(connection, "scope", None) or {}
@@ -179,6 +201,7 @@ class ASGIHost:
         return cast("list[HostedConnection]", list(self.state.connections))
 
     def statistics(self) -> dict[str, int]:
+        """Count the connections now, and what happened to those before."""
         return {
             "http": len(self.state.connections),
             "requests": self.state.total_requests,
@@ -194,11 +217,22 @@ def _find_path(scope: Scope) -> None:
 
 
 class FromHere:
-    """The application, as one connection calls it: with the scope that belongs to this client."""
+    """
+    The application, as one connection calls it: with the scope that belongs to this client.
+
+    uvicorn builds the scope out of the socket, which knows a proxy at most. Here it gets what the primary recognised:
+    the client address, the scheme of the outermost hop, the place that serves, and the cookie of a new sticky id.
+    """
 
     __slots__ = ("_connection", "_cookie", "_host", "_ids", "_peer", "_place")
 
     def __init__(self, host: ASGIHost, peer: Peer, connection: RequestConnection | None) -> None:
+        """
+        Args:
+            host: has the application.
+            peer: the client of the requests that are called with this object.
+            connection: brings them; None where it cannot be cut.
+        """
         self._host = host
         self._peer = peer
         self._connection = connection
@@ -208,6 +242,7 @@ class FromHere:
         self._place = {**host.place, "session": self._ids.plain(session) if self._ids is not None else session}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Call the application. The scope is changed in place: uvicorn makes a new one for each request."""
         peer = self._peer
         if scope["path"][:1] != "/":
             _find_path(scope)
@@ -231,6 +266,13 @@ class FromHere:
         return Serving(call, mark, self._connection)
 
     def _with_cookie(self, send: Send) -> Send:
+        """
+        Return a `send` that adds the cookie of the new sticky id to the first answer, and to no other.
+
+        An answer that a cache shares would give many clients one sticky id. That is the application's to prevent, as
+        with any cookie (RFC 9111, section 7.3).
+        """
+
         async def sending(message: Any) -> None:
             if self._cookie and message["type"] in ("http.response.start", "websocket.accept"):
                 cookie = session_cookie(self._host.cookie, self._cookie, self._peer.scheme)

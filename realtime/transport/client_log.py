@@ -29,8 +29,11 @@ SESSION_FAILED: Final = "session failed"  # an error of ours: a traceback follow
 
 SHOWN: Final = 500  # characters of a message in the log
 
-# What a message may hold that no log should: tokens, and the headers that a client sends in place of real ones.
-_SECRET: Final = re.compile(r'"(token|authorization|cookie|password|secret)"\s*:\s*"(?:[^"\\]|\\.)*"?', re.IGNORECASE)
+# What a message may hold that no log should: tokens, headers that a client sends in place of real ones, and the stream
+# id (`session`), with which anybody can send commands beside the stream.
+_SECRET: Final = re.compile(
+    r'"(token|authorization|cookie|password|secret|session)"\s*:\s*"(?:[^"\\]|\\.)*"?', re.IGNORECASE
+)
 
 
 def shown(message: bytes | str) -> str:

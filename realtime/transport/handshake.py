@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from websockets.exceptions import InvalidHeader
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
 from websockets.protocol import State as ProtocolState
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
@@ -114,34 +114,52 @@ def shake_hands(
         select_subprotocol=lambda _, offered: _choose(admission.subprotocols, offered),
         logger=ws_protocol_logger,
     )
-    if not admission.hosts.allows(host := _host_of(request)):
-        admission.hosts.refuse(host, peer.address)
-        response = ws_protocol.reject(http.HTTPStatus.MISDIRECTED_REQUEST, "This host is not served here.\n")
-        problem = "its host is not served"
-    elif not origin_allowed(request, admission.allowed_origins):
-        response = ws_protocol.reject(http.HTTPStatus.FORBIDDEN, "This origin may not connect.\n")
-        problem = f"origin {', '.join(request.headers.get_all('Origin'))!r} is not allowed"
-    else:
-        try:
-            response = ws_protocol.accept(_of_several(request))
-        except UnicodeEncodeError:  # websockets before 17 cannot quote what is not ASCII
-            return Refused(_BAD_REQUEST, "a header is not ASCII")
-        problem = str(ws_protocol.handshake_exc)
-        if isinstance(ws_protocol.handshake_exc, InvalidHeader) and ws_protocol.handshake_exc.name == VERSION:
-            response = ws_protocol.reject(http.HTTPStatus.UPGRADE_REQUIRED, f"{problem}\n")
-            response.headers["Upgrade"] = "websocket"
-            response.headers[VERSION] = "13"  # RFC 6455, section 4.4
-    accepted = response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS
-    if accepted and peer.new_sticky_id is not None:
+    try:
+        response, problem = _respond(ws_protocol, request, peer, admission)
+    except UnicodeEncodeError:  # websockets before 17 cannot quote what is not ASCII
+        return Refused(_BAD_REQUEST, "a header is not ASCII")
+    is_accepted = response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS
+    assert is_accepted == (not problem), (
+        "a client that is not let in gets another status than 101, and the log a reason"
+    )
+    if is_accepted and peer.new_sticky_id is not None:
         response.headers["Set-Cookie"] = session_cookie(admission.session_cookie, peer.new_sticky_id, peer.scheme)
     ws_protocol.send_response(response)
     answer = b"".join(ws_protocol.data_to_send())
-    if not accepted:
+    if not is_accepted:
         return Refused(answer, problem)
     path, query = _target(request)
     parameters = admission.parameters.read_parameters(path, query)
     handshake = _describe(request, peer, path, parameters)
     return Accepted(answer, handshake, ws_protocol.subprotocol, bool(ws_protocol.extensions), parameters.first)
+
+
+def _respond(ws_protocol: ServerProtocol, request: Request, peer: Peer, admission: Admission) -> tuple[Response, str]:
+    """
+    Return the response to a request, and why it refuses; "" where it accepts.
+
+    The order matters. The host comes first: of a request that was never meant for this server, nothing else is judged.
+    The origin comes before RFC 6455's own rules, so that a foreign page learns nothing from the difference.
+
+    Raises:
+        UnicodeEncodeError: a header is not ASCII, and this version of websockets cannot say so.
+    """
+    if not admission.hosts.allows(host := _host_of(request)):
+        admission.hosts.refuse(host, peer.address)
+        response = ws_protocol.reject(http.HTTPStatus.MISDIRECTED_REQUEST, "This host is not served here.\n")
+        return response, "its host is not served"
+    if not origin_allowed(request, admission.allowed_origins):
+        response = ws_protocol.reject(http.HTTPStatus.FORBIDDEN, "This origin may not connect.\n")
+        return response, f"origin {', '.join(request.headers.get_all('Origin'))!r} is not allowed"
+    response = ws_protocol.accept(_of_several(request))
+    fault = ws_protocol.handshake_exc
+    if fault is None:
+        return response, ""
+    if isinstance(fault, InvalidHeader) and fault.name == VERSION:
+        response = ws_protocol.reject(http.HTTPStatus.UPGRADE_REQUIRED, f"{fault}\n")
+        response.headers["Upgrade"] = "websocket"
+        response.headers[VERSION] = "13"  # RFC 6455, section 4.4
+    return response, str(fault) or type(fault).__name__
 
 
 def _choose(accepted: Sequence[str], offered: Sequence[Subprotocol]) -> Subprotocol | None:

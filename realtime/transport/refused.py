@@ -4,6 +4,9 @@ A connection whose client is refused for a while, because its requests have cras
 Runs in the worker, which answers in the client's own protocol: a WebSocket is opened and closed with 1013 (try again
 later), for a handshake that fails tells a page nothing; anything else gets 503. No application sees it, and nothing but
 the head is read.
+
+One deadline bounds all of it, from the first byte to the peer's end of the stream. A client that has crashed workers
+may do anything. So whatever it sends is looked at once, for the end of a head, and dropped afterwards.
 """
 
 from __future__ import annotations
@@ -58,12 +61,14 @@ class RefusedConnection(asyncio.Protocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the deadline, and read what was received before."""
         self._transport = transport
         self._deadline = asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)
         if self._received:
             self.data_received(b"")
 
     def data_received(self, data: bytes) -> None:
+        """Look for the end of the head. A head that is longer than any may be gets the plain answer."""
         if self._is_answered:
             return  # read, and dropped: a socket closed over unread bytes is reset, and the answer lost
         self._received += data
@@ -74,6 +79,8 @@ class RefusedConnection(asyncio.Protocol):
             self._answer(b"")
 
     def _answer(self, head: bytes) -> None:
+        """Answer the head, and end our half of the stream. b"" stands for a head that is not read."""
+        assert not self._is_answered, "a client gets one answer"
         self._is_answered = True
         self._received.clear()
         opening = shake_hands(head, self._peer, self._admission) if head else None
@@ -87,6 +94,7 @@ class RefusedConnection(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Report the end, whichever side it came from."""
         if self._deadline is not None:
             self._deadline.cancel()
         self._owner.ended(self._peer)
