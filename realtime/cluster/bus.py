@@ -118,6 +118,7 @@ class ClusterBus:
             return False
         self._number += 1
         number = self._number
+        assert number not in self._receipts, "a number is given once, so no receipt is for another message"
         receipt = self._receipts[number] = asyncio.get_running_loop().create_future()
         try:
             await self._mailbox.send(
@@ -170,6 +171,7 @@ class ClusterBus:
         expected = len(await self._broker.workers())
         self._number += 1
         number = self._number
+        assert number not in self._surveys, "a number is given once, so no answer reaches another question"
         replies, more = self._surveys[number] = ([], asyncio.Event())
         try:
             await self._mailbox.send(None, encode(SurveyRequest(self._home.worker, number, user)))

@@ -50,6 +50,7 @@ class RevocationSync:
         Raises:
             BrokerUnavailable: it cannot be read.
         """
+        assert self._task is None, "one task reads the stream; two would each have a position of their own"
         await self.read()
         self._task = asyncio.get_running_loop().create_task(self._read_forever())
 

@@ -106,6 +106,7 @@ class Censuses:
             while (underway := self._underway.get(room)) is not None:
                 await asyncio.wait([underway])
             del self._next[room]  # a request that comes from now on may know more than the answer
+            assert room not in self._underway, "it was awaited, and nothing was awaited since"
             census = await self._request(room)
             return census
         finally:

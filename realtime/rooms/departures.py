@@ -127,6 +127,7 @@ class Departures:
             raise
         if lasting:
             self._here.add((room, ConnectionId(shown.connection_id)))
+        assert shown.user == info.user, "a membership is continued by its own user"
         return shown
 
     async def _resume(self, room: Room, info: ClientInfo) -> ConnectionId | None:
@@ -141,6 +142,7 @@ class Departures:
         return None
 
     def _forget_grace(self, record: Room, connection_id: ConnectionId) -> _Grace | None:
+        assert record.startswith(GRACE), "memberships in grace stand under their grace record"
         grace = self._in_grace.get(record, {}).pop(connection_id, None)
         if grace is not None:
             grace.timer.cancel()

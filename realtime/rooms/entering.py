@@ -69,11 +69,13 @@ class Entering:
                 if machine.recovers:
                     pending.top = await self._broker.position(local.name, retention=machine.options.retention)
                 self._shell.perform(local, machine.opened(pending.top))
+            assert machine.is_open, "only `closed` closes it, and that needs the lock"
             if pending.watches and machine.presence_view is None:
                 await self._load_view(local)
 
     async def _load_view(self, local: LocalRoom) -> None:
         """Read the members for the first watcher. The view exists before: joins and leaves arrive meanwhile."""
+        assert local.lock.locked(), "two first watchers would begin two views"
         view = local.machine.begin_view()
         try:
             with view.listening() as arrivals:

@@ -159,6 +159,7 @@ class Fanout:
             base: the payload of the last publication that it has, where it comes from elsewhere and gets differences.
         """
         chosen = encoder or subscriber.encoder
+        assert subscriber not in self._catching_up and subscriber not in self._filtered, "a member is added once"  # noqa: PT018
         if accepts is not None:
             self._filtered[subscriber] = (accepts, seen)
         elif seen or (chosen.is_delta and (base is None or base != self._before)):
@@ -180,10 +181,12 @@ class Fanout:
         if catching_up is None and filtered is None and conflated is None and not member:
             return False
         self.size -= 1
+        assert self.size >= 0, "`add` counts each member once"
         return True
 
     def deliver(self, publications: Sequence[RawPublication]) -> int:
         """Write publications, in order, to every member that has not seen them; return how many were written."""
+        assert publications, "an empty buffer would be an empty message, which is a ping"
         if self._conflate_tag is not None:
             self._conflate_slow(publications)
         for publication in publications:  # not `any`: a generator costs as much as a small room's delivery
@@ -289,6 +292,7 @@ class Fanout:
 
     def _attach(self, subscriber: Subscriber, place: Place) -> None:
         """Put a member back into a place."""
+        assert subscriber not in self._conflated, "a conflated member is in no other place"
         if isinstance(place, tuple):
             self._filtered[subscriber] = place
         elif isinstance(place, CatchingUp):
@@ -339,6 +343,7 @@ class Fanout:
 
     def announce(self, changes: Sequence[Change]) -> None:
         """Write joins and leaves, in order, to every member that watches."""
+        assert changes, "an empty message is a ping"
         for encoder, group in self._watchers.items():
             buffer = encoder.changes(self.room, changes)
             for writer in group:

@@ -173,6 +173,7 @@ class Hub:
 
     def activate(self, pending: PendingSubscription, *, base: bytes | None = None) -> None:
         """Make a subscriber a member, in the turn in which `commit` was called; `base` as in `Fanout.add`."""
+        assert pending.room in self._rooms, "a room with a pending subscription is not forgotten"
         local = self._rooms[pending.room]
         self._delivery.admit(local, pending, local.machine.activate(pending), base=base)
 

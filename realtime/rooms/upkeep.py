@@ -53,6 +53,7 @@ class Upkeep:
 
     def start(self) -> None:
         """Begin the rounds."""
+        assert not self._tasks, "two rounds at a time would request every position twice"
         self._tasks.spawn(self._run_rounds())
 
     async def close(self) -> None:

@@ -43,6 +43,7 @@ class TimedMember(Member):
 
     def arm(self) -> None:
         """Set all timers from the due times."""
+        assert self.is_open, "a session that has ended has no deadlines"
         self.arm_liveness()
         self._arm_expiry()
         for subscription in self.state.subscriptions.values():
@@ -72,6 +73,7 @@ class TimedMember(Member):
 
     def _deadline(self) -> None:
         """Do what follows when the deadline has come."""
+        assert self.is_open, "the timer goes when the session ends"
         state, limits, now_s = self.state, self.services.limits, self.services.wheel.now
         takes = state.liveness.due is Due.PONG and state.liveness.awaits_pong and self.is_patient
         if takes:
@@ -127,4 +129,5 @@ class TimedMember(Member):
         self.write(self.dialect.refreshed(expire_at_s))
 
     def _expired(self) -> None:
+        assert self.is_open, "the timer goes when the session ends"
         self.finish(codes.CONNECTION_EXPIRED)

@@ -176,6 +176,7 @@ class Session(TimedMember):
 
     def publish_concurrently(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a publication, and its answer, while the next command runs: `may_publish_concurrently` allowed it."""
+        assert self._queue is not None, "a command publishes, and its task is still running"
         task = self.services.begin(work)
         if not task.done():
             if self._in_flight is None:
@@ -217,6 +218,7 @@ class Session(TimedMember):
 
     def admit(self) -> None:
         """Take the client in: from here on it is pinged, and everything is allowed that it may do."""
+        assert not self.state.granted, "what the server gave was entered before the client is admitted"
         self._move(Event.ADMITTED)
         self.connection.headers = self.connection.emulated_headers = EMPTY
         share = random.uniform(0.5, 1)  # noqa: S311 - spreads pings, keeps no secret
@@ -251,6 +253,7 @@ class Session(TimedMember):
         may_return = codes.comes_back(code)
         for room in list(self.state.subscriptions):
             self.leave(room, may_return=may_return)
+        assert not self.state.subscriptions, "nothing is written to a client whose connection has ended"
         self.services.registry.discard(self)
         if was_admitted:
             connection, application = self.connection, self.services.application

@@ -60,6 +60,7 @@ class RoomSubscriber:
     def forget_lost(self, subscription: Subscription) -> None:
         """Forget a subscription whose membership the hub has ended already. The caller must call `notify_lost`."""
         room = subscription.room
+        assert self.state.subscriptions.get(room) is subscription, "a subscription ends once"
         info = self.connection.describe(room)
         del self.state.subscriptions[room]
         self._forget_expiry(room)
