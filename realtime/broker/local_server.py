@@ -107,6 +107,7 @@ class WorkerLink(Framed):
         self.said_goodbye = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the link. Its worker is known with its `hello`."""
         super().connection_made(transport)
         self.server.peers.add(self)
 
@@ -207,6 +208,10 @@ class LocalBrokerServer:
         self._unsubscribe(peer, Room(_text(raw[0])))
 
     def _unsubscribe(self, peer: WorkerLink, room: Room) -> None:
+        """
+        Remove a subscription on both sides. With the last one, a stream that was never used ends: else each name that a
+        client makes up would stay in memory.
+        """
         peer.rooms.discard(room)
         subscribers = self._subscribers.get(room)
         if subscribers is not None:
@@ -265,6 +270,7 @@ class LocalBrokerServer:
             self._notify(room, [JOIN, room, info])
 
     def remove_member(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> int | None:
+        """Remove a member, and return how many are left: of members that leave at once, one call gets 0."""
         room = Room(_text(raw[0]))
         announce, mine = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:4]]
         info = self.state.remove_member(room, ConnectionId(_text(raw[1])), peer.worker if mine else None)

@@ -158,6 +158,7 @@ class RedisConnection(asyncio.Protocol):
         return future
 
     def _flush(self) -> None:
+        """Write the commands of this turn at once: one write costs the kernel as much as one command."""
         assert self._turn, "_send() schedules this once, with the first command of a turn"
         turn, self._turn = self._turn, []
         if self._transport is not None and not self.is_lost:
@@ -169,6 +170,10 @@ class RedisConnection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """
+        Read replies, and give each to its command. A reply that is cut waits in the reader. A server that does not
+        speak RESP is disconnected: after one such byte no later reply could be matched to its command.
+        """
         reader = self._reader
         reader.feed(data)
         try:

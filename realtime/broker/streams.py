@@ -241,6 +241,10 @@ class StreamStore:
         return Position(stream.epoch, stream.offset)
 
     def positions(self, now: float, rooms: Sequence[Room]) -> dict[Room, Position]:
+        """
+        Return the tops of several streams; rooms without a stream are absent. It keeps unused streams alive: a worker
+        that asks has members, whose position must stay valid.
+        """
         found = {}
         for room in rooms:
             stream = self.by_room.get(room)
@@ -260,6 +264,10 @@ class StreamStore:
         reverse: bool,
         begin: bool,
     ) -> History:
+        """
+        Return a page and the top of a stream. Only `begin` creates the stream: a reader may name any room, and must not
+        fill the memory with empty ones.
+        """
         stream = self.by_room.get(room)
         if stream is None or stream.expires_at <= now:  # reading creates no stream, else readers could fill the memory
             return History((), self.position(now, room, retention) if begin else Position("", 0))
@@ -354,10 +362,15 @@ class StreamStore:
 
     @staticmethod
     def _number_of(room: Room) -> int:
+        """
+        Return the number that counts how often a room's streams were forgotten. Rooms share numbers, which does no
+        harm.
+        """
         digest = hashlib.blake2b(room.encode("utf-8", "surrogatepass"), digest_size=2).digest()
         return int.from_bytes(digest, "big") % GENERATIONS
 
     def statistics(self) -> dict[str, int]:
+        """Count streams and publications, and how much memory they use."""
         return {
             "streams": len(self.by_room),
             "kept": self._kept,
@@ -366,4 +379,5 @@ class StreamStore:
 
 
 def _key_cost(room: Room, key: str) -> int:
+    """Return what an idempotency key costs in bytes, with what Python needs around it."""
     return _KEY + size_of(room) + size_of(key)

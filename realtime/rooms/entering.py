@@ -92,6 +92,10 @@ class Entering:
         return reading
 
     async def _read(self, local: LocalRoom, pending: PendingSubscription) -> None:
+        """
+        Read the position, or the stream after the client's own, and give it to the machine. The broker's subscription
+        is in force by now, so nothing falls between the page and what arrives.
+        """
         retention = local.machine.options.retention
         if pending.since is None:
             top, missed = await self._broker.position(local.name, retention=retention), Replay(recovered=False)

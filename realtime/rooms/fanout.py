@@ -303,6 +303,10 @@ class Fanout:
             self._groups.setdefault(place, {})[subscriber.transport] = subscriber
 
     def _deliver_filtered(self, publications: Sequence[RawPublication]) -> int:
+        """
+        Write to each filtered member what it wants. Each publication is encoded once for all of them, and only if one
+        wants it. A filtered member never gets deltas: it lacks the base.
+        """
         written = 0
         encoded: dict[tuple[Encoder, int], bytes] = {}
         for subscriber, (accepts, seen) in list(self._filtered.items()):
@@ -319,6 +323,10 @@ class Fanout:
         return written
 
     def _deliver_catching_up(self, publications: Sequence[RawPublication], deltas: list[bytes | None] | None) -> int:
+        """
+        Write to members that are not where their group is, one by one, and move those to the group that have caught up.
+        With deltas, that is so only after a member got a publication whole, or as a delta to one that it got.
+        """
         written = 0
         last = publications[-1].offset
         for subscriber, catching_up in list(self._catching_up.items()):
@@ -382,6 +390,9 @@ def _is_for(subscriber: Subscriber, place: Place, publication: RawPublication) -
 
 
 def _discard(groups: dict[Encoder, dict[Writer, Subscriber]], subscriber: Subscriber) -> bool:
+    """
+    Take a member out of the group that it is in. An empty group goes, or each encoder that was ever used would stay.
+    """
     for encoder, group in groups.items():
         if group.pop(subscriber.transport, None) is not None:
             if not group:

@@ -63,6 +63,7 @@ class Upkeep:
         await self.streams.close()
 
     async def _run_rounds(self) -> None:
+        """Do the removals that were postponed, and compare all positions, for as long as the worker lives."""
         while True:
             await asyncio.sleep(self._compare_s)
             await self._departures.flush()
