@@ -209,6 +209,7 @@ class ClusterNodes:
     def _forget(self, endpoint: Endpoint) -> None:
         """Remove the link to a node, with its hash slots and subscriptions."""
         link = self._links.pop(endpoint)
+        assert link not in self._links.values(), "a link has one endpoint"
         self._fresh.discard(link)
         self._direct.slots = [None if each is link else each for each in self._direct.slots]
         self._subscriptions.forget_link(link)

@@ -131,6 +131,7 @@ class LocalLink(Framed):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail every command without an answer, then start to reconnect. Whether they happened is unknown."""
+        assert not self.is_lost, "asyncio calls this once for each connection"
         self.is_lost = True
         if self._watch is not None:
             self._watch.cancel()
@@ -213,6 +214,7 @@ class LocalBroker:
         if link is not self._link or self._closing:
             return
         self._link = None
+        assert self._reconnecting is None or self._reconnecting.done(), "it opened the link that is lost now"
         self._counts["links_lost"] += 1
         self._listener.on_link_lost()
         self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
@@ -234,6 +236,7 @@ class LocalBroker:
 
     async def close(self) -> None:
         """End the link with a goodbye, so that the broker removes this worker's members at once."""
+        assert not self._closing, "the hub closes its broker once"
         self._closing = True
         if self._reconnecting is not None:
             self._reconnecting.cancel()
@@ -325,9 +328,9 @@ class LocalBroker:
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
-        begin: bool = False,
+        create: bool = False,
     ) -> History:
-        raw = await self._request("history", room, retention, since, limit, reverse, begin)
+        raw = await self._request("history", room, retention, since, limit, reverse, create)
         return msgspec.msgpack.decode(raw, type=History)
 
     async def forget_history(self, room: Room) -> None:

@@ -360,6 +360,7 @@ class Members:
             self._note_left(room, connection_id)
             return None
         announce, info = found[0] == b"1", _info(found[1])
+        assert info.connection_id == connection_id, "a member is registered under its own id"
         self._own[room, connection_id] = (info, announce, True)
         self._left.pop((room, connection_id), None)
         return Departed(room, info, announce, inherited=True)

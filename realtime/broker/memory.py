@@ -63,6 +63,7 @@ class MemoryBroker:
 
     async def start(self, listener: BrokerListener) -> None:
         """Begin to remove expired state. There is nothing to connect to."""
+        assert self._sweeper is None, "a broker is started once"
         self._listener = listener
         self._sweep()
 
@@ -120,9 +121,9 @@ class MemoryBroker:
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
-        begin: bool = False,
+        create: bool = False,
     ) -> History:
-        return self._state.history(self._clock(), room, retention, since, limit, reverse, begin)
+        return self._state.history(self._clock(), room, retention, since, limit, reverse, create)
 
     async def forget_history(self, room: Room) -> None:
         self._state.forget_history(room)

@@ -208,6 +208,7 @@ class SingleNode:
             link.close()
             raise
         link.note_probe()
+        assert self._link is None, "two links would receive each message twice"
         self._link, self._route = link, route
 
     def _lost(self, link: RedisLink) -> None:

@@ -134,6 +134,7 @@ class RedisBroker:
 
     async def start(self, listener: BrokerListener) -> None:
         """Connect, and begin the rounds. There is no second try: a wrong address must end the start with its reason."""
+        assert not self._tasks, "a broker is started once"
         self._listener = listener
         await self._nodes.start()
         self._spawn(self._rounds())
@@ -290,7 +291,7 @@ class RedisBroker:
 
     async def position(self, room: Room, *, retention: Retention) -> Position:
         """Return the top of a stream by the script that also creates one: reading and creating are one atomic step."""
-        return (await self.history(room, retention=retention, begin=True)).top
+        return (await self.history(room, retention=retention, create=True)).top
 
     async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
         """
@@ -326,12 +327,12 @@ class RedisBroker:
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
-        begin: bool = False,
+        create: bool = False,
     ) -> History:
         # Offsets are the ids of stream entries, so the page is a range of ids: inclusive, hence the step by one.
         """
         Read a page and the top of a stream in one script: a page and a top of two moments would prove nothing. With
-        `begin`, the script creates the stream where there is none, so that its epoch is known before the first
+        `create`, the script creates the stream where there is none, so that its epoch is known before the first
         publication.
         """
         first = "+" if reverse else "-"
@@ -349,7 +350,7 @@ class RedisBroker:
             _meta_ms(retention),
             _new_epoch(),
             retention.size,
-            min(int(UNUSED_STREAM_S * 1000), _meta_ms(retention)) if begin else 0,
+            min(int(UNUSED_STREAM_S * 1000), _meta_ms(retention)) if create else 0,
         )
         name = epoch.decode()
         publications = [read_payload(fields[1], name, int(id.partition(b"-")[0])) for id, fields in entries]

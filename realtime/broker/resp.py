@@ -152,6 +152,7 @@ class RedisConnection(asyncio.Protocol):
             future.set_exception(BrokerUnavailable(self.address.shown, "the connection is lost or overloaded"))
             return future
         self._waiting.append(future)
+        assert len(self._waiting) > len(self._turn), "each command has its place before it is written"
         if not self._turn:
             loop.call_soon(self._flush)
         self._turn.append(packed)

@@ -144,6 +144,7 @@ class StreamStore:
         # From here on nothing is refused, so that a refused publish changes nothing.
         if retention.size:
             publication = self._append(now, room, publication, cost, retention)
+            assert publication.offset > 0, "0 is the offset of a publication that is not kept"
             position = Position(publication.epoch, publication.offset)
         if idempotency_key is not None:
             if self._done.pop((room, idempotency_key), None) is None:
@@ -157,7 +158,7 @@ class StreamStore:
         """Store a publication at the end of its stream. Return it with its position."""
         stream = self.by_room.get(room)
         if stream is None or stream.expires_at <= now:
-            stream = self._begin(now, room, retention)
+            stream = self._obtain(now, room, retention)
         stream.offset += 1
         stream.expires_at = now + max(retention.meta_ttl_s, retention.ttl_s)
         publication = RawPublication(
@@ -237,7 +238,7 @@ class StreamStore:
         """
         if room not in self.by_room and not self._budget.admits(_STREAM + size_of(room)):
             return Position(self._epoch_of(room), 0)
-        stream = self._begin(now, room, retention)
+        stream = self._obtain(now, room, retention)
         return Position(stream.epoch, stream.offset)
 
     def positions(self, now: float, rooms: Sequence[Room]) -> dict[Room, Position]:
@@ -262,19 +263,20 @@ class StreamStore:
         since: Position | None,
         limit: int,
         reverse: bool,
-        begin: bool,
+        create: bool,
     ) -> History:
         """
-        Return a page and the top of a stream. Only `begin` creates the stream: a reader may name any room, and must not
-        fill the memory with empty ones.
+        Return a page and the top of a stream. Only `create` creates the stream: a reader may name any room, and must
+        not fill the memory with empty ones.
         """
         stream = self.by_room.get(room)
         if stream is None or stream.expires_at <= now:  # reading creates no stream, else readers could fill the memory
-            return History((), self.position(now, room, retention) if begin else Position("", 0))
-        if stream.offset or begin:
-            stream = self._begin(now, room, retention)
+            return History((), self.position(now, room, retention) if create else Position("", 0))
+        if stream.offset or create:
+            stream = self._obtain(now, room, retention)
         self._trim(stream, now, retention)
         top = Position(stream.epoch, stream.offset)
+        assert not stream.publications or stream.publications[-1].offset == stream.offset, "the last one is the top"
         if limit <= 0 or stream.publications is None:
             return History((), top)
         kept = list(stream.publications)
@@ -297,6 +299,7 @@ class StreamStore:
         stream = self.by_room.pop(room)
         self._clear(stream)
         self._budget.used -= _STREAM + size_of(room)
+        assert self._budget.used >= 0, "what is forgotten was counted when it was stored"
         if stream.offset:  # a stream that never had a publication may begin again under the same epoch
             self._generations[self._number_of(room)] += 1
 
@@ -317,7 +320,7 @@ class StreamStore:
             del self._done[key]
             self._budget.used -= _key_cost(*key)
 
-    def _begin(self, now: float, room: Room, retention: Retention) -> RoomStream:
+    def _obtain(self, now: float, room: Room, retention: Retention) -> RoomStream:
         """Return the room's stream with a new expiry. Create it where there is none, or an expired one."""
         stream = self.by_room.get(room)
         if stream is not None and stream.expires_at <= now:

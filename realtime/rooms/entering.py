@@ -101,7 +101,7 @@ class Entering:
             top, missed = await self._broker.position(local.name, retention=retention), Replay(recovered=False)
         else:
             page = await self._broker.history(
-                local.name, retention=retention, since=pending.since, limit=retention.size, begin=True
+                local.name, retention=retention, since=pending.since, limit=retention.size, create=True
             )
             top, missed = page.top, replay(pending.since, page)
         if pending.is_undecided:  # else it was cancelled meanwhile

@@ -52,7 +52,7 @@ class StreamResync:
                 return
             try:
                 page = await self._broker.history(
-                    local.name, retention=retention, since=request.since, limit=retention.size, begin=True
+                    local.name, retention=retention, since=request.since, limit=retention.size, create=True
                 )
             except BrokerUnavailable:
                 machine.stream_unreadable(request)  # the comparison comes back to it

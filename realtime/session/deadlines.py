@@ -59,6 +59,7 @@ class TimedMember(Member):
         self._timer = self.services.wheel.at(liveness.at_s, TimedMember._deadline, self) if has_deadline else None
 
     def _arm_expiry(self) -> None:
+        """Set the timer of the connection's token, in place of the one before. None means that it never expires."""
         if self._expiry is not None:
             self._expiry.cancel()
         at_s = self.state.expires_at_s
@@ -129,5 +130,6 @@ class TimedMember(Member):
         self.write(self.dialect.refreshed(expire_at_s))
 
     def _expired(self) -> None:
+        """Close the connection: its client had the grace to bring another token."""
         assert self.is_open, "the timer goes when the session ends"
         self.finish(codes.CONNECTION_EXPIRED)

@@ -411,6 +411,10 @@ class Member(RoomSubscriber):
         return lambda publication: wanted(publication.tags or {}) and asked(publication)
 
     def _activate(self, entry: Entry) -> None:
+        """
+        Make the client a member, in the turn in which its answer was written. From here on the state has the
+        subscription, the hub has the member, and a timer runs where it expires.
+        """
         assert entry.subscription.room not in self.state.subscriptions, "a client is in a room once"
         self.state.subscriptions[entry.subscription.room] = entry.subscription
         self.services.hub.activate(entry.pending)

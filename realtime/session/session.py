@@ -108,6 +108,10 @@ class Session(TimedMember):
             self._mark.end(MESSAGE)
 
     def _receive(self, message: bytes | str) -> None:
+        """
+        Decode a message, and run its commands or put them behind those that wait. A task is made only where none runs:
+        most sessions have neither a queue nor a task.
+        """
         try:
             received = self.dialect.decode(message)
         except BadMessage as error:
@@ -149,6 +153,10 @@ class Session(TimedMember):
     # Commands, one after another
 
     async def _run(self) -> None:
+        """
+        Run the commands in the queue, and end when it is empty. What a command raises is handled by the dialect;
+        `Disconnect` alone comes through. The queue and the task go together, so that a session is idle with neither.
+        """
         queue = self._queue
         assert queue is not None, "a task runs what is in the queue"
         left = COMMANDS_AT_ONCE
@@ -185,6 +193,7 @@ class Session(TimedMember):
             task.add_done_callback(self._published)
 
     def _published(self, task: asyncio.Task[None]) -> None:
+        """Forget a publication that is done. It may be what `quiesce` waits for."""
         assert self._in_flight is not None, "the task is in it"
         self._in_flight.discard(task)
         self._note_end()
@@ -202,6 +211,7 @@ class Session(TimedMember):
     # What happens to it
 
     def _move(self, event: Event) -> None:
+        """Move to the next phase by the table of state.py, and log it."""
         before = self.state.move(event)
         log(
             logger,
