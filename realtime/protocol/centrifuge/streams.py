@@ -140,10 +140,6 @@ class StreamEndpoint:
     async def _stream(
         self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str], body: bytes, cors: Fields
     ) -> None:
-        """
-        Serve one stream: begin a session, give it the first message, and send what it writes until either side ends.
-        The answer's head leaves before the session begins, because a session may write at once.
-        """
         path = scope["path"]
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         is_sse, is_one_way = path in (SSE, UNI_SSE), path in (UNI_SSE, UNI_HTTP_STREAM)
@@ -190,7 +186,6 @@ class StreamEndpoint:
             await send({"type": "http.response.body", "body": b""})
 
     def _end_slow(self, stream: Stream, session: ClientSession) -> None:
-        """End a stream whose client reads too slowly, logged once, with code 3008."""
         self.slow += 1
         logger.warning("x %s: slow: %d bytes wait for it", session.log_name, stream.buffered())
         session.end(*SLOW)
@@ -224,12 +219,10 @@ class StreamEndpoint:
 
 
 def _kind(headers: Mapping[str, str]) -> str:
-    """Return the media type of a request, without its parameters."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _cors(origin: str | None, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Return the headers by which a browser lets a page of another origin read the answer (section 2.6)."""
     if origin is None:
         return []
     fields = [
@@ -242,7 +235,6 @@ def _cors(origin: str | None, headers: Mapping[str, str]) -> list[tuple[bytes, b
 
 
 def _handshake(scope: Scope, headers: Mapping[str, str], query: Mapping[str, str], *, is_one_way: bool) -> Handshake:
-    """Return what the session gets to know of the request. Its mark is that of the connection it came on."""
     client = scope.get("client") or ("", 0)
     place: dict[str, Any] = scope.get("state", {}).get("realtime", {})
     return Handshake(
