@@ -72,6 +72,7 @@ class WrongCredentials:
             log(logger, logging.WARNING, f"x wrong {what}", address=address, reason=why, more=suppressed)
         key = network_of(address) or address
         count, last = self._recent.get(key, (0, now))
+        assert now >= last, "the clock never goes back"
         count = (count >> int(min((now - last) / HALF_LIFE_S, 64))) + 1
         self._recent[key] = (min(count, 64), now)
         self._recent.move_to_end(key)

@@ -49,6 +49,7 @@ class Revoked:
         return len(self._tokens) + len(self._users)
 
     def __iter__(self) -> Any:
+        """Go through all revocations that are known, also those that have ended."""
         yield from self._tokens.values()
         yield from self._users.values()
 

@@ -237,6 +237,15 @@ class Tokens:
         )
 
     def _verify(self, token: str, now_s: float) -> dict[str, Any]:
+        """
+        Verify a token by the keys that are known now, and return its claims.
+
+        Raises:
+            KeyUnknown: the key server may have its key: fetch and try again.
+            TokenExpired: it was good once, or was revoked; a client fetches another.
+            TokenInvalid: it is not for this server, and never will be.
+            TokenUnverified: it is about to begin to be valid.
+        """
         try:
             claims = self._open(token)
         except (jwt.PyJWTError, RecursionError) as error:  # RecursionError: the head is parsed before it is verified
@@ -321,6 +330,7 @@ def sign(claims: Mapping[str, Any], hmac_secret: str) -> str:
 
 
 def _decode(token: str, key: Any, algorithms: list[str]) -> dict[str, Any]:
+    """Verify a signature with one key. Times and addressee are checked later, by our own rules."""
     claims: dict[str, Any] = jwt.decode(token, key, algorithms=algorithms, options=_OPTIONS)  # type: ignore[arg-type]
     return claims
 
@@ -380,6 +390,9 @@ def _json(claims: Mapping[str, Any], name: str) -> bytes | None:
 
 
 def _texts(claims: Mapping[str, Any], name: str) -> list[str]:
+    """
+    Return a list of texts in the claims; none where the claim is absent. Another type makes the whole token invalid.
+    """
     value = claims.get(name) or []
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise TokenInvalid(f"`{name}` is no list of texts")
@@ -387,6 +400,7 @@ def _texts(claims: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _keys(claims: Mapping[str, Any], name: str) -> list[str]:
+    """Return the names in an object in the claims. What it says of each room is not used here."""
     value = claims.get(name) or {}
     if not isinstance(value, dict):
         raise TokenInvalid(f"`{name}` is no object")

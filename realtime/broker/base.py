@@ -319,7 +319,7 @@ class Broker(Protocol):
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
-        begin: bool = False,
+        create: bool = False,
     ) -> History:
         """
         Read a page of the stream, and its top.
@@ -329,7 +329,7 @@ class Broker(Protocol):
         `reverse`. With `limit` 0 it is empty.
 
         The caller must compare `since.epoch` with `top.epoch`; this method does not. Reading creates no stream: where
-        there is none, the top is `Position("", 0)`. With `begin` it creates one, as `position` does.
+        there is none, the top is `Position("", 0)`. With `create` it creates one, as `position` does.
         """
 
     async def forget_history(self, room: Room) -> None:

@@ -97,6 +97,7 @@ class ClusterNodes:
 
     @property
     def route(self) -> ClusterRoute:
+        """The route, while there is any node. A command whose node is missing waits, or fails alone."""
         if not self._links:
             raise BrokerAway(self.shown, "there is no link now")
         return self._route
@@ -155,6 +156,10 @@ class ClusterNodes:
             raise BrokerUnavailable(self.shown, "a room could not be subscribed in time") from late
 
     async def _subscribe(self, channel: bytes) -> None:
+        """
+        Subscribe at the node that has the hash slot by the map of now. A slot can move between the look at the map and
+        the node's answer, so this repeats until the subscription is in force.
+        """
         while True:
             link = self._direct.link_of(hash_slot_of_channel(channel))
             source = None
@@ -204,6 +209,7 @@ class ClusterNodes:
     def _forget(self, endpoint: Endpoint) -> None:
         """Remove the link to a node, with its hash slots and subscriptions."""
         link = self._links.pop(endpoint)
+        assert link not in self._links.values(), "a link has one endpoint"
         self._fresh.discard(link)
         self._direct.slots = [None if each is link else each for each in self._direct.slots]
         self._subscriptions.forget_link(link)

@@ -78,6 +78,7 @@ class Framed(asyncio.Protocol):
         self._turn.append(framed)
 
     def _flush(self) -> None:
+        """Write the frames of this turn at once."""
         assert self._turn, "send_frame() schedules this once, with the first message of a turn"
         turn, self._turn = self._turn, []
         if self.transport is not None and not self.transport.is_closing():

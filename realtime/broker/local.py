@@ -131,6 +131,7 @@ class LocalLink(Framed):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail every command without an answer, then start to reconnect. Whether they happened is unknown."""
+        assert not self.is_lost, "asyncio calls this once for each connection"
         self.is_lost = True
         if self._watch is not None:
             self._watch.cancel()
@@ -213,6 +214,7 @@ class LocalBroker:
         if link is not self._link or self._closing:
             return
         self._link = None
+        assert self._reconnecting is None or self._reconnecting.done(), "it opened the link that is lost now"
         self._counts["links_lost"] += 1
         self._listener.on_link_lost()
         self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
@@ -280,6 +282,7 @@ class LocalBroker:
     # The contract
 
     async def subscribe(self, room: Room) -> None:
+        """Subscribe at the broker. A failed call leaves nothing that a reconnect would subscribe again."""
         self._rooms.add(room)  # before the answer, because events may arrive together with it
         try:
             await self._request("subscribe", room)
@@ -288,11 +291,16 @@ class LocalBroker:
             raise
 
     async def unsubscribe(self, room: Room) -> None:
+        """Unsubscribe. The room is forgotten even where this fails, so that no reconnect subscribes it again."""
         self._rooms.discard(room)  # even if the command fails: events of the room are dropped from now on
         await self._request("unsubscribe", room)
 
     async def publish(self, request: PublishRequest) -> Published:
         # The time is this worker's. The broker adds offset and epoch, in the order in which commands arrive.
+        """
+        Publish. Whether it happened is unknown when the link ends before the answer; an idempotency key makes a second
+        try safe.
+        """
         raw = await self._request(
             "publish",
             request.room,
@@ -319,9 +327,9 @@ class LocalBroker:
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
-        begin: bool = False,
+        create: bool = False,
     ) -> History:
-        raw = await self._request("history", room, retention, since, limit, reverse, begin)
+        raw = await self._request("history", room, retention, since, limit, reverse, create)
         return msgspec.msgpack.decode(raw, type=History)
 
     async def forget_history(self, room: Room) -> None:
@@ -331,6 +339,10 @@ class LocalBroker:
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
     ) -> None:
         # Before the answer: if the link is lost meanwhile, the reconnect must register the member or this call fail.
+        """
+        Register a member, and keep what a reconnect has to register again. A failed call keeps nothing, so the caller
+        must schedule the removal itself.
+        """
         self._members[room, ConnectionId(info.connection_id)] = (info, announce, lasting)
         self._in_grace.discard((room, ConnectionId(info.connection_id)))
         try:
@@ -341,12 +353,14 @@ class LocalBroker:
             raise
 
     def release(self, room: Room, connection_id: ConnectionId) -> None:
+        """Let another worker take over a member. From then on a reconnect does not take it back from that worker."""
         if (room, connection_id) in self._members:
             self._in_grace.add((room, connection_id))
 
     async def remove_member(
         self, room: Room, connection_id: ConnectionId, *, announce: bool, mine: bool = False
     ) -> int | None:
+        """Remove a member. It is no member of this worker any more, whatever the broker answers."""
         self._members.pop((room, connection_id), None)
         self._in_grace.discard((room, connection_id))
         return msgspec.msgpack.decode(
@@ -382,6 +396,7 @@ class LocalBroker:
         return msgspec.msgpack.decode(await self._request("allow", room, subject, rate), type=bool)
 
     def statistics(self) -> Mapping[str, int | float | str | bool]:
+        """Return this worker's counts, and the state that the broker sent last: its memory is one for all workers."""
         return {
             "kind": "local",
             "link": "up" if self._link is not None else "down",

@@ -107,6 +107,7 @@ class WorkerLink(Framed):
         self.said_goodbye = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the link. Its worker is known with its `hello`."""
         super().connection_made(transport)
         self.server.peers.add(self)
 
@@ -191,6 +192,7 @@ class LocalBrokerServer:
 
     def goodbye(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
         """Remove the members of a worker that ends. Only inherited ones are reported: its leaves are announced."""
+        assert peer.worker, "a worker says hello first: without a name it has no members to remove"
         peer.said_goodbye = True
         heir = self._heir()
         inherited = [each for each in self._reap(peer.worker, heir) if each.inherited]
@@ -202,11 +204,16 @@ class LocalBrokerServer:
         room = Room(_text(raw[0]))
         peer.rooms.add(room)
         self._subscribers.setdefault(room, set()).add(peer)
+        assert peer in self.peers, "a link that is lost sends no command, and would stay a subscriber for ever"
 
     def unsubscribe(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
         self._unsubscribe(peer, Room(_text(raw[0])))
 
     def _unsubscribe(self, peer: WorkerLink, room: Room) -> None:
+        """
+        Remove a subscription on both sides. With the last one, a stream that was never used ends: else each name that a
+        client makes up would stay in memory.
+        """
         peer.rooms.discard(room)
         subscribers = self._subscribers.get(room)
         if subscribers is not None:
@@ -240,8 +247,8 @@ class LocalBrokerServer:
         retention = msgspec.msgpack.decode(raw[1], type=Retention)
         since = msgspec.msgpack.decode(raw[2], type=Position | None)
         limit = msgspec.msgpack.decode(raw[3], type=int)
-        reverse, begin = [msgspec.msgpack.decode(each, type=bool) for each in raw[4:6]]
-        return self.state.history(self._clock(), Room(_text(raw[0])), retention, since, limit, reverse, begin)
+        reverse, create = [msgspec.msgpack.decode(each, type=bool) for each in raw[4:6]]
+        return self.state.history(self._clock(), Room(_text(raw[0])), retention, since, limit, reverse, create)
 
     def forget_history(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
         self.state.forget_history(Room(_text(raw[0])))
@@ -265,6 +272,7 @@ class LocalBrokerServer:
             self._notify(room, [JOIN, room, info])
 
     def remove_member(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> int | None:
+        """Remove a member, and return how many are left: of members that leave at once, one call gets 0."""
         room = Room(_text(raw[0]))
         announce, mine = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:4]]
         info = self.state.remove_member(room, ConnectionId(_text(raw[1])), peer.worker if mine else None)
@@ -324,6 +332,7 @@ class LocalBrokerServer:
         budget = self.state.budget
         if self._is_full and budget.limit is not None and budget.used <= MEMORY_FREE * budget.limit:
             self._is_full = False
+            assert budget.used <= budget.limit, "a limit of which less than all is used has room"
             log(logger, logging.WARNING, NOT_FULL, used_bytes=budget.used, limit_bytes=budget.limit)
         framed = frame([STATE, self.statistics()])
         for peer in tuple(self.peers):

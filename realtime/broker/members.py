@@ -132,6 +132,7 @@ class Members:
             raise
 
     def release(self, room: Room, connection_id: ConnectionId) -> None:
+        """Let another worker take over a member: registering again leaves it to an owner that took it meanwhile."""
         if (room, connection_id) in self._own:
             self._in_grace.add((room, connection_id))
 
@@ -155,6 +156,7 @@ class Members:
         return None if found is None else found[1]
 
     async def _remove(self, room: Room, connection_id: str, announce: str, owner: str) -> tuple[ClientInfo, int] | None:
+        """Remove a member at Redis. Return its info, and how many are left; None where it was none, or another's."""
         found = await self._commands.run(
             tag_of(room), scripts.MEMBER_REMOVE, 1, self._keys.members(room), connection_id, self._keys.channel(room),
             announce, owner, self._nodes.publishing,
@@ -253,6 +255,10 @@ class Members:
     async def _register_one(
         self, route: Route, room: Room, info: ClientInfo, announce: bool, lasting: bool, *, again: bool
     ) -> None:
+        """
+        Register one member, its owned entry first (invariant 1). A worker that dies in between leaves an entry without
+        a member, which reaping removes. The other order would leave a member that no worker owns.
+        """
         packed = _pack(info)
         # Invariant 1: the owned entry first. One server keeps that order; in a cluster the reply must be awaited.
         owned = route.request(HOME, "SADD", self._keys.owned(self._worker), _pack([room, info.connection_id, lasting]))
@@ -354,6 +360,7 @@ class Members:
             self._note_left(room, connection_id)
             return None
         announce, info = found[0] == b"1", _info(found[1])
+        assert info.connection_id == connection_id, "a member is registered under its own id"
         self._own[room, connection_id] = (info, announce, True)
         self._left.pop((room, connection_id), None)
         return Departed(room, info, announce, inherited=True)

@@ -123,9 +123,9 @@ class MemoryState:
         since: Position | None,
         limit: int,
         reverse: bool,
-        begin: bool = False,
+        create: bool = False,
     ) -> History:
-        return self.streams.history(now, room, retention, since, limit, reverse, begin)
+        return self.streams.history(now, room, retention, since, limit, reverse, create)
 
     def forget_history(self, room: Room) -> None:
         self.streams.forget_history(room)

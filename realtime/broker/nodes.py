@@ -171,11 +171,13 @@ class SingleNode:
 
     @property
     def route(self) -> SingleRoute:
+        """The route, only while everything of this worker is in force at the server."""
         if self._route is None:
             raise BrokerAway(self.shown, "there is no link now")
         return self._route
 
     async def start(self) -> None:
+        """Connect. There is no second try: a wrong address must end the start with its reason."""
         await self._connect()
 
     async def _connect(self) -> None:
@@ -206,6 +208,7 @@ class SingleNode:
             link.close()
             raise
         link.note_probe()
+        assert self._link is None, "two links would receive each message twice"
         self._link, self._route = link, route
 
     def _lost(self, link: RedisLink) -> None:
@@ -235,6 +238,7 @@ class SingleNode:
             return
 
     def _push(self, link: RedisLink, message: list[Any]) -> None:
+        """Pass on a message. A probe is none: it proves that pub/sub delivers, which an open socket does not."""
         if message[1] == self._probe:
             link.note_probe()
         else:
@@ -259,6 +263,7 @@ class SingleNode:
             link.abort()
 
     async def close(self) -> None:
+        """Close the link. The reconnecting task ends first, so that it opens no other."""
         link, self._link, self._route = self._link, None, None
         if self._reconnecting is not None:
             self._reconnecting.cancel()

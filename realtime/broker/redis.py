@@ -115,6 +115,7 @@ class RedisBroker:
         self._counts = dict.fromkeys(("published", "received", "links_lost", "gaps", "reaped"), 0)
 
     def _make_nodes(self, location: RedisLocation, worker: WorkerId) -> Nodes:
+        """Return the servers as the URL describes them: one, one behind sentinels, or a cluster."""
         name = f"realtime-{worker}"
         if location.topology is Topology.CLUSTER:
             return ClusterNodes(location, self, name=name, keys=self._keys, worker=worker)
@@ -126,12 +127,14 @@ class RedisBroker:
 
     @property
     def in_order(self) -> bool:
+        """Whether two commands of this worker run in the order of the calls."""
         return not isinstance(self._nodes, ClusterNodes)  # a redirected command is sent again, behind later ones
 
     # The servers
 
     async def start(self, listener: BrokerListener) -> None:
         """Connect, and begin the rounds. There is no second try: a wrong address must end the start with its reason."""
+        assert not self._tasks, "a broker is started once"
         self._listener = listener
         await self._nodes.start()
         self._spawn(self._rounds())
@@ -143,6 +146,7 @@ class RedisBroker:
         await self._members.enter(route, fresh)
 
     def on_lost(self) -> None:
+        """Count a lost link, and notify the listener: what arrives until `on_restored` is incomplete."""
         self._counts["links_lost"] += 1
         self._listener.on_link_lost()
 
@@ -163,6 +167,7 @@ class RedisBroker:
         task.add_done_callback(self._on_task_done)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """Forget a task that ended, and log an error that no caller awaits."""
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log(logger, logging.ERROR, "broker task failed", task=task.get_coro(), exc_info=error)
@@ -250,6 +255,11 @@ class RedisBroker:
             self._nodes.route  # noqa: B018 - raises where there is none
 
     async def publish(self, request: PublishRequest) -> Published:
+        """
+        Publish by one script: idempotency key, epoch, next offset, stream entry and PUBLISH happen together or not at
+        all. So the order of offsets is the order in which subscribers receive, and an answer means that all of it
+        happened.
+        """
         room, retention, key = request.room, request.retention, request.idempotency_key
         tags = dict(request.tags) if request.tags else None
         # The script stores the payload and publishes it unchanged. Offset and epoch stand beside it in both places.
@@ -281,7 +291,7 @@ class RedisBroker:
 
     async def position(self, room: Room, *, retention: Retention) -> Position:
         """Return the top of a stream by the script that also creates one: reading and creating are one atomic step."""
-        return (await self.history(room, retention=retention, begin=True)).top
+        return (await self.history(room, retention=retention, create=True)).top
 
     async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
         """
@@ -317,9 +327,14 @@ class RedisBroker:
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
-        begin: bool = False,
+        create: bool = False,
     ) -> History:
         # Offsets are the ids of stream entries, so the page is a range of ids: inclusive, hence the step by one.
+        """
+        Read a page and the top of a stream in one script: a page and a top of two moments would prove nothing. With
+        `create`, the script creates the stream where there is none, so that its epoch is known before the first
+        publication.
+        """
         first = "+" if reverse else "-"
         if since is not None:
             first = str(max(since.offset - 1, 0) if reverse else since.offset + 1)
@@ -335,7 +350,7 @@ class RedisBroker:
             _meta_ms(retention),
             _new_epoch(),
             retention.size,
-            min(int(UNUSED_STREAM_S * 1000), _meta_ms(retention)) if begin else 0,
+            min(int(UNUSED_STREAM_S * 1000), _meta_ms(retention)) if create else 0,
         )
         name = epoch.decode()
         publications = [read_payload(fields[1], name, int(id.partition(b"-")[0])) for id, fields in entries]
@@ -387,6 +402,10 @@ class RedisBroker:
 
     async def allow(self, room: Room, subject: str, rate: Rate) -> bool:
         # Redis stores the one number of a meter, and expires it when everything is paid off.
+        """
+        Count against a rate that all workers share, by the clock of Redis. One number is stored for each subject, and
+        it expires when everything is paid off.
+        """
         key = self._keys.rate(room, subject)
         return bool(
             await self._commands.run(tag_of(room), scripts.ALLOW, 1, key, rate.interval_s * 1000, rate.period_s * 1000)
@@ -401,6 +420,7 @@ class RedisBroker:
         self._listener.on_departed(departed)
 
     def statistics(self) -> Mapping[str, int | float | str | bool]:
+        """Return the counts of this worker, and what its links say of the servers."""
         return {
             "kind": "redis",
             "link": "up" if self._nodes.is_whole else "down",
@@ -418,4 +438,5 @@ def _meta_ms(retention: Retention) -> int:
 
 
 def _new_epoch() -> str:
+    """Return the epoch that a new stream would get. It has no colon, which divides the parts of a message."""
     return secrets.token_hex(4)  # without a colon, which divides the parts of a message

@@ -152,12 +152,14 @@ class RedisConnection(asyncio.Protocol):
             future.set_exception(BrokerUnavailable(self.address.shown, "the connection is lost or overloaded"))
             return future
         self._waiting.append(future)
+        assert len(self._waiting) > len(self._turn), "each command has its place before it is written"
         if not self._turn:
             loop.call_soon(self._flush)
         self._turn.append(packed)
         return future
 
     def _flush(self) -> None:
+        """Write the commands of this turn at once: one write costs the kernel as much as one command."""
         assert self._turn, "_send() schedules this once, with the first command of a turn"
         turn, self._turn = self._turn, []
         if self._transport is not None and not self.is_lost:
@@ -169,6 +171,10 @@ class RedisConnection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """
+        Read replies, and give each to its command. A reply that is cut waits in the reader. A server that does not
+        speak RESP is disconnected: after one such byte no later reply could be matched to its command.
+        """
         reader = self._reader
         reader.feed(data)
         try:

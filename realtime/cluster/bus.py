@@ -3,8 +3,8 @@
 
 Runs in the worker. A client's request can reach another worker than the one that has its stream, and a program that
 calls the API knows only a user's name. Both become a message (messages.py), which goes to one worker or to all
-(mailbox.py). What a message asks for is done here, on this worker's sessions. It never decides who may send one: the
-API and the application do.
+(mailbox.py). What a message asks for is done here, on this worker's sessions. It never decides which program may send
+one: the API and the application do.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ class ClusterBus:
             return False
         self._number += 1
         number = self._number
+        assert number not in self._receipts, "a number is given once, so no receipt is for another message"
         receipt = self._receipts[number] = asyncio.get_running_loop().create_future()
         try:
             await self._mailbox.send(
@@ -170,6 +171,7 @@ class ClusterBus:
         expected = len(await self._broker.workers())
         self._number += 1
         number = self._number
+        assert number not in self._surveys, "a number is given once, so no answer reaches another question"
         replies, more = self._surveys[number] = ([], asyncio.Event())
         try:
             await self._mailbox.send(None, encode(SurveyRequest(self._home.worker, number, user)))
@@ -234,6 +236,7 @@ class ClusterBus:
                 session.end(codes.CONNECTION_EXPIRED.code, codes.CONNECTION_EXPIRED.reason)
 
     def _reply_to(self, request: SurveyRequest) -> SurveyReply:
+        """Return what this worker serves, or its connections of one user."""
         home = self._home
         reply = SurveyReply(request.number, home.worker, home.node, home.slot, self._started_s)
         if request.user is None:
@@ -253,12 +256,14 @@ class ClusterBus:
         return msgspec.structs.replace(reply, places=places)
 
     async def _answer(self, asker: str, answer: Message) -> None:
+        """Send an answer to the worker that asked. That worker does without it when it is lost."""
         try:
             await self._mailbox.send(WorkerId(asker), encode(answer))
         except BrokerUnavailable as error:
             log(logger, logging.WARNING, "message not answered", worker=asker, reason=error)
 
     def _apply(self, message: SubscribeUser | UnsubscribeUser | RefreshUser, session: LocalSession) -> None:
+        """Do what a message asks for to one session here. What has to be awaited runs as a task of the bus."""
         if isinstance(message, RefreshUser):
             session.refresh(message.expire_at_s)
         elif isinstance(message, UnsubscribeUser):
@@ -268,6 +273,7 @@ class ClusterBus:
 
 
 async def _subscribe(session: LocalSession, message: SubscribeUser) -> None:
+    """Put a client into a room. The program that asked has its answer already, so a refusal goes to the log alone."""
     since = None if message.since is None else Position(*message.since)
     try:
         await session.grant(

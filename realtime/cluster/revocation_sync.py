@@ -50,6 +50,7 @@ class RevocationSync:
         Raises:
             BrokerUnavailable: it cannot be read.
         """
+        assert self._task is None, "one task reads the stream; two would each have a position of their own"
         await self.read()
         self._task = asyncio.get_running_loop().create_task(self._read_forever())
 
@@ -60,6 +61,7 @@ class RevocationSync:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _read_forever(self) -> None:
+        """Read the stream every `PERIOD_S`. A round that fails is made up for by the next."""
         while True:
             await asyncio.sleep(PERIOD_S)
             try:
@@ -96,10 +98,12 @@ class RevocationSync:
                     )
 
     async def _page(self, since: Position | None) -> History:
-        return await self._broker.history(REVOCATIONS, retention=REVOCATIONS_KEPT, since=since, limit=MOST, begin=True)
+        """Return what was revoked after a position; all that is kept where there is none."""
+        return await self._broker.history(REVOCATIONS, retention=REVOCATIONS_KEPT, since=since, limit=MOST, create=True)
 
 
 def _decode(publication: RawPublication) -> Revocation | None:
+    """Return a revocation, or None for one that cannot be read: the others must be applied all the same."""
     try:
         return msgspec.msgpack.decode(publication.data, type=Revocation)
     except msgspec.MsgspecError as error:  # another version's, or none of ours: the others count nevertheless

@@ -91,6 +91,9 @@ class ConnectionEnds:
         self._tasks.spawn(self._end(marked, lambda: self._hooks.lost(info), grace_s))
 
     async def _end(self, info: ClientInfo, notify: Callable[[], Awaitable[None]], grace_s: float) -> None:
+        """
+        Run the handler, unless the user is back in time. The record goes last: a crash in between repeats the handler.
+        """
         is_back = grace_s > 0 and await self._is_back(info, grace_s)
         if is_back is None:
             return  # the record stays, for another worker

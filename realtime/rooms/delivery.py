@@ -18,7 +18,7 @@ from realtime.log_lines import log
 from realtime.rooms.fanout import Difference, Fanout, Subscriber
 from realtime.rooms.options import RoomOptions
 from realtime.rooms.outputs import Activation, Batch, Lost, Output
-from realtime.rooms.pending import PendingSubscription
+from realtime.rooms.pending import PendingState, PendingSubscription
 from realtime.rooms.room import RoomMachine
 
 logger = logging.getLogger("realtime.hub")
@@ -108,6 +108,7 @@ class Delivery:
     ) -> None:
         """Begin to write to a subscriber that the machine has made a member; `base` as in `Fanout.add`."""
         subscriber = pending.subscriber
+        assert pending.state is PendingState.ACTIVE, "the machine decides which subscription becomes a member"
         self.write(local, activation.before)
         local.fanout.add(
             subscriber,

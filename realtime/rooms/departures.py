@@ -127,6 +127,7 @@ class Departures:
             raise
         if lasting:
             self._here.add((room, ConnectionId(shown.connection_id)))
+        assert shown.user == info.user, "a membership is continued by its own user"
         return shown
 
     async def _resume(self, room: Room, info: ClientInfo) -> ConnectionId | None:
@@ -141,6 +142,11 @@ class Departures:
         return None
 
     def _forget_grace(self, record: Room, connection_id: ConnectionId) -> _Grace | None:
+        """
+        End a grace here, whatever ended it. Return it, or None where it is not in grace on this worker. Its write of a
+        record may still be under way; callers that remove the record await it.
+        """
+        assert record.startswith(GRACE), "memberships in grace stand under their grace record"
         grace = self._in_grace.get(record, {}).pop(connection_id, None)
         if grace is not None:
             grace.timer.cancel()
@@ -172,6 +178,10 @@ class Departures:
         self._tasks.spawn(self._finish(room, options, info))
 
     def _begin_grace(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
+        """
+        Keep a member present for a while. Does nothing for one that is back here, or in grace already: a record can be
+        inherited twice, and each grace has one timer.
+        """
         record, connection_id = grace_record(room, info.user), ConnectionId(info.connection_id)
         if (room, connection_id) in self._here or connection_id in self._in_grace.get(record, {}):
             return
@@ -203,6 +213,11 @@ class Departures:
             )
 
     async def _end_grace(self, room: Room, options: RoomOptions, record: Room, connection_id: ConnectionId) -> None:
+        """
+        End a grace whose time is over. Of the workers that may have this member, the one that takes its record decides;
+        where another took it, this one looks again later, for that worker may have died before it registered the
+        member.
+        """
         grace = self._in_grace.get(record, {}).get(connection_id)
         if grace is None:
             return
@@ -240,6 +255,7 @@ class Departures:
             await self._finish(room, options, info, left=None if options.presence else left)
 
     def _schedule_absence(self, room: Room, options: RoomOptions, info: ClientInfo, *, mine: bool = False) -> None:
+        """Schedule the removal from the presence. `flush` does it, now or when the broker can be reached."""
         if options.presence:
             connection_id = ConnectionId(info.connection_id)
             self.presence.schedule_removal(room, connection_id, announce=options.join_leave, mine=mine)
@@ -301,6 +317,10 @@ class Departures:
                 self._inherit_member(room, name, each.info)
 
     def _inherit_member(self, room: Room, record: Room, info: ClientInfo) -> None:
+        """
+        Take over the duty for a member whose worker died: begin its grace anew, or let it leave now. The time that
+        passed before the worker's death was noticed does not count.
+        """
         options, connection_id = self._declarations.room_options(room), ConnectionId(info.connection_id)
         # A room that this version does not declare has no handler; and a member that came back here has no grace,
         # though a server forgot that.
@@ -349,4 +369,5 @@ class Departures:
 
 
 def _has_grace(options: RoomOptions, info: ClientInfo) -> bool:
+    """Whether a member may come back: a client without a user could not be recognised."""
     return options.grace_s > 0 and info.user != "" and (options.presence or options.has_leave_hooks)

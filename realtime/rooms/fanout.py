@@ -159,6 +159,7 @@ class Fanout:
             base: the payload of the last publication that it has, where it comes from elsewhere and gets differences.
         """
         chosen = encoder or subscriber.encoder
+        assert subscriber not in self._catching_up and subscriber not in self._filtered, "a member is added once"  # noqa: PT018
         if accepts is not None:
             self._filtered[subscriber] = (accepts, seen)
         elif seen or (chosen.is_delta and (base is None or base != self._before)):
@@ -180,10 +181,12 @@ class Fanout:
         if catching_up is None and filtered is None and conflated is None and not member:
             return False
         self.size -= 1
+        assert self.size >= 0, "`add` counts each member once"
         return True
 
     def deliver(self, publications: Sequence[RawPublication]) -> int:
         """Write publications, in order, to every member that has not seen them; return how many were written."""
+        assert publications, "an empty buffer would be an empty message, which is a ping"
         if self._conflate_tag is not None:
             self._conflate_slow(publications)
         for publication in publications:  # not `any`: a generator costs as much as a small room's delivery
@@ -289,6 +292,7 @@ class Fanout:
 
     def _attach(self, subscriber: Subscriber, place: Place) -> None:
         """Put a member back into a place."""
+        assert subscriber not in self._conflated, "a conflated member is in no other place"
         if isinstance(place, tuple):
             self._filtered[subscriber] = place
         elif isinstance(place, CatchingUp):
@@ -299,6 +303,10 @@ class Fanout:
             self._groups.setdefault(place, {})[subscriber.transport] = subscriber
 
     def _deliver_filtered(self, publications: Sequence[RawPublication]) -> int:
+        """
+        Write to each filtered member what it wants. Each publication is encoded once for all of them, and only if one
+        wants it. A filtered member never gets deltas: it lacks the base.
+        """
         written = 0
         encoded: dict[tuple[Encoder, int], bytes] = {}
         for subscriber, (accepts, seen) in list(self._filtered.items()):
@@ -315,6 +323,10 @@ class Fanout:
         return written
 
     def _deliver_catching_up(self, publications: Sequence[RawPublication], deltas: list[bytes | None] | None) -> int:
+        """
+        Write to members that are not where their group is, one by one, and move those to the group that have caught up.
+        With deltas, that is so only after a member got a publication whole, or as a delta to one that it got.
+        """
         written = 0
         last = publications[-1].offset
         for subscriber, catching_up in list(self._catching_up.items()):
@@ -339,6 +351,7 @@ class Fanout:
 
     def announce(self, changes: Sequence[Change]) -> None:
         """Write joins and leaves, in order, to every member that watches."""
+        assert changes, "an empty message is a ping"
         for encoder, group in self._watchers.items():
             buffer = encoder.changes(self.room, changes)
             for writer in group:
@@ -377,6 +390,9 @@ def _is_for(subscriber: Subscriber, place: Place, publication: RawPublication) -
 
 
 def _discard(groups: dict[Encoder, dict[Writer, Subscriber]], subscriber: Subscriber) -> bool:
+    """
+    Take a member out of the group that it is in. An empty group goes, or each encoder that was ever used would stay.
+    """
     for encoder, group in groups.items():
         if group.pop(subscriber.transport, None) is not None:
             if not group:

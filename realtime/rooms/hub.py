@@ -173,6 +173,7 @@ class Hub:
 
     def activate(self, pending: PendingSubscription, *, base: bytes | None = None) -> None:
         """Make a subscriber a member, in the turn in which `commit` was called; `base` as in `Fanout.add`."""
+        assert pending.room in self._rooms, "a room with a pending subscription is not forgotten"
         local = self._rooms[pending.room]
         self._delivery.admit(local, pending, local.machine.activate(pending), base=base)
 
@@ -244,6 +245,7 @@ class Hub:
     # What the broker brings: `BrokerListener`
 
     def on_publication(self, room: Room, publication: RawPublication) -> None:
+        """Take a publication of the broker. This is the hottest path of the worker: one look-up, one call, no task."""
         local = self._rooms.get(room)
         if local is None:
             self.private.receive(room, publication)
@@ -262,6 +264,7 @@ class Hub:
         self._on_change(room, (False, info))
 
     def _on_change(self, room: Room, change: tuple[bool, ClientInfo]) -> None:
+        """Pass a join or a leave to the room's machine, with the time: large rooms defer it."""
         local = self._rooms.get(room)
         if local is not None:
             self.perform(local, local.machine.presence(change, asyncio.get_running_loop().time()))
@@ -270,16 +273,19 @@ class Hub:
         self._departures.departed(departed)
 
     def on_link_lost(self) -> None:
+        """Take the news that the broker cannot be reached. Rooms that have positions buffer from now on."""
         self.is_linked = False
         log(logger, logging.WARNING, LINK_LOST, rooms=len(self._rooms))
         self._upkeep.distrust(self._rooms.values())
 
     def on_link_restored(self) -> None:
+        """Take the news that it can be reached again. What arrived meanwhile is unknown, so every room is compared."""
         self.is_linked = True
         log(logger, logging.WARNING, LINK_RESTORED, rooms=len(self._rooms))
         self._upkeep.link_restored()
 
     def on_gap(self, rooms: Sequence[Room]) -> None:
+        """Take the news that publications of some rooms may be missing, though the link was never lost."""
         local_rooms = [local for room in rooms if (local := self._rooms.get(room)) is not None]
         self._upkeep.distrust(local_rooms)
         self._upkeep.resync(local_rooms)

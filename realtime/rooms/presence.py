@@ -3,7 +3,8 @@ The presence of this worker's own members, as the broker keeps it.
 
 Runs in the worker. The broker holds the members of every room with the worker that owns them; this file adds and
 removes this worker's own. A removal that the broker cannot do now is *postponed* until the link is back: else a client
-that left during an outage would be seen for as long as its worker lives. It never decides who may see which member.
+that left during an outage would be seen for as long as its worker lives. It never decides which client may see a
+member.
 """
 
 from __future__ import annotations

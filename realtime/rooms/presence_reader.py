@@ -77,6 +77,7 @@ class PresenceReader:
         return await self._censuses.counts(room)
 
     def _view(self, room: Room) -> tuple[LocalRoom | None, PresenceView | None]:
+        """Return the room and its view, where there is one that answers may come from."""
         local = self._rooms.get(room)
         view = None if local is None else local.machine.presence_view
         return local, view if view is not None and view.is_loaded else None

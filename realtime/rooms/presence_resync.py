@@ -55,6 +55,10 @@ class PresenceResync:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _compare_all(self) -> None:
+        """
+        Compare until nothing differs. A room in which something differed is compared again after `settle_s`: a member
+        that is missing has left only if it is missing twice. The task ends by itself when no room is left.
+        """
         while self._suspects:
             rooms, self._suspects = self._suspects, set()  # a room that is added meanwhile has had another fault
             for local in rooms:

@@ -69,6 +69,7 @@ class RoomRegistry:
             kept = self._declarations.room_options(room) or options
             local = LocalRoom(room, kept, self._difference, large=self._large, digest_s=self._digest_s)
             self.rooms[room] = local
+        assert local.name == room, "a room is found under its own name"
         return local
 
     async def close_if_empty(self, local: LocalRoom) -> None:

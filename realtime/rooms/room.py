@@ -207,7 +207,7 @@ class RoomMachine:
         return self._schedule()
 
     def _buffer(self, publication: RawPublication) -> tuple[Output, ...]:
-        """Keep what arrives out of sync. A closed room without positions has no one who could get it."""
+        """Keep what arrives out of sync. A closed room without positions has no member to get it."""
         if not self.recovers:
             return NOTHING
         if len(self._buffered) < BUFFER_MAX:

@@ -42,13 +42,17 @@ class StreamResync:
         self._tasks.spawn(self._read(local, request))
 
     async def _read(self, local: LocalRoom, request: RequestStream) -> None:
+        """
+        Read one page. At most `READS_MAX` run at a time, because all rooms can request theirs at the same moment. A
+        request that does not count any more by then is skipped.
+        """
         machine, retention = local.machine, local.machine.options.retention
         async with self._reads:
             if not machine.is_requested(request):
                 return
             try:
                 page = await self._broker.history(
-                    local.name, retention=retention, since=request.since, limit=retention.size, begin=True
+                    local.name, retention=retention, since=request.since, limit=retention.size, create=True
                 )
             except BrokerUnavailable:
                 machine.stream_unreadable(request)  # the comparison comes back to it

@@ -53,6 +53,7 @@ class Upkeep:
 
     def start(self) -> None:
         """Begin the rounds."""
+        assert not self._tasks, "two rounds at a time would request every position twice"
         self._tasks.spawn(self._run_rounds())
 
     async def close(self) -> None:
@@ -62,6 +63,7 @@ class Upkeep:
         await self.streams.close()
 
     async def _run_rounds(self) -> None:
+        """Do the removals that were postponed, and compare all positions, for as long as the worker lives."""
         while True:
             await asyncio.sleep(self._compare_s)
             await self._departures.flush()

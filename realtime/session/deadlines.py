@@ -43,6 +43,7 @@ class TimedMember(Member):
 
     def arm(self) -> None:
         """Set all timers from the due times."""
+        assert self.is_open, "a session that has ended has no deadlines"
         self.arm_liveness()
         self._arm_expiry()
         for subscription in self.state.subscriptions.values():
@@ -58,6 +59,7 @@ class TimedMember(Member):
         self._timer = self.services.wheel.at(liveness.at_s, TimedMember._deadline, self) if has_deadline else None
 
     def _arm_expiry(self) -> None:
+        """Set the timer of the connection's token, in place of the one before. None means that it never expires."""
         if self._expiry is not None:
             self._expiry.cancel()
         at_s = self.state.expires_at_s
@@ -72,6 +74,7 @@ class TimedMember(Member):
 
     def _deadline(self) -> None:
         """Do what follows when the deadline has come."""
+        assert self.is_open, "the timer goes when the session ends"
         state, limits, now_s = self.state, self.services.limits, self.services.wheel.now
         takes = state.liveness.due is Due.PONG and state.liveness.awaits_pong and self.is_patient
         if takes:
@@ -127,4 +130,6 @@ class TimedMember(Member):
         self.write(self.dialect.refreshed(expire_at_s))
 
     def _expired(self) -> None:
+        """Close the connection: its client had the grace to bring another token."""
+        assert self.is_open, "the timer goes when the session ends"
         self.finish(codes.CONNECTION_EXPIRED)

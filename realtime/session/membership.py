@@ -298,6 +298,7 @@ class Member(RoomSubscriber):
             ClientError: a room is not declared, or not for this encoding. None is entered then.
             BrokerUnavailable: nor can one be entered now.
         """
+        assert self.state.phase is Phase.CONNECTING, "an admitted client is put into a room at once"
         granted = [(each, self.options_of(each.room)) for each in self.state.granted.values()]
         entries = await self._enter_together(
             [self._enter(each, options, since=positions.get(each.room)) for each, options in granted]
@@ -329,6 +330,7 @@ class Member(RoomSubscriber):
         Enter a room in which the client is already, as it was elsewhere: from its position, and seen by others as
         before. The caller must `continue_in` it or cancel it.
         """
+        assert subscription.room in self.state.subscriptions, "the state came with the subscription"
         options = self.options_of(subscription.room).unseen()
         shown = subscription.shown
         entry = await self._enter(subscription, options, since=subscription.position)
@@ -409,6 +411,10 @@ class Member(RoomSubscriber):
         return lambda publication: wanted(publication.tags or {}) and asked(publication)
 
     def _activate(self, entry: Entry) -> None:
+        """
+        Make the client a member, in the turn in which its answer was written. From here on the state has the
+        subscription, the hub has the member, and a timer runs where it expires.
+        """
         assert entry.subscription.room not in self.state.subscriptions, "a client is in a room once"
         self.state.subscriptions[entry.subscription.room] = entry.subscription
         self.services.hub.activate(entry.pending)

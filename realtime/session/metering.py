@@ -81,6 +81,7 @@ def check_answer(services: Services, state: SessionState, *, recovers: bool = Fa
 
 def charge_answer(services: Services, state: SessionState, size: int) -> None:
     """Count an answer of so many bytes."""
+    assert size >= 0, "an answer that was written has a size"
     per_s = services.limits.answer_bytes
     if not per_s:
         return

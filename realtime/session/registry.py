@@ -112,6 +112,7 @@ class Registry:
         return [each for each in self._matching(user, connection_id, stream_id) if each.is_admitted]
 
     def _matching(self, user: str, connection_id: str, stream_id: str) -> list[LocalSession]:
+        """Return the sessions of a user, admitted or not; "" for an id stands for any."""
         one = self._sessions.get(connection_id) if connection_id else None
         candidates = self._sessions.values() if not connection_id else [] if one is None else [one]
         return [each for each in candidates if each.connection.user == user and stream_id in ("", each.stream_id)]

@@ -212,6 +212,7 @@ async def _spend(session: Session, room: Room, options: RoomOptions) -> None:
 
 
 def _too_many(session: Session, limit: str, why: str) -> NoReturn:
+    """Refuse a publication that came too soon, and log the first time."""
     metering.over(session.services, session.state, limit, why)
     raise codes.TOO_MANY_REQUESTS.error()
 

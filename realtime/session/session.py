@@ -108,6 +108,10 @@ class Session(TimedMember):
             self._mark.end(MESSAGE)
 
     def _receive(self, message: bytes | str) -> None:
+        """
+        Decode a message, and run its commands or put them behind those that wait. A task is made only where none runs:
+        most sessions have neither a queue nor a task.
+        """
         try:
             received = self.dialect.decode(message)
         except BadMessage as error:
@@ -149,6 +153,10 @@ class Session(TimedMember):
     # Commands, one after another
 
     async def _run(self) -> None:
+        """
+        Run the commands in the queue, and end when it is empty. What a command raises is handled by the dialect;
+        `Disconnect` alone comes through. The queue and the task go together, so that a session is idle with neither.
+        """
         queue = self._queue
         assert queue is not None, "a task runs what is in the queue"
         left = COMMANDS_AT_ONCE
@@ -176,6 +184,7 @@ class Session(TimedMember):
 
     def publish_concurrently(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a publication, and its answer, while the next command runs: `may_publish_concurrently` allowed it."""
+        assert self._queue is not None, "a command publishes, and its task is still running"
         task = self.services.begin(work)
         if not task.done():
             if self._in_flight is None:
@@ -184,6 +193,7 @@ class Session(TimedMember):
             task.add_done_callback(self._published)
 
     def _published(self, task: asyncio.Task[None]) -> None:
+        """Forget a publication that is done. It may be what `quiesce` waits for."""
         assert self._in_flight is not None, "the task is in it"
         self._in_flight.discard(task)
         self._note_end()
@@ -201,6 +211,7 @@ class Session(TimedMember):
     # What happens to it
 
     def _move(self, event: Event) -> None:
+        """Move to the next phase by the table of state.py, and log it."""
         before = self.state.move(event)
         log(
             logger,
@@ -217,6 +228,7 @@ class Session(TimedMember):
 
     def admit(self) -> None:
         """Take the client in: from here on it is pinged, and everything is allowed that it may do."""
+        assert not self.state.granted, "what the server gave was entered before the client is admitted"
         self._move(Event.ADMITTED)
         self.connection.headers = self.connection.emulated_headers = EMPTY
         share = random.uniform(0.5, 1)  # noqa: S311 - spreads pings, keeps no secret
@@ -251,6 +263,7 @@ class Session(TimedMember):
         may_return = codes.comes_back(code)
         for room in list(self.state.subscriptions):
             self.leave(room, may_return=may_return)
+        assert not self.state.subscriptions, "nothing is written to a client whose connection has ended"
         self.services.registry.discard(self)
         if was_admitted:
             connection, application = self.connection, self.services.application

@@ -324,6 +324,8 @@ class BadState(Exception):
 
 
 class _Versioned(Struct, array_like=True):
+    """What is written: the version first, so that it can be read whatever follows."""
+
     version: int
     session: SessionState
 

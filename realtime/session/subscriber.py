@@ -68,6 +68,7 @@ class RoomSubscriber:
     def forget_lost(self, subscription: Subscription) -> None:
         """Forget a subscription whose membership the hub has ended already. The caller must call `notify_lost`."""
         room = subscription.room
+        assert self.state.subscriptions.get(room) is subscription, "a subscription ends once"
         info = self.connection.describe(room)
         del self.state.subscriptions[room]
         self._forget_expiry(room)
@@ -155,6 +156,7 @@ class RoomSubscriber:
         return True
 
     def _end_subscription(self, room: Room, how: UnsubscribeCode) -> None:
+        """End a subscription, and notify the client. Harmless where there is none."""
         if self.leave(room):
             self.write(self.dialect.unsubscribed(room, how))
 
@@ -192,6 +194,7 @@ class RoomSubscriber:
             self._forget_expiry(room)
 
     def _subscription_expired(self, subscription: Subscription) -> None:
+        """End a subscription whose token was not refreshed within the grace (protocol, section 6.4)."""
         assert self.state.subscriptions.get(subscription.room) is subscription, "its timer goes with it"
         self.leave(subscription.room)
         self.write(self.dialect.unsubscribed(subscription.room, codes.UNSUBSCRIBED_EXPIRED))

@@ -37,6 +37,9 @@ class Timer:
         self.argument = argument
 
     def cancel(self) -> None:
+        """
+        Have the callback never called. Harmless when it was. What it held is released at once, and the entry later.
+        """
         if self.callback is not None:
             self.callback = None
             self.argument = None
@@ -112,6 +115,7 @@ class TimerWheel:
         for tick in ticks:
             timers = self._due.pop(tick, [])
             self._size -= len(timers)
+            assert self._size >= 0, "`at` counts each entry once"
             for timer in timers:
                 callback, argument = timer.callback, timer.argument
                 if callback is None:

@@ -104,9 +104,11 @@ class FaultyBroker(MemoryBroker):
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
-        begin: bool = False,
+        create: bool = False,
     ) -> History:
-        page = await super().history(room, retention=retention, since=since, limit=limit, reverse=reverse, begin=begin)
+        page = await super().history(
+            room, retention=retention, since=since, limit=limit, reverse=reverse, create=create
+        )
         if since is not None and self.fault == "forget":
             return History((), Position(page.top.epoch, since.offset))
         if since is not None and self.fault == "off by one" and page.publications:

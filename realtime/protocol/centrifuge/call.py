@@ -48,6 +48,7 @@ class Call:
 
     def write(self, reply: bytes) -> int:
         """Write an answer that is encoded. Return its size in bytes."""
+        assert self.method != "send", "`send` has no answer (section 7.4)"
         self.session.write(self._frame(reply))
         return len(reply)
 

@@ -100,4 +100,5 @@ class CentrifugeDialect(Dialect):
         return self._push(Push(disconnect=Disconnected(code, reason)))
 
     def _push(self, push: Push) -> bytes:
+        """Return a framed push of a rare kind."""
         return self._frame(self._codec.push(push))

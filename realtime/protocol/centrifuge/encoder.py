@@ -40,10 +40,12 @@ class CentrifugeEncoder:
 
     def delta(self, room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
         """Return a publication as its difference to the one before, or whole where that is shorter."""
+        assert self.is_delta, "only a client that negotiated deltas can apply one (section 11)"
         return self.frame(self.codec.push_delta(room, publication, delta))
 
     def changes(self, room: Room, changes: Sequence[Change]) -> bytes:
-        """Return joins and leaves: several in one message, where clients of this codec read that (protocol, 5.1)."""
+        """Return joins and leaves: several in one message, where clients of this codec read that (protocol, 3.1)."""
+        assert changes, "an empty message is a ping"
         codec = self.codec
         messages = [(codec.push_join if joined else codec.push_leave)(room, info) for joined, info in changes]
         if self._between is None:

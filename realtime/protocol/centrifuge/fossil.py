@@ -33,6 +33,7 @@ def delta(source: bytes, target: bytes) -> bytes:
             parts += _literal(target, literal_at, here)
             parts += (_number(size), b"@", _number(begin), b",")
             literal_at = at = here + size
+    assert literal_at <= len(target), "what was copied ends within the target"
     parts += _literal(target, literal_at, len(target))
     parts += (_number(checksum(target)), b";")
     return b"".join(parts)

@@ -57,6 +57,7 @@ def decode(message: bytes | str) -> list[Command]:
 
 def reply(id: int, method: str, result: Result) -> bytes:
     """As `Codec.reply`; there is only the one to connect."""
+    assert method == "connect", "a one-way client sends nothing else (section 2.5)"
     return b'{"%b":%b}' % (method.encode(), _encoder.encode(result))
 
 

@@ -71,7 +71,7 @@ async def test_a_position_taken_before_the_first_publication_finds_all_after_it(
 async def test_a_history_that_is_begun_has_a_position_as_any_other(place: Place) -> None:
     room = place.room()
     async with place.worker() as worker:
-        top = (await worker.broker.history(room, retention=KEPT, begin=True)).top
+        top = (await worker.broker.history(room, retention=KEPT, create=True)).top
         assert top.epoch
         assert await worker.broker.position(room, retention=KEPT) == top
         assert await worker.publish(room, b"1") == [Position(top.epoch, 1)]
