@@ -15,8 +15,8 @@ from realtime.settings import Settings, without_password
 LISTENING = "listening on {address}"
 STOCK = "stock application: every room is open, for trying things out"
 HOSTS = "others get 421 (against DNS rebinding and Host header poisoning)"
-CLIENT_PATHS = "/connection/*, /emulation"
-OPEN_TO_ALL = ("/health", "/realtime.js")
+HELD = "/connection/*, /emulation"  # by the server, whatever the application has
+GIVE_WAY = ("/api", "/health", "/realtime.js")
 DRAWN = "drawn now: affinity then ends with the primary (REALTIME_SECRET keeps it)"
 
 _BOLD, _DIM, _GREEN, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
@@ -91,13 +91,13 @@ def paths(settings: Settings) -> str:
 
     The primary never imports TARGET, so whether it is an ASGI application alone is said as a condition.
     """
-    others = [*(["/api"] if settings.api_keys else []), *OPEN_TO_ALL]
     if settings.own_prefix:
-        return f"all of ours are below {settings.own_prefix}; all others are the application's"
-    held = f"{CLIENT_PATHS} are ours"
-    if settings.target is None:
-        return f"{held}, and {', '.join(others)}"
-    return f"{held}; {', '.join(others)} too, unless TARGET is an ASGI application that has them (--own-prefix)"
+        return f"the server's are all below {settings.own_prefix}; others are the application's"
+    others = ", ".join(path for path in GIVE_WAY if settings.api_keys or path != "/api")
+    text = f"the server's: {HELD}, {others}"
+    return (
+        text if settings.target is None else f"{text}; at {others} a bare ASGI application comes first (--own-prefix)"
+    )
 
 
 def origins(settings: Settings) -> str:

@@ -132,8 +132,8 @@ def test_a_balancers_request_by_another_host_never_reaches_the_application(fasta
 
 def test_the_start_says_which_paths_hold(fastapi: RunningServer) -> None:
     fastapi.log.wait_for(
-        r"paths +/connection/\*, /emulation are ours; /api, /health, /realtime.js too, unless TARGET is an ASGI"
-        r" application that has them \(--own-prefix\)"
+        r"paths +the server's: /connection/\*, /emulation, /api, /health, /realtime.js;"
+        r" at /api, /health, /realtime.js a bare ASGI application comes first \(--own-prefix\)"
     )
 
 
@@ -186,7 +186,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 def test_every_path_of_the_server_is_below_the_prefix(moved: RunningServer) -> None:
-    moved.log.wait_for("paths +all of ours are below /rt; all others are the application's")
+    moved.log.wait_for("paths +the server's are all below /rt; others are the application's")
     for path in ("/health", "/api/info", "/realtime.js", "/connection/websocket", "/emulation"):
         assert visit(moved, path).text == f"the page {path}", "it is the application's"
     assert visit(moved, "/rt/health", headers={"Host": "10.0.0.7"}).json()["status"] == "ok"
