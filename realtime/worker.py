@@ -47,13 +47,13 @@ from realtime.settings import Settings
 from realtime.tasks import SideTasks
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.asgi_host import ASGIHost
+from realtime.transport.certificates import Certificates
 from realtime.transport.flood import FloodLimits
 from realtime.transport.guarded import Limits as HostedLimits
 from realtime.transport.handshake import Admission
 from realtime.transport.hosts import Hosts
 from realtime.transport.stream import EVENTS
 from realtime.transport.stream import Limits as StreamLimits
-from realtime.transport.tls import server_context
 from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from sticky import Worker
@@ -188,7 +188,7 @@ class Process:
             self.host,
             endpoints=ENDPOINTS,
             closed=self._closed,
-            tls=server_context(settings),
+            tls=Certificates(settings),
             handshake_s=settings.handshake_s,
             streams=self.streams,
         )

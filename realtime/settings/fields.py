@@ -76,7 +76,7 @@ class Settings:
     backlog: int = _set(2048, Whole(1, 65535), _WHERE,
         "Connections that the kernel holds before they are accepted; it caps this at net.core.somaxconn.")
     certfile: str | None = _set(None, Text("FILE", "a file"), _WHERE,
-        "Certificate chain (PEM): https:// and wss:// alone are then spoken. A reload reads it anew.")
+        "Certificate chain (PEM): https:// and wss:// alone are then spoken. New handshakes get a renewed one.")
     keyfile: str | None = _set(None, Text("FILE", "a file"), _WHERE, "The certificate's key (PEM), without a password.")
 
     workers: int = _set(AUTO, Whole(1, 512, (("auto", AUTO),)), _WORKERS,
