@@ -7,6 +7,7 @@ room. What one does, the other sees. And a release that would not be understood 
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -21,13 +22,16 @@ from typing import Any
 import pytest
 
 from realtime.auth.tokens import sign
-from realtime.broker.formats import REDIS, Spoken, pack
+from realtime.broker.base import IgnoredEvents, WorkerId
+from realtime.broker.formats import BEFORE, LOCAL, REDIS, Spoken, pack
 from realtime.broker.keys import RedisKeys
+from realtime.broker.local import LocalBroker
 from realtime.broker.peers import ADVICE_STORED
+from realtime.errors import IncompatibleFormat
 from tests.support.aio import eventually, run_async
 from tests.support.client import ProtocolClient, Refused
 from tests.support.redis_server import RedisServer
-from tests.support.release_before import unpack
+from tests.support.release_before import FIRST, unpack
 from tests.support.require import require
 from tests.support.server import ROOT, RunningServer
 
@@ -303,3 +307,24 @@ def test_a_release_that_is_not_understood_does_not_start_and_says_why(redis: Red
     assert any(line.endswith(sentence) for line in newcomer.log.lines), newcomer.log.lines
     assert "Traceback" not in "\n".join(newcomer.log.lines)
     assert redis.command("EXISTS", keys.leases) == b":0\r\n"
+
+
+def test_a_worker_does_not_use_the_local_broker_of_0_1_and_says_what_to_do(tmp_path: Path) -> None:
+    """A reload keeps the local broker, and brings workers of the code that is installed then."""
+    packages, path = unpack(tmp_path, FIRST), tmp_path / "b.sock"
+    read, write = os.pipe()
+    argv = [sys.executable, "-m", "realtime.broker.local_server", "--socket", str(path), "--ready-fd", str(write)]
+    env = {**os.environ, "PYTHONPATH": str(packages)}
+    with subprocess.Popen(argv, cwd=packages, env=env, pass_fds=[write]) as old:
+        try:
+            os.close(write)
+            assert os.read(read, 1), "the local broker ended at once"
+            with pytest.raises(IncompatibleFormat) as caught:
+                asyncio.run(LocalBroker(str(path), WorkerId("n-0-00000000")).start(IgnoredEvents()))
+        finally:
+            os.close(read)
+            old.kill()
+    assert str(caught.value) == (
+        f"the local broker at unix:{path}: {BEFORE} does not understand {LOCAL}: "
+        "stop the server and start it again, for a reload leaves the local broker as it is"
+    )

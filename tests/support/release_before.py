@@ -36,14 +36,14 @@ def revision() -> str:
     return tag.stdout.decode().strip() if tag.returncode == 0 else FIRST
 
 
-def unpack(directory: Path) -> Path:
+def unpack(directory: Path, wanted: str | None = None) -> Path:
     """
-    Write its packages into a directory, and return what PYTHONPATH has to be.
+    Write the packages of a release, the one before unless given, into a directory. Return what PYTHONPATH has to be.
 
     Skips the test where that is impossible, or fails it if it is required.
     """
     require("git")
-    wanted = revision()
+    wanted = wanted or revision()
     repository = ROOT if git("cat-file", "-e", f"{wanted}^{{commit}}").returncode == 0 else fetch(wanted, directory)
     names = git("ls-tree", "--name-only", wanted, directory=repository).stdout.decode().split()
     archive = git("archive", wanted, *sorted(PACKAGES.intersection(names)), directory=repository)
