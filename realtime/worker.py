@@ -57,9 +57,15 @@ from realtime.transport.stream import Limits as StreamLimits
 from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from sticky import Worker
+from sticky.errors import NotAWorker
 from sticky.heads.first_bytes import HeadLimits
 
 GC_THRESHOLD: Final = 50_000  # young objects; the default of 700 looks at every connection again and again
+
+NO_WORKER: Final = (
+    "! this worker ends: {error}. If a server started it, that server runs code of another release: stop it and start "
+    "it again, for a reload brings new code to workers alone"
+)
 
 REAP_S: Final = 1.0  # for the removal of a dead worker's members, when this one ends; others do it as well
 
@@ -301,7 +307,10 @@ def report(error: ExceptionInfo) -> str:
 
 async def main() -> None:
     """Be a worker, from the first message of the primary to the last client."""
-    worker = await Worker.connect()
+    try:
+        worker = await Worker.connect()
+    except NotAWorker as error:  # there is no channel, or none that can be read: standard error is the server's log
+        sys.exit(NO_WORKER.format(error=error))
     settings = Settings.from_builtins(worker.config)
     logs.set_up(
         str(worker.slot),

@@ -267,9 +267,11 @@ async def test_each_node_counts_what_both_serve(nodes: tuple[Node, Node]) -> Non
 
 def test_each_node_says_how_it_is(nodes: tuple[Node, Node]) -> None:
     for each in nodes:
-        found = json.loads(each.command("status", "--json"))
-        assert len(found["workers"]) == WORKERS
-        assert "2" in each.command("status")
+        for asking in nodes:  # an operator's shell may have the packages of either
+            control = ("--control", each.server.env["REALTIME_CONTROL"])
+            found = json.loads(asking.command("status", "--json", *control))
+            assert len(found["workers"]) == WORKERS
+            assert f"primary {each.server.pid}" in asking.command("status", *control)
 
 
 @run_async
@@ -328,3 +330,28 @@ def test_a_worker_does_not_use_the_local_broker_of_0_1_and_says_what_to_do(tmp_p
         f"the local broker at unix:{path}: {BEFORE} does not understand {LOCAL}: "
         "stop the server and start it again, for a reload leaves the local broker as it is"
     )
+
+
+def test_a_reload_with_the_code_of_another_release_says_what_to_do_and_the_old_workers_go_on(tmp_path: Path) -> None:
+    """The packages of 0.1 are replaced below a running server. Its primary goes on with the old code."""
+    packages = unpack(tmp_path, FIRST)
+    env = {"PYTHONPATH": str(packages), "REALTIME_CONTROL": str(tmp_path / "control")}
+    with RunningServer(None, workers=1, env=env, cwd=packages) as server:
+        for name in ("realtime", "sticky"):
+            (packages / name).rename(packages / f"{name} of 0.1")
+            (packages / name).symlink_to(ROOT / name)
+        (packages / "realtime_cluster.py").symlink_to(ROOT / "realtime_cluster.py")
+        server.send_signal(signal.SIGHUP)
+        server.log.wait_for("reload given up")
+        lines = "\n".join(server.log.lines)
+        assert "that server runs code of another release: stop it and start it again" in lines
+        assert "Traceback" not in lines
+        assert http_status(server) == 200
+
+
+def http_status(server: RunningServer) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request("GET", "/health")
+    status = connection.getresponse().status
+    connection.close()
+    return status
