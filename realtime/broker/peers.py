@@ -13,18 +13,19 @@ Theory of operation
 - `stored` -> announcement of the newest format that was ever in use here. It outlives all workers, as their data does;
 - `announced` -> how often a worker has announced itself. A change of it makes the others look.
 
-**At the start** the worker looks first, before it takes a lease or writes anything. If it is not understood, it raises
-`IncompatibleFormat` and leaves nothing behind. Then it takes its lease, announces itself, and looks again: of two that
-start at the same moment, at least one thus sees the other.
+**At the start** the worker looks first, before it writes anything. If it is not understood, it raises
+`IncompatibleFormat` and leaves nothing behind. Then it announces itself, takes its lease, and looks again: of two that
+start at the same moment, the one that looks last thus sees the other.
 
 **From then on** each round (redis.py) reads `announced`, and looks where it has changed; and in each `LOOK_ROUNDS`-th
 round, for releases before this rule announce nothing. A worker that is not understood is logged, once.
 
-**Which announcements count?** Those of workers with a lease that is in force. An announcement without any lease is left
-over from a worker that was reaped by a release before this rule. Whoever looks removes it.
+**Which announcements count?** Those of workers with a lease that is in force. One without any lease is left over from a
+worker that is gone, or its worker is about to take its lease. A look in a round therefore removes it only if the look
+before has seen it so, at least one round ago.
 
-Invariant: a worker announces itself only after it took its lease. Else another one that looks in between would remove
-the announcement.
+Invariant: a worker of this release has an announcement whenever it has a lease. It announces itself first, and each
+round sees whether the announcement is still there. So a lease without one is of a release before this rule.
 
 **When Redis begins anew**, announcements are gone with the leases. Each new link announces this worker again.
 """
@@ -63,7 +64,7 @@ class Peers:
     """
     What this worker knows of the releases of the others.
 
-    Its owner must call `before_lease` and `after_lease` with each new link, `started` once, then `renew` each round.
+    Its owner must call `before_lease` with each new link, `started` once, and then `renew` each round.
     """
 
     def __init__(self, worker: WorkerId, keys: RedisKeys, shown: str, own: Spoken) -> None:
@@ -81,56 +82,34 @@ class Peers:
         self._is_started = False
         self._announced: bytes | None = None  # as this worker saw it last
         self._rounds = 0  # since the last look
+        self._left_over: set[bytes] = set()  # announcements without a lease, as the last look of a round saw them
         self._logged: set[str] = set()
 
     async def before_lease(self, route: Route) -> None:
         """
-        Look whether this worker may start. It does nothing once that is over.
+        Look whether this worker may start, unless it has, and announce it. The caller must take the lease next.
 
         Raises:
-            IncompatibleFormat: it must not. Another release is in use there, or was.
+            IncompatibleFormat: it must not start, for another release is in use there, or was. Nothing was written.
             BrokerUnavailable: the link was lost.
         """
         if not self._is_started:
             await self._check(route)
-
-    async def after_lease(self, route: Route) -> None:
-        """
-        Announce this worker. The others look at their next round.
-
-        Raises:
-            BrokerUnavailable: the link was lost.
-        """
         try:
-            stored = await route.request(HOME, "HGET", self._keys.formats, STORED)
-            fields = [self._worker, formats.pack(self._own)]
-            if stored is None or formats.newest(self._own, formats.unpack(stored)) == self._own:
-                fields += [STORED, formats.pack(self._own)]
-            await asyncio.gather(
-                route.request(HOME, "HSET", self._keys.formats, *fields),
-                route.request(HOME, "HINCRBY", self._keys.formats, ANNOUNCED, 1),
-            )
+            await self._announce(route)
         except CommandFailed as error:
             logger.warning(NOT_COMPARED, self._shown, error.text)
 
     async def started(self, route: Route) -> None:
         """
-        Look again, for one that has started at the same moment. From then on, nothing ends this worker.
+        Look again, for one that has started at the same moment. From then on, nothing here ends this worker.
 
         Raises:
-            IncompatibleFormat, BrokerUnavailable: as `before_lease`.
+            IncompatibleFormat: as `before_lease`, but this worker is announced and has its lease.
+            BrokerUnavailable: the link was lost.
         """
         await self._check(route)
         self._is_started = True
-
-    async def _check(self, route: Route) -> None:
-        try:
-            problems = await self._look(route)
-        except CommandFailed as error:  # an ACL user that may not read the hash; what it could before, it still can
-            logger.warning(NOT_COMPARED, self._shown, error.text)
-            return
-        if problems:
-            raise problems[0]
 
     async def renew(self, route: Route) -> None:
         """
@@ -139,31 +118,54 @@ class Peers:
         Raises:
             CommandFailed, BrokerUnavailable: nothing was compared; the next round tries again.
         """
+        announced, own = await route.request(HOME, "HMGET", self._keys.formats, ANNOUNCED, self._worker)
+        if own is None:
+            await self._announce(route)
         self._rounds += 1
-        announced = await route.request(HOME, "HGET", self._keys.formats, ANNOUNCED)
         if announced == self._announced and self._rounds < LOOK_ROUNDS:
             return
-        problems = await self._look(route)
+        problems, left_over = await self._look(route)
         self._announced, self._rounds = announced, 0
         for each in problems:
             if each.theirs not in self._logged:
                 self._logged.add(each.theirs)
                 logger.error(NOT_UNDERSTOOD, each.where, each.theirs, each.ours, each.advice)
+        if gone := left_over & self._left_over:
+            await route.request(HOME, "HDEL", self._keys.formats, *gone)
+        self._left_over = left_over - gone
 
-    async def _look(self, route: Route) -> list[IncompatibleFormat]:
-        """Compare this release with all others here. Remove announcements of workers that have no lease at all."""
+    async def _check(self, route: Route) -> None:
+        try:
+            problems, _ = await self._look(route)
+        except CommandFailed as error:  # an ACL user that may not read the hash; what it could before, it still can
+            logger.warning(NOT_COMPARED, self._shown, error.text)
+            return
+        if problems:
+            raise problems[0]
+
+    async def _announce(self, route: Route) -> None:
+        """Write this worker's announcement, and that of the newest format. The others look at their next round."""
+        stored = await route.request(HOME, "HGET", self._keys.formats, STORED)
+        fields = [self._worker, formats.pack(self._own)]
+        if stored is None or formats.newest(self._own, formats.unpack(stored)) == self._own:
+            fields += [STORED, formats.pack(self._own)]
+        await asyncio.gather(
+            route.request(HOME, "HSET", self._keys.formats, *fields),
+            route.request(HOME, "HINCRBY", self._keys.formats, ANNOUNCED, 1),
+        )
+
+    async def _look(self, route: Route) -> tuple[list[IncompatibleFormat], set[bytes]]:
+        """Compare this release with all others here. Return what is not understood, and announcements without lease."""
         (seconds, micros), leases, words = await asyncio.gather(
             route.request(HOME, "TIME"),
             route.request(HOME, "ZRANGE", self._keys.leases, "0", "-1", "WITHSCORES"),
-            route.request(HOME, "HGETALL", self._keys.formats),
+            route.request(HOME, "HGETALL", self._keys.formats),  # after the leases, by the invariant
         )
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         until_ms = dict(zip(leases[::2], map(float, leases[1::2]), strict=True))
         announcements = dict(zip(words[::2], words[1::2], strict=True))
         stored = announcements.pop(STORED, None)
         announcements.pop(ANNOUNCED, None)
-        if left_over := [worker for worker in announcements if worker not in until_ms and worker != self._worker]:
-            await route.request(HOME, "HDEL", self._keys.formats, *left_over)
         found: list[IncompatibleFormat] = []
         for worker, until in sorted(until_ms.items()):
             theirs = formats.unpack(announcements.get(worker))
@@ -171,7 +173,6 @@ class Peers:
                 whose = f"worker {worker.decode(errors='replace')} of {theirs}"
                 found.append(IncompatibleFormat(self._shown, whose, f"this {self._own}", ADVICE))
         if stored is not None and not formats.understand(theirs := formats.unpack(stored), self._own):
-            found.append(
-                IncompatibleFormat(self._shown, f"what {theirs} stored there", f"this {self._own}", ADVICE_STORED)
-            )
-        return found
+            whose = f"what {theirs} stored there"
+            found.append(IncompatibleFormat(self._shown, whose, f"this {self._own}", ADVICE_STORED))
+        return found, announcements.keys() - until_ms.keys() - {self._worker}

@@ -152,7 +152,6 @@ class RedisBroker:
     async def enter(self, route: Route, fresh: Callable[[RedisLink], bool]) -> None:
         await self._peers.before_lease(route)
         await self._members.enter(route, fresh)
-        await self._peers.after_lease(route)
 
     def on_lost(self) -> None:
         self._counts["links_lost"] += 1

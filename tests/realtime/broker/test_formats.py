@@ -11,6 +11,7 @@ import logging
 import msgspec
 import pytest
 
+import realtime.broker.peers
 import realtime.broker.redis
 from realtime.broker import formats
 from realtime.broker.base import ClientInfo
@@ -160,12 +161,37 @@ async def test_two_that_start_at_one_moment_do_not_both_serve(
 
 @pytest.mark.parametrize("redis_place", ["fakeredis", "redis"], indirect=True)
 @run_async
-async def test_an_announcement_without_a_lease_says_nothing_and_is_removed(redis_place: Place) -> None:
+async def test_an_announcement_without_a_lease_says_nothing_and_is_removed(
+    redis_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(realtime.broker.redis, "ROUND_S", 0.02)
+    monkeypatch.setattr(realtime.broker.peers, "LOOK_ROUNDS", 2)
     async with redis_place.worker("a") as a:
         broker = redis_of(a)
         await broker._commands.request(HOME, "HSET", broker._keys.formats, "gone-0-1", pack(FOREIGN))
-        async with redis_place.worker("b"):
-            assert b"gone-0-1" not in await stored(a)
+        async with redis_place.worker("b") as b:
+
+            async def is_removed() -> bool:
+                return (await stored(a)).keys() == {a.id.encode(), b.id.encode(), b"stored", b"announced"}
+
+            await eventually(is_removed)
+
+
+@pytest.mark.parametrize("redis_place", ["fakeredis", "redis"], indirect=True)
+@run_async
+async def test_an_announcement_that_was_removed_is_made_again(
+    redis_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was stopped for so long that it counted as gone."""
+    monkeypatch.setattr(realtime.broker.redis, "ROUND_S", 0.02)
+    async with redis_place.worker("a") as a:
+        broker = redis_of(a)
+        await broker._commands.request(HOME, "HDEL", broker._keys.formats, a.id)
+
+        async def is_back() -> bool:
+            return (await stored(a)).get(a.id.encode()) == pack(REDIS)
+
+        await eventually(is_back)
 
 
 # While it runs
