@@ -11,6 +11,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,6 +73,16 @@ class Node:
         assert "error" not in answer, answer
         return answer.get("result", answer)
 
+    def visit(self, sticky_id: str | None = None) -> tuple[int, str | None]:
+        """Return the slot that answers, and the sticky id that it gives."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
+        connection.request("GET", "/health", headers={"Cookie": f"rt_session={sticky_id}"} if sticky_id else {})
+        response = connection.getresponse()
+        slot: int = json.loads(response.read())["slot"]
+        connection.close()
+        given = re.match(r"rt_session=([^;]+)", response.getheader("Set-Cookie", ""))
+        return slot, given and given[1]
+
     def command(self, *arguments: str) -> str:
         """Run a command of this node's own release."""
         argv = [sys.executable, "-m", "realtime", *arguments]
@@ -115,7 +126,10 @@ def nodes(before: Path, redis: RedisServer, tmp_path_factory: pytest.TempPathFac
     app = directory / "app.py"
     app.write_text(APP)
     control = tmp_path_factory.mktemp("c")
-    old, new = node("old", before, app, redis, control), node("new", ROOT, app, redis, control)
+    old, new = (
+        node(name, packages, app, redis, control, "--sticky", "session", "--balance", "round-robin")
+        for name, packages in (("old", before), ("new", ROOT))
+    )
     with old.server:
         old.server.log.wait_for(READY)
         with new.server:
@@ -263,6 +277,17 @@ async def test_each_node_counts_what_both_serve(nodes: tuple[Node, Node]) -> Non
     assert sorted(releases) == sorted(["0.1"] * WORKERS + [REDIS.release] * WORKERS)
     for member in members:
         await member.close()
+
+
+def test_a_sticky_id_of_either_node_leads_to_the_same_slot_on_both(ways: tuple[Node, Node]) -> None:
+    here, there = ways
+    made = [here.visit() for _ in range(12)]
+    assert {slot for slot, _ in made} == set(range(WORKERS))
+    for slot, sticky_id in made:
+        assert sticky_id is not None
+        assert here.visit(sticky_id) == there.visit(sticky_id) == (slot, None)
+    of_applications = [f"an-id-of-an-application-{number}" for number in range(12)]
+    assert [here.visit(each) for each in of_applications] == [there.visit(each) for each in of_applications]
 
 
 def test_each_node_says_how_it_is(nodes: tuple[Node, Node]) -> None:
