@@ -49,6 +49,7 @@ from realtime.broker.links import NodesOwner, RedisLink
 from realtime.broker.nodes import PAUSES_S
 from realtime.broker.resp import CONNECT_S, CommandFailed
 from realtime.errors import BrokerAway, BrokerUnavailable
+from realtime.log_lines import log
 
 logger = logging.getLogger("realtime.broker.redis")
 
@@ -193,7 +194,7 @@ class ClusterNodes:
         if self._links.get(endpoint) is not link:
             return
         self._forget(endpoint)
-        logger.warning("! lost the link to the node %s", link.address.shown)
+        log(logger, logging.WARNING, "node link lost", server=link.address.shown)
         self._is_whole = False
         self._wake.set()
         if not self._links and not self._was_lost:
@@ -213,7 +214,7 @@ class ClusterNodes:
         try:
             link = await RedisLink.open(address, name=self._name, on_lost=self._lost, on_push=self._push, sharded=True)
         except BrokerUnavailable as error:
-            logger.debug("- no link to the node %s: %s", address.shown, error)
+            log(logger, logging.DEBUG, "- node not connected", server=address.shown, reason=error)
             return
         assert endpoint not in self._links, "one reconciling at a time opens links, and only missing ones"
         self._links[endpoint] = link
@@ -232,10 +233,10 @@ class ClusterNodes:
                     await self._reconcile()
                 except (BrokerUnavailable, CommandFailed) as error:
                     self._is_whole = False
-                    logger.debug("- reconciling the nodes at %s: %s", self.shown, error)
-                except Exception:
+                    log(logger, logging.DEBUG, "- nodes not reconciled", server=self.shown, reason=error)
+                except Exception:  # noqa: BLE001 - logged with its traceback
                     self._is_whole = False
-                    logger.exception("! reconciling the nodes at %s failed", self.shown)
+                    log(logger, logging.ERROR, "nodes not reconciled", server=self.shown, exc_info=True)
                 # Those that wait in reconcile_again() go on after each attempt, also after a failed one.
                 reconciled, self._reconciled = self._reconciled, asyncio.Event()
                 reconciled.set()
@@ -273,7 +274,9 @@ class ClusterNodes:
         wanted = found.masters | {each.master for each in found.ranges}
         for endpoint in self._links.keys() - wanted:
             link = self._links[endpoint]
-            logger.info("= closing the link to the node %s: it is no master any more", link.address.shown)
+            log(
+                logger, logging.INFO, "x node link closed", server=link.address.shown, reason="it is no master any more"
+            )
             self._forget(endpoint)
             link.close()
         self._assign(found)
@@ -321,7 +324,7 @@ class ClusterNodes:
         try:
             await events_of(link).send_subscription("SSUBSCRIBE", probe)
         except (CommandFailed, BrokerUnavailable) as error:
-            logger.debug("- no probe at %s: %s", link.address.shown, error)
+            log(logger, logging.DEBUG, "- probe not subscribed", server=link.address.shown, reason=error)
         else:
             link.probe = probe
             link.note_probe()

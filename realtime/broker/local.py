@@ -40,9 +40,9 @@ from realtime.broker.base import (
     MemberCounts,
     MembersPage,
     Position,
-    Publication,
     Published,
     PublishRequest,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
@@ -59,6 +59,7 @@ from realtime.broker.local_server import (
     STATE,
 )
 from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable, IncompatibleFormat
+from realtime.log_lines import log
 from realtime.timing.rate import Rate
 
 START_S: Final = 5.0  # for the first connection
@@ -235,7 +236,7 @@ class LocalBroker:
                 logger.log(logging.ERROR if attempt == 1 else logging.DEBUG, "! %s", error)
                 continue
             except (OSError, TimeoutError, BrokerUnavailable) as error:
-                logger.debug("- no link to %s yet: %s", self.address, error)
+                log(logger, logging.DEBUG, "- broker not connected", server=self.address, reason=error)
                 continue
             self._listener.on_link_restored()
             return
@@ -278,7 +279,7 @@ class LocalBroker:
             return  # this worker unsubscribed meanwhile
         if kind == PUBLICATION:
             self._counts["received"] += 1
-            listener.on_publication(room, msgspec.msgpack.decode(raw[1], type=Publication))
+            listener.on_publication(room, msgspec.msgpack.decode(raw[1], type=RawPublication))
         elif kind == JOIN:
             listener.on_join(room, msgspec.msgpack.decode(raw[1], type=ClientInfo))
         else:

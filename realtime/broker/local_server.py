@@ -59,14 +59,15 @@ from realtime.broker.base import (
     ConnectionId,
     Departed,
     Position,
-    Publication,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
 )
 from realtime.broker.framing import LOCAL_STOP_SIGNAL, Framed, frame
-from realtime.broker.memory_state import Member, MemoryState
+from realtime.broker.memory_state import MemoryState, StoredMember
 from realtime.broker.streams import Full
+from realtime.log_lines import log
 from realtime.timing.rate import Rate
 
 LEASE_S: Final = 6.0  # as with Redis (members.py): longer than a worker needs to reconnect
@@ -86,7 +87,8 @@ STATE: Final = 7  # the statistics
 STATE_S: Final = 5.0  # between two STATE messages to each worker
 MEMORY_FREE: Final = 0.95  # of the limit; the broker stays in the state *full* until it uses less
 
-FULL: Final = "! the local broker is full: it stores at most %d bytes (--broker-memory) and refuses more"
+FULL: Final = "local broker full"  # it refuses more than --broker-memory
+NOT_FULL: Final = "= local broker has memory again"
 
 logger = logging.getLogger("realtime.broker.local")
 
@@ -125,8 +127,8 @@ class WorkerLink(Framed):
         except Full:
             self.send([REFUSED, self.server.state.budget.limit])
             self.server.note_refusal()
-        except Exception:
-            logger.exception("! command %s of worker %s failed", operation, self.worker)
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            log(logger, logging.ERROR, "broker command failed", command=operation, worker=self.worker, exc_info=True)
             self.send([FAILED, operation])
         else:
             self.send([REPLY, answer])
@@ -134,7 +136,7 @@ class WorkerLink(Framed):
     def notify(self, event: bytes) -> None:
         """Send an event's frame, or close the link if more than `OUTBOUND_MAX` bytes are unsent."""
         if self.transport.get_write_buffer_size() > OUTBOUND_MAX:
-            logger.error("x closing the link of worker %s: it reads too slowly", self.worker)
+            log(logger, logging.ERROR, "x broker link closed", worker=self.worker, reason="it reads too slowly")
             self.transport.abort()
             return
         self.send_frame(event)
@@ -223,7 +225,7 @@ class LocalBrokerServer:
     def publish(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
         """Store a publication and send it to the subscribers: also to the publisher, before its answer."""
         room = Room(_text(raw[0]))
-        publication = msgspec.msgpack.decode(raw[1], type=Publication)
+        publication = msgspec.msgpack.decode(raw[1], type=RawPublication)
         retention = msgspec.msgpack.decode(raw[2], type=Retention)
         key = msgspec.msgpack.decode(raw[3], type=str | None)
         ttl_s = msgspec.msgpack.decode(raw[4], type=float)
@@ -264,7 +266,7 @@ class LocalBrokerServer:
             return
         if not quietly:  # a quiet member was admitted before, and refusing it now would lose it
             self.state.admit_member(self._clock(), room, info)
-        self.state.add_member(room, Member(peer.worker, info, announce, lasting))
+        self.state.add_member(room, StoredMember(peer.worker, info, announce, lasting))
         if announce and (owner is None or not quietly):
             self._notify(room, [JOIN, room, info])
 
@@ -320,7 +322,7 @@ class LocalBrokerServer:
         """Note that a command was refused. The first time, log it and notify all workers."""
         if not self._is_full:
             self._is_full = True
-            logger.error(FULL, self.state.budget.limit)
+            log(logger, logging.ERROR, FULL, limit_bytes=self.state.budget.limit)
             self._send_state()
 
     def _send_state(self) -> None:
@@ -328,7 +330,7 @@ class LocalBrokerServer:
         budget = self.state.budget
         if self._is_full and budget.limit is not None and budget.used <= MEMORY_FREE * budget.limit:
             self._is_full = False
-            logger.warning("= the local broker has memory again: %d of %d bytes used", budget.used, budget.limit)
+            log(logger, logging.WARNING, NOT_FULL, used_bytes=budget.used, limit_bytes=budget.limit)
         framed = frame([STATE, self.statistics()])
         for peer in tuple(self.peers):
             if peer.worker:  # before its hello, a link expects no events

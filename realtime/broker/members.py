@@ -65,6 +65,7 @@ from realtime.broker.commands import RedisCommands
 from realtime.broker.keys import HOME, RedisKeys, tag_of
 from realtime.broker.links import Nodes, RedisLink, Route
 from realtime.broker.resp import CommandFailed
+from realtime.log_lines import log
 
 LEASE_S: Final = 6.0
 LEFT_S: Final = 180.0  # a cluster elects no replica that lost its master longer ago (10 timeouts and a ping)
@@ -206,7 +207,13 @@ class Members:
         """
         had_lease, expired = await self._take_lease(route)
         if not had_lease:
-            logger.warning("= the lease had ended: registering %d members again", len(self._own))
+            log(
+                logger,
+                logging.WARNING,
+                "= lease lost",
+                members=len(self._own),
+                reason="it ended; its members register again",
+            )
             await self._register(route, lambda _: True)
         for worker in expired:
             await self.reap(WorkerId(worker))

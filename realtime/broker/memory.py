@@ -38,7 +38,7 @@ from realtime.broker.base import (
     Room,
     WorkerId,
 )
-from realtime.broker.memory_state import Member, MemoryState
+from realtime.broker.memory_state import MemoryState, StoredMember
 from realtime.broker.streams import Full
 from realtime.errors import BrokerFull
 from realtime.timing.rate import Rate
@@ -130,7 +130,7 @@ class MemoryBroker:
         if not quietly:
             with self._refusing():
                 self._state.admit_member(self._clock(), room, info)
-        self._state.add_member(room, Member(self._worker, info, announce, lasting))
+        self._state.add_member(room, StoredMember(self._worker, info, announce, lasting))
         if announce and (is_new or not quietly):
             self._notify(lambda listener: listener.on_join(room, info), room)
 

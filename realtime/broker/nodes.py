@@ -21,6 +21,7 @@ from realtime.broker.links import NodesOwner, RedisLink, run_at
 from realtime.broker.resp import CONNECT_S, CommandFailed, RedisConnection, Word
 from realtime.broker.scripts import Script
 from realtime.errors import BrokerAway, BrokerUnavailable
+from realtime.log_lines import log
 
 PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # before the next attempt to connect; the last one repeats
 
@@ -225,10 +226,10 @@ class SingleNode:
             try:
                 await self._connect()
             except BrokerUnavailable as error:
-                logger.debug("- no link to %s yet: %s", self.shown, error)
+                log(logger, logging.DEBUG, "- broker not connected", server=self.shown, reason=error)
                 continue
-            except Exception:
-                logger.exception("! reconnecting to %s failed", self.shown)
+            except Exception:  # noqa: BLE001 - logged with its traceback
+                log(logger, logging.ERROR, "broker not connected", server=self.shown, exc_info=True)
                 continue
             self._owner.on_restored()
             return
@@ -248,8 +249,12 @@ class SingleNode:
     def recheck(self, link: RedisLink | None = None) -> None:
         """Close the link to a server that became read-only. Reconnecting then finds the new master."""
         if link is not None and link is self._link:
-            logger.warning(
-                "! closing the link to %s: it takes no writes, another server is the master", link.address.shown
+            log(
+                logger,
+                logging.WARNING,
+                "x broker link closed",
+                server=link.address.shown,
+                reason="it takes no writes, another server is the master",
             )
             link.abort()
 

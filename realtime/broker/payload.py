@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from realtime.broker.base import ClientInfo, Publication
+from realtime.broker.base import ClientInfo, RawPublication
 
 # What a message on a channel begins with. lua/publish.lua, member_add.lua and member_remove.lua write these.
 PUBLICATION: Final = b"p:"
@@ -22,7 +22,7 @@ LEAVE: Final = b"l:"
 CANNOT_READ: Final = (ValueError, msgspec.MsgspecError)  # what the functions here raise for bytes of another release
 
 
-class Payload(msgspec.Struct, frozen=True, array_like=True):
+class StoredPayload(msgspec.Struct, frozen=True, array_like=True):
     """A publication without its position."""
 
     data: bytes
@@ -33,11 +33,11 @@ class Payload(msgspec.Struct, frozen=True, array_like=True):
 
 
 pack_payload = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Payload).decode
+_decode = msgspec.msgpack.Decoder(StoredPayload).decode
 _decode_info = msgspec.msgpack.Decoder(ClientInfo).decode
 
 
-def read_payload(payload: bytes, epoch: str, offset: int) -> Publication:
+def read_payload(payload: bytes, epoch: str, offset: int) -> RawPublication:
     """
     Return the publication at a position.
 
@@ -45,10 +45,10 @@ def read_payload(payload: bytes, epoch: str, offset: int) -> Publication:
         ValueError, MsgspecError: it is of a release that this one cannot read.
     """
     found = _decode(payload)
-    return Publication(found.data, offset, epoch, found.info, found.tags, found.time_ms, found.exclude)
+    return RawPublication(found.data, offset, epoch, found.info, found.tags, found.time_ms, found.exclude)
 
 
-def read_message(text: bytes) -> tuple[bytes, Publication | ClientInfo]:
+def read_message(text: bytes) -> tuple[bytes, RawPublication | ClientInfo]:
     """
     Return what a message on a channel is, and the publication, or the member that joins or leaves.
 

@@ -61,9 +61,9 @@ from realtime.broker.base import (
     MemberCounts,
     MembersPage,
     Position,
-    Publication,
     Published,
     PublishRequest,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
@@ -74,11 +74,12 @@ from realtime.broker.keys import HOME, RedisKeys, tag_of
 from realtime.broker.links import Nodes, RedisLink, Route
 from realtime.broker.members import Members, read_members
 from realtime.broker.nodes import FixedServer, Sentinels, SingleNode
-from realtime.broker.payload import CANNOT_READ, JOIN, Payload, pack_payload, read_message, read_payload
+from realtime.broker.payload import CANNOT_READ, JOIN, StoredPayload, pack_payload, read_message, read_payload
 from realtime.broker.peers import Peers
 from realtime.broker.resp import CommandFailed
 from realtime.broker.unreadable import Unreadable
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 from realtime.timing.rate import Rate
 
 ROUND_S: Final = 2.0  # between two rounds, each of which renews the lease and sends a probe
@@ -176,7 +177,7 @@ class RedisBroker:
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("! %s failed", task.get_coro(), exc_info=error)
+            log(logger, logging.ERROR, "broker task failed", task=task.get_coro(), exc_info=error)
 
     async def close(self) -> None:
         """
@@ -192,7 +193,7 @@ class RedisBroker:
                 async with asyncio.timeout(CLOSE_S):
                     await self._members.close()
             except (BrokerUnavailable, CommandFailed, TimeoutError) as error:
-                logger.warning("! members of this worker stay until its lease expires: %s", error)
+                log(logger, logging.WARNING, "members not removed", reason=error)  # they stay until the lease expires
         await self._nodes.close()
         self._listener = IgnoredEvents()
 
@@ -204,9 +205,7 @@ class RedisBroker:
             await asyncio.sleep(ROUND_S)
             for link in tuple(self._nodes.links):
                 if time.monotonic() - link.probed_at > PROBE_LOST_S:
-                    logger.error(
-                        "! closing the link to %s: no probe came back for %g s", link.address.shown, PROBE_LOST_S
-                    )
+                    log(logger, logging.ERROR, "- broker link silent", server=link.address.shown, within_s=PROBE_LOST_S)
                     link.abort()
                 else:
                     link.send_probe(self._nodes.publishing)
@@ -220,9 +219,9 @@ class RedisBroker:
             await self._members.renew(self._nodes.route)
             await self._peers.renew(self._nodes.route)
         except CommandFailed as error:
-            logger.debug("- a round failed: %s", self._commands.refused(HOME, error))
+            log(logger, logging.DEBUG, "- lease not renewed", reason=self._commands.refused(HOME, error))
         except BrokerUnavailable as error:
-            logger.debug("- a round failed: %s", error.problem)
+            log(logger, logging.DEBUG, "- lease not renewed", reason=error.problem)
 
     def on_message(self, channel: bytes, text: bytes) -> None:
         """Decode a pub/sub message and pass it to the listener."""
@@ -235,7 +234,7 @@ class RedisBroker:
         except CANNOT_READ as error:
             self._unreadable.note("a message in a room", error)
             return
-        if isinstance(about, Publication):
+        if isinstance(about, RawPublication):
             self._counts["received"] += 1
             listener.on_publication(room, about)
         elif kind == JOIN:
@@ -270,7 +269,9 @@ class RedisBroker:
         room, retention, key = request.room, request.retention, request.idempotency_key
         tags = dict(request.tags) if request.tags else None
         # The script stores the payload and publishes it unchanged. Offset and epoch stand beside it in both places.
-        payload = pack_payload(Payload(request.data, request.info, tags, int(time.time() * 1000), request.exclude))
+        payload = pack_payload(
+            StoredPayload(request.data, request.info, tags, int(time.time() * 1000), request.exclude)
+        )
         meta = self._keys.meta(room)
         seen_key = self._keys.idempotency(room, key) if key is not None else meta
         # Without history only one key is named. While a hash slot moves, each further key could mean a TRYAGAIN.
@@ -356,7 +357,7 @@ class RedisBroker:
         publications = [read for id, fields in entries if (read := self._read_entry(id, fields, name)) is not None]
         return History(publications, Position(name, int(top)))
 
-    def _read_entry(self, id: bytes, fields: Sequence[bytes], epoch: str) -> Publication | None:
+    def _read_entry(self, id: bytes, fields: Sequence[bytes], epoch: str) -> RawPublication | None:
         """Read an entry of a stream. One that cannot be read is left out, and its offset shows that one is missing."""
         try:
             return read_payload(fields[1], epoch, int(id.partition(b"-")[0]))

@@ -26,6 +26,7 @@ import hiredis
 
 from realtime.broker.address import RedisAddress
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 
 CONNECT_S: Final = 3.0
 WAITING_MAX: Final = 50_000  # commands without a reply; above it the connection counts as overloaded
@@ -174,7 +175,13 @@ class RedisConnection(asyncio.Protocol):
             while (reply := reader.gets()) is not Ellipsis:
                 self._handle_reply(reply)
         except hiredis.ProtocolError as error:
-            logger.error("! closing the connection to %s: it does not speak RESP: %s", self.address.shown, error)
+            log(
+                logger,
+                logging.ERROR,
+                "x broker link closed",
+                server=self.address.shown,
+                reason=f"it does not speak RESP: {error}",
+            )
             self._transport.abort()
 
     def _handle_reply(self, reply: Any) -> None:
@@ -187,7 +194,13 @@ class RedisConnection(asyncio.Protocol):
     def _resolve_next(self, reply: Any) -> None:
         """Give the reply to the command that has waited longest."""
         if not self._waiting:
-            logger.error("! closing the connection to %s: it sent a reply without a command", self.address.shown)
+            log(
+                logger,
+                logging.ERROR,
+                "x broker link closed",
+                server=self.address.shown,
+                reason="it sent a reply without a command",
+            )
             self._transport.abort()
             return
         future = self._waiting.popleft()

@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from realtime.broker.base import UNUSED_STREAM_S, History, Position, Publication, Published, Retention, Room
+from realtime.broker.base import UNUSED_STREAM_S, History, Position, Published, RawPublication, Retention, Room
 
 # Counters of forgotten streams, shared by rooms of the same hash. Sharing changes an epoch once too often, never too
 # seldom.
@@ -66,7 +66,7 @@ class Full(Exception):
     """There is no memory for what was to be stored. Nothing was changed."""
 
 
-def cost_of(publication: Publication) -> int:
+def cost_of(publication: RawPublication) -> int:
     """Return about how many bytes a stored publication uses."""
     size = _PUBLICATION + len(publication.data)
     info, tags = publication.info, publication.tags
@@ -90,13 +90,13 @@ class RoomStream:
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
         self.offset = 0
-        self.publications: deque[Publication] | None = None  # never an empty one, which would cost memory
+        self.publications: deque[RawPublication] | None = None  # never an empty one, which would cost memory
         self.published_at = 0.0
         self.ttl_s = 0.0  # of its publications, as the last one set it
         self.expires_at = 0.0  # when the position is forgotten too
 
 
-class Streams:
+class StreamStore:
     """Streams and idempotency keys. Times are in seconds, on any clock that never goes back."""
 
     def __init__(self, budget: Budget, run_id: bytes) -> None:
@@ -113,13 +113,13 @@ class Streams:
         self,
         now: float,
         room: Room,
-        publication: Publication,
+        publication: RawPublication,
         retention: Retention,
         idempotency_key: str | None,
         idempotency_ttl_s: float,
         *,
         is_bound: bool = True,
-    ) -> tuple[Published, Publication | None]:
+    ) -> tuple[Published, RawPublication | None]:
         """
         Add a publication. Return its position, and the publication as subscribers get it.
 
@@ -151,14 +151,16 @@ class Streams:
             self._done[(room, idempotency_key)] = (now + idempotency_ttl_s, position)
         return Published(position), publication
 
-    def _append(self, now: float, room: Room, publication: Publication, cost: int, retention: Retention) -> Publication:
+    def _append(
+        self, now: float, room: Room, publication: RawPublication, cost: int, retention: Retention
+    ) -> RawPublication:
         """Store a publication at the end of its stream. Return it with its position."""
         stream = self.by_room.get(room)
         if stream is None or stream.expires_at <= now:
             stream = self._begin(now, room, retention)
         stream.offset += 1
         stream.expires_at = now + max(retention.meta_ttl_s, retention.ttl_s)
-        publication = Publication(
+        publication = RawPublication(
             publication.data,
             stream.offset,
             stream.epoch,

@@ -15,6 +15,8 @@ from realtime.settings import Settings, without_password
 LISTENING = "listening on {address}"
 STOCK = "stock application: every room is open, for trying things out"
 HOSTS = "others get 421 (against DNS rebinding and Host header poisoning)"
+CLIENT_PATHS = "/connection/*, /emulation"
+OPEN_TO_ALL = ("/health", "/realtime.js")
 DRAWN = "drawn now: affinity then ends with the primary (REALTIME_SECRET keeps it)"
 
 _BOLD, _DIM, _GREEN, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
@@ -54,6 +56,7 @@ def facts(settings: Settings) -> list[tuple[str, str, bool]]:
     ]
     if settings.sticky != "none":
         found.append(("secret", secret(settings), False))
+    found.append(("paths", paths(settings), False))
     found.append(("clients", clients(settings), False))
     found.append(("origins", origins(settings), "*" in settings.allowed_origins))
     if settings.allowed_hosts:
@@ -88,6 +91,21 @@ def clients(settings: Settings) -> str:
     of = f", {' and '.join(claims)}" if claims else ""
     others = "and all without a token (--anonymous)" if settings.allows_anonymous else "no client without a token"
     return f"with a token that {' or '.join(keys)} verifies{of}; {others}"
+
+
+def paths(settings: Settings) -> str:
+    """
+    Return which paths are the server's own, and which of them an application may have instead.
+
+    The primary never imports TARGET, so whether it is an ASGI application alone is said as a condition.
+    """
+    others = [*(["/api"] if settings.api_keys else []), *OPEN_TO_ALL]
+    if settings.own_prefix:
+        return f"all of ours are below {settings.own_prefix}; all others are the application's"
+    held = f"{CLIENT_PATHS} are ours"
+    if settings.target is None:
+        return f"{held}, and {', '.join(others)}"
+    return f"{held}; {', '.join(others)} too, unless TARGET is an ASGI application that has them (--own-prefix)"
 
 
 def origins(settings: Settings) -> str:

@@ -23,21 +23,22 @@ from realtime.broker.base import Broker, Position, PublishRequest, Retention, Ro
 from realtime.broker.unreadable import Unreadable
 from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.messages import (
-    Disconnect,
+    DisconnectUser,
     EmulatedInput,
     InputReceived,
     Message,
-    Refresh,
+    RefreshUser,
     Revoke,
-    Subscribe,
+    SubscribeUser,
     SurveyReply,
     SurveyRequest,
-    Unsubscribe,
+    UnsubscribeUser,
     UserConnection,
     decode,
     encode,
 )
 from realtime.errors import BrokerUnavailable, ClientError
+from realtime.log_lines import log
 from realtime.session.registry import Home, LocalSession, Registry
 from realtime.tasks import SideTasks
 
@@ -104,7 +105,7 @@ class ClusterBus:
 
     # Sending
 
-    async def deliver(self, worker: str, session: str, data: bytes) -> bool:
+    async def deliver(self, worker: str, stream_id: str, data: bytes) -> bool:
         """
         Bring what a client sent to its session, and return once it is there: what the client sends after that comes
         after it, whichever worker it reaches. Return False where there is no such worker or session, or the worker
@@ -114,19 +115,21 @@ class ClusterBus:
             BrokerUnavailable: the session is on another worker, which cannot be reached.
         """
         if worker == self._home.worker:
-            return self._sessions.receive(session, data)
+            return self._sessions.receive(stream_id, data)
         if not WORKER.fullmatch(worker):
             return False
         self._number += 1
         number = self._number
         receipt = self._receipts[number] = asyncio.get_running_loop().create_future()
         try:
-            await self._mailbox.send(WorkerId(worker), encode(EmulatedInput(session, data, self._home.worker, number)))
+            await self._mailbox.send(
+                WorkerId(worker), encode(EmulatedInput(stream_id, data, self._home.worker, number))
+            )
             async with asyncio.timeout(RECEIPT_S):
                 is_here: bool = await receipt
                 return is_here
         except TimeoutError:
-            logger.debug("! worker %s confirmed no input of a client", worker)
+            log(logger, logging.DEBUG, "- input not confirmed", worker=worker, within_s=RECEIPT_S)
             return False
         finally:
             del self._receipts[number]
@@ -177,7 +180,14 @@ class ClusterBus:
                     await more.wait()
                     more.clear()
         except TimeoutError:
-            logger.warning("! survey: %d of %d workers did not answer", expected - len(replies), expected)
+            log(
+                logger,
+                logging.WARNING,
+                "- survey incomplete",
+                answers=len(replies),
+                workers=expected,
+                within_s=SURVEY_S,
+            )
         finally:
             del self._surveys[number]
         return sorted(replies, key=lambda each: (each.node, each.slot))
@@ -192,7 +202,7 @@ class ClusterBus:
             self._unreadable.note("a message of another worker", error)
             return
         if isinstance(message, EmulatedInput):
-            received = InputReceived(message.number, self._sessions.receive(message.session, message.data))
+            received = InputReceived(message.number, self._sessions.receive(message.stream_id, message.data))
             self._tasks.spawn(self._answer(message.asker, received))
         elif isinstance(message, InputReceived):
             receipt = self._receipts.get(message.number)
@@ -207,12 +217,17 @@ class ClusterBus:
                 more.set()
         elif isinstance(message, Revoke):
             self.receive_revocation(message.revocation)
-        elif isinstance(message, Disconnect):
+        elif isinstance(message, DisconnectUser):
             self._sessions.disconnect(
-                message.user, message.client, message.code, message.reason, stream_id=message.session, keep=message.keep
+                message.user,
+                message.connection_id,
+                message.code,
+                message.reason,
+                stream_id=message.stream_id,
+                keep=message.keep,
             )
         else:
-            for session in self._sessions.find(message.user, message.client, message.session):
+            for session in self._sessions.find(message.user, message.connection_id, message.stream_id):
                 self._apply(message, session)
 
     def receive_revocation(self, revocation: Revocation) -> None:
@@ -247,22 +262,22 @@ class ClusterBus:
         try:
             await self._mailbox.send(WorkerId(asker), encode(answer))
         except BrokerUnavailable as error:
-            logger.warning("! message of worker %s is not answered: %s", asker, error)
+            log(logger, logging.WARNING, "message not answered", worker=asker, reason=error)
 
-    def _apply(self, message: Subscribe | Unsubscribe | Refresh, session: LocalSession) -> None:
-        if isinstance(message, Refresh):
+    def _apply(self, message: SubscribeUser | UnsubscribeUser | RefreshUser, session: LocalSession) -> None:
+        if isinstance(message, RefreshUser):
             session.refresh(message.expire_at_s)
-        elif isinstance(message, Unsubscribe):
+        elif isinstance(message, UnsubscribeUser):
             self._tasks.spawn(session.connection.unsubscribe(message.room))
         else:
             self._tasks.spawn(_subscribe(session, message))
 
 
-async def _subscribe(session: LocalSession, message: Subscribe) -> None:
+async def _subscribe(session: LocalSession, message: SubscribeUser) -> None:
     since = None if message.since is None else Position(*message.since)
     try:
         await session.grant(
             Room(message.room), expire_at_s=message.expire_at_s, info=message.info, data=message.data, since=since
         )
     except ClientError as error:
-        session.log_refusal(f"room {message.room}", error)
+        session.log_refusal("subscription", error, room=message.room)

@@ -84,7 +84,7 @@ class Entering:
         view.load(arrivals.applied_to(answer))
 
     def _read_meanwhile(self, local: LocalRoom, pending: PendingSubscription) -> asyncio.Task[None]:
-        """Read for a pending subscription on the side. A caller that fails in between need not await it."""
+        """Read for a pending subscription in the background. A caller that fails in between need not await it."""
         reading = begin(self._read(local, pending))
         reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         return reading

@@ -1,9 +1,9 @@
 """
 The members of a room, for clients, handlers and programs that request them.
 
-Runs in the worker, beside the hub. The broker knows the members of all workers. In a room with watchers on this worker
-the answer must agree with the joins and leaves that they got: so it comes by way of the room's presence view. It never
-changes the members.
+Runs in the worker, as a part of the hub. The broker knows the members of all workers. In a room with watchers on this
+worker the answer must agree with the joins and leaves that they got: so it comes by way of the room's presence view. It
+never changes the members.
 """
 
 from __future__ import annotations

@@ -62,6 +62,9 @@ class Settings:
 
     root_path: str = _set("", Text("PATH", "a path such as /chat", r"(/[^/?#\s\0]+)*"), _WHAT,
         "The path under which a proxy serves this application; the proxy takes it off. For links that it makes.")
+    own_prefix: str = _set("", Text("PATH", "a path such as /rt", r"(/[0-9A-Za-z._~-]+)*"), _WHAT,
+        "The path below which the server's own paths are: /rt makes them /rt/connection/websocket, /rt/api, "
+        "/rt/health, /rt/realtime.js. All others are then the application's.", shown="none: they are at the root")
     http: str = _set("httptools", Choice(("httptools", "h11")), _WHAT,
         "The parser of requests to the hosted application: httptools is C, h11 is Python and stricter in places.")
     compression: bool = _set(False, Flag(), _WHAT,

@@ -18,6 +18,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from realtime.log_lines import log
+
 CANCELLED_MIN = 1000  # fewer cancelled entries are not worth a removal
 TICK_S = 0.25  # a ping is 25 s apart; a hundredth of that, at four wake-ups a second
 
@@ -118,8 +120,8 @@ class TimerWheel:
                 timer.callback = timer.argument = None
                 try:
                     callback(argument)
-                except Exception:
-                    logger.exception("! the callback of a timer failed")
+                except Exception:  # noqa: BLE001 - logged with its traceback
+                    log(logger, logging.ERROR, "timer failed", exc_info=True)
 
     def __len__(self) -> int:
         """Return the number of entries. Cancelled ones count until they are removed."""

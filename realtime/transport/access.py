@@ -10,12 +10,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Final
+
+from realtime.log_lines import log
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+REQUEST_SERVED: Final = "< request served"
 
 logger = logging.getLogger("realtime.access")
 
@@ -68,12 +72,5 @@ def _take(said: dict[str, Any], message: Any) -> None:
 
 def _write(scope: Scope, path: str, said: dict[str, Any]) -> None:
     client = scope.get("client")
-    fields = {
-        "client": client[0] if client else "",
-        "method": scope.get("method", "WEBSOCKET"),
-        "path": path,
-        **said,
-    }
-    closed = f", closed {fields['closed']}" if "closed" in fields else ""
-    text = f"< %(client)s %(method)s %(path)s: %(status)d{closed}, %(bytes)d bytes, %(ms)g ms"
-    logger.info(text, fields, extra={"fields": fields})
+    method = scope.get("method", "WEBSOCKET")
+    log(logger, logging.INFO, REQUEST_SERVED, address=client[0] if client else None, method=method, path=path, **said)

@@ -29,18 +29,18 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle as Uvicor
 
 from realtime.settings import Settings
 from realtime.settings.fields import HOSTED_MESSAGE_BYTES
+from realtime.transport.acknowledged import acknowledged_bytes
 from realtime.transport.handshake import refusal
 from realtime.transport.joined import JoiningTransport
 from realtime.transport.paced import PacedHttptools
 from realtime.transport.patience import Patience
-from realtime.transport.taken import taken
 from sticky.heads.first_bytes import HeadLimits
 
 HALF_CLOSED_S: Final = 5.0  # an answer that pauses for longer goes on, unless the application asks whether to
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HostedLimits:
     """Each is a setting of the same name."""
 
     head: HeadLimits = field(default_factory=HeadLimits)
@@ -51,6 +51,19 @@ class Limits:
     pong_s: float = Settings.pong_s
     hosted_message_bytes: int = HOSTED_MESSAGE_BYTES
 
+    @classmethod
+    def from_settings(cls, settings: Settings) -> HostedLimits:
+        """Return the limits that are set."""
+        return cls(
+            head=HeadLimits(settings.head_bytes, settings.head_headers),
+            handshake_s=settings.handshake_s,
+            keep_alive_s=settings.keep_alive_s,
+            outbound_s=settings.outbound_s,
+            ping_s=settings.ping_s,
+            pong_s=settings.pong_s,
+            hosted_message_bytes=settings.hosted_message_bytes_or_default,
+        )
+
 
 class HeadTooLong(Exception):
     """Raised in a parser's callback, where it ends the reading."""
@@ -59,7 +72,7 @@ class HeadTooLong(Exception):
 class Guarded(asyncio.Protocol):
     """The other base of a class with this one is uvicorn's. `limits` has to be there before it is made."""
 
-    limits: Limits
+    limits: HostedLimits
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
     cycle: Any
@@ -211,7 +224,7 @@ class Guarded(asyncio.Protocol):
             return None  # TLS has no half-closed state
         if not self.is_half_closed:
             self.is_half_closed = True
-            self._watch_half_closed(taken(self.transport))
+            self._watch_half_closed(acknowledged_bytes(self.transport))
         return True
 
     def _has_whole_request(self) -> bool:
@@ -229,7 +242,7 @@ class Guarded(asyncio.Protocol):
     def _look_at_half_closed(self, before: int) -> None:
         if self.transport.is_closing() or not self._is_answering:
             return
-        now = taken(self.transport)
+        now = acknowledged_bytes(self.transport)
         if now <= before and not self.pipeline:
             self.cycle.is_gone = True
             self.cycle.message_event.set()

@@ -12,7 +12,7 @@ import http
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -23,7 +23,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from realtime.settings import Settings
-from realtime.transport.base import Handshake
+from realtime.transport.base import Handshake, NoParameters, ParameterReader, Parameters, SessionFactory
 from realtime.transport.deflate import OFFERS, inflating
 from realtime.transport.frames import PING
 from realtime.transport.hosts import ANY_HOST, Hosts
@@ -32,8 +32,6 @@ from realtime.transport.peer import Peer, session_cookie
 from sticky.heads.first_bytes import DEFAULT_LIMITS, HeadLimits, Refusal, path_and_query
 
 VERSION: Final = "Sec-WebSocket-Version"
-ONE_WAY: Final = "/uni_websocket"
-CONNECT: Final = "cf_connect"  # in a query
 
 ws_protocol_logger = logging.getLogger("realtime.websocket.protocol")
 ws_protocol_logger.setLevel(logging.WARNING)  # what websockets says about each connection, we say ourselves
@@ -52,6 +50,27 @@ class Admission:
     """Compress where a client offers it; a setting of the same name."""
     hosts: Hosts = ANY_HOST
     """For which hosts."""
+    parameters: ParameterReader = field(default_factory=NoParameters)
+    """Reads what clients say by the URL: the wire protocol."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings, sessions: SessionFactory, hosts: Hosts) -> Admission:
+        """
+        Return the admission that is set.
+
+        Args:
+            settings: of the server.
+            sessions: the wire protocol, which has the subprotocols and reads the URLs.
+            hosts: for which requests are served; shared with hosted requests, because it counts.
+        """
+        return cls(
+            settings.allowed_origins,
+            tuple(sessions.subprotocols),
+            settings.session_cookie,
+            settings.compression,
+            hosts,
+            sessions,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +139,9 @@ def shake_hands(
     if not accepted:
         return Refused(answer, problem)
     path, query = _target(request)
-    asked = query.pop(CONNECT, "")  # it may have a token, so it is kept nowhere
-    handshake = _describe(request, peer, path, query)
-    first = _as_sent(asked) if handshake.is_one_way and asked else None
-    return Accepted(answer, handshake, ws_protocol.subprotocol, bool(ws_protocol.extensions), first)
+    parameters = admission.parameters.read_parameters(path, query)
+    handshake = _describe(request, peer, path, parameters)
+    return Accepted(answer, handshake, ws_protocol.subprotocol, bool(ws_protocol.extensions), parameters.first)
 
 
 def _choose(accepted: Sequence[str], offered: Sequence[Subprotocol]) -> Subprotocol | None:
@@ -131,17 +149,17 @@ def _choose(accepted: Sequence[str], offered: Sequence[Subprotocol]) -> Subproto
     return next((Subprotocol(each) for each in accepted if each in offered), None)
 
 
-def _describe(request: Request, peer: Peer, path: str, query: dict[str, str]) -> Handshake:
+def _describe(request: Request, peer: Peer, path: str, parameters: Parameters) -> Handshake:
     return Handshake(
         address=peer.address,
         client_port=peer.client_port,
         scheme=peer.scheme,
         path=unquote(path),
-        query=query,
+        query=parameters.query,
         headers=merge(request.headers.raw_items()),
         sticky_id=peer.sticky_id or peer.new_sticky_id,
-        is_one_way=path.endswith(ONE_WAY),
-        ping_frame=PING if query.get("cf_ws_frame_ping_pong") == "true" else None,
+        is_one_way=parameters.is_one_way,
+        ping_frame=PING if parameters.wants_ping_frames else None,
         mark=peer.mark,
     )
 
@@ -170,11 +188,6 @@ def _host_of(request: Request) -> str:
         return rest.partition("?")[0].partition("/")[0]
     hosts = request.headers.get_all("Host")
     return hosts[0] if len(hosts) == 1 else ""
-
-
-def _as_sent(text: str) -> bytes:
-    """Return a connect request as the query had it. What is not ASCII came percent-encoded."""
-    return text.encode(errors="surrogateescape")
 
 
 # Origins

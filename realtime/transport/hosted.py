@@ -19,12 +19,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from realtime.log_lines import log
+from realtime.transport.acknowledged import acknowledged_bytes, limit_unsent
 from realtime.transport.asgi_host import ASGIHost
+from realtime.transport.client_log import SLOW_CLIENT
 from realtime.transport.guarded import Guarded
 from realtime.transport.hosted_websocket import HostedWebSocket
 from realtime.transport.peer import Peer
 from realtime.transport.refused import ANSWER
-from realtime.transport.taken import hold_little, taken
 from realtime.transport.websocket import WebSocketTransport
 from sticky.heads.first_bytes import Head, Refusal, handshake_fault
 from sticky.worker.requests import BodyState, Part, Requests
@@ -80,8 +82,7 @@ class Hosted(Guarded):
         super().connection_lost(exc)
         self.mark.end()
         if not self._handed_on:
-            self._host.keys.leave(self._peer.key)
-            self._host.on_lost(self._peer.peer_address)
+            self._host.owner.ended(self._peer)
 
     def cut(self) -> None:
         """Close now; what was not sent is lost."""
@@ -90,15 +91,15 @@ class Hosted(Guarded):
 
     def note_slow(self, waiting: int) -> None:
         self._host.slow += 1
-        logger.warning("x %s: slow: %d bytes wait for it", self._peer, waiting)
+        log(logger, logging.WARNING, SLOW_CLIENT, **self._peer.log_fields, waiting_bytes=waiting)
 
-    def taken(self) -> int:
-        """Return how much the peer has taken so far, as `taken.taken` does."""
-        return taken(self.transport)
+    def acknowledged_bytes(self) -> int:
+        """See `Transport.acknowledged_bytes`."""
+        return acknowledged_bytes(self.transport)
 
-    def hold_little(self, wanted: bool) -> None:
-        """Have the kernel hold little of what the peer does not take, or no more so, as `taken.hold_little` does."""
-        hold_little(self.transport, wanted)
+    def limit_unsent(self, is_limited: bool) -> None:
+        """See `Transport.limit_unsent`."""
+        limit_unsent(self.transport, is_limited)
 
     def shutdown(self) -> None:
         """Close when nothing is under way; else let the request that is be the last."""
@@ -272,7 +273,7 @@ class Hosted(Guarded):
         if self.transport.is_closing():
             return
         sock = self.transport.get_extra_info("socket")
-        if not self.transport.get_write_buffer_size() and self._host.give_back(
+        if not self.transport.get_write_buffer_size() and self._host.worker.give_back(
             sock.fileno(), self._peer.peer_address, self._port, received
         ):
             self._host.given_back += 1
@@ -287,7 +288,7 @@ class Hosted(Guarded):
     def _keep(self, received: bytes) -> None:
         """Serve here what belongs elsewhere: the primary does not take it, and an answer is better than none."""
         self._host.kept += 1
-        logger.warning("! %s: a request of another worker's is served here: the primary does not take it", self._peer)
+        log(logger, logging.WARNING, "request kept", **self._peer.log_fields, reason="the primary does not take it")
         self._leaving, self._tries, self._is_kept = False, 0, True
         self.flow.resume_reading()
         self._requests = Requests(self._host.limits.head)  # which reads that request once more, from its beginning

@@ -23,6 +23,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.frames import CloseCode
 
+from realtime.log_lines import log
+from realtime.transport.client_log import FLOOD
 from realtime.transport.flood import (
     CONTROL,
     DISCARD_PAUSE_S,
@@ -236,8 +238,8 @@ class PacedWebSocket(WebSocketsSansIOProtocol):
         self._is_over = True
         self._rest.clear()
         self._endpoint.flooding += 1
-        client = getattr(self, "scope", {}).get("client") or ("?",)
-        logger.warning("x %s: %s", client[0], problem)
+        address = (getattr(self, "scope", {}).get("client") or (None,))[0]
+        log(logger, logging.WARNING, FLOOD, address=address, reason=problem)
         if self.close_sent or self.transport.is_closing():
             return
         self.stop_keepalive()

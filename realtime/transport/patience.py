@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from realtime.transport.taken import taken
+from realtime.transport.acknowledged import acknowledged_bytes
 
 
 class Patience:
@@ -40,14 +40,14 @@ class Patience:
             self._timer = self._transport = None
 
     def _wait(self) -> None:
-        self._before = taken(self._transport)
+        self._before = acknowledged_bytes(self._transport)
         self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._look)
 
     def _look(self) -> None:
         self._timer = None
         if not self._transport.get_write_buffer_size():
             self._transport = None
-        elif taken(self._transport) > self._before:
+        elif acknowledged_bytes(self._transport) > self._before:
             self._wait()
         else:
             self._transport = None

@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
-from collections.abc import Callable
 from typing import Any, Final
 
 from websockets.frames import Close, CloseCode, Frame, Opcode
 
+from realtime.log_lines import log
+from realtime.transport.adopted import ConnectionOwner
 from realtime.transport.handshake import Accepted, Admission, refusal, shake_hands
 from realtime.transport.peer import Peer
 
@@ -24,6 +25,7 @@ LINGER_S: Final = 4.0  # for the head, and for the client to read the answer
 
 CODE: Final = CloseCode.TRY_AGAIN_LATER
 REASON: Final = "try again later"
+CRASHES: Final = "its requests have crashed workers"
 CLOSE: Final = Frame(Opcode.CLOSE, Close(CODE, REASON).serialize()).serialize(mask=False)
 ANSWER: Final = refusal(
     http.HTTPStatus.SERVICE_UNAVAILABLE, "Requests of this client have crashed the server: try again later."
@@ -36,13 +38,21 @@ class RefusedConnection(asyncio.Protocol):
     """Reads one head, answers it, and ends."""
 
     def __init__(
-        self, peer: Peer, received: bytes, admission: Admission, *, head_bytes: int, on_lost: Callable[[str], None]
+        self, peer: Peer, received: bytes, admission: Admission, *, head_bytes: int, owner: ConnectionOwner
     ) -> None:
+        """
+        Args:
+            peer: the client.
+            received: bytes that were taken from the descriptor already.
+            admission: by which a handshake is answered.
+            head_bytes: the most that is read.
+            owner: hears of the end.
+        """
         self._peer = peer
         self._received = bytearray(received)
         self._admission = admission
         self._head_bytes = head_bytes
-        self._on_lost = on_lost
+        self._owner = owner
         self._is_answered = False
         self._transport: Any = None  # asyncio.Transport; uvloop's is none of its subclasses
         self._deadline: asyncio.TimerHandle | None = None
@@ -69,7 +79,8 @@ class RefusedConnection(asyncio.Protocol):
         opening = shake_hands(head, self._peer, self._admission) if head else None
         is_websocket = isinstance(opening, Accepted)
         self._transport.write(opening.answer + CLOSE if isinstance(opening, Accepted) else ANSWER)
-        logger.info("x %s: refused with %d", self._peer, CODE if is_websocket else 503)
+        status = int(CODE) if is_websocket else int(http.HTTPStatus.SERVICE_UNAVAILABLE)
+        log(logger, logging.INFO, "x client refused", **self._peer.log_fields, status=status, reason=CRASHES)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         else:  # TLS has no half-closed state
@@ -78,4 +89,4 @@ class RefusedConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        self._on_lost(self._peer.peer_address)
+        self._owner.ended(self._peer)

@@ -15,16 +15,18 @@ import asyncio
 import enum
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from realtime.log_lines import log
 from realtime.timing.timer_wheel import Timer
+from realtime.transport.acknowledged import acknowledged_bytes, limit_unsent
 from realtime.transport.base import ClientSession, Framing
+from realtime.transport.client_log import SESSION_FAILED, SLOW_CLIENT, log_sent
 from realtime.transport.flood import FloodMeter
-from realtime.transport.frames import TEXT
+from realtime.transport.frames import TEXT, messages_in
 from realtime.transport.peer import Peer
-from realtime.transport.taken import hold_little, taken
-from realtime.transport.websocket_endpoint import WebSocketEndpoint, sent_messages
+from realtime.transport.websocket_endpoint import WebSocketEndpoint
 
 SLOW: Final = (3008, "slow")
 
@@ -50,6 +52,7 @@ class WebSocketFlow(asyncio.Protocol):
 
     __slots__ = (
         "__weakref__",
+        "_acknowledged",
         "_congested_since",
         "_deadline",
         "_endpoint",
@@ -62,7 +65,6 @@ class WebSocketFlow(asyncio.Protocol):
         "_pending",
         "_session",
         "_state",
-        "_taken",
         "_transport",
         "framing",
         "write",
@@ -80,7 +82,7 @@ class WebSocketFlow(asyncio.Protocol):
         self._session: ClientSession | None = None
         self._transport: Any = None  # asyncio.Transport; uvloop's is none of its subclasses
         self._congested_since: float | None = None
-        self._taken = 0  # by the peer, until then
+        self._acknowledged = 0  # `acknowledged_bytes` at that time
         self._pending = bytearray()  # received and not read: the beginning of a frame, or of the head
         self._needed = 0  # bytes that `_pending` has to have before it is worth another look
         self._flood: FloodMeter | None = None  # once something came that has a rate
@@ -101,7 +103,7 @@ class WebSocketFlow(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer does not take everything: look at the limits from now on."""
         self._congested_since = now = asyncio.get_running_loop().time()
-        self._taken = self.taken()
+        self._acknowledged = self.acknowledged_bytes()
         if self._state is WebSocketState.OPEN:
             self.write = self._write_checked
             if self._outbound_timer is None:
@@ -121,8 +123,7 @@ class WebSocketFlow(asyncio.Protocol):
         return write
 
     def _write_logged(self, data: bytes) -> None:
-        for text in sent_messages(data):
-            logger.debug("> %s: %s", self._who, text)
+        log_sent(logger, self._log_fields, messages_in(data))
         self._transport.write(data)
 
     def _write_checked(self, data: bytes) -> None:
@@ -143,8 +144,8 @@ class WebSocketFlow(asyncio.Protocol):
             return
         now = asyncio.get_running_loop().time()
         if now - since >= self._endpoint.limits.outbound_s:
-            before, self._taken = self._taken, self.taken()
-            if self._session is None or not self._session.is_patient or self._taken <= before:
+            before, self._acknowledged = self._acknowledged, self.acknowledged_bytes()
+            if self._session is None or not self._session.is_patient or self._acknowledged <= before:
                 self._close_slow()
                 return
             self._congested_since = now  # it takes what it can
@@ -152,7 +153,7 @@ class WebSocketFlow(asyncio.Protocol):
 
     def _close_slow(self) -> None:
         self._endpoint.slow += 1
-        logger.warning("x %s: slow: %d bytes wait for it", self._who, self.buffered())
+        log(logger, logging.WARNING, SLOW_CLIENT, **self._log_fields, waiting_bytes=self.buffered())
         self.close(*SLOW)
 
     def is_congested_since(self) -> float | None:
@@ -163,14 +164,14 @@ class WebSocketFlow(asyncio.Protocol):
         """Return how many bytes wait in this process."""
         return 0 if self._transport is None else int(self._transport.get_write_buffer_size())
 
-    def taken(self) -> int:
-        """Return how much the peer has taken so far, as `taken.taken` does."""
-        return 0 if self._transport is None else taken(self._transport)
+    def acknowledged_bytes(self) -> int:
+        """See `Transport.acknowledged_bytes`."""
+        return 0 if self._transport is None else acknowledged_bytes(self._transport)
 
-    def hold_little(self, wanted: bool) -> None:
-        """Have the kernel hold little of what the peer does not take, or no more so, as `taken.hold_little` does."""
+    def limit_unsent(self, is_limited: bool) -> None:
+        """See `Transport.limit_unsent`."""
         if self._transport is not None:
-            hold_little(self._transport, wanted)
+            limit_unsent(self._transport, is_limited)
 
     # Reading
 
@@ -219,9 +220,9 @@ class WebSocketFlow(asyncio.Protocol):
     # State and deadline
 
     @property
-    def _who(self) -> str:
-        """The client's name in the log: the session's, as long as there is one."""
-        return str(self._peer) if self._session is None else self._session.who
+    def _log_fields(self) -> Mapping[str, Any]:
+        """The client, as fields of a log line: the session's, as long as there is one."""
+        return self._peer.log_fields if self._session is None else self._session.log_fields
 
     def _enter(self, state: WebSocketState) -> None:
         self._state = state
@@ -234,8 +235,8 @@ class WebSocketFlow(asyncio.Protocol):
             return
         try:
             session.connection_lost(code, reason)
-        except Exception:
-            logger.exception("! %s: a session could not end", self._peer)
+        except Exception:  # noqa: BLE001 - a bug: logged, and the socket is let go all the same
+            log(logger, logging.ERROR, SESSION_FAILED, **self._peer.log_fields, during="end", exc_info=True)
 
     def _arm(self, delay_s: float) -> None:
         if self._deadline is not None:
