@@ -233,7 +233,12 @@ class LocalBroker:
             try:
                 self._link = await self._connect()
             except IncompatibleFormat as error:  # it had died, and was started with new code
-                logger.log(logging.ERROR if attempt == 1 else logging.DEBUG, "! %s", error)
+                log(
+                    logger,
+                    logging.ERROR if attempt == 1 else logging.DEBUG,
+                    "local broker not understood",
+                    reason=error,
+                )
                 continue
             except (OSError, TimeoutError, BrokerUnavailable) as error:
                 log(logger, logging.DEBUG, "- broker not connected", server=self.address, reason=error)

@@ -43,13 +43,14 @@ from realtime.broker.keys import HOME, RedisKeys
 from realtime.broker.links import Route
 from realtime.broker.resp import CommandFailed
 from realtime.errors import IncompatibleFormat
+from realtime.log_lines import log
 
 STORED: Final = b"stored"
 ANNOUNCED: Final = b"announced"
 LOOK_ROUNDS: Final = 30  # a minute, by the rounds of redis.py; for releases that announce nothing
 
-NOT_UNDERSTOOD: Final = "! %s: %s does not understand %s: %s"
-NOT_COMPARED: Final = "! %s: releases of other nodes cannot be compared with this one: %s"
+NOT_UNDERSTOOD: Final = "release not understood"
+NOT_COMPARED: Final = "releases not compared"  # with this one: the hash cannot be read or written
 
 ADVICE: Final = "deploy the releases between the two first, one after the other, or use another --redis-prefix"
 ADVICE_STORED: Final = (
@@ -98,7 +99,7 @@ class Peers:
         try:
             await self._announce(route)
         except CommandFailed as error:
-            logger.warning(NOT_COMPARED, self._shown, error.text)
+            log(logger, logging.WARNING, NOT_COMPARED, server=self._shown, reason=error.text)
 
     async def started(self, route: Route) -> None:
         """
@@ -129,7 +130,15 @@ class Peers:
         for each in problems:
             if each.theirs not in self._logged:
                 self._logged.add(each.theirs)
-                logger.error(NOT_UNDERSTOOD, each.where, each.theirs, each.ours, each.advice)
+                log(
+                    logger,
+                    logging.ERROR,
+                    NOT_UNDERSTOOD,
+                    server=each.where,
+                    theirs=each.theirs,
+                    ours=each.ours,
+                    advice=each.advice,
+                )
         if gone := left_over & self._left_over:
             await route.request(HOME, "HDEL", self._keys.formats, *gone)
         self._left_over = left_over - gone
@@ -138,7 +147,7 @@ class Peers:
         try:
             problems, _ = await self._look(route)
         except CommandFailed as error:  # an ACL user that may not read the hash; what it could before, it still can
-            logger.warning(NOT_COMPARED, self._shown, error.text)
+            log(logger, logging.WARNING, NOT_COMPARED, server=self._shown, reason=error.text)
             return
         if problems:
             raise problems[0]

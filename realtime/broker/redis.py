@@ -232,7 +232,7 @@ class RedisBroker:
         try:
             kind, about = read_message(text)
         except CANNOT_READ as error:
-            self._unreadable.note("a message in a room", error)
+            self._unreadable.note("message in a room", error)
             return
         if isinstance(about, RawPublication):
             self._counts["received"] += 1
@@ -362,7 +362,7 @@ class RedisBroker:
         try:
             return read_payload(fields[1], epoch, int(id.partition(b"-")[0]))
         except CANNOT_READ as error:
-            self._unreadable.note("a publication in a history", error)
+            self._unreadable.note("publication in a history", error)
             return None
 
     async def forget_history(self, room: Room) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-IGNORED: Final = "! ignored %s, which this release cannot read (another release runs beside it?): %s"
+from realtime.log_lines import log
+
+IGNORED: Final = "data of another release ignored"
 
 logger = logging.getLogger("realtime.broker")
 
@@ -35,4 +37,4 @@ class Unreadable:
         self.count += 1
         if kind not in self._known:
             self._known.add(kind)
-            logger.warning(IGNORED, kind, why)
+            log(logger, logging.WARNING, IGNORED, kind=kind, reason=why)

@@ -199,7 +199,7 @@ class ClusterBus:
         try:
             message = decode(data)
         except msgspec.MsgspecError as error:
-            self._unreadable.note("a message of another worker", error)
+            self._unreadable.note("message of a worker", error)
             return
         if isinstance(message, EmulatedInput):
             received = InputReceived(message.number, self._sessions.receive(message.stream_id, message.data))

@@ -36,14 +36,15 @@ from pathlib import Path
 from typing import Final
 
 from realtime.errors import SettingsError
+from realtime.log_lines import log
 from realtime.settings import Settings
 from realtime.transport.tls import server_context
 
 CHECK_S: Final = 1.0  # between two looks at the files: two `stat` a second cost nothing beside one handshake
 SETTLED_S: Final = 2.0  # far above the tick of a kernel's clock (4 ms), and the whole seconds of old file systems
 
-LOADED: Final = "= certificate read anew, for handshakes from now on: certfile=%s keyfile=%s"
-KEPT: Final = "! certificate not read anew, the one before stays in use: %s"
+LOADED: Final = "= certificate read anew"
+KEPT: Final = "certificate not read anew"  # the one before stays in use
 
 logger = logging.getLogger("realtime.tls")
 
@@ -108,11 +109,11 @@ class Certificates:
         try:
             context = server_context(self._settings)
         except SettingsError as error:
-            logger.warning(KEPT, error.problem)
+            log(logger, logging.WARNING, KEPT, reason=error.problem)
             return
         assert context is not None, "a context is only replaced where the settings name two files"
         self._context = context
-        logger.info(LOADED, *self._paths)
+        log(logger, logging.INFO, LOADED, certfile=self._paths[0], keyfile=self._paths[1])
 
     def _states(self) -> tuple[_State | None, ...]:
         return tuple(_state(each) for each in self._paths)

@@ -27,7 +27,8 @@ from realtime.broker.base import IgnoredEvents, WorkerId
 from realtime.broker.formats import BEFORE, LOCAL, REDIS, Spoken, pack
 from realtime.broker.keys import RedisKeys
 from realtime.broker.local import LocalBroker
-from realtime.broker.peers import ADVICE_STORED
+from realtime.broker.peers import ADVICE_STORED, NOT_UNDERSTOOD
+from realtime.broker.unreadable import IGNORED
 from realtime.errors import IncompatibleFormat
 from tests.support.aio import eventually, run_async
 from tests.support.client import ProtocolClient, Refused
@@ -138,8 +139,8 @@ def nodes(before: Path, redis: RedisServer, tmp_path_factory: pytest.TempPathFac
         for each in (old, new):
             lines = "\n".join(each.server.log.lines)
             assert "Traceback" not in lines
-            assert "cannot read" not in lines
-            assert "does not understand" not in lines
+            assert IGNORED not in lines
+            assert NOT_UNDERSTOOD not in lines
 
 
 @pytest.fixture(params=["old to new", "new to old"])

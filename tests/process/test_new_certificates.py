@@ -17,6 +17,7 @@ from cryptography import x509
 from websockets.asyncio.client import ClientConnection
 
 from realtime.transport.certificates import KEPT, LOADED
+from sticky.loop.log_lines import line
 from tests.process.test_tls import certificate_of, make_certificate, securely
 from tests.support.http import WHOSE
 from tests.support.log_lines import exited
@@ -26,11 +27,11 @@ DEADLINE_S = 30
 
 
 def loaded(certfile: Path, keyfile: Path) -> str:
-    return re.escape(LOADED % (certfile, keyfile))
+    return re.escape(line(LOADED, certfile=str(certfile), keyfile=str(keyfile)))
 
 
 def kept(problem: str) -> str:
-    return re.escape(KEPT % problem)
+    return re.escape(line(KEPT, reason=problem))
 
 
 def serial(server: RunningServer) -> int:

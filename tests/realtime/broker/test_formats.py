@@ -17,8 +17,9 @@ from realtime.broker import formats
 from realtime.broker.base import ClientInfo
 from realtime.broker.formats import BEFORE, FORMAT, LOCAL, OLDEST, REDIS, Spoken, newest, pack, understand, unpack
 from realtime.broker.keys import HOME, tag_of
-from realtime.broker.peers import ADVICE, ADVICE_STORED
+from realtime.broker.peers import ADVICE, ADVICE_STORED, NOT_UNDERSTOOD
 from realtime.broker.redis import RedisBroker
+from realtime.broker.unreadable import IGNORED
 from realtime.errors import IncompatibleFormat
 from tests.realtime.broker.conftest import LocalProcess, place_of
 from tests.realtime.broker.workers import KEPT, Place, Worker
@@ -211,7 +212,7 @@ async def test_a_running_worker_logs_a_newcomer_that_it_does_not_understand_once
         await broker._commands.request(HOME, "HINCRBY", broker._keys.formats, "announced", 1)
 
     def logged() -> list[str]:
-        return [each for each in caplog.messages if "does not understand" in each]
+        return [each for each in caplog.messages if each.startswith(NOT_UNDERSTOOD)]
 
     async def has_logged(count: int) -> bool:
         return len(logged()) == count
@@ -245,11 +246,8 @@ async def test_a_message_that_cannot_be_read_is_ignored_with_one_line(
         assert heard.data == b"1"
         assert a.heard.told("link lost", "join", "leave") == []
         assert broker.statistics()["unreadable"] == 7
-    lines = [each for each in caplog.messages if "cannot read" in each]
-    assert lines == [
-        "! ignored a message in a room, which this release cannot read (another release runs beside it?): "
-        "it begins with b'z:'"
-    ]
+    lines = [each for each in caplog.messages if each.startswith(IGNORED)]
+    assert lines == [f'{IGNORED} kind="message in a room" reason="it begins with b\'z:\'"']
 
 
 @pytest.mark.parametrize("redis_place", ["fakeredis", "redis"], indirect=True)

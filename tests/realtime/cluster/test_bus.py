@@ -16,6 +16,7 @@ import pytest
 
 from realtime.auth.revocation import Revoked
 from realtime.broker.base import Broker, Position, Published, PublishRequest, Room, WorkerId
+from realtime.broker.unreadable import IGNORED
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
 from realtime.errors import BrokerUnavailable
@@ -141,5 +142,5 @@ async def test_a_message_of_a_later_release_is_ignored_with_one_line(caplog: pyt
     for message in (later, b"\xc1", longer, later):
         bus.receive(message)
     [line] = caplog.messages
-    assert line.startswith("! ignored a message of another worker, which this release cannot read")
+    assert line.startswith(f'{IGNORED} kind="message of a worker"')
     assert "Traceback" not in caplog.text

@@ -16,7 +16,8 @@ import pytest
 from cryptography import x509
 
 from realtime.settings import Settings
-from realtime.transport.certificates import CHECK_S, SETTLED_S, Certificates
+from realtime.transport.certificates import CHECK_S, KEPT, SETTLED_S, Certificates
+from sticky.loop.log_lines import line as line_of
 from tests.process.test_tls import make_certificate, trusting_anybody
 
 
@@ -184,7 +185,7 @@ def test_what_is_no_pair_leaves_the_one_before_in_use_and_is_said_once(
         for _ in range(3):
             assert files.context(certificates) is before
     [line] = caplog.messages
-    assert line == f"! certificate not read anew, the one before stays in use: {problem}"
+    assert line == line_of(KEPT, reason=problem)
     assert served_by(before) == "CN=first"
     rename(files)
     assert served_by(files.context(certificates)) == "CN=other"
