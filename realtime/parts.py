@@ -207,6 +207,7 @@ def tokens_of(settings: Settings) -> Tokens:
     cache = KeyCache(Path(settings.keys_file)) if settings.keys_file else None
     return Tokens(
         settings.token_hmac_secret,
+        hmac_secret_previous=settings.token_hmac_secret_previous,
         keys=KeySet(fixed, settings.token_jwks_url, cache=cache) if has_keys else None,
         audience=settings.token_audience,
         issuer=settings.token_issuer,

@@ -42,15 +42,21 @@ from realtime.settings import Settings
 from realtime.tasks import SideTasks
 from realtime.transport.adopted import AdoptedConnections
 from realtime.transport.asgi_host import ASGIHost, HostedOptions
+from realtime.transport.certificates import Certificates
 from realtime.transport.handshake import Admission
 from realtime.transport.hosts import Hosts
-from realtime.transport.tls import server_context
 from realtime.transport.websocket_endpoint import WebSocketEndpoint, WebSocketLimits
 from sticky import Worker
+from sticky.errors import NotAWorker
 
 GC_THRESHOLD: Final = 50_000  # young objects; the default of 700 looks at every connection again and again
 
 TICK_S: Final = 1.0  # the resolution of the date in answers (RFC 9110, section 6.6.1)
+
+NO_WORKER: Final = (
+    "! this worker ends: {error}. If a server started it, that server runs code of another release: stop it and start "
+    "it again, for a reload brings new code to workers alone"
+)
 
 REAP_S: Final = 1.0  # for the removal of a dead worker's members, when this one ends; others do it as well
 
@@ -100,7 +106,7 @@ class Process:
             self._host,
             connections,
             endpoints=parts.endpoints,
-            tls=server_context(settings),
+            tls=Certificates(settings),
             handshake_s=settings.handshake_s,
             streams=parts.streams,
         )
@@ -192,7 +198,10 @@ def report(error: ExceptionInfo) -> str:
 
 async def main() -> None:
     """Be a worker, from the first message of the primary to the last client."""
-    worker = await Worker.connect()
+    try:
+        worker = await Worker.connect()
+    except NotAWorker as error:  # there is no channel, or none that can be read: standard error is the server's log
+        sys.exit(NO_WORKER.format(error=error))
     settings = Settings.from_builtins(worker.config)
     logs.set_up(
         str(worker.slot),

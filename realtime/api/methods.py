@@ -17,7 +17,6 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec import Raw
 
-import realtime
 from realtime import codes
 from realtime.api.glob import BadGlob, compile_glob
 from realtime.api.messages import (
@@ -53,6 +52,7 @@ from realtime.api.messages import (
 from realtime.application.users import find
 from realtime.broker import base
 from realtime.broker.base import Position, Room
+from realtime.broker.formats import BEFORE
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.messages import DisconnectUser, RefreshUser, SubscribeUser, UnsubscribeUser
 from realtime.errors import BrokerUnavailable, ClientError, NotKept
@@ -213,7 +213,7 @@ class Methods:
                 Node(
                     uid=told.worker,
                     name=f"{told.node}-{told.slot}",
-                    version=realtime.__version__,
+                    version=told.release or BEFORE.release,
                     num_clients=told.clients,
                     num_users=told.users,
                     num_channels=len(told.rooms),

@@ -29,6 +29,7 @@ from typing import Any, Final
 
 import msgspec
 
+from realtime.broker import formats
 from realtime.broker.base import (
     BrokerListener,
     ClientInfo,
@@ -57,7 +58,7 @@ from realtime.broker.local_server import (
     REPLY,
     STATE,
 )
-from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
+from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable, IncompatibleFormat
 from realtime.log_lines import log
 from realtime.timing.rate import Rate
 
@@ -65,6 +66,7 @@ START_S: Final = 5.0  # for the first connection
 PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
 TIMEOUT_S: Final = 10.0  # for one command; a broker on this machine that needs longer hangs
 GOODBYE_S: Final = 2.0
+ADVICE: Final = "stop the server and start it again, for a reload leaves the local broker as it is"
 
 logger = logging.getLogger("realtime.broker.local")
 
@@ -191,6 +193,7 @@ class LocalBroker:
 
         Raises:
             OSError, TimeoutError, BrokerUnavailable: that failed; the link is closed again.
+            IncompatibleFormat: it is the broker of a release that this one does not understand.
         """
         _, link = await asyncio.get_running_loop().create_unix_connection(lambda: LocalLink(self), self._path)
         try:
@@ -201,7 +204,10 @@ class LocalBroker:
                 link.request("add_member", key[0], info, announce, True, lasting, key in self._in_grace)
                 for key, (info, announce, lasting) in self._members.items()
             ]
-            await asyncio.wait_for(asyncio.gather(*answers), TIMEOUT_S)
+            hello, *_ = await asyncio.wait_for(asyncio.gather(*answers), TIMEOUT_S)
+            theirs = formats.unpack(msgspec.msgpack.decode(hello, type=bytes | None))
+            if not formats.understand(theirs, formats.LOCAL):
+                raise IncompatibleFormat(f"the local broker at {self.address}", str(theirs), str(formats.LOCAL), ADVICE)
             if link.is_lost:  # `link_lost` ignored it, because it was not yet `self._link`
                 raise BrokerUnavailable(self.address, "the link was lost")
         except BaseException:
@@ -228,6 +234,14 @@ class LocalBroker:
             attempt += 1
             try:
                 self._link = await self._connect()
+            except IncompatibleFormat as error:  # it had died, and was started with new code
+                log(
+                    logger,
+                    logging.ERROR if attempt == 1 else logging.DEBUG,
+                    "local broker not understood",
+                    reason=error,
+                )
+                continue
             except (OSError, TimeoutError, BrokerUnavailable) as error:
                 log(logger, logging.DEBUG, "- broker not connected", server=self.address, reason=error)
                 continue

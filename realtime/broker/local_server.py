@@ -53,6 +53,7 @@ import msgspec
 import uvloop
 
 from realtime import logs
+from realtime.broker import formats
 from realtime.broker.base import (
     ClientInfo,
     ConnectionId,
@@ -180,8 +181,12 @@ class LocalBrokerServer:
 
     # Operations. Each gets the undecoded arguments, and returns the answer.
 
-    def hello(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
-        """Learn which worker this is, send it the statistics, and let it inherit the members of orphaned workers."""
+    def hello(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> bytes:
+        """
+        Learn which worker this is, send it the statistics, and let it inherit the members of orphaned workers.
+
+        The answer announces what this process speaks (formats.py). The worker decides whether it understands that.
+        """
         assert not peer.worker, "local.py sends hello once, as the first command of a link"
         peer.worker = WorkerId(_text(raw[0]))
         peer.notify(frame([STATE, self.statistics()]))
@@ -189,6 +194,7 @@ class LocalBrokerServer:
         inherited = [departed for worker in sorted(orphans) for departed in self._reap(worker, peer)]
         if inherited:
             peer.notify(frame([DEPARTED, inherited]))
+        return formats.pack(formats.LOCAL)
 
     def goodbye(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
         """Remove the members of a worker that ends. Only inherited ones are reported: its leaves are announced."""

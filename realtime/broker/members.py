@@ -80,7 +80,17 @@ _LEAVE_TO_OTHER_OWNER: Final = 2
 
 _Owned = tuple[Room, ConnectionId, bool]  # an entry of an owned set: where, which member, whether it is lasting
 
+
+class _OwnedEntry(msgspec.Struct, frozen=True, array_like=True):
+    """An entry of an owned set as it is read. Fields of a later release may follow."""
+
+    room: str
+    connection_id: str
+    lasting: bool
+
+
 _pack = msgspec.msgpack.encode
+_owned_entry = msgspec.msgpack.Decoder(_OwnedEntry).decode
 _info = msgspec.msgpack.Decoder(ClientInfo).decode
 logger = logging.getLogger("realtime.broker.redis")
 
@@ -311,8 +321,8 @@ class Members:
     async def _owned_by(self, worker: str) -> list[_Owned]:
         """Return the owned set of a worker."""
         owned = await self._commands.request(HOME, "SMEMBERS", self._keys.owned(worker))
-        found = [msgspec.msgpack.decode(each, type=tuple[str, str, bool]) for each in owned]
-        return [(Room(room), ConnectionId(connection_id), lasting) for room, connection_id, lasting in found]
+        found = [_owned_entry(each) for each in owned]
+        return [(Room(each.room), ConnectionId(each.connection_id), each.lasting) for each in found]
 
     async def _reap_all(self, owned: Sequence[_Owned], worker: str) -> None:
         """

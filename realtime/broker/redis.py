@@ -48,9 +48,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
-from realtime.broker import scripts
+from realtime.broker import formats, scripts
 from realtime.broker.address import RedisLocation, Topology, parse_url
 from realtime.broker.base import (
     UNUSED_STREAM_S,
@@ -65,6 +63,7 @@ from realtime.broker.base import (
     Position,
     Published,
     PublishRequest,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
@@ -75,8 +74,10 @@ from realtime.broker.keys import HOME, RedisKeys, tag_of
 from realtime.broker.links import Nodes, RedisLink, Route
 from realtime.broker.members import Members, read_members
 from realtime.broker.nodes import FixedServer, Sentinels, SingleNode
-from realtime.broker.payload import StoredPayload, pack_payload, read_payload
+from realtime.broker.payload import CANNOT_READ, JOIN, StoredPayload, pack_payload, read_message, read_payload
+from realtime.broker.peers import Peers
 from realtime.broker.resp import CommandFailed
+from realtime.broker.unreadable import Unreadable
 from realtime.errors import BrokerUnavailable
 from realtime.log_lines import log
 from realtime.timing.rate import Rate
@@ -86,9 +87,6 @@ PROBE_LOST_S: Final = 6.0  # three rounds
 CLOSE_S: Final = 2.0  # to remove this worker's members when it ends
 
 logger = logging.getLogger("realtime.broker.redis")
-
-
-_info = msgspec.msgpack.Decoder(ClientInfo).decode
 
 
 class RedisBroker:
@@ -112,6 +110,8 @@ class RedisBroker:
         self._listener: BrokerListener = IgnoredEvents()
         self._rooms: dict[bytes, Room] = {}  # by channel
         self._tasks: set[asyncio.Task[None]] = set()
+        self._peers = Peers(worker, self._keys, f"{self._nodes.shown}, prefix {prefix}", formats.REDIS)
+        self._unreadable = Unreadable()
         self._counts = dict.fromkeys(("published", "received", "links_lost", "gaps", "reaped"), 0)
 
     def _make_nodes(self, location: RedisLocation, worker: WorkerId) -> Nodes:
@@ -133,16 +133,28 @@ class RedisBroker:
     # The servers
 
     async def start(self, listener: BrokerListener) -> None:
-        """Connect, and begin the rounds. There is no second try: a wrong address must end the start with its reason."""
+        """
+        Connect, and begin the rounds. There is no second try: a wrong address must end the start with its reason.
+
+        Raises:
+            BrokerUnavailable: as the contract says.
+            IncompatibleFormat: another release is in use there, which does not understand this one.
+        """
         assert not self._tasks, "a broker is started once"
         self._listener = listener
         await self._nodes.start()
+        try:
+            await self._peers.started(self._nodes.route)
+        except BaseException:
+            await self.close()
+            raise
         self._spawn(self._rounds())
 
     def channels(self) -> Iterable[bytes]:
         return self._rooms.keys()
 
     async def enter(self, route: Route, fresh: Callable[[RedisLink], bool]) -> None:
+        await self._peers.before_lease(route)
         await self._members.enter(route, fresh)
 
     def on_lost(self) -> None:
@@ -210,6 +222,7 @@ class RedisBroker:
         """Renew the lease once. Failures are only logged, because the next round tries again."""
         try:
             await self._members.renew(self._nodes.route)
+            await self._peers.renew(self._nodes.route)
         except CommandFailed as error:
             log(logger, logging.DEBUG, "- lease not renewed", reason=self._commands.refused(HOME, error))
         except BrokerUnavailable as error:
@@ -221,15 +234,18 @@ class RedisBroker:
         listener = self._listener
         if room is None:
             return
-        kind = text[:2]
-        if kind == b"p:":
-            _, epoch, offset, payload = text.split(b":", 3)
+        try:
+            kind, about = read_message(text)
+        except CANNOT_READ as error:
+            self._unreadable.note("message in a room", error)
+            return
+        if isinstance(about, RawPublication):
             self._counts["received"] += 1
-            listener.on_publication(room, read_payload(payload, epoch.decode(), int(offset)))
-        elif kind == b"j:":
-            listener.on_join(room, _info(text[2:]))
-        elif kind == b"l:":
-            listener.on_leave(room, _info(text[2:]))
+            listener.on_publication(room, about)
+        elif kind == JOIN:
+            listener.on_join(room, about)
+        else:
+            listener.on_leave(room, about)
 
     # The contract: rooms
 
@@ -353,8 +369,16 @@ class RedisBroker:
             min(int(UNUSED_STREAM_S * 1000), _meta_ms(retention)) if create else 0,
         )
         name = epoch.decode()
-        publications = [read_payload(fields[1], name, int(id.partition(b"-")[0])) for id, fields in entries]
+        publications = [read for id, fields in entries if (read := self._read_entry(id, fields, name)) is not None]
         return History(publications, Position(name, int(top)))
+
+    def _read_entry(self, id: bytes, fields: Sequence[bytes], epoch: str) -> RawPublication | None:
+        """Read an entry of a stream. One that cannot be read is left out, and its offset shows that one is missing."""
+        try:
+            return read_payload(fields[1], epoch, int(id.partition(b"-")[0]))
+        except CANNOT_READ as error:
+            self._unreadable.note("publication in a history", error)
+            return None
 
     async def forget_history(self, room: Room) -> None:
         """Delete the stream of publications. The key of the position is another one, and stays."""
@@ -428,6 +452,8 @@ class RedisBroker:
             "nodes": sum(1 for _ in self._nodes.links),
             "rooms": len(self._rooms),
             "own_members": len(self._members),
+            "format": formats.FORMAT,
+            "unreadable": self._unreadable.count,
             **self._counts,
         }
 

@@ -55,14 +55,21 @@ def facts(settings: Settings) -> list[tuple[str, str, bool]]:
         ("broker", broker(settings), False),
     ]
     if settings.sticky != "none":
-        known = settings.secret is not None
-        found.append(("secret", f"set ({settings.source('secret')})" if known else DRAWN, False))
+        found.append(("secret", secret(settings), False))
     found.append(("paths", paths(settings), False))
     found.append(("clients", clients(settings), False))
     found.append(("origins", origins(settings), "*" in settings.allowed_origins))
     if settings.allowed_hosts:
         found.append(("hosts", f"{', '.join(settings.allowed_hosts)}; {HOSTS}", False))
     return found
+
+
+def secret(settings: Settings) -> str:
+    """Return where the secret comes from, and whether it replaces another."""
+    if settings.secret is None:
+        return DRAWN
+    of = "" if settings.secret_previous is None else f"; the previous one too ({settings.source('secret_previous')})"
+    return f"set ({settings.source('secret')}){of}"
 
 
 def clients(settings: Settings) -> str:
@@ -73,6 +80,7 @@ def clients(settings: Settings) -> str:
     """
     keys = [
         *(["the HMAC secret"] if settings.token_hmac_secret is not None else []),
+        *(["the previous one"] if settings.token_hmac_secret_previous is not None else []),
         *([f"the public key {settings.token_public_key}"] if settings.token_public_key is not None else []),
         *([f"the keys at {without_password(settings.token_jwks_url)}"] if settings.token_jwks_url is not None else []),
     ]

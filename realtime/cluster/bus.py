@@ -20,6 +20,7 @@ import msgspec
 from realtime import codes
 from realtime.auth.revocation import KEPT_S, MOST, Revocation, Revoked
 from realtime.broker.base import Broker, Position, PublishRequest, Retention, Room, WorkerId
+from realtime.broker.unreadable import Unreadable
 from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.messages import (
     DisconnectUser,
@@ -87,6 +88,7 @@ class ClusterBus:
         self._surveys: dict[int, tuple[list[SurveyReply], asyncio.Event]] = {}
         self._receipts: dict[int, asyncio.Future[bool]] = {}  # of input that was sent and is not confirmed
         self._number = 0  # of the latest message that has an answer
+        self._unreadable = Unreadable()
 
     async def start(self) -> None:
         """
@@ -196,7 +198,11 @@ class ClusterBus:
 
     def receive(self, data: bytes) -> None:
         """Do what a message asks for, or give an answer to the call that waits for it."""
-        message = decode(data)
+        try:
+            message = decode(data)
+        except msgspec.MsgspecError as error:
+            self._unreadable.note("message of a worker", error)
+            return
         if isinstance(message, EmulatedInput):
             received = InputReceived(message.number, self._sessions.receive(message.stream_id, message.data))
             self._tasks.spawn(self._answer(message.asker, received))
@@ -238,7 +244,7 @@ class ClusterBus:
     def _reply_to(self, request: SurveyRequest) -> SurveyReply:
         """Return what this worker serves, or its connections of one user."""
         home = self._home
-        reply = SurveyReply(request.number, home.worker, home.node, home.slot, self._started_s)
+        reply = SurveyReply(request.number, home.worker, home.node, home.slot, self._started_s, release=home.version)
         if request.user is None:
             clients, users = self._sessions.counts()
             rooms = {str(room): size for room, size in self._rooms.sizes().items()}

@@ -1,8 +1,8 @@
 """
 The messages that workers send to each other: plain data in msgpack, one structure for each kind.
 
-Sent and received by workers of all machines, perhaps of two versions during a reload: a field is added at the end, with
-a default, and a tag keeps its meaning. Nothing here does anything.
+Sent and received by workers of all machines, perhaps of two releases during a deploy: a field is added at the end, with
+a default, and a tag keeps its meaning (realtime/broker/formats.py has the whole rule). Nothing here does anything.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ class SurveyReply(msgspec.Struct, frozen=True, tag="t", array_like=True):
     users: int = 0
     rooms: dict[str, int] = {}
     places: list[UserConnection] = []
+    release: str = ""  # of the worker; empty from one of 0.1
 
 
 Message: TypeAlias = (

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from realtime.log_lines import log
 from realtime.protocol.base import Endpoints, Streams
@@ -36,6 +36,12 @@ SHARE: Final = 0.5  # of the drain's time, for telling everybody
 logger = logging.getLogger("realtime.gateway")
 
 
+class TLSContexts(Protocol):
+    """What gives each handshake its TLS context: `transport.certificates.Certificates`."""
+
+    def context(self) -> ssl.SSLContext | None: ...
+
+
 class Gateway:
     """All connections of this worker."""
 
@@ -46,7 +52,7 @@ class Gateway:
         connections: AdoptedConnections,
         *,
         endpoints: Endpoints,
-        tls: ssl.SSLContext | None = None,
+        tls: TLSContexts | None = None,
         handshake_s: float = Settings.handshake_s,
         streams: Streams | None = None,
     ) -> None:
@@ -56,7 +62,7 @@ class Gateway:
             host: serves all other requests.
             connections: counts them. It is the owner that `endpoint` and `host` have.
             endpoints: where our protocol is served, and how it ends a connection.
-            tls: for connections that begin with a TLS handshake.
+            tls: for connections that begin with a TLS handshake; asked again for each of them.
             handshake_s: how long that may take.
             streams: our clients that have no WebSocket; they are `host`'s connections as well.
         """
@@ -99,7 +105,7 @@ class Gateway:
 
     async def _connect(self, adopted: Adopted, peer: Peer, make: Callable[[], asyncio.BaseProtocol]) -> None:
         """Give the socket to its protocol. Where that fails, no protocol hears of the end, so it is reported here."""
-        tls = self._tls if adopted.kind == "tls" else None
+        tls = self._tls.context() if self._tls is not None and adopted.kind == "tls" else None
         patience_s = None if tls is None else self._handshake_s
         try:
             await asyncio.get_running_loop().connect_accepted_socket(

@@ -43,6 +43,9 @@ def test_it_says_whether_the_secret_outlives_the_primary() -> None:
     assert said(Settings())["secret"] == DRAWN
     assert said(Settings(secret=SECRET, sources={"secret": "REALTIME_SECRET"}))["secret"] == "set (REALTIME_SECRET)"
     assert "secret" not in said(Settings(sticky="none"))
+    sources = {"secret": "REALTIME_SECRET", "secret_previous": "REALTIME_SECRET_PREVIOUS"}
+    both = said(Settings(secret=SECRET, secret_previous="p" * 32, sources=sources))["secret"]
+    assert both == "set (REALTIME_SECRET); the previous one too (REALTIME_SECRET_PREVIOUS)"
 
 
 def test_it_says_what_is_hashed() -> None:
