@@ -163,7 +163,7 @@ class OnStreamlit(Person):
         self.see_upload()
 
     def come_back(self, since: int) -> None:
-        self.server.log.wait_for("GET /_stcore/host-config: 200", since=since, deadline_s=DEADLINE_S)  # it will connect
+        self.server.log.wait_for("method=GET path=/_stcore/host-config status=200", since=since, deadline_s=DEADLINE_S)
         self.page.wait_for("!!document.querySelector('[data-test-connection-state=CONNECTED]')", deadline_s=DEADLINE_S)
 
 

@@ -52,6 +52,6 @@ def test_without_stickiness_a_page_does_not_find_its_process(chromium: Chromium)
         # Where its socket meets another process, which does not know it, the page is told to load itself anew.
         while True:
             mark = server.log.mark()
-            if len(server.log.find_all("GET /: 200")) > PEOPLE:
+            if len(server.log.find_all("method=GET path=/ status=200")) > PEOPLE:
                 break
-            server.log.wait_for("GET /: 200", since=mark)
+            server.log.wait_for("method=GET path=/ status=200", since=mark)
