@@ -45,7 +45,7 @@ def read_parameters(path: str, query: Mapping[str, str]) -> Parameters:
     `cf_connect` can hold a token. So it is taken out of the query, on every path: no handler and no log sees it.
 
     Args:
-        path: one of `ENDPOINTS`; any other has no meaning, and says nothing.
+        path: one of `ENDPOINTS`, also below a prefix; any other has no meaning, and says nothing.
         query: of the request, decoded. It is not changed.
     """
     rest = dict(query)
