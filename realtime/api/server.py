@@ -26,7 +26,7 @@ from realtime.api.openapi import describe
 from realtime.api.tail import tail
 from realtime.auth.credentials import API_KEY, WrongCredentials
 from realtime.cluster.bus import ClusterBus
-from realtime.rooms.fanout import Wire
+from realtime.rooms.fanout import Encoder
 from realtime.rooms.hub import Hub
 from realtime.settings import Settings
 from realtime.surrogates import repair
@@ -34,13 +34,21 @@ from realtime.transport.asgi import Receive, Scope, Send
 from realtime.transport.http import JSON, headers_of, read_body, respond, respond_text
 
 PREFIX: Final = "/api"
-BODY_MAX: Final = 4 * 1024**2  # a batch is larger than any one message
+BODY_MAX: Final = 4 * 1024**2
+"""Bytes of a request. A batch is larger than any one message; with more, one program would fill a worker's memory."""
 ENCODED: Final = 2  # times as long as it is, a message can be in a request: Base64, or escaped
 BATCH_MAX: Final = 1000
+"""Requests in a batch. With `parallel` they all begin at once, so this bounds what one request can begin."""
+OTHER_PATHS: Final = ("batch", "openapi.json", "tail")  # below `/api`, beside the methods
 
 
 class Api:
-    """The API in one worker."""
+    """
+    The API in one worker, an ASGI application for the paths at and below `path`.
+
+    It has no state between requests. Programs may call any worker of any machine, in any order: what a method changes
+    goes through the broker.
+    """
 
     def __init__(
         self,
@@ -48,9 +56,10 @@ class Api:
         bus: ClusterBus,
         *,
         keys: Sequence[str],
-        encoder: Wire,
+        encoder: Encoder,
         wrong: WrongCredentials | None = None,
         message_bytes: int = Settings.message_bytes,
+        own_prefix: str = Settings.own_prefix,
     ) -> None:
         """
         Args:
@@ -60,30 +69,42 @@ class Api:
             encoder: how a program that follows a room gets its publications.
             wrong: counts and slows keys that are wrong; none waits unless given.
             message_bytes: a setting of the same name; a message of that size fits into a request.
+            own_prefix: a setting of the same name; the API is at `PREFIX` below it.
         """
+        self.path = own_prefix + PREFIX
         self._wrong = WrongCredentials(most_s=0) if wrong is None else wrong
         self.keys = tuple(key.encode() for key in keys)
-        self._body_max = max(BODY_MAX, ENCODED * message_bytes)
+        self.body_max = max(BODY_MAX, ENCODED * message_bytes)
         self._hub = hub
         self._encoder = encoder
         self._methods = Methods(hub, bus)
 
+    def has(self, path: str) -> bool:
+        """Say whether there is an API, and a path is that of one of its methods. Below `path` all others get 404."""
+        name = path.removeprefix(f"{self.path}/") if path != self.path else ""
+        return bool(self.keys) and (name in ("", *OTHER_PATHS) or name in self._methods.by_name)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request below `PREFIX`."""
+        """
+        Serve a request to `self.path`, or below it.
+
+        The key is checked before anything of the body is read. So a request without one costs a head and an answer,
+        and one with a wrong key some time as well, which makes guessing slow.
+        """
         headers = headers_of(scope)
-        name = scope["path"].removeprefix(PREFIX).strip("/")
+        name = scope["path"].removeprefix(self.path).strip("/")
         given = _key_of(headers)
         if not self._opens(given):
             if given:
                 await self._wrong.slow(API_KEY, (scope.get("client") or ("",))[0], "it is none of --api-key")
             await respond_text(send, 401, b"X-API-Key is missing or wrong.\n")
         elif name == "openapi.json":
-            await respond(send, 200, msgspec.json.encode(describe(self._methods, PREFIX)), JSON)
+            await respond(send, 200, msgspec.json.encode(describe(self._methods, self.path)), JSON)
         elif name == "tail":
             await tail(self._hub, self._encoder, scope, receive, send)
         elif scope["method"] != "POST":
             await respond_text(send, 405, b"POST.\n", [(b"allow", b"POST")])
-        elif (body := await read_body(receive, self._body_max)) is None:
+        elif (body := await read_body(receive, self.body_max)) is None:
             await respond_text(send, 413, b"The request is too large.\n")
         elif name and name != "batch" and name not in self._methods.by_name:
             await respond_text(send, 404, b"There is no such method.\n")
@@ -91,10 +112,12 @@ class Api:
             await respond(send, 200, msgspec.json.encode(await self._answer(name, repair(body) or b"{}")), JSON)
 
     def _opens(self, given: str) -> bool:
+        """Say whether a key is one of ours. How long it takes tells nothing of how much of it was right."""
         found = [hmac.compare_digest(given.encode(), known) for known in self.keys]
-        return any(found)  # all were compared: the time tells nothing
+        return any(found)  # not in the comprehension: that would stop at the first, and tell which it was
 
     async def _answer(self, name: str, body: bytes) -> Any:
+        """Return what is answered to a body that was read whole: of one method, of a batch, or in the older form."""
         try:
             if name == "batch":
                 return await self._batch(msgspec.json.decode(body, type=BatchRequest))
@@ -106,6 +129,12 @@ class Api:
         return await self._methods.call(name, body)
 
     async def _batch(self, request: BatchRequest) -> BatchResult | Reply:
+        """
+        Run several requests. One that fails stops none of the others, which is what Centrifugo does.
+
+        Returns:
+            Their replies in the order of the requests, or one error where the batch itself is wrong: then none ran.
+        """
         if len(request.commands) > BATCH_MAX or any(len(each) != 1 for each in request.commands):
             return refused(bad_request(f"at most {BATCH_MAX} commands, each of one method"))
         calls = [next(iter(each.items())) for each in request.commands]

@@ -111,7 +111,7 @@ class Worker:
         self._adopted = 0  # connections ever adopted
         self._heartbeat_s: float = boot["heartbeat_s"]
         self._orphan_grace_s: float = boot["orphan_grace_s"]
-        hashing = Hashing(boot["secret"])
+        hashing = Hashing(boot["secret"], previous=boot.get("secret_previous"))  # None of a primary before this field
         self._affinity = Affinity(AffinitySettings.from_builtins(boot["affinity"]), hashing)
         self._journal = journal
         self._channel = channel

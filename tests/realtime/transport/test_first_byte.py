@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from realtime.process.gateway import Gateway
-from realtime.protocol.centrifuge.streams import ENDPOINTS
+from realtime.protocol.centrifuge.endpoints import ENDPOINTS
 from realtime.timing.timer_wheel import TimerWheel
-from realtime.transport.asgi_host import ASGIHost
+from realtime.transport.adopted import AdoptedConnections
+from realtime.transport.asgi_host import ASGIHost, HostedOptions
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from sticky.handoff.journal import NO_MARK
 from sticky.handoff.messages import REFUSED
@@ -39,6 +40,17 @@ HANDSHAKE = (
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 TURNS = 100  # of the loop, in which nothing may be reported
+
+
+class FixedTLS:
+    """The TLS context of a certificate that is made in a directory. It is `TLSContexts`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._context.load_cert_chain(*make_certificate(directory, "here"))
+
+    def context(self) -> ssl.SSLContext:
+        return self._context
 
 
 class Reports:
@@ -64,21 +76,35 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-def make_gateway(parser: str, tls: ssl.SSLContext | None = None) -> Gateway:
-    routes = Routes(Affinity(AffinitySettings()), Hashing(bytes(16)), Slot(0))
-    endpoint = WebSocketEndpoint(Sessions(), wheel=TimerWheel(0.0))
+class OneWorker:
+    """A worker, as gateway and host know it. It is a `HostingWorker`, and `Primary` of the connections."""
+
+    slot = Slot(0)
+    worker_id = node = "here"
+
+    def __init__(self) -> None:
+        self.routes = Routes(Affinity(AffinitySettings()), Hashing(bytes(16)), Slot(0))
+
+    def give_back(self, fd: int, peer_address: str, port: int, received: bytes) -> bool:
+        return False
+
+    def closed(self, *, peer_address: str) -> None:
+        """Nothing has to be known of it."""
+
+
+def make_gateway(parser: str, tls: FixedTLS | None = None) -> Gateway:
+    worker = OneWorker()
+    connections = AdoptedConnections(worker, worker.routes.keys)
+    endpoint = WebSocketEndpoint(Sessions(), wheel=TimerWheel(0.0), owner=connections)
     host = ASGIHost(
         application,
-        place={},
-        cookie="rt_session",
-        websocket_paths=ENDPOINTS.websocket_paths,
+        worker=worker,
+        owner=connections,
         endpoint=endpoint,
-        on_lost=lambda address: None,
-        routes=routes,
-        give_back=lambda fd, address, port, received: False,
-        parser=parser,
+        websocket_paths=ENDPOINTS.websocket_paths,
+        options=HostedOptions(parser=parser),
     )
-    return Gateway(endpoint, host, endpoints=ENDPOINTS, closed=lambda address: None, tls=tls)
+    return Gateway(endpoint, host, connections, endpoints=ENDPOINTS, tls=tls)
 
 
 @asynccontextmanager
@@ -155,16 +181,10 @@ async def test_a_connection_that_ends_unread_has_ended(parser: str) -> None:
     assert reports.events == ["ended"]
 
 
-def tls_of(directory: Path) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(*make_certificate(directory, "here"))
-    return context
-
-
 @run_async
 async def test_a_tls_connection_is_read_when_its_handshake_is_done(tmp_path: Path) -> None:
     reports = Reports()
-    async with adopted(make_gateway("httptools", tls_of(tmp_path)), reports, kind="tls") as client:
+    async with adopted(make_gateway("httptools", FixedTLS(tmp_path)), reports, kind="tls") as client:
         for _ in range(TURNS):
             await asyncio.sleep(0)
         assert reports.events == []
@@ -179,7 +199,7 @@ async def test_a_tls_connection_is_read_when_its_handshake_is_done(tmp_path: Pat
 @run_async
 async def test_a_tls_connection_whose_handshake_fails_has_ended(tmp_path: Path) -> None:
     reports = Reports()
-    async with adopted(make_gateway("httptools", tls_of(tmp_path)), reports, kind="tls") as client:
+    async with adopted(make_gateway("httptools", FixedTLS(tmp_path)), reports, kind="tls") as client:
         await asyncio.get_running_loop().sock_sendall(client, b"\x16\x03\x01 this is no handshake")
         await until(lambda: reports.events)
     assert reports.events == ["ended"]
