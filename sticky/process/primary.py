@@ -49,6 +49,7 @@ from sticky.process.routing import Routing
 from sticky.process.signals import queued_signals
 from sticky.settings import ClusterSettings
 from sticky.supervision.environment import Environment
+from sticky.supervision.hooks import ClusterHooks
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.sidecars import Sidecar, Sidecars
 from sticky.supervision.supervisor import Supervisor
@@ -126,8 +127,9 @@ class Primary:
         self._poller = poller
         self._environment = environment
         self._settings = settings
-        self._hooks = hooks
         self._counters = poller.counters
+        cluster_hooks = ClusterHooks(hooks, counters=poller.counters)
+        self._hook = cluster_hooks.run
         self._status = 0
         env = dict(env)
         self._manager = ServiceManager(env)
@@ -160,11 +162,11 @@ class Primary:
             self._routing.crashes,
             settings=settings,
             counters=self._counters,
-            hook=self._hook,
+            hooks=cluster_hooks,
+            acceptor=self._routing.acceptor,
             on_first_ready=self._listen,
             on_reloaded=lambda: self._manager.ready(self._summary()),
             on_stopped=self._on_workers_stopped,
-            on_given_back=self._routing.acceptor.take_back,
         )
         self._sidecars = Sidecars(
             poller,
@@ -260,14 +262,6 @@ class Primary:
             log(logging.INFO, log_lines.SERVER_LISTENING, address=address)
         self._manager.ready(self._summary())
         self._hook("listening", {"addresses": addresses})
-
-    def _hook(self, name: str, fields: dict[str, Any]) -> None:
-        for hook in self._hooks.get(name, ()):
-            try:
-                hook(fields)
-            except Exception:  # noqa: BLE001 - logged with its traceback
-                self._counters["hooks_failed"] += 1
-                log(logging.ERROR, log_lines.HOOK_FAILED, hook=name, exc_info=True)
 
     # Signals
 
