@@ -69,6 +69,8 @@ _SIGNALS: Final = (
 SLOT: Final = "STICKY_SLOT"
 """The environment variable that names a worker's slot, for what reads nothing else."""
 
+EnvOf = Callable[[Slot], Mapping[str, str]]
+
 
 class PrimaryState(enum.Enum):
     """Where a run of the primary is."""
@@ -108,7 +110,7 @@ class Primary:
         worker_config: Any,
         sidecars: Sequence[Sidecar],
         env: Mapping[str, str],
-        env_of: Callable[[Slot], Mapping[str, str]],
+        env_of: EnvOf,
         hooks: Mapping[str, Sequence[Callable[[dict[str, Any]], None]]],
     ) -> None:
         """
@@ -145,16 +147,25 @@ class Primary:
             undo.callback(self._routing.release)
             self._control = self._open_control()
             undo.pop_all()  # all that can fail is done
+        env_of_slot = partial(_worker_env, env, env_of)
+        self._supervisor = self._make_supervisor(worker_argv, worker_config, env_of_slot, secret, cluster_hooks)
+        self._sidecars = self._make_sidecars(sidecars, env)
+
+    def _make_supervisor(
+        self, worker_argv: Sequence[str], worker_config: Any, env_of: EnvOf, secret: bytes, hooks: ClusterHooks
+    ) -> Supervisor:
+        """Make the supervisor over the routing. It starts nothing yet, and calls back once the poller runs."""
+        poller, environment, settings = self._poller, self._environment, self._settings
         launcher = Launcher(
             environment,
             settings,
             argv=worker_argv,
-            env_of=lambda slot: {**env, SLOT: str(slot), **env_of(slot)},
+            env_of=env_of,
             config=worker_config,
             node=self._node,
             secret=secret,
         )
-        self._supervisor = Supervisor(
+        return Supervisor(
             poller,
             self._workers,
             launcher,
@@ -162,13 +173,17 @@ class Primary:
             self._routing.crashes,
             settings=settings,
             counters=self._counters,
-            hooks=cluster_hooks,
+            hooks=hooks,
             acceptor=self._routing.acceptor,
             on_first_ready=self._listen,
             on_reloaded=lambda: self._manager.ready(self._summary()),
             on_stopped=self._on_workers_stopped,
         )
-        self._sidecars = Sidecars(
+
+    def _make_sidecars(self, sidecars: Sequence[Sidecar], env: Mapping[str, str]) -> Sidecars:
+        """Make the sidecars, whose readiness starts the workers."""
+        poller, environment = self._poller, self._environment
+        return Sidecars(
             poller,
             environment,
             sidecars,
@@ -376,6 +391,11 @@ class Primary:
             **self._routing.statistics(),
             "counters": dict(self._counters),
         }
+
+
+def _worker_env(env: Mapping[str, str], env_of: EnvOf, slot: Slot) -> dict[str, str]:
+    """Return the environment of a slot's worker. What the application says about its slot comes last, and wins."""
+    return {**env, SLOT: str(slot), **env_of(slot)}
 
 
 def _write_pid(path: str) -> None:
