@@ -72,6 +72,11 @@ SLOT: Final = "STICKY_SLOT"
 EnvOf = Callable[[Slot], Mapping[str, str]]
 
 
+def _worker_env(env: Mapping[str, str], env_of: EnvOf, slot: Slot) -> dict[str, str]:
+    """Return the environment of a slot's worker. What the application says about its slot comes last, and wins."""
+    return {**env, SLOT: str(slot), **env_of(slot)}
+
+
 class PrimaryState(enum.Enum):
     """Where a run of the primary is."""
 
@@ -391,11 +396,6 @@ class Primary:
             **self._routing.statistics(),
             "counters": dict(self._counters),
         }
-
-
-def _worker_env(env: Mapping[str, str], env_of: EnvOf, slot: Slot) -> dict[str, str]:
-    """Return the environment of a slot's worker. What the application says about its slot comes last, and wins."""
-    return {**env, SLOT: str(slot), **env_of(slot)}
 
 
 def _write_pid(path: str) -> None:
