@@ -2,7 +2,9 @@
 Adopted connections: which part serves each, and how all of them end.
 
 Runs in the worker. The primary has parsed the first request, so its path decides without a second look: a WebSocket of
-ours goes to our transport, everything else to the ASGI host. It reads nothing and speaks no protocol.
+ours goes to our transport, everything else to the ASGI host. Where TLS ends in the worker, and for a later request of
+a kept-alive connection, the path is not known here: the ASGI host then hands over (transport/hosted.py). The gateway
+reads nothing and speaks no protocol.
 """
 
 from __future__ import annotations
