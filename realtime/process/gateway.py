@@ -113,6 +113,8 @@ class Gateway:
             await asyncio.get_running_loop().connect_accepted_socket(
                 make, adopted.sock, ssl=tls, ssl_handshake_timeout=patience_s
             )
+            if tls is not None:
+                adopted.first_byte_read()  # by the handshake: the transports see only what comes after it
         except OSError as error:  # also ssl.SSLError, and a handshake that took too long
             log(logger, logging.INFO, "x connection not adopted", **peer.log_fields, reason=error)
             adopted.sock.close()
@@ -165,4 +167,5 @@ def _peer(adopted: Adopted) -> Peer:
         peer_address=adopted.peer_address,
         mark=adopted.mark,
         key=adopted.key,
+        settlement=adopted.settlement,
     )

@@ -80,7 +80,7 @@ class Edge:
             patience_s=5.0,
             refusals=self.refusals,
             channels=self.workers,
-            addresses=Addresses(trusts=lambda peer: False, most=None, descriptors=1024),
+            addresses=Addresses(Affinity(AffinitySettings()), most=None, descriptors=1024),
             counters=self.counters,
         )
         crashes = Crashes(
