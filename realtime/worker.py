@@ -35,6 +35,7 @@ from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.revocation_sync import RevocationSync
 from realtime.errors import BrokerUnavailable, RealtimeError
 from realtime.process.gateway import Gateway
+from realtime.process.probes import Probes, broker_fault
 from realtime.process.router import Router
 from realtime.protocol.centrifuge import uni
 from realtime.protocol.centrifuge.server import Centrifuge
@@ -160,6 +161,7 @@ class Process:
                 message_bytes=settings.message_bytes,
             ),
             root_path=settings.root_path,
+            probes=Probes(worker.node_state, self.hub, ready_when_degraded=settings.ready_when_degraded == "on"),
         )
         self.host = ASGIHost(
             self.router,
@@ -218,7 +220,7 @@ class Process:
         """Bring the clients elsewhere, then end everything that `start` began."""
         self._draining = True
         logger.info("= draining, within %g s", deadline_s)
-        await self.gateway.drain(deadline_s)
+        await self.gateway.drain(deadline_s, is_stop=self.worker.node_state.is_stopping)
         await self.router.shutdown()
         await self.app.shutdown()
         await self.revocation_sync.close()
@@ -248,9 +250,8 @@ class Process:
         stay connected, and nothing would be gained if a load balancer took this worker for dead.
         """
         broker = self.hub.statistics()["broker"]
-        is_well = broker.get("link") == "up" and not broker.get("refuses")
         return {
-            "status": "ok" if is_well else "degraded",
+            "status": "ok" if broker_fault(broker) is None else "degraded",
             "version": realtime.__version__,
             "slot": self.worker.slot,
             "worker": self.worker.worker_id,

@@ -1,9 +1,9 @@
 """
 What a worker answers by itself, and the way to what the application mounted.
 
-Runs in the worker, as one small ASGI application in front of all others: `/health`, the browser client, static files,
-mounted applications, in this order of precedence: built in, mounts by the longest prefix, static files by the longest
-prefix. It keeps nothing about a client.
+Runs in the worker, as one small ASGI application in front of all others: `/health`, probes, the browser client, static
+files, mounted applications, in this order of precedence: built in, mounts by the longest prefix, static files by the
+longest prefix. It keeps nothing about a client.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import msgspec
 
 from realtime.api import PREFIX, Api
 from realtime.application.app import App
+from realtime.process.probes import Probes
 from realtime.transport.asgi import ASGIApp, Lifespan, Receive, Scope, Send
 from realtime.transport.http import JSON, NONE, TEXT, Fields, respond
+from realtime.transport.probe_paths import PROBES
 
 if TYPE_CHECKING:
     from realtime.process.static import StaticFiles
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 CLIENT: Final = Path(__file__).parents[1] / "client"
 ANY_ORIGIN: Final = {"access-control-allow-origin": "*"}  # whose pages may connect is asked when they do
 CLIENT_FILES: Final = {"/realtime.js": "realtime.js", "/realtime.d.ts": "realtime.d.ts"}
+
+UNSTORED: Final = [(b"cache-control", b"no-store")]
 
 WELCOME: Final = b"""<!doctype html><meta charset="utf-8"><title>realtime</title>
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
@@ -48,6 +52,7 @@ class Router:
         streams: ASGIApp,
         api: Api,
         root_path: str = "",
+        probes: Probes | None = None,
     ) -> None:
         """
         Args:
@@ -57,10 +62,12 @@ class Router:
             streams: serves these.
             api: serves other programs, where there are keys.
             root_path: what a proxy in front takes off each path.
+            probes: answers `/livez` and `/readyz`; those of a process alone unless given.
         """
+        self._probes = probes or Probes()
         self._root_path = root_path
         self._health = health
-        self._built_in = frozenset(("/health", *CLIENT_FILES, *websocket_paths))
+        self._built_in = frozenset(("/health", *PROBES, *CLIENT_FILES, *websocket_paths))
         self._stream_paths = stream_paths
         self._streams = streams
         self._api = api
@@ -104,7 +111,10 @@ class Router:
         """Answer what is built in."""
         if path == "/health":
             body = msgspec.json.encode(self._health())
-            await _answer(scope, send, 200, body, JSON, [(b"cache-control", b"no-store")])
+            await _answer(scope, send, 200, body, JSON, UNSTORED)
+        elif path in PROBES:
+            status, body = self._probes.answer(path)
+            await _answer(scope, send, status, body, JSON, UNSTORED)
         elif path in CLIENT_FILES:
             if self._client is None:
                 self._client = _static_files(CLIENT, ANY_ORIGIN)

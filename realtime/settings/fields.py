@@ -87,8 +87,13 @@ class Settings:
     # `check_relations` wants at least two periods between them.
     boot_s: float = _set(30.0, Seconds(1, 600), _WORKERS,
         "Time from the start of a worker until it must be ready; else it is replaced.")
-    drain_s: float = _set(60.0, Seconds(0, 3600), _WORKERS,
-        "How long a worker that has to stop may take to have its clients reconnect elsewhere.")
+    drain_s: float = _set(60.0, Seconds(0, 86400), _WORKERS,
+        "The time over which a worker that has to stop closes its clients, evenly, so that they reconnect elsewhere.")
+    lame_duck_s: float = _set(0.0, Seconds(0, 3600), _WORKERS,
+        "Time from TERM to the drain: /readyz says 503, and everything is served on. For load balancers.")
+    # On: all nodes share a Redis. Its outage would take every node out of the balancer.
+    ready_when_degraded: str = _set("on", Choice(("on", "off")), _WORKERS,
+        "Whether /readyz says 200 while the broker is away.")
     heartbeat_s: float = _set(1.0, Seconds(0.05, 60), _WORKERS,
         "Time between two reports of a worker's event loop that it runs.")
     hung_s: float = _set(6.0, Seconds(0.2, 600), _WORKERS,
@@ -163,7 +168,7 @@ class Settings:
         "those of files `file://` or `null`; `null` allows every page in a sandboxed frame.",
         shown="the page's own host only")
     allowed_hosts: tuple[str, ...] = _set((), Many(Host()), _ACCESS,
-        "Hosts that requests may ask for; others get 421, except for `GET /health`. A port counts where one is given. "
+        "Hosts that requests may ask for; others get 421, but for `GET /health` and probes. A port counts where given. "
         "Against DNS rebinding and Host headers that poison links.", shown="every host is served")
 
     connections_per_address: int | None = _set(None, Whole(1, 10**6), _LIMITS,
@@ -221,7 +226,8 @@ class Settings:
     log_level: str = _set("info", LogLevels(), _OPERATION,
         "The least that is logged, and that of single loggers: info,realtime.hub=debug.")
     access_log: bool = _set(False, Flag(), _OPERATION,
-        "A line for each request of the hosted application: client, method, path without query, status, bytes, time.")
+        "A line for each request of the hosted application: client, method, path without query, status, bytes, time. "
+        "Probes have none.")
     log_format: str = _set("text", Choice(("text", "json")), _OPERATION, "Lines for people, or one JSON object a line.")
     color: str = _set("auto", Choice(("auto", "always", "never")), _OPERATION,
         "Colours in the banner and the log; auto is for terminals, and never with NO_COLOR set.")

@@ -12,6 +12,8 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from realtime.transport.probe_paths import PROBES
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -21,9 +23,12 @@ logger = logging.getLogger("realtime.access")
 
 
 def logged(app: ASGIApp) -> ASGIApp:
-    """Return the application, with a line for each request."""
+    """Return the application, with a line for each request but a load balancer's probes."""
 
     async def logging_app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in PROBES:
+            await app(scope, receive, send)
+            return
         began_at = time.perf_counter()
         said: dict[str, Any] = {"status": 0, "bytes": 0}
 

@@ -8,6 +8,7 @@ where that is asked for. It knows its connections by `HostedConnection` alone, a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -40,6 +41,7 @@ from sticky.handoff.journal import NO_MARK
 from sticky.heads.first_bytes import path_and_query
 from sticky.worker.routes import Routes
 
+EVENT_STREAM: Final = b"text/event-stream"
 SECURE: Final = {"http": "https", "ws": "wss"}
 
 logger = logging.getLogger("realtime.asgi")
@@ -135,6 +137,18 @@ class ASGIHost:
         """Return the hosted WebSockets that are open; `shutdown` closes each with 1012."""
         return [each for each in self._connections() if each.is_websocket and each.is_open]
 
+    def event_streams(self, *, but: Collection[str]) -> list[asyncio.Transport]:
+        """
+        Return the transports of responses that have begun and are streams of events: closed, their clients return.
+
+        The client said so by `Accept` (WHATWG HTML, section 9.2: an EventSource connects again after any end). Of other
+        responses nothing is known but that they are in progress: cut, they would be lost.
+
+        Args:
+            but: paths that are no application's.
+        """
+        return [each.transport for each in self._connections() if _is_event_stream(each, but)]
+
     def abort_all(self) -> int:
         """Cut what is left, and name it. Return how many."""
         connections = self._connections()
@@ -158,6 +172,15 @@ class ASGIHost:
             "given_back": self.given_back,
             "kept": self.kept,
         }
+
+
+def _is_event_stream(connection: HostedConnection, but: Collection[str]) -> bool:
+    if connection.is_websocket or connection.transport is None or connection.transport.is_closing():
+        return False
+    cycle = cast("Any", connection).cycle  # uvicorn's: the request that is answered, or was last
+    if cycle is None or cycle.response_complete or not cycle.response_started or cycle.scope["path"] in but:
+        return False
+    return any(name == b"accept" and EVENT_STREAM in value for name, value in cycle.scope["headers"])
 
 
 def _find_path(scope: Scope) -> None:

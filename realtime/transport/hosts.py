@@ -6,7 +6,8 @@ whose own name was made to lead to this server (DNS rebinding) thus gives itself
 links of the `Host` is not given another's (host header poisoning). A request for another host gets 421 (RFC 9110,
 section 15.5.20).
 
-`Hosts.allows` is pure. `GET /health` is answered whatever its host is: balancers ask for it by an address, or without.
+`Hosts.allows` is pure. `GET` of `/health`, `/livez` and `/readyz` is answered whatever its host is: balancers ask for
+them by an address, or without.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
+from realtime.transport.probe_paths import FOR_EVERY_HOST
 from sticky.heads.first_bytes import Head
 from sticky.loop.log_throttle import LogThrottle
 
-PROBE: Final = b"/health"
 STATUS: Final = 421
 TEXT: Final = b"This host is not served here.\n"
 SHOWN: Final = 100  # characters of a host in the log
@@ -72,7 +73,7 @@ class Hosts:
         """Say whether a request is served. One that is not is counted and logged; `client` names the sender."""
         if not self.is_limited:
             return True
-        if head.method in ("GET", "HEAD") and head.target.partition(b"?")[0] == PROBE:
+        if head.method in ("GET", "HEAD") and head.target.partition(b"?")[0] in FOR_EVERY_HOST:
             return True
         host = head.authority.decode("latin-1")
         if self.allows(host):
