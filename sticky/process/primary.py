@@ -173,7 +173,7 @@ class Primary:
             counters=self._counters,
             hook=self._hook,
             on_first_ready=self._listen,
-            on_reloaded=lambda: self._manager.ready(self._summary()),
+            on_reloaded=self._on_reloaded,
             on_stopped=self._on_workers_stopped,
             on_given_back=self._routing.acceptor.take_back,
         )
@@ -271,6 +271,10 @@ class Primary:
             log(logging.INFO, log_lines.SERVER_LISTENING, address=address)
         self._manager.ready(self._summary())
         self._hook("listening", {"addresses": addresses})
+
+    def _on_reloaded(self) -> None:
+        if not self._readiness.is_stopping:  # a manager knows that already
+            self._manager.ready(self._summary())
 
     def _hook(self, name: str, fields: dict[str, Any]) -> None:
         for hook in self._hooks.get(name, ()):

@@ -22,6 +22,7 @@ import pytest
 
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
+from tests.support.connect_storm import ConnectStorm
 from tests.support.processes import accepts, free_port, process
 from tests.support.require import require
 from tests.support.server import ROOT, RunningServer
@@ -41,9 +42,10 @@ def redis() -> Iterator[str]:
             yield f"redis://127.0.0.1:{port}/0"
 
 
-def node(name: str, redis_url: str) -> RunningServer:
-    """Make compose's node: in the image, /app is the chat."""
-    replaced = {"REALTIME_BIND": "127.0.0.1:0", "REALTIME_REDIS": redis_url, "REALTIME_TRUSTED_PROXIES": PROXY}
+def node(name: str, redis_url: str, port: int = 0, **more: str) -> RunningServer:
+    """Make compose's node: in the image, /app is the chat. `more` replaces other variables of its environment."""
+    replaced = {"REALTIME_BIND": f"127.0.0.1:{port}", "REALTIME_REDIS": redis_url, "REALTIME_TRUSTED_PROXIES": PROXY}
+    replaced |= more
     wanted = environment(name)
     assert replaced.keys() <= wanted.keys()
     server = RunningServer(None, bind=None, cwd=ROOT / "examples" / "chat", env=wanted | replaced)
@@ -52,7 +54,7 @@ def node(name: str, redis_url: str) -> RunningServer:
 
 
 @contextlib.contextmanager
-def haproxy(ports: dict[str, int], directory: Path) -> Iterator[int]:
+def haproxy(ports: dict[str, int], directory: Path, **more: str) -> Iterator[int]:
     """Run the proxy with compose's configuration, but for addresses and sizes, and give its port."""
     port = free_port()
     text = (DOCKER / "haproxy.cfg").read_text()
@@ -62,6 +64,7 @@ def haproxy(ports: dict[str, int], directory: Path) -> Iterator[int]:
         "bind :8000": f"bind 127.0.0.1:{port}",
         " resolvers docker init-addr libc,none": f" source {PROXY}",
         **{f"server {name} {name}:8000": f"server {name} 127.0.0.1:{ports[name]}" for name in ports},
+        **more,
     }.items():
         assert text.count(before) == 1, before
         text = text.replace(before, after)
@@ -138,16 +141,46 @@ async def test_through_the_proxy_each_client_keeps_its_node_and_its_worker(
         await writer.close()
 
 
-def test_the_images_health_check_finds_a_node_healthy_and_a_stopped_one_not(nodes: dict[str, RunningServer]) -> None:
+def is_healthy(server: RunningServer) -> bool:
+    """Run the image's health check against a node."""
     text = (DOCKER / "Dockerfile").read_text()
     match = re.search(r'HEALTHCHECK .*\\\n\s+CMD \["python", "-c", "(.*)"\]', text)
     assert match is not None
+    argv = [server.argv[0], "-c", match[1].replace(":8000/", f":{server.port}/")]
+    return subprocess.run(argv, check=False, capture_output=True).returncode == 0
+
+
+def test_the_images_health_check_finds_a_node_healthy_and_a_stopped_one_not(nodes: dict[str, RunningServer]) -> None:
     server = nodes["node-1"]
-    python = server.argv[0]
-    argv = [python, "-c", match[1].replace(":8000/", f":{server.port}/")]
-    assert subprocess.run(argv, check=False, capture_output=True).returncode == 0
+    assert is_healthy(server)
     server.stop()
-    assert subprocess.run(argv, check=False, capture_output=True).returncode != 0
+    assert not is_healthy(server)
+
+
+@pytest.mark.haproxy
+def test_the_rolling_update_refuses_no_client(tmp_path: Path) -> None:
+    """Take the steps of docker/rolling-update.sh: each node is stopped, started anew, and healthy before the next."""
+    script = (DOCKER / "rolling-update.sh").read_text()
+    assert re.search(rf"^for node in {' '.join(NODES)}; do\n .* --wait \"\$node\"$", script, re.MULTILINE)
+    require("redis")
+    ports = {name: free_port() for name in NODES}
+    times = {"REALTIME_LAME_DUCK": "4s", "REALTIME_DRAIN": "2s"}  # twice what HAProxy takes, as in compose.yaml
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(redis())
+        running = {name: stack.enter_context(node(name, url, ports[name], **times)) for name in NODES}
+        for server in running.values():
+            server.wait_until_full()
+        port = stack.enter_context(haproxy(ports, tmp_path, **{"inter 2s": "inter 400ms"}))
+        with ConnectStorm(lambda: port) as storm:
+            storm.wait_for_more(20)
+            for name in NODES:
+                assert running[name].stop() == 0
+                storm.wait_for_more(5)
+                running[name] = stack.enter_context(node(name, url, ports[name], **times))
+                while not is_healthy(running[name]):
+                    pass
+            storm.wait_for_more(20)
+        assert not storm.failures, (storm.failures, storm.answered)
 
 
 @pytest.mark.slow
