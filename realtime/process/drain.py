@@ -57,23 +57,23 @@ async def close_evenly(connections: Connections, drain_s: float, *, is_stop: boo
             reload nothing waits for the old worker: the fewer it has, the longer they live.
     """
     loop = asyncio.get_running_loop()
-    deadline_s = loop.time() + drain_s
+    begin_s = loop.time()
+    deadline_s = begin_s + drain_s
     left = _shuffled(connections)
     spread_s = min(drain_s, len(left) * FEW_GAP_S) if is_stop and len(left) <= FEW else drain_s
-    pace = Pace(loop.time(), loop.time() + spread_s)
+    pace = Pace(begin_s, begin_s + spread_s)
     refresh_s = max(REFRESH_S, drain_s / REFRESHES_MAX)
-    refresh_at_s = loop.time() + refresh_s
-    while True:
-        now_s = loop.time()
+    refresh_at_s = begin_s + refresh_s
+    while (now_s := loop.time()) < deadline_s:
         if now_s >= refresh_at_s:
             left, refresh_at_s = _shuffled(connections), now_s + refresh_s
         _close_next(left, pace.due(now_s, len(left)))
-        if now_s >= deadline_s:
-            break
         due_in_s = max(pace.wait_s(now_s, len(left)), STEP_S) if left else refresh_s
         wait_s = min(due_in_s, refresh_at_s - now_s, deadline_s - now_s)
         if await _is_over(connections, max(wait_s, CLOCK_S)):
             return
+    left = _shuffled(connections)  # usually the last one, and what came since the last look
+    _close_next(left, len(left))
     await _is_over(connections, LAST_S)
 
 

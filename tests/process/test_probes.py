@@ -135,7 +135,7 @@ def redis() -> Iterator[RedisServer]:
     server = RedisServer()
     server.start()
     yield server
-    server.stop()
+    server.close()
 
 
 @pytest.mark.parametrize(("option", "status", "word"), [("on", 200, "degraded"), ("off", 503, "unready")])

@@ -11,7 +11,7 @@ import pytest
 
 from realtime.process.drain import FEW, FEW_GAP_S, LAST_S, STEP_S, Closable, close_evenly
 from tests.support.uniform import CHI_SQUARE_MAX, chi_square
-from tests.support.virtual_time import run_virtually
+from tests.support.virtual_time import VirtualLoop, run_virtually
 
 KINDS = ("native", "hosted", "stream")
 
@@ -19,16 +19,20 @@ KINDS = ("native", "hosted", "stream")
 class Worker:
     """Connections of several kinds, whose peers answer a close at once, unless they linger."""
 
-    def __init__(self, count: int, *, lingers: bool = False) -> None:
+    def __init__(self, count: int, *, lingers: bool = False, look_s: float = 0.0) -> None:
         self.open = {number: KINDS[number % len(KINDS)] for number in range(count)}
         self.lingering: set[int] = set()
         self.closed: list[tuple[float, str]] = []
         self.begin_s = asyncio.get_running_loop().time()
         self._lingers = lingers
+        self._look_s = look_s  # what it takes to list the connections
         self._none = asyncio.Event()
         self._note()
 
     def closables(self) -> Iterator[Closable]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.spend(self._look_s)
         for number in self.open:
             yield Closable(partial(self.open.__contains__, number), partial(self.close, number))
 
@@ -134,6 +138,16 @@ def test_at_the_deadline_the_peers_get_a_moment_for_their_half() -> None:
     assert len(worker.closed) == 400
     assert took_s == pytest.approx(10.0 + LAST_S)
     assert drained(400, 10.0)[1] == pytest.approx(10.0, abs=STEP_S), "nothing is waited for when none is left"
+
+
+@pytest.mark.parametrize("count", [FEW, FEW + 1, 400])
+def test_the_last_is_closed_and_not_left_to_be_cut_though_listing_them_takes_time(count: int) -> None:
+    async def drain() -> Worker:
+        worker = Worker(count, look_s=0.005)
+        await close_evenly(worker, 10.0, is_stop=True)
+        return worker
+
+    assert len(run_virtually(drain()).closed) == count
 
 
 def test_without_time_all_are_closed_at_once_and_still_with_their_code() -> None:
