@@ -27,7 +27,7 @@ from realtime.cli.failed_start import FailedStart
 from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, KEYS_FILE, own_directory
 from realtime.errors import RealtimeError, SettingsError
 from realtime.settings import Settings, misspelt, options
-from realtime.transport.probe_paths import PROBES
+from realtime.transport.probe_paths import PROBES, below
 from realtime.transport.tls import server_context
 from sticky.cluster import Cluster, ClusterSettings, Sidecar
 from sticky.errors import SettingsError as StickySettingsError
@@ -204,6 +204,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         workers=settings.workers,
         affinity=affinity,
         secret=settings.secret.encode() if settings.secret else None,
+        secret_previous=settings.secret_previous.encode() if settings.secret_previous else None,
         balance=settings.balance,
         proxy_protocol=settings.proxy_protocol,
         tls=settings.certfile is not None,
@@ -213,7 +214,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         handshake_s=settings.handshake_s,
         drain_s=settings.drain_s,
         lame_duck_s=settings.lame_duck_s,
-        probe_paths=tuple(sorted(PROBES)),
+        probe_paths=tuple(sorted(below(settings.own_prefix, PROBES))),
         heartbeat_s=settings.heartbeat_s,
         hung_s=settings.hung_s,
         boot_s=settings.boot_s,

@@ -19,7 +19,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from realtime.errors import SettingsError
 from realtime.settings.addresses import Host, ListenAddress, Network, Origin, RedisUrl, ServerUrl
 from realtime.settings.cpus import usable_cpus
 from realtime.settings.kinds import Choice, Flag, Many, Secret, Text, ValueKind, Variable
@@ -62,6 +61,9 @@ class Settings:
 
     root_path: str = _set("", Text("PATH", "a path such as /chat", r"(/[^/?#\s\0]+)*"), _WHAT,
         "The path under which a proxy serves this application; the proxy takes it off. For links that it makes.")
+    own_prefix: str = _set("", Text("PATH", "a path such as /rt", r"(/[0-9A-Za-z._~-]+)*"), _WHAT,
+        "The path below which the server's own paths are: /rt makes them /rt/connection/websocket, /rt/api, "
+        "/rt/readyz, /rt/realtime.js. All others are then the application's.", shown="none: they are at the root")
     http: str = _set("httptools", Choice(("httptools", "h11")), _WHAT,
         "The parser of requests to the hosted application: httptools is C, h11 is Python and stricter in places.")
     compression: bool = _set(False, Flag(), _WHAT,
@@ -76,7 +78,7 @@ class Settings:
     backlog: int = _set(2048, Whole(1, 65535), _WHERE,
         "Connections that the kernel holds before they are accepted; it caps this at net.core.somaxconn.")
     certfile: str | None = _set(None, Text("FILE", "a file"), _WHERE,
-        "Certificate chain (PEM): https:// and wss:// alone are then spoken. A reload reads it anew.")
+        "Certificate chain (PEM): https:// and wss:// alone are then spoken. New handshakes get a renewed one.")
     keyfile: str | None = _set(None, Text("FILE", "a file"), _WHERE, "The certificate's key (PEM), without a password.")
 
     workers: int = _set(AUTO, Whole(1, 512, (("auto", AUTO),)), _WORKERS,
@@ -135,6 +137,8 @@ class Settings:
     secret: str | None = _set(None, Secret(16), _STICKY,
         "Keys the hashing of clients to workers, and sticky ids; the same on all machines.",
         shown="drawn at start: affinity then ends with the primary")
+    secret_previous: str | None = _set(None, Secret(16), _STICKY,
+        "The secret that `secret` replaces. While it is given, keys keep their slots and its sticky ids are read.")
 
     redis: str | None = _set(None, RedisUrl(), _BROKER,
         "Redis, Sentinel or Redis Cluster, which joins machines; without it this machine serves alone, with a broker "
@@ -148,6 +152,8 @@ class Settings:
     # The secret is as long as its hash at least (RFC 7518, section 3.2); shorter ones are found from a single token.
     token_hmac_secret: str | None = _set(None, Secret(32), _ACCESS,
         "Verifies the HS256, HS384 and HS512 tokens that clients connect with (RFC 7518: 32, 48 and 64 bytes).")
+    token_hmac_secret_previous: str | None = _set(None, Secret(32), _ACCESS,
+        "The secret that `token_hmac_secret` replaces: tokens that it signed are still accepted.")
     token_public_key: str | None = _set(None, Text("FILE", "a file"), _ACCESS,
         "A public key or certificate (PEM) that verifies tokens: RS256/384/512, ES256/384/512 or EdDSA.")
     token_jwks_url: str | None = _set(None, Text("URL", "http:// or https:// and a host", r"https?://[^/\s\0]+[^\s\0]*"),
@@ -287,7 +293,9 @@ class Settings:
         in_query = [each for name, values in parse_qs(url.query).items() if "password" in name for each in values]
         known = (
             self.secret,
+            self.secret_previous,
             self.token_hmac_secret,
+            self.token_hmac_secret_previous,
             self.api_key,
             *self.api_keys,
             password,
@@ -388,52 +396,3 @@ def _option(each: Field[Any]) -> Option:
     assert each.default is not MISSING, f"{each.name} has no default"
     assert each.metadata["group"] in GROUPS, f"{each.name} would be in no section of --help and of docs/settings.md"
     return Option(each.name, default=each.default, **each.metadata)
-
-
-def check_relations(settings: Settings) -> None:
-    """
-    Check what no field can see alone.
-
-    Raises:
-        SettingsError: two values contradict each other. It is laid on one that was given rather than on a default.
-    """
-    for names, holds, problem in _relations(settings):
-        if not holds:
-            name = next((name for name in names if name in settings.sources), names[0])
-            raise SettingsError(name, settings.source(name), problem)
-
-
-def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
-    """
-    Give each relation as: the fields in it, whether it holds, and the sentence for when it does not.
-
-    The first field that was given is named as the wrong one, so the fields stand in the order of what to change.
-    """
-    ping, pong, hung, beat = (seconds_text(each) for each in (of.ping_s, of.pong_s, of.hung_s, of.heartbeat_s))
-    session, token = of.sticky == "session", of.reads_tokens
-    return [
-        (("pong_s", "ping_s"), of.pong_s < of.ping_s, f"pong ({pong}) must be shorter than ping ({ping})"),
-        (("hung_s", "heartbeat_s"), of.hung_s >= 2 * of.heartbeat_s,
-         f"hung ({hung}) must be at least twice heartbeat ({beat}), else healthy workers are killed"),
-        (("certfile",), of.certfile is None or of.keyfile is not None, "certfile needs keyfile beside it"),
-        (("keyfile",), of.keyfile is None or of.certfile is not None, "keyfile needs certfile beside it"),
-        (("sticky", "certfile"), not (session and of.certfile),
-         "sticky session cannot be combined with TLS that ends in the workers (the cookie is encrypted): "
-         "end TLS in a proxy, or use sticky ip"),
-        (("proxy_protocol",), not of.proxy_protocol or bool(of.trusted_proxies),
-         "proxy_protocol needs trusted_proxies: any other client could claim any address"),
-        *(((name,), session or getattr(of, name) is None,
-           f"{name} has no meaning with sticky {of.sticky}: set sticky to session")
-          for name in ("session_param", "session_header", "session_path")),
-        *(((name,), token or getattr(of, name) is None,
-           f"{name} needs token_hmac_secret or public keys: without them no token is read")
-          for name in ("token_audience", "token_issuer")),
-        (("anonymous",), of.allows_anonymous or token,
-         "no client could connect: anonymous is no, and there is no token_hmac_secret, public key or JWKS"),
-        (("inspect",), of.inspect is None or of.inspect < of.workers,
-         f"there is no slot {of.inspect} with {of.workers} workers"),
-        (("reload_dir",), of.reload or not of.reload_dir, "reload_dir has no meaning without reload"),
-        (("bind",), bool(of.bind), "there must be at least one address to listen on"),
-        (("api_key",), all(len(each.encode()) >= KEY_BYTES for each in of.api_keys),
-         f"each key of api_key has to have at least {KEY_BYTES} bytes; `openssl rand -hex 32` makes a good one"),
-    ]  # fmt: skip

@@ -53,7 +53,7 @@ from sticky.process.signals import queued_signals
 from sticky.settings import ClusterSettings
 from sticky.supervision.environment import Environment
 from sticky.supervision.launcher import Launcher
-from sticky.supervision.readiness import LAME_DUCK, STOPPING, Readiness
+from sticky.supervision.readiness import LAME_DUCK, STOPPING, NodeReadiness
 from sticky.supervision.sidecars import Sidecar, Sidecars
 from sticky.supervision.supervisor import Supervisor
 from sticky.supervision.workers import Workers
@@ -140,7 +140,7 @@ class Primary:
         env = dict(env)
         self._manager = ServiceManager(env)
         self._workers = Workers(poller, environment)
-        self._readiness = Readiness(self._workers)
+        self._readiness = NodeReadiness(self._workers)
         self._drains_at_s: float | None = None  # in LAME_DUCK: when the drain begins, by the poller's clock
         self._node = settings.node or secrets.token_hex(4)
         secret = settings.secret or secrets.token_bytes(32)

@@ -20,7 +20,7 @@ LAME_DUCK: Final = "the server stops soon (lame duck)"
 STOPPING: Final = "the server is stopping"
 
 
-class Readiness:
+class NodeReadiness:
     """What the workers know of the server's end. It only ever comes nearer."""
 
     def __init__(self, workers: Workers) -> None:

@@ -48,7 +48,7 @@ from sticky.supervision.crashes import Crashes
 from sticky.supervision.inspections import Inspections, OnAnswer
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.message_relay import MessageRelay
-from sticky.supervision.readiness import Readiness
+from sticky.supervision.readiness import NodeReadiness
 from sticky.supervision.reload import Reload
 from sticky.supervision.restarts import STEADY_S, Restarts
 from sticky.supervision.watchdog import Watchdog
@@ -74,7 +74,7 @@ class Supervisor:
         launcher: Launcher,
         dispatcher: Dispatcher,
         crashes: Crashes,
-        readiness: Readiness,
+        readiness: NodeReadiness,
         *,
         settings: ClusterSettings,
         counters: dict[str, int],

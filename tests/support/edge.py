@@ -31,7 +31,7 @@ from sticky.settings import ClusterSettings
 from sticky.supervision.crashes import Crashes
 from sticky.supervision.environment import OperatingSystem
 from sticky.supervision.launcher import Launcher
-from sticky.supervision.readiness import Readiness
+from sticky.supervision.readiness import NodeReadiness
 from sticky.supervision.supervisor import Supervisor
 from sticky.supervision.workers import Workers
 
@@ -97,7 +97,7 @@ class Edge:
             self.silent,
             self.dispatcher,
             crashes,
-            Readiness(self.workers),
+            NodeReadiness(self.workers),
             settings=ClusterSettings(workers=workers, boots_max=None, **{**PATIENT, **(settings or {})}),
             counters=self.counters,
             hook=lambda name, fields: self.hooks.append((name, fields)),
