@@ -48,6 +48,7 @@ from sticky.supervision.crashes import Crashes
 from sticky.supervision.inspections import Inspections, OnAnswer
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.message_relay import MessageRelay
+from sticky.supervision.readiness import NodeReadiness
 from sticky.supervision.reload import Reload
 from sticky.supervision.restarts import STEADY_S, Restarts
 from sticky.supervision.watchdog import Watchdog
@@ -73,6 +74,7 @@ class Supervisor:
         launcher: Launcher,
         dispatcher: Dispatcher,
         crashes: Crashes,
+        readiness: NodeReadiness,
         *,
         settings: ClusterSettings,
         counters: dict[str, int],
@@ -99,6 +101,7 @@ class Supervisor:
         self._launcher = launcher
         self._dispatcher = dispatcher
         self._crashes = crashes
+        self._readiness = readiness
         self._settings = settings
         self._counters = counters
         self._hook = hook
@@ -203,8 +206,8 @@ class Supervisor:
         self._workers.watch_channel(worker)
 
     def retire_requested(self, worker: WorkerHandle) -> None:
-        """Replace a worker that got TERM from outside. One that is not live any more ends already."""
-        if self._workers.is_live(worker):
+        """Replace a worker that got TERM from outside. One that is not live, or whose server stops, ends already."""
+        if self._workers.is_live(worker) and not self._readiness.is_stopping:
             self.replace(worker.slot)
 
     def worker_ready(self, worker: WorkerHandle) -> None:
@@ -243,6 +246,7 @@ class Supervisor:
         self._workers.notify_all("online", _identity(worker), but=worker)
         for refusal in self._crashes.now_refused():
             self._workers.send(worker, Kind.EVENT, REFUSED, refusal)
+        self._readiness.greet(worker)
         if predecessor is not None:
             self._retire(predecessor)
         self._dispatcher.slot_filled()

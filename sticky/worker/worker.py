@@ -44,7 +44,7 @@ from sticky.handoff.channel import (
     connection_from,
 )
 from sticky.handoff.journal import NO_JOURNAL, NO_MARK, Journal
-from sticky.handoff.messages import DATA_DEPTH_MAX, NAME_MAX, REFUSED, TEXT_MAX, from_primary, is_shallow
+from sticky.handoff.messages import DATA_DEPTH_MAX, NAME_MAX, READINESS, REFUSED, TEXT_MAX, from_primary, is_shallow
 from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.hashing import Hashing, Slot, StickyId
 from sticky.loop.timers import Timers
@@ -54,6 +54,7 @@ from sticky.worker.adopted import Adopted, adopted_of
 from sticky.worker.ended_report import EndedReport
 from sticky.worker.heartbeat import Heartbeat
 from sticky.worker.key_report import KeyReport
+from sticky.worker.node_state import NodeState
 from sticky.worker.primary_link import PrimaryLink
 from sticky.worker.routes import Routes
 
@@ -106,6 +107,8 @@ class Worker:
         self.node: str = boot["node"]
         self.generation: int = boot["generation"]
         self.config: Any = boot["config"]
+        self.node_state = NodeState()
+        """What the primary said of the whole server, for the answers to a load balancer's probes."""
         self.open = 0
         """Adopted connections that have not ended."""
         self._adopted = 0  # connections ever adopted
@@ -320,6 +323,9 @@ class Worker:
     def _handle_event(self, message: messages.ClusterEvent, handlers: Handlers) -> None:
         if message.name == REFUSED:
             _guard(self.routes.refuse, message.about["key"], message.about["for_s"])
+            return
+        if message.name == READINESS:
+            _guard(self.node_state.learn, message.about)
             return
         self.routes.forget()
         if handlers.on_event is not None:
