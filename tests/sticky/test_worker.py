@@ -15,6 +15,7 @@ import pytest
 
 from sticky import new_sticky_id
 from sticky.errors import NotAWorker
+from sticky.handoff import messages
 from sticky.handoff.channel import CARRIED_MAX, CHANNEL_FD, Channel, Kind, Received
 from sticky.handoff.journal import NO_MARK
 from sticky.handoff.messages import Ack, Beat, Ended, GiveBack, KeysAway, KeysEnded, Nack, from_primary, from_worker
