@@ -34,6 +34,7 @@ from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.revocation_sync import RevocationSync
 from realtime.errors import BrokerUnavailable, RealtimeError
+from realtime.migration import Migration
 from realtime.process.gateway import Gateway
 from realtime.process.router import Router
 from realtime.protocol.centrifuge import uni
@@ -192,6 +193,15 @@ class Process:
             handshake_s=settings.handshake_s,
             streams=self.streams,
         )
+        self.migration = Migration(
+            self.endpoint,
+            self.protocol,
+            self.gateway,
+            worker.routes.keys,
+            worker.moves,
+            reconnect=ENDPOINTS.shutdown,
+            within_s=settings.migrate_within_s,
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._draining = False
 
@@ -218,7 +228,9 @@ class Process:
         """Bring the clients elsewhere, then end everything that `start` began."""
         self._draining = True
         logger.info("= draining, within %g s", deadline_s)
-        await self.gateway.drain(deadline_s)
+        until = asyncio.get_running_loop().time() + deadline_s
+        await self.migration.drain(deadline_s)
+        await self.gateway.drain(max(until - asyncio.get_running_loop().time(), 0))
         await self.router.shutdown()
         await self.app.shutdown()
         await self.revocation_sync.close()
@@ -265,6 +277,7 @@ class Process:
             "hub": self.hub.statistics(),
             **self.registry.statistics(),
             **self.gateway.statistics(),
+            **self.migration.statistics(),
             "misdirected": self.hosts.misdirected,
             "wrong_credentials": dict(self.wrong.counts),
         }
@@ -328,6 +341,7 @@ async def main() -> None:
         on_drain=process.drain,
         on_event=process.on_event,
         on_refused=process.gateway.refuse,
+        moving=process.migration,
         statistics=process.statistics,
     )
 

@@ -32,6 +32,7 @@ class ClusterSettings:
     handshake_s: float = 10.0  # from a connection's start to its whole head
     patience_s: float = 10.0  # for a worker to have room for it
     drain_s: float = 60.0
+    migrates: bool = True  # live connections move to other workers, where the workers can
     heartbeat_s: float = 1.0
     hung_s: float = 6.0
     boot_s: float = 30.0

@@ -211,6 +211,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         backlog=settings.backlog,
         handshake_s=settings.handshake_s,
         drain_s=settings.drain_s,
+        migrates=settings.migrate == "on",
         heartbeat_s=settings.heartbeat_s,
         hung_s=settings.hung_s,
         boot_s=settings.boot_s,

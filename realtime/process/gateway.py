@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import Any, Final
 from realtime.protocol.base import Endpoints, Streams
 from realtime.settings import Settings
 from realtime.transport.asgi_host import ASGIHost
+from realtime.transport.base import ClientSession
 from realtime.transport.hosted_parsers import hosted_protocol
 from realtime.transport.peer import Peer
 from realtime.transport.refused import RefusedConnection
@@ -110,6 +112,12 @@ class Gateway:
             adopted.sock.close()
             self._host.keys.leave(adopted.key)
             self._lost(adopted.peer_address)
+
+    async def attach(self, transport: WebSocketTransport, session: ClientSession, sock: socket.socket) -> None:
+        """Serve a connection that came from another worker. Never raises: a peer that is gone is lost at once."""
+        self._open += 1
+        self._empty.clear()
+        await transport.attach(session, sock)
 
     def _lost(self, address: str) -> None:
         self._open -= 1

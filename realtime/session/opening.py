@@ -6,10 +6,11 @@ Runs in the worker. Both ways end in the same session; nothing of it is kept her
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Mapping
 
-from realtime.broker.base import ConnectionId
+from realtime.broker.base import ClientInfo, ConnectionId
 from realtime.session.base import Dialect, Services
 from realtime.session.connection import EMPTY, take_up
 from realtime.session.membership import Entry
@@ -76,13 +77,15 @@ async def restore(
     state.headers, state.emulated_headers, state.info, state.state = {}, {}, None, b""
     state.identity.slot = services.home.slot
     state.identity.worker, state.identity.node = services.home.worker, services.home.node
-    entries: list[Entry] = []
-    try:
-        for subscription in list(state.subscriptions.values()):
-            entries.append(await session.reenter(subscription))
-    except BaseException:
-        session.cancel(entries)
-        raise
+    entries = await _enter_again(session)
+    if session.is_admitted:
+        connection = session.connection
+        about = ClientInfo(connection.user, connection.id, connection.snapshot())
+        try:
+            await services.hub.connection_ends.admit(about)
+        except BaseException:
+            session.cancel(entries)
+            raise
     # From here on without `await`: everything begins in one turn.
     services.registry.add(session)
     if state.wire.is_emulated and state.phase is Phase.CONNECTED:
@@ -92,3 +95,16 @@ async def restore(
         session.continue_in(entry)
     session.arm()
     return session
+
+
+async def _enter_again(session: Session) -> list[Entry]:
+    """Enter all rooms of a session at once. Where one fails, cancel the others and raise what it raised."""
+    found = await asyncio.gather(
+        *(session.reenter(each) for each in session.state.subscriptions.values()), return_exceptions=True
+    )
+    entries = [each for each in found if isinstance(each, tuple)]
+    for each in found:
+        if isinstance(each, BaseException):
+            session.cancel(entries)
+            raise each
+    return entries

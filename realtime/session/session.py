@@ -431,12 +431,17 @@ class Session(Member):
 
     def drop(self) -> None:
         """
-        Forget the session, which goes on elsewhere: rooms, timers and registry let go of it. Nothing is written to the
-        client, and others are not notified.
+        Forget the session, which goes on elsewhere: rooms, timers and registry let go of it, and the worker to which it
+        moves may take over its memberships. Nothing is written to the client, and others are not notified.
         """
         assert self.is_at_rest, "a command that runs would answer twice"
         self._disarm()
-        for room in self.state.subscriptions:
-            self.services.hub.leave(room, self, info=None)
+        hub, identity = self.services.hub, self.state.identity
+        for room, subscription in self.state.subscriptions.items():
+            hub.leave(room, self, info=None)
+            if subscription.shown is not None:
+                hub.release(room, subscription.shown)
+        if self.is_admitted:
+            hub.connection_ends.release(identity.user, identity.id)
         self.services.registry.discard(self)
         self.state.phase = Phase.CLOSED  # whatever still holds it does nothing

@@ -89,6 +89,10 @@ class Settings:
         "Time from the start of a worker until it must be ready; else it is replaced.")
     drain_s: float = _set(60.0, Seconds(0, 3600), _WORKERS,
         "How long a worker that has to stop may take to have its clients reconnect elsewhere.")
+    migrate: str = _set("on", Choice(("on", "off")), _WORKERS,
+        "Whether live connections move to another worker in a reload or a change of slots; off: clients reconnect.")
+    migrate_within_s: float = _set(5.0, Seconds(0, 3600), _WORKERS,
+        "How long a connection that is to move waits for its handlers to end; after that its client has to reconnect.")
     heartbeat_s: float = _set(1.0, Seconds(0.05, 60), _WORKERS,
         "Time between two reports of a worker's event loop that it runs.")
     hung_s: float = _set(6.0, Seconds(0.2, 600), _WORKERS,

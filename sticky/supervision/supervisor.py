@@ -46,6 +46,7 @@ from sticky.loop.poller import HANGUP, WRITE, Poller
 from sticky.settings import WORKERS_MAX, ClusterSettings
 from sticky.supervision.crashes import Crashes
 from sticky.supervision.inspections import Inspections, OnAnswer
+from sticky.supervision.introductions import Introductions
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.message_relay import MessageRelay
 from sticky.supervision.reload import Reload
@@ -109,6 +110,7 @@ class Supervisor:
         self._messages = WorkerMessages(
             poller, self, dispatcher, self.relay, self._inspections, on_given_back=on_given_back, counters=counters
         )
+        self._introductions = Introductions(workers, sticky=settings.affinity.sticky, is_on=settings.migrates)
         self._restarts = Restarts(boots_max=settings.boots_max)
         self._reload = Reload(workers, self)
         self._watchdog = Watchdog(poller, workers, self, settings=settings, counters=counters)
@@ -244,7 +246,10 @@ class Supervisor:
         for refusal in self._crashes.now_refused():
             self._workers.send(worker, Kind.EVENT, REFUSED, refusal)
         if predecessor is not None:
+            self._introductions.succeeded(predecessor, worker, self._wanted)
             self._retire(predecessor)
+        elif slot < self._wanted:
+            self._introductions.filled(worker, self._wanted)
         self._dispatcher.slot_filled()
         if self._stopping or slot >= self._wanted:
             self._retire(worker)
@@ -359,6 +364,7 @@ class Supervisor:
         for number in range(self._wanted, before):
             worker = self._workers.live.get(Slot(number))
             if worker is not None:
+                self._introductions.removed(worker, self._wanted)
                 self._retire(worker)
         self._dispatcher.slots_changed(self._wanted)
 

@@ -89,6 +89,11 @@ class Workers:
         if not worker.send(kind, *fields):
             self.wants_write(worker, True)
 
+    def send_fd(self, worker: WorkerHandle, kind: Kind, *fields: Any, fd: int) -> None:
+        """As `send`, with a descriptor, which is owned from here on."""
+        if not worker.send_fd(kind, *fields, fd=fd):
+            self.wants_write(worker, True)
+
     def notify_all(self, event: str, about: dict[str, Any], *, but: WorkerHandle | None = None) -> None:
         """Send an event to every worker that serves, except one."""
         for worker in self.by_pid.values():

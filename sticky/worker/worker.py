@@ -53,6 +53,7 @@ from sticky.worker.adopted import Adopted, adopted_of
 from sticky.worker.ended_report import EndedReport
 from sticky.worker.heartbeat import Heartbeat
 from sticky.worker.key_report import KeyReport
+from sticky.worker.moves import Moves, Moving
 from sticky.worker.primary_link import PrimaryLink
 from sticky.worker.routes import Routes
 
@@ -116,8 +117,14 @@ class Worker:
         self._acknowledgements = Acknowledgements(self._link)
         self._ended_report = EndedReport(self._link)
         self._key_report = KeyReport(self._link, self.routes, self._acknowledgements)
+        self.moves = Moves(
+            self.slot, self._affinity, hashing, self.routes, journal, self._ended_report, self._key_report, self._count
+        )
         self._drain = asyncio.Event()
         self._drain_s = 0.0
+
+    def _count(self, more: int) -> None:
+        self.open += more
 
     @property
     def orphaned(self) -> bool:
@@ -185,6 +192,7 @@ class Worker:
         on_message: Callable[[str, Any], object] | None = None,
         on_event: Callable[[str, dict[str, Any]], object] | None = None,
         on_refused: Callable[[Adopted], object] | None = None,
+        moving: Moving | None = None,
         statistics: Callable[[], Mapping[str, Any]] = _no_statistics,
     ) -> None:
         """
@@ -199,10 +207,12 @@ class Worker:
             on_event: gets the events of other workers: "online" and "exit", each with their `slot` and `worker_id`.
             on_refused: as `on_connection`, for a connection that has to be refused in its own protocol, because its
                 client's requests have crashed workers. By default it gets 503. The primary refuses plain HTTP itself.
+            moving: moves connections to other workers and takes them over from there; without it none moves.
             statistics: returns plain data for `status`, at each heartbeat.
         """
         loop = asyncio.get_running_loop()
         handlers = Handlers(on_connection, on_refused, on_message, on_event)
+        self.moves.serve(moving)
         loop.add_signal_handler(signal.SIGTERM, self._link.send, Kind.RETIRE)
         loop.add_reader(self._channel.fileno(), self._on_readable, handlers)
         beating = loop.create_task(self._beat_forever(Heartbeat(self._link, statistics)))
@@ -213,6 +223,7 @@ class Worker:
             await on_drain(self._drain_s)
         finally:
             beating.cancel()
+            await self.moves.close()
             loop.remove_signal_handler(signal.SIGTERM)
             if not self.orphaned:
                 loop.remove_reader(self._channel.fileno())
@@ -306,8 +317,12 @@ class Worker:
             self._link.send(Kind.INSPECTED, _encodable(stacks.describe()[:TEXT_MAX]))
         elif isinstance(message, messages.Slots):
             self.routes.some_are_elsewhere = message.some_are_elsewhere
+            self.moves.slots = message.slots
             if message.request:  # 0 requests nothing
                 self._key_report.answer(message.slots, message.request)
+        elif isinstance(message, messages.Peer):
+            if received.fd is not None:  # else this process has no descriptor left, and the channel ends
+                self.moves.introduced(message, received.fd)
         elif isinstance(message, messages.ClusterEvent):
             self._handle_event(message, handlers)
         elif isinstance(message, messages.Sent) and handlers.on_message is not None:
