@@ -34,7 +34,6 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State as ProtocolState
 from websockets.server import ServerProtocol
 
-from realtime.transport.deflate import DEFLATED_BINARY, DEFLATED_TEXT
 from realtime.transport.flood import (
     CONTROL,
     CONTROLS_AT_ONCE,
@@ -45,9 +44,7 @@ from realtime.transport.flood import (
     SHORT,
 )
 from realtime.transport.frames import (
-    BINARY,
     BINARY_WHOLE,
-    TEXT,
     TEXT_WHOLE,
     Kind,
     apply_mask,
@@ -58,13 +55,12 @@ from realtime.transport.frames import (
 from realtime.transport.handshake import Accepted, opened_ws_protocol, refusal, shake_hands
 from realtime.transport.peer import Peer
 from realtime.transport.websocket_endpoint import WebSocketEndpoint, shown
-from realtime.transport.websocket_flow import WebSocketFlow, WebSocketState
+from realtime.transport.websocket_flow import ABNORMAL, WebSocketState
+from realtime.transport.websocket_move import WebSocketMove
 
-HIGH_WATER: Final = 65536  # asyncio's own default; said here because `write` is unchecked up to it
 CLOSE_S: Final = 4.0  # for what is on its way, and for the peer's half of the closing handshake
 SLOW: Final = (3008, "slow")
 BUG: Final = (3004, "internal server error")
-ABNORMAL: Final = (int(CloseCode.ABNORMAL_CLOSURE), "")
 HEAD_END: Final = b"\r\n\r\n"
 SHARE: Final = range(FRAMES_AT_ONCE)
 SKIPPED_AT_ONCE: Final = 1024  # frames of a closing connection: about 1 ms
@@ -72,16 +68,10 @@ SKIPPED_AT_ONCE: Final = 1024  # frames of a closing connection: about 1 ms
 logger = logging.getLogger("realtime.websocket")
 
 
-class WebSocketTransport(WebSocketFlow):
-    """A connection's socket, from the first byte of its handshake to its end."""
+class WebSocketTransport(WebSocketMove):
+    """A connection's socket, from the first byte of its handshake to its end, or to its move."""
 
-    __slots__ = (
-        "_ended",
-        "_is_compressed",
-        "_is_text",
-        "_message",
-        "_ws_protocol",
-    )
+    __slots__ = ("_ended", "_ws_protocol")
 
     def __init__(self, endpoint: WebSocketEndpoint, peer: Peer, received: bytes = b"") -> None:
         """
@@ -91,9 +81,6 @@ class WebSocketTransport(WebSocketFlow):
         super().__init__(endpoint, peer)
         self._pending += received
         self._ws_protocol: ServerProtocol | None = None
-        self._message: bytearray | None = None  # what came so far of one in fragments
-        self._is_text = True  # that message
-        self._is_compressed = False  # messages may be: the handshake said so
         self._ended: tuple[int, str] | None = None  # how, once it is known
 
     def __repr__(self) -> str:
@@ -102,10 +89,13 @@ class WebSocketTransport(WebSocketFlow):
     # The socket's life
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin the handshake, with what was already received."""
+        """Begin the handshake, with what was already received; or go on, where the connection has moved."""
         self._transport = transport
-        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._begin_writing()
         self._endpoint.connections.add(self)
+        if self._state is WebSocketState.PARKED:
+            self._go_live(is_new=True)
+            return
         self._arm(self._endpoint.limits.handshake_s)
         if self._pending:
             self._receive_head(b"")
@@ -115,7 +105,9 @@ class WebSocketTransport(WebSocketFlow):
         if self._state is WebSocketState.OPEN:
             if self._pending or self._held:
                 self._pending += data
-                if len(self._pending) >= self._needed:
+                if self._held or self._is_resting:
+                    self._transport.pause_reading()  # uvloop reads once in spite of a pause in `connection_made`
+                elif len(self._pending) >= self._needed:
                     self._receive_pending()
                 elif len(data) < SHORT:
                     self._meter(SEGMENTS)
@@ -135,7 +127,10 @@ class WebSocketTransport(WebSocketFlow):
         """Nothing more will come; without a close frame before it, that is an abnormal end. The socket closes."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of everything."""
+        """Let go of everything. The session learns of the end, unless it went to another worker."""
+        if self._has_detached():
+            return
+        self._parked = None
         self._enter(WebSocketState.CLOSED)
         for timer in (self._deadline, self._outbound_timer):
             if timer is not None:
@@ -169,7 +164,7 @@ class WebSocketTransport(WebSocketFlow):
             self._refuse(opening.answer, opening.problem)
 
     def _open(self, opening: Accepted) -> None:
-        self._transport.write(opening.answer)
+        self._put(opening.answer)
         self._disarm()
         self._enter(WebSocketState.OPEN)
         self._endpoint.opened += 1
@@ -326,11 +321,16 @@ class WebSocketTransport(WebSocketFlow):
         is_fragment = not frame[0] & 0x80 or not frame[0] & 0x0F
         if is_fragment and payload < SHORT and not self._meter(FRAGMENTS):
             return
+        if self._is_compressed and is_fragment:
+            self._keep_deflated(frame, payload)
+        self._feed(frame)
+        if self._state is WebSocketState.OPEN and self._message is None:
+            self._ws_protocol = self._deflated = None
+
+    def _feed(self, frame: bytes | bytearray) -> None:
         ws_protocol = self._open_ws_protocol()
         ws_protocol.receive_data(frame)
         self._follow_ws_protocol(ws_protocol)
-        if self._state is WebSocketState.OPEN and self._message is None:
-            self._ws_protocol = None
 
     def _open_ws_protocol(self) -> ServerProtocol:
         """Return the `ServerProtocol` that is in use, or one that begins open."""
@@ -376,12 +376,6 @@ class WebSocketTransport(WebSocketFlow):
             payload, self._message = bytes(self._message), None
             self._deliver(payload, self._is_text)
 
-    def choose_framing(self, *, binary: bool) -> None:
-        if self._is_compressed:
-            self.framing = DEFLATED_BINARY if binary else DEFLATED_TEXT
-        else:
-            self.framing = BINARY if binary else TEXT
-
     # Closing
 
     @property
@@ -398,6 +392,8 @@ class WebSocketTransport(WebSocketFlow):
         if self._state is WebSocketState.CONNECTING:
             self._enter(WebSocketState.CLOSING)
             self._end_stream()
+        if self._state is WebSocketState.PARKED and self._parked is not None:
+            self._parked.farewell = self._parked.farewell or (code, reason)
         if self._state is not WebSocketState.OPEN:
             return
         ws_protocol = self._open_ws_protocol()

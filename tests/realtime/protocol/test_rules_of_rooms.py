@@ -15,7 +15,7 @@ import pytest
 
 from realtime import App, Connection
 from realtime.transport.taken import NOTSENT_MAX
-from realtime.transport.websocket import HIGH_WATER
+from realtime.transport.websocket_flow import HIGH_WATER
 from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
 from tests.support.aio import run_async
 from tests.support.client import Refused
