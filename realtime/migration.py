@@ -297,7 +297,7 @@ class Migration:
         if at_rest:
             await self._offer(source, at_rest)
         elif transport.can_move is None:
-            self._refuse("a handler runs", transport.session)
+            self._refuse("a handler runs", _session_of(transport))
 
     async def _brought_to_rest(
         self, transports: Sequence[WebSocketTransport], within_s: float
@@ -305,7 +305,7 @@ class Migration:
         """Bring connections to rest. Return those that are, and can move; the others go on."""
 
         async def quiesce(transport: WebSocketTransport) -> bool:
-            session = transport.session
+            session = _session_of(transport)
             return session is not None and session.is_open and await session.quiesce(within_s)
 
         rests = await asyncio.gather(*map(quiesce, transports))
@@ -327,20 +327,22 @@ class Migration:
             try:
                 await transport.detach()
             except OSError as error:
-                self._refuse(f"no descriptor: {error.strerror}", transport.session)
+                self._refuse(f"no descriptor: {error.strerror}", _session_of(transport))
 
     def _export(self, transport: WebSocketTransport) -> Leaving | None:
         """Export one connection, and let go of it, in one turn of the loop. None where it stays."""
-        session = transport.session
+        session = _session_of(transport)
         if session is None or not session.is_open:
             return None  # it has ended meanwhile
-        try:
-            if not session.is_at_rest or transport.can_move is not None:
-                raise NotPlain(transport.can_move or "it is not at rest any more")
-            sock = socket.socket(fileno=os.dup(transport.descriptor))
-            exported = session.export()
-        except (NotPlain, OSError) as error:
-            self._refuse(str(error), session)
+        reason = transport.can_move or ("" if session.is_at_rest else "a command runs again")
+        if not reason:
+            try:
+                sock = socket.socket(fileno=os.dup(transport.descriptor))
+                exported = session.export()
+            except (NotPlain, OSError) as error:
+                reason = str(error)
+        if reason:
+            self._refuse(reason, session)
             self._stay(transport, session)
             return None
         session.drop()
@@ -421,3 +423,9 @@ class Migration:
     def statistics(self) -> dict[str, Any]:
         """Return a snapshot."""
         return {"moves": {"out": self.moved_out, "in": self.moved_in, "refused": dict(self.refusals)}}
+
+
+def _session_of(transport: WebSocketTransport) -> Session | None:
+    """Return the session of a connection. What else may be served by a native WebSocket does not move."""
+    session = transport.session
+    return session if isinstance(session, Session) else None
