@@ -41,11 +41,13 @@ import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
+from weakref import WeakSet
 
 import msgspec
 
 from realtime.codes import DisconnectCode
 from realtime.errors import BrokerUnavailable, ClientError
+from realtime.session.base import Application
 from realtime.session.plain import NotPlain
 from realtime.session.session import Session
 from realtime.session.state import BadState
@@ -132,6 +134,7 @@ class Migration:
     def __init__(
         self,
         endpoint: WebSocketEndpoint,
+        application: Application,
         protocol: Restorer,
         host: Host,
         keys: Keys,
@@ -143,6 +146,7 @@ class Migration:
         """
         Args:
             endpoint: knows the connections that can move.
+            application: may refuse a connection, and brings its data to another form.
             protocol: continues sessions.
             host: owns the connections.
             keys: of all connections of this worker.
@@ -151,6 +155,7 @@ class Migration:
             within_s: how long a connection may take to come to rest.
         """
         self._endpoint = endpoint
+        self._application = application
         self._protocol = protocol
         self._host = host
         self._keys = keys
@@ -161,6 +166,7 @@ class Migration:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
         self._moving: set[WebSocketTransport] = set()  # on their way to rest: no second task may take them
+        self._kept: WeakSet[WebSocketTransport] = WeakSet()  # they were refused, and are not offered again
         self.moved_out = 0
         self.moved_in = 0
         self.refusals: Counter[str] = Counter()
@@ -169,10 +175,23 @@ class Migration:
     # As the source
 
     def introduced(self, source: MoveSource, plan: Plan) -> None:
-        """Learn of a target. With ALL its connections go when this worker drains, else from now on."""
+        """
+        Learn of a target. With ALL everything goes there when this worker drains, or at once where it drains already:
+        then an earlier target has died. With another plan connections go from now on.
+        """
+        self._kept.clear()
         self._sources[source] = plan
-        if plan.name != ALL:
+        if self._is_draining:
+            self._spawn(self._move_rest(source))
+        elif plan.name != ALL:
             self._spawn(self._rebalance(source, plan))
+
+    async def _move_rest(self, source: MoveSource) -> None:
+        """Move what is still here to a target that came while this worker drains."""
+        if await source.opened():
+            await self._move(source, list(self._movable()))
+        self._sources.pop(source, None)
+        source.close()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -202,7 +221,9 @@ class Migration:
 
     def _movable(self) -> Iterator[WebSocketTransport]:
         for each in list(self._endpoint.connections):
-            if isinstance(each, WebSocketTransport) and each not in self._moving and each.can_move is None:
+            if not isinstance(each, WebSocketTransport) or each in self._moving or each in self._kept:
+                continue
+            if each.can_move is None:
                 yield each
 
     def _going_home(self, slot: Slot) -> list[WebSocketTransport]:
@@ -235,14 +256,14 @@ class Migration:
         loop = asyncio.get_running_loop()
         until = loop.time() + min(deadline_s, self._within_s)
         opened = [source for source in self._sources if await source.opened()]
-        while opened and any(each.is_open for each in opened):
-            live = [each for each in opened if each.is_open]
-            await asyncio.gather(*(self._move(each, chosen) for each, chosen in self._divided(live).items()))
-            if loop.time() >= until or not self._is_opening():
+        while live := [each for each in opened if each.is_open]:
+            divided = self._divided(live)
+            await asyncio.gather(*(self._move(each, chosen) for each, chosen in divided.items()))
+            if loop.time() >= until or not (any(divided.values()) or self._is_opening()):
                 break
-            await asyncio.sleep(DRAIN_RETRY_S)
-        tasks = list(self._tasks)
-        await asyncio.gather(*tasks, return_exceptions=True)
+            if not any(divided.values()):
+                await asyncio.sleep(DRAIN_RETRY_S)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for source in self._sources:
             source.close()
         self._sources.clear()
@@ -252,14 +273,16 @@ class Migration:
 
     def _divided(self, sources: Sequence[MoveSource]) -> dict[MoveSource, list[WebSocketTransport]]:
         """Divide all connections that can move among the targets: a key goes home, what has none goes in turn."""
-        found: dict[MoveSource, list[WebSocketTransport]] = {each: [] for each in sources}
-        by_slot = {each.slot: each for each in sources}
+        successors = [each for each in sources if self._sources[each].name == ALL]
+        targets = successors or sources
+        found: dict[MoveSource, list[WebSocketTransport]] = {each: [] for each in targets}
+        by_slot = {each.slot: each for each in targets}
         turn = 0
         for each in self._movable():
-            home = self._homes.home_of(each.peer.key)
-            source = by_slot.get(home) if home is not None else None
-            if source is None or self._sources[source].name == ALL:
-                source = sources[turn % len(sources)]
+            home = None if successors else self._homes.home_of(each.peer.key)
+            source = None if home is None else by_slot.get(home)
+            if source is None:
+                source = targets[turn % len(targets)]
                 turn += 1
             found[source].append(each)
         return found
@@ -297,7 +320,7 @@ class Migration:
         if at_rest:
             await self._offer(source, at_rest)
         elif transport.can_move is None:
-            self._refuse("a handler runs", _session_of(transport))
+            self._keep(transport, "a handler runs")
 
     async def _brought_to_rest(
         self, transports: Sequence[WebSocketTransport], within_s: float
@@ -313,7 +336,7 @@ class Migration:
 
     async def _offer(self, source: MoveSource, transports: Sequence[WebSocketTransport]) -> None:
         """Export connections that are at rest, offer them, and do what follows from the outcome of each."""
-        await asyncio.gather(*(self._detach(each) for each in transports))
+        await asyncio.gather(*map(self._prepare, transports))
         leaving = [exported for each in transports if (exported := self._export(each)) is not None]
         for batch in batches(leaving, [len(each.offered.state.state) for each in leaving]):
             results = await source.offer([each.offered for each in batch])
@@ -321,28 +344,39 @@ class Migration:
                 each.offered.sock.close()
             await asyncio.gather(*map(self._settle, batch, results))
 
-    async def _detach(self, transport: WebSocketTransport) -> None:
-        """Take what was not sent out of the loop's buffer. A connection for which that fails does not move."""
-        if transport.can_move is None:
-            try:
+    async def _prepare(self, transport: WebSocketTransport) -> None:
+        """Ask the application, and take what was not sent out of the loop's buffer."""
+        session = _session_of(transport)
+        if session is None:
+            return
+        try:
+            if session.is_admitted:
+                await self._application.migrate(session.connection, "before")
+            if transport.can_move is None:
                 await transport.detach()
-            except OSError as error:
-                self._refuse(f"no descriptor: {error.strerror}", _session_of(transport))
+        except ClientError as error:
+            self._keep(transport, f"on_migrate: {error.message}")
+        except OSError as error:
+            self._keep(transport, f"no descriptor: {error.strerror}")
+        except Exception:
+            logger.exception("! %s: on_migrate failed", session.who)
+            self._keep(transport, "on_migrate failed")
 
     def _export(self, transport: WebSocketTransport) -> Leaving | None:
         """Export one connection, and let go of it, in one turn of the loop. None where it stays."""
         session = _session_of(transport)
         if session is None or not session.is_open:
-            return None  # it has ended meanwhile
-        reason = transport.can_move or ("" if session.is_at_rest else "a command runs again")
-        if not reason:
-            try:
-                sock = socket.socket(fileno=os.dup(transport.descriptor))
-                exported = session.export()
-            except (NotPlain, OSError) as error:
-                reason = str(error)
-        if reason:
-            self._refuse(reason, session)
+            if transport.is_parked:
+                self._spawn(transport.attach(session))  # what it was closed with meanwhile has to be sent
+            return None
+        if transport in self._kept or transport.can_move is not None or not session.is_at_rest:
+            self._stay(transport, session)  # what is not at rest any more is looked at again
+            return None
+        try:
+            sock = socket.socket(fileno=os.dup(transport.descriptor))
+            exported = session.export()
+        except (NotPlain, OSError) as error:
+            self._keep(transport, str(error))
             self._stay(transport, session)
             return None
         session.drop()
@@ -370,6 +404,7 @@ class Migration:
             self._note("its target died with it", leaving.who)
             transport.release()  # the client sees the end of the connection, and recovers from its position
         else:
+            self._kept.add(transport)
             self._note(result.reason or "its target is gone", leaving.who)
             transport.take_back()
             await self._restore_here(leaving)
@@ -385,8 +420,11 @@ class Migration:
             transport.close(self._reconnect.code, self._reconnect.reason)
         await transport.attach(session)
 
-    def _refuse(self, reason: str, session: Session | None) -> None:
-        self._note(reason, "?" if session is None else session.who)
+    def _keep(self, transport: WebSocketTransport, reason: str) -> None:
+        """Note that a connection does not move, and why. It is served on here, until this worker drains."""
+        self._kept.add(transport)
+        session = _session_of(transport)
+        self._note(reason, str(transport.peer) if session is None else session.who)
 
     def _note(self, reason: str, name: str) -> None:
         self.refusals[reason] += 1
@@ -396,6 +434,8 @@ class Migration:
 
     async def take(self, connections: Sequence[MovedIn]) -> list[str | None]:
         """Take connections over. Return for each None, or why it is refused."""
+        if self._is_draining:
+            return ["the worker drains"] * len(connections)
         answers = await asyncio.gather(*map(self._take_one, connections))
         self.moved_in += answers.count(None)
         return answers

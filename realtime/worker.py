@@ -195,6 +195,7 @@ class Process:
         )
         self.migration = Migration(
             self.endpoint,
+            app,
             self.protocol,
             self.gateway,
             worker.routes.keys,

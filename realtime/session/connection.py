@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from realtime.broker.base import ClientInfo, ConnectionId, Room
+from realtime.errors import ConnectionMoved
 from realtime.session.plain import NotPlain, PlainState, pack, unpack
 from realtime.session.state import Identity, Snapshot, Subscription
 from realtime.threads import done, from_any_thread, from_any_thread_at_once
@@ -183,6 +184,9 @@ class Connection:
 
         Args:
             data: anything that JSON can say.
+
+        Raises:
+            ConnectionMoved: another worker serves the client now. So do the other methods that reach the client.
         """
         self._session.send_message(msgspec.json.encode(data))
 
@@ -223,6 +227,10 @@ class Connection:
     async def unsubscribe(self, room: str) -> None:
         """End this client's subscription of a room, and notify the client. Harmless when there is none."""
         await self._session.exit(Room(room), 2000, "server unsubscribe")
+
+    def moved(self) -> None:
+        """Have every call that should reach the client raise `ConnectionMoved`: another worker serves it now."""
+        self._session = _MovedSession(self.id, self._session.event_loop())
 
     def describe(self, room: Room | None = None) -> ClientInfo:
         """Return what other clients see of this one, in `room` where given."""
@@ -274,6 +282,33 @@ def take_up(connection: Connection, info: bytes | None, state: bytes) -> None:
     """Give a connection what the application had set, from `info_bytes` and `packed_state`."""
     connection.info = None if info is None else msgspec.json.decode(info)
     connection.state = unpack(state) if state else {}
+
+
+class _MovedSession:
+    """
+    The session of a connection that another worker serves now. Whoever still holds the connection gets an error: a
+    message that went nowhere would be lost without a sound.
+    """
+
+    def __init__(self, connection_id: ConnectionId, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._id = connection_id
+        self._loop = loop
+
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop that served the connection."""
+        return self._loop
+
+    def send_message(self, data: bytes) -> None:
+        raise ConnectionMoved(self._id)
+
+    def end(self, code: int, reason: str) -> None:
+        raise ConnectionMoved(self._id)
+
+    async def enter(self, room: Room) -> None:
+        raise ConnectionMoved(self._id)
+
+    async def exit(self, room: Room, code: int, reason: str) -> None:
+        raise ConnectionMoved(self._id)
 
 
 class _EndedSession:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Mapping
+from typing import Final
 
 from realtime.broker.base import ClientInfo, ConnectionId
 from realtime.session.base import Dialect, Services
@@ -18,6 +19,8 @@ from realtime.session.session import Session
 from realtime.session.state import Identity, Phase, SessionState, WireState, begun
 from realtime.transport.base import Handshake, Transport
 from sticky.handoff.journal import Mark
+
+FEW: Final = 4  # rooms that are entered one after the other: a task for each costs more than it saves
 
 
 def begin(services: Services, dialect: Dialect, transport: Transport, handshake: Handshake) -> Session:
@@ -66,8 +69,9 @@ async def restore(
         mark: of what is in flight on its connection.
 
     Raises:
-        ClientError: a room is not declared here. Nothing is left behind, and the client has to reconnect.
-        BrokerUnavailable: nor can rooms be entered now. As above.
+        ClientError: a room is not declared here, or the application refuses the connection. Nothing is left behind,
+            and the client has to reconnect.
+        BrokerUnavailable: its rooms cannot be entered now. As above.
     """
     assert state.phase is not Phase.CLOSED, "a session that has ended goes nowhere"
     headers: Mapping[str, str] = state.headers or EMPTY
@@ -77,6 +81,7 @@ async def restore(
     state.headers, state.emulated_headers, state.info, state.state = {}, {}, None, b""
     state.identity.slot = services.home.slot
     state.identity.worker, state.identity.node = services.home.worker, services.home.node
+    await services.application.migrate(session.connection, "after")
     entries = await _enter_again(session)
     if session.is_admitted:
         connection = session.connection
@@ -98,13 +103,20 @@ async def restore(
 
 
 async def _enter_again(session: Session) -> list[Entry]:
-    """Enter all rooms of a session at once. Where one fails, cancel the others and raise what it raised."""
-    found = await asyncio.gather(
-        *(session.reenter(each) for each in session.state.subscriptions.values()), return_exceptions=True
-    )
-    entries = [each for each in found if isinstance(each, tuple)]
-    for each in found:
-        if isinstance(each, BaseException):
-            session.cancel(entries)
-            raise each
+    """Enter all rooms of a session. Where one fails, cancel the others and raise what it raised."""
+    entries: list[Entry] = []
+    subscriptions = list(session.state.subscriptions.values())
+    try:
+        if len(subscriptions) <= FEW:
+            for each in subscriptions:
+                entries.append(await session.reenter(each))
+            return entries
+        found = await asyncio.gather(*map(session.reenter, subscriptions), return_exceptions=True)
+        entries += [each for each in found if not isinstance(each, BaseException)]
+        for each in found:
+            if isinstance(each, BaseException):
+                raise each
+    except BaseException:
+        session.cancel(entries)
+        raise
     return entries

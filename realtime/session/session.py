@@ -445,3 +445,4 @@ class Session(Member):
             hub.connection_ends.release(identity.user, identity.id)
         self.services.registry.discard(self)
         self.state.phase = Phase.CLOSED  # whatever still holds it does nothing
+        self.connection.moved()

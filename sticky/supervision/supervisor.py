@@ -250,6 +250,8 @@ class Supervisor:
             self._retire(predecessor)
         elif slot < self._wanted:
             self._introductions.filled(worker, self._wanted)
+            for draining in self._workers.draining(slot):  # whose successor has died before it had all of them
+                self._introductions.succeeded(draining, worker, self._wanted)
         self._dispatcher.slot_filled()
         if self._stopping or slot >= self._wanted:
             self._retire(worker)
