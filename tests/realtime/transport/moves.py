@@ -25,6 +25,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from realtime.transport.handshake import Admission
+from realtime.transport.peer import Peer
 from realtime.transport.websocket import WebSocketTransport
 from realtime.transport.websocket_state import WebSocketExport
 from tests.realtime.transport.wire import Rig, Session
@@ -217,7 +218,7 @@ async def walking(*, is_compressed: bool = False, kernel_bytes: int = KERNEL_BYT
         adopted, _ = listener.accept()
         walker = Walker(rigs, sock, is_compressed=is_compressed)
         _, walker.transport = await loop.connect_accepted_socket(
-            lambda: WebSocketTransport(rigs[0].endpoint, export_peer()), adopted
+            lambda: WebSocketTransport(rigs[0].endpoint, peer()), adopted
         )
         await walker.open()
         rigs[0].sessions.all[0].messages = walker.messages
@@ -232,7 +233,7 @@ async def walking(*, is_compressed: bool = False, kernel_bytes: int = KERNEL_BYT
             assert rigs[0].lost + rigs[1].lost == walker.moves + 1, "each copy that ended was counted once"
 
 
-def export_peer() -> Any:
+def peer() -> Peer:
     return WebSocketExport(address="203.0.113.7", client_port=4711, sticky_id="abc", peer_address="127.0.0.1").peer()
 
 
