@@ -39,7 +39,7 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
@@ -47,7 +47,8 @@ import msgspec
 
 from realtime.codes import DisconnectCode
 from realtime.errors import BrokerUnavailable, ClientError
-from realtime.session.base import Application
+from realtime.log_lines import log
+from realtime.session.base import ApplicationCalls
 from realtime.session.plain import NotPlain
 from realtime.session.session import Session
 from realtime.session.state import BadState
@@ -118,13 +119,13 @@ class Leaving(msgspec.Struct):
     Attributes:
         transport: offered; nothing is written to it or read from it.
         session: the exported session, for the case that it comes back.
-        who: the client, for the log.
+        fields: the client, for the log.
         offered: what the target gets, with a descriptor of its own, which is closed with the outcome.
     """
 
     transport: WebSocketTransport
     session: bytes
-    who: str
+    fields: dict[str, Any]
     offered: Offered
 
 
@@ -134,7 +135,7 @@ class Migration:
     def __init__(
         self,
         endpoint: WebSocketEndpoint,
-        application: Application,
+        application: ApplicationCalls,
         protocol: Restorer,
         host: Host,
         keys: Keys,
@@ -268,8 +269,7 @@ class Migration:
             source.close()
         self._sources.clear()
         if self.moved_out or self.refusals:
-            kept = " ".join(f"{reason}={count}" for reason, count in self.refusals.items())
-            logger.info("= moved %d connections%s", self.moved_out, f"; could not move: {kept}" if kept else "")
+            log(logger, logging.INFO, "= connections moved", moved=self.moved_out, refused=self.refusals.total())
 
     def _divided(self, sources: Sequence[MoveSource]) -> dict[MoveSource, list[WebSocketTransport]]:
         """Divide all connections that can move among the targets: a key goes home, what has none goes in turn."""
@@ -359,7 +359,7 @@ class Migration:
         except OSError as error:
             self._keep(transport, f"no descriptor: {error.strerror}")
         except Exception:
-            logger.exception("! %s: on_migrate failed", session.who)
+            log(logger, logging.ERROR, "! on_migrate failed", **session.log_fields, exc_info=True)
             self._keep(transport, "on_migrate failed")
 
     def _export(self, transport: WebSocketTransport) -> Leaving | None:
@@ -369,7 +369,7 @@ class Migration:
             if transport.is_parked:
                 self._spawn(transport.attach(session))  # what it was closed with meanwhile has to be sent
             return None
-        if transport in self._kept or transport.can_move is not None or not session.is_at_rest:
+        if transport in self._kept or transport.can_move is not None or not session.is_idle:
             self._stay(transport, session)  # what is not at rest any more is looked at again
             return None
         try:
@@ -385,7 +385,7 @@ class Migration:
         state = MovedState(
             peer.address, peer.client_port, peer.scheme, peer.sticky_id, peer.new_sticky_id, peer.peer_address, packed
         )
-        return Leaving(transport, exported, session.who, Offered(sock, state))
+        return Leaving(transport, exported, session.log_fields, Offered(sock, state))
 
     def _stay(self, transport: WebSocketTransport, session: Session) -> None:
         """Have a connection go on that was brought to rest, and perhaps detached, and does not move."""
@@ -398,14 +398,14 @@ class Migration:
         transport = leaving.transport
         if result.outcome is Outcome.TAKEN:
             self.moved_out += 1
-            logger.debug("= %s: moved", leaving.who)
+            log(logger, logging.DEBUG, "= connection moved", **leaving.fields)
             transport.release()
         elif result.outcome is Outcome.LOST:
-            self._note("its target died with it", leaving.who)
+            self._note("its target died with it", leaving.fields)
             transport.release()  # the client sees the end of the connection, and recovers from its position
         else:
             self._kept.add(transport)
-            self._note(result.reason or "its target is gone", leaving.who)
+            self._note(result.reason or "its target is gone", leaving.fields)
             transport.take_back()
             await self._restore_here(leaving)
 
@@ -416,7 +416,7 @@ class Migration:
         try:
             session = await self._protocol.restore(transport, leaving.session, transport.peer.mark)
         except (BadState, ClientError, BrokerUnavailable) as error:
-            logger.warning("x %s: cannot be served here again: %s", leaving.who, error)
+            log(logger, logging.WARNING, "x connection lost in a move", **leaving.fields, reason=error)
             transport.close(self._reconnect.code, self._reconnect.reason)
         await transport.attach(session)
 
@@ -424,11 +424,11 @@ class Migration:
         """Note that a connection does not move, and why. It is served on here, until this worker drains."""
         self._kept.add(transport)
         session = _session_of(transport)
-        self._note(reason, str(transport.peer) if session is None else session.who)
+        self._note(reason, transport.peer.log_fields if session is None else session.log_fields)
 
-    def _note(self, reason: str, name: str) -> None:
+    def _note(self, reason: str, fields: Mapping[str, Any]) -> None:
         self.refusals[reason] += 1
-        logger.info("x %s: not moved: %s", name, reason)
+        log(logger, logging.INFO, "x connection not moved", **fields, reason=reason)
 
     # As the target
 

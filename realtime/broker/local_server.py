@@ -53,19 +53,21 @@ import msgspec
 import uvloop
 
 from realtime import logs
+from realtime.broker import formats
 from realtime.broker.base import (
     ClientInfo,
     ConnectionId,
     Departed,
     Position,
-    Publication,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
 )
 from realtime.broker.framing import LOCAL_STOP_SIGNAL, Framed, frame
-from realtime.broker.memory_state import Member, MemoryState
+from realtime.broker.memory_state import MemoryState, StoredMember
 from realtime.broker.streams import Full
+from realtime.log_lines import log
 from realtime.timing.rate import Rate
 
 LEASE_S: Final = 6.0  # as with Redis (members.py): longer than a worker needs to reconnect
@@ -85,7 +87,8 @@ STATE: Final = 7  # the statistics
 STATE_S: Final = 5.0  # between two STATE messages to each worker
 MEMORY_FREE: Final = 0.95  # of the limit; the broker stays in the state *full* until it uses less
 
-FULL: Final = "! the local broker is full: it stores at most %d bytes (--broker-memory) and refuses more"
+FULL: Final = "local broker full"  # it refuses more than --broker-memory
+NOT_FULL: Final = "= local broker has memory again"
 
 logger = logging.getLogger("realtime.broker.local")
 
@@ -105,6 +108,7 @@ class WorkerLink(Framed):
         self.said_goodbye = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the link. Its worker is known with its `hello`."""
         super().connection_made(transport)
         self.server.peers.add(self)
 
@@ -124,8 +128,8 @@ class WorkerLink(Framed):
         except Full:
             self.send([REFUSED, self.server.state.budget.limit])
             self.server.note_refusal()
-        except Exception:
-            logger.exception("! command %s of worker %s failed", operation, self.worker)
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            log(logger, logging.ERROR, "broker command failed", command=operation, worker=self.worker, exc_info=True)
             self.send([FAILED, operation])
         else:
             self.send([REPLY, answer])
@@ -133,7 +137,7 @@ class WorkerLink(Framed):
     def notify(self, event: bytes) -> None:
         """Send an event's frame, or close the link if more than `OUTBOUND_MAX` bytes are unsent."""
         if self.transport.get_write_buffer_size() > OUTBOUND_MAX:
-            logger.error("x closing the link of worker %s: it reads too slowly", self.worker)
+            log(logger, logging.ERROR, "x broker link closed", worker=self.worker, reason="it reads too slowly")
             self.transport.abort()
             return
         self.send_frame(event)
@@ -177,8 +181,12 @@ class LocalBrokerServer:
 
     # Operations. Each gets the undecoded arguments, and returns the answer.
 
-    def hello(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
-        """Learn which worker this is, send it the statistics, and let it inherit the members of orphaned workers."""
+    def hello(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> bytes:
+        """
+        Learn which worker this is, send it the statistics, and let it inherit the members of orphaned workers.
+
+        The answer announces what this process speaks (formats.py). The worker decides whether it understands that.
+        """
         assert not peer.worker, "local.py sends hello once, as the first command of a link"
         peer.worker = WorkerId(_text(raw[0]))
         peer.notify(frame([STATE, self.statistics()]))
@@ -186,9 +194,11 @@ class LocalBrokerServer:
         inherited = [departed for worker in sorted(orphans) for departed in self._reap(worker, peer)]
         if inherited:
             peer.notify(frame([DEPARTED, inherited]))
+        return formats.pack(formats.LOCAL)
 
     def goodbye(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
         """Remove the members of a worker that ends. Only inherited ones are reported: its leaves are announced."""
+        assert peer.worker, "a worker says hello first: without a name it has no members to remove"
         peer.said_goodbye = True
         heir = self._heir()
         inherited = [each for each in self._reap(peer.worker, heir) if each.inherited]
@@ -200,11 +210,16 @@ class LocalBrokerServer:
         room = Room(_text(raw[0]))
         peer.rooms.add(room)
         self._subscribers.setdefault(room, set()).add(peer)
+        assert peer in self.peers, "a link that is lost sends no command, and would stay a subscriber for ever"
 
     def unsubscribe(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
         self._unsubscribe(peer, Room(_text(raw[0])))
 
     def _unsubscribe(self, peer: WorkerLink, room: Room) -> None:
+        """
+        Remove a subscription on both sides. With the last one, a stream that was never used ends: else each name that a
+        client makes up would stay in memory.
+        """
         peer.rooms.discard(room)
         subscribers = self._subscribers.get(room)
         if subscribers is not None:
@@ -217,7 +232,7 @@ class LocalBrokerServer:
     def publish(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
         """Store a publication and send it to the subscribers: also to the publisher, before its answer."""
         room = Room(_text(raw[0]))
-        publication = msgspec.msgpack.decode(raw[1], type=Publication)
+        publication = msgspec.msgpack.decode(raw[1], type=RawPublication)
         retention = msgspec.msgpack.decode(raw[2], type=Retention)
         key = msgspec.msgpack.decode(raw[3], type=str | None)
         ttl_s = msgspec.msgpack.decode(raw[4], type=float)
@@ -238,8 +253,8 @@ class LocalBrokerServer:
         retention = msgspec.msgpack.decode(raw[1], type=Retention)
         since = msgspec.msgpack.decode(raw[2], type=Position | None)
         limit = msgspec.msgpack.decode(raw[3], type=int)
-        reverse, begin = [msgspec.msgpack.decode(each, type=bool) for each in raw[4:6]]
-        return self.state.history(self._clock(), Room(_text(raw[0])), retention, since, limit, reverse, begin)
+        reverse, create = [msgspec.msgpack.decode(each, type=bool) for each in raw[4:6]]
+        return self.state.history(self._clock(), Room(_text(raw[0])), retention, since, limit, reverse, create)
 
     def forget_history(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
         self.state.forget_history(Room(_text(raw[0])))
@@ -258,11 +273,12 @@ class LocalBrokerServer:
             return
         if not quietly:  # a quiet member was admitted before, and refusing it now would lose it
             self.state.admit_member(self._clock(), room, info)
-        self.state.add_member(room, Member(peer.worker, info, announce, lasting))
+        self.state.add_member(room, StoredMember(peer.worker, info, announce, lasting))
         if announce and (owner is None or not quietly):
             self._notify(room, [JOIN, room, info])
 
     def remove_member(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> int | None:
+        """Remove a member, and return how many are left: of members that leave at once, one call gets 0."""
         room = Room(_text(raw[0]))
         announce, mine = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:4]]
         info = self.state.remove_member(room, ConnectionId(_text(raw[1])), peer.worker if mine else None)
@@ -314,7 +330,7 @@ class LocalBrokerServer:
         """Note that a command was refused. The first time, log it and notify all workers."""
         if not self._is_full:
             self._is_full = True
-            logger.error(FULL, self.state.budget.limit)
+            log(logger, logging.ERROR, FULL, limit_bytes=self.state.budget.limit)
             self._send_state()
 
     def _send_state(self) -> None:
@@ -322,7 +338,8 @@ class LocalBrokerServer:
         budget = self.state.budget
         if self._is_full and budget.limit is not None and budget.used <= MEMORY_FREE * budget.limit:
             self._is_full = False
-            logger.warning("= the local broker has memory again: %d of %d bytes used", budget.used, budget.limit)
+            assert budget.used <= budget.limit, "a limit of which less than all is used has room"
+            log(logger, logging.WARNING, NOT_FULL, used_bytes=budget.used, limit_bytes=budget.limit)
         framed = frame([STATE, self.statistics()])
         for peer in tuple(self.peers):
             if peer.worker:  # before its hello, a link expects no events

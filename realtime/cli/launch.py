@@ -203,6 +203,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         workers=settings.workers,
         affinity=affinity,
         secret=settings.secret.encode() if settings.secret else None,
+        secret_previous=settings.secret_previous.encode() if settings.secret_previous else None,
         balance=settings.balance,
         proxy_protocol=settings.proxy_protocol,
         tls=settings.certfile is not None,

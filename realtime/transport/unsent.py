@@ -14,25 +14,26 @@ from collections import deque
 class Unsent:
     """The last pieces that were written to one socket, at least as many bytes as its buffer has."""
 
-    __slots__ = ("_bytes", "_pieces")
+    __slots__ = ("_pieces", "size")
 
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
-        self._bytes = 0
+        self.size = 0
+        """Bytes in the pieces."""
 
     def append(self, piece: bytes) -> None:
         """Note what was written last. Call `trim` from time to time: it alone forgets anything."""
         self._pieces.append(piece)
-        self._bytes += len(piece)
+        self.size += len(piece)
 
     def trim(self, buffered: int) -> None:
         """Forget the pieces of which the buffer, with so many bytes, has nothing any more."""
         pieces = self._pieces
-        while pieces and self._bytes - len(pieces[0]) >= buffered:
-            self._bytes -= len(pieces.popleft())
+        while pieces and self.size - len(pieces[0]) >= buffered:
+            self.size -= len(pieces.popleft())
 
     def tail(self, buffered: int) -> bytes:
         """Return the bytes in the buffer, which has so many."""
         self.trim(buffered)
-        assert buffered <= self._bytes, "every piece that the buffer may have was appended"
-        return b"".join(self._pieces)[self._bytes - buffered :]
+        assert buffered <= self.size, "every piece that the buffer may have was appended"
+        return b"".join(self._pieces)[self.size - buffered :]

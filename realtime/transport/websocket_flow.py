@@ -20,20 +20,22 @@ import asyncio
 import enum
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from websockets.frames import CloseCode
 
+from realtime.log_lines import log
 from realtime.timing.timer_wheel import Timer
+from realtime.transport.acknowledged import acknowledged_bytes, limit_unsent
 from realtime.transport.base import ClientSession, Framing
+from realtime.transport.client_log import SESSION_FAILED, SLOW_CLIENT, log_sent
 from realtime.transport.flood import FloodMeter
-from realtime.transport.frames import TEXT
+from realtime.transport.frames import TEXT, messages_in
 from realtime.transport.parked import Parked
 from realtime.transport.peer import Peer
-from realtime.transport.taken import hold_little, taken
 from realtime.transport.unsent import Unsent
-from realtime.transport.websocket_endpoint import WebSocketEndpoint, sent_messages
+from realtime.transport.websocket_endpoint import WebSocketEndpoint
 
 HIGH_WATER: Final = 65536  # bytes: asyncio's own defaults, both
 LOW_WATER: Final = HIGH_WATER // 4
@@ -66,6 +68,7 @@ class WebSocketFlow(asyncio.Protocol):
 
     __slots__ = (
         "__weakref__",
+        "_acknowledged",
         "_congested_since",
         "_deadline",
         "_endpoint",
@@ -80,7 +83,6 @@ class WebSocketFlow(asyncio.Protocol):
         "_pending",
         "_session",
         "_state",
-        "_taken",
         "_transport",
         "_unsent",
         "framing",
@@ -99,7 +101,7 @@ class WebSocketFlow(asyncio.Protocol):
         self._session: ClientSession | None = None
         self._transport: Any = None  # asyncio.Transport; uvloop's is none of its subclasses
         self._congested_since: float | None = None
-        self._taken = 0  # by the peer, until then
+        self._acknowledged = 0  # `acknowledged_bytes` at that time
         self._unsent: Unsent | None = None  # what waits in the loop's buffer; None: nothing does
         self._keeps_unsent = False  # so that it can move: the loop's transport writes what it is given, not TLS
         self._parked: Parked | None = None  # in place of the loop's transport
@@ -121,16 +123,18 @@ class WebSocketFlow(asyncio.Protocol):
             self._transport.abort()
 
     def _begin_writing(self) -> None:
-        """Have the loop say when the peer falls behind. Comes first, with a new transport of the loop."""
+        """Have the loop say when the peer falls behind. Comes first, with each transport of the loop."""
         self._keeps_unsent = self._transport.get_extra_info("ssl_object") is None
         self._transport.set_write_buffer_limits(high=0 if self._keeps_unsent else HIGH_WATER)
+        if self._keeps_unsent and self._transport.get_write_buffer_size():
+            self._unsent = Unsent()  # of an earlier request on this connection; its bytes are not known
 
     def pause_writing(self) -> None:
         """The peer does not take everything: the write that is under way leaves something behind."""
         if self._keeps_unsent:
             self._unsent = self._unsent or Unsent()  # `_left_behind` follows, with the piece
         else:
-            self._begin_congestion(asyncio.get_running_loop().time(), self.taken())
+            self._begin_congestion(asyncio.get_running_loop().time(), self.acknowledged_bytes())
         if self._state is WebSocketState.OPEN:
             self.write = self._write_behind
 
@@ -149,10 +153,10 @@ class WebSocketFlow(asyncio.Protocol):
             if self._state is WebSocketState.OPEN and self._session is not None:
                 self._session.drained()
 
-    def _begin_congestion(self, since: float, taken: int) -> None:
-        """Look at the limits from now on. `taken`: by the peer at that time."""
+    def _begin_congestion(self, since: float, acknowledged: int) -> None:
+        """Look at the limits from now on. `acknowledged`: by the peer at that time, in bytes."""
         self._congested_since = since
-        self._taken = taken
+        self._acknowledged = acknowledged
         if self._keeps_unsent:
             self._transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         if self._outbound_timer is None and self._state is WebSocketState.OPEN:
@@ -179,11 +183,10 @@ class WebSocketFlow(asyncio.Protocol):
         buffered = self._transport.get_write_buffer_size()
         unsent.trim(buffered)
         if buffered > HIGH_WATER and self._congested_since is None:
-            self._begin_congestion(asyncio.get_running_loop().time(), self.taken())
+            self._begin_congestion(asyncio.get_running_loop().time(), self.acknowledged_bytes())
 
     def _write_logged(self, data: bytes) -> None:
-        for text in sent_messages(data):
-            logger.debug("> %s: %s", self._who, text)
+        log_sent(logger, self._log_fields, messages_in(data))
         self._put(data)
 
     def _write_behind(self, data: bytes) -> None:
@@ -195,7 +198,7 @@ class WebSocketFlow(asyncio.Protocol):
 
     def _write_offered(self, data: bytes) -> None:
         """Drop it: another worker writes. The session was exported before, so this is our own bug."""
-        logger.error("! %s: %d bytes were written while it moves", self._peer, len(data))
+        log(logger, logging.ERROR, "! write while moving", **self._peer.log_fields, bytes=len(data))
 
     def _watch_congestion(self, since: float) -> None:
         """Look again when the peer will have been behind for too long. One timer, however often it falls behind."""
@@ -209,8 +212,8 @@ class WebSocketFlow(asyncio.Protocol):
             return
         now = asyncio.get_running_loop().time()
         if now - since >= self._endpoint.limits.outbound_s:
-            before, self._taken = self._taken, self.taken()
-            if self._session is None or not self._session.is_patient or self._taken <= before:
+            before, self._acknowledged = self._acknowledged, self.acknowledged_bytes()
+            if self._session is None or not self._session.is_patient or self._acknowledged <= before:
                 self._close_slow()
                 return
             self._congested_since = now  # it takes what it can
@@ -218,7 +221,7 @@ class WebSocketFlow(asyncio.Protocol):
 
     def _close_slow(self) -> None:
         self._endpoint.slow += 1
-        logger.warning("x %s: slow: %d bytes wait for it", self._who, self.buffered())
+        log(logger, logging.WARNING, SLOW_CLIENT, **self._log_fields, waiting_bytes=self.buffered())
         self.close(*SLOW)
 
     def is_congested_since(self) -> float | None:
@@ -229,14 +232,14 @@ class WebSocketFlow(asyncio.Protocol):
         """Return how many bytes wait in this process."""
         return 0 if self._transport is None else int(self._transport.get_write_buffer_size())
 
-    def taken(self) -> int:
-        """Return how much the peer has taken so far, as `taken.taken` does."""
-        return 0 if self._transport is None else taken(self._transport)
+    def acknowledged_bytes(self) -> int:
+        """See `Transport.acknowledged_bytes`."""
+        return 0 if self._transport is None else acknowledged_bytes(self._transport)
 
-    def hold_little(self, wanted: bool) -> None:
-        """Have the kernel hold little of what the peer does not take, or no more so, as `taken.hold_little` does."""
+    def limit_unsent(self, is_limited: bool) -> None:
+        """See `Transport.limit_unsent`."""
         if self._transport is not None:
-            hold_little(self._transport, wanted)
+            limit_unsent(self._transport, is_limited)
 
     # Reading
 
@@ -285,9 +288,9 @@ class WebSocketFlow(asyncio.Protocol):
     # State and deadline
 
     @property
-    def _who(self) -> str:
-        """The client's name in the log: the session's, as long as there is one."""
-        return str(self._peer) if self._session is None else self._session.who
+    def _log_fields(self) -> Mapping[str, Any]:
+        """The client, as fields of a log line: the session's, as long as there is one."""
+        return self._peer.log_fields if self._session is None else self._session.log_fields
 
     def _enter(self, state: WebSocketState) -> None:
         self._state = state
@@ -307,8 +310,8 @@ class WebSocketFlow(asyncio.Protocol):
             return
         try:
             session.connection_lost(code, reason)
-        except Exception:
-            logger.exception("! %s: a session could not end", self._peer)
+        except Exception:  # noqa: BLE001 - a bug: logged, and the socket is let go all the same
+            log(logger, logging.ERROR, SESSION_FAILED, **self._peer.log_fields, during="end", exc_info=True)
 
     def _arm(self, delay_s: float) -> None:
         if self._deadline is not None:

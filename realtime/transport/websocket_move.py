@@ -97,15 +97,19 @@ class WebSocketMove(WebSocketFlow):
             return f"it is {self._state.value}"
         if self._message is not None and self._is_deflated and self._deflated is None:
             return "too much came of a compressed message in fragments"
-        if self._parked is not None and self._parked.farewell is not None:
+        parked, transport = self._parked, self._transport
+        if parked is not None and parked.farewell is not None:
             return "it is closing"
-        if self._transport is not None:
-            if not self._keeps_unsent:
-                return "its TLS ends in this worker"
-            if self._transport.is_closing():
-                return "its peer is gone"
-        elif self._parked is None or self._parked.sock is None:
-            return "it has no descriptor"
+        if parked is not None and parked.detached is not None:
+            return "its loop has not let go of it"
+        if transport is None:
+            return "it has no descriptor" if parked is None or parked.sock is None else None
+        if not self._keeps_unsent:
+            return "its TLS ends in this worker"
+        if transport.is_closing():
+            return "its peer is gone"
+        if transport.get_write_buffer_size() > (0 if self._unsent is None else self._unsent.size):
+            return "bytes of an earlier request are unsent"
         return None
 
     async def detach(self) -> None:
@@ -128,7 +132,7 @@ class WebSocketMove(WebSocketFlow):
         transport.abort()
         if not transport.get_write_buffer_size():  # asyncio has discarded it
             self._salvage(unsent.tail(buffered))
-        await parked.detached
+        await asyncio.shield(parked.detached)
 
     def _salvage(self, tail: bytes) -> None:
         """Put what was taken out of the loop's buffer in front of what was written since."""
@@ -167,7 +171,7 @@ class WebSocketMove(WebSocketFlow):
         assert self.can_move is None, f"{self.can_move}"
         assert self._parked is not None or not self.buffered(), "`detach` takes out what waits in the loop's buffer"
         peer, parked = self._peer, self._parked or Parked()
-        parked.acknowledged = self.taken()
+        parked.acknowledged = self.acknowledged_bytes()
         parked.pieces = [b"".join(parked.pieces)]
         message = self._deflated if self._is_deflated else self._message
         self._session = None
@@ -189,7 +193,7 @@ class WebSocketMove(WebSocketFlow):
             message_is_deflated=self._is_deflated,
             unsent=parked.pieces[0],
             congested_since_s=self._congested_since,
-            acknowledged_then=self._taken,
+            acknowledged_then=self._acknowledged,
             acknowledged=parked.acknowledged,
             floods={} if self._flood is None else self._flood.paid(),
         )
@@ -236,7 +240,7 @@ class WebSocketMove(WebSocketFlow):
         transport._is_compressed = export.is_compressed
         transport._pending += export.received
         transport._congested_since = export.congested_since_s
-        transport._taken = export.acknowledged_then
+        transport._acknowledged = export.acknowledged_then
         if export.floods:
             transport._flood = FloodMeter(endpoint.limits.flood, export.floods)
         transport._park(parked)
@@ -258,7 +262,10 @@ class WebSocketMove(WebSocketFlow):
         assert session is not None or parked is None or parked.farewell, "without a session it only closes"
         if self._state is not WebSocketState.PARKED or parked is None:
             self._tell_session(*ABNORMAL)
-        elif self._transport is not None:
+            return
+        if parked.detached is not None:
+            await asyncio.shield(parked.detached)
+        if self._transport is not None:
             self._go_live(is_new=False)
         else:
             parked.sock = sock or parked.sock
@@ -267,7 +274,8 @@ class WebSocketMove(WebSocketFlow):
                 await asyncio.get_running_loop().connect_accepted_socket(lambda: self, parked.sock)
             except OSError as error:
                 logger.info("x %s: gone before it was attached: %s", self._peer, error)
-                if self._state is WebSocketState.PARKED:
+            finally:
+                if self._parked is parked:  # also where the task was cancelled
                     self._let_go()
 
     def abandon(self) -> None:
@@ -280,7 +288,7 @@ class WebSocketMove(WebSocketFlow):
         """Do what waits for the loop's transport. `is_new`: it has read nothing yet."""
         parked, self._parked = self._parked, None
         assert parked is not None, "it was parked"
-        since, acknowledged, self._congested_since = self._congested_since, self._taken, None
+        since, acknowledged, self._congested_since = self._congested_since, self._acknowledged, None
         self._held = False
         self._enter(WebSocketState.OPEN)
         self._write_carried(parked.pieces[0], since, acknowledged)
@@ -289,7 +297,7 @@ class WebSocketMove(WebSocketFlow):
         for piece in parked.pieces[1:]:
             self.write(piece)
         if parked.limits_unsent is not None:
-            self.hold_little(parked.limits_unsent)
+            self.limit_unsent(parked.limits_unsent)
         if parked.farewell is not None:
             self.close(*parked.farewell)
         if self._state is WebSocketState.OPEN:
@@ -356,16 +364,16 @@ class WebSocketMove(WebSocketFlow):
         waiting = 0 if self._parked is None else sum(map(len, self._parked.pieces))
         return waiting + super().buffered()
 
-    def taken(self) -> int:
+    def acknowledged_bytes(self) -> int:
         if self._transport is None and self._parked is not None:
             return self._parked.acknowledged
-        return super().taken()
+        return super().acknowledged_bytes()
 
-    def hold_little(self, wanted: bool) -> None:
+    def limit_unsent(self, wanted: bool) -> None:
         if self._parked is not None:
             self._parked.limits_unsent = wanted
         else:
-            super().hold_little(wanted)
+            super().limit_unsent(wanted)
 
     def pause_reading(self) -> None:
         if self._parked is not None:

@@ -189,7 +189,7 @@ def test_the_answer_of_a_stranger_to_no_batch_is_ignored() -> None:
         os.close(own)
         with connections(1) as [(_, server)]:
             offer = asyncio.ensure_future(source.offer([Offered(server, state(0))]))
-            while (arrived := other.receive()) is None:
+            while (arrived := other.receive()) is None:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             assert not isinstance(arrived, Unreadable)
             for fd in arrived.fds:
@@ -310,7 +310,8 @@ async def test_what_becomes_of_a_connection_whose_target_is_killed(what: str, ou
         source = MoveSource(end, Slot(1), "w1")
         assert await source.opened()
         pairs[0][0].send(b"unread")
-        offer = asyncio.ensure_future(source.offer([Offered(ours, state(at)) for at, (_, ours) in enumerate(pairs)]))
+        offered = [Offered(ours, state(at)) for at, (_, ours) in enumerate(pairs)]
+        offer = asyncio.create_task(source.offer(offered))
         await there(process)
         os.kill(process.pid, signal.SIGKILL)
         first, second = await offer
@@ -326,7 +327,7 @@ async def test_the_end_of_the_channel_proves_no_death() -> None:
         assert await source.opened()
         offer = asyncio.ensure_future(source.offer([Offered(ours, state(0))]))
         await there(process)
-        while source.is_open:
+        while source.is_open:  # noqa: ASYNC110
             await asyncio.sleep(0)
         assert not offer.done(), "the target may still write"
         assert await source.offer([Offered(ours, state(0))]) == [Result(Outcome.RETURNED)], "nothing more is sent"
