@@ -242,8 +242,7 @@ class LocalBrokerServer:
         return published
 
     def position(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
-        retention = msgspec.msgpack.decode(raw[1], type=Retention)
-        return self.state.position(self._clock(), Room(_text(raw[0])), retention)
+        return self.state.position(self._clock(), Room(_text(raw[0])), msgspec.msgpack.decode(raw[1], type=Retention))
 
     def positions(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
         rooms = [Room(room) for room in msgspec.msgpack.decode(raw[0], type=list[str])]
@@ -438,7 +437,7 @@ async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> N
 
 def main() -> None:
     """Run the local broker."""
-    parser = argparse.ArgumentParser(prog="realtime.broker.local_server")
+    parser = argparse.ArgumentParser("realtime.broker.local_server")
     parser.add_argument("--socket", required=True)
     parser.add_argument("--ready-fd", type=int)
     parser.add_argument("--memory", type=int)

@@ -43,7 +43,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -74,9 +73,10 @@ from realtime.broker.keys import HOME, RedisKeys, tag_of
 from realtime.broker.links import Nodes, RedisLink, Route
 from realtime.broker.members import Members, read_members
 from realtime.broker.nodes import FixedServer, Sentinels, SingleNode
-from realtime.broker.payload import CANNOT_READ, JOIN, StoredPayload, pack_payload, read_message, read_payload
+from realtime.broker.payload import CANNOT_READ, JOIN, StoredPayload, pack_payload, read_message
 from realtime.broker.peers import Peers
 from realtime.broker.resp import CommandFailed
+from realtime.broker.stream_entries import meta_ms, new_epoch, read_entries
 from realtime.broker.unreadable import Unreadable
 from realtime.errors import BrokerUnavailable
 from realtime.log_lines import log
@@ -297,8 +297,8 @@ class RedisBroker:
             payload,
             retention.size,
             int(retention.ttl_s * 1000),
-            _meta_ms(retention),
-            _new_epoch(),
+            meta_ms(retention),
+            new_epoch(),
             int(request.idempotency_ttl_s * 1000) if key is not None else 0,
             self._nodes.publishing,
         )
@@ -363,22 +363,14 @@ class RedisBroker:
             max(limit, 0),
             first,
             int(reverse),
-            _meta_ms(retention),
-            _new_epoch(),
+            meta_ms(retention),
+            new_epoch(),
             retention.size,
-            min(int(UNUSED_STREAM_S * 1000), _meta_ms(retention)) if create else 0,
+            min(int(UNUSED_STREAM_S * 1000), meta_ms(retention)) if create else 0,
         )
         name = epoch.decode()
-        publications = [read for id, fields in entries if (read := self._read_entry(id, fields, name)) is not None]
+        publications = read_entries(entries, name, self._unreadable)
         return History(publications, Position(name, int(top)))
-
-    def _read_entry(self, id: bytes, fields: Sequence[bytes], epoch: str) -> RawPublication | None:
-        """Read an entry of a stream. One that cannot be read is left out, and its offset shows that one is missing."""
-        try:
-            return read_payload(fields[1], epoch, int(id.partition(b"-")[0]))
-        except CANNOT_READ as error:
-            self._unreadable.note("publication in a history", error)
-            return None
 
     async def forget_history(self, room: Room) -> None:
         """Delete the stream of publications. The key of the position is another one, and stays."""
@@ -425,7 +417,6 @@ class RedisBroker:
         return MembersPage(read_members(words), "" if after == b"0" else after.decode())
 
     async def allow(self, room: Room, subject: str, rate: Rate) -> bool:
-        # Redis stores the one number of a meter, and expires it when everything is paid off.
         """
         Count against a rate that all workers share, by the clock of Redis. One number is stored for each subject, and
         it expires when everything is paid off.
@@ -456,13 +447,3 @@ class RedisBroker:
             "unreadable": self._unreadable.count,
             **self._counts,
         }
-
-
-def _meta_ms(retention: Retention) -> int:
-    """Return the lifetime of a position. It must not end before its publications, which would lose their epoch."""
-    return int(max(retention.meta_ttl_s, retention.ttl_s) * 1000)
-
-
-def _new_epoch() -> str:
-    """Return the epoch that a new stream would get. It has no colon, which divides the parts of a message."""
-    return secrets.token_hex(4)  # without a colon, which divides the parts of a message
