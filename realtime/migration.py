@@ -43,11 +43,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
-import msgspec
-
 from realtime.codes import DisconnectCode
 from realtime.errors import BrokerUnavailable, ClientError
 from realtime.log_lines import log
+from realtime.process.moved import Leaving, pack_moved, read_moved
 from realtime.session.base import ApplicationCalls
 from realtime.session.plain import NotPlain
 from realtime.session.session import Session
@@ -55,7 +54,7 @@ from realtime.session.state import BadState
 from realtime.transport.base import Transport
 from realtime.transport.websocket import WebSocketTransport
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
-from realtime.transport.websocket_state import BadExport, WebSocketExport
+from realtime.transport.websocket_state import BadExport
 from sticky.handoff.journal import Mark
 from sticky.keys.hashing import Key, Slot
 from sticky.moving.channel import MovedState, batches
@@ -63,25 +62,12 @@ from sticky.moving.plan import ALL, COUNT, Plan
 from sticky.moving.source import MoveSource, Offered, Outcome, Result
 from sticky.moving.target import MovedIn
 
-VERSION: Final = 1  # of what moves; a worker of another version refuses it, and its client reconnects
 BATCH: Final = 64  # connections that come to rest together
 FAST_S: Final = 0.02  # for a batch to come to rest; what takes longer goes by itself, and holds up nobody
 RETRY_S: Final = 1.0  # until another look at keys that could not go home
 DRAIN_RETRY_S: Final = 0.05  # until another look at handshakes that were not done
 
 logger = logging.getLogger("realtime.migration")
-
-
-class Moved(msgspec.Struct, array_like=True, frozen=True):
-    """One connection as it moves: the session (`Session.export`) and the transport."""
-
-    version: int
-    session: bytes
-    transport: WebSocketExport
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decoder: Final = msgspec.msgpack.Decoder(Moved)
 
 
 class Restorer(Protocol):
@@ -91,14 +77,14 @@ class Restorer(Protocol):
         """Continue a session. Raises BadState, ClientError or BrokerUnavailable, and leaves nothing behind."""
 
 
-class Host(Protocol):
+class ConnectionHost(Protocol):
     """The gateway, which owns all connections of this worker."""
 
     async def attach(self, transport: WebSocketTransport, session: Session, sock: socket.socket) -> None:
         """Serve a connection that came from another worker. Never raises: a peer that is gone is lost at once."""
 
 
-class Keys(Protocol):
+class KeyCounts(Protocol):
     """The keys of this worker's connections."""
 
     def count(self, key: Key) -> int:
@@ -112,23 +98,6 @@ class Homes(Protocol):
         """Return the slot of a key; None where there is no key."""
 
 
-class Leaving(msgspec.Struct):
-    """
-    One connection between its export and its outcome.
-
-    Attributes:
-        transport: offered; nothing is written to it or read from it.
-        session: the exported session, for the case that it comes back.
-        fields: the client, for the log.
-        offered: what the target gets, with a descriptor of its own, which is closed with the outcome.
-    """
-
-    transport: WebSocketTransport
-    session: bytes
-    fields: dict[str, Any]
-    offered: Offered
-
-
 class Migration:
     """The moves of one worker. Is sticky's `Moving`."""
 
@@ -137,8 +106,8 @@ class Migration:
         endpoint: WebSocketEndpoint,
         application: ApplicationCalls,
         protocol: Restorer,
-        host: Host,
-        keys: Keys,
+        host: ConnectionHost,
+        keys: KeyCounts,
         homes: Homes,
         *,
         reconnect: DisconnectCode,
@@ -358,7 +327,7 @@ class Migration:
             self._keep(transport, f"on_migrate: {error.message}")
         except OSError as error:
             self._keep(transport, f"no descriptor: {error.strerror}")
-        except Exception:
+        except Exception:  # noqa: BLE001 - of the application; the log has it
             log(logger, logging.ERROR, "! on_migrate failed", **session.log_fields, exc_info=True)
             self._keep(transport, "on_migrate failed")
 
@@ -381,7 +350,7 @@ class Migration:
             return None
         session.drop()
         peer = transport.peer
-        packed = _encode(Moved(VERSION, exported, transport.export()))
+        packed = pack_moved(exported, transport.export())
         state = MovedState(
             peer.address, peer.client_port, peer.scheme, peer.sticky_id, peer.new_sticky_id, peer.peer_address, packed
         )
@@ -442,12 +411,7 @@ class Migration:
 
     async def _take_one(self, connection: MovedIn) -> str | None:
         try:
-            moved = _decoder.decode(connection.state)
-        except msgspec.MsgspecError as error:
-            return f"its state cannot be read: {error}"
-        if moved.version != VERSION:
-            return f"its state has version {moved.version}, and this worker reads {VERSION}"
-        try:
+            moved = read_moved(connection.state)
             peer = moved.transport.peer(mark=connection.mark, key=connection.key)
             transport = WebSocketTransport.imported(self._endpoint, peer, moved.transport)
         except BadExport as error:

@@ -329,10 +329,6 @@ class Member(RoomSubscriber):
         """
         Enter a room in which the client is already, as it was elsewhere: from its position, and seen by others as
         before. The caller must `continue_in` it or cancel it.
-
-        Raises:
-            ClientError: the room is not declared here.
-            BrokerUnavailable: it cannot be entered now. The worker from which the client comes takes it back.
         """
         assert subscription.room in self.state.subscriptions, "the state came with the subscription"
         options, shown = self.options_of(subscription.room), subscription.shown

@@ -73,8 +73,10 @@ class Moves:
         """Name the worker's server. Without one nothing moves: the workers that are introduced see the channel end."""
         self._moving = moving
 
-    def introduced(self, message: Peer, fd: int) -> None:
-        """Take up this worker's end of a channel to another worker."""
+    def introduced(self, message: Peer, fd: int | None) -> None:
+        """Take up this worker's end of a channel to another worker. None: no descriptor was left, and it has ended."""
+        if fd is None:
+            return
         sock = socket.socket(fileno=fd)
         self.slots = message.slots
         if self._moving is None:

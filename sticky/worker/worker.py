@@ -321,8 +321,7 @@ class Worker:
             if message.request:  # 0 requests nothing
                 self._key_report.answer(message.slots, message.request)
         elif isinstance(message, messages.Peer):
-            if received.fd is not None:  # else this process has no descriptor left, and the channel ends
-                self.moves.introduced(message, received.fd)
+            self.moves.introduced(message, received.fd)
         elif isinstance(message, messages.ClusterEvent):
             self._handle_event(message, handlers)
         elif isinstance(message, messages.Sent) and handlers.on_message is not None:
