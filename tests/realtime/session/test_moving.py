@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from realtime import App, Connection
+from realtime import App, Connection, ConnectionMoved
 from realtime.auth.revocation import Revocation
 from realtime.broker.base import Room
 from realtime.session.plain import NotPlain
