@@ -366,7 +366,7 @@ def test_a_reload_with_the_code_of_another_release_says_what_to_do_and_the_old_w
         for name in ("realtime", "sticky"):
             (packages / name).rename(packages / f"{name} of 0.1")
             (packages / name).symlink_to(ROOT / name)
-        (packages / "realtime_cluster.py").symlink_to(ROOT / "realtime_cluster.py")
+        (packages / "realtime_cluster").symlink_to(ROOT / "realtime_cluster")
         server.send_signal(signal.SIGHUP)
         server.log.wait_for("reload given up")
         lines = "\n".join(server.log.lines)

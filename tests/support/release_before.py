@@ -20,7 +20,7 @@ from tests.support.require import require
 from tests.support.server import ROOT
 
 FIRST = "2e890012a8041f93bb70ac82feb3c7883993b08d"  # 0.1, which has no tag
-PACKAGES = {"realtime", "sticky", "realtime_cluster.py"}  # of which a release has some
+PACKAGES = {"realtime", "sticky", "realtime_cluster", "realtime_cluster.py"}  # of which a release has some
 FETCH_S = 120
 
 

@@ -31,8 +31,8 @@ ENDPOINTS: Final = Endpoints(
     shutdown=codes.SHUTDOWN,
 )
 
-ONE_WAY: Final = frozenset((UNI_HTTP_STREAM, UNI_SSE, UNI_WEBSOCKET))
-FIRST_IN_QUERY: Final = frozenset((SSE, UNI_SSE, UNI_WEBSOCKET))  # elsewhere a client can send its first message
+ONE_WAY: Final = (UNI_HTTP_STREAM, UNI_SSE, UNI_WEBSOCKET)  # ends of paths: a prefix may stand before them
+FIRST_IN_QUERY: Final = (SSE, UNI_SSE, UNI_WEBSOCKET)  # elsewhere a client can send its first message
 
 CONNECT: Final = "cf_connect"
 FRAME_PINGS: Final = "cf_ws_frame_ping_pong"
@@ -45,7 +45,7 @@ def read_parameters(path: str, query: Mapping[str, str]) -> Parameters:
     `cf_connect` can hold a token. So it is taken out of the query, on every path: no handler and no log sees it.
 
     Args:
-        path: one of `ENDPOINTS`; any other has no meaning, and says nothing.
+        path: one of `ENDPOINTS`, also below a prefix; any other has no meaning, and says nothing.
         query: of the request, decoded. It is not changed.
     """
     rest = dict(query)
@@ -53,7 +53,7 @@ def read_parameters(path: str, query: Mapping[str, str]) -> Parameters:
     return Parameters(
         rest,
         # What is not ASCII came percent-encoded; what was no UTF-8 goes on as the bytes that it was.
-        first=first.encode(errors="surrogateescape") if first and path in FIRST_IN_QUERY else None,
-        is_one_way=path in ONE_WAY,
+        first=first.encode(errors="surrogateescape") if first and path.endswith(FIRST_IN_QUERY) else None,
+        is_one_way=path.endswith(ONE_WAY),
         wants_ping_frames=query.get(FRAME_PINGS) == "true",
     )

@@ -29,6 +29,12 @@ def test_clients_of_the_one_way_paths_only_listen() -> None:
     assert one_way == {path for path in every if "/uni_" in path}
 
 
+def test_below_a_prefix_an_endpoint_is_the_same() -> None:
+    for path in sorted(ENDPOINTS.websocket_paths | ENDPOINTS.http_paths):
+        asked = {"cf_connect": "{}"}
+        assert read_parameters(f"/rt{path}", asked) == read_parameters(path, asked)
+
+
 @pytest.mark.parametrize(("asked", "wanted"), [("true", True), ("false", False), ("1", False), ("", False)])
 def test_ping_frames_are_asked_for_by_one_word(asked: str, wanted: bool) -> None:
     parameters = read_parameters(TWO_WAY, {"cf_ws_frame_ping_pong": asked})
