@@ -229,10 +229,6 @@ class Connection:
         """End this client's subscription of a room, and notify the client. Harmless when there is none."""
         await self._session.exit(Room(room), 2000, "server unsubscribe")
 
-    def moved(self) -> None:
-        """Have every call that should reach the client raise `ConnectionMoved`: another worker serves it now."""
-        self._session = _MovedSession(self.id, self._session.event_loop())
-
     def describe(self, room: Room | None = None) -> ClientInfo:
         """Return what other clients see of this one, in `room` where given."""
         subscription = self.subscriptions.get(room) if room is not None else None
@@ -283,6 +279,11 @@ def take_up(connection: Connection, info: bytes | None, state: bytes) -> None:
     """Give a connection what the application had set, from `info_bytes` and `packed_state`."""
     connection.info = None if info is None else msgspec.json.decode(info)
     connection.state = unpack(state) if state else {}
+
+
+def detach(connection: Connection) -> None:
+    """Have every call that should reach the client raise `ConnectionMoved`: another worker serves it now."""
+    connection._session = _MovedSession(connection.id, connection.event_loop())
 
 
 class _MovedSession:

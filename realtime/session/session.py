@@ -45,7 +45,7 @@ from realtime.errors import Disconnect
 from realtime.log_lines import log
 from realtime.session import metering
 from realtime.session.base import BadMessage, Dialect, Services
-from realtime.session.connection import EMPTY, Connection, info_bytes, packed_state
+from realtime.session.connection import EMPTY, Connection, detach, info_bytes, packed_state
 from realtime.session.deadlines import TimedMember
 from realtime.session.plain import NotPlain, check
 from realtime.session.state import Event, Phase, SessionState, admitted, encode
@@ -378,4 +378,4 @@ class Session(TimedMember):
         self.state.subscriptions.clear()
         self.state.granted.clear()
         self.state.phase = Phase.CLOSED
-        self.connection.moved()
+        detach(self.connection)
