@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from realtime.application.handlers import Handler
 from realtime.application.room import Rooms
 from realtime.broker.base import ClientInfo, RawPublication, Room
 from realtime.errors import ClientError, Disconnect
+from realtime.log_lines import log
 from realtime.rooms.fanout import Accepts
 from realtime.rooms.options import RoomOptions
 from realtime.session.answers import encode
 from realtime.session.connection import Connection
+
+ACCEPTS_FAILED: Final = "accepts failed"  # its traceback follows; the member does not get the publication
 
 logger = logging.getLogger("realtime.app")
 
@@ -93,8 +96,8 @@ class HandlerCalls:
         def accept(publication: RawPublication) -> bool:
             try:
                 return bool(handler.call_now(conn, publication.tags or {}, **variables))
-            except Exception:
-                logger.exception("! accepts of %s failed: the publication is not shown to %s", room, conn.id)
+            except Exception:  # noqa: BLE001 - logged with its traceback
+                log(logger, logging.ERROR, ACCEPTS_FAILED, room=room, connection=conn.id, exc_info=True)
                 return False
 
         return accept
