@@ -120,6 +120,7 @@ class Journal:
             else:
                 return NO_MARK
             assert self.states[at] == 0, "only a free entry is taken"
+            assert len(self._free) < self._used <= ENTRIES, "the entry that was taken is not free any more"
             self.write(at, key)
             self.states[at] = OPEN
             return Mark(self, at, key)
@@ -136,6 +137,7 @@ class Journal:
     def free(self, at: int) -> None:
         """Free an entry. Only `Mark` calls this, when it is deleted."""
         if self._is_shared:
+            assert at < self._used, "only an entry that was taken can be freed"
             self.states[at] = 0
             self._free.append(at)
 
