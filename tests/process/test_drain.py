@@ -13,6 +13,7 @@ from pathlib import Path
 from websockets.asyncio.client import connect
 
 from realtime.process.drain import FEW
+from realtime.transport.asgi_host import REQUEST_CUT
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.server import RunningServer
@@ -97,8 +98,8 @@ async def test_connections_of_every_kind_are_closed_and_only_a_download_is_cut(t
             assert await event_stream.rest() != b"reset"
         await download.rest()
         assert await asyncio.to_thread(server.wait) == 0
-        cut = [match[1] for match in server.log.find_all("cut at the deadline: (.*)")]
-        assert cut == ["GET /web/download"]
+        cut = [match[1] for match in server.log.find_all(f"{REQUEST_CUT} .*method=GET path=(.*)")]
+        assert cut == ["/web/download"]
         assert not server.log.find_all("Traceback")
 
 
