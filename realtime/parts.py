@@ -10,6 +10,8 @@ Each arrow points to what a part uses, so the parts are made from right to left:
     router -> API, streams -> protocol -> hub -> broker
                  |               |
                  +-> bus         +-> tokens, wheel, registry
+
+Before them, in a worker, come gateway, endpoints and ASGI host: worker.py joins those with sockets.
 """
 
 from __future__ import annotations

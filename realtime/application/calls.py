@@ -9,15 +9,16 @@ returns. It never speaks to a client itself.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
-from realtime.application.answers import encode
 from realtime.application.handlers import Handler
 from realtime.application.room import Rooms
 from realtime.broker.base import ClientInfo, RawPublication, Room
 from realtime.errors import ClientError, Disconnect
 from realtime.rooms.fanout import Accepts
 from realtime.rooms.options import RoomOptions
+from realtime.session.answers import encode
 from realtime.session.connection import Connection
 
 logger = logging.getLogger("realtime.app")
@@ -38,6 +39,10 @@ class HandlerCalls:
         """Return how a room is kept, as its declaration says; None for a room that is none."""
         found = self.rooms.find(room)
         return None if found is None else found.kind.options
+
+    def room_patterns(self) -> Sequence[str]:
+        """Return the patterns of all declared rooms."""
+        return self.rooms.patterns
 
     async def connect(self, conn: Connection, data: bytes | None) -> bytes | None:
         """Admit a client: without a handler every client is admitted. Return data for it."""

@@ -2,7 +2,9 @@
 Adopted connections: which part serves each, and how all of them end.
 
 Runs in the worker. The primary has parsed the first request, so its path decides without a second look: a WebSocket of
-ours goes to our transport, everything else to the ASGI host. It reads nothing and speaks no protocol.
+ours goes to our transport, everything else to the ASGI host. Where TLS ends in the worker, and for a later request of
+a kept-alive connection, the path is not known here: the ASGI host then hands over (transport/hosted.py). The gateway
+reads nothing and speaks no protocol.
 """
 
 from __future__ import annotations
@@ -107,6 +109,8 @@ class Gateway:
             await asyncio.get_running_loop().connect_accepted_socket(
                 make, adopted.sock, ssl=tls, ssl_handshake_timeout=patience_s
             )
+            if tls is not None:
+                adopted.first_byte_read()  # by the handshake: the transports see only what comes after it
         except OSError as error:  # also ssl.SSLError, and a handshake that took too long
             log(logger, logging.INFO, "x connection not adopted", **peer.log_fields, reason=error)
             adopted.sock.close()
@@ -173,4 +177,5 @@ def _peer(adopted: Adopted) -> Peer:
         peer_address=adopted.peer_address,
         mark=adopted.mark,
         key=adopted.key,
+        settlement=adopted.settlement,
     )

@@ -41,7 +41,7 @@ from typing import Any, Final
 
 from realtime import codes
 from realtime.codes import DisconnectCode
-from realtime.errors import Disconnect
+from realtime.errors import AnswerError, Disconnect
 from realtime.log_lines import log
 from realtime.session import metering
 from realtime.session.base import BadMessage, Dialect, Services
@@ -344,16 +344,17 @@ class Session(TimedMember):
 
         Raises:
             NotPlain: something in `conn.state` or in the claims is no plain data any more. The log names the key.
+            AnswerError: the same of `conn.info`.
         """
         assert self.is_idle and self.is_open, "what is under way cannot move"  # noqa: PT018
         state, connection = self.state, self.connection
         try:
-            packed = packed_state(connection)
+            packed, info = packed_state(connection), info_bytes(connection)
             check(state.identity.claims, "conn.claims")
-        except NotPlain as error:
+        except (NotPlain, AnswerError) as error:
             log(logger, logging.WARNING, "session cannot move", **state.log_fields, reason=error)
             raise
-        state.state, state.info = packed, info_bytes(connection)
+        state.state, state.info = packed, info
         state.headers, state.emulated_headers = dict(connection.headers), dict(connection.emulated_headers)
         for subscription in list(state.subscriptions.values()):  # what is written now may end one: too many keys wait
             subscription.position, subscription.base = self.services.hub.export_position(subscription.room, self)

@@ -23,9 +23,9 @@ by two cumulative numbers, `adopted` and `settled`. For each worker settled <= a
 worker that claims anything else is broken: `OutOfTurn` ends it.
 
 **Two copies.** The primary keeps its copy of a descriptor until the worker reports the connection as settled. The
-worker reports it as adopted in the turn of its loop in which it got the descriptor. It reports it as settled a few
-turns later (acknowledgements.py). Until the copy is closed, no close by the worker reaches the client. So the copy
-decides what can be done when a worker dies:
+worker reports it as adopted in the turn of its loop in which it got the descriptor. It reports it as settled soon after
+its transport has read the first byte, or when the connection has ended (acknowledgements.py). Until the copy is closed,
+no close by the worker reaches the client. So the copy decides what can be done when a worker dies:
 
 - A connection that the worker had not adopted goes to another worker.
 - A connection that the worker had adopted but not read goes to another worker too: the request is still in the socket.

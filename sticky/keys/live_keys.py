@@ -26,7 +26,7 @@ class LiveKeys:
     Invariant: a key is in at most one of `_counts` and `_ended`, and each key of `_away` is in `_counts`.
     """
 
-    def __init__(self, hashing: Hashing, slot: Slot, on_ended: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, hashing: Hashing, slot: Slot, on_ended: Callable[[], None]) -> None:
         """
         Args:
             on_ended: called when a key that is away has lost its last connection. It is not called again before

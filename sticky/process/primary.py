@@ -52,6 +52,7 @@ from sticky.process.routing import Routing
 from sticky.process.signals import queued_signals
 from sticky.settings import ClusterSettings
 from sticky.supervision.environment import Environment
+from sticky.supervision.hooks import ClusterHooks
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.readiness import LAME_DUCK, STOPPING, NodeReadiness
 from sticky.supervision.sidecars import Sidecar, Sidecars
@@ -72,6 +73,13 @@ _SIGNALS: Final = (
 SLOT: Final = "STICKY_SLOT"
 """The environment variable that names a worker's slot, for what reads nothing else."""
 
+EnvOf = Callable[[Slot], Mapping[str, str]]
+
+
+def _worker_env(env: Mapping[str, str], env_of: EnvOf, slot: Slot) -> dict[str, str]:
+    """Return the environment of a slot's worker. What the application says about its slot comes last, and wins."""
+    return {**env, SLOT: str(slot), **env_of(slot)}
+
 
 class Primary:
     """One run of a cluster, from binding to the exit status."""
@@ -86,7 +94,7 @@ class Primary:
         worker_config: Any,
         sidecars: Sequence[Sidecar],
         env: Mapping[str, str],
-        env_of: Callable[[Slot], Mapping[str, str]],
+        env_of: EnvOf,
         hooks: Mapping[str, Sequence[Callable[[dict[str, Any]], None]]],
     ) -> None:
         """
@@ -105,8 +113,9 @@ class Primary:
         self._poller = poller
         self._environment = environment
         self._settings = settings
-        self._hooks = hooks
         self._counters = poller.counters
+        cluster_hooks = ClusterHooks(hooks, counters=poller.counters)
+        self._hook = cluster_hooks.run
         self._status = 0
         env = dict(env)
         self._manager = ServiceManager(env)
@@ -124,16 +133,25 @@ class Primary:
             undo.callback(self._routing.release)
             self._control = self._open_control()
             undo.pop_all()  # all that can fail is done
+        env_of_slot = partial(_worker_env, env, env_of)
+        self._supervisor = self._make_supervisor(worker_argv, worker_config, env_of_slot, secret, cluster_hooks)
+        self._sidecars = self._make_sidecars(sidecars, env)
+
+    def _make_supervisor(
+        self, worker_argv: Sequence[str], worker_config: Any, env_of: EnvOf, secret: bytes, hooks: ClusterHooks
+    ) -> Supervisor:
+        """Make the supervisor over the routing. It starts nothing yet, and calls back once the poller runs."""
+        poller, environment, settings = self._poller, self._environment, self._settings
         launcher = Launcher(
             environment,
             settings,
             argv=worker_argv,
-            env_of=lambda slot: {**env, SLOT: str(slot), **env_of(slot)},
+            env_of=env_of,
             config=worker_config,
             node=self._node,
             secret=secret,
         )
-        self._supervisor = Supervisor(
+        return Supervisor(
             poller,
             self._workers,
             launcher,
@@ -142,13 +160,17 @@ class Primary:
             self._readiness,
             settings=settings,
             counters=self._counters,
-            hook=self._hook,
+            hooks=hooks,
+            acceptor=self._routing.acceptor,
             on_first_ready=self._listen,
             on_reloaded=self._on_reloaded,
             on_stopped=self._on_workers_stopped,
-            on_given_back=self._routing.acceptor.take_back,
         )
-        self._sidecars = Sidecars(
+
+    def _make_sidecars(self, sidecars: Sequence[Sidecar], env: Mapping[str, str]) -> Sidecars:
+        """Make the sidecars, whose readiness starts the workers."""
+        poller, environment = self._poller, self._environment
+        return Sidecars(
             poller,
             environment,
             sidecars,
@@ -246,14 +268,6 @@ class Primary:
     def _on_reloaded(self) -> None:
         if not self._readiness.is_stopping:  # a manager knows that already
             self._manager.ready(self._summary())
-
-    def _hook(self, name: str, fields: dict[str, Any]) -> None:
-        for hook in self._hooks.get(name, ()):
-            try:
-                hook(fields)
-            except Exception:  # noqa: BLE001 - logged with its traceback
-                self._counters["hooks_failed"] += 1
-                log(logging.ERROR, log_lines.HOOK_FAILED, hook=name, exc_info=True)
 
     # Signals
 

@@ -20,6 +20,7 @@ from sticky.handoff.pending_handoff import PendingHandoff
 from sticky.handoff.worker_handle import WorkerHandle
 from sticky.heads.first_bytes import Refusal
 from sticky.keys.addresses import Addresses, network_of
+from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.away import home_of
 from sticky.keys.balance import least
 from sticky.keys.hashing import Hashing, Key, Slot
@@ -74,7 +75,7 @@ class Rig:
         self.refused = Refused()
         self.channels = WatchedChannels()
         self.suspects = Suspects()
-        self.addresses = Addresses(trusts=lambda peer: False, most=None, descriptors=10_000)
+        self.addresses = Addresses(Affinity(AffinitySettings()), most=None, descriptors=10_000)
         self.addresses.share = share
         self.sockets: list[socket.socket] = []
         self.dispatcher = Dispatcher(

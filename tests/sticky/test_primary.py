@@ -36,6 +36,7 @@ class Scene:
         self.environment = FakeEnvironment()
         self.hooks: list[str] = []
         names = ("setup", "fork", "online", "disconnect", "exit", "listening", "reopen_logs")
+        self.given_hooks = {name: [self._note(name)] for name in names}
         self.pid_file = tmp_path / "pid"
         self.control = tmp_path / "control"
         self.primary = Primary(
@@ -55,7 +56,7 @@ class Scene:
             sidecars=sidecars,
             env={"PATH": "/bin"},
             env_of=lambda slot: {"OF": f"slot {slot}"},
-            hooks={name: [self._note(name)] for name in names},
+            hooks=self.given_hooks,
         )
 
     def _note(self, name: str) -> Callable[[dict[str, Any]], None]:
@@ -349,7 +350,7 @@ def test_a_hook_that_raises_is_counted_and_the_others_are_called(scene: Scene) -
         raise LookupError("a mistake in a hook")
 
     called: list[str] = []
-    scene.primary._hooks = {"fork": [fail, lambda fields: called.append("fork")]}
+    scene.given_hooks["fork"] = [fail, lambda fields: called.append("fork")]
     scene.primary.start()
     assert called == ["fork", "fork"]
     assert scene.poller.counters["hooks_failed"] == 2

@@ -1,8 +1,9 @@
 """
-What handlers return, as JSON texts; and which field it is that JSON cannot say.
+What handlers return, send and publish, as JSON texts; and which field it is that JSON cannot say.
 
-Runs in the worker. Encoding is one call where all is well. Only after it has failed is the value searched, field by
-field, for the innermost one that cannot be encoded. A client never sees any of it.
+Runs in the worker, for the application's answers and for what a `Connection` is given. Encoding is one call where all
+is well. Only after it has failed is the value searched, field by field, for the innermost one that cannot be encoded. A
+client never sees any of it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,20 @@ def _find(value: Any, field: str, levels: int) -> tuple[str, Any]:
             msgspec.json.encode(part, enc_hook=_plain)
         except UNSAYABLE:
             return _find(part, f"{field}{name}", levels - 1)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not _is_key(key):
+                return f"{field}.{key}", key
     return field, value
+
+
+def _is_key(key: Any) -> bool:
+    """Say whether something can be the key of a JSON object."""
+    try:
+        msgspec.json.encode({key: None})
+    except UNSAYABLE:
+        return False
+    return True
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
@@ -54,7 +68,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield f".{key}", part
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | set | frozenset):
         for index, part in enumerate(value):
             yield f"[{index}]", part
     elif isinstance(value, msgspec.Struct):
