@@ -55,7 +55,7 @@ from realtime.broker.base import Position, Room
 from realtime.broker.formats import BEFORE
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.messages import DisconnectUser, RefreshUser, SubscribeUser, UnsubscribeUser
-from realtime.errors import BrokerUnavailable, ClientError, NotKept
+from realtime.errors import BrokerUnavailable, ClientError, NotKept, RoomIsPattern, UnknownRoom
 from realtime.json_text import is_text, one_line
 from realtime.protocol.shapes import JSON, HistoryResult, PresenceStatsResult, info_of, presence_entries, pub_of
 from realtime.rooms.hub import Hub
@@ -137,13 +137,13 @@ class Methods:
         so that all see one order. The publication has no author, since no client made it.
 
         Raises:
-            ClientError: no such room is declared, or its members could not receive this payload.
+            ClientError: no such room is declared, the name is a pattern, or members could not receive this payload.
             BrokerUnavailable: it may be published, or not. With an `idempotency_key` trying again is safe.
         """
         room, data = _room(name), payload.bytes()
-        options = self._hub.declarations.room_options(room)
-        if options is None:
-            raise codes.UNKNOWN_ROOM.error()
+        if "{" in room or "*" in room:
+            raise bad_request(f"`channel`: {RoomIsPattern(room)}")
+        options = self._options(room)
         if payload.delta and not options.delta:
             raise bad_request("`delta`: the room is not declared with `delta=True`")
         if not options.binary:
@@ -233,9 +233,11 @@ class Methods:
         Raises:
             ClientError: no declaration matches (102), or this is no room's name (107).
         """
-        options = self._hub.declarations.room_options(_room(name))
+        declarations = self._hub.declarations
+        options = declarations.room_options(_room(name))
         if options is None:
-            raise codes.UNKNOWN_ROOM.error()
+            unknown = UnknownRoom(name, declarations.room_patterns())
+            raise ClientError(codes.UNKNOWN_ROOM.code, f"{codes.UNKNOWN_ROOM.message}: {unknown}")
         return options
 
     async def _channels(self, request: ChannelsRequest) -> ChannelsResult:

@@ -45,33 +45,39 @@ ENDING_S: Final = 0.005  # from the end of a message: what an application does a
 class Mark:
     """One connection's entry. The entry is free again when this object is deleted."""
 
-    __slots__ = ("_at", "_journal", "key")
+    __slots__ = ("at", "journal", "key")
 
     def __init__(self, journal: Journal, at: int, key: bytes) -> None:
-        self._journal = journal
-        self._at = at
+        """
+        Args:
+            journal: whose entry it is.
+            at: its place there. Where each message passes, `journal.states[at]` is changed in place.
+            key: of the connection.
+        """
+        self.journal = journal
+        self.at = at
         self.key = key
 
     def begin(self, bit: int = REQUEST) -> None:
         """Note that something is in flight on this connection. You must call `end`. Noting it twice changes nothing."""
-        self._journal.states[self._at] |= bit
+        self.journal.states[self.at] |= bit
 
     def end(self, bit: int = REQUEST) -> None:
         """Note that it is over."""
-        self._journal.states[self._at] &= ~bit
+        self.journal.states[self.at] &= ~bit
 
     def end_soon(self) -> None:
         """Note that a request is over, `ENDING_S` later: what it started may still crash."""
-        self._journal.end_soon(self)
+        self.journal.end_soon(self)
 
     def rename(self, key: bytes) -> None:
         """Set the key anew: the next request on this connection is another client's."""
         if key != self.key and self is not NO_MARK:
             self.key = key
-            self._journal.write(self._at, key)
+            self.journal.write(self.at, key)
 
     def __del__(self) -> None:
-        self._journal.free(self._at)
+        self.journal.free(self.at)
 
 
 class Journal:

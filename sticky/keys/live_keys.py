@@ -72,6 +72,10 @@ class LiveKeys:
             self.leave(key)
         assert not self._away, "only a counted key is away"
 
+    def count(self, key: Key) -> int:
+        """Return how many live connections a key has here."""
+        return self._counts.get(key, 0)
+
     def is_away(self, key: Key | None) -> bool:
         """Return whether the key has live connections here and its home is elsewhere: its requests belong here."""
         return key in self._away

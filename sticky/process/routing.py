@@ -54,6 +54,7 @@ class Routing:
             addresses=self._addresses,
             counters=counters,
             suspicion=self.crashes,
+            probe_paths=frozenset(settings.probe_paths),
         )
         self.acceptor = Acceptor(
             poller,

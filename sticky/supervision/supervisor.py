@@ -47,8 +47,10 @@ from sticky.settings import WORKERS_MAX, ClusterSettings
 from sticky.supervision.crashes import Crashes
 from sticky.supervision.hooks import ClusterHooks
 from sticky.supervision.inspections import Inspections, OnAnswer
+from sticky.supervision.introductions import Introductions
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.message_relay import MessageRelay
+from sticky.supervision.readiness import NodeReadiness
 from sticky.supervision.reload import Reload
 from sticky.supervision.restarts import STEADY_S, Restarts
 from sticky.supervision.watchdog import Watchdog
@@ -72,6 +74,7 @@ class Supervisor:
         launcher: Launcher,
         dispatcher: Dispatcher,
         crashes: Crashes,
+        readiness: NodeReadiness,
         *,
         settings: ClusterSettings,
         counters: dict[str, int],
@@ -96,6 +99,7 @@ class Supervisor:
         self._launcher = launcher
         self._dispatcher = dispatcher
         self._crashes = crashes
+        self._readiness = readiness
         self._settings = settings
         self._counters = counters
         self._hook = hooks.run
@@ -106,6 +110,7 @@ class Supervisor:
         self._messages = WorkerMessages(
             poller, self, dispatcher, self.relay, self._inspections, acceptor=acceptor, counters=counters
         )
+        self._introductions = Introductions(workers, sticky=settings.affinity.sticky, is_on=settings.migrates)
         self._restarts = Restarts(boots_max=settings.boots_max)
         self._reload = Reload(workers, self)
         self._watchdog = Watchdog(poller, workers, self, settings=settings, counters=counters)
@@ -200,8 +205,8 @@ class Supervisor:
         self._workers.watch_channel(worker)
 
     def retire_requested(self, worker: WorkerHandle) -> None:
-        """Replace a worker that got TERM from outside. One that is not live any more ends already."""
-        if self._workers.is_live(worker):
+        """Replace a worker that got TERM from outside. One that is not live, or whose server stops, ends already."""
+        if self._workers.is_live(worker) and not self._readiness.is_stopping:
             self.replace(worker.slot)
 
     def worker_ready(self, worker: WorkerHandle) -> None:
@@ -240,8 +245,14 @@ class Supervisor:
         self._workers.notify_all("online", _identity(worker), but=worker)
         for refusal in self._crashes.now_refused():
             self._workers.send(worker, Kind.EVENT, REFUSED, refusal)
+        self._readiness.greet(worker)
         if predecessor is not None:
+            self._introductions.succeeded(predecessor, worker, self._wanted)
             self._retire(predecessor)
+        elif slot < self._wanted:
+            self._introductions.filled(worker, self._wanted)
+            for draining in self._workers.draining(slot):  # whose successor has died before it had all of them
+                self._introductions.succeeded(draining, worker, self._wanted)
         self._dispatcher.slot_filled()
         if self._stopping or slot >= self._wanted:
             self._retire(worker)
@@ -356,6 +367,7 @@ class Supervisor:
         for number in range(self._wanted, before):
             worker = self._workers.live.get(Slot(number))
             if worker is not None:
+                self._introductions.removed(worker, self._wanted)
                 self._retire(worker)
         self._dispatcher.slots_changed(self._wanted)
 

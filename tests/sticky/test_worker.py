@@ -15,6 +15,7 @@ import pytest
 
 from sticky import new_sticky_id
 from sticky.errors import NotAWorker
+from sticky.handoff import messages
 from sticky.handoff.channel import CARRIED_MAX, CHANNEL_FD, Channel, Kind, Received
 from sticky.handoff.journal import NO_MARK
 from sticky.handoff.messages import Ack, Beat, Ended, GiveBack, KeysAway, KeysEnded, Nack, from_primary, from_worker
@@ -347,3 +348,22 @@ async def test_a_process_that_no_primary_started_is_no_worker() -> None:
         await Worker.connect()
     with pytest.raises(NotAWorker):
         new_sticky_id()
+
+
+# What the primary says of the server
+
+
+@run_async
+async def test_a_worker_knows_that_the_server_stops_before_it_drains() -> None:
+    run = Run()
+    events: list[str] = []
+    running = asyncio.ensure_future(run.until_ended(on_event=lambda name, about: events.append(name)))
+    assert (run.worker.node_state.reasons, run.worker.node_state.is_stopping) == ((), False)
+    run.primary.send(Kind.EVENT, messages.READINESS, {"reasons": ["why"], "stopping": True, "newer": 1})
+    run.primary.send(Kind.EVENT, messages.READINESS, {"what": "a newer primary may say"})
+    run.primary.send(Kind.EVENT, "online", {"slot": 1})
+    run.primary.send(Kind.DRAIN, 1.0)
+    await running
+    assert (run.worker.node_state.reasons, run.worker.node_state.is_stopping) == (("why",), True)
+    assert events == ["online"], "it is no event of another worker"
+    run.primary.close()

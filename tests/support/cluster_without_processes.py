@@ -29,6 +29,7 @@ from sticky.loop.poller import HANGUP
 from sticky.settings import ClusterSettings
 from sticky.supervision.crashes import Crashes
 from sticky.supervision.launcher import Launcher
+from sticky.supervision.readiness import NodeReadiness
 from sticky.supervision.supervisor import Supervisor
 from sticky.supervision.workers import Workers
 from tests.support.fake_environment import FakeEnvironment, FakeProcess
@@ -88,6 +89,7 @@ class ClusterWithoutProcesses:
             launcher,
             self.dispatcher,
             crashes,
+            NodeReadiness(self.workers),
             settings=self.settings,
             counters=self.counters,
             hooks=recorded_hooks(self.hooks, self.counters),

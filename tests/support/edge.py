@@ -31,6 +31,7 @@ from sticky.settings import ClusterSettings
 from sticky.supervision.crashes import Crashes
 from sticky.supervision.environment import OperatingSystem
 from sticky.supervision.launcher import Launcher
+from sticky.supervision.readiness import NodeReadiness
 from sticky.supervision.supervisor import Supervisor
 from sticky.supervision.workers import Workers
 from tests.support.recorded_hooks import recorded_hooks
@@ -97,6 +98,7 @@ class Edge:
             self.silent,
             self.dispatcher,
             crashes,
+            NodeReadiness(self.workers),
             settings=ClusterSettings(workers=workers, boots_max=None, **{**PATIENT, **(settings or {})}),
             counters=self.counters,
             hooks=recorded_hooks(self.hooks, self.counters),
