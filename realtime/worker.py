@@ -34,6 +34,7 @@ from realtime.broker.base import WorkerId
 from realtime.broker.factory import make_broker
 from realtime.errors import BrokerUnavailable, RealtimeError
 from realtime.log_lines import log
+from realtime.migration import Migration
 from realtime.parts import Parts
 from realtime.process.gateway import Gateway
 from realtime.process.probes import broker_fault
@@ -112,6 +113,16 @@ class Process:
             handshake_s=settings.handshake_s,
             streams=parts.streams,
         )
+        self.migration = Migration(
+            endpoint,
+            app,
+            parts.protocol,
+            self.gateway,
+            worker.routes.keys,
+            worker.moves,
+            reconnect=parts.endpoints.shutdown,
+            within_s=settings.migrate_within_s,
+        )
         self._side_tasks = SideTasks(logger)
         self._ticking: asyncio.Task[None] | None = None
         self._is_draining = False
@@ -141,7 +152,10 @@ class Process:
         assert not self._is_draining, "a worker drains once"
         self._is_draining = True
         log(logger, logging.DEBUG, "= draining", within_s=deadline_s)  # the primary has said so, at level info
-        await self.gateway.drain(deadline_s, is_stop=self._worker.node_state.is_stopping)
+        until = asyncio.get_running_loop().time() + deadline_s
+        await self.migration.drain(deadline_s)
+        left_s = max(until - asyncio.get_running_loop().time(), 0)
+        await self.gateway.drain(left_s, is_stop=self._worker.node_state.is_stopping)
         await self._side_tasks.close(REAP_S)
         await self._parts.close()
         if self._ticking is not None:
@@ -183,6 +197,7 @@ class Process:
             "hub": self._parts.hub.statistics(),
             **self._parts.registry.statistics(),
             **self.gateway.statistics(),
+            **self.migration.statistics(),
             "misdirected": self._hosts.misdirected,
             "wrong_credentials": dict(self._parts.wrong.counts),
         }
@@ -230,6 +245,7 @@ async def main() -> None:
         on_drain=process.drain,
         on_event=process.on_event,
         on_refused=process.gateway.refuse,
+        moving=process.migration,
         statistics=process.statistics,
     )
 

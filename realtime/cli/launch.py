@@ -215,6 +215,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         drain_s=settings.drain_s,
         lame_duck_s=settings.lame_duck_s,
         probe_paths=tuple(sorted(below(settings.own_prefix, PROBES))),
+        migrates=settings.migrate == "on",
         heartbeat_s=settings.heartbeat_s,
         hung_s=settings.hung_s,
         boot_s=settings.boot_s,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from realtime.protocol.base import Endpoints, Streams
 from realtime.settings import Settings
 from realtime.transport.adopted import AdoptedConnections
 from realtime.transport.asgi_host import ASGIHost, HostedConnection
+from realtime.transport.base import ClientSession
 from realtime.transport.hosted_parsers import hosted_protocol
 from realtime.transport.peer import Peer
 from realtime.transport.refused import RefusedConnection
@@ -115,6 +117,11 @@ class Gateway:
             log(logger, logging.INFO, "x connection not adopted", **peer.log_fields, reason=error)
             adopted.sock.close()
             self._connections.ended(peer)
+
+    async def attach(self, transport: WebSocketTransport, session: ClientSession, sock: socket.socket) -> None:
+        """Serve a connection that came from another worker. Never raises: a peer that is gone is lost at once."""
+        self._connections.begin()
+        await transport.attach(session, sock)
 
     async def drain(self, deadline_s: float, *, is_stop: bool = False) -> None:
         """

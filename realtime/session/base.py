@@ -45,6 +45,9 @@ class ApplicationCalls(Protocol):
     async def connect(self, conn: Connection, data: bytes | None) -> bytes | None:
         """Admit a client; return data for it."""
 
+    async def migrate(self, conn: Connection, when: str) -> None:
+        """See a connection `before` and `after` it moves to another worker. `ClientError`: it does not move."""
+
     async def disconnect(self, conn: Connection, code: int, reason: str) -> None:
         """Learn that an admitted client is gone."""
 

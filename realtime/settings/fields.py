@@ -91,6 +91,10 @@ class Settings:
         "Time from the start of a worker until it must be ready; else it is replaced.")
     drain_s: float = _set(60.0, Seconds(0, 86400), _WORKERS,
         "The time over which a worker that has to stop closes its clients, evenly, so that they reconnect elsewhere.")
+    migrate: str = _set("on", Choice(("on", "off")), _WORKERS,
+        "Whether live connections move to another worker in a reload or a change of slots; off: clients reconnect.")
+    migrate_within_s: float = _set(5.0, Seconds(0, 3600), _WORKERS,
+        "How long a connection that is to move waits for its handlers to end; after that its client has to reconnect.")
     lame_duck_s: float = _set(0.0, Seconds(0, 3600), _WORKERS,
         "Time from TERM to the drain: /readyz says 503, and everything is served on. For load balancers.")
     # On: all nodes share a Redis. Its outage would take every node out of the balancer.

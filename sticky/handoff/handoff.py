@@ -327,8 +327,10 @@ class Dispatcher:
                 return
         raise OutOfTurn(f"it cannot adopt handoff {number}, which it was not given")
 
-    def ended(self, worker: WorkerHandle, counts: Mapping[str, int]) -> None:
-        """Note how many connections of a worker have ended, by their peer addresses."""
+    def ended(self, worker: WorkerHandle, counts: Mapping[str, int], arrived: Mapping[str, int]) -> None:
+        """Note how many connections of a worker have ended, and how many came from another, by their peer addresses."""
+        for peer_address, count in arrived.items():
+            self._addresses.moved_to_worker(self._addresses.of(peer_address), count, worker.held)
         if "" in counts:  # it does not report addresses
             worker.reports_peers = False
             self._addresses.worker_lost(worker.held)

@@ -67,6 +67,7 @@ class Addresses:
         """
         self.most = most
         self.share = int(max(descriptors - OWN, descriptors / 2) * SHARE) or 1
+        assert self.share > 0, "an address that may have no connection could never be served"
         self._proxies = proxies
         self._here: dict[Network, int] = {}
         self._all: dict[Network, int] = {}
@@ -128,9 +129,16 @@ class Addresses:
             _add(self._all, network, -min(count, held.get(network, 0)))
             _add(held, network, -count)
 
+    def moved_to_worker(self, network: Network | None, count: int, held: dict[Network, int]) -> None:
+        """Count connections that came to a worker from another one, which reports them as ended."""
+        if network is not None:
+            _add(self._all, network, count)
+            _add(held, network, count)
+
     def worker_lost(self, held: dict[Network, int]) -> None:
         """Stop counting the connections of a dead worker. Call `accepted` for those whose copy the primary has."""
         for network, count in held.items():
+            assert count > 0, "an address without a connection has left the table"
             _add(self._all, network, -count)
         held.clear()
 

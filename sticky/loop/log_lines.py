@@ -29,6 +29,7 @@ WORKER_PAST_LIFETIME: Final = "worker past its lifetime"
 WORKER_KILLED: Final = "worker killed"  # by this process, because it did not end in its time
 WORKER_STATE: Final = "worker state"  # debug: each transition
 WORKERS_SCALED: Final = "workers scaled"
+INTRODUCTION_FAILED: Final = "introduction failed"  # two workers cannot be introduced, so nothing moves between them
 RELOAD_STARTED: Final = "reload started"
 RELOAD_CONTINUES: Final = "reload continues"  # although a successor was killed
 RELOAD_GIVEN_UP: Final = "reload given up"

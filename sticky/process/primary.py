@@ -143,13 +143,7 @@ class Primary:
         """Make the supervisor over the routing. It starts nothing yet, and calls back once the poller runs."""
         poller, environment, settings = self._poller, self._environment, self._settings
         launcher = Launcher(
-            environment,
-            settings,
-            argv=worker_argv,
-            env_of=env_of,
-            config=worker_config,
-            node=self._node,
-            secret=secret,
+            environment, settings, argv=worker_argv, env_of=env_of, config=worker_config, node=self._node, secret=secret
         )
         return Supervisor(
             poller,

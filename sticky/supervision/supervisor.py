@@ -47,6 +47,7 @@ from sticky.settings import WORKERS_MAX, ClusterSettings
 from sticky.supervision.crashes import Crashes
 from sticky.supervision.hooks import ClusterHooks
 from sticky.supervision.inspections import Inspections, OnAnswer
+from sticky.supervision.introductions import Introductions
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.message_relay import MessageRelay
 from sticky.supervision.readiness import NodeReadiness
@@ -109,6 +110,7 @@ class Supervisor:
         self._messages = WorkerMessages(
             poller, self, dispatcher, self.relay, self._inspections, acceptor=acceptor, counters=counters
         )
+        self._introductions = Introductions(workers, sticky=settings.affinity.sticky, is_on=settings.migrates)
         self._restarts = Restarts(boots_max=settings.boots_max)
         self._reload = Reload(workers, self)
         self._watchdog = Watchdog(poller, workers, self, settings=settings, counters=counters)
@@ -245,7 +247,12 @@ class Supervisor:
             self._workers.send(worker, Kind.EVENT, REFUSED, refusal)
         self._readiness.greet(worker)
         if predecessor is not None:
+            self._introductions.succeeded(predecessor, worker, self._wanted)
             self._retire(predecessor)
+        elif slot < self._wanted:
+            self._introductions.filled(worker, self._wanted)
+            for draining in self._workers.draining(slot):  # whose successor has died before it had all of them
+                self._introductions.succeeded(draining, worker, self._wanted)
         self._dispatcher.slot_filled()
         if self._stopping or slot >= self._wanted:
             self._retire(worker)
@@ -360,6 +367,7 @@ class Supervisor:
         for number in range(self._wanted, before):
             worker = self._workers.live.get(Slot(number))
             if worker is not None:
+                self._introductions.removed(worker, self._wanted)
                 self._retire(worker)
         self._dispatcher.slots_changed(self._wanted)
 

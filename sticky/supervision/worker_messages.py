@@ -112,7 +112,7 @@ class WorkerMessages:
         elif isinstance(message, messages.Nack):
             self._dispatcher.take_back(worker, message.number)
         elif isinstance(message, messages.Ended):
-            self._dispatcher.ended(worker, message.counts)
+            self._dispatcher.ended(worker, message.counts, message.arrived)
         elif isinstance(message, messages.KeysAway):
             self._dispatcher.away.keys_away(worker, message.keys, message.seen, message.request, message.is_all)
         elif isinstance(message, messages.KeysEnded):

@@ -15,6 +15,7 @@ from typing import Any
 
 from sticky.handoff.channel import Kind
 from sticky.keys.away import short
+from sticky.keys.hashing import Key
 from sticky.keys.live_keys import REPORT_KEYS
 from sticky.worker.acknowledgements import Acknowledgements
 from sticky.worker.primary_link import PrimaryLink
@@ -28,6 +29,7 @@ class KeyReport:
         self._link = link
         self._acknowledgements = acknowledgements
         self._answers: deque[tuple[Any, ...]] = deque()  # parts of the answer to the last request
+        self._came: list[Key] = []  # away, and not reported
 
     def answer(self, routes: Routes, slots: int, request: int) -> None:
         """
@@ -48,15 +50,25 @@ class KeyReport:
         self._answers.append((parts[-1], seen, request, True))
         self.send(routes)
 
+    def came(self, key: Key) -> None:
+        """Report a key that is away, whose connection moved to this worker. Call `send` after the last of several."""
+        self._came.append(key)
+
     def send(self, routes: Routes) -> None:
         """Send what waits, as far as the channel has room."""
         while self._answers:
             if not self._link.send(Kind.KEYS_AWAY, *self._answers[0]):
                 return
             self._answers.popleft()
+        while self._came:
+            part = self._came[:REPORT_KEYS]
+            if not self._link.send(Kind.KEYS_AWAY, part, self._acknowledgements.seen, 0, False):
+                return
+            del self._came[:REPORT_KEYS]
         live = routes.keys
         while live.has_ended:
             keys = live.take_ended()
+            assert keys, "a key that has ended is waiting: `has_ended`"
             if not self._link.send(Kind.KEYS_ENDED, [short(key) for key in keys], self._acknowledgements.seen):
                 live.put_back(keys)
                 return

@@ -17,7 +17,6 @@ A worker ends in one of three ways:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import faulthandler
 import logging
 import os
@@ -26,7 +25,6 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from sticky.errors import NotAWorker
@@ -52,8 +50,10 @@ from sticky.worker import stacks
 from sticky.worker.acknowledgements import Acknowledgements
 from sticky.worker.adopted import Adopted, adopted_of
 from sticky.worker.ended_report import EndedReport
+from sticky.worker.handlers import Handlers, answer_refused, guard
 from sticky.worker.heartbeat import Heartbeat
 from sticky.worker.key_report import KeyReport
+from sticky.worker.moves import Moves, Moving
 from sticky.worker.node_state import NodeState
 from sticky.worker.primary_link import PrimaryLink
 from sticky.worker.routes import Routes
@@ -66,23 +66,11 @@ NO_DESCRIPTOR_LINE: Final = 'handoff rejected handoff=%d reason="out of file des
 UNREADABLE_LINE: Final = 'primary condemned reason="a message cannot be read: %s"'
 ORPHANED_LINE: Final = "primary lost connections=%d grace_s=%g"
 
-_REFUSAL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-
 logger = logging.getLogger("sticky.worker")
 
 
 def _no_statistics() -> Mapping[str, Any]:
     return {}
-
-
-@dataclass(frozen=True, slots=True)
-class Handlers:
-    """The callbacks of one `Worker.run`, which documents them."""
-
-    on_connection: Callable[[Adopted], object]
-    on_refused: Callable[[Adopted], object] | None = None
-    on_message: Callable[[str, Any], object] | None = None
-    on_event: Callable[[str, dict[str, Any]], object] | None = None
 
 
 class Worker:
@@ -123,8 +111,14 @@ class Worker:
         self._ended_report = EndedReport(self._link, timers)
         self._key_report = KeyReport(self._link, self._acknowledgements)
         self.routes = Routes(self._affinity, hashing, self.slot, report=self._key_report)
+        self.moves = Moves(
+            self.slot, self._affinity, hashing, self.routes, journal, self._ended_report, self._key_report, self._count
+        )
         self._drain = asyncio.Event()
         self._drain_s = 0.0
+
+    def _count(self, more: int) -> None:
+        self.open += more
 
     @property
     def orphaned(self) -> bool:
@@ -192,6 +186,7 @@ class Worker:
         on_message: Callable[[str, Any], object] | None = None,
         on_event: Callable[[str, dict[str, Any]], object] | None = None,
         on_refused: Callable[[Adopted], object] | None = None,
+        moving: Moving | None = None,
         statistics: Callable[[], Mapping[str, Any]] = _no_statistics,
     ) -> None:
         """
@@ -206,10 +201,12 @@ class Worker:
             on_event: gets the events of other workers: "online" and "exit", each with their `slot` and `worker_id`.
             on_refused: as `on_connection`, for a connection that has to be refused in its own protocol, because its
                 client's requests have crashed workers. By default it gets 503. The primary refuses plain HTTP itself.
+            moving: moves connections to other workers and takes them over from there; without it none moves.
             statistics: returns plain data for `status`, at each heartbeat.
         """
         loop = asyncio.get_running_loop()
         handlers = Handlers(on_connection, on_refused, on_message, on_event)
+        self.moves.serve(moving)
         loop.add_signal_handler(signal.SIGTERM, self._link.send, Kind.RETIRE)
         loop.add_reader(self._channel.fileno(), self._on_readable, handlers)
         beating = loop.create_task(self._beat_forever(Heartbeat(self._link, statistics)))
@@ -219,6 +216,7 @@ class Worker:
             await on_drain(self._drain_s)
         finally:
             beating.cancel()
+            await self.moves.close()
             loop.remove_signal_handler(signal.SIGTERM)
             if not self.orphaned:
                 loop.remove_reader(self._channel.fileno())
@@ -313,23 +311,26 @@ class Worker:
             self._link.send(Kind.INSPECTED, _encodable(stacks.describe()[:TEXT_MAX]))
         elif isinstance(message, messages.Slots):
             self.routes.some_are_elsewhere = message.some_are_elsewhere
+            self.moves.slots = message.slots
             if message.request:  # 0 requests nothing
                 self._key_report.answer(self.routes, message.slots, message.request)
+        elif isinstance(message, messages.Peer):
+            self.moves.introduced(message, received.fd)
         elif isinstance(message, messages.ClusterEvent):
             self._handle_event(message, handlers)
         elif isinstance(message, messages.Sent) and handlers.on_message is not None:
-            _guard(handlers.on_message, message.name, message.data)
+            guard(handlers.on_message, message.name, message.data)
 
     def _handle_event(self, message: messages.ClusterEvent, handlers: Handlers) -> None:
         if message.name == REFUSED:
-            _guard(self.routes.refuse, message.about["key"], message.about["for_s"])
+            guard(self.routes.refuse, message.about["key"], message.about["for_s"])
             return
         if message.name == READINESS:
-            _guard(self.node_state.learn, message.about)
+            guard(self.node_state.learn, message.about)
             return
         self.routes.forget()
         if handlers.on_event is not None:
-            _guard(handlers.on_event, message.name, message.about)
+            guard(handlers.on_event, message.name, message.about)
 
     def _adopt(self, message: messages.Handoff, fd: int, received: bytes, handlers: Handlers) -> None:
         """Make a connection of a handoff and give it to its handler. What fails goes to another worker."""
@@ -354,7 +355,11 @@ class Worker:
             self.routes.keys.enter(key, away=message.away)
             if is_refused:
                 self.routes.keys.leave(key)  # it is not served, so it keeps no key here
-                (handlers.on_refused or self._answer_refused)(adopted)
+                if handlers.on_refused is not None:
+                    handlers.on_refused(adopted)
+                else:
+                    answer_refused(adopted)
+                    self.closed(adopted)
                 return
             self.routes.learn(adopted.address, adopted.sticky_id)
             handlers.on_connection(adopted)
@@ -364,14 +369,6 @@ class Worker:
             self._acknowledgements.reject(message.number, settlement)
             self.routes.keys.leave(key)
             sock.close()
-
-    def _answer_refused(self, adopted: Adopted) -> None:
-        with adopted.sock as sock, contextlib.suppress(OSError):
-            if adopted.kind == "http":
-                sock.recv(64 * 1024)  # closing over unread bytes sends a reset
-                sock.send(_REFUSAL)
-                sock.shutdown(socket.SHUT_WR)
-        self.closed(adopted)
 
     def _reject(self, message: messages.Handoff) -> None:
         """Reject a connection for whose descriptor this process had no room. The primary has kept its copy."""
@@ -417,14 +414,6 @@ class Worker:
         if not self._drain.is_set():
             self._drain_s = drain_s
             self._drain.set()
-
-
-def _guard(callback: Callable[..., object], *args: Any) -> None:
-    """Call a callback of the application. An exception is logged, and the worker goes on."""
-    try:
-        callback(*args)
-    except Exception:
-        logger.exception("callback failed callback=%s", getattr(callback, "__qualname__", callback))
 
 
 def _encodable(text: str) -> str:

@@ -39,7 +39,7 @@ async def endless():
     await asyncio.Event().wait()
 """
 OPTIONS = ("--log-level", "info,realtime.app=debug")
-RUN = r"debug +(\d)/(\d+) .*= job {name}/[\d.]+s: this worker runs it for (\d+)"
+RUN = r"debug +(\d)/(\d+) .*= job run job={name}/[\d.]+s moment=(\d+)"
 WORKERS = 3
 
 

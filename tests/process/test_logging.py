@@ -111,7 +111,7 @@ app, reported = App(), threading.Event()
 
 class Reported(logging.Handler):
     def emit(self, record):
-        if "event loop is blocked" in record.getMessage():
+        if "event loop blocked" in record.getMessage():
             reported.set()
 
 
@@ -141,10 +141,10 @@ async def test_a_handler_that_blocks_the_loop_is_named_with_its_line_once(tmp_pa
         client = await ProtocolClient.join(server.websocket_url)
         await client.ask("subscribe", channel="chat:a")
         await client.ask("rpc", method="block", data=60)  # until it is reported
-        named = rf"warning +0/\d+ +! the event loop is blocked: handler=block at {app}, line {line}$"
+        named = rf"warning +0/\d+ +! event loop blocked handler=block file={app} line={line}$"
         server.log.wait_for(named)
         await client.ask("rpc", method="block", data=1)  # longer than the half second after which a line is named
         await client.ask("publish", channel="chat:a", data=60)
-        server.log.wait_for(rf"blocked: handler=Chat\.on_publish at {app}, line {len(BLOCKING.splitlines())}$")
+        server.log.wait_for(rf"blocked handler=Chat\.on_publish file={app} line={len(BLOCKING.splitlines())}$")
         assert len(server.log.find_all(named)) == 1, "once a minute each"
         await client.close()

@@ -83,11 +83,14 @@ def test_a_reload_to_a_mistake_replaces_no_worker_and_says_where_it_is(tmp_path:
         server.log.wait_for("worker ready", since=before)
 
 
-def test_a_reload_of_a_factory_to_a_misspelt_handler_replaces_no_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", [("mistaken_app.py:create", "--factory"), ("mistaken_app.py:create()",)])
+def test_a_reload_of_a_factory_to_a_misspelt_handler_replaces_no_worker(
+    tmp_path: Path, target: tuple[str, ...]
+) -> None:
     app = tmp_path / "mistaken_app.py"
     source = 'from realtime import App\ndef create():\n    app = App()\n    @app.room("a")\n    class A:\n'
     app.write_text(source + "        async def on_leave(self, member): ...\n    return app\n")
-    with RunningServer("mistaken_app.py:create", "--factory", workers=1, cwd=tmp_path) as server:
+    with RunningServer(*target, workers=1, cwd=tmp_path) as server:
         before = server.log.mark()
         app.write_text(source + "        async def on_leav(self, member): ...\n    return app\n")
         server.send_signal(signal.SIGHUP)

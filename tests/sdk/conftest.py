@@ -23,6 +23,16 @@ def server() -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="package")
+def cutting_server() -> Iterator[RunningServer]:
+    """As `server`, but connections do not move: in a reload every client has to come back."""
+    env = {"REALTIME_TOKEN_HMAC_SECRET": SECRET}
+    options = ("--anonymous", "--drain", "10", "--migrate", "off")
+    with RunningServer(APP, *options, workers=4, env=env) as server:
+        server.wait_until_full()
+        yield server
+
+
+@pytest.fixture(scope="package")
 def strict_server() -> Iterator[RunningServer]:
     """Takes nobody without a token, and pings often."""
     env = {"REALTIME_TOKEN_HMAC_SECRET": SECRET}

@@ -32,7 +32,8 @@ from sticky.keys.hashing import Hashing, Key, Slot
 from sticky.lifetime import Lifetime
 from sticky.loop.poller import Poller
 from sticky.worker.adopted import Adopted
-from sticky.worker.worker import Handlers, Worker
+from sticky.worker.handlers import Handlers
+from sticky.worker.worker import Worker
 from tests.support.fake_poller import FakePoller
 
 SECRET = b"a secret of some length"

@@ -335,7 +335,7 @@ def test_ends_free_the_share_of_an_address(rig: Rig) -> None:
     rig.addresses.share = 1
     rig.start(0)
     rig.connect()
-    rig.dispatcher.ended(rig.ends[0].handle, {"192.0.2.1": 1})
+    rig.dispatcher.ended(rig.ends[0].handle, {"192.0.2.1": 1}, {})
     rig.connect()
     assert not rig.refused.statuses
 

@@ -111,7 +111,7 @@ def test_acceptor_and_dispatcher_count_the_same_addresses(rig: Rig) -> None:
     rig.connect()
     assert rig.routing.statistics()["client_addresses"] == 1
     assert rig.connect().recv(100).startswith(b"HTTP/1.1 503 ")
-    rig.routing.dispatcher.ended(worker, {"127.0.0.1": 1})
+    rig.routing.dispatcher.ended(worker, {"127.0.0.1": 1}, {})
     rig.connect()
     assert rig.channel(worker).kinds().count(Kind.HANDOFF) == 2
 
