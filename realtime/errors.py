@@ -11,6 +11,7 @@ The errors of `realtime`, in one tree.
     │   ├── UnknownRoom        no declared pattern matches its name
     │   └── NotKept            it keeps no presence, or no history: the option that is missing
     ├── AnswerError            what a handler returned cannot be said in JSON: which, of which room, in which field
+    ├── ConnectionMoved        another worker serves the connection now, and a task here still holds it
     ├── BrokerUnavailable      Redis or the local broker cannot be reached now
     │   ├── BrokerAway         there is no link now: nothing was sent
     │   └── BrokerFull         it can, and keeps no more than it does: reading and leaving go on
@@ -138,6 +139,20 @@ class AnswerError(RealtimeError):
 
     def __str__(self) -> str:
         return f"{self.what}: JSON cannot say {self.problem} at `{self.field}`"
+
+
+class ConnectionMoved(RealtimeError):
+    """A task holds a `Connection` that another worker serves now, and calls what should reach its client."""
+
+    def __init__(self, connection_id: str) -> None:
+        super().__init__(connection_id)
+        self.connection_id = connection_id
+
+    def __str__(self) -> str:
+        return (
+            f"connection {self.connection_id} moved to another worker, and this object reaches its client no more. "
+            "A task that outlives a handler keeps conn.id and conn.user, and sends by app.user(…) or a room"
+        )
 
 
 class IncompatibleFormat(RealtimeError):

@@ -88,7 +88,7 @@ def test_the_tour_as_a_browser_sees_it() -> None:
     ]
     words = shlex.split(line)
     target, options = words[2], words[3:]
-    assert (target, options) == ("app.py", ["--workers", "4", "--sticky", "ip"])
+    assert (target, options) == ("app.py", ["--workers", "4", "--sticky", "session"])
     [script] = blocks(README, "js")
     with (
         RunningServer(target, *options[2:], workers=4, cwd=ROOT / "examples" / "tour") as server,

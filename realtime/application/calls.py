@@ -52,6 +52,12 @@ class HandlerCalls:
         handler = self._on.get("on_connect")
         return None if handler is None else _answer(await handler(conn, handler.decode(data)), handler)
 
+    async def migrate(self, conn: Connection, when: str) -> None:
+        """See a connection before and after its move."""
+        handler = self._on.get("on_migrate")
+        if handler is not None:
+            await handler(conn, when)
+
     async def disconnect(self, conn: Connection, code: int, reason: str) -> None:
         """Learn that an admitted client is gone."""
         handler = self._on.get("on_disconnect")

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from realtime.broker.base import ClientInfo, ConnectionId, Room
+from realtime.errors import ConnectionMoved
 from realtime.log_lines import log
 from realtime.session.answers import encode
 from realtime.session.plain import NotPlain, PlainState, pack, unpack
@@ -198,6 +199,7 @@ class Connection:
 
         Raises:
             AnswerError: JSON cannot say `data`; the text names the field.
+            ConnectionMoved: another worker serves the client now. So do the other methods that reach the client.
         """
         self._session.send_message(encode(data, lambda: f"message to connection {self.id}"))
 
@@ -299,6 +301,38 @@ def take_up(connection: Connection, info: bytes | None, state: bytes) -> None:
     """Give a connection what the application had set, from `info_bytes` and `packed_state`."""
     connection._info = None if info is None else msgspec.json.decode(info)
     connection.state = unpack(state) if state else {}
+
+
+def detach(connection: Connection) -> None:
+    """Have every call that should reach the client raise `ConnectionMoved`: another worker serves it now."""
+    connection._session = _MovedSession(connection.id, connection.event_loop())
+
+
+class _MovedSession:
+    """
+    The session of a connection that another worker serves now. Whoever still holds the connection gets an error: a
+    message that went nowhere would be lost without a sound.
+    """
+
+    def __init__(self, connection_id: ConnectionId, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._id = connection_id
+        self._loop = loop
+
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop that served the connection."""
+        return self._loop
+
+    def send_message(self, data: bytes) -> None:
+        raise ConnectionMoved(self._id)
+
+    def end(self, code: int, reason: str) -> None:
+        raise ConnectionMoved(self._id)
+
+    async def enter(self, room: Room) -> None:
+        raise ConnectionMoved(self._id)
+
+    async def exit(self, room: Room, code: int, reason: str) -> None:
+        raise ConnectionMoved(self._id)
 
 
 class _EndedSession:

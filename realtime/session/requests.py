@@ -156,7 +156,9 @@ async def publish(
     session: Session, room: Room, options: RoomOptions, data: bytes | None
 ) -> Coroutine[Any, Any, Published] | None:
     """
-    Return the publishing of what the handler made of a payload, for the caller to await; None where it drops it.
+    Run the room's handler on a payload. Return the publishing of what it made of it; None where it drops it.
+
+    Nothing is published yet: the caller awaits the coroutine, or gives it to `Session.publish_concurrently`.
 
     Args:
         session: of the client that publishes.

@@ -45,7 +45,7 @@ from realtime.errors import AnswerError, Disconnect
 from realtime.log_lines import log
 from realtime.session import metering
 from realtime.session.base import BadMessage, Dialect, Services
-from realtime.session.connection import EMPTY, Connection, info_bytes, packed_state
+from realtime.session.connection import EMPTY, Connection, detach, info_bytes, packed_state
 from realtime.session.deadlines import TimedMember
 from realtime.session.plain import NotPlain, check
 from realtime.session.state import Event, Phase, SessionState, admitted, encode
@@ -368,9 +368,15 @@ class Session(TimedMember):
         """
         assert self.is_idle, "a command that runs would answer twice"
         self.disarm()
-        for room in self.state.subscriptions:
-            self.services.hub.leave(room, self, info=None)
+        hub, identity = self.services.hub, self.state.identity
+        for room, subscription in self.state.subscriptions.items():
+            hub.leave(room, self, info=None)
+            if subscription.shown is not None:
+                hub.release(room, subscription.shown)  # the worker to which it moves takes the membership over
+        if self.is_admitted:
+            hub.connection_ends.release(identity.user, identity.id)
         self.services.registry.discard(self)
         self.state.subscriptions.clear()
         self.state.granted.clear()
         self.state.phase = Phase.CLOSED
+        detach(self.connection)

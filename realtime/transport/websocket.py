@@ -145,6 +145,7 @@ class WebSocketTransport(WebSocketClosing):
     # Opening
 
     def _receive_head(self, data: bytes) -> None:
+        self._peer.settlement.first_byte_read()
         pending = self._pending
         looked_at = 0 if not data else max(len(pending) - len(HEAD_END) + 1, 0)
         pending += data

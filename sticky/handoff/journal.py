@@ -15,7 +15,6 @@ nothing that a worker writes can hurt the primary. The journal is bounded: conne
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import itertools
@@ -25,6 +24,8 @@ import re
 from collections import Counter
 from hashlib import blake2b
 from typing import Final
+
+from sticky.loop.timers import LoopTimers, Timers
 
 ENTRIES: Final = 65_536  # connections: one process rarely has more descriptors. Only pages that are used take memory.
 KEY_BYTES: Final = 64  # the first is a length
@@ -38,7 +39,7 @@ MESSAGE: Final = 4
 ENDING: Final = 8
 OPEN: Final = 16
 
-ENDING_TURNS: Final = 3  # of the loop: by then an application that works after its response has begun to
+ENDING_S: Final = 0.005  # from the end of a message: what an application does at once after it is done by then
 
 
 class Mark:
@@ -60,7 +61,7 @@ class Mark:
         self._journal.states[self._at] &= ~bit
 
     def end_soon(self) -> None:
-        """Note that a request is over, some turns of the loop later: tasks that it started may still crash."""
+        """Note that a request is over, `ENDING_S` later: what it started may still crash."""
         self._journal.end_soon(self)
 
     def rename(self, key: bytes) -> None:
@@ -76,27 +77,28 @@ class Mark:
 class Journal:
     """The worker's side of the file."""
 
-    def __init__(self, memory: mmap.mmap | None = None) -> None:
+    def __init__(self, memory: mmap.mmap | None = None, timers: Timers | None = None) -> None:
         """
         Args:
             memory: shared with the primary. None where there is none: then everything is noted in vain.
+            timers: the running event loop's unless given.
         """
+        self._timers = timers or LoopTimers()
         self.states: mmap.mmap | bytearray = bytearray(1) if memory is None else memory
         self._is_shared = memory is not None
         self._used = 0  # entries that were ever used
         self._free: list[int] = []
-        self._turn = 0
-        self._ending: dict[Mark, int] = {}  # the turn in which `end_soon` was called, in that order
+        self._ending: dict[Mark, float] = {}  # when ENDING is over, in that order
         if memory is not None:
             os.register_at_fork(after_in_child=self._leave)
 
     @classmethod
-    def from_fd(cls, fd: int | None) -> Journal:
+    def from_fd(cls, fd: int | None, timers: Timers | None = None) -> Journal:
         """Map a file that `create` made. The descriptor is closed, for the mapping stays without it."""
         if fd is None:
             return cls()
         try:
-            return cls(mmap.mmap(fd, SIZE))
+            return cls(mmap.mmap(fd, SIZE), timers)
         except (OSError, ValueError):
             return cls()
         finally:
@@ -138,23 +140,23 @@ class Journal:
             self._free.append(at)
 
     def end_soon(self, mark: Mark) -> None:
+        """As `Mark.end_soon`. One timer serves all marks, and runs only while there are some."""
         mark.begin(ENDING)
         mark.end()
         if not self._ending:
-            asyncio.get_running_loop().call_soon(self._sweep)
+            self._timers.after(ENDING_S, self._sweep)
         self._ending.pop(mark, None)
-        self._ending[mark] = self._turn
+        self._ending[mark] = self._timers.now() + ENDING_S
 
     def _sweep(self) -> None:
-        """End a turn of the loop: what ended more than `ENDING_TURNS` ago is over."""
-        self._turn += 1
-        for mark, turn in list(self._ending.items()):
-            if self._turn - turn <= ENDING_TURNS:
+        now = self._timers.now()
+        for mark, over_at in list(self._ending.items()):
+            if over_at > now:
                 break
             del self._ending[mark]
             mark.end(ENDING)
         if self._ending:
-            asyncio.get_running_loop().call_soon(self._sweep)
+            self._timers.after(ENDING_S, self._sweep)
 
 
 NO_JOURNAL: Final = Journal()

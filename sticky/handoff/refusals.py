@@ -63,6 +63,11 @@ class Refusals:
         self._counters[count] += 1
         self._linger(sock, response(status, reason))
 
+    def answer(self, sock: socket.socket, response: bytes, count: str) -> None:
+        """Answer a connection with a whole response, count it and close it. You give up the socket."""
+        self._counters[count] += 1
+        self._linger(sock, response)
+
     def alert(self, sock: socket.socket, count: str) -> None:
         """Answer a connection whose client speaks TLS, count it and close it. You give up the socket."""
         self._counters[count] += 1

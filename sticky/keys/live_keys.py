@@ -26,7 +26,7 @@ class LiveKeys:
     Invariant: a key is in at most one of `_counts` and `_ended`, and each key of `_away` is in `_counts`.
     """
 
-    def __init__(self, hashing: Hashing, slot: Slot, on_ended: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, hashing: Hashing, slot: Slot, on_ended: Callable[[], None]) -> None:
         """
         Args:
             on_ended: called when a key that is away has lost its last connection. It is not called again before
@@ -70,6 +70,10 @@ class LiveKeys:
             self._counts[key] = 1
             self.leave(key)
         assert not self._away, "only a counted key is away"
+
+    def count(self, key: Key) -> int:
+        """Return how many live connections a key has here."""
+        return self._counts.get(key, 0)
 
     def is_away(self, key: Key | None) -> bool:
         """Return whether the key has live connections here and its home is elsewhere: its requests belong here."""

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from realtime import App, Connection
+from realtime import App, Connection, ConnectionMoved
 from realtime.auth.revocation import Revocation
 from realtime.broker.base import Room
 from realtime.errors import AnswerError
@@ -207,14 +207,15 @@ async def test_a_session_that_has_moved_writes_nothing_and_leaves_no_room() -> N
         exported = session.export()
         session.drop()
         old = session.connection
-        await old.send("of the old session")
-        await old.unsubscribe("kept")
-        await old.subscribe("plain")
+        for call in (old.send("of the old session"), old.unsubscribe("kept"), old.subscribe("plain")):
+            with pytest.raises(ConnectionMoved, match=old.id):
+                await call
+        with pytest.raises(ConnectionMoved):
+            old.disconnect()
         await session.grant(Room("plain"))
         session.refresh(0.0)
         session.insufficient(Room("kept"))
         session.drained()
-        await old.disconnect()
         moved = session.transport._session = await worker.protocol.restore(session.transport, exported)
         moved.resume()
         await app.room("kept").publish(1)
