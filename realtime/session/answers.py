@@ -22,29 +22,30 @@ DEEPEST: Final = 64
 UNSAYABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
-def encode(value: Any, what: Callable[[], str]) -> bytes:
+def encode(value: Any, what: Callable[..., str], *of: Any) -> bytes:
     """
     Return a value as a JSON text.
 
     Args:
         value: anything that JSON can say, or a model of pydantic.
-        what: names the value, for the error.
+        what: names the value, for the error. It is called only then.
+        of: what it is called with.
 
     Raises:
         AnswerError: it cannot be said; the error names the field.
     """
     try:
-        return msgspec.json.encode(value, enc_hook=_plain)
+        return _encode(value)
     except UNSAYABLE:
         field, culprit = _find(value, "$", DEEPEST)
-        raise AnswerError(what(), field, f"a `{type(culprit).__name__}`") from None
+        raise AnswerError(what(*of), field, f"a `{type(culprit).__name__}`") from None
 
 
 def _find(value: Any, field: str, levels: int) -> tuple[str, Any]:
     """Return the innermost field of a value that cannot be encoded, and what stands there."""
     for name, part in _parts(value) if levels else ():
         try:
-            msgspec.json.encode(part, enc_hook=_plain)
+            _encode(part)
         except UNSAYABLE:
             return _find(part, f"{field}{name}", levels - 1)
     if isinstance(value, Mapping):
@@ -84,3 +85,6 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     raise TypeError(f"JSON cannot say a {type(value).__name__}")
+
+
+_encode: Final = msgspec.json.Encoder(enc_hook=_plain).encode

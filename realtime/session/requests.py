@@ -13,7 +13,7 @@ Publishing, presence and history are for members of the room, unless its declara
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -258,9 +258,9 @@ async def history(session: Session, name: str, *, since: Position | None, limit:
 # Apart from rooms
 
 
-async def rpc(session: Session, method: str, data: bytes | None) -> bytes | None:
-    """Call a method of the application, and return its answer."""
-    return await session.services.application.rpc_call(session.connection, method, data)
+def rpc(session: Session, method: str, data: bytes | None) -> Awaitable[bytes | None]:
+    """Call a method of the application; the caller awaits its answer."""
+    return session.services.application.rpc_call(session.connection, method, data)
 
 
 async def send(session: Session, data: bytes | None) -> None:

@@ -45,33 +45,39 @@ ENDING_S: Final = 0.005  # from the end of a message: what an application does a
 class Mark:
     """One connection's entry. The entry is free again when this object is deleted."""
 
-    __slots__ = ("_at", "_journal", "key")
+    __slots__ = ("at", "journal", "key")
 
     def __init__(self, journal: Journal, at: int, key: bytes) -> None:
-        self._journal = journal
-        self._at = at
+        """
+        Args:
+            journal: whose entry it is.
+            at: its place there. Where each message passes, `journal.states[at]` is changed in place.
+            key: of the connection.
+        """
+        self.journal = journal
+        self.at = at
         self.key = key
 
     def begin(self, bit: int = REQUEST) -> None:
         """Note that something is in flight on this connection. You must call `end`. Noting it twice changes nothing."""
-        self._journal.states[self._at] |= bit
+        self.journal.states[self.at] |= bit
 
     def end(self, bit: int = REQUEST) -> None:
         """Note that it is over."""
-        self._journal.states[self._at] &= ~bit
+        self.journal.states[self.at] &= ~bit
 
     def end_soon(self) -> None:
         """Note that a request is over, `ENDING_S` later: what it started may still crash."""
-        self._journal.end_soon(self)
+        self.journal.end_soon(self)
 
     def rename(self, key: bytes) -> None:
         """Set the key anew: the next request on this connection is another client's."""
         if key != self.key and self is not NO_MARK:
             self.key = key
-            self._journal.write(self._at, key)
+            self.journal.write(self.at, key)
 
     def __del__(self) -> None:
-        self._journal.free(self._at)
+        self.journal.free(self.at)
 
 
 class Journal:
@@ -120,6 +126,7 @@ class Journal:
             else:
                 return NO_MARK
             assert self.states[at] == 0, "only a free entry is taken"
+            assert len(self._free) < self._used <= ENTRIES, "the entry that was taken is not free any more"
             self.write(at, key)
             self.states[at] = OPEN
             return Mark(self, at, key)
@@ -136,6 +143,7 @@ class Journal:
     def free(self, at: int) -> None:
         """Free an entry. Only `Mark` calls this, when it is deleted."""
         if self._is_shared:
+            assert at < self._used, "only an entry that was taken can be freed"
             self.states[at] = 0
             self._free.append(at)
 

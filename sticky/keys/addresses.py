@@ -67,6 +67,7 @@ class Addresses:
         """
         self.most = most
         self.share = int(max(descriptors - OWN, descriptors / 2) * SHARE) or 1
+        assert self.share > 0, "an address that may have no connection could never be served"
         self._proxies = proxies
         self._here: dict[Network, int] = {}
         self._all: dict[Network, int] = {}
@@ -137,6 +138,7 @@ class Addresses:
     def worker_lost(self, held: dict[Network, int]) -> None:
         """Stop counting the connections of a dead worker. Call `accepted` for those whose copy the primary has."""
         for network, count in held.items():
+            assert count > 0, "an address without a connection has left the table"
             _add(self._all, network, -count)
         held.clear()
 

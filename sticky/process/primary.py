@@ -29,7 +29,6 @@ while the workers answer probes that the server stops. Another stop only makes i
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
 import os
 import secrets
@@ -48,6 +47,7 @@ from sticky.loop.poller import Poller
 from sticky.process import commands, privileges
 from sticky.process.control import ControlServer
 from sticky.process.notify import ServiceManager
+from sticky.process.primary_state import TRANSITIONS, PrimaryEvent, PrimaryState
 from sticky.process.routing import Routing
 from sticky.process.signals import queued_signals
 from sticky.settings import ClusterSettings
@@ -79,35 +79,6 @@ EnvOf = Callable[[Slot], Mapping[str, str]]
 def _worker_env(env: Mapping[str, str], env_of: EnvOf, slot: Slot) -> dict[str, str]:
     """Return the environment of a slot's worker. What the application says about its slot comes last, and wins."""
     return {**env, SLOT: str(slot), **env_of(slot)}
-
-
-class PrimaryState(enum.Enum):
-    """Where a run of the primary is."""
-
-    STARTING = "starting"  # no worker was ready yet, and no client is accepted
-    SERVING = "serving"
-    LAME_DUCK = "lame duck"  # everything is served on, and load balancers learn that it ends
-    STOPPING = "stopping"  # no client is accepted any more
-    STOPPED = "stopped"  # the loop ends
-
-
-class PrimaryEvent(enum.Enum):
-    """What moves it on."""
-
-    LISTEN = "listen"  # the first worker is ready
-    WARN = "warn"  # the stop is to be announced first
-    STOP = "stop"  # a signal, a command, or no worker could boot
-    ENDED = "ended"  # no worker and no sidecar is left
-
-
-TRANSITIONS: Final[dict[tuple[PrimaryState, PrimaryEvent], PrimaryState]] = {
-    (PrimaryState.STARTING, PrimaryEvent.LISTEN): PrimaryState.SERVING,
-    (PrimaryState.STARTING, PrimaryEvent.STOP): PrimaryState.STOPPING,
-    (PrimaryState.SERVING, PrimaryEvent.WARN): PrimaryState.LAME_DUCK,
-    (PrimaryState.SERVING, PrimaryEvent.STOP): PrimaryState.STOPPING,
-    (PrimaryState.LAME_DUCK, PrimaryEvent.STOP): PrimaryState.STOPPING,
-    (PrimaryState.STOPPING, PrimaryEvent.ENDED): PrimaryState.STOPPED,
-}
 
 
 class Primary:

@@ -95,6 +95,7 @@ class Acknowledgements:
                 self._all_read.clear()
             self._unread += 1
         self._unsettled.append((number, settlement))
+        assert self._unread <= len(self._unsettled), "a connection that is not read is not settled either"
         if not is_raw:
             self._check_later()
         return settlement
@@ -182,6 +183,7 @@ class Acknowledgements:
         """Settle every handoff that was seen, read or not. Return False when the channel is full."""
         while self._unsettled:
             self._settle_first()
+        assert not self._unread, "nothing is left of which a transport could report the first byte"
         self._settled = self.seen
         return self.acknowledge()
 
@@ -203,5 +205,6 @@ class Acknowledgements:
         if self._acknowledged != numbers:
             if not self._link.send(Kind.ACK, *numbers):
                 return False
+            assert self._acknowledged[1] <= self._settled <= self.seen, "the primary takes no number back"
             self._acknowledged = numbers
         return True

@@ -68,6 +68,7 @@ class KeyReport:
         live = routes.keys
         while live.has_ended:
             keys = live.take_ended()
+            assert keys, "a key that has ended is waiting: `has_ended`"
             if not self._link.send(Kind.KEYS_ENDED, [short(key) for key in keys], self._acknowledgements.seen):
                 live.put_back(keys)
                 return

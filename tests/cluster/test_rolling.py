@@ -64,7 +64,8 @@ def haproxy(ports: dict[str, int], directory: Path) -> Iterator[tuple[int, Calla
     times = "timeout connect 30s\n timeout client 60s\n timeout server 60s\n"
     path = directory / "haproxy.cfg"
     path.write_text(f"global\n maxconn 200\n stats socket {admin} mode 600\ndefaults\n {times}{text}")
-    with process(["haproxy", "-db", "-f", str(path)], directory, lambda: accepts(listen)):
+    # HAProxy names its own socket last, when it listens already.
+    with process(["haproxy", "-db", "-f", str(path)], directory, lambda: accepts(listen) and admin.exists()):
         yield listen, lambda name: wait_until_up(admin, name)
 
 

@@ -1,7 +1,8 @@
 """
 The drain with real connections of every kind: each is closed with what its client understands, before anything is cut.
 
-How the closes are spread is shown without processes, by a clock of the test's: tests/realtime/process/test_drain.py.
+How the closes are spread is shown without processes as well, by a clock of the test's: in
+tests/realtime/process/test_drain.py.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
 from websockets.asyncio.client import connect
 
 from realtime.process.drain import FEW
+from realtime.transport.asgi_host import REQUEST_CUT
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.server import RunningServer
+from tests.support.uniform import CHI_SQUARE_MAX, chi_square
 
 SHUTDOWN = 3001
 RESTART = 1012
 EVENTS = "application/json, text/event-stream"
+LONG_S = 20.0
 EACH = FEW + 1  # of each kind: so many that they are spread
 APP = """
 import asyncio
@@ -97,8 +102,8 @@ async def test_connections_of_every_kind_are_closed_and_only_a_download_is_cut(t
             assert await event_stream.rest() != b"reset"
         await download.rest()
         assert await asyncio.to_thread(server.wait) == 0
-        cut = [match[1] for match in server.log.find_all("cut at the deadline: (.*)")]
-        assert cut == ["GET /web/download"]
+        cut = [match[1] for match in server.log.find_all(f"{REQUEST_CUT} .*method=GET path=(.*)")]
+        assert cut == ["/web/download"]
         assert not server.log.find_all("Traceback")
 
 
@@ -111,3 +116,29 @@ async def test_a_few_clients_do_not_keep_a_server_from_its_end() -> None:
         for client in clients:
             assert (await client.wait_closed())[0] == SHUTDOWN
         assert await asyncio.to_thread(server.wait) == 0
+
+
+@pytest.mark.slow
+@run_async
+async def test_400_clients_of_a_server_that_stops_are_closed_evenly_over_the_drain() -> None:
+    """
+    Judge all times together, and none by itself. A drain is long beside what a busy machine delays: a tenth of it,
+    which is one bin of the test, is two seconds.
+    """
+    loop = asyncio.get_running_loop()
+
+    async def closed_at(client: ProtocolClient) -> float:
+        assert (await client.wait_closed())[0] == SHUTDOWN
+        return loop.time()
+
+    with RunningServer(None, "--drain", f"{LONG_S:g}s", workers=2) as server:
+        await asyncio.to_thread(server.wait_until_full)
+        clients = [await ProtocolClient.join(server.websocket_url, f"127.0.45.{1 + n % 250}") for n in range(400)]
+        server.process.terminate()
+        begin_s = loop.time()
+        times = await asyncio.gather(*map(closed_at, clients))
+        assert await asyncio.to_thread(server.wait) == 0
+    length_s = max(LONG_S, max(times) - begin_s)
+    found = chi_square(times, begin_s, length_s)
+    print(f"chi-square {found:.2f} over {length_s:.1f} s")
+    assert found < CHI_SQUARE_MAX

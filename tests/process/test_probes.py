@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from realtime.cli.status import readiness
+from realtime.transport.access import REQUEST_SERVED
 from sticky.loop.log_lines import SERVER_LAME_DUCK, SERVER_STOPPING, WORKER_CANNOT_BOOT
 from sticky.supervision.readiness import LAME_DUCK
 from tests.support.aio import run_async
@@ -34,20 +35,21 @@ LAME = (503, {"status": "unready", "reasons": [LAME_DUCK]})
 NO_WORKER = (503, {"status": "unready", "reasons": ["no worker is ready"]})
 
 
-def test_probes_are_answered_for_every_host_and_leave_no_line_in_the_access_log() -> None:
-    options = ("--allowed-hosts", "chat.example.org", "--access-log")
+@pytest.mark.parametrize("prefix", ["", "/rt"])
+def test_probes_are_answered_for_every_host_and_leave_no_line_in_the_access_log(prefix: str) -> None:
+    options = ("--allowed-hosts", "chat.example.org", "--access-log", *(("--own-prefix", prefix) if prefix else ()))
     with RunningServer(None, *options, workers=2) as server:
         server.wait_until_full()
         for host in ("192.0.2.1", "chat.example.org", "evil.example"):
-            assert probe(server.port, "/readyz", host=host) == READY
-            assert probe(server.port, "/livez", host=host) == ALIVE
-        assert probe(server.port, "/readyz?from=balancer") == READY
-        assert probe(server.port, "/readyz", method="HEAD") == (200, {})
+            assert probe(server.port, f"{prefix}/readyz", host=host) == READY
+            assert probe(server.port, f"{prefix}/livez", host=host) == ALIVE
+        assert probe(server.port, f"{prefix}/readyz?from=balancer") == READY
+        assert probe(server.port, f"{prefix}/readyz", method="HEAD") == (200, {})
         with pytest.raises(ValueError, match="Expecting value"):  # 405 is a sentence
-            probe(server.port, "/readyz", method="POST")
-        assert probe(server.port, "/health", host="chat.example.org")[0] == 200
-        server.log.wait_for("GET /health: 200")
-        assert not server.log.find_all("GET /readyz|GET /livez|HEAD /readyz")
+            probe(server.port, f"{prefix}/readyz", method="POST")
+        assert probe(server.port, f"{prefix}/health", host="chat.example.org")[0] == 200
+        server.log.wait_for(pattern(REQUEST_SERVED, method="GET", path=f"{prefix}/health", status=200))
+        assert not server.log.find_all("method=(GET|HEAD) path=\\S*/(readyz|livez)")
 
 
 @run_async
@@ -105,9 +107,13 @@ app = App()
 """
 
 
-def test_while_no_worker_is_ready_the_primary_answers_and_does_not_keep_a_probe_waiting(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "/rt"])
+def test_while_no_worker_is_ready_the_primary_answers_and_does_not_keep_a_probe_waiting(
+    prefix: str, tmp_path: Path
+) -> None:
     (tmp_path / "app.py").write_text(APP)
-    with RunningServer(tmp_path / "app.py", workers=1) as server:
+    readyz = f"{prefix}/readyz"
+    with RunningServer(tmp_path / "app.py", workers=1, env={"REALTIME_OWN_PREFIX": prefix}) as server:
         server.wait_until_full()
         (tmp_path / "broken").touch()
         mark, broker = server.log.mark(), server.local_broker()
@@ -115,17 +121,17 @@ def test_while_no_worker_is_ready_the_primary_answers_and_does_not_keep_a_probe_
         os.kill(worker, signal.SIGKILL)
         server.log.wait_for(WORKER_CANNOT_BOOT, since=mark)
         for _ in range(3):
-            assert probe(server.port, "/readyz") == NO_WORKER
-            assert probe(server.port, "/livez") == NO_WORKER
-        assert probe(server.port, "/readyz", method="HEAD") == (503, {})
+            assert probe(server.port, readyz) == NO_WORKER
+            assert probe(server.port, f"{prefix}/livez") == NO_WORKER
+        assert probe(server.port, readyz, method="HEAD") == (503, {})
         with socket.create_connection(("127.0.0.1", server.port), 30) as other:
-            other.sendall(b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-            assert probe(server.port, "/readyz") == NO_WORKER
+            other.sendall(f"GET {prefix}/health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+            assert probe(server.port, readyz) == NO_WORKER
             status = server.status()
             assert (status["unready"], status["homeless"]) == (["no worker is ready"], 1)
             (tmp_path / "broken").unlink()
             assert other.recv(15) == b"HTTP/1.1 200 OK", "what is no probe waits for a worker"
-        assert probe(server.port, "/readyz") == READY
+        assert probe(server.port, readyz) == READY
         assert not {name for name in server.status()["counters"] if name.startswith("refused")}, "no client was refused"
 
 

@@ -57,7 +57,7 @@ def test_an_entry_is_free_when_its_mark_is_deleted(fd: int) -> None:
         for number in range(100):
             notes.open(b"c%d" % number).begin()
         assert in_flight(fd) == {}
-    assert notes.open(b"cx")._at == 0, "and it is taken again"
+    assert notes.open(b"cx").at == 0, "and it is taken again"
 
 
 def test_what_does_not_fit_is_not_seen_and_does_no_harm(fd: int) -> None:

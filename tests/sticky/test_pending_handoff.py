@@ -11,6 +11,7 @@ import pytest
 from sticky.handoff import messages
 from sticky.handoff.channel import Kind
 from sticky.handoff.pending_handoff import PendingHandoff, bytes_sent
+from sticky.keys.hashing import Key
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -42,7 +43,7 @@ def arrived(ours: socket.socket, client: socket.socket, data: bytes) -> None:
 
 
 def test_the_header_has_the_fields_of_the_message_in_their_order(pair: tuple[socket.socket, socket.socket]) -> None:
-    handoff = handoff_of(pair[0], number=7, reason="ip", away=True)
+    handoff = handoff_of(pair[0], number=7, reason="ip", key=Key(b"c192.0.2.1"), away=True)
     carried = None  # what a channel puts before the fields
     message = messages.from_primary(memoryview(msgspec.msgpack.encode([Kind.HANDOFF, carried, *handoff.header()])))
     assert isinstance(message, messages.Handoff)
