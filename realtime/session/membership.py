@@ -2,8 +2,8 @@
 How a client comes into rooms, and how the server takes it out of one.
 
 Runs in the worker, on its event loop: inside the session's commands, and where the server begins or ends a
-subscription. It enters rooms by the hub, notifies the client, and keeps in the session's state what a room of the
-client is. It owns no task, and it decodes no message. How a subscription ends is in subscriber.py.
+subscription. It enters rooms by the hub, notifies the client, and keeps the client's rooms in the session's state.
+It owns no task and decodes no message. How a subscription ends is in subscriber.py.
 
 **A subscription begins in one turn of the event loop.** The hub gives a pending subscription; then, without `await`:
 
