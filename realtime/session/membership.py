@@ -11,9 +11,8 @@ It owns no task and decodes no message. How a subscription ends is in subscriber
     answer      written by the wire protocol
     activate    from here on publications are written behind the answer
 
-While it is pending, the room stands in `entering`. If the room is to be left meanwhile, that is noted there, and done
-when the subscription has begun. A room that the client lost for a reason that passes is kept in `state.lost`: what it
-asks there until it is back fails for now, and not for good.
+While it is pending, the room stands in `entering`. If the room is left meanwhile, that is noted there, and done later.
+A room that the client lost for a reason that passes is kept in `state.lost`: requests there fail only for now.
 """
 
 from __future__ import annotations
