@@ -58,7 +58,7 @@ from realtime.transport.websocket_state import BadExport
 from sticky.handoff.journal import Mark
 from sticky.keys.hashing import Key, Slot
 from sticky.moving.channel import MovedState, batches
-from sticky.moving.plan import ALL, COUNT, Plan
+from sticky.moving.plan import ALL, COUNT, REST, Plan
 from sticky.moving.source import MoveSource, Offered, Outcome, Result
 from sticky.moving.target import MovedIn
 
@@ -146,14 +146,14 @@ class Migration:
 
     def introduced(self, source: MoveSource, plan: Plan) -> None:
         """
-        Learn of a target. With ALL everything goes there when this worker drains, or at once where it drains already:
-        then an earlier target has died. With another plan connections go from now on.
+        Learn of a target. With ALL or REST connections go there when this worker drains, or at once where it drains
+        already: then an earlier target has died. With another plan they go from now on.
         """
         self._kept.clear()
         self._sources[source] = plan
         if self._is_draining:
             self._spawn(self._move_rest(source))
-        elif plan.name != ALL:
+        elif plan.name not in (ALL, REST):
             self._spawn(self._rebalance(source, plan))
 
     async def _move_rest(self, source: MoveSource) -> None:

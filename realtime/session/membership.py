@@ -299,13 +299,13 @@ class Member(RoomSubscriber):
         """
         assert self.state.phase is Phase.CONNECTING, "an admitted client is put into a room at once"
         granted = [(each, self.options_of(each.room)) for each in self.state.granted.values()]
-        entries = await self._enter_together(
+        entries = await self.enter_together(
             [self._enter(each, options, since=positions.get(each.room)) for each, options in granted]
         )
         self.state.granted.clear()
         return entries
 
-    async def _enter_together(self, entering: Sequence[Coroutine[Any, Any, Entry]]) -> list[Entry]:
+    async def enter_together(self, entering: Sequence[Coroutine[Any, Any, Entry]]) -> list[Entry]:
         """
         Enter several rooms at a time, so that a client with many waits for the broker once, and not for each. Where
         one fails, or the caller is cancelled, all others are cancelled.

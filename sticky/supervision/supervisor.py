@@ -110,7 +110,13 @@ class Supervisor:
         self._messages = WorkerMessages(
             poller, self, dispatcher, self.relay, self._inspections, acceptor=acceptor, counters=counters
         )
-        self._introductions = Introductions(workers, sticky=settings.affinity.sticky, is_on=settings.migrates)
+        self._introductions = Introductions(
+            poller,
+            workers,
+            sticky=settings.affinity.sticky,
+            is_on=settings.migrates,
+            heartbeat_s=settings.heartbeat_s,
+        )
         self._restarts = Restarts(boots_max=settings.boots_max)
         self._reload = Reload(workers, self)
         self._watchdog = Watchdog(poller, workers, self, settings=settings, counters=counters)
