@@ -22,16 +22,42 @@ ROOM = "load"
 PAUSE_S = 0.01  # between two publications: the load that is asked for
 
 APP = """
+import asyncio
+import logging
+import resource
 import time
 from pathlib import Path
 
 from realtime import App, Reject
 
-while Path(__file__).with_suffix(".wait").exists():  # a worker is not ready before that file is gone
+NEW_VERSION_REFUSES = False
+HERE = Path(__file__)
+
+while HERE.with_suffix(".wait").exists():  # a worker is not ready before that file is gone
     time.sleep(0.02)
 
 app = App()
 app.room("load", history=20_000, presence=True, join_leave=True, open=True)
+app.room("more", open=True)
+
+
+@app.on_startup
+def on_startup():
+    if HERE.with_suffix(".few").exists():  # descriptors
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 8, hard))
+
+
+@app.on_connect
+def on_connect(conn, data: dict | None):
+    conn.user = (data or {}).get("user", "")
+
+
+@app.rpc("act")
+async def act(conn):
+    await app.user("ann").subscribe("more")
+    await app.user("ann").unsubscribe("load")
+    await app.user("bob").disconnect(4321, "enough")
 
 
 @app.rpc("where")
@@ -45,14 +71,22 @@ def stay(conn):
 
 
 @app.on_migrate
-def on_migrate(conn, when):
+async def on_migrate(conn, when):
     if when == "before":
         if conn.state.get("stays"):
             raise Reject("it stays")
         conn.state["from"] = conn.slot
-    else:
-        conn.state["moves"] = conn.state.get("moves", 0) + 1
+        return
+    if HERE.with_suffix(".hold").exists():  # the target has the connection, and does not serve it yet
+        logging.getLogger("realtime.app").warning("move held")
+    while HERE.with_suffix(".hold").exists():
+        await asyncio.sleep(0.02)
+    if NEW_VERSION_REFUSES:
+        raise Reject("the new version refuses it")
+    conn.state["moves"] = conn.state.get("moves", 0) + 1
 """
+
+HELD = "move held"
 
 
 def home(address: str, slots: int) -> int:
@@ -63,10 +97,12 @@ def home(address: str, slots: int) -> int:
     return home_of(hashing, key, slots)
 
 
-async def join(server: RunningServer, address: str, *, compression: str | None = None) -> ProtocolClient:
+async def join(
+    server: RunningServer, address: str, *, compression: str | None = None, user: str = ""
+) -> ProtocolClient:
     """Connect a client that may have its messages compressed."""
     client = await ProtocolClient.open(server.websocket_url, address, compression=compression)
-    client.connected = await client.ask("connect")
+    client.connected = await client.ask("connect", data={"user": user})
     return client
 
 
