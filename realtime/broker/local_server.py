@@ -1,9 +1,9 @@
 """
 The local broker's process: the state of memory_state.py, served to all workers of one machine over a Unix socket.
 
-Runs beside the workers, as a child of the primary: `python -m realtime.broker.local_server --socket PATH`. It stores
-everything in memory. It ends when the primary says so, or when the primary is gone and the last worker has left. The
-socket has mode 0600, because every program that can connect may do everything.
+Runs beside the workers, started by the primary: `python -m realtime.broker.local_server --socket PATH`. It stores
+everything in memory. It ends when the primary says so, or when primary and keeper are gone and the last worker has
+left. The socket has mode 0600, because every program that can connect may do everything.
 
 Theory of operation
 ===================
@@ -34,7 +34,9 @@ It ends when the usage falls below `MEMORY_FREE` of the limit.
 - A worker: see *disconnected*. A command that was received whole takes effect; its answer is dropped.
 - This process: everything stored is gone. The primary starts a new one, whose streams have new epochs; by these the
   workers see the loss. Workers subscribe and register their members again, before any of their other commands.
-- The primary: this process serves until the last worker has left, so that workers can drain.
+- The primary: nothing changes, for its keeper starts another, which goes on with this process.
+- The primary and its keeper, or a primary without one: the liveness socket (`--ready-fd`) ends. This process serves
+  until the last worker has left, so that workers can drain.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ from realtime.timing.rate import Rate
 
 LEASE_S: Final = 6.0  # as with Redis (members.py): longer than a worker needs to reconnect
 OUTBOUND_MAX: Final = 64 * 1024 * 1024  # unsent bytes for one worker; above it the link is closed
-PARENT_S: Final = 1.0  # between two checks whether the primary lives
+PARENT_S: Final = 1.0  # between two checks whether the last worker has left, once primary and keeper are gone
 
 # First element of each message to a worker.
 REPLY: Final = 0
@@ -373,27 +375,22 @@ OPERATIONS: Final[dict[str, Callable[[LocalBrokerServer, WorkerLink, list[msgspe
 
 async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> None:
     """
-    Serve until the primary sends `LOCAL_STOP_SIGNAL`, or until the primary and every worker are gone.
+    Serve until the primary sends `LOCAL_STOP_SIGNAL`, or until primary, keeper and every worker are gone.
 
-    SIGTERM ends this process only when the primary is gone. A service manager may send SIGTERM to all processes at
-    once, and workers that drain still need their rooms.
+    SIGTERM ends this process only when primary and keeper are gone. A service manager may send SIGTERM to all processes
+    at once, and workers that drain still need their rooms.
 
     Args:
         path: of the socket.
-        ready_fd: gets a line feed when the socket is open; this function closes it.
+        ready_fd: the liveness socket. It gets a line feed when the broker's socket is open, and its end says that
+            primary and keeper are gone. This function owns it.
         memory: bytes that may be used.
     """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     loop.add_signal_handler(LOCAL_STOP_SIGNAL, ended.set)
-    parent = os.getppid()
-
-    # The primary's process id now. When the primary dies, the kernel gives this process another parent.
-    def on_term() -> None:
-        if os.getppid() != parent:
-            ended.set()
-
-    loop.add_signal_handler(signal.SIGTERM, on_term)
+    orphaned = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, lambda: ended.set() if orphaned.is_set() else None)
     server = LocalBrokerServer(memory)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # left by a broker that was killed
@@ -404,12 +401,13 @@ async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> N
         os.umask(before)
     if ready_fd is not None:
         os.write(ready_fd, b"\n")
-        os.close(ready_fd)
+        os.set_blocking(ready_fd, False)
+        loop.add_reader(ready_fd, _on_liveness, loop, ready_fd, orphaned)
     sweeping = loop.create_task(server.sweep_forever())
     while not ended.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), PARENT_S)
-        if os.getppid() != parent and not server.peers:
+        if orphaned.is_set() and not server.peers:
             break
     sweeping.cancel()
     listener.close()
@@ -417,6 +415,20 @@ async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> N
         peer.transport.close()
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def _on_liveness(loop: asyncio.AbstractEventLoop, fd: int, orphaned: asyncio.Event) -> None:
+    """Note the end of the liveness socket."""
+    try:
+        data = os.read(fd, 64)
+    except BlockingIOError:
+        return
+    except ConnectionResetError:  # the other end was closed before the line feed was read
+        data = b""
+    if not data:
+        loop.remove_reader(fd)
+        os.close(fd)
+        orphaned.set()
 
 
 def main() -> None:

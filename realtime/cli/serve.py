@@ -1,17 +1,18 @@
 """
-`realtime serve`: read the settings, then become the primary of a cluster.
+`realtime serve`: read the settings, then become the keeper of a server, or a primary that a keeper has started.
 
 The command alone. What the cluster is made of is in launch.py, its first lines in banner.py.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from realtime.cli.options import GroupedCommand, settings_options
-from realtime.settings import resolve
+from realtime.settings import Settings, resolve
 
 
 @click.command(cls=GroupedCommand)
@@ -37,8 +38,16 @@ def serve(target: str | None, config: str | None, **given: Any) -> int:
     \b
     Signals: TERM, INT drain and stop (again: stop now); QUIT stop now; HUP reload; TTIN, TTOU one worker more, fewer.
     """
-    settings = resolve({"target": target, **given}, config=config)
     # Only now: completing `realtime serve --st` should not load a cluster.
+    from realtime.cli.keep import keep, settings_of
+    from sticky.process.keeper_link import KeeperLink
+
+    def resolved() -> Settings:
+        return resolve({"target": target, **given}, config=config)
+
+    link = KeeperLink.from_environment()
+    if link is None and sys.platform == "linux":
+        keep(resolved())
     from realtime.cli.launch import launch
 
-    return launch(settings)
+    return launch(resolved() if link is None else settings_of(link, resolved), link)

@@ -317,7 +317,9 @@ class Dispatcher:
                 self._addresses.taken_back(handoff.network, worker.held)
                 self._guard(lambda handoff: self._place_elsewhere(handoff, avoid=worker), handoff)
                 return
-        raise OutOfTurn(f"it cannot adopt handoff {number}, which it was not given")
+        if worker.is_identified:
+            raise OutOfTurn(f"it cannot adopt handoff {number}, which it was not given")
+        self._counters["lost_with_primary"] += 1  # an earlier primary had the only copy
 
     def ended(self, worker: WorkerHandle, counts: Mapping[str, int]) -> None:
         """Note how many connections of a worker have ended, by their peer addresses."""
@@ -328,6 +330,16 @@ class Dispatcher:
             self._addresses.ended_in_worker(self._addresses.of(peer_address), count, worker.held)
 
     # Workers that come and go
+
+    def held(self, worker: WorkerHandle, counts: Mapping[str, int]) -> None:
+        """Note how many connections a worker has of each peer address, which an earlier primary has handed over."""
+        worker.reports_peers &= "" not in counts  # else it does not know the addresses
+        for peer_address, count in counts.items() if worker.reports_peers else ():
+            self._addresses.held_in_worker(self._addresses.of(peer_address), count, worker.held)
+
+    def resume_numbers(self, seen: int) -> None:
+        """Number the next handoffs from above what a worker has seen of an earlier primary."""
+        self._number = max(self._number, seen)
 
     def slot_filled(self) -> None:
         """Place everything that found no live slot. The supervisor calls this when a slot has a worker."""

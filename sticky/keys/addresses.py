@@ -121,6 +121,12 @@ class Addresses:
             _add(self._all, network, -min(count, held.get(network, 0)))
             _add(held, network, -count)
 
+    def held_in_worker(self, network: Network | None, count: int, held: dict[Network, int]) -> None:
+        """Count connections that a worker had before this primary was there."""
+        if network is not None and count:
+            _add(self._all, network, count)
+            _add(held, network, count)
+
     def worker_lost(self, held: dict[Network, int]) -> None:
         """Stop counting the connections of a dead worker. Call `accepted` for those whose copy the primary has."""
         for network, count in held.items():

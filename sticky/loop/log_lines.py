@@ -18,6 +18,7 @@ from typing import Any, Final
 
 WORKER_STARTED: Final = "worker started"  # debug: its process runs, and boots
 WORKER_READY: Final = "worker ready"
+WORKER_ADOPTED: Final = "worker adopted"  # from an earlier primary
 WORKER_DRAINING: Final = "worker draining"
 WORKER_EXITED: Final = "worker exited"
 WORKER_CANNOT_BOOT: Final = "worker cannot boot"
@@ -33,9 +34,11 @@ RELOAD_STARTED: Final = "reload started"
 RELOAD_CONTINUES: Final = "reload continues"  # although a successor was killed
 RELOAD_GIVEN_UP: Final = "reload given up"
 SIDECAR_READY: Final = "sidecar ready"
+SIDECAR_ADOPTED: Final = "sidecar adopted"  # from an earlier primary
 SIDECAR_EXITED: Final = "sidecar exited"
 SIDECAR_NOT_STARTED: Final = "sidecar not started"
 SERVER_LISTENING: Final = "server listening"
+SERVER_TAKEN_OVER: Final = "server taken over"  # from an earlier primary, which has died
 SERVER_GIVES_UP: Final = "server gives up"
 SERVER_STOPPING: Final = "server stopping"
 SERVER_STOPPED: Final = "server stopped"

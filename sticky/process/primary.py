@@ -18,6 +18,11 @@ Its poller and its environment are given to it, so that a test runs it without a
     STARTING ──listen──▶ SERVING ──stop──▶ STOPPING ──ended──▶ STOPPED
         └───────────────stop─────────────────▲
 
+**With a keeper** (`realtime serve`) the signals come as lines from there, and this process ignores those of the
+terminal. A TERM that is sent to this process itself, as a service manager may do, is a stop, and never a second one.
+After the death of an earlier primary, this one finds listeners, workers, sidecars and the secret at the keeper, and
+goes on with them (takeover.py).
+
 The start goes: bind, sidecars ready, workers started, first worker ready, listen. So an address that is taken is
 reported before anything is started, and no client is accepted before a worker can serve it. The stop goes: refuse,
 drain the workers, end the sidecars. In STOPPING another stop only makes it faster.
@@ -44,10 +49,12 @@ from sticky.loop.log_lines import log
 from sticky.loop.poller import Poller
 from sticky.process import commands, privileges
 from sticky.process.control import ControlServer
+from sticky.process.keeper_link import KeeperLink
 from sticky.process.notify import ServiceManager
 from sticky.process.routing import Routing
-from sticky.process.signals import queued_signals
+from sticky.process.signals import ignore, queue, queued_signals
 from sticky.settings import ClusterSettings
+from sticky.supervision.adopted_processes import AdoptedProcesses
 from sticky.supervision.environment import Environment
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.sidecars import Sidecar, Sidecars
@@ -64,6 +71,7 @@ _SIGNALS: Final = (
     signal.SIGUSR1,
     signal.SIGCHLD,
 )
+_TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)  # they reach the keeper as well
 
 SLOT: Final = "STICKY_SLOT"
 """The environment variable that names a worker's slot, for what reads nothing else."""
@@ -109,6 +117,7 @@ class Primary:
         env: Mapping[str, str],
         env_of: Callable[[Slot], Mapping[str, str]],
         hooks: Mapping[str, Sequence[Callable[[dict[str, Any]], None]]],
+        keeper: KeeperLink | None = None,
     ) -> None:
         """
         Bind every address and become the user of the settings, so that an error is raised before anything is started.
@@ -116,6 +125,7 @@ class Primary:
         Args:
             poller: the loop; this run closes it. Its counters are those of the whole primary.
             environment: starts, signals and reaps processes.
+            keeper: what started this process; None where this primary has no keeper.
             others: as `Cluster`.
 
         Raises:
@@ -129,14 +139,20 @@ class Primary:
         self._hooks = hooks
         self._counters = poller.counters
         self._status = 0
+        self._is_told_to_stop = False  # by the keeper
         env = dict(env)
-        self._manager = ServiceManager(env)
+        self._keeper = KeeperLink() if keeper is None else keeper
+        self._manager = ServiceManager(env, send=self._keeper.notify if self._keeper.is_linked else None)
         self._workers = Workers(poller, environment)
-        self._node = settings.node or secrets.token_hex(4)
-        secret = settings.secret or secrets.token_bytes(32)
+        self._processes = AdoptedProcesses(poller, environment, self._on_reaped)
+        self._node = settings.node or self._keeper.kept.texts.get("node") or secrets.token_hex(4)
+        secret = settings.secret or self._keeper.take_bytes("secret") or secrets.token_bytes(32)
+        self._keeper.set("node", self._node)
+        self._keeper.put_bytes("secret", secret)
         self._listeners: list[socket.socket] = []
         self._pid_file: str | None = None  # that this process has written: another's is never removed
         with contextlib.ExitStack() as undo:
+            undo.callback(self._keeper.close)
             undo.callback(self._remove_files)
             self._bind()
             self._routing = Routing(poller, self._workers, settings, secret=secret)
@@ -154,10 +170,13 @@ class Primary:
         )
         self._supervisor = Supervisor(
             poller,
+            environment,
+            self._processes,
             self._workers,
             launcher,
             self._routing.dispatcher,
             self._routing.crashes,
+            deposit=self._keeper,
             settings=settings,
             counters=self._counters,
             hook=self._hook,
@@ -169,9 +188,11 @@ class Primary:
         self._sidecars = Sidecars(
             poller,
             environment,
+            self._processes,
             sidecars,
             env,
-            on_ready=self._supervisor.start,
+            deposit=self._keeper,
+            on_ready=self._start_workers,
             on_failed=lambda: self._supervisor.stop(1),
             on_stopped=self._on_all_stopped,
         )
@@ -190,11 +211,14 @@ class Primary:
         identity = privileges.find(self._settings.user, self._settings.group)
         if self._settings.umask is not None:
             os.umask(self._settings.umask)
-        self._listeners = listen.bind_all(self._settings.binds)
+        self._listeners = self._keeper.take_listeners(self._settings.binds) or listen.bind_all(self._settings.binds)
+        self._keeper.put_listeners(self._settings.binds, self._listeners)
         if self._settings.pid_file is not None:
-            _write_pid(self._settings.pid_file)
+            _write_pid(self._settings.pid_file, self._keeper.pid or os.getpid())
             self._pid_file = self._settings.pid_file
+            self._keeper.set("pid-file", os.path.abspath(self._pid_file))
         identity.assume()
+        self._keeper.become()
 
     def _transition(self, event: PrimaryEvent) -> None:
         after = TRANSITIONS.get((self.state, event))
@@ -213,9 +237,12 @@ class Primary:
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)
             stack.enter_context(queued_signals(self._poller, _SIGNALS, self._on_signals))
+            if self._keeper.is_linked:
+                ignore(_TERMINAL)
             self.start()
             while self.state is not PrimaryState.STOPPED:
                 self._poller.run_once()
+            self._keeper.stopped(self._status)
         return self._status
 
     def start(self) -> None:
@@ -223,7 +250,17 @@ class Primary:
         self._hook("setup", {"addresses": [listen.address_of(each) for each in self._listeners]})
         if self._manager.watchdog_s:
             self._notify_alive()
-        self._sidecars.start()
+        self._keeper.watch(
+            self._poller,
+            on_signal=self._on_keeper_signal,
+            on_reaped=self._on_reaped,
+            on_lost=lambda: queue(_TERMINAL),
+        )
+        self._sidecars.start(self._keeper.kept)
+
+    def _start_workers(self) -> None:
+        self._supervisor.start(self._keeper.kept)
+        self._keeper.drop_rest()
 
     def close(self) -> None:
         """Close every descriptor, and remove every file, that the primary made."""
@@ -231,6 +268,7 @@ class Primary:
         if self._control is not None:
             self._control.close()
         self._remove_files()
+        self._keeper.close()
         self._poller.close()
 
     def _remove_files(self) -> None:
@@ -258,6 +296,7 @@ class Primary:
         addresses = [listen.address_of(listener) for listener in self._listeners]
         for address in addresses:
             log(logging.INFO, log_lines.SERVER_LISTENING, address=address)
+        self._keeper.ready()
         self._manager.ready(self._summary())
         self._hook("listening", {"addresses": addresses})
 
@@ -273,13 +312,25 @@ class Primary:
 
     def _on_signals(self, numbers: Sequence[signal.Signals]) -> None:
         for number in numbers:
-            if number is not signal.SIGCHLD:
-                log(logging.INFO, log_lines.SIGNAL_RECEIVED, signal=number.name)
-                self._poller.guard(partial(self.handle_signal, number))
+            if number is signal.SIGCHLD:
+                continue
+            if number is signal.SIGTERM and self._keeper.is_linked and self.state is PrimaryState.STOPPING:
+                continue  # to this process itself, and the keeper has passed on its own
+            self._poller.guard(partial(self.handle_signal, number))
         self.reap()
+
+    def _on_keeper_signal(self, number: signal.Signals) -> None:
+        """Handle a signal that the server got. The first stop stays one, whatever was sent to this process as well."""
+        if number in (signal.SIGTERM, signal.SIGINT) and not self._is_told_to_stop:
+            self._is_told_to_stop = True
+            log(logging.INFO, log_lines.SIGNAL_RECEIVED, signal=number.name)
+            self.stop()
+        else:
+            self.handle_signal(number)
 
     def handle_signal(self, number: signal.Signals) -> None:
         """Do what the table at the head of this file says."""
+        log(logging.INFO, log_lines.SIGNAL_RECEIVED, signal=number.name)
         if number in (signal.SIGTERM, signal.SIGINT):
             if self.state is PrimaryState.STOPPING:
                 self.stop_now(128 + number)
@@ -302,6 +353,7 @@ class Primary:
             self._poller.guard(partial(self._on_reaped, *ended))
 
     def _on_reaped(self, pid: int, status: int) -> None:
+        self._processes.reaped(pid)
         if not self._sidecars.reaped(pid, status):
             self._supervisor.reaped(pid, status)
 
@@ -325,7 +377,7 @@ class Primary:
 
     def inspect(self, slot: Slot, on_answer: Callable[[str], None]) -> bool:
         """Call back with what the worker of a slot is doing. Return False when none serves it."""
-        return self._supervisor.inspect(slot, on_answer)
+        return self._supervisor.inspections.request_slot(slot, on_answer)
 
     def send(self, to: str, data: Any) -> int:
         """Send plain data to "all" workers or to "slot:3", and return to how many."""
@@ -351,6 +403,8 @@ class Primary:
             return
         self._transition(PrimaryEvent.STOP)
         self._manager.stopping()
+        self._keeper.stopping()
+        self._keeper.drop_listeners(self._settings.binds)
         for listener in self._listeners:
             if listener.fileno() >= 0:
                 listen.unlink(listener)
@@ -371,9 +425,10 @@ class Primary:
         return {
             "pid": os.getpid(),
             "node": self._node,
+            "keeper": self._keeper.describe(),
             "control": self._settings.control,
             "addresses": [listen.address_of(each) for each in self._listeners if each.fileno() >= 0],
-            "workers": self._supervisor.describe(),
+            "workers": self._workers.describe(),
             "wanted": self._supervisor.wanted,
             "reload": self._supervisor.describe_reload(),
             "live": sorted(self._workers.live),
@@ -384,9 +439,9 @@ class Primary:
         }
 
 
-def _write_pid(path: str) -> None:
+def _write_pid(path: str, pid: int) -> None:
     try:
         with open(path, "w", encoding="ascii") as file:
-            file.write(f"{os.getpid()}\n")
+            file.write(f"{pid}\n")
     except OSError as error:
         raise SettingsError("pid_file", f"{path} cannot be written: {error.strerror}") from error

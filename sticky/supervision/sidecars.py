@@ -4,6 +4,10 @@ Keeps the processes alive that workers need beside them, such as a broker: start
 Runs in the primary. A sidecar reports that it serves by writing to the descriptor that it inherits. Its end is seen
 when it is reaped, and it is started again with a back-off. It has no channel, and gets no connection and no message.
 
+The descriptor is a *liveness socket* as well: the primary and its keeper hold the other end as long as they live. So a
+sidecar that sees its end knows that both are gone. A primary that takes over from a dead one finds the end and the pid
+of each sidecar at the keeper, and goes on with the same processes.
+
 **Phases of all of them together** (`TRANSITIONS`):
 
     STARTING ──all ready──▶ RUNNING ──stop──▶ STOPPING ──all ended──▶ STOPPED
@@ -31,6 +35,8 @@ from sticky.handoff.worker_handle import describe_end
 from sticky.loop import log_lines
 from sticky.loop.log_lines import log
 from sticky.loop.poller import READ, Poller
+from sticky.supervision.adopted_processes import AdoptedProcesses
+from sticky.supervision.deposit import Deposit, Kept
 from sticky.supervision.environment import Environment
 
 BACKOFF_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -84,6 +90,8 @@ TRANSITIONS: Final[dict[tuple[SidecarPhase, SidecarEvent], SidecarPhase]] = {
     (SidecarPhase.STOPPING, SidecarEvent.ALL_ENDED): SidecarPhase.STOPPED,
 }
 
+READY: Final = "ready"  # in the text that is kept of a sidecar, after its pid
+
 _ENDING: Final = (SidecarPhase.KILLED, SidecarPhase.STOPPING, SidecarPhase.STOPPED)
 
 
@@ -94,16 +102,20 @@ class Sidecars:
         self,
         poller: Poller,
         environment: Environment,
+        processes: AdoptedProcesses,
         sidecars: Sequence[Sidecar],
         env: Mapping[str, str],
         *,
+        deposit: Deposit,
         on_ready: Callable[[], None],
         on_failed: Callable[[], None],
         on_stopped: Callable[[], None],
     ) -> None:
         """
         Args:
+            processes: those that an earlier primary has started.
             env: the environment of each, below its own `env`.
+            deposit: where they are kept for the next primary.
             on_ready: called once, when each has been ready.
             on_failed: called when one could not be started `STARTS_MAX` times in a row.
             on_stopped: called once after `stop`, when none is left.
@@ -118,6 +130,9 @@ class Sidecars:
         self._environment = environment
         self._sidecars = sidecars
         self._env = env
+        self._processes = processes
+        self._deposit = deposit
+        self._alive: dict[int, socket.socket] = {}  # our ends of the liveness sockets, by pid
         self._on_ready = on_ready
         self._on_failed = on_failed
         self._on_stopped = on_stopped
@@ -132,11 +147,33 @@ class Sidecars:
         log(logging.DEBUG, log_lines.STATE, of="sidecars", before=self.phase.value, after=after.value)
         self.phase = after
 
-    def start(self) -> None:
-        """Start them all. Without any, `on_ready` is called at once."""
+    def start(self, kept: Kept) -> None:
+        """
+        Start them all, but for those that an earlier primary has started. Without any, `on_ready` is called at once.
+
+        Args:
+            kept: what the earlier primary has left. What belongs to sidecars is taken out.
+        """
         for sidecar in self._sidecars:
-            self._start(sidecar)
+            if not self._adopt(sidecar, kept):
+                self._start(sidecar)
         self._check_ready()
+
+    def _adopt(self, sidecar: Sidecar, kept: Kept) -> bool:
+        """Go on with the process that an earlier primary has started. Return False where there is none."""
+        fd, text = kept.take(f"alive:{_word(sidecar)}"), kept.texts.get(f"sidecar:{_word(sidecar)}", "")
+        if fd is None:
+            return False
+        pid, _, state = text.partition(" ")
+        alive = socket.socket(fileno=fd)
+        if not pid.isdecimal() or not self._processes.adopt(int(pid), None):
+            alive.close()
+            return False
+        if state == READY:  # else the byte that says so is still in the socket
+            self._ready.add(sidecar.name)
+        self._add(int(pid), sidecar, alive)
+        log(logging.INFO, log_lines.SIDECAR_ADOPTED, name=sidecar.name, pid=int(pid))
+        return True
 
     def _start(self, sidecar: Sidecar) -> None:
         if self.phase in _ENDING:
@@ -147,32 +184,48 @@ class Sidecars:
             log(logging.ERROR, log_lines.SIDECAR_NOT_STARTED, name=sidecar.name, reason=error.strerror)
             self._restart(sidecar)
             return
+        self._add(pid, sidecar, ready)
+
+    def _add(self, pid: int, sidecar: Sidecar, alive: socket.socket) -> None:
+        """Enter a process that runs. It is kept for the next primary from here on, ready or not."""
+        alive.setblocking(False)
         self._running[pid] = sidecar
+        self._alive[pid] = alive
+        self._deposit.put(f"alive:{_word(sidecar)}", alive.fileno())
+        self._note(pid, sidecar)
         self._poller.watch(
-            ready.fileno(),
+            alive.fileno(),
             READ,
-            lambda events: self._on_readable(pid, sidecar, ready),
-            on_failed=lambda: self._close(ready),
+            lambda events: self._on_readable(pid, sidecar, alive),
+            on_failed=lambda: self._poller.forget(alive.fileno()),
         )
 
-    def _on_readable(self, pid: int, sidecar: Sidecar, ready: socket.socket) -> None:
+    def _note(self, pid: int, sidecar: Sidecar) -> None:
+        state = f" {READY}" if sidecar.name in self._ready else ""
+        self._deposit.set(f"sidecar:{_word(sidecar)}", f"{pid}{state}")
+
+    def _on_readable(self, pid: int, sidecar: Sidecar, alive: socket.socket) -> None:
         try:
-            data = ready.recv(64)
+            data = alive.recv(64)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        self._close(ready)
-        if data:  # without any, it has ended: `reaped` follows
-            log(logging.INFO, log_lines.SIDECAR_READY, name=sidecar.name, pid=pid)
-            self._ready.add(sidecar.name)
-            self._poller.after(STEADY_S, lambda: self._on_steady(pid, sidecar))
-            self._check_ready()
+        self._poller.forget(alive.fileno())  # it stays open: its end would say that primary and keeper are gone
+        if not data:  # it has ended: `reaped` follows
+            return
+        log(logging.INFO, log_lines.SIDECAR_READY, name=sidecar.name, pid=pid)
+        self._ready.add(sidecar.name)
+        self._note(pid, sidecar)
+        self._poller.after(STEADY_S, lambda: self._on_steady(pid, sidecar))
+        self._check_ready()
 
-    def _close(self, ready: socket.socket) -> None:
-        if ready.fileno() >= 0:
-            self._poller.forget(ready.fileno())
-            ready.close()
+    def _close(self, pid: int, sidecar: Sidecar) -> None:
+        alive = self._alive.pop(pid)
+        self._deposit.drop(f"alive:{_word(sidecar)}")
+        self._deposit.drop(f"sidecar:{_word(sidecar)}")
+        self._poller.forget(alive.fileno())
+        alive.close()
 
     def _on_steady(self, pid: int, sidecar: Sidecar) -> None:
         if self._running.get(pid) is sidecar:  # and not a successor, which may fail as fast as those before
@@ -189,6 +242,7 @@ class Sidecars:
         sidecar = self._running.pop(pid, None)
         if sidecar is None:
             return False
+        self._close(pid, sidecar)
         if self.phase is SidecarPhase.STOPPING:
             self._check_stopped()
         if self.phase in _ENDING:
@@ -241,3 +295,8 @@ class Sidecars:
     def describe(self) -> list[dict[str, object]]:
         """Return a snapshot."""
         return [{"name": sidecar.name, "pid": pid} for pid, sidecar in self._running.items()]
+
+
+def _word(sidecar: Sidecar) -> str:
+    """Return a sidecar's name as one word, for a line."""
+    return sidecar.name.replace(" ", "+")

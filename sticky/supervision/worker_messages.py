@@ -24,6 +24,7 @@ from sticky.loop.log_lines import CONNECTION_LOST, log
 from sticky.loop.poller import Poller
 from sticky.supervision.inspections import Inspections
 from sticky.supervision.message_relay import MessageRelay
+from sticky.supervision.takeover import Takeover
 
 ERROR_REASON: Final = "an error in the primary, see above"  # a handler of ours has raised
 
@@ -53,6 +54,7 @@ class WorkerMessages:
         dispatcher: Dispatcher,
         relay: MessageRelay,
         inspections: Inspections,
+        takeover: Takeover,
         *,
         on_given_back: OnGivenBack,
         counters: dict[str, int],
@@ -67,6 +69,7 @@ class WorkerMessages:
         self._dispatcher = dispatcher
         self._relay = relay
         self._inspections = inspections
+        self._takeover = takeover
         self._on_given_back = on_given_back
         self._counters = counters
 
@@ -124,6 +127,10 @@ class WorkerMessages:
             self._inspections.answer(worker, message.text)
         elif isinstance(message, messages.Sent):
             self._relay.relay(worker, message.name, message.data)
+        elif isinstance(message, messages.Held):
+            self._dispatcher.held(worker, message.counts)
+        elif isinstance(message, messages.WorkerIdentity):
+            self._takeover.identified(worker, message)
         elif isinstance(message, messages.GiveBack):
             self._give_back(worker, message, received)
         else:

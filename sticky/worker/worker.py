@@ -52,6 +52,7 @@ from sticky.worker.acknowledgements import SETTLE_TURNS, Acknowledgements
 from sticky.worker.adopted import Adopted, adopted_of
 from sticky.worker.ended_report import EndedReport
 from sticky.worker.heartbeat import Heartbeat
+from sticky.worker.identity_report import IdentityReport
 from sticky.worker.key_report import KeyReport
 from sticky.worker.primary_link import PrimaryLink
 from sticky.worker.routes import Routes
@@ -116,6 +117,7 @@ class Worker:
         self._acknowledgements = Acknowledgements(self._link)
         self._ended_report = EndedReport(self._link)
         self._key_report = KeyReport(self._link, self.routes, self._acknowledgements)
+        self._identity_report = IdentityReport(self._link, self._acknowledgements)
         self._drain = asyncio.Event()
         self._drain_s = 0.0
 
@@ -236,6 +238,7 @@ class Worker:
         assert self.open >= 0, "a connection ends once"
         if not self.open:
             self.routes.keys.leave_all()
+        self._identity_report.closed(peer_address)
         self._ended_report.add(peer_address)
         self._ended_report.schedule()
         if self.orphaned and not self.open:
@@ -302,6 +305,8 @@ class Worker:
                 self._adopt(message, received.fd, received.carried, handlers)
         elif isinstance(message, messages.Drain):
             self._begin_drain(message.deadline_s)
+        elif isinstance(message, messages.Identify):
+            self._identity_report.answer(adopted=self._adopted, connections=self.open, is_draining=self._drain.is_set())
         elif isinstance(message, messages.Inspect):
             self._link.send(Kind.INSPECTED, _encodable(stacks.describe()[:TEXT_MAX]))
         elif isinstance(message, messages.Slots):
@@ -332,6 +337,7 @@ class Worker:
         sock.setblocking(False)
         self._adopted += 1
         self.open += 1
+        self._identity_report.opened(message.peer_address)
         is_refused = message.reason == REFUSED
         key = None
         try:
@@ -350,6 +356,7 @@ class Worker:
         except Exception:
             logger.exception(NOT_ADOPTED_LINE, message.number)
             self.open -= 1
+            self._identity_report.closed(message.peer_address)
             self._acknowledgements.reject(message.number)
             self.routes.keys.leave(key)
             sock.close()
@@ -378,6 +385,7 @@ class Worker:
             heartbeat.beat(self.open, self._adopted)
             self._acknowledgements.acknowledge()
             self._key_report.send()
+            self._identity_report.send()
             await asyncio.sleep(self._heartbeat_s)
 
     # Ending

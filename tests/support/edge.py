@@ -27,8 +27,11 @@ from sticky.keys.balance import least
 from sticky.keys.hashing import Hashing, Slot
 from sticky.lifetime import Lifetime
 from sticky.loop.poller import Poller
+from sticky.process.keeper_link import KeeperLink
 from sticky.settings import ClusterSettings
+from sticky.supervision.adopted_processes import AdoptedProcesses
 from sticky.supervision.crashes import Crashes
+from sticky.supervision.deposit import Kept
 from sticky.supervision.environment import OperatingSystem
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.supervisor import Supervisor
@@ -69,7 +72,8 @@ class Edge:
         self.silent = Silent()
         self.given_back: list[tuple[socket.socket, str, int, bytes]] = []
         self.hooks: list[tuple[str, dict[str, Any]]] = []
-        self.workers = Workers(self.poller, OperatingSystem())
+        environment = OperatingSystem()
+        self.workers = Workers(self.poller, environment)
         hashing = Hashing(b"s" * 32)
         self.refusals = Refusals(self.poller, descriptors=1024, tls=False, counters=self.counters)
         self.dispatcher = Dispatcher(
@@ -92,10 +96,13 @@ class Edge:
         )
         self.supervisor = Supervisor(
             self.poller,
+            environment,
+            AdoptedProcesses(self.poller, environment, lambda pid, status: self.supervisor.reaped(pid, status)),
             self.workers,
             self.silent,
             self.dispatcher,
             crashes,
+            deposit=KeeperLink(),
             settings=ClusterSettings(workers=workers, boots_max=None, **{**PATIENT, **(settings or {})}),
             counters=self.counters,
             hook=lambda name, fields: self.hooks.append((name, fields)),
@@ -104,7 +111,7 @@ class Edge:
             on_stopped=lambda status: None,
             on_given_back=lambda *given: self.given_back.append(given),
         )
-        self.supervisor.start()
+        self.supervisor.start(Kept())
 
     def turn(self) -> None:
         """Let the loop turn once, and reap who has ended."""

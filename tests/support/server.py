@@ -23,10 +23,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from realtime.cli.banner import LISTENING
-from realtime.cli.servers import CONTROL_SOCKET
+from realtime.cli.servers import CONTROL_SOCKET, directory_name
 from realtime.settings import runtime_directory
 from sticky.loop.log_lines import WORKER_READY
-from sticky.process.control import send_request
+from sticky.process.control import ControlFailed, send_request
 from tests.support.log_lines import pattern
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,6 +147,7 @@ class RunningServer:
         self.log = Log()
         self.url = ""
         self._process: subprocess.Popen[str] | None = None
+        self._primary = 0
         self._reader: threading.Thread | None = None
 
     # Its life
@@ -172,6 +173,8 @@ class RunningServer:
     def wait_until_listening(self, *, deadline_s: float = DEADLINE_S) -> str:
         """Wait for the line with its address, and return the address. Some workers may still be starting."""
         self.url = self.log.wait_for(ADDRESS_LINE, deadline_s=deadline_s)["url"].rstrip("/")
+        with contextlib.suppress(ControlFailed):  # its directory is where another environment says
+            self._primary = self.status()["pid"]
         return self.url
 
     def wait_until_full(self) -> None:
@@ -179,7 +182,7 @@ class RunningServer:
         self.log.wait_for(pattern(WORKER_READY, ready=r"(\d+)/\1"))
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send the primary a signal."""
+        """Send the server a signal: its keeper passes it on to the primary."""
         self.process.send_signal(number)
 
     def wait(self, *, deadline_s: float = STOP_S) -> int:
@@ -240,8 +243,22 @@ class RunningServer:
 
     @property
     def pid(self) -> int:
-        """The primary's."""
+        """The primary's, as it was when the server began to listen. `status()["pid"]` is today's."""
+        return self._primary or self.process.pid
+
+    @property
+    def keeper_pid(self) -> int:
+        """The keeper's: the process that was started."""
         return self.process.pid
+
+    @property
+    def directory(self) -> Path:
+        """The control directory."""
+        if "--control" in self.argv:
+            control = Path(self.cwd, self.argv[self.argv.index("--control") + 1])
+            return control.with_name(f"{control.name}.d")
+        binds = [self.argv[at + 1] for at, each in enumerate(self.argv) if each == "--bind"]
+        return runtime_directory() / directory_name(binds, self.keeper_pid)
 
     @property
     def port(self) -> int:
@@ -255,17 +272,21 @@ class RunningServer:
         return f"ws{self.url.removeprefix('http')}/connection/websocket"
 
     def status(self) -> dict[str, Any]:
-        """What the primary knows; only of a server without a --control of its own."""
-        return send_request(runtime_directory() / str(self.pid) / CONTROL_SOCKET, {"command": "status"})
+        """What the primary knows."""
+        control = self.directory / CONTROL_SOCKET
+        if "--control" in self.argv:
+            control = Path(self.cwd, self.argv[self.argv.index("--control") + 1])
+        return send_request(control, {"command": "status"})
 
     def children(self) -> list[int]:
-        """Return the pids of the primary's living children: workers, and the local broker."""
+        """Return the pids of workers and local broker: children of the primary, or of the keeper after its death."""
+        primary = self.status()["pid"]
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):
                     state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
-                    if int(parent) == self.pid and state != "Z":
+                    if int(parent) in (primary, self.keeper_pid) and int(entry.name) != primary and state != "Z":
                         found.append(int(entry.name))
         return sorted(found)
 

@@ -203,10 +203,13 @@ def impatient(tmp_path: Path) -> Iterator[LocalProcess]:
 
 @pytest.fixture
 def orphan(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A process whose child is a local broker, and where that one is."""
+    """A process that starts a local broker and holds its liveness socket, and where that broker is."""
     path = tmp_path / "broker.sock"
     broker = "import realtime.broker.local_server as s; s.PARENT_S = 0.02; s.main()"
-    primary = "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"
+    primary = (
+        "import socket, subprocess, sys; ours, theirs = socket.socketpair(); fd = theirs.fileno();"
+        " subprocess.Popen([*sys.argv[1:], '--ready-fd', str(fd)], pass_fds=[fd]).wait()"
+    )
     argv = [sys.executable, "-c", primary, sys.executable, "-c", broker, "--socket", str(path)]
     process = subprocess.Popen(argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     yield process, path
