@@ -23,6 +23,9 @@ and have one order. Events go to each subscribed worker in that order, on the sa
 
 Invariant: a link is in `_subscribers[room]` exactly if `room` is in its `rooms`. No empty set stays there.
 
+**One broker for each path.** The process holds a lock beside its socket (local_process.py). A second one on the same path
+waits a little, and ends: two brokers would split each room without a sign.
+
 **Slow workers.** A worker that does not read fast enough for `OUTBOUND_MAX` bytes loses its link. It then reconnects
 and recovers from the streams, like after any lost link.
 
@@ -47,6 +50,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -66,6 +70,7 @@ from realtime.broker.base import (
     WorkerId,
 )
 from realtime.broker.framing import LOCAL_STOP_SIGNAL, Framed, frame
+from realtime.broker.local_process import take_lock, watch_liveness
 from realtime.broker.memory_state import Member, MemoryState
 from realtime.broker.streams import Full
 from realtime.timing.rate import Rate
@@ -87,6 +92,7 @@ STATE: Final = 7  # the statistics
 STATE_S: Final = 5.0  # between two STATE messages to each worker
 MEMORY_FREE: Final = 0.95  # of the limit; the broker stays in the state *full* until it uses less
 
+TAKEN: Final = "! another local broker serves %s: this one ends"
 FULL: Final = "! the local broker is full: it stores at most %d bytes (--broker-memory) and refuses more"
 
 logger = logging.getLogger("realtime.broker.local")
@@ -401,8 +407,7 @@ async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> N
         os.umask(before)
     if ready_fd is not None:
         os.write(ready_fd, b"\n")
-        os.set_blocking(ready_fd, False)
-        loop.add_reader(ready_fd, _on_liveness, loop, ready_fd, orphaned)
+        watch_liveness(loop, ready_fd, orphaned)
     sweeping = loop.create_task(server.sweep_forever())
     while not ended.is_set():
         with contextlib.suppress(TimeoutError):
@@ -417,20 +422,6 @@ async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> N
         os.unlink(path)
 
 
-def _on_liveness(loop: asyncio.AbstractEventLoop, fd: int, orphaned: asyncio.Event) -> None:
-    """Note the end of the liveness socket."""
-    try:
-        data = os.read(fd, 64)
-    except BlockingIOError:
-        return
-    except ConnectionResetError:  # the other end was closed before the line feed was read
-        data = b""
-    if not data:
-        loop.remove_reader(fd)
-        os.close(fd)
-        orphaned.set()
-
-
 def main() -> None:
     """Run the local broker."""
     parser = argparse.ArgumentParser(prog="realtime.broker.local_server")
@@ -439,6 +430,10 @@ def main() -> None:
     parser.add_argument("--memory", type=int)
     arguments = parser.parse_args()
     logs.set_up("broker")
+    lock = take_lock(f"{arguments.socket}.lock")
+    if lock is None:
+        logger.error(TAKEN, arguments.socket)
+        sys.exit(1)
     uvloop.run(serve(arguments.socket, arguments.ready_fd, arguments.memory))
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from realtime.errors import RealtimeError
 from realtime.settings import Settings, runtime_directory
+from sticky.errors import SettingsError as StickySettingsError
 from sticky.process import privileges
 
 CONTROL_SOCKET = "control.sock"
@@ -59,16 +60,18 @@ def make_directory(settings: Settings) -> Path:
     Make the control directory of a server that starts, and return it. One that is there already stays as it is.
 
     Raises:
-        SettingsError: the user's runtime directory is not private.
-        RealtimeError: the directory cannot be made.
+        SettingsError: the user's runtime directory is not private, or the directory cannot be made.
     """
     identity = privileges.find(settings.user, settings.group)
     path = control_directory(settings, os.getpid())
-    _remove_left_behind(path.parent)
+    if settings.control is None:
+        _remove_left_behind(path.parent)
     try:
         path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise NoServer(f"the control directory {path} cannot be made: {error.strerror}") from error
+        where = path if settings.control is None else Path(settings.directory, settings.control)
+        problem = f"cannot listen on {where}: the control directory cannot be made ({error.strerror})"
+        raise StickySettingsError("control", problem) from error
     if identity.uid is not None:
         with contextlib.suppress(PermissionError):  # the primary reports that only root can become another user
             os.chown(path, identity.uid, -1)

@@ -241,8 +241,10 @@ class WorkerHandle:
         }
 
 
-def describe_end(code: int) -> str:
-    """Return how a process ended in words, from its exit status; negative for a signal."""
+def describe_end(code: int | None) -> str:
+    """Return how a process ended in words, from its exit status; negative for a signal, None where it is unknown."""
+    if code is None:
+        return "unknown, for its parent is another process"
     if code >= 0:
         return f"status {code}"
     try:

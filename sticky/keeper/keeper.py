@@ -9,12 +9,16 @@ Theory of operation
 ===================
 
     WAITING ──a start is due──▶ RUNNING ──the primary has stopped, or cannot start──▶ ENDED
-       ▲                           │
-       └───── the primary dies ────┘
+       ▲                         │   ▲
+       └───── the primary dies ──┘   └── a primary of an earlier keeper connects ── ADOPTING
 
 **The deposit.** A primary puts copies of its descriptors here (lines.py): listeners, its ends of the worker channels,
 pidfds, journals, liveness sockets, the secret. The keeper reads from none of them. So a primary's death closes no
 channel and no listener: workers serve on, and new connections wait in the backlog. The next primary gets everything.
+
+**A keeper that is killed** leaves everything as it is: its primary serves on. The next keeper of the same control
+directory finds the primary's lock taken, so it starts none (ADOPTING). It waits for the primary to connect to its
+socket, and to put everything again. That primary is no child of it; its end is seen by a pidfd.
 
 **Whose children.** This process is a subreaper (start.py), so the children of a dead primary become its children. It
 reaps them, and reports each to the primary that runs then.
@@ -33,6 +37,7 @@ handled is killed, for the next one starts from a clean link.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -48,10 +53,12 @@ if __name__ == "__main__":  # `sticky` itself would import the whole package: an
 
 from collections.abc import Callable, Sequence
 
-from sticky.keeper.lines import AGAIN, DIRECTORY, FIRST, KEEPER_FD
+from sticky.keeper.lines import AGAIN, DIRECTORY, FIRST, KEEPER_FD, KEEPER_SOCKET, PRIMARY_LOCK
 from sticky.keeper.primary_process import PrimaryProcess
 from sticky.keeper.report import (
     KEEPER_GIVES_UP,
+    PRIMARY_ADOPTED,
+    PRIMARY_AWAITED,
     PRIMARY_LOST,
     PRIMARY_NOT_STARTED,
     PRIMARY_RESTART_DELAYED,
@@ -69,6 +76,7 @@ STARTS_MAX = 3  # crashes in a row before any primary was ready: the server is g
 SILENT_S = 15.0  # the primary's loop turns within milliseconds; a hook of the user may block it for some seconds
 BOOT_S = 60.0  # for a primary's first sign of life
 END_S = 5.0  # for a primary to end that has closed its link
+AWAIT_S = 0.2  # between two looks whether an earlier keeper's primary still lives
 STANDSTILL_S = 5.0  # this process itself did not run for so long: the silence of others in that time is no fault
 TICK_MS = 1000  # between two looks at the clock, at most
 RETRY_MS = 20  # a link full of descriptors in flight (ETOOMANYREFS) gets no event
@@ -103,6 +111,7 @@ class Keeper:
         self._stop_signals: list[str] = []  # that came, in their order
         self._stopped: int | None = None  # the status that a primary has announced
         self._reaped: list[str] = []  # reports for the next primary
+        self._awaits = False  # a primary of an earlier keeper, and the log has said so
         self._looked_at = time.monotonic()
         self.status: int | None = None
         """The exit status, once the server has ended."""
@@ -118,7 +127,8 @@ class Keeper:
         for number in (*SIGNALS, signal.SIGCHLD):
             signal.signal(number, lambda number, frame: None)  # the interpreter writes it to the wake-up descriptor
         self._watch(reader.fileno(), lambda: self._on_signals(reader), on_failed=lambda: None)
-        self._guard(self._start)
+        self._guard(self._listen)
+        self._start_at = time.monotonic()
         while self.status is None:
             for fd, _ in self._poll.poll(self._wait_ms()):
                 callback, on_failed = self._callbacks.get(fd, (None, None))
@@ -157,7 +167,7 @@ class Keeper:
         now = time.monotonic()
         stood_still_s, self._looked_at = now - self._looked_at - TICK_MS / 1000, now
         if self._start_at is not None and self._start_at <= now:
-            self._start()
+            self._start_or_wait()
         primary = self._primary
         if primary is None:
             return
@@ -175,6 +185,63 @@ class Keeper:
             primary.alive_at = now  # it is killed once
             self._report.log("error", PRIMARY_SILENT, pid=primary.pid, silent_s=round(now - since, 1))
             primary.kill()
+
+    # Adopting a primary
+
+    def _listen(self) -> None:
+        """Open the socket at which a primary of an earlier keeper connects."""
+        if not self._directory:
+            return
+        path = os.path.join(self._directory, KEEPER_SOCKET)
+        if os.path.lexists(path):
+            os.unlink(path)  # this process has the keeper's lock, so no other listens there
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.setblocking(False)
+        before = os.umask(0o177)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(before)
+        listener.listen(1)
+        self._watch(listener.fileno(), lambda: self._on_connect(listener), on_failed=lambda: None)
+
+    def _on_connect(self, listener: socket.socket) -> None:
+        sock, _ = listener.accept()
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid, uid = (int.from_bytes(credentials[at : at + 4], "little") for at in (0, 4))
+        if self._primary is not None or uid not in (0, os.geteuid()):
+            sock.close()
+            return
+        primary = self._primary = PrimaryProcess(pid, sock, now=time.monotonic())
+        primary.pidfd = pidfd = os.pidfd_open(pid)
+        self._start_at = None
+        self._watch(sock.fileno(), lambda: self._on_link(primary), on_failed=primary.kill)
+        self._watch(pidfd, lambda: self._on_primary_ended(None), on_failed=lambda: self._forget(pidfd))
+        self._report.log("warning", PRIMARY_ADOPTED, pid=pid)
+        for name in self._stop_signals:
+            primary.send(f"SIGNAL {name}")
+
+    def _start_or_wait(self) -> None:
+        """Start a primary, unless one of an earlier keeper lives: it connects soon."""
+        if not self._primary_lives():
+            self._start()
+            return
+        if not self._awaits:
+            self._awaits = True
+            self._report.log("warning", PRIMARY_AWAITED, reason="a primary serves already, without a keeper")
+        self._start_at = time.monotonic() + AWAIT_S
+
+    def _primary_lives(self) -> bool:
+        if not self._directory:
+            return False
+        fd = os.open(os.path.join(self._directory, PRIMARY_LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     # Starting a primary
 
@@ -290,8 +357,8 @@ class Keeper:
             elif len(self._reaped) < REAPED_MAX:
                 self._reaped.append(f"REAPED {pid} {status}")
 
-    def _on_primary_ended(self, code: int) -> None:
-        """Judge the end of the primary: see the head of this file."""
+    def _on_primary_ended(self, code: int | None) -> None:
+        """Judge the end of the primary: see the head of this file. `code` is None for an adopted one."""
         primary, self._primary = self._primary, None
         assert primary is not None, "only a primary that is there can end"
         primary.is_reaped = True
@@ -299,11 +366,15 @@ class Keeper:
             self._on_link_ended(primary)
         finally:
             primary.sock.close()
-        status = code if code >= 0 else 128 - code
-        if self._stopped is not None or (code >= 0 and not self._ever_ready):
+            if primary.pidfd is not None:
+                self._forget(primary.pidfd)
+                os.close(primary.pidfd)
+        status = 1 if code is None else code if code >= 0 else 128 - code
+        if self._stopped is not None or (code is not None and code >= 0 and not self._ever_ready):
             self.status = status if self._stopped is None else self._stopped
             return
-        self._report.log("error", PRIMARY_LOST, pid=primary.pid, reason=describe_end(code))
+        reason = "its end is known to another process" if code is None else describe_end(code)
+        self._report.log("error", PRIMARY_LOST, pid=primary.pid, reason=reason)
         self._report.notify("STATUS=the primary was lost, and is started again")
         self._start_later(status)
 

@@ -37,6 +37,11 @@ KEEPER_FD = "STICKY_KEEPER_FD"
 DIRECTORY = "STICKY_CONTROL_DIRECTORY"
 """The environment variable that names the control directory for a primary."""
 
+KEEPER_SOCKET = "keeper.sock"
+"""In the control directory: where a primary that has lost its keeper finds the next one."""
+PRIMARY_LOCK = "primary.lock"
+"""In the control directory: locked (flock(2)) by the primary as long as it lives."""
+
 FIRST, AGAIN = "first", "again"
 """The modes of a start: nothing is kept yet; or an earlier primary is gone, and its deposit is taken over."""
 

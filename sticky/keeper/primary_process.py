@@ -26,6 +26,7 @@ class PrimaryProcess:
         self.alive_at: float | None = None  # the last sign of life
         self.ready_at: float | None = None
         self.is_reaped = False
+        self.pidfd: int | None = None  # of one that is no child of this process
         self.is_lost = False  # the link has ended
         self.lost_at: float | None = None  # when that was seen
         self._outbox: deque[tuple[str, int | None]] = deque()
@@ -65,6 +66,9 @@ class PrimaryProcess:
         """End the process at once, unless it is reaped."""
         if not self.is_reaped:
             try:
-                os.kill(self.pid, signal.SIGKILL)
+                if self.pidfd is None:
+                    os.kill(self.pid, signal.SIGKILL)
+                else:
+                    signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             except ProcessLookupError:
                 return

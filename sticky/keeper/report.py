@@ -20,6 +20,7 @@ PRIMARY_NOT_STARTED = "primary not started"
 PRIMARY_RESTART_DELAYED = "primary restart delayed"
 PRIMARY_SILENT = "primary silent"
 PRIMARY_ADOPTED = "primary adopted by the keeper"
+PRIMARY_AWAITED = "primary awaited by the keeper"
 KEEPER_FAILED = "callback of the keeper failed"
 KEEPER_GIVES_UP = "keeper gives up"
 

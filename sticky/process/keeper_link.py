@@ -9,31 +9,45 @@ A primary without a keeper (`Cluster.run`) has a `KeeperLink()`, which keeps its
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import logging
 import os
 import select
 import signal
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 from sticky.errors import SettingsError
-from sticky.keeper.lines import AGAIN, DIRECTORY, FIRST, KEEPER_FD, LinkClosed, receive, send
+from sticky.keeper.lines import (
+    AGAIN,
+    DIRECTORY,
+    FIRST,
+    KEEPER_FD,
+    KEEPER_SOCKET,
+    PRIMARY_LOCK,
+    LinkClosed,
+    receive,
+    send,
+)
 from sticky.lifetime import resident_bytes
 from sticky.loop.log_lines import log
-from sticky.loop.poller import READ, WRITE, Poller
+from sticky.loop.poller import READ, WRITE, Poller, Timer
 from sticky.supervision.deposit import Kept
 
 ALIVE_S: Final = 1.0  # between two signs of life; the keeper waits fifteen times as long
 START_S: Final = 30.0  # for the keeper's first messages
+LOCK_S: Final = 5.0  # for the lock of a primary that has just died
+RELINK_S: Final = 0.25  # between two attempts to find another keeper
 LAST_S: Final = 1.0  # for the keeper to have room for the last line
 RETRY_S: Final = 0.02  # a link full of descriptors in flight (ETOOMANYREFS) gets no event from epoll
 QUEUE_MAX: Final = 16_384  # lines that wait; a keeper that reads none of so many is taken for lost
 
 KEEPER_LOST: Final = "keeper lost"
+KEEPER_FOUND: Final = "keeper found"
 KEEPER_LOST_REASON: Final = "this primary serves on without it; start the server again to have a keeper"
 
 OnSignal = Callable[[signal.Signals], None]
@@ -64,14 +78,18 @@ class KeeperLink:
         """Whether an earlier primary has served: this one goes on with what it has left."""
         self._sock = sock
         self._is_used = sock is not None
+        self._lock = -1
         self._fds: dict[str, int] = {}  # what is kept; the descriptors are their owners'
         self._texts: dict[str, str] = {}
         self._memory: dict[str, int] = {}  # descriptors that are owned here: memory files
         self._queue: deque[tuple[str, int | None]] = deque()  # the descriptors in it are copies, owned here
         self._poller: Poller | None = None
+        self._alive_timer: Timer | None = None
         self._on_signal: OnSignal = lambda number: None
         self._on_reaped: OnReaped = lambda pid, status: None
         self._on_lost: Callable[[], object] = lambda: None
+        self._on_linked: Callable[[], object] = lambda: None
+        self._is_closed = False
 
     @classmethod
     def from_environment(cls) -> KeeperLink | None:
@@ -100,7 +118,9 @@ class KeeperLink:
                 line, fd = received
                 word, _, rest = line.partition(" ")
                 if word == "START":
-                    return cls(sock, kept, mode=rest, directory=directory)
+                    link = cls(sock, kept, mode=rest, directory=directory)
+                    link.lock()
+                    return link
                 name, _, value = rest.partition(" ")
                 if fd is not None:
                     kept.fds[name] = fd
@@ -109,6 +129,28 @@ class KeeperLink:
             raise SettingsError("keeper", "the keeper has sent nothing")
         except (OSError, LinkClosed) as error:
             raise SettingsError("keeper", f"the link to the keeper cannot be used: {error!r}") from error
+
+    def lock(self) -> None:
+        """
+        Be the primary of the control directory. Another keeper then starts none beside this one.
+
+        Raises:
+            SettingsError: another primary lives.
+        """
+        if not self.directory:
+            return
+        path = os.path.join(self.directory, PRIMARY_LOCK)
+        self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        until = time.monotonic() + LOCK_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > until:
+                    raise SettingsError("keeper", f"another primary holds {path}") from error
+                time.sleep(RETRY_S)  # the one before this one is just dying, or a child of it is being started
+            else:
+                return
 
     # What is kept
 
@@ -246,7 +288,15 @@ class KeeperLink:
 
     # The loop
 
-    def watch(self, poller: Poller, *, on_signal: OnSignal, on_reaped: OnReaped, on_lost: Callable[[], object]) -> None:
+    def watch(
+        self,
+        poller: Poller,
+        *,
+        on_signal: OnSignal,
+        on_reaped: OnReaped,
+        on_lost: Callable[[], object],
+        on_linked: Callable[[], object],
+    ) -> None:
         """
         Begin to read the link, and to send signs of life.
 
@@ -254,17 +304,24 @@ class KeeperLink:
             on_signal: called with each signal that the server got.
             on_reaped: called with pid and wait status of a child of an earlier primary that has ended.
             on_lost: called when the keeper is gone: signals come to this process from then on.
+            on_linked: called when another keeper was found, and everything was left with it.
         """
+        self._poller, self._on_signal, self._on_reaped = poller, on_signal, on_reaped
+        self._on_lost, self._on_linked = on_lost, on_linked
         if self._sock is None:
+            if self._is_used:  # it was lost during the start
+                self._on_lost()
+                poller.after(RELINK_S, self._relink)
             return
-        self._poller, self._on_signal, self._on_reaped, self._on_lost = poller, on_signal, on_reaped, on_lost
         poller.watch(self._sock.fileno(), READ, self._on_events, on_failed=lambda: None)
         self._watch()
         self._alive()
 
     def _alive(self) -> None:
+        if self._alive_timer is not None:
+            self._alive_timer.cancel()
         if self._sock is not None and self._poller is not None:
-            self._poller.after(ALIVE_S, self._alive)
+            self._alive_timer = self._poller.after(ALIVE_S, self._alive)
             if not self._queue:
                 self._send("ALIVE")
 
@@ -326,6 +383,31 @@ class KeeperLink:
         self._close_queue()
         log(logging.ERROR, KEEPER_LOST, reason=KEEPER_LOST_REASON)
         self._on_lost()
+        if self._poller is not None and self.directory:
+            self._poller.after(RELINK_S, self._relink)
+
+    def _relink(self) -> None:
+        """Look for another keeper in the control directory, and leave everything with it."""
+        assert self._poller is not None, "a keeper that is lost before the loop runs is not looked for"
+        if self._is_closed:
+            return
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.setblocking(False)
+        try:
+            sock.connect(os.path.join(self.directory, KEEPER_SOCKET))
+        except OSError:
+            sock.close()
+            self._poller.after(RELINK_S, self._relink)
+            return
+        self._sock = sock
+        self._poller.watch(sock.fileno(), READ, self._on_events, on_failed=lambda: None)
+        for name, text in self._texts.items():
+            self._send(f"SET {name} {text}")
+        for name, fd in self._fds.items():
+            self._send(f"PUT {name}", fd)
+        log(logging.WARNING, KEEPER_FOUND, pid=self.pid)
+        self._alive()
+        self._on_linked()
 
     def _close_queue(self) -> None:
         for _, fd in self._queue:
@@ -335,16 +417,19 @@ class KeeperLink:
 
     def close(self) -> None:
         """Close the link and the memory files. What the keeper keeps, it keeps."""
+        self._is_closed = True
         self.close_rest()
         self._close_queue()
         for fd in self._memory.values():
             os.close(fd)
         self._memory.clear()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
         if self._sock is not None:
             if self._poller is not None:
                 self._poller.forget(self._sock.fileno())
-            with contextlib.suppress(OSError):
-                self._sock.close()
+            self._sock.close()
             self._sock = None
 
 

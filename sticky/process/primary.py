@@ -51,6 +51,7 @@ from sticky.process import commands, privileges
 from sticky.process.control import ControlServer
 from sticky.process.keeper_link import KeeperLink
 from sticky.process.notify import ServiceManager
+from sticky.process.pid_file import PidFile
 from sticky.process.routing import Routing
 from sticky.process.signals import ignore, queue, queued_signals
 from sticky.settings import ClusterSettings
@@ -150,7 +151,7 @@ class Primary:
         self._keeper.set("node", self._node)
         self._keeper.put_bytes("secret", secret)
         self._listeners: list[socket.socket] = []
-        self._pid_file: str | None = None  # that this process has written: another's is never removed
+        self._pid_file = PidFile(settings.pid_file)
         with contextlib.ExitStack() as undo:
             undo.callback(self._keeper.close)
             undo.callback(self._remove_files)
@@ -213,10 +214,8 @@ class Primary:
             os.umask(self._settings.umask)
         self._listeners = self._keeper.take_listeners(self._settings.binds) or listen.bind_all(self._settings.binds)
         self._keeper.put_listeners(self._settings.binds, self._listeners)
-        if self._settings.pid_file is not None:
-            _write_pid(self._settings.pid_file, self._keeper.pid or os.getpid())
-            self._pid_file = self._settings.pid_file
-            self._keeper.set("pid-file", os.path.abspath(self._pid_file))
+        self._pid_file.write(self._keeper.pid or os.getpid())
+        self._keeper.set("pid-file", self._pid_file.path)
         identity.assume()
         self._keeper.become()
 
@@ -255,6 +254,7 @@ class Primary:
             on_signal=self._on_keeper_signal,
             on_reaped=self._on_reaped,
             on_lost=lambda: queue(_TERMINAL),
+            on_linked=self._on_linked,
         )
         self._sidecars.start(self._keeper.kept)
 
@@ -276,9 +276,7 @@ class Primary:
             if listener.fileno() >= 0:
                 listen.unlink(listener)
             listener.close()
-        if self._pid_file is not None:
-            with contextlib.suppress(OSError):  # its directory is another user's, when this process changed its user
-                os.unlink(self._pid_file)
+        self._pid_file.remove()
 
     def _notify_alive(self) -> None:
         self._poller.after(self._manager.watchdog_s, self._notify_alive)
@@ -319,6 +317,18 @@ class Primary:
             self._poller.guard(partial(self.handle_signal, number))
         self.reap()
 
+    def _on_linked(self) -> None:
+        """Introduce this primary to another keeper, after the one before it was killed."""
+        ignore(_TERMINAL)
+        self._keeper.become()
+        with contextlib.suppress(SettingsError):  # its directory may be another user's by now
+            self._pid_file.write(self._keeper.pid or os.getpid())
+        if self.state is PrimaryState.SERVING:
+            self._keeper.ready()
+            self._manager.ready(self._summary())
+        elif self.state is PrimaryState.STOPPING:
+            self._keeper.stopping()
+
     def _on_keeper_signal(self, number: signal.Signals) -> None:
         """Handle a signal that the server got. The first stop stays one, whatever was sent to this process as well."""
         if number in (signal.SIGTERM, signal.SIGINT) and not self._is_told_to_stop:
@@ -352,7 +362,7 @@ class Primary:
         while (ended := self._environment.reap()) is not None:
             self._poller.guard(partial(self._on_reaped, *ended))
 
-    def _on_reaped(self, pid: int, status: int) -> None:
+    def _on_reaped(self, pid: int, status: int | None) -> None:
         self._processes.reaped(pid)
         if not self._sidecars.reaped(pid, status):
             self._supervisor.reaped(pid, status)
@@ -437,11 +447,3 @@ class Primary:
             **self._routing.statistics(),
             "counters": dict(self._counters),
         }
-
-
-def _write_pid(path: str, pid: int) -> None:
-    try:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(f"{pid}\n")
-    except OSError as error:
-        raise SettingsError("pid_file", f"{path} cannot be written: {error.strerror}") from error

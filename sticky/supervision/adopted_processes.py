@@ -17,16 +17,16 @@ from sticky.loop.poller import READ, Poller
 from sticky.supervision.environment import Environment
 
 REAPED_S: Final = 0.2  # for the keeper's report
-UNKNOWN_STATUS: Final = 0  # the wait status of a process whose parent is another one
 
 
 class AdoptedProcesses:
     """The adopted processes that run."""
 
-    def __init__(self, poller: Poller, environment: Environment, on_ended: Callable[[int, int], None]) -> None:
+    def __init__(self, poller: Poller, environment: Environment, on_ended: Callable[[int, int | None], None]) -> None:
         """
         Args:
-            on_ended: called with pid and wait status of a process whose end was not reported. It calls `reaped`.
+            on_ended: called with the pid of a process whose end was not reported, and None for its wait status. It
+                calls `reaped`.
         """
         self._poller = poller
         self._environment = environment
@@ -55,7 +55,7 @@ class AdoptedProcesses:
 
     def _report(self, pid: int, pidfd: int) -> None:
         if self._environment.pidfd_of(pid) == pidfd:  # else its end was reported meanwhile
-            self._on_ended(pid, UNKNOWN_STATUS)
+            self._on_ended(pid, None)
 
     def reaped(self, pid: int) -> None:
         """Note that the end of a process is known, whether it was adopted or not."""

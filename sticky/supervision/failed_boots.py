@@ -42,11 +42,11 @@ class FailedBoots:
         """Note that a worker is ready: the next failure is logged, whatever its reason."""
         self._logged = None
 
-    def failed(self, worker: WorkerHandle, code: int) -> None:
-        """Handle the end of a worker that was never ready. `code` is its exit status, negative for a signal."""
+    def failed(self, worker: WorkerHandle, code: int | None) -> None:
+        """Handle the end of a worker that was never ready. `code` is its exit status, None where unknown."""
         assert worker.ready_at is None, "a worker that was ready is lost, which is no failed boot"
         self._counters["boots_failed"] += 1
-        was_killed = code < 0 and worker.boot_error is None and not worker.was_killed
+        was_killed = code is not None and code < 0 and worker.boot_error is None and not worker.was_killed
         text = worker.boot_error or f"it ended before it was ready ({describe_end(code)})"
         if text != self._logged:  # once, however many workers fail in the same way
             self._logged = text

@@ -237,8 +237,8 @@ class Sidecars:
             self._transition(SidecarEvent.ALL_READY)
             self._on_ready()
 
-    def reaped(self, pid: int, status: int) -> bool:
-        """Learn that a process ended. Return whether it was one of these."""
+    def reaped(self, pid: int, status: int | None) -> bool:
+        """Learn that a process ended. Return whether it was one of these. `status` is None where it is unknown."""
         sidecar = self._running.pop(pid, None)
         if sidecar is None:
             return False
@@ -247,7 +247,7 @@ class Sidecars:
             self._check_stopped()
         if self.phase in _ENDING:
             return True
-        reason = describe_end(os.waitstatus_to_exitcode(status))
+        reason = describe_end(None if status is None else os.waitstatus_to_exitcode(status))
         log(logging.ERROR, log_lines.SIDECAR_EXITED, name=sidecar.name, pid=pid, reason=reason)
         self._restart(sidecar)
         return True

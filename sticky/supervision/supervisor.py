@@ -316,7 +316,7 @@ class Supervisor:
             if worker.slot not in self._workers.live and not self._reload.has_successor(worker.slot):
                 self.restart(worker.slot)
 
-    def reaped(self, pid: int, status: int) -> None:
+    def reaped(self, pid: int, status: int | None) -> None:
         """Learn that a process ended. One that is no worker (as PID 1 we get strangers) needs nothing."""
         worker = self._workers.remove(pid)
         if worker is None:
@@ -324,8 +324,8 @@ class Supervisor:
         self._receive_last_messages(worker)
         assert worker.state is WorkerState.GONE, "its descriptor would be watched for ever"
         assert not self._workers.is_live(worker), "a process that was reaped gets no connection"
-        code = os.waitstatus_to_exitcode(status)
-        if worker.ready_at is not None and not self._stopping:
+        code = None if status is None else os.waitstatus_to_exitcode(status)
+        if worker.ready_at is not None and code is not None and not self._stopping:
             self._poller.guard(lambda: self._crashes.ended(worker, code))
         worker.close_journal()
         self._dispatcher.worker_lost(worker)

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from sticky.keeper.report import PRIMARY_LOST, PRIMARY_RESTART_DELAYED, PRIMARY_STARTED
+from sticky.keeper.report import PRIMARY_ADOPTED, PRIMARY_LOST, PRIMARY_RESTART_DELAYED, PRIMARY_STARTED
 from sticky.loop.log_lines import RELOAD_STARTED, SERVER_TAKEN_OVER, SIGNAL_RECEIVED, WORKER_EXITED, WORKER_READY
+from sticky.process.keeper_link import KEEPER_FOUND, KEEPER_LOST
 from tests.support.client import ProtocolClient
 from tests.support.log_lines import pattern
 from tests.support.server import ROOT, RunningServer
@@ -236,3 +237,45 @@ def test_a_start_that_fails_ends_the_keeper_with_the_status_of_the_primary(optio
     assert done.returncode == 2
     assert done.stderr.startswith("realtime: ") or "realtime: bind" in done.stderr
     assert PRIMARY_LOST not in done.stderr
+
+
+def test_a_killed_keeper_changes_nothing_and_the_next_start_takes_over_what_is_there(tmp_path: Path) -> None:
+    options = ("--control", str(tmp_path / "c.sock"), "--pid-file", str(tmp_path / "pid"))
+    with RunningServer(None, *options, workers=2) as first:
+        first.wait_until_full()
+        before = first.status()
+        second = RunningServer(None, *options, workers=2)
+        second.url = first.url
+
+        async def go_on() -> None:
+            clients = [await ProtocolClient.join(first.websocket_url, f"127.0.8.{n + 1}") for n in range(4)]
+            for client in clients:
+                await client.ask("subscribe", channel="room")
+            os.kill(first.keeper_pid, signal.SIGKILL)
+            await asyncio.to_thread(first.log.wait_for, KEEPER_LOST)
+            await chat(clients, "without a keeper")
+            second.start()
+            await asyncio.to_thread(second.log.wait_for, pattern(PRIMARY_ADOPTED, pid=before["pid"]))
+            await asyncio.to_thread(first.log.wait_for, pattern(KEEPER_FOUND, pid=second.keeper_pid))
+            await chat(clients, "with another keeper")
+            assert second.status()["keeper"]["pid"] == second.keeper_pid
+            assert (tmp_path / "pid").read_text() == f"{second.keeper_pid}\n"
+            await asyncio.to_thread(kill_primary_of_another_keeper, second)
+            await chat(clients, "with another primary")
+            assert workers_of(second.status()) == workers_of(before)
+            assert second.status()["sidecars"] == before["sidecars"]
+            mark = second.log.mark()
+            os.kill(workers_of(before)[0], signal.SIGKILL)  # nothing that runs here is its parent
+            await asyncio.to_thread(second.log.wait_for, pattern(WORKER_READY, slot=0, ready="2/2"), since=mark)
+            assert second.stop() == 0
+
+        asyncio.run(go_on())
+        assert not (tmp_path / "pid").exists()
+        assert not second.directory.exists()
+
+
+def kill_primary_of_another_keeper(server: RunningServer) -> None:
+    mark, pid = server.log.mark(), server.status()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    server.log.wait_for(pattern(PRIMARY_LOST, pid=pid), since=mark)
+    server.log.wait_for(SERVER_TAKEN_OVER, since=mark)

@@ -49,7 +49,14 @@ def alive(pids: set[int]) -> set[int]:
 def test_it_brings_clients_elsewhere_and_leaves_no_process_and_no_file(number: signal.Signals, runtime: Path) -> None:
     with RunningServer(None, "--drain", "10", workers=3, env={"XDG_RUNTIME_DIR": str(runtime)}) as server:
         server.wait_until_full()
-        assert {each.name for each in files(runtime)} == {"control.sock", "broker.sock", "keeper.lock"}
+        assert {each.name for each in files(runtime)} == {
+            "control.sock",
+            "broker.sock",
+            "broker.sock.lock",
+            "keeper.lock",
+            "keeper.sock",
+            "primary.lock",
+        }
         pids = everyone(server)
         assert len(pids) == 5, "a primary, three workers, the local broker"
 

@@ -26,7 +26,7 @@ from realtime.cli.banner import LISTENING
 from realtime.cli.servers import CONTROL_SOCKET, directory_name
 from realtime.settings import runtime_directory
 from sticky.loop.log_lines import WORKER_READY
-from sticky.process.control import ControlFailed, send_request
+from sticky.process.control import send_request
 from tests.support.log_lines import pattern
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,8 +173,7 @@ class RunningServer:
     def wait_until_listening(self, *, deadline_s: float = DEADLINE_S) -> str:
         """Wait for the line with its address, and return the address. Some workers may still be starting."""
         self.url = self.log.wait_for(ADDRESS_LINE, deadline_s=deadline_s)["url"].rstrip("/")
-        with contextlib.suppress(ControlFailed):  # its directory is where another environment says
-            self._primary = self.status()["pid"]
+        [self._primary] = self._children_of(self.keeper_pid)
         return self.url
 
     def wait_until_full(self) -> None:
@@ -281,12 +280,16 @@ class RunningServer:
     def children(self) -> list[int]:
         """Return the pids of workers and local broker: children of the primary, or of the keeper after its death."""
         primary = self.status()["pid"]
+        return sorted({*self._children_of(primary), *self._children_of(self.keeper_pid)} - {primary})
+
+    @staticmethod
+    def _children_of(pid: int) -> list[int]:
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):
                     state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
-                    if int(parent) in (primary, self.keeper_pid) and int(entry.name) != primary and state != "Z":
+                    if int(parent) == pid and state != "Z":
                         found.append(int(entry.name))
         return sorted(found)
 

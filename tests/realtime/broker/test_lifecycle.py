@@ -242,6 +242,15 @@ async def test_it_serves_where_one_was_killed(local: LocalProcess) -> None:
         assert await worker.publish(Place("local", local.url).room(), b"1", retention=NOT_KEPT)
 
 
+def test_a_second_one_on_the_same_path_ends_and_the_first_serves_on(local: LocalProcess) -> None:
+    program = "import realtime.broker.local_server as s, realtime.broker.local_process as k; k.LOCK_S = 0.0; s.main()"
+    argv = [sys.executable, "-c", program, "--socket", local.path]
+    done = subprocess.run(argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"another local broker serves {local.path}: this one ends" in done.stderr
+    assert local.has_socket
+
+
 @run_async
 async def test_a_program_that_sends_garbage_harms_no_worker(local: LocalProcess) -> None:
     place = Place("local", local.url)
