@@ -13,7 +13,7 @@ import os
 import time
 from typing import Final
 
-LOCK_S: Final = 5.0  # for the broker before this one to end
+LOCK_S: Final = 75.0  # for the broker before this one to end: longer than orphaned workers keep it (--orphan-grace)
 LOCK_RETRY_S: Final = 0.05
 
 

@@ -23,8 +23,8 @@ and have one order. Events go to each subscribed worker in that order, on the sa
 
 Invariant: a link is in `_subscribers[room]` exactly if `room` is in its `rooms`. No empty set stays there.
 
-**One broker for each path.** The process holds a lock beside its socket (local_process.py). A second one on the same path
-waits a little, and ends: two brokers would split each room without a sign.
+**One broker for each path.** The process holds a lock beside its socket (local_process.py). A second one on the same
+path waits a little, and ends: two brokers would split each room without a sign.
 
 **Slow workers.** A worker that does not read fast enough for `OUTBOUND_MAX` bytes loses its link. It then reconnects
 and recovers from the streams, like after any lost link.

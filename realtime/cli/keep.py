@@ -42,15 +42,16 @@ def keep(settings: Settings) -> NoReturn:
 
 
 def settings_of(link: KeeperLink, resolve: Callable[[], Settings]) -> Settings:
-    """Return the settings of a primary: those of the one before it, else those of the command. Keep them."""
-    settings = None
-    if (data := link.take_bytes(SETTINGS)) is not None and link.is_takeover:
+    """Return the settings of a primary: those of the one before it where that was lost, else those of the command."""
+    if link.is_takeover and (data := link.take_bytes(SETTINGS)) is not None:
         try:
-            settings = Settings.from_builtins(msgspec.msgpack.decode(data, type=dict))
+            return Settings.from_builtins(msgspec.msgpack.decode(data, type=dict))
         except msgspec.MsgspecError:  # of another version
             log.warning("! the settings of the primary before this one cannot be read: those of the command count")
-    if settings is None:
-        settings = resolve()
+    return resolve()
+
+
+def keep_settings(link: KeeperLink, settings: Settings) -> None:
+    """Keep the settings for the next primary."""
     link.put_bytes(SETTINGS, msgspec.msgpack.encode(settings.to_builtins()))
     link.set("log", settings.log_format)
-    return settings

@@ -24,7 +24,7 @@ from realtime.broker.framing import LOCAL_STOP_SIGNAL
 from realtime.cli.banner import LISTENING, banner, facts
 from realtime.cli.descriptors import raise_descriptor_limit
 from realtime.cli.failed_start import FailedStart
-from realtime.cli.keep import PYTHON
+from realtime.cli.keep import PYTHON, keep_settings
 from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, KEYS_FILE, own_directory
 from realtime.errors import RealtimeError, SettingsError
 from realtime.settings import Settings, misspelt, options
@@ -72,6 +72,10 @@ def launch(settings: Settings, link: KeeperLink | None = None) -> int:
     if link is None or not link.is_takeover:
         check_files(settings)
     start_logging(settings, "primary")
+    if link is not None:
+        if link.is_successor:
+            link.take_over()
+        keep_settings(link, settings)
     is_takeover = link is not None and link.is_takeover
     if not is_takeover:
         log.info(STARTING, starting(settings))  # before anything slow: the application's imports, a broker far away

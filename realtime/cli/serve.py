@@ -36,7 +36,8 @@ def serve(target: str | None, config: str | None, **given: Any) -> int:
       realtime serve app:app --redis redis://db:6379      with other machines
 
     \b
-    Signals: TERM, INT drain and stop (again: stop now); QUIT stop now; HUP reload; TTIN, TTOU one worker more, fewer.
+    Signals: TERM, INT drain and stop (again: stop now); QUIT stop now; HUP reload; TTIN, TTOU one worker more, fewer;
+    USR2 upgrade.
     """
     # Only now: completing `realtime serve --st` should not load a cluster.
     from realtime.cli.keep import keep, settings_of
@@ -50,4 +51,11 @@ def serve(target: str | None, config: str | None, **given: Any) -> int:
         keep(resolved())
     from realtime.cli.launch import launch
 
-    return launch(resolved() if link is None else settings_of(link, resolved), link)
+    if link is None:
+        return launch(resolved())
+    try:
+        return launch(settings_of(link, resolved), link)
+    except Exception as error:
+        if link.is_successor:  # the primary serves on, and `realtime upgrade` shows why
+            link.unfit(f"{type(error).__name__}: {error}")
+        raise

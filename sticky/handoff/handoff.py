@@ -430,6 +430,11 @@ class Dispatcher:
         handoff.sock.close()
 
     @property
+    def unplaced(self) -> int:
+        """How many handoffs wait for any slot, or are held back. Those that wait for one worker are its handle's."""
+        return len(self._homeless) + self._held
+
+    @property
     def homeless(self) -> int:
         """How many handoffs wait because no slot is live."""
         return len(self._homeless)

@@ -37,7 +37,6 @@ handled is killed, for the next one starts from a clean link.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
@@ -53,7 +52,8 @@ if __name__ == "__main__":  # `sticky` itself would import the whole package: an
 
 from collections.abc import Callable, Sequence
 
-from sticky.keeper.lines import AGAIN, DIRECTORY, FIRST, KEEPER_FD, KEEPER_SOCKET, PRIMARY_LOCK
+from sticky.keeper.directory import ControlDirectory, peer_of
+from sticky.keeper.lines import AGAIN, DIRECTORY, FIRST, KEEPER_FD
 from sticky.keeper.primary_process import PrimaryProcess
 from sticky.keeper.report import (
     KEEPER_GIVES_UP,
@@ -68,6 +68,7 @@ from sticky.keeper.report import (
     describe_end,
 )
 from sticky.keeper.store import Store
+from sticky.keeper.upgrade import Upgrade
 from sticky.supervision.spawn import spawn
 
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -90,12 +91,14 @@ SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.
 class Keeper:
     """This process."""
 
-    def __init__(self, argv: Sequence[str], env: dict[str, str], *, directory: str, report: Report) -> None:
+    def __init__(
+        self, argv: Sequence[str], env: dict[str, str], *, directory: ControlDirectory, report: Report
+    ) -> None:
         """
         Args:
             argv: the primary's command.
             env: its environment.
-            directory: the control directory, which is removed at the end; "" for none.
+            directory: the control directory, which is removed at the end.
         """
         self._argv = argv
         self._env = env
@@ -111,6 +114,7 @@ class Keeper:
         self._stop_signals: list[str] = []  # that came, in their order
         self._stopped: int | None = None  # the status that a primary has announced
         self._reaped: list[str] = []  # reports for the next primary
+        self._upgrade = Upgrade(report, self._spawn)
         self._awaits = False  # a primary of an earlier keeper, and the log has said so
         self._looked_at = time.monotonic()
         self.status: int | None = None
@@ -135,7 +139,9 @@ class Keeper:
                 if callback is not None:
                     self._guard(callback, on_failed)
             self._guard(self._on_time)
-        self._remove_files()
+        if self._upgrade.successor is not None:
+            self._upgrade.successor.kill()
+        self._guard(lambda: self._directory.remove(self._store.text("pid-file")))
         self._store.clear()
         return self.status
 
@@ -172,6 +178,7 @@ class Keeper:
         if primary is None:
             return
         primary.flush()
+        self._upgrade.check(primary, now)
         if stood_still_s > STANDSTILL_S:
             primary.started_at += stood_still_s
             primary.alive_at = None if primary.alive_at is None else primary.alive_at + stood_still_s
@@ -189,26 +196,12 @@ class Keeper:
     # Adopting a primary
 
     def _listen(self) -> None:
-        """Open the socket at which a primary of an earlier keeper connects."""
-        if not self._directory:
-            return
-        path = os.path.join(self._directory, KEEPER_SOCKET)
-        if os.path.lexists(path):
-            os.unlink(path)  # this process has the keeper's lock, so no other listens there
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        listener.setblocking(False)
-        before = os.umask(0o177)
-        try:
-            listener.bind(path)
-        finally:
-            os.umask(before)
-        listener.listen(1)
+        listener = self._directory.listen()
         self._watch(listener.fileno(), lambda: self._on_connect(listener), on_failed=lambda: None)
 
     def _on_connect(self, listener: socket.socket) -> None:
         sock, _ = listener.accept()
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        pid, uid = (int.from_bytes(credentials[at : at + 4], "little") for at in (0, 4))
+        pid, uid = peer_of(sock)
         if self._primary is not None or uid not in (0, os.geteuid()):
             sock.close()
             return
@@ -223,7 +216,7 @@ class Keeper:
 
     def _start_or_wait(self) -> None:
         """Start a primary, unless one of an earlier keeper lives: it connects soon."""
-        if not self._primary_lives():
+        if not self._directory.primary_lives():
             self._start()
             return
         if not self._awaits:
@@ -231,37 +224,38 @@ class Keeper:
             self._report.log("warning", PRIMARY_AWAITED, reason="a primary serves already, without a keeper")
         self._start_at = time.monotonic() + AWAIT_S
 
-    def _primary_lives(self) -> bool:
-        if not self._directory:
-            return False
-        fd = os.open(os.path.join(self._directory, PRIMARY_LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
-
     # Starting a primary
 
     def _start(self) -> None:
         """Start a primary, and bring it the deposit."""
         assert self._primary is None, "two primaries would read the same channels"
         self._start_at = None
+        primary = self._spawn()
+        if primary is None:
+            self._start_later(1)
+        else:
+            self._bring(primary)
+
+    def _spawn(self) -> PrimaryProcess | None:
+        """Start the process of a primary; None where that fails."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            env = {**self._env, KEEPER_FD: str(theirs.fileno()), DIRECTORY: self._directory}
+            env = {**self._env, KEEPER_FD: str(theirs.fileno()), DIRECTORY: self._directory.path}
             pid = spawn(self._argv, env, theirs.fileno())
         except OSError as error:
             ours.close()
             self._report.log("error", PRIMARY_NOT_STARTED, program=self._argv[0], reason=error.strerror)
-            self._start_later(1)
-            return
+            return None
         finally:
             theirs.close()
-        primary = self._primary = PrimaryProcess(pid, ours, now=time.monotonic())
+        primary = PrimaryProcess(pid, ours, now=time.monotonic())
         self._watch(ours.fileno(), lambda: self._on_link(primary), on_failed=primary.kill)
+        return primary
+
+    def _bring(self, primary: PrimaryProcess) -> None:
+        """Make a process the primary, and bring it the deposit."""
+        self._primary = primary
+        primary.started_at, primary.alive_at = time.monotonic(), None
         for line, fd in self._store.messages():
             primary.send(line, fd)
         primary.send(f"START {AGAIN if self._ever_ready else FIRST}")
@@ -269,7 +263,7 @@ class Keeper:
             primary.send(line)
         self._reaped.clear()
         if self._ever_ready:
-            self._report.log("warning", PRIMARY_STARTED, pid=pid, descriptors=len(self._store))
+            self._report.log("warning", PRIMARY_STARTED, pid=primary.pid, descriptors=len(self._store))
 
     def _start_later(self, status: int) -> None:
         """Have another primary started, or give up where none was ever ready."""
@@ -299,7 +293,13 @@ class Keeper:
         """Do what a line says. One that is unknown, of a later version, does nothing."""
         primary.alive_at = time.monotonic()
         word, _, rest = line.partition(" ")
-        if word == "PUT" and fd is not None:
+        if primary is not self._primary:  # a successor: it has nothing to leave yet
+            if word == "PREPARED" and self._primary is not None and not self._stop_signals:
+                primary.is_prepared = True
+                self._upgrade.prepared(self._primary, time.monotonic())
+            elif word == "UNFIT":
+                primary.unfit = rest
+        elif word == "PUT" and fd is not None:
             kept, fd = fd, None
             if not self._store.put(rest, kept):
                 self._report.log("error", KEEPER_GIVES_UP, reason="too many descriptors", name=rest)
@@ -312,6 +312,10 @@ class Keeper:
         elif word == "READY":
             self._ever_ready = True
             primary.ready_at = primary.ready_at or time.monotonic()
+        elif word == "UPGRADE":
+            self._upgrade.start(primary, time.monotonic())
+        elif word == "RELEASED":
+            self._on_released(primary)
         elif word == "NOTIFY":
             self._report.notify(rest)
         elif word == "STOPPING":
@@ -338,7 +342,10 @@ class Keeper:
             self._stop_signals.append(number.name)
             if self._start_at is not None:
                 self._start_at = time.monotonic()  # stopping needs a primary, and no back-off
-        if self._primary is not None:
+        if self._primary is not None and number is signal.SIGUSR2:
+            if self._primary.ready_at is not None and not self._stop_signals:
+                self._upgrade.start(self._primary, time.monotonic())
+        elif self._primary is not None:
             self._primary.send(f"SIGNAL {number.name}")
 
     def _reap(self) -> None:
@@ -350,8 +357,11 @@ class Keeper:
                 return
             if not pid:
                 return
+            code = os.waitstatus_to_exitcode(status)
             if self._primary is not None and pid == self._primary.pid:
-                self._guard(lambda: self._on_primary_ended(os.waitstatus_to_exitcode(status)))  # noqa: B023 - at once
+                self._guard(lambda: self._on_primary_ended(code))  # noqa: B023 - at once
+            elif self._upgrade.successor is not None and pid == self._upgrade.successor.pid:
+                self._guard(lambda: self._on_successor_ended(code))  # noqa: B023 - at once
             elif self._primary is not None:
                 self._primary.send(f"REAPED {pid} {status}")
             elif len(self._reaped) < REAPED_MAX:
@@ -365,39 +375,51 @@ class Keeper:
         try:
             self._on_link_ended(primary)
         finally:
-            primary.sock.close()
-            if primary.pidfd is not None:
-                self._forget(primary.pidfd)
-                os.close(primary.pidfd)
+            self._close(primary)
         status = 1 if code is None else code if code >= 0 else 128 - code
         if self._stopped is not None or (code is not None and code >= 0 and not self._ever_ready):
             self.status = status if self._stopped is None else self._stopped
+            return
+        successor = self._upgrade.take()
+        if successor is not None:
+            self._bring(successor)
             return
         reason = "its end is known to another process" if code is None else describe_end(code)
         self._report.log("error", PRIMARY_LOST, pid=primary.pid, reason=reason)
         self._report.notify("STATUS=the primary was lost, and is started again")
         self._start_later(status)
 
+    def _on_released(self, primary: PrimaryProcess) -> None:
+        """Go on with the successor of a primary that reads nothing any more. Its process ends by itself."""
+        self._primary = None
+        self._close(primary)
+        successor = self._upgrade.take()
+        if successor is not None:
+            self._bring(successor)
+        else:  # it has ended meanwhile
+            self._start_at = time.monotonic()
+
+    def _close(self, primary: PrimaryProcess) -> None:
+        """Close the descriptors of a primary that is none any more."""
+        self._forget(primary.sock.fileno())
+        primary.sock.close()
+        if primary.pidfd is not None:
+            self._forget(primary.pidfd)
+            os.close(primary.pidfd)
+
+    def _on_successor_ended(self, code: int) -> None:
+        successor = self._upgrade.successor
+        assert successor is not None, "the caller has found it"
+        successor.is_reaped = True
+        self._on_link_ended(successor)
+        successor.sock.close()
+        self._upgrade.ended(successor, self._primary, code)
+
     def _on_link_ended(self, primary: PrimaryProcess) -> None:
         """Handle the lines that a dead primary has sent before its end."""
         while (received := primary.receive()) is not None:
             self._on_line(primary, *received)
         self._forget(primary.sock.fileno())
-
-    def _remove_files(self) -> None:
-        """Remove the pid file and the control directory, which nothing uses any more."""
-        path = self._store.text("pid-file")
-        names = [os.path.join(self._directory, name) for name in os.listdir(self._directory)] if self._directory else []
-        for each in [path, *names]:
-            try:
-                os.unlink(each)
-            except OSError:
-                continue  # gone, or not ours any more since the user was changed
-        if self._directory:
-            try:
-                os.rmdir(self._directory)
-            except OSError:
-                return
 
 
 def become(uid: str, gid: str, *groups: str) -> None:
@@ -420,7 +442,7 @@ def main(arguments: Sequence[str]) -> int:
     if env.get("WATCHDOG_PID") == str(os.getpid()):
         del env["WATCHDOG_PID"]  # the primary knows its own process id, and the variable is about ours
     report = Report(env.get("NOTIFY_SOCKET", ""))
-    return Keeper(arguments[2:], env, directory=arguments[0], report=report).run()
+    return Keeper(arguments[2:], env, directory=ControlDirectory(arguments[0]), report=report).run()
 
 
 if __name__ == "__main__":

@@ -13,9 +13,16 @@ Used at both ends of a `SOCK_SEQPACKET` pair. A line is a word and its arguments
 | NOTIFY text           | primary | pass this on to the service manager (sd_notify(3))                              |
 | BECOME uid gid groups | primary | every address is bound: change to this user, for good                           |
 | STOPPING              | primary | the server stops: a primary that is started from here on has to stop as well    |
+| UPGRADE               | primary | start a successor with the code of today, as on USR2                            |
+| PREPARED              | primary | a successor has loaded its code, and waits for START                            |
+| UNFIT text            | primary | a successor cannot take over, and ends: why                                     |
+| RELEASED              | primary | it has stopped accepting and reading, has left everything, and ends             |
 | STOPPED status        | primary | the server has stopped, and ends with this status                               |
 | KEPT name + descriptor| keeper  | a descriptor that an earlier primary has put                                    |
 | FACT name text        | keeper  | a text that an earlier primary has set                                          |
+| PREPARE               | keeper  | the first line for a successor: load your code, report PREPARED, wait for START |
+| RELEASE               | keeper  | a successor is prepared: leave everything, report RELEASED, and end             |
+| UPGRADE-FAILED text   | keeper  | the successor does not take over: why                                           |
 | START mode            | keeper  | the deposit is complete; `mode` is a `Mode`                                     |
 | SIGNAL name           | keeper  | the server got this signal                                                      |
 | REAPED pid status     | keeper  | a child of an earlier primary has ended, with this wait status                  |

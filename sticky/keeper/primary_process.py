@@ -28,6 +28,8 @@ class PrimaryProcess:
         self.is_reaped = False
         self.pidfd: int | None = None  # of one that is no child of this process
         self.is_lost = False  # the link has ended
+        self.is_prepared = False  # a successor that waits for START
+        self.unfit = ""  # why a successor cannot take over
         self.lost_at: float | None = None  # when that was seen
         self._outbox: deque[tuple[str, int | None]] = deque()
 

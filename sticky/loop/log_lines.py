@@ -39,6 +39,7 @@ SIDECAR_EXITED: Final = "sidecar exited"
 SIDECAR_NOT_STARTED: Final = "sidecar not started"
 SERVER_LISTENING: Final = "server listening"
 SERVER_TAKEN_OVER: Final = "server taken over"  # from an earlier primary, which has died
+SERVER_RELEASED: Final = "server released"  # to a successor, in an upgrade
 SERVER_GIVES_UP: Final = "server gives up"
 SERVER_STOPPING: Final = "server stopping"
 SERVER_STOPPED: Final = "server stopped"

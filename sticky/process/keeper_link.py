@@ -9,7 +9,6 @@ A primary without a keeper (`Cluster.run`) has a `KeeperLink()`, which keeps its
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import select
@@ -21,14 +20,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from sticky.errors import SettingsError
 from sticky.keeper.lines import (
     AGAIN,
-    DIRECTORY,
     FIRST,
-    KEEPER_FD,
     KEEPER_SOCKET,
-    PRIMARY_LOCK,
     LinkClosed,
     receive,
     send,
@@ -36,11 +31,10 @@ from sticky.keeper.lines import (
 from sticky.lifetime import resident_bytes
 from sticky.loop.log_lines import log
 from sticky.loop.poller import READ, WRITE, Poller, Timer
+from sticky.process.keeper_start import PREPARE, START_S, lock, receive_deposit, socket_from_environment
 from sticky.supervision.deposit import Kept
 
 ALIVE_S: Final = 1.0  # between two signs of life; the keeper waits fifteen times as long
-START_S: Final = 30.0  # for the keeper's first messages
-LOCK_S: Final = 5.0  # for the lock of a primary that has just died
 RELINK_S: Final = 0.25  # between two attempts to find another keeper
 LAST_S: Final = 1.0  # for the keeper to have room for the last line
 RETRY_S: Final = 0.02  # a link full of descriptors in flight (ETOOMANYREFS) gets no event from epoll
@@ -74,6 +68,8 @@ class KeeperLink:
         """
         self.directory = directory
         self.kept = Kept() if kept is None else kept
+        self.is_successor = False
+        """Whether this process must call `take_over`: a primary serves beside it."""
         self.is_takeover = mode == AGAIN
         """Whether an earlier primary has served: this one goes on with what it has left."""
         self._sock = sock
@@ -88,6 +84,9 @@ class KeeperLink:
         self._on_signal: OnSignal = lambda number: None
         self._on_reaped: OnReaped = lambda pid, status: None
         self._on_lost: Callable[[], object] = lambda: None
+        self._on_release: Callable[[], object] = lambda: None
+        self.upgrade_failed: str | None = None
+        """Why the last upgrade was given up."""
         self._on_linked: Callable[[], object] = lambda: None
         self._is_closed = False
 
@@ -100,57 +99,36 @@ class KeeperLink:
             None when no keeper started this process.
 
         Raises:
-            SettingsError: the keeper is gone, or sends nothing.
+            SettingsError: the keeper is gone or sends nothing, or another primary lives.
         """
-        text, directory = os.environ.pop(KEEPER_FD, ""), os.environ.pop(DIRECTORY, "")
-        if not text.isdecimal():
+        found = socket_from_environment()
+        if found is None:
             return None
-        kept = Kept()
-        try:
-            sock = socket.socket(fileno=int(text))
-            sock.set_inheritable(False)
-            poll = select.poll()
-            poll.register(sock, select.POLLIN)
-            while poll.poll(START_S * 1000):
-                received = receive(sock)
-                if received is None:
-                    continue
-                line, fd = received
-                word, _, rest = line.partition(" ")
-                if word == "START":
-                    link = cls(sock, kept, mode=rest, directory=directory)
-                    link.lock()
-                    return link
-                name, _, value = rest.partition(" ")
-                if fd is not None:
-                    kept.fds[name] = fd
-                elif word == "FACT":
-                    kept.texts[name] = value
-            raise SettingsError("keeper", "the keeper has sent nothing")
-        except (OSError, LinkClosed) as error:
-            raise SettingsError("keeper", f"the link to the keeper cannot be used: {error!r}") from error
+        link = cls(found[0], directory=found[1])
+        link._begin(START_S)
+        return link
 
-    def lock(self) -> None:
+    def _begin(self, wait_s: float | None) -> None:
+        assert self._sock is not None, "the link was just made"
+        mode = receive_deposit(self._sock, self.kept, wait_s)
+        self.is_successor, self.is_takeover = mode == PREPARE, mode == AGAIN
+        if not self.is_successor:
+            self._lock = lock(self.directory)
+
+    def take_over(self) -> None:
         """
-        Be the primary of the control directory. Another keeper then starts none beside this one.
+        As a successor that has loaded all its code: wait until the primary has left everything, and take that.
 
         Raises:
-            SettingsError: another primary lives.
+            SettingsError: the keeper is gone.
         """
-        if not self.directory:
-            return
-        path = os.path.join(self.directory, PRIMARY_LOCK)
-        self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        until = time.monotonic() + LOCK_S
-        while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if time.monotonic() > until:
-                    raise SettingsError("keeper", f"another primary holds {path}") from error
-                time.sleep(RETRY_S)  # the one before this one is just dying, or a child of it is being started
-            else:
-                return
+        assert self.is_successor, "another primary has its deposit from the beginning"
+        self._send("PREPARED")
+        self._begin(None)
+
+    def unfit(self, reason: str) -> None:
+        """As a successor that cannot take over: report why. This process must end next."""
+        self._send(f"UNFIT {reason}")
 
     # What is kept
 
@@ -200,12 +178,12 @@ class KeeperLink:
         finally:
             os.close(fd)
 
-    def take_listeners(self, addresses: Sequence[str]) -> list[socket.socket]:
-        """Return the listeners of an earlier primary, where it had the same addresses; else none of them."""
-        names = _listener_names(addresses)
-        if not all(name in self.kept.fds for name in names):
-            return []
-        return [socket.socket(fileno=self.kept.fds.pop(name)) for name in names]
+    def take_listener(self, address: str) -> socket.socket | None:
+        """Return the listener of an earlier primary for an address; None where it had none."""
+        for name in self.kept.fds:
+            if name.startswith("listener:") and name.split(":", 2)[2] == address:
+                return socket.socket(fileno=self.kept.fds.pop(name))
+        return None
 
     def put_listeners(self, addresses: Sequence[str], listeners: Sequence[socket.socket]) -> None:
         """Keep the listeners of these addresses. New connections then wait in the backlog while no primary is there."""
@@ -258,6 +236,22 @@ class KeeperLink:
         ids = " ".join(str(each) for each in (os.getuid(), os.getgid(), *os.getgroups()))
         self._send(f"BECOME {ids}")
 
+    def upgrade(self) -> bool:
+        """Have a successor started with the code of today. Return False without a keeper."""
+        self.upgrade_failed = None
+        self._send("UPGRADE")
+        return self.is_linked
+
+    def released(self) -> None:
+        """Report that everything is left with the keeper, once all of it is sent. This process must end next."""
+        until = time.monotonic() + LAST_S
+        while self._queue and time.monotonic() < until:
+            time.sleep(RETRY_S)
+            self._flush()
+        os.close(self._lock)  # it is the successor's from now on
+        self._lock = -1
+        self._send("RELEASED")
+
     def stopping(self) -> None:
         """Report that the server stops: a primary that is started from now on has to stop as well."""
         self._send("STOPPING")
@@ -296,6 +290,7 @@ class KeeperLink:
         on_reaped: OnReaped,
         on_lost: Callable[[], object],
         on_linked: Callable[[], object],
+        on_release: Callable[[], object],
     ) -> None:
         """
         Begin to read the link, and to send signs of life.
@@ -305,9 +300,10 @@ class KeeperLink:
             on_reaped: called with pid and wait status of a child of an earlier primary that has ended.
             on_lost: called when the keeper is gone: signals come to this process from then on.
             on_linked: called when another keeper was found, and everything was left with it.
+            on_release: called when a successor is prepared: leave everything, and call `released`.
         """
         self._poller, self._on_signal, self._on_reaped = poller, on_signal, on_reaped
-        self._on_lost, self._on_linked = on_lost, on_linked
+        self._on_lost, self._on_linked, self._on_release = on_lost, on_linked, on_release
         if self._sock is None:
             if self._is_used:  # it was lost during the start
                 self._on_lost()
@@ -348,6 +344,10 @@ class KeeperLink:
         word, *words = line.split()
         if word == "SIGNAL":
             self._poller.guard(partial(self._on_signal, signal.Signals[words[0]]))
+        elif word == "RELEASE":
+            self._poller.guard(self._on_release)
+        elif word == "UPGRADE-FAILED":
+            self.upgrade_failed = line.partition(" ")[2]
         elif word == "REAPED":
             self._poller.guard(partial(self._on_reaped, int(words[0]), int(words[1])))
         if fd is not None:

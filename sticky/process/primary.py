@@ -11,12 +11,14 @@ Its poller and its environment are given to it, so that a test runs it without a
 | HUP       | reload: each worker is replaced when its successor is ready           |
 | TTIN/TTOU | one worker more, one fewer                                            |
 | USR1      | open the log files again (the `reopen_logs` hook)                     |
+| USR2      | upgrade: a primary with the code of today takes over (with a keeper)  |
 | CHLD      | a process ended: a worker, a sidecar, or as PID 1 any other           |
 
 **States** (`TRANSITIONS`):
 
     STARTING ──listen──▶ SERVING ──stop──▶ STOPPING ──ended──▶ STOPPED
-        └───────────────stop─────────────────▲
+        └───────────────stop─────────────────▲          ▲
+                         └──────release (to a successor)──┘
 
 **With a keeper** (`realtime serve`) the signals come as lines from there, and this process ignores those of the
 terminal. A TERM that is sent to this process itself, as a service manager may do, is a stop, and never a second one.
@@ -31,27 +33,27 @@ drain the workers, end the sidecars. In STOPPING another stop only makes it fast
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
 import os
 import secrets
 import signal
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from sticky.accept import listen
+from sticky.accept.pending_connection import PendingConnection
 from sticky.errors import SettingsError
 from sticky.keys.hashing import Slot
 from sticky.loop import log_lines
 from sticky.loop.log_lines import log
 from sticky.loop.poller import Poller
-from sticky.process import commands, privileges
+from sticky.process import commands
+from sticky.process.binding import Binding
 from sticky.process.control import ControlServer
 from sticky.process.keeper_link import KeeperLink
 from sticky.process.notify import ServiceManager
-from sticky.process.pid_file import PidFile
+from sticky.process.primary_state import TRANSITIONS, PrimaryEvent, PrimaryState
+from sticky.process.release import Release, take_counters, take_pending
 from sticky.process.routing import Routing
 from sticky.process.signals import ignore, queue, queued_signals
 from sticky.settings import ClusterSettings
@@ -70,37 +72,14 @@ _SIGNALS: Final = (
     signal.SIGTTIN,
     signal.SIGTTOU,
     signal.SIGUSR1,
+    signal.SIGUSR2,
     signal.SIGCHLD,
 )
 _TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)  # they reach the keeper as well
+_BEFORE_STOP: Final = (PrimaryState.STARTING, PrimaryState.SERVING)
 
 SLOT: Final = "STICKY_SLOT"
 """The environment variable that names a worker's slot, for what reads nothing else."""
-
-
-class PrimaryState(enum.Enum):
-    """Where a run of the primary is."""
-
-    STARTING = "starting"  # no worker was ready yet, and no client is accepted
-    SERVING = "serving"
-    STOPPING = "stopping"  # no client is accepted any more
-    STOPPED = "stopped"  # the loop ends
-
-
-class PrimaryEvent(enum.Enum):
-    """What moves it on."""
-
-    LISTEN = "listen"  # the first worker is ready
-    STOP = "stop"  # a signal, a command, or no worker could boot
-    ENDED = "ended"  # no worker and no sidecar is left
-
-
-TRANSITIONS: Final[dict[tuple[PrimaryState, PrimaryEvent], PrimaryState]] = {
-    (PrimaryState.STARTING, PrimaryEvent.LISTEN): PrimaryState.SERVING,
-    (PrimaryState.STARTING, PrimaryEvent.STOP): PrimaryState.STOPPING,
-    (PrimaryState.SERVING, PrimaryEvent.STOP): PrimaryState.STOPPING,
-    (PrimaryState.STOPPING, PrimaryEvent.ENDED): PrimaryState.STOPPED,
-}
 
 
 class Primary:
@@ -141,6 +120,7 @@ class Primary:
         self._counters = poller.counters
         self._status = 0
         self._is_told_to_stop = False  # by the keeper
+        self._is_released = False  # everything is left to a successor
         env = dict(env)
         self._keeper = KeeperLink() if keeper is None else keeper
         self._manager = ServiceManager(env, send=self._keeper.notify if self._keeper.is_linked else None)
@@ -150,12 +130,13 @@ class Primary:
         secret = settings.secret or self._keeper.take_bytes("secret") or secrets.token_bytes(32)
         self._keeper.set("node", self._node)
         self._keeper.put_bytes("secret", secret)
-        self._listeners: list[socket.socket] = []
-        self._pid_file = PidFile(settings.pid_file)
+        self._binding = Binding(settings, self._keeper)
+        self._pending: list[PendingConnection] = []  # left by an earlier primary
+        take_counters(self._keeper, poller.counters)
         with contextlib.ExitStack() as undo:
             undo.callback(self._keeper.close)
-            undo.callback(self._remove_files)
-            self._bind()
+            undo.callback(self._close_binding)
+            self._binding.bind()
             self._routing = Routing(poller, self._workers, settings, secret=secret)
             undo.callback(self._routing.release)
             self._control = self._open_control()
@@ -202,23 +183,6 @@ class Primary:
         path = self._settings.control
         return None if path is None else ControlServer(self._poller, path, partial(commands.answer, self))
 
-    def _bind(self) -> None:
-        """
-        Bind every address, write the pid file, then give the privileges up that this may have needed.
-
-        Raises:
-            SettingsError: one of them is not possible.
-        """
-        identity = privileges.find(self._settings.user, self._settings.group)
-        if self._settings.umask is not None:
-            os.umask(self._settings.umask)
-        self._listeners = self._keeper.take_listeners(self._settings.binds) or listen.bind_all(self._settings.binds)
-        self._keeper.put_listeners(self._settings.binds, self._listeners)
-        self._pid_file.write(self._keeper.pid or os.getpid())
-        self._keeper.set("pid-file", self._pid_file.path)
-        identity.assume()
-        self._keeper.become()
-
     def _transition(self, event: PrimaryEvent) -> None:
         after = TRANSITIONS.get((self.state, event))
         if after is None:
@@ -241,12 +205,13 @@ class Primary:
             self.start()
             while self.state is not PrimaryState.STOPPED:
                 self._poller.run_once()
-            self._keeper.stopped(self._status)
+            if not self._is_released:
+                self._keeper.stopped(self._status)
         return self._status
 
     def start(self) -> None:
         """Start the sidecars, and the workers when those are ready. The caller must run the poller, then `close`."""
-        self._hook("setup", {"addresses": [listen.address_of(each) for each in self._listeners]})
+        self._hook("setup", {"addresses": self._binding.addresses()})
         if self._manager.watchdog_s:
             self._notify_alive()
         self._keeper.watch(
@@ -255,28 +220,26 @@ class Primary:
             on_reaped=self._on_reaped,
             on_lost=lambda: queue(_TERMINAL),
             on_linked=self._on_linked,
+            on_release=self._release,
         )
         self._sidecars.start(self._keeper.kept)
 
     def _start_workers(self) -> None:
         self._supervisor.start(self._keeper.kept)
+        self._pending = take_pending(self._keeper)
         self._keeper.drop_rest()
 
     def close(self) -> None:
-        """Close every descriptor, and remove every file, that the primary made."""
+        """Close every descriptor, and remove every file, that the primary made and no successor has."""
         self._routing.release()
         if self._control is not None:
-            self._control.close()
-        self._remove_files()
+            self._control.close(is_released=self._is_released)
+        self._close_binding()
         self._keeper.close()
         self._poller.close()
 
-    def _remove_files(self) -> None:
-        for listener in self._listeners:
-            if listener.fileno() >= 0:
-                listen.unlink(listener)
-            listener.close()
-        self._pid_file.remove()
+    def _close_binding(self) -> None:
+        self._binding.close(is_released=self._is_released)
 
     def _notify_alive(self) -> None:
         self._poller.after(self._manager.watchdog_s, self._notify_alive)
@@ -290,8 +253,10 @@ class Primary:
             return  # the worker became ready after a stop
         assert self._workers.live, "a client that is accepted now has a worker"
         self._transition(PrimaryEvent.LISTEN)
-        self._routing.open(self._listeners, self._settings.backlog)
-        addresses = [listen.address_of(listener) for listener in self._listeners]
+        self._routing.open(self._binding.listeners, self._settings.backlog)
+        for pending in self._pending:
+            self._routing.acceptor.adopt(pending)
+        addresses = self._binding.addresses()
         for address in addresses:
             log(logging.INFO, log_lines.SERVER_LISTENING, address=address)
         self._keeper.ready()
@@ -312,7 +277,7 @@ class Primary:
         for number in numbers:
             if number is signal.SIGCHLD:
                 continue
-            if number is signal.SIGTERM and self._keeper.is_linked and self.state is PrimaryState.STOPPING:
+            if number is signal.SIGTERM and self._keeper.is_linked and self.state not in _BEFORE_STOP:
                 continue  # to this process itself, and the keeper has passed on its own
             self._poller.guard(partial(self.handle_signal, number))
         self.reap()
@@ -322,7 +287,7 @@ class Primary:
         ignore(_TERMINAL)
         self._keeper.become()
         with contextlib.suppress(SettingsError):  # its directory may be another user's by now
-            self._pid_file.write(self._keeper.pid or os.getpid())
+            self._binding.write_pid()
         if self.state is PrimaryState.SERVING:
             self._keeper.ready()
             self._manager.ready(self._summary())
@@ -334,7 +299,8 @@ class Primary:
         if number in (signal.SIGTERM, signal.SIGINT) and not self._is_told_to_stop:
             self._is_told_to_stop = True
             log(logging.INFO, log_lines.SIGNAL_RECEIVED, signal=number.name)
-            self.stop()
+            if self.state in _BEFORE_STOP:
+                self.stop()
         else:
             self.handle_signal(number)
 
@@ -356,6 +322,8 @@ class Primary:
             self._supervisor.scale(self._supervisor.wanted - 1)
         elif number is signal.SIGUSR1:
             self._hook("reopen_logs", {})
+        elif number is signal.SIGUSR2:
+            self.upgrade()
 
     def reap(self) -> None:
         """Reap every process that has ended. One SIGCHLD may stand for many."""
@@ -373,6 +341,21 @@ class Primary:
         """Replace every worker by a new one, one by one."""
         self._manager.reloading()
         self._supervisor.reload()
+
+    def upgrade(self) -> bool:
+        """Have a primary with the code of today take over. Return False where nothing can: no keeper, or no service."""
+        return self.state is PrimaryState.SERVING and self._keeper.upgrade()
+
+    def _release(self) -> None:
+        if self.state is PrimaryState.SERVING:  # else this process ends anyway
+            routing = self._routing
+            Release(
+                self._poller, routing.acceptor, routing.dispatcher, self._workers, self._keeper, self._on_released
+            ).begin()
+
+    def _on_released(self) -> None:
+        self._is_released = True
+        self._transition(PrimaryEvent.RELEASE)
 
     def scale(self, workers: int) -> None:
         """Have so many workers."""
@@ -414,10 +397,7 @@ class Primary:
         self._transition(PrimaryEvent.STOP)
         self._manager.stopping()
         self._keeper.stopping()
-        self._keeper.drop_listeners(self._settings.binds)
-        for listener in self._listeners:
-            if listener.fileno() >= 0:
-                listen.unlink(listener)
+        self._binding.unlink()
         self._routing.close()
 
     def _on_workers_stopped(self, status: int) -> None:
@@ -437,7 +417,8 @@ class Primary:
             "node": self._node,
             "keeper": self._keeper.describe(),
             "control": self._settings.control,
-            "addresses": [listen.address_of(each) for each in self._listeners if each.fileno() >= 0],
+            "upgrade": {"failed": self._keeper.upgrade_failed},
+            "addresses": self._binding.addresses(),
             "workers": self._workers.describe(),
             "wanted": self._supervisor.wanted,
             "reload": self._supervisor.describe_reload(),

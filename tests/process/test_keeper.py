@@ -18,8 +18,22 @@ from typing import Any
 
 import pytest
 
-from sticky.keeper.report import PRIMARY_ADOPTED, PRIMARY_LOST, PRIMARY_RESTART_DELAYED, PRIMARY_STARTED
-from sticky.loop.log_lines import RELOAD_STARTED, SERVER_TAKEN_OVER, SIGNAL_RECEIVED, WORKER_EXITED, WORKER_READY
+from sticky.keeper.report import (
+    PRIMARY_ADOPTED,
+    PRIMARY_LOST,
+    PRIMARY_RESTART_DELAYED,
+    PRIMARY_STARTED,
+    UPGRADE_FAILED,
+    UPGRADE_STARTED,
+)
+from sticky.loop.log_lines import (
+    RELOAD_STARTED,
+    SERVER_RELEASED,
+    SERVER_TAKEN_OVER,
+    SIGNAL_RECEIVED,
+    WORKER_EXITED,
+    WORKER_READY,
+)
 from sticky.process.keeper_link import KEEPER_FOUND, KEEPER_LOST
 from tests.support.client import ProtocolClient
 from tests.support.log_lines import pattern
@@ -279,3 +293,79 @@ def kill_primary_of_another_keeper(server: RunningServer) -> None:
     os.kill(pid, signal.SIGKILL)
     server.log.wait_for(pattern(PRIMARY_LOST, pid=pid), since=mark)
     server.log.wait_for(SERVER_TAKEN_OVER, since=mark)
+
+
+def test_an_upgrade_closes_and_refuses_nothing_and_has_pending_connections_go_on() -> None:
+    with RunningServer(None, workers=2) as server:
+        server.wait_until_full()
+        before = server.status()
+
+        async def go_on() -> None:
+            clients = [await ProtocolClient.join(server.websocket_url, f"127.0.8.{n + 1}") for n in range(6)]
+            for client in clients:
+                await client.ask("subscribe", channel="room")
+            for number in range(3):
+                await asyncio.to_thread(upgrade, server)
+                await chat(clients, f"upgrade {number}")
+            assert [client.closed for client in clients] == [None] * 6, "no client was closed"
+            for client in clients:
+                await client.close()
+
+        def upgrade(server: RunningServer) -> None:
+            mark, pid = server.log.mark(), server.status()["pid"]
+            with socket.create_connection(("127.0.0.1", server.port), 30) as pending:
+                pending.sendall(REQUEST[:20])
+                while server.status()["before_head"] < 1:
+                    pass  # the status is answered by the loop that accepts
+                server.send_signal(signal.SIGUSR2)
+                server.log.wait_for(pattern(SERVER_RELEASED, pending=r"[1-9]\d*", lost=0), since=mark)
+                server.log.wait_for(SERVER_TAKEN_OVER, since=mark)
+                pending.sendall(REQUEST[20:])
+                assert pending.recv(4096).startswith(b"HTTP/1.1 200")
+            assert server.status()["pid"] != pid
+
+        with Connects(server.port) as connects:
+            asyncio.run(go_on())
+        after = server.status()
+        assert workers_of(after) == workers_of(before)
+        assert after["sidecars"] == before["sidecars"]
+        assert after["counters"]["accepted"] >= connects.served + 6 + 3, "each successor counts on"
+        assert connects.served
+        assert (connects.refused, connects.reset) == (0, 0)
+        assert server.log.find_all(PRIMARY_LOST) == []
+        assert server.stop() == 0
+        assert server.log.find_all("Traceback") == []
+
+
+def run_upgrade(server: RunningServer) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "realtime", "upgrade", "--control", str(server.control)]
+    return subprocess.run(argv, cwd=ROOT, env=server.env, capture_output=True, text=True, timeout=100)
+
+
+def test_the_command_upgrades_to_the_settings_of_today_or_says_why_not(tmp_path: Path) -> None:
+    config = tmp_path / "realtime.toml"
+    config.write_text("ping = '20s'\n")
+    with RunningServer(None, "--config", str(config), workers=1) as server:
+        before = server.status()
+        config.write_text("ping = 'never'\n")
+        done = run_upgrade(server)
+        assert done.returncode == 1
+        assert done.stderr.startswith("realtime: nothing was replaced, and the server serves on: SettingsError: ")
+        assert "ping" in done.stderr
+        assert server.status()["pid"] == before["pid"]
+        kill_primary(server)  # a crash is no upgrade: the settings of before count
+        pid = server.status()["pid"]
+        config.write_text("ping = '15s'\n")
+        assert run_upgrade(server).stdout == f"upgraded (primary {pid} -> {server.status()['pid']})\n"
+        assert workers_of(server.status()) == workers_of(before)
+
+
+def test_a_successor_that_is_killed_changes_nothing() -> None:
+    with RunningServer(None, workers=1) as server:
+        before, mark = server.status(), server.log.mark()
+        server.send_signal(signal.SIGUSR2)
+        started = server.log.wait_for(pattern(UPGRADE_STARTED, pid=r"(?P<successor>\d+)"), since=mark)
+        os.kill(int(started["successor"]), signal.SIGKILL)
+        server.log.wait_for(UPGRADE_FAILED, since=mark)
+        assert server.status()["pid"] == before["pid"]
+        assert server.status()["upgrade"]["failed"]

@@ -15,7 +15,8 @@ from sticky.errors import SettingsError
 from sticky.handoff.channel import Kind
 from sticky.handoff.messages import Ready
 from sticky.keys.hashing import Slot
-from sticky.process.primary import SLOT, TRANSITIONS, Primary, PrimaryEvent, PrimaryState
+from sticky.process.primary import SLOT, Primary
+from sticky.process.primary_state import TRANSITIONS, PrimaryEvent, PrimaryState
 from sticky.settings import ClusterSettings
 from sticky.supervision.sidecars import Sidecar
 from sticky.worker.worker import EXIT_BOOT
@@ -101,6 +102,7 @@ LEGAL = {
     (S.STARTING, E.LISTEN): S.SERVING,
     (S.STARTING, E.STOP): S.STOPPING,
     (S.SERVING, E.STOP): S.STOPPING,
+    (S.SERVING, E.RELEASE): S.STOPPED,
     (S.STOPPING, E.ENDED): S.STOPPED,
 }
 

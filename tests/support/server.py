@@ -270,12 +270,16 @@ class RunningServer:
         """Where clients of the Centrifuge protocol connect."""
         return f"ws{self.url.removeprefix('http')}/connection/websocket"
 
+    @property
+    def control(self) -> Path:
+        """The control socket."""
+        if "--control" in self.argv:
+            return Path(self.cwd, self.argv[self.argv.index("--control") + 1])
+        return self.directory / CONTROL_SOCKET
+
     def status(self) -> dict[str, Any]:
         """What the primary knows."""
-        control = self.directory / CONTROL_SOCKET
-        if "--control" in self.argv:
-            control = Path(self.cwd, self.argv[self.argv.index("--control") + 1])
-        return send_request(control, {"command": "status"})
+        return send_request(self.control, {"command": "status"})
 
     def children(self) -> list[int]:
         """Return the pids of workers and local broker: children of the primary, or of the keeper after its death."""

@@ -1,0 +1,35 @@
+"""
+The states of a primary, and the table of its transitions. primary.py explains them. Pure.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+
+class PrimaryState(enum.Enum):
+    """Where a run of the primary is."""
+
+    STARTING = "starting"  # no worker was ready yet, and no client is accepted
+    SERVING = "serving"
+    STOPPING = "stopping"  # no client is accepted any more
+    STOPPED = "stopped"  # the loop ends
+
+
+class PrimaryEvent(enum.Enum):
+    """What moves it on."""
+
+    LISTEN = "listen"  # the first worker is ready
+    STOP = "stop"  # a signal, a command, or no worker could boot
+    RELEASE = "release"  # everything is left to a successor
+    ENDED = "ended"  # no worker and no sidecar is left
+
+
+TRANSITIONS: Final[dict[tuple[PrimaryState, PrimaryEvent], PrimaryState]] = {
+    (PrimaryState.STARTING, PrimaryEvent.LISTEN): PrimaryState.SERVING,
+    (PrimaryState.STARTING, PrimaryEvent.STOP): PrimaryState.STOPPING,
+    (PrimaryState.SERVING, PrimaryEvent.STOP): PrimaryState.STOPPING,
+    (PrimaryState.SERVING, PrimaryEvent.RELEASE): PrimaryState.STOPPED,
+    (PrimaryState.STOPPING, PrimaryEvent.ENDED): PrimaryState.STOPPED,
+}
