@@ -6,6 +6,7 @@
 #   SECONDS=600                how long `make fuzz` runs
 #   JOBS=2                     how many processes `make test` shares the test files between; 0 is none
 #   ARGS="-k name -x"          handed to pytest by `make test` and `make test-slow`, and to the bench by `make bench`
+#   REALTIME_MOVES=4711        when sessions move in the tests of the protocol: a seed, or `random`
 #   ARGS="S1 S5 --rounds 5 --report docs/bench"   two scenarios of the bench; without ARGS all, in about two hours
 #   LOWEST="tests/process/test_tls.py"   what `make test-lowest` runs
 #   CENTRIFUGO=latest          the version that `make bench` builds, where Go is found
@@ -57,6 +58,7 @@ test: $(READY) tests/sdk/node_modules/.package-lock.json  ## run the tests; what
 
 test-slow: $(READY) $(VENV)-apps/.installed tests/sdk/node_modules/.package-lock.json tests/apps/node/node_modules/.package-lock.json  ## run the tests that take longer
 	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(if $(ARGS),,REALTIME_MOVES=random $(BIN)/python -m pytest tests/realtime/protocol -k move)
 
 # Gradio, Streamlit, Shiny and marimo: 1 GB, in an environment of their own. Where they cannot be installed,
 # a line says so and their tests are skipped.

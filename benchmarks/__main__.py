@@ -21,9 +21,10 @@ from benchmarks.against import CannotBuild, build, ratios, with_revision
 from benchmarks.compile import program
 from benchmarks.contestants import CONTESTANTS, Contestant
 from benchmarks.errors import Absent, BenchError
+from benchmarks.files import write
 from benchmarks.machine import command_line, describe, raise_descriptor_limit
 from benchmarks.profile import Profile, Profiler
-from benchmarks.report import Results, by_case, words_for, write
+from benchmarks.report import Results, by_case, words_for
 from benchmarks.rounds import in_turn, run
 from benchmarks.scenarios import SCENARIOS, Run, Scenario, Window, families
 from benchmarks.targets import verdicts

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from realtime.timing.timer_wheel import TimerWheel
-from realtime.transport.base import Handshake, Transport
+from realtime.transport.base import Handshake, NoParameters, Transport
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import WebSocketTransport
-from realtime.transport.websocket_endpoint import Limits, WebSocketEndpoint
+from realtime.transport.websocket_endpoint import WebSocketEndpoint, WebSocketLimits
 
 ROUNDS: Final = 5
 FRAMES: Final = 1000
@@ -36,7 +36,7 @@ KINDS: Final = {
 
 
 class _Session:
-    who = "somebody"
+    log_fields: Mapping[str, Any] = {}
     is_patient = False
 
     def receive(self, message: bytes | str) -> None: ...
@@ -51,7 +51,7 @@ class _Session:
         assert code == 1006, (code, reason)
 
 
-class _Sessions:
+class _Sessions(NoParameters):
     subprotocols: Sequence[str] = ()
 
     def __call__(self, transport: Transport, handshake: Handshake, subprotocol: str | None) -> _Session:
@@ -96,14 +96,14 @@ async def cost_us(frame: bytes, at_once: int) -> float:
     return best
 
 
-def _unlimited() -> Limits:
+def _unlimited() -> WebSocketLimits:
     """Return limits that nothing here meets, also where a version has fewer."""
-    limits: Any = Limits()
+    limits: Any = WebSocketLimits()
     if hasattr(limits, "flood"):
         from realtime.transport.flood import FloodLimits
 
-        return Limits(flood=FloodLimits(0, 0, 0))
-    return Limits()
+        return WebSocketLimits(flood=FloodLimits(0, 0, 0))
+    return WebSocketLimits()
 
 
 async def main() -> None:

@@ -334,13 +334,3 @@ def commands(results: Results) -> dict[str, str]:
     """Return how each contestant was started; ports were drawn."""
     found = {each.contestant: each.command for each in results.runs if each.command}
     return {name: re.sub(r"\b\d{5}\b", "PORT", command) for name, command in found.items()}
-
-
-def write(directory: Path, results: Results) -> None:
-    """Write report.md, report.html and costs.svg."""
-    from benchmarks.page import page, picture  # they draw with what is above
-
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "report.md").write_text(markdown(results))
-    (directory / "report.html").write_text(page(results))
-    (directory / "costs.svg").write_text(picture(results))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from realtime.session.connection import Connection
 
-DISTRIBUTION = "realtime-cluster"  # realtime_cluster.py and own.py know by this line that the package is ours
+DISTRIBUTION = "realtime-cluster"  # realtime_cluster and own.py know by this line that the package is ours
 __version__ = "0.1.0"
 
 __all__ = [

@@ -18,20 +18,14 @@ class CloseCode(IntEnum):
     `conn.disconnect(CloseCode.FORCE_RECONNECT)`
     """
 
-    CONNECTION_CLOSED = 3000
-    """The client closed it, or its network broke."""
     SHUTDOWN = 3001
     """The worker ends; another one takes the client."""
     SERVER_ERROR = 3004
     """Something failed inside."""
     CONNECTION_EXPIRED = 3005
     """The token's time was over, and no other one came."""
-    SUBSCRIPTION_EXPIRED = 3006
-    """The same of a room's token."""
     SLOW = 3008
     """The client read too slowly, and too much waited for it."""
-    WRITE_ERROR = 3009
-    """The socket took nothing any more."""
     INSUFFICIENT_STATE = 3010
     """Publications were lost; the client recovers them when it is back."""
     FORCE_RECONNECT = 3011

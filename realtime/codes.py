@@ -1,7 +1,8 @@
 """
-The protocol's codes, each with its text and what a client does about it.
+The codes that this server sends, each with its text and what a client does about it.
 
-Centrifuge client protocol, section 8. Tables only. A client gets a code and this text, never what went wrong inside.
+Runs in the worker. Tables only (Centrifuge client protocol, section 8). A client gets a code and this text, never what
+went wrong inside. The protocol has more codes; docs/reference/codes.md says why the server does not send them.
 """
 
 from __future__ import annotations
@@ -60,7 +61,6 @@ LIMIT_EXCEEDED: Final = ErrorCode(106, "limit exceeded")
 BAD_REQUEST: Final = ErrorCode(107, "bad request")
 NOT_AVAILABLE: Final = ErrorCode(108, "not available")
 TOKEN_EXPIRED: Final = ErrorCode(109, "token expired")
-EXPIRED: Final = ErrorCode(110, "expired")
 TOO_MANY_REQUESTS: Final = ErrorCode(111, "too many requests", temporary=True)
 UNRECOVERABLE: Final = ErrorCode(112, "unrecoverable position")
 
@@ -72,13 +72,10 @@ def comes_back(code: int) -> bool:
     return not (code in _FOR_GOOD or 3500 <= code < 4000 or 4500 <= code < 5000)
 
 
-CLOSED: Final = DisconnectCode(3000, "connection closed")
 SHUTDOWN: Final = DisconnectCode(3001, "shutdown")
 SERVER_ERROR: Final = DisconnectCode(3004, "internal server error")
 CONNECTION_EXPIRED: Final = DisconnectCode(3005, "connection expired")
-SUBSCRIPTION_EXPIRED: Final = DisconnectCode(3006, "subscription expired")
 SLOW: Final = DisconnectCode(3008, "slow")
-WRITE_ERROR: Final = DisconnectCode(3009, "write error")
 INSUFFICIENT_STATE: Final = DisconnectCode(3010, "insufficient state")
 FORCE_RECONNECT: Final = DisconnectCode(3011, "force reconnect")
 NO_PONG: Final = DisconnectCode(3012, "no pong")

@@ -13,6 +13,7 @@ The errors of `realtime`, in one tree.
     ├── BrokerUnavailable      Redis or the local broker cannot be reached now
     │   ├── BrokerAway         there is no link now: nothing was sent
     │   └── BrokerFull         it can, and keeps no more than it does: reading and leaving go on
+    ├── IncompatibleFormat     another release is in use there, which does not understand this one
     ├── ClientError            an answer to one command; the client sees its code and message
     │   └── Reject             the application says no (103 unless it says otherwise)
     ├── Disconnect             the connection has to end, with a code the client understands
@@ -128,6 +129,25 @@ class AnswerError(RealtimeError):
 
     def __str__(self) -> str:
         return f"{self.what}: JSON cannot say {self.problem} at `{self.field}`"
+
+
+class IncompatibleFormat(RealtimeError):
+    """
+    A worker does not start: what is there is of a release that does not understand this one.
+
+    Attributes:
+        where: the broker, as logs show it.
+        theirs: what is there, and of which release.
+        ours: this release.
+        advice: what the operator can do.
+    """
+
+    def __init__(self, where: str, theirs: str, ours: str, advice: str) -> None:
+        super().__init__(where, theirs, ours, advice)
+        self.where, self.theirs, self.ours, self.advice = where, theirs, ours, advice
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.theirs} does not understand {self.ours}: {self.advice}"
 
 
 class BrokerUnavailable(RealtimeError):

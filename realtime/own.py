@@ -2,7 +2,8 @@
 Refuses to be imported where the package around it is another distribution's.
 
 Another distribution on PyPI has a package `realtime` too. Where its `__init__.py` has replaced ours, modules of ours
-would still be imported, and fail with confusing errors. What is imported first imports this module first.
+would still be imported, and fail with confusing errors. What is imported first imports this module first (errors.py
+does). `realtime_cluster`, which stands outside of this package and cannot be overwritten with it, says how to mend it.
 """
 
 from __future__ import annotations

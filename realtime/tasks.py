@@ -16,6 +16,8 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
+from realtime.log_lines import log
+
 
 class Begin(Protocol):
     """Begins tasks, in one of the two ways."""
@@ -81,7 +83,7 @@ class SideTasks:
     def _finish(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._logger.error("! task failed: %s", task.get_coro(), exc_info=error)
+            log(self._logger, logging.ERROR, "task failed", task=task.get_coro(), exc_info=error)
 
     async def close(self, patience_s: float = 0.0) -> None:
         """Wait `patience_s` for the tasks to end, then cancel what is left and await it."""

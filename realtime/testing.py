@@ -9,12 +9,15 @@
 
 Rooms, protocol and handlers are the real ones; the broker is the one in memory, and a client's messages go straight
 into its session. What only several processes show (stickiness, reloads, recovery after a crash) is not to be seen here.
+
+A wait that ends in vain raises a `TimeoutError` that says what was waited for, in which room, and what came instead.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -25,18 +28,19 @@ import jwt
 import msgspec
 
 import realtime
-from realtime.application.app import App
+from realtime.application.app import Application
+from realtime.application.source import did_you_mean
 from realtime.auth.tokens import Tokens
 from realtime.broker.base import WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
 from realtime.errors import ClientError, Disconnect
+from realtime.protocol.centrifuge.encoder import difference
 from realtime.protocol.centrifuge.server import Centrifuge
-from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.hub import Hub
 from realtime.session.registry import Home, Registry
-from realtime.session.state import Limits
+from realtime.session.state import SessionLimits
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.base import Framing, Handshake
@@ -44,11 +48,15 @@ from realtime.transport.stream import LINES
 
 __all__ = ["TestClient", "TestServer"]
 
-PATIENCE_S: Final = 5.0  # for something that never comes
+PATIENCE_S: Final = 5.0  # for something that never comes: what is in the same process comes within milliseconds
+KINDS: Final = ("pub", "join", "leave", "message", "subscribe", "unsubscribe", "refresh")
+"""What the server sends unasked, as `TestClient.next` names it."""
+SHOWN: Final = 5  # of what came instead, in the text of a time-out
+SHOWN_CHARACTERS: Final = 80  # of each
 TOKEN_S: Final = 3600
 
 
-class _Outlet:
+class _Transport:
     """A transport to a client in the same process. Takes everything at once."""
 
     framing: Framing = LINES
@@ -84,10 +92,10 @@ class _Outlet:
     def buffered(self) -> int:
         return 0
 
-    def taken(self) -> int:
+    def acknowledged_bytes(self) -> int:
         return 0
 
-    def hold_little(self, wanted: bool) -> None:
+    def limit_unsent(self, is_limited: bool) -> None:
         """Nothing waits here."""
 
 
@@ -97,16 +105,25 @@ class TestServer:
     __test__ = False  # pytest: this is no test, whatever it is called
 
     def __init__(
-        self, app: App, *, anonymous: bool = True, rooms_per_connection: int = Settings.rooms_per_connection
+        self,
+        app: Application,
+        *,
+        anonymous: bool = True,
+        rooms_per_connection: int = Settings.rooms_per_connection,
+        timeout_s: float = PATIENCE_S,
     ) -> None:
         """
         Args:
             app: what is tested. One at a time: it belongs to this server until the block ends.
             anonymous: whether clients without a token may connect.
             rooms_per_connection: as the setting.
+            timeout_s: how long a client waits for an answer, or for what the server sends, before it raises.
         """
+        self._timeout_s = timeout_s
         self._app = app
-        self._limits = Limits(anonymous=anonymous, rooms_per_connection=rooms_per_connection, commands_per_second=0)
+        self._limits = SessionLimits(
+            anonymous=anonymous, rooms_per_connection=rooms_per_connection, commands_per_second=0
+        )
         self._secret = secrets.token_hex(32)
         self._clients: list[TestClient] = []
 
@@ -185,8 +202,10 @@ class TestServer:
         Raises:
             ClientError: the answer is an error, such as `Reject` from `on_connect`.
             Disconnect: the connection was closed.
+            TimeoutError: there was no answer.
         """
-        made = TestClient(self._protocol, Handshake(client, headers=dict(headers or {}), transport="test"))
+        handshake = Handshake(client, headers=dict(headers or {}), transport="test")
+        made = TestClient(self._protocol, handshake, timeout_s=self._timeout_s)
         self._clients.append(made)
         fields: dict[str, Any] = {} if data is None else {"data": data}
         if claims is not None:
@@ -206,13 +225,15 @@ class TestClient:
 
     __test__ = False
 
-    def __init__(self, protocol: Centrifuge, handshake: Handshake) -> None:
+    def __init__(self, protocol: Centrifuge, handshake: Handshake, *, timeout_s: float = PATIENCE_S) -> None:
+        self._timeout_s = timeout_s
+        self._rooms: set[str] = set()
         self.connected: dict[str, Any] = {}
         self.closed: Disconnect | None = None
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._pushes: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._number = 0
-        self._session = protocol(_Outlet(self._heard, self._end), handshake, None)
+        self._session = protocol(_Transport(self._receive, self._end), handshake, None)
 
     # What a client does
 
@@ -227,16 +248,27 @@ class TestClient:
         Raises:
             ClientError: the answer is an error.
             Disconnect: the connection was closed instead.
+            TimeoutError: there was no answer. The text names the command and its room or method.
         """
         if self.closed is not None:
             raise self.closed
         self._number += 1
         answer = self._answers[self._number] = asyncio.get_running_loop().create_future()
         self._session.receive(msgspec.json.encode({"id": self._number, method: fields}))
-        reply = await asyncio.wait_for(answer, PATIENCE_S)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                reply = await answer
+        except TimeoutError:
+            about = "".join(f" {fields[name]!r}" for name in ("channel", "method") if name in fields)
+            problem = "its handler has not ended, or waits for something that does not come"
+            raise TimeoutError(f"no answer to {method}{about} within {self._timeout_s:g} s: {problem}") from None
         if "error" in reply:
             error = reply["error"]
             raise ClientError(error["code"], error["message"], temporary=error.get("temporary", False))
+        if method == "subscribe":
+            self._rooms.add(fields["channel"])
+        elif method == "unsubscribe":
+            self._rooms.discard(fields["channel"])
         result: dict[str, Any] = reply[method]
         return result
 
@@ -299,26 +331,49 @@ class TestClient:
         """
         self._session.receive(msgspec.json.encode({"send": {"data": data}}))
 
-    async def next(self, kind: str, room: str | None = None) -> dict[str, Any]:
+    async def next(self, kind: str, room: str | None = None, *, timeout_s: float | None = None) -> dict[str, Any]:
         """
         Return what came next of a kind. What came before it is dropped.
 
         Args:
-            kind: "pub", "join", "leave", "message", "subscribe" or "unsubscribe".
+            kind: "pub", "join", "leave", "message", "subscribe", "unsubscribe" or "refresh".
             room: the room that it must be of; None for any.
+            timeout_s: how long to wait, all in all; as long as the server says unless given.
 
         Raises:
-            TimeoutError: it did not come.
+            ValueError: there is no such kind.
+            TimeoutError: it did not come. The text says what came instead.
             Disconnect: the connection was closed first.
         """
-        while True:
-            push = await asyncio.wait_for(self._pushes.get(), PATIENCE_S)
-            if not push:
-                assert self.closed is not None, "an empty push is the end"
-                raise self.closed
-            if kind in push and room in (None, push.get("channel")):
-                found: dict[str, Any] = push[kind]
-                return found
+        if kind not in KINDS:
+            raise ValueError(f"nothing of kind {kind!r} ever comes{did_you_mean(kind, KINDS)}: {', '.join(KINDS)}")
+        patience_s = self._timeout_s if timeout_s is None else timeout_s
+        others: list[str] = []
+        try:
+            async with asyncio.timeout(patience_s):
+                while True:
+                    push = await self._pushes.get()
+                    if not push:
+                        assert self.closed is not None, "an empty push is the end"
+                        raise self.closed
+                    if kind in push and room in (None, push.get("channel")):
+                        found: dict[str, Any] = push[kind]
+                        return found
+                    others.append(_described(push))
+        except TimeoutError:
+            raise TimeoutError(self._in_vain(kind, room, others, patience_s)) from None
+
+    def _in_vain(self, kind: str, room: str | None, others: list[str], patience_s: float) -> str:
+        """Return the text for what did not come: what it was, what came instead, and where the client is."""
+        of = "" if room is None else f" of room {room!r}"
+        text = f"no {kind!r}{of} came within {patience_s:g} s"
+        if others:
+            more = "" if len(others) <= SHOWN else f", and {len(others) - SHOWN} more"
+            text += f"; instead came: {', '.join(others[:SHOWN])}{more}"
+        else:
+            text += "; nothing else came"
+        rooms = ", ".join(repr(each) for each in sorted(self._rooms)) or "no room"
+        return f"{text}; the client is in {rooms}"
 
     async def close(self) -> None:
         """Go away. Harmless when the connection has ended."""
@@ -326,17 +381,27 @@ class TestClient:
             self._end(Disconnect(3000, "connection closed"))
             await asyncio.sleep(0)
 
-    # What its transport tells it
+    # What its transport calls
 
-    def _heard(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> None:
         for line in filter(None, data.split(b"\n")):
             reply = msgspec.json.decode(line, type=dict[str, Any])
             if "push" in reply:
-                self._pushes.put_nowait(reply["push"])
+                self._take_push(reply["push"])
             elif "id" in reply:
-                self._answers.pop(reply["id"]).set_result(reply)
+                answer = self._answers.pop(reply["id"])
+                if not answer.done():  # it is, once its caller has given up
+                    answer.set_result(reply)
             else:
                 self._session.receive(b"{}")  # a ping
+
+    def _take_push(self, push: dict[str, Any]) -> None:
+        """Keep it for `next`, and keep track of the rooms in which the server puts the client by itself."""
+        if "subscribe" in push:
+            self._rooms.add(push["channel"])
+        elif "unsubscribe" in push:
+            self._rooms.discard(push["channel"])
+        self._pushes.put_nowait(push)
 
     def _end(self, how: Disconnect) -> None:
         if self.closed is not None:
@@ -347,3 +412,11 @@ class TestClient:
             if not answer.done():
                 answer.set_exception(how)
         self._pushes.put_nowait({})
+
+
+def _described(push: dict[str, Any]) -> str:
+    """Return what the server sent in a few words: its kind, its room, and the beginning of its content."""
+    kind = next((each for each in KINDS if each in push), "something unknown")
+    of = f" of {push['channel']!r}" if push.get("channel") else ""
+    text = json.dumps(push.get(kind), ensure_ascii=False)
+    return f"{kind}{of} {text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + '…'}"

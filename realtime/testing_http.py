@@ -25,10 +25,10 @@ from urllib.parse import unquote
 import msgspec
 
 from realtime.api import Api
-from realtime.application.app import App, Receive, Scope, Send
+from realtime.application.app import Application, Receive, Scope, Send
 from realtime.process.router import Router
 from realtime.protocol.centrifuge import uni
-from realtime.protocol.centrifuge.wire import Wire
+from realtime.protocol.centrifuge.encoder import CentrifugeEncoder
 from realtime.transport.stream import EVENTS
 
 __all__ = ["TestHttp", "TestResponse"]
@@ -57,12 +57,19 @@ class TestResponse:
         return msgspec.json.decode(self.body)
 
 
+class _Health:
+    """A `HealthSource` of a process that serves tests: it is always well."""
+
+    def health(self) -> dict[str, Any]:
+        return {"status": "ok"}
+
+
 class TestHttp:
     """What an application mounts, in this process. Use it as an asynchronous context manager, inside a `TestServer`."""
 
     __test__ = False
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: Application) -> None:
         """
         Args:
             app: whose mounts are asked; a `TestServer` runs it.
@@ -72,11 +79,11 @@ class TestHttp:
 
     async def __aenter__(self) -> TestHttp:
         api = Api(
-            self._app.hub, self._app._running_bus(), keys=(), encoder=Wire(uni, EVENTS)
+            self._app.hub, self._app._running_bus(), keys=(), encoder=CentrifugeEncoder(uni, EVENTS)
         )  # without keys it answers nothing
         self._router = Router(
             self._app,
-            health=lambda: {"status": "ok"},
+            health=_Health(),
             websocket_paths=(),
             stream_paths=(),
             streams=_no_streams,

@@ -1,9 +1,16 @@
 """
 One worker process: `python -m realtime.worker`, started by the primary.
 
-Runs in the worker, and is the only file that knows all its parts: it takes up the channel, loads the application, joins
-broker, hub, protocol, transports and gateway, and says that it is ready. What cannot come up is reported to the primary
-as one text, and the process ends with status 3. It decides nothing about clients.
+Runs in the worker: it takes up the channel, loads the application, joins the parts (parts.py) with what adopts
+connections, and says that it is ready. What cannot come up is reported to the primary as one text, and the process ends
+with status 3. It decides nothing about clients.
+
+The life of a worker, by its calls:
+
+    Worker.connect()    the primary's first message: slot, settings, secrets
+    load_target(…)      the user's code is imported; what it raises is reported, never handled
+    Process.start()     broker, bus, application; only then is the worker ready, and gets connections
+    Process.drain(…)    the clients go elsewhere, then everything ends in the opposite order
 """
 
 from __future__ import annotations
@@ -21,45 +28,35 @@ import uvloop
 
 import realtime
 from realtime import logs
-from realtime.api import Api
-from realtime.application.app import App
+from realtime.application.app import Application
 from realtime.application.loader import load_target
-from realtime.auth.credentials import WrongCredentials
-from realtime.auth.jwks import KeySet, load_public_key
-from realtime.auth.key_cache import KeyCache
-from realtime.auth.tokens import Tokens
 from realtime.broker.base import WorkerId
 from realtime.broker.factory import make_broker
-from realtime.cluster.bus import ClusterBus
-from realtime.cluster.mailbox import Mailbox
-from realtime.cluster.revocation_sync import RevocationSync
 from realtime.errors import BrokerUnavailable, RealtimeError
+from realtime.log_lines import log
+from realtime.parts import Parts
 from realtime.process.gateway import Gateway
-from realtime.process.router import Router
-from realtime.protocol.centrifuge import uni
-from realtime.protocol.centrifuge.server import Centrifuge
-from realtime.protocol.centrifuge.streams import ENDPOINTS, StreamEndpoint
-from realtime.protocol.centrifuge.wire import Wire, difference
-from realtime.rooms.hub import Hub
-from realtime.session.registry import Home, Registry
-from realtime.session.state import Limits
+from realtime.process.router import HEALTH
+from realtime.session.registry import Home
 from realtime.settings import Settings
 from realtime.tasks import SideTasks
-from realtime.timing.timer_wheel import TimerWheel, run_wheel
-from realtime.transport.asgi_host import ASGIHost
-from realtime.transport.flood import FloodLimits
-from realtime.transport.guarded import Limits as HostedLimits
+from realtime.transport.adopted import AdoptedConnections
+from realtime.transport.asgi_host import ASGIHost, HostedOptions
+from realtime.transport.certificates import Certificates
 from realtime.transport.handshake import Admission
 from realtime.transport.hosts import Hosts
-from realtime.transport.stream import EVENTS
-from realtime.transport.stream import Limits as StreamLimits
-from realtime.transport.tls import server_context
-from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
-from realtime.transport.websocket_endpoint import WebSocketEndpoint
+from realtime.transport.websocket_endpoint import WebSocketEndpoint, WebSocketLimits
 from sticky import Worker
-from sticky.heads.first_bytes import HeadLimits
+from sticky.errors import NotAWorker
 
 GC_THRESHOLD: Final = 50_000  # young objects; the default of 700 looks at every connection again and again
+
+TICK_S: Final = 1.0  # the resolution of the date in answers (RFC 9110, section 6.6.1)
+
+NO_WORKER: Final = (
+    "! this worker ends: {error}. If a server started it, that server runs code of another release: stop it and start "
+    "it again, for a reload brings new code to workers alone"
+)
 
 REAP_S: Final = 1.0  # for the removal of a dead worker's members, when this one ends; others do it as well
 
@@ -71,190 +68,110 @@ logger = logging.getLogger("realtime.worker")
 
 
 class Process:
-    """The parts of one worker, joined."""
+    """One worker: its parts, and what brings connections to them. The caller of `start` must call `drain`."""
 
-    def __init__(self, worker: Worker, settings: Settings, app: App) -> None:
-        self.worker = worker
-        self.app = app
+    def __init__(self, worker: Worker, settings: Settings, app: Application) -> None:
+        """
+        Make the parts. Nothing that can fail for reasons outside of this process happens before `start`.
+
+        Raises:
+            SettingsError: a file of keys, or a certificate, cannot be used.
+        """
+        self._worker = worker
         worker_id = WorkerId(worker.worker_id)
-        home = Home(worker.slot, worker.worker_id, worker.node, realtime.__version__)
-        self.wheel = TimerWheel(asyncio.get_running_loop().time())
         broker = make_broker(
             settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix, memory=settings.broker_memory
         )
-        self.registry = Registry()
-        self.tokens = tokens = tokens_of(settings)
-        self.hub = Hub(
-            broker,
-            app,
-            hooks=app,
-            difference=difference,
-            worker=worker_id,
-            large=settings.large_room,
+        home = Home(worker.slot, worker.worker_id, worker.node, realtime.__version__)
+        self._hosts = Hosts(settings.allowed_hosts, probe=settings.own_prefix + HEALTH)
+        self._parts = parts = Parts(app, settings, broker=broker, home=home, health=self, hosts=self._hosts)
+        connections = AdoptedConnections(worker, worker.routes.keys)
+        endpoint = WebSocketEndpoint(
+            parts.protocol,
+            wheel=parts.wheel,
+            limits=WebSocketLimits.from_settings(settings),
+            admission=Admission.from_settings(settings, parts.protocol, self._hosts),
+            owner=connections,
         )
-        self.wrong = WrongCredentials()
-        self.protocol = Centrifuge(
-            app,
-            self.hub,
-            wheel=self.wheel,
-            tokens=tokens,
-            limits=Limits(
-                ping_s=settings.ping_s,
-                pong_s=settings.pong_s,
-                connect_s=settings.handshake_s,
-                expiry_grace_s=max(Limits().expiry_grace_s, settings.token_leeway_s),
-                rooms_per_connection=settings.rooms_per_connection,
-                commands_per_second=settings.commands_per_second,
-                answer_bytes=settings.answer_bytes,
-                anonymous=settings.allows_anonymous,
-            ),
-            home=home,
-            registry=self.registry,
-            wrong=self.wrong,
-        )
-        self.hosts = Hosts(settings.allowed_hosts)
-        self.endpoint = WebSocketEndpoint(
-            self.protocol,
-            wheel=self.wheel,
-            limits=WebSocketLimits(
-                head_bytes=settings.head_bytes,
-                head_headers=settings.head_headers,
-                handshake_s=settings.handshake_s,
-                message_bytes=settings.message_bytes,
-                outbound_bytes=settings.outbound_bytes,
-                outbound_s=settings.outbound_s,
-                flood=FloodLimits(
-                    settings.control_frames_per_second, settings.fragments_per_second, settings.segments_per_second
-                ),
-            ),
-            admission=Admission(
-                settings.allowed_origins,
-                tuple(self.protocol.subprotocols),
-                settings.session_cookie,
-                settings.compression,
-                self.hosts,
-            ),
-        )
-        mailbox = Mailbox(broker, self.hub.private, worker_id)
-        self.bus = bus = ClusterBus(home, broker, mailbox, self.hub.registry, self.registry, tokens.revoked)
-        self.revocation_sync = RevocationSync(broker, bus, tokens.revoked)
-        self.side_tasks = SideTasks(logger)
-        self.streams = StreamEndpoint(
-            self.protocol,
-            deliver=bus.deliver,
-            limits=StreamLimits(settings.message_bytes, settings.outbound_bytes, settings.outbound_s),
-            allowed_origins=settings.allowed_origins,
-        )
-        self.router = Router(
-            app,
-            health=self.health,
-            websocket_paths=ENDPOINTS.websocket_paths,
-            stream_paths=ENDPOINTS.http_paths,
-            streams=self.streams,
-            api=Api(
-                self.hub,
-                bus,
-                keys=settings.api_keys,
-                encoder=Wire(uni, EVENTS),
-                wrong=self.wrong,
-                message_bytes=settings.message_bytes,
-            ),
-            root_path=settings.root_path,
-        )
-        self.host = ASGIHost(
-            self.router,
-            place={"slot": worker.slot, "worker": worker.worker_id, "node": worker.node},
-            cookie=settings.session_cookie,
-            websocket_paths=ENDPOINTS.websocket_paths,
-            endpoint=self.endpoint,
-            on_lost=self._closed,
-            routes=worker.routes,
-            give_back=worker.give_back,
-            parser=settings.http,
-            access_log=settings.access_log,
-            hosts=self.hosts,
-            limits=HostedLimits(
-                head=HeadLimits(settings.head_bytes, settings.head_headers),
-                handshake_s=settings.handshake_s,
-                keep_alive_s=settings.keep_alive_s,
-                outbound_s=settings.outbound_s,
-                ping_s=settings.ping_s,
-                pong_s=settings.pong_s,
-                hosted_message_bytes=settings.hosted_message_bytes_or_default,
-            ),
+        self._host = ASGIHost(
+            parts.router,
+            worker=worker,
+            owner=connections,
+            endpoint=endpoint,
+            websocket_paths=parts.endpoints.websocket_paths,
+            options=HostedOptions.from_settings(settings, self._hosts),
         )
         self.gateway = Gateway(
-            self.endpoint,
-            self.host,
-            endpoints=ENDPOINTS,
-            closed=self._closed,
-            tls=server_context(settings),
+            endpoint,
+            self._host,
+            connections,
+            endpoints=parts.endpoints,
+            tls=Certificates(settings),
             handshake_s=settings.handshake_s,
-            streams=self.streams,
+            streams=parts.streams,
         )
-        self._tasks: list[asyncio.Task[None]] = []
-        self._draining = False
-
-    def _closed(self, address: str) -> None:
-        self.worker.closed(peer_address=address)
+        self._side_tasks = SideTasks(logger)
+        self._ticking: asyncio.Task[None] | None = None
+        self._is_draining = False
 
     async def start(self) -> None:
-        """Bring up everything that can fail."""
-        await self.hub.start()
-        await self.bus.start()
-        await self.revocation_sync.start()
-        self.app.bind(self.hub, self.bus, node=self.worker.node)
-        await self.app.startup()
-        await self.router.startup()
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(run_wheel(self.wheel)), loop.create_task(self._tick())]
+        """
+        Bring up everything that can fail. Connections may come afterwards.
+
+        Raises:
+            RealtimeError: as `Parts.start`.
+        """
+        await self._parts.start()
+        self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(1)
-            self.host.tick()
+            await asyncio.sleep(TICK_S)
+            self._host.tick()
 
     async def drain(self, deadline_s: float) -> None:
-        """Bring the clients elsewhere, then end everything that `start` began."""
-        self._draining = True
-        logger.info("= draining, within %g s", deadline_s)
+        """
+        Bring the clients elsewhere, then end everything that `start` began.
+
+        Args:
+            deadline_s: for the clients. What ends afterwards has limits of its own.
+        """
+        assert not self._is_draining, "a worker drains once"
+        self._is_draining = True
+        log(logger, logging.DEBUG, "= draining", within_s=deadline_s)  # the primary has said so, at level info
         await self.gateway.drain(deadline_s)
-        await self.router.shutdown()
-        await self.app.shutdown()
-        await self.revocation_sync.close()
-        await self.tokens.close()
-        await self.side_tasks.close(REAP_S)
-        await self.bus.close()
-        await self.hub.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._side_tasks.close(REAP_S)
+        await self._parts.close()
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.gather(self._ticking, return_exceptions=True)
 
     def on_event(self, name: str, about: dict[str, Any]) -> None:
         """Handle an event of another worker: the first that learns of a death removes the dead worker's members."""
-        if name == "exit" and not self._draining:
-            self.side_tasks.spawn(self._reap(WorkerId(about["worker_id"])))
+        if name == "exit" and not self._is_draining:
+            self._side_tasks.spawn(self._reap(WorkerId(about["worker_id"])))
 
     async def _reap(self, worker: WorkerId) -> None:
         """Have the broker remove the members of a worker that is dead."""
         try:
-            await self.hub.broker.reap(worker)
+            await self._parts.hub.broker.reap(worker)
         except BrokerUnavailable as error:
-            logger.warning("! members of worker %s stay until its lease ends: %s", worker, error)
+            # They stay until the worker's lease ends, and any worker removes them then.
+            log(logger, logging.WARNING, "members not removed", worker=worker, reason=error)
 
     def health(self) -> dict[str, Any]:
         """
         Say how this worker is. The HTTP status is 200 also when the broker is away, or takes no writes: its clients
         stay connected, and nothing would be gained if a load balancer took this worker for dead.
         """
-        broker = self.hub.statistics()["broker"]
+        broker = self._parts.hub.statistics()["broker"]
         is_well = broker.get("link") == "up" and not broker.get("refuses")
         return {
             "status": "ok" if is_well else "degraded",
             "version": realtime.__version__,
-            "slot": self.worker.slot,
-            "worker": self.worker.worker_id,
-            "node": self.worker.node,
+            "slot": self._worker.slot,
+            "worker": self._worker.worker_id,
+            "node": self._worker.node,
             "broker": {name: broker[name] for name in ("kind", "link", "refuses") if broker.get(name)},
             "connections": self.gateway.statistics()["open"],
         }
@@ -262,31 +179,12 @@ class Process:
     def statistics(self) -> dict[str, Any]:
         """Return a snapshot for `realtime status`."""
         return {
-            "hub": self.hub.statistics(),
-            **self.registry.statistics(),
+            "hub": self._parts.hub.statistics(),
+            **self._parts.registry.statistics(),
             **self.gateway.statistics(),
-            "misdirected": self.hosts.misdirected,
-            "wrong_credentials": dict(self.wrong.counts),
+            "misdirected": self._hosts.misdirected,
+            "wrong_credentials": dict(self._parts.wrong.counts),
         }
-
-
-def tokens_of(settings: Settings) -> Tokens:
-    """
-    Return what verifies tokens.
-
-    Raises:
-        SettingsError: a file holds no key.
-    """
-    fixed = load_public_key(Path(settings.token_public_key)) if settings.token_public_key is not None else None
-    has_keys = fixed is not None or settings.token_jwks_url is not None
-    cache = KeyCache(Path(settings.keys_file)) if settings.keys_file else None
-    return Tokens(
-        settings.token_hmac_secret,
-        keys=KeySet(fixed, settings.token_jwks_url, cache=cache) if has_keys else None,
-        audience=settings.token_audience,
-        issuer=settings.token_issuer,
-        leeway_s=settings.token_leeway_s,
-    )
 
 
 def report(error: ExceptionInfo) -> str:
@@ -300,7 +198,10 @@ def report(error: ExceptionInfo) -> str:
 
 async def main() -> None:
     """Be a worker, from the first message of the primary to the last client."""
-    worker = await Worker.connect()
+    try:
+        worker = await Worker.connect()
+    except NotAWorker as error:  # there is no channel, or none that can be read: standard error is the server's log
+        sys.exit(NO_WORKER.format(error=error))
     settings = Settings.from_builtins(worker.config)
     logs.set_up(
         str(worker.slot),

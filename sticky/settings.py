@@ -22,6 +22,7 @@ class ClusterSettings:
     workers: int = 1
     affinity: AffinitySettings = field(default_factory=AffinitySettings)
     secret: bytes | None = None  # at least 16 bytes; None: drawn at start, and affinity ends with the primary
+    secret_previous: bytes | None = None  # the one that `secret` replaces: keys keep its slots, and its ids are read
     balance: str = "least"  # for connections without a key; or "round-robin"
     proxy_protocol: bool = False  # trusted peers begin with a PROXY header
     tls: bool = False  # TLS ends in the workers
@@ -51,6 +52,8 @@ class ClusterSettings:
             raise SettingsError("workers", f"{self.workers} is not from 1 to {WORKERS_MAX}")
         if not self.binds:
             raise SettingsError("binds", "there is no address to listen on")
+        if self.secret_previous is not None and self.secret is None:
+            raise SettingsError("secret_previous", "it has no meaning without the secret that replaces it")
         if self.connections_per_address is not None and self.connections_per_address < 1:
             raise SettingsError("connections_per_address", "no client could connect: it must be at least 1")
         if self.hung_s < 2 * self.heartbeat_s:

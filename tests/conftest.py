@@ -1,8 +1,9 @@
 """
-What tests need from the machine: a Redis server, Chromium, Node, HAProxy, nginx, a C compiler; and the interpreter that
-has the frameworks, which `make test-slow` sets up. Where it is missing they are skipped, and say so.
+What tests need from the machine: a Redis server, Chromium, Node, HAProxy, nginx, a C compiler, git with the history of
+this repository; and the interpreter that has the frameworks, which `make test-slow` sets up. Where it is missing they
+are skipped, and say so.
 
-`REALTIME_REQUIRE=redis,browser,node,haproxy,nginx,compiler` turns that round, for the machine that has to prove
+`REALTIME_REQUIRE=redis,browser,node,haproxy,nginx,compiler,git` turns that round, for the machine that has to prove
 everything: what is named there must be found, and a single skipped test fails the run.
 """
 
@@ -27,6 +28,7 @@ PROGRAMS = {
     "haproxy": ("haproxy",),
     "nginx": ("nginx",),
     "compiler": ("cc", "gcc", "clang"),
+    "git": ("git",),
     "frameworks": (str(Path(__file__).resolve().parents[1] / ".venv-apps" / "bin" / "python"),),
 }
 REQUIRED = frozenset(filter(None, os.environ.get("REALTIME_REQUIRE", "").replace(" ", "").split(",")))

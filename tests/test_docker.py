@@ -132,7 +132,7 @@ def test_the_health_check_asks_the_port_that_is_listened_on() -> None:
     assert command[:2] == ["python", "-c"]
     compile(command[2], "HEALTHCHECK", "exec")
     port = settings("node-1").bind[0].rpartition(":")[2]
-    assert f"http://127.0.0.1:{port}/health" in command[2]
+    assert f"'http://127.0.0.1:{port}' + os.environ.get('REALTIME_OWN_PREFIX', '') + '/health'" in command[2]
     assert instructions("EXPOSE") == [port]
 
 

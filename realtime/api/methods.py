@@ -17,7 +17,6 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec import Raw
 
-import realtime
 from realtime import codes
 from realtime.api.glob import BadGlob, compile_glob
 from realtime.api.messages import (
@@ -53,8 +52,9 @@ from realtime.api.messages import (
 from realtime.application.users import find
 from realtime.broker import base
 from realtime.broker.base import Position, Room
+from realtime.broker.formats import BEFORE
 from realtime.cluster.bus import ClusterBus
-from realtime.cluster.messages import Disconnect, Refresh, Subscribe, Unsubscribe
+from realtime.cluster.messages import DisconnectUser, RefreshUser, SubscribeUser, UnsubscribeUser
 from realtime.errors import BrokerUnavailable, ClientError, NotKept
 from realtime.json_text import is_text, one_line
 from realtime.protocol.shapes import JSON, HistoryResult, PresenceStatsResult, info_of, presence_entries, pub_of
@@ -213,7 +213,7 @@ class Methods:
                 Node(
                     uid=told.worker,
                     name=f"{told.node}-{told.slot}",
-                    version=realtime.__version__,
+                    version=told.release or BEFORE.release,
                     num_clients=told.clients,
                     num_users=told.users,
                     num_channels=len(told.rooms),
@@ -252,7 +252,7 @@ class Methods:
         if data is not None and not options.binary:
             data = _json_payload(data)
         await self._bus.send_all(
-            Subscribe(
+            SubscribeUser(
                 request.user,
                 request.channel,
                 request.client,
@@ -267,7 +267,7 @@ class Methods:
 
     async def _unsubscribe(self, request: UserInRoom) -> Empty:
         room = _room(request.channel)
-        await self._bus.send_all(Unsubscribe(request.user, room, request.client, request.session))
+        await self._bus.send_all(UnsubscribeUser(request.user, room, request.client, request.session))
         return Empty()
 
     async def _disconnect(self, request: DisconnectRequest) -> Empty:
@@ -275,7 +275,7 @@ class Methods:
         if not 3000 <= told.code < 5000:
             raise bad_request("a disconnect's code is from 3000 to 4999")
         await self._bus.send_all(
-            Disconnect(
+            DisconnectUser(
                 request.user,
                 request.client,
                 tuple(request.whitelist),
@@ -292,11 +292,11 @@ class Methods:
         if request.expired:
             end = codes.CONNECTION_EXPIRED
             await self._bus.send_all(
-                Disconnect(request.user, request.client, (), end.code, end.reason, request.session)
+                DisconnectUser(request.user, request.client, (), end.code, end.reason, request.session)
             )
         else:
             expire_at_s = float(request.expire_at) if request.expire_at else None
-            await self._bus.send_all(Refresh(request.user, request.client, expire_at_s, request.session))
+            await self._bus.send_all(RefreshUser(request.user, request.client, expire_at_s, request.session))
         return Empty()
 
     async def _revoke_token(self, request: RevokeTokenRequest) -> Empty:

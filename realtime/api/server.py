@@ -26,7 +26,7 @@ from realtime.api.openapi import describe
 from realtime.api.tail import tail
 from realtime.auth.credentials import API_KEY, WrongCredentials
 from realtime.cluster.bus import ClusterBus
-from realtime.rooms.fanout import Wire
+from realtime.rooms.fanout import Encoder
 from realtime.rooms.hub import Hub
 from realtime.settings import Settings
 from realtime.surrogates import repair
@@ -37,6 +37,7 @@ PREFIX: Final = "/api"
 BODY_MAX: Final = 4 * 1024**2  # a batch is larger than any one message
 ENCODED: Final = 2  # times as long as it is, a message can be in a request: Base64, or escaped
 BATCH_MAX: Final = 1000
+OTHER_PATHS: Final = ("batch", "openapi.json", "tail")  # below `/api`, beside the methods
 
 
 class Api:
@@ -48,9 +49,10 @@ class Api:
         bus: ClusterBus,
         *,
         keys: Sequence[str],
-        encoder: Wire,
+        encoder: Encoder,
         wrong: WrongCredentials | None = None,
         message_bytes: int = Settings.message_bytes,
+        own_prefix: str = Settings.own_prefix,
     ) -> None:
         """
         Args:
@@ -60,30 +62,37 @@ class Api:
             encoder: how a program that follows a room gets its publications.
             wrong: counts and slows keys that are wrong; none waits unless given.
             message_bytes: a setting of the same name; a message of that size fits into a request.
+            own_prefix: a setting of the same name; the API is at `PREFIX` below it.
         """
+        self.path = own_prefix + PREFIX
         self._wrong = WrongCredentials(most_s=0) if wrong is None else wrong
         self.keys = tuple(key.encode() for key in keys)
-        self._body_max = max(BODY_MAX, ENCODED * message_bytes)
+        self.body_max = max(BODY_MAX, ENCODED * message_bytes)
         self._hub = hub
         self._encoder = encoder
         self._methods = Methods(hub, bus)
 
+    def has(self, path: str) -> bool:
+        """Say whether there is an API, and a path is that of one of its methods. Below `path` all others get 404."""
+        name = path.removeprefix(f"{self.path}/") if path != self.path else ""
+        return bool(self.keys) and (name in ("", *OTHER_PATHS) or name in self._methods.by_name)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request below `PREFIX`."""
+        """Serve a request to `self.path`, or below it."""
         headers = headers_of(scope)
-        name = scope["path"].removeprefix(PREFIX).strip("/")
+        name = scope["path"].removeprefix(self.path).strip("/")
         given = _key_of(headers)
         if not self._opens(given):
             if given:
                 await self._wrong.slow(API_KEY, (scope.get("client") or ("",))[0], "it is none of --api-key")
             await respond_text(send, 401, b"X-API-Key is missing or wrong.\n")
         elif name == "openapi.json":
-            await respond(send, 200, msgspec.json.encode(describe(self._methods, PREFIX)), JSON)
+            await respond(send, 200, msgspec.json.encode(describe(self._methods, self.path)), JSON)
         elif name == "tail":
             await tail(self._hub, self._encoder, scope, receive, send)
         elif scope["method"] != "POST":
             await respond_text(send, 405, b"POST.\n", [(b"allow", b"POST")])
-        elif (body := await read_body(receive, self._body_max)) is None:
+        elif (body := await read_body(receive, self.body_max)) is None:
             await respond_text(send, 413, b"The request is too large.\n")
         elif name and name != "batch" and name not in self._methods.by_name:
             await respond_text(send, 404, b"There is no such method.\n")

@@ -1,5 +1,5 @@
 """
-`App`: what a user writes.
+`Application`: what a user writes, as `realtime.App`.
 
 Runs in the worker. It holds the handlers, the declared rooms, the mounts and the jobs; how a worker calls the handlers
 is in calls.py. A mistake in a declaration is refused when it is made, with file and line. An application is made at
@@ -56,7 +56,7 @@ NO_OPTIONS: Final = RoomOptions()
 logger = logging.getLogger("realtime.app")
 
 
-class App(HandlerCalls):
+class Application(HandlerCalls):
     """A realtime application. Every method that is for users may be called in any thread."""
 
     def __init__(self) -> None:
@@ -64,6 +64,7 @@ class App(HandlerCalls):
         self.mounts: list[tuple[str, ASGIApp]] = []
         self.statics: list[tuple[str, Path]] = []
         self.is_stock = False
+        self.is_bare = False  # an ASGI application was TARGET, and this object was made around it
         self.end_grace_s = 0.0
         self._starting: list[Handler] = []
         self._stopping: list[Handler] = []
@@ -392,9 +393,9 @@ def _prefix(path: str) -> str:
     return path.rstrip("/")
 
 
-def stock_app() -> App:
+def stock_app() -> Application:
     """Return the application that serves when there is none: every room is open."""
-    app = App()
+    app = Application()
     app.is_stock = True
     app.room("{*}", presence=True, history=100, history_ttl_s=300, open=True, delta=True, filters=True)
     return app

@@ -1,9 +1,9 @@
 """
 What a worker asks of an application's handlers: those of connections, rooms and calls.
 
-Runs in the worker, on its event loop. It answers the wire protocol's questions (`protocol.base.Application`) and the
-hub's, of members that leave. It finds the handler, decodes what a client sent, and encodes what the handler returns.
-It never speaks to a client itself.
+Runs in the worker, on its event loop. It answers the wire protocol's questions (`session.base.ApplicationCalls`) and
+the hub's, of members that leave. It finds the handler, decodes what a client sent, and encodes what the handler
+returns. It never speaks to a client itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from realtime.application.answers import encode
 from realtime.application.handlers import Handler
 from realtime.application.room import Rooms
-from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.broker.base import ClientInfo, RawPublication, Room
 from realtime.errors import ClientError, Disconnect
 from realtime.rooms.fanout import Accepts
 from realtime.rooms.options import RoomOptions
@@ -79,7 +79,7 @@ class HandlerCalls:
         if handler is None:
             return None
 
-        def accept(publication: Publication) -> bool:
+        def accept(publication: RawPublication) -> bool:
             try:
                 return bool(handler.call_now(conn, publication.tags or {}, **variables))
             except Exception:
@@ -91,7 +91,7 @@ class HandlerCalls:
     # What the hub asks, when members leave
 
     @property
-    def hears_ends(self) -> bool:
+    def has_end_hook(self) -> bool:
         """Whether there is a handler for connections that end."""
         return "on_disconnect" in self._on
 

@@ -2,11 +2,15 @@
 Jobs of the application that run again and again: `@app.every(30, once="cluster")`.
 
 Runs in the worker, as one task for each job. A job is due at the multiples of its period since 1970, on every worker at
-the same moment. Which worker runs it is settled at the broker: the first that claims this moment does. So no moment is
-missed when a worker dies, and no worker is special. A run that takes longer than the period skips moments on its own
-worker; another worker may begin one meanwhile. While the broker is away, only jobs of `once="worker"` run.
+the same moment. Which worker runs it is settled at the broker: the first that claims this moment does. No worker is
+special, so a worker that dies is not missed at the next moment. A run that takes longer than the period skips moments
+on its own worker; another worker may begin one meanwhile. While the broker is away, only jobs of `once="worker"` run.
+
+A run happens at most once. It is lost where its worker dies in it, or claims it and loses the broker before the answer.
+It is not claimed again, since the first run may have done half of its work.
 
 A job that raises is logged, and runs again at the next moment. Jobs end with their worker. They ask nothing of clients.
+The machine of `once="machine"` is a server, by the name that its primary gives to all of its workers.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, get_args
 
@@ -29,6 +34,7 @@ SCOPES: Final[tuple[str, ...]] = get_args(Once)
 CLAIMS: Final = Room(f"{PRIVATE}jobs")
 CLAIM_S: Final = 60.0
 """How long a claim is kept at least: above what the clocks of two machines may differ by."""
+RUNS: Final = "= job %s: this worker runs it for %s"
 
 logger = logging.getLogger("realtime.app")
 
@@ -71,7 +77,10 @@ class Jobs:
     def start(self, claims: Claims, node: str) -> None:
         """Begin to run the jobs. `node`: the name of this machine."""
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._run_forever(job, claims, node)) for job in self._jobs]
+        self._tasks = [
+            loop.create_task(self._run_forever(job, name, claims, node))
+            for job, name in zip(self._jobs, names_of(self._jobs), strict=True)
+        ]
 
     async def stop(self) -> None:
         """Cancel what runs, and wait until it has ended."""
@@ -80,26 +89,27 @@ class Jobs:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
 
-    async def _run_forever(self, job: Job, claims: Claims, node: str) -> None:
+    async def _run_forever(self, job: Job, name: str, claims: Claims, node: str) -> None:
         last = None
         while True:
             now = self._now()
             last = next_moment(now, job.seconds, last)
             await asyncio.sleep(last * job.seconds - now)
             try:
-                if await self._claim(job, last, claims, node):
+                if await self._claim(job, f"{name} {last}", claims, node):
+                    logger.debug(RUNS, name, last)
                     await job.handler()
             except Exception:
                 logger.exception("! job %s failed, and runs again: %s", job.handler.name, job.handler.where)
 
-    async def _claim(self, job: Job, moment: int, claims: Claims, node: str) -> bool:
-        """Say whether this worker runs a job at this moment."""
+    async def _claim(self, job: Job, run: str, claims: Claims, node: str) -> bool:
+        """Say whether this worker does a run. `run`: the job's name and the moment, alike on all workers."""
         if job.once == "worker":
             return True
         name = job.handler.name
-        who = f"{name} {moment}" if job.once == "cluster" else f"{name} {moment} {node}"
+        subject = run if job.once == "cluster" else f"{run} {node}"
         try:
-            is_ours = await claims.allow(CLAIMS, who, Rate(1, max(CLAIM_S, job.seconds)))
+            is_ours = await claims.allow(CLAIMS, subject, Rate(1, max(CLAIM_S, job.seconds)))
         except BrokerUnavailable as error:
             if name not in self._unclaimed:
                 logger.warning("! job %s does not run until the broker is back: %s", name, error)
@@ -107,3 +117,20 @@ class Jobs:
             return False
         self._unclaimed.discard(name)
         return is_ours
+
+
+def names_of(jobs: Sequence[Job]) -> list[str]:
+    """
+    Return a name for each job by which all workers claim its runs: its function's, with the period.
+
+    Functions may share a name, such as those that a loop declares. Those of one period are numbered then, else one of
+    them would claim the runs of all. Every worker declares its jobs in the same order, so the numbers agree.
+    """
+    found: list[str] = []
+    counts: Counter[str] = Counter()
+    for job in jobs:
+        name = f"{job.handler.name}/{job.seconds:g}s"
+        counts[name] += 1
+        found.append(name if counts[name] == 1 else f"{name}#{counts[name]}")
+    assert len(set(found)) == len(found), "two jobs with one name would take each other's runs"
+    return found

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from realtime.application.app import App, stock_app
+from realtime.application.app import Application, stock_app
 from realtime.application.asgi import WRAP, is_asgi, is_factory, is_wsgi
 from realtime.application.source import did_you_mean, place_of
 from realtime.errors import TargetError
@@ -29,7 +29,7 @@ FILE_MODULE: Final = "__realtime_app__"  # where the file's own name means anoth
 logger = logging.getLogger("realtime.target")
 
 
-def load_target(target: str | None, directory: Path, *, factory: bool = False) -> App:
+def load_target(target: str | None, directory: Path, *, factory: bool = False) -> Application:
     """
     Return the application that TARGET names, or the stock application for None.
 
@@ -154,7 +154,7 @@ def _attribute(target: str, module: ModuleType, path: str) -> Any:
 
 def _make(target: str, factory: Any) -> Any:
     """Call a factory, and return what it made."""
-    if isinstance(factory, App) or not callable(factory):
+    if isinstance(factory, Application) or not callable(factory):
         raise TargetError(target, f"a {type(factory).__name__} is no factory: leave out --factory, or the parentheses")
     if inspect.iscoroutinefunction(factory):
         raise TargetError(target, f"{place_of(factory)}: a factory is a plain function, and not a coroutine")
@@ -165,14 +165,15 @@ def _make(target: str, factory: Any) -> Any:
     return factory()
 
 
-def _as_app(target: str, value: Any) -> App:
+def _as_app(target: str, value: Any) -> Application:
     """Return the application; a bare ASGI callable becomes one that has it at its root."""
-    if isinstance(value, App):
+    if isinstance(value, Application):
         return value
     if not is_asgi(value):
         raise TargetError(target, _why_not(target, value))
-    app = App()
+    app = Application()
     app.mount("/", value)
+    app.is_bare = True  # so that its routes come before those of the server that can do without
     return app
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from realtime.broker.base import Room
 from realtime.cluster.bus import ClusterBus
-from realtime.cluster.messages import Disconnect, Subscribe, Unsubscribe
+from realtime.cluster.messages import DisconnectUser, SubscribeUser, UnsubscribeUser
 from realtime.threads import from_any_thread
 
 
@@ -71,7 +71,7 @@ class UserHandle:
             reason: what the clients get beside the code.
             connection_id: the id of the one connection; "" for all.
         """
-        await self._bus().send_all(Disconnect(self.name, connection_id, (), code, reason))
+        await self._bus().send_all(DisconnectUser(self.name, connection_id, (), code, reason))
 
     @from_any_thread
     async def revoke_tokens(self) -> None:
@@ -87,7 +87,7 @@ class UserHandle:
             room: the room's name.
             connection_id: the id of the one connection; "" for all.
         """
-        await self._bus().send_all(Subscribe(self.name, room, connection_id))
+        await self._bus().send_all(SubscribeUser(self.name, room, connection_id))
 
     @from_any_thread
     async def unsubscribe(self, room: str, *, connection_id: str = "") -> None:
@@ -98,7 +98,7 @@ class UserHandle:
             room: the room's name.
             connection_id: the id of the one connection; "" for all.
         """
-        await self._bus().send_all(Unsubscribe(self.name, room, connection_id))
+        await self._bus().send_all(UnsubscribeUser(self.name, room, connection_id))
 
 
 async def find(bus: ClusterBus, user: str) -> list[Place]:
@@ -110,7 +110,7 @@ async def find(bus: ClusterBus, user: str) -> list[Place]:
     """
     return [
         Place(
-            place.client,
+            place.connection_id,
             place.address,
             tuple(map(Room, place.rooms)),
             answer.slot,

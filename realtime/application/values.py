@@ -39,7 +39,7 @@ class Publication:
     time_ms: int = 0
 
     @classmethod
-    def decode(cls, published: base.Publication, *, binary: bool) -> Publication:
+    def decode(cls, published: base.RawPublication, *, binary: bool) -> Publication:
         """Return what the broker keeps, decoded."""
         data = published.data if binary else msgspec.json.decode(published.data)
         return cls(

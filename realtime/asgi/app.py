@@ -13,9 +13,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from realtime.application import app as declared
-from realtime.application.app import Receive, Scope, Send
+from realtime.application.app import Application, Receive, Scope, Send
 from realtime.errors import RealtimeError
+from realtime.log_lines import log
 
 if TYPE_CHECKING:
     from realtime.asgi.server import OneProcess
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("realtime.app")
 
 
-class App(declared.App):
+class App(Application):
     """
     A realtime application: its handlers, rooms, mounts and jobs.
 
@@ -32,7 +32,7 @@ class App(declared.App):
     environment and `realtime.toml`, as for `realtime serve`. Where no ASGI lifespan comes, as for a mounted
     application, it starts with the first request.
 
-    Every method that is for users may be called in any thread, as threads.py says.
+    Every method that is for users may be called in any thread, as realtime/threads.py says.
     """
 
     def __init__(self) -> None:
@@ -76,8 +76,8 @@ class App(declared.App):
                 except RealtimeError as error:
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                     return
-                except Exception as error:
-                    logger.exception("! the application cannot start")
+                except Exception as error:  # noqa: BLE001 - whatever the application raises; the server shows it
+                    log(logger, logging.ERROR, "application cannot start", exc_info=True)
                     await send({"type": "lifespan.startup.failed", "message": repr(error)})
                     return
                 await send({"type": "lifespan.startup.complete"})

@@ -18,6 +18,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from realtime.log_lines import log
 from sticky.keys.addresses import Network, network_of
 from sticky.loop.log_throttle import LogThrottle
 
@@ -68,9 +69,10 @@ class WrongCredentials:
         self.counts[what] += 1
         suppressed = self._line.due(now)
         if suppressed is not None:
-            logger.warning("x %s: wrong %s: %s (%d more wrong credentials)", address, what, why, suppressed)
+            log(logger, logging.WARNING, f"x wrong {what}", address=address, reason=why, more=suppressed)
         key = network_of(address) or address
         count, last = self._recent.get(key, (0, now))
+        assert now >= last, "the clock never goes back"
         count = (count >> int(min((now - last) / HALF_LIFE_S, 64))) + 1
         self._recent[key] = (min(count, 64), now)
         self._recent.move_to_end(key)

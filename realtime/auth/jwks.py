@@ -35,6 +35,7 @@ from cryptography.x509 import load_pem_x509_certificate
 from realtime.auth import key_server
 from realtime.auth.key_cache import KeyCache
 from realtime.errors import SettingsError, TokenUnverified
+from realtime.log_lines import log
 
 PAUSE_S: Final = 1.0  # after a fetch; doubled by each fetch without new keys
 AGAIN_S: Final = 10.0  # the longest pause
@@ -273,9 +274,9 @@ class KeySet:
             self._replace_keys(published, self._began_at)
             if self._cache is not None:
                 self._cache.save(url, published)
-            logger.info("= fetched %d keys from %s", len(self._keys), shown)
+            log(logger, logging.INFO, "= keys fetched", url=shown, keys=len(self._keys))
             return ""
-        logger.warning("! no keys from %s: %s", shown, why)
+        log(logger, logging.WARNING, "keys not fetched", url=shown, reason=why)
         return f"there are no keys from {shown}: {why}"
 
     def _replace_keys(self, published: list[dict[str, str]], fetched_at: float) -> None:
@@ -328,7 +329,7 @@ def usable_keys(text: bytes) -> list[dict[str, str]]:
         if not jwk.is_for_us:
             continue
         if len(found) == KEYS_MAX:
-            logger.warning("! a key set has more than %d keys: ignoring the others", KEYS_MAX)
+            log(logger, logging.WARNING, "keys ignored", reason=f"a key set has more than {KEYS_MAX}")
             break
         names = ("kty", "kid", "alg", *_MEMBERS[jwk.kty])
         members = {name: value for name in names if (value := getattr(jwk, name)) is not None}

@@ -21,6 +21,8 @@ from typing import Final
 
 import msgspec
 
+from realtime.log_lines import log
+
 FILE_MAX: Final = 1024**2  # bytes; a fetched set is no larger (key_server.SIZE_MAX)
 
 logger = logging.getLogger("realtime.auth")
@@ -67,7 +69,7 @@ class KeyCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
-            logger.warning("! cannot read the key cache %s: %s", self._path, error)
+            log(logger, logging.WARNING, "key cache not read", path=self._path, reason=error)
             return None
         return (max(self._now() - cached.fetched_at_s, 0.0), cached.keys) if cached.url == url else None
 
@@ -86,6 +88,6 @@ class KeyCache:
             part.replace(self._path)
             self._seen = (found.st_ino, found.st_mtime_ns)
         except OSError as error:
-            logger.warning("! cannot write the key cache %s: %s", self._path, error.strerror)
+            log(logger, logging.WARNING, "key cache not written", path=self._path, reason=error.strerror)
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)

@@ -138,6 +138,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
+        """Follow a redirect, or raise ValueError: without TLS, an attacker could supply keys of his own."""
         here, there = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if there not in ("http", "https") or (here == "https" and there != "https"):
             fp.close()

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import msgspec
 
+from realtime.log_lines import log
+
 MOST: Final = 10_000  # of each kind; each user that logs out needs one for the lifetime of a token
 KEPT_S: Final = 30 * 86400.0  # default lifetime of a revocation; a token that lives longer is good again after it
 
@@ -47,6 +49,7 @@ class Revoked:
         return len(self._tokens) + len(self._users)
 
     def __iter__(self) -> Any:
+        """Go through all revocations that are known, also those that have ended."""
         yield from self._tokens.values()
         yield from self._users.values()
 
@@ -69,7 +72,7 @@ class Revoked:
             del kind[key]
         if len(kind) > MOST:
             del kind[next(iter(kind))]
-            logger.warning("! more than %d revocations: the oldest is forgotten", MOST)
+            log(logger, logging.WARNING, "revocation lost", most=MOST, reason="there are more: the oldest is forgotten")
             assert len(kind) == MOST, "one revocation is added at a time"
 
     def covers(self, claims: Mapping[str, Any], now_s: float) -> bool:

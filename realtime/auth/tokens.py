@@ -88,6 +88,7 @@ class Tokens:
         self,
         hmac_secret: str | None,
         *,
+        hmac_secret_previous: str | None = None,
         keys: KeySet | None = None,
         audience: str | None = None,
         issuer: str | None = None,
@@ -97,6 +98,7 @@ class Tokens:
         """
         Args:
             hmac_secret: verifies HS256, HS384 and HS512; None refuses those.
+            hmac_secret_previous: the secret that it replaces, which verifies them as well.
             keys: verify RS256, ES256, EdDSA and the other public-key algorithms; None refuses those.
             audience: the value that `aud` must contain, where given.
             issuer: the value that `iss` must have, where given.
@@ -104,7 +106,7 @@ class Tokens:
             leeway_s: how far the issuer's clock may differ, in either direction.
         """
         self.revoked = revoked if revoked is not None else Revoked()
-        self._secret = hmac_secret
+        self._secrets = tuple(each for each in (hmac_secret, hmac_secret_previous) if each is not None)
         self._keys = keys
         self._audience = audience
         self._issuer = issuer
@@ -237,6 +239,15 @@ class Tokens:
         )
 
     def _verify(self, token: str, now_s: float) -> dict[str, Any]:
+        """
+        Verify a token by the keys that are known now, and return its claims.
+
+        Raises:
+            KeyUnknown: the key server may have its key: fetch and try again.
+            TokenExpired: it was good once, or was revoked; a client fetches another.
+            TokenInvalid: it is not for this server, and never will be.
+            TokenUnverified: it is about to begin to be valid.
+        """
         try:
             claims = self._open(token)
         except (jwt.PyJWTError, RecursionError) as error:  # RecursionError: the head is parsed before it is verified
@@ -269,8 +280,8 @@ class Tokens:
         """
         Verify the signature, and return the claims.
 
-        A token with an HMAC is verified by the secret alone, any other by a public key that its head names. Where
-        several keys match, each is tried (RFC 7517, section 4.5).
+        A token with an HMAC is verified by the secrets alone, any other by a public key that its head names. Where
+        several keys match, each is tried (RFC 7517, section 4.5). So is each secret, while one replaces the other.
 
         Raises:
             KeyUnknown: no known key verifies it, and the key server may publish another one.
@@ -279,9 +290,7 @@ class Tokens:
         head = jwt.get_unverified_header(token)
         algorithm = head.get("alg")
         if algorithm not in PUBLIC_ALGORITHMS:
-            if self._secret is None:
-                raise TokenInvalid("no secret is configured to verify it with")
-            return _decode(token, self._secret, list(ALGORITHMS))
+            return self._open_by_secret(token)
         if self._keys is None:
             raise TokenInvalid(f"no key is configured that verifies {algorithm}")
         candidates = self._keys.find(head)
@@ -294,6 +303,14 @@ class Tokens:
         if self._keys.url is None or (candidates.is_named and self._keys.is_recent):
             raise TokenInvalid(why)
         raise KeyUnknown(why)
+
+    def _open_by_secret(self, token: str) -> dict[str, Any]:
+        if not self._secrets:
+            raise TokenInvalid("no secret is configured to verify it with")
+        for secret in self._secrets[:-1]:
+            with contextlib.suppress(jwt.InvalidSignatureError):
+                return _decode(token, secret, list(ALGORITHMS))
+        return _decode(token, self._secrets[-1], list(ALGORITHMS))
 
     def _check_addressee(self, claims: Mapping[str, Any]) -> None:
         """Check `aud` and `iss` where settings give them. A set of keys may sign for several applications."""
@@ -321,6 +338,7 @@ def sign(claims: Mapping[str, Any], hmac_secret: str) -> str:
 
 
 def _decode(token: str, key: Any, algorithms: list[str]) -> dict[str, Any]:
+    """Verify a signature with one key. Times and addressee are checked later, by our own rules."""
     claims: dict[str, Any] = jwt.decode(token, key, algorithms=algorithms, options=_OPTIONS)  # type: ignore[arg-type]
     return claims
 
@@ -380,6 +398,9 @@ def _json(claims: Mapping[str, Any], name: str) -> bytes | None:
 
 
 def _texts(claims: Mapping[str, Any], name: str) -> list[str]:
+    """
+    Return a list of texts in the claims; none where the claim is absent. Another type makes the whole token invalid.
+    """
     value = claims.get(name) or []
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise TokenInvalid(f"`{name}` is no list of texts")
@@ -387,6 +408,7 @@ def _texts(claims: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _keys(claims: Mapping[str, Any], name: str) -> list[str]:
+    """Return the names in an object in the claims. What it says of each room is not used here."""
     value = claims.get(name) or {}
     if not isinstance(value, dict):
         raise TokenInvalid(f"`{name}` is no object")

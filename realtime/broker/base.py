@@ -69,9 +69,10 @@ class ClientInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
         return None if self.chan_info is None else msgspec.json.decode(self.chan_info)
 
 
-class Publication(msgspec.Struct, frozen=True, array_like=True):
+class RawPublication(msgspec.Struct, frozen=True, array_like=True):
     """
-    One message in a room.
+    One message in a room, as broker and hub have it: its payload is bytes, and is never decoded on the way. What an
+    application reads is `application.values.Publication`.
 
     `data` is a JSON text, unchanged. In a room without history, `offset` is 0 and `epoch` is empty. `time_ms` is Unix
     time. `exclude` is the connection id that does not receive the publication.
@@ -133,9 +134,9 @@ class PublishRequest(msgspec.Struct, frozen=True):
     idempotency_ttl_s: float = 300.0
     exclude: str = ""
 
-    def publication(self, time_ms: int) -> Publication:
+    def publication(self, time_ms: int) -> RawPublication:
         """Return what is stored and delivered, without the position that it gets."""
-        return Publication(
+        return RawPublication(
             self.data,
             info=self.info,
             tags=dict(self.tags) if self.tags else None,
@@ -156,7 +157,7 @@ class Published:
 class History:
     """A page of a stream, and the position at the stream's top when it was read."""
 
-    publications: Sequence[Publication]
+    publications: Sequence[RawPublication]
     top: Position
 
 
@@ -198,7 +199,7 @@ class BrokerListener(Protocol):
     The broker calls these methods on the event loop, never concurrently. A listener returns at once and never raises.
     """
 
-    def on_publication(self, room: Room, publication: Publication) -> None: ...
+    def on_publication(self, room: Room, publication: RawPublication) -> None: ...
 
     def on_join(self, room: Room, info: ClientInfo) -> None: ...
 
@@ -235,7 +236,7 @@ class BrokerListener(Protocol):
 class IgnoredEvents:
     """The listener of a broker before `start` and after `close`: it ignores every event."""
 
-    def on_publication(self, room: Room, publication: Publication) -> None:
+    def on_publication(self, room: Room, publication: RawPublication) -> None:
         """Ignore it."""
 
     def on_join(self, room: Room, info: ClientInfo) -> None:
@@ -318,7 +319,7 @@ class Broker(Protocol):
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
-        begin: bool = False,
+        create: bool = False,
     ) -> History:
         """
         Read a page of the stream, and its top.
@@ -328,7 +329,7 @@ class Broker(Protocol):
         `reverse`. With `limit` 0 it is empty.
 
         The caller must compare `since.epoch` with `top.epoch`; this method does not. Reading creates no stream: where
-        there is none, the top is `Position("", 0)`. With `begin` it creates one, as `position` does.
+        there is none, the top is `Position("", 0)`. With `create` it creates one, as `position` does.
         """
 
     async def forget_history(self, room: Room) -> None:

@@ -49,6 +49,7 @@ from realtime.broker.links import NodesOwner, RedisLink
 from realtime.broker.nodes import PAUSES_S
 from realtime.broker.resp import CONNECT_S, CommandFailed
 from realtime.errors import BrokerAway, BrokerUnavailable
+from realtime.log_lines import log
 
 logger = logging.getLogger("realtime.broker.redis")
 
@@ -96,6 +97,7 @@ class ClusterNodes:
 
     @property
     def route(self) -> ClusterRoute:
+        """The route, while there is any node. A command whose node is missing waits, or fails alone."""
         if not self._links:
             raise BrokerAway(self.shown, "there is no link now")
         return self._route
@@ -154,6 +156,10 @@ class ClusterNodes:
             raise BrokerUnavailable(self.shown, "a room could not be subscribed in time") from late
 
     async def _subscribe(self, channel: bytes) -> None:
+        """
+        Subscribe at the node that has the hash slot by the map of now. A slot can move between the look at the map and
+        the node's answer, so this repeats until the subscription is in force.
+        """
         while True:
             link = self._direct.link_of(hash_slot_of_channel(channel))
             source = None
@@ -193,7 +199,7 @@ class ClusterNodes:
         if self._links.get(endpoint) is not link:
             return
         self._forget(endpoint)
-        logger.warning("! lost the link to the node %s", link.address.shown)
+        log(logger, logging.WARNING, "node link lost", server=link.address.shown)
         self._is_whole = False
         self._wake.set()
         if not self._links and not self._was_lost:
@@ -203,6 +209,7 @@ class ClusterNodes:
     def _forget(self, endpoint: Endpoint) -> None:
         """Remove the link to a node, with its hash slots and subscriptions."""
         link = self._links.pop(endpoint)
+        assert link not in self._links.values(), "a link has one endpoint"
         self._fresh.discard(link)
         self._direct.slots = [None if each is link else each for each in self._direct.slots]
         self._subscriptions.forget_link(link)
@@ -213,7 +220,7 @@ class ClusterNodes:
         try:
             link = await RedisLink.open(address, name=self._name, on_lost=self._lost, on_push=self._push, sharded=True)
         except BrokerUnavailable as error:
-            logger.debug("- no link to the node %s: %s", address.shown, error)
+            log(logger, logging.DEBUG, "- node not connected", server=address.shown, reason=error)
             return
         assert endpoint not in self._links, "one reconciling at a time opens links, and only missing ones"
         self._links[endpoint] = link
@@ -232,10 +239,10 @@ class ClusterNodes:
                     await self._reconcile()
                 except (BrokerUnavailable, CommandFailed) as error:
                     self._is_whole = False
-                    logger.debug("- reconciling the nodes at %s: %s", self.shown, error)
-                except Exception:
+                    log(logger, logging.DEBUG, "- nodes not reconciled", server=self.shown, reason=error)
+                except Exception:  # noqa: BLE001 - logged with its traceback
                     self._is_whole = False
-                    logger.exception("! reconciling the nodes at %s failed", self.shown)
+                    log(logger, logging.ERROR, "nodes not reconciled", server=self.shown, exc_info=True)
                 # Those that wait in reconcile_again() go on after each attempt, also after a failed one.
                 reconciled, self._reconciled = self._reconciled, asyncio.Event()
                 reconciled.set()
@@ -273,7 +280,9 @@ class ClusterNodes:
         wanted = found.masters | {each.master for each in found.ranges}
         for endpoint in self._links.keys() - wanted:
             link = self._links[endpoint]
-            logger.info("= closing the link to the node %s: it is no master any more", link.address.shown)
+            log(
+                logger, logging.INFO, "x node link closed", server=link.address.shown, reason="it is no master any more"
+            )
             self._forget(endpoint)
             link.close()
         self._assign(found)
@@ -321,7 +330,7 @@ class ClusterNodes:
         try:
             await events_of(link).send_subscription("SSUBSCRIBE", probe)
         except (CommandFailed, BrokerUnavailable) as error:
-            logger.debug("- no probe at %s: %s", link.address.shown, error)
+            log(logger, logging.DEBUG, "- probe not subscribed", server=link.address.shown, reason=error)
         else:
             link.probe = probe
             link.note_probe()

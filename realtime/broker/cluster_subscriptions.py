@@ -20,6 +20,7 @@ from realtime.broker.hash_slots import hash_slot_of_channel
 from realtime.broker.links import RedisLink
 from realtime.broker.resp import CommandFailed
 from realtime.broker.sharded import ShardedEvents
+from realtime.log_lines import log
 
 logger = logging.getLogger("realtime.broker.redis")
 
@@ -69,7 +70,7 @@ class ClusterSubscriptions:
         try:
             await events_of(link).send_subscription("SUNSUBSCRIBE", channel)
         except CommandFailed as error:  # the hash slot has left that node, and the subscription ended with it
-            logger.debug("- SUNSUBSCRIBE at %s: %s", link.address.shown, error.text)
+            log(logger, logging.DEBUG, "- SUNSUBSCRIBE failed", server=link.address.shown, reason=error.text)
 
     def note_end(self, link: RedisLink, channel: bytes) -> bool:
         """Note that a node ended a subscription by itself. Return whether it was in force there."""
@@ -107,7 +108,7 @@ class ClusterSubscriptions:
             if error is None:
                 regained += channels
             else:
-                logger.debug("- SSUBSCRIBE at %s: %s", link.address.shown, error)
+                log(logger, logging.DEBUG, "- SSUBSCRIBE failed", server=link.address.shown, reason=error)
         return regained
 
 

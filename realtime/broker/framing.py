@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
+from realtime.log_lines import log
+
 FRAME_MAX: Final = 128 * 1024 * 1024  # twice the most that --message-bytes allows
 LOCAL_STOP_SIGNAL: Final = signal.SIGUSR1  # from the primary to the local broker's process
 _LENGTH: Final = struct.Struct("!I")
@@ -51,7 +53,7 @@ class Framed(asyncio.Protocol):
         while size - at >= 4:
             (length,) = _LENGTH.unpack_from(buffer, at)
             if length > FRAME_MAX:
-                logger.error("! closing a link: it sent a frame of %d bytes, more than %d", length, FRAME_MAX)
+                log(logger, logging.ERROR, "x broker link closed", frame_bytes=length, reason="its frame is too long")
                 self.transport.abort()
                 return
             if size - at - 4 < length:
@@ -76,6 +78,7 @@ class Framed(asyncio.Protocol):
         self._turn.append(framed)
 
     def _flush(self) -> None:
+        """Write the frames of this turn at once."""
         assert self._turn, "send_frame() schedules this once, with the first message of a turn"
         turn, self._turn = self._turn, []
         if self.transport is not None and not self.transport.is_closing():

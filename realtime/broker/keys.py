@@ -26,6 +26,7 @@ class RedisKeys:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self.leases = f"{prefix}:{{{HOME}}}:leases"  # the end of each worker's lease
+        self.formats = f"{prefix}:{{{HOME}}}:formats"  # what each worker speaks (formats.py)
 
     # Of a room
 

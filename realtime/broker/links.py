@@ -23,6 +23,7 @@ from realtime.broker.resp import CommandFailed, RedisConnection, Word, ignore_fa
 from realtime.broker.scripts import Script
 from realtime.broker.sharded import ShardedEvents
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 
 SHARDED_AT_LEAST: Final = 7  # the first Redis version with SSUBSCRIBE
 # Errors of a server that takes no writes now: its memory or disk is full, it is a replica, or it has too few replicas.
@@ -184,7 +185,9 @@ class RedisLink:
         try:
             replies = await asyncio.gather(*[self.commands.request("INFO", each) for each in ("server", "replication")])
         except CommandFailed as error:
-            logger.warning("! %s refuses INFO, so failovers cannot be detected: %s", shown, error.text)
+            log(
+                logger, logging.WARNING, "failovers not detected", server=shown, reason=f"it refuses INFO: {error.text}"
+            )
             return
         pairs = (line.partition(b":") for line in b"\n".join(replies).splitlines())
         self.facts = {name: value.decode() for name, _, value in pairs}
@@ -236,14 +239,14 @@ class RedisLink:
             if error.code == "NOPERM":  # without permission to write probes, `refuses` could never be cleared
                 self.refuses = ""
         elif error is None and self.refuses:
-            logger.warning("= %s takes writes again", self.address.shown)
+            log(logger, logging.WARNING, "= broker takes writes again", server=self.address.shown)
             self.refuses = ""
 
     def note_refusal(self, error: CommandFailed) -> None:
         """Note the error of a write, if it means that the server takes no writes now."""
         if error.code in TAKES_NO_WRITES:
             if not self.refuses:
-                logger.error("! %s takes no writes: %s", self.address.shown, error.text)
+                log(logger, logging.ERROR, "broker takes no writes", server=self.address.shown, reason=error.text)
             self.refuses = error.text
 
     def note_probe(self) -> None:

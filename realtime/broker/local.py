@@ -29,6 +29,7 @@ from typing import Any, Final
 
 import msgspec
 
+from realtime.broker import formats
 from realtime.broker.base import (
     BrokerListener,
     ClientInfo,
@@ -39,9 +40,9 @@ from realtime.broker.base import (
     MemberCounts,
     MembersPage,
     Position,
-    Publication,
     Published,
     PublishRequest,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
@@ -57,13 +58,15 @@ from realtime.broker.local_server import (
     REPLY,
     STATE,
 )
-from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
+from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable, IncompatibleFormat
+from realtime.log_lines import log
 from realtime.timing.rate import Rate
 
 START_S: Final = 5.0  # for the first connection
 PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5)
 TIMEOUT_S: Final = 10.0  # for one command; a broker on this machine that needs longer hangs
 GOODBYE_S: Final = 2.0
+ADVICE: Final = "stop the server and start it again, for a reload leaves the local broker as it is"
 
 logger = logging.getLogger("realtime.broker.local")
 
@@ -130,6 +133,7 @@ class LocalLink(Framed):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail every command without an answer, then start to reconnect. Whether they happened is unknown."""
+        assert not self.is_lost, "asyncio calls this once for each connection"
         self.is_lost = True
         if self._watch is not None:
             self._watch.cancel()
@@ -189,6 +193,7 @@ class LocalBroker:
 
         Raises:
             OSError, TimeoutError, BrokerUnavailable: that failed; the link is closed again.
+            IncompatibleFormat: it is the broker of a release that this one does not understand.
         """
         _, link = await asyncio.get_running_loop().create_unix_connection(lambda: LocalLink(self), self._path)
         try:
@@ -199,7 +204,10 @@ class LocalBroker:
                 link.request("add_member", key[0], info, announce, True, lasting, key in self._in_grace)
                 for key, (info, announce, lasting) in self._members.items()
             ]
-            await asyncio.wait_for(asyncio.gather(*answers), TIMEOUT_S)
+            hello, *_ = await asyncio.wait_for(asyncio.gather(*answers), TIMEOUT_S)
+            theirs = formats.unpack(msgspec.msgpack.decode(hello, type=bytes | None))
+            if not formats.understand(theirs, formats.LOCAL):
+                raise IncompatibleFormat(f"the local broker at {self.address}", str(theirs), str(formats.LOCAL), ADVICE)
             if link.is_lost:  # `link_lost` ignored it, because it was not yet `self._link`
                 raise BrokerUnavailable(self.address, "the link was lost")
         except BaseException:
@@ -212,6 +220,7 @@ class LocalBroker:
         if link is not self._link or self._closing:
             return
         self._link = None
+        assert self._reconnecting is None or self._reconnecting.done(), "it opened the link that is lost now"
         self._counts["links_lost"] += 1
         self._listener.on_link_lost()
         self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
@@ -225,8 +234,16 @@ class LocalBroker:
             attempt += 1
             try:
                 self._link = await self._connect()
+            except IncompatibleFormat as error:  # it had died, and was started with new code
+                log(
+                    logger,
+                    logging.ERROR if attempt == 1 else logging.DEBUG,
+                    "local broker not understood",
+                    reason=error,
+                )
+                continue
             except (OSError, TimeoutError, BrokerUnavailable) as error:
-                logger.debug("- no link to %s yet: %s", self.address, error)
+                log(logger, logging.DEBUG, "- broker not connected", server=self.address, reason=error)
                 continue
             self._listener.on_link_restored()
             return
@@ -269,7 +286,7 @@ class LocalBroker:
             return  # this worker unsubscribed meanwhile
         if kind == PUBLICATION:
             self._counts["received"] += 1
-            listener.on_publication(room, msgspec.msgpack.decode(raw[1], type=Publication))
+            listener.on_publication(room, msgspec.msgpack.decode(raw[1], type=RawPublication))
         elif kind == JOIN:
             listener.on_join(room, msgspec.msgpack.decode(raw[1], type=ClientInfo))
         else:
@@ -279,6 +296,7 @@ class LocalBroker:
     # The contract
 
     async def subscribe(self, room: Room) -> None:
+        """Subscribe at the broker. A failed call leaves nothing that a reconnect would subscribe again."""
         self._rooms.add(room)  # before the answer, because events may arrive together with it
         try:
             await self._request("subscribe", room)
@@ -287,11 +305,16 @@ class LocalBroker:
             raise
 
     async def unsubscribe(self, room: Room) -> None:
+        """Unsubscribe. The room is forgotten even where this fails, so that no reconnect subscribes it again."""
         self._rooms.discard(room)  # even if the command fails: events of the room are dropped from now on
         await self._request("unsubscribe", room)
 
     async def publish(self, request: PublishRequest) -> Published:
         # The time is this worker's. The broker adds offset and epoch, in the order in which commands arrive.
+        """
+        Publish. Whether it happened is unknown when the link ends before the answer; an idempotency key makes a second
+        try safe.
+        """
         raw = await self._request(
             "publish",
             request.room,
@@ -318,9 +341,9 @@ class LocalBroker:
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
-        begin: bool = False,
+        create: bool = False,
     ) -> History:
-        raw = await self._request("history", room, retention, since, limit, reverse, begin)
+        raw = await self._request("history", room, retention, since, limit, reverse, create)
         return msgspec.msgpack.decode(raw, type=History)
 
     async def forget_history(self, room: Room) -> None:
@@ -330,6 +353,10 @@ class LocalBroker:
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
     ) -> None:
         # Before the answer: if the link is lost meanwhile, the reconnect must register the member or this call fail.
+        """
+        Register a member, and keep what a reconnect has to register again. A failed call keeps nothing, so the caller
+        must schedule the removal itself.
+        """
         self._members[room, ConnectionId(info.connection_id)] = (info, announce, lasting)
         self._in_grace.discard((room, ConnectionId(info.connection_id)))
         try:
@@ -340,12 +367,14 @@ class LocalBroker:
             raise
 
     def release(self, room: Room, connection_id: ConnectionId) -> None:
+        """Let another worker take over a member. From then on a reconnect does not take it back from that worker."""
         if (room, connection_id) in self._members:
             self._in_grace.add((room, connection_id))
 
     async def remove_member(
         self, room: Room, connection_id: ConnectionId, *, announce: bool, mine: bool = False
     ) -> int | None:
+        """Remove a member. It is no member of this worker any more, whatever the broker answers."""
         self._members.pop((room, connection_id), None)
         self._in_grace.discard((room, connection_id))
         return msgspec.msgpack.decode(
@@ -381,6 +410,7 @@ class LocalBroker:
         return msgspec.msgpack.decode(await self._request("allow", room, subject, rate), type=bool)
 
     def statistics(self) -> Mapping[str, int | float | str | bool]:
+        """Return this worker's counts, and the state that the broker sent last: its memory is one for all workers."""
         return {
             "kind": "local",
             "link": "up" if self._link is not None else "down",

@@ -1,20 +1,39 @@
 """
-The local broker as a process: the lock of its path, and the liveness socket that shows the end of primary and keeper.
+The local broker's process: its socket, the lock of its path, and the liveness socket, which shows its end.
 
-Runs in the local broker's process. Two brokers on one path would split each room without a sign, hence the lock. It
-knows nothing of rooms.
+Runs beside the workers, started by the primary: `python -m realtime.broker.local_process --socket PATH`. It ends when
+the primary says so, or when primary and keeper are gone and the last worker has left. The socket has mode 0600, because
+every program that can connect may do everything. Two brokers on one path would split each room without a sign, hence
+the lock. It knows nothing of rooms: local_server.py does.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import contextlib
 import fcntl
+import logging
 import os
+import signal
+import sys
 import time
 from typing import Final
 
+import uvloop
+
+from realtime import logs
+from realtime.broker.framing import LOCAL_STOP_SIGNAL
+from realtime.broker.local_server import LocalBrokerServer, WorkerLink
+from realtime.log_lines import log
+
 LOCK_S: Final = 75.0  # for the broker before this one to end: longer than orphaned workers keep it (--orphan-grace)
 LOCK_RETRY_S: Final = 0.05
+PARENT_S: Final = 1.0  # between two checks whether the last worker has left, once primary and keeper are gone
+
+TAKEN: Final = "local broker not started"  # another one serves the same path
+
+logger = logging.getLogger("realtime.broker.local")
 
 
 def take_lock(path: str) -> int | None:
@@ -56,3 +75,65 @@ def _on_liveness(loop: asyncio.AbstractEventLoop, fd: int, orphaned: asyncio.Eve
         loop.remove_reader(fd)
         os.close(fd)
         orphaned.set()
+
+
+async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> None:
+    """
+    Serve until the primary sends `LOCAL_STOP_SIGNAL`, or until primary, keeper and every worker are gone.
+
+    SIGTERM ends this process only when primary and keeper are gone. A service manager may send SIGTERM to all processes
+    at once, and workers that drain still need their rooms.
+
+    Args:
+        path: of the socket.
+        ready_fd: the liveness socket. It gets a line feed when the broker's socket is open, and its end says that
+            primary and keeper are gone. This function owns it.
+        memory: bytes that may be used.
+    """
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_signal_handler(LOCAL_STOP_SIGNAL, ended.set)
+    orphaned = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, lambda: ended.set() if orphaned.is_set() else None)
+    server = LocalBrokerServer(memory)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # left by a broker that was killed
+    before = os.umask(0o177)
+    try:
+        listener = await loop.create_unix_server(lambda: WorkerLink(server), path)
+    finally:
+        os.umask(before)
+    if ready_fd is not None:
+        os.write(ready_fd, b"\n")
+        watch_liveness(loop, ready_fd, orphaned)
+    sweeping = loop.create_task(server.sweep_forever())
+    while not ended.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), PARENT_S)
+        if orphaned.is_set() and not server.peers:
+            break
+    sweeping.cancel()
+    listener.close()
+    for peer in tuple(server.peers):
+        peer.transport.close()
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def main() -> None:
+    """Run the local broker."""
+    parser = argparse.ArgumentParser("realtime.broker.local_server")
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--ready-fd", type=int)
+    parser.add_argument("--memory", type=int)
+    arguments = parser.parse_args()
+    logs.set_up("broker")
+    lock = take_lock(f"{arguments.socket}.lock")
+    if lock is None:
+        log(logger, logging.ERROR, TAKEN, socket=arguments.socket, reason="another local broker serves it")
+        sys.exit(1)
+    uvloop.run(serve(arguments.socket, arguments.ready_fd, arguments.memory))
+
+
+if __name__ == "__main__":
+    main()

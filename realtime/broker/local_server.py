@@ -1,9 +1,7 @@
 """
-The local broker's process: the state of memory_state.py, served to all workers of one machine over a Unix socket.
+The local broker: the state of memory_state.py, served to all workers of one machine over a Unix socket.
 
-Runs beside the workers, started by the primary: `python -m realtime.broker.local_server --socket PATH`. It stores
-everything in memory. It ends when the primary says so, or when primary and keeper are gone and the last worker has
-left. The socket has mode 0600, because every program that can connect may do everything.
+Runs in the local broker's process (local_process.py), which starts and ends it. It stores everything in memory.
 
 Theory of operation
 ===================
@@ -44,40 +42,33 @@ It ends when the usage falls below `MEMORY_FREE` of the limit.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
 import logging
-import os
-import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-import uvloop
 
-from realtime import logs
+from realtime.broker import formats
 from realtime.broker.base import (
     ClientInfo,
     ConnectionId,
     Departed,
     Position,
-    Publication,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
 )
-from realtime.broker.framing import LOCAL_STOP_SIGNAL, Framed, frame
-from realtime.broker.local_process import take_lock, watch_liveness
-from realtime.broker.memory_state import Member, MemoryState
+from realtime.broker.framing import Framed, frame
+from realtime.broker.memory_state import MemoryState, StoredMember
 from realtime.broker.streams import Full
+from realtime.log_lines import log
 from realtime.timing.rate import Rate
 
 LEASE_S: Final = 6.0  # as with Redis (members.py): longer than a worker needs to reconnect
 OUTBOUND_MAX: Final = 64 * 1024 * 1024  # unsent bytes for one worker; above it the link is closed
-PARENT_S: Final = 1.0  # between two checks whether the last worker has left, once primary and keeper are gone
 
 # First element of each message to a worker.
 REPLY: Final = 0
@@ -92,8 +83,8 @@ STATE: Final = 7  # the statistics
 STATE_S: Final = 5.0  # between two STATE messages to each worker
 MEMORY_FREE: Final = 0.95  # of the limit; the broker stays in the state *full* until it uses less
 
-TAKEN: Final = "! another local broker serves %s: this one ends"
-FULL: Final = "! the local broker is full: it stores at most %d bytes (--broker-memory) and refuses more"
+FULL: Final = "local broker full"  # it refuses more than --broker-memory
+NOT_FULL: Final = "= local broker has memory again"
 
 logger = logging.getLogger("realtime.broker.local")
 
@@ -113,6 +104,7 @@ class WorkerLink(Framed):
         self.said_goodbye = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the link. Its worker is known with its `hello`."""
         super().connection_made(transport)
         self.server.peers.add(self)
 
@@ -132,8 +124,8 @@ class WorkerLink(Framed):
         except Full:
             self.send([REFUSED, self.server.state.budget.limit])
             self.server.note_refusal()
-        except Exception:
-            logger.exception("! command %s of worker %s failed", operation, self.worker)
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            log(logger, logging.ERROR, "broker command failed", command=operation, worker=self.worker, exc_info=True)
             self.send([FAILED, operation])
         else:
             self.send([REPLY, answer])
@@ -141,7 +133,7 @@ class WorkerLink(Framed):
     def notify(self, event: bytes) -> None:
         """Send an event's frame, or close the link if more than `OUTBOUND_MAX` bytes are unsent."""
         if self.transport.get_write_buffer_size() > OUTBOUND_MAX:
-            logger.error("x closing the link of worker %s: it reads too slowly", self.worker)
+            log(logger, logging.ERROR, "x broker link closed", worker=self.worker, reason="it reads too slowly")
             self.transport.abort()
             return
         self.send_frame(event)
@@ -185,8 +177,12 @@ class LocalBrokerServer:
 
     # Operations. Each gets the undecoded arguments, and returns the answer.
 
-    def hello(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
-        """Learn which worker this is, send it the statistics, and let it inherit the members of orphaned workers."""
+    def hello(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> bytes:
+        """
+        Learn which worker this is, send it the statistics, and let it inherit the members of orphaned workers.
+
+        The answer announces what this process speaks (formats.py). The worker decides whether it understands that.
+        """
         assert not peer.worker, "local.py sends hello once, as the first command of a link"
         peer.worker = WorkerId(_text(raw[0]))
         peer.notify(frame([STATE, self.statistics()]))
@@ -194,9 +190,11 @@ class LocalBrokerServer:
         inherited = [departed for worker in sorted(orphans) for departed in self._reap(worker, peer)]
         if inherited:
             peer.notify(frame([DEPARTED, inherited]))
+        return formats.pack(formats.LOCAL)
 
     def goodbye(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
         """Remove the members of a worker that ends. Only inherited ones are reported: its leaves are announced."""
+        assert peer.worker, "a worker says hello first: without a name it has no members to remove"
         peer.said_goodbye = True
         heir = self._heir()
         inherited = [each for each in self._reap(peer.worker, heir) if each.inherited]
@@ -208,11 +206,16 @@ class LocalBrokerServer:
         room = Room(_text(raw[0]))
         peer.rooms.add(room)
         self._subscribers.setdefault(room, set()).add(peer)
+        assert peer in self.peers, "a link that is lost sends no command, and would stay a subscriber for ever"
 
     def unsubscribe(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
         self._unsubscribe(peer, Room(_text(raw[0])))
 
     def _unsubscribe(self, peer: WorkerLink, room: Room) -> None:
+        """
+        Remove a subscription on both sides. With the last one, a stream that was never used ends: else each name that a
+        client makes up would stay in memory.
+        """
         peer.rooms.discard(room)
         subscribers = self._subscribers.get(room)
         if subscribers is not None:
@@ -225,7 +228,7 @@ class LocalBrokerServer:
     def publish(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
         """Store a publication and send it to the subscribers: also to the publisher, before its answer."""
         room = Room(_text(raw[0]))
-        publication = msgspec.msgpack.decode(raw[1], type=Publication)
+        publication = msgspec.msgpack.decode(raw[1], type=RawPublication)
         retention = msgspec.msgpack.decode(raw[2], type=Retention)
         key = msgspec.msgpack.decode(raw[3], type=str | None)
         ttl_s = msgspec.msgpack.decode(raw[4], type=float)
@@ -235,8 +238,7 @@ class LocalBrokerServer:
         return published
 
     def position(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
-        retention = msgspec.msgpack.decode(raw[1], type=Retention)
-        return self.state.position(self._clock(), Room(_text(raw[0])), retention)
+        return self.state.position(self._clock(), Room(_text(raw[0])), msgspec.msgpack.decode(raw[1], type=Retention))
 
     def positions(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> Any:
         rooms = [Room(room) for room in msgspec.msgpack.decode(raw[0], type=list[str])]
@@ -246,8 +248,8 @@ class LocalBrokerServer:
         retention = msgspec.msgpack.decode(raw[1], type=Retention)
         since = msgspec.msgpack.decode(raw[2], type=Position | None)
         limit = msgspec.msgpack.decode(raw[3], type=int)
-        reverse, begin = [msgspec.msgpack.decode(each, type=bool) for each in raw[4:6]]
-        return self.state.history(self._clock(), Room(_text(raw[0])), retention, since, limit, reverse, begin)
+        reverse, create = [msgspec.msgpack.decode(each, type=bool) for each in raw[4:6]]
+        return self.state.history(self._clock(), Room(_text(raw[0])), retention, since, limit, reverse, create)
 
     def forget_history(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
         self.state.forget_history(Room(_text(raw[0])))
@@ -266,11 +268,12 @@ class LocalBrokerServer:
             return
         if not quietly:  # a quiet member was admitted before, and refusing it now would lose it
             self.state.admit_member(self._clock(), room, info)
-        self.state.add_member(room, Member(peer.worker, info, announce, lasting))
+        self.state.add_member(room, StoredMember(peer.worker, info, announce, lasting))
         if announce and (owner is None or not quietly):
             self._notify(room, [JOIN, room, info])
 
     def remove_member(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> int | None:
+        """Remove a member, and return how many are left: of members that leave at once, one call gets 0."""
         room = Room(_text(raw[0]))
         announce, mine = [msgspec.msgpack.decode(each, type=bool) for each in raw[2:4]]
         info = self.state.remove_member(room, ConnectionId(_text(raw[1])), peer.worker if mine else None)
@@ -322,7 +325,7 @@ class LocalBrokerServer:
         """Note that a command was refused. The first time, log it and notify all workers."""
         if not self._is_full:
             self._is_full = True
-            logger.error(FULL, self.state.budget.limit)
+            log(logger, logging.ERROR, FULL, limit_bytes=self.state.budget.limit)
             self._send_state()
 
     def _send_state(self) -> None:
@@ -330,7 +333,8 @@ class LocalBrokerServer:
         budget = self.state.budget
         if self._is_full and budget.limit is not None and budget.used <= MEMORY_FREE * budget.limit:
             self._is_full = False
-            logger.warning("= the local broker has memory again: %d of %d bytes used", budget.used, budget.limit)
+            assert budget.used <= budget.limit, "a limit of which less than all is used has room"
+            log(logger, logging.WARNING, NOT_FULL, used_bytes=budget.used, limit_bytes=budget.limit)
         framed = frame([STATE, self.statistics()])
         for peer in tuple(self.peers):
             if peer.worker:  # before its hello, a link expects no events
@@ -377,65 +381,3 @@ OPERATIONS: Final[dict[str, Callable[[LocalBrokerServer, WorkerLink, list[msgspe
     "allow": LocalBrokerServer.allow,
     "workers": LocalBrokerServer.workers,
 }
-
-
-async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> None:
-    """
-    Serve until the primary sends `LOCAL_STOP_SIGNAL`, or until primary, keeper and every worker are gone.
-
-    SIGTERM ends this process only when primary and keeper are gone. A service manager may send SIGTERM to all processes
-    at once, and workers that drain still need their rooms.
-
-    Args:
-        path: of the socket.
-        ready_fd: the liveness socket. It gets a line feed when the broker's socket is open, and its end says that
-            primary and keeper are gone. This function owns it.
-        memory: bytes that may be used.
-    """
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_signal_handler(LOCAL_STOP_SIGNAL, ended.set)
-    orphaned = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, lambda: ended.set() if orphaned.is_set() else None)
-    server = LocalBrokerServer(memory)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # left by a broker that was killed
-    before = os.umask(0o177)
-    try:
-        listener = await loop.create_unix_server(lambda: WorkerLink(server), path)
-    finally:
-        os.umask(before)
-    if ready_fd is not None:
-        os.write(ready_fd, b"\n")
-        watch_liveness(loop, ready_fd, orphaned)
-    sweeping = loop.create_task(server.sweep_forever())
-    while not ended.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), PARENT_S)
-        if orphaned.is_set() and not server.peers:
-            break
-    sweeping.cancel()
-    listener.close()
-    for peer in tuple(server.peers):
-        peer.transport.close()
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def main() -> None:
-    """Run the local broker."""
-    parser = argparse.ArgumentParser(prog="realtime.broker.local_server")
-    parser.add_argument("--socket", required=True)
-    parser.add_argument("--ready-fd", type=int)
-    parser.add_argument("--memory", type=int)
-    arguments = parser.parse_args()
-    logs.set_up("broker")
-    lock = take_lock(f"{arguments.socket}.lock")
-    if lock is None:
-        logger.error(TAKEN, arguments.socket)
-        sys.exit(1)
-    uvloop.run(serve(arguments.socket, arguments.ready_fd, arguments.memory))
-
-
-if __name__ == "__main__":
-    main()

@@ -65,6 +65,7 @@ from realtime.broker.commands import RedisCommands
 from realtime.broker.keys import HOME, RedisKeys, tag_of
 from realtime.broker.links import Nodes, RedisLink, Route
 from realtime.broker.resp import CommandFailed
+from realtime.log_lines import log
 
 LEASE_S: Final = 6.0
 LEFT_S: Final = 180.0  # a cluster elects no replica that lost its master longer ago (10 timeouts and a ping)
@@ -79,7 +80,17 @@ _LEAVE_TO_OTHER_OWNER: Final = 2
 
 _Owned = tuple[Room, ConnectionId, bool]  # an entry of an owned set: where, which member, whether it is lasting
 
+
+class _OwnedEntry(msgspec.Struct, frozen=True, array_like=True):
+    """An entry of an owned set as it is read. Fields of a later release may follow."""
+
+    room: str
+    connection_id: str
+    lasting: bool
+
+
 _pack = msgspec.msgpack.encode
+_owned_entry = msgspec.msgpack.Decoder(_OwnedEntry).decode
 _info = msgspec.msgpack.Decoder(ClientInfo).decode
 logger = logging.getLogger("realtime.broker.redis")
 
@@ -131,6 +142,7 @@ class Members:
             raise
 
     def release(self, room: Room, connection_id: ConnectionId) -> None:
+        """Let another worker take over a member: registering again leaves it to an owner that took it meanwhile."""
         if (room, connection_id) in self._own:
             self._in_grace.add((room, connection_id))
 
@@ -154,6 +166,7 @@ class Members:
         return None if found is None else found[1]
 
     async def _remove(self, room: Room, connection_id: str, announce: str, owner: str) -> tuple[ClientInfo, int] | None:
+        """Remove a member at Redis. Return its info, and how many are left; None where it was none, or another's."""
         found = await self._commands.run(
             tag_of(room), scripts.MEMBER_REMOVE, 1, self._keys.members(room), connection_id, self._keys.channel(room),
             announce, owner, self._nodes.publishing,
@@ -196,7 +209,13 @@ class Members:
         """
         had_lease, expired = await self._take_lease(route)
         if not had_lease:
-            logger.warning("= the lease had ended: registering %d members again", len(self._own))
+            log(
+                logger,
+                logging.WARNING,
+                "= lease lost",
+                members=len(self._own),
+                reason="it ended; its members register again",
+            )
             await self._register(route, lambda _: True)
         for worker in expired:
             await self.reap(WorkerId(worker))
@@ -246,6 +265,10 @@ class Members:
     async def _register_one(
         self, route: Route, room: Room, info: ClientInfo, announce: bool, lasting: bool, *, again: bool
     ) -> None:
+        """
+        Register one member, its owned entry first (invariant 1). A worker that dies in between leaves an entry without
+        a member, which reaping removes. The other order would leave a member that no worker owns.
+        """
         packed = _pack(info)
         # Invariant 1: the owned entry first. One server keeps that order; in a cluster the reply must be awaited.
         owned = route.request(HOME, "SADD", self._keys.owned(self._worker), _pack([room, info.connection_id, lasting]))
@@ -298,8 +321,8 @@ class Members:
     async def _owned_by(self, worker: str) -> list[_Owned]:
         """Return the owned set of a worker."""
         owned = await self._commands.request(HOME, "SMEMBERS", self._keys.owned(worker))
-        found = [msgspec.msgpack.decode(each, type=tuple[str, str, bool]) for each in owned]
-        return [(Room(room), ConnectionId(connection_id), lasting) for room, connection_id, lasting in found]
+        found = [_owned_entry(each) for each in owned]
+        return [(Room(each.room), ConnectionId(each.connection_id), each.lasting) for each in found]
 
     async def _reap_all(self, owned: Sequence[_Owned], worker: str) -> None:
         """
@@ -347,6 +370,7 @@ class Members:
             self._note_left(room, connection_id)
             return None
         announce, info = found[0] == b"1", _info(found[1])
+        assert info.connection_id == connection_id, "a member is registered under its own id"
         self._own[room, connection_id] = (info, announce, True)
         self._left.pop((room, connection_id), None)
         return Departed(room, info, announce, inherited=True)

@@ -38,7 +38,7 @@ from realtime.broker.base import (
     Room,
     WorkerId,
 )
-from realtime.broker.memory_state import Member, MemoryState
+from realtime.broker.memory_state import MemoryState, StoredMember
 from realtime.broker.streams import Full
 from realtime.errors import BrokerFull
 from realtime.timing.rate import Rate
@@ -63,6 +63,7 @@ class MemoryBroker:
 
     async def start(self, listener: BrokerListener) -> None:
         """Begin to remove expired state. There is nothing to connect to."""
+        assert self._sweeper is None, "a broker is started once"
         self._listener = listener
         self._sweep()
 
@@ -82,10 +83,15 @@ class MemoryBroker:
         self._subscribed.add(room)
 
     async def unsubscribe(self, room: Room) -> None:
+        """Unsubscribe. The last one ends a stream that was never used."""
         self._subscribed.discard(room)
         self._state.streams.unwatched(room)
 
     async def publish(self, request: PublishRequest) -> Published:
+        """
+        Publish. The listener gets the publication in a later turn, as with a broker in another process: code that
+        expects it before this returns would fail there.
+        """
         room = request.room
         with self._refusing():
             published, sent = self._state.publish(
@@ -115,9 +121,9 @@ class MemoryBroker:
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
-        begin: bool = False,
+        create: bool = False,
     ) -> History:
-        return self._state.history(self._clock(), room, retention, since, limit, reverse, begin)
+        return self._state.history(self._clock(), room, retention, since, limit, reverse, create)
 
     async def forget_history(self, room: Room) -> None:
         self._state.forget_history(room)
@@ -130,7 +136,7 @@ class MemoryBroker:
         if not quietly:
             with self._refusing():
                 self._state.admit_member(self._clock(), room, info)
-        self._state.add_member(room, Member(self._worker, info, announce, lasting))
+        self._state.add_member(room, StoredMember(self._worker, info, announce, lasting))
         if announce and (is_new or not quietly):
             self._notify(lambda listener: listener.on_join(room, info), room)
 
@@ -140,6 +146,7 @@ class MemoryBroker:
     async def remove_member(
         self, room: Room, connection_id: ConnectionId, *, announce: bool, mine: bool = False
     ) -> int | None:
+        """Remove a member, and return how many are left."""
         info = self._state.remove_member(room, connection_id, self._worker if mine else None)
         if info is not None and announce:
             self._notify(lambda listener: listener.on_leave(room, info), room)

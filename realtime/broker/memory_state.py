@@ -43,13 +43,13 @@ from realtime.broker.base import (
     MemberCounts,
     MembersPage,
     Position,
-    Publication,
     Published,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
 )
-from realtime.broker.streams import Budget, Streams, size_of
+from realtime.broker.streams import Budget, StreamStore, size_of
 from realtime.timing.rate import Meter, Rate
 
 SWEEP_S: Final = 5.0  # between two removals of everything that has expired
@@ -58,7 +58,7 @@ SWEEP_SHARE: Final = 100  # removals use at most one part in so many of the time
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class StoredMember:
     """A present member, its owner, and what happens to it when the owner is reaped."""
 
     worker: WorkerId
@@ -77,8 +77,8 @@ class MemoryState:
     def __init__(self, limit: int | None = None) -> None:
         """`limit`: bytes that may be used. A call that needs more raises `Full` and changes nothing."""
         self.budget = Budget(limit)
-        self.streams = Streams(self.budget, secrets.token_bytes(16))
-        self._members: dict[Room, dict[ConnectionId, Member]] = {}
+        self.streams = StreamStore(self.budget, secrets.token_bytes(16))
+        self._members: dict[Room, dict[ConnectionId, StoredMember]] = {}
         self._owned: dict[WorkerId, set[tuple[Room, ConnectionId]]] = {}
         self._meters: dict[tuple[Room, str], Meter] = {}
 
@@ -88,13 +88,13 @@ class MemoryState:
         self,
         now: float,
         room: Room,
-        publication: Publication,
+        publication: RawPublication,
         retention: Retention,
         idempotency_key: str | None,
         idempotency_ttl_s: float,
-    ) -> tuple[Published, Publication | None]:
+    ) -> tuple[Published, RawPublication | None]:
         """
-        Add a publication, as `Streams.publish`. The caller must send the returned publication to the subscribers.
+        Add a publication, as `StreamStore.publish`. The caller must send the returned publication to the subscribers.
 
         Raises:
             Full: there is no memory for it.
@@ -123,9 +123,9 @@ class MemoryState:
         since: Position | None,
         limit: int,
         reverse: bool,
-        begin: bool = False,
+        create: bool = False,
     ) -> History:
-        return self.streams.history(now, room, retention, since, limit, reverse, begin)
+        return self.streams.history(now, room, retention, since, limit, reverse, create)
 
     def forget_history(self, room: Room) -> None:
         self.streams.forget_history(room)
@@ -142,7 +142,7 @@ class MemoryState:
         if not room.startswith(PRIVATE) and info.connection_id not in self._members.get(room, ()):
             self.streams.admit(now, _cost_of_member(room, info))
 
-    def add_member(self, room: Room, member: Member) -> None:
+    def add_member(self, room: Room, member: StoredMember) -> None:
         """Make a member present, under the owner that it names. A previous owner loses it."""
         connection_id = ConnectionId(member.info.connection_id)
         before = self._members.setdefault(room, {}).get(connection_id)

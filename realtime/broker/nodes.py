@@ -21,6 +21,7 @@ from realtime.broker.links import NodesOwner, RedisLink, run_at
 from realtime.broker.resp import CONNECT_S, CommandFailed, RedisConnection, Word
 from realtime.broker.scripts import Script
 from realtime.errors import BrokerAway, BrokerUnavailable
+from realtime.log_lines import log
 
 PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # before the next attempt to connect; the last one repeats
 
@@ -170,11 +171,13 @@ class SingleNode:
 
     @property
     def route(self) -> SingleRoute:
+        """The route, only while everything of this worker is in force at the server."""
         if self._route is None:
             raise BrokerAway(self.shown, "there is no link now")
         return self._route
 
     async def start(self) -> None:
+        """Connect. There is no second try: a wrong address must end the start with its reason."""
         await self._connect()
 
     async def _connect(self) -> None:
@@ -205,6 +208,7 @@ class SingleNode:
             link.close()
             raise
         link.note_probe()
+        assert self._link is None, "two links would receive each message twice"
         self._link, self._route = link, route
 
     def _lost(self, link: RedisLink) -> None:
@@ -225,15 +229,16 @@ class SingleNode:
             try:
                 await self._connect()
             except BrokerUnavailable as error:
-                logger.debug("- no link to %s yet: %s", self.shown, error)
+                log(logger, logging.DEBUG, "- broker not connected", server=self.shown, reason=error)
                 continue
-            except Exception:
-                logger.exception("! reconnecting to %s failed", self.shown)
+            except Exception:  # noqa: BLE001 - logged with its traceback
+                log(logger, logging.ERROR, "broker not connected", server=self.shown, exc_info=True)
                 continue
             self._owner.on_restored()
             return
 
     def _push(self, link: RedisLink, message: list[Any]) -> None:
+        """Pass on a message. A probe is none: it proves that pub/sub delivers, which an open socket does not."""
         if message[1] == self._probe:
             link.note_probe()
         else:
@@ -248,12 +253,17 @@ class SingleNode:
     def recheck(self, link: RedisLink | None = None) -> None:
         """Close the link to a server that became read-only. Reconnecting then finds the new master."""
         if link is not None and link is self._link:
-            logger.warning(
-                "! closing the link to %s: it takes no writes, another server is the master", link.address.shown
+            log(
+                logger,
+                logging.WARNING,
+                "x broker link closed",
+                server=link.address.shown,
+                reason="it takes no writes, another server is the master",
             )
             link.abort()
 
     async def close(self) -> None:
+        """Close the link. The reconnecting task ends first, so that it opens no other."""
         link, self._link, self._route = self._link, None, None
         if self._reconnecting is not None:
             self._reconnecting.cancel()

@@ -43,14 +43,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
-from realtime.broker import scripts
+from realtime.broker import formats, scripts
 from realtime.broker.address import RedisLocation, Topology, parse_url
 from realtime.broker.base import (
     UNUSED_STREAM_S,
@@ -65,6 +62,7 @@ from realtime.broker.base import (
     Position,
     Published,
     PublishRequest,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
@@ -75,9 +73,13 @@ from realtime.broker.keys import HOME, RedisKeys, tag_of
 from realtime.broker.links import Nodes, RedisLink, Route
 from realtime.broker.members import Members, read_members
 from realtime.broker.nodes import FixedServer, Sentinels, SingleNode
-from realtime.broker.payload import Payload, pack_payload, read_payload
+from realtime.broker.payload import CANNOT_READ, JOIN, StoredPayload, pack_payload, read_message
+from realtime.broker.peers import Peers
 from realtime.broker.resp import CommandFailed
+from realtime.broker.stream_entries import meta_ms, new_epoch, read_entries
+from realtime.broker.unreadable import Unreadable
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 from realtime.timing.rate import Rate
 
 ROUND_S: Final = 2.0  # between two rounds, each of which renews the lease and sends a probe
@@ -85,9 +87,6 @@ PROBE_LOST_S: Final = 6.0  # three rounds
 CLOSE_S: Final = 2.0  # to remove this worker's members when it ends
 
 logger = logging.getLogger("realtime.broker.redis")
-
-
-_info = msgspec.msgpack.Decoder(ClientInfo).decode
 
 
 class RedisBroker:
@@ -111,9 +110,12 @@ class RedisBroker:
         self._listener: BrokerListener = IgnoredEvents()
         self._rooms: dict[bytes, Room] = {}  # by channel
         self._tasks: set[asyncio.Task[None]] = set()
+        self._peers = Peers(worker, self._keys, f"{self._nodes.shown}, prefix {prefix}", formats.REDIS)
+        self._unreadable = Unreadable()
         self._counts = dict.fromkeys(("published", "received", "links_lost", "gaps", "reaped"), 0)
 
     def _make_nodes(self, location: RedisLocation, worker: WorkerId) -> Nodes:
+        """Return the servers as the URL describes them: one, one behind sentinels, or a cluster."""
         name = f"realtime-{worker}"
         if location.topology is Topology.CLUSTER:
             return ClusterNodes(location, self, name=name, keys=self._keys, worker=worker)
@@ -125,23 +127,38 @@ class RedisBroker:
 
     @property
     def in_order(self) -> bool:
+        """Whether two commands of this worker run in the order of the calls."""
         return not isinstance(self._nodes, ClusterNodes)  # a redirected command is sent again, behind later ones
 
     # The servers
 
     async def start(self, listener: BrokerListener) -> None:
-        """Connect, and begin the rounds. There is no second try: a wrong address must end the start with its reason."""
+        """
+        Connect, and begin the rounds. There is no second try: a wrong address must end the start with its reason.
+
+        Raises:
+            BrokerUnavailable: as the contract says.
+            IncompatibleFormat: another release is in use there, which does not understand this one.
+        """
+        assert not self._tasks, "a broker is started once"
         self._listener = listener
         await self._nodes.start()
+        try:
+            await self._peers.started(self._nodes.route)
+        except BaseException:
+            await self.close()
+            raise
         self._spawn(self._rounds())
 
     def channels(self) -> Iterable[bytes]:
         return self._rooms.keys()
 
     async def enter(self, route: Route, fresh: Callable[[RedisLink], bool]) -> None:
+        await self._peers.before_lease(route)
         await self._members.enter(route, fresh)
 
     def on_lost(self) -> None:
+        """Count a lost link, and notify the listener: what arrives until `on_restored` is incomplete."""
         self._counts["links_lost"] += 1
         self._listener.on_link_lost()
 
@@ -162,9 +179,10 @@ class RedisBroker:
         task.add_done_callback(self._on_task_done)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """Forget a task that ended, and log an error that no caller awaits."""
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("! %s failed", task.get_coro(), exc_info=error)
+            log(logger, logging.ERROR, "broker task failed", task=task.get_coro(), exc_info=error)
 
     async def close(self) -> None:
         """
@@ -180,7 +198,7 @@ class RedisBroker:
                 async with asyncio.timeout(CLOSE_S):
                     await self._members.close()
             except (BrokerUnavailable, CommandFailed, TimeoutError) as error:
-                logger.warning("! members of this worker stay until its lease expires: %s", error)
+                log(logger, logging.WARNING, "members not removed", reason=error)  # they stay until the lease expires
         await self._nodes.close()
         self._listener = IgnoredEvents()
 
@@ -192,9 +210,7 @@ class RedisBroker:
             await asyncio.sleep(ROUND_S)
             for link in tuple(self._nodes.links):
                 if time.monotonic() - link.probed_at > PROBE_LOST_S:
-                    logger.error(
-                        "! closing the link to %s: no probe came back for %g s", link.address.shown, PROBE_LOST_S
-                    )
+                    log(logger, logging.ERROR, "- broker link silent", server=link.address.shown, within_s=PROBE_LOST_S)
                     link.abort()
                 else:
                     link.send_probe(self._nodes.publishing)
@@ -206,10 +222,11 @@ class RedisBroker:
         """Renew the lease once. Failures are only logged, because the next round tries again."""
         try:
             await self._members.renew(self._nodes.route)
+            await self._peers.renew(self._nodes.route)
         except CommandFailed as error:
-            logger.debug("- a round failed: %s", self._commands.refused(HOME, error))
+            log(logger, logging.DEBUG, "- lease not renewed", reason=self._commands.refused(HOME, error))
         except BrokerUnavailable as error:
-            logger.debug("- a round failed: %s", error.problem)
+            log(logger, logging.DEBUG, "- lease not renewed", reason=error.problem)
 
     def on_message(self, channel: bytes, text: bytes) -> None:
         """Decode a pub/sub message and pass it to the listener."""
@@ -217,15 +234,18 @@ class RedisBroker:
         listener = self._listener
         if room is None:
             return
-        kind = text[:2]
-        if kind == b"p:":
-            _, epoch, offset, payload = text.split(b":", 3)
+        try:
+            kind, about = read_message(text)
+        except CANNOT_READ as error:
+            self._unreadable.note("message in a room", error)
+            return
+        if isinstance(about, RawPublication):
             self._counts["received"] += 1
-            listener.on_publication(room, read_payload(payload, epoch.decode(), int(offset)))
-        elif kind == b"j:":
-            listener.on_join(room, _info(text[2:]))
-        elif kind == b"l:":
-            listener.on_leave(room, _info(text[2:]))
+            listener.on_publication(room, about)
+        elif kind == JOIN:
+            listener.on_join(room, about)
+        else:
+            listener.on_leave(room, about)
 
     # The contract: rooms
 
@@ -251,10 +271,17 @@ class RedisBroker:
             self._nodes.route  # noqa: B018 - raises where there is none
 
     async def publish(self, request: PublishRequest) -> Published:
+        """
+        Publish by one script: idempotency key, epoch, next offset, stream entry and PUBLISH happen together or not at
+        all. So the order of offsets is the order in which subscribers receive, and an answer means that all of it
+        happened.
+        """
         room, retention, key = request.room, request.retention, request.idempotency_key
         tags = dict(request.tags) if request.tags else None
         # The script stores the payload and publishes it unchanged. Offset and epoch stand beside it in both places.
-        payload = pack_payload(Payload(request.data, request.info, tags, int(time.time() * 1000), request.exclude))
+        payload = pack_payload(
+            StoredPayload(request.data, request.info, tags, int(time.time() * 1000), request.exclude)
+        )
         meta = self._keys.meta(room)
         seen_key = self._keys.idempotency(room, key) if key is not None else meta
         # Without history only one key is named. While a hash slot moves, each further key could mean a TRYAGAIN.
@@ -270,8 +297,8 @@ class RedisBroker:
             payload,
             retention.size,
             int(retention.ttl_s * 1000),
-            _meta_ms(retention),
-            _new_epoch(),
+            meta_ms(retention),
+            new_epoch(),
             int(request.idempotency_ttl_s * 1000) if key is not None else 0,
             self._nodes.publishing,
         )
@@ -280,7 +307,7 @@ class RedisBroker:
 
     async def position(self, room: Room, *, retention: Retention) -> Position:
         """Return the top of a stream by the script that also creates one: reading and creating are one atomic step."""
-        return (await self.history(room, retention=retention, begin=True)).top
+        return (await self.history(room, retention=retention, create=True)).top
 
     async def positions(self, rooms: Sequence[Room]) -> Mapping[Room, Position]:
         """
@@ -316,9 +343,14 @@ class RedisBroker:
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
-        begin: bool = False,
+        create: bool = False,
     ) -> History:
         # Offsets are the ids of stream entries, so the page is a range of ids: inclusive, hence the step by one.
+        """
+        Read a page and the top of a stream in one script: a page and a top of two moments would prove nothing. With
+        `create`, the script creates the stream where there is none, so that its epoch is known before the first
+        publication.
+        """
         first = "+" if reverse else "-"
         if since is not None:
             first = str(max(since.offset - 1, 0) if reverse else since.offset + 1)
@@ -331,13 +363,13 @@ class RedisBroker:
             max(limit, 0),
             first,
             int(reverse),
-            _meta_ms(retention),
-            _new_epoch(),
+            meta_ms(retention),
+            new_epoch(),
             retention.size,
-            min(int(UNUSED_STREAM_S * 1000), _meta_ms(retention)) if begin else 0,
+            min(int(UNUSED_STREAM_S * 1000), meta_ms(retention)) if create else 0,
         )
         name = epoch.decode()
-        publications = [read_payload(fields[1], name, int(id.partition(b"-")[0])) for id, fields in entries]
+        publications = read_entries(entries, name, self._unreadable)
         return History(publications, Position(name, int(top)))
 
     async def forget_history(self, room: Room) -> None:
@@ -385,7 +417,10 @@ class RedisBroker:
         return MembersPage(read_members(words), "" if after == b"0" else after.decode())
 
     async def allow(self, room: Room, subject: str, rate: Rate) -> bool:
-        # Redis stores the one number of a meter, and expires it when everything is paid off.
+        """
+        Count against a rate that all workers share, by the clock of Redis. One number is stored for each subject, and
+        it expires when everything is paid off.
+        """
         key = self._keys.rate(room, subject)
         return bool(
             await self._commands.run(tag_of(room), scripts.ALLOW, 1, key, rate.interval_s * 1000, rate.period_s * 1000)
@@ -400,6 +435,7 @@ class RedisBroker:
         self._listener.on_departed(departed)
 
     def statistics(self) -> Mapping[str, int | float | str | bool]:
+        """Return the counts of this worker, and what its links say of the servers."""
         return {
             "kind": "redis",
             "link": "up" if self._nodes.is_whole else "down",
@@ -407,14 +443,7 @@ class RedisBroker:
             "nodes": sum(1 for _ in self._nodes.links),
             "rooms": len(self._rooms),
             "own_members": len(self._members),
+            "format": formats.FORMAT,
+            "unreadable": self._unreadable.count,
             **self._counts,
         }
-
-
-def _meta_ms(retention: Retention) -> int:
-    """Return the lifetime of a position. It must not end before its publications, which would lose their epoch."""
-    return int(max(retention.meta_ttl_s, retention.ttl_s) * 1000)
-
-
-def _new_epoch() -> str:
-    return secrets.token_hex(4)  # without a colon, which divides the parts of a message

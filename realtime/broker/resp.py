@@ -26,6 +26,7 @@ import hiredis
 
 from realtime.broker.address import RedisAddress
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 
 CONNECT_S: Final = 3.0
 WAITING_MAX: Final = 50_000  # commands without a reply; above it the connection counts as overloaded
@@ -151,12 +152,14 @@ class RedisConnection(asyncio.Protocol):
             future.set_exception(BrokerUnavailable(self.address.shown, "the connection is lost or overloaded"))
             return future
         self._waiting.append(future)
+        assert len(self._waiting) > len(self._turn), "each command has its place before it is written"
         if not self._turn:
             loop.call_soon(self._flush)
         self._turn.append(packed)
         return future
 
     def _flush(self) -> None:
+        """Write the commands of this turn at once: one write costs the kernel as much as one command."""
         assert self._turn, "_send() schedules this once, with the first command of a turn"
         turn, self._turn = self._turn, []
         if self._transport is not None and not self.is_lost:
@@ -168,13 +171,23 @@ class RedisConnection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """
+        Read replies, and give each to its command. A reply that is cut waits in the reader. A server that does not
+        speak RESP is disconnected: after one such byte no later reply could be matched to its command.
+        """
         reader = self._reader
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not Ellipsis:
                 self._handle_reply(reply)
         except hiredis.ProtocolError as error:
-            logger.error("! closing the connection to %s: it does not speak RESP: %s", self.address.shown, error)
+            log(
+                logger,
+                logging.ERROR,
+                "x broker link closed",
+                server=self.address.shown,
+                reason=f"it does not speak RESP: {error}",
+            )
             self._transport.abort()
 
     def _handle_reply(self, reply: Any) -> None:
@@ -187,7 +200,13 @@ class RedisConnection(asyncio.Protocol):
     def _resolve_next(self, reply: Any) -> None:
         """Give the reply to the command that has waited longest."""
         if not self._waiting:
-            logger.error("! closing the connection to %s: it sent a reply without a command", self.address.shown)
+            log(
+                logger,
+                logging.ERROR,
+                "x broker link closed",
+                server=self.address.shown,
+                reason="it sent a reply without a command",
+            )
             self._transport.abort()
             return
         future = self._waiting.popleft()

@@ -34,6 +34,10 @@ class ShardedEvents(RedisConnection):
         return self.request_batch(words, ("PING",))
 
     def _handle_reply(self, reply: Any) -> None:
+        """
+        Give a confirmation, or an error, to the request that waits for it. A subscription has no reply of its own here,
+        so the PONG of the PING behind it ends the request.
+        """
         if not self._is_subscriber:
             super()._handle_reply(reply)
         elif isinstance(reply, hiredis.ReplyError):

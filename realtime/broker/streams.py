@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from realtime.broker.base import UNUSED_STREAM_S, History, Position, Publication, Published, Retention, Room
+from realtime.broker.base import UNUSED_STREAM_S, History, Position, Published, RawPublication, Retention, Room
 
 # Counters of forgotten streams, shared by rooms of the same hash. Sharing changes an epoch once too often, never too
 # seldom.
@@ -66,7 +66,7 @@ class Full(Exception):
     """There is no memory for what was to be stored. Nothing was changed."""
 
 
-def cost_of(publication: Publication) -> int:
+def cost_of(publication: RawPublication) -> int:
     """Return about how many bytes a stored publication uses."""
     size = _PUBLICATION + len(publication.data)
     info, tags = publication.info, publication.tags
@@ -90,13 +90,13 @@ class RoomStream:
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
         self.offset = 0
-        self.publications: deque[Publication] | None = None  # never an empty one, which would cost memory
+        self.publications: deque[RawPublication] | None = None  # never an empty one, which would cost memory
         self.published_at = 0.0
         self.ttl_s = 0.0  # of its publications, as the last one set it
         self.expires_at = 0.0  # when the position is forgotten too
 
 
-class Streams:
+class StreamStore:
     """Streams and idempotency keys. Times are in seconds, on any clock that never goes back."""
 
     def __init__(self, budget: Budget, run_id: bytes) -> None:
@@ -113,13 +113,13 @@ class Streams:
         self,
         now: float,
         room: Room,
-        publication: Publication,
+        publication: RawPublication,
         retention: Retention,
         idempotency_key: str | None,
         idempotency_ttl_s: float,
         *,
         is_bound: bool = True,
-    ) -> tuple[Published, Publication | None]:
+    ) -> tuple[Published, RawPublication | None]:
         """
         Add a publication. Return its position, and the publication as subscribers get it.
 
@@ -144,6 +144,7 @@ class Streams:
         # From here on nothing is refused, so that a refused publish changes nothing.
         if retention.size:
             publication = self._append(now, room, publication, cost, retention)
+            assert publication.offset > 0, "0 is the offset of a publication that is not kept"
             position = Position(publication.epoch, publication.offset)
         if idempotency_key is not None:
             if self._done.pop((room, idempotency_key), None) is None:
@@ -151,14 +152,16 @@ class Streams:
             self._done[(room, idempotency_key)] = (now + idempotency_ttl_s, position)
         return Published(position), publication
 
-    def _append(self, now: float, room: Room, publication: Publication, cost: int, retention: Retention) -> Publication:
+    def _append(
+        self, now: float, room: Room, publication: RawPublication, cost: int, retention: Retention
+    ) -> RawPublication:
         """Store a publication at the end of its stream. Return it with its position."""
         stream = self.by_room.get(room)
         if stream is None or stream.expires_at <= now:
-            stream = self._begin(now, room, retention)
+            stream = self._obtain(now, room, retention)
         stream.offset += 1
         stream.expires_at = now + max(retention.meta_ttl_s, retention.ttl_s)
-        publication = Publication(
+        publication = RawPublication(
             publication.data,
             stream.offset,
             stream.epoch,
@@ -235,10 +238,14 @@ class Streams:
         """
         if room not in self.by_room and not self._budget.admits(_STREAM + size_of(room)):
             return Position(self._epoch_of(room), 0)
-        stream = self._begin(now, room, retention)
+        stream = self._obtain(now, room, retention)
         return Position(stream.epoch, stream.offset)
 
     def positions(self, now: float, rooms: Sequence[Room]) -> dict[Room, Position]:
+        """
+        Return the tops of several streams; rooms without a stream are absent. It keeps unused streams alive: a worker
+        that asks has members, whose position must stay valid.
+        """
         found = {}
         for room in rooms:
             stream = self.by_room.get(room)
@@ -256,15 +263,20 @@ class Streams:
         since: Position | None,
         limit: int,
         reverse: bool,
-        begin: bool,
+        create: bool,
     ) -> History:
+        """
+        Return a page and the top of a stream. Only `create` creates the stream: a reader may name any room, and must
+        not fill the memory with empty ones.
+        """
         stream = self.by_room.get(room)
         if stream is None or stream.expires_at <= now:  # reading creates no stream, else readers could fill the memory
-            return History((), self.position(now, room, retention) if begin else Position("", 0))
-        if stream.offset or begin:
-            stream = self._begin(now, room, retention)
+            return History((), self.position(now, room, retention) if create else Position("", 0))
+        if stream.offset or create:
+            stream = self._obtain(now, room, retention)
         self._trim(stream, now, retention)
         top = Position(stream.epoch, stream.offset)
+        assert not stream.publications or stream.publications[-1].offset == stream.offset, "the last one is the top"
         if limit <= 0 or stream.publications is None:
             return History((), top)
         kept = list(stream.publications)
@@ -287,6 +299,7 @@ class Streams:
         stream = self.by_room.pop(room)
         self._clear(stream)
         self._budget.used -= _STREAM + size_of(room)
+        assert self._budget.used >= 0, "what is forgotten was counted when it was stored"
         if stream.offset:  # a stream that never had a publication may begin again under the same epoch
             self._generations[self._number_of(room)] += 1
 
@@ -307,7 +320,7 @@ class Streams:
             del self._done[key]
             self._budget.used -= _key_cost(*key)
 
-    def _begin(self, now: float, room: Room, retention: Retention) -> RoomStream:
+    def _obtain(self, now: float, room: Room, retention: Retention) -> RoomStream:
         """Return the room's stream with a new expiry. Create it where there is none, or an expired one."""
         stream = self.by_room.get(room)
         if stream is not None and stream.expires_at <= now:
@@ -352,10 +365,15 @@ class Streams:
 
     @staticmethod
     def _number_of(room: Room) -> int:
+        """
+        Return the number that counts how often a room's streams were forgotten. Rooms share numbers, which does no
+        harm.
+        """
         digest = hashlib.blake2b(room.encode("utf-8", "surrogatepass"), digest_size=2).digest()
         return int.from_bytes(digest, "big") % GENERATIONS
 
     def statistics(self) -> dict[str, int]:
+        """Count streams and publications, and how much memory they use."""
         return {
             "streams": len(self.by_room),
             "kept": self._kept,
@@ -364,4 +382,5 @@ class Streams:
 
 
 def _key_cost(room: Room, key: str) -> int:
+    """Return what an idempotency key costs in bytes, with what Python needs around it."""
     return _KEY + size_of(room) + size_of(key)

@@ -15,6 +15,8 @@ from realtime.settings import Settings, without_password
 LISTENING = "listening on {address}"
 STOCK = "stock application: every room is open, for trying things out"
 HOSTS = "others get 421 (against DNS rebinding and Host header poisoning)"
+HELD = "/connection/*, /emulation"  # by the server, whatever the application has
+GIVE_WAY = ("/api", "/health", "/realtime.js")
 DRAWN = "drawn now: affinity then ends with the server (REALTIME_SECRET keeps it)"
 
 _BOLD, _DIM, _GREEN, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
@@ -53,13 +55,21 @@ def facts(settings: Settings) -> list[tuple[str, str, bool]]:
         ("broker", broker(settings), False),
     ]
     if settings.sticky != "none":
-        known = settings.secret is not None
-        found.append(("secret", f"set ({settings.source('secret')})" if known else DRAWN, False))
+        found.append(("secret", secret(settings), False))
+    found.append(("paths", paths(settings), False))
     found.append(("clients", clients(settings), False))
     found.append(("origins", origins(settings), "*" in settings.allowed_origins))
     if settings.allowed_hosts:
         found.append(("hosts", f"{', '.join(settings.allowed_hosts)}; {HOSTS}", False))
     return found
+
+
+def secret(settings: Settings) -> str:
+    """Return where the secret comes from, and whether it replaces another."""
+    if settings.secret is None:
+        return DRAWN
+    of = "" if settings.secret_previous is None else f"; the previous one too ({settings.source('secret_previous')})"
+    return f"set ({settings.source('secret')}){of}"
 
 
 def clients(settings: Settings) -> str:
@@ -70,6 +80,7 @@ def clients(settings: Settings) -> str:
     """
     keys = [
         *(["the HMAC secret"] if settings.token_hmac_secret is not None else []),
+        *(["the previous one"] if settings.token_hmac_secret_previous is not None else []),
         *([f"the public key {settings.token_public_key}"] if settings.token_public_key is not None else []),
         *([f"the keys at {without_password(settings.token_jwks_url)}"] if settings.token_jwks_url is not None else []),
     ]
@@ -80,6 +91,21 @@ def clients(settings: Settings) -> str:
     of = f", {' and '.join(claims)}" if claims else ""
     others = "and all without a token (--anonymous)" if settings.allows_anonymous else "no client without a token"
     return f"with a token that {' or '.join(keys)} verifies{of}; {others}"
+
+
+def paths(settings: Settings) -> str:
+    """
+    Return which paths are the server's own, and which of them an application may have instead.
+
+    The primary never imports TARGET, so whether it is an ASGI application alone is said as a condition.
+    """
+    if settings.own_prefix:
+        return f"the server's are all below {settings.own_prefix}; others are the application's"
+    others = ", ".join(path for path in GIVE_WAY if settings.api_keys or path != "/api")
+    text = f"the server's: {HELD}, {others}"
+    return (
+        text if settings.target is None else f"{text}; at {others} a bare ASGI application comes first (--own-prefix)"
+    )
 
 
 def origins(settings: Settings) -> str:

@@ -70,7 +70,7 @@ DIRTY: Final = 1
 )
 @click.option("--cafile", metavar="FILE", help="Trust the authorities in this file, for https and wss.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@settings_options(["token_hmac_secret", "token_audience", "token_issuer"])
+@settings_options(["own_prefix", "token_hmac_secret", "token_audience", "token_issuer"])
 def bench(
     url: str | None,
     token: str | None,
@@ -103,7 +103,7 @@ def bench(
     """
     settings = resolve(given, config=config)
     try:
-        address = Endpoint.parse(url or server_address(settings).url)
+        address = Endpoint.parse(url or server_address(settings).url, below=settings.own_prefix)
         plan = Plan(address, clients, rooms, room, rate, seconds, size, data, connect_rate)
         marker = Marker(secrets.token_hex(4), data, size)
         tls = trust(plan.address, cafile)

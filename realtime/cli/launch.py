@@ -223,6 +223,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         workers=settings.workers,
         affinity=affinity,
         secret=settings.secret.encode() if settings.secret else None,
+        secret_previous=settings.secret_previous.encode() if settings.secret_previous else None,
         balance=settings.balance,
         proxy_protocol=settings.proxy_protocol,
         tls=settings.certfile is not None,
@@ -273,7 +274,7 @@ def watcher(settings: Settings) -> Sidecar:
 def local_broker(settings: Settings) -> Sidecar:
     """Return the broker of this machine, a process beside the workers."""
     path = settings.broker_url.removeprefix("local:")
-    argv = (*PYTHON, "-m", "realtime.broker.local_server", "--socket", path, "--ready-fd", "{ready_fd}",
+    argv = (*PYTHON, "-m", "realtime.broker.local_process", "--socket", path, "--ready-fd", "{ready_fd}",
             "--memory", str(settings.broker_memory))  # fmt: skip
     return Sidecar("the local broker", argv, stop_signal=LOCAL_STOP_SIGNAL)
 

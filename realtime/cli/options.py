@@ -53,6 +53,7 @@ class GroupedCommand(click.Command):
 ABOUT: Final[dict[str, dict[str, Any]]] = {
     "user": {"help": "The user that the server became (its --user), if another than yours."},
     "url": {"help": "Where the server is."},
+    "own_prefix": {"help": "The path below which the server's own paths are (its --own-prefix).", "shown": ""},
     "api_key": {"help": "A key of its API.", "shown": ""},
 }
 

@@ -81,7 +81,7 @@ class Remote:
         assert found.hostname, "the kinds of `url` and `bind` let nothing else through"
         self._secure = found.scheme == "https"
         self._host, self._port = found.hostname, found.port
-        self._root = found.path.rstrip("/")
+        self._root = found.path.rstrip("/") + settings.own_prefix
         self._headers = {"X-API-Key": settings.api_keys[0]}
         self.shown = f"{found.scheme}://{found.netloc.rpartition('@')[2]}"
 
@@ -90,10 +90,19 @@ class Remote:
         Call a method and return its result.
 
         Raises:
-            CallFailed: the server does not answer, does not take the key, or answers with an error.
+            CallFailed: the server does not answer, does not take the key, or answers with an error; or an application
+                answered in place of the API.
         """
         with self._request("POST", f"/api/{method}", json.dumps(fields), TIMEOUT_S) as response:
-            answer = json.loads(response.read())
+            text = response.read()
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict) or not answer.keys() & {"error", "result"}:
+            # A page of the application, which has this path because the API is elsewhere or needs a key to be there.
+            problem = f"what {self._root}/api/{method} answers is not of the API; is own_prefix the server's?"
+            raise CallFailed(f"{self.shown}: {problem}")
         if "error" in answer:
             raise CallFailed(f"{method}: {answer['error']['message']} ({answer['error']['code']})")
         found: dict[str, Any] = answer["result"]
@@ -110,7 +119,8 @@ class Remote:
                 raise CallFailed(f"{self.shown} does not take this key ({self._key_source})")
             if response.status == 404:
                 where = path.partition("?")[0]
-                raise CallFailed(f"{self.shown} has no {where}, or not this room; does it run with an API key?")
+                problem = "or not this room; does it run with an API key, and with the same own_prefix?"
+                raise CallFailed(f"{self.shown} has no {self._root}{where}, {problem}")
             if response.status != 200:
                 text = response.read(200).decode(errors="replace").strip()
                 raise CallFailed(f"{self.shown} answers {response.status}: {text}")
@@ -136,10 +146,10 @@ def remote_command(function: Callable[..., Any]) -> click.Command:
     Other options and arguments are decorators below this one.
     """
 
-    @settings_options(["url", "api_key"])
+    @settings_options(["url", "own_prefix", "api_key"])
     @functools.wraps(function)
     def with_remote(*arguments: Any, config: str | None, **given: Any) -> Any:
-        asked = {name: given.pop(name) for name in ("url", "api_key", "api_key_file")}
+        asked = {name: given.pop(name) for name in ("url", "own_prefix", "api_key", "api_key_file")}
         return function(Remote(resolve(asked, config=config)), *arguments, **given)
 
     return click.command(cls=GroupedCommand)(with_remote)

@@ -144,7 +144,8 @@ export class Realtime {
    * Prepare a client; nothing is sent before `connect`.
    *
    * @param url a `ws:`, `wss:`, `http:` or `https:` address, or a path on this page's host. Default:
-   *   `/connection/websocket` on this page's host.
+   *   `/connection/websocket` on this page's host, below the path of the server that sent this
+   *   module (`--own-prefix`, `--root-path`, a mount).
    */
   constructor(url?: string, options?: RealtimeOptions);
 

@@ -9,6 +9,7 @@
  * Names with an underscore are between the two classes of this file.
  */
 
+const SERVED_BELOW = ''; // a server below a path, as with --own-prefix /rt, puts that path here as it sends this file
 const PING_GRACE_MS = 10000; // a ping may be this late before the connection counts as dead
 const STABLE_MS = 5000; // a connection that held this long begins its back-off anew
 const FRAME_CHARS = 16384; // at most 3 bytes each, so a frame of joined commands stays below the server's 64 KiB
@@ -84,7 +85,7 @@ function deferred() {
   return { promise, ...ends };
 }
 
-function socketUrl(url = '/connection/websocket') {
+function socketUrl(url = `${SERVED_BELOW}/connection/websocket`) {
   const full = new URL(url, globalThis.location?.href);
   full.protocol = full.protocol.replace(/^http/, 'ws');
   if (!/^wss?:$/.test(full.protocol)) throw new TypeError(`not a WebSocket address: ${url}`);

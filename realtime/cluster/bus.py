@@ -3,8 +3,8 @@
 
 Runs in the worker. A client's request can reach another worker than the one that has its stream, and a program that
 calls the API knows only a user's name. Both become a message (messages.py), which goes to one worker or to all
-(mailbox.py). What a message asks for is done here, on this worker's sessions. It never decides who may send one: the
-API and the application do.
+(mailbox.py). What a message asks for is done here, on this worker's sessions. It never decides which program may send
+one: the API and the application do.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ import msgspec
 from realtime import codes
 from realtime.auth.revocation import KEPT_S, MOST, Revocation, Revoked
 from realtime.broker.base import Broker, Position, PublishRequest, Retention, Room, WorkerId
+from realtime.broker.unreadable import Unreadable
 from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.messages import (
-    Disconnect,
+    DisconnectUser,
     EmulatedInput,
     InputReceived,
     Message,
-    Refresh,
+    RefreshUser,
     Revoke,
-    Subscribe,
+    SubscribeUser,
     SurveyReply,
     SurveyRequest,
-    Unsubscribe,
+    UnsubscribeUser,
     UserConnection,
     decode,
     encode,
 )
 from realtime.errors import BrokerUnavailable, ClientError
+from realtime.log_lines import log
 from realtime.session.registry import Home, LocalSession, Registry
 from realtime.tasks import SideTasks
 
@@ -86,6 +88,7 @@ class ClusterBus:
         self._surveys: dict[int, tuple[list[SurveyReply], asyncio.Event]] = {}
         self._receipts: dict[int, asyncio.Future[bool]] = {}  # of input that was sent and is not confirmed
         self._number = 0  # of the latest message that has an answer
+        self._unreadable = Unreadable()
 
     async def start(self) -> None:
         """
@@ -102,7 +105,7 @@ class ClusterBus:
 
     # Sending
 
-    async def deliver(self, worker: str, session: str, data: bytes) -> bool:
+    async def deliver(self, worker: str, stream_id: str, data: bytes) -> bool:
         """
         Bring what a client sent to its session, and return once it is there: what the client sends after that comes
         after it, whichever worker it reaches. Return False where there is no such worker or session, or the worker
@@ -112,19 +115,22 @@ class ClusterBus:
             BrokerUnavailable: the session is on another worker, which cannot be reached.
         """
         if worker == self._home.worker:
-            return self._sessions.receive(session, data)
+            return self._sessions.receive(stream_id, data)
         if not WORKER.fullmatch(worker):
             return False
         self._number += 1
         number = self._number
+        assert number not in self._receipts, "a number is given once, so no receipt is for another message"
         receipt = self._receipts[number] = asyncio.get_running_loop().create_future()
         try:
-            await self._mailbox.send(WorkerId(worker), encode(EmulatedInput(session, data, self._home.worker, number)))
+            await self._mailbox.send(
+                WorkerId(worker), encode(EmulatedInput(stream_id, data, self._home.worker, number))
+            )
             async with asyncio.timeout(RECEIPT_S):
                 is_here: bool = await receipt
                 return is_here
         except TimeoutError:
-            logger.debug("! worker %s confirmed no input of a client", worker)
+            log(logger, logging.DEBUG, "- input not confirmed", worker=worker, within_s=RECEIPT_S)
             return False
         finally:
             del self._receipts[number]
@@ -167,6 +173,7 @@ class ClusterBus:
         expected = len(await self._broker.workers())
         self._number += 1
         number = self._number
+        assert number not in self._surveys, "a number is given once, so no answer reaches another question"
         replies, more = self._surveys[number] = ([], asyncio.Event())
         try:
             await self._mailbox.send(None, encode(SurveyRequest(self._home.worker, number, user)))
@@ -175,7 +182,14 @@ class ClusterBus:
                     await more.wait()
                     more.clear()
         except TimeoutError:
-            logger.warning("! survey: %d of %d workers did not answer", expected - len(replies), expected)
+            log(
+                logger,
+                logging.WARNING,
+                "- survey incomplete",
+                answers=len(replies),
+                workers=expected,
+                within_s=SURVEY_S,
+            )
         finally:
             del self._surveys[number]
         return sorted(replies, key=lambda each: (each.node, each.slot))
@@ -184,9 +198,13 @@ class ClusterBus:
 
     def receive(self, data: bytes) -> None:
         """Do what a message asks for, or give an answer to the call that waits for it."""
-        message = decode(data)
+        try:
+            message = decode(data)
+        except msgspec.MsgspecError as error:
+            self._unreadable.note("message of a worker", error)
+            return
         if isinstance(message, EmulatedInput):
-            received = InputReceived(message.number, self._sessions.receive(message.session, message.data))
+            received = InputReceived(message.number, self._sessions.receive(message.stream_id, message.data))
             self._tasks.spawn(self._answer(message.asker, received))
         elif isinstance(message, InputReceived):
             receipt = self._receipts.get(message.number)
@@ -201,12 +219,17 @@ class ClusterBus:
                 more.set()
         elif isinstance(message, Revoke):
             self.receive_revocation(message.revocation)
-        elif isinstance(message, Disconnect):
+        elif isinstance(message, DisconnectUser):
             self._sessions.disconnect(
-                message.user, message.client, message.code, message.reason, stream_id=message.session, keep=message.keep
+                message.user,
+                message.connection_id,
+                message.code,
+                message.reason,
+                stream_id=message.stream_id,
+                keep=message.keep,
             )
         else:
-            for session in self._sessions.find(message.user, message.client, message.session):
+            for session in self._sessions.find(message.user, message.connection_id, message.stream_id):
                 self._apply(message, session)
 
     def receive_revocation(self, revocation: Revocation) -> None:
@@ -219,8 +242,9 @@ class ClusterBus:
                 session.end(codes.CONNECTION_EXPIRED.code, codes.CONNECTION_EXPIRED.reason)
 
     def _reply_to(self, request: SurveyRequest) -> SurveyReply:
+        """Return what this worker serves, or its connections of one user."""
         home = self._home
-        reply = SurveyReply(request.number, home.worker, home.node, home.slot, self._started_s)
+        reply = SurveyReply(request.number, home.worker, home.node, home.slot, self._started_s, release=home.version)
         if request.user is None:
             clients, users = self._sessions.counts()
             rooms = {str(room): size for room, size in self._rooms.sizes().items()}
@@ -238,25 +262,28 @@ class ClusterBus:
         return msgspec.structs.replace(reply, places=places)
 
     async def _answer(self, asker: str, answer: Message) -> None:
+        """Send an answer to the worker that asked. That worker does without it when it is lost."""
         try:
             await self._mailbox.send(WorkerId(asker), encode(answer))
         except BrokerUnavailable as error:
-            logger.warning("! message of worker %s is not answered: %s", asker, error)
+            log(logger, logging.WARNING, "message not answered", worker=asker, reason=error)
 
-    def _apply(self, message: Subscribe | Unsubscribe | Refresh, session: LocalSession) -> None:
-        if isinstance(message, Refresh):
+    def _apply(self, message: SubscribeUser | UnsubscribeUser | RefreshUser, session: LocalSession) -> None:
+        """Do what a message asks for to one session here. What has to be awaited runs as a task of the bus."""
+        if isinstance(message, RefreshUser):
             session.refresh(message.expire_at_s)
-        elif isinstance(message, Unsubscribe):
+        elif isinstance(message, UnsubscribeUser):
             self._tasks.spawn(session.connection.unsubscribe(message.room))
         else:
             self._tasks.spawn(_subscribe(session, message))
 
 
-async def _subscribe(session: LocalSession, message: Subscribe) -> None:
+async def _subscribe(session: LocalSession, message: SubscribeUser) -> None:
+    """Put a client into a room. The program that asked has its answer already, so a refusal goes to the log alone."""
     since = None if message.since is None else Position(*message.since)
     try:
         await session.grant(
             Room(message.room), expire_at_s=message.expire_at_s, info=message.info, data=message.data, since=since
         )
     except ClientError as error:
-        session.log_refusal(f"room {message.room}", error)
+        session.log_refusal("subscription", error, room=message.room)

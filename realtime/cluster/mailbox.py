@@ -58,4 +58,5 @@ class Mailbox:
 
 def _room_of(worker: WorkerId | None) -> Room:
     """Return the private room of a worker, or of all; no worker's id is `*`."""
+    assert worker != "*", "it would receive what is meant for one worker, as all others do"
     return Room(f"{PRIVATE}{worker or '*'}")

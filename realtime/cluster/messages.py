@@ -1,8 +1,8 @@
 """
 The messages that workers send to each other: plain data in msgpack, one structure for each kind.
 
-Sent and received by workers of all machines, perhaps of two versions during a reload: a field is added at the end, with
-a default, and a tag keeps its meaning. Nothing here does anything.
+Sent and received by workers of all machines, perhaps of two releases during a deploy: a field is added at the end, with
+a default, and a tag keeps its meaning (realtime/broker/formats.py has the whole rule). Nothing here does anything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from realtime.auth.revocation import Revocation
 class EmulatedInput(msgspec.Struct, frozen=True, tag="e", array_like=True):
     """What a client sent beside its stream, for the worker that has the stream. The answer goes to `asker`."""
 
-    session: str
+    stream_id: str
     data: bytes
     asker: str
     number: int
@@ -31,18 +31,18 @@ class InputReceived(msgspec.Struct, frozen=True, tag="k", array_like=True):
     is_here: bool
 
 
-class Disconnect(msgspec.Struct, frozen=True, tag="d", array_like=True):
-    """Close a user's connections: all, or the one `client`, or the one of `session`; but none of `keep`."""
+class DisconnectUser(msgspec.Struct, frozen=True, tag="d", array_like=True):
+    """Close a user's connections: all, or the one `connection_id`, or the one of `stream_id`; but none of `keep`."""
 
     user: str
-    client: str = ""
+    connection_id: str = ""
     keep: tuple[str, ...] = ()
     code: int = 3503
     reason: str = "force disconnect"
-    session: str = ""
+    stream_id: str = ""
 
 
-class Subscribe(msgspec.Struct, frozen=True, tag="s", array_like=True):
+class SubscribeUser(msgspec.Struct, frozen=True, tag="s", array_like=True):
     """
     Subscribe a user's connections to a room: until `expire_at_s` (Unix time; None: until they end), shown to others
     with `info`, notified with `data`, and with what was published after `since`, an epoch and an offset.
@@ -50,30 +50,30 @@ class Subscribe(msgspec.Struct, frozen=True, tag="s", array_like=True):
 
     user: str
     room: str
-    client: str = ""
-    session: str = ""
+    connection_id: str = ""
+    stream_id: str = ""
     expire_at_s: float | None = None
     info: bytes | None = None
     data: bytes | None = None
     since: tuple[str, int] | None = None
 
 
-class Unsubscribe(msgspec.Struct, frozen=True, tag="u", array_like=True):
+class UnsubscribeUser(msgspec.Struct, frozen=True, tag="u", array_like=True):
     """End the subscriptions of a user's connections to a room."""
 
     user: str
     room: str
-    client: str = ""
-    session: str = ""
+    connection_id: str = ""
+    stream_id: str = ""
 
 
-class Refresh(msgspec.Struct, frozen=True, tag="r", array_like=True):
+class RefreshUser(msgspec.Struct, frozen=True, tag="r", array_like=True):
     """Have a user's connections expire at another time: Unix seconds, 0 for now and None for never."""
 
     user: str
-    client: str = ""
+    connection_id: str = ""
     expire_at_s: float | None = None
-    session: str = ""
+    stream_id: str = ""
 
 
 class Revoke(msgspec.Struct, frozen=True, tag="v", array_like=True):
@@ -93,7 +93,7 @@ class SurveyRequest(msgspec.Struct, frozen=True, tag="q", array_like=True):
 class UserConnection(msgspec.Struct, frozen=True, array_like=True):
     """One connection of a user."""
 
-    client: str
+    connection_id: str
     address: str
     rooms: list[str]
     transport: str = ""
@@ -112,15 +112,16 @@ class SurveyReply(msgspec.Struct, frozen=True, tag="t", array_like=True):
     users: int = 0
     rooms: dict[str, int] = {}
     places: list[UserConnection] = []
+    release: str = ""  # of the worker; empty from one of 0.1
 
 
 Message: TypeAlias = (
     EmulatedInput
     | InputReceived
-    | Disconnect
-    | Subscribe
-    | Unsubscribe
-    | Refresh
+    | DisconnectUser
+    | SubscribeUser
+    | UnsubscribeUser
+    | RefreshUser
     | Revoke
     | SurveyRequest
     | SurveyReply

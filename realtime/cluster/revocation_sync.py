@@ -17,9 +17,10 @@ from typing import Final
 import msgspec
 
 from realtime.auth.revocation import MOST, Revocation, Revoked
-from realtime.broker.base import Broker, History, Position, Publication, PublishRequest
+from realtime.broker.base import Broker, History, Position, PublishRequest, RawPublication
 from realtime.cluster.bus import REVOCATIONS, REVOCATIONS_KEPT, ClusterBus
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 
 PERIOD_S: Final = 8.0  # with the time of a read, a message that was lost is made good within 10 s
 
@@ -49,6 +50,7 @@ class RevocationSync:
         Raises:
             BrokerUnavailable: it cannot be read.
         """
+        assert self._task is None, "one task reads the stream; two would each have a position of their own"
         await self.read()
         self._task = asyncio.get_running_loop().create_task(self._read_forever())
 
@@ -59,14 +61,17 @@ class RevocationSync:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _read_forever(self) -> None:
+        """Read the stream every `PERIOD_S`. A round that fails is made up for by the next."""
         while True:
             await asyncio.sleep(PERIOD_S)
             try:
                 await self.read()
             except BrokerUnavailable as error:  # the next round comes back to it
-                logger.debug("- revocations could not be read: %s", error)
-            except Exception:
-                logger.exception("! revocations could not be read")  # one round does not end those after it
+                log(logger, logging.DEBUG, "revocations not read", reason=error)
+            except Exception:  # noqa: BLE001 - logged with its traceback
+                log(
+                    logger, logging.ERROR, "revocations not read", exc_info=True
+                )  # one round does not end those after it
 
     async def read(self) -> None:
         """
@@ -84,7 +89,7 @@ class RevocationSync:
             self._bus.receive_revocation(each)
         self._since = page.top
         if before is not None and page.top.epoch != before.epoch:
-            logger.warning("! the broker began anew: this worker's revocations are written to it again")
+            log(logger, logging.WARNING, "revocations written again", count=len(ours), reason="the broker began anew")
             now_s = time.time()
             for each in ours:
                 if each not in theirs and each.until_s > now_s:
@@ -93,12 +98,14 @@ class RevocationSync:
                     )
 
     async def _page(self, since: Position | None) -> History:
-        return await self._broker.history(REVOCATIONS, retention=REVOCATIONS_KEPT, since=since, limit=MOST, begin=True)
+        """Return what was revoked after a position; all that is kept where there is none."""
+        return await self._broker.history(REVOCATIONS, retention=REVOCATIONS_KEPT, since=since, limit=MOST, create=True)
 
 
-def _decode(publication: Publication) -> Revocation | None:
+def _decode(publication: RawPublication) -> Revocation | None:
+    """Return a revocation, or None for one that cannot be read: the others must be applied all the same."""
     try:
         return msgspec.msgpack.decode(publication.data, type=Revocation)
     except msgspec.MsgspecError as error:  # another version's, or none of ours: the others count nevertheless
-        logger.warning("! a revocation could not be decoded: %s", error)
+        log(logger, logging.WARNING, "revocation not decoded", reason=error)
         return None

@@ -34,9 +34,13 @@ class Endpoint:
     path: str
 
     @classmethod
-    def parse(cls, text: str) -> Endpoint:
+    def parse(cls, text: str, *, below: str = "") -> Endpoint:
         """
         Read a URL as people write it: with or without scheme, port and path.
+
+        Args:
+            text: the URL.
+            below: the path below which the server has its own; of no meaning where the URL has a path.
 
         Raises:
             WrongPlan: it is none.
@@ -49,7 +53,7 @@ class Endpoint:
         if found.scheme not in _SECURE or not found.hostname or found.username is not None:
             raise WrongPlan(f"{text!r} is no address such as http://127.0.0.1:8000 or wss://chat.example.com")
         secure = _SECURE[found.scheme]
-        path = found.path if found.path.strip("/") else PATH
+        path = found.path if found.path.strip("/") else below + PATH
         if not (path + found.query).isascii() or not (path + found.query).isprintable() or " " in path + found.query:
             raise WrongPlan(f"{text!r}: its path holds characters that have to be %-encoded")
         query = f"?{found.query}" if found.query else ""

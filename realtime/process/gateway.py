@@ -15,10 +15,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+from realtime.log_lines import log
 from realtime.protocol.base import Endpoints, Streams
 from realtime.settings import Settings
+from realtime.transport.adopted import AdoptedConnections
 from realtime.transport.asgi_host import ASGIHost
 from realtime.transport.hosted_parsers import hosted_protocol
 from realtime.transport.peer import Peer
@@ -34,6 +36,12 @@ SHARE: Final = 0.5  # of the drain's time, for telling everybody
 logger = logging.getLogger("realtime.gateway")
 
 
+class TLSContexts(Protocol):
+    """What gives each handshake its TLS context: `transport.certificates.Certificates`."""
+
+    def context(self) -> ssl.SSLContext | None: ...
+
+
 class Gateway:
     """All connections of this worker."""
 
@@ -41,18 +49,20 @@ class Gateway:
         self,
         endpoint: WebSocketEndpoint,
         host: ASGIHost,
+        connections: AdoptedConnections,
         *,
         endpoints: Endpoints,
-        closed: Callable[[str], None],
-        tls: ssl.SSLContext | None = None,
+        tls: TLSContexts | None = None,
         handshake_s: float = Settings.handshake_s,
         streams: Streams | None = None,
     ) -> None:
         """
         Args:
+            endpoint: serves our own WebSockets.
+            host: serves all other requests.
+            connections: counts them. It is the owner that `endpoint` and `host` have.
             endpoints: where our protocol is served, and how it ends a connection.
-            closed: told of each adopted connection's end, by its peer's address.
-            tls: for connections that begin with a TLS handshake.
+            tls: for connections that begin with a TLS handshake; asked again for each of them.
             handshake_s: how long that may take.
             streams: our clients that have no WebSocket; they are `host`'s connections as well.
         """
@@ -62,60 +72,49 @@ class Gateway:
         self._endpoints = endpoints
         self._streams = streams
         self._host = host
-        self._closed = closed
-        self._open = 0
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._connections = connections
         self._tasks: set[asyncio.Task[None]] = set()
-        endpoint.on_lost = host.on_lost = self._lost
-        endpoint.leave = host.keys.leave
 
     def adopt(self, adopted: Adopted) -> None:
         """Take over a connection. Its first byte is read in a later turn of the loop."""
         peer = _peer(adopted)
         ours = adopted.upgrade and adopted.path in self._endpoints.websocket_paths
         make = partial(WebSocketTransport, self._endpoint) if ours else partial(hosted_protocol, self._host)
-        self._begin(adopted, lambda: make(peer, adopted.received))
+        self._begin(adopted, peer, lambda: make(peer, adopted.received))
 
     def refuse(self, adopted: Adopted) -> None:
         """Take over a connection only to say, in its own protocol, that it cannot be served now."""
         limits, admission = self._endpoint.limits, self._endpoint.admission
-        if (
-            adopted.path not in self._endpoints.websocket_paths
-        ):  # the application's own: its rules of admission are not asked
+        if adopted.path not in self._endpoints.websocket_paths:
+            # It is the application's own WebSocket, and only the application knows which pages it admits.
             admission = replace(admission, allowed_origins=("*",), subprotocols=())
+        peer = _peer(adopted)
         self._begin(
             adopted,
+            peer,
             lambda: RefusedConnection(
-                _peer(adopted), adopted.received, admission, head_bytes=limits.head_bytes, on_lost=self._lost
+                peer, adopted.received, admission, head_bytes=limits.head_bytes, owner=self._connections
             ),
         )
 
-    def _begin(self, adopted: Adopted, make: Callable[[], asyncio.BaseProtocol]) -> None:
-        self._open += 1
-        self._empty.clear()
-        task = asyncio.get_running_loop().create_task(self._connect(adopted, make))
+    def _begin(self, adopted: Adopted, peer: Peer, make: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._connections.begin()
+        task = asyncio.get_running_loop().create_task(self._connect(adopted, peer, make))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self, adopted: Adopted, make: Callable[[], asyncio.BaseProtocol]) -> None:
-        tls = self._tls if adopted.kind == "tls" else None
+    async def _connect(self, adopted: Adopted, peer: Peer, make: Callable[[], asyncio.BaseProtocol]) -> None:
+        """Give the socket to its protocol. Where that fails, no protocol hears of the end, so it is reported here."""
+        tls = self._tls.context() if self._tls is not None and adopted.kind == "tls" else None
         patience_s = None if tls is None else self._handshake_s
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 make, adopted.sock, ssl=tls, ssl_handshake_timeout=patience_s
             )
         except OSError as error:  # also ssl.SSLError, and a handshake that took too long
-            logger.info("x %s: gone before it was adopted: %s", adopted.address, error)
+            log(logger, logging.INFO, "x connection not adopted", **peer.log_fields, reason=error)
             adopted.sock.close()
-            self._host.keys.leave(adopted.key)
-            self._lost(adopted.peer_address)
-
-    def _lost(self, address: str) -> None:
-        self._open -= 1
-        self._closed(address)
-        if not self._open:
-            self._empty.set()
+            self._connections.ended(peer)
 
     async def drain(self, deadline_s: float) -> None:
         """
@@ -127,7 +126,7 @@ class Gateway:
         self._host.drain()
         sockets = len(self._endpoint.connections) + len(self._host.websockets())
         pause_s = min(SLICE_S, deadline_s * SHARE * SLICE / max(sockets, 1))
-        while self._open and loop.time() < begin + deadline_s:
+        while self._connections.open and loop.time() < begin + deadline_s:
             # Each time anew: a handshake may be done only now, of a client that the primary had sent before the drain.
             for connection in [each for each in self._endpoint.connections if each.is_open][:SLICE]:
                 connection.close(shutdown.code, shutdown.reason)
@@ -135,13 +134,14 @@ class Gateway:
                 hosted.shutdown()
             for session in self._streams.open[:SLICE] if self._streams is not None else ():
                 session.end(shutdown.code, shutdown.reason)
+            rest_s = begin + deadline_s - loop.time()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), min(pause_s, begin + deadline_s - loop.time()))
-        if self._open:
+                await asyncio.wait_for(self._connections.wait_for_none(), min(pause_s, rest_s))
+        if self._connections.open:
             left = self._host.abort_all()
             for connection in list(self._endpoint.connections):
                 connection.abort()
-            logger.warning("x drained: %d requests were cut at the deadline", left)
+            log(logger, logging.WARNING, "x drain deadline", cut=left)
             await asyncio.sleep(0)
 
     def statistics(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class Gateway:
         if self._streams is not None:
             found.update(self._streams.statistics())  # which adds: a slow stream counts as a slow connection
         found.update(slow=self._host.slow)
-        return {"open": self._open, **found, **self._host.statistics()}
+        return {"open": self._connections.open, **found, **self._host.statistics()}
 
 
 def _peer(adopted: Adopted) -> Peer:

@@ -27,6 +27,10 @@ from realtime.transport.asgi import Receive, Scope, Send
 GZIP_MIN: Final = 1024  # bytes; below it the header of gzip and the time cost more than is saved
 TYPES: Final = {".js": "text/javascript", ".mjs": "text/javascript", ".ts": "text/plain", ".wasm": "application/wasm"}
 PACKED: Final = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+HEADERS: Final = {
+    "cache-control": "no-cache",  # kept, but asked for again: a deploy is seen at once
+    "x-content-type-options": "nosniff",
+}
 COMPRESSIBLE: Final = frozenset({"application/json", "application/manifest+json", "application/wasm", "image/svg+xml"})
 
 
@@ -40,11 +44,7 @@ class StaticFiles:
             headers: further ones for each file.
         """
         self._lookup = Lookup(directory=directory, check_dir=False)
-        self._headers = {
-            "cache-control": "no-cache",  # kept, but asked for again: a deploy is seen at once
-            "x-content-type-options": "nosniff",
-            **(headers or {}),
-        }
+        self._headers = {**HEADERS, **(headers or {})}
 
     async def serve(self, name: str, scope: Scope, receive: Receive, send: Send) -> bool:
         """

@@ -8,7 +8,7 @@ session/base.py, and what a transport asks of it in transport/base.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from realtime.codes import DisconnectCode
@@ -26,6 +26,14 @@ class Endpoints:
     websocket_paths: frozenset[str]
     http_paths: frozenset[str]
     shutdown: DisconnectCode
+
+    def below(self, prefix: str) -> Endpoints:
+        """Return the same endpoints below a path, such as "/rt"; "" leaves them where they are."""
+        return replace(
+            self,
+            websocket_paths=frozenset(prefix + path for path in self.websocket_paths),
+            http_paths=frozenset(prefix + path for path in self.http_paths),
+        )
 
 
 class Streams(Protocol):

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from realtime.broker.base import ClientInfo, ConnectionId, Publication
+from realtime.broker.base import ClientInfo, ConnectionId, RawPublication
 
 JSON: Final = "json"  # the name under which a census keeps what `presence_entries` made of it
 
@@ -22,7 +22,10 @@ _encoder = msgspec.json.Encoder()
 
 
 class Info(Struct, omit_defaults=True):
-    """ClientInfo."""
+    """
+    ClientInfo. `user` and `client` are always written, also empty (section 3.1). The others are JSON of the
+    application.
+    """
 
     user: str
     client: str
@@ -31,7 +34,7 @@ class Info(Struct, omit_defaults=True):
 
 
 class Pub(Struct, omit_defaults=True):
-    """Publication."""
+    """Publication. `offset` is 0 in a room without history; `time` is Unix time in milliseconds."""
 
     data: Raw
     info: Info | UnsetType = UNSET
@@ -42,15 +45,21 @@ class Pub(Struct, omit_defaults=True):
 
 
 class PresenceResult(Struct):
+    """The members of a room, by connection id. Always written, also where there is none."""
+
     presence: dict[str, Info]
 
 
 class PresenceStatsResult(Struct):
+    """How many members a room has, and how many users these are."""
+
     num_clients: int
     num_users: int
 
 
 class HistoryResult(Struct):
+    """A page of a stream. `epoch` and `offset` are of the stream's top, and not of the page's last publication."""
+
     publications: list[Pub]
     epoch: str
     offset: int
@@ -66,7 +75,7 @@ def info_of(info: ClientInfo) -> Info:
     )
 
 
-def pub_of(publication: Publication) -> Pub:
+def pub_of(publication: RawPublication) -> Pub:
     """Return a publication as it stands in a list of them."""
     return Pub(
         data=Raw(publication.data),

@@ -84,6 +84,7 @@ class Censuses:
                 return census
 
     async def _request(self, room: Room) -> Census:
+        """Send one question. Requests that come while it is on its way do not share its answer: it may be older."""
         assert room not in self._underway, "one question for each room at a time"
         loop = asyncio.get_running_loop()
         underway = self._underway[room] = loop.create_future()
@@ -106,6 +107,7 @@ class Censuses:
             while (underway := self._underway.get(room)) is not None:
                 await asyncio.wait([underway])
             del self._next[room]  # a request that comes from now on may know more than the answer
+            assert room not in self._underway, "it was awaited, and nothing was awaited since"
             census = await self._request(room)
             return census
         finally:

@@ -1,9 +1,9 @@
 """
 The end of connections: `on_disconnect` runs at least once for each, also after a crash of its worker.
 
-Runs in the worker, beside the hub. While a connection lives, a record of it lies at the broker (records.py), with what
-another worker has to know in order to call the handler. With a grace, the handler of a user whose connection broke runs
-only if the user has no connection when the grace is over, on any worker. It never closes a connection.
+Runs in the worker, as a part of the hub. While a connection lives, a record of it lies at the broker (records.py), with
+what another worker has to know in order to call the handler. With a grace, the handler of a user whose connection broke
+runs only if the user has no connection when the grace is over, on any worker. It never closes a connection.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import msgspec
 
 from realtime.broker.base import Broker, ClientInfo, ConnectionId
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 from realtime.rooms.hooks import Hooks, call
 from realtime.rooms.records import Records, end_record
 from realtime.tasks import SideTasks
 
-REPLACED: Final = "has ended, and its user has another connection"
+REPLACED: Final = "= connection replaced"  # it has ended, and its user has another one
 _HAS_ENDED: Final = b"1"  # the chan_info of a connection's record once that connection has ended
 
 logger = logging.getLogger("realtime.departures")
@@ -41,39 +42,46 @@ class ConnectionEnds:
 
     async def admit(self, info: ClientInfo) -> None:
         """
-        Record a connection, where the application has a handler for its end. While the broker is away there is no
-        record, and a crash of this worker would end the connection without a call.
+        Record a connection, where the application has a handler for its end. While the broker is unreachable there is
+        no record, and a crash of this worker would end the connection without a call.
 
         Args:
             info: `conn_info` is what the worker that inherits the record gives to `Hooks.lost`.
         """
-        if not self._hooks.hears_ends:
+        if not self._hooks.has_end_hook:
             return
         try:
             await self._records.add(end_record(info.user), info)
         except BrokerUnavailable as error:
-            logger.warning("! %s has no record, a crash would skip on_disconnect: %s", info.connection_id, error)
+            log(
+                logger,
+                logging.WARNING,
+                "connection without a record",  # a crash of this worker would skip `on_disconnect`
+                connection=info.connection_id,
+                user=info.user,
+                reason=error,
+            )
 
     def not_admitted(self, user: str, connection_id: ConnectionId) -> None:
         """Undo `admit` for a connection that ended before its client got the answer."""
-        if self._hooks.hears_ends:
+        if self._hooks.has_end_hook:
             self._tasks.spawn(self._records.remove(end_record(user), connection_id))
 
     def ended(
-        self, user: str, connection_id: ConnectionId, notify: Callable[[], Awaitable[None]], *, away: bool
+        self, user: str, connection_id: ConnectionId, notify: Callable[[], Awaitable[None]], *, may_return: bool
     ) -> None:
         """
-        Handle the end of a connection: at once, or, where it is only broken (`away`), when the grace is over and the
-        user has no connection then. Does not wait.
+        Handle the end of a connection: at once, or, where it is only broken (`may_return`), when the grace is over and
+        the user has no connection then. Does not wait.
 
         Args:
             user: of the connection; "" has no grace.
             connection_id: of the connection.
             notify: calls the application's handler.
-            away: the connection broke; neither side closed it.
+            may_return: the connection broke; neither side closed it.
         """
-        if self._hooks.hears_ends:
-            grace_s = self._hooks.end_grace_s if away and user else 0.0
+        if self._hooks.has_end_hook:
+            grace_s = self._hooks.end_grace_s if may_return and user else 0.0
             self._tasks.spawn(self._end(ClientInfo(user, connection_id, None, _HAS_ENDED), notify, grace_s))
 
     def inherit(self, info: ClientInfo) -> None:
@@ -83,13 +91,16 @@ class ConnectionEnds:
         self._tasks.spawn(self._end(marked, lambda: self._hooks.lost(info), grace_s))
 
     async def _end(self, info: ClientInfo, notify: Callable[[], Awaitable[None]], grace_s: float) -> None:
+        """
+        Run the handler, unless the user is back in time. The record goes last: a crash in between repeats the handler.
+        """
         is_back = grace_s > 0 and await self._is_back(info, grace_s)
         if is_back is None:
             return  # the record stays, for another worker
         if is_back:
-            logger.debug("= %s %s", info.connection_id, REPLACED)
+            log(logger, logging.DEBUG, REPLACED, connection=info.connection_id, user=info.user)
         else:
-            await call(notify(), "on_disconnect")
+            await call(notify(), "on_disconnect", connection=info.connection_id)
         await self._records.remove(end_record(info.user), ConnectionId(info.connection_id))
 
     async def _is_back(self, info: ClientInfo, grace_s: float) -> bool | None:

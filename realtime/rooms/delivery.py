@@ -1,9 +1,9 @@
 """
 Writing what rooms have accepted to their members on this worker, once in each turn of the event loop.
 
-Runs in the worker, beside the hub. `LocalRoom` joins the three parts of a room: the machine that decides (room.py), the
-fan-out that writes (fanout.py), and the lock under which the broker's subscription changes. `Delivery` empties the
-outboxes. It decides nothing: which publications, and when members are put out, is said by the machine.
+Runs in the worker, as a part of the hub. `LocalRoom` joins the three parts of a room: the machine that decides
+(room.py), the fan-out that writes (fanout.py), and the lock under which the broker's subscription changes. `Delivery`
+empties the outboxes. It decides nothing: which publications, and when members are removed, is said by the machine.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from realtime.broker.base import Position, Room
+from realtime.log_lines import log
 from realtime.rooms.fanout import Difference, Fanout, Subscriber
 from realtime.rooms.options import RoomOptions
 from realtime.rooms.outputs import Activation, Batch, Lost, Output
-from realtime.rooms.pending import PendingSubscription
+from realtime.rooms.pending import PendingState, PendingSubscription
 from realtime.rooms.room import RoomMachine
 
 logger = logging.getLogger("realtime.hub")
@@ -52,7 +53,7 @@ class Shell(Protocol):
     """Whether the broker can be reached."""
 
     def perform(self, local: LocalRoom, outputs: Sequence[Output]) -> None:
-        """Do what the outputs ask for, now or on the side. Never blocks."""
+        """Do what the outputs ask for, now or in the background. Never blocks."""
 
 
 class Delivery:
@@ -61,7 +62,7 @@ class Delivery:
 
     Attributes:
         delivered: publications that were written, counted once for each member.
-        insufficient: members that were put out because publications are lost to them.
+        insufficient: members that were removed because publications are lost to them.
     """
 
     __slots__ = ("_scheduled", "_shell", "delivered", "insufficient")
@@ -79,22 +80,26 @@ class Delivery:
         self._scheduled.append(local)
 
     def _flush(self) -> None:
-        """Deliver everything that this turn brought: one buffer per room and wire, one write per member."""
+        """Deliver everything that this turn brought: one buffer per room and encoder, one write per member."""
         scheduled, self._scheduled = self._scheduled, []
         for local in scheduled:
             try:
                 self.write(local, local.machine.flush())
-            except Exception:  # a fault of ours, in one room: the others are delivered all the same
-                logger.exception("! room %s: publications could not be delivered", local.name)
+            except Exception:  # noqa: BLE001 - a fault of ours, in one room: the others are delivered all the same
+                log(logger, logging.ERROR, "delivery failed", room=local.name, exc_info=True)
                 self._shell.perform(local, local.machine.delivery_failed())
 
     def write(self, local: LocalRoom, batches: Sequence[Batch]) -> None:
-        """Write batches to the members, in order."""
+        """Write batches to the members, in order, and notify those that are overrun by them."""
+        self._write(local, batches)
+        if local.fanout.overrun:
+            self._remove_overrun(local)
+
+    def _write(self, local: LocalRoom, batches: Sequence[Batch]) -> None:
+        """Write batches. The caller must empty `fanout.overrun`."""
         for publications, changes in batches:
             if publications:
                 self.delivered += local.fanout.deliver(publications)
-                if local.fanout.overrun:
-                    self._put_out_overrun(local)
             if changes:
                 local.fanout.announce(changes)
 
@@ -103,55 +108,66 @@ class Delivery:
     ) -> None:
         """Begin to write to a subscriber that the machine has made a member; `base` as in `Fanout.add`."""
         subscriber = pending.subscriber
+        assert pending.state is PendingState.ACTIVE, "the machine decides which subscription becomes a member"
         self.write(local, activation.before)
         local.fanout.add(
             subscriber,
             watches=pending.watches,
             seen=activation.seen,
-            wire=pending.wire,
+            encoder=pending.encoder,
             accepts=pending.accepts,
             base=base,
         )
         if activation.changes:
-            subscriber.transport.write(subscriber.wire.changes(local.name, activation.changes))
+            subscriber.transport.write(subscriber.encoder.changes(local.name, activation.changes))
 
-    def whereabouts(self, local: LocalRoom, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
+    def export_position(self, local: LocalRoom, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
         """
         Return up to which position a member has everything, None in a room without positions; and the payload that the
         next delta to it would be based on. What was to leave at the end of this turn has been written to it then.
         """
         self.write(local, local.machine.flush())
         local.fanout.catch_up(subscriber)
-        seen, base = local.fanout.whereabouts(subscriber)
+        seen, base = local.fanout.export_position(subscriber)
         if not local.machine.options.recover:
             return None, base
         top = local.machine.position
         return Position(top.epoch, max(top.offset, seen)), base
 
-    def _put_out_overrun(self, local: LocalRoom) -> None:
+    def _remove_overrun(self, local: LocalRoom) -> None:
         """Notify members for which too many keys waited; the fan-out has removed them already."""
         overrun, local.fanout.overrun = local.fanout.overrun, []
         self.insufficient += len(overrun)
         outputs = local.machine.left(len(overrun))
         for subscriber in overrun:
-            logger.warning("x %s: room %s has too many keys waiting for it", subscriber.connection_id, local.name)
+            log(
+                logger,
+                logging.WARNING,
+                "x member overrun",
+                room=local.name,
+                connection=subscriber.connection_id,
+                reason="more keys wait for it than a member may have",
+            )
             subscriber.insufficient(local.name)
         self._shell.perform(local, outputs)
 
-    def put_out(self, local: LocalRoom, lost: Lost) -> None:
-        """Write what was accepted before the loss, then remove and notify every member."""
-        logger.warning(
-            "! room %s: publications after %d are lost, %d members are notified", local.name, lost.after, lost.members
-        )
+    def remove_all(self, local: LocalRoom, lost: Lost) -> None:
+        """
+        Write what was accepted before the loss, then remove and notify every member: also those that are overrun by
+        what was written, which the machine counts among the lost.
+        """
+        log(logger, logging.WARNING, "publications lost", room=local.name, after=lost.after, members=lost.members)
         try:
-            self.write(local, lost.before)
-        except Exception:  # a fault of ours; the members are put out all the same
-            logger.exception("! room %s: publications could not be delivered", local.name)
-        members = local.fanout.clear()
+            self._write(local, lost.before)
+        except Exception:  # noqa: BLE001 - a fault of ours; the members are removed all the same
+            log(logger, logging.ERROR, "delivery failed", room=local.name, exc_info=True)
+        members = [*local.fanout.overrun, *local.fanout.clear()]
+        local.fanout.overrun = []
+        assert len(members) == lost.members, "the machine counts the members of the fan-out"
         self.insufficient += len(members)
         for subscriber in members:
             subscriber.insufficient(local.name)
 
     def statistics(self) -> dict[str, int]:
-        """Count what was delivered, and members that were put out."""
+        """Count what was delivered, and members that were removed."""
         return {"delivered": self.delivered, "insufficient": self.insufficient}

@@ -2,7 +2,7 @@
 The departure of members: `on_leave` and `on_empty` run at least once for each, also after a crash, and never for a
 client that came back in time.
 
-Runs in the worker, beside the hub. It never decides which client may enter, and never writes to one.
+Runs in the worker, as a part of the hub. It never decides which client may enter, and never writes to one.
 
 Theory of operation
 -------------------
@@ -25,7 +25,7 @@ broker gives it to one of several that try. Where another worker took it, the me
 `SECOND_LOOK_S` this worker looks whether that worker lived long enough to register it.
 
 **Empty rooms.** Of members that leave at once, the broker tells one that none is left. A worker that cannot find out
-(the broker is away, or it dies) leaves an empty record, or checks the room itself when the broker is back.
+(the broker is unreachable, or it dies) leaves an empty record, or checks the room itself when the broker is back.
 
 **A limit.** The memberships of a killed worker are in grace as soon as another worker inherited them. A client that is
 back sooner is a new member: others get its join, and after the grace the old one's leave. On one machine the gap is
@@ -46,6 +46,7 @@ import msgspec
 
 from realtime.broker.base import Broker, ClientInfo, ConnectionId, Departed, Room
 from realtime.errors import BrokerAway, BrokerFull, BrokerUnavailable
+from realtime.log_lines import log
 from realtime.rooms.connection_ends import ConnectionEnds
 from realtime.rooms.hooks import Hooks, call
 from realtime.rooms.options import Declarations, RoomOptions
@@ -54,7 +55,7 @@ from realtime.rooms.records import EMPTY, END, GRACE, Records, empty_record, gra
 from realtime.tasks import SideTasks
 
 SECOND_LOOK_S: Final = 5.0  # after which a worker that took over a membership has registered it, or is dead
-IN_GRACE: Final = "is in grace, and may come back"
+IN_GRACE: Final = "= member in grace"
 
 logger = logging.getLogger("realtime.departures")
 
@@ -126,6 +127,7 @@ class Departures:
             raise
         if lasting:
             self._here.add((room, ConnectionId(shown.connection_id)))
+        assert shown.user == info.user, "a membership is continued by its own user"
         return shown
 
     async def _resume(self, room: Room, info: ClientInfo) -> ConnectionId | None:
@@ -140,6 +142,11 @@ class Departures:
         return None
 
     def _forget_grace(self, record: Room, connection_id: ConnectionId) -> _Grace | None:
+        """
+        End a grace here, whatever ended it. Return it, or None where it is not in grace on this worker. Its write of a
+        record may still be under way; callers that remove the record await it.
+        """
+        assert record.startswith(GRACE), "memberships in grace stand under their grace record"
         grace = self._in_grace.get(record, {}).pop(connection_id, None)
         if grace is not None:
             grace.timer.cancel()
@@ -158,19 +165,23 @@ class Departures:
 
     # Going
 
-    def leave(self, room: Room, options: RoomOptions, info: ClientInfo, *, away: bool) -> None:
+    def leave(self, room: Room, options: RoomOptions, info: ClientInfo, *, may_return: bool) -> None:
         """
-        End a membership: at once, or, where the connection is only broken (`away`), after the grace of the room. Does
-        not wait: handlers and the broker follow on the side.
+        End a membership: at once, or, where the connection is only broken (`may_return`), after the grace of the room.
+        Does not wait: handlers and the broker follow in the background.
         """
         self._here.discard((room, ConnectionId(info.connection_id)))
-        if away and _has_grace(options, info):
+        if may_return and _has_grace(options, info):
             self._begin_grace(room, options, info)
             return
         self._schedule_absence(room, options, info)
         self._tasks.spawn(self._finish(room, options, info))
 
     def _begin_grace(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
+        """
+        Keep a member present for a while. Does nothing for one that is back here, or in grace already: a record can be
+        inherited twice, and each grace has one timer.
+        """
         record, connection_id = grace_record(room, info.user), ConnectionId(info.connection_id)
         if (room, connection_id) in self._here or connection_id in self._in_grace.get(record, {}):
             return
@@ -182,18 +193,31 @@ class Departures:
         timer = loop.call_later(
             options.grace_s, lambda: self._tasks.spawn(self._end_grace(room, options, record, connection_id))
         )
-        recording = loop.create_task(self._record_grace(record, info))
+        recording = loop.create_task(self._record_grace(room, record, info))
         self._in_grace.setdefault(record, {})[connection_id] = _Grace(info, timer, recording)
 
-    async def _record_grace(self, record: Room, info: ClientInfo) -> None:
+    async def _record_grace(self, room: Room, record: Room, info: ClientInfo) -> None:
         """Let the client that comes back find its membership, also on another worker."""
         try:
             await self._records.add(record, info)
-            logger.debug("= %s %s", info.connection_id, IN_GRACE)
+            log(logger, logging.DEBUG, IN_GRACE, room=room, user=info.user, connection=info.connection_id)
         except BrokerUnavailable as error:
-            logger.debug("- %s is in grace, but no other worker finds it: %s", info.connection_id, error)
+            log(
+                logger,
+                logging.DEBUG,
+                "- grace without a record",  # no other worker finds the member
+                room=room,
+                user=info.user,
+                connection=info.connection_id,
+                reason=error,
+            )
 
     async def _end_grace(self, room: Room, options: RoomOptions, record: Room, connection_id: ConnectionId) -> None:
+        """
+        End a grace whose time is over. Of the workers that may have this member, the one that takes its record decides;
+        where another took it, this one looks again later, for that worker may have died before it registered the
+        member.
+        """
         grace = self._in_grace.get(record, {}).get(connection_id)
         if grace is None:
             return
@@ -231,6 +255,7 @@ class Departures:
             await self._finish(room, options, info, left=None if options.presence else left)
 
     def _schedule_absence(self, room: Room, options: RoomOptions, info: ClientInfo, *, mine: bool = False) -> None:
+        """Schedule the removal from the presence. `flush` does it, now or when the broker can be reached."""
         if options.presence:
             connection_id = ConnectionId(info.connection_id)
             self.presence.schedule_removal(room, connection_id, announce=options.join_leave, mine=mine)
@@ -247,25 +272,25 @@ class Departures:
             await self.presence.flush(room, connection_id)
         if not options.has_leave_hooks:
             return
-        await call(self._hooks.leave(room, info), f"on_leave of {room}")
-        if options.hears_empty:
+        await call(self._hooks.leave(room, info), "on_leave", room=room, connection=info.connection_id)
+        if options.has_empty_hook:
             try:
                 await self._records.add(empty_record(room), ClientInfo("", self._worker))
             except BrokerUnavailable:
                 self._unchecked[room] = None
         if left is None:
             left = await self._records.remove(leave_record(room), connection_id)
-        if not options.hears_empty:
+        if not options.has_empty_hook:
             return
-        if self._records.is_pending(leave_record(room), connection_id):
+        if self._records.is_postponed(leave_record(room), connection_id):
             self._unchecked[room] = None
             return
         if left == 0:  # of members that leave at once, one gets this
-            await call(self._hooks.empty(room), f"on_empty of {room}")
+            await call(self._hooks.empty(room), "on_empty", room=room)
         await self._records.remove(empty_record(room), ConnectionId(self._worker))
 
     async def _check_if_empty(self, room: Room, record: ConnectionId) -> None:
-        """Do what a dead worker, or this one while the broker was away, could not do after a departure."""
+        """Do what a dead worker, or this one while the broker was unreachable, could not do after a departure."""
         try:
             counts = await self._broker.member_counts(leave_record(room))
         except BrokerUnavailable:
@@ -273,7 +298,7 @@ class Departures:
             return
         self._unchecked.pop(room, None)
         if not counts.clients:
-            await call(self._hooks.empty(room), f"on_empty of {room}")
+            await call(self._hooks.empty(room), "on_empty", room=room)
         await self._records.remove(empty_record(room), record)
 
     # From other workers
@@ -292,6 +317,10 @@ class Departures:
                 self._inherit_member(room, name, each.info)
 
     def _inherit_member(self, room: Room, record: Room, info: ClientInfo) -> None:
+        """
+        Take over the duty for a member whose worker died: begin its grace anew, or let it leave now. The time that
+        passed before the worker's death was noticed does not count.
+        """
         options, connection_id = self._declarations.room_options(room), ConnectionId(info.connection_id)
         # A room that this version does not declare has no handler; and a member that came back here has no grace,
         # though a server forgot that.
@@ -306,7 +335,7 @@ class Departures:
     # Ending
 
     async def flush(self) -> None:
-        """Do what could not be done while the broker was away."""
+        """Do what could not be done while the broker was unreachable."""
         await self.presence.flush_all()
         await self._records.flush()
         for room in list(self._unchecked):
@@ -334,10 +363,11 @@ class Departures:
     def statistics(self) -> dict[str, int]:
         """Count what waits for the broker (removals, and rooms that may be empty), and members that may come back."""
         return {
-            "departures_pending": self.presence.pending + self._records.pending + len(self._unchecked),
+            "departures_pending": self.presence.postponed + self._records.postponed + len(self._unchecked),
             "in_grace": sum(map(len, self._in_grace.values())),
         }
 
 
 def _has_grace(options: RoomOptions, info: ClientInfo) -> bool:
+    """Whether a member may come back: a client without a user could not be recognised."""
     return options.grace_s > 0 and info.user != "" and (options.presence or options.has_leave_hooks)

@@ -69,11 +69,13 @@ class Entering:
                 if machine.recovers:
                     pending.top = await self._broker.position(local.name, retention=machine.options.retention)
                 self._shell.perform(local, machine.opened(pending.top))
+            assert machine.is_open, "only `closed` closes it, and that needs the lock"
             if pending.watches and machine.presence_view is None:
                 await self._load_view(local)
 
     async def _load_view(self, local: LocalRoom) -> None:
         """Read the members for the first watcher. The view exists before: joins and leaves arrive meanwhile."""
+        assert local.lock.locked(), "two first watchers would begin two views"
         view = local.machine.begin_view()
         try:
             with view.listening() as arrivals:
@@ -84,18 +86,22 @@ class Entering:
         view.load(arrivals.applied_to(answer))
 
     def _read_meanwhile(self, local: LocalRoom, pending: PendingSubscription) -> asyncio.Task[None]:
-        """Read for a pending subscription on the side. A caller that fails in between need not await it."""
+        """Read for a pending subscription in the background. A caller that fails in between need not await it."""
         reading = begin(self._read(local, pending))
         reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         return reading
 
     async def _read(self, local: LocalRoom, pending: PendingSubscription) -> None:
+        """
+        Read the position, or the stream after the client's own, and give it to the machine. The broker's subscription
+        is in force by now, so nothing falls between the page and what arrives.
+        """
         retention = local.machine.options.retention
         if pending.since is None:
             top, missed = await self._broker.position(local.name, retention=retention), Replay(recovered=False)
         else:
             page = await self._broker.history(
-                local.name, retention=retention, since=pending.since, limit=retention.size, begin=True
+                local.name, retention=retention, since=pending.since, limit=retention.size, create=True
             )
             top, missed = page.top, replay(pending.since, page)
         if pending.is_undecided:  # else it was cancelled meanwhile

@@ -8,12 +8,12 @@ delivered: room.py does. Of positions it knows one thing: a member that entered 
 Theory of operation
 -------------------
 One `send` costs the kernel 6 to 9 µs, and the rest of a delivery a fifth of that. So the number of writes is what
-counts. Each publication is encoded once per wire, everything that one turn of the event loop brought is joined into one
-buffer, and every member gets that buffer in one write: a burst of 16 costs one write per member.
+counts. Each publication is encoded once per encoder. Everything that one turn of the event loop brought is joined into
+one buffer, and every member gets that buffer in one write: a burst of 16 costs one write per member.
 
 A member is in exactly one of four places:
 
-    group         most members, by wire: all get the very same bytes
+    group         most members, by encoder: all get the very same bytes
     catching up   it is not where its group is: it has seen some of what comes, or lacks the base of the next delta
     filtered      it gets only some publications, so its bytes are its own
     conflated     in a room that conflates, while its peer reads too slowly: of each key only the latest waits for it
@@ -25,7 +25,7 @@ wait has *overrun*: it is removed here, and the caller has to notify it.
 Joins and leaves go to *watchers*, which are members in addition to their place.
 
 **Deltas** are differences to the publication before, which a member must have. Members of a delta group all have it.
-Every other member on a delta wire gets one whole publication first, as one that catches up.
+Every other member with a delta encoder gets one whole publication first, as one that catches up.
 """
 
 from __future__ import annotations
@@ -33,27 +33,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol, TypeAlias
 
-from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.broker.base import ClientInfo, RawPublication, Room
 
 KEYS_MAX: Final = 10_000  # for one member: what a browser can show of a room, and more
 
-Accepts = Callable[[Publication], bool]
+Accepts = Callable[[RawPublication], bool]
 Difference = Callable[[bytes, bytes], bytes | None]
 Change = tuple[bool, ClientInfo]  # whether it is a join, and of which client
-Place: TypeAlias = "CatchingUp | tuple[Accepts, int] | Wire"  # where a member is that is not conflated
+Place: TypeAlias = "CatchingUp | tuple[Accepts, int] | Encoder"  # where a member is that is not conflated
 
 
-class Wire(Protocol):
-    """One wire format on one kind of transport. Compared by identity: there is one object of each in a worker."""
+class Encoder(Protocol):
+    """
+    Writes publications in one wire format for one kind of transport. Encoders are compared by identity: there is one
+    object of each in a worker, so members with the same encoder get the very same bytes.
+    """
 
     @property
     def is_delta(self) -> bool:
         """Whether publications are sent as deltas, to members that have the one before."""
 
-    def publication(self, room: Room, publication: Publication) -> bytes:
+    def publication(self, room: Room, publication: RawPublication) -> bytes:
         """Return the bytes that go to the socket."""
 
-    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
+    def delta(self, room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
         """Return the bytes of a delta; with None, of the whole publication as the base of the next."""
 
     def changes(self, room: Room, changes: Sequence[Change]) -> bytes:
@@ -73,7 +76,7 @@ class Subscriber(Protocol):
     """A connection's session, as the hub sees it."""
 
     @property
-    def wire(self) -> Wire: ...
+    def encoder(self) -> Encoder: ...
 
     @property
     def transport(self) -> Writer: ...
@@ -89,15 +92,15 @@ class Subscriber(Protocol):
 class CatchingUp:
     """A member that is not where its group is: it has the publications up to `seen`, and no base for a delta."""
 
-    __slots__ = ("seen", "wire")
+    __slots__ = ("encoder", "seen")
 
-    def __init__(self, wire: Wire, seen: int) -> None:
-        self.wire = wire
+    def __init__(self, encoder: Encoder, seen: int) -> None:
+        self.encoder = encoder
         self.seen = seen
 
 
 class Fanout:
-    """The local members of one room, by wire."""
+    """The local members of one room, by encoder."""
 
     __slots__ = (
         "_before",
@@ -125,12 +128,12 @@ class Fanout:
         self.size = 0
         self._difference = difference
         self._before: bytes | None = None  # the payload of the last publication: the base of the next delta
-        self._groups: dict[Wire, dict[Writer, Subscriber]] = {}
-        self._watchers: dict[Wire, dict[Writer, Subscriber]] = {}
+        self._groups: dict[Encoder, dict[Writer, Subscriber]] = {}
+        self._watchers: dict[Encoder, dict[Writer, Subscriber]] = {}
         self._catching_up: dict[Subscriber, CatchingUp] = {}
         self._filtered: dict[Subscriber, tuple[Accepts, int]] = {}
         self._conflate_tag = conflate
-        self._conflated: dict[Subscriber, tuple[Place, dict[str, Publication]]] = {}
+        self._conflated: dict[Subscriber, tuple[Place, dict[str, RawPublication]]] = {}
         self.overrun: list[Subscriber] = []
         """Members that were removed because too many keys waited for them. The caller empties it and notifies them."""
 
@@ -140,7 +143,7 @@ class Fanout:
         *,
         watches: bool,
         seen: int = 0,
-        wire: Wire | None = None,
+        encoder: Encoder | None = None,
         accepts: Accepts | None = None,
         base: bytes | None = None,
     ) -> None:
@@ -151,11 +154,12 @@ class Fanout:
             subscriber: not a member yet.
             watches: it gets joins and leaves as well.
             seen: publications up to this offset are never written to it; 0 when there is no such.
-            wire: its own unless given.
+            encoder: its own unless given.
             accepts: says of each publication whether it wants it; all, unless given.
             base: the payload of the last publication that it has, where it comes from elsewhere and gets differences.
         """
-        chosen = wire or subscriber.wire
+        chosen = encoder or subscriber.encoder
+        assert subscriber not in self._catching_up and subscriber not in self._filtered, "a member is added once"  # noqa: PT018
         if accepts is not None:
             self._filtered[subscriber] = (accepts, seen)
         elif seen or (chosen.is_delta and (base is None or base != self._before)):
@@ -164,7 +168,7 @@ class Fanout:
             self._groups.setdefault(chosen, {})[subscriber.transport] = subscriber
         assert self._difference is not None or not chosen.is_delta, "a delta needs what makes it"
         if watches:
-            self._watchers.setdefault(subscriber.wire, {})[subscriber.transport] = subscriber
+            self._watchers.setdefault(subscriber.encoder, {})[subscriber.transport] = subscriber
         self.size += 1
 
     def remove(self, subscriber: Subscriber) -> bool:
@@ -177,10 +181,12 @@ class Fanout:
         if catching_up is None and filtered is None and conflated is None and not member:
             return False
         self.size -= 1
+        assert self.size >= 0, "`add` counts each member once"
         return True
 
-    def deliver(self, publications: Sequence[Publication]) -> int:
+    def deliver(self, publications: Sequence[RawPublication]) -> int:
         """Write publications, in order, to every member that has not seen them; return how many were written."""
+        assert publications, "an empty buffer would be an empty message, which is a ping"
         if self._conflate_tag is not None:
             self._conflate_slow(publications)
         for publication in publications:  # not `any`: a generator costs as much as a small room's delivery
@@ -188,18 +194,18 @@ class Fanout:
                 return sum(self._deliver_around(each) for each in publications)
         return self._deliver_to_all(publications)
 
-    def _deliver_to_all(self, publications: Sequence[Publication]) -> int:
+    def _deliver_to_all(self, publications: Sequence[RawPublication]) -> int:
         """Write publications to every member that is not conflated, without regard to `exclude`."""
         written = 0
         deltas: list[bytes | None] | None = None
-        for wire, group in self._groups.items():
-            if wire.is_delta:
+        for encoder, group in self._groups.items():
+            if encoder.is_delta:
                 deltas = deltas or self._deltas(publications)
                 buffer = b"".join(
-                    [wire.delta(self.room, each, delta) for each, delta in zip(publications, deltas, strict=True)]
+                    [encoder.delta(self.room, each, delta) for each, delta in zip(publications, deltas, strict=True)]
                 )
             else:
-                buffer = b"".join([wire.publication(self.room, publication) for publication in publications])
+                buffer = b"".join([encoder.publication(self.room, publication) for publication in publications])
             for writer in group:
                 writer.write(buffer)
             written += len(group) * len(publications)
@@ -211,9 +217,9 @@ class Fanout:
             self._before = publications[-1].data
         return written
 
-    def _deltas(self, publications: Sequence[Publication]) -> list[bytes | None]:
+    def _deltas(self, publications: Sequence[RawPublication]) -> list[bytes | None]:
         """Return each publication's difference to the one before; None where it is sent whole."""
-        assert self._difference is not None, "a room without deltas gives no member a delta wire"
+        assert self._difference is not None, "a room without deltas gives no member a delta encoder"
         deltas: list[bytes | None] = []
         before = self._before
         for publication in publications:
@@ -221,7 +227,7 @@ class Fanout:
             before = publication.data
         return deltas
 
-    def _deliver_around(self, publication: Publication) -> int:
+    def _deliver_around(self, publication: RawPublication) -> int:
         """Deliver one publication to all members but the excluded one, whose place may be another afterwards."""
         found = next((each for each in self._in_place() if each.connection_id == publication.exclude), None)
         if found is None or not publication.exclude:
@@ -231,7 +237,7 @@ class Fanout:
         self._attach(found, place)
         return written
 
-    def _conflate_slow(self, publications: Sequence[Publication]) -> None:
+    def _conflate_slow(self, publications: Sequence[RawPublication]) -> None:
         """Have publications wait for members whose peers read too slowly, each in place of the one with its key."""
         for subscriber in [each for each in self._in_place() if each.transport.is_congested_since() is not None]:
             self._conflated[subscriber] = (self._detach(subscriber), {})
@@ -251,18 +257,26 @@ class Fanout:
         if subscriber not in self._conflated:
             return
         place, waiting = self._conflated.pop(subscriber)
-        wire = subscriber.wire if isinstance(place, tuple) else place.wire if isinstance(place, CatchingUp) else place
+        encoder = (
+            subscriber.encoder
+            if isinstance(place, tuple)
+            else place.encoder
+            if isinstance(place, CatchingUp)
+            else place
+        )
         for publication in waiting.values():
-            subscriber.transport.write(wire.publication(self.room, publication))
+            subscriber.transport.write(encoder.publication(self.room, publication))
         self._attach(subscriber, place)
 
-    def whereabouts(self, subscriber: Subscriber) -> tuple[int, bytes | None]:
+    def export_position(self, subscriber: Subscriber) -> tuple[int, bytes | None]:
         """Return up to which offset a member that is not behind has seen more than its room; and its delta base."""
         if (filtered := self._filtered.get(subscriber)) is not None:
             return filtered[1], None
         if (catching_up := self._catching_up.get(subscriber)) is not None:
             return catching_up.seen, None
-        is_in_deltas = any(wire.is_delta and subscriber.transport in group for wire, group in self._groups.items())
+        is_in_deltas = any(
+            encoder.is_delta and subscriber.transport in group for encoder, group in self._groups.items()
+        )
         return 0, self._before if is_in_deltas else None
 
     def _detach(self, subscriber: Subscriber) -> Place:
@@ -271,13 +285,14 @@ class Fanout:
             return filtered
         if (catching_up := self._catching_up.pop(subscriber, None)) is not None:
             return catching_up
-        for wire, group in self._groups.items():
+        for encoder, group in self._groups.items():
             if group.pop(subscriber.transport, None) is not None:
-                return wire
+                return encoder
         raise AssertionError("the member is in one of the three places")
 
     def _attach(self, subscriber: Subscriber, place: Place) -> None:
         """Put a member back into a place."""
+        assert subscriber not in self._conflated, "a conflated member is in no other place"
         if isinstance(place, tuple):
             self._filtered[subscriber] = place
         elif isinstance(place, CatchingUp):
@@ -287,23 +302,31 @@ class Fanout:
         else:
             self._groups.setdefault(place, {})[subscriber.transport] = subscriber
 
-    def _deliver_filtered(self, publications: Sequence[Publication]) -> int:
+    def _deliver_filtered(self, publications: Sequence[RawPublication]) -> int:
+        """
+        Write to each filtered member what it wants. Each publication is encoded once for all of them, and only if one
+        wants it. A filtered member never gets deltas: it lacks the base.
+        """
         written = 0
-        encoded: dict[tuple[Wire, int], bytes] = {}
+        encoded: dict[tuple[Encoder, int], bytes] = {}
         for subscriber, (accepts, seen) in list(self._filtered.items()):
-            wire = subscriber.wire
+            encoder = subscriber.encoder
             wanted = []
             for number, publication in enumerate(publications):
                 if (publication.offset > seen or not publication.offset) and accepts(publication):
-                    if (wire, number) not in encoded:
-                        encoded[wire, number] = wire.publication(self.room, publication)
-                    wanted.append(encoded[wire, number])
+                    if (encoder, number) not in encoded:
+                        encoded[encoder, number] = encoder.publication(self.room, publication)
+                    wanted.append(encoded[encoder, number])
             if wanted:
                 subscriber.transport.write(b"".join(wanted))
             written += len(wanted)
         return written
 
-    def _deliver_catching_up(self, publications: Sequence[Publication], deltas: list[bytes | None] | None) -> int:
+    def _deliver_catching_up(self, publications: Sequence[RawPublication], deltas: list[bytes | None] | None) -> int:
+        """
+        Write to members that are not where their group is, one by one, and move those to the group that have caught up.
+        With deltas, that is so only after a member got a publication whole, or as a delta to one that it got.
+        """
         written = 0
         last = publications[-1].offset
         for subscriber, catching_up in list(self._catching_up.items()):
@@ -312,24 +335,25 @@ class Fanout:
                 if 0 < publication.offset <= catching_up.seen:
                     follows = False  # it got this one on entering, perhaps not as the last
                     continue
-                if follows and catching_up.wire.is_delta:
+                if follows and catching_up.encoder.is_delta:
                     deltas = deltas or self._deltas(publications)
-                    buffer = catching_up.wire.delta(self.room, publication, deltas[number])
+                    buffer = catching_up.encoder.delta(self.room, publication, deltas[number])
                 else:
-                    buffer = catching_up.wire.publication(self.room, publication)
+                    buffer = catching_up.encoder.publication(self.room, publication)
                 subscriber.transport.write(buffer)
                 written += 1
                 follows = True
-            # The group has caught up with the member, which on a delta wire has the base of the next delta.
-            if last >= catching_up.seen and (follows or not catching_up.wire.is_delta):
+            # The group has caught up with the member, which with a delta encoder has the base of the next delta.
+            if last >= catching_up.seen and (follows or not catching_up.encoder.is_delta):
                 del self._catching_up[subscriber]
-                self._groups.setdefault(catching_up.wire, {})[subscriber.transport] = subscriber
+                self._groups.setdefault(catching_up.encoder, {})[subscriber.transport] = subscriber
         return written
 
     def announce(self, changes: Sequence[Change]) -> None:
         """Write joins and leaves, in order, to every member that watches."""
-        for wire, group in self._watchers.items():
-            buffer = wire.changes(self.room, changes)
+        assert changes, "an empty message is a ping"
+        for encoder, group in self._watchers.items():
+            buffer = encoder.changes(self.room, changes)
             for writer in group:
                 writer.write(buffer)
 
@@ -357,7 +381,7 @@ class Fanout:
         yield from self._filtered
 
 
-def _is_for(subscriber: Subscriber, place: Place, publication: Publication) -> bool:
+def _is_for(subscriber: Subscriber, place: Place, publication: RawPublication) -> bool:
     """Say whether a conflated member is to get a publication: it accepts it, and has not seen it."""
     if publication.exclude and publication.exclude == subscriber.connection_id:
         return False
@@ -365,11 +389,14 @@ def _is_for(subscriber: Subscriber, place: Place, publication: Publication) -> b
     return (publication.offset > seen or not publication.offset) and (accepts is None or accepts(publication))
 
 
-def _discard(groups: dict[Wire, dict[Writer, Subscriber]], subscriber: Subscriber) -> bool:
-    for wire, group in groups.items():
+def _discard(groups: dict[Encoder, dict[Writer, Subscriber]], subscriber: Subscriber) -> bool:
+    """
+    Take a member out of the group that it is in. An empty group goes, or each encoder that was ever used would stay.
+    """
+    for encoder, group in groups.items():
         if group.pop(subscriber.transport, None) is not None:
             if not group:
-                del groups[wire]
+                del groups[encoder]
             return True
     return False
 

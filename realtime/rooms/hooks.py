@@ -11,6 +11,7 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from realtime.broker.base import ClientInfo, Room
+from realtime.log_lines import log
 
 logger = logging.getLogger("realtime.departures")
 
@@ -19,7 +20,7 @@ class Hooks(Protocol):
     """The handlers. Each is called once for each end, and again where a worker died meanwhile."""
 
     @property
-    def hears_ends(self) -> bool:
+    def has_end_hook(self) -> bool:
         """Whether there is a handler for connections that end."""
 
     @property
@@ -37,7 +38,7 @@ class Hooks(Protocol):
 class NoHooks:
     """No handlers."""
 
-    hears_ends = False
+    has_end_hook = False
     end_grace_s = 0.0
 
     async def leave(self, room: Room, info: ClientInfo) -> None: ...
@@ -47,9 +48,16 @@ class NoHooks:
     async def lost(self, info: ClientInfo) -> None: ...
 
 
-async def call(handler: Awaitable[None], name: str) -> None:
-    """Await a handler. One that fails was called: the error is logged, and it is not called again."""
+async def call(handler: Awaitable[None], name: str, **fields: str) -> None:
+    """
+    Await a handler. One that fails was called: the error is logged, and it is not called again.
+
+    Args:
+        handler: the call.
+        name: of the handler.
+        fields: for the log: the room and the connection.
+    """
     try:
         await handler
-    except Exception:
-        logger.exception("! %s failed", name)
+    except Exception:  # noqa: BLE001 - logged with its traceback
+        log(logger, logging.ERROR, "handler failed", handler=name, exc_info=True, **fields)

@@ -36,12 +36,13 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
-from realtime.broker.base import Broker, ClientInfo, Departed, Position, Publication, Room, WorkerId
+from realtime.broker.base import Broker, ClientInfo, Departed, Position, RawPublication, Room, WorkerId
+from realtime.log_lines import log
 from realtime.rooms.census import LARGE
 from realtime.rooms.delivery import Delivery, LocalRoom
 from realtime.rooms.departures import Departures
 from realtime.rooms.entering import Entering
-from realtime.rooms.fanout import Accepts, Difference, Subscriber, Wire
+from realtime.rooms.fanout import Accepts, Difference, Encoder, Subscriber
 from realtime.rooms.hooks import Hooks, NoHooks
 from realtime.rooms.options import Declarations, RoomOptions
 from realtime.rooms.outputs import DELIVER, ONLY_DELIVER, UNSUBSCRIBE, Lost, Output, ReportGap, RequestStream, WakeAt
@@ -55,8 +56,8 @@ from realtime.rooms.upkeep import Upkeep
 from realtime.tasks import SideTasks
 
 COMPARE_S: Final = 8.0  # so a publication that was lost, with none after it to show the gap, is found within 10 s
-LINK_LOST: Final = "broker link lost"
-LINK_RESTORED: Final = "broker link restored"
+LINK_LOST: Final = "broker link lost"  # commands that need the broker fail, members stay
+LINK_RESTORED: Final = "broker link restored"  # every room is compared with its stream
 CLOSE_S: Final = 5.0  # for the handlers of departures, when a worker ends
 
 logger = logging.getLogger("realtime.hub")
@@ -143,7 +144,7 @@ class Hub:
         info: ClientInfo,
         since: Position | None = None,
         watches: bool = False,
-        wire: Wire | None = None,
+        encoder: Encoder | None = None,
         accepts: Accepts | None = None,
     ) -> PendingSubscription:
         """
@@ -154,14 +155,14 @@ class Hub:
             info: what others are to see of it, where the room has presence; `info` of the result is what they do see.
             since: the position after which it wants everything again.
             watches: it gets joins and leaves.
-            wire: what publications are written in; the subscriber's own unless given.
+            encoder: what publications are written in; the subscriber's own unless given.
             accepts: which publications it gets; all unless given.
 
         Raises:
             BrokerUnavailable: nothing is left behind.
         """
         local = self.registry.obtain(room, options)
-        pending = PendingSubscription(room, subscriber, since=since, watches=watches, wire=wire, accepts=accepts)
+        pending = PendingSubscription(room, subscriber, since=since, watches=watches, encoder=encoder, accepts=accepts)
         local.machine.enter(pending)  # before the first await: from here on the room is not empty
         try:
             await self._entering.prepare(local, pending, options, info)
@@ -172,12 +173,13 @@ class Hub:
 
     def activate(self, pending: PendingSubscription, *, base: bytes | None = None) -> None:
         """Make a subscriber a member, in the turn in which `commit` was called; `base` as in `Fanout.add`."""
+        assert pending.room in self._rooms, "a room with a pending subscription is not forgotten"
         local = self._rooms[pending.room]
         self._delivery.admit(local, pending, local.machine.activate(pending), base=base)
 
-    def whereabouts(self, room: Room, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
-        """Return what a member has; see `Delivery.whereabouts`."""
-        return self._delivery.whereabouts(self._rooms[room], subscriber)
+    def export_position(self, room: Room, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
+        """Return what a member has; see `Delivery.export_position`."""
+        return self._delivery.export_position(self._rooms[room], subscriber)
 
     def cancel(self, pending: PendingSubscription) -> None:
         """Undo `enter`: the subscriber is no member, and is seen no more. Harmless after `activate` or `cancel`."""
@@ -186,16 +188,17 @@ class Hub:
         local = self._rooms[pending.room]
         outputs = local.machine.cancel(pending)
         if pending.info is not None:
-            self._departures.leave(local.name, local.machine.options, pending.info, away=False)
+            self._departures.leave(local.name, local.machine.options, pending.info, may_return=False)
         self.perform(local, outputs)
 
-    def leave(self, room: Room, subscriber: Subscriber, *, info: ClientInfo | None, away: bool = False) -> bool:
+    def leave(self, room: Room, subscriber: Subscriber, *, info: ClientInfo | None, may_return: bool = False) -> bool:
         """
-        End a membership. Nothing of this room is written to the subscriber from now on; the rest follows on the side.
+        End a membership. Nothing of this room is written to the subscriber from now on; the rest follows in the
+        background.
 
         Args:
             info: what others see of it (`PendingSubscription.info`), or None where it was never registered.
-            away: only its connection is broken, and it may come back.
+            may_return: only its connection is broken, and it may come back.
 
         Returns: whether it was a member.
         """
@@ -203,7 +206,7 @@ class Hub:
         if local is None or not local.fanout.remove(subscriber):
             return False
         if info is not None:
-            self._departures.leave(room, local.machine.options, info, away=away)
+            self._departures.leave(room, local.machine.options, info, may_return=may_return)
         self.perform(local, local.machine.left())
         return True
 
@@ -211,7 +214,7 @@ class Hub:
         """Make a subscriber absent that is no member any more because publications were lost. It may come again."""
         options = self.declarations.room_options(room)
         assert options is not None, f"{room!r} is declared, since it had a member"
-        self._departures.leave(room, options, info, away=True)
+        self._departures.leave(room, options, info, may_return=True)
 
     def catch_up(self, room: Room, subscriber: Subscriber) -> None:
         """Write to a member what waited for it while its peer read too slowly."""
@@ -220,7 +223,7 @@ class Hub:
             local.fanout.catch_up(subscriber)
 
     def perform(self, local: LocalRoom, outputs: Sequence[Output]) -> None:
-        """Do what a machine's outputs ask for, now or on the side."""
+        """Do what a machine's outputs ask for, now or in the background."""
         for output in outputs:
             if output is DELIVER:
                 self._delivery.schedule(local)
@@ -229,10 +232,10 @@ class Hub:
             elif isinstance(output, RequestStream):
                 self._upkeep.streams.read(local, output)
             elif isinstance(output, Lost):
-                self._delivery.put_out(local, output)
+                self._delivery.remove_all(local, output)
             elif isinstance(output, ReportGap):
                 self._counts["gaps"] += 1
-                logger.info("= room %s: gap, offset %d follows %d", local.name, output.found, output.after)
+                log(logger, logging.INFO, "= gap found", room=local.name, after=output.after, offset=output.found)
             elif isinstance(output, WakeAt):
                 asyncio.get_running_loop().call_at(output.due_s, self._wake, local, output)
 
@@ -241,7 +244,8 @@ class Hub:
 
     # What the broker brings: `BrokerListener`
 
-    def on_publication(self, room: Room, publication: Publication) -> None:
+    def on_publication(self, room: Room, publication: RawPublication) -> None:
+        """Take a publication of the broker. This is the hottest path of the worker: one look-up, one call, no task."""
         local = self._rooms.get(room)
         if local is None:
             self.private.receive(room, publication)
@@ -260,6 +264,7 @@ class Hub:
         self._on_change(room, (False, info))
 
     def _on_change(self, room: Room, change: tuple[bool, ClientInfo]) -> None:
+        """Pass a join or a leave to the room's machine, with the time: large rooms defer it."""
         local = self._rooms.get(room)
         if local is not None:
             self.perform(local, local.machine.presence(change, asyncio.get_running_loop().time()))
@@ -268,16 +273,19 @@ class Hub:
         self._departures.departed(departed)
 
     def on_link_lost(self) -> None:
+        """Take the news that the broker cannot be reached. Rooms that have positions buffer from now on."""
         self.is_linked = False
-        logger.warning("! %s: commands that need the broker fail, members stay", LINK_LOST)
+        log(logger, logging.WARNING, LINK_LOST, rooms=len(self._rooms))
         self._upkeep.distrust(self._rooms.values())
 
     def on_link_restored(self) -> None:
+        """Take the news that it can be reached again. What arrived meanwhile is unknown, so every room is compared."""
         self.is_linked = True
-        logger.warning("= %s: %d rooms are compared", LINK_RESTORED, len(self._rooms))
+        log(logger, logging.WARNING, LINK_RESTORED, rooms=len(self._rooms))
         self._upkeep.link_restored()
 
     def on_gap(self, rooms: Sequence[Room]) -> None:
+        """Take the news that publications of some rooms may be missing, though the link was never lost."""
         local_rooms = [local for room in rooms if (local := self._rooms.get(room)) is not None]
         self._upkeep.distrust(local_rooms)
         self._upkeep.resync(local_rooms)

@@ -26,7 +26,7 @@ class RoomOptions:
         retention: how much of the stream the broker keeps: `history` and `history_ttl_s`.
         publish: clients may publish: the room is `open`, or has a handler for it.
         has_leave_hooks: the application has `on_leave` or `on_empty`, which are called also after a crash.
-        hears_empty: the application has `on_empty`.
+        has_empty_hook: the application has `on_empty`.
     """
 
     def __init__(
@@ -82,13 +82,7 @@ class RoomOptions:
             raise ValueError("history and history_ttl_s are not negative")
         if grace_s < 0:
             raise ValueError("grace_s is not negative")
-        others = frozenset((for_others,) if isinstance(for_others, str) else for_others)
-        if unknown := sorted(others - FOR_OTHERS):
-            raise ValueError(f"for_others: {unknown[0]!r} is none of {', '.join(sorted(FOR_OTHERS))}")
-        if "presence" in others and not presence:
-            raise ValueError("for_others: 'presence' needs a room with presence=True")
-        if "history" in others and not history:
-            raise ValueError("for_others: 'history' needs a room with history")
+        others = _checked(for_others, presence=presence, history=history)
         self.retention: Final = Retention(history, history_ttl_s)
         self.presence = presence
         self.join_leave: Final = presence if join_leave is None else join_leave
@@ -105,7 +99,7 @@ class RoomOptions:
         self.grace_s: Final = grace_s
         self.for_others: Final = others
         self.has_leave_hooks = False
-        self.hears_empty = False
+        self.has_empty_hook = False
         # Every decision about gaps compares positions, and a room without history has none.
         assert not self.recover or self.retention.size > 0, "recover was checked against history"
 
@@ -126,14 +120,31 @@ class RoomOptions:
         changed = copy.copy(self)
         changed.publish = self.publish or publish
         changed.has_leave_hooks = leave or empty
-        changed.hears_empty = empty
+        changed.has_empty_hook = empty
         return changed
 
     def unseen(self) -> RoomOptions:
         """Return these options for a member that others do not see: no presence, and no handler runs when it leaves."""
         changed = copy.copy(self)
-        changed.presence = changed.has_leave_hooks = changed.hears_empty = False
+        changed.presence = changed.has_leave_hooks = changed.has_empty_hook = False
         return changed
+
+
+def _checked(for_others: Collection[str], *, presence: bool, history: int) -> frozenset[str]:
+    """
+    Return what clients outside the room may do.
+
+    Raises:
+        ValueError: there is no such thing, or the room does not keep it.
+    """
+    others = frozenset((for_others,) if isinstance(for_others, str) else for_others)  # one word is meant, not letters
+    if unknown := sorted(others - FOR_OTHERS):
+        raise ValueError(f"for_others: {unknown[0]!r} is none of {', '.join(sorted(FOR_OTHERS))}")
+    if "presence" in others and not presence:
+        raise ValueError("for_others: 'presence' needs a room with presence=True")
+    if "history" in others and not history:
+        raise ValueError("for_others: 'history' needs a room with history")
+    return others
 
 
 class Declarations(Protocol):

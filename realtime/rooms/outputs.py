@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from realtime.broker.base import Position, Publication
+from realtime.broker.base import Position, RawPublication
 from realtime.rooms.fanout import Change
 
 
@@ -64,7 +64,7 @@ TRANSITIONS: Final[Mapping[tuple[RoomState, RoomEvent], RoomState]] = {
 
 
 # What members get in one go: publications, then joins and leaves. A plain tuple, for one is made in every turn.
-Batch: TypeAlias = tuple[Sequence[Publication], Sequence[Change]]
+Batch: TypeAlias = tuple[Sequence[RawPublication], Sequence[Change]]
 
 
 # Outputs

@@ -16,8 +16,8 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from realtime.broker.base import ClientInfo, Position, Publication, Room
-from realtime.rooms.fanout import Accepts, Change, Subscriber, Wire
+from realtime.broker.base import ClientInfo, Position, RawPublication, Room
+from realtime.rooms.fanout import Accepts, Change, Encoder, Subscriber
 from realtime.rooms.recovery import Gap, Replay, merge
 
 
@@ -27,7 +27,7 @@ class Joined:
 
     position: Position | None
     recovered: bool = False
-    publications: Sequence[Publication] = ()
+    publications: Sequence[RawPublication] = ()
 
 
 class Insufficient(Exception):
@@ -59,6 +59,7 @@ class PendingSubscription:
         "accepts",
         "arrived",
         "changes",
+        "encoder",
         "info",
         "missed",
         "room",
@@ -67,7 +68,6 @@ class PendingSubscription:
         "subscriber",
         "top",
         "watches",
-        "wire",
     )
 
     def __init__(
@@ -77,7 +77,7 @@ class PendingSubscription:
         *,
         since: Position | None = None,
         watches: bool = False,
-        wire: Wire | None = None,
+        encoder: Encoder | None = None,
         accepts: Accepts | None = None,
     ) -> None:
         """
@@ -86,20 +86,20 @@ class PendingSubscription:
             subscriber: not yet a member.
             since: the position after which the client wants everything again.
             watches: the subscriber gets joins and leaves.
-            wire: what publications are written in; the subscriber's own unless given.
+            encoder: what publications are written in; the subscriber's own unless given.
             accepts: which publications the subscriber gets; all unless given.
         """
         self.room = room
         self.subscriber = subscriber
         self.since = since
         self.watches = watches
-        self.wire = wire
+        self.encoder = encoder
         self.accepts = accepts
         self.state = PendingState.PENDING
         self.info: ClientInfo | None = None
         self.top: Position | None = None
         self.missed = Replay(recovered=False)
-        self.arrived: list[Publication] = []
+        self.arrived: list[RawPublication] = []
         self.changes: list[Change] = []
 
     @property

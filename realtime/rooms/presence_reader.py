@@ -1,9 +1,9 @@
 """
 The members of a room, for clients, handlers and programs that request them.
 
-Runs in the worker, beside the hub. The broker knows the members of all workers. In a room with watchers on this worker
-the answer must agree with the joins and leaves that they got: so it comes by way of the room's presence view. It never
-changes the members.
+Runs in the worker, as a part of the hub. The broker knows the members of all workers. In a room with watchers on this
+worker the answer must agree with the joins and leaves that they got: so it comes by way of the room's presence view. It
+never changes the members.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class PresenceReader:
         return await self._censuses.counts(room)
 
     def _view(self, room: Room) -> tuple[LocalRoom | None, PresenceView | None]:
+        """Return the room and its view, where there is one that answers may come from."""
         local = self._rooms.get(room)
         view = None if local is None else local.machine.presence_view
         return local, view if view is not None and view.is_loaded else None

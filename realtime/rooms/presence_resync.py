@@ -1,11 +1,11 @@
 """
 Repairing the presence that watchers know, after a fault of the broker that swallowed joins and leaves.
 
-Runs in the worker, beside the hub, which says when something may have been lost. The presence view of each such room
-is compared with the broker's members. A member that is there and unknown is announced at once. A member that is missing
-is announced only when it is missing still `SETTLE_S` later: where the broker lost everything, each worker registers its
-own members again, in its own time. A comparison is repeated until nothing differs. It never writes to a client, and
-never changes the members.
+Runs in the worker, as a part of the hub, which says when something may have been lost. The presence view of each such
+room is compared with the broker's members. A member that is there and unknown is announced at once. A member that is
+missing is announced only when it is missing still `SETTLE_S` later: where the broker lost everything, each worker
+registers its own members again, in its own time. A comparison is repeated until nothing differs. It never writes to a
+client, and never changes the members.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Final
 
 from realtime.broker.base import Broker
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 from realtime.rooms.delivery import LocalRoom, Shell
 
 SETTLE_S: Final = 3.0  # by then every worker that lives has its link again, and has registered its members
@@ -54,6 +55,10 @@ class PresenceResync:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _compare_all(self) -> None:
+        """
+        Compare until nothing differs. A room in which something differed is compared again after `settle_s`: a member
+        that is missing has left only if it is missing twice. The task ends by itself when no room is left.
+        """
         while self._suspects:
             rooms, self._suspects = self._suspects, set()  # a room that is added meanwhile has had another fault
             for local in rooms:
@@ -61,12 +66,12 @@ class PresenceResync:
                     differs = await self._differs(local)
                 except BrokerUnavailable:
                     differs = True
-                except Exception:  # a fault of ours, in one room: it waits for the next fault, the others do not
-                    logger.exception("! room %s: presence could not be compared", local.name)
+                except Exception:  # noqa: BLE001 - a fault of ours, in one room: it waits for the next fault, the others do not
+                    log(logger, logging.ERROR, "presence comparison failed", room=local.name, exc_info=True)
                     differs = False
                 if differs:
                     self._suspects.add(local)
-                await asyncio.sleep(0)  # while the broker is away, nothing above waits for anything
+                await asyncio.sleep(0)  # while the broker is unreachable, nothing above waits for anything
             if self._suspects:
                 await asyncio.sleep(self._settle_s)
 
@@ -84,5 +89,5 @@ class PresenceResync:
             for change in changes:
                 self._shell.perform(local, machine.change(change, now_s))
             if changes:
-                logger.info("= room %s: %d joins and leaves were missing and are sent", local.name, len(changes))
+                log(logger, logging.INFO, "= presence repaired", room=local.name, changes=len(changes))
             return bool(changes) or not view.is_settled

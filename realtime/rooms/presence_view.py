@@ -88,6 +88,7 @@ class PresenceView:
 
     def load(self, members: Members) -> None:
         """Begin with an answer. Each watcher that comes from now on asks for itself."""
+        assert not self.is_loaded, "from then on the view follows what arrives, and an answer may be older"
         self._known = dict(members)
         self._census = None
         self.is_loaded = True
@@ -179,6 +180,7 @@ class PresenceView:
         """Return leaves to send: of members that are missing now and were at the comparison before. Note the others."""
         gone = frozenset(self._known.keys() - members.keys())
         left, self._missing = gone & self._missing, gone - self._missing
+        assert not left & self._missing, "a member whose leave is sent is not suspected any more"
         return [(False, self._known[connection_id]) for connection_id in left]
 
     def restart_comparison(self) -> None:

@@ -1,8 +1,8 @@
 """
 Private rooms: in these, workers send to each other. They have no members, no options and no history of their own.
 
-Runs in the worker, beside the hub, which brings here what arrives for a room without members. It never reads what it
-passes on. Names of private rooms begin with a zero byte, so no client can enter one.
+Runs in the worker, as a part of the hub, which brings here what arrives for a room without members. It never reads what
+it passes on. Names of private rooms begin with a zero byte, so no client can enter one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from realtime.broker.base import PRIVATE, Broker, Publication, Room
+from realtime.broker.base import PRIVATE, Broker, RawPublication, Room
+from realtime.log_lines import log
 
 logger = logging.getLogger("realtime.hub")
 
@@ -42,7 +43,7 @@ class PrivateRooms:
         self._receivers[room] = receive  # before the subscription: what arrives in between has a receiver
         await self._broker.subscribe(room)
 
-    def receive(self, room: Room, publication: Publication) -> None:
+    def receive(self, room: Room, publication: RawPublication) -> None:
         """Pass on what arrived. A receiver that fails ends nothing else."""
         receive = self._receivers.get(room)
         if receive is None:
@@ -50,5 +51,5 @@ class PrivateRooms:
             return
         try:
             receive(publication.data)
-        except Exception:
-            logger.exception("! message of another worker could not be handled")
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            log(logger, logging.ERROR, "message of a worker failed", exc_info=True)

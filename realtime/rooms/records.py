@@ -2,15 +2,15 @@
 Records: what another worker has to know when this one dies.
 
 Runs in the worker. A record is a *lasting* member of a private room at the broker: when its worker is gone, another
-worker inherits it, and with it the duty that it stands for. Four kinds of private rooms hold them, told apart by how
-their names begin; no client's room begins with a zero byte.
+worker inherits it, and with it the duty that it stands for. Four kinds of private rooms hold them. The
+beginning of its name says the kind; no client's room begins with a zero byte.
 
     leave   the members of a room whose `on_leave` is still to be called
     grace   the memberships of one user in one room that are in grace: by this a client that returns finds its own
     empty   the workers that are about to find out whether a room is empty
     end     the connections of one user whose `on_disconnect` is still to be called
 
-A record that cannot be removed now stays pending until `flush`. This file calls no handler.
+A record that cannot be removed now stays postponed until `flush`. This file calls no handler.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ LEAVE, GRACE, EMPTY, END = "\0l:", "\0a:", "\0e:", "\0d:"
 class Records:
     """The records of one worker."""
 
-    __slots__ = ("_broker", "_pending")
+    __slots__ = ("_broker", "_postponed")
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._pending: dict[tuple[Room, ConnectionId], None] = {}  # removals, in the order in which they failed
+        self._postponed: dict[tuple[Room, ConnectionId], None] = {}  # removals, in the order in which they failed
 
     async def add(self, record: Room, info: ClientInfo) -> None:
         """
@@ -44,7 +44,7 @@ class Records:
         Remove a record. Of several workers that try, one gets how many others are left; the others get None.
 
         Raises:
-            BrokerUnavailable: it may or may not have been removed, and nothing is pending.
+            BrokerUnavailable: it may or may not have been removed, and nothing is postponed.
         """
         return await self._broker.remove_member(record, connection_id, announce=False)
 
@@ -55,26 +55,26 @@ class Records:
         except BrokerUnavailable:
             self.schedule_removal(record, connection_id)
             return None
-        self._pending.pop((record, connection_id), None)
+        self._postponed.pop((record, connection_id), None)
         return left
 
     def schedule_removal(self, record: Room, connection_id: ConnectionId) -> None:
         """Have `flush` remove a record."""
-        self._pending[record, connection_id] = None
+        self._postponed[record, connection_id] = None
 
-    def is_pending(self, record: Room, connection_id: ConnectionId) -> bool:
+    def is_postponed(self, record: Room, connection_id: ConnectionId) -> bool:
         """Whether the removal of a record waits for the broker."""
-        return (record, connection_id) in self._pending
+        return (record, connection_id) in self._postponed
 
     async def flush(self) -> None:
-        """Do every removal that is pending. What cannot be done now stays pending."""
-        for record, connection_id in list(self._pending):
+        """Do every removal that is postponed. What cannot be done now stays postponed."""
+        for record, connection_id in list(self._postponed):
             await self.remove(record, connection_id)
 
     @property
-    def pending(self) -> int:
+    def postponed(self) -> int:
         """How many removals wait for the broker."""
-        return len(self._pending)
+        return len(self._postponed)
 
 
 def leave_record(room: Room) -> Room:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from realtime.broker.base import History, Position, Publication
+from realtime.broker.base import History, Position, RawPublication
 
 
 class Gap(Exception):
@@ -32,7 +32,7 @@ class Replay:
     """Whether everything after a position is there, and if so what it is, oldest first."""
 
     recovered: bool
-    publications: Sequence[Publication] = ()
+    publications: Sequence[RawPublication] = ()
 
 
 def replay(since: Position, page: History) -> Replay:
@@ -62,11 +62,11 @@ def replay(since: Position, page: History) -> Replay:
 class Merged:
     """Publications without doubles, in order, and the position after the last."""
 
-    publications: Sequence[Publication]
+    publications: Sequence[RawPublication]
     position: Position
 
 
-def merge(top: Position, read: Sequence[Publication], arrived: Sequence[Publication]) -> Merged:
+def merge(top: Position, read: Sequence[RawPublication], arrived: Sequence[RawPublication]) -> Merged:
     """
     Continue `read`, which ends at `top`, with those of `arrived` that come after it.
 
@@ -93,5 +93,5 @@ def merge(top: Position, read: Sequence[Publication], arrived: Sequence[Publicat
     return Merged(publications, Position(top.epoch, offset))
 
 
-def _offset(publication: Publication) -> int:
+def _offset(publication: RawPublication) -> int:
     return publication.offset

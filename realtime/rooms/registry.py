@@ -1,8 +1,9 @@
 """
 `RoomRegistry`: the rooms that have members or pending subscriptions on this worker.
 
-Runs in the worker, beside the hub. A room is made when its first subscriber enters, and forgotten when it is closed at
-the broker and empty. It never decides when that is: the machine says that a room is empty, and the hub has it closed.
+Runs in the worker, as a part of the hub. A room is made when its first subscriber enters, and forgotten when it is
+closed at the broker and empty. It never decides when that is: the machine says that a room is empty, and the hub has it
+closed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from realtime.broker.base import Broker, Room
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 from realtime.rooms.delivery import LocalRoom
 from realtime.rooms.fanout import Difference, total
 from realtime.rooms.options import Declarations, RoomOptions
@@ -67,6 +69,7 @@ class RoomRegistry:
             kept = self._declarations.room_options(room) or options
             local = LocalRoom(room, kept, self._difference, large=self._large, digest_s=self._digest_s)
             self.rooms[room] = local
+        assert local.name == room, "a room is found under its own name"
         return local
 
     async def close_if_empty(self, local: LocalRoom) -> None:
@@ -79,7 +82,7 @@ class RoomRegistry:
             try:
                 await self._broker.unsubscribe(local.name)
             except BrokerUnavailable:
-                logger.debug("= room %s: closed while the broker is away", local.name)
+                log(logger, logging.DEBUG, "= room closed", room=local.name, reason="the broker is unreachable")
             finally:
                 machine.closed()  # what arrived meanwhile is of no use to a subscription that reads the stream anew
                 if machine.is_empty:

@@ -17,7 +17,7 @@ the position up to which it accepted everything. One of four states says what it
 
 `TRANSITIONS` (outputs.py) is the whole table. A publication that follows the position is accepted. One that leaves a
 gap is buffered, and the stream is requested. When the page comes it proves that nothing is missing, and is accepted in
-order before the buffered ones. Or it proves nothing: then all members are put out with a notification (`Lost`), and
+order before the buffered ones. Or it proves nothing: then all members are removed with a notification (`Lost`), and
 each subscribes again from its own position. After a fault of the link the position is compared with the broker's top
 first, because most rooms miss nothing, and one command compares hundreds of rooms. A room without recovery has no
 positions: it is in sync whenever it is open.
@@ -40,7 +40,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from realtime.broker.base import History, Position, Publication, Room
+from realtime.broker.base import History, Position, RawPublication, Room
 from realtime.rooms.census import LARGE
 from realtime.rooms.fanout import Change
 from realtime.rooms.options import RoomOptions
@@ -115,10 +115,10 @@ class RoomMachine:
         self._digest_s = digest_s
         self._digest_due_s: float | None = None
         self._request: RequestStream | None = None  # the one that may be answered; set exactly while READING
-        self._buffered: list[Publication] = []  # arrived out of sync, or before the position was known
+        self._buffered: list[RawPublication] = []  # arrived out of sync, or before the position was known
         # The outbox: batches that are complete, then the one that is being filled.
         self._batches: list[Batch] = []
-        self._publications: list[Publication] = []
+        self._publications: list[RawPublication] = []
         self._changes: list[Change] = []
         self._is_scheduled = False  # DELIVER is out, and `flush` has not come yet
 
@@ -178,7 +178,7 @@ class RoomMachine:
 
     # Publications
 
-    def publication(self, publication: Publication) -> tuple[Output, ...]:
+    def publication(self, publication: RawPublication) -> tuple[Output, ...]:
         """Take a publication from the broker: accept it, ignore a double, or buffer what has to wait."""
         if self.state is not IN_SYNC:
             return self._buffer(publication)
@@ -196,7 +196,7 @@ class RoomMachine:
         self._is_scheduled = True
         return ONLY_DELIVER
 
-    def _accept(self, publication: Publication) -> tuple[Output, ...]:
+    def _accept(self, publication: RawPublication) -> tuple[Output, ...]:
         """Put a publication into the outbox. What came before leaves before."""
         if self._changes:
             self._end_batch()
@@ -206,15 +206,15 @@ class RoomMachine:
                 each.arrived.append(publication)
         return self._schedule()
 
-    def _buffer(self, publication: Publication) -> tuple[Output, ...]:
-        """Keep what arrives out of sync. A closed room without positions has no one who could get it."""
+    def _buffer(self, publication: RawPublication) -> tuple[Output, ...]:
+        """Keep what arrives out of sync. A closed room without positions has no member to get it."""
         if not self.recovers:
             return NOTHING
         if len(self._buffered) < BUFFER_MAX:
             self._buffered.append(publication)
         return ONLY_BUFFER
 
-    def _out_of_order(self, publication: Publication) -> tuple[Output, ...]:
+    def _out_of_order(self, publication: RawPublication) -> tuple[Output, ...]:
         """Ignore a double, and request the stream where there is a gap."""
         if publication.epoch == self.epoch and publication.offset <= self.offset:
             return NOTHING
@@ -300,9 +300,9 @@ class RoomMachine:
         return outputs
 
     def _lose(self, top: Position) -> tuple[Output, ...]:
-        """Put every member out, and begin again at the stream's top."""
+        """Remove every member, and begin again at the stream's top."""
         self._move(RoomEvent.LOST)
-        lost = self._put_out()
+        lost = self._remove_members()
         self.epoch, self.offset = top.epoch, top.offset
         return (lost, *self._resume(), *self._if_empty())
 
@@ -311,13 +311,13 @@ class RoomMachine:
         Note where the stream stands for a pending subscription that read it.
 
         Where it stands in another epoch, the broker has lost the stream that the members follow, though nothing has
-        shown it yet: the members are put out, and the room goes on where this subscription does.
+        shown it yet: the members are removed, and the room goes on where this subscription does.
         """
         pending.top, pending.missed = top, missed
         if pending.state is not PendingState.PENDING or top.epoch == self.epoch:
             return NOTHING
         self._move(RoomEvent.RESTARTED)
-        lost = self._put_out()
+        lost = self._remove_members()
         pending.state = PendingState.PENDING
         pending.arrived.clear()
         self._buffered = [each for each in self._buffered if each.epoch != self.epoch]
@@ -325,11 +325,11 @@ class RoomMachine:
         return (lost, *(self._resume() if self.is_in_sync else NOTHING))
 
     def delivery_failed(self) -> tuple[Output, ...]:
-        """Put every member out after a fault of ours: it is not known which member got what."""
+        """Remove every member after a fault of ours: it is not known which member got what."""
         self._take_batches()
-        return (self._put_out(), *self._if_empty())
+        return (self._remove_members(), *self._if_empty())
 
-    def _put_out(self) -> Lost:
+    def _remove_members(self) -> Lost:
         lost = Lost(self.offset, self.members, self._take_batches())
         self.members = 0
         for each in self.pending:
@@ -348,7 +348,7 @@ class RoomMachine:
         assert pending in self.pending, "activate comes once, and not after cancel"
         assert pending.state is PendingState.PENDING, "commit has raised, and cancel must follow"
         assert self.is_open, "enter opens the room"
-        assert pending.top is None or pending.top.epoch == self.epoch, "`positioned` and `_put_out` see to that"
+        assert pending.top is None or pending.top.epoch == self.epoch, "`positioned` and `_remove_members` see to that"
         self.pending.discard(pending)
         pending.state = PendingState.ACTIVE
         before = self._take_batches() if self._changes or self._batches else ()

@@ -1,9 +1,10 @@
 """
 Reading from the broker what a room's machine has to know: pages of streams, and the tops of streams.
 
-Runs in the worker, beside the hub. A machine that finds a gap requests its stream (`read`). After a fault, and every
-few seconds, all positions are compared with the broker's tops (`compare`): the last publication before a quiet hour can
-be lost too, and no later one would show the gap. It decides nothing about a room: it brings answers to the machines.
+Runs in the worker, as a part of the hub. A machine that finds a gap requests its stream (`read`). After a fault, and
+every few seconds, all positions are compared with the broker's tops (`compare`): the last publication before a quiet
+hour can be lost too, and no later one would show the gap. It decides nothing about a room: it brings answers to the
+machines.
 """
 
 from __future__ import annotations
@@ -37,17 +38,21 @@ class StreamResync:
         self._tasks = SideTasks(logger)
 
     def read(self, local: LocalRoom, request: RequestStream) -> None:
-        """Read a room's stream on the side, and give the machine the answer, or the news that there is none."""
+        """Read a room's stream in the background, and give the machine the answer, or the news that there is none."""
         self._tasks.spawn(self._read(local, request))
 
     async def _read(self, local: LocalRoom, request: RequestStream) -> None:
+        """
+        Read one page. At most `READS_MAX` run at a time, because all rooms can request theirs at the same moment. A
+        request that does not count any more by then is skipped.
+        """
         machine, retention = local.machine, local.machine.options.retention
         async with self._reads:
             if not machine.is_requested(request):
                 return
             try:
                 page = await self._broker.history(
-                    local.name, retention=retention, since=request.since, limit=retention.size, begin=True
+                    local.name, retention=retention, since=request.since, limit=retention.size, create=True
                 )
             except BrokerUnavailable:
                 machine.stream_unreadable(request)  # the comparison comes back to it
@@ -58,7 +63,7 @@ class StreamResync:
         self._shell.perform(local, machine.stream_read(request, page))
 
     def compare_soon(self, rooms: Iterable[LocalRoom]) -> None:
-        """Compare these rooms on the side."""
+        """Compare these rooms in the background."""
         self._tasks.spawn(self.compare(rooms))
 
     async def compare(self, rooms: Iterable[LocalRoom]) -> None:

@@ -1,9 +1,9 @@
 """
-Upkeep: what this worker does when the broker was away, after each fault and every few seconds.
+Upkeep: what this worker does when the broker was unreachable, after each fault and every few seconds.
 
-Runs in the worker, beside the hub. It does the removals that were pending, has the positions of rooms compared, and has
-the presence that watchers know repaired. The periodic round finds what no fault reported: a publication that pub/sub
-lost, with none after it to show the gap. It decides nothing about a room.
+Runs in the worker, as a part of the hub. It does the removals that were postponed, has the positions of rooms compared,
+and has the presence that watchers know repaired. The periodic round finds what no fault reported: a publication that
+pub/sub lost, with none after it to show the gap. It decides nothing about a room.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Upkeep:
         Args:
             broker: of all workers.
             rooms: those with members here; read in each round.
-            departures: has what is pending.
+            departures: has what is postponed.
             shell: performs the outputs of machines.
             compare_s: seconds between two rounds.
             settle_s: as `PresenceResync` has it.
@@ -53,6 +53,7 @@ class Upkeep:
 
     def start(self) -> None:
         """Begin the rounds."""
+        assert not self._tasks, "two rounds at a time would request every position twice"
         self._tasks.spawn(self._run_rounds())
 
     async def close(self) -> None:
@@ -62,6 +63,7 @@ class Upkeep:
         await self.streams.close()
 
     async def _run_rounds(self) -> None:
+        """Do the removals that were postponed, and compare all positions, for as long as the worker lives."""
         while True:
             await asyncio.sleep(self._compare_s)
             await self._departures.flush()
@@ -74,12 +76,12 @@ class Upkeep:
             local.machine.distrusted(now_s)
 
     def resync(self, rooms: Iterable[LocalRoom]) -> None:
-        """Compare the positions and the presence of rooms with the broker's, on the side."""
+        """Compare the positions and the presence of rooms with the broker's, in the background."""
         rooms = list(rooms)
         self.streams.compare_soon(rooms)
         self.presence.request(rooms)
 
     def link_restored(self) -> None:
-        """Do what was pending, and compare every room."""
+        """Do what was postponed, and compare every room."""
         self._tasks.spawn(self._departures.flush())
         self.resync(self._rooms.values())

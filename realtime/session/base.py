@@ -1,6 +1,5 @@
 """
-What a session asks of the parts around it: the application above it, the wire protocol beside it, the worker's
-services.
+What a session needs of the parts around it: the application, the wire protocol, and the services of the worker.
 
 Runs in the worker. Nothing here does anything: these are the shapes. A session never knows which wire protocol it
 serves; a wire protocol is a `Dialect`, which turns messages into calls of the session and what comes of them into
@@ -16,20 +15,20 @@ from typing import Any, Protocol
 
 from realtime.auth.credentials import WrongCredentials
 from realtime.auth.tokens import Tokens
-from realtime.broker.base import Position, Publication, Room
+from realtime.broker.base import Position, RawPublication, Room
 from realtime.codes import UnsubscribeCode
-from realtime.rooms.fanout import Accepts, Wire
+from realtime.rooms.fanout import Accepts, Encoder
 from realtime.rooms.hub import Hub
 from realtime.rooms.options import RoomOptions
 from realtime.session.connection import Connection
 from realtime.session.registry import Home, Registry
-from realtime.session.state import Limits
+from realtime.session.state import SessionLimits
 from realtime.tasks import Begin
 from realtime.timing.rate import Rate
 from realtime.timing.timer_wheel import TimerWheel
 
 
-class Application(Protocol):
+class ApplicationCalls(Protocol):
     """
     What a session asks of the application. JSON texts are bytes, kept as they came.
 
@@ -81,12 +80,12 @@ class Services:
         begin: starts tasks, at once or in the next turn.
     """
 
-    application: Application
+    application: ApplicationCalls
     hub: Hub
     wheel: TimerWheel
     tokens: Tokens
     wrong: WrongCredentials
-    limits: Limits
+    limits: SessionLimits
     commands: Rate | None
     home: Home
     registry: Registry
@@ -109,7 +108,7 @@ class Subscribed:
     position: Position | None = None
     was_recovering: bool = False
     recovered: bool = False
-    publications: Sequence[Publication] = ()
+    publications: Sequence[RawPublication] = ()
     data: bytes | None = None
     expire_at_s: float | None = None
 
@@ -129,10 +128,10 @@ class Dialect(Protocol):
     is_binary: bool
     """Whether payloads may be any bytes."""
 
-    encoder: Wire
+    encoder: Encoder
     """Writes publications, joins and leaves."""
 
-    delta_encoder: Wire
+    delta_encoder: Encoder
     """Writes them for members that have negotiated differences."""
 
     ping: bytes

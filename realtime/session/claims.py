@@ -16,6 +16,7 @@ from realtime.auth.credentials import SUBSCRIPTION_TOKEN, TOKEN
 from realtime.auth.tokens import ConnectionClaims, SubscriptionClaims, channels_of
 from realtime.broker.base import Room
 from realtime.errors import ClientError, Disconnect, TokenExpired, TokenInvalid
+from realtime.log_lines import log
 from realtime.session.base import Services
 from realtime.session.state import Identity
 
@@ -35,7 +36,14 @@ async def of_connection(services: Services, identity: Identity, token: str) -> C
     """
     if not token:
         if not services.limits.anonymous:
-            logger.info("x %s: connect refused: it has no token, and --anonymous is off", identity.id)
+            log(
+                logger,
+                logging.INFO,
+                "x connect refused",
+                connection=identity.id,
+                address=identity.address,
+                reason="it has no token, and --anonymous is off",
+            )
             raise codes.PROTOCOL.error()
         return None
     try:

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from realtime.broker.base import ClientInfo, ConnectionId, Room
+from realtime.log_lines import log
 from realtime.session.plain import NotPlain, PlainState, pack, unpack
 from realtime.session.state import Identity, Snapshot, Subscription
 from realtime.threads import done, from_any_thread, from_any_thread_at_once
@@ -52,7 +53,7 @@ class Connection:
         id: unique in the whole cluster; another one after each reconnect.
         user: the user; "" is anonymous. An `on_connect` handler may set it.
         claims: what the verified token said, or None without a token.
-        info: any JSON value that other clients see beside this one's name in presence, joins and publications. An
+        info: any JSON value that other clients see with this one's user in presence, joins and publications. An
             `on_connect` handler may set it.
         state: the application's own, plain data. It moves with the connection to another worker. A value that could
             not is refused when it is set.
@@ -193,7 +194,7 @@ class Connection:
         Args:
             code: the default tells the client not to come back; 3011 tells it to reconnect. Codes of your own: 4000 to
                 4499 let it come back, 4500 to 4999 do not.
-            reason: what the client gets beside the code; at most 32 ASCII characters.
+            reason: what the client gets with the code; at most 32 ASCII characters.
 
         Returns:
             What can be awaited, as the result of `send` can; it is done already.
@@ -239,7 +240,7 @@ class Connection:
         try:
             state = packed_state(self)
         except NotPlain as error:
-            logger.warning("! %s: a handler for its end would not see conn.state: %s", self.id, error)
+            log(logger, logging.WARNING, "conn.state not recorded", connection=self.id, user=self.user, reason=error)
             state = None
         return msgspec.msgpack.encode(Snapshot(self._identity, info_bytes(self), state))
 

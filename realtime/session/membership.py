@@ -7,7 +7,7 @@ client is. It owns no task, and it decodes no message. How a subscription ends i
 
 **A subscription begins in one turn of the event loop.** The hub gives a pending subscription; then, without `await`:
 
-    commit      what to tell the client, or that it cannot be told: publications were lost just now
+    commit      what the answer says, or that there is none: publications were lost just now
     answer      written by the wire protocol
     activate    from here on publications are written behind the answer
 
@@ -19,8 +19,8 @@ asks there until it is back fails for now, and not for good.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -31,12 +31,13 @@ from realtime.errors import ClientError
 from realtime.json_text import one_line
 from realtime.rooms.fanout import Accepts
 from realtime.rooms.options import RoomOptions
-from realtime.rooms.pending import Insufficient, Joined, PendingSubscription
+from realtime.rooms.pending import Insufficient
 from realtime.session import claims, metering
 from realtime.session.base import Dialect, Services, Subscribed
+from realtime.session.entry import Entry, check_filter, subscribed
 from realtime.session.state import Phase, SessionState, Subscription
 from realtime.session.subscriber import RoomSubscriber
-from realtime.session.tags import BadFilter, FilterNode, compile_filter
+from realtime.session.tags import FilterNode, compile_filter
 from realtime.transport.base import Transport
 
 # After these an SDK subscribes again by itself: with another token, and from the stream's top.
@@ -46,24 +47,16 @@ RESERVED: Final = "\0"  # rooms in which workers speak with each other
 PRIVATE: Final = "$"  # a room of this prefix needs a subscription token
 
 
-class Entry(NamedTuple):
-    """A subscription that is about to begin."""
-
-    subscription: Subscription
-    options: RoomOptions
-    pending: PendingSubscription
-
-
 class Member(RoomSubscriber):
     """A client that comes into rooms."""
 
-    __slots__ = ("_rest", "entering")
+    __slots__ = ("_idle", "entering")
 
     def __init__(self, services: Services, dialect: Dialect, transport: Transport, state: SessionState) -> None:
         super().__init__(services, dialect, transport, state)
         # Rooms that are being entered, and how each is to be left again: what was asked for meanwhile.
         self.entering: dict[Room, UnsubscribeCode | None] = {}
-        self._rest: asyncio.Event | None = None  # set once nothing is under way; only while `quiesce` waits
+        self._idle: asyncio.Event | None = None  # set once nothing is under way; only while `quiesce` waits
 
     # What a client asks
 
@@ -127,26 +120,18 @@ class Member(RoomSubscriber):
             BrokerUnavailable: it is not subscribed.
         """
         state, limits = self.state, self.services.limits
-        if room in state.subscriptions or room in self.entering:
-            raise codes.ALREADY_SUBSCRIBED.error()
-        if len(state.subscriptions) + len(self.entering) >= limits.rooms_per_connection:
-            metering.over(self.services, state, "rooms", f"more than {limits.rooms_per_connection} rooms")
-            raise codes.LIMIT_EXCEEDED.error()
+        self._check_room_limit(room)
         options = self.options_of(room)
         check_filter(filter, options, delta=delta)
         if since is not None:
             metering.check_answer(self.services, state, recovers=True)
         subscription = Subscription(room, delta=options.delta and options.recover and delta, filter=filter)
-        self.entering[room] = None
+        self.entering[room] = None  # before the first await: a second subscribe to it is refused from here on
         try:
-            told = await self._authorise(subscription, token)
-            said = await self.services.application.subscribe(self.connection, room, data)
+            of_token = await self._authorise(subscription, token)
+            of_handler = await self.services.application.subscribe(self.connection, room, data)
             entry = await self._enter(subscription, options, since=since)
-            try:
-                self._begin(entry, said if said is not None else told, answer, must_recover=must_recover)
-            except BaseException:
-                self.services.hub.cancel(entry.pending)
-                raise
+            self._answer(entry, of_token if of_handler is None else of_handler, answer, must_recover=must_recover)
         except ClientError as error:
             if error.temporary or error.code in COMES_AGAIN:
                 state.lose(room, limits)
@@ -159,6 +144,20 @@ class Member(RoomSubscriber):
         finally:
             self._entered(room)
 
+    def _check_room_limit(self, room: Room) -> None:
+        """
+        See that the client may enter another room.
+
+        Raises:
+            ClientError: it is in this one, or enters it now (105), or it has too many (106).
+        """
+        state, most = self.state, self.services.limits.rooms_per_connection
+        if room in state.subscriptions or room in self.entering:
+            raise codes.ALREADY_SUBSCRIBED.error()
+        if len(state.subscriptions) + len(self.entering) >= most:
+            metering.over(self.services, state, "rooms", f"more than {most} rooms")
+            raise codes.LIMIT_EXCEEDED.error()
+
     async def _authorise(self, subscription: Subscription, token: str) -> bytes | None:
         """Check the subscription token where there is one or has to be one; return the data that it carries."""
         if not token:
@@ -170,21 +169,26 @@ class Member(RoomSubscriber):
         subscription.expire_at_s = found.expire_at_s
         return found.data
 
-    def _begin(
+    def _answer(
         self, entry: Entry, data: bytes | None, answer: Callable[[Subscribed], int], *, must_recover: bool
     ) -> None:
-        """Answer and activate. Not a coroutine: nothing may come between the answer and the first publication."""
-        if not self.is_open:
-            self.services.hub.cancel(entry.pending)
-            return
-        joined = entry.pending.commit()
-        wants = entry.pending.since is not None  # in a room that recovers; in others nothing can be lost
-        if must_recover and wants and not joined.recovered:
-            raise codes.UNRECOVERABLE.error()
-        size = answer(subscribed(entry, joined, data))
-        if joined.publications:
-            metering.charge_answer(self.services, self.state, size)
-        self._activate(entry)
+        """
+        Answer and activate, or cancel the entry. Not a coroutine: nothing may come between the answer and the first
+        publication.
+        """
+        try:
+            if not self.is_open:
+                return
+            joined = entry.pending.commit()
+            wants = entry.pending.since is not None  # in a room that recovers; in others nothing can be lost
+            if must_recover and wants and not joined.recovered:
+                raise codes.UNRECOVERABLE.error()
+            size = answer(subscribed(entry, joined, data))
+            if joined.publications:
+                metering.charge_answer(self.services, self.state, size)
+            self._activate(entry)
+        finally:
+            self.services.hub.cancel(entry.pending)  # harmless for a member
 
     async def prolong(self, room: Room, token: str) -> Subscription:
         """
@@ -286,34 +290,67 @@ class Member(RoomSubscriber):
 
         Args:
             positions: from where the client recovers, by room.
+
+        Returns:
+            The entries, in the order in which the rooms were given.
+
+        Raises:
+            ClientError: a room is not declared, or not for this encoding. None is entered then.
+            BrokerUnavailable: nor can one be entered now.
         """
-        entries: list[Entry] = []
-        try:
-            for subscription in list(self.state.granted.values()):
-                options = self.options_of(subscription.room)
-                entries.append(await self._enter(subscription, options, since=positions.get(subscription.room)))
-        except BaseException:
-            self.cancel(entries)
-            raise
+        assert self.state.phase is Phase.CONNECTING, "an admitted client is put into a room at once"
+        granted = [(each, self.options_of(each.room)) for each in self.state.granted.values()]
+        entries = await self._enter_together(
+            [self._enter(each, options, since=positions.get(each.room)) for each, options in granted]
+        )
         self.state.granted.clear()
         return entries
+
+    async def _enter_together(self, entering: Sequence[Coroutine[Any, Any, Entry]]) -> list[Entry]:
+        """
+        Enter several rooms at a time, so that a client with many waits for the broker once, and not for each. Where
+        one fails, or the caller is cancelled, all others are cancelled.
+        """
+        if len(entering) == 1:  # by far the most frequent, and needs no task
+            return [await entering[0]]
+        tasks = [asyncio.create_task(each) for each in entering]
+        try:
+            if tasks:
+                await asyncio.wait(tasks)
+            return [task.result() for task in tasks]
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.cancel([task.result() for task in tasks if not task.cancelled() and task.exception() is None])
+            raise
 
     async def reenter(self, subscription: Subscription) -> Entry:
         """
         Enter a room in which the client is already, as it was elsewhere: from its position, and seen by others as
         before. The caller must `continue_in` it or cancel it.
         """
+        assert subscription.room in self.state.subscriptions, "the state came with the subscription"
         options = self.options_of(subscription.room).unseen()
         shown = subscription.shown
         entry = await self._enter(subscription, options, since=subscription.position)
         subscription.shown = shown
         return entry
 
-    def continue_in(self, entry: Entry) -> None:
+    def continue_in(self, entries: list[Entry]) -> None:
         """
         Make the client a member where it was one elsewhere: it gets what it missed, as publications, and is not
-        notified of anything else; or that something was lost to it.
+        notified of anything else. Where something was lost to it, it is removed as by any loss. That can end the
+        session, which leaves the rooms that it is in: so by then it is in all others, and in none of these.
         """
+        lost = [entry.subscription for entry in entries if not self._continue_in(entry)]
+        for subscription in lost:
+            self.forget_lost(subscription)
+        for subscription in lost:
+            self.notify_lost(subscription)
+
+    def _continue_in(self, entry: Entry) -> bool:
+        """Return whether nothing was lost."""
         subscription, pending = entry.subscription, entry.pending
         base, subscription.base, subscription.position = subscription.base, None, None
         try:
@@ -322,14 +359,14 @@ class Member(RoomSubscriber):
             joined = None
         if joined is None or (pending.since is not None and not joined.recovered):
             self.services.hub.cancel(pending)
-            self.insufficient(subscription.room)
-            return
-        wire = self.dialect.delta_encoder if subscription.delta else self.dialect.encoder
+            return False
+        encoder = self.dialect.delta_encoder if subscription.delta else self.dialect.encoder
         for publication in joined.publications:
             if publication.exclude != self.connection_id or not publication.exclude:
-                self.write(wire.publication(subscription.room, publication))
+                self.write(encoder.publication(subscription.room, publication))
                 base = publication.data
         self.services.hub.activate(pending, base=base if subscription.delta else None)
+        return True
 
     def activate(self, entries: list[Entry]) -> None:
         """Make the client a member, in the turn in which its answer was written."""
@@ -357,7 +394,7 @@ class Member(RoomSubscriber):
             info=info,
             since=since if options.recover else None,
             watches=subscription.join_leave,
-            wire=self.dialect.delta_encoder if subscription.delta else None,
+            encoder=self.dialect.delta_encoder if subscription.delta else None,
             accepts=self.accepts(subscription),
         )
         subscription.shown = None if pending.info is None else ConnectionId(pending.info.connection_id)
@@ -374,6 +411,10 @@ class Member(RoomSubscriber):
         return lambda publication: wanted(publication.tags or {}) and asked(publication)
 
     def _activate(self, entry: Entry) -> None:
+        """
+        Make the client a member, in the turn in which its answer was written. From here on the state has the
+        subscription, the hub has the member, and a timer runs where it expires.
+        """
         assert entry.subscription.room not in self.state.subscriptions, "a client is in a room once"
         self.state.subscriptions[entry.subscription.room] = entry.subscription
         self.services.hub.activate(entry.pending)
@@ -385,9 +426,9 @@ class Member(RoomSubscriber):
         assert room in self.entering, "it was noted before the first await"
         how = self.entering.pop(room)
         if how is not None:
-            self._put_out(room, how)
-        if self._rest is not None:
-            self._rest.set()
+            self._end_subscription(room, how)
+        if self._idle is not None:
+            self._idle.set()
 
     async def exit(self, room: Room, code: int, reason: str) -> None:
         """End a subscription from the server's side, and notify the client."""
@@ -396,46 +437,4 @@ class Member(RoomSubscriber):
         if room in self.entering:
             self.entering[room] = how
         else:
-            self._put_out(room, how)
-
-
-def subscribed(entry: Entry, joined: Joined, data: bytes | None = None) -> Subscribed:
-    """Return what a client gets to know of a subscription that was committed."""
-    subscription, since, position = entry.subscription, entry.pending.since, joined.position
-    assert since is not None or not joined.recovered, "nothing is recovered that was not asked for"
-    recoverable = entry.options.recover
-    if position is None:
-        return Subscribed(
-            subscription.room, recoverable, subscription.delta, data=data, expire_at_s=subscription.expire_at_s
-        )
-    if since is not None and joined.recovered:
-        position = Position(position.epoch, since.offset)
-    return Subscribed(
-        subscription.room,
-        recoverable,
-        subscription.delta,
-        position,
-        was_recovering=since is not None,
-        recovered=joined.recovered,
-        publications=joined.publications,
-        data=data,
-        expire_at_s=subscription.expire_at_s,
-    )
-
-
-def check_filter(filter: FilterNode | None, options: RoomOptions, *, delta: bool) -> None:
-    """
-    See that a room takes a filter.
-
-    Raises:
-        ClientError: it takes none, it means nothing, or the client wants differences as well: a filtered member lacks
-            the message that these are based on.
-    """
-    if filter is None:
-        return
-    if not options.filters or delta:
-        raise codes.BAD_REQUEST.error()
-    try:
-        compile_filter(filter)
-    except BadFilter as error:
-        raise ClientError(codes.BAD_REQUEST.code, f"{codes.BAD_REQUEST.message}: {error}") from None
+            self._end_subscription(room, how)

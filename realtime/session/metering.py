@@ -2,7 +2,7 @@
 What one client uses: commands, and answers that are large.
 
 Runs in the worker, inside a session's command. A few bytes of a client have thousands of members or publications sent;
-so each connection has a meter of what its answers cost, in bytes, beside the one that counts its commands. A client
+so each connection has two meters: of its commands, and of what its answers cost in bytes. A client
 that has used up its share gets "too many requests" (111, temporary) until that is paid off. The meters are plain data
 in the session's state. Nothing here waits, and nothing here closes a connection: that is raised.
 """
@@ -14,6 +14,7 @@ import logging
 from typing import Final
 
 from realtime import codes
+from realtime.log_lines import log
 from realtime.session.base import Services
 from realtime.session.state import SessionState
 from realtime.timing.rate import CostMeter, Meter, Rate
@@ -30,7 +31,7 @@ def over(services: Services, state: SessionState, limit: str, why: str) -> None:
     services.registry.overruns[limit] += 1
     if limit not in state.overran:
         state.overran |= {limit}
-        logger.warning("x %s: %s", state.who, why)
+        log(logger, logging.WARNING, "client over a limit", **state.log_fields, limit=limit, reason=why)
 
 
 def allows_command(services: Services, state: SessionState, rate: Rate) -> bool:
@@ -80,6 +81,7 @@ def check_answer(services: Services, state: SessionState, *, recovers: bool = Fa
 
 def charge_answer(services: Services, state: SessionState, size: int) -> None:
     """Count an answer of so many bytes."""
+    assert size >= 0, "an answer that was written has a size"
     per_s = services.limits.answer_bytes
     if not per_s:
         return

@@ -6,13 +6,15 @@ Runs in the worker. Both ways end in the same session; nothing of it is kept her
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping
 
+from realtime import codes
 from realtime.broker.base import ConnectionId
 from realtime.session.base import Dialect, Services
 from realtime.session.connection import EMPTY, take_up
-from realtime.session.membership import Entry
+from realtime.session.entry import Entry
 from realtime.session.session import Session
 from realtime.session.state import Identity, Phase, SessionState, WireState, begun
 from realtime.transport.base import Handshake, Transport
@@ -57,6 +59,9 @@ async def restore(
     """
     Return the session of a client that was served elsewhere. The client gets what it missed, and nothing else.
 
+    The session may have ended by then, with a code to reconnect: publications were lost in a room that the server gave,
+    or the token was revoked on the way.
+
     Args:
         services: of this worker.
         dialect: of `state.wire.encoding`.
@@ -87,8 +92,11 @@ async def restore(
     services.registry.add(session)
     if state.wire.is_emulated and state.phase is Phase.CONNECTED:
         services.registry.add_stream(session)
-    transport.hold_little(state.holds_little)
-    for entry in entries:
-        session.continue_in(entry)
-    session.arm()
+    transport.limit_unsent(state.holds_little)
+    session.continue_in(entries)
+    claims = state.identity.claims
+    if claims is not None and services.tokens.revoked.covers(claims, time.time()):
+        session.finish(codes.CONNECTION_EXPIRED)  # neither worker had the session when the others were ended
+    if session.is_open:
+        session.arm()
     return session

@@ -103,16 +103,19 @@ def _marked(value: Any, path: str, depth: int) -> Any:
 
 
 def _items(values: Iterable[Any], path: str, depth: int) -> list[Any]:
+    """Return the marked items of a container. The path names each by its number."""
     return [_marked(each, f"{path}[{number}]", depth - 1) for number, each in enumerate(values)]
 
 
 def _key(key: Any, path: str) -> Any:
+    """Return a marked key. A tuple could be a key in Python, and a list, as which it is written, could not."""
     if type(key) not in _KEYS:
         raise NotPlain(f"{path}[{key!r}]", f"a key of type {type(key).__name__}, and not str, int or bytes")
     return _marked(key, f"{path}[{key!r}]", 0)
 
 
 def _text(value: str, path: str) -> str:
+    """Return a text that UTF-8 can say."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -146,15 +149,18 @@ class PlainState(dict[str, Any]):
         self.update(values or {})
 
     def __setitem__(self, key: str, value: Any) -> None:
+        """Set a value. Raises `NotPlain` where it could not move, with the key in its text."""
         check({key: value}, "conn.state")
         super().__setitem__(key, value)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
+        """Set a value where there is none. Raises as setting does."""
         if key not in self:
             self[key] = default
         return self[key]
 
     def update(self, *others: Any, **named: Any) -> None:
+        """Set several values, or none of them. Raises as setting does."""
         values = dict(*others, **named)
         check(values, "conn.state")  # all or nothing: a value that is refused leaves the others out as well
         super().update(values)

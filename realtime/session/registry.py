@@ -8,6 +8,7 @@ The registry never reads from a client and never writes to one; it owns no sessi
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from typing import Any, Protocol
 
 from realtime.broker.base import Position, Room
 from realtime.session.connection import Connection
+from realtime.transport.client_log import as_shown, log_received
+
+logger = logging.getLogger("realtime.stream")  # what comes beside a stream is part of that conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,10 @@ class LocalSession(Protocol):
     def protocol_name(self) -> str:
         """The encoding that the client speaks, as `connections` names it."""
 
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """The client, as fields of a log line."""
+
     def receive(self, message: bytes | str) -> None:
         """Take one whole message of the client."""
 
@@ -57,8 +65,8 @@ class LocalSession(Protocol):
     def refresh(self, expire_at_s: float | None) -> None:
         """Have the connection expire at another Unix time, or never, and notify the client."""
 
-    def log_refusal(self, what: str, why: object) -> None:
-        """Log what a client does not get to know in full."""
+    def log_refusal(self, what: str, why: object, **fields: Any) -> None:
+        """Log what a client does not get to know in full. `what` is refused, `fields` are more of the line."""
 
     async def grant(
         self,
@@ -87,7 +95,7 @@ class Registry:
         self._sessions[session.connection.id] = session
 
     def add_stream(self, session: LocalSession) -> None:
-        """Let requests beside its stream reach a session that was added."""
+        """Let `/emulation` requests reach a session that was added, and whose other half is a stream."""
         assert self._sessions.get(session.connection.id) is session, "a stream belongs to a session that is here"
         assert session.stream_id, "a client that has no stream has no id of one"
         self._streams[session.stream_id] = session
@@ -104,6 +112,7 @@ class Registry:
         return [each for each in self._matching(user, connection_id, stream_id) if each.is_admitted]
 
     def _matching(self, user: str, connection_id: str, stream_id: str) -> list[LocalSession]:
+        """Return the sessions of a user, admitted or not; "" for an id stands for any."""
         one = self._sessions.get(connection_id) if connection_id else None
         candidates = self._sessions.values() if not connection_id else [] if one is None else [one]
         return [each for each in candidates if each.connection.user == user and stream_id in ("", each.stream_id)]
@@ -124,10 +133,12 @@ class Registry:
                 each.end(code, reason)
 
     def receive(self, stream_id: str, data: bytes | str) -> bool:
-        """Bring what a client sent beside its stream to its session. Return False when the stream is not here."""
+        """Give a session what its client sent by an `/emulation` request. Return False when the stream is not here."""
         session = self._streams.get(stream_id)
         if session is None:
             return False
+        if logger.isEnabledFor(logging.DEBUG):
+            log_received(logger, session.log_fields, as_shown(data, is_text=session.protocol_name == "json"))
         session.receive(data)
         return True
 

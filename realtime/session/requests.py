@@ -1,5 +1,5 @@
 """
-What a client may do besides subscribing: connect, refresh, publish, look at a room, call the application.
+What a client may do apart from subscribing: connect, refresh, publish, look at a room, call the application.
 
 Runs in the worker, inside the task of one session, one request at a time. Each is a call with plain arguments and a
 plain result, whatever the wire protocol: that decodes the one and encodes the other. A request raises `ClientError` for
@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from realtime import codes
+from realtime.auth.tokens import ConnectionClaims
 from realtime.broker.base import (
     ClientInfo,
     ConnectionId,
@@ -35,7 +36,7 @@ from realtime.rooms.census import Census
 from realtime.rooms.options import RoomOptions
 from realtime.session import claims, metering
 from realtime.session.base import Subscribed
-from realtime.session.membership import subscribed
+from realtime.session.entry import subscribed
 from realtime.session.session import Session
 from realtime.timing.rate import Meter
 
@@ -75,20 +76,14 @@ async def connect(
         Disconnect: it is not admitted, and the connection ends.
     """
     session.begin_connecting()
-    connection, services, state = session.connection, session.services, session.state
-    found = await claims.of_connection(services, state.identity, token)
-    if found is not None:
-        connection.user, connection.claims = found.user, found.raw
-        connection.info = None if found.info is None else msgspec.json.decode(found.info)
+    connection, services = session.connection, session.services
+    found = await _identify(session, token)
     if headers:
         connection.emulated_headers = {name.lower(): value for name, value in headers.items()}
-    said = await services.application.connect(connection, data)
+    of_handler = await services.application.connect(connection, data)
     for room in found.channels if found else ():
         await session.enter(Room(room))
-    limits = services.limits
-    if len(state.granted) > limits.rooms_per_connection:
-        metering.over(services, state, "rooms", f"more than {limits.rooms_per_connection} rooms")
-        raise codes.ROOM_LIMIT.error()
+    _check_room_limit(session)
     entries = await session.enter_granted(positions or {})
     ends = services.hub.connection_ends
     is_admitted = False
@@ -96,7 +91,7 @@ async def connect(
         await ends.admit(ClientInfo(connection.user, connection.id, connection.snapshot()))
         if not session.is_open:
             return
-        told = [subscribed(entry, entry.pending.commit()) for entry in entries]
+        begun = [subscribed(entry, entry.pending.commit()) for entry in entries]
         is_admitted = True
     finally:
         if not is_admitted:
@@ -104,9 +99,27 @@ async def connect(
             ends.not_admitted(connection.user, connection.id)
     session.admit()
     expire_at_s = found.expire_at_s if found else None
-    answer(Connected(said, told, expire_at_s))
+    answer(Connected(of_handler, begun, expire_at_s))
     session.activate(entries)
     session.expire_at(expire_at_s)
+
+
+async def _identify(session: Session, token: str) -> ConnectionClaims | None:
+    """Make the client the user of its token, before `on_connect` runs; return the claims, None without a token."""
+    found = await claims.of_connection(session.services, session.state.identity, token)
+    if found is not None:
+        connection = session.connection
+        connection.user, connection.claims = found.user, found.raw
+        connection.info = None if found.info is None else msgspec.json.decode(found.info)
+    return found
+
+
+def _check_room_limit(session: Session) -> None:
+    """See that token and `on_connect` give no more rooms than a client may have. There is nothing to ask again."""
+    most = session.services.limits.rooms_per_connection
+    if len(session.state.granted) > most:
+        metering.over(session.services, session.state, "rooms", f"more than {most} rooms")
+        raise codes.ROOM_LIMIT.error()
 
 
 async def refresh(session: Session, token: str) -> float | None:
@@ -134,7 +147,7 @@ def permitted(session: Session, name: str, deed: str) -> tuple[Room, RoomOptions
     if (deed == "presence" and not options.presence) or (deed == "history" and not options.retention.size):
         raise codes.NOT_AVAILABLE.error()
     if room not in session.state.subscriptions and deed not in options.for_others:
-        # A client that was put out for what the broker lost comes back by itself, and may do then what it may not now.
+        # A client that was removed for what the broker lost comes back by itself, and may do then what it may not now.
         raise (codes.UNAVAILABLE if room in session.state.lost else codes.PERMISSION_DENIED).error()
     return room, options
 
@@ -143,7 +156,7 @@ async def publish(
     session: Session, room: Room, options: RoomOptions, data: bytes | None
 ) -> Coroutine[Any, Any, Published] | None:
     """
-    Return what publishes a payload as the application words it, for the caller to await; None where it drops that.
+    Return the publishing of what the handler made of a payload, for the caller to await; None where it drops it.
 
     Args:
         session: of the client that publishes.
@@ -161,13 +174,13 @@ async def publish(
     if options.is_metered:
         await _spend(session, room, options)
     connection = session.connection
-    worded = await session.services.application.publish(connection, room, data)
-    if worded is None:
+    accepted = await session.services.application.publish(connection, room, data)
+    if accepted is None:
         return None
     return session.services.hub.broker.publish(
         PublishRequest(
             room,
-            worded if options.binary else one_line(worded),
+            accepted if options.binary else one_line(accepted),
             options.retention,
             info=connection.describe(room),
             exclude="" if options.echo else connection.id,
@@ -199,6 +212,7 @@ async def _spend(session: Session, room: Room, options: RoomOptions) -> None:
 
 
 def _too_many(session: Session, limit: str, why: str) -> NoReturn:
+    """Refuse a publication that came too soon, and log the first time."""
     metering.over(session.services, session.state, limit, why)
     raise codes.TOO_MANY_REQUESTS.error()
 

@@ -6,7 +6,7 @@ turns messages into commands and runs each. It never looks into a message, and i
 
 Theory of operation
 -------------------
-**State.** All that a session knows is in `SessionState` (state.py) and in its `Connection`. What stands here besides is
+**State.** All that a session knows is in `SessionState` (state.py) and in its `Connection`. The rest here is
 the machinery that can be made anew from it: a queue and a task while commands run, and timers.
 
 **Commands** run one after another, in the order in which they came. The queue and its task exist only while there is
@@ -14,25 +14,19 @@ something to run; an idle session has neither. A client that asks faster than it
 `QUEUE_MAX` commands; where a transport cannot pause, it is closed above `QUEUE_END`. After `COMMANDS_AT_ONCE` commands
 other clients have their turn.
 
-**Publications beside.** Where the broker keeps the order of calls, a publication is sent to it, and answered, while the
-next command runs: so a burst leaves as one. A command that is no publication waits for all of them.
+**Concurrent publications.** Where the broker keeps the order of calls, a publication is sent to it, and answered, while
+the next command runs: so a burst leaves as one. A command that is no publication waits for all of them.
 
-**Timers.** One deadline follows the other (state.Liveness): first command, `on_connect`, ping, pong. `expired` in
-state.py decides what follows; here that is done, and the wheel is set to the next. Expiries of the connection and of
-its subscriptions have timers of their own. All are armed from due times in the state, so that they go on in another
-process.
-
-**Patience.** The limit on unsent bytes is the transport's. A session whose rooms all conflate is patient: nothing piles
-up for its client but the latest of each key, so a slow one is served as long as it takes something.
+**Deadlines** of the client, of its token and of its subscriptions are in deadlines.py.
 
 **The end** comes once: by the client, by a code of ours, or by the transport. Rooms are left, and the application's
 handler is called by the hub's departures, at least once.
 
-**Moving.** `quiesce` brings a session to rest: no command runs, no publication is under way, no room is being entered.
-Then `export` gives its state as bytes and `drop` forgets it here, and nothing is said to the client or to others.
+**Moving.** `quiesce` makes a session idle: no command runs, no publication is in flight, no room is being entered.
+Then `export` gives its state as bytes and `drop` forgets it here, and neither the client nor others are notified.
 `opening.restore` makes a session of the bytes, which enters its rooms from their positions and goes on.
 
-    open ──quiesce──▶ at rest ──export, drop──▶ gone          at rest ──resume──▶ open
+    open ──quiesce──▶ idle ──export, drop──▶ gone          idle ──resume──▶ open
       └──too long──▶ open: the caller ends it with a code to reconnect
 """
 
@@ -40,9 +34,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
-import time
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any, Final
@@ -50,14 +42,14 @@ from typing import Any, Final
 from realtime import codes
 from realtime.codes import DisconnectCode
 from realtime.errors import Disconnect
+from realtime.log_lines import log
 from realtime.session import metering
 from realtime.session.base import BadMessage, Dialect, Services
 from realtime.session.connection import EMPTY, Connection, info_bytes, packed_state
-from realtime.session.membership import Member
+from realtime.session.deadlines import TimedMember
 from realtime.session.plain import NotPlain, check
-from realtime.session.state import Act, Due, Event, Phase, SessionState, admitted, encode, expired, ponged, seen
+from realtime.session.state import Event, Phase, SessionState, admitted, encode
 from realtime.threads import is_calling
-from realtime.timing.timer_wheel import Timer
 from realtime.transport.base import Transport
 from sticky.handoff.journal import MESSAGE, Mark
 
@@ -68,10 +60,10 @@ COMMANDS_AT_ONCE: Final = 32  # of one client in one turn of the loop: 1 to 2 ms
 logger = logging.getLogger("realtime.session")
 
 
-class Session(Member):
+class Session(TimedMember):
     """One client. Is the transport's `ClientSession`, the registry's `LocalSession` and the connection's server."""
 
-    __slots__ = ("_beside", "_expiry", "_mark", "_queue", "_task", "_timer")
+    __slots__ = ("_in_flight", "_mark", "_queue", "_task")
 
     def __init__(
         self,
@@ -97,10 +89,8 @@ class Session(Member):
         self.connection = Connection(state.identity, self, state.subscriptions, headers=headers)
         self._queue: deque[Any] | None = None  # only while a task runs
         self._task: asyncio.Task[None] | None = None
-        self._beside: set[asyncio.Task[None]] | None = None  # publications on their way to the broker
+        self._in_flight: set[asyncio.Task[None]] | None = None  # publications on their way to the broker
         self._mark = mark
-        self._timer: Timer | None = None
-        self._expiry: Timer | None = None
 
     # From the transport
 
@@ -110,7 +100,7 @@ class Session(Member):
         if state.phase is Phase.CLOSED:
             return
         if state.wire.is_one_way and (state.phase is not Phase.NEW or self._queue is not None):
-            self._pass_over()  # it has said what it may, whatever this is
+            self._pass_over()  # it has sent the one command that it may
             return
         self._mark.begin(MESSAGE)
         self._receive(message)
@@ -118,10 +108,14 @@ class Session(Member):
             self._mark.end(MESSAGE)
 
     def _receive(self, message: bytes | str) -> None:
+        """
+        Decode a message, and run its commands or put them behind those that wait. A task is made only where none runs:
+        most sessions have neither a queue nor a task.
+        """
         try:
             received = self.dialect.decode(message)
         except BadMessage as error:
-            logger.debug("< %s: %s", self.state.identity.id, error)
+            log(logger, logging.DEBUG, "< bad message", connection=self.connection_id, reason=error)
             self.finish(codes.PROTOCOL)
             return
         if self._queue is not None and len(self._queue) > QUEUE_END:  # a single message may hold more
@@ -130,7 +124,7 @@ class Session(Member):
             return
         for command in received:
             if command is None:
-                self._pong()
+                self.pong()
             elif self._queue is None:
                 self._queue = deque([command])
             else:
@@ -159,6 +153,10 @@ class Session(Member):
     # Commands, one after another
 
     async def _run(self) -> None:
+        """
+        Run the commands in the queue, and end when it is empty. What a command raises is handled by the dialect;
+        `Disconnect` alone comes through. The queue and the task go together, so that a session is idle with neither.
+        """
         queue = self._queue
         assert queue is not None, "a task runs what is in the queue"
         left = COMMANDS_AT_ONCE
@@ -170,47 +168,59 @@ class Session(Member):
                     continue
                 left -= 1
                 command = queue.popleft()
-                beside = self._beside
-                if beside and (len(beside) >= QUEUE_MAX or not self.dialect.is_publication(command)):
-                    await asyncio.wait(beside)  # what another command finds has happened
+                in_flight = self._in_flight
+                if in_flight and (len(in_flight) >= QUEUE_MAX or not self.dialect.is_publication(command)):
+                    await asyncio.wait(in_flight)  # what another command finds has happened
                 try:
                     await self.dialect.execute(self, command)
                 except Disconnect as end:
                     self.end(end.code, end.reason)
-                if len(queue) == QUEUE_MAX and self._rest is None:
+                if len(queue) == QUEUE_MAX and self._idle is None:
                     self.transport.resume_reading()
         finally:
             self._queue = self._task = None
             self._mark.end(MESSAGE)
-            self._rests()
+            self._note_end()
 
-    def publish_beside(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let a publication, and its answer, come about while the next command runs: `may_publish_beside` said so."""
+    def publish_concurrently(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a publication, and its answer, while the next command runs: `may_publish_concurrently` allowed it."""
+        assert self._queue is not None, "a command publishes, and its task is still running"
         task = self.services.begin(work)
         if not task.done():
-            if self._beside is None:
-                self._beside = set()
-            self._beside.add(task)
+            if self._in_flight is None:
+                self._in_flight = set()
+            self._in_flight.add(task)
             task.add_done_callback(self._published)
 
     def _published(self, task: asyncio.Task[None]) -> None:
-        assert self._beside is not None, "the task is in it"
-        self._beside.discard(task)
-        self._rests()
+        """Forget a publication that is done. It may be what `quiesce` waits for."""
+        assert self._in_flight is not None, "the task is in it"
+        self._in_flight.discard(task)
+        self._note_end()
 
     @property
-    def may_publish_beside(self) -> bool:
+    def may_publish_concurrently(self) -> bool:
         """
-        Whether publications may come about beside one another: the broker keeps their order, and another command
+        Whether several publications may be in flight: the broker keeps their order, and another command
         waits. A command that begins at once cannot know yet whether one will.
         """
-        return self.services.hub.broker.in_order and bool(self.services.begin.is_eager or self._queue or self._beside)
+        return self.services.hub.broker.in_order and bool(
+            self.services.begin.is_eager or self._queue or self._in_flight
+        )
 
     # What happens to it
 
     def _move(self, event: Event) -> None:
+        """Move to the next phase by the table of state.py, and log it."""
         before = self.state.move(event)
-        logger.debug("= %s: %s -> %s", self.state.identity.id, before.value, self.state.phase.value)
+        log(
+            logger,
+            logging.DEBUG,
+            "= session state",
+            connection=self.connection_id,
+            before=before.value,
+            after=self.state.phase.value,
+        )
 
     def begin_connecting(self) -> None:
         """Take the first command. The caller must `admit` or `refuse` the client."""
@@ -218,11 +228,12 @@ class Session(Member):
 
     def admit(self) -> None:
         """Take the client in: from here on it is pinged, and everything is allowed that it may do."""
+        assert not self.state.granted, "what the server gave was entered before the client is admitted"
         self._move(Event.ADMITTED)
         self.connection.headers = self.connection.emulated_headers = EMPTY
         share = random.uniform(0.5, 1)  # noqa: S311 - spreads pings, keeps no secret
         self.state.liveness = admitted(self.services.wheel.now, self.services.limits, share)
-        self._arm()
+        self.arm_liveness()
         if self.state.wire.is_emulated:
             self.services.registry.add_stream(self)
 
@@ -237,7 +248,7 @@ class Session(Member):
         """Close the connection with a code that the client understands. Harmless when it has ended."""
         if self._close(code, reason):
             if not self.transport.has_close_frame:
-                self.write(self.dialect.disconnected(code, reason))
+                self.transport.write(self.dialect.disconnected(code, reason))
             self.transport.close(code, reason)
 
     def _close(self, code: int, reason: str) -> bool:
@@ -246,12 +257,13 @@ class Session(Member):
             return False
         was_admitted = self.is_admitted
         self._move(Event.CLOSED)
-        self._disarm()
+        self.disarm()
         if self._task is not None and not is_calling(self._task):
             self._task.cancel()
-        away = codes.comes_back(code)
+        may_return = codes.comes_back(code)
         for room in list(self.state.subscriptions):
-            self.leave(room, away=away)
+            self.leave(room, may_return=may_return)
+        assert not self.state.subscriptions, "nothing is written to a client whose connection has ended"
         self.services.registry.discard(self)
         if was_admitted:
             connection, application = self.connection, self.services.application
@@ -259,12 +271,12 @@ class Session(Member):
             def notify() -> Awaitable[None]:
                 return application.disconnect(connection, code, reason)
 
-            self.services.hub.connection_ends.ended(connection.user, connection.id, notify, away=away)
+            self.services.hub.connection_ends.ended(connection.user, connection.id, notify, may_return=may_return)
         return True
 
-    def log_refusal(self, what: str, why: object) -> None:
-        """Log what a client does not get to know in full."""
-        logger.info("x %s: %s refused: %s", self.state.identity.id, what, why)
+    def log_refusal(self, what: str, why: object, **fields: Any) -> None:
+        """Log what a client does not get to know in full. `what` is refused, `fields` are more of the line."""
+        log(logger, logging.INFO, f"x {what} refused", connection=self.connection_id, **fields, reason=why)
 
     # What the server sends
 
@@ -276,131 +288,45 @@ class Session(Member):
         """Send a JSON text that belongs to no room."""
         self.write(self.dialect.message(data))
 
-    # Deadlines, all on the wheel
-
-    def arm(self) -> None:
-        """Set all timers from the due times."""
-        self._arm()
-        self._arm_expiry()
-        for subscription in self.state.subscriptions.values():
-            if subscription.ends_at_s is not None:
-                self.arm_expiry(subscription)
-
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        liveness = self.state.liveness
-        has_deadline = liveness.due is not Due.NOTHING
-        self._timer = self.services.wheel.at(liveness.at_s, Session._deadline, self) if has_deadline else None
-
-    def _arm_expiry(self) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        at_s = self.state.expires_at_s
-        self._expiry = None if at_s is None else self.services.wheel.at(at_s, Session._expired, self)
-
-    def _disarm(self) -> None:
-        for timer in (self._timer, self._expiry):
-            if timer is not None:
-                timer.cancel()
-        self.forget_expiries()
-
-    def _deadline(self) -> None:
-        """Do what follows when the deadline has come."""
-        state, limits, now_s = self.state, self.services.limits, self.services.wheel.now
-        takes = state.liveness.due is Due.PONG and state.liveness.awaits_pong and self.is_patient
-        if takes:
-            state.liveness, takes = seen(state.liveness, self.transport.taken())
-        state.liveness, act = expired(state.liveness, state.phase, state.wire, now_s, limits, takes=takes)
-        if act is Act.CLOSE_NO_PONG:
-            self.finish(codes.NO_PONG)
-        elif act is Act.CLOSE_LATE:
-            logger.warning("x %s: connect: no answer within %g s", self.who, limits.connect_s)
-            self.finish(codes.SERVER_ERROR)
-        elif act is Act.CLOSE_STALE:
-            self.finish(state.refusal or codes.STALE)
-        else:
-            if act is Act.PING:
-                self.write(state.wire.ping_frame or self.dialect.ping)
-            self._arm()
-
-    @property
-    def pings_announced(self) -> tuple[int, bool]:
-        """
-        What the client gets to know: the seconds between two pings, and whether it has to answer. A client that is
-        announced 0 neither expects pings nor answers them; that is so where they are frames and not messages.
-        """
-        if self.state.wire.ping_frame is not None:
-            return 0, False
-        ping_s = self.services.limits.ping_s
-        return math.ceil(ping_s), ping_s > 0 and not self.state.wire.is_one_way
-
-    def _pong(self) -> None:
-        """Take a message that answers a ping. One that answers none is a mistake of the client."""
-        if self.state.wire.ping_frame is not None or not self.state.liveness.awaits_pong:
-            self.finish(codes.PROTOCOL)
-        self.state.liveness = ponged(self.state.liveness)
-
-    def pong_received(self) -> None:
-        """Take a frame that answers a ping; asked for or not, it is as good. Other clients' frames answer nothing."""
-        if self.state.wire.ping_frame is not None:
-            self.state.liveness = ponged(self.state.liveness)
-
-    def expire_at(self, expire_at_s: float | None) -> None:
-        """Close the connection some grace after `expire_at_s` (Unix time), unless it is refreshed before."""
-        self.state.expires_at_s = None
-        if expire_at_s is not None:
-            delay_s = expire_at_s - time.time() + self.services.limits.expiry_grace_s
-            self.state.expires_at_s = self.services.wheel.now + max(delay_s, 0)
-        self._arm_expiry()
-
-    def refresh(self, expire_at_s: float | None) -> None:
-        """Have the connection expire at another time, and notify the client."""
-        self.expire_at(expire_at_s)
-        self.write(self.dialect.refreshed(expire_at_s))
-
-    def _expired(self) -> None:
-        self.finish(codes.CONNECTION_EXPIRED)
-
     # Moving
 
-    def _rests(self) -> None:
+    def _note_end(self) -> None:
         """Wake `quiesce`: something has ended."""
-        if self._rest is not None:
-            self._rest.set()
+        if self._idle is not None:
+            self._idle.set()
 
     @property
-    def is_at_rest(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether nothing of it is under way."""
-        return self._task is None and self._queue is None and not self._beside and not self.entering
+        return self._task is None and self._queue is None and not self._in_flight and not self.entering
 
     async def quiesce(self, within_s: float) -> bool:
         """
-        Bring the session to rest: read no more from the client, and let end what runs. The caller then exports it in
+        Make the session idle: read no more from the client, and let end what runs. The caller then exports it in
         the same turn, or calls `resume`.
 
         Args:
             within_s: how long that may take.
 
         Returns:
-            Whether it is at rest. Where not, it goes on as before: the caller closes it with a code to reconnect, or
+            Whether it is idle. Where not, it goes on as before: the caller closes it with a code to reconnect, or
             tries again.
         """
-        assert self._rest is None, "a session is brought to rest by one caller at a time"
+        assert self._idle is None, "one caller at a time makes a session idle"
         self.transport.pause_reading()
-        self._rest = asyncio.Event()
+        self._idle = asyncio.Event()
         try:
             async with asyncio.timeout(within_s):
-                while not self.is_at_rest:
-                    await self._rest.wait()
-                    self._rest.clear()
+                while not self.is_idle:
+                    await self._idle.wait()
+                    self._idle.clear()
         except TimeoutError:
-            logger.info("= %s: not at rest within %g s", self.who, within_s)
+            log(logger, logging.INFO, "- session not idle", **self.state.log_fields, within_s=within_s)
         finally:
-            self._rest = None
-        if not self.is_at_rest:
+            self._idle = None
+        if not self.is_idle:
             self.resume()
-        return self.is_at_rest
+        return self.is_idle
 
     def resume(self) -> None:
         """Read on from the client: the session does not move."""
@@ -409,34 +335,41 @@ class Session(Member):
 
     def export(self) -> bytes:
         """
-        Return everything that the session is, as bytes: `restore` makes a session of them. It must be open and at
-        rest. It goes on here until `drop`, which comes in the same turn: what happens between is not in the bytes.
+        Return everything that the session is, as bytes: `restore` makes a session of them. It must be open and
+        idle. It goes on here until `drop`, which comes in the same turn: what happens between is not in the bytes.
+
+        What is published after `drop` and before `restore` has entered the rooms is read from the streams. In a room
+        without history nothing can be read, and the client misses it. To avoid that, the worker to which the session
+        moves must subscribe these rooms before the session is exported.
 
         Raises:
             NotPlain: something in `conn.state` or in the claims is no plain data any more. The log names the key.
         """
-        assert self.is_at_rest and self.is_open, "what is under way cannot move"  # noqa: PT018
+        assert self.is_idle and self.is_open, "what is under way cannot move"  # noqa: PT018
         state, connection = self.state, self.connection
         try:
             packed = packed_state(connection)
             check(state.identity.claims, "conn.claims")
         except NotPlain as error:
-            logger.warning("x %s: it cannot move: %s", self.who, error)
+            log(logger, logging.WARNING, "session cannot move", **state.log_fields, reason=error)
             raise
         state.state, state.info = packed, info_bytes(connection)
         state.headers, state.emulated_headers = dict(connection.headers), dict(connection.emulated_headers)
-        for subscription in state.subscriptions.values():
-            subscription.position, subscription.base = self.services.hub.whereabouts(subscription.room, self)
+        for subscription in list(state.subscriptions.values()):  # what is written now may end one: too many keys wait
+            subscription.position, subscription.base = self.services.hub.export_position(subscription.room, self)
         return encode(state)
 
     def drop(self) -> None:
         """
         Forget the session, which goes on elsewhere: rooms, timers and registry let go of it. Nothing is written to the
-        client, and others are not notified.
+        client, and others are not notified. Whatever still holds the session does nothing with it: a notification that
+        this process wrote would stand in the middle of one of the other's, and a room that it left is left there, too.
         """
-        assert self.is_at_rest, "a command that runs would answer twice"
-        self._disarm()
+        assert self.is_idle, "a command that runs would answer twice"
+        self.disarm()
         for room in self.state.subscriptions:
             self.services.hub.leave(room, self, info=None)
         self.services.registry.discard(self)
-        self.state.phase = Phase.CLOSED  # whatever still holds it does nothing
+        self.state.subscriptions.clear()
+        self.state.granted.clear()
+        self.state.phase = Phase.CLOSED

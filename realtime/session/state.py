@@ -10,7 +10,7 @@ here: timers are armed from the due times, and a filter is kept as the nodes tha
                           └───────refused──▶ REFUSED          any phase ──closed──▶ CLOSED
 
 Times are seconds of the machine's monotonic clock, which all of its processes share. Where a token gave a Unix time,
-that is kept beside the due time, because the client gets the seconds that are left.
+that is kept as well as the due time, because the client gets the seconds that are left.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def step(phase: Phase, event: Event) -> Phase:
     return after
 
 
-class Limits(Struct, frozen=True):
+class SessionLimits(Struct, frozen=True):
     """What one client may do. Each is a setting of the same name."""
 
     ping_s: float = Settings.ping_s
@@ -201,18 +201,18 @@ class Liveness(Struct, frozen=True):
     acknowledged: int | None = None
 
 
-def begun(now_s: float, limits: Limits) -> Liveness:
+def begun(now_s: float, limits: SessionLimits) -> Liveness:
     """Return the deadline of a connection that begins: its first command comes in time."""
     return Liveness(Due.CONNECT, now_s + limits.connect_s)
 
 
-def admitted(now_s: float, limits: Limits, share: float) -> Liveness:
+def admitted(now_s: float, limits: SessionLimits, share: float) -> Liveness:
     """Return the first ping of a client that is admitted. `share`, from 0.5 to 1, spreads the pings of many."""
     return Liveness(Due.PING, now_s + limits.ping_s * share) if limits.ping_s > 0 else Liveness()
 
 
 def expired(
-    liveness: Liveness, phase: Phase, wire: WireState, now_s: float, limits: Limits, *, takes: bool
+    liveness: Liveness, phase: Phase, wire: WireState, now_s: float, limits: SessionLimits, *, takes: bool
 ) -> tuple[Liveness, Act]:
     """
     Return what follows when the deadline has come.
@@ -301,10 +301,11 @@ class SessionState(Struct):
     state: bytes = b""
 
     @property
-    def who(self) -> str:
-        """The client, for the log."""
+    def log_fields(self) -> dict[str, Any]:
+        """The client, for the log. One without a user has no such field."""
         identity = self.identity
-        return f"{identity.id} ({identity.address}, user {identity.user!r})"
+        fields = {"connection": str(identity.id), "address": identity.address}
+        return {**fields, "user": identity.user} if identity.user else fields
 
     def move(self, event: Event) -> Phase:
         """Move on by an event, and return the phase before."""
@@ -312,7 +313,7 @@ class SessionState(Struct):
         self.phase = step(before, event)
         return before
 
-    def lose(self, room: Room, limits: Limits) -> None:
+    def lose(self, room: Room, limits: SessionLimits) -> None:
         """Note that the client may come back to a room: what it asks there until then fails for now, not for good."""
         if len(self.lost) < limits.rooms_per_connection:  # it cannot come back to more
             self.lost |= {room}
@@ -323,6 +324,8 @@ class BadState(Exception):
 
 
 class _Versioned(Struct, array_like=True):
+    """What is written: the version first, so that it can be read whatever follows."""
+
     version: int
     session: SessionState
 

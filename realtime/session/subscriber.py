@@ -12,11 +12,12 @@ end in one turn.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from realtime import codes
 from realtime.broker.base import Room
 from realtime.codes import DisconnectCode, UnsubscribeCode
-from realtime.rooms.fanout import Wire
+from realtime.rooms.fanout import Encoder
 from realtime.session.base import Dialect, Services
 from realtime.session.connection import Connection
 from realtime.session.state import Phase, SessionState, Subscription
@@ -41,7 +42,7 @@ class RoomSubscriber:
     # As the hub sees it
 
     @property
-    def wire(self) -> Wire:
+    def encoder(self) -> Encoder:
         """What writes publications for this member."""
         return self.dialect.encoder
 
@@ -50,27 +51,47 @@ class RoomSubscriber:
         """The id by which the hub knows this member."""
         return self.state.identity.id
 
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """The client, as fields of a log line. One without a user has no such field."""
+        identity = self.state.identity
+        fields = {"connection": str(identity.id), "address": identity.address}
+        return {**fields, "user": identity.user} if identity.user else fields
+
     def insufficient(self, room: Room) -> None:
         """Learn that the hub lost publications of this room, and that this session is a member no more."""
         subscription = self.state.subscriptions.get(room)
-        if subscription is None or not self.is_open:
-            return
-        if subscription.server_side:
-            self.finish(codes.INSUFFICIENT_STATE)
-            return
+        if subscription is not None and self.is_open:
+            self.forget_lost(subscription)
+            self.notify_lost(subscription)
+
+    def forget_lost(self, subscription: Subscription) -> None:
+        """Forget a subscription whose membership the hub has ended already. The caller must call `notify_lost`."""
+        room = subscription.room
+        assert self.state.subscriptions.get(room) is subscription, "a subscription ends once"
         info = self.connection.describe(room)
         del self.state.subscriptions[room]
         self._forget_expiry(room)
-        self.state.lose(room, self.services.limits)
         if subscription.shown is not None:
-            self.services.hub.withdraw(room, info)
-        self.write(self.dialect.unsubscribed(room, codes.UNSUBSCRIBED_INSUFFICIENT))
+            self.services.hub.withdraw(room, info)  # `hub.leave` does nothing for one that is no member
+
+    def notify_lost(self, subscription: Subscription) -> None:
+        """
+        Notify the client of a subscription that it lost. A client that asked for the subscription asks again; one to
+        which the server gave it can only reconnect.
+        """
+        if subscription.server_side:
+            self.finish(codes.INSUFFICIENT_STATE)
+            return
+        self.state.lose(subscription.room, self.services.limits)
+        self.write(self.dialect.unsubscribed(subscription.room, codes.UNSUBSCRIBED_INSUFFICIENT))
 
     # What the session does
 
     def write(self, data: bytes) -> None:
-        """Send bytes that are framed."""
-        self.transport.write(data)
+        """Send bytes that are framed. Does nothing after the end: a session that moved shares its client with none."""
+        if self.state.phase is not Phase.CLOSED:
+            self.transport.write(data)
 
     def end(self, code: int, reason: str) -> None:
         """Close the connection with a code that the client understands."""
@@ -107,20 +128,15 @@ class RoomSubscriber:
         """The encoding, as `connections` names it."""
         return self.dialect.label
 
-    @property
-    def who(self) -> str:
-        """The client, for the log."""
-        return self.state.who
-
     # Leaving
 
-    def leave(self, room: Room, *, away: bool = False) -> bool:
+    def leave(self, room: Room, *, may_return: bool = False) -> bool:
         """
         End a subscription. Nothing of the room is written from here on; others learn of it on the side.
 
         Args:
             room: any; it is harmless where the client is not in it.
-            away: the client may come back, for only its connection is broken.
+            may_return: the client may come back, for only its connection is broken.
 
         Returns:
             Whether there was a subscription.
@@ -132,12 +148,15 @@ class RoomSubscriber:
         info = None if subscription.shown is None else self.connection.describe(room)
         del self.state.subscriptions[room]
         self._forget_expiry(room)
-        self.services.hub.leave(room, self, info=info, away=away)  # harmless where the hub has put it out already
+        self.services.hub.leave(
+            room, self, info=info, may_return=may_return
+        )  # harmless where the hub has removed it already
         if self.state.holds_little or self.state.subscriptions:
             self.choose_patience()
         return True
 
-    def _put_out(self, room: Room, how: UnsubscribeCode) -> None:
+    def _end_subscription(self, room: Room, how: UnsubscribeCode) -> None:
+        """End a subscription, and notify the client. Harmless where there is none."""
         if self.leave(room):
             self.write(self.dialect.unsubscribed(room, how))
 
@@ -175,6 +194,7 @@ class RoomSubscriber:
             self._forget_expiry(room)
 
     def _subscription_expired(self, subscription: Subscription) -> None:
+        """End a subscription whose token was not refreshed within the grace (protocol, section 6.4)."""
         assert self.state.subscriptions.get(subscription.room) is subscription, "its timer goes with it"
         self.leave(subscription.room)
         self.write(self.dialect.unsubscribed(subscription.room, codes.UNSUBSCRIBED_EXPIRED))
@@ -195,7 +215,7 @@ class RoomSubscriber:
         """Have the kernel hold as little as is right for the rooms there are now."""
         if self.state.holds_little != self.is_patient:
             self.state.holds_little = not self.state.holds_little
-            self.transport.hold_little(self.state.holds_little)
+            self.transport.limit_unsent(self.state.holds_little)
 
     def drained(self) -> None:
         """Write what was kept for it while it was slow."""

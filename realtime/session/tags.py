@@ -47,6 +47,7 @@ def compile_filter(node: FilterNode) -> Accepts:
 
 
 def _count(node: FilterNode) -> int:
+    """Count the nodes of a filter, and no further than matters: a client may nest as deeply as its message allows."""
     count, nodes = 0, [node]
     while nodes and count <= NODES_MAX:
         count += 1
@@ -55,6 +56,7 @@ def _count(node: FilterNode) -> int:
 
 
 def _compile(node: FilterNode) -> Accepts:
+    """Return the function of one node. What it needs is computed now, and not for each publication."""
     if not node.op:
         return _leaf(node)
     if node.key or node.cmp or node.val or node.vals:
@@ -71,6 +73,10 @@ def _compile(node: FilterNode) -> Accepts:
 
 
 def _leaf(node: FilterNode) -> Accepts:
+    """
+    Return the function of a comparison. A missing key is "" for `in` and `nin`, true for `neq` and `nex`, and false for
+    all others (section 12).
+    """
     key, name, value, values = node.key, node.cmp, node.val, frozenset(node.vals)
     if not key or node.nodes:
         raise BadFilter("a comparison needs a key, and has no nodes")
@@ -111,6 +117,7 @@ ORDERS: Final[dict[str, Callable[[Decimal, Decimal], bool]]] = {
 
 
 def _order(key: str, name: str, value: str) -> Accepts:
+    """Return the function of a comparison of numbers. Where either side is none, nothing matches."""
     bound, compare = _decimal(value), ORDERS[name]
 
     def accepts(tags: Mapping[str, str]) -> bool:
@@ -121,6 +128,7 @@ def _order(key: str, name: str, value: str) -> Accepts:
 
 
 def _decimal(text: str) -> Decimal | None:
+    """Return the number in a text, or None. A long text is none: Python would compute with all of its digits."""
     try:
         value = Decimal(text) if len(text) <= NUMBER_MAX else None
     except InvalidOperation:

@@ -62,6 +62,9 @@ class Settings:
 
     root_path: str = _set("", Text("PATH", "a path such as /chat", r"(/[^/?#\s\0]+)*"), _WHAT,
         "The path under which a proxy serves this application; the proxy takes it off. For links that it makes.")
+    own_prefix: str = _set("", Text("PATH", "a path such as /rt", r"(/[0-9A-Za-z._~-]+)*"), _WHAT,
+        "The path below which the server's own paths are: /rt makes them /rt/connection/websocket, /rt/api, "
+        "/rt/health, /rt/realtime.js. All others are then the application's.", shown="none: they are at the root")
     http: str = _set("httptools", Choice(("httptools", "h11")), _WHAT,
         "The parser of requests to the hosted application: httptools is C, h11 is Python and stricter in places.")
     compression: bool = _set(False, Flag(), _WHAT,
@@ -76,7 +79,7 @@ class Settings:
     backlog: int = _set(2048, Whole(1, 65535), _WHERE,
         "Connections that the kernel holds before they are accepted; it caps this at net.core.somaxconn.")
     certfile: str | None = _set(None, Text("FILE", "a file"), _WHERE,
-        "Certificate chain (PEM): https:// and wss:// alone are then spoken. A reload reads it anew.")
+        "Certificate chain (PEM): https:// and wss:// alone are then spoken. New handshakes get a renewed one.")
     keyfile: str | None = _set(None, Text("FILE", "a file"), _WHERE, "The certificate's key (PEM), without a password.")
 
     workers: int = _set(AUTO, Whole(1, 512, (("auto", AUTO),)), _WORKERS,
@@ -130,6 +133,8 @@ class Settings:
     secret: str | None = _set(None, Secret(16), _STICKY,
         "Keys the hashing of clients to workers, and sticky ids; the same on all machines.",
         shown="drawn at start: affinity then ends with the server")
+    secret_previous: str | None = _set(None, Secret(16), _STICKY,
+        "The secret that `secret` replaces. While it is given, keys keep their slots and its sticky ids are read.")
 
     redis: str | None = _set(None, RedisUrl(), _BROKER,
         "Redis, Sentinel or Redis Cluster, which joins machines; without it this machine serves alone, with a broker "
@@ -143,6 +148,8 @@ class Settings:
     # The secret is as long as its hash at least (RFC 7518, section 3.2); shorter ones are found from a single token.
     token_hmac_secret: str | None = _set(None, Secret(32), _ACCESS,
         "Verifies the HS256, HS384 and HS512 tokens that clients connect with (RFC 7518: 32, 48 and 64 bytes).")
+    token_hmac_secret_previous: str | None = _set(None, Secret(32), _ACCESS,
+        "The secret that `token_hmac_secret` replaces: tokens that it signed are still accepted.")
     token_public_key: str | None = _set(None, Text("FILE", "a file"), _ACCESS,
         "A public key or certificate (PEM) that verifies tokens: RS256/384/512, ES256/384/512 or EdDSA.")
     token_jwks_url: str | None = _set(None, Text("URL", "http:// or https:// and a host", r"https?://[^/\s\0]+[^\s\0]*"),
@@ -282,7 +289,9 @@ class Settings:
         in_query = [each for name, values in parse_qs(url.query).items() if "password" in name for each in values]
         known = (
             self.secret,
+            self.secret_previous,
             self.token_hmac_secret,
+            self.token_hmac_secret_previous,
             self.api_key,
             *self.api_keys,
             password,
@@ -415,6 +424,9 @@ def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
         (("sticky", "certfile"), not (session and of.certfile),
          "sticky session cannot be combined with TLS that ends in the workers (the cookie is encrypted): "
          "end TLS in a proxy, or use sticky ip"),
+        *(((f"{name}_previous",), getattr(of, f"{name}_previous") is None or getattr(of, name) is not None,
+           f"{name}_previous has no meaning without {name}, which replaces it")
+          for name in ("secret", "token_hmac_secret")),
         (("proxy_protocol",), not of.proxy_protocol or bool(of.trusted_proxies),
          "proxy_protocol needs trusted_proxies: any other client could claim any address"),
         *(((name,), session or getattr(of, name) is None,

@@ -18,6 +18,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from realtime.log_lines import log
+
 CANCELLED_MIN = 1000  # fewer cancelled entries are not worth a removal
 TICK_S = 0.25  # a ping is 25 s apart; a hundredth of that, at four wake-ups a second
 
@@ -35,6 +37,9 @@ class Timer:
         self.argument = argument
 
     def cancel(self) -> None:
+        """
+        Have the callback never called. Harmless when it was. What it held is released at once, and the entry later.
+        """
         if self.callback is not None:
             self.callback = None
             self.argument = None
@@ -110,6 +115,7 @@ class TimerWheel:
         for tick in ticks:
             timers = self._due.pop(tick, [])
             self._size -= len(timers)
+            assert self._size >= 0, "`at` counts each entry once"
             for timer in timers:
                 callback, argument = timer.callback, timer.argument
                 if callback is None:
@@ -118,8 +124,8 @@ class TimerWheel:
                 timer.callback = timer.argument = None
                 try:
                     callback(argument)
-                except Exception:
-                    logger.exception("! the callback of a timer failed")
+                except Exception:  # noqa: BLE001 - logged with its traceback
+                    log(logger, logging.ERROR, "timer failed", exc_info=True)
 
     def __len__(self) -> int:
         """Return the number of entries. Cancelled ones count until they are removed."""

@@ -3,6 +3,10 @@ A line in the log for each request and each WebSocket of a hosted application, w
 
 Runs in the worker, around the application. It writes the path without the query, which can hold a token, and no
 header. Times are from the head's arrival to the answer's end.
+
+The line comes when the application returns, so a stream of an hour is logged after an hour. An application that is
+cancelled, because its client left, is logged as well, with what it had sent until then. Nothing is logged where the
+setting is off: then this code is not even around the application.
 """
 
 from __future__ import annotations
@@ -10,18 +14,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Final
+
+from realtime.log_lines import log
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+REQUEST_SERVED: Final = "< request served"
+
 logger = logging.getLogger("realtime.access")
 
 
 def logged(app: ASGIApp) -> ASGIApp:
-    """Return the application, with a line for each request."""
+    """
+    Return the application, with a line for each request.
+
+    What passes through is not changed. The messages are read on their way, and counted.
+    """
 
     async def logging_app(scope: Scope, receive: Receive, send: Send) -> None:
         began_at = time.perf_counter()
@@ -37,7 +49,8 @@ def logged(app: ASGIApp) -> ASGIApp:
                 said["closed"] = message.get("code", 1005)
             return message
 
-        path = scope["path"]  # as it came: the application may be given another
+        # As it came: a router may put another path into the scope, and the operator wants the client's.
+        path = scope["path"]
         try:
             await app(scope, receiving, sending)
         except Exception:
@@ -51,7 +64,13 @@ def logged(app: ASGIApp) -> ASGIApp:
 
 
 def _take(said: dict[str, Any], message: Any) -> None:
-    """Note what the application says."""
+    """
+    Note what the application says.
+
+    Args:
+        said: of this request so far: `status`, `bytes` of bodies or messages, and `closed` for a WebSocket's code.
+        message: of ASGI. Of a type that is not known here nothing is noted: there may be extensions.
+    """
     kind = message["type"]
     if kind in ("http.response.start", "websocket.http.response.start"):
         said["status"] = message["status"]
@@ -67,13 +86,7 @@ def _take(said: dict[str, Any], message: Any) -> None:
 
 
 def _write(scope: Scope, path: str, said: dict[str, Any]) -> None:
+    """Log one request or WebSocket, with all that was noted."""
     client = scope.get("client")
-    fields = {
-        "client": client[0] if client else "",
-        "method": scope.get("method", "WEBSOCKET"),
-        "path": path,
-        **said,
-    }
-    closed = f", closed {fields['closed']}" if "closed" in fields else ""
-    text = f"< %(client)s %(method)s %(path)s: %(status)d{closed}, %(bytes)d bytes, %(ms)g ms"
-    logger.info(text, fields, extra={"fields": fields})
+    method = scope.get("method", "WEBSOCKET")
+    log(logger, logging.INFO, REQUEST_SERVED, address=client[0] if client else None, method=method, path=path, **said)

@@ -18,20 +18,19 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from realtime.errors import RealtimeError
-from realtime.transport.guarded import Limits
+from realtime.transport.guarded import HostedLimits
 from sticky.handoff.journal import Mark
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
-GiveBack = Callable[[int, str, int, bytes], bool]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 EXTENSION: Final = "realtime"  # key in scope["state"] and scope["extensions"]
-CONNECTION: Final = "realtime.connection"  # key in scope["state"]: what brought the request, a `Connection`
+CONNECTION: Final = "realtime.connection"  # key in scope["state"]: what brought the request, a `RequestConnection`
 
 
-class Connection(Protocol):
+class RequestConnection(Protocol):
     """What brings requests, one after another."""
 
     mark: Mark
@@ -42,11 +41,11 @@ class Connection(Protocol):
     def cut(self) -> None:
         """End it now; what was not sent is lost."""
 
-    def taken(self) -> int:
-        """Return how much its peer has taken so far, as `taken.taken` does."""
+    def acknowledged_bytes(self) -> int:
+        """See `Transport.acknowledged_bytes`."""
 
-    def hold_little(self, wanted: bool) -> None:
-        """Have the kernel hold little of what its peer does not take, or no more so, as `taken.hold_little` does."""
+    def limit_unsent(self, is_limited: bool) -> None:
+        """See `Transport.limit_unsent`."""
 
     def expect_peer(self) -> None:
         """
@@ -66,7 +65,7 @@ class Lifespan:
     """The lifespan of one application in this worker, and the state that it filled."""
 
     def __init__(self, app: ASGIApp) -> None:
-        config = uvicorn_config(app, Limits(), lifespan="auto")
+        config = uvicorn_config(app, HostedLimits(), lifespan="auto")
         config.load()
         self._lifespan: Any = config.lifespan_class(config)
 
@@ -89,7 +88,7 @@ class Lifespan:
         return state
 
 
-def uvicorn_config(app: ASGIApp, limits: Limits, *, lifespan: Any, interface: Any = "auto") -> Config:
+def uvicorn_config(app: ASGIApp, limits: HostedLimits, *, lifespan: Any, interface: Any = "auto") -> Config:
     """Return the configuration with which uvicorn's protocol classes serve an application here."""
     return Config(
         app,

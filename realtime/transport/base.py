@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from sticky.handoff.journal import NO_MARK, Mark
 
@@ -57,13 +57,15 @@ class Transport(Protocol):
     def buffered(self) -> int:
         """Return how many bytes wait in this process."""
 
-    def taken(self) -> int:
-        """Return how much the peer has taken so far: more than before where it has taken something."""
-
-    def hold_little(self, wanted: bool) -> None:
+    def acknowledged_bytes(self) -> int:
         """
-        Have little wait in the kernel that the peer does not take, for it is to get the latest, however slow it is; or
-        as much as with others.
+        Return a number that grows whenever the peer acknowledges bytes. Compare two results: one alone means nothing.
+        """
+
+    def limit_unsent(self, is_limited: bool) -> None:
+        """
+        Limit the bytes that the kernel holds and cannot send yet, or end that limit. With it a client gets the latest
+        state, however slowly it reads; without it, the kernel holds as much as for others.
         """
 
 
@@ -77,12 +79,12 @@ class ClientSession(Protocol):
         """Close the connection, and tell the client why."""
 
     @property
-    def who(self) -> str:
-        """The client's name in the log: connection id, address and user."""
-
-    @property
     def is_patient(self) -> bool:
         """Whether a peer that takes something, though slowly, is served on: nothing piles up for it."""
+
+    @property
+    def log_fields(self) -> Mapping[str, Any]:
+        """The client, as fields of a log line: `connection`, `address`, and `user` where there is one."""
 
     def pong_received(self) -> None:
         """Learn that the peer sent the answer to a ping frame, asked or not (RFC 6455, section 5.5.3)."""
@@ -112,7 +114,42 @@ class Handshake:
     mark: Mark = field(default=NO_MARK, repr=False, compare=False)  # of what is in flight on its connection
 
 
-class SessionFactory(Protocol):
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What a wire protocol has read out of the URL of a client's first request."""
+
+    query: Mapping[str, str]
+    """What is left of the query: the application's part."""
+    first: bytes | None = None
+    """The client's first message, where the URL itself brought it."""
+    is_one_way: bool = False
+    """The client only listens."""
+    wants_ping_frames: bool = False
+    """The client is to be pinged by frames of its WebSocket (RFC 6455, section 5.5.2)."""
+
+
+class ParameterReader(Protocol):
+    """The part of a wire protocol that reads a URL."""
+
+    def read_parameters(self, path: str, query: Mapping[str, str]) -> Parameters:
+        """
+        Return what the URL of a client's first request says. Never raises: a client may send any URL.
+
+        Args:
+            path: without the query, as the client sent it.
+            query: decoded.
+        """
+
+
+class NoParameters:
+    """A `ParameterReader` for a wire protocol whose clients say nothing by the URL."""
+
+    def read_parameters(self, path: str, query: Mapping[str, str]) -> Parameters:
+        """Leave the whole query to the application."""
+        return Parameters(query)
+
+
+class SessionFactory(ParameterReader, Protocol):
     """Makes the session of a connection whose handshake is done."""
 
     subprotocols: Sequence[str]

@@ -61,9 +61,17 @@ class FloodMeter:
 
     __slots__ = ("_meters", "_rates")
 
-    def __init__(self, limits: FloodLimits) -> None:
+    def __init__(self, limits: FloodLimits, paid: Mapping[str, float] | None = None) -> None:
+        """
+        Args:
+            paid: what `paid` gave, where the connection comes from another worker.
+        """
         self._rates = limits.rates
-        self._meters = {kind: Meter() for kind in limits.rates}
+        self._meters = {kind: Meter((paid or {}).get(kind, 0.0)) for kind in limits.rates}
+
+    def paid(self) -> dict[str, float]:
+        """Return when what was taken is paid off, by kind."""
+        return {kind: meter.paid_at_s for kind, meter in self._meters.items()}
 
     def allows(self, kind: str, count: int, now: float) -> bool:
         """Take `count` of a kind at `now`, in seconds. Return False, and take none, where these are too many."""

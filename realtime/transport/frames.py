@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import json
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 try:
@@ -22,7 +23,7 @@ try:
 except ImportError:  # a platform without the C extension
     from websockets.utils import apply_mask
 
-__all__ = ["BINARY", "PING", "TEXT", "Frames", "Kind", "apply_mask", "controls", "look", "sayable"]
+__all__ = ["BINARY", "PING", "TEXT", "Frames", "Kind", "apply_mask", "controls", "look", "messages_in", "sayable"]
 
 TEXT_WHOLE: Final = 0x81  # FIN, no reserved bit, opcode 1
 BINARY_WHOLE: Final = 0x82
@@ -149,6 +150,26 @@ class Frames:
 
     def __repr__(self) -> str:
         return f"<frames {self.name}>"
+
+
+def messages_in(data: bytes) -> Iterator[bytes | str]:
+    """
+    Give the messages in whole frames of the server, for the log: a text as text, a binary or compressed one as bytes.
+
+    Args:
+        data: one frame after the other, unmasked, as `Frames` and `DeflatedFrames` write them.
+    """
+    at = 0
+    while at < len(data):
+        first, size, payload_at = data[at], data[at + 1], at + 2
+        assert size < _MASKED, "a server masks nothing (section 5.1)"
+        if size >= 126:
+            width = 2 if size == 126 else 8
+            size = int.from_bytes(data[payload_at : payload_at + width])
+            payload_at += width
+        at = payload_at + size
+        payload = data[payload_at:at]
+        yield payload.decode(errors="replace") if first == TEXT_WHOLE else payload
 
 
 TEXT: Final = Frames("websocket-text", TEXT_WHOLE)

@@ -12,6 +12,21 @@ Runs in the worker, between `hosted.py` and uvicorn (for httptools: `paced.py`).
   is gone altogether looks the same, so an application that asks gets `http.disconnect` once the client has taken
   nothing for a while.
 - Nothing is logged of what was asked: `access.py` does it, where it is wanted.
+
+Theory of operation
+-------------------
+Two things are watched, each by one timer at most, and neither costs anything while a client behaves:
+
+    the head     from its first byte to its end, `handshake_s`. While an answer is under way the time does not count: a
+                 pipelined head waits for it, and that is no fault of the client.
+    the peer     from the moment when bytes wait for it, `outbound_s` without an acknowledged byte (patience.py).
+
+uvicorn has one timer more, for a connection that is kept between two requests. Once a head has begun, the connection is
+not kept for that any more, so its timer is taken off.
+
+**How a connection ends.** By an answer that is its last, by a refusal, by a peer that is too slow, or by a peer that is
+gone. A refusal is written only where no answer has begun: within an answer nothing can be said, and its client would
+take the refusal for a part of the body.
 """
 
 from __future__ import annotations
@@ -20,27 +35,27 @@ import asyncio
 import http
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.http.h11_impl import RequestResponseCycle as UvicornH11Cycle
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle as UvicornHttptoolsCycle
 
 from realtime.settings import Settings
 from realtime.settings.fields import HOSTED_MESSAGE_BYTES
+from realtime.transport.acknowledged import acknowledged_bytes
+from realtime.transport.cycles import become_h11_cycle, become_httptools_cycle
 from realtime.transport.handshake import refusal
 from realtime.transport.joined import JoiningTransport
 from realtime.transport.paced import PacedHttptools
 from realtime.transport.patience import Patience
-from realtime.transport.taken import taken
 from sticky.heads.first_bytes import HeadLimits
 
-HALF_CLOSED_S: Final = 5.0  # an answer that pauses for longer goes on, unless the application asks whether to
+# Of a client that has half closed: an answer that pauses for longer goes on, unless the application asks whether to.
+HALF_CLOSED_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HostedLimits:
     """Each is a setting of the same name."""
 
     head: HeadLimits = field(default_factory=HeadLimits)
@@ -51,15 +66,39 @@ class Limits:
     pong_s: float = Settings.pong_s
     hosted_message_bytes: int = HOSTED_MESSAGE_BYTES
 
+    @classmethod
+    def from_settings(cls, settings: Settings) -> HostedLimits:
+        """Return the limits that are set."""
+        return cls(
+            head=HeadLimits(settings.head_bytes, settings.head_headers),
+            handshake_s=settings.handshake_s,
+            keep_alive_s=settings.keep_alive_s,
+            outbound_s=settings.outbound_s,
+            ping_s=settings.ping_s,
+            pong_s=settings.pong_s,
+            hosted_message_bytes=settings.hosted_message_bytes_or_default,
+        )
+
 
 class HeadTooLong(Exception):
     """Raised in a parser's callback, where it ends the reading."""
 
 
 class Guarded(asyncio.Protocol):
-    """The other base of a class with this one is uvicorn's. `limits` has to be there before it is made."""
+    """
+    The limits of one hosted connection, for either parser.
 
-    limits: Limits
+    The other base of a class with this one is uvicorn's. A subclass sets `limits` before it calls `__init__`, because
+    uvicorn's constructor already needs them. What is declared here without a value belongs to uvicorn's class:
+    tests/realtime/transport/test_uvicorn_contract.py checks that it is there.
+
+    Attributes:
+        pipeline: requests that wait for the answer to the one before; h11 has none.
+        is_half_closed: the peer has sent its end of the stream, and waits for answers.
+        needs_peer: what is answered now is worth nothing once the peer is gone: a stream of ours.
+    """
+
+    limits: HostedLimits
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
     cycle: Any
@@ -68,7 +107,7 @@ class Guarded(asyncio.Protocol):
     flow: Any
     scheme: Any
     timeout_keep_alive: Any
-    pipeline: Any = ()  # requests that wait for the answer to the one before; h11 has none
+    pipeline: Any = ()
     is_half_closed = False
     needs_peer = False
 
@@ -98,6 +137,7 @@ class Guarded(asyncio.Protocol):
 
     @property
     def _is_answering(self) -> bool:
+        """Whether a request has come whose answer has not ended."""
         return self.cycle is not None and not self.cycle.response_complete
 
     # Heads
@@ -123,6 +163,7 @@ class Guarded(asyncio.Protocol):
             self._forget_head()
 
     def _await_head(self) -> None:
+        """Have the head end in time. The time of one that has begun already goes on."""
         if self._deadline is None:
             self._deadline = self.loop.call_later(self.limits.handshake_s, self._end_waiting)
 
@@ -132,6 +173,7 @@ class Guarded(asyncio.Protocol):
             self._deadline = None
 
     def _end_waiting(self) -> None:
+        """Refuse a head that did not come in time. During an answer it gets its time once more."""
         self._deadline = None
         if self._is_answering:
             self._await_head()
@@ -139,10 +181,18 @@ class Guarded(asyncio.Protocol):
             self.refuse(http.HTTPStatus.REQUEST_TIMEOUT, "The request's head did not come in time.")
 
     def refuse(self, status: int, text: str) -> None:
-        """Answer a request that cannot be read, after the answers to those before it, and end the connection."""
+        """
+        Answer a request that cannot be read, after the answers to those before it, and end the connection.
+
+        Args:
+            status: HTTP's, at least 400.
+            text: one sentence for the client. It must not repeat what the client sent.
+        """
+        assert status >= http.HTTPStatus.BAD_REQUEST, "a refusal is an error of the client's, or of ours"
         if self.transport.is_closing():
             return
         if self._is_answering and not self.cycle.more_body:
+            # An earlier request is whole and gets its answer. With that the connection ends: nothing more is read.
             self.cycle.keep_alive = False
             self.flow.pause_reading()
         elif self._is_answering and (self.pipeline or self.cycle.response_started):
@@ -169,12 +219,12 @@ class Guarded(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if not self.needs_peer:
+        if not self.needs_peer:  # else the stream has a patience of its own, which knows whether its room conflates
             self._patience.begin(self.transport)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if not self.transport.is_closing():
+        if not self.transport.is_closing():  # else `_see_off` goes on: the rest of the buffer has to leave as well
             self._patience.end()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -187,6 +237,7 @@ class Guarded(asyncio.Protocol):
             self._patience.begin(self.transport)
 
     def _cut_slow(self) -> None:
+        """Cut the connection: an answer's end would wait behind the bytes that the peer does not take."""
         self.note_slow(self.transport.get_write_buffer_size())
         self.transport.abort()
 
@@ -211,10 +262,11 @@ class Guarded(asyncio.Protocol):
             return None  # TLS has no half-closed state
         if not self.is_half_closed:
             self.is_half_closed = True
-            self._watch_half_closed(taken(self.transport))
+            self._watch_half_closed(acknowledged_bytes(self.transport))
         return True
 
     def _has_whole_request(self) -> bool:
+        """Whether the peer is owed an answer: it will never send the rest of a request that is not whole."""
         return self._is_answering and (not self.cycle.more_body or bool(self.pipeline))
 
     def end_half_closed(self) -> None:
@@ -224,13 +276,18 @@ class Guarded(asyncio.Protocol):
             self._see_off()
 
     def _watch_half_closed(self, before: int) -> None:
+        """
+        Look again after a while. A half-closed peer and one that is gone look the same (both have sent FIN); only the
+        bytes that it acknowledges tell. `before`: how many it had then.
+        """
         self.loop.call_later(HALF_CLOSED_S, self._look_at_half_closed, before)
 
     def _look_at_half_closed(self, before: int) -> None:
         if self.transport.is_closing() or not self._is_answering:
             return
-        now = taken(self.transport)
+        now = acknowledged_bytes(self.transport)
         if now <= before and not self.pipeline:
+            # Taken for gone. uvicorn's `receive` wakes at the event, and ours returns `http.disconnect`.
             self.cycle.is_gone = True
             self.cycle.message_event.set()
             self.peer_is_gone()
@@ -241,64 +298,21 @@ class Guarded(asyncio.Protocol):
         """Learn that a half-closed peer has taken nothing for a while. The application gets `http.disconnect`."""
 
     def on_response_complete(self) -> None:
+        """Learn that the answer has ended. What waits to be joined with more of it leaves now."""
         self.joining.flush()
         super().on_response_complete()  # type: ignore[misc]
         self.needs_peer = False
         self._see_off()
 
 
-class _Cycle:
-    """One request and its answer. The other base of a class with this one is uvicorn's, whose objects become ours."""
-
-    is_gone = False  # its client is taken for gone, and the application may know
-    is_read = False  # the application has had the whole body
-
-    async def send(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
-            self.transport.hold()  # type: ignore[attr-defined]
-        await super().send(message)  # type: ignore[misc]
-
-    async def receive(self) -> Any:
-        if not (self.is_gone and self.is_read):
-            message = await super().receive()  # type: ignore[misc]
-            if message["type"] != "http.request":
-                return message
-            if not (self.is_gone and self.is_read):
-                self.is_read = not message["more_body"]
-                return message
-        self.disconnected = True
-        self.transport.close()  # type: ignore[attr-defined]
-        return {"type": "http.disconnect"}
-
-
-class HttptoolsCycle(_Cycle, UvicornHttptoolsCycle):
-    """Of a client that speaks HTTP/1.1."""
-
-
-class H11Cycle(_Cycle, UvicornH11Cycle):
-    """Of any client: h11 knows what HTTP/1.0 is."""
-
-
-class OldHttptoolsCycle(HttptoolsCycle):
-    """Of a client that speaks HTTP/1.0: an answer without a length is as long as the connection."""
-
-    is_unsized = False
-
-    async def send(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
-            fields = [each for each in message.get("headers", ()) if each[0].lower() != b"transfer-encoding"]
-            self.is_unsized = not any(name.lower() == b"content-length" for name, _ in fields)
-            if self.is_unsized:
-                self.chunked_encoding = False
-            message = {**message, "headers": fields}
-        elif self.is_unsized and message["type"] == "http.response.body":
-            # uvicorn counts down to the end of a length that was said: let it be where this body ends
-            self.expected_content_length = len(message.get("body", b"")) + bool(message.get("more_body"))
-        await super().send(message)
-
-
 class GuardedHttptools(Guarded, PacedHttptools):
-    """Over httptools, which itself bounds neither a head nor the trailers of a body."""
+    """
+    Over httptools, which itself bounds neither a head nor the trailers of a body.
+
+    The parser does not say where in a read the head began. So its size has two bounds: what certainly belongs to it
+    (its headers, and all reads after the first), and what was read at most. Nothing is counted twice while the second
+    is below the limit, which is the usual case: one read, one head.
+    """
 
     is_in_head = False
 
@@ -311,6 +325,7 @@ class GuardedHttptools(Guarded, PacedHttptools):
         self._idle = 0  # bytes since the last one of a body: trailers, and what goes with chunks
 
     def before_reading(self, data: bytes) -> None:
+        """Count the bytes before the parser sees them: within its callbacks they have to be counted already."""
         self._now = len(data)
         if not self.is_in_head:
             self._head_read = self._head_first = 0
@@ -318,6 +333,7 @@ class GuardedHttptools(Guarded, PacedHttptools):
         self._body_had = len(self.cycle.body) if self._is_answering else 0
 
     def after_reading(self) -> None:
+        """Refuse a head, or the trailers of a body, that is too long by now."""
         super().after_reading()
         if self.is_in_head:
             self._head_first = self._head_first or self._head_read
@@ -331,6 +347,7 @@ class GuardedHttptools(Guarded, PacedHttptools):
 
     def _is_too_long(self, at_least: int = 0) -> bool:
         """Say whether the head is, as far as it was read; not all that was read is there to be counted yet."""
+        assert 0 <= at_least <= self._head_read, "what certainly belongs to the head was read"
         limits = self.limits.head
         if len(self.headers) > limits.max_headers:
             return True
@@ -347,17 +364,18 @@ class GuardedHttptools(Guarded, PacedHttptools):
         self.is_in_head = True
 
     def on_headers_complete(self) -> None:
+        """
+        Take up the request.
+
+        Raises:
+            HeadTooLong: in the parser, which stops there and hands it to `send_400_response` as a cause.
+        """
         self.is_in_head = False
         self._idle = 0
         if self._is_too_long():
             raise HeadTooLong
         super().on_headers_complete()
-        if type(self.cycle) is UvicornHttptoolsCycle:  # else the request is an upgrade
-            is_old = self.scope["http_version"] == "1.0"
-            self.cycle.transport = cast(asyncio.Transport, self.joining)
-            self.cycle.__class__ = OldHttptoolsCycle if is_old else HttptoolsCycle
-            if is_old:
-                self.cycle.waiting_for_100_continue = False
+        become_httptools_cycle(self.cycle, self.joining, is_old=self.scope["http_version"] == "1.0")
 
 
 class GuardedH11(Guarded, H11Protocol):
@@ -373,9 +391,7 @@ class GuardedH11(Guarded, H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
-        if type(self.cycle) is UvicornH11Cycle:
-            self.cycle.transport = cast(asyncio.Transport, self.joining)
-            self.cycle.__class__ = H11Cycle
+        become_h11_cycle(self.cycle, self.joining)
 
 
 class _H11(h11.Connection):
@@ -386,6 +402,12 @@ class _H11(h11.Connection):
         self._limits = limits
 
     def next_event(self) -> Any:
+        """
+        Return h11's next event.
+
+        Raises:
+            RemoteProtocolError: a whole head is too long. h11 itself bounds only a head that has not ended.
+        """
         event = super().next_event()
         if isinstance(event, h11.Request):
             lines = sum(len(name) + len(value) + len(": \r\n") for name, value in event.headers)

@@ -12,18 +12,18 @@ import http
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from websockets.exceptions import InvalidHeader
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
 from websockets.protocol import State as ProtocolState
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from realtime.settings import Settings
-from realtime.transport.base import Handshake
+from realtime.transport.base import Handshake, NoParameters, ParameterReader, Parameters, SessionFactory
 from realtime.transport.deflate import OFFERS, inflating
 from realtime.transport.frames import PING
 from realtime.transport.hosts import ANY_HOST, Hosts
@@ -32,8 +32,6 @@ from realtime.transport.peer import Peer, session_cookie
 from sticky.heads.first_bytes import DEFAULT_LIMITS, HeadLimits, Refusal, path_and_query
 
 VERSION: Final = "Sec-WebSocket-Version"
-ONE_WAY: Final = "/uni_websocket"
-CONNECT: Final = "cf_connect"  # in a query
 
 ws_protocol_logger = logging.getLogger("realtime.websocket.protocol")
 ws_protocol_logger.setLevel(logging.WARNING)  # what websockets says about each connection, we say ourselves
@@ -52,6 +50,27 @@ class Admission:
     """Compress where a client offers it; a setting of the same name."""
     hosts: Hosts = ANY_HOST
     """For which hosts."""
+    parameters: ParameterReader = field(default_factory=NoParameters)
+    """Reads what clients say by the URL: the wire protocol."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings, sessions: SessionFactory, hosts: Hosts) -> Admission:
+        """
+        Return the admission that is set.
+
+        Args:
+            settings: of the server.
+            sessions: the wire protocol, which has the subprotocols and reads the URLs.
+            hosts: for which requests are served; shared with hosted requests, because it counts.
+        """
+        return cls(
+            settings.allowed_origins,
+            tuple(sessions.subprotocols),
+            settings.session_cookie,
+            settings.compression,
+            hosts,
+            sessions,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,35 +114,52 @@ def shake_hands(
         select_subprotocol=lambda _, offered: _choose(admission.subprotocols, offered),
         logger=ws_protocol_logger,
     )
-    if not admission.hosts.allows(host := _host_of(request)):
-        admission.hosts.refuse(host, peer.address)
-        response = ws_protocol.reject(http.HTTPStatus.MISDIRECTED_REQUEST, "This host is not served here.\n")
-        problem = "its host is not served"
-    elif not origin_allowed(request, admission.allowed_origins):
-        response = ws_protocol.reject(http.HTTPStatus.FORBIDDEN, "This origin may not connect.\n")
-        problem = f"origin {', '.join(request.headers.get_all('Origin'))!r} is not allowed"
-    else:
-        try:
-            response = ws_protocol.accept(_of_several(request))
-        except UnicodeEncodeError:  # websockets before 17 cannot quote what is not ASCII
-            return Refused(_BAD_REQUEST, "a header is not ASCII")
-        problem = str(ws_protocol.handshake_exc)
-        if isinstance(ws_protocol.handshake_exc, InvalidHeader) and ws_protocol.handshake_exc.name == VERSION:
-            response = ws_protocol.reject(http.HTTPStatus.UPGRADE_REQUIRED, f"{problem}\n")
-            response.headers["Upgrade"] = "websocket"
-            response.headers[VERSION] = "13"  # RFC 6455, section 4.4
-    accepted = response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS
-    if accepted and peer.new_sticky_id is not None:
+    try:
+        response, problem = _respond(ws_protocol, request, peer, admission)
+    except UnicodeEncodeError:  # websockets before 17 cannot quote what is not ASCII
+        return Refused(_BAD_REQUEST, "a header is not ASCII")
+    is_accepted = response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS
+    assert is_accepted == (not problem), (
+        "a client that is not let in gets another status than 101, and the log a reason"
+    )
+    if is_accepted and peer.new_sticky_id is not None:
         response.headers["Set-Cookie"] = session_cookie(admission.session_cookie, peer.new_sticky_id, peer.scheme)
     ws_protocol.send_response(response)
     answer = b"".join(ws_protocol.data_to_send())
-    if not accepted:
+    if not is_accepted:
         return Refused(answer, problem)
     path, query = _target(request)
-    asked = query.pop(CONNECT, "")  # it may have a token, so it is kept nowhere
-    handshake = _describe(request, peer, path, query)
-    first = _as_sent(asked) if handshake.is_one_way and asked else None
-    return Accepted(answer, handshake, ws_protocol.subprotocol, bool(ws_protocol.extensions), first)
+    parameters = admission.parameters.read_parameters(path, query)
+    handshake = _describe(request, peer, path, parameters)
+    return Accepted(answer, handshake, ws_protocol.subprotocol, bool(ws_protocol.extensions), parameters.first)
+
+
+def _respond(ws_protocol: ServerProtocol, request: Request, peer: Peer, admission: Admission) -> tuple[Response, str]:
+    """
+    Return the response to a request, and why it refuses; "" where it accepts.
+
+    The order matters. The host comes first: of a request that was never meant for this server, nothing else is judged.
+    The origin comes before RFC 6455's own rules, so that a foreign page learns nothing from the difference.
+
+    Raises:
+        UnicodeEncodeError: a header is not ASCII, and this version of websockets cannot say so.
+    """
+    if not admission.hosts.allows(host := _host_of(request)):
+        admission.hosts.refuse(host, peer.address)
+        response = ws_protocol.reject(http.HTTPStatus.MISDIRECTED_REQUEST, "This host is not served here.\n")
+        return response, "its host is not served"
+    if not origin_allowed(request, admission.allowed_origins):
+        response = ws_protocol.reject(http.HTTPStatus.FORBIDDEN, "This origin may not connect.\n")
+        return response, f"origin {', '.join(request.headers.get_all('Origin'))!r} is not allowed"
+    response = ws_protocol.accept(_of_several(request))
+    fault = ws_protocol.handshake_exc
+    if fault is None:
+        return response, ""
+    if isinstance(fault, InvalidHeader) and fault.name == VERSION:
+        response = ws_protocol.reject(http.HTTPStatus.UPGRADE_REQUIRED, f"{fault}\n")
+        response.headers["Upgrade"] = "websocket"
+        response.headers[VERSION] = "13"  # RFC 6455, section 4.4
+    return response, str(fault) or type(fault).__name__
 
 
 def _choose(accepted: Sequence[str], offered: Sequence[Subprotocol]) -> Subprotocol | None:
@@ -131,17 +167,17 @@ def _choose(accepted: Sequence[str], offered: Sequence[Subprotocol]) -> Subproto
     return next((Subprotocol(each) for each in accepted if each in offered), None)
 
 
-def _describe(request: Request, peer: Peer, path: str, query: dict[str, str]) -> Handshake:
+def _describe(request: Request, peer: Peer, path: str, parameters: Parameters) -> Handshake:
     return Handshake(
         address=peer.address,
         client_port=peer.client_port,
         scheme=peer.scheme,
         path=unquote(path),
-        query=query,
+        query=parameters.query,
         headers=merge(request.headers.raw_items()),
         sticky_id=peer.sticky_id or peer.new_sticky_id,
-        is_one_way=path.endswith(ONE_WAY),
-        ping_frame=PING if query.get("cf_ws_frame_ping_pong") == "true" else None,
+        is_one_way=parameters.is_one_way,
+        ping_frame=PING if parameters.wants_ping_frames else None,
         mark=peer.mark,
     )
 
@@ -170,11 +206,6 @@ def _host_of(request: Request) -> str:
         return rest.partition("?")[0].partition("/")[0]
     hosts = request.headers.get_all("Host")
     return hosts[0] if len(hosts) == 1 else ""
-
-
-def _as_sent(text: str) -> bytes:
-    """Return a connect request as the query had it. What is not ASCII came percent-encoded."""
-    return text.encode(errors="surrogateescape")
 
 
 # Origins

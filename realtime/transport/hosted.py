@@ -8,6 +8,23 @@ it: the next one only when the last was answered. One that belongs to another wo
 Only the handshake of a WebSocket ends HTTP here. Both parsers know of upgrades in general, and httptools drops the body
 of a request that offers any. So what an offer is, and which one is taken up, is decided by `sticky.heads.first_bytes`
 alone.
+
+Theory of operation
+-------------------
+The primary has routed the first request of a connection. On whom the later ones depend is decided by `_requests`:
+
+    None              all requests are of one client: bytes go straight to the parser
+    a `Requests`      each head is read first (`sticky.worker.requests`), and only one request at a time is parsed. A
+                      head gives its route, and the route says: parse it, refuse it, or give the connection back.
+
+**Giving back.** Only between two requests, with the last answer out of this process: then the connection has no state
+but bytes, and the primary brings both to the worker that the next request belongs to. While the channel is full it is
+tried again (`LEAVE_TRIES`); in the end the request is served here, under its own address and session (`_keep`).
+
+**Ending HTTP.** A handshake waits until every request before it is answered (`_ending`). Bytes behind it are kept, for
+they are frames. Then the socket gets another protocol, and this object is done (`_handed_on`).
+
+**Draining.** `_is_last` makes the answer under way the connection's last; uvicorn then adds `Connection: close`.
 """
 
 from __future__ import annotations
@@ -19,12 +36,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from realtime.log_lines import log
+from realtime.transport.acknowledged import acknowledged_bytes, limit_unsent
 from realtime.transport.asgi_host import ASGIHost
+from realtime.transport.client_log import SLOW_CLIENT
 from realtime.transport.guarded import Guarded
 from realtime.transport.hosted_websocket import HostedWebSocket
 from realtime.transport.peer import Peer
 from realtime.transport.refused import ANSWER
-from realtime.transport.taken import hold_little, taken
 from realtime.transport.websocket import WebSocketTransport
 from sticky.heads.first_bytes import Head, Refusal, handshake_fault
 from sticky.worker.requests import BodyState, Part, Requests
@@ -38,7 +57,12 @@ logger = logging.getLogger("realtime.asgi")
 
 
 class Hosted(Guarded):
-    """What a hosted connection does with either parser. The other base of a class with this one is uvicorn's."""
+    """
+    What a hosted connection does with either parser. The other base of a class with this one is uvicorn's.
+
+    Attributes:
+        mark: by which the primary knows that a request of this connection is in flight, should the worker crash.
+    """
 
     is_websocket = False
     connections: set[Any]
@@ -46,6 +70,12 @@ class Hosted(Guarded):
     client: Any
 
     def __init__(self, host: ASGIHost, peer: Peer, received: bytes) -> None:
+        """
+        Args:
+            host: what the connections of this worker share.
+            peer: the client of the first request. A later request of another client replaces it.
+            received: bytes that were taken from the descriptor already.
+        """
         self.limits = host.limits
         super().__init__(config=host.config, server_state=host.state, app_state={})
         self.app = host.from_here(peer, self)
@@ -70,6 +100,7 @@ class Hosted(Guarded):
         self.mark = peer.mark
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin with what was received before."""
         super().connection_made(transport)
         self.client = (self._peer.address, self._peer.client_port)
         if self._received:  # inside connection_made: later, what the socket brings would come first
@@ -77,11 +108,11 @@ class Hosted(Guarded):
             self.data_received(received)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Report the end, unless another protocol has the socket: then that one does."""
         super().connection_lost(exc)
         self.mark.end()
         if not self._handed_on:
-            self._host.keys.leave(self._peer.key)
-            self._host.on_lost(self._peer.peer_address)
+            self._host.owner.ended(self._peer)
 
     def cut(self) -> None:
         """Close now; what was not sent is lost."""
@@ -89,16 +120,17 @@ class Hosted(Guarded):
             self.transport.abort()
 
     def note_slow(self, waiting: int) -> None:
+        """Count and log a client that is cut off."""
         self._host.slow += 1
-        logger.warning("x %s: slow: %d bytes wait for it", self._peer, waiting)
+        log(logger, logging.WARNING, SLOW_CLIENT, **self._peer.log_fields, waiting_bytes=waiting)
 
-    def taken(self) -> int:
-        """Return how much the peer has taken so far, as `taken.taken` does."""
-        return taken(self.transport)
+    def acknowledged_bytes(self) -> int:
+        """See `Transport.acknowledged_bytes`."""
+        return acknowledged_bytes(self.transport)
 
-    def hold_little(self, wanted: bool) -> None:
-        """Have the kernel hold little of what the peer does not take, or no more so, as `taken.hold_little` does."""
-        hold_little(self.transport, wanted)
+    def limit_unsent(self, is_limited: bool) -> None:
+        """See `Transport.limit_unsent`."""
+        limit_unsent(self.transport, is_limited)
 
     def shutdown(self) -> None:
         """Close when nothing is under way; else let the request that is be the last."""
@@ -118,6 +150,8 @@ class Hosted(Guarded):
     # Requests, one by one
 
     def data_received(self, data: bytes) -> None:
+        """Read what the socket brought. From here until the answer begins, the request is in flight."""
+        assert not self._handed_on, "a socket has one protocol at a time"
         if not self._is_begun:
             self._is_begun = True
             if self._host.routes.refused and self._refuse(self.mark.key):
@@ -130,9 +164,11 @@ class Hosted(Guarded):
 
     @property
     def waits_for_head(self) -> bool:
+        """See `Guarded`. The parser gets a head only when it is whole."""
         return self._requests is not None and self._requests.is_in_head
 
     def _read(self, data: bytes) -> None:
+        """Give bytes to what reads them: request by request, or all at once."""
         if self._requests is not None:
             self._requests.feed(data)
             self._go_on()
@@ -146,6 +182,7 @@ class Hosted(Guarded):
         super().data_received(data)
 
     def _parse(self, data: bytes) -> None:
+        """Have the parser read on, and see that a last answer is the last."""
         self._feed(data)
         if self._is_last:
             self._limit_cycle()
@@ -168,6 +205,12 @@ class Hosted(Guarded):
         return True
 
     def on_response_complete(self) -> None:
+        """
+        Go on behind an answer: the next request, the end of HTTP, or waiting.
+
+        The order matters. uvicorn first begins a request that it has parsed already; only if there is none, the
+        connection is between two requests, and may be given away or ended.
+        """
         self._is_begun = False
         self.mark.end()
         if self._is_pooled:  # between two requests it is no client's
@@ -192,7 +235,7 @@ class Hosted(Guarded):
     def _go_on(self) -> None:
         """Serve what has come, up to a request that has to wait for the answer to the one before it."""
         requests = self._requests
-        assert requests is not None
+        assert requests is not None, "only a connection whose requests are looked at goes on request by request"
         while not (self._handed_on or self._leaving or self.transport.is_closing()):
             if requests.state is BodyState.BETWEEN and self._is_answering:
                 self.flow.pause_reading()
@@ -220,6 +263,7 @@ class Hosted(Guarded):
             self.send_400_response("no WebSocket")
 
     def _client_of(self, head: Head) -> str:
+        """Return the client address of a request, for the log: behind a proxy, it is not the peer's."""
         return self._host.routes.of(self._peer.peer_address, self.scheme or "http", head).address
 
     def _misdirect(self, head: bytes) -> None:
@@ -233,6 +277,7 @@ class Hosted(Guarded):
         """Find whose the request is, and tell the application so; or say that another worker has to serve it."""
         first, self._is_first = self._is_first, False
         kept, self._is_kept = self._is_kept, False
+        assert not self._is_answering, "whose a request is, is asked between two requests"
         encrypted = self.scheme == "https"  # the primary has not seen the head, and no other worker can go on
         if first and not encrypted:
             return True
@@ -249,6 +294,7 @@ class Hosted(Guarded):
             if self._visits >= VISITS_HERE and not kept:
                 return False  # the primary balances
         key = self._host.routes.key_of(route.address, route.sticky_id)
+        # The new key first: where both are the same, its count must not reach 0 between the two calls.
         self._host.keys.enter(key)
         self._host.keys.leave(peer.key)
         self._peer = replace(
@@ -265,14 +311,20 @@ class Hosted(Guarded):
         return True
 
     def _leave(self, received: bytes) -> None:
-        """Give the connection to the worker that the request belongs to, once the last answer has left."""
+        """
+        Give the connection to the worker that the request belongs to, once the last answer has left.
+
+        Args:
+            received: all bytes from the beginning of that request on. Until the primary has them, they are only here.
+        """
+        assert not self._is_answering, "nothing is in flight on a connection that is given back"
         self._leaving = True
         self._unset_keepalive_if_required()  # type: ignore[attr-defined]
         self.flow.pause_reading()
         if self.transport.is_closing():
             return
         sock = self.transport.get_extra_info("socket")
-        if not self.transport.get_write_buffer_size() and self._host.give_back(
+        if not self.transport.get_write_buffer_size() and self._host.worker.give_back(
             sock.fileno(), self._peer.peer_address, self._port, received
         ):
             self._host.given_back += 1
@@ -287,7 +339,8 @@ class Hosted(Guarded):
     def _keep(self, received: bytes) -> None:
         """Serve here what belongs elsewhere: the primary does not take it, and an answer is better than none."""
         self._host.kept += 1
-        logger.warning("! %s: a request of another worker's is served here: the primary does not take it", self._peer)
+        log(logger, logging.WARNING, "request kept", **self._peer.log_fields, reason="the primary does not take it")
+        assert self._requests is not None, "a connection with one client is never given back"
         self._leaving, self._tries, self._is_kept = False, 0, True
         self.flow.resume_reading()
         self._requests = Requests(self._host.limits.head)  # which reads that request once more, from its beginning
@@ -301,8 +354,11 @@ class Hosted(Guarded):
         Become a WebSocket, or refuse to, once every request before is answered. The parser gets nothing any more.
 
         Args:
+            target: of the request, as the client sent it.
+            headers: names in lower case.
             behind: what has come after the head.
         """
+        assert self._ending is None, "HTTP ends once on a connection"
         fault = handshake_fault(self.scope["method"], self.scope["http_version"], headers)
         if fault is not None:
             self._ending = partial(self._refuse_handshake, fault)
@@ -315,10 +371,16 @@ class Hosted(Guarded):
             self._ending(behind)
 
     def _refuse_handshake(self, fault: Refusal, _: bytes) -> None:
+        """Say what is wrong with a handshake. The connection ends: what came behind it cannot be requests."""
         self.send_400_response(fault.reason)
 
     def _upgrade(self, target: bytes, headers: list[tuple[bytes, bytes]], behind: bytes) -> None:
-        """Give the connection to what speaks WebSocket: our own transport, or uvicorn's for a hosted application."""
+        """
+        Give the connection to what speaks WebSocket: our own transport, or uvicorn's for a hosted application.
+
+        The head is put together anew, with one protocol to upgrade to. Both readers want it whole and alone.
+        """
+        assert not self._handed_on, "a connection is handed on once"
         # It is GET, by HTTP/1.1, and of several protocols that were offered this is the one that is taken up.
         head = [b"GET ", target, b" HTTP/1.1\r\nupgrade: websocket\r\n"]
         for name, value in headers:

@@ -13,7 +13,9 @@ import http
 import logging
 from typing import Any, Final
 
+from realtime.log_lines import log
 from realtime.transport.asgi_host import ASGIHost
+from realtime.transport.client_log import SLOW_CLIENT
 from realtime.transport.handshake import refusal, ws_protocol_logger
 from realtime.transport.opening import read_opening, skip_head
 from realtime.transport.paced import PacedWebSocket
@@ -98,7 +100,7 @@ class HostedWebSocket(PacedWebSocket):
         self._deadline = None
         if not self.handshake_complete and not self.close_sent:
             limit_s = self._host.limits.handshake_s
-            logger.warning("x %s: the application did not answer a handshake within %g s", self._peer, limit_s)
+            log(logger, logging.WARNING, "x handshake not answered", **self._peer.log_fields, within_s=limit_s)
             self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
             self._refuse(http.HTTPStatus.SERVICE_UNAVAILABLE, "The application did not answer in time.")
 
@@ -124,7 +126,8 @@ class HostedWebSocket(PacedWebSocket):
 
     def _cut_slow(self) -> None:
         self._host.slow += 1
-        logger.warning("x %s: slow: %d bytes wait for it", self._peer, self.transport.get_write_buffer_size())
+        waiting_bytes = self.transport.get_write_buffer_size()
+        log(logger, logging.WARNING, SLOW_CLIENT, **self._peer.log_fields, waiting_bytes=waiting_bytes)
         self.transport.abort()
 
     def keepalive_timeout(self) -> None:
@@ -179,5 +182,4 @@ class HostedWebSocket(PacedWebSocket):
         self._patience.end()
         self._forget_deadline()
         super().connection_lost(exc)
-        self._host.keys.leave(self._peer.key)
-        self._host.on_lost(self._peer.peer_address)
+        self._host.owner.ended(self._peer)

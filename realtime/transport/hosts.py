@@ -18,13 +18,15 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
+from realtime.log_lines import log
 from sticky.heads.first_bytes import Head
 from sticky.loop.log_throttle import LogThrottle
 
-PROBE: Final = b"/health"
+PROBE: Final = "/health"  # below `--own-prefix`
 STATUS: Final = 421
 TEXT: Final = b"This host is not served here.\n"
 SHOWN: Final = 100  # characters of a host in the log
+HOST_REFUSED: Final = "x host refused"
 
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{0,5}))?")
 _DEFAULT_PORTS: Final = ("80", "443")  # what no port may stand for: the scheme is the proxy's affair
@@ -35,13 +37,17 @@ logger = logging.getLogger("realtime.hosts")
 class Hosts:
     """The hosts that are served, and how many requests were for others."""
 
-    def __init__(self, allowed: Sequence[str] = (), *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, allowed: Sequence[str] = (), *, probe: str = PROBE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """
         Args:
             allowed: as `realtime.settings.addresses.Host` makes them; none for every host.
+            probe: the path that is answered for every host.
             clock: seconds, for the log.
         """
         self.is_limited = bool(allowed)
+        self._probe = probe.encode()
         self.misdirected = 0
         self._names: set[tuple[str, str | None]] = set()
         self._suffixes: list[tuple[str, str | None]] = []
@@ -72,7 +78,7 @@ class Hosts:
         """Say whether a request is served. One that is not is counted and logged; `client` names the sender."""
         if not self.is_limited:
             return True
-        if head.method in ("GET", "HEAD") and head.target.partition(b"?")[0] == PROBE:
+        if head.method in ("GET", "HEAD") and head.target.partition(b"?")[0] == self._probe:
             return True
         host = head.authority.decode("latin-1")
         if self.allows(host):
@@ -85,7 +91,8 @@ class Hosts:
         self.misdirected += 1
         left_out = self._line.due(self._clock())
         if left_out is not None:
-            logger.warning("x %s: host %r is none of --allowed-hosts (%d more refused)", client, host[:SHOWN], left_out)
+            reason = "it is none of --allowed-hosts"
+            log(logger, logging.WARNING, HOST_REFUSED, address=client, host=host[:SHOWN], more=left_out, reason=reason)
 
     async def answer(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from realtime.transport.asgi import CONNECTION, Connection, Receive, Scope, Send
+from realtime.transport.asgi import CONNECTION, Receive, RequestConnection, Scope, Send
 from realtime.transport.opening import merge
 
 Fields = Sequence[tuple[bytes, bytes]]
@@ -34,9 +34,9 @@ def cut(scope: Scope) -> None:
         connection.cut()
 
 
-def connection_of(scope: Scope) -> Connection | None:
+def connection_of(scope: Scope) -> RequestConnection | None:
     """Return what brought a request, where that is known."""
-    found: Connection | None = scope.get("state", {}).get(CONNECTION)
+    found: RequestConnection | None = scope.get("state", {}).get(CONNECTION)
     return found
 
 

@@ -25,7 +25,10 @@ class JoiningTransport:
         self._head = b""
 
     def hold(self) -> None:
-        """Let what is written next wait for what is written after it."""
+        """
+        Let what is written next wait for what is written after it. The caller must write, within this turn of the
+        loop, what it has called this for.
+        """
         self._holds = True
 
     def write(self, data: bytes) -> None:
@@ -35,7 +38,7 @@ class JoiningTransport:
             self._transport.writelines((head, data))
         elif self._holds and data:
             self._holds, self._head = False, data
-            self._loop.call_soon(self.flush)
+            self._loop.call_soon(self.flush)  # where no body follows in this turn, the head leaves alone
         else:
             self._transport.write(data)
 
@@ -51,4 +54,5 @@ class JoiningTransport:
         self._transport.close()
 
     def __getattr__(self, name: str) -> Any:
+        """Be the transport in everything else: uvicorn's cycles ask it for addresses, and whether it closes."""
         return getattr(self._transport, name)

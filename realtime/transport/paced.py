@@ -8,6 +8,13 @@ the next ones when the application has taken the messages in them; the rest wait
 read from the socket. What a peer may send beside messages has the rates of `flood.py`, as on our own WebSockets.
 This module parses nothing: it finds where frames end, and the parser says what is legal. h11 needs none of this: it
 stops by itself behind a request that is not answered.
+
+Why a share of a turn, and not a rate: a client that sends much in good faith is to get as much of the worker as there
+is, with everybody else. Only what brings no message to an application (control frames, short fragments, short segments)
+has a rate, because no application decides about it.
+
+Invariant of both classes: bytes that were read from the socket and not parsed are in one place (`_unparsed`, `_rest`),
+in order, and while that is not empty nothing is read from the socket.
 """
 
 from __future__ import annotations
@@ -23,6 +30,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.frames import CloseCode
 
+from realtime.log_lines import log
+from realtime.transport.client_log import FLOOD
 from realtime.transport.flood import (
     CONTROL,
     DISCARD_PAUSE_S,
@@ -53,17 +62,24 @@ class _Flow(FlowControl):
     is_held = False
 
     def resume_reading(self) -> None:
+        """Read on, unless bytes are held. uvicorn calls this whenever an application takes a part of a body."""
         if not self.is_held:
             super().resume_reading()
 
 
 class PacedHttptools(HttpToolsProtocol):
-    """Requests over httptools, of which only a few are parsed ahead."""
+    """
+    Requests over httptools, of which only a few are parsed ahead.
+
+    uvicorn parses all that it gets and keeps the requests in a list. A kilobyte can hold sixty of them, and each costs
+    a scope and headers. So a read is parsed in pieces, and as soon as `PIPELINED` requests wait, the rest stays bytes.
+    """
 
     _unparsed: bytearray | None = None
     flow: _Flow
 
     def connection_made(self, transport: Any) -> None:
+        """Put our flow control in place of uvicorn's, which its cycles ask for by this attribute."""
         super().connection_made(transport)
         self.flow = _Flow(transport)
 
@@ -77,6 +93,13 @@ class PacedHttptools(HttpToolsProtocol):
             self._parse_steps(bytearray(data))
 
     def _parse_steps(self, data: bytearray) -> None:
+        """
+        Parse piece by piece, until all is parsed, enough requests wait, or the connection is not HTTP any more.
+
+        Args:
+            data: is used up. What is left when it returns is in `_unparsed`, or went to the next protocol.
+        """
+        assert self._unparsed is None, "what was read first is parsed first"
         size = STEP
         while data and self._is_served:
             if len(self.pipeline) >= PIPELINED:
@@ -107,6 +130,7 @@ class PacedHttptools(HttpToolsProtocol):
             self.loop.call_soon(self._parse_on)
 
     def _parse_on(self) -> None:
+        """Parse more, now that requests before it were answered; and read on once nothing waits."""
         if self._unparsed is None:
             return
         data, self._unparsed = self._unparsed, None
@@ -117,7 +141,12 @@ class PacedHttptools(HttpToolsProtocol):
 
 
 class PacedWebSocket(WebSocketsSansIOProtocol):
-    """A WebSocket of a hosted application of which one turn of the loop reads only so much."""
+    """
+    A WebSocket of a hosted application of which one turn of the loop reads only so much.
+
+    The next frames are read in a later turn, and only when the application has taken the messages of these: uvicorn
+    pauses reading while its queue is not empty (`read_paused`), but by then it has parsed all that one read brought.
+    """
 
     def __init__(self, config: Config, state: ServerState, endpoint: WebSocketEndpoint) -> None:
         """
@@ -161,6 +190,7 @@ class PacedWebSocket(WebSocketsSansIOProtocol):
             self._receive_frames(data[end:])
 
     def _receive_frames(self, data: bytes | bytearray) -> None:
+        """Meter and parse the frames of one turn. Where `data` is `_rest`, what was parsed is taken off it in place."""
         assert self._walk is not None, "frames come after the head"
         step = self._walk.step(data, FRAMES_AT_ONCE)
         is_short_piece = data is not self._rest and not step.completed and len(data) < SHORT
@@ -191,6 +221,8 @@ class PacedWebSocket(WebSocketsSansIOProtocol):
             self.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
+        """Begin another turn, and read from the socket again once nothing waits here."""
+        assert self._is_resting, "one turn is scheduled at a time"
         self._is_resting = False
         if self._is_over or self.transport.is_closing():
             return
@@ -221,6 +253,7 @@ class PacedWebSocket(WebSocketsSansIOProtocol):
     # What is too much
 
     def _meter(self, kind: str, count: int) -> None:
+        """Count what a peer sends beside messages, and close the connection where it is too much."""
         if not count or self._is_over:
             return
         limits = self._endpoint.limits
@@ -232,12 +265,19 @@ class PacedWebSocket(WebSocketsSansIOProtocol):
             self._end("slow: it does not read the answers to its pings", "too many unread pongs")
 
     def _end(self, problem: str, reason: str) -> None:
-        """Close with 1008, and read to the end without a look: a socket closed with bytes unread is reset."""
+        """
+        Close with 1008, and read to the end without a look: a socket closed with bytes unread is reset.
+
+        Args:
+            problem: for the log.
+            reason: for the peer.
+        """
+        assert not self._is_over, "a connection is closed for flooding once"
         self._is_over = True
         self._rest.clear()
         self._endpoint.flooding += 1
-        client = getattr(self, "scope", {}).get("client") or ("?",)
-        logger.warning("x %s: %s", client[0], problem)
+        address = (getattr(self, "scope", {}).get("client") or (None,))[0]
+        log(logger, logging.WARNING, FLOOD, address=address, reason=problem)
         if self.close_sent or self.transport.is_closing():
             return
         self.stop_keepalive()

@@ -4,6 +4,12 @@ Patience with a peer that does not take what waits for it.
 Runs in the worker, one for each hosted connection: an application waits for its client as long as it likes, and without
 an end to that a client which takes nothing holds its connection, and what waits for it, for ever. It reads and writes
 nothing, and costs nothing while the peer keeps up.
+
+    IDLE     no timer; `begin` arms one
+    WAITING  one timer of `limit_s`; when it fires and the peer has acknowledged something, it is armed again
+
+So a peer that takes one byte within each `limit_s` is waited for without end. That is meant: it is slow, and not gone.
+The application decides how much it produces for such a client, since its `send` waits meanwhile.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from realtime.transport.taken import taken
+from realtime.transport.acknowledged import acknowledged_bytes
 
 
 class Patience:
@@ -21,6 +27,12 @@ class Patience:
     __slots__ = ("_before", "_limit_s", "_on_slow", "_timer", "_transport")
 
     def __init__(self, limit_s: float, on_slow: Callable[[], None]) -> None:
+        """
+        Args:
+            limit_s: how long a peer may take nothing.
+            on_slow: ends the connection. It is called once for each `begin`, and `end` need not follow.
+        """
+        assert limit_s > 0, "the settings allow no patience of 0"
         self._limit_s = limit_s
         self._on_slow = on_slow
         self._transport: Any = None
@@ -40,14 +52,15 @@ class Patience:
             self._timer = self._transport = None
 
     def _wait(self) -> None:
-        self._before = taken(self._transport)
+        assert self._timer is None, "one timer for one connection"
+        self._before = acknowledged_bytes(self._transport)
         self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._look)
 
     def _look(self) -> None:
         self._timer = None
         if not self._transport.get_write_buffer_size():
             self._transport = None
-        elif taken(self._transport) > self._before:
+        elif acknowledged_bytes(self._transport) > self._before:
             self._wait()
         else:
             self._transport = None

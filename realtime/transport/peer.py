@@ -7,6 +7,7 @@ Runs in the worker. Plain data out of the handoff, made by the gateway and read 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from sticky.handoff.journal import NO_MARK, Mark
 from sticky.keys.hashing import Key
@@ -29,6 +30,12 @@ class Peer:
     """By which the primary knows, after a crash, that something of this connection was in flight."""
     key: Key | None = None
     """What brings the client to its worker, counted as live here. The code that ends the connection calls `leave`."""
+
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """The client, as fields of a log line, before it has a session."""
+        fields: dict[str, Any] = {"address": self.address} if self.address else {}
+        return {**fields, "client_port": self.client_port} if self.client_port else fields
 
     def __str__(self) -> str:
         return (

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
+from realtime.transport.asgi import RequestConnection
 from sticky.handoff.journal import Mark
 
 
@@ -21,17 +22,19 @@ class Serving:
     It is awaited in place of the call. What a debugger asks of a coroutine it answers with the call's own.
     """
 
-    __slots__ = ("_call", "_has_begun", "_mark", "_steps")
+    __slots__ = ("_call", "_connection", "_mark", "_steps")
 
-    def __init__(self, call: Awaitable[None], mark: Mark, has_begun: Callable[[], bool]) -> None:
+    def __init__(self, call: Awaitable[None], mark: Mark, connection: RequestConnection) -> None:
         """
         Args:
-            has_begun: whether the answer has.
+            call: of the application.
+            mark: by which the primary knows that the request is in flight.
+            connection: knows whether the answer has begun.
         """
         self._call = call
         self._steps: Any = call.__await__()
         self._mark = mark
-        self._has_begun = has_begun
+        self._connection = connection
 
     def __await__(self) -> Generator[Any, Any, None]:
         return self
@@ -47,7 +50,7 @@ class Serving:
         try:
             return self._steps.send(value)
         finally:
-            if self._has_begun():
+            if self._connection.has_begun():
                 self._mark.end()
 
     def throw(self, *error: Any) -> Any:
@@ -55,7 +58,7 @@ class Serving:
         try:
             return self._steps.throw(*error)
         finally:
-            if self._has_begun():
+            if self._connection.has_begun():
                 self._mark.end()
 
     def close(self) -> None:

@@ -29,12 +29,18 @@ import http
 import logging
 from typing import Final
 
-from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.exceptions import PayloadTooBig
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State as ProtocolState
 from websockets.server import ServerProtocol
 
-from realtime.transport.deflate import DEFLATED_BINARY, DEFLATED_TEXT
+from realtime.log_lines import log
+from realtime.transport.client_log import (
+    FLOOD,
+    HANDSHAKE_REFUSED,
+    SESSION_FAILED,
+    log_received,
+)
 from realtime.transport.flood import (
     CONTROL,
     CONTROLS_AT_ONCE,
@@ -45,43 +51,29 @@ from realtime.transport.flood import (
     SHORT,
 )
 from realtime.transport.frames import (
-    BINARY,
     BINARY_WHOLE,
-    TEXT,
     TEXT_WHOLE,
     Kind,
     apply_mask,
     controls,
     look,
-    sayable,
 )
-from realtime.transport.handshake import Accepted, opened_ws_protocol, refusal, shake_hands
+from realtime.transport.handshake import Accepted, refusal, shake_hands
 from realtime.transport.peer import Peer
-from realtime.transport.websocket_endpoint import WebSocketEndpoint, shown
-from realtime.transport.websocket_flow import WebSocketFlow, WebSocketState
+from realtime.transport.websocket_closing import BUG, WebSocketClosing
+from realtime.transport.websocket_endpoint import WebSocketEndpoint
+from realtime.transport.websocket_flow import ABNORMAL, WebSocketState
 
-HIGH_WATER: Final = 65536  # asyncio's own default; said here because `write` is unchecked up to it
-CLOSE_S: Final = 4.0  # for what is on its way, and for the peer's half of the closing handshake
-SLOW: Final = (3008, "slow")
-BUG: Final = (3004, "internal server error")
-ABNORMAL: Final = (int(CloseCode.ABNORMAL_CLOSURE), "")
 HEAD_END: Final = b"\r\n\r\n"
 SHARE: Final = range(FRAMES_AT_ONCE)
-SKIPPED_AT_ONCE: Final = 1024  # frames of a closing connection: about 1 ms
 
 logger = logging.getLogger("realtime.websocket")
 
 
-class WebSocketTransport(WebSocketFlow):
-    """A connection's socket, from the first byte of its handshake to its end."""
+class WebSocketTransport(WebSocketClosing):
+    """A connection's socket, from the first byte of its handshake to its end, or to its move."""
 
-    __slots__ = (
-        "_ended",
-        "_is_compressed",
-        "_is_text",
-        "_message",
-        "_ws_protocol",
-    )
+    __slots__ = ()
 
     def __init__(self, endpoint: WebSocketEndpoint, peer: Peer, received: bytes = b"") -> None:
         """
@@ -90,11 +82,6 @@ class WebSocketTransport(WebSocketFlow):
         """
         super().__init__(endpoint, peer)
         self._pending += received
-        self._ws_protocol: ServerProtocol | None = None
-        self._message: bytearray | None = None  # what came so far of one in fragments
-        self._is_text = True  # that message
-        self._is_compressed = False  # messages may be: the handshake said so
-        self._ended: tuple[int, str] | None = None  # how, once it is known
 
     def __repr__(self) -> str:
         return f"<websocket {self._peer} {self._state.value}>"
@@ -102,10 +89,13 @@ class WebSocketTransport(WebSocketFlow):
     # The socket's life
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin the handshake, with what was already received."""
+        """Begin the handshake, with what was already received; or go on, where the connection has moved."""
         self._transport = transport
-        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._begin_writing()
         self._endpoint.connections.add(self)
+        if self._state is WebSocketState.PARKED:
+            self._go_live(is_new=True)
+            return
         self._arm(self._endpoint.limits.handshake_s)
         if self._pending:
             self._receive_head(b"")
@@ -115,7 +105,9 @@ class WebSocketTransport(WebSocketFlow):
         if self._state is WebSocketState.OPEN:
             if self._pending or self._held:
                 self._pending += data
-                if len(self._pending) >= self._needed:
+                if self._held or self._is_resting:
+                    self._transport.pause_reading()  # uvloop reads once in spite of a pause in `connection_made`
+                elif len(self._pending) >= self._needed:
                     self._receive_pending()
                 elif len(data) < SHORT:
                     self._meter(SEGMENTS)
@@ -135,7 +127,10 @@ class WebSocketTransport(WebSocketFlow):
         """Nothing more will come; without a close frame before it, that is an abnormal end. The socket closes."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of everything."""
+        """Let go of everything. The session learns of the end, unless it went to another worker."""
+        if self._has_detached():
+            return
+        self._parked = None
         self._enter(WebSocketState.CLOSED)
         for timer in (self._deadline, self._outbound_timer):
             if timer is not None:
@@ -145,8 +140,7 @@ class WebSocketTransport(WebSocketFlow):
         self._pending.clear()
         endpoint = self._endpoint
         endpoint.connections.discard(self)
-        endpoint.leave(self._peer.key)
-        endpoint.on_lost(self._peer.peer_address)
+        endpoint.owner.ended(self._peer)
 
     # Opening
 
@@ -169,18 +163,19 @@ class WebSocketTransport(WebSocketFlow):
             self._refuse(opening.answer, opening.problem)
 
     def _open(self, opening: Accepted) -> None:
-        self._transport.write(opening.answer)
+        self._put(opening.answer)
         self._disarm()
         self._enter(WebSocketState.OPEN)
         self._endpoint.opened += 1
         self._is_compressed = opening.is_compressed
         try:
             self._session = self._endpoint.sessions(self, opening.handshake, opening.subprotocol)
-        except Exception:
-            logger.exception("! %s: no session could be made", self._peer)
+        except Exception:  # noqa: BLE001 - a bug, or the application's: logged, and it ends this connection only
+            log(logger, logging.ERROR, SESSION_FAILED, **self._peer.log_fields, during="begin", exc_info=True)
             self.close(*BUG)
             return
-        logger.debug("= %s: open", self._peer)
+        if self._endpoint.logs_messages:
+            log(logger, logging.DEBUG, "= websocket open", **self._log_fields)
         if opening.first is not None:
             self._deliver_first(opening.first)
         if self._pending:
@@ -194,7 +189,7 @@ class WebSocketTransport(WebSocketFlow):
             self._deliver(message, is_text=True)
 
     def _refuse(self, answer: bytes, problem: str) -> None:
-        logger.info("x %s: handshake refused: %s", self._peer, problem)
+        log(logger, logging.INFO, HANDSHAKE_REFUSED, **self._peer.log_fields, reason=problem)
         self._endpoint.refused += 1
         self._enter(WebSocketState.CLOSING)
         self._pending.clear()
@@ -249,31 +244,6 @@ class WebSocketTransport(WebSocketFlow):
         elif at == 0 and size < SHORT:
             self._meter(SEGMENTS)  # which has brought nothing to its end
 
-    def _skip_frames(self, data: bytearray, ws_protocol: ServerProtocol) -> None:
-        """Look for the peer's close frame, now that we have sent ours; what else comes is not for the session."""
-        at, size, left = 0, len(data), SKIPPED_AT_ONCE
-        while at < size and self._ws_protocol is not None:
-            if left <= 0:
-                self._rest()
-                break
-            if data[at] > BINARY_WHOLE and (end := self._answer_last_pings(data, at)) > at:
-                left -= CONTROLS_AT_ONCE
-                at = end
-                continue
-            left -= 1
-            kind, _, end = look(data, at, self._endpoint.limits.message_bytes)
-            if kind is Kind.PARTIAL:
-                self._needed = max(end - at, 0)
-                break
-            if kind in (Kind.REFUSED, Kind.TOO_BIG):
-                end = size
-            if end == size or data[at] & 0x0F == Opcode.CLOSE:
-                ws_protocol.receive_data(data[at:end])
-                self._follow_ws_protocol(ws_protocol)
-            at = end
-        if at < size and self._ws_protocol is not None:
-            self._keep(data, at)
-
     def _receive_controls(self, data: bytes | bytearray, at: int) -> int:
         """Answer pings and note pongs, as many as stand here; return where they end."""
         answers, count, pongs, end = controls(data, at, CONTROLS_AT_ONCE)
@@ -288,20 +258,12 @@ class WebSocketTransport(WebSocketFlow):
                 self._session.pong_received()
         return end
 
-    def _answer_last_pings(self, data: bytearray, at: int) -> int:
-        """Answer pings behind our close frame, as long as they are not too many; return where they end."""
-        answers, count, _, end = controls(data, at, CONTROLS_AT_ONCE)
-        is_read = self.buffered() + len(answers) <= self._endpoint.limits.outbound_bytes
-        if answers and is_read and self._allows(CONTROL, count):
-            self._transport.write(answers)
-        return end
-
     def _meter(self, kind: str, count: int = 1) -> bool:
         """Count what a peer sends beside messages. Close the connection and return False where it is too much."""
         if self._allows(kind, count):
             return True
         self._endpoint.flooding += 1
-        logger.warning("x %s: %s", self._who, self._endpoint.limits.flood.problem(kind))
+        log(logger, logging.WARNING, FLOOD, **self._log_fields, reason=self._endpoint.limits.flood.problem(kind))
         self._fail(CloseCode.POLICY_VIOLATION, f"too many {kind}")
         return False
 
@@ -314,11 +276,11 @@ class WebSocketTransport(WebSocketFlow):
             self._fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
             return
         if self._endpoint.logs_messages:
-            logger.debug("< %s: %s", self._who, shown(message))
+            log_received(logger, self._log_fields, message)
         try:
             self._session.receive(message)
-        except Exception:
-            logger.exception("! %s: a message could not be received", self._peer)
+        except Exception:  # noqa: BLE001 - a bug: logged, and it ends this connection only
+            log(logger, logging.ERROR, SESSION_FAILED, **self._log_fields, during="message", exc_info=True)
             self.close(*BUG)
 
     def _pass_to_ws_protocol(self, frame: bytes | bytearray, payload: int) -> None:
@@ -326,18 +288,16 @@ class WebSocketTransport(WebSocketFlow):
         is_fragment = not frame[0] & 0x80 or not frame[0] & 0x0F
         if is_fragment and payload < SHORT and not self._meter(FRAGMENTS):
             return
+        if self._is_compressed and is_fragment:
+            self._keep_deflated(frame, payload)
+        self._feed(frame)
+        if self._state is WebSocketState.OPEN and self._message is None:
+            self._ws_protocol = self._deflated = None
+
+    def _feed(self, frame: bytes | bytearray) -> None:
         ws_protocol = self._open_ws_protocol()
         ws_protocol.receive_data(frame)
         self._follow_ws_protocol(ws_protocol)
-        if self._state is WebSocketState.OPEN and self._message is None:
-            self._ws_protocol = None
-
-    def _open_ws_protocol(self) -> ServerProtocol:
-        """Return the `ServerProtocol` that is in use, or one that begins open."""
-        if self._ws_protocol is None:
-            limit = self._endpoint.limits.message_bytes
-            self._ws_protocol = opened_ws_protocol(limit, is_compressed=self._is_compressed)
-        return self._ws_protocol
 
     def _follow_ws_protocol(self, ws_protocol: ServerProtocol) -> None:
         """Pass what `ws_protocol` has read to the session, its answers to the socket, and end where it ends."""
@@ -375,76 +335,3 @@ class WebSocketTransport(WebSocketFlow):
         elif frame.fin:
             payload, self._message = bytes(self._message), None
             self._deliver(payload, self._is_text)
-
-    def choose_framing(self, *, binary: bool) -> None:
-        if self._is_compressed:
-            self.framing = DEFLATED_BINARY if binary else DEFLATED_TEXT
-        else:
-            self.framing = BINARY if binary else TEXT
-
-    # Closing
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the handshake is done, and no close frame was sent or received."""
-        return self._state is WebSocketState.OPEN
-
-    def close(self, code: int, reason: str) -> None:
-        """
-        Send a close frame after what was written. The session is notified when the peer has answered, or is gone.
-
-        A code that no close frame may carry is our own bug, or the application's; the client then gets 3004.
-        """
-        if self._state is WebSocketState.CONNECTING:
-            self._enter(WebSocketState.CLOSING)
-            self._end_stream()
-        if self._state is not WebSocketState.OPEN:
-            return
-        ws_protocol = self._open_ws_protocol()
-        reason = sayable(reason)
-        try:
-            ws_protocol.send_close(code, reason)
-        except ProtocolError:
-            logger.error("! %s: %d is no code for a close frame (%s)", self._peer, code, reason)
-            ws_protocol.send_close(*BUG)
-        self._begin_closing(code, reason)
-        self._follow_ws_protocol(ws_protocol)
-
-    def _fail(self, code: CloseCode, problem: str) -> None:
-        """Fail the connection (RFC 6455 section 7.1.7) for what `ws_protocol` does not look at."""
-        ws_protocol = self._open_ws_protocol()
-        ws_protocol.fail(code, problem)
-        self._follow_ws_protocol(ws_protocol)
-        self._tell_session(int(code), problem)
-
-    def _fail_too_big(self) -> None:
-        self._note_too_big()
-        self._fail(CloseCode.MESSAGE_TOO_BIG, f"a message may have {self._endpoint.limits.message_bytes} bytes")
-
-    def _note_too_big(self) -> None:
-        self._endpoint.too_big += 1
-        logger.warning("x %s: a message of more than %d bytes", self._who, self._endpoint.limits.message_bytes)
-
-    def _begin_closing(self, code: int, reason: str) -> None:
-        """Write nothing of the session's any more, and read to the end."""
-        logger.debug("x %s: closing: %d %s", self._peer, code, reason)
-        self._ended = (code, reason)
-        self._enter(WebSocketState.CLOSING)
-        self._arm(CLOSE_S)
-        was_held, self._held = self._held, False
-        if self._pending:
-            self._rest()
-        elif was_held:
-            self._transport.resume_reading()
-
-    def _end_stream(self) -> None:
-        """
-        Send our end of the stream and read on until the peer's: a socket closed with bytes unread is reset, and the
-        peer then may lose the close frame. What comes until then is discarded.
-        """
-        self._ws_protocol = None
-        self._arm(CLOSE_S)
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:  # TLS has no half-closed state
-            self._transport.close()

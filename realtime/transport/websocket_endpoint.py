@@ -7,48 +7,18 @@ Runs in the worker. It knows its connections by `OpenSocket` alone, and reads no
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel
+from realtime.transport.adopted import ConnectionOwner, NoOwner
 from realtime.transport.base import SessionFactory
 from realtime.transport.flood import FloodLimits
-from realtime.transport.frames import TEXT_WHOLE
 from realtime.transport.handshake import Admission
 from sticky.heads.first_bytes import HeadLimits
-from sticky.keys.hashing import Key
-
-SHOWN: Final = 500  # characters of a message in the log
-
-# What a message may hold that no log should: tokens, and the headers that a client sends in place of real ones.
-_SECRET: Final = re.compile(r'"(token|authorization|cookie|password|secret)"\s*:\s*"(?:[^"\\]|\\.)*"?', re.IGNORECASE)
 
 logger = logging.getLogger("realtime.websocket")
-
-
-def shown(message: bytes | str) -> str:
-    """Return a message as the log shows it, at debug level: shortened, without tokens; of binary its size."""
-    if not isinstance(message, str):
-        return f"{len(message)} bytes"
-    text = _SECRET.sub(r'"\1":"***"', message)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(message)} characters)"
-
-
-def sent_messages(data: bytes) -> Iterator[str]:
-    """Give the messages in whole frames of the server, as the log shows them; compressed ones by their size."""
-    at = 0
-    while at < len(data):
-        first, size, payload_at = data[at], data[at + 1], at + 2
-        if size >= 126:
-            width = 2 if size == 126 else 8
-            size = int.from_bytes(data[payload_at : payload_at + width])
-            payload_at += width
-        at = payload_at + size
-        payload = data[payload_at:at]
-        yield shown(payload.decode() if first == TEXT_WHOLE else payload)
 
 
 class OpenSocket(Protocol):
@@ -66,7 +36,7 @@ class OpenSocket(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class WebSocketLimits:
     """Each is a setting of the same name."""
 
     head_bytes: int = Settings.head_bytes
@@ -77,6 +47,21 @@ class Limits:
     outbound_s: float = Settings.outbound_s
     flood: FloodLimits = field(default_factory=FloodLimits)
 
+    @classmethod
+    def from_settings(cls, settings: Settings) -> WebSocketLimits:
+        """Return the limits that are set."""
+        return cls(
+            head_bytes=settings.head_bytes,
+            head_headers=settings.head_headers,
+            handshake_s=settings.handshake_s,
+            message_bytes=settings.message_bytes,
+            outbound_bytes=settings.outbound_bytes,
+            outbound_s=settings.outbound_s,
+            flood=FloodLimits(
+                settings.control_frames_per_second, settings.fragments_per_second, settings.segments_per_second
+            ),
+        )
+
 
 class WebSocketEndpoint:
     """What all WebSockets of a worker share."""
@@ -86,25 +71,24 @@ class WebSocketEndpoint:
         sessions: SessionFactory,
         *,
         wheel: TimerWheel,
-        limits: Limits | None = None,
+        limits: WebSocketLimits | None = None,
         admission: Admission | None = None,
-        on_lost: Callable[[str], None] = lambda address: None,
+        owner: ConnectionOwner | None = None,
     ) -> None:
         """
         Args:
             sessions: makes the session of each connection.
             wheel: for deadlines; somebody turns it.
             limits: the settings' defaults unless given.
-            admission: which clients may connect; `sessions.subprotocols` and pages of the same host unless given.
-            on_lost: told of each connection's end, by its peer's address.
+            admission: which clients may connect; unless given, pages of the same host, by the rules of `sessions`.
+            owner: hears of each connection's end, where the connections are somebody's.
         """
         self.sessions = sessions
         self.wheel = wheel
-        self.limits = limits or Limits()
+        self.limits = limits or WebSocketLimits()
         self.head = HeadLimits(self.limits.head_bytes, self.limits.head_headers)
-        self.admission = admission or Admission(subprotocols=tuple(sessions.subprotocols))
-        self.on_lost = on_lost
-        self.leave: Callable[[Key | None], None] = lambda key: None  # told of the key of each connection that ended
+        self.admission = admission or Admission(subprotocols=tuple(sessions.subprotocols), parameters=sessions)
+        self.owner = NoOwner() if owner is None else owner
         self.connections: set[OpenSocket] = set()
         self.logs_messages = logger.isEnabledFor(logging.DEBUG)  # what is sent and received
         self.opened = 0

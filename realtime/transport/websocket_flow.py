@@ -1,9 +1,14 @@
 """
 Flow control of one WebSocket, both ways.
 
-Runs in the worker. While the peer keeps up, `write` is the socket's own method: nothing is looked at. Once bytes wait
-in this process, each write is checked against the limit of bytes, and a timer of the worker's wheel against the limit
-of time. A peer that acknowledges something, though slowly, is written on for a session that is patient.
+Runs in the worker. While the peer keeps up, `write` only looks whether that goes on. A peer is *behind* once anything
+waits in this process: from then on the pieces in the loop's buffer are noted, so that they can move (`unsent.py`). It
+is *congested* once more than `HIGH_WATER` waits, and until no more than `LOW_WATER` does. Meanwhile each write is
+checked against the limit of bytes, and a timer of the worker's wheel against the limit of time. A peer that
+acknowledges something, though slowly, is written on for a session that is patient.
+
+For this the loop's own high-water mark is 0, so it calls `pause_writing` within the very write that leaves something
+behind. While the peer is congested, the mark is `HIGH_WATER`, for then the loop calls `resume_writing` at `LOW_WATER`.
 
 Reading stops in two cases: the session asks for it, or the connection has had its share of this turn of the loop. What
 a peer sends beside messages has rates (`flood.py`). This file never says what a frame is.
@@ -15,18 +20,27 @@ import asyncio
 import enum
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from realtime.timing.timer_wheel import Timer
-from realtime.transport.base import ClientSession, Framing
-from realtime.transport.flood import FloodMeter
-from realtime.transport.frames import TEXT
-from realtime.transport.peer import Peer
-from realtime.transport.taken import hold_little, taken
-from realtime.transport.websocket_endpoint import WebSocketEndpoint, sent_messages
+from websockets.frames import CloseCode
 
+from realtime.log_lines import log
+from realtime.timing.timer_wheel import Timer
+from realtime.transport.acknowledged import acknowledged_bytes, limit_unsent
+from realtime.transport.base import ClientSession, Framing
+from realtime.transport.client_log import SESSION_FAILED, SLOW_CLIENT, log_sent
+from realtime.transport.flood import FloodMeter
+from realtime.transport.frames import TEXT, messages_in
+from realtime.transport.parked import Parked
+from realtime.transport.peer import Peer
+from realtime.transport.unsent import Unsent
+from realtime.transport.websocket_endpoint import WebSocketEndpoint
+
+HIGH_WATER: Final = 65536  # bytes: asyncio's own defaults, both
+LOW_WATER: Final = HIGH_WATER // 4
 SLOW: Final = (3008, "slow")
+ABNORMAL: Final = (int(CloseCode.ABNORMAL_CLOSURE), "")
 
 logger = logging.getLogger("realtime.websocket")
 
@@ -36,6 +50,10 @@ class WebSocketState(enum.Enum):
 
     CONNECTING = "connecting"
     OPEN = "open"
+    PARKED = "parked"
+    """Between two workers: what is written waits (`websocket_move.py`)."""
+    OFFERED = "offered"
+    """To another worker, which may read and write by now."""
     CLOSING = "closing"
     """A close frame was sent, or the handshake refused; what the peer still says is only read to its end."""
     CLOSED = "closed"
@@ -50,20 +68,23 @@ class WebSocketFlow(asyncio.Protocol):
 
     __slots__ = (
         "__weakref__",
+        "_acknowledged",
         "_congested_since",
         "_deadline",
         "_endpoint",
         "_flood",
         "_held",
         "_is_resting",
+        "_keeps_unsent",
         "_needed",
         "_outbound_timer",
+        "_parked",
         "_peer",
         "_pending",
         "_session",
         "_state",
-        "_taken",
         "_transport",
+        "_unsent",
         "framing",
         "write",
     )
@@ -73,14 +94,17 @@ class WebSocketFlow(asyncio.Protocol):
     def __init__(self, endpoint: WebSocketEndpoint, peer: Peer) -> None:
         self.framing: Framing = TEXT
         self.write: Callable[[bytes], None] = _ignore
-        """Send framed bytes. The socket's own method while the peer keeps up, a checked one while it does not."""
+        """Send framed bytes. What does it depends on the state, and on whether the peer keeps up."""
         self._endpoint = endpoint
         self._peer = peer
         self._state = WebSocketState.CONNECTING
         self._session: ClientSession | None = None
         self._transport: Any = None  # asyncio.Transport; uvloop's is none of its subclasses
         self._congested_since: float | None = None
-        self._taken = 0  # by the peer, until then
+        self._acknowledged = 0  # `acknowledged_bytes` at that time
+        self._unsent: Unsent | None = None  # what waits in the loop's buffer; None: nothing does
+        self._keeps_unsent = False  # so that it can move: the loop's transport writes what it is given, not TLS
+        self._parked: Parked | None = None  # in place of the loop's transport
         self._pending = bytearray()  # received and not read: the beginning of a frame, or of the head
         self._needed = 0  # bytes that `_pending` has to have before it is worth another look
         self._flood: FloodMeter | None = None  # once something came that has a rate
@@ -98,38 +122,83 @@ class WebSocketFlow(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _begin_writing(self) -> None:
+        """Have the loop say when the peer falls behind. Comes first, with each transport of the loop."""
+        self._keeps_unsent = self._transport.get_extra_info("ssl_object") is None
+        self._transport.set_write_buffer_limits(high=0 if self._keeps_unsent else HIGH_WATER)
+        if self._keeps_unsent and self._transport.get_write_buffer_size():
+            self._unsent = Unsent()  # of an earlier request on this connection; its bytes are not known
+
     def pause_writing(self) -> None:
-        """The peer does not take everything: look at the limits from now on."""
-        self._congested_since = now = asyncio.get_running_loop().time()
-        self._taken = self.taken()
+        """The peer does not take everything: the write that is under way leaves something behind."""
+        if self._keeps_unsent:
+            self._unsent = self._unsent or Unsent()  # `_left_behind` follows, with the piece
+        else:
+            self._begin_congestion(asyncio.get_running_loop().time(), self.acknowledged_bytes())
         if self._state is WebSocketState.OPEN:
-            self.write = self._write_checked
-            if self._outbound_timer is None:
-                self._watch_congestion(now)
+            self.write = self._write_behind
 
     def resume_writing(self) -> None:
-        """The peer has caught up."""
-        self._congested_since = None
-        if self._state is WebSocketState.OPEN:
-            self.write = self._unchecked_write()
-            if self._session is not None:
+        """The peer has caught up: with everything, or where it was congested with most of it."""
+        if self._state is WebSocketState.PARKED:
+            return  # the loop lets go of the socket
+        was_congested, self._congested_since = self._congested_since is not None, None
+        if not self._keeps_unsent or not self._transport.get_write_buffer_size():
+            self._unsent = None
+            if self._state is WebSocketState.OPEN:
+                self.write = self._unchecked_write()
+        if was_congested:
+            if self._keeps_unsent:
+                self._transport.set_write_buffer_limits(high=0)  # `pause_writing` comes at once where something waits
+            if self._state is WebSocketState.OPEN and self._session is not None:
                 self._session.drained()
 
+    def _begin_congestion(self, since: float, acknowledged: int) -> None:
+        """Look at the limits from now on. `acknowledged`: by the peer at that time, in bytes."""
+        self._congested_since = since
+        self._acknowledged = acknowledged
+        if self._keeps_unsent:
+            self._transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
+        if self._outbound_timer is None and self._state is WebSocketState.OPEN:
+            self._watch_congestion(since)
+
     def _unchecked_write(self) -> Callable[[bytes], None]:
-        """Return what writes while the peer keeps up: the socket's own method, unless the log shows what is sent."""
-        write: Callable[[bytes], None] = self._write_logged if self._endpoint.logs_messages else self._transport.write
+        """Return what writes while the peer keeps up."""
+        if self._endpoint.logs_messages:
+            return self._write_logged
+        write: Callable[[bytes], None] = self._put if self._keeps_unsent else self._transport.write
         return write
 
-    def _write_logged(self, data: bytes) -> None:
-        for text in sent_messages(data):
-            logger.debug("> %s: %s", self._who, text)
+    def _put(self, data: bytes) -> None:
+        """Write, and note what stays behind. This is the hot path."""
         self._transport.write(data)
+        if self._unsent is not None:
+            self._left_behind(data)
 
-    def _write_checked(self, data: bytes) -> None:
-        if self._transport.get_write_buffer_size() + len(data) > self._endpoint.limits.outbound_bytes:
+    def _left_behind(self, data: bytes) -> None:
+        unsent = self._unsent
+        if unsent is None:
+            return
+        unsent.append(data)
+        buffered = self._transport.get_write_buffer_size()
+        unsent.trim(buffered)
+        if buffered > HIGH_WATER and self._congested_since is None:
+            self._begin_congestion(asyncio.get_running_loop().time(), self.acknowledged_bytes())
+
+    def _write_logged(self, data: bytes) -> None:
+        log_sent(logger, self._log_fields, messages_in(data))
+        self._put(data)
+
+    def _write_behind(self, data: bytes) -> None:
+        buffered = self._transport.get_write_buffer_size()
+        if self._congested_since is not None and buffered + len(data) > self._endpoint.limits.outbound_bytes:
             self._close_slow()
         else:
-            self._transport.write(data)
+            self._put(data)
+
+    def _write_offered(self, data: bytes) -> None:
+        """Drop it: another worker writes. The session was exported before, so this is our own bug."""
+        log(logger, logging.ERROR, "! write while moving", **self._peer.log_fields, bytes=len(data))
 
     def _watch_congestion(self, since: float) -> None:
         """Look again when the peer will have been behind for too long. One timer, however often it falls behind."""
@@ -143,8 +212,8 @@ class WebSocketFlow(asyncio.Protocol):
             return
         now = asyncio.get_running_loop().time()
         if now - since >= self._endpoint.limits.outbound_s:
-            before, self._taken = self._taken, self.taken()
-            if self._session is None or not self._session.is_patient or self._taken <= before:
+            before, self._acknowledged = self._acknowledged, self.acknowledged_bytes()
+            if self._session is None or not self._session.is_patient or self._acknowledged <= before:
                 self._close_slow()
                 return
             self._congested_since = now  # it takes what it can
@@ -152,7 +221,7 @@ class WebSocketFlow(asyncio.Protocol):
 
     def _close_slow(self) -> None:
         self._endpoint.slow += 1
-        logger.warning("x %s: slow: %d bytes wait for it", self._who, self.buffered())
+        log(logger, logging.WARNING, SLOW_CLIENT, **self._log_fields, waiting_bytes=self.buffered())
         self.close(*SLOW)
 
     def is_congested_since(self) -> float | None:
@@ -163,14 +232,14 @@ class WebSocketFlow(asyncio.Protocol):
         """Return how many bytes wait in this process."""
         return 0 if self._transport is None else int(self._transport.get_write_buffer_size())
 
-    def taken(self) -> int:
-        """Return how much the peer has taken so far, as `taken.taken` does."""
-        return 0 if self._transport is None else taken(self._transport)
+    def acknowledged_bytes(self) -> int:
+        """See `Transport.acknowledged_bytes`."""
+        return 0 if self._transport is None else acknowledged_bytes(self._transport)
 
-    def hold_little(self, wanted: bool) -> None:
-        """Have the kernel hold little of what the peer does not take, or no more so, as `taken.hold_little` does."""
+    def limit_unsent(self, is_limited: bool) -> None:
+        """See `Transport.limit_unsent`."""
         if self._transport is not None:
-            hold_little(self._transport, wanted)
+            limit_unsent(self._transport, is_limited)
 
     # Reading
 
@@ -219,13 +288,20 @@ class WebSocketFlow(asyncio.Protocol):
     # State and deadline
 
     @property
-    def _who(self) -> str:
-        """The client's name in the log: the session's, as long as there is one."""
-        return str(self._peer) if self._session is None else self._session.who
+    def _log_fields(self) -> Mapping[str, Any]:
+        """The client, as fields of a log line: the session's, as long as there is one."""
+        return self._peer.log_fields if self._session is None else self._session.log_fields
 
     def _enter(self, state: WebSocketState) -> None:
         self._state = state
-        self.write = self._unchecked_write() if state is WebSocketState.OPEN else _ignore
+        if state is WebSocketState.OPEN:
+            self.write = self._unchecked_write() if self._unsent is None else self._write_behind
+        elif state is WebSocketState.PARKED:
+            assert self._parked is not None, "what is written then waits there"
+            self.write = self._parked.pieces.append
+        else:
+            self.write = self._write_offered if state is WebSocketState.OFFERED else _ignore
+            self._unsent = None
 
     def _tell_session(self, code: int, reason: str) -> None:
         """Tell the session of the end, once."""
@@ -234,8 +310,8 @@ class WebSocketFlow(asyncio.Protocol):
             return
         try:
             session.connection_lost(code, reason)
-        except Exception:
-            logger.exception("! %s: a session could not end", self._peer)
+        except Exception:  # noqa: BLE001 - a bug: logged, and the socket is let go all the same
+            log(logger, logging.ERROR, SESSION_FAILED, **self._peer.log_fields, during="end", exc_info=True)
 
     def _arm(self, delay_s: float) -> None:
         if self._deadline is not None:

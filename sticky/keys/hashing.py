@@ -6,6 +6,10 @@ a slot is lost only its own keys move, and when it comes back exactly those retu
 BLAKE2b with the cluster's secret as its key: the same on every machine and after every restart that has the secret,
 and no client without it can aim at one worker.
 
+**Two secrets.** While a secret is replaced, the one before it is given too (`previous`). Keys still hash under the
+previous one, so no key moves. Sticky ids of both are read, and new ones are made under the new one. Once the previous
+one is no longer given, keys hash under the new one, and an id of the previous one is hashed like any other text.
+
 It never uses `hash()`, which differs between processes, nor `% len(live)`, which moves almost every key when one slot
 is lost.
 """
@@ -53,28 +57,51 @@ _SCORES: Final = struct.Struct("<8Q")
 _SLOTS_IN_A_ROW: Final = 8
 
 
-class Hashing:
-    """The choices that one secret makes. Holds nothing that changes."""
+class _Tags:
+    """The tags that one secret makes."""
 
-    def __init__(self, secret: bytes, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
+    __slots__ = ("_id_tags", "_tags")
+
+    def __init__(self, key: bytes) -> None:
+        self._tags = blake2b(digest_size=_TAG_BYTES, key=key, person=b"sticky.session")
+        self._id_tags = blake2b(digest_size=_TAG_BYTES, key=key, person=b"sticky.id")
+
+    def of_body(self, body: bytes) -> bytes:
+        """Return the tag of what a sticky id of ours begins with."""
+        tag = self._tags.copy()
+        tag.update(body)
+        return tag.digest()
+
+    def of_app_id(self, place: bytes, app_id: bytes) -> bytes:
+        """Return the tag of an application's id at a slot. The place has a fixed size: no two inputs meet."""
+        tag = self._id_tags.copy()
+        tag.update(place + app_id)
+        return tag.digest()
+
+
+class Hashing:
+    """The choices that one secret makes, or two while one replaces the other. Holds nothing that changes."""
+
+    def __init__(
+        self, secret: bytes, *, previous: bytes | None = None, entropy: Callable[[int], bytes] = os.urandom
+    ) -> None:
         """
         Hash under `secret`. Any process that has it can compute every choice and make sticky ids.
 
         Args:
             secret: at least 16 bytes; of more than 64, its digest is the key, for BLAKE2b takes no longer one.
+            previous: the secret that `secret` replaces. Keys keep the slots that it gave them.
             entropy: where the random part of a sticky id comes from.
 
         Raises:
-            SettingsError: The secret is too short to keep anything.
+            SettingsError: a secret is too short to keep anything.
         """
-        if len(secret) < MIN_SECRET_BYTES:
-            raise SettingsError("secret", f"{len(secret)} bytes are too few, at least {MIN_SECRET_BYTES} are needed")
-        if len(secret) > blake2b.MAX_KEY_SIZE:
-            secret = blake2b(secret, person=b"sticky.secret").digest()
-        # `person` keeps the two uses of one key apart: no score can ever serve as a tag.
-        self._scores = blake2b(digest_size=_SCORES.size, key=secret, person=b"sticky.score")
-        self._tags = blake2b(digest_size=_TAG_BYTES, key=secret, person=b"sticky.session")
-        self._id_tags = blake2b(digest_size=_TAG_BYTES, key=secret, person=b"sticky.id")
+        keys = [_hash_key("secret", secret)]
+        if previous is not None:
+            keys.append(_hash_key("secret_previous", previous))
+        # `person` keeps the uses of one key apart: no score can ever serve as a tag.
+        self._scores = blake2b(digest_size=_SCORES.size, key=keys[-1], person=b"sticky.score")
+        self._tags = tuple(map(_Tags, keys))
         self._entropy = entropy
 
     def choose(self, key: Key, live: Collection[Slot]) -> Slot:
@@ -102,11 +129,11 @@ class Hashing:
         """Make a new sticky id, which leads to `slot`. It is safe in a cookie, a query and a header as it is."""
         assert 0 <= slot <= MAX_SLOT, f"slot {slot} does not fit a sticky id"
         body = slot.to_bytes(_SLOT_BYTES, "big") + self._entropy(_RANDOM_BYTES)
-        return StickyId(urlsafe_b64encode(body + self._tag(body)).decode("ascii"))
+        return StickyId(urlsafe_b64encode(body + self._tags[0].of_body(body)).decode("ascii"))
 
     def slot_of(self, sticky_id: str) -> Slot | None:
         """
-        Read the slot out of a sticky id, or of an application's id with its tag; None when this secret made neither.
+        Read the slot out of a sticky id, or of an application's id with its tag; None when no secret here made it.
 
         The slot need not be live, nor exist any longer: the cluster may have been scaled since.
         """
@@ -119,9 +146,10 @@ class Hashing:
             return None
         raw = urlsafe_b64decode(text)
         body, tag = raw[:-_TAG_BYTES], raw[-_TAG_BYTES:]
-        if not hmac.compare_digest(tag, self._tag(body)):
-            return None
-        return Slot(int.from_bytes(body[:_SLOT_BYTES], "big"))
+        for tags in self._tags:
+            if hmac.compare_digest(tag, tags.of_body(body)):
+                return Slot(int.from_bytes(body[:_SLOT_BYTES], "big"))
+        return None
 
     def tag(self, app_id: bytes, slot: Slot) -> bytes:
         """
@@ -130,18 +158,19 @@ class Hashing:
         """
         assert app_id, "an empty id names nothing"
         place = slot.to_bytes(_SLOT_BYTES, "big")
-        return app_id + _MARK + urlsafe_b64encode(place + self._id_tag(place, app_id))
+        return app_id + _MARK + urlsafe_b64encode(place + self._tags[0].of_app_id(place, app_id))
 
     def untag(self, value: bytes) -> tuple[bytes, Slot] | None:
-        """Split what `tag` made into the application's id and the slot; None when this secret did not make it."""
+        """Split what `tag` made into the application's id and the slot; None when no secret here made it."""
         app_id, suffix = value[:-_SUFFIX_CHARACTERS], value[-_SUFFIX_CHARACTERS:]
         if not app_id or suffix[:1] != _MARK or suffix[1:].translate(None, _URL_SAFE):
             return None
         raw = urlsafe_b64decode(suffix[1:])
         place, tag = raw[:_SLOT_BYTES], raw[_SLOT_BYTES:]
-        if not hmac.compare_digest(tag, self._id_tag(place, app_id)):
-            return None
-        return app_id, Slot(int.from_bytes(place, "big"))
+        for tags in self._tags:
+            if hmac.compare_digest(tag, tags.of_app_id(place, app_id)):
+                return app_id, Slot(int.from_bytes(place, "big"))
+        return None
 
     def _untag_text(self, sticky_id: str) -> Slot | None:
         try:
@@ -150,18 +179,20 @@ class Hashing:
             return None
         return None if tagged is None else tagged[1]
 
-    def _id_tag(self, place: bytes, app_id: bytes) -> bytes:
-        tag = self._id_tags.copy()
-        tag.update(place + app_id)  # the place has a fixed size, so that no two inputs meet
-        return tag.digest()
-
     def _row(self, key: Key, number: int) -> tuple[int, ...]:
         """Score the eight slots from `8 * number` on. The number has a fixed size, so that no two inputs meet."""
         scores = self._scores.copy()
         scores.update(number.to_bytes(4, "big") + key)
         return _SCORES.unpack(scores.digest())
 
-    def _tag(self, body: bytes) -> bytes:
-        tag = self._tags.copy()
-        tag.update(body)
-        return tag.digest()
+
+def _hash_key(name: str, secret: bytes) -> bytes:
+    """
+    Return what BLAKE2b is keyed with.
+
+    Raises:
+        SettingsError: `secret` is too short.
+    """
+    if len(secret) < MIN_SECRET_BYTES:
+        raise SettingsError(name, f"{len(secret)} bytes are too few, at least {MIN_SECRET_BYTES} are needed")
+    return blake2b(secret, person=b"sticky.secret").digest() if len(secret) > blake2b.MAX_KEY_SIZE else secret

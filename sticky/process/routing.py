@@ -38,7 +38,7 @@ class Routing:
             SettingsError: `balance` names no way of balancing.
         """
         counters, descriptors = poller.counters, _descriptor_limit()
-        hashing = Hashing(secret)
+        hashing = Hashing(secret, previous=settings.secret_previous)
         affinity = Affinity(settings.affinity, hashing)
         self.crashes = Crashes(poller, affinity, hashing, workers=workers, counters=counters)
         self._addresses = Addresses(

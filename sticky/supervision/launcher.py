@@ -95,6 +95,7 @@ class Launcher:
             "config": self._config,
             "affinity": self._settings.affinity.to_builtins(),
             "secret": self._secret,
+            "secret_previous": self._settings.secret_previous,
             "heartbeat_s": self._settings.heartbeat_s,
             "orphan_grace_s": self._settings.orphan_grace_s,
         }

@@ -108,7 +108,7 @@ class Worker:
         self._adopted = 0  # connections ever adopted
         self._heartbeat_s: float = boot["heartbeat_s"]
         self._orphan_grace_s: float = boot["orphan_grace_s"]
-        hashing = Hashing(boot["secret"])
+        hashing = Hashing(boot["secret"], previous=boot.get("secret_previous"))  # None of a primary before this field
         self._affinity = Affinity(AffinitySettings.from_builtins(boot["affinity"]), hashing)
         self.routes = Routes(self._affinity, hashing, self.slot, on_key_ended=lambda: self._key_report.send())
         self._journal = journal

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import ClassVar
 
 import pytest
 
+from realtime.transport.access import REQUEST_SERVED
 from sticky.loop.log_lines import WORKER_READY
 from tests.support.chromium import BrowserError, Chromium, Page
 from tests.support.log_lines import pattern
@@ -33,7 +33,7 @@ MOST = 20  # people who come one after another, until one is lost; each is with 
 DEADLINE_S = 300.0  # only a hang reaches it: four processes import these at once, Gradio alone takes 8 s of a processor
 PATIENCE_S = 30.0  # of the control: who is lost on Gradio hears nothing
 LOOK_S = 1.0  # how often the log is looked at while a page is waited for
-REFUSED = re.compile(r"< \S+ (GET|POST|PUT) /(?!favicon)\S*: [45]\d\d")
+REFUSED = pattern(REQUEST_SERVED, method="(GET|POST|PUT)", path=r"/(?!favicon)\S*", status=r"[45]\d\d")
 COUNTED = r"\d+ clicks.*"
 
 
@@ -147,13 +147,13 @@ class Person:
 class OnGradio(Person):
     """A click is a request, its result comes by a stream; a stream at another process waits for ever."""
 
-    lost = "(GET|POST) /gradio_api/queue/|after 2 clicks|after 3 clicks|nothing for"
+    lost = "path=/gradio_api/queue/|after 2 clicks|after 3 clicks|nothing for"
 
 
 class OnStreamlit(Person):
     """A click goes through the WebSocket, an upload does not."""
 
-    lost = "PUT /_stcore/upload_file/"
+    lost = "method=PUT path=/_stcore/upload_file/"
 
     def click(self) -> None:
         self.page.click("[data-testid=stButton] button")
@@ -163,7 +163,8 @@ class OnStreamlit(Person):
         self.see_upload()
 
     def come_back(self, since: int) -> None:
-        self.server.log.wait_for("GET /_stcore/host-config: 200", since=since, deadline_s=DEADLINE_S)  # it will connect
+        asked = pattern(REQUEST_SERVED, method="GET", path="/_stcore/host-config", status=200)
+        self.server.log.wait_for(asked, since=since, deadline_s=DEADLINE_S)
         self.page.wait_for("!!document.querySelector('[data-test-connection-state=CONNECTED]')", deadline_s=DEADLINE_S)
 
 
@@ -184,7 +185,7 @@ class OnShiny(Person):
 class OnMarimo(Person):
     """A click is a request, its result comes through the WebSocket."""
 
-    lost = "POST /api/kernel/"
+    lost = "method=POST path=/api/kernel/"
 
     def click(self) -> None:
         self.page.click("marimo-button", shadow="button")

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from realtime.transport.access import REQUEST_SERVED
 from tests.support.chromium import BrowserError, Chromium
+from tests.support.log_lines import pattern
 from tests.support.server import ROOT, RunningServer
 
 pytestmark = pytest.mark.browser
 
 APP = ROOT / "examples" / "nicegui" / "app.py"
 PEOPLE, CLICKS = 6, 5
+LOADED = pattern(REQUEST_SERVED, method="GET", path="/", status=200)
 
 
 def serve(sticky: str) -> RunningServer:
@@ -52,6 +55,6 @@ def test_without_stickiness_a_page_does_not_find_its_process(chromium: Chromium)
         # Where its socket meets another process, which does not know it, the page is told to load itself anew.
         while True:
             mark = server.log.mark()
-            if len(server.log.find_all("GET /: 200")) > PEOPLE:
+            if len(server.log.find_all(LOADED)) > PEOPLE:
                 break
-            server.log.wait_for("GET /: 200", since=mark)
+            server.log.wait_for(LOADED, since=mark)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
 import socket
@@ -139,15 +140,27 @@ async def test_through_the_proxy_each_client_keeps_its_node_and_its_worker(
 
 
 def test_the_images_health_check_finds_a_node_healthy_and_a_stopped_one_not(nodes: dict[str, RunningServer]) -> None:
-    text = (DOCKER / "Dockerfile").read_text()
-    match = re.search(r'HEALTHCHECK .*\\\n\s+CMD \["python", "-c", "(.*)"\]', text)
-    assert match is not None
     server = nodes["node-1"]
-    python = server.argv[0]
-    argv = [python, "-c", match[1].replace(":8000/", f":{server.port}/")]
-    assert subprocess.run(argv, check=False, capture_output=True).returncode == 0
+    assert image_finds_healthy(server)
+    assert not image_finds_healthy(server, REALTIME_OWN_PREFIX="/rt"), "nothing answers below another prefix"
     server.stop()
-    assert subprocess.run(argv, check=False, capture_output=True).returncode != 0
+    assert not image_finds_healthy(server)
+
+
+def test_the_images_health_check_follows_the_prefix_of_the_server() -> None:
+    with RunningServer(None, "--own-prefix", "/rt", workers=1) as server:
+        server.wait_until_full()
+        assert image_finds_healthy(server, REALTIME_OWN_PREFIX="/rt")
+        assert not image_finds_healthy(server)
+
+
+def image_finds_healthy(server: RunningServer, **env: str) -> bool:
+    """Run the health check that stands in the Dockerfile, on the port of a server."""
+    match = re.search(r'HEALTHCHECK .*\\\n\s+CMD \["python", "-c", "(.*)"\]', (DOCKER / "Dockerfile").read_text())
+    assert match is not None
+    assert match[1].count(":8000'") == 1, "the port stands once in it"
+    argv = [server.argv[0], "-c", match[1].replace(":8000'", f":{server.port}'")]
+    return subprocess.run(argv, check=False, capture_output=True, env={**os.environ, **env}).returncode == 0
 
 
 @pytest.mark.slow
@@ -155,10 +168,14 @@ def test_what_the_image_installs_from_its_context_serves(tmp_path: Path) -> None
     """Do what the Dockerfile's build stage does, with what it copies and nothing else."""
     context = tmp_path / "src"
     context.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, context)
-    for name in ("sticky", "realtime"):
-        shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
+    stage = (DOCKER / "Dockerfile").read_text().partition("\nRUN ")[0]
+    copied = [name for names in re.findall(r"^COPY (.+) \S+$", stage, re.MULTILINE) for name in names.split()]
+    assert {"pyproject.toml", "realtime", "sticky"} <= set(copied)
+    for name in copied:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, context)
     venv = tmp_path / "venv"
     subprocess.run([shutil.which("python3") or "python3", "-m", "venv", str(venv)], check=True)
     install = [str(venv / "bin" / "pip"), "install", "-q", "--no-cache-dir", "--only-binary", ":all:", "."]

@@ -340,6 +340,8 @@ async def test_a_session_is_one_connection_of_the_user_and_never_a_websocket(ser
     while "subscribe" not in one_way.next():
         pass
     call(one, "unsubscribe", user="hal", channel="open:session", session=stream.session)
+    while "unsubscribe" not in stream.next().get("push", {}):
+        pass
     assert len([found for found in rooms().values() if found]) == 3
 
     for nobody in ({"session": stream.session, "client": tab.connected["client"]}, {"session": "no-such"}):
@@ -350,13 +352,14 @@ async def test_a_session_is_one_connection_of_the_user_and_never_a_websocket(ser
     assert set(rooms()) == clients
     call(one, "disconnect", user="hal", session=stream.session)
     clients.remove(stream.first["connect"]["client"])
-    assert set(rooms()) == clients
+    await until(lambda: set(rooms()) == clients)
     call(one, "refresh", user="hal", expired=True, session=one_way.session)
     clients.remove(one_way.first["connect"]["client"])
-    assert set(rooms()) == clients
+    await until(lambda: set(rooms()) == clients)
     assert realtime(other, "disconnect", "hal", "--stream", events.session or "").returncode == 0
     clients.remove(events.first["connect"]["client"])
-    assert set(rooms()) == clients == {tab.connected["client"]}
+    await until(lambda: set(rooms()) == clients)
+    assert clients == {tab.connected["client"]}
     await tab.close()
 
 

@@ -19,10 +19,12 @@ from urllib.parse import quote
 import pytest
 
 from realtime.auth.tokens import sign
+from realtime.transport.client_log import MESSAGE_TOO_LARGE, SLOW_CLIENT
 from tests.process.test_streams import CONNECT, Stream, ask
 from tests.sdk.conftest import APP, SECRET
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient, Refused
+from tests.support.log_lines import pattern
 from tests.support.server import DEADLINE_S, RunningServer
 
 WEBSOCKET = "/connection/websocket"
@@ -68,8 +70,8 @@ def overruns(server: RunningServer, limit: str) -> int:
 
 def lines_of(server: RunningServer, client: str, why: str, since: int = 0) -> list[re.Match[str]]:
     """Return the lines that name a client and a reason."""
-    server.log.wait_for(rf"x {client}.*{why}")
-    return server.log.find_all(rf"x {client}.*{why}")
+    server.log.wait_for(rf"[x!] .*{client}.*{why}")
+    return server.log.find_all(rf"[x!] .*{client}.*{why}")
 
 
 def deaf(port: int, path: str, room: str) -> tuple[socket.socket, str]:
@@ -110,7 +112,7 @@ async def test_who_reads_nothing_is_closed_and_the_others_get_everything(path: s
         quick = await ProtocolClient.join(server.websocket_url, data={"name": "quick"})
         await quick.ask("subscribe", channel="open:r")
         sock, client = deaf(server.port, path, "open:r")
-        slow = re.compile(rf"x {client} \(127\.0\.0\.1, user ''\): slow: (\d+) bytes wait for it")
+        slow = re.compile(pattern(SLOW_CLIENT, connection=client, address="127.0.0.1", waiting_bytes=r"(\d+)"))
         for number in range(MOST):
             await quick.ask("publish", channel="open:r", data=[number, PAYLOAD])
             assert (await quick.push("pub"))["pub"]["data"][0] == number
@@ -139,7 +141,7 @@ async def test_a_stream_that_was_too_slow_for_a_while_is_told_so_at_its_end() ->
         sock, client = deaf(server.port, "/connection/http_stream", "open:r")
         for number in range(MOST):
             await quick.ask("publish", channel="open:r", data=[number, PAYLOAD])
-            if server.log.find_all(rf"x {client} .*slow"):
+            if server.log.find_all(pattern(SLOW_CLIENT, connection=client)):
                 break
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)  # it is slow no more
         received = b""
@@ -158,7 +160,7 @@ async def test_a_stream_that_was_too_slow_for_a_while_is_told_so_at_its_end() ->
 
 @run_async
 async def test_a_message_has_64_kib(server: RunningServer) -> None:
-    before = told(server)["too_big"]
+    before = told(server).get("too_big", 0)
     client = await ProtocolClient.join(server.websocket_url)
     head = '{"id":9,"rpc":{"method":"echo","data":""}}'
     whole = client.expect(9)
@@ -167,16 +169,18 @@ async def test_a_message_has_64_kib(server: RunningServer) -> None:
     assert (await client.ask("rpc", method="echo", data=1))["data"] == 1
     await client.send_raw(head.replace('""', f'"{"x" * (65537 - len(head))}"'))
     assert (await client.wait_closed())[0] == 1009
-    assert len(lines_of(server, client.connected["client"], "a message of more than 65536 bytes")) == 1
+    line = pattern(MESSAGE_TOO_LARGE, connection=client.connected["client"], limit_bytes=65536)
+    server.log.wait_for(line)
+    assert len(server.log.find_all(line)) == 1
     wait_for_count(server, "too_big", before + 1)
 
 
 @pytest.mark.parametrize("path", ["/emulation", *STREAMS])
 def test_so_has_a_request(server: RunningServer, path: str) -> None:
-    before, mark = told(server)["too_big"], server.log.mark()
+    before, mark = told(server).get("too_big", 0), server.log.mark()
     assert ask(server, "POST", path, b" " * 65536).status in (400, 200)
     assert ask(server, "POST", path, b" " * 65537).status == 413
-    server.log.wait_for("x 127.0.0.1: a message of more than 65536 bytes", since=mark)
+    server.log.wait_for(pattern(MESSAGE_TOO_LARGE, address="127.0.0.1", limit_bytes=65536), since=mark)
     wait_for_count(server, "too_big", before + 1)
 
 

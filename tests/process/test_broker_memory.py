@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from realtime.broker.local_server import FULL, NOT_FULL
 from realtime.cli.status import troubles
 from tests.process.test_api import KEY, call, post
 from tests.support.aio import eventually, run_async
@@ -48,7 +49,7 @@ async def test_a_full_broker_refuses_publishers_for_a_while_and_serves_everybody
         assert refused is not None, "it is never full"
         assert (refused.code, refused.temporary) == (100, True), "an SDK tries again by itself"
         assert count > 20
-        server.log.wait_for(r"the local broker is full: it stores at most 1048576 bytes \(--broker-memory\)")
+        server.log.wait_for(f"{FULL} limit_bytes=1048576")
         status, answer = post(server, "/api/publish", {"channel": "kept:b", "data": TEXT})
         assert (status, answer["error"]["code"]) == (200, 100)
 
@@ -78,7 +79,7 @@ async def test_a_full_broker_refuses_publishers_for_a_while_and_serves_everybody
         await eventually(is_told)
 
         call(server, "history_remove", channel="kept:a")
-        server.log.wait_for("the local broker has memory again")
+        server.log.wait_for(NOT_FULL)
         await one.ask("subscribe", channel="kept:a")
         await one.ask("publish", channel="kept:a", data=TEXT)
 

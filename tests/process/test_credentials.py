@@ -16,7 +16,7 @@ from tests.support.client import ProtocolClient
 from tests.support.server import RunningServer
 
 KEY, WRONG = "0123456789abcdef-api", "fedcba9876543210-api"
-LINE = r"x (127\.\S+): wrong (API key|token|subscription token): (.*) \(\d+ more wrong credentials\)"
+LINE = r"x wrong (API key|token|subscription token) address=(127\.\S+) reason=(.*) more=\d+"
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ async def test_they_are_refused_counted_and_logged_and_a_good_one_works_at_once(
         await good.ask("refresh", token="x")
     wait_for_counts(server, {"API key": 4, "token": 11})
 
-    server.log.wait_for(r"x 127\.0\.0\.9: wrong API key: ")
+    server.log.wait_for(r"x wrong API key address=127\.0\.0\.9 ")
     lines = server.log.find_all(LINE)
     assert 1 <= len(lines) < 15
     text = "\n".join(server.log.lines)

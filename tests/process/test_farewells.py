@@ -284,7 +284,9 @@ async def test_the_end_of_a_connection_is_not_heard_of_while_its_user_has_anothe
     again = await scene.join("ana", 3)
     kill(scene, ben)
     await scene.heard("end", "ben", 1006)
-    await asyncio.to_thread(scene.server.log.wait_for, f"{name(first)} {REPLACED}")  # by whichever worker it is
+    await asyncio.to_thread(
+        scene.server.log.wait_for, f"{REPLACED} connection={name(first)}"
+    )  # by whichever worker it is
     await again.close()
     await scene.heard("end", "ana", 1000)
     assert scene.how_often("end", "ana") == 1

@@ -9,7 +9,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from realtime.transport.access import REQUEST_SERVED
 from tests.support.http import Client
+from tests.support.log_lines import pattern
 from tests.support.server import ROOT, RunningServer
 
 BARE = f"{ROOT / 'tests' / 'support' / 'bare_asgi.py'}:app"
@@ -22,6 +24,10 @@ app.mount("/below", bare)
 """
 
 
+def served(**fields: object) -> str:
+    return pattern(REQUEST_SERVED, **fields)
+
+
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 def test_each_request_is_a_line_without_its_query(http: str) -> None:
     with RunningServer(BARE, "--access-log", "--http", http, workers=1) as server:
@@ -32,9 +38,11 @@ def test_each_request_is_a_line_without_its_query(http: str) -> None:
             length = int(client.answer()["headers"]["content-length"])
             client.send(b"GET /nowhere HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
             client.stream.read()
-        server.log.wait_for(r"0/\d+ +< 127\.5\.6\.7 GET /scope: 200, \d+ bytes, [\d.]+ ms$")
-        server.log.wait_for(rf"< 127\.5\.6\.7 POST /body: 200, {length} bytes, [\d.]+ ms$")
-        server.log.wait_for(r"< 127\.5\.6\.7 GET /nowhere: 404, \d+ bytes, ")
+        of = {"address": "127.5.6.7"}
+        end = {"bytes": r"\d+", "ms": r"[\d.]+"}
+        server.log.wait_for(r"0/\d+ +" + served(**of, method="GET", path="/scope", status=200, **end) + "$")
+        server.log.wait_for(served(**of, method="POST", path="/body", status=200, bytes=length, ms=r"[\d.]+") + "$")
+        server.log.wait_for(served(**of, method="GET", path="/nowhere", status=404, **end))
         assert not server.log.find_all("hushhush")
 
 
@@ -43,14 +51,16 @@ def test_websockets_and_failures_are_lines_too() -> None:
         with connect(f"{server.url.replace('http', 'ws')}/echo", proxy=None) as websocket:
             websocket.send("hello")
             assert websocket.recv() == "hello"
-        server.log.wait_for(r"< 127\.0\.0\.1 WEBSOCKET /echo: 101, closed 1000, 5 bytes, ")
+        server.log.wait_for(
+            served(address="127.0.0.1", method="WEBSOCKET", path="/echo", status=101, bytes=5, closed=1000)
+        )
         with pytest.raises(InvalidStatus):
             connect(f"{server.url.replace('http', 'ws')}/refuse", proxy=None)
-        server.log.wait_for(r"WEBSOCKET /refuse: 403, closed \d+, 0 bytes, ")
+        server.log.wait_for(served(method="WEBSOCKET", path="/refuse", status=403, bytes=0, closed=r"\d+"))
         with Client(server.port) as client:
             client.send(b"GET /fail HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
             assert client.stream.readline().split()[1] == b"500"
-        server.log.wait_for(r"GET /fail: 500, 0 bytes, ")
+        server.log.wait_for(served(method="GET", path="/fail", status=500, bytes=0))
 
 
 def test_a_program_reads_the_same_as_fields() -> None:
@@ -59,7 +69,7 @@ def test_a_program_reads_the_same_as_fields() -> None:
             client.send(b"GET /scope HTTP/1.1\r\nHost: h\r\n\r\n")
             client.answer()
         line = json.loads(server.log.wait_for(r'^{.*"logger": "realtime.access".*}$')[0])
-        assert (line["process"], line["client"], line["method"], line["path"]) == ("0", "127.0.0.1", "GET", "/scope")
+        assert (line["process"], line["address"], line["method"], line["path"]) == ("0", "127.0.0.1", "GET", "/scope")
         assert line["status"] == 200
         assert line["bytes"] > 0
         assert line["ms"] >= 0
@@ -71,7 +81,7 @@ def test_without_being_asked_no_request_is_a_line() -> None:
         client.answer()
         client.send(b"GET /scope HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         client.stream.read()
-        assert not server.log.find_all(" GET /scope")
+        assert not server.log.find_all("/scope")
 
 
 @pytest.mark.parametrize("http", ["httptools", "h11"])

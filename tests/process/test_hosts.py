@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from realtime.transport.hosts import HOST_REFUSED
 from tests.process.test_tls import make_certificate
 from tests.process.test_too_many import APP, WEBSOCKET
+from tests.support.log_lines import pattern
 from tests.support.server import DEADLINE_S, RunningServer
 
 KEY = "0123456789abcdef-api"
@@ -143,7 +145,7 @@ def test_they_are_counted_and_logged_once_a_second_and_the_banner_says_what_for(
     with Client(server.port) as client:
         for _ in range(50):
             assert client.ask(get("/hosted/", EVIL)) == 421
-    lines = server.log.find_all(rf"x 127\.0\.0\.1: host '{EVIL}' is none of --allowed-hosts \((\d+) more refused\)")
+    lines = server.log.find_all(pattern(HOST_REFUSED, address="127.0.0.1", host=EVIL, more=r"(\d+)"))
     assert 1 <= len(lines) < 50
     line = server.log.wait_for(r"^\s+hosts +chat\.example\.org, \*\.example\.net, \[::1\]; (.*)$")
     assert re.search("421.*DNS rebinding.*Host header", line[1])
@@ -170,4 +172,4 @@ def test_behind_tls_and_proxies_it_is_alike(tmp_path: Path) -> None:
         for path in ("/connection/websocket", "/hosted/ws"):
             assert stack.enter_context(Client(server.port, tls)).ask(websocket(path, EVIL)) == 421
             assert stack.enter_context(Client(server.port, tls)).ask(websocket(path, GOOD)) == 101
-        server.log.wait_for("x 192.0.2.9: host 'evil.example' is none of --allowed-hosts")
+        server.log.wait_for(pattern(HOST_REFUSED, address="192.0.2.9", host="evil.example"))

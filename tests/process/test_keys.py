@@ -236,7 +236,7 @@ async def lose_provider(server: RunningServer, provider: Provider) -> None:
     begin = server.log.mark()
     for key in old:
         await admitted(server, key)
-    await asyncio.to_thread(server.log.wait_for, r"no keys from http://127\.0\.0\.1", since=begin)
+    await asyncio.to_thread(server.log.wait_for, r"keys not fetched url=http://127\.0\.0\.1", since=begin)
     for key in old:
         await admitted(server, key)
     for key in new:

@@ -19,7 +19,9 @@ from typing import Any
 
 import pytest
 
+from realtime.transport.client_log import SLOW_CLIENT
 from tests.process.test_tls import make_certificate, trusting_anybody
+from tests.support.log_lines import pattern
 from tests.support.server import DEADLINE_S, RunningServer
 from tests.support.wire import (
     APP,
@@ -234,7 +236,7 @@ def test_a_hosted_application_has_to_answer_a_handshake_in_time(quick: RunningSe
     with Wire(quick) as wire:
         assert wire.send(ask("GET", "/web/never?token=hush", *UPGRADE)).answer() == 503
         assert wire.rest() == b""
-    quick.log.wait_for("the application did not answer a handshake within 0.1 s", since=mark)
+    quick.log.wait_for(pattern("x handshake not answered", address="127.0.0.1", within_s=0.1), since=mark)
     quick.log.wait_for("never accepted, and told 1006", since=mark)
 
 
@@ -281,7 +283,7 @@ def test_a_hosted_client_that_takes_nothing_is_cut_off(bounded: tuple[RunningSer
     mark = server.log.mark()
     with Wire(server, receive_buffer=4096) as wire:
         wire.send(of(kind).replace(b"/page", b"/endless").replace(b"/echo", b"/endless"))
-        server.log.wait_for(r"x 127\.0\.0\.1:\d+: slow: \d+ bytes wait for it", since=mark)
+        server.log.wait_for(pattern(SLOW_CLIENT, address="127.0.0.1", waiting_bytes=r"\d+"), since=mark)
         with contextlib.suppress(ConnectionResetError):
             wire.rest()
 

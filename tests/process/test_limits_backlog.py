@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from realtime.transport.client_log import SLOW_CLIENT
 from tests.support.limits_app import MANY
+from tests.support.log_lines import pattern
 from tests.support.server import RunningServer
 from tests.support.wire import ENV, KEY, OF_ROOMS, PARSERS, TEXT, UPGRADE, Wire, ask, join, publish_request
 
@@ -26,7 +28,7 @@ QUIET = ("--message-bytes", "64MiB", "--ping", "10m", "--pong", "5m")
 MOST = ("--outbound", "5m", "--outbound-bytes", "256MiB")
 LITTLE_TIME = ("--outbound", "500ms", "--outbound-bytes", "256MiB")
 FEW_BYTES = ("--outbound", "5m", "--outbound-bytes", "16KiB")
-SLOW = r"x .*127\.0\.0\.1.*: slow: \d+ bytes wait for it"
+SLOW = pattern(SLOW_CLIENT, address="127.0.0.1", waiting_bytes=r"\d+")
 
 PIPELINED = 1000  # requests for the browser client, of 20 KiB and more
 HOSTED = {
@@ -95,7 +97,7 @@ def test_what_waits_for_a_client_of_rooms_arrives_where_both_limits_are_at_their
                     read_to_the_end(cut)
         received = patient.until(b'"the last"')
     assert [int(each) for each in re.findall(rb'"data":\[(\d+), "x', received)] == list(range(COUNT))
-    assert not servers.most.log.find_all("slow: ")
+    assert not servers.most.log.find_all(SLOW_CLIENT)
 
 
 @pytest.mark.parametrize("kind", HOSTED)
@@ -113,7 +115,7 @@ def test_what_a_client_of_http_or_of_an_application_takes_late_arrives_where_the
             servers.little_time.log.wait_for(SLOW, since=mark)
             read_to_the_end(cut)
         read_late(patient, kind, head)
-    assert not servers.most.log.find_all("slow: ")
+    assert not servers.most.log.find_all(SLOW_CLIENT)
 
 
 def read_late(wire: Wire, kind: str, head: str) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from realtime.auth.tokens import sign
+from tests.process.test_streams import Stream
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
+from tests.support.log_lines import pattern
 from tests.support.server import RunningServer
 
 APP = """
@@ -57,7 +59,9 @@ async def test_the_log_at_debug_level_shows_a_conversation_without_its_tokens() 
         server.log.wait_for(r'debug +0/\d+ +< .*"subscribe": ?\{"channel": ?"room"')
         await client.close()
     assert not any(token in line for line in server.log.lines)
-    assert server.log.find_all("debug +0/.* = room ") == []
+    shown = [match[1] for match in server.log.find_all(r"debug +\S+ +(.*)")]
+    others = [text for text in shown if not text.startswith(("< ", "> ", "= websocket ", "x websocket "))]
+    assert others == [], "one logger alone has that level"
 
 
 def test_a_level_of_a_logger_that_is_misspelt_is_refused_with_what_is_allowed() -> None:
@@ -68,3 +72,30 @@ def test_a_level_of_a_logger_that_is_misspelt_is_refused_with_what_is_allowed() 
         server.log.wait_for("realtime.hub=loud")
     finally:
         server.stop()
+
+
+def test_so_it_does_for_clients_without_a_websocket() -> None:
+    """Also where a command reaches another worker than the one that serves the stream."""
+    secret = "the secret of tokens in a test, of 32 bytes and more"
+    token = sign({"sub": "ana"}, secret)
+    env = {"REALTIME_TOKEN_HMAC_SECRET": secret}
+    hidden = {token}
+    with RunningServer(None, "--log-level", "info,realtime.stream=debug", workers=2, env=env) as server:
+        server.wait_until_full()
+        for path in ("/connection/sse", "/connection/http_stream"):
+            with Stream(server, path, {"id": 1, "connect": {"token": token}}) as stream:
+                for number, address in enumerate(("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"), 2):
+                    assert stream.say({"id": number, "subscribe": {"channel": f"room{number}"}}, address=address) == 204
+                    stream.reply(number)
+                connection = stream.first["connect"]["client"]
+                hidden.add(stream.session)
+            before = pattern("message", connection=connection, address="127.0.0.1")
+            fields = pattern("message", connection=connection, address="127.0.0.1", user="ana")
+            server.log.wait_for(rf'debug +[01]/\d+ +< {before} {{"id": ?1, ?"connect": ?{{"token":"\*\*\*"}}}}')
+            server.log.wait_for(rf'debug +[01]/\d+ +> {fields} {{"id":1,"connect":')
+            for number in (2, 3, 4, 5):
+                server.log.wait_for(rf'debug +[01]/\d+ +< {fields} .*"subscribe": ?{{"channel": ?"room{number}"')
+                server.log.wait_for(rf'debug +[01]/\d+ +> {fields} {{"id":{number},"subscribe":')
+    assert not any(each in line for line in server.log.lines for each in hidden), (
+        "with these one could speak for the client"
+    )

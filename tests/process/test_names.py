@@ -73,9 +73,8 @@ def site(tmp_path: Path) -> Path:
     """A place for packages with ours in it."""
     place = tmp_path / "site"
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("realtime", "sticky"):
+    for name in ("realtime", "realtime_cluster", "sticky"):
         shutil.copytree(ROOT / name, place / name, ignore=ignore)
-    shutil.copy(ROOT / "realtime_cluster.py", place)
     return place
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from realtime.transport.client_log import SLOW_CLIENT
 from tests.support.aio import run_async_for
 from tests.support.client import ProtocolClient
+from tests.support.log_lines import pattern
 from tests.support.server import RunningServer
 
 MEMBERS, SLOW = 500, 5
@@ -88,7 +90,7 @@ async def test_who_stops_reading_costs_its_limit_and_nobody_else_anything(tmp_pa
         assert most - before < SLOW * LIMIT_KIB + KEPT_KIB
         assert slow_of(server) == SLOW
         assert [each["pid"] for each in server.status()["workers"]] == [worker]
-        lines = server.log.find_all(r"x .*slow: \d+ bytes wait for it")
+        lines = server.log.find_all(pattern(SLOW_CLIENT, waiting_bytes=r"\d+"))
         assert len(lines) == SLOW, "each is told once"
         for sock in slow:
             sock.close()
@@ -117,7 +119,7 @@ async def test_who_takes_what_it_can_of_a_room_that_conflates_is_served_on(tmp_p
                 taken = await asyncio.get_running_loop().sock_recv(slow, TAKEN_AT_ONCE)
                 assert taken, "it is not closed"
                 left = max(left - 1, 0)
-            assert len(server.log.find_all("slow: ")) == 1, "who takes nothing is closed"
+            assert len(server.log.find_all(SLOW_CLIENT)) == 1, "who takes nothing is closed"
             await publisher.close()
 
 

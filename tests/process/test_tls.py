@@ -1,5 +1,6 @@
 """
-TLS that ends in the workers: https and wss on adopted connections, one slot for an address, a new certificate at HUP.
+TLS that ends in the workers: https and wss on adopted connections, one slot for an address. Renewed certificates are in
+test_new_certificates.py.
 
 The WebSocket clients here are those of `websockets.asyncio`: those of `websockets.sync` read and write one TLS
 connection from two threads, and until Python 3.13 nothing keeps these apart, so that now and then an answer is lost.
@@ -12,7 +13,6 @@ import contextlib
 import datetime
 import ipaddress
 import json
-import signal
 import socket
 import ssl
 import subprocess
@@ -29,7 +29,6 @@ from websockets.asyncio.client import connect
 
 from tests.sdk.conftest import APP as SDK_APP
 from tests.support.http import WHOSE
-from tests.support.log_lines import exited
 from tests.support.server import ROOT, RunningServer
 
 
@@ -170,18 +169,6 @@ def test_who_begins_a_handshake_that_is_none_harms_nobody(tmp_path: Path) -> Non
             while sock.recv(4096):
                 pass
         assert get(server, "127.0.0.1")["slot"] == 0
-
-
-def test_a_reload_takes_up_a_new_certificate(server: RunningServer, tmp_path: Path) -> None:
-    before = certificate_of(server)
-    make_certificate(tmp_path, "second")
-    assert certificate_of(server) == before
-    server.send_signal(signal.SIGHUP)
-    for slot in range(3):
-        server.log.wait_for(exited(slot=slot))
-    after = certificate_of(server)
-    assert after != before
-    assert x509.load_der_x509_certificate(after).subject.rfc4514_string() == "CN=second"
 
 
 def complaint(*options: str) -> str:

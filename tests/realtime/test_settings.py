@@ -222,6 +222,8 @@ def test_no_error_shows_a_secret(tmp_path: Path) -> None:
 def test_what_must_never_be_shown_includes_the_password_of_redis() -> None:
     settings = Settings(secret=SECRET, redis="redis://user:pa%40ss@db")
     assert settings.secrets == (SECRET, "pa%40ss", "pa@ss")
+    both = Settings(token_hmac_secret=SECRET, token_hmac_secret_previous="p" * 32, secret_previous="q" * 16)
+    assert {SECRET, "p" * 32, "q" * 16} <= set(both.secrets)
     settings = Settings(redis="redis+sentinel://user:pa@a:1,b:2/rooms?sentinel_password=other%21")
     assert settings.secrets == ("pa", "pa", "other!")
 
@@ -236,6 +238,15 @@ RELATIONS: list[tuple[dict[str, str], str]] = [
         {"sticky": "session", "certfile": "a.pem", "keyfile": "b.pem"},
         "--sticky: sticky session cannot be combined with TLS that ends in the workers (the cookie is encrypted): "
         "end TLS in a proxy, or use sticky ip",
+    ),
+    (
+        {"secret_previous": SECRET},
+        "--secret-previous: secret_previous has no meaning without secret, which replaces it",
+    ),
+    (
+        {"token_hmac_secret_previous": SECRET},
+        "--token-hmac-secret-previous: token_hmac_secret_previous has no meaning without token_hmac_secret, "
+        "which replaces it",
     ),
     ({"certfile": "a.pem"}, "--certfile: certfile needs keyfile beside it"),
     ({"keyfile": "a.pem"}, "--keyfile: keyfile needs certfile beside it"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from realtime import App, Connection, Disconnect, Reject
@@ -102,3 +104,62 @@ async def test_an_open_room_may_have_handlers_too() -> None:
         await client.publish("open:a", 1)
         assert (await client.next("pub"))["data"] == 1
     assert left == ["a"]
+
+
+@run_async
+async def test_a_wait_in_vain_says_what_was_waited_for_and_what_came_instead() -> None:
+    app, never = App(), asyncio.Event()
+    app.room("chat:{name}", open=True, presence=True)
+
+    @app.rpc("never")
+    async def never_answer(conn: Connection) -> None:
+        await never.wait()
+
+    async with TestServer(app, timeout_s=0.05) as server:
+        ann, ben = await server.connect(), await server.connect()
+        with pytest.raises(TimeoutError) as waited:
+            await ann.next("pub")
+        assert str(waited.value) == "no 'pub' came within 0.05 s; nothing else came; the client is in no room"
+        await ann.subscribe("chat:lobby")
+        await ann.next("join")
+        await ben.subscribe("chat:lobby")
+        await ben.publish("chat:lobby", {"text": "x" * 200})
+        with pytest.raises(TimeoutError) as waited:
+            await ann.next("pub", "chat:staff")
+        text = str(waited.value)
+        assert text.startswith("no 'pub' of room 'chat:staff' came within 0.05 s; instead came: join of 'chat:lobby' {")
+        assert """, pub of 'chat:lobby' {"data": {"text": "xxxx""" in text
+        assert text.endswith("x…; the client is in 'chat:lobby'")
+        for number in range(8):
+            await ben.publish("chat:lobby", number)
+        with pytest.raises(TimeoutError, match=r"pub of 'chat:lobby' .*, and 3 more; the client is in"):
+            await ann.next("message")
+        problem = "no answer to rpc 'never' within 0.05 s: its handler has not ended, or waits for something"
+        with pytest.raises(TimeoutError, match=problem):
+            await ann.rpc("never")
+        never.set()  # its answer comes now, and there is no one to have it
+        await ann.unsubscribe("chat:lobby")
+        with pytest.raises(TimeoutError, match="the client is in no room"):
+            await ann.next("message")
+
+
+@run_async
+async def test_what_comes_all_the_time_does_not_make_a_wait_longer() -> None:
+    app = App()
+    app.room("ticks", open=True)
+    app.every(0.01)(lambda: app.room("ticks").publish(1))
+    async with TestServer(app, timeout_s=0.2) as server:
+        client = await server.connect()
+        await client.subscribe("ticks")
+        with pytest.raises(TimeoutError, match=r"no 'join' came within 0.2 s; instead came: pub of 'ticks'"):
+            await client.next("join")
+        await client.next("pub", timeout_s=5)
+
+
+@run_async
+async def test_a_kind_that_never_comes_is_refused_at_once() -> None:
+    app = App()
+    async with TestServer(app) as server:
+        client = await server.connect()
+        with pytest.raises(ValueError, match="nothing of kind 'publish' ever comes; did you mean `pub`"):
+            await client.next("publish")

@@ -33,8 +33,8 @@ ROOM = "chat:a"
 
 # What the worker and the wire protocol call, on the loop alone: no business of an application's.
 WORKER = """
-    accepts bind check connect disconnect empty hears_ends hub leave lost message publish room_options rpc_call shutdown
-    startup subscribe
+    accepts bind check connect disconnect empty has_end_hook hub leave lost message publish room_options rpc_call
+    shutdown startup subscribe
 """
 FOR_THE_WORKER = {f"App.{name}" for name in WORKER.split()} | {"RoomHandle.check", "App.__call__"}
 

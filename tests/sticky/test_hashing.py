@@ -215,3 +215,33 @@ def test_a_tag_that_was_touched_is_none(app_id: bytes, slot: Slot, data: st.Data
 @given(st.text(max_size=40))
 def test_a_text_has_no_slot_unless_it_was_made_as_an_id(text: str) -> None:
     assert Hashing(SECRET).slot_of(text) is None
+
+
+# While one secret replaces another
+
+
+@given(keys, secrets, secrets)
+def test_a_key_keeps_its_slot_while_the_previous_secret_is_given(key: Key, secret: bytes, previous: bytes) -> None:
+    live = slots_up_to(8)
+    assert Hashing(secret, previous=previous).choose(key, live) == Hashing(previous).choose(key, live)
+
+
+@given(app_ids, slots, secrets, secrets)
+def test_ids_of_both_secrets_are_read_and_new_ones_outlive_the_previous_secret(
+    app_id: bytes, slot: Slot, secret: bytes, previous: bytes
+) -> None:
+    before, during, after = Hashing(previous), Hashing(secret, previous=previous), Hashing(secret)
+    assert during.slot_of(before.new_sticky_id(slot)) == during.slot_of(during.new_sticky_id(slot)) == slot
+    assert during.untag(before.tag(app_id, slot)) == during.untag(during.tag(app_id, slot)) == (app_id, slot)
+    assert after.slot_of(during.new_sticky_id(slot)) == slot
+    assert after.untag(during.tag(app_id, slot)) == (app_id, slot)
+
+
+def test_an_id_of_a_secret_that_is_given_no_longer_has_no_slot() -> None:
+    sticky_id = Hashing(b"1" * 16).new_sticky_id(Slot(3))
+    assert Hashing(b"3" * 16, previous=b"2" * 16).slot_of(sticky_id) is None
+
+
+def test_a_previous_secret_that_is_too_short_is_named() -> None:
+    with pytest.raises(SettingsError, match="secret_previous: 0 bytes are too few"):
+        Hashing(SECRET, previous=b"")

@@ -60,6 +60,7 @@ def test_the_boot_message_has_all_that_a_worker_needs() -> None:
         "config": {"app": "chat"},
         "affinity": SETTINGS.affinity.to_builtins(),
         "secret": b"s" * 32,
+        "secret_previous": None,
         "heartbeat_s": 0.5,
         "orphan_grace_s": 60.0,
     }

@@ -15,9 +15,9 @@ from realtime.broker.base import (
     BrokerListener,
     History,
     Position,
-    Publication,
     Published,
     PublishRequest,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
@@ -47,7 +47,7 @@ class FaultyBroker(MemoryBroker):
         self._made = 0
         self._told = 0
         self._shift: dict[Room, int] = {}
-        self._held: tuple[Room, Publication] | None = None
+        self._held: tuple[Room, RawPublication] | None = None
         self._to: BrokerListener | None = None
 
     async def start(self, listener: BrokerListener) -> None:
@@ -69,7 +69,7 @@ class FaultyBroker(MemoryBroker):
             stream.publications.pop()
         return await super().publish(request)
 
-    def on_publication(self, room: Room, publication: Publication) -> None:
+    def on_publication(self, room: Room, publication: RawPublication) -> None:
         assert self._to is not None
         self._told += 1
         is_turn = self._told % EACH == 0
@@ -104,9 +104,11 @@ class FaultyBroker(MemoryBroker):
         since: Position | None = None,
         limit: int = 0,
         reverse: bool = False,
-        begin: bool = False,
+        create: bool = False,
     ) -> History:
-        page = await super().history(room, retention=retention, since=since, limit=limit, reverse=reverse, begin=begin)
+        page = await super().history(
+            room, retention=retention, since=since, limit=limit, reverse=reverse, create=create
+        )
         if since is not None and self.fault == "forget":
             return History((), Position(page.top.epoch, since.offset))
         if since is not None and self.fault == "off by one" and page.publications:

@@ -1,9 +1,9 @@
 """
 `HubClient`: a member of a hub's rooms that writes down what it gets; no protocol, no socket.
 
-It is a `fanout.Subscriber` whose wire says each publication as itself. `ledger` is what a client would have shown its
-user: what it missed, as it was told on entering, and what came live. It does what a good client does and no more: it
-keeps its position, and comes back with it.
+It is a `fanout.Subscriber` whose encoder writes each publication as itself. `ledger` is what a client would have shown
+its user: what it missed, by the answer to its entering, and what came live. It does what a good client does and no
+more: it keeps its position, and comes back with it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from realtime.broker.base import Broker, ClientInfo, Position, Publication, PublishRequest, Room
+from realtime.broker.base import Broker, ClientInfo, Position, PublishRequest, RawPublication, Room
 from realtime.rooms.fanout import Change
 from realtime.rooms.hub import Hub
 from realtime.rooms.options import RoomOptions
@@ -51,14 +51,14 @@ def say(hub: Hub, data: bytes, room: Room = ROOM, options: RoomOptions = KEPT, *
 
 
 class _Events:
-    """A wire that says each event as one line."""
+    """An encoder that says each event as one line."""
 
     is_delta = False
 
-    def publication(self, room: Room, publication: Publication) -> bytes:
+    def publication(self, room: Room, publication: RawPublication) -> bytes:
         return b"%d:%b\n" % (publication.offset, publication.data)
 
-    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
+    def delta(self, room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
         raise AssertionError("nobody asked for one")
 
     def changes(self, room: Room, changes: Sequence[Change]) -> bytes:
@@ -67,7 +67,7 @@ class _Events:
         )
 
 
-WIRE = _Events()
+ENCODER = _Events()
 
 
 class HubClient:
@@ -78,7 +78,7 @@ class HubClient:
         self.connection_id = name
         self.info = ClientInfo(f"user {name}", name)
         self.options = options
-        self.wire = WIRE
+        self.encoder = ENCODER
         self.transport = self
         self.events: list[str] = []
         self.offsets: list[int] = []

@@ -109,7 +109,10 @@ class LaggingBroker(MemoryBroker):
 
     def lose_stream(self, room: str) -> None:
         """Forget a room's stream with its position: it comes back under another epoch."""
-        stream = self._state.streams.by_room[Room(room)]
+        streams = self._state.streams
+        if Room(room) not in streams.by_room:  # it was never used, and its only member moves just now
+            streams.position(self._clock(), Room(room), Retention(1))
+        stream = streams.by_room[Room(room)]
         stream.offset = stream.offset or 1  # one that nobody used would come back under the same
         self._state.streams.forget(Room(room))
 

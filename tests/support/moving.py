@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from realtime.broker.base import Room
 from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.session.session import Session
 from realtime.session.state import Phase
@@ -42,6 +43,7 @@ class Moving:
         self._lost: tuple[int, str] | None = None
         self._task: asyncio.Task[None] | None = None
         self._session = begin(protocol, Noticing(transport, self._written), *others)
+        self._connections = [self._session.connection]  # all that the application may hold
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -75,9 +77,8 @@ class Moving:
     async def _move(self) -> None:
         old = self._session
         try:
-            if old.is_open and old.services.hub.is_linked and await old.quiesce(WITHIN_S):
-                if old.is_open and old.services.hub.is_linked:
-                    await self._replace(old)
+            if _can_move(old) and await old.quiesce(WITHIN_S) and _can_move(old):
+                await self._replace(old)
         finally:
             self._task = None
             self._session.resume()
@@ -91,17 +92,57 @@ class Moving:
 
     async def _replace(self, old: Session) -> None:
         exported = old.export()
+        subscriptions = list(old.state.subscriptions.values())
         old.drop()
         assert old.state.phase is Phase.CLOSED
-        subscriptions = old.state.subscriptions.values()
+        meanwhile = Meanwhile(old)
+        self._serve(meanwhile)
         if subscriptions and all(each.positioned and not each.join_leave for each in subscriptions):
             for _ in range(self._chance.randrange(TURNS)):  # what is published meanwhile is in the stream
                 await asyncio.sleep(0)
         new = self._session = await self._protocol.restore(old.transport, exported, old._mark)
         self._moves.append(new.connection.id)
-        held = old.connection
-        held._session, held._identity = new, new.state.identity
-        held.subscriptions, held._state = new.state.subscriptions, new.connection._state
+        for connection in self._connections:
+            connection._identity, connection._state = new.state.identity, new.connection._state
+            connection.subscriptions = new.state.subscriptions
+        self._serve(new)
+        self._connections.append(new.connection)
+        meanwhile.end_with(new)
+
+    def _serve(self, session: Any) -> None:
+        for connection in self._connections:
+            connection._session = session
+
+
+def _can_move(session: Session) -> bool:
+    """Say whether its rooms can be entered anew. Changes while the session comes to rest."""
+    return session.is_open and session.services.hub.is_linked
+
+
+class Meanwhile:
+    """The session of a connection while that moves: what the application asks for waits until it has moved."""
+
+    def __init__(self, old: Session) -> None:
+        self._old = old
+        self._new: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+
+    def end_with(self, new: Session) -> None:
+        self._new.set_result(new)
+
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        return self._old.event_loop()
+
+    def send_message(self, data: bytes) -> None:
+        self._new.add_done_callback(lambda new: new.result().send_message(data))
+
+    def end(self, code: int, reason: str) -> None:
+        self._new.add_done_callback(lambda new: new.result().end(code, reason))
+
+    async def enter(self, room: Room) -> None:
+        await (await asyncio.shield(self._new)).enter(room)
+
+    async def exit(self, room: Room, code: int, reason: str) -> None:
+        await (await asyncio.shield(self._new)).exit(room, code, reason)
 
 
 class Noticing:

@@ -14,26 +14,25 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from realtime.application.app import App
+from realtime.application.app import Application
 from realtime.auth.credentials import WrongCredentials
 from realtime.auth.tokens import Tokens, sign
 from realtime.broker.base import Broker, WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
+from realtime.protocol.centrifuge.encoder import difference
 from realtime.protocol.centrifuge.server import Centrifuge
-from realtime.protocol.centrifuge.wire import difference
 from realtime.rooms.census import LARGE
 from realtime.rooms.hub import COMPARE_S, Hub
 from realtime.session.registry import Home, Registry
-from realtime.session.state import Limits
+from realtime.session.state import SessionLimits
 from realtime.tasks import BEGIN, Begin
 from realtime.timing.timer_wheel import TimerWheel
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import WebSocketTransport
-from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
-from realtime.transport.websocket_endpoint import WebSocketEndpoint
+from realtime.transport.websocket_endpoint import WebSocketEndpoint, WebSocketLimits
 from tests.support.client import DEADLINE_S, ProtocolClient
 
 SECRET = "the secret of a worker in a test, of thirty-two bytes and more"
@@ -91,7 +90,7 @@ class OneWorker:
 
     def __init__(
         self,
-        app: App,
+        app: Application,
         *,
         broker: Broker | None = None,
         sockets: WebSocketLimits | None = None,
@@ -114,7 +113,7 @@ class OneWorker:
             compare_s: seconds between two comparisons of positions.
             wrong: counts wrong tokens; none waits unless given.
             begin: begins tasks.
-            limits: fields of `state.Limits`.
+            limits: fields of `state.SessionLimits`.
         """
         self.app = app
         self.broker = broker or MemoryBroker(WorkerId("w"))
@@ -125,7 +124,7 @@ class OneWorker:
             large=large, compare_s=compare_s,
         )  # fmt: skip
         self.protocol = Centrifuge(
-            app, self.hub, wheel=self.wheel, tokens=self.tokens, limits=Limits(**limits), home=home,
+            app, self.hub, wheel=self.wheel, tokens=self.tokens, limits=SessionLimits(**limits), home=home,
             registry=self.registry, wrong=wrong, begin=begin,
         )  # fmt: skip
         mailbox = Mailbox(self.broker, self.hub.private, WorkerId("w"))

@@ -299,5 +299,5 @@ class RunningServer:
 
     def local_broker(self) -> int:
         """Return the pid of the broker beside the workers, of a server without Redis."""
-        [found] = [pid for pid in self.children() if b"local_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        [found] = [pid for pid in self.children() if b"local_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         return found

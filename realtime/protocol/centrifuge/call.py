@@ -17,6 +17,7 @@ from msgspec import UNSET, Raw, UnsetType
 from realtime import codes
 from realtime.codes import ErrorCode
 from realtime.errors import BrokerUnavailable, ClientError
+from realtime.log_lines import log
 from realtime.protocol.centrifuge import uni
 from realtime.protocol.centrifuge.codec import Codec
 from realtime.protocol.centrifuge.messages import Result
@@ -47,7 +48,8 @@ class Call:
 
     def write(self, reply: bytes) -> int:
         """Write an answer that is encoded. Return its size in bytes."""
-        self.session.transport.write(self._frame(reply))
+        assert self.method != "send", "`send` has no answer (section 7.4)"
+        self.session.write(self._frame(reply))
         return len(reply)
 
     def charge(self, size: int) -> None:
@@ -55,7 +57,10 @@ class Call:
         metering.charge_answer(self.session.services, self.session.state, size)
 
     def fail(self, error: ClientError | ErrorCode) -> None:
-        """Answer the command, which failed."""
+        """
+        Answer the command, which failed. A failed `connect` refuses the client: its connection stays until it goes, and
+        every further command ends it (section 4, 2). A one-way client has no answers, so its connection ends here.
+        """
         session = self.session
         if self.method == "send":
             return  # it has no answer
@@ -65,14 +70,21 @@ class Call:
             return
         self.write(self.codec.error_reply(self.id, error))
         if session.state.phase is Phase.CONNECTING:
-            # What was said for now is not said for good afterwards.
+            # A temporary error must not become a final code afterwards.
             is_for_now = temporary or error.code == codes.TOKEN_EXPIRED.code
             session.refuse(uni.disconnect_for(error) if is_for_now else None)
 
     def log_unavailable(self, error: BrokerUnavailable) -> None:
         """Name the connection that the broker failed; not each of all, while it is away."""
         level = logging.WARNING if self.session.services.hub.is_served else logging.DEBUG
-        logger.log(level, "! %s: %s: %s", self.session.connection_id, self.method, error)
+        log(
+            logger,
+            level,
+            "command failed",
+            connection=self.session.connection_id,
+            command=self.method,
+            reason=error,
+        )
 
     def raw(self, data: bytes | None) -> Raw | UnsetType:
         """Return a payload as it stands in an answer."""
@@ -85,7 +97,7 @@ def payload(data: Raw | UnsetType) -> bytes | None:
 
 
 def ttl(expire_at_s: float | None) -> tuple[bool, int]:
-    """Return the fields `expires` and `ttl`, in whole seconds."""
+    """Return the fields `expires` and `ttl`: whole seconds, at least 1 and at most a year (section 5.1)."""
     if expire_at_s is None:
         return False, 0
     return True, max(1, min(int(expire_at_s - time.time()), TTL_MAX_S))

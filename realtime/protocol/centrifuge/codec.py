@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
+from realtime.broker.base import ClientInfo, ConnectionId, RawPublication, Room
 from realtime.codes import ErrorCode
 from realtime.errors import ClientError
 from realtime.protocol.centrifuge.messages import Command, Push, Result
@@ -26,13 +26,16 @@ class Codec(Protocol):
     """One encoding of the protocol."""
 
     @property
-    def NAME(self) -> str: ...  # noqa: N802 - modules implement this, and it is a constant there
+    def NAME(self) -> str:  # noqa: N802 - modules implement this, and it is a constant there
+        """The name of the encoding: a session that moves finds its codec by it."""
 
     @property
-    def IS_BINARY(self) -> bool: ...  # noqa: N802
+    def IS_BINARY(self) -> bool:  # noqa: N802
+        """Whether it goes in binary frames, and payloads may be any bytes."""
 
     @property
-    def PING(self) -> bytes: ...  # noqa: N802
+    def PING(self) -> bytes:  # noqa: N802
+        """The empty answer, which a client answers with an empty command (section 5.2)."""
 
     @property
     def BETWEEN(self) -> bytes | None:  # noqa: N802
@@ -59,12 +62,12 @@ class Codec(Protocol):
         """Return the answer to `presence`, of what `presence_entries` returned."""
 
     def push(self, push: Push, /) -> bytes:
-        """Return a push of a rare kind."""
+        """Return a push of a rare kind. What is written to every member of a room has functions of its own below."""
 
-    def push_publication(self, room: Room, publication: Publication, /) -> bytes:
+    def push_publication(self, room: Room, publication: RawPublication, /) -> bytes:
         """Return the push of a publication."""
 
-    def push_delta(self, room: Room, publication: Publication, delta: bytes | None, /) -> bytes:
+    def push_delta(self, room: Room, publication: RawPublication, delta: bytes | None, /) -> bytes:
         """Return the push for a client with deltas: of `delta` against the publication before, or of the whole."""
 
     def push_join(self, room: Room, info: ClientInfo, /) -> bytes:
@@ -73,8 +76,8 @@ class Codec(Protocol):
     def push_leave(self, room: Room, info: ClientInfo, /) -> bytes:
         """Return the push of a leave."""
 
-    def pub_of(self, publication: Publication, /, *, delta: bool = False) -> Pub:
+    def pub_of(self, publication: RawPublication, /, *, delta: bool = False) -> Pub:
         """Return a publication as it stands in a list of them; `delta`: for a client that negotiated deltas."""
 
     def payload(self, data: bytes, /) -> bytes:
-        """Return a payload as it can stand in a message."""
+        """Return a payload as it can stand in a message. JSON loses its raw newlines, which would end the message."""

@@ -17,27 +17,28 @@ from typing import Any, Final
 from realtime import codes
 from realtime.broker.base import Position
 from realtime.errors import BrokerUnavailable, ClientError, Disconnect, TokenUnverified
+from realtime.log_lines import log
 from realtime.protocol.centrifuge.call import Call, payload, ttl
 from realtime.protocol.centrifuge.codec import Codec
 from realtime.protocol.centrifuge.messages import (
     Command,
-    ConnectRequest,
+    ConnectCommand,
     ConnectResult,
-    Empty,
-    HistoryRequest,
-    PresenceRequest,
-    PresenceStatsRequest,
-    PublishRequest,
-    RefreshRequest,
+    EmptyResult,
+    HistoryCommand,
+    PresenceCommand,
+    PresenceStatsCommand,
+    PublishCommand,
+    RefreshCommand,
     RefreshResult,
-    RPCRequest,
+    RPCCommand,
     RPCResult,
-    SendRequest,
-    SubRefreshRequest,
+    SendCommand,
+    SubRefreshCommand,
     SubRefreshResult,
-    SubscribeRequest,
+    SubscribeCommand,
     SubscribeResult,
-    UnsubscribeRequest,
+    UnsubscribeCommand,
 )
 from realtime.protocol.shapes import HistoryResult, PresenceStatsResult
 from realtime.rooms.pending import Insufficient
@@ -47,8 +48,8 @@ from realtime.session.requests import Connected
 from realtime.session.session import Session
 from realtime.session.state import Phase
 
-REPLY_UNRECOVERABLE: Final = 2  # bit of SubscribeRequest.flag: error 112 instead of a subscription that lost something
-EMPTY: Final = Empty()
+REPLY_UNRECOVERABLE: Final = 2  # bit of SubscribeCommand.flag: error 112 instead of a subscription that lost something
+EMPTY: Final = EmptyResult()
 
 logger = logging.getLogger("realtime.session")
 
@@ -76,7 +77,7 @@ async def execute(session: Session, codec: Codec, frame: Callable[[bytes], bytes
         call.log_unavailable(error)
         call.fail(codes.UNAVAILABLE)
     except TokenUnverified as error:
-        logger.info("x %s: %s: its token cannot be verified now: %s", session.connection_id, method, error)
+        log(logger, logging.INFO, "token not verified", connection=session.connection_id, command=method, reason=error)
         call.fail(codes.UNAVAILABLE)
     except Insufficient:
         raise codes.INSUFFICIENT_STATE.error() from None
@@ -86,17 +87,25 @@ async def execute(session: Session, codec: Codec, frame: Callable[[bytes], bytes
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        logger.exception("! %s: %s waited for something that was cancelled", session.connection_id, method)
+        log(
+            logger,
+            logging.ERROR,
+            "command failed",
+            connection=session.connection_id,
+            command=method,
+            reason="it waited for something that was cancelled",
+            exc_info=True,
+        )
         call.fail(codes.INTERNAL)
-    except Exception:
-        logger.exception("! %s: %s failed", session.connection_id, method)
+    except Exception:  # noqa: BLE001 - logged with its traceback
+        log(logger, logging.ERROR, "command failed", connection=session.connection_id, command=method, exc_info=True)
         call.fail(codes.INTERNAL)
 
 
 # The connection
 
 
-async def connect(call: Call, request: ConnectRequest) -> None:
+async def connect(call: Call, request: ConnectCommand) -> None:
     """Admit the client."""
     await requests.connect(
         call.session,
@@ -109,6 +118,7 @@ async def connect(call: Call, request: ConnectRequest) -> None:
 
 
 def _answer_connect(call: Call, connected: Connected) -> None:
+    """Write the answer to `connect`. Its parts are those of section 5.1."""
     session = call.session
     home, stream_id = session.services.home, session.stream_id
     expires, seconds = ttl(connected.expire_at_s)
@@ -129,7 +139,7 @@ def _answer_connect(call: Call, connected: Connected) -> None:
     call.answer(result)
 
 
-async def refresh(call: Call, request: RefreshRequest) -> None:
+async def refresh(call: Call, request: RefreshCommand) -> None:
     """Let the connection live longer."""
     expires, seconds = ttl(await requests.refresh(call.session, request.token))
     call.answer(RefreshResult(call.session.connection.id, call.session.services.home.version, expires, seconds))
@@ -138,7 +148,7 @@ async def refresh(call: Call, request: RefreshRequest) -> None:
 # Subscriptions
 
 
-async def subscribe(call: Call, request: SubscribeRequest) -> None:
+async def subscribe(call: Call, request: SubscribeCommand) -> None:
     """Bring the client into a room, with what it missed where it asks for that."""
     room = call.session.room_named(request.channel)
     if request.type:  # rooms of keys, and shared polls, which are not here
@@ -170,14 +180,14 @@ def _subscribe_result(call: Call, subscribed: Subscribed) -> SubscribeResult:
     return result
 
 
-async def sub_refresh(call: Call, request: SubRefreshRequest) -> None:
+async def sub_refresh(call: Call, request: SubRefreshCommand) -> None:
     """Let a subscription live longer."""
     session = call.session
     subscription = await session.prolong(session.room_named(request.channel), request.token)
     call.answer(SubRefreshResult(*ttl(subscription.expire_at_s)))
 
 
-async def unsubscribe(call: Call, request: UnsubscribeRequest) -> None:
+async def unsubscribe(call: Call, request: UnsubscribeCommand) -> None:
     """Take the client out of a room; one in which it is not is no error."""
     call.session.leave(call.session.room_named(request.channel))
     call.answer(EMPTY)
@@ -186,8 +196,8 @@ async def unsubscribe(call: Call, request: UnsubscribeRequest) -> None:
 # In a room
 
 
-async def publish(call: Call, request: PublishRequest) -> None:
-    """Publish into a room."""
+async def publish(call: Call, request: PublishCommand) -> None:
+    """Publish into a room. Where the broker keeps the order of calls, the next command need not wait for this one."""
     session = call.session
     room, options = requests.permitted(session, request.channel, "publish")
     if request.type:
@@ -195,26 +205,37 @@ async def publish(call: Call, request: PublishRequest) -> None:
     publishing = await requests.publish(session, room, options, payload(request.data))
     if publishing is None:
         call.answer(EMPTY)
-    elif session.may_publish_beside:
-        session.publish_beside(_answer_publish(call, publishing))
+    elif session.may_publish_concurrently:
+        session.publish_concurrently(_answer_publish(call, publishing))
     else:
         await publishing
         call.answer(EMPTY)
 
 
 async def _answer_publish(call: Call, publishing: Coroutine[Any, Any, object]) -> None:
+    """
+    Await a publication that is in flight, and answer it. It runs as a task of its own, so it raises nothing: what fails
+    becomes the answer.
+    """
     try:
         await publishing
         call.answer(EMPTY)
     except BrokerUnavailable as error:
         call.log_unavailable(error)
         call.fail(codes.UNAVAILABLE)
-    except Exception:
-        logger.exception("! %s: publish failed", call.session.connection_id)
+    except Exception:  # noqa: BLE001 - logged with its traceback
+        log(
+            logger,
+            logging.ERROR,
+            "command failed",
+            connection=call.session.connection_id,
+            command="publish",
+            exc_info=True,
+        )
         call.fail(codes.INTERNAL)
 
 
-async def presence(call: Call, request: PresenceRequest) -> None:
+async def presence(call: Call, request: PresenceCommand) -> None:
     """Return the members of a room. The answer is made once for all clients, in each encoding."""
     census, more = await requests.presence(call.session, request.channel)
     codec = call.codec
@@ -225,13 +246,13 @@ async def presence(call: Call, request: PresenceRequest) -> None:
     call.charge(call.write(codec.presence_reply(call.id, parts)))
 
 
-async def presence_stats(call: Call, request: PresenceStatsRequest) -> None:
+async def presence_stats(call: Call, request: PresenceStatsCommand) -> None:
     """Count the members of a room."""
     counts = await requests.presence_stats(call.session, request.channel)
     call.answer(PresenceStatsResult(counts.clients, counts.users))
 
 
-async def history(call: Call, request: HistoryRequest) -> None:
+async def history(call: Call, request: HistoryCommand) -> None:
     """Return what was published in a room (protocol, section 7.3)."""
     since = None if request.since is None else Position(request.since.epoch, request.since.offset)
     page = await requests.history(
@@ -244,13 +265,13 @@ async def history(call: Call, request: HistoryRequest) -> None:
 # Apart from rooms
 
 
-async def rpc(call: Call, request: RPCRequest) -> None:
+async def rpc(call: Call, request: RPCCommand) -> None:
     """Call a method of the application."""
     call.answer(RPCResult(call.raw(await requests.rpc(call.session, request.method, payload(request.data)))))
 
 
-async def send(call: Call, request: SendRequest) -> None:
-    """Hand a message to the application."""
+async def send(call: Call, request: SendCommand) -> None:
+    """Hand a message to the application. It has no answer, so an error of it ends the connection or is lost."""
     await requests.send(call.session, payload(request.data))
 
 

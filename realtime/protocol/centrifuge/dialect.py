@@ -17,16 +17,16 @@ from realtime.codes import UnsubscribeCode
 from realtime.protocol.centrifuge import commands, uni
 from realtime.protocol.centrifuge.call import ttl
 from realtime.protocol.centrifuge.codec import BadFrame, Codec
+from realtime.protocol.centrifuge.encoder import CentrifugeEncoder
 from realtime.protocol.centrifuge.messages import (
     Command,
     Disconnected,
     Message,
     Push,
     Refreshed,
-    Subscribe,
-    Unsubscribe,
+    SubscribePush,
+    UnsubscribePush,
 )
-from realtime.protocol.centrifuge.wire import Wire
 from realtime.protocol.shapes import JSON
 from realtime.session.base import BadMessage, Dialect, Subscribed
 from realtime.session.session import Session
@@ -39,11 +39,17 @@ class CentrifugeDialect(Dialect):
     """The Centrifuge protocol as one kind of client speaks it."""
 
     def __init__(self, codec: Codec, framing: Framing) -> None:
+        """
+        Args:
+            codec: the encoding.
+            framing: of the transports that it is for. An encoder's bytes are framed, so it cannot be shared with
+                others.
+        """
         self.name = codec.NAME
         self.label = JSON if codec.NAME == uni.NAME else codec.NAME
         self.is_binary = codec.IS_BINARY
-        self.encoder = Wire(codec, framing)
-        self.delta_encoder = Wire(codec, framing, is_delta=True)
+        self.encoder = CentrifugeEncoder(codec, framing)
+        self.delta_encoder = CentrifugeEncoder(codec, framing, is_delta=True)
         self.ping = framing.frame(codec.PING)
         self._codec = codec
         self._frame = framing.frame
@@ -63,7 +69,7 @@ class CentrifugeDialect(Dialect):
         return commands.execute(session, self._codec, self._frame, command)
 
     def is_publication(self, command: Command) -> bool:
-        """Whether it publishes."""
+        """Whether it publishes: only such commands may run while others are in flight."""
         return command.publish is not None
 
     def message(self, data: bytes) -> bytes:
@@ -74,24 +80,25 @@ class CentrifugeDialect(Dialect):
         """Return the notification of a subscription, with what it recovers behind it."""
         codec, recoverable = self._codec, subscribed.recoverable
         data = UNSET if subscribed.data is None else Raw(codec.payload(subscribed.data))
-        told = Subscribe(recoverable=recoverable, positioned=recoverable, data=data)
+        push = SubscribePush(recoverable=recoverable, positioned=recoverable, data=data)
         if subscribed.position is not None:
-            told.epoch, told.offset = subscribed.position.epoch, subscribed.position.offset
-        messages = [codec.push(Push(channel=subscribed.room, subscribe=told))]
+            push.epoch, push.offset = subscribed.position.epoch, subscribed.position.offset
+        messages = [codec.push(Push(channel=subscribed.room, subscribe=push))]
         messages += [codec.push_publication(subscribed.room, each) for each in subscribed.publications]
         return b"".join(map(self._frame, messages))
 
     def unsubscribed(self, room: Room, code: UnsubscribeCode) -> bytes:
         """Return the notification that a subscription has ended."""
-        return self._push(Push(channel=room, unsubscribe=Unsubscribe(code.code, code.reason)))
+        return self._push(Push(channel=room, unsubscribe=UnsubscribePush(code.code, code.reason)))
 
     def refreshed(self, expire_at_s: float | None) -> bytes:
         """Return the notification that the connection expires at another time."""
         return self._push(Push(refresh=Refreshed(*ttl(expire_at_s))))
 
     def disconnected(self, code: int, reason: str) -> bytes:
-        """Return the end of a connection as a message."""
+        """Return the end of a connection as a message, for a transport without close frames (section 2.4)."""
         return self._push(Push(disconnect=Disconnected(code, reason)))
 
     def _push(self, push: Push) -> bytes:
+        """Return a framed push of a rare kind."""
         return self._frame(self._codec.push(push))

@@ -33,6 +33,7 @@ def delta(source: bytes, target: bytes) -> bytes:
             parts += _literal(target, literal_at, here)
             parts += (_number(size), b"@", _number(begin), b",")
             literal_at = at = here + size
+    assert literal_at <= len(target), "what was copied ends within the target"
     parts += _literal(target, literal_at, len(target))
     parts += (_number(checksum(target)), b";")
     return b"".join(parts)
@@ -45,7 +46,7 @@ def checksum(data: bytes) -> int:
 
 
 def _blocks(source: bytes) -> dict[bytes, int]:
-    """Return where each block of the source begins; the first, where blocks are equal."""
+    """Return where each block of the source begins; the first, where blocks are equal. Blocks do not overlap."""
     blocks: dict[bytes, int] = {}
     for at in range(0, len(source) - BLOCK + 1, BLOCK):
         blocks.setdefault(source[at : at + BLOCK], at)
@@ -53,7 +54,10 @@ def _blocks(source: bytes) -> dict[bytes, int]:
 
 
 def _common(source: bytes, i: int, target: bytes, j: int) -> int:
-    """Count the bytes that are equal from two places on."""
+    """
+    Count the bytes that are equal from two places on. Slices of 64 bytes are compared first: a loop over single bytes
+    would cost more than all the rest of a delta.
+    """
     most = min(len(source) - i, len(target) - j)
     step, size = 64, 0
     while size < most and source[i + size : i + size + step] == target[j + size : j + size + step]:
@@ -65,10 +69,12 @@ def _common(source: bytes, i: int, target: bytes, j: int) -> int:
 
 
 def _literal(target: bytes, begin: int, end: int) -> tuple[bytes, ...]:
+    """Return the piece that inserts bytes of the target; nothing where there are none."""
     return (_number(end - begin), b":", target[begin:end]) if end > begin else ()
 
 
 def _number(value: int) -> bytes:
+    """Return a number in the 64 digits of the format, most significant first. Zero is one digit."""
     digits = bytearray()
     while True:
         digits.append(DIGITS[value & 63])

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.broker.base import ClientInfo, RawPublication, Room
 from realtime.codes import ErrorCode
 from realtime.errors import ClientError
 from realtime.json_text import one_line
@@ -55,6 +55,10 @@ def decode(message: bytes | str) -> list[Command]:
 
 
 def _command(line: str) -> Command:
+    """
+    Return the command of one line. A lone surrogate, which JavaScript can cut out of a text, is repaired: the codec
+    refuses it, and the client would lose its connection by one character of its user.
+    """
     try:
         return _decoder.decode(line)
     except msgspec.DecodeError:
@@ -73,8 +77,8 @@ def presence_reply(id: int, entries: Sequence[bytes]) -> bytes:
 
 def error_reply(id: int, error: ClientError | ErrorCode) -> bytes:
     """Return the answer to a command that failed."""
-    told = Error(error.code, error.message, error.temporary)
-    return b'{"id":%d,"error":%b}' % (id, _encoder.encode(told))
+    content = Error(error.code, error.message, error.temporary)
+    return b'{"id":%d,"error":%b}' % (id, _encoder.encode(content))
 
 
 def push(push: Push) -> bytes:
@@ -82,12 +86,12 @@ def push(push: Push) -> bytes:
     return b'{"push":%b}' % _encoder.encode(push)
 
 
-def push_publication(room: Room, publication: Publication) -> bytes:
+def push_publication(room: Room, publication: RawPublication) -> bytes:
     """Return the push of a publication."""
     return _push_publication(room, publication, publication.data, b"")
 
 
-def push_delta(room: Room, publication: Publication, delta: bytes | None) -> bytes:
+def push_delta(room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
     """
     Return the push for a client that negotiated deltas: the payload is then a JSON string, of the delta or of the whole
     text. A delta that cut a character in half cannot be one.
@@ -100,7 +104,11 @@ def push_delta(room: Room, publication: Publication, delta: bytes | None) -> byt
     return _push_publication(room, publication, _encoder.encode(publication.data.decode()), b"")
 
 
-def _push_publication(room: Room, publication: Publication, data: bytes, more: bytes) -> bytes:
+def _push_publication(room: Room, publication: RawPublication, data: bytes, more: bytes) -> bytes:
+    """
+    Join the pieces of a publication's push. Zero values are left out (section 3.1). An offset is there only in a room
+    with history, so an SDK never stores a position that no stream has.
+    """
     parts = [b'{"push":{"channel":', _encoder.encode(room), b',"pub":{"data":', data]
     if publication.info is not None:
         parts += (b',"info":', _encoder.encode(info_of(publication.info)))
@@ -124,7 +132,7 @@ def push_leave(room: Room, info: ClientInfo) -> bytes:
     return b'{"push":{"channel":%b,"leave":{"info":%b}}}' % (_encoder.encode(room), _encoder.encode(info_of(info)))
 
 
-def pub_of(publication: Publication, *, delta: bool = False) -> Pub:
+def pub_of(publication: RawPublication, *, delta: bool = False) -> Pub:
     """Return a publication as it stands in a list of them; with `delta` the payload is a JSON string."""
     pub = shapes.pub_of(publication)
     if delta:

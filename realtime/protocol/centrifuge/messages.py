@@ -23,11 +23,21 @@ Offset = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 
 
 class StreamPosition(Struct, omit_defaults=True):
+    """A place in a stream. `epoch` "" is any: a client that has no position yet."""
+
     offset: Offset = 0
     epoch: str = ""
 
 
-class SubscribeRequest(Struct):
+class SubscribeCommand(Struct):
+    """
+    Subscribe to a room (section 6.1). Also a value of `ConnectCommand.subs`, where it is only a position.
+
+    `positioned`, `recoverable` and `join_leave` are wishes. The declaration of the room decides, so they are read and
+    not used. Of `flag`, bit 2 has meaning here; bit 1 is for numeric ids, which this server does not give (section
+    6.5). A `type` other than 0 asks for keyed rooms, which are refused (section 13).
+    """
+
     channel: str = ""
     token: str = ""
     recover: bool = False
@@ -43,54 +53,82 @@ class SubscribeRequest(Struct):
     tf: FilterNode | None = None
 
 
-class ConnectRequest(Struct):
+class ConnectCommand(Struct):
+    """
+    The first command (section 5.1).
+
+    `subs` are positions of rooms that the server may give, and never a wish for a subscription (section 9). `name` and
+    `version` are of the SDK. `headers` come from the client itself: no proxy has seen them, so they prove nothing.
+    """
+
     token: str = ""
     data: Raw | UnsetType = UNSET
-    subs: dict[str, SubscribeRequest] = {}
+    subs: dict[str, SubscribeCommand] = {}
     name: str = ""
     version: str = ""
     headers: dict[str, str] = {}
 
 
-class UnsubscribeRequest(Struct):
+class UnsubscribeCommand(Struct):
+    """Leave a room (section 6.3). It succeeds also where the client is not in the room."""
+
     channel: str = ""
 
 
-class PublishRequest(Struct):
+class PublishCommand(Struct):
+    """Publish in a room (section 7.1). `type` is for keyed rooms, which are refused."""
+
     channel: str = ""
     data: Raw | UnsetType = UNSET
     type: int = 0
 
 
-class PresenceRequest(Struct):
+class PresenceCommand(Struct):
+    """Request the members of a room (section 7.2)."""
+
     channel: str = ""
 
 
-class PresenceStatsRequest(Struct):
+class PresenceStatsCommand(Struct):
+    """Request how many members a room has, and how many users (section 7.2)."""
+
     channel: str = ""
 
 
-class HistoryRequest(Struct):
+class HistoryCommand(Struct):
+    """
+    Request a page of a stream (section 7.3). `limit` 0 asks for the position alone, and -1 for as many publications as
+    one answer may have. `since` itself is not in the page.
+    """
+
     channel: str = ""
     limit: int = 0
     since: StreamPosition | None = None
     reverse: bool = False
 
 
-class SendRequest(Struct):
+class SendCommand(Struct):
+    """A message for the application, without an answer (section 7.4). So it is the one command that needs no id."""
+
     data: Raw | UnsetType = UNSET
 
 
-class RPCRequest(Struct):
+class RPCCommand(Struct):
+    """Call a method of the application (section 7.4)."""
+
     method: str = ""
     data: Raw | UnsetType = UNSET
 
 
-class RefreshRequest(Struct):
+class RefreshCommand(Struct):
+    """Let the connection live longer, by a newer token of the same user (section 5.3)."""
+
     token: str = ""
 
 
-class SubRefreshRequest(Struct):
+class SubRefreshCommand(Struct):
+    """Let a subscription live longer, by a newer token (section 6.4). `type` is for keyed rooms."""
+
     channel: str = ""
     token: str = ""
     type: int = 0
@@ -100,17 +138,17 @@ class Command(Struct):
     """One command. Exactly one of the fields after `id` is set, or none in a pong."""
 
     id: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
-    connect: ConnectRequest | None = None
-    subscribe: SubscribeRequest | None = None
-    unsubscribe: UnsubscribeRequest | None = None
-    publish: PublishRequest | None = None
-    presence: PresenceRequest | None = None
-    presence_stats: PresenceStatsRequest | None = None
-    history: HistoryRequest | None = None
-    send: SendRequest | None = None
-    rpc: RPCRequest | None = None
-    refresh: RefreshRequest | None = None
-    sub_refresh: SubRefreshRequest | None = None
+    connect: ConnectCommand | None = None
+    subscribe: SubscribeCommand | None = None
+    unsubscribe: UnsubscribeCommand | None = None
+    publish: PublishCommand | None = None
+    presence: PresenceCommand | None = None
+    presence_stats: PresenceStatsCommand | None = None
+    history: HistoryCommand | None = None
+    send: SendCommand | None = None
+    rpc: RPCCommand | None = None
+    refresh: RefreshCommand | None = None
+    sub_refresh: SubRefreshCommand | None = None
 
 
 class EmulationRequest(Struct):
@@ -124,17 +162,29 @@ class EmulationRequest(Struct):
 # What the server answers
 
 
-class Empty(Struct):
+class EmptyResult(Struct):
     """The result of a command that has none: `{}`, and never left out."""
 
 
 class Error(Struct, omit_defaults=True):
+    """
+    The answer to a command that failed. `code` and `message` are always written: an SDK in Python reads them without a
+    default (section 3.1).
+    """
+
     code: int
     message: str
     temporary: bool = False
 
 
 class SubscribeResult(Struct, omit_defaults=True):
+    """
+    The answer to `subscribe`, and what a connect says of each room that the server gave (sections 6.1 and 9).
+
+    Where `recovered`, the offset is the client's own and moves on by the publications: with the top, a client that
+    reconnects in between would skip them. `expires` and `ttl` make an SDK refresh the token of the subscription.
+    """
+
     expires: bool = False
     ttl: int = 0
     recoverable: bool = False
@@ -149,6 +199,14 @@ class SubscribeResult(Struct, omit_defaults=True):
 
 
 class ConnectResult(Struct, omit_defaults=True):
+    """
+    The answer to `connect` (section 5.1). `client` and `version` must not be empty.
+
+    `ping` is in seconds; 0 means that no pings are expected as messages. `session` and `node` are for transports of two
+    halves: with them, later commands find the worker that has the stream (section 2.4). `time` is Unix time in
+    milliseconds.
+    """
+
     client: str
     version: str
     expires: bool = False
@@ -163,6 +221,8 @@ class ConnectResult(Struct, omit_defaults=True):
 
 
 class RefreshResult(Struct, omit_defaults=True):
+    """The answer to `refresh`. `client` and `version` are written as in `ConnectResult`."""
+
     client: str
     version: str
     expires: bool = False
@@ -170,16 +230,20 @@ class RefreshResult(Struct, omit_defaults=True):
 
 
 class SubRefreshResult(Struct, omit_defaults=True):
+    """The answer to `sub_refresh`. `ttl` is in seconds, and at least 1 where the subscription expires."""
+
     expires: bool = False
     ttl: int = 0
 
 
 class RPCResult(Struct):
+    """The answer of the application's method; without `data` where it returned nothing."""
+
     data: Raw | UnsetType = UNSET
 
 
 Result = (
-    Empty
+    EmptyResult
     | ConnectResult
     | SubscribeResult
     | RefreshResult
@@ -194,12 +258,16 @@ Result = (
 # What the server says unasked
 
 
-class Unsubscribe(Struct):
+class UnsubscribePush(Struct):
+    """The server has ended a subscription. From code 2500 on, an SDK subscribes again (section 8.3)."""
+
     code: int
     reason: str
 
 
-class Subscribe(Struct, omit_defaults=True):
+class SubscribePush(Struct, omit_defaults=True):
+    """The server has put the client into a room. What it missed there follows as publications (section 9)."""
+
     recoverable: bool = False
     epoch: str = ""
     offset: int = 0
@@ -208,6 +276,8 @@ class Subscribe(Struct, omit_defaults=True):
 
 
 class Message(Struct):
+    """A message of the application that belongs to no room (section 7.4)."""
+
     data: Raw
 
 
@@ -238,8 +308,8 @@ class Push(Struct, omit_defaults=True):
     pub: Pub | UnsetType = UNSET
     join: Membership | UnsetType = UNSET
     leave: Membership | UnsetType = UNSET
-    unsubscribe: Unsubscribe | UnsetType = UNSET
-    subscribe: Subscribe | UnsetType = UNSET
+    unsubscribe: UnsubscribePush | UnsetType = UNSET
+    subscribe: SubscribePush | UnsetType = UNSET
     message: Message | UnsetType = UNSET
     disconnect: Disconnected | UnsetType = UNSET
     refresh: Refreshed | UnsetType = UNSET

@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec import UNSET, Raw
 
-from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
+from realtime.broker.base import ClientInfo, ConnectionId, RawPublication, Room
 from realtime.codes import ErrorCode
 from realtime.errors import ClientError
 from realtime.protocol import shapes
@@ -54,6 +54,13 @@ ERROR, PUSH = 2, 4
 
 
 def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """
+    Return a number of seven bits a byte, lowest first, and where it ends. The bits above 64 are cut off, as proto3 has
+    it.
+
+    Raises:
+        BadFrame: it does not end in time.
+    """
     value = shift = 0
     while at < end:
         byte = data[at]
@@ -76,7 +83,14 @@ def _read_length(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _read(kind: type, data: bytes, at: int, end: int, depth: int = 0) -> Any:
-    """Return the message that stands between two places."""
+    """
+    Return the message that stands between two places.
+
+    Raises:
+        BadFrame: it is cut short, or a field has another type than the schema's. A peer may send anything, so no length
+            is
+            believed before it was compared with what is there.
+    """
     if depth > DEPTH_MAX:
         raise BadFrame("too deep")
     fields = FIELDS[kind]
@@ -108,6 +122,7 @@ def _read(kind: type, data: bytes, at: int, end: int, depth: int = 0) -> Any:
 
 
 def _put(found: dict[str, Any], name: str, form: str, of: Any, data: bytes, begin: int, end: int, depth: int) -> None:
+    """Read a field that has a length, and put it among those found: a list or a map grows with each."""
     if form == "s":
         found[name] = data[begin:end].decode()
     elif form == "y":
@@ -124,18 +139,21 @@ def _put(found: dict[str, Any], name: str, form: str, of: Any, data: bytes, begi
 
 
 def _unsigned(value: int) -> int:
+    """Return a number of 32 bits. A larger one would be another number to an SDK."""
     if value > 0xFFFFFFFF:
         raise BadFrame("a number of more than 32 bits")
     return value
 
 
 def _offset(value: int) -> int:
+    """Return an offset. Above 2**53 no reader in JavaScript would see the number that was sent."""
     if value > OFFSET_MAX:
         raise BadFrame("an offset that no stream has")
     return value
 
 
 def _signed(value: int) -> int:
+    """Return a number of 64 bits in two's complement."""
     return value - 2**64 if value >= 2**63 else value
 
 
@@ -143,18 +161,22 @@ _NUMBERS: Final[dict[str, Callable[[int], Any]]] = {"u": _unsigned, "o": _offset
 
 
 class _SubscribeEntry(msgspec.Struct):
+    """An entry of the map `ConnectCommand.subs`: in proto3, a map is a list of such messages."""
+
     key: str = ""
-    value: m.SubscribeRequest = msgspec.field(default_factory=m.SubscribeRequest)
+    value: m.SubscribeCommand = msgspec.field(default_factory=m.SubscribeCommand)
 
 
 class _TextEntry(msgspec.Struct):
+    """An entry of a map from text to text."""
+
     key: str = ""
     value: str = ""
 
 
-FIELDS[_SubscribeEntry] = {1: field("key", "s"), 2: field("value", "m", m.SubscribeRequest)}
+FIELDS[_SubscribeEntry] = {1: field("key", "s"), 2: field("value", "m", m.SubscribeCommand)}
 FIELDS[_TextEntry] = {1: field("key", "s"), 2: field("value", "s")}
-_ENTRIES: Final[dict[tuple[str, Any], type]] = {("sm", m.SubscribeRequest): _SubscribeEntry, ("ss", None): _TextEntry}
+_ENTRIES: Final[dict[tuple[str, Any], type]] = {("sm", m.SubscribeCommand): _SubscribeEntry, ("ss", None): _TextEntry}
 
 
 def decode(message: bytes | str) -> list[m.Command]:
@@ -191,6 +213,7 @@ def decode_emulation(body: bytes) -> m.EmulationRequest:
 
 
 def _varint(value: int) -> bytes:
+    """Return a number of seven bits a byte, lowest first. A negative one takes ten bytes, as proto3 has it."""
     if value < 0x80:
         return bytes((value,)) if value >= 0 else _varint(value + 2**64)
     parts = bytearray()
@@ -202,10 +225,12 @@ def _varint(value: int) -> bytes:
 
 
 def _delimited(data: bytes) -> bytes:
+    """Return bytes behind their length."""
     return _varint(len(data)) + data
 
 
 def _key(number: int, wire: int) -> bytes:
+    """Return what stands before a field: its number, and how its end is found."""
     return _varint(number << 3 | wire)
 
 
@@ -248,6 +273,7 @@ _WRITTEN: Final = {
 
 
 def _reply(id: int, number: int, message: bytes) -> bytes:
+    """Return a whole answer or push behind its length: the id where there is one, then the one field that it has."""
     head = b"\x08" + _varint(id) if id else b""
     return _delimited(head + _key(number, _BYTES) + _delimited(message))
 
@@ -277,13 +303,13 @@ def push(push: m.Push) -> bytes:
     return _reply(0, PUSH, _write(push))
 
 
-def push_publication(room: Room, publication: Publication) -> bytes:
+def push_publication(room: Room, publication: RawPublication) -> bytes:
     """As `Codec.push_publication`."""
     return push(m.Push(channel=room, pub=pub_of(publication)))
 
 
-def push_delta(room: Room, publication: Publication, delta: bytes | None) -> bytes:
-    """As `Codec.push_delta`."""
+def push_delta(room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
+    """As `Codec.push_delta`. A delta is bytes here, so it may cut a character in half."""
     pub = pub_of(publication)
     if delta is not None:
         pub.data, pub.delta = Raw(delta), True
@@ -300,11 +326,11 @@ def push_leave(room: Room, info: ClientInfo) -> bytes:
     return push(m.Push(channel=room, leave=m.Membership(shapes.info_of(info))))
 
 
-def pub_of(publication: Publication, *, delta: bool = False) -> shapes.Pub:
+def pub_of(publication: RawPublication, *, delta: bool = False) -> shapes.Pub:
     """As `Codec.pub_of`."""
     return shapes.pub_of(publication)
 
 
 def payload(data: bytes) -> bytes:
-    """As `Codec.payload`."""
+    """As `Codec.payload`. A field says its length, so any bytes can stand in it."""
     return data

@@ -21,6 +21,7 @@ texts, sm map of messages.
 
 
 def field(name: str, kind: str, type: Any = None) -> Field:
+    """Return a field's row. `type` is the message in it, or in each of its items."""
     return name, kind, type
 
 
@@ -40,7 +41,7 @@ FIELDS: Final[dict[type, dict[int, Field]]] = {
         5: field("vals", "rs"),
         6: field("nodes", "rm", FilterNode),
     },
-    m.SubscribeRequest: {
+    m.SubscribeCommand: {
         1: field("channel", "s"),
         2: field("token", "s"),
         3: field("recover", "b"),
@@ -55,46 +56,46 @@ FIELDS: Final[dict[type, dict[int, Field]]] = {
         14: field("flag", "i"),
         15: field("type", "i"),
     },
-    m.ConnectRequest: {
+    m.ConnectCommand: {
         1: field("token", "s"),
         2: field("data", "y"),
-        3: field("subs", "sm", m.SubscribeRequest),
+        3: field("subs", "sm", m.SubscribeCommand),
         4: field("name", "s"),
         5: field("version", "s"),
         6: field("headers", "ss"),
     },
-    m.UnsubscribeRequest: {1: field("channel", "s")},
-    m.PublishRequest: {1: field("channel", "s"), 2: field("data", "y"), 3: field("type", "i")},
-    m.PresenceRequest: {1: field("channel", "s")},
-    m.PresenceStatsRequest: {1: field("channel", "s")},
-    m.HistoryRequest: {
+    m.UnsubscribeCommand: {1: field("channel", "s")},
+    m.PublishCommand: {1: field("channel", "s"), 2: field("data", "y"), 3: field("type", "i")},
+    m.PresenceCommand: {1: field("channel", "s")},
+    m.PresenceStatsCommand: {1: field("channel", "s")},
+    m.HistoryCommand: {
         1: field("channel", "s"),
         7: field("limit", "i"),
         8: field("since", "m", m.StreamPosition),
         9: field("reverse", "b"),
     },
-    m.SendRequest: {1: field("data", "y")},
-    m.RPCRequest: {1: field("data", "y"), 2: field("method", "s")},
-    m.RefreshRequest: {1: field("token", "s")},
-    m.SubRefreshRequest: {1: field("channel", "s"), 2: field("token", "s"), 3: field("type", "i")},
+    m.SendCommand: {1: field("data", "y")},
+    m.RPCCommand: {1: field("data", "y"), 2: field("method", "s")},
+    m.RefreshCommand: {1: field("token", "s")},
+    m.SubRefreshCommand: {1: field("channel", "s"), 2: field("token", "s"), 3: field("type", "i")},
     m.Command: {
         1: field("id", "u"),
-        4: field("connect", "m", m.ConnectRequest),
-        5: field("subscribe", "m", m.SubscribeRequest),
-        6: field("unsubscribe", "m", m.UnsubscribeRequest),
-        7: field("publish", "m", m.PublishRequest),
-        8: field("presence", "m", m.PresenceRequest),
-        9: field("presence_stats", "m", m.PresenceStatsRequest),
-        10: field("history", "m", m.HistoryRequest),
-        12: field("send", "m", m.SendRequest),
-        13: field("rpc", "m", m.RPCRequest),
-        14: field("refresh", "m", m.RefreshRequest),
-        15: field("sub_refresh", "m", m.SubRefreshRequest),
+        4: field("connect", "m", m.ConnectCommand),
+        5: field("subscribe", "m", m.SubscribeCommand),
+        6: field("unsubscribe", "m", m.UnsubscribeCommand),
+        7: field("publish", "m", m.PublishCommand),
+        8: field("presence", "m", m.PresenceCommand),
+        9: field("presence_stats", "m", m.PresenceStatsCommand),
+        10: field("history", "m", m.HistoryCommand),
+        12: field("send", "m", m.SendCommand),
+        13: field("rpc", "m", m.RPCCommand),
+        14: field("refresh", "m", m.RefreshCommand),
+        15: field("sub_refresh", "m", m.SubRefreshCommand),
     },
     # One half of an emulated transport
     m.EmulationRequest: {1: field("node", "s"), 2: field("session", "s"), 3: field("data", "y")},
     # What the server answers
-    m.Empty: {},
+    m.EmptyResult: {},
     m.Error: {1: field("code", "u"), 2: field("message", "s"), 3: field("temporary", "b")},
     shapes.Info: INFO,
     shapes.Pub: {
@@ -148,8 +149,8 @@ FIELDS: Final[dict[type, dict[int, Field]]] = {
     m.RPCResult: {1: field("data", "y")},
     # What the server says unasked
     m.Membership: {1: field("info", "m", shapes.Info)},
-    m.Unsubscribe: {2: field("code", "u"), 3: field("reason", "s")},
-    m.Subscribe: {
+    m.UnsubscribePush: {2: field("code", "u"), 3: field("reason", "s")},
+    m.SubscribePush: {
         1: field("recoverable", "b"),
         4: field("epoch", "s"),
         5: field("offset", "u"),
@@ -164,9 +165,9 @@ FIELDS: Final[dict[type, dict[int, Field]]] = {
         4: field("pub", "m", shapes.Pub),
         5: field("join", "m", m.Membership),
         6: field("leave", "m", m.Membership),
-        7: field("unsubscribe", "m", m.Unsubscribe),
+        7: field("unsubscribe", "m", m.UnsubscribePush),
         8: field("message", "m", m.Message),
-        9: field("subscribe", "m", m.Subscribe),
+        9: field("subscribe", "m", m.SubscribePush),
         11: field("disconnect", "m", m.Disconnected),
         12: field("refresh", "m", m.Refreshed),
     },

@@ -8,24 +8,24 @@ framing, which all of its sessions share. What a session does is in session/.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from realtime.auth.credentials import WrongCredentials
 from realtime.auth.tokens import Tokens
-from realtime.protocol.centrifuge import json, protobuf, uni
+from realtime.protocol.centrifuge import endpoints, json, protobuf, uni
 from realtime.protocol.centrifuge.codec import Codec
 from realtime.protocol.centrifuge.dialect import CentrifugeDialect
 from realtime.rooms.hub import Hub
 from realtime.session import opening
-from realtime.session.base import Application, Services
+from realtime.session.base import ApplicationCalls, Services
 from realtime.session.registry import Home, Registry
 from realtime.session.session import Session
-from realtime.session.state import Limits, decode
+from realtime.session.state import BadState, SessionLimits, decode
 from realtime.tasks import BEGIN, Begin
 from realtime.timing.rate import Rate
 from realtime.timing.timer_wheel import TimerWheel
-from realtime.transport.base import Framing, Handshake, Transport
+from realtime.transport.base import Framing, Handshake, Parameters, Transport
 from sticky.handoff.journal import NO_MARK, Mark
 
 CODECS: Final[dict[str, Codec]] = {each.NAME: each for each in (json, protobuf, uni)}
@@ -38,12 +38,12 @@ class Centrifuge:
 
     def __init__(
         self,
-        application: Application,
+        application: ApplicationCalls,
         hub: Hub,
         *,
         wheel: TimerWheel,
         tokens: Tokens,
-        limits: Limits,
+        limits: SessionLimits,
         home: Home,
         registry: Registry,
         wrong: WrongCredentials | None = None,
@@ -76,6 +76,10 @@ class Centrifuge:
         )
         self._dialects: dict[tuple[str, Framing], CentrifugeDialect] = {}
 
+    def read_parameters(self, path: str, query: Mapping[str, str]) -> Parameters:
+        """See `ParameterReader`."""
+        return endpoints.read_parameters(path, query)
+
     def __call__(self, transport: Transport, handshake: Handshake, subprotocol: str | None) -> Session:
         """Begin a session. It is closed as stale when no `connect` comes in time."""
         dialect = self._dialect(codec_for(handshake, subprotocol), transport)
@@ -86,12 +90,15 @@ class Centrifuge:
         Continue a session that was served elsewhere, from what `Session.export` gave.
 
         Raises:
-            BadState: another version wrote it.
+            BadState: another version wrote it, or it speaks an encoding that this worker does not.
             ClientError: a room of it is not declared here.
             BrokerUnavailable: its rooms cannot be entered now.
         """
         state = decode(exported)
-        dialect = self._dialect(CODECS[state.wire.encoding], transport)
+        codec = CODECS.get(state.wire.encoding)
+        if codec is None:
+            raise BadState(f"a session in the encoding {state.wire.encoding!r}; this worker has {', '.join(CODECS)}")
+        dialect = self._dialect(codec, transport)
         return await opening.restore(self.services, dialect, transport, state, mark)
 
     def _dialect(self, codec: Codec, transport: Transport) -> CentrifugeDialect:
@@ -104,7 +111,7 @@ class Centrifuge:
         return dialect
 
 
-def commands_of(limits: Limits) -> Rate | None:
+def commands_of(limits: SessionLimits) -> Rate | None:
     """Return how many commands a second, and at once as many more as a client with all its rooms begins with."""
     if not limits.commands_per_second:
         return None

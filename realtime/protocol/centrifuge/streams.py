@@ -13,22 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import UNSET
 
-from realtime import codes
 from realtime.errors import BrokerUnavailable
-from realtime.protocol.base import Endpoints
+from realtime.log_lines import log
 from realtime.protocol.centrifuge import protobuf
 from realtime.protocol.centrifuge.codec import BadFrame
+from realtime.protocol.centrifuge.endpoints import EMULATION, SSE, UNI_SSE
 from realtime.protocol.centrifuge.messages import EmulationRequest
 from realtime.surrogates import read_repaired
-from realtime.transport.asgi import Receive, Scope, Send
-from realtime.transport.base import ClientSession, Handshake, SessionFactory
+from realtime.transport.asgi import Receive, RequestConnection, Scope, Send
+from realtime.transport.base import ClientSession, Framing, Handshake, Parameters, SessionFactory
+from realtime.transport.client_log import MESSAGE_TOO_LARGE, SLOW_CLIENT, as_shown, log_received, log_sent
 from realtime.transport.handshake import origin_matches
 from realtime.transport.http import (
     UNCACHED,
@@ -41,32 +42,85 @@ from realtime.transport.http import (
     read_body,
     respond_text,
 )
-from realtime.transport.stream import BARE, EVENTS, LINES, SLOW, Limits, Stream
+from realtime.transport.stream import BARE, EVENTS, LINES, SLOW, Stream, StreamLimits, messages_in
 from sticky.handoff.journal import NO_MARK
-
-HTTP_STREAM: Final = "/connection/http_stream"
-SSE: Final = "/connection/sse"
-UNI_HTTP_STREAM: Final = "/connection/uni_http_stream"
-UNI_SSE: Final = "/connection/uni_sse"
-EMULATION: Final = "/emulation"
-WEBSOCKET: Final = "/connection/websocket"
-UNI_WEBSOCKET: Final = "/connection/uni_websocket"
-ENDPOINTS: Final = Endpoints(
-    websocket_paths=frozenset((WEBSOCKET, UNI_WEBSOCKET)),
-    http_paths=frozenset((HTTP_STREAM, SSE, UNI_HTTP_STREAM, UNI_SSE, EMULATION)),
-    shutdown=codes.SHUTDOWN,
-)
 
 OCTETS: Final = "application/octet-stream"
 ESCAPED: Final = 3  # times as long as it is, a message can be within JSON: `\u00e9` for two bytes of UTF-8
 ENVELOPE_MAX: Final = 4096  # bytes of what is around it
+ABNORMAL: Final = (1006, "")  # the connection was lost (RFC 6455, section 7.4.1)
 MAX_AGE_S: Final = 300  # of what a browser knows from OPTIONS
 
 _emulation: Final = msgspec.json.Decoder(EmulationRequest).decode
 logger = logging.getLogger("realtime.stream")
 
-Deliver = Callable[[str, str, bytes], Awaitable[bool]]
-"""Brings what a client sent to the process of that name and the session of that id; says whether there is one."""
+
+class InputDelivery(Protocol):
+    """Brings what clients send beside their streams to their sessions: the cluster bus."""
+
+    async def deliver(self, worker: str, session: str, data: bytes) -> bool:
+        """
+        Bring input to the session with this stream id. Return whether there is one.
+
+        Raises:
+            BrokerUnavailable: the session is served by another worker, which cannot be reached now.
+        """
+
+
+class SessionStream(Stream):
+    """The stream of one session. The session is made with it, and ends with it."""
+
+    def __init__(
+        self,
+        endpoint: StreamEndpoint,
+        handshake: Handshake,
+        *,
+        subprotocol: str | None,
+        text: Framing,
+        connection: RequestConnection | None,
+    ) -> None:
+        """
+        Args:
+            endpoint: counts it, and has its limits.
+            handshake: what is known of the client.
+            subprotocol: chooses the encoding.
+            text: the framing of encodings that are text.
+            connection: what brought the request; None where an ASGI server keeps it to itself.
+        """
+        super().__init__(text, BARE, endpoint.limits)
+        self._endpoint = endpoint
+        self._connection = connection
+        self.session: Final[ClientSession] = endpoint.sessions(self, handshake, subprotocol)
+
+    @property
+    def is_patient(self) -> bool:
+        """See `ClientSession`."""
+        return self.session.is_patient
+
+    def write(self, data: bytes) -> None:
+        """See `Transport`."""
+        if self._endpoint.logs_messages:
+            log_sent(logger, self.session.log_fields, messages_in(data, self.framing))
+        super().write(data)
+
+    def on_drained(self) -> None:
+        """Let the session know."""
+        self.session.drained()
+
+    def on_slow(self) -> None:
+        """Count and log the slow client, and end its session."""
+        self._endpoint.slow += 1
+        log(logger, logging.WARNING, SLOW_CLIENT, **self.session.log_fields, waiting_bytes=self.buffered())
+        self.session.end(*SLOW)
+
+    def acknowledged_bytes(self) -> int:
+        """See `Transport`."""
+        return 0 if self._connection is None else self._connection.acknowledged_bytes()
+
+    def limit_unsent(self, is_limited: bool) -> None:
+        """See `Transport`."""
+        if self._connection is not None:
+            self._connection.limit_unsent(is_limited)
 
 
 class StreamEndpoint:
@@ -76,33 +130,37 @@ class StreamEndpoint:
         self,
         sessions: SessionFactory,
         *,
-        deliver: Deliver,
-        limits: Limits | None = None,
+        delivery: InputDelivery,
+        limits: StreamLimits | None = None,
         allowed_origins: tuple[str, ...] = (),
+        prefix: str = "",
     ) -> None:
         """
         Args:
             sessions: makes the session of each stream.
-            deliver: takes what clients send beside their streams.
+            delivery: takes what clients send beside their streams.
             limits: the settings' defaults unless given.
             allowed_origins: as for WebSockets.
+            prefix: the path below which `ENDPOINTS.http_paths` are served, as in `Endpoints.below`.
         """
-        self._sessions = sessions
-        self._deliver = deliver
-        self._limits = limits or Limits()
+        self._prefix = prefix
+        self.sessions = sessions
+        self.limits = limits or StreamLimits()
+        self._delivery = delivery
         self._allowed_origins = allowed_origins
-        self._open: dict[Stream, ClientSession] = {}
+        self._open: set[SessionStream] = set()
+        self.logs_messages = logger.isEnabledFor(logging.DEBUG)  # what is sent and received
         self.slow = 0
         self.too_big = 0
 
     @property
     def open(self) -> list[ClientSession]:
         """The sessions whose streams are not ending."""
-        return [session for stream, session in self._open.items() if stream.ended is None]
+        return [stream.session for stream in self._open if stream.ended is None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request to one of `ENDPOINTS.http_paths`."""
-        path, method = scope["path"], scope["method"]
+        """Serve a request to one of `ENDPOINTS.http_paths`, below the prefix."""
+        path, method = scope["path"].removeprefix(self._prefix), scope["method"]
         headers = headers_of(scope)
         origin = headers.get("origin") or None  # an empty one is none
         if origin is not None and not origin_matches(origin, headers.get("host"), self._allowed_origins):
@@ -117,7 +175,7 @@ class StreamEndpoint:
         if method not in ("GET", "POST") or (method == "GET" and path not in (SSE, UNI_SSE)):
             await respond_text(send, 405, b"POST.\n", [*cors, (b"allow", b"POST, OPTIONS")])
             return
-        most = self._limits.message_bytes
+        most = self.limits.message_bytes
         if path == EMULATION:  # where a message is a text within a text
             most = ESCAPED * most + ENVELOPE_MAX
         body = await read_body(receive, most) if method == "POST" else b""
@@ -127,8 +185,8 @@ class StreamEndpoint:
             status = 413 if body is None else 200
         if status == 413 or body is None:
             self.too_big += 1
-            client = (scope.get("client") or ("",))[0]
-            logger.warning("x %s: a message of more than %d bytes", client, self._limits.message_bytes)
+            address = (scope.get("client") or (None,))[0]
+            log(logger, logging.WARNING, MESSAGE_TOO_LARGE, address=address, limit_bytes=self.limits.message_bytes)
             await respond_text(send, 413, b"The message is too large.\n", cors)
         elif path == EMULATION:
             await respond_text(send, status, b"", cors)
@@ -140,55 +198,65 @@ class StreamEndpoint:
     async def _stream(
         self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str], body: bytes, cors: Fields
     ) -> None:
-        path = scope["path"]
+        path = scope["path"].removeprefix(self._prefix)
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        is_sse, is_one_way = path in (SSE, UNI_SSE), path in (UNI_SSE, UNI_HTTP_STREAM)
-        asked = query.pop("cf_connect", "")  # it may have a token, so it is kept nowhere
-        if is_sse and not body:
-            body = asked.encode()
-        if not body and not is_one_way:
+        parameters = self.sessions.read_parameters(path, query)
+        is_sse = path in (SSE, UNI_SSE)
+        body = body or parameters.first or b""
+        if not body and not parameters.is_one_way:
             await respond_text(send, 400, b"The first message, `connect`, is missing.\n", cors)
             return
         is_binary = not is_sse and _kind(headers) == OCTETS
-        stream = Stream(EVENTS if is_sse else LINES, BARE, self._limits)
         kind = b"text/event-stream; charset=utf-8" if is_sse else b"application/octet-stream"
-        handshake = _handshake(scope, headers, query, is_one_way=is_one_way)
+        handshake = _handshake(scope, headers, parameters)
         fields = [(b"content-type", kind), *UNCACHED, *cors]
         await begin_response(send, 200, fields)
         if is_sse:
             await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
-        session = self._sessions(stream, handshake, "centrifuge-protobuf" if is_binary else None)
-        self._open[stream] = session
-        if (connection := connection_of(scope)) is not None:
+        connection = connection_of(scope)
+        stream = SessionStream(
+            self,
+            handshake,
+            subprotocol="centrifuge-protobuf" if is_binary else None,
+            text=EVENTS if is_sse else LINES,
+            connection=connection,
+        )
+        if connection is not None:
             connection.expect_peer()
-            stream.taken, stream.hold_little = connection.taken, connection.hold_little
-        stream.is_patient = lambda: session.is_patient
-        stream.on_drained = session.drained
-        stream.on_slow = lambda: self._end_slow(stream, session)
-        left = asyncio.ensure_future(gone(receive))
-        pumping = asyncio.ensure_future(stream.pump(send))
-        try:
-            session.receive(body)
-            await asyncio.wait((left, pumping), return_when=asyncio.FIRST_COMPLETED)
-            takes_nothing = pumping.done() and isinstance(pumping.exception(), TimeoutError)
-            if takes_nothing and stream.ended != SLOW:
-                self._end_slow(stream, session)
-        finally:
-            for task in (left, pumping):
-                task.cancel()
-            await asyncio.gather(left, pumping, return_exceptions=True)
-            del self._open[stream]
-            stream.close(1006, "")
-            session.connection_lost(*(stream.ended or (1006, "")))
+        takes_nothing = await self._run(stream, body, receive, send)
         if takes_nothing:
             cut(scope)
         else:
             await send({"type": "http.response.body", "body": b""})
 
-    def _end_slow(self, stream: Stream, session: ClientSession) -> None:
-        self.slow += 1
-        logger.warning("x %s: slow: %d bytes wait for it", session.who, stream.buffered())
-        session.end(*SLOW)
+    async def _run(self, stream: SessionStream, first: bytes, receive: Receive, send: Send) -> bool:
+        """
+        Serve a stream until it ends, its client leaves, or the request is cancelled. The session ends in every case.
+
+        Returns:
+            Whether the client takes nothing any more: then what is still to be sent would never leave.
+        """
+        session = stream.session
+        self._open.add(stream)
+        left = asyncio.ensure_future(gone(receive))
+        pumping = asyncio.ensure_future(stream.pump(send))
+        try:
+            if self.logs_messages:
+                log_received(logger, session.log_fields, as_shown(first, is_text=stream.framing is not BARE))
+            session.receive(first)
+            await asyncio.wait((left, pumping), return_when=asyncio.FIRST_COMPLETED)
+            takes_nothing = pumping.done() and isinstance(pumping.exception(), TimeoutError)
+            if takes_nothing and stream.ended != SLOW:
+                stream.on_slow()
+        finally:
+            for task in (left, pumping):
+                task.cancel()
+            await asyncio.gather(left, pumping, return_exceptions=True)
+            self._open.discard(stream)
+            stream.close(*ABNORMAL)
+            assert stream.ended is not None, "a stream that was closed knows how"
+            session.connection_lost(*stream.ended)
+        return takes_nothing
 
     def statistics(self) -> dict[str, int]:
         """Count the streams now, and what happened to those before."""
@@ -206,15 +274,15 @@ class StreamEndpoint:
                 request = read_repaired(_emulation, body)
                 data = b"" if request.data is UNSET else msgspec.json.decode(request.data, type=str).encode()
         except (BadFrame, msgspec.MsgspecError, UnicodeError, RecursionError):
-            return 400 if len(body) <= self._limits.message_bytes else 413
+            return 400 if len(body) <= self.limits.message_bytes else 413
         if not request.node or not request.session or not data:
             return 400
-        if len(data) > self._limits.message_bytes:
+        if len(data) > self.limits.message_bytes:
             return 413
         try:
-            return 204 if await self._deliver(request.node, request.session, data) else 404
+            return 204 if await self._delivery.deliver(request.node, request.session, data) else 404
         except BrokerUnavailable as error:
-            logger.warning("! what a client sent is not delivered: %s", error)
+            log(logger, logging.WARNING, "input not delivered", worker=request.node, reason=error)
             return 503
 
 
@@ -234,7 +302,7 @@ def _cors(origin: str | None, headers: Mapping[str, str]) -> list[tuple[bytes, b
     return [*fields, (b"access-control-allow-headers", asked.encode("latin-1"))] if asked else fields
 
 
-def _handshake(scope: Scope, headers: Mapping[str, str], query: Mapping[str, str], *, is_one_way: bool) -> Handshake:
+def _handshake(scope: Scope, headers: Mapping[str, str], parameters: Parameters) -> Handshake:
     client = scope.get("client") or ("", 0)
     place: dict[str, Any] = scope.get("state", {}).get("realtime", {})
     return Handshake(
@@ -242,11 +310,11 @@ def _handshake(scope: Scope, headers: Mapping[str, str], query: Mapping[str, str
         client_port=client[1],
         scheme=scope.get("scheme", "http"),
         path=scope["path"],
-        query=query,
+        query=parameters.query,
         headers=headers,
         sticky_id=place.get("session"),
         transport=scope["path"].rpartition("/")[2],
-        is_one_way=is_one_way,
-        is_emulated=not is_one_way,
+        is_one_way=parameters.is_one_way,
+        is_emulated=not parameters.is_one_way,
         mark=getattr(connection_of(scope), "mark", NO_MARK),
     )

@@ -13,12 +13,12 @@ from typing import Final
 import msgspec
 
 from realtime import codes
-from realtime.broker.base import ClientInfo, ConnectionId, Publication, Room
+from realtime.broker.base import ClientInfo, ConnectionId, RawPublication, Room
 from realtime.codes import DisconnectCode, ErrorCode
 from realtime.errors import ClientError
 from realtime.protocol.centrifuge import json
 from realtime.protocol.centrifuge.codec import BadFrame
-from realtime.protocol.centrifuge.messages import Command, ConnectRequest, Push, Result
+from realtime.protocol.centrifuge.messages import Command, ConnectCommand, Push, Result
 from realtime.surrogates import read_repaired
 
 NAME: Final = "uni"
@@ -26,12 +26,12 @@ IS_BINARY: Final = False
 BETWEEN: Final = None
 PING: Final = json.PING
 
-_decoder = msgspec.json.Decoder(ConnectRequest)
+_decoder = msgspec.json.Decoder(ConnectCommand)
 _encoder = msgspec.json.Encoder()
 
 _ENDS: Final = {
     codes.TOKEN_EXPIRED.code: codes.CONNECTION_EXPIRED,
-    codes.EXPIRED.code: codes.CONNECTION_EXPIRED,
+    110: codes.CONNECTION_EXPIRED,  # `expired`, which only an application raises (protocol, section 2.5)
     codes.TOO_MANY_REQUESTS.code: codes.TOO_MANY_REQUESTS_END,
     codes.PERMISSION_DENIED.code: codes.DENIED,
 }
@@ -57,21 +57,22 @@ def decode(message: bytes | str) -> list[Command]:
 
 def reply(id: int, method: str, result: Result) -> bytes:
     """As `Codec.reply`; there is only the one to connect."""
+    assert method == "connect", "a one-way client sends nothing else (section 2.5)"
     return b'{"%b":%b}' % (method.encode(), _encoder.encode(result))
 
 
 def presence_entries(members: Mapping[ConnectionId, ClientInfo]) -> bytes:
-    """Not asked for: such a client asks nothing."""
+    """Never called: such a client requests nothing."""
     raise AssertionError("a one-way client asks for nothing")
 
 
 def presence_reply(id: int, entries: Sequence[bytes]) -> bytes:
-    """Not asked for: such a client asks nothing."""
+    """Never called: such a client requests nothing."""
     raise AssertionError("a one-way client asks for nothing")
 
 
 def error_reply(id: int, error: ClientError | ErrorCode) -> bytes:
-    """Not asked for: see `disconnect_for`."""
+    """Never called: see `disconnect_for`."""
     raise AssertionError("a one-way client gets an error as a disconnect")
 
 
@@ -80,13 +81,13 @@ def push(push: Push) -> bytes:
     return _encoder.encode(push)
 
 
-def push_publication(room: Room, publication: Publication) -> bytes:
+def push_publication(room: Room, publication: RawPublication) -> bytes:
     """As `Codec.push_publication`."""
     return _bare(json.push_publication(room, publication))
 
 
-def push_delta(room: Room, publication: Publication, delta: bytes | None) -> bytes:
-    """Not asked for: such a client negotiates nothing."""
+def push_delta(room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
+    """Never called: such a client negotiates nothing."""
     raise AssertionError("a one-way client has no deltas")
 
 
@@ -101,7 +102,7 @@ def push_leave(room: Room, info: ClientInfo) -> bytes:
 
 
 def _bare(reply: bytes) -> bytes:
-    """Return what stands in `{"push":…}`."""
+    """Return what stands in `{"push":…}`: a one-way client gets pushes without the wrapper (section 2.5)."""
     return reply[len(b'{"push":') : -1]
 
 

@@ -74,7 +74,7 @@ def test_handlers_are_part_of_how_a_room_is_kept() -> None:
 
     kept = app.room_options(Room("r"))
     assert kept is not None
-    assert (kept.publish, kept.has_leave_hooks, kept.hears_empty) == (True, True, True)
+    assert (kept.publish, kept.has_leave_hooks, kept.has_empty_hook) == (True, True, True)
     unseen = kept.unseen()
-    assert (unseen.publish, unseen.has_leave_hooks, unseen.hears_empty) == (True, False, False)
+    assert (unseen.publish, unseen.has_leave_hooks, unseen.has_empty_hook) == (True, False, False)
     assert kept.has_leave_hooks, "the declaration itself is not changed"

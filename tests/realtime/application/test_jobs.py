@@ -9,7 +9,7 @@ import pytest
 
 from realtime import App
 from realtime.application.handlers import Handler
-from realtime.application.jobs import Job, Jobs, Once, next_moment
+from realtime.application.jobs import Job, Jobs, Once, names_of, next_moment
 from realtime.broker.base import WorkerId
 from realtime.broker.memory import MemoryBroker
 from realtime.errors import BrokerUnavailable, DeclarationError
@@ -135,6 +135,32 @@ async def test_without_the_broker_it_is_logged_once_that_a_job_does_not_run(capl
     await enough.wait()
     await jobs.stop()
     assert caplog.text.count("does not run until the broker is back") == 1
+
+
+@run_async
+async def test_jobs_whose_functions_share_a_name_all_run() -> None:
+    app, ran, enough = App(), set(), asyncio.Event()
+    for table in ("users", "rooms", "messages"):
+
+        @app.every(SHORT_S)
+        async def clean(table: str = table) -> None:
+            ran.add(table)
+            if len(ran) == 3:
+                enough.set()
+
+    async with TestServer(app):
+        await enough.wait()
+
+
+def test_a_job_has_the_same_name_in_every_worker() -> None:
+    def clean() -> None: ...
+
+    def sweep() -> None: ...
+
+    clean.__qualname__, sweep.__qualname__ = "clean", "sweep"
+    jobs = [Job(Handler(function), seconds, "cluster") for function, seconds in
+            [(clean, 30), (clean, 0.5), (sweep, 30), (clean, 30)]]  # fmt: skip
+    assert names_of(jobs) == ["clean/30s", "clean/0.5s", "sweep/30s", "clean/30s#2"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from realtime import App, Connection
-from realtime.application import app as declared
+from realtime.application.app import Application
 from realtime.application.loader import load_target
 from realtime.application.pattern import Pattern
 from realtime.errors import ClientError, DeclarationError, RealtimeError, TargetError
@@ -324,24 +324,24 @@ def test_handlers_agree_on_a_variable() -> None:
 
 
 @pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., declared.App]:
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Application]:
     """Load a file with this source, under a name of its own."""
     name = f"mistaken_{uuid.uuid4().hex}"
     monkeypatch.syspath_prepend(tmp_path)
 
-    def load(source: str, attribute: str = "app", **options: Any) -> declared.App:
+    def load(source: str, attribute: str = "app", **options: Any) -> Application:
         (tmp_path / f"{name}.py").write_text(f"from realtime import App\n{source}\n")
         return load_target(f"{name}.py:{attribute}", tmp_path, **options)
 
     return load
 
 
-def test_a_factory_is_called_where_the_target_says_so(load: Callable[..., declared.App]) -> None:
+def test_a_factory_is_called_where_the_target_says_so(load: Callable[..., Application]) -> None:
     source = "def create():\n    app = App()\n    app.room('made', open=True)\n    return app"
     assert load(source, "create()").rooms.patterns == ["made"]
 
 
-def test_a_factory_is_called_where_the_option_says_so(load: Callable[..., declared.App]) -> None:
+def test_a_factory_is_called_where_the_option_says_so(load: Callable[..., Application]) -> None:
     source = "def create():\n    app = App()\n    app.room('made', open=True)\n    return app"
     assert load(source, "create", factory=True).rooms.patterns == ["made"]
 
@@ -370,13 +370,13 @@ def test_a_factory_needs_a_target(tmp_path: Path) -> None:
     ],
 )
 def test_a_target_that_cannot_be_served(
-    load: Callable[..., declared.App], source: str, attribute: str, words: str
+    load: Callable[..., Application], source: str, attribute: str, words: str
 ) -> None:
     with pytest.raises(TargetError, match=words):
         load(source, attribute)
 
 
-def test_options_that_declare_nothing_are_found_when_the_target_is_loaded(load: Callable[..., declared.App]) -> None:
+def test_options_that_declare_nothing_are_found_when_the_target_is_loaded(load: Callable[..., Application]) -> None:
     with pytest.raises(DeclarationError, match=r"\.py, line 3: app\.room\('a', …\) has options"):
         load("app = App()\napp.room('a', history=3)")
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from realtime import App, Connection
-from realtime.cluster.messages import Disconnect
+from realtime.cluster.messages import DisconnectUser
 from tests.support.aio import run_async
 from tests.support.lagging_broker import LaggingBroker
 from tests.support.one_worker import OneWorker
@@ -81,7 +81,7 @@ async def test_who_is_let_in_just_now_is_not_meant_by_the_session_of_another() -
     async with OneWorker(app) as worker:
         coming = asyncio.create_task(worker.join(user="ana"))
         await asked.wait()
-        await worker.bus.send_all(Disconnect("ana", session="no-such"))
+        await worker.bus.send_all(DisconnectUser("ana", stream_id="no-such"))
         await app.user("ana").connections()  # what was said before is heard
         let_in.set()
         assert (await coming).closed is None

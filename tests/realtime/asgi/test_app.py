@@ -32,9 +32,9 @@ class Served(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any, lifespan: Any = "on") -> AsyncIterator[str]:
-    """Serve an application by uvicorn; give the server's address."""
-    server = Served(uvicorn.Config(app, port=0, lifespan=lifespan, log_config=None))
+async def serving(app: Any, lifespan: Any = "on", **options: Any) -> AsyncIterator[str]:
+    """Serve an application by uvicorn, with options of its own; give the server's address."""
+    server = Served(uvicorn.Config(app, port=0, lifespan=lifespan, log_config=None, **options))
     task = asyncio.create_task(server.serve())
 
     async def is_started() -> bool:

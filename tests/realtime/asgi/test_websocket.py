@@ -8,8 +8,8 @@ from typing import Any
 
 from realtime import App
 from realtime.asgi.websocket import WebSocketOverASGI
-from realtime.protocol.centrifuge.streams import Limits
 from realtime.testing import TestServer
+from realtime.transport.stream import StreamLimits
 from tests.support.aio import eventually, run_async
 
 SCOPE: dict[str, Any] = {
@@ -53,7 +53,7 @@ def make_app() -> App:
     return app
 
 
-async def begin(server: TestServer, limits: Limits) -> tuple[Peer, asyncio.Task[None]]:
+async def begin(server: TestServer, limits: StreamLimits) -> tuple[Peer, asyncio.Task[None]]:
     """Connect a client and subscribe it."""
     peer = Peer()
     endpoint = WebSocketOverASGI(server._protocol, limits=limits)
@@ -67,7 +67,7 @@ async def begin(server: TestServer, limits: Limits) -> tuple[Peer, asyncio.Task[
 async def test_a_client_for_which_too_much_waits_is_closed_as_slow() -> None:
     app = make_app()
     async with TestServer(app) as server:
-        peer, serving = await begin(server, Limits(outbound_bytes=10_000))
+        peer, serving = await begin(server, StreamLimits(outbound_bytes=10_000))
         peer.takes.clear()
         for _ in range(30):
             await app.room("news").publish("x" * 1000)
@@ -83,7 +83,7 @@ async def test_a_client_for_which_too_much_waits_is_closed_as_slow() -> None:
 async def test_a_client_that_takes_nothing_for_too_long_is_let_go() -> None:
     app = make_app()
     async with TestServer(app) as server:
-        peer, serving = await begin(server, Limits(outbound_s=0.05))
+        peer, serving = await begin(server, StreamLimits(outbound_s=0.05))
         peer.takes.clear()
         await app.room("news").publish("x")
         await serving
@@ -94,7 +94,7 @@ async def test_a_client_that_takes_nothing_for_too_long_is_let_go() -> None:
 async def test_a_client_that_leaves_is_a_member_no_more() -> None:
     app = make_app()
     async with TestServer(app) as server:
-        peer, serving = await begin(server, Limits())
+        peer, serving = await begin(server, StreamLimits())
         peer.inbox.put_nowait({"type": "websocket.disconnect", "code": 1001})
         await serving
         assert not server._registry
@@ -104,6 +104,6 @@ async def test_a_client_that_leaves_is_a_member_no_more() -> None:
 async def test_ping_frames_cannot_be_had() -> None:
     async with TestServer(make_app()) as server:
         peer = Peer()
-        endpoint = WebSocketOverASGI(server._protocol, limits=Limits())
+        endpoint = WebSocketOverASGI(server._protocol, limits=StreamLimits())
         await endpoint({**SCOPE, "query_string": b"cf_ws_frame_ping_pong=true"}, peer.receive, peer.send)
         assert peer.sent == [{"type": "websocket.close", "code": 1008}]

@@ -12,7 +12,7 @@ from realtime.auth.credentials import ADDRESSES_MAX, API_KEY, SUBSCRIPTION_TOKEN
 from realtime.auth.tokens import sign
 from realtime.cli.status import wrong_credentials
 from realtime.protocol.centrifuge import uni
-from realtime.protocol.centrifuge.wire import Wire
+from realtime.protocol.centrifuge.encoder import CentrifugeEncoder
 from realtime.transport.stream import EVENTS
 from tests.realtime.protocol.test_connecting import open_app
 from tests.support.aio import run_async
@@ -75,8 +75,8 @@ def test_they_are_logged_with_the_address_once_a_second(caplog: pytest.LogCaptur
     clock.now += 1
     wrong.note(API_KEY, THERE, "because")
     assert [record.getMessage() for record in caplog.records] == [
-        f"x {HERE}: wrong token: why (0 more wrong credentials)",
-        f"x {THERE}: wrong API key: because (49 more wrong credentials)",
+        f"x wrong token address={HERE} reason=why more=0",
+        f"x wrong API key address={THERE} reason=because more=49",
     ]
 
 
@@ -106,7 +106,7 @@ async def ask_api(api: Api, address: str, *headers: tuple[bytes, bytes]) -> int:
 async def test_only_wrong_keys_wait_and_only_those_of_that_address() -> None:
     wrong = WrongCredentials(most_s=LONG_S)
     async with OneWorker(open_app()) as worker:
-        api = Api(worker.hub, worker.bus, keys=[KEY], encoder=Wire(uni, EVENTS), wrong=wrong)
+        api = Api(worker.hub, worker.bus, keys=[KEY], encoder=CentrifugeEncoder(uni, EVENTS), wrong=wrong)
         often(wrong, HERE)
         spellings = [
             [(b"x-api-key", b"x" * 20)],

@@ -187,7 +187,7 @@ async def test_a_broker_that_begins_anew_gets_the_revocations() -> None:
         broker.lose_stream(REVOCATIONS)
         await looking.read()
         for _ in range(2):
-            page = await worker.broker.history(REVOCATIONS, retention=REVOCATIONS_KEPT, limit=10, begin=True)
+            page = await worker.broker.history(REVOCATIONS, retention=REVOCATIONS_KEPT, limit=10, create=True)
             assert len(page.publications) == 2, "each once"
             await looking.read()
 

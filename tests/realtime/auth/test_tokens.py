@@ -412,3 +412,20 @@ def test_the_error_of_a_token_never_contains_the_secret() -> None:
         with pytest.raises(TokenError) as refusal:
             tokens.subscription(token, NOW_S)
         assert SECRET not in str(refusal.value)
+
+
+# While one secret replaces another
+
+
+def test_tokens_of_both_secrets_are_accepted_and_of_no_third() -> None:
+    new = "the secret that replaces it, of more than sixty-four bytes, for each of the three algorithms"
+    both = Tokens(new, hmac_secret_previous=SECRET)
+    for algorithm in ("HS256", "HS384", "HS512"):
+        for secret in (SECRET, new):
+            assert both.connection(jwt.encode({"sub": "42"}, secret, algorithm=algorithm), NOW_S).user == "42"
+        with pytest.raises(TokenInvalid, match="Signature verification failed"):
+            both.connection(jwt.encode({"sub": "42"}, SECRET + "x", algorithm=algorithm), NOW_S)
+    with pytest.raises(TokenExpired):
+        both.connection(sign({"sub": "42", "exp": NOW_S - 60}, SECRET), NOW_S)
+    with pytest.raises(TokenInvalid, match="Signature verification failed"):
+        Tokens(new).connection(sign({"sub": "42"}, SECRET), NOW_S)

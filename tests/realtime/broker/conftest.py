@@ -56,9 +56,10 @@ class LocalProcess:
         """Start it, and wait until it says that it serves."""
         ours, theirs = socket.socketpair()
         write = theirs.fileno()
-        program = ["-m", "realtime.broker.local_server"]
+        program = ["-m", "realtime.broker.local_process"]
         if self._lease_s is not None:
-            program = ["-c", f"import realtime.broker.local_server as s; s.LEASE_S = {self._lease_s}; s.main()"]
+            imports = "import realtime.broker.local_server as s, realtime.broker.local_process as p"
+            program = ["-c", f"{imports}; s.LEASE_S = {self._lease_s}; p.main()"]
         argv = [sys.executable, *program, "--socket", self.path, "--ready-fd", str(write)]
         self.process = subprocess.Popen(argv, pass_fds=[write], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
         theirs.close()

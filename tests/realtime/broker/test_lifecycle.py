@@ -205,7 +205,7 @@ def impatient(tmp_path: Path) -> Iterator[LocalProcess]:
 def orphan(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A process that starts a local broker and holds its liveness socket, and where that broker is."""
     path = tmp_path / "broker.sock"
-    broker = "import realtime.broker.local_server as s; s.PARENT_S = 0.02; s.main()"
+    broker = "import realtime.broker.local_process as s; s.PARENT_S = 0.02; s.main()"
     primary = (
         "import socket, subprocess, sys; ours, theirs = socket.socketpair(); fd = theirs.fileno();"
         " subprocess.Popen([*sys.argv[1:], '--ready-fd', str(fd)], pass_fds=[fd]).wait()"
@@ -243,11 +243,11 @@ async def test_it_serves_where_one_was_killed(local: LocalProcess) -> None:
 
 
 def test_a_second_one_on_the_same_path_ends_and_the_first_serves_on(local: LocalProcess) -> None:
-    program = "import realtime.broker.local_server as s, realtime.broker.local_process as k; k.LOCK_S = 0.0; s.main()"
+    program = "import realtime.broker.local_process as s; s.LOCK_S = 0.0; s.main()"
     argv = [sys.executable, "-c", program, "--socket", local.path]
     done = subprocess.run(argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 1
-    assert f"another local broker serves {local.path}: this one ends" in done.stderr
+    assert f'local broker not started socket={local.path} reason="another local broker serves it"' in done.stderr
     assert local.has_socket
 
 

@@ -19,8 +19,8 @@ from realtime.broker.base import (
     ClientInfo,
     ConnectionId,
     Position,
-    Publication,
     PublishRequest,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
@@ -28,7 +28,7 @@ from realtime.broker.base import (
 from realtime.broker.local import LocalBroker
 from realtime.broker.local_server import LocalBrokerServer, WorkerLink
 from realtime.broker.memory import MemoryBroker
-from realtime.broker.memory_state import Member, MemoryState
+from realtime.broker.memory_state import MemoryState, StoredMember
 from realtime.broker.streams import Full
 from realtime.errors import BrokerFull, BrokerUnavailable
 from realtime.timing.rate import Rate
@@ -71,7 +71,7 @@ async def test_a_position_taken_before_the_first_publication_finds_all_after_it(
 async def test_a_history_that_is_begun_has_a_position_as_any_other(place: Place) -> None:
     room = place.room()
     async with place.worker() as worker:
-        top = (await worker.broker.history(room, retention=KEPT, begin=True)).top
+        top = (await worker.broker.history(room, retention=KEPT, create=True)).top
         assert top.epoch
         assert await worker.broker.position(room, retention=KEPT) == top
         assert await worker.publish(room, b"1") == [Position(top.epoch, 1)]
@@ -140,8 +140,8 @@ async def test_redis_stores_a_stream_that_was_never_used_for_minutes_and_a_used_
 # Expiry without any call
 
 
-def publication(size: int = 10) -> Publication:
-    return Publication(b"x" * size, info=ClientInfo("user", "client"), tags={"a": "b"})
+def publication(size: int = 10) -> RawPublication:
+    return RawPublication(b"x" * size, info=ClientInfo("user", "client"), tags={"a": "b"})
 
 
 def test_history_goes_when_its_time_is_over_and_the_position_stays() -> None:
@@ -346,7 +346,7 @@ def test_whatever_happens_the_bytes_are_bounded_and_all_given_back(
             elif step == "join":
                 info = ClientInfo("u", f"c{one}", b"{}" if two else None)
                 state.admit_member(now, room, info)
-                state.add_member(room, Member(A, info, True, False))
+                state.add_member(room, StoredMember(A, info, True, False))
             elif step == "leave":
                 state.remove_member(room, ConnectionId(f"c{one}"))
             elif step == "allow":

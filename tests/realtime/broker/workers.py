@@ -18,8 +18,8 @@ from realtime.broker.base import (
     ClientInfo,
     Departed,
     Position,
-    Publication,
     PublishRequest,
+    RawPublication,
     Retention,
     Room,
     WorkerId,
@@ -35,7 +35,7 @@ class Heard:
     """A listener. `events` holds everything in the order in which it was told."""
 
     events: list[tuple[str, object]] = field(default_factory=list)
-    publications: dict[Room, list[Publication]] = field(default_factory=dict)
+    publications: dict[Room, list[RawPublication]] = field(default_factory=dict)
     departed: list[Departed] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -43,7 +43,7 @@ class Heard:
         self.events.append((kind, what))
         self._news.set()
 
-    def on_publication(self, room: Room, publication: Publication) -> None:
+    def on_publication(self, room: Room, publication: RawPublication) -> None:
         self.publications.setdefault(room, []).append(publication)
         self._add("publication", (room, publication))
 
@@ -72,7 +72,7 @@ class Heard:
             self._news.clear()
             await self._news.wait()
 
-    async def count(self, room: Room, count: int) -> list[Publication]:
+    async def count(self, room: Room, count: int) -> list[RawPublication]:
         """Wait for so many publications of a room, and return all that came."""
         await self.until(lambda: len(self.publications.get(room, ())) >= count)
         return self.publications.get(room, [])

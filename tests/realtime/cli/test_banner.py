@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from realtime.cli.banner import DRAWN, STOCK, banner, broker, clients, facts, stickiness, workers
+from realtime.cli.banner import DRAWN, STOCK, banner, broker, clients, facts, paths, stickiness, workers
 from realtime.settings import Settings
 from tests.support.server import ADDRESS_LINE
 
@@ -43,6 +43,9 @@ def test_it_says_whether_the_secret_outlives_the_primary() -> None:
     assert said(Settings())["secret"] == DRAWN
     assert said(Settings(secret=SECRET, sources={"secret": "REALTIME_SECRET"}))["secret"] == "set (REALTIME_SECRET)"
     assert "secret" not in said(Settings(sticky="none"))
+    sources = {"secret": "REALTIME_SECRET", "secret_previous": "REALTIME_SECRET_PREVIOUS"}
+    both = said(Settings(secret=SECRET, secret_previous="p" * 32, sources=sources))["secret"]
+    assert both == "set (REALTIME_SECRET); the previous one too (REALTIME_SECRET_PREVIOUS)"
 
 
 def test_it_says_what_is_hashed() -> None:
@@ -95,3 +98,14 @@ def test_it_says_which_pages_may_connect_and_warns_of_all() -> None:
 def test_it_says_when_nobody_chose_the_number_of_workers() -> None:
     assert workers(Settings(workers=3, sources={"workers": "--workers"})) == "3"
     assert workers(Settings(workers=3)) == "3 (one for each processor)"
+
+
+def test_it_says_which_paths_are_the_servers() -> None:
+    assert paths(Settings()) == "the server's: /connection/*, /emulation, /health, /realtime.js"
+    assert paths(Settings(target="app:app", api_key=SECRET)) == (
+        "the server's: /connection/*, /emulation, /api, /health, /realtime.js;"
+        " at /api, /health, /realtime.js a bare ASGI application comes first (--own-prefix)"
+    )
+    moved = Settings(target="app:app", own_prefix="/rt")
+    assert paths(moved) == "the server's are all below /rt; others are the application's"
+    assert said(moved)["paths"] == paths(moved)

@@ -11,10 +11,12 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
+import msgspec
 import pytest
 
 from realtime.auth.revocation import Revoked
 from realtime.broker.base import Broker, Position, Published, PublishRequest, Room, WorkerId
+from realtime.broker.unreadable import IGNORED
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
 from realtime.errors import BrokerUnavailable
@@ -130,3 +132,15 @@ async def test_a_broker_that_is_away_is_told() -> None:
     with pytest.raises(BrokerUnavailable):
         await bus.deliver(THERE, "s", b"x")
     assert bus._receipts == {}
+
+
+@run_async
+async def test_a_message_of_a_later_release_is_ignored_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    bus, _ = await worker(Carrier(), HERE)
+    later = msgspec.msgpack.encode(["a kind that this release does not know", 1, 2])
+    longer = msgspec.msgpack.encode(["k", 7, True, "a field that this release does not know"])
+    for message in (later, b"\xc1", longer, later):
+        bus.receive(message)
+    [line] = caplog.messages
+    assert line.startswith(f'{IGNORED} kind="message of a worker"')
+    assert "Traceback" not in caplog.text

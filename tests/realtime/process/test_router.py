@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import realtime
-from realtime.application.app import App
+from realtime.application.app import Application
 from tests.support.server import DEADLINE_S, ROOT, RunningServer
 
 SECRET = b"nobody may have this"
@@ -353,9 +353,9 @@ def test_without_an_application_a_page_says_that_it_serves(ask_stock: Asker) -> 
 
 def test_a_static_directory_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no directory"):
-        App().static("/", tmp_path / "absent")
+        Application().static("/", tmp_path / "absent")
 
 
 def test_a_path_that_does_not_begin_with_a_slash_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'files' does not begin with a slash"):
-        App().static("files", tmp_path)
+        Application().static("files", tmp_path)

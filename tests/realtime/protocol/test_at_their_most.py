@@ -8,7 +8,7 @@ from typing import Any
 
 from realtime import App
 from realtime.session.session import QUEUE_END
-from realtime.transport.websocket_endpoint import Limits as WebSocketLimits
+from realtime.transport.websocket_endpoint import WebSocketLimits
 from tests.support.aio import run_async_for
 from tests.support.one_worker import Client, OneWorker
 

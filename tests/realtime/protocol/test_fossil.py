@@ -7,8 +7,8 @@ from centrifuge.fossil import apply_delta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from realtime.protocol.centrifuge.encoder import difference
 from realtime.protocol.centrifuge.fossil import delta
-from realtime.protocol.centrifuge.wire import difference
 
 
 @pytest.mark.parametrize(

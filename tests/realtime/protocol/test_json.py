@@ -14,29 +14,29 @@ import pytest
 from msgspec import Raw
 
 from realtime import App, Connection, codes
-from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.broker.base import ClientInfo, RawPublication, Room
 from realtime.errors import ClientError
 from realtime.json_text import one_line
 from realtime.protocol.centrifuge import json as wire_json
 from realtime.protocol.centrifuge.codec import BadFrame
+from realtime.protocol.centrifuge.encoder import CentrifugeEncoder
 from realtime.protocol.centrifuge.json import decode
 from realtime.protocol.centrifuge.messages import (
     Command,
-    ConnectRequest,
+    ConnectCommand,
     ConnectResult,
-    Empty,
+    EmptyResult,
     Message,
     Push,
     RefreshResult,
     RPCResult,
     StreamPosition,
     SubRefreshResult,
-    Subscribe,
-    SubscribeRequest,
+    SubscribeCommand,
+    SubscribePush,
     SubscribeResult,
-    Unsubscribe,
+    UnsubscribePush,
 )
-from realtime.protocol.centrifuge.wire import Wire
 from realtime.protocol.shapes import HistoryResult, Info, PresenceResult, PresenceStatsResult, Pub
 from tests.support.aio import run_async
 from tests.support.one_worker import OneWorker
@@ -50,8 +50,8 @@ ANA = ClientInfo("42", "c1")
 
 def test_two_commands_stand_on_two_lines() -> None:
     connect, subscribe = decode('{"id":1,"connect":{"token":"…","name":"js"}}\n{"id":2,"subscribe":{"channel":"news"}}')
-    assert connect == Command(1, connect=ConnectRequest(token="…", name="js"))
-    assert subscribe == Command(2, subscribe=SubscribeRequest("news"))
+    assert connect == Command(1, connect=ConnectCommand(token="…", name="js"))
+    assert subscribe == Command(2, subscribe=SubscribeCommand("news"))
 
 
 def test_every_field_of_the_schema_is_read() -> None:
@@ -59,7 +59,7 @@ def test_every_field_of_the_schema_is_read() -> None:
         '{"id":2,"subscribe":{"channel":"news","token":"t","recover":true,"epoch":"aBcD","offset":7,"data":{"a":1},'
         '"positioned":true,"recoverable":true,"join_leave":true,"delta":"fossil","flag":3,"type":0}}'
     )
-    assert command.subscribe == SubscribeRequest(
+    assert command.subscribe == SubscribeCommand(
         "news", "t", True, "aBcD", 7, Raw(b'{"a":1}'), True, True, True, "fossil", 3, 0
     )
     (command,) = decode(
@@ -73,7 +73,7 @@ def test_every_field_of_the_schema_is_read() -> None:
     )
     assert command.connect is not None
     assert command.connect.headers == {"X": "y"}
-    assert command.connect.subs == {"#42": SubscribeRequest(recover=True, epoch="e", offset=9)}
+    assert command.connect.subs == {"#42": SubscribeCommand(recover=True, epoch="e", offset=9)}
     assert bytes(command.connect.data) == b"null", "null is a value, and not the same as none"
 
 
@@ -93,7 +93,7 @@ def test_every_field_of_the_schema_is_read() -> None:
     ids=repr,
 )
 def test_white_space_order_and_unknown_fields_do_not_count(frame: str | bytes) -> None:
-    assert decode(frame) == [Command(1, connect=ConnectRequest())]
+    assert decode(frame) == [Command(1, connect=ConnectCommand())]
 
 
 @pytest.mark.parametrize("frame", ["{}", "{ }", '{"id":0}', '{"what":"ever"}', "{}\n"], ids=repr)
@@ -242,8 +242,8 @@ async def test_a_reader_never_gets_what_is_not_utf_8() -> None:
             '{"recoverable":true,"epoch":"aBcD","publications":[{"data":{"a":1},"offset":8}],"recovered":true,'
             '"offset":7,"positioned":true,"was_recovering":true}',
         ),
-        ("publish", Empty(), "{}"),
-        ("unsubscribe", Empty(), "{}"),
+        ("publish", EmptyResult(), "{}"),
+        ("unsubscribe", EmptyResult(), "{}"),
         ("presence", PresenceResult({}), '{"presence":{}}'),
         ("presence", PresenceResult({"c1": Info("", "")}), '{"presence":{"c1":{"user":"","client":""}}}'),
         ("presence_stats", PresenceStatsResult(0, 0), '{"num_clients":0,"num_users":0}'),
@@ -285,15 +285,15 @@ def test_an_error_always_has_its_text(error: Any, text: str) -> None:
     ("push", "text"),
     [
         (
-            Push("news", unsubscribe=Unsubscribe(2500, "insufficient state")),
+            Push("news", unsubscribe=UnsubscribePush(2500, "insufficient state")),
             '{"channel":"news","unsubscribe":{"code":2500,"reason":"insufficient state"}}',
         ),
-        (Push("news", unsubscribe=Unsubscribe(0, "")), '{"channel":"news","unsubscribe":{"code":0,"reason":""}}'),
+        (Push("news", unsubscribe=UnsubscribePush(0, "")), '{"channel":"news","unsubscribe":{"code":0,"reason":""}}'),
         (
-            Push("ch", subscribe=Subscribe(True, "aBcD", 12, True, Raw(b"{}"))),
+            Push("ch", subscribe=SubscribePush(True, "aBcD", 12, True, Raw(b"{}"))),
             '{"channel":"ch","subscribe":{"recoverable":true,"epoch":"aBcD","offset":12,"positioned":true,"data":{}}}',
         ),
-        (Push("ch", subscribe=Subscribe()), '{"channel":"ch","subscribe":{}}'),
+        (Push("ch", subscribe=SubscribePush()), '{"channel":"ch","subscribe":{}}'),
         (Push(message=Message(Raw(b"[1]"))), '{"message":{"data":[1]}}'),
     ],
 )
@@ -304,17 +304,17 @@ def test_a_push_of_a_rare_kind(push: Push, text: str) -> None:
 @pytest.mark.parametrize(
     ("publication", "text"),
     [
-        (Publication(b'{"a":1}', 8, "aBcD", tags={"k": "v"}), '{"data":{"a":1},"offset":8,"tags":{"k":"v"}}'),
-        (Publication(b'{"a":1}', 8, "e", ANA), '{"data":{"a":1},"info":{"user":"42","client":"c1"},"offset":8}'),
-        (Publication(b"null"), '{"data":null}'),
-        (Publication(b"1", time_ms=7, tags={}), '{"data":1,"time":7}'),
+        (RawPublication(b'{"a":1}', 8, "aBcD", tags={"k": "v"}), '{"data":{"a":1},"offset":8,"tags":{"k":"v"}}'),
+        (RawPublication(b'{"a":1}', 8, "e", ANA), '{"data":{"a":1},"info":{"user":"42","client":"c1"},"offset":8}'),
+        (RawPublication(b"null"), '{"data":null}'),
+        (RawPublication(b"1", time_ms=7, tags={}), '{"data":1,"time":7}'),
         (
-            Publication(b"1", info=ClientInfo("", "", b'{"n":1}', b"[]")),
+            RawPublication(b"1", info=ClientInfo("", "", b'{"n":1}', b"[]")),
             '{"data":1,"info":{"user":"","client":"","conn_info":{"n":1},"chan_info":[]}}',
         ),
     ],
 )
-def test_a_publication_is_the_same_live_and_in_a_list(publication: Publication, text: str) -> None:
+def test_a_publication_is_the_same_live_and_in_a_list(publication: RawPublication, text: str) -> None:
     assert wire_json.push_publication(NEWS, publication).decode() == f'{{"push":{{"channel":"news","pub":{text}}}}}'
     listed = wire_json.reply(1, "history", HistoryResult([wire_json.pub_of(publication)], "", 0))
     assert json.loads(listed)["history"]["publications"] == [json.loads(text)]
@@ -330,7 +330,7 @@ def test_joins_and_leaves() -> None:
 def test_no_name_of_a_room_or_a_user_breaks_out_of_its_line(room: str) -> None:
     info = ClientInfo(room, room)
     said = {"user": room, "client": room}
-    publication = wire_json.push_publication(Room(room), Publication(b"1", 1, "e", info, {room: room}))
+    publication = wire_json.push_publication(Room(room), RawPublication(b"1", 1, "e", info, {room: room}))
     pub = {"data": 1, "info": said, "offset": 1, "tags": {room: room}}
     for line, push in (
         (publication, {"channel": room, "pub": pub}),
@@ -370,9 +370,9 @@ class Brackets:
 
 
 def test_a_wire_frames_what_it_says() -> None:
-    wire = Wire(wire_json, Brackets())
+    wire = CentrifugeEncoder(wire_json, Brackets())
     assert wire.ping == b"<{}>", "a ping is an empty object, never an empty message"
-    assert wire.publication(NEWS, Publication(b"1")) == b'<{"push":{"channel":"news","pub":{"data":1}}}>'
+    assert wire.publication(NEWS, RawPublication(b"1")) == b'<{"push":{"channel":"news","pub":{"data":1}}}>'
     join, leave = wire_json.push_join(NEWS, ANA), wire_json.push_leave(NEWS, ANA)
     assert wire.changes(NEWS, [(True, ANA)]) == b"<" + join + b">"
     assert wire.changes(NEWS, [(True, ANA), (False, ANA)]) == b"<" + join + b"\n" + leave + b">", "in one message"
@@ -383,13 +383,13 @@ def test_where_a_message_is_one_event_each_join_has_its_own() -> None:
         takes_several = False
 
     join, leave = wire_json.push_join(NEWS, ANA), wire_json.push_leave(NEWS, ANA)
-    said = Wire(wire_json, OneEach()).changes(NEWS, [(True, ANA), (False, ANA)])
+    said = CentrifugeEncoder(wire_json, OneEach()).changes(NEWS, [(True, ANA), (False, ANA)])
     assert said == b"<" + join + b"><" + leave + b">"
 
 
 def test_many_joins_become_messages_of_a_size_that_clients_take() -> None:
     joins = [(True, ClientInfo("ana", f"c{number}", b'"' + b"x" * 500 + b'"')) for number in range(1000)]
-    said = Wire(wire_json, Brackets()).changes(NEWS, joins)
+    said = CentrifugeEncoder(wire_json, Brackets()).changes(NEWS, joins)
     messages = said[1:-1].split(b"><")
     assert [line for each in messages for line in each.split(b"\n")] == [
         wire_json.push_join(NEWS, info) for _, info in joins

@@ -48,7 +48,7 @@ from websockets.asyncio.client import connect
 
 from realtime import App, Connection
 from realtime.auth.tokens import sign
-from realtime.broker.base import ClientInfo, Publication, Retention, Room
+from realtime.broker.base import ClientInfo, RawPublication, Retention, Room
 from realtime.rooms.hub import COMPARE_S
 from tests.support.aio import run_async
 from tests.support.client import DEADLINE_S
@@ -200,7 +200,7 @@ async def test_the_largest_numbers_are_written_as_numbers() -> None:
     async with OneWorker(app) as worker:
         client = await worker.join()
         await client.ask("subscribe", channel="open")
-        worker.hub.on_publication(Room("open"), Publication(b"1", 2**53 - 1, "e", time_ms=2**41))
+        worker.hub.on_publication(Room("open"), RawPublication(b"1", 2**53 - 1, "e", time_ms=2**41))
         pub = (await client.push("pub"))["pub"]
         assert (pub["offset"], pub["time"]) == (2**53 - 1, 2**41)
 
@@ -251,7 +251,7 @@ async def test_what_is_late_for_the_old_subscription_does_not_reach_the_new_one(
         await broker.publish_unheard("kept", b"1", retention=KEPT)  # in the stream, and still on its way here
         await client.ask("unsubscribe", channel="kept")
         assert (await client.ask("subscribe", channel="kept"))["offset"] == 1
-        broker.listener.on_publication(Room("kept"), Publication(b"1", 1, epoch))
+        broker.listener.on_publication(Room("kept"), RawPublication(b"1", 1, epoch))
         await app.room("kept").publish(2)
         assert [(await other.push("pub"))["pub"]["offset"] for _ in range(2)] == [1, 2]
         assert (await client.push("pub"))["pub"]["offset"] == 2
@@ -266,7 +266,7 @@ async def test_what_waits_for_the_end_of_the_turn_does_not_follow_the_end_of_a_s
         for each in (client, other):
             epoch = (await each.ask("subscribe", channel=room)).get("epoch", "")
         session = worker.session(client)
-        broker.listener.on_publication(Room(room), Publication(b"1", 1 if epoch else 0, epoch))
+        broker.listener.on_publication(Room(room), RawPublication(b"1", 1 if epoch else 0, epoch))
         await session.connection.unsubscribe(room)  # in the same turn: nothing in it waits
         await other.push("pub")
         await client.push("unsubscribe")

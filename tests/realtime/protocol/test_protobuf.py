@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from realtime import codes
-from realtime.broker.base import ClientInfo, Publication, Room
+from realtime.broker.base import ClientInfo, RawPublication, Room
 from realtime.protocol import shapes
 from realtime.protocol.centrifuge import messages as m
 from realtime.protocol.centrifuge import protobuf
@@ -29,15 +29,15 @@ ANA = ClientInfo("42", "c1", b'{"name":"Ana"}', b"1")
 @pytest.mark.parametrize(
     ("frame", "command"),
     [
-        ("080801220422026a73", m.Command(1, connect=m.ConnectRequest(name="js"))),
+        ("080801220422026a73", m.Command(1, connect=m.ConnectCommand(name="js"))),
         (
             "1608022a120a046e657773180132046142634438077001",
-            m.Command(2, subscribe=m.SubscribeRequest("news", recover=True, epoch="aBcD", offset=7, flag=1)),
+            m.Command(2, subscribe=m.SubscribeCommand("news", recover=True, epoch="aBcD", offset=7, flag=1)),
         ),
-        ("1308033a0f0a046e65777312077b2261223a317d", m.Command(3, publish=m.PublishRequest("news", Raw(b'{"a":1}')))),
+        ("1308033a0f0a046e65777312077b2261223a317d", m.Command(3, publish=m.PublishCommand("news", Raw(b'{"a":1}')))),
         (
             "18080452140a046e657773380a420808051204614263444801",
-            m.Command(4, history=m.HistoryRequest("news", 10, m.StreamPosition(5, "aBcD"), reverse=True)),
+            m.Command(4, history=m.HistoryCommand("news", 10, m.StreamPosition(5, "aBcD"), reverse=True)),
         ),
         ("00", m.Command()),
     ],
@@ -57,17 +57,17 @@ def test_the_documents_commands(frame: str, command: m.Command) -> None:
             protobuf.error_reply(2, codes.PERMISSION_DENIED),
             "1908021215086712117065726d697373696f6e2064656e696564",
         ),
-        (protobuf.reply(3, "publish", m.Empty()), "0408034200"),
+        (protobuf.reply(3, "publish", m.EmptyResult()), "0408034200"),
         (
-            protobuf.push_publication(NEWS, Publication(b'{"a":1}', 8, tags={"k": "v"})),
+            protobuf.push_publication(NEWS, RawPublication(b'{"a":1}', 8, tags={"k": "v"})),
             "1d221b12046e657773221322077b2261223a317d30083a060a016b120176",
         ),
         (
-            protobuf.push_publication(NEWS, Publication(b'{"a":1}', 8, info=ClientInfo("42", "c1"))),
+            protobuf.push_publication(NEWS, RawPublication(b'{"a":1}', 8, info=ClientInfo("42", "c1"))),
             "1f221d12046e657773221522077b2261223a317d2a080a023432120263313008",
         ),
         (
-            protobuf.push(m.Push(channel="news", unsubscribe=m.Unsubscribe(2500, "insufficient state"))),
+            protobuf.push(m.Push(channel="news", unsubscribe=m.UnsubscribePush(2500, "insufficient state"))),
             "21221f12046e6577733a1710c4131a12696e73756666696369656e74207374617465",
         ),
         (
@@ -131,8 +131,8 @@ def test_every_push() -> None:
         m.Push(channel="r", pub=shapes.Pub(Raw(b"d"), info, 3, {"a": "b", "": ""}, 5, delta=True)),
         m.Push(channel="r", join=m.Membership(info)),
         m.Push(channel="r", leave=m.Membership(info)),
-        m.Push(channel="r", unsubscribe=m.Unsubscribe(2000, "r")),
-        m.Push(channel="r", subscribe=m.Subscribe(True, "e", 4, True, Raw(b"1"))),
+        m.Push(channel="r", unsubscribe=m.UnsubscribePush(2000, "r")),
+        m.Push(channel="r", subscribe=m.SubscribePush(True, "e", 4, True, Raw(b"1"))),
         m.Push(message=m.Message(Raw(b"1"))),
         m.Push(disconnect=m.Disconnected(3001, "shutdown")),
         m.Push(refresh=m.Refreshed(True, 60)),
@@ -173,7 +173,7 @@ def test_what_googles_code_writes_is_read(wanted: list[dict[str, Any]]) -> None:
         text = google.Command(id=each["id"], subscribe=google.SubscribeRequest(**each["subscribe"])).SerializeToString()
         frame += protobuf._varint(len(text)) + text
     assert protobuf.decode(frame) == [
-        m.Command(each["id"], subscribe=m.SubscribeRequest(**each["subscribe"])) for each in wanted
+        m.Command(each["id"], subscribe=m.SubscribeCommand(**each["subscribe"])) for each in wanted
     ]
 
 
@@ -186,8 +186,8 @@ def test_a_connect_with_positions_and_a_filter_within_filters() -> None:
     [found] = protobuf.decode(protobuf._varint(len(text)) + text)
     assert found.connect is not None
     assert found.connect.subs == {
-        "#42": m.SubscribeRequest(recover=True, epoch="e", offset=9),
-        "": m.SubscribeRequest(),
+        "#42": m.SubscribeCommand(recover=True, epoch="e", offset=9),
+        "": m.SubscribeCommand(),
     }
     assert found.connect.headers == headers
     leaf = google.FilterNode(key="k", cmp="in", vals=["a", "b"])
@@ -262,7 +262,7 @@ def test_filters_are_not_read_without_end() -> None:
 def test_fields_that_nobody_knows_are_skipped() -> None:
     unknown = b"\xf8\x07\x01" + b"\xf9\x07" + b"8" * 8 + b"\xfa\x07\x02ab" + b"\xfd\x07" + b"4" * 4
     inner = b"\x08\x05" + unknown + b"\x32\x00"
-    assert protobuf.decode(protobuf._varint(len(inner)) + inner) == [m.Command(5, unsubscribe=m.UnsubscribeRequest())]
+    assert protobuf.decode(protobuf._varint(len(inner)) + inner) == [m.Command(5, unsubscribe=m.UnsubscribeCommand())]
 
 
 def test_the_other_half_of_an_emulated_transport() -> None:

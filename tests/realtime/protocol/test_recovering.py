@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from realtime import App, Connection
-from realtime.broker.base import Retention
+from realtime.broker.base import Retention, Room
 from tests.support.aio import run_async
 from tests.support.client import Refused
 from tests.support.lagging_broker import LaggingBroker
@@ -345,6 +345,62 @@ async def test_a_loss_in_a_room_that_the_server_gave_ends_the_connection() -> No
         broker.lose_stream("kept")
         await publish(app, 1)
         assert await client.wait_closed() == (3010, "insufficient state")
+
+
+@run_async
+async def test_rooms_that_the_server_gives_are_entered_at_a_time_and_answered_in_order() -> None:
+    app, broker = make_app(), LaggingBroker()
+    rooms = ["other:c", "kept", "open", "other:a"]
+    async with OneWorker(app, broker=broker) as worker:
+        gate = broker.hold_before("subscribe")
+        joining = asyncio.create_task(worker.join(token=worker.token(channels=rooms)))
+        await gate.reached.wait()
+        await until(lambda: broker.calls.count("subscribe") >= len(rooms))
+        broker.let_pass()
+        client = await joining
+        assert list(client.connected["subs"]) == rooms
+        assert worker.hub.statistics()["memberships"] == len(rooms)
+
+
+@pytest.mark.parametrize("how", ["a room fails", "the client goes"])
+@run_async
+async def test_of_rooms_that_are_entered_at_a_time_all_or_none_is_entered(how: str) -> None:
+    app, broker = make_app(), LaggingBroker()
+    async with OneWorker(app, broker=broker) as worker:
+        gate = broker.hold_after("history" if how == "a room fails" else "position")
+        client = await worker.open()
+        subs = {"kept": {"recover": True, "epoch": "e", "offset": 1}}
+        joining = asyncio.create_task(
+            client.ask("connect", token=worker.token(channels=["open", "other:a", "kept"]), subs=subs)
+        )
+        await gate.reached.wait()
+        if how == "a room fails":
+            broker.away = True
+        else:
+            client.abort()
+            await client.wait_closed()
+            await until(lambda: not len(worker.registry))
+        broker.let_pass()
+        with pytest.raises(Refused if how == "a room fails" else ConnectionResetError):
+            await joining
+        broker.away = False
+        worker.hub.on_link_restored()  # what could not be undone is undone
+        await until(lambda: not worker.hub.registry.rooms and not worker.hub.statistics()["departures_pending"])
+        assert await broker.members(Room("other:a")) == {}
+
+
+@run_async
+async def test_a_loss_that_ends_the_connection_ends_its_presence_too() -> None:
+    app, broker = App(), LaggingBroker()
+    app.room("seen", open=True, history=5, presence=True)
+    async with OneWorker(app, broker=broker) as worker:
+        client = await worker.join(token=worker.token(channels=["seen"]))
+        assert len(await broker.members(Room("seen"))) == 1
+        broker.lose_stream("seen")
+        await publish(app, 1, room="seen")
+        assert await client.wait_closed() == (3010, "insufficient state")
+        await until(lambda: worker.hub.statistics()["departures_pending"] == 0)
+        assert await broker.members(Room("seen")) == {}
 
 
 @pytest.mark.parametrize("room", ["nowhere", "x" * 300, ""])

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from realtime.transport.stream import EVENTS, Limits, Stream
+from realtime.transport.stream import EVENTS, Stream, StreamLimits
 from tests.support.aio import run_async
 
 
 @run_async
 async def test_what_a_client_missed_may_be_of_any_size_and_what_it_does_not_take_may_not() -> None:
-    stream = Stream(EVENTS, EVENTS, Limits(outbound_bytes=100))
     slow, sending, taken = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    stream.on_slow = slow.set
+
+    class Observed(Stream):
+        def on_slow(self) -> None:
+            slow.set()
+
+    stream = Observed(EVENTS, EVENTS, StreamLimits(outbound_bytes=100))
 
     async def send(message: Any) -> None:
         sending.set()

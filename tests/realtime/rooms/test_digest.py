@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from realtime import App
 from realtime.broker.base import ClientInfo, ConnectionId, Room, WorkerId
 from realtime.broker.memory import MemoryBroker
-from realtime.broker.memory_state import Member
+from realtime.broker.memory_state import StoredMember
 from realtime.rooms.presence_view import PresenceView
 from tests.support.aio import run_async
 from tests.support.client import Refused
@@ -79,7 +79,7 @@ def test_whoever_asks_when_knows_in_the_end_who_is_there_and_is_told_no_more_tha
 
 def fill(broker: MemoryBroker, *clients: str) -> None:
     for client in clients:
-        broker._state.add_member(ROOM, Member(OTHER, info(client), True, False))
+        broker._state.add_member(ROOM, StoredMember(OTHER, info(client), True, False))
 
 
 class Watcher(HubClient):

@@ -16,8 +16,8 @@ from centrifuge.fossil import apply_delta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.broker.base import ClientInfo, Publication, Room
-from realtime.protocol.centrifuge.wire import difference
+from realtime.broker.base import ClientInfo, RawPublication, Room
+from realtime.protocol.centrifuge.encoder import difference
 from realtime.rooms.fanout import KEYS_MAX, Change, Fanout, total
 
 ROOM = Room("room")
@@ -26,17 +26,17 @@ ANA = ClientInfo("ana", "c1")
 
 @dataclass(eq=False)
 class Words:
-    """A wire on which everything can be read, and that counts how often it encodes."""
+    """An encoder whose output can be read, and that counts how often it encodes."""
 
     name: str = ""
     encoded: int = 0
     is_delta: bool = False
 
-    def publication(self, room: Room, publication: Publication) -> bytes:
+    def publication(self, room: Room, publication: RawPublication) -> bytes:
         self.encoded += 1
         return b"%b%d " % (self.name.encode(), publication.offset)
 
-    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
+    def delta(self, room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
         return b"~%b " % delta if delta is not None else self.publication(room, publication)
 
     def changes(self, room: Room, changes: Sequence[Change]) -> bytes:
@@ -57,7 +57,7 @@ class Transport:
 
 @dataclass(eq=False)
 class Member:
-    wire: Words
+    encoder: Words
     connection_id: str = ""
     transport: Transport = field(default_factory=Transport)
 
@@ -69,17 +69,17 @@ class Member:
         return b"".join(self.transport.written).decode().strip()
 
 
-def publications(*offsets: int) -> list[Publication]:
-    return [Publication(b"x", offset) for offset in offsets]
+def publications(*offsets: int) -> list[RawPublication]:
+    return [RawPublication(b"x", offset) for offset in offsets]
 
 
 def test_a_burst_is_encoded_once_and_costs_each_member_one_write() -> None:
-    wire = Words()
-    fanout, members = Fanout(ROOM), [Member(wire) for _ in range(50)]
+    encoder = Words()
+    fanout, members = Fanout(ROOM), [Member(encoder) for _ in range(50)]
     for member in members:
         fanout.add(member, watches=False)
     assert fanout.deliver(publications(*range(1, 17))) == 16 * 50
-    assert wire.encoded == 16
+    assert encoder.encoded == 16
     first = members[0].transport.written
     assert [len(member.transport.written) for member in members] == [1] * 50
     assert all(member.transport.written[0] is first[0] for member in members), "the very same bytes"
@@ -97,8 +97,8 @@ def test_each_wire_has_its_own_bytes() -> None:
 
 
 def test_who_left_is_written_nothing_more_and_can_come_again() -> None:
-    fanout, wire = Fanout(ROOM), Words()
-    stays, goes = Member(wire), Member(wire)
+    fanout, encoder = Fanout(ROOM), Words()
+    stays, goes = Member(encoder), Member(encoder)
     for member in (stays, goes):
         fanout.add(member, watches=True)
     fanout.deliver(publications(1))
@@ -115,8 +115,8 @@ def test_who_left_is_written_nothing_more_and_can_come_again() -> None:
 
 
 def test_joins_and_leaves_go_to_those_who_watch() -> None:
-    fanout, wire = Fanout(ROOM), Words()
-    watches, does_not, late = Member(wire), Member(wire), Member(wire)
+    fanout, encoder = Fanout(ROOM), Words()
+    watches, does_not, late = Member(encoder), Member(encoder), Member(encoder)
     fanout.add(watches, watches=True)
     fanout.add(does_not, watches=False)
     fanout.add(late, watches=True, seen=9)
@@ -137,8 +137,8 @@ def test_joins_and_leaves_go_to_those_who_watch() -> None:
     ],
 )
 def test_a_member_that_came_in_between_gets_what_it_has_not_seen(seen: int, turns: list[list[int]], heard: str) -> None:
-    fanout, wire = Fanout(ROOM), Words()
-    member, other = Member(wire), Member(wire)
+    fanout, encoder = Fanout(ROOM), Words()
+    member, other = Member(encoder), Member(encoder)
     fanout.add(other, watches=False)
     fanout.add(member, watches=False, seen=seen)
     counts = [fanout.deliver(publications(*offsets)) for offsets in turns]
@@ -151,8 +151,8 @@ def test_a_member_that_came_in_between_gets_what_it_has_not_seen(seen: int, turn
 
 
 def test_a_late_member_gets_what_all_get_as_soon_as_the_room_has_caught_up() -> None:
-    fanout, wire = Fanout(ROOM), Words()
-    late = Member(wire)
+    fanout, encoder = Fanout(ROOM), Words()
+    late = Member(encoder)
     fanout.add(late, watches=False, seen=2)
     fanout.deliver(publications(1, 2))
     fanout.deliver(publications(3, 4, 5))
@@ -160,8 +160,8 @@ def test_a_late_member_gets_what_all_get_as_soon_as_the_room_has_caught_up() -> 
 
 
 def test_clearing_returns_everybody_and_leaves_nobody() -> None:
-    fanout, wire = Fanout(ROOM), Words()
-    members = [Member(wire), Member(Words()), Member(wire)]
+    fanout, encoder = Fanout(ROOM), Words()
+    members = [Member(encoder), Member(Words()), Member(encoder)]
     fanout.add(members[0], watches=True)
     fanout.add(members[1], watches=False)
     fanout.add(members[2], watches=True, seen=9)
@@ -174,13 +174,13 @@ def test_clearing_returns_everybody_and_leaves_nobody() -> None:
     assert all(member.heard == "" for member in members)
 
 
-def keyed(offset: int, key: str) -> Publication:
-    return Publication(b"x", offset, tags={"k": key})
+def keyed(offset: int, key: str) -> RawPublication:
+    return RawPublication(b"x", offset, tags={"k": key})
 
 
 def test_in_a_room_that_conflates_a_slow_member_gets_the_latest_of_each_key_once_it_can() -> None:
-    fanout, wire = Fanout(ROOM, conflate="k"), Words()
-    slow, quick = Member(wire), Member(wire)
+    fanout, encoder = Fanout(ROOM, conflate="k"), Words()
+    slow, quick = Member(encoder), Member(encoder)
     for member in (slow, quick):
         fanout.add(member, watches=False)
     fanout.deliver([keyed(1, "a")])
@@ -197,13 +197,13 @@ def test_in_a_room_that_conflates_a_slow_member_gets_the_latest_of_each_key_once
 
 
 def test_who_publishes_and_is_behind_itself_gets_what_others_say_and_not_its_own() -> None:
-    fanout, wire = Fanout(ROOM, conflate="k"), Words()
-    slow, quick, also_slow = Member(wire, "me"), Member(wire, "q"), Member(wire, "s")
+    fanout, encoder = Fanout(ROOM, conflate="k"), Words()
+    slow, quick, also_slow = Member(encoder, "me"), Member(encoder, "q"), Member(encoder, "s")
     for member in (slow, quick, also_slow):
         fanout.add(member, watches=False)
     slow.transport.congested_since = also_slow.transport.congested_since = 1.0
     fanout.deliver([keyed(1, "a")])
-    mine = Publication(b"x", 2, tags={"k": "b"}, exclude="me")
+    mine = RawPublication(b"x", 2, tags={"k": "b"}, exclude="me")
     assert fanout.deliver([mine]) == 1, "to who is quick, at once"
     fanout.deliver([keyed(3, "c")])
     for member in (slow, also_slow):
@@ -223,8 +223,8 @@ def test_what_is_kept_for_a_slow_member_is_bounded_by_the_keys() -> None:
 
 
 def test_for_whom_too_many_keys_wait_is_a_member_no_more_and_is_to_be_told() -> None:
-    fanout, wire = Fanout(ROOM, conflate="k"), Words()
-    slow, quick = Member(wire), Member(wire)
+    fanout, encoder = Fanout(ROOM, conflate="k"), Words()
+    slow, quick = Member(encoder), Member(encoder)
     slow.transport.congested_since = 1.0
     for member in (slow, quick):
         fanout.add(member, watches=True)
@@ -238,8 +238,8 @@ def test_for_whom_too_many_keys_wait_is_a_member_no_more_and_is_to_be_told() -> 
 
 
 def test_a_slow_member_of_a_room_that_conflates_can_leave_and_be_put_out() -> None:
-    fanout, wire = Fanout(ROOM, conflate="k"), Words()
-    one, other = Member(wire), Member(wire)
+    fanout, encoder = Fanout(ROOM, conflate="k"), Words()
+    one, other = Member(encoder), Member(encoder)
     for member in (one, other):
         member.transport.congested_since = 1.0
         fanout.add(member, watches=True)
@@ -288,15 +288,15 @@ def test_whoever_comes_and_goes_each_gets_every_publication_of_its_time_in_order
 
 
 class Differences(Words):
-    """A wire on which a payload is itself, or a marked difference to the one before, each with its length before it."""
+    """An encoder that writes a payload itself, or a marked difference to the one before, each behind its length."""
 
     def __init__(self) -> None:
         super().__init__(is_delta=True)
 
-    def publication(self, room: Room, publication: Publication) -> bytes:
+    def publication(self, room: Room, publication: RawPublication) -> bytes:
         return self.delta(room, publication, None)
 
-    def delta(self, room: Room, publication: Publication, delta: bytes | None) -> bytes:
+    def delta(self, room: Room, publication: RawPublication, delta: bytes | None) -> bytes:
         said = b"=" + publication.data if delta is None else b"~" + delta
         return len(said).to_bytes(4) + said
 
@@ -318,9 +318,9 @@ class Follower(Member):
         return found
 
 
-def numbered(number: int, offset: int, exclude: str) -> Publication:
+def numbered(number: int, offset: int, exclude: str) -> RawPublication:
     """Return one that is long enough for a difference to be shorter."""
-    return Publication(
+    return RawPublication(
         b"the same in each of them, whatever else may be different: %d" % number, offset, exclude=exclude
     )
 
@@ -332,8 +332,8 @@ turns = st.lists(st.tuples(st.lists(comes | st.integers(0, 2), max_size=3), st.l
 
 @given(turns)
 def test_a_difference_is_always_to_what_the_member_got_last(turns: list[Any]) -> None:
-    fanout, wire = Fanout(ROOM, difference), Differences()
-    members = [Follower(wire, connection_id=str(n)) for n in range(3)]
+    fanout, encoder = Fanout(ROOM, difference), Differences()
+    members = [Follower(encoder, connection_id=str(n)) for n in range(3)]
     inside: set[int] = set()
     number = offset = 0
     for moves, burst in turns:

@@ -46,7 +46,7 @@ async def test_who_came_is_seen_and_who_left_is_not() -> None:
     await leave(presence)
     await leave(presence)
     assert await broker.members(ROOM) == {}
-    assert presence.pending == 0
+    assert presence.postponed == 0
 
 
 @run_async
@@ -59,11 +59,11 @@ async def test_a_departure_that_the_broker_cannot_take_is_owed_and_paid_later() 
     await leave(presence, "c1")
     await leave(presence, "c2")
     await presence.flush_all()
-    assert presence.pending == 2
+    assert presence.postponed == 2
     assert await seen(broker) == {"c1", "c2"}
     broker.away = False
     await presence.flush_all()
-    assert presence.pending == 0
+    assert presence.postponed == 0
     assert await seen(broker) == set()
 
 
@@ -79,10 +79,10 @@ async def test_who_could_not_be_let_in_is_taken_out_again_for_it_may_have_happen
     with pytest.raises(BrokerUnavailable):
         await coming
     assert await seen(broker) == {"c1"}
-    assert presence.pending == 1
+    assert presence.postponed == 1
     broker.away = False
     await presence.flush_all()
-    assert (await seen(broker), presence.pending) == (set(), 0)
+    assert (await seen(broker), presence.postponed) == (set(), 0)
 
 
 @run_async
@@ -95,7 +95,7 @@ async def test_who_left_during_an_outage_and_returns_after_it_stays() -> None:
     broker.away = False
     await presence.add(ROOM, ANA, announce=True)
     await presence.flush_all()
-    assert (await seen(broker), presence.pending) == ({"c1"}, 0)
+    assert (await seen(broker), presence.postponed) == ({"c1"}, 0)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -113,7 +113,7 @@ async def test_who_returns_while_its_departure_is_on_the_way_stays(when: str) ->
     broker.let_pass()
     await asyncio.gather(leaving, returning)
     await presence.flush_all()
-    assert (await seen(broker), presence.pending) == ({"c1"}, 0)
+    assert (await seen(broker), presence.postponed) == ({"c1"}, 0)
 
 
 # In a hub

@@ -14,7 +14,7 @@ import pytest
 
 from realtime.broker.base import ClientInfo, ConnectionId, Room, WorkerId
 from realtime.broker.memory import MemoryBroker
-from realtime.broker.memory_state import Member
+from realtime.broker.memory_state import StoredMember
 from realtime.errors import BrokerUnavailable
 from tests.support.aio import run_async
 from tests.support.hub_client import PRESENT, ROOM, HubClient, hub_of
@@ -28,7 +28,7 @@ OTHER = WorkerId("another")
 def come_unheard(broker: MemoryBroker, *clients: str) -> None:
     """Have clients of another worker come, of whom this one is not told."""
     for client in clients:
-        broker._state.add_member(ROOM, Member(OTHER, ClientInfo("", client), True, False))
+        broker._state.add_member(ROOM, StoredMember(OTHER, ClientInfo("", client), True, False))
 
 
 def go_unheard(broker: MemoryBroker, *clients: str) -> None:

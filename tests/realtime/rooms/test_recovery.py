@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.broker.base import NOT_KEPT, History, Position, Publication, PublishRequest, Room
+from realtime.broker.base import NOT_KEPT, History, Position, PublishRequest, RawPublication, Room
 from realtime.rooms.hub import Hub
 from realtime.rooms.pending import Insufficient
 from realtime.rooms.recovery import Gap, Replay, merge, replay
@@ -28,8 +28,8 @@ from tests.support.one_worker import until
 EPOCH = "e"
 
 
-def publications(*offsets: int, epoch: str = EPOCH) -> list[Publication]:
-    return [Publication(b"%d" % offset, offset, epoch) for offset in offsets]
+def publications(*offsets: int, epoch: str = EPOCH) -> list[RawPublication]:
+    return [RawPublication(b"%d" % offset, offset, epoch) for offset in offsets]
 
 
 def page(*offsets: int, top: int, epoch: str = EPOCH) -> History:

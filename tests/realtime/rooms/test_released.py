@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from realtime import App
-from realtime.broker.base import Room
+from realtime.broker.base import Position, RawPublication, Room
 from realtime.broker.memory import MemoryBroker
 from realtime.errors import BrokerAway, BrokerUnavailable
 from realtime.rooms.options import RoomOptions
+from realtime.rooms.recovery import Replay
 from tests.support.aio import run_async
 from tests.support.hub_client import KEPT, PRESENT, ROOM, HubClient, hub_of, say
 from tests.support.lagging_broker import LaggingBroker
@@ -169,3 +170,26 @@ async def test_for_whom_too_many_keys_wait_is_told_that_it_missed_something(monk
         assert hub.statistics()["insufficient"] == 1
         assert not slow.offsets
         assert (await slow.enter()).recovered, "and gets it, when it comes again"
+
+
+@run_async
+async def test_a_loss_that_finds_too_many_keys_waiting_notifies_each_member_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("realtime.rooms.fanout.KEYS_MAX", 5)
+    options = RoomOptions(history=100, history_ttl_s=600.0, conflate="k")
+    async with hub_of(LaggingBroker(), options) as hub:
+        slow, quick = HubClient(hub, "slow", options), HubClient(hub, "quick", options)
+        for client in (slow, quick):
+            await client.enter()
+        slow.congested_since = 1.0
+        entry = await HubClient(hub, "third", options).ask()
+        local = hub.registry.rooms[ROOM]
+        for offset in range(1, 7):
+            hub.on_publication(ROOM, RawPublication(b"x", offset, local.machine.epoch, tags={"k": f"{offset}"}))
+        lost = local.machine.positioned(entry, Position("another", 0), Replay(recovered=False))
+        hub.perform(local, lost)
+        assert (slow.put_out, quick.put_out) == ([ROOM], [ROOM])
+        assert quick.offsets == [1, 2, 3, 4, 5, 6]
+        assert hub.statistics()["insufficient"] == 2
+        hub.cancel(entry)

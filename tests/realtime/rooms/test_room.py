@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realtime.broker.base import ClientInfo, ConnectionId, History, Position, Publication, Room
+from realtime.broker.base import ClientInfo, ConnectionId, History, Position, RawPublication, Room
 from realtime.rooms.fanout import Subscriber
 from realtime.rooms.options import RoomOptions
 from realtime.rooms.outputs import (
@@ -39,8 +39,8 @@ KEPT = RoomOptions(history=100)
 ANN, BEN = ClientInfo("ann", "a"), ClientInfo("ben", "b")
 
 
-def publication(offset: int, epoch: str = EPOCH) -> Publication:
-    return Publication(b"%d" % offset, offset, epoch if offset else "")
+def publication(offset: int, epoch: str = EPOCH) -> RawPublication:
+    return RawPublication(b"%d" % offset, offset, epoch if offset else "")
 
 
 def page(*offsets: int, top: int, epoch: str = EPOCH) -> History:
@@ -420,14 +420,14 @@ class Stream:
     """The naive model: every publication ever made, in a list."""
 
     epoch: str = "e0"
-    made: list[Publication] = field(default_factory=list)
+    made: list[RawPublication] = field(default_factory=list)
 
     @property
     def top(self) -> Position:
         return Position(self.epoch, len(self.made))
 
-    def add(self) -> Publication:
-        made = Publication(b"", len(self.made) + 1, self.epoch)
+    def add(self) -> RawPublication:
+        made = RawPublication(b"", len(self.made) + 1, self.epoch)
         self.made.append(made)
         return made
 

@@ -45,7 +45,7 @@ async def test_a_burst_of_publications_goes_to_the_broker_at_once_and_in_order(
         broker.may_answer.set()
         await until(lambda: client.heard[-1].get("id") == 50)
         assert [each["id"] for each in client.heard if each.get("id", 0) >= 10] == [*range(10, 10 + BURST), 50]
-        await until(lambda: session.is_at_rest)
+        await until(lambda: session.is_idle)
 
 
 @pytest.mark.parametrize("begin", [Lazily(), EAGERLY], ids=["lazily", "eagerly"])

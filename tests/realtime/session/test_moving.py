@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from realtime import App, Connection
+from realtime.auth.revocation import Revocation
+from realtime.broker.base import Room
 from realtime.session.plain import NotPlain
 from realtime.session.session import Session
-from realtime.session.state import decode
+from realtime.session.state import BadState, decode, encode
 from tests.support.aio import run_async
 from tests.support.one_worker import Client, OneWorker, until
 
@@ -158,7 +162,7 @@ async def test_a_subscription_under_way_is_waited_for() -> None:
         session = worker.session(client)
         coming = asyncio.create_task(session.quiesce(LONG_S))
         await asyncio.sleep(0)
-        assert (coming.done(), session.is_at_rest) == (False, False)
+        assert (coming.done(), session.is_idle) == (False, False)
         may_end.set()
         assert await coming is True
         await asking
@@ -182,3 +186,80 @@ async def test_others_learn_nothing_of_a_move() -> None:
         left = await other.push("leave")
         assert left["leave"]["info"]["client"] == client.connected["client"]
         await until(lambda: sum("leave" in each.get("push", {}) for each in other.heard) == 1)
+
+
+@run_async
+async def test_a_session_that_has_moved_writes_nothing_and_leaves_no_room() -> None:
+    app = open_app()
+    async with OneWorker(app) as worker:
+        client = await worker.join()
+        await client.ask("subscribe", channel="kept")
+        session = worker.session(client)
+        assert await session.quiesce(LONG_S)
+        exported = session.export()
+        session.drop()
+        old = session.connection
+        await old.send("of the old session")
+        await old.unsubscribe("kept")
+        await old.subscribe("plain")
+        await session.grant(Room("plain"))
+        session.refresh(0.0)
+        session.insufficient(Room("kept"))
+        session.drained()
+        await old.disconnect()
+        moved = session.transport._session = await worker.protocol.restore(session.transport, exported)
+        moved.resume()
+        await app.room("kept").publish(1)
+        await client.push("pub")
+        await client.ask("unsubscribe", channel="plain")
+        assert [reply["push"].keys() - {"channel"} for reply in client.heard if "push" in reply] == [{"pub"}]
+        assert (moved.connection.rooms, worker.hub.registry.sizes()) == ({"kept"}, {"kept": 1})
+
+
+@run_async
+async def test_a_token_that_is_revoked_while_its_client_moves_ends_the_connection() -> None:
+    async with OneWorker(open_app()) as worker:
+        client = await worker.join(user="ann")
+        await client.ask("subscribe", channel="kept")
+        session = worker.session(client)
+        assert await session.quiesce(LONG_S)
+        exported = session.export()
+        session.drop()
+        now_s = time.time()
+        worker.bus.receive_revocation(Revocation(now_s + 60, "", "ann", now_s))
+        await worker.protocol.restore(session.transport, exported)
+        assert await client.wait_closed() == (3005, "connection expired")
+        assert (worker.registry.statistics()["sessions"], worker.hub.registry.sizes()) == (0, {})
+
+
+@pytest.mark.parametrize("lost", [("first",), ("second",), ("first", "second")])
+@run_async
+async def test_a_loss_on_the_way_that_ends_the_connection_leaves_no_member_behind(lost: tuple[str, ...]) -> None:
+    app = App()
+    for room in ("first", "second"):
+        app.room(room, open=True, history=2, presence=True)
+    async with OneWorker(app) as worker:
+        client = await worker.join(token=worker.token(channels=["first", "second"]))
+        session = worker.session(client)
+        assert await session.quiesce(LONG_S)
+        exported = session.export()
+        session.drop()
+        for room in lost:
+            for number in range(3):  # more than the room keeps
+                await app.room(room).publish(number)
+        await worker.protocol.restore(session.transport, exported)
+        assert await client.wait_closed() == (3010, "insufficient state")
+        await until(lambda: worker.hub.statistics()["departures_pending"] == 0)
+        for room in ("first", "second"):
+            assert await worker.broker.members(Room(room)) == {}
+        assert worker.hub.registry.sizes() == {}
+
+
+@run_async
+async def test_an_encoding_that_a_worker_does_not_speak_is_refused() -> None:
+    async with OneWorker(open_app()) as worker:
+        session = worker.session(await worker.join())
+        state = decode(session.export())
+        state.wire = msgspec.structs.replace(state.wire, encoding="cbor")
+        with pytest.raises(BadState, match="in the encoding 'cbor'; this worker has json, protobuf, uni"):
+            await worker.protocol.restore(session.transport, encode(state))

@@ -14,9 +14,9 @@ from realtime.session.state import (
     Due,
     Event,
     Identity,
-    Limits,
     Liveness,
     Phase,
+    SessionLimits,
     SessionState,
     Subscription,
     WireState,
@@ -32,7 +32,7 @@ from realtime.session.state import (
 from realtime.session.tags import FilterNode
 from realtime.timing.rate import CostMeter, Meter
 
-LIMITS = Limits(ping_s=25, pong_s=10, connect_s=7)
+LIMITS = SessionLimits(ping_s=25, pong_s=10, connect_s=7)
 TWO_WAY, ONE_WAY = WireState("json"), WireState("uni", is_one_way=True)
 FRAMES = WireState("uni", is_one_way=True, ping_frame=b"\x89\x00")
 
@@ -101,7 +101,7 @@ def test_a_peer_takes_something_when_it_has_acknowledged_more_than_before() -> N
 def test_the_first_deadlines() -> None:
     assert begun(NOW, LIMITS) == Liveness(Due.CONNECT, NOW + 7)
     assert admitted(NOW, LIMITS, 0.5) == Liveness(Due.PING, NOW + 12.5)
-    assert admitted(NOW, Limits(ping_s=0), 0.5) == Liveness()
+    assert admitted(NOW, SessionLimits(ping_s=0), 0.5) == Liveness()
 
 
 def full() -> SessionState:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.application.app import App
+from realtime.application.app import Application
 from realtime.transport import deflate
 from realtime.transport.deflate import DEFLATED_BINARY, DEFLATED_TEXT, THRESHOLD
 from realtime.transport.frames import BINARY as BINARY_FRAMES
@@ -323,7 +323,7 @@ async def test_a_publication_is_compressed_once_for_all(
     monkeypatch.setattr(deflate, "deflate", counting)
     end = f"\r\nSec-WebSocket-Protocol: {subprotocol}\r\n\r\n".encode() if subprotocol else b"\r\n\r\n"
     heads = [each.replace(b"\r\n\r\n", end) for each in (offering(), offering(), offering(), HEAD)]
-    app = App()
+    app = Application()
     app.room("open:{name}", open=True)
     async with OneWorker(app, admission=Admission(compression=True, subprotocols=("centrifuge-protobuf",))) as worker:
         members = [member(worker, head, said) for head in heads]

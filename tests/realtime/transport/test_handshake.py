@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from realtime.protocol.centrifuge import endpoints
 from realtime.settings.addresses import Origin
 from realtime.transport.handshake import Accepted, Admission, Refused, shake_hands
 from realtime.transport.peer import Peer
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # section 1.3
 PEER = Peer("203.0.113.7", 4711)
+CENTRIFUGE = Admission(parameters=endpoints)
 PLAIN = {
     "Host": "chat.example.com",
     "Upgrade": "websocket",
@@ -123,7 +125,8 @@ def test_the_first_of_our_subprotocols_that_was_offered_is_chosen(offered: str |
 
 
 def test_an_absolute_target_is_read_as_its_path() -> None:
-    told = accept(head("GET http://chat.example.com/connection/uni_websocket?a=1 HTTP/1.1")).handshake
+    target = "http://chat.example.com/connection/uni_websocket?a=1"
+    told = accept(head(f"GET {target} HTTP/1.1"), CENTRIFUGE).handshake
     assert (told.path, told.query, told.is_one_way) == ("/connection/uni_websocket", {"a": "1"}, True)
 
 
@@ -157,7 +160,7 @@ def test_the_session_is_told_what_the_client_asked() -> None:
     ids=["none", "empty", "quoted", "among others", "no characters", "of another"],
 )
 def test_the_query_of_a_client_that_only_listens_may_have_its_first_message(target: str, first: bytes | None) -> None:
-    accepted = accept(head(f"GET {target} HTTP/1.1"))
+    accepted = accept(head(f"GET {target} HTTP/1.1"), CENTRIFUGE)
     assert accepted.first == first
     assert "cf_connect" not in accepted.handshake.query, "it may have a token, which nobody is to keep"
 

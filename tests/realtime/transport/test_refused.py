@@ -19,16 +19,24 @@ HANDSHAKE = (
 )
 
 
+class Owner:
+    """Learns that the connection has ended."""
+
+    def __init__(self) -> None:
+        self.lost = asyncio.Event()
+
+    def ended(self, peer: Peer) -> None:
+        self.lost.set()
+
+
 async def told(said: list[bytes], received: bytes = b"") -> bytes:
     """Return all that a refused client is told which says this, piece by piece, and then reads to the end."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     loop = asyncio.get_running_loop()
-    lost = asyncio.Event()
+    owner = Owner()
     await loop.connect_accepted_socket(
-        lambda: RefusedConnection(
-            Peer("192.0.2.1"), received, Admission(), head_bytes=4096, on_lost=lambda _: lost.set()
-        ),
+        lambda: RefusedConnection(Peer("192.0.2.1"), received, Admission(), head_bytes=4096, owner=owner),
         ours,
     )
     for piece in said:
@@ -37,7 +45,7 @@ async def told(said: list[bytes], received: bytes = b"") -> bytes:
     while data := await loop.sock_recv(theirs, 65536):
         answer += data
     theirs.close()
-    await lost.wait()
+    await owner.lost.wait()
     return answer
 
 

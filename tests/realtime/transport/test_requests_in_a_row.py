@@ -19,7 +19,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from realtime.timing.timer_wheel import TimerWheel
-from realtime.transport.asgi_host import ASGIHost
+from realtime.transport.adopted import NoOwner
+from realtime.transport.asgi_host import ASGIHost, HostedOptions
 from realtime.transport.hosted_parsers import hosted_protocol
 from realtime.transport.peer import Peer
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
@@ -130,6 +131,8 @@ class Socket(asyncio.Transport):
 class Connection:
     """A client's connection, and the workers that serve it: each request goes to one, as the primary says."""
 
+    slot = Slot(0)
+    worker_id = node = "here"
     way: Way
     sock: socket.socket
     seen: list[Seen] = field(default_factory=list)
@@ -148,7 +151,7 @@ class Connection:
         head = inspect(received or at_hand)
         assert isinstance(head, Head)
         hashing = Hashing(bytes(16))
-        routes = Routes(self._affinity, hashing, Slot(0))
+        self.routes = routes = Routes(self._affinity, hashing, Slot(0))
         client = self._affinity.address_of(PROXY, head)
         session = self._affinity.sticky_id_of(head) if self.way.sticky is Sticky.SESSION else None
         routes.learn(client, session)
@@ -156,14 +159,11 @@ class Connection:
         new_session = hashing.new_sticky_id(Slot(0)) if lacks_session else None
         host = ASGIHost(
             self._serve,
-            place={},
-            cookie="rt_session",
-            websocket_paths=(),
+            worker=self,
+            owner=NoOwner(),
             endpoint=WebSocketEndpoint(Sessions(), wheel=TimerWheel(0.0)),
-            on_lost=lambda peer: None,
-            routes=routes,
-            give_back=self._give_back,
-            parser=self.way.parser,
+            websocket_paths=(),
+            options=HostedOptions(parser=self.way.parser),
         )
         peer = Peer(client, 0, "http", sticky_id=session, new_sticky_id=new_session, peer_address=PROXY)
         self._transport = Socket(self)
@@ -171,8 +171,8 @@ class Connection:
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
 
-    def _give_back(self, fd: int, peer: str, port: int, received: bytes) -> bool:
-        assert peer == PROXY
+    def give_back(self, fd: int, peer_address: str, port: int, received: bytes) -> bool:
+        assert peer_address == PROXY
         self.moves += 1
         self._transport = None
         asyncio.get_running_loop().call_soon(self.adopt, received)

@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from realtime.timing.timer_wheel import TimerWheel
-from realtime.transport.base import Handshake, Transport
+from realtime.transport.base import Handshake, Parameters, Transport
 from realtime.transport.frames import apply_mask
 from realtime.transport.handshake import Admission
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import WebSocketTransport
-from realtime.transport.websocket_endpoint import Limits, WebSocketEndpoint
+from realtime.transport.websocket_endpoint import WebSocketEndpoint, WebSocketLimits
 from tests.support.one_worker import until
 
 HEAD = (
@@ -70,8 +70,8 @@ class Session:
         self.on_message: Callable[[bytes | str], None] = lambda message: None
 
     @property
-    def who(self) -> str:
-        return "somebody"
+    def log_fields(self) -> dict[str, Any]:
+        return {"connection": "someone"}
 
     def receive(self, message: bytes | str) -> None:
         assert not self.ends, "nothing follows the end"
@@ -104,6 +104,9 @@ class Sessions:
         self.subprotocols = ("first", "second")
         self.prepare = prepare
         self.all: list[Session] = []
+
+    def read_parameters(self, path: str, query: Mapping[str, str]) -> Parameters:
+        return Parameters(query)
 
     def __call__(self, transport: Transport, handshake: Handshake, subprotocol: str | None) -> Session:
         session = Session(transport, handshake, subprotocol)
@@ -165,12 +168,16 @@ class Rig:
         self.wheel = TimerWheel(0.0)
         self.lost = 0
         self.endpoint = WebSocketEndpoint(
-            self.sessions, wheel=self.wheel, limits=Limits(**limits), admission=admission, on_lost=self._on_lost
+            self.sessions,
+            wheel=self.wheel,
+            limits=WebSocketLimits(**limits),
+            admission=admission,
+            owner=self,
         )
         self._now_s = 0.0
         self._gone = asyncio.Event()
 
-    def _on_lost(self, address: str) -> None:
+    def ended(self, peer: Peer) -> None:
         self.lost += 1
         self._gone.set()
 

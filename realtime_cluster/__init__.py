@@ -1,15 +1,14 @@
 """
-Starts the command `realtime`, once it is certain that the package of that name is ours.
+Whether the package `realtime` is ours. The command `realtime` begins in `__main__.py`, beside this file.
 
 PyPI has another distribution whose package is called `realtime` as well. Installed beside ours it overwrites files, and
-what is then imported is half of each. So the command begins here, outside the package: it looks where the package is
-before anything in it runs. It never imports the package to find out.
+what is then imported is half of each. So this package stands outside of `realtime`, and looks where that is before
+anything in it runs. It never imports `realtime` to find out, and nothing of it is imported here.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -52,17 +51,3 @@ def _mend() -> str:
         f"The distribution '{OTHER}' {version}, which has a package of the same name, has overwritten it: both cannot "
         f"be in one environment. Mend it by: pip uninstall {OTHER}; {steps}"
     )
-
-
-def main() -> None:
-    """Be the command `realtime`. Ends with 1, and a sentence, where the package is not ours."""
-    wrong = problem()
-    if wrong is not None:
-        sys.exit(f"realtime: {wrong}")
-    from realtime.cli.main import main as command
-
-    command()
-
-
-if __name__ == "__main__":
-    main()

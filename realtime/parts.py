@@ -1,0 +1,215 @@
+"""
+The parts that every process with realtime clients has, joined: rooms, sessions, wire protocol, cluster bus, HTTP API.
+
+Runs in a worker, and in the one process of `App` below any ASGI server. Both make their parts here, so both have the
+same ones with the same limits. What differs is around them: where connections come from, and which broker is used. It
+decides nothing about clients, and owns no socket.
+
+Each arrow points to what a part uses, so the parts are made from right to left:
+
+    router -> API, streams -> protocol -> hub -> broker
+                 |               |
+                 +-> bus         +-> tokens, wheel, registry
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from realtime.api import Api
+from realtime.application.app import Application
+from realtime.auth.credentials import WrongCredentials
+from realtime.auth.jwks import KeySet, load_public_key
+from realtime.auth.key_cache import KeyCache
+from realtime.auth.tokens import Tokens
+from realtime.broker.base import Broker, WorkerId
+from realtime.cluster.bus import ClusterBus
+from realtime.cluster.mailbox import Mailbox
+from realtime.cluster.revocation_sync import RevocationSync
+from realtime.process.router import HealthSource, Router
+from realtime.protocol.centrifuge import uni
+from realtime.protocol.centrifuge.encoder import CentrifugeEncoder, difference
+from realtime.protocol.centrifuge.endpoints import ENDPOINTS
+from realtime.protocol.centrifuge.server import Centrifuge
+from realtime.protocol.centrifuge.streams import StreamEndpoint
+from realtime.rooms.hub import Hub
+from realtime.session.registry import Home, Registry
+from realtime.session.state import SessionLimits
+from realtime.settings import Settings
+from realtime.timing.timer_wheel import TimerWheel, run_wheel
+from realtime.transport.hosts import ANY_HOST, Hosts
+from realtime.transport.stream import EVENTS, StreamLimits
+
+
+class Parts:
+    """
+    The parts of one process. The caller of `start` must call `close`.
+
+    Attributes:
+        endpoints: where the wire protocol is served.
+        wheel: the timers. `start` begins to turn it.
+        registry: the sessions.
+        tokens: verifies tokens.
+        wrong: counts and slows wrong tokens and wrong keys of the API.
+        hub: the rooms.
+        protocol: makes the session of each connection.
+        bus: reaches sessions elsewhere.
+        streams: serves clients that have no WebSocket.
+        router: the ASGI application in front of all others.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        settings: Settings,
+        *,
+        broker: Broker,
+        home: Home,
+        health: HealthSource,
+        hosts: Hosts = ANY_HOST,
+    ) -> None:
+        """
+        Make the parts. To be called on the event loop that they run on.
+
+        Args:
+            app: what users wrote. It is bound to the parts by `start`.
+            settings: of the server.
+            broker: not started; the hub starts and closes it.
+            home: this process.
+            health: answers `GET /health`.
+            hosts: which hosts are served.
+
+        Raises:
+            SettingsError: a file of keys holds none.
+        """
+        self.endpoints: Final = ENDPOINTS.below(settings.own_prefix)
+        self._app = app
+        self._node = home.node
+        self._turning: asyncio.Task[None] | None = None
+        worker = WorkerId(home.worker)
+        self.wheel = TimerWheel(asyncio.get_running_loop().time())
+        self.registry = Registry()
+        self.tokens = tokens_of(settings)
+        self.wrong = WrongCredentials()
+        self.hub = Hub(broker, app, hooks=app, difference=difference, worker=worker, large=settings.large_room)
+        self.protocol = Centrifuge(
+            app,
+            self.hub,
+            wheel=self.wheel,
+            tokens=self.tokens,
+            limits=session_limits(settings),
+            home=home,
+            registry=self.registry,
+            wrong=self.wrong,
+        )
+        mailbox = Mailbox(broker, self.hub.private, worker)
+        self.bus = ClusterBus(home, broker, mailbox, self.hub.registry, self.registry, self.tokens.revoked)
+        self._revocation_sync = RevocationSync(broker, self.bus, self.tokens.revoked)
+        self.streams = StreamEndpoint(
+            self.protocol,
+            delivery=self.bus,
+            limits=StreamLimits.from_settings(settings),
+            allowed_origins=settings.allowed_origins,
+            prefix=settings.own_prefix,
+        )
+        self.router = self._make_router(settings, health, hosts)
+
+    def _make_router(self, settings: Settings, health: HealthSource, hosts: Hosts) -> Router:
+        api = Api(
+            self.hub,
+            self.bus,
+            keys=settings.api_keys,
+            encoder=CentrifugeEncoder(uni, EVENTS),
+            wrong=self.wrong,
+            message_bytes=settings.message_bytes,
+            own_prefix=settings.own_prefix,
+        )
+        return Router(
+            self._app,
+            health=health,
+            websocket_paths=self.endpoints.websocket_paths,
+            stream_paths=self.endpoints.http_paths,
+            streams=self.streams,
+            api=api,
+            root_path=settings.root_path,
+            own_prefix=settings.own_prefix,
+            hosts=hosts,
+        )
+
+    async def start(self) -> None:
+        """
+        Bring up everything that can fail: broker, bus, application, and what is mounted.
+
+        Raises:
+            RealtimeError: the application declares what cannot work, something that is mounted cannot start, or the
+                broker cannot be used. What had begun goes on: call `abandon`, or end the process.
+        """
+        assert self._turning is None, "parts are started once"
+        await self.hub.start()
+        await self.bus.start()
+        await self._revocation_sync.start()
+        self._app.bind(self.hub, self.bus, node=self._node)
+        await self._app.startup()
+        await self.router.startup()
+        self._turning = asyncio.get_running_loop().create_task(run_wheel(self.wheel))
+
+    async def abandon(self) -> None:
+        """End what a `start` that failed had begun. The application has not started, so it is not ended."""
+        assert self._turning is None, "parts that have started are closed"
+        await self._revocation_sync.close()
+        await self.bus.close()
+        await self.hub.close()
+
+    async def close(self) -> None:
+        """
+        End what `start` began, from the top down. The connections have ended before.
+
+        The application ends first, while it can still publish. The hub is the last: until then leave hooks run for the
+        connections that ended.
+        """
+        await self.router.shutdown()
+        await self._app.shutdown()
+        await self._revocation_sync.close()
+        await self.tokens.close()
+        await self.bus.close()
+        await self.hub.close()
+        if self._turning is not None:
+            self._turning.cancel()
+            await asyncio.gather(self._turning, return_exceptions=True)
+
+
+def session_limits(settings: Settings) -> SessionLimits:
+    """Return what one client may do."""
+    return SessionLimits(
+        ping_s=settings.ping_s,
+        pong_s=settings.pong_s,
+        connect_s=settings.handshake_s,
+        # A token that is still accepted must not end a connection: the leeway is for clocks that differ.
+        expiry_grace_s=max(SessionLimits().expiry_grace_s, settings.token_leeway_s),
+        rooms_per_connection=settings.rooms_per_connection,
+        commands_per_second=settings.commands_per_second,
+        answer_bytes=settings.answer_bytes,
+        anonymous=settings.allows_anonymous,
+    )
+
+
+def tokens_of(settings: Settings) -> Tokens:
+    """
+    Return what verifies tokens.
+
+    Raises:
+        SettingsError: a file holds no key.
+    """
+    fixed = load_public_key(Path(settings.token_public_key)) if settings.token_public_key is not None else None
+    has_keys = fixed is not None or settings.token_jwks_url is not None
+    cache = KeyCache(Path(settings.keys_file)) if settings.keys_file else None
+    return Tokens(
+        settings.token_hmac_secret,
+        hmac_secret_previous=settings.token_hmac_secret_previous,
+        keys=KeySet(fixed, settings.token_jwks_url, cache=cache) if has_keys else None,
+        audience=settings.token_audience,
+        issuer=settings.token_issuer,
+        leeway_s=settings.token_leeway_s,
+    )
