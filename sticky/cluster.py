@@ -17,9 +17,11 @@ from typing import Any
 from sticky.keys.hashing import Slot
 from sticky.loop.poller import Poller
 from sticky.process.keeper_link import KeeperLink
+from sticky.process.orphans import Orphans
 from sticky.process.primary import Primary
 from sticky.settings import ClusterSettings
 from sticky.supervision.environment import OperatingSystem
+from sticky.supervision.launcher import worker_terms
 from sticky.supervision.sidecars import Sidecar
 
 __all__ = ["Cluster", "ClusterSettings", "Sidecar"]
@@ -94,6 +96,13 @@ class Cluster:
         Raises:
             SettingsError: an address is wrong or taken, the user cannot be changed, or the control socket not be made.
         """
+        if keeper is not None and not keeper.is_takeover:
+            keeper.kept = Orphans(
+                keeper.directory,
+                terms=worker_terms(self.settings, self._worker_config),
+                sidecar_terms={each.word: each.terms for each in self._sidecars},
+                drain_s=self.settings.drain_s,
+            ).collect()
         self._primary = Primary(
             Poller(),
             OperatingSystem(),

@@ -16,6 +16,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from typing import Final
@@ -26,6 +27,7 @@ from realtime import logs
 from realtime.broker.framing import LOCAL_STOP_SIGNAL
 from realtime.broker.local_server import LocalBrokerServer, WorkerLink
 from realtime.log_lines import log
+from sticky.handoff.orphan_report import VERSION, OrphanReport, PrimarySearch
 
 LOCK_S: Final = 75.0  # for the broker before this one to end: longer than orphaned workers keep it (--orphan-grace)
 LOCK_RETRY_S: Final = 0.05
@@ -57,27 +59,55 @@ def take_lock(path: str) -> int | None:
             return fd
 
 
-def watch_liveness(loop: asyncio.AbstractEventLoop, fd: int, orphaned: asyncio.Event) -> None:
-    """Have `orphaned` set when the liveness socket ends: primary and keeper are gone. The descriptor is owned here."""
-    os.set_blocking(fd, False)
-    loop.add_reader(fd, _on_liveness, loop, fd, orphaned)
+class LivenessSocket:
+    """
+    The liveness socket, whose end says that primary and keeper are gone; then the search for the next primary.
+
+    It owns the socket.
+    """
+
+    def __init__(self, fd: int | None, search: PrimarySearch) -> None:
+        """`fd`: of the socket; None for a process that nothing has started, which is no orphan."""
+        self.is_orphaned = False
+        self._search = search
+        self._sock: socket.socket | None = None
+        if fd is not None:
+            self._watch(socket.socket(fileno=fd))
+
+    def _watch(self, sock: socket.socket) -> None:
+        """Report on a liveness socket that this process serves, and watch it."""
+        sock.setblocking(False)
+        self._sock = sock
+        with contextlib.suppress(OSError):  # its end is seen next
+            sock.send(b"\n")
+        asyncio.get_running_loop().add_reader(sock.fileno(), self._on_readable, sock)
+
+    def _on_readable(self, sock: socket.socket) -> None:
+        try:
+            data = sock.recv(64)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:  # the other end was closed before the line feed was read
+            data = b""
+        if not data:
+            self.close()
+            self.is_orphaned = True
+            self._search.start(self._on_found)
+
+    def _on_found(self, sock: socket.socket) -> None:
+        self.is_orphaned = False
+        self._watch(sock)
+
+    def close(self) -> None:
+        """Watch and search no longer."""
+        self._search.stop()
+        if self._sock is not None:
+            asyncio.get_running_loop().remove_reader(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
 
 
-def _on_liveness(loop: asyncio.AbstractEventLoop, fd: int, orphaned: asyncio.Event) -> None:
-    """Note the end of the liveness socket."""
-    try:
-        data = os.read(fd, 64)
-    except BlockingIOError:
-        return
-    except ConnectionResetError:  # the other end was closed before the line feed was read
-        data = b""
-    if not data:
-        loop.remove_reader(fd)
-        os.close(fd)
-        orphaned.set()
-
-
-async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> None:
+async def serve(path: str, ready_fd: int | None, memory: int | None, search: PrimarySearch) -> None:
     """
     Serve until the primary sends `LOCAL_STOP_SIGNAL`, or until primary, keeper and every worker are gone.
 
@@ -89,12 +119,11 @@ async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> N
         ready_fd: the liveness socket. It gets a line feed when the broker's socket is open, and its end says that
             primary and keeper are gone. This function owns it.
         memory: bytes that may be used.
+        search: looks for the next primary of a process that has lost its primary and its keeper.
     """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     loop.add_signal_handler(LOCAL_STOP_SIGNAL, ended.set)
-    orphaned = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, lambda: ended.set() if orphaned.is_set() else None)
     server = LocalBrokerServer(memory)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # left by a broker that was killed
@@ -103,15 +132,15 @@ async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> N
         listener = await loop.create_unix_server(lambda: WorkerLink(server), path)
     finally:
         os.umask(before)
-    if ready_fd is not None:
-        os.write(ready_fd, b"\n")
-        watch_liveness(loop, ready_fd, orphaned)
+    liveness = LivenessSocket(ready_fd, search)
+    loop.add_signal_handler(signal.SIGTERM, lambda: ended.set() if liveness.is_orphaned else None)
     sweeping = loop.create_task(server.sweep_forever())
     while not ended.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), PARENT_S)
-        if orphaned.is_set() and not server.peers:
+        if liveness.is_orphaned and not server.peers:
             break
+    liveness.close()
     sweeping.cancel()
     listener.close()
     for peer in tuple(server.peers):
@@ -126,13 +155,16 @@ def main() -> None:
     parser.add_argument("--socket", required=True)
     parser.add_argument("--ready-fd", type=int)
     parser.add_argument("--memory", type=int)
+    parser.add_argument("--orphan", nargs=3, default=("", "", ""), metavar=("DIRECTORY", "NAME", "TERMS"))
     arguments = parser.parse_args()
     logs.set_up("broker")
     lock = take_lock(f"{arguments.socket}.lock")
     if lock is None:
         log(logger, logging.ERROR, TAKEN, socket=arguments.socket, reason="another local broker serves it")
         sys.exit(1)
-    uvloop.run(serve(arguments.socket, arguments.ready_fd, arguments.memory))
+    directory, name, terms = arguments.orphan
+    search = PrimarySearch(directory, OrphanReport(VERSION, name, terms))
+    uvloop.run(serve(arguments.socket, arguments.ready_fd, arguments.memory, search))
 
 
 if __name__ == "__main__":

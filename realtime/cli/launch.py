@@ -275,7 +275,8 @@ def local_broker(settings: Settings) -> Sidecar:
     """Return the broker of this machine, a process beside the workers."""
     path = settings.broker_url.removeprefix("local:")
     argv = (*PYTHON, "-m", "realtime.broker.local_process", "--socket", path, "--ready-fd", "{ready_fd}",
-            "--memory", str(settings.broker_memory))  # fmt: skip
+            "--memory", str(settings.broker_memory),
+            "--orphan", str(Path(path).parent), "{name}", "{terms}")  # fmt: skip
     return Sidecar("the local broker", argv, stop_signal=LOCAL_STOP_SIGNAL)
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Final
 
 from sticky.accept import listen
 from sticky.process import privileges
 from sticky.process.keeper_link import KeeperLink
 from sticky.process.pid_file import PidFile
 from sticky.settings import ClusterSettings
+
+_LISTENER: Final = "listener:"  # then a number and the address: the name under which a listener is kept
 
 
 class Binding:
@@ -36,12 +39,24 @@ class Binding:
         identity = privileges.find(self._settings.user, self._settings.group)
         if self._settings.umask is not None:
             os.umask(self._settings.umask)
-        self.listeners = listen.bind_all(self._settings.binds, self._keeper.take_listener)
-        self._keeper.put_listeners(self._settings.binds, self.listeners)
+        self.listeners = listen.bind_all(self._settings.binds, self._take_listener)
+        for name, listener in zip(self._names(), self.listeners, strict=True):
+            self._keeper.put(name, listener.fileno())
         self.write_pid()
         self._keeper.set("pid-file", self._pid_file.path)
         identity.assume()
         self._keeper.become()
+
+    def _names(self) -> list[str]:
+        """Return the names under which the listeners are kept."""
+        return [f"{_LISTENER}{number}:{address}" for number, address in enumerate(self._settings.binds)]
+
+    def _take_listener(self, address: str) -> socket.socket | None:
+        """Return the listener of an earlier primary for an address; None where it had none."""
+        for name in self._keeper.kept.names(_LISTENER):
+            if name.split(":", 2)[2] == address and (fd := self._keeper.kept.take(name)) is not None:
+                return socket.socket(fileno=fd)
+        return None
 
     def write_pid(self) -> None:
         """Write the pid file anew: the keeper may be another one. Raises SettingsError where that is not possible."""
@@ -53,7 +68,8 @@ class Binding:
 
     def unlink(self) -> None:
         """Have no other process find or keep the listeners: the server stops. Whoever has one closes it next."""
-        self._keeper.drop_listeners(self._settings.binds)
+        for name in self._names():
+            self._keeper.drop(name)
         for listener in self.listeners:
             if listener.fileno() >= 0:
                 listen.unlink(listener)

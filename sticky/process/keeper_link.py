@@ -16,7 +16,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -32,6 +32,7 @@ from sticky.lifetime import resident_bytes
 from sticky.loop.log_lines import log
 from sticky.loop.poller import READ, WRITE, Poller, Timer
 from sticky.process.keeper_start import PREPARE, START_S, lock, receive_deposit, socket_from_environment
+from sticky.process.process_record import ProcessRecord
 from sticky.supervision.deposit import Kept
 
 ALIVE_S: Final = 1.0  # between two signs of life; the keeper waits fifteen times as long
@@ -89,6 +90,8 @@ class KeeperLink:
         """Why the last upgrade was given up."""
         self._on_linked: Callable[[], object] = lambda: None
         self._is_closed = False
+        self._record = ProcessRecord(directory)
+        self._is_recording = False  # a text has changed, and it is not written yet
 
     @classmethod
     def from_environment(cls) -> KeeperLink | None:
@@ -178,35 +181,32 @@ class KeeperLink:
         finally:
             os.close(fd)
 
-    def take_listener(self, address: str) -> socket.socket | None:
-        """Return the listener of an earlier primary for an address; None where it had none."""
-        for name in self.kept.fds:
-            if name.startswith("listener:") and name.split(":", 2)[2] == address:
-                return socket.socket(fileno=self.kept.fds.pop(name))
-        return None
-
-    def put_listeners(self, addresses: Sequence[str], listeners: Sequence[socket.socket]) -> None:
-        """Keep the listeners of these addresses. New connections then wait in the backlog while no primary is there."""
-        for name, listener in zip(_listener_names(addresses), listeners, strict=True):
-            self.put(name, listener.fileno())
-
-    def drop_listeners(self, addresses: Sequence[str]) -> None:
-        """Keep no listener: connections are refused once this process has closed its own."""
-        for name in _listener_names(addresses):
-            self.drop(name)
-
     def set(self, name: str, text: str) -> None:
         """Keep a text, which has no line end."""
         assert "\n" not in text, "a line has one line"
         assert " " not in name, "a name is one word"
         self._texts[name] = text
+        self._note(name)
         self._send(f"SET {name} {text}")
 
     def drop(self, name: str) -> None:
         """Keep nothing more under a name."""
         self._fds.pop(name, None)
-        self._texts.pop(name, None)
+        if self._texts.pop(name, None) is not None:
+            self._note(name)
         self._send(f"DROP {name}")
+
+    def _note(self, name: str) -> None:
+        """Have the record of processes written anew, once for all that changes in this turn of the loop."""
+        if self._record.has(name) and not self._is_recording:
+            self._is_recording = True
+            if self._poller is not None:
+                self._poller.after(0, self._write_record)
+
+    def _write_record(self) -> None:
+        self._is_recording = False
+        if not self._is_closed:
+            self._record.write(self._texts)
 
     def drop_rest(self) -> None:
         """Close and drop what an earlier primary has left and this one has not taken. Call this once all is taken."""
@@ -304,6 +304,7 @@ class KeeperLink:
         """
         self._poller, self._on_signal, self._on_reaped = poller, on_signal, on_reaped
         self._on_lost, self._on_linked, self._on_release = on_lost, on_linked, on_release
+        self._write_record()
         if self._sock is None:
             if self._is_used:  # it was lost during the start
                 self._on_lost()
@@ -431,10 +432,6 @@ class KeeperLink:
                 self._poller.forget(self._sock.fileno())
             self._sock.close()
             self._sock = None
-
-
-def _listener_names(addresses: Sequence[str]) -> list[str]:
-    return [f"listener:{number}:{address}" for number, address in enumerate(addresses)]
 
 
 def _peer_pid(sock: socket.socket) -> int:

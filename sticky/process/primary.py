@@ -149,6 +149,7 @@ class Primary:
             config=worker_config,
             node=self._node,
             secret=secret,
+            directory=self._keeper.directory,
         )
         self._supervisor = Supervisor(
             poller,

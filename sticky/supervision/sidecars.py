@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sticky.errors import SettingsError
+from sticky.handoff.orphan_report import terms_of
 from sticky.handoff.worker_handle import describe_end
 from sticky.loop import log_lines
 from sticky.loop.log_lines import log
@@ -51,6 +52,8 @@ class Sidecar:
     A process to be kept alive.
 
     In `argv`, `{ready_fd}` stands for the number of the descriptor to which the process writes any byte once it serves.
+    `{name}` and `{terms}` stand for its name as one word, and a digest of `argv`. A process that has outlived its
+    primary reports both to the next one (orphan_report.py).
     `stop_signal` asks it to end. One that must outlast the workers takes another signal than TERM, which a service
     manager may send to every process of ours at once.
     """
@@ -59,6 +62,16 @@ class Sidecar:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     stop_signal: signal.Signals = signal.SIGTERM
+
+    @property
+    def word(self) -> str:
+        """Its name as one word."""
+        return self.name.replace(" ", "+")
+
+    @property
+    def terms(self) -> str:
+        """A digest of the command."""
+        return terms_of(self.argv)
 
 
 class SidecarPhase(enum.Enum):
@@ -90,6 +103,8 @@ TRANSITIONS: Final[dict[tuple[SidecarPhase, SidecarEvent], SidecarPhase]] = {
     (SidecarPhase.STOPPING, SidecarEvent.ALL_ENDED): SidecarPhase.STOPPED,
 }
 
+NAME: Final = "{name}"
+TERMS: Final = "{terms}"
 READY: Final = "ready"  # in the text that is kept of a sidecar, after its pid
 
 _ENDING: Final = (SidecarPhase.KILLED, SidecarPhase.STOPPING, SidecarPhase.STOPPED)
@@ -161,7 +176,7 @@ class Sidecars:
 
     def _adopt(self, sidecar: Sidecar, kept: Kept) -> bool:
         """Go on with the process that an earlier primary has started. Return False where there is none."""
-        fd, text = kept.take(f"alive:{_word(sidecar)}"), kept.texts.get(f"sidecar:{_word(sidecar)}", "")
+        fd, text = kept.take(f"alive:{sidecar.word}"), kept.texts.get(f"sidecar:{sidecar.word}", "")
         if fd is None:
             return False
         pid, _, state = text.partition(" ")
@@ -178,8 +193,9 @@ class Sidecars:
     def _start(self, sidecar: Sidecar) -> None:
         if self.phase in _ENDING:
             return
+        argv = [each.replace(NAME, sidecar.word).replace(TERMS, sidecar.terms) for each in sidecar.argv]
         try:
-            pid, ready = self._environment.start_sidecar(sidecar.argv, {**self._env, **sidecar.env})
+            pid, ready = self._environment.start_sidecar(argv, {**self._env, **sidecar.env})
         except OSError as error:
             log(logging.ERROR, log_lines.SIDECAR_NOT_STARTED, name=sidecar.name, reason=error.strerror)
             self._restart(sidecar)
@@ -191,7 +207,7 @@ class Sidecars:
         alive.setblocking(False)
         self._running[pid] = sidecar
         self._alive[pid] = alive
-        self._deposit.put(f"alive:{_word(sidecar)}", alive.fileno())
+        self._deposit.put(f"alive:{sidecar.word}", alive.fileno())
         self._note(pid, sidecar)
         self._poller.watch(
             alive.fileno(),
@@ -202,7 +218,7 @@ class Sidecars:
 
     def _note(self, pid: int, sidecar: Sidecar) -> None:
         state = f" {READY}" if sidecar.name in self._ready else ""
-        self._deposit.set(f"sidecar:{_word(sidecar)}", f"{pid}{state}")
+        self._deposit.set(f"sidecar:{sidecar.word}", f"{pid}{state}")
 
     def _on_readable(self, pid: int, sidecar: Sidecar, alive: socket.socket) -> None:
         try:
@@ -222,8 +238,8 @@ class Sidecars:
 
     def _close(self, pid: int, sidecar: Sidecar) -> None:
         alive = self._alive.pop(pid)
-        self._deposit.drop(f"alive:{_word(sidecar)}")
-        self._deposit.drop(f"sidecar:{_word(sidecar)}")
+        self._deposit.drop(f"alive:{sidecar.word}")
+        self._deposit.drop(f"sidecar:{sidecar.word}")
         self._poller.forget(alive.fileno())
         alive.close()
 
@@ -295,8 +311,3 @@ class Sidecars:
     def describe(self) -> list[dict[str, object]]:
         """Return a snapshot."""
         return [{"name": sidecar.name, "pid": pid} for pid, sidecar in self._running.items()]
-
-
-def _word(sidecar: Sidecar) -> str:
-    """Return a sidecar's name as one word, for a line."""
-    return sidecar.name.replace(" ", "+")

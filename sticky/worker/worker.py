@@ -17,7 +17,6 @@ A worker ends in one of three ways:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import faulthandler
 import logging
 import os
@@ -26,7 +25,6 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from sticky.errors import NotAWorker
@@ -45,15 +43,18 @@ from sticky.handoff.channel import (
 )
 from sticky.handoff.journal import NO_JOURNAL, NO_MARK, Journal
 from sticky.handoff.messages import DATA_DEPTH_MAX, NAME_MAX, REFUSED, TEXT_MAX, from_primary, is_shallow
+from sticky.handoff.orphan_report import VERSION, OrphanReport
 from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.hashing import Hashing, Slot, StickyId
 from sticky.worker import stacks
 from sticky.worker.acknowledgements import SETTLE_TURNS, Acknowledgements
 from sticky.worker.adopted import Adopted, adopted_of
 from sticky.worker.ended_report import EndedReport
+from sticky.worker.handlers import Handlers, answer_refused, guard
 from sticky.worker.heartbeat import Heartbeat
 from sticky.worker.identity_report import IdentityReport
 from sticky.worker.key_report import KeyReport
+from sticky.worker.orphanhood import Orphanhood
 from sticky.worker.primary_link import PrimaryLink
 from sticky.worker.routes import Routes
 
@@ -64,24 +65,13 @@ NOT_ADOPTED_LINE: Final = 'handoff rejected handoff=%d reason="it could not be a
 NO_DESCRIPTOR_LINE: Final = 'handoff rejected handoff=%d reason="out of file descriptors (ulimit -n)"'
 UNREADABLE_LINE: Final = 'primary condemned reason="a message cannot be read: %s"'
 ORPHANED_LINE: Final = "primary lost connections=%d grace_s=%g"
-
-_REFUSAL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+ADOPTED_LINE: Final = "primary found connections=%d"
 
 logger = logging.getLogger("sticky.worker")
 
 
 def _no_statistics() -> Mapping[str, Any]:
     return {}
-
-
-@dataclass(frozen=True, slots=True)
-class Handlers:
-    """The callbacks of one `Worker.run`, which documents them."""
-
-    on_connection: Callable[[Adopted], object]
-    on_refused: Callable[[Adopted], object] | None = None
-    on_message: Callable[[str, Any], object] | None = None
-    on_event: Callable[[str, dict[str, Any]], object] | None = None
 
 
 class Worker:
@@ -107,7 +97,6 @@ class Worker:
         """Adopted connections that have not ended."""
         self._adopted = 0  # connections ever adopted
         self._heartbeat_s: float = boot["heartbeat_s"]
-        self._orphan_grace_s: float = boot["orphan_grace_s"]
         hashing = Hashing(boot["secret"], previous=boot.get("secret_previous"))  # None of a primary before this field
         self._affinity = Affinity(AffinitySettings.from_builtins(boot["affinity"]), hashing)
         self.routes = Routes(self._affinity, hashing, self.slot, on_key_ended=lambda: self._key_report.send())
@@ -118,6 +107,12 @@ class Worker:
         self._ended_report = EndedReport(self._link)
         self._key_report = KeyReport(self._link, self.routes, self._acknowledgements)
         self._identity_report = IdentityReport(self._link, self._acknowledgements)
+        self._orphanhood = Orphanhood(
+            boot.get("directory", ""),
+            OrphanReport(VERSION, self.worker_id, boot.get("terms", ""), self.node, boot["secret"]),
+            grace_s=boot["orphan_grace_s"],
+            on_over=self._begin_drain,
+        )
         self._drain = asyncio.Event()
         self._drain_s = 0.0
 
@@ -215,6 +210,7 @@ class Worker:
             await on_drain(self._drain_s)
         finally:
             beating.cancel()
+            self._orphanhood.end()
             loop.remove_signal_handler(signal.SIGTERM)
             if not self.orphaned:
                 loop.remove_reader(self._channel.fileno())
@@ -241,7 +237,7 @@ class Worker:
         self._identity_report.closed(peer_address)
         self._ended_report.add(peer_address)
         self._ended_report.schedule()
-        if self.orphaned and not self.open:
+        if self.orphaned and not self.open and not self._orphanhood.may_end_well:
             self._begin_drain(0)
 
     def give_back(self, fd: int, peer_address: str, port: int, received: bytes) -> bool:
@@ -281,14 +277,14 @@ class Worker:
         try:
             received = self._channel.receive()
         except ChannelClosed:
-            self._lose_primary()
+            self._lose_primary(handlers)
             return
         handled = 0
         try:
             for message in received:
                 handled += 1
                 if isinstance(message, Unreadable):
-                    self._distrust_primary(message.reason)
+                    self._distrust_primary(message.reason, handlers)
                     return
                 self._handle(message, handlers)
         finally:
@@ -316,15 +312,15 @@ class Worker:
         elif isinstance(message, messages.ClusterEvent):
             self._handle_event(message, handlers)
         elif isinstance(message, messages.Sent) and handlers.on_message is not None:
-            _guard(handlers.on_message, message.name, message.data)
+            guard(handlers.on_message, message.name, message.data)
 
     def _handle_event(self, message: messages.ClusterEvent, handlers: Handlers) -> None:
         if message.name == REFUSED:
-            _guard(self.routes.refuse, message.about["key"], message.about["for_s"])
+            guard(self.routes.refuse, message.about["key"], message.about["for_s"])
             return
         self.routes.forget()
         if handlers.on_event is not None:
-            _guard(handlers.on_event, message.name, message.about)
+            guard(handlers.on_event, message.name, message.about)
 
     def _adopt(self, message: messages.Handoff, fd: int, received: bytes, handlers: Handlers) -> None:
         """Make a connection of a handoff and give it to its handler. What fails goes to another worker."""
@@ -349,7 +345,7 @@ class Worker:
             self.routes.keys.enter(key, away=message.away)
             if is_refused:
                 self.routes.keys.leave(key)  # it is not served, so it keeps no key here
-                (handlers.on_refused or self._answer_refused)(adopted)
+                self._refuse(adopted, handlers)
                 return
             self.routes.learn(adopted.address, adopted.sticky_id)
             handlers.on_connection(adopted)
@@ -361,12 +357,11 @@ class Worker:
             self.routes.keys.leave(key)
             sock.close()
 
-    def _answer_refused(self, adopted: Adopted) -> None:
-        with adopted.sock as sock, contextlib.suppress(OSError):
-            if adopted.kind == "http":
-                sock.recv(64 * 1024)  # closing over unread bytes sends a reset
-                sock.send(_REFUSAL)
-                sock.shutdown(socket.SHUT_WR)
+    def _refuse(self, adopted: Adopted, handlers: Handlers) -> None:
+        if handlers.on_refused is not None:
+            handlers.on_refused(adopted)
+            return
+        answer_refused(adopted)
         self.closed(adopted)
 
     def _reject(self, message: messages.Handoff) -> None:
@@ -380,7 +375,7 @@ class Worker:
 
     async def _beat_forever(self, heartbeat: Heartbeat) -> None:
         """Send a heartbeat at each interval, and with it every report that had found no room in the channel."""
-        while not self.orphaned:
+        while True:  # without a primary each of these does nothing, and keeps what it has
             self._ended_report.retry()
             heartbeat.beat(self.open, self._adopted)
             self._acknowledgements.acknowledge()
@@ -390,38 +385,39 @@ class Worker:
 
     # Ending
 
-    def _distrust_primary(self, reason: str) -> None:
+    def _distrust_primary(self, reason: str, handlers: Handlers) -> None:
         """
         Treat the primary as gone. It sees the channel end, and brings to other workers what was on its way here. The
         connections that are here are served for a while.
         """
         logger.error(UNREADABLE_LINE, reason)
-        self._lose_primary()
+        self._lose_primary(handlers)
         self._channel.close()
 
-    def _lose_primary(self) -> None:
+    def _lose_primary(self, handlers: Handlers) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._channel.fileno())
         self._link.lose()
-        logger.warning(ORPHANED_LINE, self.open, self._orphan_grace_s)
-        if self.open:
-            loop.call_later(self._orphan_grace_s, self._begin_drain, 0)
+        logger.warning(ORPHANED_LINE, self.open, self._orphanhood.grace_s)
+        if self.open or self._orphanhood.may_end_well:
+            self._orphanhood.begin(lambda sock: self._found_primary(sock, handlers))
         else:
             self._begin_drain(0)
+
+    def _found_primary(self, sock: socket.socket, handlers: Handlers) -> None:
+        """Go on with another primary, which asks next what this worker has (IDENTIFY), or has it drain."""
+        assert self.orphaned, "a worker has one primary at a time"
+        logger.warning(ADOPTED_LINE, self.open)
+        self._channel.close()
+        self._channel = Channel(sock, from_primary)
+        self._link.found(self._channel)
+        asyncio.get_running_loop().add_reader(sock.fileno(), self._on_readable, handlers)
 
     def _begin_drain(self, drain_s: float) -> None:
         """Have `run` drain within so many seconds. The first caller decides, for draining begins once."""
         if not self._drain.is_set():
             self._drain_s = drain_s
             self._drain.set()
-
-
-def _guard(callback: Callable[..., object], *args: Any) -> None:
-    """Call a callback of the application. An exception is logged, and the worker goes on."""
-    try:
-        callback(*args)
-    except Exception:
-        logger.exception("callback failed callback=%s", getattr(callback, "__qualname__", callback))
 
 
 def _encodable(text: str) -> str:

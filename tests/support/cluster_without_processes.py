@@ -82,6 +82,7 @@ class ClusterWithoutProcesses:
             env_of=lambda slot: {"SLOT": str(slot)},
             config={"app": "demo"},
             node="node",
+            directory="",
             secret=SECRET,
         )
         self.supervisor = Supervisor(
