@@ -68,6 +68,12 @@ class LocalProcess:
         self._alive = ours
         assert ours.recv(1), "the local broker ended at once"
 
+    def adopt(self, process: subprocess.Popen[bytes], alive: socket.socket) -> None:
+        """Go on with a successor, and the primary's end of its liveness socket. The process before it has ended."""
+        assert self._alive is not None, "started"
+        self._alive.close()
+        self.process, self._alive = process, alive
+
     @property
     def has_socket(self) -> bool:
         return Path(self.path).is_socket()
