@@ -277,7 +277,7 @@ def local_broker(settings: Settings) -> Sidecar:
     argv = (*PYTHON, "-m", "realtime.broker.local_process", "--socket", path, "--ready-fd", "{ready_fd}",
             "--memory", str(settings.broker_memory),
             "--orphan", str(Path(path).parent), "{name}", "{terms}")  # fmt: skip
-    return Sidecar("the local broker", argv, stop_signal=LOCAL_STOP_SIGNAL)
+    return Sidecar("the local broker", argv, stop_signal=LOCAL_STOP_SIGNAL, succession=("--take-over",))
 
 
 def announce(settings: Settings, addresses: Sequence[str], *, pid: int | None = None) -> None:

@@ -34,6 +34,7 @@ RELOAD_STARTED: Final = "reload started"
 RELOAD_CONTINUES: Final = "reload continues"  # although a successor was killed
 RELOAD_GIVEN_UP: Final = "reload given up"
 SIDECAR_READY: Final = "sidecar ready"
+SIDECAR_NOT_REPLACED: Final = "sidecar not replaced"  # in an upgrade: the process of before goes on
 SIDECAR_ADOPTED: Final = "sidecar adopted"  # from an earlier primary
 SIDECAR_EXITED: Final = "sidecar exited"
 SIDECAR_NOT_STARTED: Final = "sidecar not started"

@@ -73,6 +73,8 @@ class KeeperLink:
         """Whether this process must call `take_over`: a primary serves beside it."""
         self.is_takeover = mode == AGAIN
         """Whether an earlier primary has served: this one goes on with what it has left."""
+        self.is_upgrade = False
+        """Whether the earlier primary has left everything on purpose, to this one."""
         self._sock = sock
         self._is_used = sock is not None
         self._lock = -1
@@ -128,6 +130,7 @@ class KeeperLink:
         assert self.is_successor, "another primary has its deposit from the beginning"
         self._send("PREPARED")
         self._begin(None)
+        self.is_upgrade = True
 
     def unfit(self, reason: str) -> None:
         """As a successor that cannot take over: report why. This process must end next."""

@@ -260,6 +260,8 @@ class Primary:
         addresses = self._binding.addresses()
         for address in addresses:
             log(logging.INFO, log_lines.SERVER_LISTENING, address=address)
+        if self._keeper.is_upgrade:
+            self._sidecars.replace()
         self._keeper.ready()
         self._manager.ready(self._summary())
         self._hook("listening", {"addresses": addresses})

@@ -14,6 +14,10 @@ of each sidecar at the keeper, and goes on with the same processes.
         │                     │                  ▲
         └──── stop or kill ───┴──kill──▶ KILLED ──stop
 
+**An upgrade** replaces each sidecar that has a `succession`: a successor is started beside the process that runs, and
+takes over from it by itself. It counts once it reports that it serves; the other one has ended by then. If it ends
+before, the other one goes on. Where both have ended, another is started as after any end.
+
 `on_ready` is called once, on the first transition; `on_stopped` once, on the last. Nothing is started in the phases
 KILLED, STOPPING and STOPPED. When a sidecar ends in RUNNING, the phase stays: workers reconnect to its successor.
 """
@@ -62,6 +66,8 @@ class Sidecar:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     stop_signal: signal.Signals = signal.SIGTERM
+    succession: tuple[str, ...] = ()
+    """Further arguments, with which another process takes over from the one that runs. None: no upgrade replaces it."""
 
     @property
     def word(self) -> str:
@@ -105,6 +111,7 @@ TRANSITIONS: Final[dict[tuple[SidecarPhase, SidecarEvent], SidecarPhase]] = {
 
 NAME: Final = "{name}"
 TERMS: Final = "{terms}"
+NEXT: Final = ".next"  # behind the name under which a successor is kept until it is ready
 READY: Final = "ready"  # in the text that is kept of a sidecar, after its pid
 
 _ENDING: Final = (SidecarPhase.KILLED, SidecarPhase.STOPPING, SidecarPhase.STOPPED)
@@ -152,6 +159,8 @@ class Sidecars:
         self._on_failed = on_failed
         self._on_stopped = on_stopped
         self._running: dict[int, Sidecar] = {}  # by pid, until they are reaped
+        self._successors: set[int] = set()  # pids, of those that are not ready yet
+        self._replaced: set[int] = set()  # pids, of those whose successor is ready
         self._ready: set[str] = set()  # names of those that were ready at least once
         self._failures: dict[str, int] = {}  # in a row, by name
 
@@ -170,13 +179,15 @@ class Sidecars:
             kept: what the earlier primary has left. What belongs to sidecars is taken out.
         """
         for sidecar in self._sidecars:
-            if not self._adopt(sidecar, kept):
+            is_there = [self._adopt(sidecar, kept), self._adopt(sidecar, kept, is_successor=True)]
+            if not any(is_there):
                 self._start(sidecar)
         self._check_ready()
 
-    def _adopt(self, sidecar: Sidecar, kept: Kept) -> bool:
+    def _adopt(self, sidecar: Sidecar, kept: Kept, *, is_successor: bool = False) -> bool:
         """Go on with the process that an earlier primary has started. Return False where there is none."""
-        fd, text = kept.take(f"alive:{sidecar.word}"), kept.texts.get(f"sidecar:{sidecar.word}", "")
+        word = f"{sidecar.word}{NEXT if is_successor else ''}"
+        fd, text = kept.take(f"alive:{word}"), kept.texts.get(f"sidecar:{word}", "")
         if fd is None:
             return False
         pid, _, state = text.partition(" ")
@@ -186,29 +197,48 @@ class Sidecars:
             return False
         if state == READY:  # else the byte that says so is still in the socket
             self._ready.add(sidecar.name)
-        self._add(int(pid), sidecar, alive)
+        self._add(int(pid), sidecar, alive, is_successor=is_successor)
         log(logging.INFO, log_lines.SIDECAR_ADOPTED, name=sidecar.name, pid=int(pid))
         return True
 
     def _start(self, sidecar: Sidecar) -> None:
         if self.phase in _ENDING:
             return
-        argv = [each.replace(NAME, sidecar.word).replace(TERMS, sidecar.terms) for each in sidecar.argv]
+        if not self._spawn(sidecar, sidecar.argv):
+            self._restart(sidecar)
+
+    def _spawn(self, sidecar: Sidecar, argv: Sequence[str], *, is_successor: bool = False) -> bool:
+        words = [each.replace(NAME, sidecar.word).replace(TERMS, sidecar.terms) for each in argv]
         try:
-            pid, ready = self._environment.start_sidecar(argv, {**self._env, **sidecar.env})
+            pid, ready = self._environment.start_sidecar(words, {**self._env, **sidecar.env})
         except OSError as error:
             log(logging.ERROR, log_lines.SIDECAR_NOT_STARTED, name=sidecar.name, reason=error.strerror)
-            self._restart(sidecar)
-            return
-        self._add(pid, sidecar, ready)
+            return False
+        self._add(pid, sidecar, ready, is_successor=is_successor)
+        return True
 
-    def _add(self, pid: int, sidecar: Sidecar, alive: socket.socket) -> None:
+    def replace(self) -> None:
+        """Start a successor of each process that can have one, as in an upgrade."""
+        if self.phase is not SidecarPhase.RUNNING:
+            return
+        for pid, sidecar in list(self._running.items()):
+            has_successor = self._incumbent(sidecar) != pid
+            if sidecar.succession and not has_successor and pid not in self._successors:
+                self._spawn(sidecar, (*sidecar.argv, *sidecar.succession), is_successor=True)
+
+    def _incumbent(self, sidecar: Sidecar, but: int = 0) -> int | None:
+        """Return the process that serves as a sidecar, or will soon; None where there is none but `but`."""
+        found = [pid for pid, each in self._running.items() if each is sidecar and pid not in (*self._replaced, but)]
+        return found[-1] if found else None  # a successor comes after the one that it replaces
+
+    def _add(self, pid: int, sidecar: Sidecar, alive: socket.socket, *, is_successor: bool) -> None:
         """Enter a process that runs. It is kept for the next primary from here on, ready or not."""
         alive.setblocking(False)
         self._running[pid] = sidecar
         self._alive[pid] = alive
-        self._deposit.put(f"alive:{sidecar.word}", alive.fileno())
-        self._note(pid, sidecar)
+        if is_successor:
+            self._successors.add(pid)
+        self._keep(pid, sidecar)
         self._poller.watch(
             alive.fileno(),
             READ,
@@ -216,9 +246,16 @@ class Sidecars:
             on_failed=lambda: self._poller.forget(alive.fileno()),
         )
 
+    def _kept_as(self, pid: int, sidecar: Sidecar) -> str:
+        return f"{sidecar.word}{NEXT if pid in self._successors else ''}"
+
+    def _keep(self, pid: int, sidecar: Sidecar) -> None:
+        self._deposit.put(f"alive:{self._kept_as(pid, sidecar)}", self._alive[pid].fileno())
+        self._note(pid, sidecar)
+
     def _note(self, pid: int, sidecar: Sidecar) -> None:
-        state = f" {READY}" if sidecar.name in self._ready else ""
-        self._deposit.set(f"sidecar:{sidecar.word}", f"{pid}{state}")
+        state = f" {READY}" if sidecar.name in self._ready and pid not in self._successors else ""
+        self._deposit.set(f"sidecar:{self._kept_as(pid, sidecar)}", f"{pid}{state}")
 
     def _on_readable(self, pid: int, sidecar: Sidecar, alive: socket.socket) -> None:
         try:
@@ -231,15 +268,29 @@ class Sidecars:
         if not data:  # it has ended: `reaped` follows
             return
         log(logging.INFO, log_lines.SIDECAR_READY, name=sidecar.name, pid=pid)
+        if pid in self._successors:
+            self._succeed(pid, sidecar)
         self._ready.add(sidecar.name)
         self._note(pid, sidecar)
         self._poller.after(STEADY_S, lambda: self._on_steady(pid, sidecar))
         self._check_ready()
 
+    def _succeed(self, pid: int, sidecar: Sidecar) -> None:
+        """Keep a successor in place of the process before it, which ends."""
+        as_successor = self._kept_as(pid, sidecar)
+        before = self._incumbent(sidecar, but=pid)
+        if before is not None:
+            self._replaced.add(before)
+        self._successors.discard(pid)
+        self._keep(pid, sidecar)
+        self._deposit.drop(f"alive:{as_successor}")
+        self._deposit.drop(f"sidecar:{as_successor}")
+
     def _close(self, pid: int, sidecar: Sidecar) -> None:
         alive = self._alive.pop(pid)
-        self._deposit.drop(f"alive:{sidecar.word}")
-        self._deposit.drop(f"sidecar:{sidecar.word}")
+        if pid not in self._replaced:  # else its name is its successor's
+            self._deposit.drop(f"alive:{self._kept_as(pid, sidecar)}")
+            self._deposit.drop(f"sidecar:{self._kept_as(pid, sidecar)}")
         self._poller.forget(alive.fileno())
         alive.close()
 
@@ -259,13 +310,21 @@ class Sidecars:
         if sidecar is None:
             return False
         self._close(pid, sidecar)
+        was_successor, was_replaced = pid in self._successors, pid in self._replaced
+        self._successors.discard(pid)
+        self._replaced.discard(pid)
         if self.phase is SidecarPhase.STOPPING:
             self._check_stopped()
-        if self.phase in _ENDING:
+        if self.phase in _ENDING or was_replaced:
             return True
+        incumbent = self._incumbent(sidecar)
+        if incumbent in self._successors:
+            return True  # it takes over, or ends as well
         reason = describe_end(None if status is None else os.waitstatus_to_exitcode(status))
-        log(logging.ERROR, log_lines.SIDECAR_EXITED, name=sidecar.name, pid=pid, reason=reason)
-        self._restart(sidecar)
+        event = log_lines.SIDECAR_NOT_REPLACED if was_successor else log_lines.SIDECAR_EXITED
+        log(logging.ERROR, event, name=sidecar.name, pid=pid, reason=reason)
+        if incumbent is None:
+            self._restart(sidecar)
         return True
 
     def _restart(self, sidecar: Sidecar) -> None:

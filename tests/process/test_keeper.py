@@ -30,13 +30,15 @@ from sticky.loop.log_lines import (
     RELOAD_STARTED,
     SERVER_RELEASED,
     SERVER_TAKEN_OVER,
+    SIDECAR_EXITED,
+    SIDECAR_READY,
     SIGNAL_RECEIVED,
     WORKER_EXITED,
     WORKER_READY,
 )
 from sticky.process.keeper_link import KEEPER_FOUND, KEEPER_LOST
 from tests.support.client import ProtocolClient
-from tests.support.log_lines import pattern
+from tests.support.log_lines import PID, pattern
 from tests.support.server import ROOT, RunningServer
 
 REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -304,9 +306,17 @@ def test_an_upgrade_closes_and_refuses_nothing_and_has_pending_connections_go_on
             clients = [await ProtocolClient.join(server.websocket_url, f"127.0.8.{n + 1}") for n in range(6)]
             for client in clients:
                 await client.ask("subscribe", channel="room")
+            epoch = (await clients[0].ask("history", channel="room"))["epoch"]
             for number in range(3):
+                mark, [broker] = server.log.mark(), server.status()["sidecars"]
                 await asyncio.to_thread(upgrade, server)
+                await asyncio.to_thread(server.log.wait_for, pattern(SIDECAR_READY, pid=PID), since=mark)
                 await chat(clients, f"upgrade {number}")
+                assert server.status()["sidecars"] != [broker], "the local broker has the code of today, too"
+                assert server.log.find_all(pattern(SIDECAR_EXITED)) == []
+            history = await clients[0].ask("history", channel="room", limit=10)
+            assert [each["data"] for each in history["publications"]] == [f"upgrade {number}" for number in range(3)]
+            assert history["epoch"] == epoch, "positions that clients know are still right"
             assert [client.closed for client in clients] == [None] * 6, "no client was closed"
             for client in clients:
                 await client.close()
@@ -328,7 +338,6 @@ def test_an_upgrade_closes_and_refuses_nothing_and_has_pending_connections_go_on
             asyncio.run(go_on())
         after = server.status()
         assert workers_of(after) == workers_of(before)
-        assert after["sidecars"] == before["sidecars"]
         assert after["counters"]["accepted"] >= connects.served + 6 + 3, "each successor counts on"
         assert connects.served
         assert (connects.refused, connects.reset) == (0, 0)

@@ -255,3 +255,78 @@ def test_an_error_when_one_becomes_ready_closes_its_descriptor_and_no_more(scene
 def test_a_process_that_is_no_sidecar_is_left_to_others(scene: Scene) -> None:
     scene.sidecars.start(Kept())
     assert not scene.sidecars.reaped(1, 0)
+
+
+HEIR = Sidecar("the heir", ("heir",), succession=("--take-over",))
+
+
+def replacing() -> tuple[Scene, FakeProcess, FakeProcess]:
+    """Return a scene in which a successor was started, the process that runs, and the successor."""
+    scene = Scene(HEIR)
+    scene.sidecars.start(Kept())
+    old = scene.environment.last
+    scene.ready(old)
+    scene.sidecars.replace()
+    return scene, old, scene.environment.last
+
+
+def ended(scene: Scene, process: FakeProcess, code: int) -> None:
+    process.exit(code)
+    reaped = scene.environment.reap()
+    assert reaped is not None
+    assert scene.sidecars.reaped(*reaped)
+
+
+def pids(scene: Scene) -> list[object]:
+    return [each["pid"] for each in scene.sidecars.describe()]
+
+
+@pytest.mark.parametrize("is_ready_first", [True, False])
+def test_a_successor_follows_the_process_that_it_takes_over_from(is_ready_first: bool) -> None:
+    scene, old, new = replacing()
+    assert new.argv == ["heir", "--take-over"]
+    scene.sidecars.replace()
+    assert scene.environment.last is new, "one at a time"
+    if is_ready_first:
+        scene.ready(new)
+        ended(scene, old, 0)
+    else:
+        ended(scene, old, 0)
+        scene.ready(new)
+    assert pids(scene) == [new.pid]
+    scene.poller.run_for(BACKOFF_S[-1])
+    assert scene.environment.last is new, "the end of the other one was no failure"
+    ended(scene, new, 1)
+    scene.poller.run_for(BACKOFF_S[-1])
+    assert scene.environment.last.argv == ["heir"], "after its end another begins anew"
+    scene.environment.close()
+
+
+def test_a_successor_that_ends_leaves_the_other_one() -> None:
+    scene, old, new = replacing()
+    ended(scene, new, 1)
+    scene.poller.run_for(BACKOFF_S[-1])
+    assert pids(scene) == [old.pid]
+    assert scene.environment.last is new, "nothing was started"
+    scene.environment.close()
+
+
+def test_where_both_end_another_is_started() -> None:
+    scene, old, new = replacing()
+    ended(scene, old, 1)
+    ended(scene, new, 1)
+    scene.poller.run_for(BACKOFF_S[-1])
+    assert scene.environment.last not in (old, new)
+    assert scene.environment.last.argv == ["heir"]
+    scene.environment.close()
+
+
+def test_a_stop_ends_a_successor_as_well() -> None:
+    scene, old, new = replacing()
+    scene.sidecars.stop()
+    assert old.signals == new.signals == [signal.SIGTERM]
+    ended(scene, old, 0)
+    assert "stopped" not in scene.called
+    ended(scene, new, 0)
+    assert "stopped" in scene.called
+    scene.environment.close()
