@@ -7,9 +7,11 @@ The errors of `realtime`, in one tree.
     ├── DeclarationError       the application declares something that cannot work: file, line, and what is right
     │   └── UnknownHandler     an `on_*` that no application has
     ├── RoomError              a room cannot do what the application, or another program, asks of it
+    │   ├── RoomIsPattern      its name is that of a family of rooms
     │   ├── UnknownRoom        no declared pattern matches its name
     │   └── NotKept            it keeps no presence, or no history: the option that is missing
     ├── AnswerError            what a handler returned cannot be said in JSON: which, of which room, in which field
+    ├── ConnectionMoved        another worker serves the connection now, and a task here still holds it
     ├── BrokerUnavailable      Redis or the local broker cannot be reached now
     │   ├── BrokerAway         there is no link now: nothing was sent
     │   └── BrokerFull         it can, and keeps no more than it does: reading and leaving go on
@@ -93,6 +95,14 @@ class RoomError(RealtimeError):
         return f"room {self.room!r} {self.problem}"
 
 
+class RoomIsPattern(RoomError):
+    """The name has a `{` or a `*`: it means a family of rooms, and one room is asked for."""
+
+    def __init__(self, room: str) -> None:
+        super().__init__(room, "is a pattern, and no room: name one room, such as chat:lobby")
+        self.args = (room,)
+
+
 class UnknownRoom(RoomError, KeyError):
     """No declaration matches the room's name. `patterns`: those that there are."""
 
@@ -129,6 +139,20 @@ class AnswerError(RealtimeError):
 
     def __str__(self) -> str:
         return f"{self.what}: JSON cannot say {self.problem} at `{self.field}`"
+
+
+class ConnectionMoved(RealtimeError):
+    """A task holds a `Connection` that another worker serves now, and calls what should reach its client."""
+
+    def __init__(self, connection_id: str) -> None:
+        super().__init__(connection_id)
+        self.connection_id = connection_id
+
+    def __str__(self) -> str:
+        return (
+            f"connection {self.connection_id} moved to another worker, and this object reaches its client no more. "
+            "A task that outlives a handler keeps conn.id and conn.user, and sends by app.user(…) or a room"
+        )
 
 
 class IncompatibleFormat(RealtimeError):

@@ -10,6 +10,8 @@ Each arrow points to what a part uses, so the parts are made from right to left:
     router -> API, streams -> protocol -> hub -> broker
                  |               |
                  +-> bus         +-> tokens, wheel, registry
+
+Before them, in a worker, come gateway, endpoints and ASGI host: worker.py joins those with sockets.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from realtime.broker.base import Broker, WorkerId
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.revocation_sync import RevocationSync
+from realtime.process.probes import Probes
 from realtime.process.router import HealthSource, Router
 from realtime.protocol.centrifuge import uni
 from realtime.protocol.centrifuge.encoder import CentrifugeEncoder, difference
@@ -41,6 +44,7 @@ from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.stream import EVENTS, StreamLimits
+from sticky.worker.node_state import NodeState
 
 
 class Parts:
@@ -68,6 +72,7 @@ class Parts:
         broker: Broker,
         home: Home,
         health: HealthSource,
+        node_state: NodeState | None = None,
         hosts: Hosts = ANY_HOST,
     ) -> None:
         """
@@ -79,6 +84,7 @@ class Parts:
             broker: not started; the hub starts and closes it.
             home: this process.
             health: answers `GET /health`.
+            node_state: what the primary says of the server, for its probes; None where there is no primary.
             hosts: which hosts are served.
 
         Raises:
@@ -114,9 +120,11 @@ class Parts:
             allowed_origins=settings.allowed_origins,
             prefix=settings.own_prefix,
         )
-        self.router = self._make_router(settings, health, hosts)
+        is_ready_when_degraded = settings.ready_when_degraded == "on"
+        probes = Probes(node_state, self.hub, ready_when_degraded=is_ready_when_degraded)
+        self.router = self._make_router(settings, health, probes, hosts)
 
-    def _make_router(self, settings: Settings, health: HealthSource, hosts: Hosts) -> Router:
+    def _make_router(self, settings: Settings, health: HealthSource, probes: Probes, hosts: Hosts) -> Router:
         api = Api(
             self.hub,
             self.bus,
@@ -134,6 +142,7 @@ class Parts:
             streams=self.streams,
             api=api,
             root_path=settings.root_path,
+            probes=probes,
             own_prefix=settings.own_prefix,
             hosts=hosts,
         )

@@ -34,9 +34,10 @@ from realtime.broker.base import WorkerId
 from realtime.broker.factory import make_broker
 from realtime.errors import BrokerUnavailable, RealtimeError
 from realtime.log_lines import log
+from realtime.migration import Migration
 from realtime.parts import Parts
 from realtime.process.gateway import Gateway
-from realtime.process.router import HEALTH
+from realtime.process.probes import broker_fault
 from realtime.session.registry import Home
 from realtime.settings import Settings
 from realtime.tasks import SideTasks
@@ -83,8 +84,10 @@ class Process:
             settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix, memory=settings.broker_memory
         )
         home = Home(worker.slot, worker.worker_id, worker.node, realtime.__version__)
-        self._hosts = Hosts(settings.allowed_hosts, probe=settings.own_prefix + HEALTH)
-        self._parts = parts = Parts(app, settings, broker=broker, home=home, health=self, hosts=self._hosts)
+        self._hosts = Hosts(settings.allowed_hosts, own_prefix=settings.own_prefix)
+        self._parts = parts = Parts(
+            app, settings, broker=broker, home=home, health=self, node_state=worker.node_state, hosts=self._hosts
+        )
         connections = AdoptedConnections(worker, worker.routes.keys)
         endpoint = WebSocketEndpoint(
             parts.protocol,
@@ -109,6 +112,16 @@ class Process:
             tls=Certificates(settings),
             handshake_s=settings.handshake_s,
             streams=parts.streams,
+        )
+        self.migration = Migration(
+            endpoint,
+            app,
+            parts.protocol,
+            self.gateway,
+            worker.routes.keys,
+            worker.moves,
+            reconnect=parts.endpoints.shutdown,
+            within_s=settings.migrate_within_s,
         )
         self._side_tasks = SideTasks(logger)
         self._ticking: asyncio.Task[None] | None = None
@@ -139,7 +152,10 @@ class Process:
         assert not self._is_draining, "a worker drains once"
         self._is_draining = True
         log(logger, logging.DEBUG, "= draining", within_s=deadline_s)  # the primary has said so, at level info
-        await self.gateway.drain(deadline_s)
+        until = asyncio.get_running_loop().time() + deadline_s
+        await self.migration.drain(deadline_s)
+        left_s = max(until - asyncio.get_running_loop().time(), 0)
+        await self.gateway.drain(left_s, is_stop=self._worker.node_state.is_stopping)
         await self._side_tasks.close(REAP_S)
         await self._parts.close()
         if self._ticking is not None:
@@ -165,9 +181,8 @@ class Process:
         stay connected, and nothing would be gained if a load balancer took this worker for dead.
         """
         broker = self._parts.hub.statistics()["broker"]
-        is_well = broker.get("link") == "up" and not broker.get("refuses")
         return {
-            "status": "ok" if is_well else "degraded",
+            "status": "ok" if broker_fault(broker) is None else "degraded",
             "version": realtime.__version__,
             "slot": self._worker.slot,
             "worker": self._worker.worker_id,
@@ -182,6 +197,7 @@ class Process:
             "hub": self._parts.hub.statistics(),
             **self._parts.registry.statistics(),
             **self.gateway.statistics(),
+            **self.migration.statistics(),
             "misdirected": self._hosts.misdirected,
             "wrong_credentials": dict(self._parts.wrong.counts),
         }
@@ -229,6 +245,7 @@ async def main() -> None:
         on_drain=process.drain,
         on_event=process.on_event,
         on_refused=process.gateway.refuse,
+        moving=process.migration,
         statistics=process.statistics,
     )
 

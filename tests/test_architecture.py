@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "realtime.loadtest",
         "realtime.worker",
         "realtime.parts",
-        "realtime.process",
+        "realtime.process realtime.migration",
         "realtime.api",
         "realtime.application",
         "realtime.cluster",
@@ -50,6 +50,7 @@ STICKY_LAYERS: tuple[str, ...] = (
     "sticky.settings",
     "sticky.accept",
     "sticky.worker",
+    "sticky.moving",
     "sticky.handoff",
     "sticky.keys",
     "sticky.heads",
@@ -267,7 +268,7 @@ def test_the_load_client_imports_nothing_of_the_server() -> None:
 def test_only_the_settings_read_the_environment() -> None:
     # The worker's end of `sticky` finds its channel by a variable; the cluster hands the whole environment on, unread.
     # So does the keeper, and a primary finds its link to the keeper by a variable.
-    allowed = {"realtime/settings/sources.py", "sticky/worker/worker.py", "sticky/cluster.py"}
+    allowed = {"realtime/settings/sources.py", "sticky/worker/boot.py", "sticky/cluster.py"}
     allowed |= {"sticky/keeper/keeper.py", "sticky/process/keeper_start.py"}
     readers = {
         str(path.relative_to(ROOT))

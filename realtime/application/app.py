@@ -46,6 +46,7 @@ OFFERS: Final[Mapping[str, tuple[str, ...]]] = {
     "on_connect": ("conn", "data"),
     "on_disconnect": ("conn", "code", "reason"),
     "on_message": ("conn", "data"),
+    "on_migrate": ("conn", "when"),
     "on_startup": (),
     "on_shutdown": (),
 }
@@ -84,7 +85,7 @@ class Application(HandlerCalls):
             """Refuse an `on_*` that applications do not have: its function would never be called."""
             if not name.startswith("on_"):
                 raise AttributeError(f"'App' object has no attribute {name!r}", name=name, obj=self)
-            problem = f"app.{name} is no handler of an application{did_you_mean(name, OFFERS)}"
+            problem = f"app.{name} is no handler of an application{did_you_mean(name, OFFERS) or '.'}"
             if name in HANDLERS:
                 problem = f"app.{name} is a handler of a room, and stands in a class below @app.room(…);"
             known = ", ".join(OFFERS)
@@ -121,6 +122,17 @@ class Application(HandlerCalls):
         if function is not None:
             return self._register("on_disconnect", function)
         return lambda function: self._register("on_disconnect", function)
+
+    def on_migrate(self, function: F) -> F:
+        """
+        See a connection that moves to another worker: in a reload or an upgrade, or when the number of slots changes.
+        Called with the connection and `when`: "before", on the worker that it leaves, and "after", on the one that
+        serves it now, which may run newer code. Both may change `conn.state`: bring old data to a new form here.
+
+        `Reject` keeps the connection from moving. Its client has to reconnect then, as without a move. The client gets
+        nothing while the handler runs.
+        """
+        return self._register("on_migrate", function)
 
     def on_message(self, function: F) -> F:
         """Take messages that belong to no room and expect no answer. Called with the connection and the data."""

@@ -30,7 +30,7 @@ logger = logging.getLogger("realtime.departures")
 
 
 class ConnectionEnds:
-    """The ends that this worker handles. The owner must call `release`, then `close`."""
+    """The ends that this worker handles. The owner must call `end_graces`, then `close`."""
 
     def __init__(self, broker: Broker, records: Records, hooks: Hooks) -> None:
         self._broker = broker
@@ -61,6 +61,11 @@ class ConnectionEnds:
                 user=info.user,
                 reason=error,
             )
+
+    def release(self, user: str, connection_id: ConnectionId) -> None:
+        """Let the worker to which a connection moves take over its record, by `admit`."""
+        if self._hooks.has_end_hook:
+            self._broker.release(end_record(user), connection_id)
 
     def not_admitted(self, user: str, connection_id: ConnectionId) -> None:
         """Undo `admit` for a connection that ended before its client got the answer."""
@@ -118,7 +123,7 @@ class ConnectionEnds:
             return False
         return any(each.chan_info != _HAS_ENDED for each in records.values())
 
-    def release(self, *, is_alone: bool) -> None:
+    def end_graces(self, *, is_alone: bool) -> None:
         """End every grace: another worker inherits the records, or, where there is none, the user is gone."""
         self._is_alone = is_alone
         self._is_ending.set()

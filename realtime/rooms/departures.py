@@ -130,6 +130,37 @@ class Departures:
         assert shown.user == info.user, "a membership is continued by its own user"
         return shown
 
+    async def take_over(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
+        """
+        Make a client present here that moves to this worker: others see it as before, without a leave or a join. The
+        worker from which it comes has called `release`. The caller must call `leave` or `release` in the end.
+
+        Args:
+            info: what others see of it, under the connection id that they see.
+
+        Raises:
+            BrokerUnavailable: the client may or may not be present. The worker from which it comes puts that right.
+        """
+        if options.has_leave_hooks:
+            await self._records.add(leave_record(room), info)
+        lasting = _has_grace(options, info)
+        if options.presence:
+            await self.presence.flush(room, ConnectionId(info.connection_id))  # a removal of an earlier stay
+            await self._broker.add_member(room, info, announce=options.join_leave, quietly=True, lasting=lasting)
+        if lasting:
+            self._here.add((room, ConnectionId(info.connection_id)))
+
+    def release(self, room: Room, options: RoomOptions, connection_id: ConnectionId) -> None:
+        """
+        Let another worker take a member over, which moves there: no leave follows here. Where it does not move in the
+        end, call `take_over`.
+        """
+        self._here.discard((room, connection_id))
+        if options.presence:
+            self._broker.release(room, connection_id)
+        if options.has_leave_hooks:
+            self._broker.release(leave_record(room), connection_id)
+
     async def _resume(self, room: Room, info: ClientInfo) -> ConnectionId | None:
         """Take over one of the user's memberships in grace. Return its connection id, or None where there is none."""
         record = grace_record(room, info.user)
@@ -350,7 +381,7 @@ class Departures:
             is_alone = len(await self._broker.workers()) <= 1
         except BrokerUnavailable:
             is_alone = False
-        self.ends.release(is_alone=is_alone)
+        self.ends.end_graces(is_alone=is_alone)
         for record, graces in list(self._in_grace.items()):
             for connection_id, grace in list(graces.items()):
                 grace.timer.cancel()

@@ -2,8 +2,8 @@
 `Hub`: the registry of the rooms that have members on this worker, and the shell around their machines.
 
 Runs in the worker, on its event loop, between the broker and the sessions of the local members. It never speaks a wire
-format, and knows of a member no more than `fanout.Subscriber` says. A caller that wants only what the broker knows uses
-`hub.broker` directly.
+format, and knows of a member no more than `fanout.Subscriber` says. Members are written to by their transports, not by
+their sessions. A caller that publishes, or wants only what the broker knows, uses `hub.broker` directly.
 
 Theory of operation
 -------------------
@@ -36,7 +36,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
-from realtime.broker.base import Broker, ClientInfo, Departed, Position, RawPublication, Room, WorkerId
+from realtime.broker.base import Broker, ClientInfo, ConnectionId, Departed, Position, RawPublication, Room, WorkerId
 from realtime.log_lines import log
 from realtime.rooms.census import LARGE
 from realtime.rooms.delivery import Delivery, LocalRoom
@@ -215,6 +215,16 @@ class Hub:
         options = self.declarations.room_options(room)
         assert options is not None, f"{room!r} is declared, since it had a member"
         self._departures.leave(room, options, info, may_return=True)
+
+    async def take_over(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
+        """Make a member present here that moves to this worker; see `Departures.take_over`."""
+        await self._departures.take_over(room, options, info)
+
+    def release(self, room: Room, connection_id: ConnectionId) -> None:
+        """Let another worker take over a member that moves there; see `Departures.release`."""
+        options = self.declarations.room_options(room)
+        assert options is not None, f"{room!r} is declared, since it has a member"
+        self._departures.release(room, options, connection_id)
 
     def catch_up(self, room: Room, subscriber: Subscriber) -> None:
         """Write to a member what waited for it while its peer read too slowly."""

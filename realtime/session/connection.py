@@ -16,7 +16,9 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from realtime.broker.base import ClientInfo, ConnectionId, Room
+from realtime.errors import ConnectionMoved
 from realtime.log_lines import log
+from realtime.session.answers import encode
 from realtime.session.plain import NotPlain, PlainState, pack, unpack
 from realtime.session.state import Identity, Snapshot, Subscription
 from realtime.threads import done, from_any_thread, from_any_thread_at_once
@@ -54,7 +56,7 @@ class Connection:
         user: the user; "" is anonymous. An `on_connect` handler may set it.
         claims: what the verified token said, or None without a token.
         info: any JSON value that other clients see with this one's user in presence, joins and publications. An
-            `on_connect` handler may set it.
+            `on_connect` handler may set it. A value that JSON cannot say is refused when it is set.
         state: the application's own, plain data. It moves with the connection to another worker. A value that could
             not is refused when it is set.
         address: the client's address, taken from a trusted proxy where there is one.
@@ -66,7 +68,7 @@ class Connection:
         slot, worker, node: where it is served.
     """
 
-    __slots__ = ("_identity", "_session", "_state", "emulated_headers", "headers", "info", "subscriptions")
+    __slots__ = ("_identity", "_info", "_session", "_state", "emulated_headers", "headers", "subscriptions")
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class Connection:
         self._identity = identity
         self._session = session
         self._state = PlainState()
-        self.info: Any = None
+        self._info: Any = None
         self.subscriptions = subscriptions
         self.headers = headers
         self.emulated_headers = emulated_headers
@@ -163,6 +165,16 @@ class Connection:
         self._state = PlainState(values)
 
     @property
+    def info(self) -> Any:
+        """What other clients see with this one's user: any JSON value."""
+        return self._info
+
+    @info.setter
+    def info(self, value: Any) -> None:
+        encode(value, _name_of_info)  # raises in the application's line, and not when others are shown the client
+        self._info = value
+
+    @property
     def rooms(self) -> frozenset[Room]:
         """The rooms that this client is subscribed to now."""
         return frozenset(self.subscriptions)
@@ -184,8 +196,12 @@ class Connection:
 
         Args:
             data: anything that JSON can say.
+
+        Raises:
+            AnswerError: JSON cannot say `data`; the text names the field.
+            ConnectionMoved: another worker serves the client now. So do the other methods that reach the client.
         """
-        self._session.send_message(msgspec.json.encode(data))
+        self._session.send_message(encode(data, lambda: f"message to connection {self.id}"))
 
     def disconnect(self, code: int = 3503, reason: str = "force disconnect") -> Awaitable[None]:
         """
@@ -257,8 +273,18 @@ class Connection:
 
 
 def info_bytes(connection: Connection) -> bytes | None:
-    """Return a connection's `info` as a JSON text."""
-    return None if connection.info is None else msgspec.json.encode(connection.info)
+    """
+    Return a connection's `info` as a JSON text.
+
+    Raises:
+        AnswerError: it was changed in place, and JSON cannot say it any more. The error names the field.
+    """
+    return None if connection.info is None else encode(connection.info, _name_of_info)
+
+
+def _name_of_info() -> str:
+    """Name `info`, for the error that it cannot be encoded."""
+    return "conn.info"
 
 
 def packed_state(connection: Connection) -> bytes:
@@ -273,8 +299,40 @@ def packed_state(connection: Connection) -> bytes:
 
 def take_up(connection: Connection, info: bytes | None, state: bytes) -> None:
     """Give a connection what the application had set, from `info_bytes` and `packed_state`."""
-    connection.info = None if info is None else msgspec.json.decode(info)
+    connection._info = None if info is None else msgspec.json.decode(info)
     connection.state = unpack(state) if state else {}
+
+
+def detach(connection: Connection) -> None:
+    """Have every call that should reach the client raise `ConnectionMoved`: another worker serves it now."""
+    connection._session = _MovedSession(connection.id, connection.event_loop())
+
+
+class _MovedSession:
+    """
+    The session of a connection that another worker serves now. Whoever still holds the connection gets an error: a
+    message that went nowhere would be lost without a sound.
+    """
+
+    def __init__(self, connection_id: ConnectionId, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._id = connection_id
+        self._loop = loop
+
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop that served the connection."""
+        return self._loop
+
+    def send_message(self, data: bytes) -> None:
+        raise ConnectionMoved(self._id)
+
+    def end(self, code: int, reason: str) -> None:
+        raise ConnectionMoved(self._id)
+
+    async def enter(self, room: Room) -> None:
+        raise ConnectionMoved(self._id)
+
+    async def exit(self, room: Room, code: int, reason: str) -> None:
+        raise ConnectionMoved(self._id)
 
 
 class _EndedSession:

@@ -25,7 +25,7 @@ from typing import Any, Final
 import msgspec
 
 from realtime import codes
-from realtime.broker.base import ConnectionId, Position, Room
+from realtime.broker.base import ClientInfo, ConnectionId, Position, Room
 from realtime.codes import UnsubscribeCode
 from realtime.errors import ClientError
 from realtime.json_text import one_line
@@ -331,10 +331,15 @@ class Member(RoomSubscriber):
         before. The caller must `continue_in` it or cancel it.
         """
         assert subscription.room in self.state.subscriptions, "the state came with the subscription"
-        options = self.options_of(subscription.room).unseen()
-        shown = subscription.shown
-        entry = await self._enter(subscription, options, since=subscription.position)
-        subscription.shown = shown
+        options, shown = self.options_of(subscription.room), subscription.shown
+        entry = await self._enter(subscription, options.unseen(), since=subscription.position)
+        if options.presence or options.has_leave_hooks:
+            subscription.shown = shown or self.state.identity.id  # it was declared otherwise elsewhere
+            try:
+                await self.services.hub.take_over(subscription.room, options, self._described(subscription))
+            except BaseException:
+                self.services.hub.cancel(entry.pending)
+                raise
         return entry
 
     def continue_in(self, entries: list[Entry]) -> None:
@@ -382,9 +387,7 @@ class Member(RoomSubscriber):
 
     async def _enter(self, subscription: Subscription, options: RoomOptions, *, since: Position | None) -> Entry:
         """Register the client as pending in a room. The caller must activate or cancel it."""
-        room, info = subscription.room, self.connection.describe()
-        if subscription.chan_info is not None:
-            info = msgspec.structs.replace(info, chan_info=subscription.chan_info)
+        room, info = subscription.room, self._described(subscription)
         subscription.join_leave = options.join_leave
         subscription.positioned = options.recover
         pending = await self.services.hub.enter(
@@ -399,6 +402,12 @@ class Member(RoomSubscriber):
         )
         subscription.shown = None if pending.info is None else ConnectionId(pending.info.connection_id)
         return Entry(subscription, options, pending)
+
+    def _described(self, subscription: Subscription) -> ClientInfo:
+        """Return what others see of the client in a room in which it is not yet."""
+        own = self.connection.describe()
+        shown = subscription.shown or own.connection_id
+        return msgspec.structs.replace(own, connection_id=shown, chan_info=subscription.chan_info)
 
     def accepts(self, subscription: Subscription) -> Accepts | None:
         """Return what says which publications the member gets: made from its filter, and asked of the application."""

@@ -6,12 +6,14 @@ Runs in the worker. Both ways end in the same session; nothing of it is kept her
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Mapping
+from typing import Final
 
 from realtime import codes
-from realtime.broker.base import ConnectionId
+from realtime.broker.base import ClientInfo, ConnectionId
 from realtime.session.base import Dialect, Services
 from realtime.session.connection import EMPTY, take_up
 from realtime.session.entry import Entry
@@ -19,6 +21,8 @@ from realtime.session.session import Session
 from realtime.session.state import Identity, Phase, SessionState, WireState, begun
 from realtime.transport.base import Handshake, Transport
 from sticky.handoff.journal import Mark
+
+FEW: Final = 4  # rooms that are entered one after the other: a task for each costs more than it saves
 
 
 def begin(services: Services, dialect: Dialect, transport: Transport, handshake: Handshake) -> Session:
@@ -70,8 +74,9 @@ async def restore(
         mark: of what is in flight on its connection.
 
     Raises:
-        ClientError: a room is not declared here. Nothing is left behind, and the client has to reconnect.
-        BrokerUnavailable: nor can rooms be entered now. As above.
+        ClientError: a room is not declared here, or the application refuses the connection. Nothing is left behind,
+            and the client has to reconnect.
+        BrokerUnavailable: its rooms cannot be entered now. As above.
     """
     assert state.phase is not Phase.CLOSED, "a session that has ended goes nowhere"
     headers: Mapping[str, str] = state.headers or EMPTY
@@ -81,13 +86,16 @@ async def restore(
     state.headers, state.emulated_headers, state.info, state.state = {}, {}, None, b""
     state.identity.slot = services.home.slot
     state.identity.worker, state.identity.node = services.home.worker, services.home.node
-    entries: list[Entry] = []
-    try:
-        for subscription in list(state.subscriptions.values()):
-            entries.append(await session.reenter(subscription))
-    except BaseException:
-        session.cancel(entries)
-        raise
+    await services.application.migrate(session.connection, "after")
+    entries = await _enter_again(session)
+    if session.is_admitted:
+        connection = session.connection
+        about = ClientInfo(connection.user, connection.id, connection.snapshot())
+        try:
+            await services.hub.connection_ends.admit(about)
+        except BaseException:
+            session.cancel(entries)
+            raise
     # From here on without `await`: everything begins in one turn.
     services.registry.add(session)
     if state.wire.is_emulated and state.phase is Phase.CONNECTED:
@@ -100,3 +108,23 @@ async def restore(
     if session.is_open:
         session.arm()
     return session
+
+
+async def _enter_again(session: Session) -> list[Entry]:
+    """Enter all rooms of a session. Where one fails, cancel the others and raise what it raised."""
+    entries: list[Entry] = []
+    subscriptions = list(session.state.subscriptions.values())
+    try:
+        if len(subscriptions) <= FEW:
+            for each in subscriptions:
+                entries.append(await session.reenter(each))
+            return entries
+        found = await asyncio.gather(*map(session.reenter, subscriptions), return_exceptions=True)
+        entries += [each for each in found if not isinstance(each, BaseException)]
+        for failed in found:
+            if isinstance(failed, BaseException):
+                raise failed
+    except BaseException:
+        session.cancel(entries)
+        raise
+    return entries

@@ -13,7 +13,7 @@ Publishing, presence and history are for members of the room, unless its declara
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -156,7 +156,9 @@ async def publish(
     session: Session, room: Room, options: RoomOptions, data: bytes | None
 ) -> Coroutine[Any, Any, Published] | None:
     """
-    Return the publishing of what the handler made of a payload, for the caller to await; None where it drops it.
+    Run the room's handler on a payload. Return the publishing of what it made of it; None where it drops it.
+
+    Nothing is published yet: the caller awaits the coroutine, or gives it to `Session.publish_concurrently`.
 
     Args:
         session: of the client that publishes.
@@ -256,9 +258,9 @@ async def history(session: Session, name: str, *, since: Position | None, limit:
 # Apart from rooms
 
 
-async def rpc(session: Session, method: str, data: bytes | None) -> bytes | None:
-    """Call a method of the application, and return its answer."""
-    return await session.services.application.rpc_call(session.connection, method, data)
+def rpc(session: Session, method: str, data: bytes | None) -> Awaitable[bytes | None]:
+    """Call a method of the application; the caller awaits its answer."""
+    return session.services.application.rpc_call(session.connection, method, data)
 
 
 async def send(session: Session, data: bytes | None) -> None:

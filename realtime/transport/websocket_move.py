@@ -66,6 +66,26 @@ class WebSocketMove(WebSocketFlow):
         self._deflated: bytearray | None = None  # what came so far of it; None: not so, or too much to be kept
         self._is_compressed = False  # messages may be: the handshake said so
 
+    @property
+    def peer(self) -> Peer:
+        """The other end of the connection."""
+        return self._peer
+
+    @property
+    def session(self) -> ClientSession | None:
+        """The session; None before the handshake is done, and once the connection has ended or is offered."""
+        return self._session
+
+    @property
+    def is_connecting(self) -> bool:
+        """Whether the handshake is not done."""
+        return self._state is WebSocketState.CONNECTING
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it has to be attached before it goes on."""
+        return self._state is WebSocketState.PARKED
+
     # In the old worker
 
     @property
@@ -275,7 +295,7 @@ class WebSocketMove(WebSocketFlow):
         if parked.message is not None:
             self._read_again(parked.message)
         for piece in parked.pieces[1:]:
-            self.write(piece)
+            self._send(piece)
         if parked.limits_unsent is not None:
             self.limit_unsent(parked.limits_unsent)
         if parked.farewell is not None:

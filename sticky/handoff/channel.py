@@ -51,10 +51,11 @@ class Kind(enum.IntEnum):
     BOOT = 1  # P: the worker's identity and settings; the first message of all
     HANDOFF = 2  # P: a connection, with its descriptor
     DRAIN = 3  # P: move the clients elsewhere and end, within so many seconds
-    EVENT = 4  # P: another worker came or went, or a key is refused
+    EVENT = 4  # P: another worker came or went, a key is refused, or whether new clients should come
     MESSAGE = 5  # P and W: from one application part to another
     INSPECT = 6  # P: report what this process is doing
     SLOTS = 7  # P: the number of slots; report the keys that are away; whether keys of this slot are elsewhere
+    PEER = 8  # P: a channel to another worker, on which connections move
     READY = 10  # W: connections may come
     BEAT = 11  # W: the event loop turns; the number of connections; statistics
     ACK = 12  # W: adopted all connections up to the first number; the primary may forget all up to the second
@@ -71,7 +72,7 @@ class Kind(enum.IntEnum):
     HELD = 42  # W: a part of the answer: the number of connections by peer address
 
 
-CARRIERS: Final = frozenset({Kind.BOOT, Kind.HANDOFF, Kind.GIVE_BACK})
+CARRIERS: Final = frozenset({Kind.BOOT, Kind.HANDOFF, Kind.GIVE_BACK, Kind.PEER})
 """Kinds whose first field is the carried bytes, and that may have a descriptor beside them."""
 
 

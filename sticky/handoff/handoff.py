@@ -9,7 +9,7 @@ Theory of operation
 A `PendingHandoff` is a connection whose routing is known. The dispatcher owns it from `dispatch` on. At each moment a
 handoff is in exactly one of these places, and each place has a way out:
 
-    homeless ── a slot is filled ──▶ placed again        no slot is live
+    homeless ── a slot is filled ──▶ placed again        no slot is live (a probe is answered 503 at once instead)
         └────── `patience_s` is over, or the server stops ──▶ 503
     waiting  ── the channel has room ──▶ unacknowledged  the worker's channel is full
         └────── `patience_s` is over ──▶ 503;  the worker goes ──▶ placed again
@@ -23,9 +23,9 @@ by two cumulative numbers, `adopted` and `settled`. For each worker settled <= a
 worker that claims anything else is broken: `OutOfTurn` ends it.
 
 **Two copies.** The primary keeps its copy of a descriptor until the worker reports the connection as settled. The
-worker reports it as adopted in the turn of its loop in which it got the descriptor. It reports it as settled a few
-turns later (acknowledgements.py). Until the copy is closed, no close by the worker reaches the client. So the copy
-decides what can be done when a worker dies:
+worker reports it as adopted in the turn of its loop in which it got the descriptor. It reports it as settled soon after
+its transport has read the first byte, or when the connection has ended (acknowledgements.py). Until the copy is closed,
+no close by the worker reaches the client. So the copy decides what can be done when a worker dies:
 
 - A connection that the worker had not adopted goes to another worker.
 - A connection that the worker had adopted but not read goes to another worker too: the request is still in the socket.
@@ -48,11 +48,12 @@ import enum
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Final, Protocol
 
 from sticky.errors import OutOfTurn
+from sticky.handoff import probes
 from sticky.handoff.away_tracker import AwayTracker, Channels
 from sticky.handoff.channel import ChannelClosed, Kind
 from sticky.handoff.messages import REFUSED
@@ -82,6 +83,8 @@ class Refuses(Protocol):
     def refuse(self, sock: socket.socket, status: int, reason: str, count: str) -> None: ...
 
     def log_too_many(self, peer_address: str, connections: int) -> None: ...
+
+    def answer(self, sock: socket.socket, response: bytes, count: str) -> None: ...
 
 
 class HoldBack(enum.Enum):
@@ -116,6 +119,7 @@ class Dispatcher:
         addresses: Addresses,
         counters: dict[str, int],
         suspicion: Suspicion | None = None,
+        probe_paths: Collection[str] = (),
     ) -> None:
         """
         Args:
@@ -123,7 +127,9 @@ class Dispatcher:
             patience_s: how long a handoff may wait for a worker.
             channels: watches the workers' channels.
             addresses: counts connections; shared with the acceptor.
+            probe_paths: requests for them are answered here at once while no slot is live.
         """
+        self._probe_paths = probe_paths
         self._suspicion = suspicion
         self._poller = poller
         self._hashing = hashing
@@ -161,6 +167,8 @@ class Dispatcher:
         if not self._live:
             if self._is_closed:
                 self._refuse_closed(handoff)
+            elif handoff.path in self._probe_paths and not handoff.upgrade:
+                self._answer_probe(handoff)
             else:
                 self._wait(self._homeless, handoff)
             return
@@ -321,8 +329,10 @@ class Dispatcher:
             raise OutOfTurn(f"it cannot adopt handoff {number}, which it was not given")
         self._counters["lost_with_primary"] += 1  # an earlier primary had the only copy
 
-    def ended(self, worker: WorkerHandle, counts: Mapping[str, int]) -> None:
-        """Note how many connections of a worker have ended, by their peer addresses."""
+    def ended(self, worker: WorkerHandle, counts: Mapping[str, int], arrived: Mapping[str, int]) -> None:
+        """Note how many connections of a worker have ended, and how many came from another, by their peer addresses."""
+        for peer_address, count in arrived.items():
+            self._addresses.moved_to_worker(self._addresses.of(peer_address), count, worker.held)
         if "" in counts:  # it does not report addresses
             worker.reports_peers = False
             self._addresses.worker_lost(worker.held)
@@ -330,12 +340,6 @@ class Dispatcher:
             self._addresses.ended_in_worker(self._addresses.of(peer_address), count, worker.held)
 
     # Workers that come and go
-
-    def held(self, worker: WorkerHandle, counts: Mapping[str, int]) -> None:
-        """Note how many connections a worker has of each peer address, which an earlier primary has handed over."""
-        worker.reports_peers &= "" not in counts  # else it does not know the addresses
-        for peer_address, count in counts.items() if worker.reports_peers else ():
-            self._addresses.held_in_worker(self._addresses.of(peer_address), count, worker.held)
 
     def resume_numbers(self, seen: int) -> None:
         """Number the next handoffs from above what a worker has seen of an earlier primary."""
@@ -423,6 +427,12 @@ class Dispatcher:
         """Answer a connection that no worker has. The dispatcher does not own it any more."""
         self._addresses.ended(handoff.network)
         self._refusals.refuse(handoff.sock, status, reason, count)
+
+    def _answer_probe(self, handoff: PendingHandoff) -> None:
+        """Answer a load balancer's probe in place of a worker: there is none."""
+        self._addresses.ended(handoff.network)
+        answer = probes.unready([probes.NO_WORKER], is_head=handoff.method == "HEAD")
+        self._refusals.answer(handoff.sock, answer, "probes_answered")
 
     def _close(self, handoff: PendingHandoff) -> None:
         """Close a connection that no worker has."""

@@ -29,6 +29,8 @@ NAME_MAX: Final = 64  # characters of a recipient: "all", "slot:511"
 PEER_MAX: Final = 128  # characters of a peer address
 REFUSED: Final = "refused"
 """The reason of a handoff that a worker has to refuse, and the event that announces a refused key."""
+READINESS: Final = "readiness"
+"""The event that says whether new clients should come. An event, no kind of its own: an older worker drops it."""
 
 DEPTH_MAX: Final = 16  # levels of statistics
 DATA_DEPTH_MAX: Final = 100  # levels of application data: every process can decode that, however deep its stack is
@@ -86,10 +88,29 @@ class Drain(Message, tag=Kind.DRAIN.value, frozen=True):
 
 
 class ClusterEvent(Message, tag=Kind.EVENT.value, frozen=True):
-    """Something happened elsewhere: "online" and "exit" of another worker, or `REFUSED` with a key."""
+    """Something happened elsewhere: "online", "exit" of another worker, `REFUSED` with a key, or `READINESS`."""
 
     name: str
     about: dict[str, Any]
+
+
+class Peer(Carrier, tag=Kind.PEER.value, frozen=True):
+    """
+    A channel to another worker, on which connections move: its descriptor is beside the message.
+
+    Attributes:
+        is_source: connections of this worker go to the other one; else they come from there.
+        slot, worker_id: of the other worker.
+        slots: how many slots there are.
+        plan, count: which connections are meant, for the source: see sticky/worker/moves.py.
+    """
+
+    is_source: bool
+    slot: Count
+    worker_id: str
+    slots: Count
+    plan: str
+    count: Count = 0
 
 
 class Inspect(Message, tag=Kind.INSPECT.value, frozen=True):
@@ -160,9 +181,10 @@ class Inspected(Message, tag=Kind.INSPECTED.value, frozen=True):
 
 
 class Ended(Message, tag=Kind.ENDED.value, frozen=True):
-    """How many connections of each peer address have ended."""
+    """How many connections of each peer address have ended, and how many have come from another worker."""
 
     counts: dict[Annotated[str, Meta(max_length=PEER_MAX)], Count]
+    arrived: dict[Annotated[str, Meta(max_length=PEER_MAX)], Count] = msgspec.field(default_factory=dict)
 
 
 class KeysAway(Message, tag=Kind.KEYS_AWAY.value, frozen=True):
@@ -215,7 +237,7 @@ class Sent(Message, tag=Kind.MESSAGE.value, frozen=True):
     data: Any
 
 
-FromPrimary = Boot | Handoff | Slots | Drain | ClusterEvent | Inspect | Identify | Sent
+FromPrimary = Boot | Handoff | Slots | Drain | ClusterEvent | Inspect | Identify | Sent | Peer
 FromWorker = (
     Ready
     | Beat

@@ -146,7 +146,7 @@ class WorkerHandle:
         self.sent = 0  # number of the last handoff that was handed over
         self.taken = 0  # number of the last handoff that it adopted
         self.waiting: deque[PendingHandoff] = deque()  # not handed over: the channel is full
-        self.outbox: deque[tuple[Kind, tuple[Any, ...]]] = deque()
+        self.outbox: deque[tuple[Kind, tuple[Any, ...], int | None]] = deque()
         self.wants_write = False  # something waits for room in the channel
         self.is_retired = False  # DRAIN was sent: its end is expected
         self.was_killed = False  # SIGKILL came from this process
@@ -197,8 +197,16 @@ class WorkerHandle:
                     return True
             except ChannelClosed:
                 return True
-        self.outbox.append((kind, fields))
+        self.outbox.append((kind, fields, None))
         return False
+
+    def send_fd(self, kind: Kind, *fields: Any, fd: int) -> bool:
+        """As `send`, with a descriptor, which is owned from here on."""
+        if self.state is WorkerState.GONE:
+            os.close(fd)
+            return True
+        self.outbox.append((kind, fields, fd))
+        return self.flush()
 
     @property
     def is_full(self) -> bool:
@@ -208,15 +216,24 @@ class WorkerHandle:
     def flush(self) -> bool:
         """Send the messages that wait. Return whether none waits any more."""
         while self.outbox:
-            kind, fields = self.outbox[0]
+            kind, fields, fd = self.outbox[0]
             try:
-                if not self.channel.send(kind, *fields):
+                if not self.channel.send(kind, *fields, fd=fd):
                     return False
             except ChannelClosed:
-                self.outbox.clear()
+                self.clear_outbox()
                 return True
             self.outbox.popleft()
+            if fd is not None:
+                os.close(fd)
         return True
+
+    def clear_outbox(self) -> None:
+        """Drop the messages that wait: the process is gone."""
+        while self.outbox:
+            fd = self.outbox.popleft()[2]
+            if fd is not None:
+                os.close(fd)
 
     def close_journal(self) -> None:
         """Close the record of requests in flight, after the supervisor has read it."""

@@ -14,10 +14,10 @@ connection: the acceptor and the dispatcher do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from ipaddress import ip_address
 from socket import AF_INET, inet_pton
-from typing import Final, Generic, NewType, TypeVar
+from typing import Final, Generic, NewType, Protocol, TypeVar
 
 from sticky.heads.forwarded import plain
 
@@ -43,6 +43,13 @@ def network_of(address: str) -> Network | None:
     return Network(found.packed if found.version == 4 else found.packed[:8])
 
 
+class TrustedProxies(Protocol):
+    """Knows the trusted proxies: `Affinity`."""
+
+    def trusts(self, peer_address: str) -> bool:
+        """Return whether a peer is a trusted proxy."""
+
+
 class Addresses:
     """
     Counts connections by address: in the primary (`_here`), in each worker (`held`, which its handle has), and in all
@@ -51,16 +58,17 @@ class Addresses:
     Invariant: no count in a table is below 1.
     """
 
-    def __init__(self, *, trusts: Callable[[str], bool], most: int | None, descriptors: int) -> None:
+    def __init__(self, proxies: TrustedProxies, *, most: int | None, descriptors: int) -> None:
         """
         Args:
-            trusts: returns whether a peer is a trusted proxy.
+            proxies: those whose connections are many clients', and are not counted.
             most: how many connections one address may have in all processes together; None for no limit.
             descriptors: how many files each process may have open. One address gets at most `share` of them.
         """
         self.most = most
         self.share = int(max(descriptors - OWN, descriptors / 2) * SHARE) or 1
-        self._trusts = trusts
+        assert self.share > 0, "an address that may have no connection could never be served"
+        self._proxies = proxies
         self._here: dict[Network, int] = {}
         self._all: dict[Network, int] = {}
         self._known: dict[str, Network | None] = {}
@@ -73,7 +81,7 @@ class Addresses:
             pass
         if len(self._known) >= KNOWN_MAX:
             self._known.clear()
-        found = self._known[peer_address] = None if self._trusts(peer_address) else network_of(peer_address)
+        found = self._known[peer_address] = None if self._proxies.trusts(peer_address) else network_of(peer_address)
         return found
 
     def admits(self, network: Network | None) -> bool:
@@ -121,15 +129,19 @@ class Addresses:
             _add(self._all, network, -min(count, held.get(network, 0)))
             _add(held, network, -count)
 
-    def held_in_worker(self, network: Network | None, count: int, held: dict[Network, int]) -> None:
-        """Count connections that a worker had before this primary was there."""
-        if network is not None and count:
+    def moved_to_worker(self, network: Network | None, count: int, held: dict[Network, int]) -> None:
+        """
+        Count connections that a worker got in another way than from this primary: from another worker, which reports
+        them as ended, or from an earlier primary.
+        """
+        if network is not None:
             _add(self._all, network, count)
             _add(held, network, count)
 
     def worker_lost(self, held: dict[Network, int]) -> None:
         """Stop counting the connections of a dead worker. Call `accepted` for those whose copy the primary has."""
         for network, count in held.items():
+            assert count > 0, "an address without a connection has left the table"
             _add(self._all, network, -count)
         held.clear()
 

@@ -157,6 +157,7 @@ class Hashing:
         again, whatever the id ends in; what is added never needs quotes or encoding.
         """
         assert app_id, "an empty id names nothing"
+        assert 0 <= slot <= MAX_SLOT, f"slot {slot} does not fit a tag"
         place = slot.to_bytes(_SLOT_BYTES, "big")
         return app_id + _MARK + urlsafe_b64encode(place + self._tags[0].of_app_id(place, app_id))
 

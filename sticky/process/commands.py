@@ -24,7 +24,8 @@ class Controlled(Protocol):
 
     def statistics(self) -> dict[str, Any]: ...
 
-    def reload(self) -> None: ...
+    def reload(self) -> bool:
+        """Replace every worker. Return False when the server stops, or will soon."""
 
     def upgrade(self) -> bool:
         """Have a primary with the code of today take over. Return False where that is not possible."""
@@ -56,8 +57,7 @@ def _status(primary: Controlled, request: Request) -> Answer:
 
 
 def _reload(primary: Controlled, request: Request) -> Answer:
-    primary.reload()
-    return OK
+    return OK if primary.reload() else {"error": "the server stops: it is not reloaded any more"}
 
 
 def _upgrade(primary: Controlled, request: Request) -> Answer:

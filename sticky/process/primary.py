@@ -4,21 +4,14 @@ The primary: joins the path of connections, the supervisor and the control socke
 Runs in the primary, one thread, no asyncio. It is the wiring and the order of start and stop; the parts have the rules.
 Its poller and its environment are given to it, so that a test runs it without a process and with a clock of its own.
 
-| signal    | what happens                                                          |
-|-----------|-----------------------------------------------------------------------|
-| TERM, INT | stop accepting, drain every worker, end; a second one ends at once    |
-| QUIT      | end at once                                                           |
-| HUP       | reload: each worker is replaced when its successor is ready           |
-| TTIN/TTOU | one worker more, one fewer                                            |
-| USR1      | open the log files again (the `reopen_logs` hook)                     |
-| USR2      | upgrade: a primary with the code of today takes over (with a keeper)  |
-| CHLD      | a process ended: a worker, a sidecar, or as PID 1 any other           |
+What each signal does stands in signal_actions.py.
 
 **States** (`TRANSITIONS`):
 
-    STARTING ──listen──▶ SERVING ──stop──▶ STOPPING ──ended──▶ STOPPED
-        └───────────────stop─────────────────▲          ▲
-                         └──────release (to a successor)──┘
+    STARTING ──listen──▶ SERVING ──warn──▶ LAME_DUCK ──stop──▶ STOPPING ──ended──▶ STOPPED
+        │                  │└───────────stop──────────────────────▲                   ▲
+        │                  └──────────────release (to a successor)────────────────────┘
+        └───────────────────────────────stop──────────────────────┘
 
 **With a keeper** (`realtime serve`) the signals come as lines from there, and this process ignores those of the
 terminal. A TERM that is sent to this process itself, as a service manager may do, is a stop, and never a second one.
@@ -26,8 +19,9 @@ After the death of an earlier primary, this one finds listeners, workers, sideca
 goes on with them (takeover.py).
 
 The start goes: bind, sidecars ready, workers started, first worker ready, listen. So an address that is taken is
-reported before anything is started, and no client is accepted before a worker can serve it. The stop goes: refuse,
-drain the workers, end the sidecars. In STOPPING another stop only makes it faster.
+reported before anything is started, and no client is accepted before a worker can serve it. The stop goes: warn the
+load balancer, refuse, drain the workers, end the sidecars. In LAME_DUCK everything is served on, new clients included,
+while the workers answer probes that the server stops. Another stop only makes it faster.
 """
 
 from __future__ import annotations
@@ -55,31 +49,19 @@ from sticky.process.notify import ServiceManager
 from sticky.process.primary_state import TRANSITIONS, PrimaryEvent, PrimaryState
 from sticky.process.release import Release, take_counters, take_pending
 from sticky.process.routing import Routing
+from sticky.process.signal_actions import SIGNALS, TERMINAL, act
 from sticky.process.signals import ignore, queue, queued_signals
 from sticky.settings import ClusterSettings
 from sticky.supervision.adopted_processes import AdoptedProcesses
 from sticky.supervision.environment import Environment
-from sticky.supervision.launcher import Launcher
+from sticky.supervision.hooks import ClusterHooks
+from sticky.supervision.launcher import EnvOf, Launcher, worker_env
+from sticky.supervision.readiness import LAME_DUCK, STOPPING, NodeReadiness
 from sticky.supervision.sidecars import Sidecar, Sidecars
 from sticky.supervision.supervisor import Supervisor
 from sticky.supervision.workers import Workers
 
-_SIGNALS: Final = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGHUP,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGCHLD,
-)
-_TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)  # they reach the keeper as well
 _BEFORE_STOP: Final = (PrimaryState.STARTING, PrimaryState.SERVING)
-
-SLOT: Final = "STICKY_SLOT"
-"""The environment variable that names a worker's slot, for what reads nothing else."""
 
 
 class Primary:
@@ -95,7 +77,7 @@ class Primary:
         worker_config: Any,
         sidecars: Sequence[Sidecar],
         env: Mapping[str, str],
-        env_of: Callable[[Slot], Mapping[str, str]],
+        env_of: EnvOf,
         hooks: Mapping[str, Sequence[Callable[[dict[str, Any]], None]]],
         keeper: KeeperLink | None = None,
     ) -> None:
@@ -116,8 +98,8 @@ class Primary:
         self._poller = poller
         self._environment = environment
         self._settings = settings
-        self._hooks = hooks
-        self._counters = poller.counters
+        cluster_hooks = ClusterHooks(hooks, counters=poller.counters)
+        self._hook = cluster_hooks.run
         self._status = 0
         self._is_told_to_stop = False  # by the keeper
         self._is_released = False  # everything is left to a successor
@@ -126,6 +108,8 @@ class Primary:
         self._manager = ServiceManager(env, send=self._keeper.notify if self._keeper.is_linked else None)
         self._workers = Workers(poller, environment)
         self._processes = AdoptedProcesses(poller, environment, self._on_reaped)
+        self._readiness = NodeReadiness(self._workers)
+        self._drains_at_s: float | None = None  # in LAME_DUCK: when the drain begins, by the poller's clock
         self._node = settings.node or self._keeper.kept.texts.get("node") or secrets.token_hex(4)
         secret = settings.secret or self._keeper.take_bytes("secret") or secrets.token_bytes(32)
         self._keeper.set("node", self._node)
@@ -141,17 +125,26 @@ class Primary:
             undo.callback(self._routing.release)
             self._control = self._open_control()
             undo.pop_all()  # all that can fail is done
+        env_of = partial(worker_env, env, env_of)
+        self._supervisor = self._make_supervisor(worker_argv, worker_config, env_of, secret, cluster_hooks)
+        self._sidecars = self._make_sidecars(sidecars, env)
+
+    def _make_supervisor(
+        self, worker_argv: Sequence[str], worker_config: Any, env_of: EnvOf, secret: bytes, hooks: ClusterHooks
+    ) -> Supervisor:
+        """Make the supervisor over the routing. It starts nothing yet, and calls back once the poller runs."""
+        poller, environment, settings = self._poller, self._environment, self._settings
         launcher = Launcher(
             environment,
             settings,
             argv=worker_argv,
-            env_of=lambda slot: {**env, SLOT: str(slot), **env_of(slot)},
+            env_of=env_of,
             config=worker_config,
             node=self._node,
             secret=secret,
             directory=self._keeper.directory,
         )
-        self._supervisor = Supervisor(
+        return Supervisor(
             poller,
             environment,
             self._processes,
@@ -159,16 +152,21 @@ class Primary:
             launcher,
             self._routing.dispatcher,
             self._routing.crashes,
+            self._readiness,
             deposit=self._keeper,
             settings=settings,
-            counters=self._counters,
-            hook=self._hook,
+            counters=self._poller.counters,
+            hooks=hooks,
+            acceptor=self._routing.acceptor,
             on_first_ready=self._listen,
-            on_reloaded=lambda: self._manager.ready(self._summary()),
+            on_reloaded=self._on_reloaded,
             on_stopped=self._on_workers_stopped,
-            on_given_back=self._routing.acceptor.take_back,
         )
-        self._sidecars = Sidecars(
+
+    def _make_sidecars(self, sidecars: Sequence[Sidecar], env: Mapping[str, str]) -> Sidecars:
+        """Make the sidecars, whose readiness starts the workers."""
+        poller, environment = self._poller, self._environment
+        return Sidecars(
             poller,
             environment,
             self._processes,
@@ -200,9 +198,9 @@ class Primary:
         """
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)
-            stack.enter_context(queued_signals(self._poller, _SIGNALS, self._on_signals))
+            stack.enter_context(queued_signals(self._poller, SIGNALS, self._on_signals))
             if self._keeper.is_linked:
-                ignore(_TERMINAL)
+                ignore(TERMINAL)
             self.start()
             while self.state is not PrimaryState.STOPPED:
                 self._poller.run_once()
@@ -219,7 +217,7 @@ class Primary:
             self._poller,
             on_signal=self._on_keeper_signal,
             on_reaped=self._on_reaped,
-            on_lost=lambda: queue(_TERMINAL),
+            on_lost=lambda: queue(TERMINAL),
             on_linked=self._on_linked,
             on_release=self._release,
         )
@@ -266,13 +264,9 @@ class Primary:
         self._manager.ready(self._summary())
         self._hook("listening", {"addresses": addresses})
 
-    def _hook(self, name: str, fields: dict[str, Any]) -> None:
-        for hook in self._hooks.get(name, ()):
-            try:
-                hook(fields)
-            except Exception:  # noqa: BLE001 - logged with its traceback
-                self._counters["hooks_failed"] += 1
-                log(logging.ERROR, log_lines.HOOK_FAILED, hook=name, exc_info=True)
+    def _on_reloaded(self) -> None:
+        if not self._readiness.is_stopping:  # a manager knows that already
+            self._manager.ready(self._summary())
 
     # Signals
 
@@ -287,14 +281,14 @@ class Primary:
 
     def _on_linked(self) -> None:
         """Introduce this primary to another keeper, after the one before it was killed."""
-        ignore(_TERMINAL)
+        ignore(TERMINAL)
         self._keeper.become()
         with contextlib.suppress(SettingsError):  # its directory may be another user's by now
             self._binding.write_pid()
         if self.state is PrimaryState.SERVING:
             self._keeper.ready()
             self._manager.ready(self._summary())
-        elif self.state is PrimaryState.STOPPING:
+        elif self.state in (PrimaryState.LAME_DUCK, PrimaryState.STOPPING):
             self._keeper.stopping()
 
     def _on_keeper_signal(self, number: signal.Signals) -> None:
@@ -308,25 +302,9 @@ class Primary:
             self.handle_signal(number)
 
     def handle_signal(self, number: signal.Signals) -> None:
-        """Do what the table at the head of this file says."""
+        """Do what the table of signal_actions.py says."""
         log(logging.INFO, log_lines.SIGNAL_RECEIVED, signal=number.name)
-        if number in (signal.SIGTERM, signal.SIGINT):
-            if self.state is PrimaryState.STOPPING:
-                self.stop_now(128 + number)
-            else:
-                self.stop()
-        elif number is signal.SIGQUIT:
-            self.stop_now(128 + number)
-        elif number is signal.SIGHUP:
-            self.reload()
-        elif number is signal.SIGTTIN:
-            self._supervisor.scale(self._supervisor.wanted + 1)
-        elif number is signal.SIGTTOU:
-            self._supervisor.scale(self._supervisor.wanted - 1)
-        elif number is signal.SIGUSR1:
-            self._hook("reopen_logs", {})
-        elif number is signal.SIGUSR2:
-            self.upgrade()
+        act(self, number)
 
     def reap(self) -> None:
         """Reap every process that has ended. One SIGCHLD may stand for many."""
@@ -338,12 +316,24 @@ class Primary:
         if not self._sidecars.reaped(pid, status):
             self._supervisor.reaped(pid, status)
 
-    # Commands, of the control socket and of `Cluster`
+    # What signals, the control socket and `Cluster` have it do
 
-    def reload(self) -> None:
-        """Replace every worker by a new one, one by one."""
+    @property
+    def wanted(self) -> int:
+        """How many workers there should be."""
+        return self._supervisor.wanted
+
+    def reopen_logs(self) -> None:
+        """Have the hooks open the log files again."""
+        self._hook("reopen_logs", {})
+
+    def reload(self) -> bool:
+        """Replace every worker by a new one, one by one. Return False when the server stops, or will soon."""
+        if self._readiness.is_stopping:
+            return False
         self._manager.reloading()
         self._supervisor.reload()
+        return True
 
     def upgrade(self) -> bool:
         """Have a primary with the code of today take over. Return False where nothing can: no keeper, or no service."""
@@ -382,7 +372,29 @@ class Primary:
     # Stopping
 
     def stop(self) -> None:
-        """Accept nothing more, let every worker drain, then end the sidecars and the loop."""
+        """
+        Warn load balancers for the time of `lame_duck_s`; then accept nothing more, let every worker drain, and end the
+        sidecars and the loop. Called again, it ends the warning.
+        """
+        if self.state is PrimaryState.SERVING and self._settings.lame_duck_s:
+            self._begin_lame_duck(self._settings.lame_duck_s)
+        else:
+            self._begin_drain()
+
+    def _begin_lame_duck(self, lame_duck_s: float) -> None:
+        """Serve everything on, new clients included, while probes are answered that the server stops."""
+        self._transition(PrimaryEvent.WARN)
+        log(logging.INFO, log_lines.SERVER_LAME_DUCK, lame_duck_s=lame_duck_s)
+        self._readiness.set(LAME_DUCK)
+        self._manager.stopping(LAME_DUCK)
+        self._drains_at_s = self._poller.now() + lame_duck_s
+        self._poller.after(lame_duck_s, self._end_lame_duck)
+
+    def _end_lame_duck(self) -> None:
+        if self.state is PrimaryState.LAME_DUCK:  # else another stop has ended it
+            self._begin_drain()
+
+    def _begin_drain(self) -> None:
         self._begin_stopping()
         log(logging.INFO, log_lines.SERVER_STOPPING, drain_s=self._settings.drain_s)
         self._supervisor.stop()
@@ -398,6 +410,8 @@ class Primary:
         if self.state in (PrimaryState.STOPPING, PrimaryState.STOPPED):
             return
         self._transition(PrimaryEvent.STOP)
+        self._drains_at_s = None
+        self._readiness.set(STOPPING)
         self._manager.stopping()
         self._keeper.stopping()
         self._binding.unlink()
@@ -427,7 +441,10 @@ class Primary:
             "reload": self._supervisor.describe_reload(),
             "live": sorted(self._workers.live),
             "sidecars": self._sidecars.describe(),
+            "state": self.state.value,
             "stopping": self.state in (PrimaryState.STOPPING, PrimaryState.STOPPED),
+            "unready": self._readiness.reasons(),
+            "drains_in_s": None if self._drains_at_s is None else round(self._drains_at_s - self._poller.now(), 1),
             **self._routing.statistics(),
-            "counters": dict(self._counters),
+            "counters": dict(self._poller.counters),
         }

@@ -13,6 +13,7 @@ class PrimaryState(enum.Enum):
 
     STARTING = "starting"  # no worker was ready yet, and no client is accepted
     SERVING = "serving"
+    LAME_DUCK = "lame duck"  # everything is served on, and load balancers learn that it ends
     STOPPING = "stopping"  # no client is accepted any more
     STOPPED = "stopped"  # the loop ends
 
@@ -21,6 +22,7 @@ class PrimaryEvent(enum.Enum):
     """What moves it on."""
 
     LISTEN = "listen"  # the first worker is ready
+    WARN = "warn"  # the stop is to be announced first
     STOP = "stop"  # a signal, a command, or no worker could boot
     RELEASE = "release"  # everything is left to a successor
     ENDED = "ended"  # no worker and no sidecar is left
@@ -29,7 +31,9 @@ class PrimaryEvent(enum.Enum):
 TRANSITIONS: Final[dict[tuple[PrimaryState, PrimaryEvent], PrimaryState]] = {
     (PrimaryState.STARTING, PrimaryEvent.LISTEN): PrimaryState.SERVING,
     (PrimaryState.STARTING, PrimaryEvent.STOP): PrimaryState.STOPPING,
+    (PrimaryState.SERVING, PrimaryEvent.WARN): PrimaryState.LAME_DUCK,
     (PrimaryState.SERVING, PrimaryEvent.STOP): PrimaryState.STOPPING,
     (PrimaryState.SERVING, PrimaryEvent.RELEASE): PrimaryState.STOPPED,
+    (PrimaryState.LAME_DUCK, PrimaryEvent.STOP): PrimaryState.STOPPING,
     (PrimaryState.STOPPING, PrimaryEvent.ENDED): PrimaryState.STOPPED,
 }

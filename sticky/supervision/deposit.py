@@ -22,11 +22,14 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from sticky.handoff.worker_handle import WorkerHandle, WorkerState
 from sticky.keys.hashing import Slot
 from sticky.supervision.environment import Environment
+
+WANTED: Final = "wanted"  # how many workers an operator has asked for
+GENERATION: Final = "generation"  # of the last reload
 
 
 class Deposit(Protocol):

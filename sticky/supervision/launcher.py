@@ -11,7 +11,7 @@ import errno
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sticky.handoff.orphan_report import terms_of
 from sticky.handoff.worker_handle import WorkerHandle
@@ -19,6 +19,16 @@ from sticky.keys.hashing import Slot
 from sticky.loop.log_lines import WORKER_NOT_STARTED, log
 from sticky.settings import ClusterSettings
 from sticky.supervision.environment import Environment
+
+SLOT: Final = "STICKY_SLOT"
+"""The environment variable that names a worker's slot, for what reads nothing else."""
+
+EnvOf = Callable[[Slot], Mapping[str, str]]
+
+
+def worker_env(env: Mapping[str, str], env_of: EnvOf, slot: Slot) -> dict[str, str]:
+    """Return the environment of a slot's worker. What the application says about its slot comes last, and wins."""
+    return {**env, SLOT: str(slot), **env_of(slot)}
 
 
 def worker_terms(settings: ClusterSettings, config: Any) -> str:
@@ -36,7 +46,7 @@ class Launcher:
         settings: ClusterSettings,
         *,
         argv: Sequence[str],
-        env_of: Callable[[Slot], Mapping[str, str]],
+        env_of: EnvOf,
         config: Any,
         node: str,
         secret: bytes,

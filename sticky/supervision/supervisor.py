@@ -37,7 +37,6 @@ from typing import Any, Final
 from sticky.errors import OutOfTurn
 from sticky.handoff.channel import Kind
 from sticky.handoff.handoff import Dispatcher
-from sticky.handoff.messages import REFUSED
 from sticky.handoff.worker_handle import WorkerEvent, WorkerHandle, WorkerState, describe_end
 from sticky.keys.hashing import Slot
 from sticky.loop import log_lines
@@ -45,29 +44,28 @@ from sticky.loop.log_lines import log
 from sticky.loop.poller import HANGUP, WRITE, Poller
 from sticky.settings import WORKERS_MAX, ClusterSettings
 from sticky.supervision.adopted_processes import AdoptedProcesses
+from sticky.supervision.announcements import Announcements
 from sticky.supervision.crashes import Crashes
-from sticky.supervision.deposit import Deposit, Kept, WorkerDeposit
+from sticky.supervision.deposit import GENERATION, WANTED, Deposit, Kept, WorkerDeposit
 from sticky.supervision.environment import Environment
 from sticky.supervision.failed_boots import FailedBoots
+from sticky.supervision.hooks import ClusterHooks
 from sticky.supervision.inspections import Inspections
+from sticky.supervision.introductions import Introductions
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.message_relay import MessageRelay
+from sticky.supervision.readiness import NodeReadiness
 from sticky.supervision.reload import Reload
 from sticky.supervision.restarts import STEADY_S, Restarts
 from sticky.supervision.takeover import Takeover
 from sticky.supervision.watchdog import Watchdog
-from sticky.supervision.worker_messages import ERROR_REASON, OnGivenBack, WorkerMessages
+from sticky.supervision.worker_messages import ERROR_REASON, TakesBack, WorkerMessages
 from sticky.supervision.workers import Workers
 
 LAST_WORDS_MAX: Final = 64  # rounds of messages that a dead worker has left; its channel holds fewer
 KILL_GRACE_S: Final = 5.0  # after the drain's end
 REAP_S: Final = 0.05  # from the end of a channel to that of its process; longer where a child of it has the channel
 ASK_AGAIN_S: Final = 0.01  # while workers report which keys they have that belong to an added slot
-
-WANTED: Final = "wanted"  # kept for the next primary: how many workers an operator has asked for
-GENERATION: Final = "generation"  # kept likewise: of the last reload
-
-Hook = Callable[[str, dict[str, Any]], None]
 
 
 class Supervisor:
@@ -82,42 +80,43 @@ class Supervisor:
         launcher: Launcher,
         dispatcher: Dispatcher,
         crashes: Crashes,
+        readiness: NodeReadiness,
         *,
         deposit: Deposit,
         settings: ClusterSettings,
         counters: dict[str, int],
-        hook: Hook,
+        hooks: ClusterHooks,
+        acceptor: TakesBack,
         on_first_ready: Callable[[], None],
         on_reloaded: Callable[[], None],
         on_stopped: Callable[[int], None],
-        on_given_back: OnGivenBack,
     ) -> None:
         """
         Args:
             processes: those that an earlier primary has started.
             workers: the table, empty; the supervisor alone changes it.
             deposit: where workers and what was changed by operators are kept for the next primary.
-            hook: called with a lifecycle event and its fields: see `Cluster`.
+            hooks: are called at each event of a worker: see `Cluster`.
+            acceptor: gets the connections that workers give back.
             on_first_ready: called once, when the first worker is ready.
             on_reloaded: called when a reload has ended, well or not.
             on_stopped: called with the exit status, when no worker is left.
-            on_given_back: called with a connection that a worker gave back: see `WorkerMessages`.
         """
-        self.relay = MessageRelay(
-            poller, workers, on_message=lambda message: hook("message", message), counters=counters
-        )
+        self.relay = MessageRelay(poller, workers, hooks, counters=counters)
         self._poller = poller
         self._workers = workers
         self._launcher = launcher
         self._dispatcher = dispatcher
         self._crashes = crashes
+        self._readiness = readiness
         self._settings = settings
         self._counters = counters
-        self._hook = hook
+        self._announcements = Announcements(workers, hooks, crashes, readiness)
         self._on_first_ready = on_first_ready
         self._on_reloaded = on_reloaded
         self._on_stopped = on_stopped
         self.inspections = Inspections(poller, workers)
+        self._introductions = Introductions(workers, sticky=settings.affinity.sticky, is_on=settings.migrates)
         self._restarts = Restarts(boots_max=settings.boots_max)
         self._reload = Reload(workers, self)
         self._failed_boots = FailedBoots(self._restarts, self._reload, self, counters=counters)
@@ -135,7 +134,7 @@ class Supervisor:
             self.relay,
             self.inspections,
             self._takeover,
-            on_given_back=on_given_back,
+            acceptor=acceptor,
             counters=counters,
         )
         self._stopping = False
@@ -178,7 +177,7 @@ class Supervisor:
         self._deposit.started(worker)
         self._counters["started"] += 1
         log(logging.DEBUG, log_lines.WORKER_STARTED, slot=slot, pid=worker.pid, generation=worker.generation)
-        self._hook("fork", _identity(worker))
+        self._announcements.started(worker)
         return worker
 
     def watch(self, worker: WorkerHandle) -> None:
@@ -233,8 +232,8 @@ class Supervisor:
         self._workers.watch_channel(worker)
 
     def retire_requested(self, worker: WorkerHandle) -> None:
-        """Replace a worker that got TERM from outside. One that is not live any more ends already."""
-        if self._workers.is_live(worker):
+        """Replace a worker that got TERM from outside. One that is not live, or whose server stops, ends already."""
+        if self._workers.is_live(worker) and not self._readiness.is_stopping:
             self.replace(worker.slot)
 
     def worker_ready(self, worker: WorkerHandle) -> None:
@@ -259,7 +258,8 @@ class Supervisor:
             )
             return
         self._dispatcher.away.warn(worker)
-        if worker.state is WorkerState.STARTING:  # else it was ready under an earlier primary
+        is_new = worker.state is WorkerState.STARTING  # else it was ready under an earlier primary
+        if is_new:
             worker.transition(WorkerEvent.READY)
             worker.ready_at = worker.last_beat_at = self._poller.now()
             self._deposit.changed(worker)
@@ -272,12 +272,14 @@ class Supervisor:
         self._poller.after(STEADY_S, lambda: self._on_steady(worker))
         if self._restarts.record_ready():
             self._takeover.when_over(self._on_first_ready)
-        self._hook("online", _identity(worker))
-        self._workers.notify_all("online", _identity(worker), but=worker)
-        for refusal in self._crashes.now_refused():
-            self._workers.send(worker, Kind.EVENT, REFUSED, refusal)
+        self._announcements.ready(worker)
         if predecessor is not None:
+            self._introductions.succeeded(predecessor, worker, self._wanted)
             self.retire(predecessor)
+        elif slot < self._wanted and is_new:
+            self._introductions.filled(worker, self._wanted)
+            for draining in self._workers.draining(slot):  # whose successor has died before it had all of them
+                self._introductions.succeeded(draining, worker, self._wanted)
         self._dispatcher.slot_filled()
         if self._stopping or slot >= self._wanted:
             self.retire(worker)
@@ -304,8 +306,7 @@ class Supervisor:
         self._workers.leave_service(worker)
         self._takeover.gone(worker)
         self._poller.after(REAP_S, lambda: self._dispatcher.worker_lost(worker))
-        self._hook("disconnect", _identity(worker))
-        self._workers.notify_all("exit", _identity(worker), but=worker)
+        self._announcements.lost(worker)
         if was_draining:
             return  # it is killed after its drain
         # A process that has only closed its channel may serve on as long as an orphan.
@@ -332,7 +333,7 @@ class Supervisor:
         if worker.boot_error is None:
             level = logging.INFO if code == 0 else logging.WARNING
             log(level, log_lines.WORKER_EXITED, slot=worker.slot, pid=pid, reason=describe_end(code))
-        self._hook("exit", {**_identity(worker), "status": code, "expected": worker.is_retired})
+        self._announcements.ended(worker, code)
         if self._stopping:
             if not self._workers.by_pid:
                 self._on_stopped(self._status)
@@ -393,6 +394,7 @@ class Supervisor:
         for number in range(self._wanted, before):
             worker = self._workers.live.get(Slot(number))
             if worker is not None:
+                self._introductions.removed(worker, self._wanted)
                 self.retire(worker)
         self._dispatcher.slots_changed(self._wanted)
 
@@ -444,7 +446,3 @@ class Supervisor:
     def describe_reload(self) -> dict[str, Any]:
         """Return a snapshot of the last reload: how many workers are still to be replaced, and why it was given up."""
         return self._reload.describe()
-
-
-def _identity(worker: WorkerHandle) -> dict[str, Any]:
-    return {"slot": worker.slot, "worker_id": worker.worker_id, "pid": worker.pid}

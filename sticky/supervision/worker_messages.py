@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from sticky.errors import OutOfTurn
@@ -28,7 +27,12 @@ from sticky.supervision.takeover import Takeover
 
 ERROR_REASON: Final = "an error in the primary, see above"  # a handler of ours has raised
 
-OnGivenBack = Callable[[socket.socket, str, int, bytes], None]
+
+class TakesBack(Protocol):
+    """Places a connection whose next request belongs to another worker: the acceptor."""
+
+    def take_back(self, sock: socket.socket, peer_address: str, port: int, received: bytes) -> None:
+        """Take over a connection that a worker gives back, with the bytes that were read from it."""
 
 
 class MessageActions(Protocol):
@@ -56,13 +60,12 @@ class WorkerMessages:
         inspections: Inspections,
         takeover: Takeover,
         *,
-        on_given_back: OnGivenBack,
+        acceptor: TakesBack,
         counters: dict[str, int],
     ) -> None:
         """
         Args:
-            on_given_back: called with a connection that a worker gives back, its peer's address and port, and the bytes
-                that were read from it. It owns the socket.
+            acceptor: gets each connection that a worker gives back, and owns its socket from then on.
         """
         self._poller = poller
         self._actions = actions
@@ -70,7 +73,7 @@ class WorkerMessages:
         self._relay = relay
         self._inspections = inspections
         self._takeover = takeover
-        self._on_given_back = on_given_back
+        self._acceptor = acceptor
         self._counters = counters
 
     def receive(self, worker: WorkerHandle) -> bool:
@@ -112,7 +115,7 @@ class WorkerMessages:
         elif isinstance(message, messages.Nack):
             self._dispatcher.take_back(worker, message.number)
         elif isinstance(message, messages.Ended):
-            self._dispatcher.ended(worker, message.counts)
+            self._dispatcher.ended(worker, message.counts, message.arrived)
         elif isinstance(message, messages.KeysAway):
             self._dispatcher.away.keys_away(worker, message.keys, message.seen, message.request, message.is_all)
         elif isinstance(message, messages.KeysEnded):
@@ -128,7 +131,9 @@ class WorkerMessages:
         elif isinstance(message, messages.Sent):
             self._relay.relay(worker, message.name, message.data)
         elif isinstance(message, messages.Held):
-            self._dispatcher.held(worker, message.counts)
+            is_unknown = "" in message.counts  # it does not know the addresses
+            counts: tuple[dict[str, int], dict[str, int]] = ({}, message.counts)
+            self._dispatcher.ended(worker, *(reversed(counts) if is_unknown else counts))
         elif isinstance(message, messages.WorkerIdentity):
             self._takeover.identified(worker, message)
         elif isinstance(message, messages.GiveBack):
@@ -153,6 +158,6 @@ class WorkerMessages:
         except OSError as error:
             raise OutOfTurn(f"it gives back what is no connection of a client ({error.strerror})") from error
         self._poller.guard(
-            lambda: self._on_given_back(sock, message.peer_address, message.port, received.carried),
+            lambda: self._acceptor.take_back(sock, message.peer_address, message.port, received.carried),
             on_failed=sock.close,
         )

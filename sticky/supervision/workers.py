@@ -72,6 +72,10 @@ class Workers:
         """Return whether a worker of a slot was started and is not ready yet."""
         return any(each.slot == slot and each.state is WorkerState.STARTING for each in self.by_pid.values())
 
+    def draining(self, slot: Slot) -> list[WorkerHandle]:
+        """Return the workers that drain in a slot."""
+        return [each for each in self.by_pid.values() if each.slot == slot and each.state is WorkerState.DRAINING]
+
     def is_dying(self) -> bool:
         """Return whether a worker's channel has ended and its process is not reaped: how it ended is not known yet."""
         return any(worker.state is WorkerState.GONE for worker in self.by_pid.values())
@@ -93,6 +97,11 @@ class Workers:
     def send(self, worker: WorkerHandle, kind: Kind, *fields: Any) -> None:
         """Send a message, now or when the channel has room again. A dead worker gets none, which is no error."""
         if not worker.send(kind, *fields):
+            self.wants_write(worker, True)
+
+    def send_fd(self, worker: WorkerHandle, kind: Kind, *fields: Any, fd: int) -> None:
+        """As `send`, with a descriptor, which is owned from here on."""
+        if not worker.send_fd(kind, *fields, fd=fd):
             self.wants_write(worker, True)
 
     def notify_all(self, event: str, about: dict[str, Any], *, but: WorkerHandle | None = None) -> None:

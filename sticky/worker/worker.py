@@ -19,8 +19,6 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
-import os
-import select
 import signal
 import socket
 import sys
@@ -32,7 +30,6 @@ from sticky.handoff import messages
 from sticky.handoff.blame import key_of
 from sticky.handoff.channel import (
     CARRIED_MAX,
-    CHANNEL_FD,
     Channel,
     ChannelClosed,
     Kind,
@@ -42,24 +39,27 @@ from sticky.handoff.channel import (
     connection_from,
 )
 from sticky.handoff.journal import NO_JOURNAL, NO_MARK, Journal
-from sticky.handoff.messages import DATA_DEPTH_MAX, NAME_MAX, REFUSED, TEXT_MAX, from_primary, is_shallow
+from sticky.handoff.messages import DATA_DEPTH_MAX, NAME_MAX, READINESS, REFUSED, TEXT_MAX, from_primary, is_shallow
 from sticky.handoff.orphan_report import VERSION, OrphanReport
 from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.hashing import Hashing, Slot, StickyId
+from sticky.loop.timers import Timers
 from sticky.worker import stacks
-from sticky.worker.acknowledgements import SETTLE_TURNS, Acknowledgements
+from sticky.worker.acknowledgements import Acknowledgements
 from sticky.worker.adopted import Adopted, adopted_of
+from sticky.worker.boot import receive_boot
 from sticky.worker.ended_report import EndedReport
 from sticky.worker.handlers import Handlers, answer_refused, guard
 from sticky.worker.heartbeat import Heartbeat
 from sticky.worker.identity_report import IdentityReport
 from sticky.worker.key_report import KeyReport
+from sticky.worker.moves import Moves, Moving
+from sticky.worker.node_state import NodeState
 from sticky.worker.orphanhood import Orphanhood
 from sticky.worker.primary_link import PrimaryLink
 from sticky.worker.routes import Routes
 
 EXIT_BOOT: Final = 3  # the worker cannot boot: starting it again at once would not help
-BOOT_WAIT_S: Final = 30.0  # for the first message, which the primary sends when it starts the process
 
 NOT_ADOPTED_LINE: Final = 'handoff rejected handoff=%d reason="it could not be adopted"'
 NO_DESCRIPTOR_LINE: Final = 'handoff rejected handoff=%d reason="out of file descriptors (ulimit -n)"'
@@ -77,12 +77,15 @@ def _no_statistics() -> Mapping[str, Any]:
 class Worker:
     """This process, as the primary knows it."""
 
-    def __init__(self, channel: Channel, boot: dict[str, Any], journal: Journal = NO_JOURNAL) -> None:
+    def __init__(
+        self, channel: Channel, boot: dict[str, Any], journal: Journal = NO_JOURNAL, *, timers: Timers | None = None
+    ) -> None:
         """
         Args:
             channel: to the primary. The worker owns it from here on.
             boot: what the BOOT message says.
             journal: where requests in flight are noted, for the case of a crash.
+            timers: of acknowledgements and reports; the running event loop's unless given.
 
         Raises:
             LookupError, TypeError, ValueError: `boot` is incomplete or wrong.
@@ -93,19 +96,20 @@ class Worker:
         self.node: str = boot["node"]
         self.generation: int = boot["generation"]
         self.config: Any = boot["config"]
+        self.node_state = NodeState()
+        """What the primary said of the whole server, for the answers to a load balancer's probes."""
         self.open = 0
         """Adopted connections that have not ended."""
         self._adopted = 0  # connections ever adopted
         self._heartbeat_s: float = boot["heartbeat_s"]
         hashing = Hashing(boot["secret"], previous=boot.get("secret_previous"))  # None of a primary before this field
         self._affinity = Affinity(AffinitySettings.from_builtins(boot["affinity"]), hashing)
-        self.routes = Routes(self._affinity, hashing, self.slot, on_key_ended=lambda: self._key_report.send())
         self._journal = journal
         self._channel = channel
         self._link = PrimaryLink(channel)
-        self._acknowledgements = Acknowledgements(self._link)
-        self._ended_report = EndedReport(self._link)
-        self._key_report = KeyReport(self._link, self.routes, self._acknowledgements)
+        self._acknowledgements = Acknowledgements(self._link, timers)
+        self._ended_report = EndedReport(self._link, timers)
+        self._key_report = KeyReport(self._link, self._acknowledgements)
         self._identity_report = IdentityReport(self._link, self._acknowledgements)
         self._orphanhood = Orphanhood(
             boot.get("directory", ""),
@@ -113,8 +117,17 @@ class Worker:
             grace_s=boot["orphan_grace_s"],
             on_over=self._begin_drain,
         )
+        self.routes = Routes(self._affinity, hashing, self.slot, report=self._key_report)
+        self.moves = Moves(
+            self.slot, self._affinity, hashing, self.routes, journal, self._ended_report, self._key_report, self._count
+        )
         self._drain = asyncio.Event()
         self._drain_s = 0.0
+
+    def _count(self, more: int, peer_address: str) -> None:
+        """Count connections that came from another worker; -1 where one was refused after all."""
+        self.open += more
+        (self._identity_report.opened if more > 0 else self._identity_report.closed)(peer_address)
 
     @property
     def orphaned(self) -> bool:
@@ -131,29 +144,11 @@ class Worker:
         Raises:
             NotAWorker: no primary started this process.
         """
-        text = os.environ.pop(CHANNEL_FD, "")
-        if not text.isdecimal():
-            raise NotAWorker(f"{CHANNEL_FD} is not set")
-        try:
-            sock = socket.socket(fileno=int(text))
-        except OSError as error:
-            raise NotAWorker(f"{CHANNEL_FD} names no socket ({error.strerror})") from error
-        sock.set_inheritable(False)  # not for the children of the application
-        channel = Channel(sock, from_primary)
-        poll = select.poll()  # select() knows no descriptor above 1023, and the channel may be one
-        poll.register(sock, select.POLLIN)
-        if not poll.poll(BOOT_WAIT_S * 1000):
-            raise NotAWorker("the primary has sent nothing")
-        try:
-            first = channel.receive()[0]
-        except ChannelClosed:
-            raise NotAWorker("the primary is gone") from None
-        if isinstance(first, Unreadable) or not isinstance(first.message, messages.Boot):
-            raise NotAWorker(f"the first message of the primary is not BOOT: {first}")
+        channel, about, journal = receive_boot()
         faulthandler.register(signal.SIGUSR2, all_threads=True)  # the primary requests the stacks of a hung worker
         global _this
         try:
-            _this = cls(channel, first.message.about, Journal.from_fd(first.fd))
+            _this = cls(channel, about, journal)
         except (LookupError, TypeError, ValueError) as error:
             raise NotAWorker(f"the BOOT message of the primary cannot be used: {error!r}") from error
         return _this
@@ -182,6 +177,7 @@ class Worker:
         on_message: Callable[[str, Any], object] | None = None,
         on_event: Callable[[str, dict[str, Any]], object] | None = None,
         on_refused: Callable[[Adopted], object] | None = None,
+        moving: Moving | None = None,
         statistics: Callable[[], Mapping[str, Any]] = _no_statistics,
     ) -> None:
         """
@@ -190,27 +186,29 @@ class Worker:
         Args:
             on_connection: takes over a connection, and calls `closed` with it when it has ended. It must not read from
                 the socket in this turn of the loop. What it raises is logged, and another worker gets the connection.
-            on_drain: moves the clients elsewhere, within so many seconds. It begins some turns of the loop after the
-                last connection came: what had arrived with that one is read by then.
+            on_drain: moves the clients elsewhere, within so many seconds. It begins when every adopted connection was
+                read (`Adopted.first_byte_read`), or has had `acknowledgements.UNREAD_MAX_S` for it.
             on_message: gets the messages of other processes: the sender ("primary" or "slot:3") and the data.
             on_event: gets the events of other workers: "online" and "exit", each with their `slot` and `worker_id`.
             on_refused: as `on_connection`, for a connection that has to be refused in its own protocol, because its
                 client's requests have crashed workers. By default it gets 503. The primary refuses plain HTTP itself.
+            moving: moves connections to other workers and takes them over from there; without it none moves.
             statistics: returns plain data for `status`, at each heartbeat.
         """
         loop = asyncio.get_running_loop()
         handlers = Handlers(on_connection, on_refused, on_message, on_event)
+        self.moves.serve(moving)
         loop.add_signal_handler(signal.SIGTERM, self._link.send, Kind.RETIRE)
         loop.add_reader(self._channel.fileno(), self._on_readable, handlers)
         beating = loop.create_task(self._beat_forever(Heartbeat(self._link, statistics)))
         try:
             await self._drain.wait()
-            for _ in range(SETTLE_TURNS):
-                await asyncio.sleep(0)
+            await self._acknowledgements.wait_until_read()
             await on_drain(self._drain_s)
         finally:
             beating.cancel()
             self._orphanhood.end()
+            await self.moves.close()
             loop.remove_signal_handler(signal.SIGTERM)
             if not self.orphaned:
                 loop.remove_reader(self._channel.fileno())
@@ -223,12 +221,14 @@ class Worker:
 
         Args:
             adopted: the connection, if the caller has kept it. Its key is released. Without it the caller has to call
-                `LiveKeys.leave`; otherwise a key that is away stays here until this worker has no connection at all.
+                `LiveKeys.leave` and `Settlement.ended`. Otherwise a key that is away stays here until this worker has
+                no connection at all, and a close soon after the adoption reaches the client late.
             peer_address: the connection's, from a caller that has not kept `adopted`. Without either, the primary does
                 not know how many connections an address has, and counts none of this worker's connections.
         """
         if adopted is not None:
             peer_address = adopted.peer_address
+            adopted.settlement.ended()
             self.routes.keys.leave(adopted.key)
         self.open -= 1
         assert self.open >= 0, "a connection ends once"
@@ -290,7 +290,6 @@ class Worker:
         finally:
             close_all(each.fd for each in received[handled:] if isinstance(each, Received))
         self._acknowledgements.acknowledge()
-        self._acknowledgements.schedule_settling()
 
     def _handle(self, received: Received, handlers: Handlers) -> None:
         message = received.message
@@ -307,8 +306,11 @@ class Worker:
             self._link.send(Kind.INSPECTED, _encodable(stacks.describe()[:TEXT_MAX]))
         elif isinstance(message, messages.Slots):
             self.routes.some_are_elsewhere = message.some_are_elsewhere
+            self.moves.slots = message.slots
             if message.request:  # 0 requests nothing
-                self._key_report.answer(message.slots, message.request)
+                self._key_report.answer(self.routes, message.slots, message.request)
+        elif isinstance(message, messages.Peer):
+            self.moves.introduced(message, received.fd)
         elif isinstance(message, messages.ClusterEvent):
             self._handle_event(message, handlers)
         elif isinstance(message, messages.Sent) and handlers.on_message is not None:
@@ -317,6 +319,9 @@ class Worker:
     def _handle_event(self, message: messages.ClusterEvent, handlers: Handlers) -> None:
         if message.name == REFUSED:
             guard(self.routes.refuse, message.about["key"], message.about["for_s"])
+            return
+        if message.name == READINESS:
+            guard(self.node_state.learn, message.about)
             return
         self.routes.forget()
         if handlers.on_event is not None:
@@ -335,13 +340,14 @@ class Worker:
         self.open += 1
         self._identity_report.opened(message.peer_address)
         is_refused = message.reason == REFUSED
-        key = None
+        key = settlement = None
         try:
             crash_key = key_of(self._affinity, message.address, message.sticky_id)
             mark = NO_MARK if is_refused else self._journal.open(crash_key)
-            self._acknowledgements.adopted(message.number, mark)
+            settlement = self._acknowledgements.adopted(message.number, mark, is_raw=message.kind == "raw")
             key = self.routes.key_of(message.address, message.sticky_id)
-            adopted = adopted_of(message, sock, received, mark=mark, key=None if is_refused else key)
+            held_key = None if is_refused else key
+            adopted = adopted_of(message, sock, received, mark=mark, key=held_key, settlement=settlement)
             self.routes.keys.enter(key, away=message.away)
             if is_refused:
                 self.routes.keys.leave(key)  # it is not served, so it keeps no key here
@@ -353,7 +359,7 @@ class Worker:
             logger.exception(NOT_ADOPTED_LINE, message.number)
             self.open -= 1
             self._identity_report.closed(message.peer_address)
-            self._acknowledgements.reject(message.number)
+            self._acknowledgements.reject(message.number, settlement)
             self.routes.keys.leave(key)
             sock.close()
 
@@ -379,7 +385,7 @@ class Worker:
             self._ended_report.retry()
             heartbeat.beat(self.open, self._adopted)
             self._acknowledgements.acknowledge()
-            self._key_report.send()
+            self._key_report.send(self.routes)
             self._identity_report.send()
             await asyncio.sleep(self._heartbeat_s)
 

@@ -10,9 +10,9 @@ import realtime
 from realtime import CloseCode, codes
 
 MET = """
-    AnswerError App BrokerUnavailable ClientError ClientInfo CloseCode Connection DeclarationError Disconnect
-    MemberCounts MembersPage NotKept Page Position Publication RealtimeError Reject RoomError RoomHandle UnknownRoom
-    UserHandle
+    AnswerError App BrokerUnavailable ClientError ClientInfo CloseCode Connection ConnectionMoved DeclarationError
+    Disconnect MemberCounts MembersPage NotKept Page Position Publication RealtimeError Reject RoomError RoomHandle
+    UnknownRoom UserHandle
 """
 
 

@@ -33,8 +33,8 @@ ROOM = "chat:a"
 
 # What the worker and the wire protocol call, on the loop alone: no business of an application's.
 WORKER = """
-    accepts bind check connect disconnect empty has_end_hook hub leave lost message publish room_options rpc_call
-    shutdown startup subscribe
+    accepts bind check connect disconnect empty has_end_hook hub leave lost message migrate publish room_options
+    room_patterns rpc_call shutdown startup subscribe
 """
 FOR_THE_WORKER = {f"App.{name}" for name in WORKER.split()} | {"RoomHandle.check", "App.__call__"}
 
@@ -226,6 +226,7 @@ CASES = {
     "App.event_loop": Case(lambda scene: scene.app.event_loop(), has_loop),
     "App.on_disconnect": Case(lambda scene: scene.app.on_disconnect(nothing), registers("on_disconnect")),
     "App.on_connect": Case(lambda scene: scene.app.on_connect(nothing), registers("on_connect")),
+    "App.on_migrate": Case(lambda scene: scene.app.on_migrate(nothing), registers("on_migrate")),
     "App.on_message": Case(lambda scene: scene.app.on_message(nothing), registers("on_message")),
     "App.on_startup": Case(lambda scene: scene.app.on_startup(lambda: None), returns(lambda scene: scene.result)),
     "App.on_shutdown": Case(lambda scene: scene.app.on_shutdown(lambda: None), returns(lambda scene: scene.result)),
@@ -243,7 +244,7 @@ def public(kind: type) -> set[str]:
     names |= {"__call__"} if "__call__" in vars(kind) else set()
     stored = set(kind.__dict__.get("__slots__", ())) - {"event_loop"}
     if kind is Connection:  # what it is, is stored in its session's state
-        stored |= {*Identity.__struct_fields__, "state"}
+        stored |= {*Identity.__struct_fields__, "info", "state"}
     return {f"{kind.__name__}.{name}" for name in names - stored}
 
 

@@ -17,7 +17,17 @@ SECRET = "a secret of the tests, of 32 bytes or more"
 def server() -> Iterator[RunningServer]:
     """Takes anybody: with a token, or without."""
     env = {"REALTIME_TOKEN_HMAC_SECRET": SECRET}
-    with RunningServer(APP, "--anonymous", "--drain", "10", workers=4, env=env) as server:
+    with RunningServer(APP, "--anonymous", "--drain", "3", workers=4, env=env) as server:
+        server.wait_until_full()
+        yield server
+
+
+@pytest.fixture(scope="package")
+def cutting_server() -> Iterator[RunningServer]:
+    """As `server`, but connections do not move: in a reload every client has to come back."""
+    env = {"REALTIME_TOKEN_HMAC_SECRET": SECRET}
+    options = ("--anonymous", "--drain", "10", "--migrate", "off")
+    with RunningServer(APP, *options, workers=4, env=env) as server:
         server.wait_until_full()
         yield server
 

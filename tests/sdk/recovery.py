@@ -1,7 +1,8 @@
 """
 What an SDK has to get over: its worker is killed, its connection cut, the servers reloaded, while others publish.
 
-It comes back by itself, with everything that was published meanwhile: once, in order, and told as recovered.
+It comes back by itself, with everything that was published meanwhile: once, in order, and told as recovered. Where a
+reload moves its connection, it notices nothing.
 """
 
 from __future__ import annotations
@@ -94,10 +95,34 @@ def check_ledger(events: list[dict[str, Any]], numbers: Numbers) -> None:
 
 class Recovery:
     stage: type[Stage]
+    moves = True
+    """Whether a reload moves the connection."""
+
+    @run_async_for(120)
+    async def test_a_client_does_not_notice_a_reload(self, server: RunningServer) -> None:
+        if not self.moves:
+            pytest.skip("streams do not move")
+        await asyncio.to_thread(wait_until_whole, server)
+        async with self.stage(server) as stage:
+            ada, bela = await stage.enter_apart("Ada", "Bela")
+            channel = room()
+            for each in (ada, bela):
+                await each.subscribes(channel)
+            numbers = Numbers(bela, channel)
+            await numbers.wait_for_more(10)
+            await reload(server, ada)
+            await numbers.wait_for_more(20)
+            await numbers.stop()
+            assert numbers.acknowledged == numbers.sent
+            for each in (ada, bela):
+                await each.sees("publication", channel=channel, data=numbers.acknowledged[-1])
+                check_ledger(each.all("publication", channel=channel), numbers)
+                assert [len(each.all(event)) for event in ("connecting", "subscribing", "disconnected")] == [1, 1, 0]
 
     @pytest.mark.parametrize("cut", [kill_the_worker, cut_the_connection, reload])
     @run_async_for(120)
-    async def test_a_client_comes_back_and_misses_nothing(self, server: RunningServer, cut: Cut) -> None:
+    async def test_a_client_comes_back_and_misses_nothing(self, request: pytest.FixtureRequest, cut: Cut) -> None:
+        server = request.getfixturevalue("cutting_server" if cut is reload else "server")
         await asyncio.to_thread(wait_until_whole, server)
         async with self.stage(server) as stage:
             ada, bela = await stage.enter_apart("Ada", "Bela")

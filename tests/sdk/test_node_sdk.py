@@ -160,13 +160,16 @@ class TestNodeSDKInProtobuf(JavaScript, Lifecycle, Scenarios, Recovery):
 @pytest.mark.node
 class TestNodeSDKOverHttpStream(JavaScript, Lifecycle, Scenarios, Recovery):
     stage = HttpStreamStage
+    moves = False
 
 
 @pytest.mark.node
 class TestNodeSDKOverHttpStreamInProtobuf(JavaScript, Lifecycle, Scenarios, Recovery):
     stage = ProtobufHttpStreamStage
+    moves = False
 
 
 @pytest.mark.node
 class TestNodeSDKOverEvents(JavaScript, Lifecycle, Scenarios, Recovery):
     stage = SseStage
+    moves = False

@@ -1,0 +1,1 @@
+"""Moving live connections from one worker to another."""
