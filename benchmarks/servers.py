@@ -169,7 +169,8 @@ class Ours(Server):
     def groups(self) -> dict[str, list[int]]:
         status = self.ask("status")
         return {
-            "primary": [status["pid"]],
+            # A build without a keeper has the primary alone. What a keeper costs is the primary's cost.
+            "primary": [status["pid"], *([keeper["pid"]] if (keeper := status.get("keeper")) else [])],
             "workers": [each["pid"] for each in status["workers"]],
             "broker": [each["pid"] for each in status.get("sidecars", status.get("children", ()))],
         }

@@ -16,9 +16,12 @@ from typing import Any
 
 from sticky.keys.hashing import Slot
 from sticky.loop.poller import Poller
+from sticky.process.keeper_link import KeeperLink
+from sticky.process.orphans import Orphans
 from sticky.process.primary import Primary
 from sticky.settings import ClusterSettings
 from sticky.supervision.environment import OperatingSystem
+from sticky.supervision.launcher import worker_terms
 from sticky.supervision.sidecars import Sidecar
 
 __all__ = ["Cluster", "ClusterSettings", "Sidecar"]
@@ -79,14 +82,27 @@ class Cluster:
         """Have another hook called for an event, after those it has."""
         self._hooks.setdefault(event, []).append(hook)
 
-    def run(self) -> int:
+    def run(self, keeper: KeeperLink | None = None) -> int:
         """
         Be the primary until the cluster has stopped, and return the exit status: 0, 3 when no worker could boot,
         128 + N when signal N ended it at once.
 
+        Without a keeper nothing outlives this process: when it dies, connects are refused, and workers serve what they
+        have for `orphan_grace_s`. `realtime serve` has a keeper, which needs a command that it can start again.
+
+        Args:
+            keeper: what started this process, from `KeeperLink.from_environment`; None for a primary without a keeper.
+
         Raises:
             SettingsError: an address is wrong or taken, the user cannot be changed, or the control socket not be made.
         """
+        if keeper is not None and not keeper.is_takeover:
+            keeper.kept = Orphans(
+                keeper.directory,
+                terms=worker_terms(self.settings, self._worker_config),
+                sidecar_terms={each.word: each.terms for each in self._sidecars},
+                drain_s=self.settings.drain_s,
+            ).collect()
         self._primary = Primary(
             Poller(),
             OperatingSystem(),
@@ -97,6 +113,7 @@ class Cluster:
             env=self._env,
             env_of=self._env_of,
             hooks=self._hooks,
+            keeper=keeper,
         )
         return self._primary.run()
 

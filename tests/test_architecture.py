@@ -45,6 +45,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 STICKY_LAYERS: tuple[str, ...] = (
     "sticky.cluster",
     "sticky.process",
+    "sticky.keeper",
     "sticky.supervision",
     "sticky.settings",
     "sticky.accept",
@@ -266,7 +267,9 @@ def test_the_load_client_imports_nothing_of_the_server() -> None:
 
 def test_only_the_settings_read_the_environment() -> None:
     # The worker's end of `sticky` finds its channel by a variable; the cluster hands the whole environment on, unread.
-    allowed = {"realtime/settings/sources.py", "sticky/worker/worker.py", "sticky/cluster.py"}
+    # So does the keeper, and a primary finds its link to the keeper by a variable.
+    allowed = {"realtime/settings/sources.py", "sticky/worker/boot.py", "sticky/cluster.py"}
+    allowed |= {"sticky/keeper/keeper.py", "sticky/process/keeper_start.py"}
     readers = {
         str(path.relative_to(ROOT))
         for package in ("sticky", "realtime")

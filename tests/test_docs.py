@@ -77,7 +77,7 @@ def test_every_signal_in_the_table_is_one_that_the_primary_knows() -> None:
     table = page.read_text().partition("## Signals")[2].partition("\n## ")[0]
     first_cells = re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE)
     named = {name for cell in first_cells for name in re.findall(r"`([A-Z0-9]+)`", cell)}
-    assert named == {"TERM", "INT", "QUIT", "HUP", "TTIN", "TTOU"}
+    assert named == {"TERM", "INT", "QUIT", "HUP", "TTIN", "TTOU", "USR2"}
     assert all(hasattr(signal, f"SIG{name}") for name in named)
 
 

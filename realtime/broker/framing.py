@@ -43,7 +43,10 @@ class Framed(asyncio.Protocol):
         self._turn: list[bytes] = []  # messages of this turn of the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send what was to be sent before: a link of an earlier process gets events while it waits for this."""
         self.transport = transport
+        if self._turn:
+            self._flush()
 
     def data_received(self, data: bytes) -> None:
         """Pass each whole message to `received`. The rest stays in the buffer, and is moved once per call."""
@@ -67,6 +70,21 @@ class Framed(asyncio.Protocol):
         """Handle one message."""
         raise AssertionError("each subclass overrides this")
 
+    @property
+    def unread(self) -> bytes:
+        """The beginning of a message that has not arrived whole."""
+        return bytes(self._buffer)
+
+    @unread.setter
+    def unread(self, data: bytes) -> None:
+        assert self.transport is None, "these bytes come before all that the transport reads"
+        self._buffer += data
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether messages wait: for the end of this turn of the loop, or for the other end to read."""
+        return bool(self._turn) or self.transport.get_write_buffer_size() > 0
+
     def send(self, message: Any) -> None:
         """Send one message at the end of this turn of the loop. It is harmless when the link is gone."""
         self.send_frame(frame(message))
@@ -79,7 +97,8 @@ class Framed(asyncio.Protocol):
 
     def _flush(self) -> None:
         """Write the frames of this turn at once."""
-        assert self._turn, "send_frame() schedules this once, with the first message of a turn"
+        if self.transport is None:
+            return
         turn, self._turn = self._turn, []
-        if self.transport is not None and not self.transport.is_closing():
+        if turn and not self.transport.is_closing():
             self.transport.write(b"".join(turn))

@@ -1,9 +1,7 @@
 """
-The local broker's process: the state of memory_state.py, served to all workers of one machine over a Unix socket.
+The local broker: the state of memory_state.py, served to all workers of one machine over a Unix socket.
 
-Runs beside the workers, as a child of the primary: `python -m realtime.broker.local_server --socket PATH`. It stores
-everything in memory. It ends when the primary says so, or when the primary is gone and the last worker has left. The
-socket has mode 0600, because every program that can connect may do everything.
+Runs in the local broker's process (local_process.py), which starts and ends it. It stores everything in memory.
 
 Theory of operation
 ===================
@@ -18,10 +16,13 @@ and have one order. Events go to each subscribed worker in that order, on the sa
 - *disconnected*: its link ended without a goodbye. Its members stay for `LEASE_S`, because it may reconnect.
 - *dead*: `LEASE_S` has passed without a new link, or another worker sent `reap`. The primary notices a death at once,
   so `reap` usually comes first. Its members are reaped.
-- *orphaned*: it is dead or has left, and no heir existed for its lasting members. It is in `_orphans`. The next worker
+- *orphaned*: it is dead or has left, and no heir existed for its lasting members. It is in `orphans`. The next worker
   that says hello inherits them.
 
 Invariant: a link is in `_subscribers[room]` exactly if `room` is in its `rooms`. No empty set stays there.
+
+**One broker for each path.** The process holds a lock beside its socket (local_process.py). A second one on the same
+path waits a little, and ends: two brokers would split each room without a sign.
 
 **Slow workers.** A worker that does not read fast enough for `OUTBOUND_MAX` bytes loses its link. It then reconnects
 and recovers from the streams, like after any lost link.
@@ -32,27 +33,25 @@ It ends when the usage falls below `MEMORY_FREE` of the limit.
 **When a process dies:**
 
 - A worker: see *disconnected*. A command that was received whole takes effect; its answer is dropped.
-- This process: everything stored is gone. The primary starts a new one, whose streams have new epochs; by these the
-  workers see the loss. Workers subscribe and register their members again, before any of their other commands.
-- The primary: this process serves until the last worker has left, so that workers can drain.
+- This process, replaced in an upgrade: everything moves to its successor, links included (local_handover.py).
+- This process, in any other way: everything stored is gone. The primary starts a new one, whose streams have new
+  epochs; by these the workers see the loss. Workers subscribe and register their members again, before any of their
+  other commands.
+- The primary: nothing changes, for its keeper starts another, which goes on with this process.
+- The primary and its keeper, or a primary without one: the liveness socket (`--ready-fd`) ends. This process serves
+  until the last worker has left, so that workers can drain.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
 import logging
-import os
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
-import uvloop
 
-from realtime import logs
 from realtime.broker import formats
 from realtime.broker.base import (
     ClientInfo,
@@ -64,15 +63,15 @@ from realtime.broker.base import (
     Room,
     WorkerId,
 )
-from realtime.broker.framing import LOCAL_STOP_SIGNAL, Framed, frame
+from realtime.broker.framing import Framed, frame
 from realtime.broker.memory_state import MemoryState, StoredMember
 from realtime.broker.streams import Full
 from realtime.log_lines import log
 from realtime.timing.rate import Rate
 
+HANDOVER_VERSION: Final = 1  # of the messages in local_handover.py
 LEASE_S: Final = 6.0  # as with Redis (members.py): longer than a worker needs to reconnect
 OUTBOUND_MAX: Final = 64 * 1024 * 1024  # unsent bytes for one worker; above it the link is closed
-PARENT_S: Final = 1.0  # between two checks whether the primary lives
 
 # First element of each message to a worker.
 REPLY: Final = 0
@@ -136,7 +135,8 @@ class WorkerLink(Framed):
 
     def notify(self, event: bytes) -> None:
         """Send an event's frame, or close the link if more than `OUTBOUND_MAX` bytes are unsent."""
-        if self.transport.get_write_buffer_size() > OUTBOUND_MAX:
+        # Without a transport it is a link of an earlier process, which is connected next.
+        if self.transport is not None and self.transport.get_write_buffer_size() > OUTBOUND_MAX:
             log(logger, logging.ERROR, "x broker link closed", worker=self.worker, reason="it reads too slowly")
             self.transport.abort()
             return
@@ -146,13 +146,23 @@ class WorkerLink(Framed):
 class LocalBrokerServer:
     """The shared state of all workers, their links, and the subscriptions."""
 
-    def __init__(self, limit: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        """`limit`: bytes that may be used."""
+    def __init__(
+        self,
+        limit: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        on_hand_over: Callable[[WorkerLink], object] = lambda link: None,
+    ) -> None:
+        """
+        Args:
+            limit: bytes that may be used.
+            on_hand_over: called with the link of a successor that asks for everything (local_handover.py).
+        """
         self.state = MemoryState(limit)
         self.peers: set[WorkerLink] = set()  # all links, those without a hello included
         self._subscribers: dict[Room, set[WorkerLink]] = {}
-        self._orphans: set[WorkerId] = set()  # dead workers that still own lasting members
+        self.orphans: set[WorkerId] = set()  # dead workers that still own lasting members
         self._clock = clock
+        self._on_hand_over = on_hand_over
         self._is_full = False
 
     # Links
@@ -175,6 +185,19 @@ class LocalBrokerServer:
         if departed and heir is not None:
             heir.notify(frame([DEPARTED, departed]))
 
+    def adopt(self, link: WorkerLink, rooms: Iterable[Room]) -> None:
+        """Take the link of an earlier process over, which gets a transport next."""
+        for room in rooms:
+            link.rooms.add(room)
+            self._subscribers.setdefault(room, set()).add(link)
+
+    def resume_leases(self) -> None:
+        """Begin the leases anew of workers that own members and have no link, after an earlier process."""
+        linked = {peer.worker for peer in self.peers}
+        for worker in self.state.owners():
+            if worker not in linked and worker not in self.orphans:
+                asyncio.get_running_loop().call_later(LEASE_S, self._end_lease, worker)
+
     def _heir(self) -> WorkerLink | None:
         """Return a worker that can inherit. Any will do, because a lasting member needs an owner and no connection."""
         return next((each for each in self.peers if each.worker and not each.said_goodbye), None)
@@ -190,11 +213,19 @@ class LocalBrokerServer:
         assert not peer.worker, "local.py sends hello once, as the first command of a link"
         peer.worker = WorkerId(_text(raw[0]))
         peer.notify(frame([STATE, self.statistics()]))
-        orphans, self._orphans = self._orphans - {peer.worker}, set()
+        orphans, self.orphans = self.orphans - {peer.worker}, set()
         inherited = [departed for worker in sorted(orphans) for departed in self._reap(worker, peer)]
         if inherited:
             peer.notify(frame([DEPARTED, inherited]))
         return formats.pack(formats.LOCAL)
+
+    def hand_over(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
+        """Have everything moved to a successor, whose version of that is known here."""
+        assert not peer.worker, "a worker is no successor"
+        version = msgspec.msgpack.decode(raw[0], type=int)
+        if version != HANDOVER_VERSION:
+            raise ValueError(f"handover version {version} is unknown")
+        self._on_hand_over(peer)
 
     def goodbye(self, peer: WorkerLink, raw: list[msgspec.Raw]) -> None:
         """Remove the members of a worker that ends. Only inherited ones are reported: its leaves are announced."""
@@ -312,7 +343,7 @@ class LocalBrokerServer:
             if departed.announce and not departed.inherited:
                 self._notify(departed.room, [LEAVE, departed.room, departed.info])
         if self.state.has_members(worker):
-            self._orphans.add(worker)
+            self.orphans.add(worker)
         return reaped
 
     def _notify(self, room: Room, event: Any) -> None:
@@ -368,6 +399,7 @@ def _text(raw: msgspec.Raw) -> str:
 
 OPERATIONS: Final[dict[str, Callable[[LocalBrokerServer, WorkerLink, list[msgspec.Raw]], Any]]] = {
     "hello": LocalBrokerServer.hello,
+    "hand_over": LocalBrokerServer.hand_over,
     "goodbye": LocalBrokerServer.goodbye,
     "subscribe": LocalBrokerServer.subscribe,
     "unsubscribe": LocalBrokerServer.unsubscribe,
@@ -385,66 +417,3 @@ OPERATIONS: Final[dict[str, Callable[[LocalBrokerServer, WorkerLink, list[msgspe
     "allow": LocalBrokerServer.allow,
     "workers": LocalBrokerServer.workers,
 }
-
-
-async def serve(path: str, ready_fd: int | None, memory: int | None = None) -> None:
-    """
-    Serve until the primary sends `LOCAL_STOP_SIGNAL`, or until the primary and every worker are gone.
-
-    SIGTERM ends this process only when the primary is gone. A service manager may send SIGTERM to all processes at
-    once, and workers that drain still need their rooms.
-
-    Args:
-        path: of the socket.
-        ready_fd: gets a line feed when the socket is open; this function closes it.
-        memory: bytes that may be used.
-    """
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_signal_handler(LOCAL_STOP_SIGNAL, ended.set)
-    parent = os.getppid()
-
-    # The primary's process id now. When the primary dies, the kernel gives this process another parent.
-    def on_term() -> None:
-        if os.getppid() != parent:
-            ended.set()
-
-    loop.add_signal_handler(signal.SIGTERM, on_term)
-    server = LocalBrokerServer(memory)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # left by a broker that was killed
-    before = os.umask(0o177)
-    try:
-        listener = await loop.create_unix_server(lambda: WorkerLink(server), path)
-    finally:
-        os.umask(before)
-    if ready_fd is not None:
-        os.write(ready_fd, b"\n")
-        os.close(ready_fd)
-    sweeping = loop.create_task(server.sweep_forever())
-    while not ended.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), PARENT_S)
-        if os.getppid() != parent and not server.peers:
-            break
-    sweeping.cancel()
-    listener.close()
-    for peer in tuple(server.peers):
-        peer.transport.close()
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def main() -> None:
-    """Run the local broker."""
-    parser = argparse.ArgumentParser("realtime.broker.local_server")
-    parser.add_argument("--socket", required=True)
-    parser.add_argument("--ready-fd", type=int)
-    parser.add_argument("--memory", type=int)
-    arguments = parser.parse_args()
-    logs.set_up("broker")
-    uvloop.run(serve(arguments.socket, arguments.ready_fd, arguments.memory))
-
-
-if __name__ == "__main__":
-    main()

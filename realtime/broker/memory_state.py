@@ -30,7 +30,7 @@ from __future__ import annotations
 import bisect
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -49,6 +49,7 @@ from realtime.broker.base import (
     Room,
     WorkerId,
 )
+from realtime.broker.memory_parts import PART_ENTRIES, MembersPart, MetersPart, Part, in_parts
 from realtime.broker.streams import Budget, StreamStore, size_of
 from realtime.timing.rate import Meter, Rate
 
@@ -243,6 +244,33 @@ class MemoryState:
             meter = self._meters[(room, subject)] = Meter()
             self.budget.used += cost
         return meter.take(now, rate)
+
+    # Moving to another process
+
+    def export(self) -> Iterator[Part]:
+        """Give everything in parts, for `restore`. Nothing may change meanwhile."""
+        yield from self.streams.export()
+        members = ((room, each) for room, found in self._members.items() for each in found.values())
+        for part in in_parts(members, PART_ENTRIES):
+            yield MembersPart([(room, each.worker, each.info, each.announce, each.lasting) for room, each in part])
+        for meters in in_parts(self._meters.items(), PART_ENTRIES):
+            yield MetersPart([(*pair, meter.paid_at_s) for pair, meter in meters])
+
+    def restore(self, part: Part) -> None:
+        """Add a part of another process's state, in the order in which `export` gave them."""
+        if isinstance(part, MembersPart):
+            for room, worker, info, announce, lasting in part.members:
+                self.add_member(Room(room), StoredMember(WorkerId(worker), info, announce, lasting))
+        elif isinstance(part, MetersPart):
+            for room, subject, paid_at_s in part.meters:
+                self._meters[(Room(room), subject)] = Meter(paid_at_s)
+                self.budget.used += _cost_of_meter(Room(room), subject)
+        else:
+            self.streams.restore(part)
+
+    def owners(self) -> list[WorkerId]:
+        """Return the workers that own members."""
+        return list(self._owned)
 
     # Expiry
 

@@ -24,10 +24,22 @@ import base64
 import hashlib
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from msgspec.structs import force_setattr
+
 from realtime.broker.base import UNUSED_STREAM_S, History, Position, Published, RawPublication, Retention, Room
+from realtime.broker.memory_parts import (
+    PART_ENTRIES,
+    PART_ROOMS,
+    BeginPart,
+    KeysPart,
+    Part,
+    StreamRecord,
+    StreamsPart,
+    in_parts,
+)
 
 # Counters of forgotten streams, shared by rooms of the same hash. Sharing changes an epoch once too often, never too
 # seldom.
@@ -354,6 +366,55 @@ class StreamStore:
             self._kept -= len(stream.publications)
             assert self._budget.used >= 0, "each cost is subtracted once, and never changes while it is counted"
             stream.publications = None
+
+    # Moving to another process
+
+    def export(self) -> Iterator[Part]:
+        """Give everything in parts. Nothing may change meanwhile."""
+        yield BeginPart(self._run_id, self._generations)
+        for part in in_parts(self.by_room.items(), PART_ROOMS):
+            yield StreamsPart(
+                [
+                    StreamRecord(
+                        room,
+                        each.epoch,
+                        each.offset,
+                        each.published_at,
+                        each.ttl_s,
+                        each.expires_at,
+                        list(each.publications or ()),
+                    )
+                    for room, each in part
+                ]
+            )
+        for keys in in_parts(self._done.items(), PART_ENTRIES):
+            yield KeysPart([(*key, expires_at, at.epoch, at.offset) for key, (expires_at, at) in keys])
+
+    def restore(self, part: BeginPart | StreamsPart | KeysPart) -> None:
+        """Add a part of another process's store. What is above the limit stays: it was admitted there."""
+        if isinstance(part, BeginPart):
+            self._run_id, self._generations = part.run_id, part.generations
+        elif isinstance(part, StreamsPart):
+            for record in part.streams:
+                self._restore_stream(record)
+        else:
+            for room, key, expires_at, epoch, offset in part.keys:
+                self._done[(Room(room), key)] = (expires_at, Position(epoch, offset))
+                self._budget.used += _key_cost(Room(room), key)
+
+    def _restore_stream(self, record: StreamRecord) -> None:
+        room = Room(record.room)
+        assert room not in self.by_room, "a room has one stream, in one part"
+        stream = self.by_room[room] = RoomStream(record.epoch)
+        self._budget.used += _STREAM + size_of(room)
+        stream.offset, stream.expires_at = record.offset, record.expires_at
+        stream.published_at, stream.ttl_s = record.published_at, record.ttl_s
+        if record.publications:
+            for publication in record.publications:
+                force_setattr(publication, "epoch", stream.epoch)  # one object instead of an equal one each
+            stream.publications = deque(record.publications)
+            self._kept += len(record.publications)
+            self._budget.used += _QUEUE + sum(map(cost_of, record.publications))
 
     # Epochs
 

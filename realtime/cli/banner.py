@@ -17,7 +17,7 @@ STOCK = "stock application: every room is open, for trying things out"
 HOSTS = "others get 421 (against DNS rebinding and Host header poisoning)"
 HELD = "/connection/*, /emulation, /livez, /readyz"  # by the server, whatever the application has
 GIVE_WAY = ("/api", "/health", "/realtime.js")
-DRAWN = "drawn now: affinity then ends with the primary (REALTIME_SECRET keeps it)"
+DRAWN = "drawn now: affinity then ends with the server (REALTIME_SECRET keeps it)"
 
 _BOLD, _DIM, _GREEN, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 

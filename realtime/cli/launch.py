@@ -7,6 +7,7 @@ application cannot harm the primary.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import ipaddress
@@ -19,30 +20,26 @@ from pathlib import Path
 import click
 
 from realtime import logs
-from realtime.auth.jwks import load_public_key
 from realtime.broker.framing import LOCAL_STOP_SIGNAL
 from realtime.cli.banner import LISTENING, banner, facts
 from realtime.cli.descriptors import raise_descriptor_limit
 from realtime.cli.failed_start import FailedStart
+from realtime.cli.keep import PYTHON, keep_settings
 from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, KEYS_FILE, own_directory
 from realtime.errors import RealtimeError, SettingsError
 from realtime.settings import Settings, misspelt, options
 from realtime.transport.probe_paths import PROBES, below
-from realtime.transport.tls import server_context
 from sticky.cluster import Cluster, ClusterSettings, Sidecar
 from sticky.errors import SettingsError as StickySettingsError
 from sticky.heads.first_bytes import HeadLimits
 from sticky.keys.affinity import AffinitySettings, Sticky
 from sticky.lifetime import Lifetime
+from sticky.process.keeper_link import KeeperLink
 
 DEVELOPER_DRAIN_S = 1.0
 BOOTS_MAX = 3
 STARTING = "= starting %s"
 FAILED = "! the server did not start: %s"
-PYTHON = (
-    sys.executable,
-    "-P",
-)  # -P: a folder `realtime` in the working directory is not imported in place of this package
 WORKER = (*PYTHON, "-m", "realtime.worker")
 
 log = logging.getLogger("realtime.serve")
@@ -55,11 +52,14 @@ class WrongSystem(RealtimeError):
         return f"the server runs on Linux, not on {sys.platform}: it needs epoll and SOCK_SEQPACKET"
 
 
-def launch(settings: Settings) -> int:
+def launch(settings: Settings, link: KeeperLink | None = None) -> int:
     """
     Be the primary until the cluster has ended, and return the exit status.
 
     A start that fails ends with its reason in the last line, whether it is raised here or logged.
+
+    Args:
+        link: to the keeper that has started this process; None for a primary without one.
 
     Raises:
         SettingsError: TARGET names a file that is not there, the certificate or a public key is none, or an address,
@@ -70,18 +70,26 @@ def launch(settings: Settings) -> int:
         raise WrongSystem
     # What a person can have got wrong is found before the log is set up: it then ends the command with one sentence.
     settings = for_development(with_target(settings))
-    check_files(settings)
+    if link is None or not link.is_takeover:
+        check_files(settings)
     start_logging(settings, "primary")
-    log.info(STARTING, starting(settings))  # before anything slow: the imports of the application, a broker far away
-    for sentence in misspelt():
-        log.warning("! %s", sentence)
+    if link is not None:
+        if link.is_successor:
+            link.take_over()
+        keep_settings(link, settings)
+    is_takeover = link is not None and link.is_takeover
+    if not is_takeover:
+        log.info(STARTING, starting(settings))  # before anything slow: the application's imports, a broker far away
+        for sentence in misspelt():
+            log.warning("! %s", sentence)
     raise_descriptor_limit()
-    with own_directory(settings) as directory, FailedStart() as failed_start:
+    with directory_of(settings, link) as directory, FailedStart() as failed_start:
         settings = with_sockets(settings, directory)
 
         def on_listening(addresses: Sequence[str]) -> None:
             failed_start.is_over = True
-            announce(settings, addresses)
+            if not is_takeover:
+                announce(settings, addresses, pid=link.pid if link is not None else None)
 
         try:
             status = Cluster(
@@ -91,12 +99,19 @@ def launch(settings: Settings) -> int:
                 sidecars=sidecars(settings),
                 env_of=lambda slot: environment(settings, slot),
                 on_listening=on_listening,
-            ).run()
+            ).run(link)
         except StickySettingsError as error:
             raise with_source(error, settings) from None
     if (reason := failed_start.reason(status)) is not None:
         log.error(FAILED, reason)
     return status
+
+
+def directory_of(settings: Settings, link: KeeperLink | None) -> contextlib.AbstractContextManager[Path]:
+    """Return the control directory: the keeper's, which removes it; else one of this process."""
+    if link is None:
+        return own_directory(settings)
+    return contextlib.nullcontext(Path(link.directory))
 
 
 def starting(settings: Settings) -> str:
@@ -124,8 +139,13 @@ def check_files(settings: Settings) -> None:
     Raises:
         SettingsError: one cannot be read, or holds no key.
     """
-    server_context(settings)
+    if settings.certfile is not None:
+        from realtime.transport.tls import server_context  # only here: a primary that takes over has no use for it
+
+        server_context(settings)
     if settings.token_public_key is not None:
+        from realtime.auth.jwks import load_public_key  # likewise
+
         try:
             load_public_key(Path(settings.directory, settings.token_public_key))
         except SettingsError as error:
@@ -258,16 +278,20 @@ def watcher(settings: Settings) -> Sidecar:
 def local_broker(settings: Settings) -> Sidecar:
     """Return the broker of this machine, a process beside the workers."""
     path = settings.broker_url.removeprefix("local:")
-    argv = (*PYTHON, "-m", "realtime.broker.local_server", "--socket", path, "--ready-fd", "{ready_fd}",
-            "--memory", str(settings.broker_memory))  # fmt: skip
-    return Sidecar("the local broker", argv, stop_signal=LOCAL_STOP_SIGNAL)
+    argv = (*PYTHON, "-m", "realtime.broker.local_process", "--socket", path, "--ready-fd", "{ready_fd}",
+            "--memory", str(settings.broker_memory),
+            "--orphan", str(Path(path).parent), "{name}", "{terms}")  # fmt: skip
+    return Sidecar("the local broker", argv, stop_signal=LOCAL_STOP_SIGNAL, succession=("--take-over",))
 
 
-def announce(settings: Settings, addresses: Sequence[str]) -> None:
+def announce(settings: Settings, addresses: Sequence[str], *, pid: int | None = None) -> None:
     """
     Print the banner: people read it, and scripts wait for its line with the address.
 
     As JSON it is one line of the log, and what the banner lists are its fields.
+
+    Args:
+        pid: of the server, for signals: the keeper's; None for a primary without one.
     """
     scheme = "https" if settings.certfile else "http"
     urls = [each if each.startswith("unix:") else f"{scheme}://{each}" for each in addresses]
@@ -276,5 +300,5 @@ def announce(settings: Settings, addresses: Sequence[str]) -> None:
         log.info("= %s", LISTENING.format(address=", ".join(urls)), extra={"fields": fields})
         return
     coloured = settings.color == "always" or (settings.color == "auto" and sys.stdout.isatty())
-    click.echo(banner(settings, urls, pid=os.getpid(), coloured=coloured), color=coloured)
+    click.echo(banner(settings, urls, pid=pid or os.getpid(), coloured=coloured), color=coloured)
     sys.stdout.flush()

@@ -28,6 +28,7 @@ COMMANDS = (
     "serve",
     "status",
     "reload",
+    "upgrade",
     "scale",
     "drain",
     "inspect",

@@ -1,17 +1,18 @@
 """
-`realtime serve`: read the settings, then become the primary of a cluster.
+`realtime serve`: read the settings, then become the keeper of a server, or a primary that a keeper has started.
 
 The command alone. What the cluster is made of is in launch.py, its first lines in banner.py.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from realtime.cli.options import GroupedCommand, settings_options
-from realtime.settings import resolve
+from realtime.settings import Settings, resolve
 
 
 @click.command(cls=GroupedCommand)
@@ -35,10 +36,26 @@ def serve(target: str | None, config: str | None, **given: Any) -> int:
       realtime serve app:app --redis redis://db:6379      with other machines
 
     \b
-    Signals: TERM, INT drain and stop (again: stop now); QUIT stop now; HUP reload; TTIN, TTOU one worker more, fewer.
+    Signals: TERM, INT drain and stop (again: stop now); QUIT stop now; HUP reload; TTIN, TTOU one worker more, fewer;
+    USR2 upgrade.
     """
-    settings = resolve({"target": target, **given}, config=config)
     # Only now: completing `realtime serve --st` should not load a cluster.
+    from realtime.cli.keep import keep, settings_of
+    from sticky.process.keeper_link import KeeperLink
+
+    def resolved() -> Settings:
+        return resolve({"target": target, **given}, config=config)
+
+    link = KeeperLink.from_environment()
+    if link is None and sys.platform == "linux":
+        keep(resolved())
     from realtime.cli.launch import launch
 
-    return launch(settings)
+    if link is None:
+        return launch(resolved())
+    try:
+        return launch(settings_of(link, resolved), link)
+    except Exception as error:
+        if link.is_successor:  # the primary serves on, and `realtime upgrade` shows why
+            link.unfit(f"{type(error).__name__}: {error}")
+        raise

@@ -68,6 +68,10 @@ def show(answer: dict[str, Any]) -> None:
     console = Console(highlight=False)
     where = ", ".join(answer["addresses"]) or "nowhere: it is stopping"
     console.print(f"primary {answer['pid']} listens on {where}", soft_wrap=True)
+    if (keeper := answer["keeper"]) is not None:
+        console.print(
+            f"keeper {keeper['pid']} has {keeper['resident_bytes'] / 1024**2:.0f} MiB of memory", soft_wrap=True
+        )
     if answer.get("unready"):
         console.print(readiness(answer), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -32,9 +32,10 @@ def stop(now: bool, config: str | None, **given: Any) -> None:
       realtime stop --now
     """
     path = control_socket(resolve(given, config=config))
-    pid = send_request(path, {"command": "status"})["pid"]
+    status = send_request(path, {"command": "status"})
+    pid, keeper = status["pid"], status["keeper"]
     send_request(path, {"command": "stop", "now": now})
-    while _runs(pid):
+    while _runs(pid) or (keeper is not None and _runs(keeper["pid"])):
         time.sleep(POLL_S)
     click.echo(f"stopped (primary {pid})")
 

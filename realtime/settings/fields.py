@@ -140,7 +140,7 @@ class Settings:
     # 16 bytes are 128 bits: what no one guesses, and what `openssl rand -hex 16` makes.
     secret: str | None = _set(None, Secret(16), _STICKY,
         "Keys the hashing of clients to workers, and sticky ids; the same on all machines.",
-        shown="drawn at start: affinity then ends with the primary")
+        shown="drawn at start: affinity then ends with the server")
     secret_previous: str | None = _set(None, Secret(16), _STICKY,
         "The secret that `secret` replaces. While it is given, keys keep their slots and its sticky ids are read.")
 
@@ -246,7 +246,8 @@ class Settings:
     group: str | None = _set(None, Text("NAME", "a group's name or number", r"[^\s\0:]+"), _OPERATION,
         "The group to become.")
     umask: int | None = _set(None, Octal(), _OPERATION, "The mode bits that files of the server and its workers lack.")
-    pid_file: str | None = _set(None, Text("FILE", "a file"), _OPERATION, "Where the primary writes its process id.")
+    pid_file: str | None = _set(None, Text("FILE", "a file"), _OPERATION,
+        "Where the process id of the server is written: the keeper's.")
     control: str | None = _set(None, Text("FILE", "a socket's path of at most 107 bytes", r"[^\0]{1,107}"), _OPERATION,
         "The Unix socket (mode 0600) for `realtime status`, `reload`, `scale`, `drain`, `inspect` and `stop`.",
         shown="one in this user's runtime directory")

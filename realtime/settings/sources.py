@@ -25,7 +25,7 @@ from realtime.settings.relations import check_relations
 CONFIG_ENV = "REALTIME_CONFIG"
 CONFIG_FILE = "realtime.toml"
 TABLE = "realtime"
-RUNTIME_MAX = 84  # bytes: of the 107 that a socket's path may have (unix(7)), `/1234567/control.sock` takes 21
+RUNTIME_MAX = 64  # bytes: of the 107 of a socket's path (unix(7)), the names of directory and socket take 42
 ALIKE = 0.7  # difflib's ratio from which a wrong name is taken for a slip: "wokers" is one, "server" is not "secret"
 
 

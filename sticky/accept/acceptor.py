@@ -42,13 +42,14 @@ from typing import Any, Final, Protocol
 
 from sticky.accept.descriptors import DescriptorReserve
 from sticky.accept.identity import identify, identify_raw, identify_tls
+from sticky.accept.pending_connection import PendingConnection
 from sticky.handoff.pending_handoff import PendingHandoff
 from sticky.handoff.refusals import TOO_MANY, Refusals
 from sticky.heads import proxy_header
 from sticky.heads.first_bytes import NEED_MORE, TLS_HELLO, Head, HeadLimits, Refusal, inspect
 from sticky.keys.addresses import Addresses, EvictionQueue, Network
 from sticky.keys.affinity import UNIX_PEER, Affinity
-from sticky.loop.poller import EDGE, HANGUP, READ, Poller, Timer
+from sticky.loop.poller import EDGE, HANGUP, READ, Poller
 
 BATCH: Final = 64  # connections accepted in one round, so that a flood does not delay the workers' messages
 REST_S: Final = 0.1  # of a listener, when not even a connection that has to be refused can be accepted
@@ -66,21 +67,6 @@ class Dispatches(Protocol):
     """Takes over connections whose routing is known: the dispatcher."""
 
     def dispatch(self, handoff: PendingHandoff) -> None: ...
-
-
-class PendingConnection:
-    """A connection that is accepted and not routed: its head is not complete. The acceptor owns `sock`."""
-
-    __slots__ = ("expects_proxy", "network", "peer_address", "port", "seen", "sock", "timer")
-
-    def __init__(self, sock: socket.socket, peer_address: str, port: int, *, expects_proxy: bool) -> None:
-        self.sock = sock
-        self.peer_address = peer_address
-        self.port = port
-        self.expects_proxy = expects_proxy  # a PROXY header comes first
-        self.network: Network | None = None  # what it is counted under
-        self.seen = 0  # bytes that were inspected, and were not enough
-        self.timer: Timer | None = None
 
 
 class Acceptor:
@@ -273,11 +259,15 @@ class Acceptor:
         else:
             peer_address, port = UNIX_PEER, 0
         expects_proxy = self._expects_proxy and self._affinity.trusts(peer_address)
-        pending = PendingConnection(sock, peer_address, port, expects_proxy=expects_proxy)
-        if not expects_proxy and not self._admit(pending):
+        self.adopt(PendingConnection(sock, peer_address, port, expects_proxy=expects_proxy))
+
+    def adopt(self, pending: PendingConnection) -> None:
+        """Do the same for a connection that an earlier primary has accepted. The acceptor owns it from here on."""
+        if not pending.expects_proxy and not self._admit(pending):
             return
         if self._check(pending):
             return
+        sock = pending.sock
         fd = sock.fileno()
         assert fd not in self._pending, "a pending connection is forgotten before its descriptor is closed"
         self._pending[fd] = pending
@@ -419,6 +409,18 @@ class Acceptor:
             self._poller.forget(pending.sock.fileno())
 
     # Ending
+
+    def pause(self) -> None:
+        """Accept nothing more. The listeners stay open: new connections wait in their backlogs."""
+        for listener in self._listeners:
+            self._poller.forget(listener.fileno())
+
+    def leave(self) -> list[PendingConnection]:
+        """Give up every pending connection. The caller owns them."""
+        pending = list(self._pending.values())
+        for each in pending:
+            self._forget(each)
+        return pending
 
     def close(self) -> None:
         """Accept nothing more, and answer every connection whose head is not complete."""

@@ -13,14 +13,19 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sticky.errors import SettingsError
 
 
-def bind_all(addresses: Sequence[str]) -> list[socket.socket]:
+def bind_all(
+    addresses: Sequence[str], take: Callable[[str], socket.socket | None] = lambda address: None
+) -> list[socket.socket]:
     """
     Bind every address, or none: what was bound is closed again when one cannot be. See `bind`.
+
+    Args:
+        take: returns the listener that an earlier primary has left for an address; None where there is none.
 
     Raises:
         SettingsError: one of them is no address, or cannot be had.
@@ -28,7 +33,7 @@ def bind_all(addresses: Sequence[str]) -> list[socket.socket]:
     bound: list[socket.socket] = []
     try:
         for address in addresses:
-            bound.append(bind(address))
+            bound.append(take(address) or bind(address))
     except BaseException:
         for listener in bound:
             unlink(listener)

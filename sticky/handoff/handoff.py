@@ -1,10 +1,7 @@
 """
 Gives each connection to a worker, and gives it again until one worker has it.
 
-Runs in the primary. It never reads a request, and never decides whose a connection is (identity.py does).
-
-Theory of operation
-===================
+Runs in the primary. It never reads a request, and never decides whose a connection is (identity.py does). How it works:
 
 A `PendingHandoff` is a connection whose routing is known. The dispatcher owns it from `dispatch` on. At each moment a
 handoff is in exactly one of these places, and each place has a way out:
@@ -18,9 +15,9 @@ handoff is in exactly one of these places, and each place has a way out:
         ├────── NACK ──▶ another worker
         └────── the worker dies ──▶ see below
 
-**Numbers.** The handoffs of one primary are numbered from 1, in the order in which they are sent. A worker acknowledges
-by two cumulative numbers, `adopted` and `settled`. For each worker settled <= adopted <= sent, and both only grow. A
-worker that claims anything else is broken: `OutOfTurn` ends it.
+**Numbers.** The handoffs of one primary are numbered from 1, in the order of sending. A worker acknowledges by two
+cumulative numbers, `adopted` and `settled`. For each worker settled <= adopted <= sent, and both only grow. A worker
+that claims anything else is broken: `OutOfTurn` ends it.
 
 **Two copies.** The primary keeps its copy of a descriptor until the worker reports the connection as settled. The
 worker reports it as adopted in the turn of its loop in which it got the descriptor. It reports it as settled soon after
@@ -32,12 +29,11 @@ no close by the worker reaches the client. So the copy decides what can be done 
 - A request that the worker had read, but not begun to answer, gets 503. The client may send it again.
 - A connection whose response had begun is closed, for only the dead worker knew how it goes on.
 
-**Bounds.** `WAITING_MAX` handoffs wait for one worker, or for any; further ones get 503 at once. A handoff waits at
-most about `patience_s`. One that is placed again joins the end of a queue, and may wait as long as the one before it.
-No handoff is sent more than `ATTEMPTS_MAX` times.
+**Bounds.** `WAITING_MAX` handoffs wait for one worker, or for any; further ones get 503 at once. A handoff waits about
+`patience_s`, and anew where it is placed again. No handoff is sent more than `ATTEMPTS_MAX` times.
 
 **Keys.** A key goes to its home slot, unless it has live connections elsewhere (away.py). The tracker notes a handoff
-that goes away from home before the next handoff is placed. So two connections of a key never go to two workers.
+away from home before the next one is placed. So two connections of a key never go to two workers.
 
 **Errors.** An exception over one handoff closes that connection. The others, and the loop, go on.
 """
@@ -328,7 +324,9 @@ class Dispatcher:
                 self._addresses.taken_back(handoff.network, worker.held)
                 self._guard(lambda handoff: self._place_elsewhere(handoff, avoid=worker), handoff)
                 return
-        raise OutOfTurn(f"it cannot adopt handoff {number}, which it was not given")
+        if worker.is_identified:
+            raise OutOfTurn(f"it cannot adopt handoff {number}, which it was not given")
+        self._counters["lost_with_primary"] += 1  # an earlier primary had the only copy
 
     def ended(self, worker: WorkerHandle, counts: Mapping[str, int], arrived: Mapping[str, int]) -> None:
         """Note how many connections of a worker have ended, and how many came from another, by their peer addresses."""
@@ -341,6 +339,10 @@ class Dispatcher:
             self._addresses.ended_in_worker(self._addresses.of(peer_address), count, worker.held)
 
     # Workers that come and go
+
+    def resume_numbers(self, seen: int) -> None:
+        """Number the next handoffs from above what a worker has seen of an earlier primary."""
+        self._number = max(self._number, seen)
 
     def slot_filled(self) -> None:
         """Place everything that found no live slot. The supervisor calls this when a slot has a worker."""
@@ -428,14 +430,18 @@ class Dispatcher:
     def _answer_probe(self, handoff: PendingHandoff) -> None:
         """Answer a load balancer's probe in place of a worker: there is none."""
         self._addresses.ended(handoff.network)
-        self._refusals.answer(
-            handoff.sock, probes.unready([probes.NO_WORKER], is_head=handoff.method == "HEAD"), "probes_answered"
-        )
+        answer = probes.unready([probes.NO_WORKER], is_head=handoff.method == "HEAD")
+        self._refusals.answer(handoff.sock, answer, "probes_answered")
 
     def _close(self, handoff: PendingHandoff) -> None:
         """Close a connection that no worker has."""
         self._addresses.ended(handoff.network)
         handoff.sock.close()
+
+    @property
+    def unplaced(self) -> int:
+        """How many handoffs wait for any slot, or are held back. Those that wait for one worker are its handle's."""
+        return len(self._homeless) + self._held
 
     @property
     def homeless(self) -> int:

@@ -117,6 +117,10 @@ class Inspect(Message, tag=Kind.INSPECT.value, frozen=True):
     """Answer with `Inspected`."""
 
 
+class Identify(Message, tag=Kind.IDENTIFY.value, frozen=True):
+    """A new primary has taken over: answer with `Held`, if anything is held, and then `WorkerIdentity`."""
+
+
 # From a worker
 
 
@@ -203,6 +207,26 @@ class KeysEnded(Message, tag=Kind.KEYS_ENDED.value, frozen=True):
     seen: Number
 
 
+class Held(Message, tag=Kind.HELD.value, frozen=True):
+    """How many open connections of each peer address the worker has. The empty address: it does not know them."""
+
+    counts: dict[Annotated[str, Meta(max_length=PEER_MAX)], Count]
+
+
+class WorkerIdentity(Message, tag=Kind.IDENTITY.value, frozen=True):
+    """
+    What a new primary cannot know.
+
+    `seen` is the last handoff that the worker has seen, so every earlier one was either adopted or rejected. `adopted`
+    counts all connections ever adopted, and `connections` those that are open. `is_draining`: it got DRAIN.
+    """
+
+    seen: Number
+    adopted: Count
+    connections: Count
+    is_draining: bool
+
+
 # From both
 
 
@@ -213,9 +237,22 @@ class Sent(Message, tag=Kind.MESSAGE.value, frozen=True):
     data: Any
 
 
-FromPrimary = Boot | Handoff | Slots | Drain | ClusterEvent | Inspect | Sent | Peer
+FromPrimary = Boot | Handoff | Slots | Drain | ClusterEvent | Inspect | Identify | Sent | Peer
 FromWorker = (
-    Ready | Beat | Ack | Nack | Ended | KeysAway | KeysEnded | BootFailed | Retire | GiveBack | Inspected | Sent
+    Ready
+    | Beat
+    | Ack
+    | Nack
+    | Ended
+    | KeysAway
+    | KeysEnded
+    | BootFailed
+    | Retire
+    | GiveBack
+    | Inspected
+    | Held
+    | WorkerIdentity
+    | Sent
 )
 
 from_primary: Final[Decode] = msgspec.msgpack.Decoder(FromPrimary).decode

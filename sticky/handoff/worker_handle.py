@@ -89,6 +89,7 @@ class WorkerHandle:
         "generation",
         "handed",
         "held",
+        "is_identified",
         "is_paused",
         "is_retired",
         "journal",
@@ -149,6 +150,7 @@ class WorkerHandle:
         self.wants_write = False  # something waits for room in the channel
         self.is_retired = False  # DRAIN was sent: its end is expected
         self.was_killed = False  # SIGKILL came from this process
+        self.is_identified = True  # False: an earlier primary has sent it handoffs whose numbers are not known yet
         self.is_paused = False  # nothing is received from it: a worker that it sends to has a full channel
         self.held: dict[Network, int] = {}  # connections of each address that it has, as far as it has reported ends
         self.reports_peers = True  # of connections that end; else they are counted under no address
@@ -256,8 +258,10 @@ class WorkerHandle:
         }
 
 
-def describe_end(code: int) -> str:
-    """Return how a process ended in words, from its exit status; negative for a signal."""
+def describe_end(code: int | None) -> str:
+    """Return how a process ended in words, from its exit status; negative for a signal, None where it is unknown."""
+    if code is None:
+        return "unknown, for its parent is another process"
     if code >= 0:
         return f"status {code}"
     try:

@@ -138,7 +138,10 @@ class Addresses:
             _add(held, network, -count)
 
     def moved_to_worker(self, network: Network | None, count: int, held: dict[Network, int]) -> None:
-        """Count connections that came to a worker from another one, which reports them as ended."""
+        """
+        Count connections that a worker got in another way than from this primary: from another worker, which reports
+        them as ended, or from an earlier primary.
+        """
         if network is not None:
             _add(self._all, network, count)
             _add(held, network, count)

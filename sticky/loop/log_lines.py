@@ -18,6 +18,7 @@ from typing import Any, Final
 
 WORKER_STARTED: Final = "worker started"  # debug: its process runs, and boots
 WORKER_READY: Final = "worker ready"
+WORKER_ADOPTED: Final = "worker adopted"  # from an earlier primary
 WORKER_DRAINING: Final = "worker draining"
 WORKER_EXITED: Final = "worker exited"
 WORKER_CANNOT_BOOT: Final = "worker cannot boot"
@@ -34,9 +35,17 @@ RELOAD_STARTED: Final = "reload started"
 RELOAD_CONTINUES: Final = "reload continues"  # although a successor was killed
 RELOAD_GIVEN_UP: Final = "reload given up"
 SIDECAR_READY: Final = "sidecar ready"
+SIDECAR_NOT_REPLACED: Final = "sidecar not replaced"  # in an upgrade: the process of before goes on
+SIDECAR_ADOPTED: Final = "sidecar adopted"  # from an earlier primary
 SIDECAR_EXITED: Final = "sidecar exited"
 SIDECAR_NOT_STARTED: Final = "sidecar not started"
 SERVER_LISTENING: Final = "server listening"
+SERVER_TAKEN_OVER: Final = "server taken over"  # from an earlier primary, which has died
+ORPHANS_FOUND: Final = "orphans found"  # processes of a server that has lost its keeper and its primary
+ORPHANS_ADOPTED: Final = "orphans adopted"  # the others have ended
+ORPHAN_REFUSED: Final = "orphan refused"  # its clients are closed with a reconnect code, and it ends
+ORPHAN_KILLED: Final = "orphan killed"  # it does not answer, or does not end
+SERVER_RELEASED: Final = "server released"  # to a successor, in an upgrade
 SERVER_GIVES_UP: Final = "server gives up"
 SERVER_LAME_DUCK: Final = "server lame duck"  # it serves on, and its probes say that it stops
 SERVER_STOPPING: Final = "server stopping"

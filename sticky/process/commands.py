@@ -1,5 +1,5 @@
 """
-What `realtime status | reload | scale | drain | inspect | stop` have the primary do.
+What `realtime status | reload | upgrade | scale | drain | inspect | stop` have the primary do.
 
 Runs in the primary, behind the control socket (control.py), which has checked that a request is a JSON object and no
 more. A request that is wrong is answered with an error and changes nothing.
@@ -26,6 +26,9 @@ class Controlled(Protocol):
 
     def reload(self) -> bool:
         """Replace every worker. Return False when the server stops, or will soon."""
+
+    def upgrade(self) -> bool:
+        """Have a primary with the code of today take over. Return False where that is not possible."""
 
     def scale(self, workers: int) -> None: ...
 
@@ -55,6 +58,12 @@ def _status(primary: Controlled, request: Request) -> Answer:
 
 def _reload(primary: Controlled, request: Request) -> Answer:
     return OK if primary.reload() else {"error": "the server stops: it is not reloaded any more"}
+
+
+def _upgrade(primary: Controlled, request: Request) -> Answer:
+    return (
+        OK if primary.upgrade() else {"error": "this server cannot be upgraded now: it starts, stops, or has no keeper"}
+    )
 
 
 def _scale(primary: Controlled, request: Request) -> Answer:
@@ -92,6 +101,7 @@ def _stop(primary: Controlled, request: Request) -> Answer:
 COMMANDS: Final[dict[str, Callable[[Controlled, Request], Answer]]] = {
     "status": _status,
     "reload": _reload,
+    "upgrade": _upgrade,
     "scale": _scale,
     "drain": _drain,
     "inspect": _inspect,

@@ -213,14 +213,20 @@ class ControlServer:
             self._stop_waiting(client)
             client.sock.close()
 
-    def close(self) -> None:
-        """Stop answering, and remove the socket's file."""
+    def close(self, *, is_released: bool = False) -> None:
+        """
+        Stop answering, and remove the socket's file.
+
+        Args:
+            is_released: the file is a successor's by now. It stays.
+        """
         self._poller.forget(self._listener.fileno())
         self._listener.close()
         for client in list(self._clients.values()):
             self._drop(client)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
+        if not is_released:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
 
 
 def send_request(path: str | os.PathLike[str], request: dict[str, Any], *, timeout_s: float = 5.0) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Final
 
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
@@ -21,8 +21,15 @@ VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FD
 class ServiceManager:
     """The service manager that started this process, if there is one."""
 
-    def __init__(self, environment: MutableMapping[str, str]) -> None:
-        """Remove its variables from `environment`, which the workers get, and note what they say."""
+    def __init__(self, environment: MutableMapping[str, str], *, send: Callable[[str], object] | None = None) -> None:
+        """
+        Remove its variables from `environment`, which the workers get, and note what they say.
+
+        Args:
+            send: sends the text of a message. The manager expects messages from the process that it knows, so a
+                primary with a keeper has the keeper send them. None: this process sends them itself.
+        """
+        self._send_text = self._send_here if send is None else send
         given = {name: environment.pop(name, "") for name in VARIABLES}
         self._address = given["NOTIFY_SOCKET"]
         if self._address.startswith("@"):
@@ -49,9 +56,11 @@ class ServiceManager:
         self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:
-        if not self._address:
-            return
+        if self._address:
+            self._send_text("\n".join(lines))
+
+    def _send_here(self, text: str) -> None:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.connect(self._address)
-            sock.send("\n".join(lines).encode())
+            sock.send(text.encode())

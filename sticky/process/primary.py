@@ -4,21 +4,19 @@ The primary: joins the path of connections, the supervisor and the control socke
 Runs in the primary, one thread, no asyncio. It is the wiring and the order of start and stop; the parts have the rules.
 Its poller and its environment are given to it, so that a test runs it without a process and with a clock of its own.
 
-| signal    | what happens                                                          |
-|-----------|-----------------------------------------------------------------------|
-| TERM, INT | lame duck, then stop accepting, drain every worker, end; another one  |
-|           | ends the lame duck, and one after that ends at once                   |
-| QUIT      | end at once                                                           |
-| HUP       | reload: each worker is replaced when its successor is ready           |
-| TTIN/TTOU | one worker more, one fewer                                            |
-| USR1      | open the log files again (the `reopen_logs` hook)                     |
-| CHLD      | a process ended: a worker, a sidecar, or as PID 1 any other           |
+What each signal does stands in signal_actions.py.
 
 **States** (`TRANSITIONS`):
 
     STARTING ──listen──▶ SERVING ──warn──▶ LAME_DUCK ──stop──▶ STOPPING ──ended──▶ STOPPED
-        │                   └───────────stop──────────────────────▲
+        │                  │└───────────stop──────────────────────▲                   ▲
+        │                  └──────────────release (to a successor)────────────────────┘
         └───────────────────────────────stop──────────────────────┘
+
+**With a keeper** (`realtime serve`) the signals come as lines from there, and this process ignores those of the
+terminal. A TERM that is sent to this process itself, as a service manager may do, is a stop, and never a second one.
+After the death of an earlier primary, this one finds listeners, workers, sidecars and the secret at the keeper, and
+goes on with them (takeover.py).
 
 The start goes: bind, sidecars ready, workers started, first worker ready, listen. So an address that is taken is
 reported before anything is started, and no client is accepted before a worker can serve it. The stop goes: warn the
@@ -33,52 +31,37 @@ import logging
 import os
 import secrets
 import signal
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from sticky.accept import listen
+from sticky.accept.pending_connection import PendingConnection
 from sticky.errors import SettingsError
 from sticky.keys.hashing import Slot
 from sticky.loop import log_lines
 from sticky.loop.log_lines import log
 from sticky.loop.poller import Poller
-from sticky.process import commands, privileges
+from sticky.process import commands
+from sticky.process.binding import Binding
 from sticky.process.control import ControlServer
+from sticky.process.keeper_link import KeeperLink
 from sticky.process.notify import ServiceManager
 from sticky.process.primary_state import TRANSITIONS, PrimaryEvent, PrimaryState
+from sticky.process.release import Release, take_counters, take_pending
 from sticky.process.routing import Routing
-from sticky.process.signals import queued_signals
+from sticky.process.signal_actions import SIGNALS, TERMINAL, act
+from sticky.process.signals import ignore, queue, queued_signals
 from sticky.settings import ClusterSettings
+from sticky.supervision.adopted_processes import AdoptedProcesses
 from sticky.supervision.environment import Environment
 from sticky.supervision.hooks import ClusterHooks
-from sticky.supervision.launcher import Launcher
+from sticky.supervision.launcher import EnvOf, Launcher, worker_env
 from sticky.supervision.readiness import LAME_DUCK, STOPPING, NodeReadiness
 from sticky.supervision.sidecars import Sidecar, Sidecars
 from sticky.supervision.supervisor import Supervisor
 from sticky.supervision.workers import Workers
 
-_SIGNALS: Final = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGHUP,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGUSR1,
-    signal.SIGCHLD,
-)
-
-SLOT: Final = "STICKY_SLOT"
-"""The environment variable that names a worker's slot, for what reads nothing else."""
-
-EnvOf = Callable[[Slot], Mapping[str, str]]
-
-
-def _worker_env(env: Mapping[str, str], env_of: EnvOf, slot: Slot) -> dict[str, str]:
-    """Return the environment of a slot's worker. What the application says about its slot comes last, and wins."""
-    return {**env, SLOT: str(slot), **env_of(slot)}
+_BEFORE_STOP: Final = (PrimaryState.STARTING, PrimaryState.SERVING)
 
 
 class Primary:
@@ -96,6 +79,7 @@ class Primary:
         env: Mapping[str, str],
         env_of: EnvOf,
         hooks: Mapping[str, Sequence[Callable[[dict[str, Any]], None]]],
+        keeper: KeeperLink | None = None,
     ) -> None:
         """
         Bind every address and become the user of the settings, so that an error is raised before anything is started.
@@ -103,6 +87,7 @@ class Primary:
         Args:
             poller: the loop; this run closes it. Its counters are those of the whole primary.
             environment: starts, signals and reaps processes.
+            keeper: what started this process; None where this primary has no keeper.
             others: as `Cluster`.
 
         Raises:
@@ -113,28 +98,35 @@ class Primary:
         self._poller = poller
         self._environment = environment
         self._settings = settings
-        self._counters = poller.counters
         cluster_hooks = ClusterHooks(hooks, counters=poller.counters)
         self._hook = cluster_hooks.run
         self._status = 0
+        self._is_told_to_stop = False  # by the keeper
+        self._is_released = False  # everything is left to a successor
         env = dict(env)
-        self._manager = ServiceManager(env)
+        self._keeper = KeeperLink() if keeper is None else keeper
+        self._manager = ServiceManager(env, send=self._keeper.notify if self._keeper.is_linked else None)
         self._workers = Workers(poller, environment)
+        self._processes = AdoptedProcesses(poller, environment, self._on_reaped)
         self._readiness = NodeReadiness(self._workers)
         self._drains_at_s: float | None = None  # in LAME_DUCK: when the drain begins, by the poller's clock
-        self._node = settings.node or secrets.token_hex(4)
-        secret = settings.secret or secrets.token_bytes(32)
-        self._listeners: list[socket.socket] = []
-        self._pid_file: str | None = None  # that this process has written: another's is never removed
+        self._node = settings.node or self._keeper.kept.texts.get("node") or secrets.token_hex(4)
+        secret = settings.secret or self._keeper.take_bytes("secret") or secrets.token_bytes(32)
+        self._keeper.set("node", self._node)
+        self._keeper.put_bytes("secret", secret)
+        self._binding = Binding(settings, self._keeper)
+        self._pending: list[PendingConnection] = []  # left by an earlier primary
+        take_counters(self._keeper, poller.counters)
         with contextlib.ExitStack() as undo:
-            undo.callback(self._remove_files)
-            self._bind()
+            undo.callback(self._keeper.close)
+            undo.callback(self._close_binding)
+            self._binding.bind()
             self._routing = Routing(poller, self._workers, settings, secret=secret)
             undo.callback(self._routing.release)
             self._control = self._open_control()
             undo.pop_all()  # all that can fail is done
-        env_of_slot = partial(_worker_env, env, env_of)
-        self._supervisor = self._make_supervisor(worker_argv, worker_config, env_of_slot, secret, cluster_hooks)
+        env_of = partial(worker_env, env, env_of)
+        self._supervisor = self._make_supervisor(worker_argv, worker_config, env_of, secret, cluster_hooks)
         self._sidecars = self._make_sidecars(sidecars, env)
 
     def _make_supervisor(
@@ -143,17 +135,27 @@ class Primary:
         """Make the supervisor over the routing. It starts nothing yet, and calls back once the poller runs."""
         poller, environment, settings = self._poller, self._environment, self._settings
         launcher = Launcher(
-            environment, settings, argv=worker_argv, env_of=env_of, config=worker_config, node=self._node, secret=secret
+            environment,
+            settings,
+            argv=worker_argv,
+            env_of=env_of,
+            config=worker_config,
+            node=self._node,
+            secret=secret,
+            directory=self._keeper.directory,
         )
         return Supervisor(
             poller,
+            environment,
+            self._processes,
             self._workers,
             launcher,
             self._routing.dispatcher,
             self._routing.crashes,
             self._readiness,
+            deposit=self._keeper,
             settings=settings,
-            counters=self._counters,
+            counters=self._poller.counters,
             hooks=hooks,
             acceptor=self._routing.acceptor,
             on_first_ready=self._listen,
@@ -167,9 +169,11 @@ class Primary:
         return Sidecars(
             poller,
             environment,
+            self._processes,
             sidecars,
             env,
-            on_ready=self._supervisor.start,
+            deposit=self._keeper,
+            on_ready=self._start_workers,
             on_failed=lambda: self._supervisor.stop(1),
             on_stopped=self._on_all_stopped,
         )
@@ -177,22 +181,6 @@ class Primary:
     def _open_control(self) -> ControlServer | None:
         path = self._settings.control
         return None if path is None else ControlServer(self._poller, path, partial(commands.answer, self))
-
-    def _bind(self) -> None:
-        """
-        Bind every address, write the pid file, then give the privileges up that this may have needed.
-
-        Raises:
-            SettingsError: one of them is not possible.
-        """
-        identity = privileges.find(self._settings.user, self._settings.group)
-        if self._settings.umask is not None:
-            os.umask(self._settings.umask)
-        self._listeners = listen.bind_all(self._settings.binds)
-        if self._settings.pid_file is not None:
-            _write_pid(self._settings.pid_file)
-            self._pid_file = self._settings.pid_file
-        identity.assume()
 
     def _transition(self, event: PrimaryEvent) -> None:
         after = TRANSITIONS.get((self.state, event))
@@ -210,35 +198,47 @@ class Primary:
         """
         with contextlib.ExitStack() as stack:
             stack.callback(self.close)
-            stack.enter_context(queued_signals(self._poller, _SIGNALS, self._on_signals))
+            stack.enter_context(queued_signals(self._poller, SIGNALS, self._on_signals))
+            if self._keeper.is_linked:
+                ignore(TERMINAL)
             self.start()
             while self.state is not PrimaryState.STOPPED:
                 self._poller.run_once()
+            if not self._is_released:
+                self._keeper.stopped(self._status)
         return self._status
 
     def start(self) -> None:
         """Start the sidecars, and the workers when those are ready. The caller must run the poller, then `close`."""
-        self._hook("setup", {"addresses": [listen.address_of(each) for each in self._listeners]})
+        self._hook("setup", {"addresses": self._binding.addresses()})
         if self._manager.watchdog_s:
             self._notify_alive()
-        self._sidecars.start()
+        self._keeper.watch(
+            self._poller,
+            on_signal=self._on_keeper_signal,
+            on_reaped=self._on_reaped,
+            on_lost=lambda: queue(TERMINAL),
+            on_linked=self._on_linked,
+            on_release=self._release,
+        )
+        self._sidecars.start(self._keeper.kept)
+
+    def _start_workers(self) -> None:
+        self._supervisor.start(self._keeper.kept)
+        self._pending = take_pending(self._keeper)
+        self._keeper.drop_rest()
 
     def close(self) -> None:
-        """Close every descriptor, and remove every file, that the primary made."""
+        """Close every descriptor, and remove every file, that the primary made and no successor has."""
         self._routing.release()
         if self._control is not None:
-            self._control.close()
-        self._remove_files()
+            self._control.close(is_released=self._is_released)
+        self._close_binding()
+        self._keeper.close()
         self._poller.close()
 
-    def _remove_files(self) -> None:
-        for listener in self._listeners:
-            if listener.fileno() >= 0:
-                listen.unlink(listener)
-            listener.close()
-        if self._pid_file is not None:
-            with contextlib.suppress(OSError):  # its directory is another user's, when this process changed its user
-                os.unlink(self._pid_file)
+    def _close_binding(self) -> None:
+        self._binding.close(is_released=self._is_released)
 
     def _notify_alive(self) -> None:
         self._poller.after(self._manager.watchdog_s, self._notify_alive)
@@ -252,10 +252,15 @@ class Primary:
             return  # the worker became ready after a stop
         assert self._workers.live, "a client that is accepted now has a worker"
         self._transition(PrimaryEvent.LISTEN)
-        self._routing.open(self._listeners, self._settings.backlog)
-        addresses = [listen.address_of(listener) for listener in self._listeners]
+        self._routing.open(self._binding.listeners, self._settings.backlog)
+        for pending in self._pending:
+            self._routing.acceptor.adopt(pending)
+        addresses = self._binding.addresses()
         for address in addresses:
             log(logging.INFO, log_lines.SERVER_LISTENING, address=address)
+        if self._keeper.is_upgrade:
+            self._sidecars.replace()
+        self._keeper.ready()
         self._manager.ready(self._summary())
         self._hook("listening", {"addresses": addresses})
 
@@ -267,39 +272,60 @@ class Primary:
 
     def _on_signals(self, numbers: Sequence[signal.Signals]) -> None:
         for number in numbers:
-            if number is not signal.SIGCHLD:
-                log(logging.INFO, log_lines.SIGNAL_RECEIVED, signal=number.name)
-                self._poller.guard(partial(self.handle_signal, number))
+            if number is signal.SIGCHLD:
+                continue
+            if number is signal.SIGTERM and self._keeper.is_linked and self.state not in _BEFORE_STOP:
+                continue  # to this process itself, and the keeper has passed on its own
+            self._poller.guard(partial(self.handle_signal, number))
         self.reap()
 
-    def handle_signal(self, number: signal.Signals) -> None:
-        """Do what the table at the head of this file says."""
-        if number in (signal.SIGTERM, signal.SIGINT):
-            if self.state is PrimaryState.STOPPING:
-                self.stop_now(128 + number)
-            else:
+    def _on_linked(self) -> None:
+        """Introduce this primary to another keeper, after the one before it was killed."""
+        ignore(TERMINAL)
+        self._keeper.become()
+        with contextlib.suppress(SettingsError):  # its directory may be another user's by now
+            self._binding.write_pid()
+        if self.state is PrimaryState.SERVING:
+            self._keeper.ready()
+            self._manager.ready(self._summary())
+        elif self.state in (PrimaryState.LAME_DUCK, PrimaryState.STOPPING):
+            self._keeper.stopping()
+
+    def _on_keeper_signal(self, number: signal.Signals) -> None:
+        """Handle a signal that the server got. The first stop stays one, whatever was sent to this process as well."""
+        if number in (signal.SIGTERM, signal.SIGINT) and not self._is_told_to_stop:
+            self._is_told_to_stop = True
+            log(logging.INFO, log_lines.SIGNAL_RECEIVED, signal=number.name)
+            if self.state in _BEFORE_STOP:
                 self.stop()
-        elif number is signal.SIGQUIT:
-            self.stop_now(128 + number)
-        elif number is signal.SIGHUP:
-            self.reload()
-        elif number is signal.SIGTTIN:
-            self._supervisor.scale(self._supervisor.wanted + 1)
-        elif number is signal.SIGTTOU:
-            self._supervisor.scale(self._supervisor.wanted - 1)
-        elif number is signal.SIGUSR1:
-            self._hook("reopen_logs", {})
+        else:
+            self.handle_signal(number)
+
+    def handle_signal(self, number: signal.Signals) -> None:
+        """Do what the table of signal_actions.py says."""
+        log(logging.INFO, log_lines.SIGNAL_RECEIVED, signal=number.name)
+        act(self, number)
 
     def reap(self) -> None:
         """Reap every process that has ended. One SIGCHLD may stand for many."""
         while (ended := self._environment.reap()) is not None:
             self._poller.guard(partial(self._on_reaped, *ended))
 
-    def _on_reaped(self, pid: int, status: int) -> None:
+    def _on_reaped(self, pid: int, status: int | None) -> None:
+        self._processes.reaped(pid)
         if not self._sidecars.reaped(pid, status):
             self._supervisor.reaped(pid, status)
 
-    # Commands, of the control socket and of `Cluster`
+    # What signals, the control socket and `Cluster` have it do
+
+    @property
+    def wanted(self) -> int:
+        """How many workers there should be."""
+        return self._supervisor.wanted
+
+    def reopen_logs(self) -> None:
+        """Have the hooks open the log files again."""
+        self._hook("reopen_logs", {})
 
     def reload(self) -> bool:
         """Replace every worker by a new one, one by one. Return False when the server stops, or will soon."""
@@ -308,6 +334,21 @@ class Primary:
         self._manager.reloading()
         self._supervisor.reload()
         return True
+
+    def upgrade(self) -> bool:
+        """Have a primary with the code of today take over. Return False where nothing can: no keeper, or no service."""
+        return self.state is PrimaryState.SERVING and self._keeper.upgrade()
+
+    def _release(self) -> None:
+        if self.state is PrimaryState.SERVING:  # else this process ends anyway
+            routing = self._routing
+            Release(
+                self._poller, routing.acceptor, routing.dispatcher, self._workers, self._keeper, self._on_released
+            ).begin()
+
+    def _on_released(self) -> None:
+        self._is_released = True
+        self._transition(PrimaryEvent.RELEASE)
 
     def scale(self, workers: int) -> None:
         """Have so many workers."""
@@ -322,7 +363,7 @@ class Primary:
 
     def inspect(self, slot: Slot, on_answer: Callable[[str], None]) -> bool:
         """Call back with what the worker of a slot is doing. Return False when none serves it."""
-        return self._supervisor.inspect(slot, on_answer)
+        return self._supervisor.inspections.request_slot(slot, on_answer)
 
     def send(self, to: str, data: Any) -> int:
         """Send plain data to "all" workers or to "slot:3", and return to how many."""
@@ -372,9 +413,8 @@ class Primary:
         self._drains_at_s = None
         self._readiness.set(STOPPING)
         self._manager.stopping()
-        for listener in self._listeners:
-            if listener.fileno() >= 0:
-                listen.unlink(listener)
+        self._keeper.stopping()
+        self._binding.unlink()
         self._routing.close()
 
     def _on_workers_stopped(self, status: int) -> None:
@@ -392,9 +432,11 @@ class Primary:
         return {
             "pid": os.getpid(),
             "node": self._node,
+            "keeper": self._keeper.describe(),
             "control": self._settings.control,
-            "addresses": [listen.address_of(each) for each in self._listeners if each.fileno() >= 0],
-            "workers": self._supervisor.describe(),
+            "upgrade": {"failed": self._keeper.upgrade_failed},
+            "addresses": self._binding.addresses(),
+            "workers": self._workers.describe(),
             "wanted": self._supervisor.wanted,
             "reload": self._supervisor.describe_reload(),
             "live": sorted(self._workers.live),
@@ -404,13 +446,5 @@ class Primary:
             "unready": self._readiness.reasons(),
             "drains_in_s": None if self._drains_at_s is None else round(self._drains_at_s - self._poller.now(), 1),
             **self._routing.statistics(),
-            "counters": dict(self._counters),
+            "counters": dict(self._poller.counters),
         }
-
-
-def _write_pid(path: str) -> None:
-    try:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(f"{os.getpid()}\n")
-    except OSError as error:
-        raise SettingsError("pid_file", f"{path} cannot be written: {error.strerror}") from error

@@ -24,6 +24,7 @@ class PrimaryEvent(enum.Enum):
     LISTEN = "listen"  # the first worker is ready
     WARN = "warn"  # the stop is to be announced first
     STOP = "stop"  # a signal, a command, or no worker could boot
+    RELEASE = "release"  # everything is left to a successor
     ENDED = "ended"  # no worker and no sidecar is left
 
 
@@ -32,6 +33,7 @@ TRANSITIONS: Final[dict[tuple[PrimaryState, PrimaryEvent], PrimaryState]] = {
     (PrimaryState.STARTING, PrimaryEvent.STOP): PrimaryState.STOPPING,
     (PrimaryState.SERVING, PrimaryEvent.WARN): PrimaryState.LAME_DUCK,
     (PrimaryState.SERVING, PrimaryEvent.STOP): PrimaryState.STOPPING,
+    (PrimaryState.SERVING, PrimaryEvent.RELEASE): PrimaryState.STOPPED,
     (PrimaryState.LAME_DUCK, PrimaryEvent.STOP): PrimaryState.STOPPING,
     (PrimaryState.STOPPING, PrimaryEvent.ENDED): PrimaryState.STOPPED,
 }

@@ -52,5 +52,17 @@ def queued_signals(poller: Poller, numbers: Sequence[signal.Signals], on_signals
         writer.close()
 
 
+def ignore(numbers: Sequence[signal.Signals]) -> None:
+    """Have these of the queued signals ignored: they reach another process as well, which passes them on."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def queue(numbers: Sequence[signal.Signals]) -> None:
+    """Undo `ignore`."""
+    for number in numbers:
+        signal.signal(number, _queue)
+
+
 def _queue(number: int, frame: FrameType | None) -> None:
     """Do nothing: the interpreter has written the number to the wake-up descriptor already."""

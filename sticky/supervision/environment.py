@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from sticky.handoff import journal
-from sticky.handoff.channel import CHANNEL_FD, Channel, WorkerChannel
+from sticky.handoff.channel import CHANNEL_FD, RELAYED_MAX, Channel, WorkerChannel
 from sticky.handoff.messages import from_worker
 from sticky.supervision.spawn import descriptor_of, spawn
 
@@ -62,9 +62,37 @@ class Environment(Protocol):
     def reap(self) -> tuple[int, int] | None:
         """Return pid and wait status of one process that has ended, None when none has. Never waits."""
 
+    def open_pidfd(self, pid: int) -> int | None:
+        """Return a pidfd of a process that is not reaped; None when there is none. The caller owns it."""
+
+    def adopt_channel(self, fd: int) -> WorkerChannel:
+        """Return the primary's end of a channel that an earlier primary has made. It owns the descriptor."""
+
+    def adopt(self, pid: int, pidfd: int | None) -> bool:
+        """
+        Take over a process that an earlier primary has started, and that is no child of this one.
+
+        The caller must call `disown` when it has ended, and watch `pidfd_of` for that.
+
+        Args:
+            pidfd: of the process, which is owned here from now on; None to open one.
+
+        Returns:
+            False when there is no such process.
+        """
+
+    def pidfd_of(self, pid: int) -> int | None:
+        """Return the pidfd of an adopted process, which is readable when it has ended; None for every other process."""
+
+    def disown(self, pid: int) -> None:
+        """Close the pidfd of a process that has ended. Does nothing for one that was not adopted."""
+
 
 class OperatingSystem:
     """The `Environment` of a real primary."""
+
+    def __init__(self) -> None:
+        self._adopted: dict[int, int] = {}  # pidfds, by pid
 
     def start_worker(self, argv: Sequence[str], env: Mapping[str, str]) -> tuple[int, WorkerChannel]:
         channel, theirs = Channel.pair(from_worker)
@@ -94,7 +122,11 @@ class OperatingSystem:
         return journal.create()
 
     def send_signal(self, pid: int, number: signal.Signals) -> None:
-        os.kill(pid, number)
+        pidfd = self._adopted.get(pid)
+        if pidfd is None:
+            os.kill(pid, number)
+        else:  # its parent may have reaped it, so that the number is another's
+            signal.pidfd_send_signal(pidfd, number)
 
     def reap(self) -> tuple[int, int] | None:
         try:
@@ -102,3 +134,27 @@ class OperatingSystem:
         except ChildProcessError:
             return None
         return (pid, status) if pid else None
+
+    def open_pidfd(self, pid: int) -> int | None:
+        try:
+            return os.pidfd_open(pid)
+        except OSError:
+            return None
+
+    def adopt_channel(self, fd: int) -> WorkerChannel:
+        return Channel(socket.socket(fileno=fd), from_worker, limit=RELAYED_MAX)
+
+    def adopt(self, pid: int, pidfd: int | None) -> bool:
+        assert pid not in self._adopted, "a process is adopted once"
+        pidfd = self.open_pidfd(pid) if pidfd is None else pidfd
+        if pidfd is not None:
+            self._adopted[pid] = pidfd
+        return pidfd is not None
+
+    def pidfd_of(self, pid: int) -> int | None:
+        return self._adopted.get(pid)
+
+    def disown(self, pid: int) -> None:
+        pidfd = self._adopted.pop(pid, None)
+        if pidfd is not None:
+            os.close(pidfd)

@@ -16,6 +16,7 @@ from typing import Final
 
 from sticky.handoff.channel import Kind
 from sticky.handoff.worker_handle import WorkerHandle
+from sticky.keys.hashing import Slot
 from sticky.loop.poller import Poller
 from sticky.supervision.workers import Workers
 
@@ -39,6 +40,13 @@ class Inspections:
         if len(waiting) == 1:
             self._workers.send(worker, Kind.INSPECT)
             self._poller.after(INSPECT_S, lambda: self._time_out(worker, waiting))
+
+    def request_slot(self, slot: Slot, on_answer: OnAnswer) -> bool:
+        """Do the same for the live worker of a slot. Return False when no worker serves it."""
+        worker = self._workers.live.get(slot)
+        if worker is not None:
+            self.request(worker, on_answer)
+        return worker is not None
 
     def answer(self, worker: WorkerHandle, text: str) -> None:
         """Pass a worker's answer on to all that wait for it. Without any, it came too late, which is no error."""

@@ -30,6 +30,7 @@ from sticky.loop.log_lines import INTRODUCTION_FAILED, log
 from sticky.loop.poller import Poller
 from sticky.moving.channel import MoveChannel
 from sticky.moving.plan import ALL, COUNT, HOME, REST
+from sticky.settings import ClusterSettings
 from sticky.supervision.workers import Workers
 
 TARGETS_MAX: Final = 64  # channels of one worker at once; beyond, connections stay where they are until they end
@@ -40,18 +41,16 @@ ROUNDS: Final = 8  # of balancing after a slot was filled
 class Introductions:
     """Makes the channels on which connections move."""
 
-    def __init__(self, poller: Poller, workers: Workers, *, sticky: Sticky, is_on: bool, heartbeat_s: float) -> None:
+    def __init__(self, poller: Poller, workers: Workers, settings: ClusterSettings) -> None:
         """
         Args:
-            sticky: what the key of a connection is.
-            is_on: whether connections move at all.
-            heartbeat_s: how often workers report what they have.
+            settings: what the key of a connection is, whether connections move at all, how often workers report.
         """
         self._poller = poller
         self._workers = workers
-        self._has_keys = sticky is not Sticky.NONE
-        self._is_on = is_on
-        self._settle_s = BEATS * heartbeat_s
+        self._has_keys = settings.affinity.sticky is not Sticky.NONE
+        self._is_on = settings.migrates
+        self._settle_s = BEATS * settings.heartbeat_s
         self._rounds = 0  # that are left
         self._is_balancing = False  # a round will come
 

@@ -11,13 +11,30 @@ import errno
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+from sticky.handoff.orphan_report import terms_of
 from sticky.handoff.worker_handle import WorkerHandle
 from sticky.keys.hashing import Slot
 from sticky.loop.log_lines import WORKER_NOT_STARTED, log
 from sticky.settings import ClusterSettings
 from sticky.supervision.environment import Environment
+
+SLOT: Final = "STICKY_SLOT"
+"""The environment variable that names a worker's slot, for what reads nothing else."""
+
+EnvOf = Callable[[Slot], Mapping[str, str]]
+
+
+def worker_env(env: Mapping[str, str], env_of: EnvOf, slot: Slot) -> dict[str, str]:
+    """Return the environment of a slot's worker. What the application says about its slot comes last, and wins."""
+    return {**env, SLOT: str(slot), **env_of(slot)}
+
+
+def worker_terms(settings: ClusterSettings, config: Any) -> str:
+    """Return a digest of what a worker cannot change later: one with other terms is not adopted (orphans.py)."""
+    affinity = settings.affinity.to_builtins()
+    return terms_of([config, affinity, settings.secret, settings.secret_previous, settings.node])
 
 
 class Launcher:
@@ -29,10 +46,11 @@ class Launcher:
         settings: ClusterSettings,
         *,
         argv: Sequence[str],
-        env_of: Callable[[Slot], Mapping[str, str]],
+        env_of: EnvOf,
         config: Any,
         node: str,
         secret: bytes,
+        directory: str,
     ) -> None:
         """
         Args:
@@ -42,6 +60,8 @@ class Launcher:
             config: plain data for the application in the worker.
             node: the name of this machine, with which each worker's id begins.
             secret: what keys are hashed under.
+            directory: the control directory, where a worker that has lost its primary looks for the next one; "" where
+                there is none.
         """
         self._environment = environment
         self._settings = settings
@@ -50,6 +70,8 @@ class Launcher:
         self._config = config
         self._node = node
         self._secret = secret
+        self._directory = directory
+        self._terms = worker_terms(settings, config)
 
     def launch(self, slot: Slot, *, generation: int, now: float) -> WorkerHandle:
         """
@@ -98,4 +120,6 @@ class Launcher:
             "secret_previous": self._settings.secret_previous,
             "heartbeat_s": self._settings.heartbeat_s,
             "orphan_grace_s": self._settings.orphan_grace_s,
+            "directory": self._directory,
+            "terms": self._terms,
         }

@@ -11,7 +11,7 @@ touches a client's connection: the dispatcher does, and learns here which worker
 | a channel is readable, or has room  | `_on_channel`                                | the poller               |
 | a process was reaped                | `reaped`                                     | the primary, on SIGCHLD  |
 | a worker hangs, or is old           | `worker_hung`, `replace`                     | the watchdog             |
-| a back-off is over                  | `_start_if_empty`                            | a timer armed here       |
+| a back-off is over                  | `fill`                                       | a timer armed here       |
 | an operator reloads, scales, stops  | `reload`, `scale`, `stop`, `stop_now`        | signals, control socket  |
 
 The parts have the rules, and this class acts on them: `Restarts`, when a lost worker is followed by another; `Reload`,
@@ -37,26 +37,30 @@ from typing import Any, Final
 from sticky.errors import OutOfTurn
 from sticky.handoff.channel import Kind
 from sticky.handoff.handoff import Dispatcher
-from sticky.handoff.messages import REFUSED
 from sticky.handoff.worker_handle import WorkerEvent, WorkerHandle, WorkerState, describe_end
 from sticky.keys.hashing import Slot
 from sticky.loop import log_lines
 from sticky.loop.log_lines import log
 from sticky.loop.poller import HANGUP, WRITE, Poller
 from sticky.settings import WORKERS_MAX, ClusterSettings
+from sticky.supervision.adopted_processes import AdoptedProcesses
+from sticky.supervision.announcements import Announcements
 from sticky.supervision.crashes import Crashes
+from sticky.supervision.deposit import GENERATION, WANTED, Deposit, Kept, WorkerDeposit
+from sticky.supervision.environment import Environment
+from sticky.supervision.failed_boots import FailedBoots
 from sticky.supervision.hooks import ClusterHooks
-from sticky.supervision.inspections import Inspections, OnAnswer
+from sticky.supervision.inspections import Inspections
 from sticky.supervision.introductions import Introductions
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.message_relay import MessageRelay
 from sticky.supervision.readiness import NodeReadiness
 from sticky.supervision.reload import Reload
 from sticky.supervision.restarts import STEADY_S, Restarts
+from sticky.supervision.takeover import Takeover
 from sticky.supervision.watchdog import Watchdog
 from sticky.supervision.worker_messages import ERROR_REASON, TakesBack, WorkerMessages
 from sticky.supervision.workers import Workers
-from sticky.worker.worker import EXIT_BOOT
 
 LAST_WORDS_MAX: Final = 64  # rounds of messages that a dead worker has left; its channel holds fewer
 KILL_GRACE_S: Final = 5.0  # after the drain's end
@@ -70,12 +74,15 @@ class Supervisor:
     def __init__(
         self,
         poller: Poller,
+        environment: Environment,
+        processes: AdoptedProcesses,
         workers: Workers,
         launcher: Launcher,
         dispatcher: Dispatcher,
         crashes: Crashes,
         readiness: NodeReadiness,
         *,
+        deposit: Deposit,
         settings: ClusterSettings,
         counters: dict[str, int],
         hooks: ClusterHooks,
@@ -86,7 +93,9 @@ class Supervisor:
     ) -> None:
         """
         Args:
+            processes: those that an earlier primary has started.
             workers: the table, empty; the supervisor alone changes it.
+            deposit: where workers and what was changed by operators are kept for the next primary.
             hooks: are called at each event of a worker: see `Cluster`.
             acceptor: gets the connections that workers give back.
             on_first_ready: called once, when the first worker is ready.
@@ -102,37 +111,51 @@ class Supervisor:
         self._readiness = readiness
         self._settings = settings
         self._counters = counters
-        self._hook = hooks.run
+        self._announcements = Announcements(workers, hooks, crashes, readiness)
         self._on_first_ready = on_first_ready
         self._on_reloaded = on_reloaded
         self._on_stopped = on_stopped
-        self._inspections = Inspections(poller, workers)
-        self._messages = WorkerMessages(
-            poller, self, dispatcher, self.relay, self._inspections, acceptor=acceptor, counters=counters
-        )
-        self._introductions = Introductions(
-            poller,
-            workers,
-            sticky=settings.affinity.sticky,
-            is_on=settings.migrates,
-            heartbeat_s=settings.heartbeat_s,
-        )
+        self.inspections = Inspections(poller, workers)
+        self._introductions = Introductions(poller, workers, settings)
         self._restarts = Restarts(boots_max=settings.boots_max)
         self._reload = Reload(workers, self)
+        self._failed_boots = FailedBoots(self._restarts, self._reload, self, counters=counters)
         self._watchdog = Watchdog(poller, workers, self, settings=settings, counters=counters)
         self._wanted = settings.workers
-        self._logged_boot_error: str | None = None  # the last one that was logged
+        self._facts = deposit
+        self._deposit = WorkerDeposit(deposit, environment)
+        self._takeover = Takeover(
+            poller, environment, processes, workers, dispatcher, self._deposit, self, settings=settings
+        )
+        self._messages = WorkerMessages(
+            poller,
+            self,
+            dispatcher,
+            self.relay,
+            self.inspections,
+            self._takeover,
+            acceptor=acceptor,
+            counters=counters,
+        )
         self._stopping = False
         self._status = 0
 
     # Starting
 
-    def start(self) -> None:
-        """Start a worker in every slot, and begin to check them. Called once."""
+    def start(self, kept: Kept) -> None:
+        """
+        Take the workers of an earlier primary over, and start one in every other slot. Called once.
+
+        Args:
+            kept: what the earlier primary has left. What belongs to workers is taken out.
+        """
         assert not self._workers.by_pid, "a supervisor starts once"
+        self._wanted = kept.number(WANTED, self._wanted)
+        self._reload.generation = kept.number(GENERATION, self._reload.generation)
         self._dispatcher.slots_changed(self._wanted)
+        self._takeover.adopt(kept)
         for number in range(self._wanted):
-            self._start(Slot(number))
+            self.fill(Slot(number))
         self._watchdog.start()
 
     def _start(self, slot: Slot) -> None:
@@ -140,50 +163,48 @@ class Supervisor:
         try:
             self.start_successor(slot)
         except OSError:
-            self._retry_boot(slot)
+            self._failed_boots.retry(slot)
 
     def start_successor(self, slot: Slot) -> WorkerHandle | None:
         """Start a worker in a slot; None where none is wanted. Raises OSError when it cannot be started."""
         if self._stopping or slot >= self._wanted:
             return None
         worker = self._launcher.launch(slot, generation=self._reload.generation, now=self._poller.now())
+        self.watch(worker)
+        boot = self._launcher.boot_message(worker, self._wanted)
+        if worker.journal is None or not worker.channel.send(Kind.BOOT, boot, fd=worker.journal):
+            self._workers.send(worker, Kind.BOOT, boot)
+        self._deposit.started(worker)
+        self._counters["started"] += 1
+        log(logging.DEBUG, log_lines.WORKER_STARTED, slot=slot, pid=worker.pid, generation=worker.generation)
+        self._announcements.started(worker)
+        return worker
+
+    def watch(self, worker: WorkerHandle) -> None:
+        """Enter a worker into the table, and receive from its channel."""
         self._workers.add(
             worker,
             on_events=lambda events: self._on_channel(worker, events),
             on_failed=lambda: self.condemn(worker, ERROR_REASON),
         )
-        boot = self._launcher.boot_message(worker, self._wanted)
-        if worker.journal is None or not worker.channel.send(Kind.BOOT, boot, fd=worker.journal):
-            self._workers.send(worker, Kind.BOOT, boot)
-        self._counters["started"] += 1
-        log(logging.DEBUG, log_lines.WORKER_STARTED, slot=slot, pid=worker.pid, generation=worker.generation)
-        self._hook("fork", _identity(worker))
-        return worker
 
-    def _start_if_empty(self, slot: Slot) -> None:
-        if slot not in self._workers.live and not self._workers.is_starting(slot):
+    def fill(self, slot: Slot) -> None:
+        """Start a worker in a slot that has none, and will get none otherwise."""
+        covered = slot in self._workers.live or self._workers.is_starting(slot) or self._takeover.covers(slot)
+        if not covered:
             self._start(slot)
 
     def fill_now(self, slot: Slot) -> None:
         """Start a worker in an empty slot at once, and forget how often the slot has failed."""
         self._restarts.clear(slot)
-        self._start_if_empty(slot)
+        self.fill(slot)
 
-    def _restart(self, slot: Slot) -> None:
+    def restart(self, slot: Slot) -> None:
         """Start another worker in a slot, the later the more often it has failed."""
         delay_s = self._restarts.next_delay_s(slot)
         if delay_s:
             log(logging.WARNING, log_lines.WORKER_RESTART_DELAYED, slot=slot, delay_s=delay_s)
-        self._poller.after(delay_s, lambda: self._start_if_empty(slot))
-
-    def _retry_boot(self, slot: Slot) -> None:
-        """Start another worker after one that did not boot, or end the server where none ever could."""
-        if self._restarts.record_failed_boot():
-            self._restart(slot)
-        else:
-            failed = self._restarts.boots_failed
-            log(logging.ERROR, log_lines.SERVER_GIVES_UP, reason="no worker could boot", boots_failed=failed)
-            self.stop(EXIT_BOOT)
+        self._poller.after(delay_s, lambda: self.fill(slot))
 
     # Their channels
 
@@ -225,43 +246,43 @@ class Supervisor:
         if worker.state in (WorkerState.READY, WorkerState.DRAINING):
             raise OutOfTurn("it is ready a second time")
         if worker.state is WorkerState.STARTING:  # else it hung for so long that it is being killed
-            self._enter_service(worker)
+            self.enter_service(worker)
 
-    def _enter_service(self, worker: WorkerHandle) -> None:
+    def enter_service(self, worker: WorkerHandle) -> None:
+        """Give a worker its slot, and retire the one that has it."""
         slot = worker.slot
         if slot not in self._workers.live and self._dispatcher.away.awaits_answers:
             # An added slot, whose keys may have connections elsewhere: their workers report them first.
             self._poller.after(
-                ASK_AGAIN_S, lambda: self._enter_service(worker) if worker.state is WorkerState.STARTING else None
+                ASK_AGAIN_S, lambda: self.enter_service(worker) if worker.state is WorkerState.STARTING else None
             )
             return
         self._dispatcher.away.warn(worker)
-        worker.transition(WorkerEvent.READY)
-        worker.ready_at = worker.last_beat_at = self._poller.now()
+        is_new = worker.state is WorkerState.STARTING  # else it was ready under an earlier primary
+        if is_new:
+            worker.transition(WorkerEvent.READY)
+            worker.ready_at = worker.last_beat_at = self._poller.now()
+            self._deposit.changed(worker)
         self._reload.successor_ready(worker)
-        self._logged_boot_error = None
+        self._failed_boots.booted()
         predecessor = self._workers.enter_service(worker)
         assert predecessor is not worker, "a worker enters service once: only STARTING leads to READY"
         ready = f"{len(self._workers.live)}/{self._wanted}"
         log(logging.INFO, log_lines.WORKER_READY, slot=slot, pid=worker.pid, ready=ready)
         self._poller.after(STEADY_S, lambda: self._on_steady(worker))
         if self._restarts.record_ready():
-            self._on_first_ready()
-        self._hook("online", _identity(worker))
-        self._workers.notify_all("online", _identity(worker), but=worker)
-        for refusal in self._crashes.now_refused():
-            self._workers.send(worker, Kind.EVENT, REFUSED, refusal)
-        self._readiness.greet(worker)
+            self._takeover.when_over(self._on_first_ready)
+        self._announcements.ready(worker)
         if predecessor is not None:
             self._introductions.succeeded(predecessor, worker, self._wanted)
-            self._retire(predecessor)
-        elif slot < self._wanted:
+            self.retire(predecessor)
+        elif slot < self._wanted and is_new:
             self._introductions.filled(worker, self._wanted)
             for draining in self._workers.draining(slot):  # whose successor has died before it had all of them
                 self._introductions.succeeded(draining, worker, self._wanted)
         self._dispatcher.slot_filled()
         if self._stopping or slot >= self._wanted:
-            self._retire(worker)
+            self.retire(worker)
         if not self._stopping:
             self._reload.proceed(self._workers.live.get(slot))
 
@@ -280,11 +301,12 @@ class Supervisor:
             return
         was_draining = worker.state is WorkerState.DRAINING
         worker.transition(WorkerEvent.EXIT)
+        self._deposit.gone(worker)
         self._workers.close_channel(worker)
         self._workers.leave_service(worker)
+        self._takeover.gone(worker)
         self._poller.after(REAP_S, lambda: self._dispatcher.worker_lost(worker))
-        self._hook("disconnect", _identity(worker))
-        self._workers.notify_all("exit", _identity(worker), but=worker)
+        self._announcements.lost(worker)
         if was_draining:
             return  # it is killed after its drain
         # A process that has only closed its channel may serve on as long as an orphan.
@@ -293,9 +315,9 @@ class Supervisor:
         if worker.ready_at is not None:
             self._counters["died"] += 1
             if worker.slot not in self._workers.live and not self._reload.has_successor(worker.slot):
-                self._restart(worker.slot)
+                self.restart(worker.slot)
 
-    def reaped(self, pid: int, status: int) -> None:
+    def reaped(self, pid: int, status: int | None) -> None:
         """Learn that a process ended. One that is no worker (as PID 1 we get strangers) needs nothing."""
         worker = self._workers.remove(pid)
         if worker is None:
@@ -303,20 +325,20 @@ class Supervisor:
         self._receive_last_messages(worker)
         assert worker.state is WorkerState.GONE, "its descriptor would be watched for ever"
         assert not self._workers.is_live(worker), "a process that was reaped gets no connection"
-        code = os.waitstatus_to_exitcode(status)
-        if worker.ready_at is not None and not self._stopping:
+        code = None if status is None else os.waitstatus_to_exitcode(status)
+        if worker.ready_at is not None and code is not None and not self._stopping:
             self._poller.guard(lambda: self._crashes.ended(worker, code))
         worker.close_journal()
         self._dispatcher.worker_lost(worker)
         if worker.boot_error is None:
             level = logging.INFO if code == 0 else logging.WARNING
             log(level, log_lines.WORKER_EXITED, slot=worker.slot, pid=pid, reason=describe_end(code))
-        self._hook("exit", {**_identity(worker), "status": code, "expected": worker.is_retired})
+        self._announcements.ended(worker, code)
         if self._stopping:
             if not self._workers.by_pid:
                 self._on_stopped(self._status)
         elif worker.ready_at is None:
-            self._boot_failed(worker, code)
+            self._failed_boots.failed(worker, code)
 
     def _receive_last_messages(self, worker: WorkerHandle) -> None:
         """Handle what a dead process had sent, then close its channel, which a child of it may still hold open."""
@@ -325,22 +347,19 @@ class Supervisor:
                 break
         self._lost(worker)
 
-    def _boot_failed(self, worker: WorkerHandle, code: int) -> None:
-        self._counters["boots_failed"] += 1
-        was_killed = code < 0 and worker.boot_error is None and not worker.was_killed
-        text = worker.boot_error or f"it ended before it was ready ({describe_end(code)})"
-        if text != self._logged_boot_error:  # once, however many workers fail in the same way
-            self._logged_boot_error = text
-            detail = text.rstrip()
-            log(logging.ERROR, log_lines.WORKER_CANNOT_BOOT, slot=worker.slot, pid=worker.pid, detail=detail)
-        if not self._reload.boot_failed(worker, text, was_killed=was_killed):
-            self._retry_boot(worker.slot)
-
     def worker_hung(self, worker: WorkerHandle) -> None:
         """Give a worker no connection any more. The watchdog kills it; `_lost` follows when its channel ends."""
         worker.transition(WorkerEvent.SILENT)
         self._workers.leave_service(worker)
         self._dispatcher.away.worker_gone(worker)
+
+    # Taking them over from an earlier primary
+
+    def replace_older(self) -> None:
+        """Go on with the reload of an earlier primary: replace the workers of an older generation."""
+        older = [slot for slot, worker in self._workers.live.items() if worker.generation < self._reload.generation]
+        if older and not self._stopping:
+            self._reload.replace(older)
 
     # Changing them
 
@@ -348,6 +367,7 @@ class Supervisor:
         """Replace every worker by one of a new generation, one by one."""
         if not self._stopping:
             self._reload.replace_all(self._wanted)
+            self._facts.set(GENERATION, str(self._reload.generation))
 
     def replace(self, slot: Slot) -> None:
         """Replace the worker of one slot by one of the same generation; the old one drains."""
@@ -368,16 +388,17 @@ class Supervisor:
         if before == self._wanted:
             return
         log(logging.INFO, log_lines.WORKERS_SCALED, before=before, workers=self._wanted)
+        self._facts.set(WANTED, str(self._wanted))
         for number in range(before, self._wanted):
-            self._start_if_empty(Slot(number))
+            self.fill(Slot(number))
         for number in range(self._wanted, before):
             worker = self._workers.live.get(Slot(number))
             if worker is not None:
                 self._introductions.removed(worker, self._wanted)
-                self._retire(worker)
+                self.retire(worker)
         self._dispatcher.slots_changed(self._wanted)
 
-    def _retire(self, worker: WorkerHandle) -> None:
+    def retire(self, worker: WorkerHandle) -> None:
         """Have a worker move its clients elsewhere and end. It gets no connection any more."""
         self._workers.leave_service(worker)
         if worker.state is not WorkerState.READY:
@@ -385,6 +406,7 @@ class Supervisor:
         worker.transition(WorkerEvent.DRAIN)
         assert not self._workers.is_live(worker), "the dispatcher would hand it connections that it does not serve"
         worker.is_retired = True
+        self._deposit.changed(worker)
         log(logging.INFO, log_lines.WORKER_DRAINING, slot=worker.slot, pid=worker.pid, drain_s=self._settings.drain_s)
         self._dispatcher.worker_retired(worker)
         self._workers.send(worker, Kind.DRAIN, self._settings.drain_s)
@@ -400,7 +422,7 @@ class Supervisor:
         self._reload.stop()
         for worker in list(self._workers.by_pid.values()):
             if worker.state is WorkerState.READY:
-                self._retire(worker)
+                self.retire(worker)
             elif worker.state is WorkerState.STARTING:
                 self._workers.send_signal(worker, signal.SIGKILL)
         if not self._workers.by_pid:
@@ -421,24 +443,6 @@ class Supervisor:
         """How many workers there should be."""
         return self._wanted
 
-    def inspect(self, slot: Slot, on_answer: OnAnswer) -> bool:
-        """Have `on_answer` called with what the worker of a slot is doing. Return False when no worker serves it."""
-        worker = self._workers.live.get(slot)
-        if worker is None:
-            return False
-        self._inspections.request(worker, on_answer)
-        return True
-
-    def describe(self) -> list[dict[str, Any]]:
-        """Return a snapshot of every worker, by slot."""
-        now = self._poller.now()
-        workers = sorted(self._workers.by_pid.values(), key=lambda worker: (worker.slot, worker.pid))
-        return [worker.describe(now) for worker in workers]
-
     def describe_reload(self) -> dict[str, Any]:
         """Return a snapshot of the last reload: how many workers are still to be replaced, and why it was given up."""
         return self._reload.describe()
-
-
-def _identity(worker: WorkerHandle) -> dict[str, Any]:
-    return {"slot": worker.slot, "worker_id": worker.worker_id, "pid": worker.pid}

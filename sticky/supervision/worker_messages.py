@@ -23,6 +23,7 @@ from sticky.loop.log_lines import CONNECTION_LOST, log
 from sticky.loop.poller import Poller
 from sticky.supervision.inspections import Inspections
 from sticky.supervision.message_relay import MessageRelay
+from sticky.supervision.takeover import Takeover
 
 ERROR_REASON: Final = "an error in the primary, see above"  # a handler of ours has raised
 
@@ -57,6 +58,7 @@ class WorkerMessages:
         dispatcher: Dispatcher,
         relay: MessageRelay,
         inspections: Inspections,
+        takeover: Takeover,
         *,
         acceptor: TakesBack,
         counters: dict[str, int],
@@ -70,6 +72,7 @@ class WorkerMessages:
         self._dispatcher = dispatcher
         self._relay = relay
         self._inspections = inspections
+        self._takeover = takeover
         self._acceptor = acceptor
         self._counters = counters
 
@@ -127,6 +130,12 @@ class WorkerMessages:
             self._inspections.answer(worker, message.text)
         elif isinstance(message, messages.Sent):
             self._relay.relay(worker, message.name, message.data)
+        elif isinstance(message, messages.Held):
+            is_unknown = "" in message.counts  # it does not know the addresses
+            counts: tuple[dict[str, int], dict[str, int]] = ({}, message.counts)
+            self._dispatcher.ended(worker, *(reversed(counts) if is_unknown else counts))
+        elif isinstance(message, messages.WorkerIdentity):
+            self._takeover.identified(worker, message)
         elif isinstance(message, messages.GiveBack):
             self._give_back(worker, message, received)
         else:

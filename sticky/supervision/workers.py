@@ -86,6 +86,12 @@ class Workers:
             assert worker.slot == slot, f"worker {worker.worker_id} is live in slot {slot}"
             assert worker.state is WorkerState.READY, f"worker {worker.worker_id} is live and {worker.state.value}"
 
+    def describe(self) -> list[dict[str, Any]]:
+        """Return a snapshot of every worker, by slot."""
+        now = self._poller.now()
+        workers = sorted(self.by_pid.values(), key=lambda worker: (worker.slot, worker.pid))
+        return [worker.describe(now) for worker in workers]
+
     # Messages
 
     def send(self, worker: WorkerHandle, kind: Kind, *fields: Any) -> None:

@@ -53,9 +53,12 @@ class Moves:
         journal: Journal,
         ended_report: EndedReport,
         key_report: KeyReport,
-        count: Callable[[int], None],
+        count: Callable[[int, str], None],
     ) -> None:
-        """`count` is called with 1 for each connection that comes, and with -1 where it is refused."""
+        """
+        Args:
+            count: called with 1 and the peer's address for each connection that comes, with -1 where it is refused.
+        """
         self.slots = 0
         """How many slots there are, as the primary has said last."""
         self._slot = slot
@@ -100,7 +103,7 @@ class Moves:
 
     def enter(self, sock: socket.socket, state: MovedState) -> MovedIn:
         sock.setblocking(False)
-        self._count(1)
+        self._count(1, state.peer_address)
         key = self._routes.key_of(state.address, state.sticky_id)
         is_away = key is not None and self.home_of(key) != self._slot
         self._routes.keys.enter(key, away=is_away)
@@ -125,7 +128,7 @@ class Moves:
     def entered(self, connection: MovedIn, refusal: str | None) -> None:
         if refusal is None:
             return
-        self._count(-1)
+        self._count(-1, connection.peer_address)
         self._routes.keys.leave(connection.key)
         self._ended_report.add(connection.peer_address)
         self._ended_report.schedule()

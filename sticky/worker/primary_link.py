@@ -18,7 +18,7 @@ class PrimaryLink:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self.is_lost = False
-        """Whether the primary is gone, or cannot be understood. It never comes back."""
+        """Whether the primary is gone, or cannot be understood. It never comes back; another may follow."""
 
     def send(self, kind: Kind, *fields: Any, fd: int | None = None, carried: bytes = b"") -> bool:
         """
@@ -40,3 +40,7 @@ class PrimaryLink:
     def lose(self) -> None:
         """Send nothing more: the primary is gone."""
         self.is_lost = True
+
+    def found(self, channel: Channel) -> None:
+        """Send to another primary from now on. The worker has closed the channel before."""
+        self._channel, self.is_lost = channel, False

@@ -19,8 +19,6 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
-import os
-import select
 import signal
 import socket
 import sys
@@ -32,7 +30,6 @@ from sticky.handoff import messages
 from sticky.handoff.blame import key_of
 from sticky.handoff.channel import (
     CARRIED_MAX,
-    CHANNEL_FD,
     Channel,
     ChannelClosed,
     Kind,
@@ -43,28 +40,32 @@ from sticky.handoff.channel import (
 )
 from sticky.handoff.journal import NO_JOURNAL, NO_MARK, Journal
 from sticky.handoff.messages import DATA_DEPTH_MAX, NAME_MAX, READINESS, REFUSED, TEXT_MAX, from_primary, is_shallow
+from sticky.handoff.orphan_report import VERSION, OrphanReport
 from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.hashing import Hashing, Slot, StickyId
 from sticky.loop.timers import Timers
 from sticky.worker import stacks
 from sticky.worker.acknowledgements import Acknowledgements
 from sticky.worker.adopted import Adopted, adopted_of
+from sticky.worker.boot import receive_boot
 from sticky.worker.ended_report import EndedReport
 from sticky.worker.handlers import Handlers, answer_refused, guard
 from sticky.worker.heartbeat import Heartbeat
+from sticky.worker.identity_report import IdentityReport
 from sticky.worker.key_report import KeyReport
 from sticky.worker.moves import Moves, Moving
 from sticky.worker.node_state import NodeState
+from sticky.worker.orphanhood import Orphanhood
 from sticky.worker.primary_link import PrimaryLink
 from sticky.worker.routes import Routes
 
 EXIT_BOOT: Final = 3  # the worker cannot boot: starting it again at once would not help
-BOOT_WAIT_S: Final = 30.0  # for the first message, which the primary sends when it starts the process
 
 NOT_ADOPTED_LINE: Final = 'handoff rejected handoff=%d reason="it could not be adopted"'
 NO_DESCRIPTOR_LINE: Final = 'handoff rejected handoff=%d reason="out of file descriptors (ulimit -n)"'
 UNREADABLE_LINE: Final = 'primary condemned reason="a message cannot be read: %s"'
 ORPHANED_LINE: Final = "primary lost connections=%d grace_s=%g"
+ADOPTED_LINE: Final = "primary found connections=%d"
 
 logger = logging.getLogger("sticky.worker")
 
@@ -101,7 +102,6 @@ class Worker:
         """Adopted connections that have not ended."""
         self._adopted = 0  # connections ever adopted
         self._heartbeat_s: float = boot["heartbeat_s"]
-        self._orphan_grace_s: float = boot["orphan_grace_s"]
         hashing = Hashing(boot["secret"], previous=boot.get("secret_previous"))  # None of a primary before this field
         self._affinity = Affinity(AffinitySettings.from_builtins(boot["affinity"]), hashing)
         self._journal = journal
@@ -110,6 +110,13 @@ class Worker:
         self._acknowledgements = Acknowledgements(self._link, timers)
         self._ended_report = EndedReport(self._link, timers)
         self._key_report = KeyReport(self._link, self._acknowledgements)
+        self._identity_report = IdentityReport(self._link, self._acknowledgements)
+        self._orphanhood = Orphanhood(
+            boot.get("directory", ""),
+            OrphanReport(VERSION, self.worker_id, boot.get("terms", ""), self.node, boot["secret"]),
+            grace_s=boot["orphan_grace_s"],
+            on_over=self._begin_drain,
+        )
         self.routes = Routes(self._affinity, hashing, self.slot, report=self._key_report)
         self.moves = Moves(
             self.slot, self._affinity, hashing, self.routes, journal, self._ended_report, self._key_report, self._count
@@ -117,8 +124,10 @@ class Worker:
         self._drain = asyncio.Event()
         self._drain_s = 0.0
 
-    def _count(self, more: int) -> None:
+    def _count(self, more: int, peer_address: str) -> None:
+        """Count connections that came from another worker; -1 where one was refused after all."""
         self.open += more
+        (self._identity_report.opened if more > 0 else self._identity_report.closed)(peer_address)
 
     @property
     def orphaned(self) -> bool:
@@ -135,29 +144,11 @@ class Worker:
         Raises:
             NotAWorker: no primary started this process.
         """
-        text = os.environ.pop(CHANNEL_FD, "")
-        if not text.isdecimal():
-            raise NotAWorker(f"{CHANNEL_FD} is not set")
-        try:
-            sock = socket.socket(fileno=int(text))
-        except OSError as error:
-            raise NotAWorker(f"{CHANNEL_FD} names no socket ({error.strerror})") from error
-        sock.set_inheritable(False)  # not for the children of the application
-        channel = Channel(sock, from_primary)
-        poll = select.poll()  # select() knows no descriptor above 1023, and the channel may be one
-        poll.register(sock, select.POLLIN)
-        if not poll.poll(BOOT_WAIT_S * 1000):
-            raise NotAWorker("the primary has sent nothing")
-        try:
-            first = channel.receive()[0]
-        except ChannelClosed:
-            raise NotAWorker("the primary is gone") from None
-        if isinstance(first, Unreadable) or not isinstance(first.message, messages.Boot):
-            raise NotAWorker(f"the first message of the primary is not BOOT: {first}")
+        channel, about, journal = receive_boot()
         faulthandler.register(signal.SIGUSR2, all_threads=True)  # the primary requests the stacks of a hung worker
         global _this
         try:
-            _this = cls(channel, first.message.about, Journal.from_fd(first.fd))
+            _this = cls(channel, about, journal)
         except (LookupError, TypeError, ValueError) as error:
             raise NotAWorker(f"the BOOT message of the primary cannot be used: {error!r}") from error
         return _this
@@ -216,6 +207,7 @@ class Worker:
             await on_drain(self._drain_s)
         finally:
             beating.cancel()
+            self._orphanhood.end()
             await self.moves.close()
             loop.remove_signal_handler(signal.SIGTERM)
             if not self.orphaned:
@@ -242,9 +234,10 @@ class Worker:
         assert self.open >= 0, "a connection ends once"
         if not self.open:
             self.routes.keys.leave_all()
+        self._identity_report.closed(peer_address)
         self._ended_report.add(peer_address)
         self._ended_report.schedule()
-        if self.orphaned and not self.open:
+        if self.orphaned and not self.open and not self._orphanhood.may_end_well:
             self._begin_drain(0)
 
     def give_back(self, fd: int, peer_address: str, port: int, received: bytes) -> bool:
@@ -284,14 +277,14 @@ class Worker:
         try:
             received = self._channel.receive()
         except ChannelClosed:
-            self._lose_primary()
+            self._lose_primary(handlers)
             return
         handled = 0
         try:
             for message in received:
                 handled += 1
                 if isinstance(message, Unreadable):
-                    self._distrust_primary(message.reason)
+                    self._distrust_primary(message.reason, handlers)
                     return
                 self._handle(message, handlers)
         finally:
@@ -307,6 +300,8 @@ class Worker:
                 self._adopt(message, received.fd, received.carried, handlers)
         elif isinstance(message, messages.Drain):
             self._begin_drain(message.deadline_s)
+        elif isinstance(message, messages.Identify):
+            self._identity_report.answer(adopted=self._adopted, connections=self.open, is_draining=self._drain.is_set())
         elif isinstance(message, messages.Inspect):
             self._link.send(Kind.INSPECTED, _encodable(stacks.describe()[:TEXT_MAX]))
         elif isinstance(message, messages.Slots):
@@ -343,6 +338,7 @@ class Worker:
         sock.setblocking(False)
         self._adopted += 1
         self.open += 1
+        self._identity_report.opened(message.peer_address)
         is_refused = message.reason == REFUSED
         key = settlement = None
         try:
@@ -355,20 +351,24 @@ class Worker:
             self.routes.keys.enter(key, away=message.away)
             if is_refused:
                 self.routes.keys.leave(key)  # it is not served, so it keeps no key here
-                if handlers.on_refused is not None:
-                    handlers.on_refused(adopted)
-                else:
-                    answer_refused(adopted)
-                    self.closed(adopted)
+                self._refuse(adopted, handlers)
                 return
             self.routes.learn(adopted.address, adopted.sticky_id)
             handlers.on_connection(adopted)
         except Exception:
             logger.exception(NOT_ADOPTED_LINE, message.number)
             self.open -= 1
+            self._identity_report.closed(message.peer_address)
             self._acknowledgements.reject(message.number, settlement)
             self.routes.keys.leave(key)
             sock.close()
+
+    def _refuse(self, adopted: Adopted, handlers: Handlers) -> None:
+        if handlers.on_refused is not None:
+            handlers.on_refused(adopted)
+            return
+        answer_refused(adopted)
+        self.closed(adopted)
 
     def _reject(self, message: messages.Handoff) -> None:
         """Reject a connection for whose descriptor this process had no room. The primary has kept its copy."""
@@ -381,33 +381,43 @@ class Worker:
 
     async def _beat_forever(self, heartbeat: Heartbeat) -> None:
         """Send a heartbeat at each interval, and with it every report that had found no room in the channel."""
-        while not self.orphaned:
+        while True:  # without a primary each of these does nothing, and keeps what it has
             self._ended_report.retry()
             heartbeat.beat(self.open, self._adopted)
             self._acknowledgements.acknowledge()
             self._key_report.send(self.routes)
+            self._identity_report.send()
             await asyncio.sleep(self._heartbeat_s)
 
     # Ending
 
-    def _distrust_primary(self, reason: str) -> None:
+    def _distrust_primary(self, reason: str, handlers: Handlers) -> None:
         """
         Treat the primary as gone. It sees the channel end, and brings to other workers what was on its way here. The
         connections that are here are served for a while.
         """
         logger.error(UNREADABLE_LINE, reason)
-        self._lose_primary()
+        self._lose_primary(handlers)
         self._channel.close()
 
-    def _lose_primary(self) -> None:
+    def _lose_primary(self, handlers: Handlers) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._channel.fileno())
         self._link.lose()
-        logger.warning(ORPHANED_LINE, self.open, self._orphan_grace_s)
-        if self.open:
-            loop.call_later(self._orphan_grace_s, self._begin_drain, 0)
+        logger.warning(ORPHANED_LINE, self.open, self._orphanhood.grace_s)
+        if self.open or self._orphanhood.may_end_well:
+            self._orphanhood.begin(lambda sock: self._found_primary(sock, handlers))
         else:
             self._begin_drain(0)
+
+    def _found_primary(self, sock: socket.socket, handlers: Handlers) -> None:
+        """Go on with another primary, which asks next what this worker has (IDENTIFY), or has it drain."""
+        assert self.orphaned, "a worker has one primary at a time"
+        logger.warning(ADOPTED_LINE, self.open)
+        self._channel.close()
+        self._channel = Channel(sock, from_primary)
+        self._link.found(self._channel)
+        asyncio.get_running_loop().add_reader(sock.fileno(), self._on_readable, handlers)
 
     def _begin_drain(self, drain_s: float) -> None:
         """Have `run` drain within so many seconds. The first caller decides, for draining begins once."""

@@ -24,7 +24,6 @@ import pytest
 
 from realtime.auth.tokens import sign
 from realtime.cli.servers import CONTROL_SOCKET
-from realtime.settings import runtime_directory
 from sticky.process.control import send_request
 from tests.support.aio import eventually, run_async_for
 from tests.support.client import ProtocolClient
@@ -321,7 +320,7 @@ def test_twenty_thousand_connections_leave_nothing_behind(tmp_path: Path) -> Non
 @run_async_for(1100)
 async def churn_in_rounds(server: RunningServer) -> None:
     broker, churn = server.local_broker(), Churn(server)
-    control = runtime_directory() / str(server.pid) / CONTROL_SOCKET
+    control = server.directory / CONTROL_SOCKET
 
     def kill() -> None:
         victims = [each["pid"] for each in server.status()["workers"] if each["slot"] == 1]

@@ -154,7 +154,7 @@ def test_keys_of_the_terminal(tmp_path: Path) -> None:
             log.wait_for(r"^thread MainThread")
             log.wait_for(r"^\d+ tasks")
             os.write(ours, b"s\n")
-            log.wait_for(rf"primary {primary.pid} listens on")
+            log.wait_for(r"primary \d+ listens on")
             mark = log.mark()
             os.write(ours, b"what\n")
             log.wait_for("keys, each with Enter", since=mark)

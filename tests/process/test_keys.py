@@ -26,7 +26,6 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from websockets.sync.client import connect
 
 from realtime.cli.servers import KEYS_FILE
-from realtime.settings import runtime_directory
 from sticky.loop.log_lines import WORKER_READY
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient, Refused
@@ -291,7 +290,7 @@ def test_a_worker_that_dies_while_the_provider_is_away_leaves_its_keys(tmp_path:
         server.log.wait_for(pattern(WORKER_READY, slot=0), since=since)
         assert connects(server, key) == "admitted"
         assert connects(server, ServedKey("b")) == "error 100, temporary"
-        left = Path(runtime_directory(), str(server.pid), KEYS_FILE)
+        left = Path(server.directory, KEYS_FILE)
         assert stat.S_IMODE(left.stat().st_mode) == 0o600
         assert provider.asked == 1
     assert not left.exists(), "it goes with the primary"

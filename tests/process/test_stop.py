@@ -49,7 +49,16 @@ def alive(pids: set[int]) -> set[int]:
 def test_it_brings_clients_elsewhere_and_leaves_no_process_and_no_file(number: signal.Signals, runtime: Path) -> None:
     with RunningServer(None, "--drain", "3", workers=3, env={"XDG_RUNTIME_DIR": str(runtime)}) as server:
         server.wait_until_full()
-        assert {each.name for each in files(runtime)} == {"control.sock", "broker.sock"}
+        # A new list of processes is written beside the old one.
+        assert {each.name for each in files(runtime)} - {"processes.new"} == {
+            "processes",
+            "control.sock",
+            "broker.sock",
+            "broker.sock.lock",
+            "keeper.lock",
+            "keeper.sock",
+            "primary.lock",
+        }
         pids = everyone(server)
         assert len(pids) == 5, "a primary, three workers, the local broker"
 
@@ -73,7 +82,7 @@ async def test_a_term_to_all_processes_at_once_is_an_orderly_stop_too() -> None:
         clients = [await ProtocolClient.join(server.websocket_url, f"127.0.7.{n + 1}") for n in range(12)]
         for client in clients:
             await client.ask("subscribe", channel="room")
-        os.killpg(server.pid, signal.SIGTERM)  # the group that the server was started in, as a service manager does
+        os.killpg(server.keeper_pid, signal.SIGTERM)  # its group, as a service manager does
         for client in clients:
             assert (await client.wait_closed())[0] == SHUTDOWN
         assert server.wait() == 0

@@ -24,12 +24,14 @@ import pytest
 from realtime.cli.serve import serve
 from realtime.settings import Settings, resolve
 from realtime.settings.quantities import Seconds
-from sticky.loop.log_lines import SERVER_LISTENING
+from sticky.keeper.report import PRIMARY_ADOPTED
+from sticky.process.keeper_link import KEEPER_LOST
 from sticky.supervision.readiness import LAME_DUCK
 from sticky.supervision.supervisor import KILL_GRACE_S
 from tests.docs.pages import DOCS, blocks
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
+from tests.support.log_lines import pattern
 from tests.support.probing import probe
 from tests.support.server import RunningServer
 from tests.support.service_manager import ServiceManager
@@ -147,21 +149,49 @@ def test_the_watchdog_is_answered(manager: ServiceManager, listener: socket.sock
 
 
 @run_async
-async def test_a_killed_main_process_leaves_the_workers_and_the_next_one_serves_the_same_socket(
+async def test_a_killed_main_process_changes_nothing_and_the_next_one_takes_over(
     manager: ServiceManager, listener: socket.socket
 ) -> None:
+    """The manager kills no other process (KillMode=process), and starts the unit's command anew."""
     port = listener.getsockname()[1]
     url = f"ws://127.0.0.1:{port}/connection/websocket"
-    with Service(manager, listener, "--orphan-grace", "600s").server as first:
+    with Service(manager, listener).server as first:
         assert "READY" in await asyncio.to_thread(manager.next)
         client = await ProtocolClient.join(url, "127.0.43.1")
-        os.kill(first.pid, signal.SIGKILL)
+        before = first.status()
+        os.kill(first.keeper_pid, signal.SIGKILL)
         first.process.wait(30)
-        early = asyncio.create_task(ProtocolClient.join(url, "127.0.43.2"))  # it waits in the kernel
-        with Service(manager, listener, "--orphan-grace", "600s").server as second:
-            second.log.wait_for(SERVER_LISTENING)
-            late = await asyncio.wait_for(early, 60)
-            assert await late.ask("unsubscribe", channel="room") == {}
-            assert await client.ask("unsubscribe", channel="room") == {}, "its worker serves on"
-            await late.close()
-            await client.close()
+        await asyncio.to_thread(first.log.wait_for, KEEPER_LOST)
+        between = await ProtocolClient.join(url, "127.0.43.2")
+        second = Service(manager, listener).server
+        second.start()
+        try:
+            assert "READY" in await asyncio.to_thread(manager.wait_for, "READY"), "systemctl start returns"
+            second.log.wait_for(pattern(PRIMARY_ADOPTED, pid=before["pid"]))
+            late = await ProtocolClient.join(url, "127.0.43.3")
+            for each in (client, between, late):
+                assert await each.ask("unsubscribe", channel="room") == {}
+            assert await asyncio.to_thread(second.stop) == 0
+            assert await asyncio.to_thread(manager.wait_for, "STOPPING")
+        finally:
+            second.stop()
+
+
+@run_async
+async def test_a_lost_primary_is_no_end_of_the_service_and_its_status_says_so(
+    manager: ServiceManager, listener: socket.socket
+) -> None:
+    """All messages come from the main process, the keeper: NotifyAccess=main is enough."""
+    url = f"ws://127.0.0.1:{listener.getsockname()[1]}/connection/websocket"
+    with Service(manager, listener).server as server:
+        assert "READY" in await asyncio.to_thread(manager.next)
+        client = await ProtocolClient.join(url)
+        os.kill(server.status()["pid"], signal.SIGKILL)
+        while await asyncio.to_thread(manager.next) != {"STATUS": "the primary was lost, and is started again"}:
+            pass  # READY comes again for each worker that is ready
+        assert "READY" in await asyncio.to_thread(manager.next)
+        assert await client.ask("unsubscribe", channel="room") == {}, "the same worker"
+        new = await ProtocolClient.join(url, "127.0.43.9")
+        assert manager.senders == {server.keeper_pid}
+        await client.close()
+        await new.close()

@@ -21,8 +21,8 @@ def test_a_worker_is_asked_once_for_all_that_wait_and_each_gets_its_answer() -> 
     cluster = started()
     worker = cluster.live(0)
     answers: list[str] = []
-    assert cluster.supervisor.inspect(Slot(0), answers.append)
-    assert cluster.supervisor.inspect(Slot(0), answers.append)
+    assert cluster.supervisor.inspections.request_slot(Slot(0), answers.append)
+    assert cluster.supervisor.inspections.request_slot(Slot(0), answers.append)
     assert cluster.process(worker).channel.kinds().count(Kind.INSPECT) == 1
     cluster.send(worker, Inspected("2 tasks"))
     assert answers == ["2 tasks", "2 tasks"]
@@ -35,7 +35,7 @@ def test_a_worker_that_does_not_answer_writes_its_stacks() -> None:
     cluster = started()
     worker = cluster.live(0)
     answers: list[str] = []
-    cluster.supervisor.inspect(Slot(0), answers.append)
+    cluster.supervisor.inspections.request_slot(Slot(0), answers.append)
     cluster.poller.run_for(INSPECT_S)
     assert answers == [f"worker {worker.pid} does not answer: the stacks of its threads are in the server's log"]
     assert cluster.process(worker).signals == [signal.SIGUSR2]
@@ -47,7 +47,7 @@ def test_a_worker_that_has_ended_is_signalled_no_more() -> None:
     cluster = started()
     worker = cluster.live(0)
     answers: list[str] = []
-    cluster.supervisor.inspect(Slot(0), answers.append)
+    cluster.supervisor.inspections.request_slot(Slot(0), answers.append)
     cluster.exit(worker)
     cluster.poller.run_for(INSPECT_S)
     assert len(answers) == 1
@@ -59,10 +59,10 @@ def test_a_later_request_has_a_deadline_of_its_own() -> None:
     worker = cluster.live(0)
     first: list[str] = []
     second: list[str] = []
-    cluster.supervisor.inspect(Slot(0), first.append)
+    cluster.supervisor.inspections.request_slot(Slot(0), first.append)
     cluster.poller.run_for(INSPECT_S / 2)
     cluster.send(worker, Inspected("now"))
-    cluster.supervisor.inspect(Slot(0), second.append)
+    cluster.supervisor.inspections.request_slot(Slot(0), second.append)
     cluster.poller.run_for(INSPECT_S / 2)
     assert (first, second) == (["now"], [])
     cluster.poller.run_for(INSPECT_S / 2)
@@ -76,12 +76,12 @@ def test_one_callback_that_raises_keeps_the_others() -> None:
     def fail(text: str) -> None:
         raise RuntimeError("a bug")
 
-    cluster.supervisor.inspect(Slot(0), fail)
-    cluster.supervisor.inspect(Slot(0), answers.append)
+    cluster.supervisor.inspections.request_slot(Slot(0), fail)
+    cluster.supervisor.inspections.request_slot(Slot(0), answers.append)
     cluster.send(cluster.live(0), Inspected("text"))
     assert answers == ["text"]
     assert cluster.counters["callbacks_failed"] == 1
 
 
 def test_a_slot_without_a_worker_is_not_inspected() -> None:
-    assert not started().supervisor.inspect(Slot(5), lambda text: None)
+    assert not started().supervisor.inspections.request_slot(Slot(5), lambda text: None)

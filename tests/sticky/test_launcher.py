@@ -14,7 +14,7 @@ from sticky.keys.hashing import Slot
 from sticky.lifetime import Lifetime
 from sticky.loop.log_lines import WORKER_NOT_STARTED
 from sticky.settings import ClusterSettings
-from sticky.supervision.launcher import Launcher
+from sticky.supervision.launcher import Launcher, worker_terms
 from tests.support.fake_environment import FakeEnvironment, no_such_program
 from tests.support.log_lines import pattern
 
@@ -30,6 +30,7 @@ def launcher(environment: FakeEnvironment, env_of: Callable[[Slot], Mapping[str,
         config={"app": "chat"},
         node="n1",
         secret=b"s" * 32,
+        directory="/run/c",
     )
 
 
@@ -63,6 +64,8 @@ def test_the_boot_message_has_all_that_a_worker_needs() -> None:
         "secret_previous": None,
         "heartbeat_s": 0.5,
         "orphan_grace_s": 60.0,
+        "directory": "/run/c",
+        "terms": worker_terms(SETTINGS, {"app": "chat"}),
     }
 
 

@@ -16,8 +16,10 @@ from sticky.handoff.channel import Kind
 from sticky.handoff.messages import READINESS, Ready, Retire
 from sticky.handoff.probes import NO_WORKER
 from sticky.keys.hashing import Slot
-from sticky.process.primary import SLOT, TRANSITIONS, Primary, PrimaryEvent, PrimaryState
+from sticky.process.primary import Primary
+from sticky.process.primary_state import TRANSITIONS, PrimaryEvent, PrimaryState
 from sticky.settings import ClusterSettings
+from sticky.supervision.launcher import SLOT
 from sticky.supervision.readiness import LAME_DUCK, STOPPING
 from sticky.supervision.sidecars import Sidecar
 from sticky.worker.worker import EXIT_BOOT
@@ -105,6 +107,7 @@ LEGAL = {
     (S.STARTING, E.STOP): S.STOPPING,
     (S.SERVING, E.WARN): S.LAME_DUCK,
     (S.SERVING, E.STOP): S.STOPPING,
+    (S.SERVING, E.RELEASE): S.STOPPED,
     (S.LAME_DUCK, E.STOP): S.STOPPING,
     (S.STOPPING, E.ENDED): S.STOPPED,
 }

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from sticky.errors import SettingsError
+from sticky.process.keeper_link import KeeperLink
+from sticky.supervision.adopted_processes import AdoptedProcesses
+from sticky.supervision.deposit import Kept
 from sticky.supervision.sidecars import (
     BACKOFF_S,
     STARTS_MAX,
@@ -38,8 +41,10 @@ class Scene:
         self.sidecars = Sidecars(
             self.poller,
             self.environment,
+            AdoptedProcesses(self.poller, self.environment, lambda pid, status: None),
             sidecars,
             {"A": "1"},
+            deposit=KeeperLink(),
             on_ready=lambda: self.called.append("ready"),
             on_failed=lambda: self.called.append("failed"),
             on_stopped=lambda: self.called.append("stopped"),
@@ -93,7 +98,7 @@ def test_the_table_of_phases(scene: Scene, phase: SidecarPhase, event: SidecarEv
 
 
 def test_ready_is_called_once_when_each_was_ready(scene: Scene) -> None:
-    scene.sidecars.start()
+    scene.sidecars.start(Kept())
     broker, watcher = scene.environment.processes
     assert broker.env == {"A": "1", "B": "1"}
     scene.ready(broker)
@@ -110,13 +115,13 @@ def test_ready_is_called_once_when_each_was_ready(scene: Scene) -> None:
 
 def test_without_sidecars_all_is_ready_and_stopped_at_once() -> None:
     scene = Scene()
-    scene.sidecars.start()
+    scene.sidecars.start(Kept())
     scene.sidecars.stop()
     assert scene.called == ["ready", "stopped"]
 
 
 def test_one_that_ends_is_started_again_with_a_growing_delay(scene: Scene) -> None:
-    scene.sidecars.start()
+    scene.sidecars.start(Kept())
     for process in list(scene.environment.processes):
         scene.ready(process)
     for delay_s in (*BACKOFF_S, BACKOFF_S[-1]):
@@ -132,7 +137,7 @@ def test_one_that_ends_is_started_again_with_a_growing_delay(scene: Scene) -> No
 
 
 def test_one_that_stays_ready_is_started_again_at_once(scene: Scene) -> None:
-    scene.sidecars.start()
+    scene.sidecars.start(Kept())
     for process in list(scene.environment.processes):
         scene.ready(process)
     scene.processes("broker")[-1].kill()
@@ -147,7 +152,7 @@ def test_one_that_stays_ready_is_started_again_at_once(scene: Scene) -> None:
 
 
 def test_one_that_never_becomes_ready_is_given_up(scene: Scene) -> None:
-    scene.sidecars.start()
+    scene.sidecars.start(Kept())
     for _ in range(STARTS_MAX):
         assert "failed" not in scene.called
         scene.processes("broker")[-1].exit(1)
@@ -160,14 +165,14 @@ def test_one_that_never_becomes_ready_is_given_up(scene: Scene) -> None:
 def test_one_that_cannot_be_started_is_given_up_as_well() -> None:
     scene = Scene(WATCHER)
     scene.environment.fails = [no_such_program() for _ in range(STARTS_MAX)]
-    scene.sidecars.start()
+    scene.sidecars.start(Kept())
     scene.poller.run_for(sum(BACKOFF_S))
     assert scene.called == ["failed"]
     assert scene.environment.processes == []
 
 
 def test_a_stop_sends_each_its_own_signal_and_waits_for_all(scene: Scene) -> None:
-    scene.sidecars.start()
+    scene.sidecars.start(Kept())
     broker, watcher = scene.environment.processes
     scene.sidecars.stop()
     scene.sidecars.stop()
@@ -184,7 +189,7 @@ def test_a_stop_sends_each_its_own_signal_and_waits_for_all(scene: Scene) -> Non
 
 
 def test_a_restart_that_is_due_after_a_stop_does_not_happen(scene: Scene) -> None:
-    scene.sidecars.start()
+    scene.sidecars.start(Kept())
     for process in list(scene.environment.processes):
         scene.ready(process)
     scene.processes("broker")[-1].kill()
@@ -198,7 +203,7 @@ def test_a_restart_that_is_due_after_a_stop_does_not_happen(scene: Scene) -> Non
 
 
 def test_a_restart_that_is_due_after_a_kill_does_not_happen(scene: Scene) -> None:
-    scene.sidecars.start()
+    scene.sidecars.start(Kept())
     scene.processes("broker")[-1].kill()
     scene.reap()
     scene.sidecars.kill()
@@ -208,7 +213,7 @@ def test_a_restart_that_is_due_after_a_kill_does_not_happen(scene: Scene) -> Non
 
 
 def test_killed_sidecars_are_not_started_again_while_workers_still_end(scene: Scene) -> None:
-    scene.sidecars.start()
+    scene.sidecars.start(Kept())
     scene.sidecars.kill()
     scene.reap()
     scene.poller.run_for(60.0)
@@ -219,7 +224,7 @@ def test_killed_sidecars_are_not_started_again_while_workers_still_end(scene: Sc
 
 
 def test_a_kill_after_a_stop_only_makes_it_faster(scene: Scene) -> None:
-    scene.sidecars.start()
+    scene.sidecars.start(Kept())
     scene.sidecars.stop()
     scene.sidecars.kill()
     scene.reap()
@@ -237,7 +242,7 @@ def test_an_error_when_one_becomes_ready_closes_its_descriptor_and_no_more(scene
     def fail(event: object) -> None:
         raise RuntimeError("a bug")
 
-    scene.sidecars.start()
+    scene.sidecars.start(Kept())
     broker, watcher = scene.environment.processes
     scene.ready(broker)
     scene.sidecars._transition = fail  # type: ignore[method-assign]
@@ -248,5 +253,80 @@ def test_an_error_when_one_becomes_ready_closes_its_descriptor_and_no_more(scene
 
 
 def test_a_process_that_is_no_sidecar_is_left_to_others(scene: Scene) -> None:
-    scene.sidecars.start()
+    scene.sidecars.start(Kept())
     assert not scene.sidecars.reaped(1, 0)
+
+
+HEIR = Sidecar("the heir", ("heir",), succession=("--take-over",))
+
+
+def replacing() -> tuple[Scene, FakeProcess, FakeProcess]:
+    """Return a scene in which a successor was started, the process that runs, and the successor."""
+    scene = Scene(HEIR)
+    scene.sidecars.start(Kept())
+    old = scene.environment.last
+    scene.ready(old)
+    scene.sidecars.replace()
+    return scene, old, scene.environment.last
+
+
+def ended(scene: Scene, process: FakeProcess, code: int) -> None:
+    process.exit(code)
+    reaped = scene.environment.reap()
+    assert reaped is not None
+    assert scene.sidecars.reaped(*reaped)
+
+
+def pids(scene: Scene) -> list[object]:
+    return [each["pid"] for each in scene.sidecars.describe()]
+
+
+@pytest.mark.parametrize("is_ready_first", [True, False])
+def test_a_successor_follows_the_process_that_it_takes_over_from(is_ready_first: bool) -> None:
+    scene, old, new = replacing()
+    assert new.argv == ["heir", "--take-over"]
+    scene.sidecars.replace()
+    assert scene.environment.last is new, "one at a time"
+    if is_ready_first:
+        scene.ready(new)
+        ended(scene, old, 0)
+    else:
+        ended(scene, old, 0)
+        scene.ready(new)
+    assert pids(scene) == [new.pid]
+    scene.poller.run_for(BACKOFF_S[-1])
+    assert scene.environment.last is new, "the end of the other one was no failure"
+    ended(scene, new, 1)
+    scene.poller.run_for(BACKOFF_S[-1])
+    assert scene.environment.last.argv == ["heir"], "after its end another begins anew"
+    scene.environment.close()
+
+
+def test_a_successor_that_ends_leaves_the_other_one() -> None:
+    scene, old, new = replacing()
+    ended(scene, new, 1)
+    scene.poller.run_for(BACKOFF_S[-1])
+    assert pids(scene) == [old.pid]
+    assert scene.environment.last is new, "nothing was started"
+    scene.environment.close()
+
+
+def test_where_both_end_another_is_started() -> None:
+    scene, old, new = replacing()
+    ended(scene, old, 1)
+    ended(scene, new, 1)
+    scene.poller.run_for(BACKOFF_S[-1])
+    assert scene.environment.last not in (old, new)
+    assert scene.environment.last.argv == ["heir"]
+    scene.environment.close()
+
+
+def test_a_stop_ends_a_successor_as_well() -> None:
+    scene, old, new = replacing()
+    scene.sidecars.stop()
+    assert old.signals == new.signals == [signal.SIGTERM]
+    ended(scene, old, 0)
+    assert "stopped" not in scene.called
+    ended(scene, new, 0)
+    assert "stopped" in scene.called
+    scene.environment.close()

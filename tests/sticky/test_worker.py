@@ -154,8 +154,8 @@ def test_a_heartbeat_has_the_statistics_or_goes_out_without(ends: Ends, caplog: 
 class Serving(Run):
     """A worker that runs, and adopts what the test hands over."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **boot: Any) -> None:
+        super().__init__(**boot)
         self._unread: list[Received] = []
 
     async def next(self, kind: type[Any]) -> Any:
@@ -247,8 +247,7 @@ async def test_a_connection_is_given_back_with_what_was_read() -> None:
 
 @run_async
 async def test_an_orphan_drains_when_its_last_connection_has_ended() -> None:
-    run = Serving()
-    run.worker._orphan_grace_s = 60.0
+    run = Serving(orphan_grace_s=60.0)
     running = asyncio.ensure_future(run.until_ended())
     client = run.hand_over(1)
     await run.next(Ack)

@@ -42,9 +42,9 @@ BOOT: dict[str, Any] = {
 class Run:
     """A worker that runs, and the primary's end of its channel."""
 
-    def __init__(self) -> None:
+    def __init__(self, **boot: Any) -> None:
         self.primary, theirs = Channel.pair(from_worker)
-        self.worker = Worker(Channel(theirs, from_primary), BOOT)
+        self.worker = Worker(Channel(theirs, from_primary), {**BOOT, **boot})
         self.adopted: list[Adopted] = []
         self.drained: list[float] = []
 

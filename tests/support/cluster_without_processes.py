@@ -26,8 +26,11 @@ from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.balance import least
 from sticky.keys.hashing import Hashing, Slot
 from sticky.loop.poller import HANGUP
+from sticky.process.keeper_link import KeeperLink
 from sticky.settings import ClusterSettings
+from sticky.supervision.adopted_processes import AdoptedProcesses
 from sticky.supervision.crashes import Crashes
+from sticky.supervision.deposit import Kept
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.readiness import NodeReadiness
 from sticky.supervision.supervisor import Supervisor
@@ -81,15 +84,19 @@ class ClusterWithoutProcesses:
             env_of=lambda slot: {"SLOT": str(slot)},
             config={"app": "demo"},
             node="node",
+            directory="",
             secret=SECRET,
         )
         self.supervisor = Supervisor(
             self.poller,
+            self.environment,
+            AdoptedProcesses(self.poller, self.environment, lambda pid, status: self.supervisor.reaped(pid, status)),
             self.workers,
             launcher,
             self.dispatcher,
             crashes,
             NodeReadiness(self.workers),
+            deposit=KeeperLink(),
             settings=self.settings,
             counters=self.counters,
             hooks=recorded_hooks(self.hooks, self.counters),
@@ -110,7 +117,7 @@ class ClusterWithoutProcesses:
 
     def start(self, *, ready: bool = True) -> None:
         """Start every slot, and have each worker become ready."""
-        self.supervisor.start()
+        self.supervisor.start(Kept())
         for slot in range(self.settings.workers if ready else 0):
             self.boot(slot)
 

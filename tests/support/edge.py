@@ -27,8 +27,11 @@ from sticky.keys.balance import least
 from sticky.keys.hashing import Hashing, Slot
 from sticky.lifetime import Lifetime
 from sticky.loop.poller import Poller
+from sticky.process.keeper_link import KeeperLink
 from sticky.settings import ClusterSettings
+from sticky.supervision.adopted_processes import AdoptedProcesses
 from sticky.supervision.crashes import Crashes
+from sticky.supervision.deposit import Kept
 from sticky.supervision.environment import OperatingSystem
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.readiness import NodeReadiness
@@ -71,7 +74,8 @@ class Edge:
         self.silent = Silent()
         self.given_back: list[tuple[socket.socket, str, int, bytes]] = []
         self.hooks: list[tuple[str, dict[str, Any]]] = []
-        self.workers = Workers(self.poller, OperatingSystem())
+        environment = OperatingSystem()
+        self.workers = Workers(self.poller, environment)
         hashing = Hashing(b"s" * 32)
         self.refusals = Refusals(self.poller, descriptors=1024, tls=False, counters=self.counters)
         self.dispatcher = Dispatcher(
@@ -94,11 +98,14 @@ class Edge:
         )
         self.supervisor = Supervisor(
             self.poller,
+            environment,
+            AdoptedProcesses(self.poller, environment, lambda pid, status: self.supervisor.reaped(pid, status)),
             self.workers,
             self.silent,
             self.dispatcher,
             crashes,
             NodeReadiness(self.workers),
+            deposit=KeeperLink(),
             settings=ClusterSettings(workers=workers, boots_max=None, **{**PATIENT, **(settings or {})}),
             counters=self.counters,
             hooks=recorded_hooks(self.hooks, self.counters),
@@ -107,7 +114,7 @@ class Edge:
             on_reloaded=lambda: None,
             on_stopped=lambda status: None,
         )
-        self.supervisor.start()
+        self.supervisor.start(Kept())
 
     def take_back(self, sock: socket.socket, peer_address: str, port: int, received: bytes) -> None:
         self.given_back.append((sock, peer_address, port, received))

@@ -153,6 +153,21 @@ class FakeEnvironment:
                 return process.pid, process.status
         return None
 
+    def open_pidfd(self, pid: int) -> int | None:
+        return None
+
+    def adopt_channel(self, fd: int) -> WorkerChannel:
+        raise AssertionError("no earlier primary has left a channel")
+
+    def adopt(self, pid: int, pidfd: int | None) -> bool:
+        return False
+
+    def pidfd_of(self, pid: int) -> int | None:
+        return None
+
+    def disown(self, pid: int) -> None:
+        assert self.processes, "only a process that was started ends"
+
     def close(self) -> None:
         """Close the sockets of sidecars that still run."""
         for sock in [*self._sockets, *(each.ready for each in self.processes if each.ready is not None)]:

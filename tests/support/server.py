@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from realtime.cli.banner import LISTENING
-from realtime.cli.servers import CONTROL_SOCKET
+from realtime.cli.servers import CONTROL_SOCKET, directory_name
 from realtime.settings import runtime_directory
 from sticky.loop.log_lines import WORKER_READY
 from sticky.process.control import send_request
@@ -150,6 +150,7 @@ class RunningServer:
         self.log = Log()
         self.url = ""
         self._process: subprocess.Popen[str] | None = None
+        self._primary = 0
         self._reader: threading.Thread | None = None
 
     # Its life
@@ -176,6 +177,7 @@ class RunningServer:
     def wait_until_listening(self, *, deadline_s: float = DEADLINE_S) -> str:
         """Wait for the line with its address, and return the address. Some workers may still be starting."""
         self.url = self.log.wait_for(ADDRESS_LINE, deadline_s=deadline_s)["url"].rstrip("/")
+        [self._primary] = self._children_of(self.keeper_pid)
         return self.url
 
     def wait_until_full(self) -> None:
@@ -183,7 +185,7 @@ class RunningServer:
         self.log.wait_for(pattern(WORKER_READY, ready=r"(\d+)/\1"))
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send the primary a signal."""
+        """Send the server a signal: its keeper passes it on to the primary."""
         self.process.send_signal(number)
 
     def wait(self, *, deadline_s: float = STOP_S) -> int:
@@ -244,8 +246,22 @@ class RunningServer:
 
     @property
     def pid(self) -> int:
-        """The primary's."""
+        """The primary's, as it was when the server began to listen. `status()["pid"]` is today's."""
+        return self._primary or self.process.pid
+
+    @property
+    def keeper_pid(self) -> int:
+        """The keeper's: the process that was started."""
         return self.process.pid
+
+    @property
+    def directory(self) -> Path:
+        """The control directory."""
+        if "--control" in self.argv:
+            control = Path(self.cwd, self.argv[self.argv.index("--control") + 1])
+            return control.with_name(f"{control.name}.d")
+        binds = [self.argv[at + 1] for at, each in enumerate(self.argv) if each == "--bind"]
+        return runtime_directory() / directory_name(binds, self.keeper_pid)
 
     @property
     def port(self) -> int:
@@ -258,22 +274,34 @@ class RunningServer:
         """Where clients of the Centrifuge protocol connect."""
         return f"ws{self.url.removeprefix('http')}/connection/websocket"
 
+    @property
+    def control(self) -> Path:
+        """The control socket."""
+        if "--control" in self.argv:
+            return Path(self.cwd, self.argv[self.argv.index("--control") + 1])
+        return self.directory / CONTROL_SOCKET
+
     def status(self) -> dict[str, Any]:
-        """What the primary knows; only of a server without a --control of its own."""
-        return send_request(runtime_directory() / str(self.pid) / CONTROL_SOCKET, {"command": "status"})
+        """What the primary knows."""
+        return send_request(self.control, {"command": "status"})
 
     def children(self) -> list[int]:
-        """Return the pids of the primary's living children: workers, and the local broker."""
+        """Return the pids of workers and local broker: children of the primary, or of the keeper after its death."""
+        primary = self.status()["pid"]
+        return sorted({*self._children_of(primary), *self._children_of(self.keeper_pid)} - {primary})
+
+    @staticmethod
+    def _children_of(pid: int) -> list[int]:
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):
                     state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
-                    if int(parent) == self.pid and state != "Z":
+                    if int(parent) == pid and state != "Z":
                         found.append(int(entry.name))
         return sorted(found)
 
     def local_broker(self) -> int:
         """Return the pid of the broker beside the workers, of a server without Redis."""
-        [found] = [pid for pid in self.children() if b"local_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        [found] = [pid for pid in self.children() if b"local_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         return found

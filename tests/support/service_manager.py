@@ -22,12 +22,20 @@ class ServiceManager:
         self.path = str(directory / "notify")
         self._messages: queue.Queue[dict[str, str]] = queue.Queue()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._sock.bind(self.path)
+        self.senders: set[int] = set()  # pids
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def _read(self) -> None:
-        while data := self._sock.recv(4096):
+        while True:
+            data, ancillary, _, _ = self._sock.recvmsg(4096, socket.CMSG_SPACE(12))
+            if not data:
+                return
+            for _, kind, content in ancillary:
+                if kind == socket.SCM_CREDENTIALS:
+                    self.senders.add(int.from_bytes(content[:4], "little"))
             lines = (line.partition("=") for line in data.decode().split("\n"))
             self._messages.put({name: value for name, _, value in lines})
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -49,19 +50,29 @@ class LocalProcess:
         self.url = f"local:{self.path}"
         self._lease_s = lease_s
         self.process: subprocess.Popen[bytes] | None = None
+        self._alive: socket.socket | None = None  # the primary's end of the liveness socket
 
     def start(self) -> None:
         """Start it, and wait until it says that it serves."""
-        read, write = os.pipe()
-        program = ["-m", "realtime.broker.local_server"]
+        ours, theirs = socket.socketpair()
+        write = theirs.fileno()
+        program = ["-m", "realtime.broker.local_process"]
         if self._lease_s is not None:
-            program = ["-c", f"import realtime.broker.local_server as s; s.LEASE_S = {self._lease_s}; s.main()"]
+            imports = "import realtime.broker.local_server as s, realtime.broker.local_process as p"
+            program = ["-c", f"{imports}; s.LEASE_S = {self._lease_s}; p.main()"]
         argv = [sys.executable, *program, "--socket", self.path, "--ready-fd", str(write)]
         self.process = subprocess.Popen(argv, pass_fds=[write], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        os.close(write)
-        ready = os.read(read, 1)
-        os.close(read)
-        assert ready, "the local broker ended at once"
+        theirs.close()
+        if self._alive is not None:
+            self._alive.close()
+        self._alive = ours
+        assert ours.recv(1), "the local broker ended at once"
+
+    def adopt(self, process: subprocess.Popen[bytes], alive: socket.socket) -> None:
+        """Go on with a successor, and the primary's end of its liveness socket. The process before it has ended."""
+        assert self._alive is not None, "started"
+        self._alive.close()
+        self.process, self._alive = process, alive
 
     @property
     def has_socket(self) -> bool:
@@ -79,6 +90,9 @@ class LocalProcess:
             self.process.send_signal(LOCAL_STOP_SIGNAL)
             self.process.send_signal(signal.SIGCONT)  # a test may have stopped it
             self.process.wait()
+        if self._alive is not None:
+            self._alive.close()
+            self._alive = None
 
 
 @pytest.fixture(scope="session")

@@ -203,10 +203,13 @@ def impatient(tmp_path: Path) -> Iterator[LocalProcess]:
 
 @pytest.fixture
 def orphan(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A process whose child is a local broker, and where that one is."""
+    """A process that starts a local broker and holds its liveness socket, and where that broker is."""
     path = tmp_path / "broker.sock"
-    broker = "import realtime.broker.local_server as s; s.PARENT_S = 0.02; s.main()"
-    primary = "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"
+    broker = "import realtime.broker.local_process as s; s.PARENT_S = 0.02; s.main()"
+    primary = (
+        "import socket, subprocess, sys; ours, theirs = socket.socketpair(); fd = theirs.fileno();"
+        " subprocess.Popen([*sys.argv[1:], '--ready-fd', str(fd)], pass_fds=[fd]).wait()"
+    )
     argv = [sys.executable, "-c", primary, sys.executable, "-c", broker, "--socket", str(path)]
     process = subprocess.Popen(argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     yield process, path
@@ -237,6 +240,15 @@ async def test_it_serves_where_one_was_killed(local: LocalProcess) -> None:
     local.start()
     async with Place("local", local.url).worker() as worker:
         assert await worker.publish(Place("local", local.url).room(), b"1", retention=NOT_KEPT)
+
+
+def test_a_second_one_on_the_same_path_ends_and_the_first_serves_on(local: LocalProcess) -> None:
+    program = "import realtime.broker.local_process as s; s.LOCK_S = 0.0; s.main()"
+    argv = [sys.executable, "-c", program, "--socket", local.path]
+    done = subprocess.run(argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f'local broker not started socket={local.path} reason="another local broker serves it"' in done.stderr
+    assert local.has_socket
 
 
 @run_async

@@ -36,9 +36,9 @@ def server(app: Path) -> Iterator[RunningServer]:
 def test_status_shows_every_worker_and_what_went_wrong(server: RunningServer, realtime: Run) -> None:
     said = realtime("status").stdout
     assert f"primary {server.pid} listens on 127.0.0.1:{server.port}" in said
-    assert [line.split()[0] for line in said.splitlines()[2:4]] == ["0", "1"]
+    assert [line.split()[0] for line in said.splitlines()[3:5]] == ["0", "1"]
     assert said.count("local, up") == 2
-    assert len(said.splitlines()) == 4, "nothing went wrong"
+    assert len(said.splitlines()) == 5, "nothing went wrong"
     found = json.loads(realtime("status", "--json").stdout)
     assert found["live"] == [0, 1]
     assert found["pid"] == server.pid
