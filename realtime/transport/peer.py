@@ -6,15 +6,15 @@ Runs in the worker. Plain data out of the handoff, made by the gateway and read 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct
 
 from sticky.handoff.journal import NO_MARK, Mark
 from sticky.keys.hashing import Key
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """A client as the primary recognised it: after PROXY protocol and trusted proxies."""
 
     address: str
@@ -26,7 +26,7 @@ class Peer:
     """A session that the client has to be given as a cookie, in the first answer."""
     peer_address: str = ""
     """At the other end of the socket, or in its PROXY header: the client's own, or a proxy's."""
-    mark: Mark = field(default=NO_MARK, repr=False, compare=False)
+    mark: Mark = NO_MARK
     """By which the primary knows, after a crash, that something of this connection was in flight."""
     key: Key | None = None
     """What brings the client to its worker, counted as live here. The code that ends the connection calls `leave`."""
