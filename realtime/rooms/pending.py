@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from realtime.broker.base import ClientInfo, Position, RawPublication, Room
 from realtime.rooms.fanout import Accepts, Change, Encoder, Subscriber
 from realtime.rooms.recovery import Gap, Replay, merge
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(Struct, frozen=True):
     """What the answer to the client says. `publications` are those that it missed, where `recovered`."""
 
     position: Position | None

@@ -11,7 +11,8 @@ are those of the Centrifuge client protocol, section 6.1. One is added: `recover
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from realtime.broker.base import History, Position, RawPublication
 
@@ -27,8 +28,7 @@ class Gap(Exception):
         return f"offset {self.found} follows {self.after}"
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
+class Replay(Struct, frozen=True):
     """Whether everything after a position is there, and if so what it is, oldest first."""
 
     recovered: bool
@@ -58,8 +58,7 @@ def replay(since: Position, page: History) -> Replay:
     return Replay(recovered=True, publications=publications)
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(Struct, frozen=True):
     """Publications without doubles, in order, and the position after the last."""
 
     publications: Sequence[RawPublication]

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from realtime.auth.credentials import WrongCredentials
 from realtime.auth.tokens import Tokens
 from realtime.broker.base import Position, RawPublication, Room
@@ -96,8 +98,7 @@ class Services:
     begin: Begin
 
 
-@dataclass(slots=True, frozen=True)
-class Subscribed:
+class Subscribed(Struct, frozen=True):
     """
     What a client gets to know of its subscription.
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import msgspec
+from msgspec import Struct
 
 from realtime import codes
 from realtime.auth.tokens import ConnectionClaims
@@ -41,8 +41,7 @@ from realtime.session.session import Session
 from realtime.timing.rate import Meter
 
 
-@dataclass(slots=True, frozen=True)
-class Connected:
+class Connected(Struct, frozen=True):
     """What a client gets to know when it is admitted: the application's data, its rooms, when it expires."""
 
     data: bytes | None

@@ -9,8 +9,9 @@ here does anything: these are the shapes. A second wire protocol is a second `Se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from sticky.handoff.journal import NO_MARK, Mark
 
@@ -99,8 +100,7 @@ class ClientSession(Protocol):
         """Learn that the socket is gone. Called exactly once, and nothing follows it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Handshake:
+class Handshake(Struct, frozen=True):
     """What the transport knows of a client before its first message."""
 
     address: str
@@ -114,11 +114,10 @@ class Handshake:
     is_one_way: bool = False
     is_emulated: bool = False  # what the client sends comes by requests of their own
     ping_frame: bytes | None = None  # what it asks to be pinged with, in place of the protocol's own message
-    mark: Mark = field(default=NO_MARK, repr=False, compare=False)  # of what is in flight on its connection
+    mark: Mark = NO_MARK  # of what is in flight on its connection
 
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
+class Parameters(Struct, frozen=True):
     """What a wire protocol has read out of the URL of a client's first request."""
 
     query: Mapping[str, str]

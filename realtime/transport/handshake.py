@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from msgspec import Struct
 from websockets.exceptions import InvalidHeader
 from websockets.http11 import Request, Response
 from websockets.protocol import State as ProtocolState
@@ -73,8 +74,7 @@ class Admission:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """The connection is a WebSocket once `answer` is sent."""
 
     answer: bytes

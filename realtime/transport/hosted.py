@@ -32,9 +32,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from realtime.log_lines import log
 from realtime.transport.acknowledged import acknowledged_bytes, limit_unsent

@@ -6,16 +6,16 @@ Runs in the worker. Plain data out of the handoff, made by the gateway and read 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct
 
 from sticky.handoff.journal import NO_MARK, Mark
 from sticky.keys.hashing import Key
 from sticky.worker.settlement import NO_SETTLEMENT, Settlement
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """A client as the primary recognised it: after PROXY protocol and trusted proxies."""
 
     address: str
@@ -27,11 +27,11 @@ class Peer:
     """A session that the client has to be given as a cookie, in the first answer."""
     peer_address: str = ""
     """At the other end of the socket, or in its PROXY header: the client's own, or a proxy's."""
-    mark: Mark = field(default=NO_MARK, repr=False, compare=False)
+    mark: Mark = NO_MARK
     """By which the primary knows, after a crash, that something of this connection was in flight."""
     key: Key | None = None
     """What brings the client to its worker, counted as live here. The code that ends the connection calls `leave`."""
-    settlement: Settlement = field(default=NO_SETTLEMENT, repr=False, compare=False)
+    settlement: Settlement = NO_SETTLEMENT
     """To which the transport reports that the first byte was read, and that the connection has ended."""
 
     @property

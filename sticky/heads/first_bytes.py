@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
+
 
 @dataclass(frozen=True, slots=True)
 class HeadLimits:
@@ -27,8 +29,7 @@ class HeadLimits:
     max_headers: int = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """A request's head: its request line and headers, and its length."""
 
     method: str

@@ -8,7 +8,8 @@ socket from then on. It is data and decides nothing.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sticky.handoff.journal import NO_MARK, Mark
 from sticky.handoff.messages import Handoff
@@ -16,8 +17,7 @@ from sticky.keys.hashing import Key, StickyId
 from sticky.worker.settlement import NO_SETTLEMENT, Settlement
 
 
-@dataclass(frozen=True, slots=True)
-class Adopted:
+class Adopted(Struct, frozen=True):
     """
     One connection. You own `sock`, and must call `Worker.closed` when the connection has ended.
 
