@@ -25,6 +25,7 @@ from sticky.accept.pending_connection import PendingConnection
 from sticky.handoff.handoff import Dispatcher
 from sticky.loop.log_lines import SERVER_RELEASED, log
 from sticky.loop.poller import Poller
+from sticky.process.in_flight import IN_FLIGHT, LOST
 from sticky.process.keeper_link import KeeperLink
 from sticky.supervision.workers import Workers
 
@@ -67,13 +68,14 @@ class Release:
             self._poller.after(CHECK_S, lambda: self._check(until))
             return
         lost = self._dispatcher.unplaced + sum(len(worker.waiting) for worker in self._workers.by_pid.values())
-        self._poller.counters["lost_with_primary"] += lost
+        self._poller.counters[LOST] += lost
         pending = self._acceptor.leave()
         for number, each in enumerate(pending):
             self._keeper.put(f"{PENDING}:{number}", each.sock.fileno())
             about = f"{each.peer_address} {each.port} {int(each.expects_proxy)}"
             self._keeper.set(f"{PENDING}:{number}", about)
         self._keeper.put_bytes(COUNTERS, msgspec.msgpack.encode(dict(self._poller.counters)))
+        self._keeper.drop(IN_FLIGHT)  # what is lost is in the counters
         log(logging.INFO, SERVER_RELEASED, pending=len(pending), lost=lost)
         self._keeper.released()
         self._on_released()

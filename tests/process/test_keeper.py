@@ -7,6 +7,7 @@ Real processes, killed with SIGKILL by the pid that the status reports.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -141,6 +142,45 @@ def test_a_killed_primary_is_followed_by_another_and_no_client_notices() -> None
         assert server.log.find_all(WORKER_EXITED) == []
         assert server.stop() == 0
         assert server.log.find_all("Traceback") == []
+
+
+def test_connections_that_no_worker_has_are_reset_with_a_killed_primary_and_counted() -> None:
+    with RunningServer(None, workers=1) as server:
+        for round in (1, 2):
+            with contextlib.ExitStack() as stack:
+                pending = [
+                    stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 30)) for _ in range(5)
+                ]
+                for each in pending:
+                    each.sendall(REQUEST[:20])
+                while server.status()["before_head"] < 5:
+                    pass  # the status is answered by the loop that accepts
+                mark = server.log.mark()
+                kill_primary(server)
+                server.log.wait_for(pattern(SERVER_TAKEN_OVER, lost=5 * round), since=mark)
+                for each in pending:
+                    with contextlib.suppress(ConnectionResetError):
+                        assert each.recv(100) == b""
+        assert server.status()["counters"]["lost_with_primary"] == 10
+
+
+def test_the_limit_of_connections_of_an_address_goes_on_with_the_next_primary() -> None:
+    with RunningServer(None, "--connections-per-address", "2", workers=1) as server:
+
+        async def go_on() -> None:
+            clients = [await ProtocolClient.join(server.websocket_url, "127.0.8.1") for _ in range(2)]
+            await asyncio.to_thread(kill_primary, server)
+            with socket.create_connection(("127.0.0.1", server.port), 30, ("127.0.8.1", 0)) as third:
+                third.sendall(REQUEST)
+                assert (await asyncio.to_thread(third.recv, 4096)).startswith(b"HTTP/1.1 503")
+            await clients[0].close()
+            while server.status()["workers"][0]["connections"] > 1:
+                pass  # the worker reports the end
+            again = await ProtocolClient.join(server.websocket_url, "127.0.8.1")
+            await again.close()
+            await clients[1].close()
+
+        asyncio.run(go_on())
 
 
 def test_crashes_in_a_row_are_followed_by_a_pause() -> None:
