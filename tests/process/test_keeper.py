@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pwd
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ from sticky.loop.log_lines import (
 from sticky.process.keeper_link import KEEPER_FOUND, KEEPER_LOST
 from tests.support.client import ProtocolClient
 from tests.support.log_lines import PID, pattern
+from tests.support.nobody import PYTHON_PATH, python_of_nobody
 from tests.support.server import ROOT, RunningServer
 
 REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -418,3 +421,28 @@ def test_a_successor_that_is_killed_changes_nothing() -> None:
         server.log.wait_for(UPGRADE_FAILED, since=mark)
         assert server.status()["pid"] == before["pid"]
         assert server.status()["upgrade"]["failed"]
+
+
+def test_keeper_and_every_primary_become_the_user_of_the_settings_for_good() -> None:
+    python, nobody = python_of_nobody(), pwd.getpwnam("nobody")
+    with tempfile.TemporaryDirectory(prefix="nobody-") as directory:
+        os.chmod(directory, 0o777)
+        options = ("--user", "nobody", "--control", f"{directory}/c.sock")
+        env = {"PYTHONPATH": PYTHON_PATH, "TMPDIR": directory, "XDG_RUNTIME_DIR": ""}
+        with RunningServer(None, *options, workers=1, env=env, python=python) as server:
+            server.wait_until_full()
+            kill_primary(server)
+            after = server.status()
+            for pid in (server.keeper_pid, after["pid"], *workers_of(after).values()):
+                ids = Path(f"/proc/{pid}/status").read_text().partition("Uid:")[2].split()[:4]
+                assert ids == [str(nobody.pw_uid)] * 4
+            with socket.create_connection(("127.0.0.1", server.port), 30) as client:
+                client.sendall(REQUEST)
+                assert client.recv(4096).startswith(b"HTTP/1.1 200")
+            os.kill(server.keeper_pid, signal.SIGKILL)
+            server.log.wait_for(KEEPER_LOST)
+            os.kill(after["pid"], signal.SIGKILL)
+            with RunningServer(None, *options, workers=1, env=env, python=python) as second:
+                assert workers_of(second.status()) == workers_of(after), "root adopts what serves as another user"
+                assert second.stop() == 0
+            assert not second.directory.exists()
