@@ -40,25 +40,32 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from weakref import WeakSet
 
 from realtime.codes import DisconnectCode
 from realtime.errors import BrokerUnavailable, ClientError
 from realtime.log_lines import log
-from realtime.process.moved import Leaving, pack_moved, read_moved
+from realtime.process.moved import (
+    ConnectionHost,
+    Homes,
+    KeyCounts,
+    Leaving,
+    Restorer,
+    UserMessages,
+    pack_moved,
+    read_moved,
+)
 from realtime.session.base import ApplicationCalls
 from realtime.session.plain import NotPlain
 from realtime.session.session import Session
 from realtime.session.state import BadState
-from realtime.transport.base import Transport
 from realtime.transport.websocket import WebSocketTransport
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from realtime.transport.websocket_state import BadExport
-from sticky.handoff.journal import Mark
 from sticky.keys.hashing import Key, Slot
 from sticky.moving.channel import MovedState, batches
-from sticky.moving.plan import ALL, COUNT, Plan
+from sticky.moving.plan import ALL, COUNT, REST, Plan
 from sticky.moving.source import MoveSource, Offered, Outcome, Result
 from sticky.moving.target import MovedIn
 
@@ -68,34 +75,6 @@ RETRY_S: Final = 1.0  # until another look at keys that could not go home
 DRAIN_RETRY_S: Final = 0.05  # until another look at handshakes that were not done
 
 logger = logging.getLogger("realtime.migration")
-
-
-class Restorer(Protocol):
-    """The wire protocol, as far as its sessions move."""
-
-    async def restore(self, transport: Transport, exported: bytes, mark: Mark) -> Session:
-        """Continue a session. Raises BadState, ClientError or BrokerUnavailable, and leaves nothing behind."""
-
-
-class ConnectionHost(Protocol):
-    """The gateway, which owns all connections of this worker."""
-
-    async def attach(self, transport: WebSocketTransport, session: Session, sock: socket.socket) -> None:
-        """Serve a connection that came from another worker. Never raises: a peer that is gone is lost at once."""
-
-
-class KeyCounts(Protocol):
-    """The keys of this worker's connections."""
-
-    def count(self, key: Key) -> int:
-        """Return how many live connections a key has here, of any kind."""
-
-
-class Homes(Protocol):
-    """Where keys are at home."""
-
-    def home_of(self, key: Key | None) -> Slot | None:
-        """Return the slot of a key; None where there is no key."""
 
 
 class Migration:
@@ -109,6 +88,7 @@ class Migration:
         host: ConnectionHost,
         keys: KeyCounts,
         homes: Homes,
+        users: UserMessages,
         *,
         reconnect: DisconnectCode,
         within_s: float,
@@ -121,6 +101,7 @@ class Migration:
             host: owns the connections.
             keys: of all connections of this worker.
             homes: where keys belong.
+            users: keeps what comes for a connection on its way.
             reconnect: closes what can be served nowhere.
             within_s: how long a connection may take to come to rest.
         """
@@ -130,6 +111,7 @@ class Migration:
         self._host = host
         self._keys = keys
         self._homes = homes
+        self._users = users
         self._reconnect = reconnect
         self._within_s = within_s
         self._sources: dict[MoveSource, Plan] = {}
@@ -146,14 +128,14 @@ class Migration:
 
     def introduced(self, source: MoveSource, plan: Plan) -> None:
         """
-        Learn of a target. With ALL everything goes there when this worker drains, or at once where it drains already:
-        then an earlier target has died. With another plan connections go from now on.
+        Learn of a target. With ALL or REST connections go there when this worker drains, or at once where it drains
+        already: then an earlier target has died. With another plan they go from now on.
         """
         self._kept.clear()
         self._sources[source] = plan
         if self._is_draining:
             self._spawn(self._move_rest(source))
-        elif plan.name != ALL:
+        elif plan.name not in (ALL, REST):
             self._spawn(self._rebalance(source, plan))
 
     async def _move_rest(self, source: MoveSource) -> None:
@@ -311,7 +293,7 @@ class Migration:
             results = await source.offer([each.offered for each in batch])
             for each in batch:
                 each.offered.sock.close()
-            await asyncio.gather(*map(self._settle, batch, results))
+            await asyncio.gather(*(self._settle(source, *each) for each in zip(batch, results, strict=True)))
 
     async def _prepare(self, transport: WebSocketTransport) -> None:
         """Ask the application, and take what was not sent out of the loop's buffer."""
@@ -348,13 +330,15 @@ class Migration:
             self._keep(transport, str(error))
             self._stay(transport, session)
             return None
+        user, connection_id = session.connection.user, session.connection.id
         session.drop()
+        self._users.leaves(user, connection_id)
         peer = transport.peer
         packed = pack_moved(exported, transport.export())
         state = MovedState(
             peer.address, peer.client_port, peer.scheme, peer.sticky_id, peer.new_sticky_id, peer.peer_address, packed
         )
-        return Leaving(transport, exported, session.log_fields, Offered(sock, state))
+        return Leaving(transport, exported, user, connection_id, session.log_fields, Offered(sock, state))
 
     def _stay(self, transport: WebSocketTransport, session: Session) -> None:
         """Have a connection go on that was brought to rest, and perhaps detached, and does not move."""
@@ -362,14 +346,16 @@ class Migration:
             self._spawn(transport.attach(session))
         session.resume()
 
-    async def _settle(self, leaving: Leaving, result: Result) -> None:
+    async def _settle(self, source: MoveSource, leaving: Leaving, result: Result) -> None:
         """Do what follows from an outcome."""
         transport = leaving.transport
         if result.outcome is Outcome.TAKEN:
             self.moved_out += 1
             log(logger, logging.DEBUG, "= connection moved", **leaving.fields)
             transport.release()
-        elif result.outcome is Outcome.LOST:
+            self._users.arrived(leaving.user, leaving.connection_id, source.worker_id)
+            return
+        if result.outcome is Outcome.LOST:
             self._note("its target died with it", leaving.fields)
             transport.release()  # the client sees the end of the connection, and recovers from its position
         else:
@@ -377,6 +363,7 @@ class Migration:
             self._note(result.reason or "its target is gone", leaving.fields)
             transport.take_back()
             await self._restore_here(leaving)
+        self._users.returned(leaving.user, leaving.connection_id)
 
     async def _restore_here(self, leaving: Leaving) -> None:
         """Serve a connection here again. Where that fails as well, its client has to reconnect."""

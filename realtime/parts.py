@@ -74,6 +74,7 @@ class Parts:
         health: HealthSource,
         node_state: NodeState | None = None,
         hosts: Hosts = ANY_HOST,
+        wrong: WrongCredentials | None = None,
     ) -> None:
         """
         Make the parts. To be called on the event loop that they run on.
@@ -86,6 +87,7 @@ class Parts:
             health: answers `GET /health`.
             node_state: what the primary says of the server, for its probes; None where there is no primary.
             hosts: which hosts are served.
+            wrong: counts and slows wrong credentials; as a server does it unless given.
 
         Raises:
             SettingsError: a file of keys holds none.
@@ -98,7 +100,7 @@ class Parts:
         self.wheel = TimerWheel(asyncio.get_running_loop().time())
         self.registry = Registry()
         self.tokens = tokens_of(settings)
-        self.wrong = WrongCredentials()
+        self.wrong = WrongCredentials() if wrong is None else wrong
         self.hub = Hub(broker, app, hooks=app, difference=difference, worker=worker, large=settings.large_room)
         self.protocol = Centrifuge(
             app,
@@ -155,13 +157,29 @@ class Parts:
             RealtimeError: the application declares what cannot work, something that is mounted cannot start, or the
                 broker cannot be used. What had begun goes on: call `abandon`, or end the process.
         """
+        await self._start_application()
+        await self.router.startup()
+        self._turn()
+
+    async def start_without_mounts(self) -> None:
+        """
+        As `start`, but for what is mounted: for tests of rooms alone. The caller must call `close_without_mounts`.
+
+        Raises:
+            RealtimeError: as `start`.
+        """
+        await self._start_application()
+        self._turn()
+
+    async def _start_application(self) -> None:
         assert self._turning is None, "parts are started once"
         await self.hub.start()
         await self.bus.start()
         await self._revocation_sync.start()
         self._app.bind(self.hub, self.bus, node=self._node)
         await self._app.startup()
-        await self.router.startup()
+
+    def _turn(self) -> None:
         self._turning = asyncio.get_running_loop().create_task(run_wheel(self.wheel))
 
     async def abandon(self) -> None:
@@ -179,6 +197,10 @@ class Parts:
         connections that ended.
         """
         await self.router.shutdown()
+        await self.close_without_mounts()
+
+    async def close_without_mounts(self) -> None:
+        """End what `start_without_mounts` began, as `close` does."""
         await self._app.shutdown()
         await self._revocation_sync.close()
         await self.tokens.close()

@@ -120,6 +120,7 @@ class Process:
             self.gateway,
             worker.routes.keys,
             worker.moves,
+            parts.bus,
             reconnect=parts.endpoints.shutdown,
             within_s=settings.migrate_within_s,
         )

@@ -21,6 +21,7 @@ from realtime import codes
 from realtime.auth.revocation import KEPT_S, MOST, Revocation, Revoked
 from realtime.broker.base import Broker, Position, PublishRequest, Retention, Room, WorkerId
 from realtime.broker.unreadable import Unreadable
+from realtime.cluster.in_transit import InTransit, UserMessage
 from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.messages import (
     DisconnectUser,
@@ -89,6 +90,7 @@ class ClusterBus:
         self._receipts: dict[int, asyncio.Future[bool]] = {}  # of input that was sent and is not confirmed
         self._number = 0  # of the latest message that has an answer
         self._unreadable = Unreadable()
+        self._in_transit = InTransit()
 
     async def start(self) -> None:
         """
@@ -219,7 +221,14 @@ class ClusterBus:
                 more.set()
         elif isinstance(message, Revoke):
             self.receive_revocation(message.revocation)
-        elif isinstance(message, DisconnectUser):
+        else:
+            for worker, each in self._in_transit.note(message, time.monotonic()):
+                self._tasks.spawn(self._forward(worker, each))
+            self._do(message)
+
+    def _do(self, message: UserMessage) -> None:
+        """Do what a message asks for to the sessions of its user that are here."""
+        if isinstance(message, DisconnectUser):
             self._sessions.disconnect(
                 message.user,
                 message.connection_id,
@@ -231,6 +240,29 @@ class ClusterBus:
         else:
             for session in self._sessions.find(message.user, message.connection_id, message.stream_id):
                 self._apply(message, session)
+
+    # Connections that move
+
+    def leaves(self, user: str, connection_id: str) -> None:
+        """Keep messages for a connection that goes to another worker. `arrived` or `returned` must follow."""
+        self._in_transit.leaves(user, connection_id)
+
+    def arrived(self, user: str, connection_id: str, worker: str) -> None:
+        """Send what came for a connection to the worker that has it now."""
+        for message in self._in_transit.arrived(user, connection_id, worker, time.monotonic()):
+            self._tasks.spawn(self._forward(worker, message))
+
+    def returned(self, user: str, connection_id: str) -> None:
+        """Do what came for a connection that this worker goes on with; nothing where it has ended."""
+        for message in self._in_transit.returned(user, connection_id):
+            self._do(message)
+
+    async def _forward(self, worker: str, message: UserMessage) -> None:
+        """Send a message to the worker that has its connection now."""
+        try:
+            await self._mailbox.send(WorkerId(worker), encode(message))
+        except BrokerUnavailable as error:
+            log(logger, logging.WARNING, "message not forwarded", worker=worker, user=message.user, reason=error)
 
     def receive_revocation(self, revocation: Revocation) -> None:
         """Refuse what is revoked here, and end the connections that stand on it; they may come with another token."""

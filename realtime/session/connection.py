@@ -243,12 +243,13 @@ class Connection:
 
     def describe(self, room: Room | None = None) -> ClientInfo:
         """Return what other clients see of this one, in `room` where given."""
+        identity = self._identity
         subscription = self.subscriptions.get(room) if room is not None else None
         return ClientInfo(
-            user=self._identity.user,
-            connection_id=(subscription.shown if subscription else None) or self._identity.id,
-            conn_info=info_bytes(self),
-            chan_info=subscription.chan_info if subscription else None,
+            identity.user,
+            (subscription.shown if subscription else None) or identity.id,
+            None if self.info is None else info_bytes(self),
+            subscription.chan_info if subscription else None,
         )
 
     def snapshot(self) -> bytes:

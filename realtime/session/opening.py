@@ -6,7 +6,6 @@ Runs in the worker. Both ways end in the same session; nothing of it is kept her
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import Mapping
@@ -53,7 +52,7 @@ def begin(services: Services, dialect: Dialect, transport: Transport, handshake:
     )
     session = Session(services, dialect, transport, state, handshake.mark, handshake.headers)
     services.registry.add(session)
-    session.arm()
+    session.arm_liveness()  # the one deadline of a client that has neither a token nor a room
     return session
 
 
@@ -119,11 +118,7 @@ async def _enter_again(session: Session) -> list[Entry]:
             for each in subscriptions:
                 entries.append(await session.reenter(each))
             return entries
-        found = await asyncio.gather(*map(session.reenter, subscriptions), return_exceptions=True)
-        entries += [each for each in found if not isinstance(each, BaseException)]
-        for failed in found:
-            if isinstance(failed, BaseException):
-                raise failed
+        return await session.enter_together([session.reenter(each) for each in subscriptions])
     except BaseException:
         session.cancel(entries)
         raise

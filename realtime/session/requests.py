@@ -36,7 +36,7 @@ from realtime.rooms.census import Census
 from realtime.rooms.options import RoomOptions
 from realtime.session import claims, metering
 from realtime.session.base import Subscribed
-from realtime.session.entry import subscribed
+from realtime.session.entry import Entry, subscribed
 from realtime.session.session import Session
 from realtime.timing.rate import Meter
 
@@ -83,12 +83,15 @@ async def connect(
     of_handler = await services.application.connect(connection, data)
     for room in found.channels if found else ():
         await session.enter(Room(room))
-    _check_room_limit(session)
-    entries = await session.enter_granted(positions or {})
+    entries: list[Entry] = []
+    if session.state.granted:
+        _check_room_limit(session)
+        entries = await session.enter_granted(positions or {})
     ends = services.hub.connection_ends
     is_admitted = False
     try:
-        await ends.admit(ClientInfo(connection.user, connection.id, connection.snapshot()))
+        if ends.are_handled:
+            await ends.admit(ClientInfo(connection.user, connection.id, connection.snapshot()))
         if not session.is_open:
             return
         begun = [subscribed(entry, entry.pending.commit()) for entry in entries]
@@ -101,7 +104,8 @@ async def connect(
     expire_at_s = found.expire_at_s if found else None
     answer(Connected(of_handler, begun, expire_at_s))
     session.activate(entries)
-    session.expire_at(expire_at_s)
+    if expire_at_s is not None:
+        session.expire_at(expire_at_s)
 
 
 async def _identify(session: Session, token: str) -> ConnectionClaims | None:

@@ -217,14 +217,15 @@ class Session(TimedMember):
     def _move(self, event: Event) -> None:
         """Move to the next phase by the table of state.py, and log it."""
         before = self.state.move(event)
-        log(
-            logger,
-            logging.DEBUG,
-            "= session state",
-            connection=self.connection_id,
-            before=before.value,
-            after=self.state.phase.value,
-        )
+        if logger.isEnabledFor(logging.DEBUG):  # else the values are not worth having
+            log(
+                logger,
+                logging.DEBUG,
+                "= session state",
+                connection=self.connection_id,
+                before=before.value,
+                after=self.state.phase.value,
+            )
 
     def begin_connecting(self) -> None:
         """Take the first command. The caller must `admit` or `refuse` the client."""
@@ -269,7 +270,7 @@ class Session(TimedMember):
             self.leave(room, may_return=may_return)
         assert not self.state.subscriptions, "nothing is written to a client whose connection has ended"
         self.services.registry.discard(self)
-        if was_admitted:
+        if was_admitted and self.services.hub.connection_ends.are_handled:
             connection, application = self.connection, self.services.application
 
             def notify() -> Awaitable[None]:

@@ -144,13 +144,15 @@ class RoomSubscriber:
         Returns:
             Whether there was a subscription.
         """
-        self.state.lost -= {room}
+        if self.state.lost:
+            self.state.lost -= {room}
         subscription = self.state.subscriptions.get(room)
         if subscription is None:
             return False
         info = None if subscription.shown is None else self.connection.describe(room)
         del self.state.subscriptions[room]
-        self._forget_expiry(room)
+        if self._expiries:
+            self._forget_expiry(room)
         self.services.hub.leave(
             room, self, info=info, may_return=may_return
         )  # harmless where the hub has removed it already

@@ -228,11 +228,8 @@ class Acceptor:
     def _admit(self, pending: PendingConnection) -> bool:
         """Count a connection under its address, known by now, or refuse it. Return whether it goes on."""
         network = self._addresses.of(pending.peer_address)
-        if not self._addresses.admits(network):
-            self._refuse_many(pending, network)
-            return False
-        if network is not None and not self._addresses.has_share(network):
-            oldest = self._eviction.oldest_of(network)
+        if network is not None and not self._addresses.has_room_for(network):
+            oldest = self._eviction.oldest_of(network) if self._addresses.admits(network) else None
             if oldest is None:
                 self._refuse_many(pending, network)
                 return False

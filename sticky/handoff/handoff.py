@@ -142,7 +142,7 @@ class Dispatcher:
         self._counters = counters
         self._homeless: deque[PendingHandoff] = deque()  # no slot is live
         self.away = AwayTracker(poller, hashing, live, channels=channels, counters=counters)
-        self._held = 0
+        self.held_back = 0
         self._is_closed = False
         self._number = 0
 
@@ -150,7 +150,10 @@ class Dispatcher:
         """Bring a handoff to its worker, whatever it takes. The dispatcher owns it from here on."""
         assert not handoff.number, "a handoff is dispatched once; after that it is placed again"
         handoff.expires_at = self._poller.now() + self._patience_s
-        self._guard(self._place, handoff)
+        try:  # as `_guard`, in place: this is the way of each connection
+            self._place(handoff)
+        except Exception:  # noqa: BLE001 - `failed` logs it
+            self._poller.failed(partial(self._close, handoff))
 
     def _guard(self, action: Callable[[PendingHandoff], None], handoff: PendingHandoff) -> None:
         """Do something with one handoff of several. An exception closes that one, and the others go on."""
@@ -162,7 +165,7 @@ class Dispatcher:
     # Placing
 
     def _place(self, handoff: PendingHandoff) -> None:
-        if self._is_stopped_as_suspect(handoff):
+        if self._suspicion is not None and self._suspicion.is_active and self._is_stopped_as_suspect(handoff):
             return
         if not self._live:
             if self._is_closed:
@@ -222,7 +225,8 @@ class Dispatcher:
         else:
             self._addresses.ended(handoff.network)
         self._counters["handed_over"] += 1
-        self.away.sent(handoff, worker)
+        if handoff.away:
+            self.away.sent(handoff, worker)
         return True
 
     def _send_to_other(self, full: WorkerHandle, handoff: PendingHandoff) -> bool:
@@ -239,22 +243,21 @@ class Dispatcher:
 
     def _is_stopped_as_suspect(self, handoff: PendingHandoff) -> bool:
         """Refuse or hold back a handoff whose requests may crash workers. Return False where it goes on."""
-        if self._suspicion is None or not self._suspicion.is_active:
-            return False
+        assert self._suspicion is not None, "`_place` asks only where one may be suspected"
         decision = self._suspicion.check(handoff)
         if isinstance(decision, Refusal):
             self._refuse(handoff, decision.status, decision.reason, "refused_crasher")
             return True
-        if decision is None or self._held >= HELD_MAX:
+        if decision is None or self.held_back >= HELD_MAX:
             return False
         handoff.times_held += 1
-        self._held += 1
+        self.held_back += 1
         self._poller.after(HOLD_S, lambda: self._release(handoff))
         return True
 
     def _release(self, handoff: PendingHandoff) -> None:
-        self._held -= 1
-        assert self._held >= 0, "each handoff is released once"
+        self.held_back -= 1
+        assert self.held_back >= 0, "each handoff is released once"
         self._guard(self._place, handoff)
 
     # Waiting
@@ -438,11 +441,6 @@ class Dispatcher:
         """Close a connection that no worker has."""
         self._addresses.ended(handoff.network)
         handoff.sock.close()
-
-    @property
-    def unplaced(self) -> int:
-        """How many handoffs wait for any slot, or are held back. Those that wait for one worker are its handle's."""
-        return len(self._homeless) + self._held
 
     @property
     def homeless(self) -> int:

@@ -92,6 +92,13 @@ class Addresses:
         """Return whether one more connection of an address fits, in the primary or in a worker that has `held`."""
         return network is None or (self._here if held is None else held).get(network, 0) < self.share
 
+    def has_room_for(self, network: Network | None) -> bool:
+        """Return whether one more connection of an address fits here: it `admits` it, and it `has_share`."""
+        if network is None:
+            return True
+        is_admitted = self.most is None or self._all.get(network, 0) < self.most
+        return is_admitted and self._here.get(network, 0) < self.share
+
     def count(self, network: Network | None) -> int:
         """Return how many connections an address has in all processes."""
         return 0 if network is None else self._all.get(network, 0)
@@ -101,8 +108,9 @@ class Addresses:
     def accepted(self, network: Network | None) -> None:
         """Count a connection that the primary has from now on. Call `ended` or `handed_over` when that ends."""
         if network is not None:
-            _add(self._here, network, 1)
-            _add(self._all, network, 1)
+            here, all_ = self._here, self._all
+            here[network] = here.get(network, 0) + 1
+            all_[network] = all_.get(network, 0) + 1
 
     def ended(self, network: Network | None) -> None:
         """Stop counting a connection that ended in the primary."""
@@ -114,7 +122,7 @@ class Addresses:
         """Move a connection from the primary to a worker."""
         if network is not None:
             _add(self._here, network, -1)
-            _add(held, network, 1)
+            held[network] = held.get(network, 0) + 1
 
     def taken_back(self, network: Network | None, held: dict[Network, int]) -> None:
         """Move a connection from a worker to the primary."""

@@ -12,6 +12,7 @@ from typing import Final
 ALL: Final = "all"
 HOME: Final = "home"
 COUNT: Final = "count"
+REST: Final = "rest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +21,8 @@ class Plan:
     Which connections go to a target.
 
     Attributes:
-        name: ALL of them, to the successor in the same slot; those whose key is at HOME in the target's slot; or a
-            COUNT of any.
+        name: ALL of them, to the successor in the same slot; those whose key is at HOME in the target's slot; a COUNT
+            of any; or, when the source drains, those at home there and its share of the REST.
         count: how many, where the plan is COUNT.
     """
 

@@ -67,7 +67,7 @@ class Release:
         if self._in_progress() and self._poller.now() < until:
             self._poller.after(CHECK_S, lambda: self._check(until))
             return
-        lost = self._dispatcher.unplaced + sum(len(worker.waiting) for worker in self._workers.by_pid.values())
+        lost = self._unplaced + sum(len(worker.waiting) for worker in self._workers.by_pid.values())
         self._poller.counters[LOST] += lost
         pending = self._acceptor.leave()
         for number, each in enumerate(pending):
@@ -80,9 +80,14 @@ class Release:
         self._keeper.released()
         self._on_released()
 
+    @property
+    def _unplaced(self) -> int:
+        """How many handoffs wait for any slot, or are held back."""
+        return self._dispatcher.homeless + self._dispatcher.held_back
+
     def _in_progress(self) -> bool:
         """Return whether something is on its way that would be lost with this process."""
-        return self._dispatcher.unplaced > 0 or any(
+        return self._unplaced > 0 or any(
             worker.unacked or worker.waiting or worker.outbox for worker in self._workers.by_pid.values()
         )
 

@@ -8,8 +8,8 @@ none: what moves never passes the primary. It decides by slot and key alone. The
 |----------------------------------------|-------------------|---------------|-------------------------|
 | a successor is ready (reload, `drain`) | its predecessor   | the successor | all                     |
 | an empty slot is filled, or added      | the other workers | its worker    | those whose home it is  |
-| the same, without keys (`none`)        | the fullest       | its worker    | until slots are equal   |
-| a slot is removed (`scale`)            | its worker        | the others    | those whose home it is  |
+| the same, without keys (`none`)        | the fullest       | the emptiest  | until slots are equal   |
+| a slot is removed (`scale`)            | its worker        | the others    | the rest: all, divided  |
 
 A worker that dies, or was introduced and has no server that moves connections, closes its end: the other then moves
 nothing to it. A worker that drains gets its introductions before its DRAIN.
@@ -27,25 +27,29 @@ from sticky.handoff.worker_handle import WorkerHandle
 from sticky.keys.affinity import Sticky
 from sticky.keys.hashing import Slot
 from sticky.loop.log_lines import INTRODUCTION_FAILED, log
+from sticky.loop.poller import Poller
 from sticky.moving.channel import MoveChannel
-from sticky.moving.plan import ALL, COUNT, HOME
+from sticky.moving.plan import ALL, COUNT, HOME, REST
+from sticky.settings import ClusterSettings
 from sticky.supervision.workers import Workers
 
 TARGETS_MAX: Final = 64  # channels of one worker at once; beyond, connections stay where they are until they end
+BEATS: Final = 2.5  # heartbeats until the effect of a round is known
+ROUNDS: Final = 8  # of balancing after a slot was filled
 
 
 class Introductions:
     """Makes the channels on which connections move."""
 
-    def __init__(self, workers: Workers, *, sticky: Sticky, is_on: bool) -> None:
-        """
-        Args:
-            sticky: what the key of a connection is.
-            is_on: whether connections move at all.
-        """
+    def __init__(self, poller: Poller, workers: Workers, settings: ClusterSettings) -> None:
+        """The settings say whether connections move at all, what their key is, and how often workers report."""
+        self._poller = poller
         self._workers = workers
-        self._has_keys = sticky is not Sticky.NONE
-        self._is_on = is_on
+        self._has_keys = settings.affinity.sticky is not Sticky.NONE
+        self._is_on = settings.migrates
+        self._settle_s = BEATS * settings.heartbeat_s
+        self._rounds = 0  # that are left
+        self._is_balancing = False  # a round will come
 
     def succeeded(self, predecessor: WorkerHandle, successor: WorkerHandle, slots: int) -> None:
         """Have all connections of a worker move to its successor. Call this before the predecessor drains."""
@@ -53,21 +57,35 @@ class Introductions:
 
     def filled(self, worker: WorkerHandle, slots: int) -> None:
         """Have connections move to a worker whose slot had none: those at home there, or its share of all."""
-        others = [each for each in self._workers.live.values() if each is not worker and each.connections]
-        others = others[:TARGETS_MAX]
         if self._has_keys:
-            for other in others:
+            others = [each for each in self._workers.live.values() if each is not worker and each.connections]
+            for other in others[:TARGETS_MAX]:
                 self._introduce(other, worker, slots, HOME)
-            return
-        counts = {each.slot: each.connections for each in others}
-        for slot, count in shares(counts, worker.connections).items():
-            self._introduce(self._workers.live[slot], worker, slots, COUNT, count)
+        elif self._is_on:
+            self._rounds = ROUNDS
+            if not self._is_balancing:
+                self._is_balancing = True
+                self._poller.after(self._settle_s, lambda: self._balance(slots))
+
+    def _balance(self, slots: int) -> None:
+        """
+        Have the fullest slots give to the emptiest. What a worker has is known from its last heartbeat, and some
+        connections cannot move: so look again, a few times, until nothing is left to do.
+        """
+        live = self._workers.live
+        given = gifts({slot: each.connections for slot, each in live.items()})[:TARGETS_MAX]
+        for slot, target, count in given:
+            self._introduce(live[slot], live[target], slots, COUNT, count)
+        self._rounds -= 1
+        self._is_balancing = bool(given) and self._rounds > 0
+        if self._is_balancing:
+            self._poller.after(self._settle_s, lambda: self._balance(slots))
 
     def removed(self, worker: WorkerHandle, slots: int) -> None:
         """Have all connections of a worker whose slot is removed move to the others. Call this before it drains."""
         for other in list(self._workers.live.values())[:TARGETS_MAX]:
             if other is not worker and other.slot < slots:
-                self._introduce(worker, other, slots, HOME)
+                self._introduce(worker, other, slots, REST)
 
     def _introduce(self, source: WorkerHandle, target: WorkerHandle, slots: int, plan: str, count: int = 0) -> None:
         if not self._is_on:
@@ -86,20 +104,29 @@ class Introductions:
             sock.close()
 
 
-def shares(counts: Mapping[Slot, int], has: int) -> dict[Slot, int]:
+def gifts(counts: Mapping[Slot, int]) -> list[tuple[Slot, Slot, int]]:
     """
-    Return how many connections each slot gives to another one, so that all have the same number within one.
+    Return how many connections which slot gives to which other one, so that all have the same number within one. No
+    more move than have to.
 
     Args:
-        counts: of the slots that give.
-        has: how many the slot has that gets them.
+        counts: how many connections each slot has.
     """
-    wanted = (sum(counts.values()) + has) // (len(counts) + 1)
-    missing = wanted - has
-    found: dict[Slot, int] = {}
-    for slot, count in sorted(counts.items(), key=lambda each: -each[1]):
-        given = min(max(count - wanted, 0), missing)
-        if given > 0:
-            found[slot] = given
-            missing -= given
+    if not counts:
+        return []
+    share, fuller = divmod(sum(counts.values()), len(counts))
+    by_count = sorted(counts, key=lambda slot: (-counts[slot], slot))
+    more = {slot: counts[slot] - share - (at < fuller) for at, slot in enumerate(by_count)}
+    assert not sum(more.values()), "what some have too many, others lack"
+    lacking = [slot for slot in by_count if more[slot] < 0]
+    found: list[tuple[Slot, Slot, int]] = []
+    for slot in by_count:
+        while more[slot] > 0:
+            target = lacking[-1]
+            count = min(more[slot], -more[target])
+            found.append((slot, target, count))
+            more[slot] -= count
+            more[target] += count
+            if not more[target]:
+                lacking.pop()
     return found

@@ -116,7 +116,7 @@ class Supervisor:
         self._on_reloaded = on_reloaded
         self._on_stopped = on_stopped
         self.inspections = Inspections(poller, workers)
-        self._introductions = Introductions(workers, sticky=settings.affinity.sticky, is_on=settings.migrates)
+        self._introductions = Introductions(poller, workers, settings)
         self._restarts = Restarts(boots_max=settings.boots_max)
         self._reload = Reload(workers, self)
         self._failed_boots = FailedBoots(self._restarts, self._reload, self, counters=counters)

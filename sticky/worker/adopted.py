@@ -22,7 +22,7 @@ class Adopted:
     One connection. You own `sock`, and must call `Worker.closed` when the connection has ended.
 
     Call `first_byte_read` as soon as you have read from it. Without that the primary keeps its copy of the descriptor
-    for a moment longer than it has to, and a close reaches the client only after it (acknowledgements.py).
+    for a moment longer than it has to. A close reaches the client only after that moment (acknowledgements.py).
     """
 
     sock: socket.socket

@@ -59,7 +59,7 @@ class Scene:
 
     @property
     def sessions(self) -> set[Any]:
-        return self.server._registry
+        return self.server._parts.registry
 
 
 def nothing(scene: Scene) -> None:
@@ -308,7 +308,7 @@ async def test_it_does_the_same(name: str, way: Callable[[Scene, Callable[[Scene
     async with TestServer(app) as server:
         ann = await server.connect(claims={"sub": "ann", "roles": ["staff"], "iat": 1})
         await ann.subscribe(ROOM)
-        [session] = server._registry
+        [session] = server._parts.registry
         scene = Scene(app, server, ann, session.connection)
         await way(scene, CASES[name].call)
         assert not inspect.isawaitable(scene.result), "it is done"
@@ -392,7 +392,7 @@ async def test_the_rooms_of_on_connect_may_be_given_by_a_plain_function() -> Non
     async with TestServer(app) as server:
         ann = await server.connect()
         assert ROOM in ann.connected["subs"]
-        [session] = server._registry
+        [session] = server._parts.registry
         assert session.connection.state == {"seen": 0}
 
 

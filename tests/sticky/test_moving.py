@@ -24,7 +24,7 @@ from sticky.moving.channel import BATCH_MAX, INLINE_BYTES, MoveChannel, MovedSta
 from sticky.moving.source import MoveSource, Offered, Outcome, Result
 from sticky.moving.target import MovedIn, MoveTarget
 from sticky.moving.tcp_counters import touches
-from sticky.supervision.introductions import shares
+from sticky.supervision.introductions import gifts
 from tests.support.aio import run_async
 from tests.support.server import ROOT
 
@@ -354,19 +354,22 @@ async def test_a_target_that_is_stopped_has_its_connections_until_it_is_killed()
 
 
 @pytest.mark.parametrize(
-    ("counts", "has", "given"),
+    ("counts", "wanted"),
     [
-        ({0: 45, 1: 45}, 0, {0: 15, 1: 15}),
-        ({0: 10, 1: 0}, 0, {0: 3}),
-        ({0: 1, 1: 1}, 0, {}),
-        ({0: 4, 1: 5, 2: 6}, 4, {2: 0}),
-        ({0: 100}, 100, {}),
+        ([], []),
+        ([5], []),
+        ([3, 4, 3], []),
+        ([10, 10, 0], [(0, 2, 3), (1, 2, 3)]),
+        ([14, 13, 0, 0], [(0, 3, 6), (0, 2, 1), (1, 2, 6)]),
+        ([9, 1, 2], [(0, 1, 3), (0, 2, 2)]),
+        ([0, 0, 1], []),
     ],
 )
-def test_a_slot_gets_as_many_as_make_all_equal_within_one(
-    counts: dict[int, int], has: int, given: dict[int, int]
-) -> None:
-    found = shares({Slot(slot): count for slot, count in counts.items()}, has)
-    assert found == {slot: count for slot, count in given.items() if count}
-    after = [count - found.get(Slot(slot), 0) for slot, count in counts.items()]
-    assert has + sum(found.values()) >= min(after) - 1
+def test_slots_give_until_they_are_equal_within_one(counts: list[int], wanted: list[tuple[int, int, int]]) -> None:
+    found = gifts({Slot(slot): count for slot, count in enumerate(counts)})
+    after = list(counts)
+    for source, target, count in found:
+        after[source] -= count
+        after[target] += count
+    assert not after or max(after) - min(after) <= 1
+    assert found == wanted, "no more move than have to"
