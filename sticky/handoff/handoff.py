@@ -138,7 +138,7 @@ class Dispatcher:
         self._counters = counters
         self._homeless: deque[PendingHandoff] = deque()  # no slot is live
         self.away = AwayTracker(poller, hashing, live, channels=channels, counters=counters)
-        self._held = 0
+        self.held_back = 0
         self._is_closed = False
         self._number = 0
 
@@ -244,16 +244,16 @@ class Dispatcher:
         if isinstance(decision, Refusal):
             self._refuse(handoff, decision.status, decision.reason, "refused_crasher")
             return True
-        if decision is None or self._held >= HELD_MAX:
+        if decision is None or self.held_back >= HELD_MAX:
             return False
         handoff.times_held += 1
-        self._held += 1
+        self.held_back += 1
         self._poller.after(HOLD_S, lambda: self._release(handoff))
         return True
 
     def _release(self, handoff: PendingHandoff) -> None:
-        self._held -= 1
-        assert self._held >= 0, "each handoff is released once"
+        self.held_back -= 1
+        assert self.held_back >= 0, "each handoff is released once"
         self._guard(self._place, handoff)
 
     # Waiting
@@ -437,11 +437,6 @@ class Dispatcher:
         """Close a connection that no worker has."""
         self._addresses.ended(handoff.network)
         handoff.sock.close()
-
-    @property
-    def unplaced(self) -> int:
-        """How many handoffs wait for any slot, or are held back. Those that wait for one worker are its handle's."""
-        return len(self._homeless) + self._held
 
     @property
     def homeless(self) -> int:

@@ -31,8 +31,26 @@ class ControlDirectory:
             listener.bind(path)
         finally:
             os.umask(before)
+        os.chown(path, self.owner, -1, follow_symlinks=False)  # it may be a link of that user by now
         listener.listen(1)
         return listener
+
+    @property
+    def owner(self) -> int:
+        """The user that the server becomes, or is."""
+        return os.stat(self.path).st_uid
+
+    def become(self, uid: str, gid: str, *groups: str) -> None:
+        """
+        Change the user of this process for good, as the primary did: nothing goes on as root that need not. What this
+        process has made in the directory is the user's from then on.
+        """
+        if os.geteuid() == 0:
+            for name in os.listdir(self.path):
+                os.chown(os.path.join(self.path, name), int(uid), int(gid), follow_symlinks=False)
+            os.setgroups([int(each) for each in groups])
+            os.setgid(int(gid))
+            os.setuid(int(uid))
 
     def primary_lives(self) -> bool:
         """Return whether a primary has its lock of this directory."""

@@ -202,7 +202,7 @@ class Keeper:
     def _on_connect(self, listener: socket.socket) -> None:
         sock, _ = listener.accept()
         pid, uid = peer_of(sock)
-        if self._primary is not None or uid not in (0, os.geteuid()):
+        if self._primary is not None or uid not in (0, os.geteuid(), self._directory.owner):
             sock.close()
             return
         primary = self._primary = PrimaryProcess(pid, sock, now=time.monotonic())
@@ -216,13 +216,13 @@ class Keeper:
 
     def _start_or_wait(self) -> None:
         """Start a primary, unless one of an earlier keeper lives: it connects soon."""
+        self._start_at = time.monotonic() + AWAIT_S  # also where looking for it fails
         if not self._directory.primary_lives():
             self._start()
             return
         if not self._awaits:
             self._awaits = True
             self._report.log("warning", PRIMARY_AWAITED, reason="a primary serves already, without a keeper")
-        self._start_at = time.monotonic() + AWAIT_S
 
     # Starting a primary
 
@@ -324,7 +324,7 @@ class Keeper:
         elif word == "STOPPED":
             self._stopped = int(rest)
         elif word == "BECOME":
-            become(*rest.split())
+            self._directory.become(*rest.split())
         if fd is not None:
             os.close(fd)
 
@@ -420,14 +420,6 @@ class Keeper:
         while (received := primary.receive()) is not None:
             self._on_line(primary, *received)
         self._forget(primary.sock.fileno())
-
-
-def become(uid: str, gid: str, *groups: str) -> None:
-    """Change the user of this process for good, as the primary did: nothing goes on as root that need not."""
-    if os.geteuid() == 0:
-        os.setgroups([int(each) for each in groups])
-        os.setgid(int(gid))
-        os.setuid(int(uid))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -163,8 +163,8 @@ class KeeperLink:
         self._fds[name] = fd
         self._send(f"PUT {name}", fd)
 
-    def put_bytes(self, name: str, data: bytes) -> None:
-        """Keep some bytes, in a memory file that is owned here."""
+    def put_bytes(self, name: str, data: bytes) -> int:
+        """Keep some bytes, in a memory file that is owned here. Return its descriptor."""
         fd = os.memfd_create(name, os.MFD_CLOEXEC)
         with open(fd, "wb", closefd=False) as file:
             file.write(data)
@@ -173,6 +173,7 @@ class KeeperLink:
         self.put(name, fd)
         if before is not None:
             os.close(before)
+        return fd
 
     def take_bytes(self, name: str) -> bytes | None:
         """Return the bytes that an earlier primary has kept, None where there are none. Keep them again."""

@@ -63,16 +63,19 @@ class Orphans:
         self._reported: set[int] = set()  # pids
         self._adopted: set[str] = set()  # names
         self._refused = 0
+        self._users: tuple[int, ...] = ()  # whose processes may be adopted or killed
         self._secret: bytes | None = None
         self._sockets: list[socket.socket] = []  # of refused workers, until they have ended
 
     def collect(self) -> Kept:
         """Return what was adopted, nothing where there is nothing. The caller owns the descriptors in it."""
         texts = ProcessRecord(self._directory).read()
+        owner = os.stat(self._directory).st_uid  # whose processes they are, and who may write the record
+        self._users = (owner,)
         for name, text in texts.items():
             pid = pid_in(name, text)
             with contextlib.suppress(OSError):
-                if pid:
+                if pid and os.stat(f"/proc/{pid}").st_uid in self._users:
                     self._pidfds[os.pidfd_open(pid)] = (name, pid)
         if not self._pidfds:
             return self._kept
@@ -86,6 +89,7 @@ class Orphans:
             listener.bind(path)
         finally:
             os.umask(before)
+        os.chown(path, owner, -1, follow_symlinks=False)  # it may be a link of that user by now
         with listener:
             listener.listen(BACKLOG)
             self._wait(listener, time.monotonic() + CONNECT_S, until_reported=True)
@@ -147,7 +151,7 @@ class Orphans:
         poll = select.poll()
         poll.register(sock, select.POLLIN)
         try:
-            if uid not in (0, os.geteuid()) or not found or not poll.poll(CONNECT_S * 1000):
+            if uid not in self._users or not found or not poll.poll(CONNECT_S * 1000):
                 raise ValueError("no process of this server")
             report = msgspec.msgpack.decode(sock.recv(PACKET_MAX), type=OrphanReport)
         except (OSError, ValueError, msgspec.MsgspecError):

@@ -44,6 +44,7 @@ from sticky.loop.poller import Poller
 from sticky.process import commands
 from sticky.process.binding import Binding
 from sticky.process.control import ControlServer
+from sticky.process.in_flight import InFlight
 from sticky.process.keeper_link import KeeperLink
 from sticky.process.notify import ServiceManager
 from sticky.process.primary_state import TRANSITIONS, PrimaryEvent, PrimaryState
@@ -123,7 +124,9 @@ class Primary:
             self._binding.bind()
             self._routing = Routing(poller, self._workers, settings, secret=secret)
             undo.callback(self._routing.release)
-            self._control = self._open_control()
+            self._in_flight = InFlight(self._keeper, self._routing, poller.counters)
+            path, answer = settings.control, partial(commands.answer, self)
+            self._control = None if path is None else ControlServer(poller, path, answer)
             undo.pop_all()  # all that can fail is done
         env_of = partial(worker_env, env, env_of)
         self._supervisor = self._make_supervisor(worker_argv, worker_config, env_of, secret, cluster_hooks)
@@ -178,10 +181,6 @@ class Primary:
             on_stopped=self._on_all_stopped,
         )
 
-    def _open_control(self) -> ControlServer | None:
-        path = self._settings.control
-        return None if path is None else ControlServer(self._poller, path, partial(commands.answer, self))
-
     def _transition(self, event: PrimaryEvent) -> None:
         after = TRANSITIONS.get((self.state, event))
         if after is None:
@@ -204,6 +203,7 @@ class Primary:
             self.start()
             while self.state is not PrimaryState.STOPPED:
                 self._poller.run_once()
+                self._in_flight.note()
             if not self._is_released:
                 self._keeper.stopped(self._status)
         return self._status

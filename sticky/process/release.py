@@ -25,6 +25,7 @@ from sticky.accept.pending_connection import PendingConnection
 from sticky.handoff.handoff import Dispatcher
 from sticky.loop.log_lines import SERVER_RELEASED, log
 from sticky.loop.poller import Poller
+from sticky.process.in_flight import IN_FLIGHT, LOST
 from sticky.process.keeper_link import KeeperLink
 from sticky.supervision.workers import Workers
 
@@ -66,21 +67,27 @@ class Release:
         if self._in_progress() and self._poller.now() < until:
             self._poller.after(CHECK_S, lambda: self._check(until))
             return
-        lost = self._dispatcher.unplaced + sum(len(worker.waiting) for worker in self._workers.by_pid.values())
-        self._poller.counters["lost_with_primary"] += lost
+        lost = self._unplaced + sum(len(worker.waiting) for worker in self._workers.by_pid.values())
+        self._poller.counters[LOST] += lost
         pending = self._acceptor.leave()
         for number, each in enumerate(pending):
             self._keeper.put(f"{PENDING}:{number}", each.sock.fileno())
             about = f"{each.peer_address} {each.port} {int(each.expects_proxy)}"
             self._keeper.set(f"{PENDING}:{number}", about)
         self._keeper.put_bytes(COUNTERS, msgspec.msgpack.encode(dict(self._poller.counters)))
+        self._keeper.drop(IN_FLIGHT)  # what is lost is in the counters
         log(logging.INFO, SERVER_RELEASED, pending=len(pending), lost=lost)
         self._keeper.released()
         self._on_released()
 
+    @property
+    def _unplaced(self) -> int:
+        """How many handoffs wait for any slot, or are held back."""
+        return self._dispatcher.homeless + self._dispatcher.held_back
+
     def _in_progress(self) -> bool:
         """Return whether something is on its way that would be lost with this process."""
-        return self._dispatcher.unplaced > 0 or any(
+        return self._unplaced > 0 or any(
             worker.unacked or worker.waiting or worker.outbox for worker in self._workers.by_pid.values()
         )
 

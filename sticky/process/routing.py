@@ -85,6 +85,11 @@ class Routing:
         self._refusals.close()
         self.acceptor.release()
 
+    @property
+    def held(self) -> int:
+        """How many connections no worker has."""
+        return self.acceptor.waiting + self.dispatcher.homeless + self.dispatcher.held_back
+
     def statistics(self) -> dict[str, Any]:
         """Return a snapshot of the connections that no worker has yet, and of what is counted."""
         return {

@@ -368,5 +368,6 @@ class Sidecars:
             self._environment.send_signal(pid, number)
 
     def describe(self) -> list[dict[str, object]]:
-        """Return a snapshot."""
-        return [{"name": sidecar.name, "pid": pid} for pid, sidecar in self._running.items()]
+        """Return a snapshot of those that serve, or will soon. Of two that follow each other it has one at most."""
+        hidden = self._successors | self._replaced
+        return [{"name": each.name, "pid": pid} for pid, each in self._running.items() if pid not in hidden]

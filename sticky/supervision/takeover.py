@@ -196,7 +196,8 @@ class Takeover:
         if self._dispatcher.away.awaits_answers and self._poller.now() < until:
             self._poller.after(ANSWERS_S, lambda: self._wait_for_keys(until))
             return
-        log(logging.WARNING, SERVER_TAKEN_OVER, workers=self._adopted, unanswered=len(self._unanswered))
+        lost = self._poller.counters["lost_with_primary"]  # of all primaries until now
+        log(logging.WARNING, SERVER_TAKEN_OVER, workers=self._adopted, unanswered=len(self._unanswered), lost=lost)
         then, self._then = self._then, []
         for callback in then:
             self._poller.guard(callback)

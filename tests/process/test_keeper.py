@@ -7,11 +7,14 @@ Real processes, killed with SIGKILL by the pid that the status reports.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import pwd
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,7 @@ from sticky.loop.log_lines import (
 from sticky.process.keeper_link import KEEPER_FOUND, KEEPER_LOST
 from tests.support.client import ProtocolClient
 from tests.support.log_lines import PID, pattern
+from tests.support.nobody import PYTHON_PATH, python_of_nobody
 from tests.support.server import ROOT, RunningServer
 
 REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -141,6 +145,45 @@ def test_a_killed_primary_is_followed_by_another_and_no_client_notices() -> None
         assert server.log.find_all(WORKER_EXITED) == []
         assert server.stop() == 0
         assert server.log.find_all("Traceback") == []
+
+
+def test_connections_that_no_worker_has_are_reset_with_a_killed_primary_and_counted() -> None:
+    with RunningServer(None, workers=1) as server:
+        for round in (1, 2):
+            with contextlib.ExitStack() as stack:
+                pending = [
+                    stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 30)) for _ in range(5)
+                ]
+                for each in pending:
+                    each.sendall(REQUEST[:20])
+                while server.status()["before_head"] < 5:
+                    pass  # the status is answered by the loop that accepts
+                mark = server.log.mark()
+                kill_primary(server)
+                server.log.wait_for(pattern(SERVER_TAKEN_OVER, lost=5 * round), since=mark)
+                for each in pending:
+                    with contextlib.suppress(ConnectionResetError):
+                        assert each.recv(100) == b""
+        assert server.status()["counters"]["lost_with_primary"] == 10
+
+
+def test_the_limit_of_connections_of_an_address_goes_on_with_the_next_primary() -> None:
+    with RunningServer(None, "--connections-per-address", "2", workers=1) as server:
+
+        async def go_on() -> None:
+            clients = [await ProtocolClient.join(server.websocket_url, "127.0.8.1") for _ in range(2)]
+            await asyncio.to_thread(kill_primary, server)
+            with socket.create_connection(("127.0.0.1", server.port), 30, ("127.0.8.1", 0)) as third:
+                third.sendall(REQUEST)
+                assert (await asyncio.to_thread(third.recv, 4096)).startswith(b"HTTP/1.1 503")
+            await clients[0].close()
+            while server.status()["workers"][0]["connections"] > 1:
+                pass  # the worker reports the end
+            again = await ProtocolClient.join(server.websocket_url, "127.0.8.1")
+            await again.close()
+            await clients[1].close()
+
+        asyncio.run(go_on())
 
 
 def test_crashes_in_a_row_are_followed_by_a_pause() -> None:
@@ -378,3 +421,28 @@ def test_a_successor_that_is_killed_changes_nothing() -> None:
         server.log.wait_for(UPGRADE_FAILED, since=mark)
         assert server.status()["pid"] == before["pid"]
         assert server.status()["upgrade"]["failed"]
+
+
+def test_keeper_and_every_primary_become_the_user_of_the_settings_for_good() -> None:
+    python, nobody = python_of_nobody(), pwd.getpwnam("nobody")
+    with tempfile.TemporaryDirectory(prefix="nobody-") as directory:
+        os.chmod(directory, 0o777)
+        options = ("--user", "nobody", "--control", f"{directory}/c.sock")
+        env = {"PYTHONPATH": PYTHON_PATH, "TMPDIR": directory, "XDG_RUNTIME_DIR": ""}
+        with RunningServer(None, *options, workers=1, env=env, python=python) as server:
+            server.wait_until_full()
+            kill_primary(server)
+            after = server.status()
+            for pid in (server.keeper_pid, after["pid"], *workers_of(after).values()):
+                ids = Path(f"/proc/{pid}/status").read_text().partition("Uid:")[2].split()[:4]
+                assert ids == [str(nobody.pw_uid)] * 4
+            with socket.create_connection(("127.0.0.1", server.port), 30) as client:
+                client.sendall(REQUEST)
+                assert client.recv(4096).startswith(b"HTTP/1.1 200")
+            os.kill(server.keeper_pid, signal.SIGKILL)
+            server.log.wait_for(KEEPER_LOST)
+            os.kill(after["pid"], signal.SIGKILL)
+            with RunningServer(None, *options, workers=1, env=env, python=python) as second:
+                assert workers_of(second.status()) == workers_of(after), "root adopts what serves as another user"
+                assert second.stop() == 0
+            assert not second.directory.exists()

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from sticky.handoff.channel import Channel, Kind
-from sticky.handoff.messages import WorkerIdentity, from_worker
+from sticky.handoff.messages import Ack, WorkerIdentity, from_worker
 from sticky.handoff.orphan_report import ORPHAN_SOCKET, VERSION, OrphanReport
 from sticky.process.orphans import Orphans
 from sticky.process.process_record import NAME, ProcessRecord, start_of
@@ -34,7 +34,7 @@ async def test_the_drain_gets_the_seconds_that_are_left() -> None:
     run = Serving(orphan_grace_s=0.02)
     running = asyncio.ensure_future(run.until_ended())
     client = run.hand_over(1)
-    await run.next(object)
+    await run.next(Ack)
     run.primary.close()
     await running
     assert run.drained == [0.01]
@@ -60,7 +60,7 @@ async def test_a_worker_without_a_client_waits_for_a_primary_and_serves_under_it
     assert run.primary.send(Kind.IDENTIFY)
     assert await run.next(WorkerIdentity) == WorkerIdentity(0, 0, 0, False)
     client = run.hand_over(1)
-    await run.next(object)
+    await run.next(Ack)
     assert len(run.adopted) == 1
     assert not run.drained
     run.drain()
