@@ -251,13 +251,13 @@ class Supervisor:
         self._workers.notify_all("online", _identity(worker), but=worker)
         for refusal in self._crashes.now_refused():
             self._workers.send(worker, Kind.EVENT, REFUSED, refusal)
+        for draining in self._workers.draining(slot):  # whose successor has ended before it had all of them
+            self._introductions.succeeded(draining, worker, self._wanted)
         if predecessor is not None:
             self._introductions.succeeded(predecessor, worker, self._wanted)
             self._retire(predecessor)
         elif slot < self._wanted:
             self._introductions.filled(worker, self._wanted)
-            for draining in self._workers.draining(slot):  # whose successor has died before it had all of them
-                self._introductions.succeeded(draining, worker, self._wanted)
         self._dispatcher.slot_filled()
         if self._stopping or slot >= self._wanted:
             self._retire(worker)

@@ -124,9 +124,13 @@ async def test_what_the_new_version_refuses_reconnects_and_recovers(app: Path) -
         await asyncio.to_thread(app.write_text, refusing)
         server.send_signal(signal.SIGHUP)
         await asyncio.to_thread(
-            server.log.wait_for, 'connection not moved .*reason="the new version refuses it"', times=len(followers)
+            server.log.wait_for, 'connection not moved .*reason="the new version refuses it', times=len(followers)
         )
+        await crowd.wait_for_more(MORE)
+        await crowd.stop_publishing()  # slot 1 comes next, and refuses the publisher too
         await eventually(lambda: _all_back(followers), every_s=0.1)
+        crowd.publish("127.0.62.2")
+        await crowd.wait_for_more(MORE)
         for follower in followers:
             await follower.wait_for(crowd.published)
             assert follower.got == list(range(len(follower.got))), "each once, in order"

@@ -121,6 +121,7 @@ class Crowd:
         self.clients = clients
         self.watcher = watcher
         self.published = 0
+        self._publishers: set[str] = set()  # they leave when they are stopped
         self._grown = asyncio.Condition()
         self._publishing: asyncio.Task[None] | None = None
 
@@ -142,6 +143,7 @@ class Crowd:
 
     async def _publish(self, address: str) -> None:
         publisher = await join(self.server, address)
+        self._publishers.add(publisher.connected["client"])
         await publisher.ask("subscribe", channel=ROOM)
         try:
             while True:
@@ -191,9 +193,9 @@ class Crowd:
         while not self.watcher.pushes.empty():
             events.append(self.watcher.pushes.get_nowait())
         assert self.watcher.closed is None
-        own = (self.watcher.connected["client"], "127.0.62.2")
-        gone = [each for each in events if "leave" in each]
-        assert [each for each in gone if each["leave"]["info"]["client"] not in own] == [], "nobody left"
+        seen = [each[kind]["info"]["client"] for each in events for kind in ("leave", "join") if kind in each]
+        own = {self.watcher.connected["client"], *self._publishers}
+        assert [each for each in seen if each not in own] == [], "no other client is seen to leave or to join"
 
 
 async def check_ledger(client: ProtocolClient, published: int) -> None:
