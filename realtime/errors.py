@@ -7,6 +7,7 @@ The errors of `realtime`, in one tree.
     ├── DeclarationError       the application declares something that cannot work: file, line, and what is right
     │   └── UnknownHandler     an `on_*` that no application has
     ├── RoomError              a room cannot do what the application, or another program, asks of it
+    │   ├── RoomIsPattern      its name is that of a family of rooms
     │   ├── UnknownRoom        no declared pattern matches its name
     │   └── NotKept            it keeps no presence, or no history: the option that is missing
     ├── AnswerError            what a handler returned cannot be said in JSON: which, of which room, in which field
@@ -92,6 +93,14 @@ class RoomError(RealtimeError):
 
     def __str__(self) -> str:
         return f"room {self.room!r} {self.problem}"
+
+
+class RoomIsPattern(RoomError):
+    """The name has a `{` or a `*`: it means a family of rooms, and one room is asked for."""
+
+    def __init__(self, room: str) -> None:
+        super().__init__(room, "is a pattern, and no room: name one room, such as chat:lobby")
+        self.args = (room,)
 
 
 class UnknownRoom(RoomError, KeyError):

@@ -10,6 +10,8 @@ Each arrow points to what a part uses, so the parts are made from right to left:
     router -> API, streams -> protocol -> hub -> broker
                  |               |
                  +-> bus         +-> tokens, wheel, registry
+
+Before them, in a worker, come gateway, endpoints and ASGI host: worker.py joins those with sockets.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from realtime.broker.base import Broker, WorkerId
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.revocation_sync import RevocationSync
+from realtime.process.probes import Probes
 from realtime.process.router import HealthSource, Router
 from realtime.protocol.centrifuge import uni
 from realtime.protocol.centrifuge.encoder import CentrifugeEncoder, difference
@@ -41,6 +44,7 @@ from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.stream import EVENTS, StreamLimits
+from sticky.worker.node_state import NodeState
 
 
 class Parts:
@@ -68,7 +72,9 @@ class Parts:
         broker: Broker,
         home: Home,
         health: HealthSource,
+        node_state: NodeState | None = None,
         hosts: Hosts = ANY_HOST,
+        wrong: WrongCredentials | None = None,
     ) -> None:
         """
         Make the parts. To be called on the event loop that they run on.
@@ -79,7 +85,9 @@ class Parts:
             broker: not started; the hub starts and closes it.
             home: this process.
             health: answers `GET /health`.
+            node_state: what the primary says of the server, for its probes; None where there is no primary.
             hosts: which hosts are served.
+            wrong: counts and slows wrong credentials; as a server does it unless given.
 
         Raises:
             SettingsError: a file of keys holds none.
@@ -92,7 +100,7 @@ class Parts:
         self.wheel = TimerWheel(asyncio.get_running_loop().time())
         self.registry = Registry()
         self.tokens = tokens_of(settings)
-        self.wrong = WrongCredentials()
+        self.wrong = WrongCredentials() if wrong is None else wrong
         self.hub = Hub(broker, app, hooks=app, difference=difference, worker=worker, large=settings.large_room)
         self.protocol = Centrifuge(
             app,
@@ -114,9 +122,11 @@ class Parts:
             allowed_origins=settings.allowed_origins,
             prefix=settings.own_prefix,
         )
-        self.router = self._make_router(settings, health, hosts)
+        is_ready_when_degraded = settings.ready_when_degraded == "on"
+        probes = Probes(node_state, self.hub, ready_when_degraded=is_ready_when_degraded)
+        self.router = self._make_router(settings, health, probes, hosts)
 
-    def _make_router(self, settings: Settings, health: HealthSource, hosts: Hosts) -> Router:
+    def _make_router(self, settings: Settings, health: HealthSource, probes: Probes, hosts: Hosts) -> Router:
         api = Api(
             self.hub,
             self.bus,
@@ -134,6 +144,7 @@ class Parts:
             streams=self.streams,
             api=api,
             root_path=settings.root_path,
+            probes=probes,
             own_prefix=settings.own_prefix,
             hosts=hosts,
         )
@@ -146,13 +157,29 @@ class Parts:
             RealtimeError: the application declares what cannot work, something that is mounted cannot start, or the
                 broker cannot be used. What had begun goes on: call `abandon`, or end the process.
         """
+        await self._start_application()
+        await self.router.startup()
+        self._turn()
+
+    async def start_without_mounts(self) -> None:
+        """
+        As `start`, but for what is mounted: for tests of rooms alone. The caller must call `close_without_mounts`.
+
+        Raises:
+            RealtimeError: as `start`.
+        """
+        await self._start_application()
+        self._turn()
+
+    async def _start_application(self) -> None:
         assert self._turning is None, "parts are started once"
         await self.hub.start()
         await self.bus.start()
         await self._revocation_sync.start()
         self._app.bind(self.hub, self.bus, node=self._node)
         await self._app.startup()
-        await self.router.startup()
+
+    def _turn(self) -> None:
         self._turning = asyncio.get_running_loop().create_task(run_wheel(self.wheel))
 
     async def abandon(self) -> None:
@@ -170,6 +197,10 @@ class Parts:
         connections that ended.
         """
         await self.router.shutdown()
+        await self.close_without_mounts()
+
+    async def close_without_mounts(self) -> None:
+        """End what `start_without_mounts` began, as `close` does."""
         await self._app.shutdown()
         await self._revocation_sync.close()
         await self.tokens.close()

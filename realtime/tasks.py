@@ -1,11 +1,10 @@
 """
 Tasks: beginning one at once, where Python can; and the tasks that a part of a worker owns.
 
-Runs in the worker. A task that starts in a later turn of the event loop costs a handle, a poll of the kernel, and
-cold processor caches. Most commands of clients are answered without waiting for anything. From Python 3.12
-on, such a task runs to its end inside `begin`. A task that must wait goes on like any other. An older Python starts it
-in the next turn. What depends on which of the two it is takes a `Begin` as a
-parameter, and asks it: so each is tested, whatever the interpreter.
+Runs in the worker. A task that starts in a later turn of the event loop costs a handle, a poll of the kernel, and cold
+processor caches. Most commands of clients are answered without waiting for anything. From Python 3.12 on, such a task
+runs to its end inside `begin`. A task that must wait goes on like any other. An older Python starts it in the next
+turn. Code that depends on the difference takes a `Begin` as a parameter, so tests cover both with any interpreter.
 """
 
 from __future__ import annotations

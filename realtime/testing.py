@@ -16,7 +16,6 @@ A wait that ends in vain raises a `TimeoutError` that says what was waited for, 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import secrets
 import time
@@ -30,19 +29,14 @@ import msgspec
 import realtime
 from realtime.application.app import Application
 from realtime.application.source import did_you_mean
-from realtime.auth.tokens import Tokens
+from realtime.auth.credentials import WrongCredentials
 from realtime.broker.base import WorkerId
 from realtime.broker.memory import MemoryBroker
-from realtime.cluster.bus import ClusterBus
-from realtime.cluster.mailbox import Mailbox
 from realtime.errors import ClientError, Disconnect
-from realtime.protocol.centrifuge.encoder import difference
+from realtime.parts import Parts
 from realtime.protocol.centrifuge.server import Centrifuge
-from realtime.rooms.hub import Hub
-from realtime.session.registry import Home, Registry
-from realtime.session.state import SessionLimits
+from realtime.session.registry import Home
 from realtime.settings import Settings
-from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.base import Framing, Handshake
 from realtime.transport.stream import LINES
 
@@ -54,6 +48,15 @@ KINDS: Final = ("pub", "join", "leave", "message", "subscribe", "unsubscribe", "
 SHOWN: Final = 5  # of what came instead, in the text of a time-out
 SHOWN_CHARACTERS: Final = 80  # of each
 TOKEN_S: Final = 3600
+NORMAL_CLOSURE: Final = 1000  # RFC 6455, section 7.4.1: a client goes away by itself
+
+
+class AlwaysWell:
+    """A `HealthSource` of a process that serves tests."""
+
+    def health(self) -> dict[str, Any]:
+        """Return what `GET /health` answers."""
+        return {"status": "ok"}
 
 
 class _Transport:
@@ -121,41 +124,27 @@ class TestServer:
         """
         self._timeout_s = timeout_s
         self._app = app
-        self._limits = SessionLimits(
-            anonymous=anonymous, rooms_per_connection=rooms_per_connection, commands_per_second=0
-        )
         self._secret = secrets.token_hex(32)
+        self._settings = Settings(
+            anonymous=anonymous,
+            rooms_per_connection=rooms_per_connection,
+            commands_per_second=0,  # a test may send as fast as it can
+            token_hmac_secret=self._secret,
+        )
         self._clients: list[TestClient] = []
 
     async def __aenter__(self) -> TestServer:
-        broker = MemoryBroker(WorkerId("test"))
-        self._wheel = TimerWheel(asyncio.get_running_loop().time())
-        worker = WorkerId("test")
-        home, tokens = Home(0, "test", "test", realtime.__version__), Tokens(self._secret)
-        self._registry = Registry()
-        self._hub = Hub(
-            broker,
+        home = Home(0, "test", "test", realtime.__version__)
+        self._parts = Parts(
             self._app,
-            hooks=self._app,
-            difference=difference,
-            worker=worker,
-        )
-        self._protocol = Centrifuge(
-            self._app,
-            self._hub,
-            wheel=self._wheel,
-            tokens=tokens,
-            limits=self._limits,
+            self._settings,
+            broker=MemoryBroker(WorkerId("test")),
             home=home,
-            registry=self._registry,
+            health=AlwaysWell(),
+            wrong=WrongCredentials(most_s=0),  # a test of a wrong token waits for nothing
         )
-        mailbox = Mailbox(broker, self._hub.private, worker)
-        self._bus = ClusterBus(home, broker, mailbox, self._hub.registry, self._registry, tokens.revoked)
-        await self._hub.start()
-        await self._bus.start()
-        self._app.bind(self._hub, self._bus)
-        await self._app.startup()
-        self._turning = asyncio.create_task(run_wheel(self._wheel))
+        # What is mounted is started by a `TestHttp`: most tests of rooms need none of it.
+        await self._parts.start_without_mounts()
         return self
 
     async def __aexit__(
@@ -163,12 +152,7 @@ class TestServer:
     ) -> None:
         for client in self._clients:
             await client.close()
-        await self._app.shutdown()
-        await self._bus.close()
-        await self._hub.close()
-        self._turning.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._turning
+        await self._parts.close_without_mounts()
 
     def token(self, claims: Mapping[str, Any]) -> str:
         """
@@ -205,7 +189,7 @@ class TestServer:
             TimeoutError: there was no answer.
         """
         handshake = Handshake(client, headers=dict(headers or {}), transport="test")
-        made = TestClient(self._protocol, handshake, timeout_s=self._timeout_s)
+        made = TestClient(self._parts.protocol, handshake, timeout_s=self._timeout_s)
         self._clients.append(made)
         fields: dict[str, Any] = {} if data is None else {"data": data}
         if claims is not None:
@@ -378,7 +362,7 @@ class TestClient:
     async def close(self) -> None:
         """Go away. Harmless when the connection has ended."""
         if self.closed is None:
-            self._end(Disconnect(3000, "connection closed"))
+            self._end(Disconnect(NORMAL_CLOSURE, ""))
             await asyncio.sleep(0)
 
     # What its transport calls

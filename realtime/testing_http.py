@@ -29,6 +29,7 @@ from realtime.application.app import Application, Receive, Scope, Send
 from realtime.process.router import Router
 from realtime.protocol.centrifuge import uni
 from realtime.protocol.centrifuge.encoder import CentrifugeEncoder
+from realtime.testing import AlwaysWell
 from realtime.transport.stream import EVENTS
 
 __all__ = ["TestHttp", "TestResponse"]
@@ -57,13 +58,6 @@ class TestResponse:
         return msgspec.json.decode(self.body)
 
 
-class _Health:
-    """A `HealthSource` of a process that serves tests: it is always well."""
-
-    def health(self) -> dict[str, Any]:
-        return {"status": "ok"}
-
-
 class TestHttp:
     """What an application mounts, in this process. Use it as an asynchronous context manager, inside a `TestServer`."""
 
@@ -83,7 +77,7 @@ class TestHttp:
         )  # without keys it answers nothing
         self._router = Router(
             self._app,
-            health=_Health(),
+            health=AlwaysWell(),
             websocket_paths=(),
             stream_paths=(),
             streams=_no_streams,

@@ -37,7 +37,7 @@ from realtime.log_lines import log
 from realtime.migration import Migration
 from realtime.parts import Parts
 from realtime.process.gateway import Gateway
-from realtime.process.router import HEALTH
+from realtime.process.probes import broker_fault
 from realtime.session.registry import Home
 from realtime.settings import Settings
 from realtime.tasks import SideTasks
@@ -84,8 +84,10 @@ class Process:
             settings.broker_url, worker_id=worker_id, prefix=settings.redis_prefix, memory=settings.broker_memory
         )
         home = Home(worker.slot, worker.worker_id, worker.node, realtime.__version__)
-        self._hosts = Hosts(settings.allowed_hosts, probe=settings.own_prefix + HEALTH)
-        self._parts = parts = Parts(app, settings, broker=broker, home=home, health=self, hosts=self._hosts)
+        self._hosts = Hosts(settings.allowed_hosts, own_prefix=settings.own_prefix)
+        self._parts = parts = Parts(
+            app, settings, broker=broker, home=home, health=self, node_state=worker.node_state, hosts=self._hosts
+        )
         connections = AdoptedConnections(worker, worker.routes.keys)
         endpoint = WebSocketEndpoint(
             parts.protocol,
@@ -153,7 +155,8 @@ class Process:
         log(logger, logging.DEBUG, "= draining", within_s=deadline_s)  # the primary has said so, at level info
         until = asyncio.get_running_loop().time() + deadline_s
         await self.migration.drain(deadline_s)
-        await self.gateway.drain(max(until - asyncio.get_running_loop().time(), 0))
+        left_s = max(until - asyncio.get_running_loop().time(), 0)
+        await self.gateway.drain(left_s, is_stop=self._worker.node_state.is_stopping)
         await self._side_tasks.close(REAP_S)
         await self._parts.close()
         if self._ticking is not None:
@@ -179,9 +182,8 @@ class Process:
         stay connected, and nothing would be gained if a load balancer took this worker for dead.
         """
         broker = self._parts.hub.statistics()["broker"]
-        is_well = broker.get("link") == "up" and not broker.get("refuses")
         return {
-            "status": "ok" if is_well else "degraded",
+            "status": "ok" if broker_fault(broker) is None else "degraded",
             "version": realtime.__version__,
             "slot": self._worker.slot,
             "worker": self._worker.worker_id,

@@ -25,6 +25,8 @@ TOOLS: Final = (
         "hypothesis",
         "fakeredis",
         "PyYAML",
+        "compose-spec",
+        "kubernetes-validate",
         "aiohttp",
         "cent",
         "centrifuge-python",

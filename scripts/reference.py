@@ -145,7 +145,7 @@ def command_page() -> str:
     """Return the page of the command line: each command with its help, arguments and options."""
     from realtime.cli.main import command
 
-    context = click.Context(command, info_name="realtime")
+    context = click.Context(command, info_name="realtime", **command.context_settings)
     lines = [
         "# Command line\n",
         MADE,

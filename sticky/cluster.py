@@ -59,7 +59,7 @@ class Cluster:
                 - "fork": a worker's process was started: `slot`, `worker_id`, `pid`, as in the next three
                 - "online": it is ready
                 - "disconnect": its channel has ended
-                - "exit": its process ended: also `status`, negative for a signal, and `expected`: it had been asked to
+                - "exit": its process ended: also `status`, negative for a signal, and `expected`: it had been drained
                 - "listening": connections are accepted: `addresses`
                 - "message": a worker sent something to "primary": `from`, `data`
                 - "reopen_logs": SIGUSR1 came

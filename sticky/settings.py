@@ -34,6 +34,8 @@ class ClusterSettings:
     patience_s: float = 10.0  # for a worker to have room for it
     drain_s: float = 60.0
     migrates: bool = True  # live connections move to other workers, where the workers can
+    lame_duck_s: float = 0.0  # from a stop to its drain, while everything is served and workers say that it stops
+    probe_paths: tuple[str, ...] = ()  # of a load balancer; the primary answers 503 there while no worker is ready
     heartbeat_s: float = 1.0
     hung_s: float = 6.0
     boot_s: float = 30.0

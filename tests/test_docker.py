@@ -20,6 +20,7 @@ import yaml
 from realtime.cli.serve import serve
 from realtime.settings import Settings, resolve
 from realtime.settings.quantities import Seconds
+from sticky.supervision.supervisor import KILL_GRACE_S
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKER = ROOT / "docker"
@@ -95,7 +96,8 @@ def test_only_the_proxy_is_trusted_and_it_keeps_its_address() -> None:
 
 def test_docker_waits_longer_than_a_node_drains() -> None:
     grace = compose()["services"]["node-1"]["stop_grace_period"]
-    assert Seconds(0, 3600).parse(grace) > settings("node-1").drain_s
+    found = settings("node-1")
+    assert Seconds(0, 3600).parse(grace) >= found.lame_duck_s + found.drain_s + KILL_GRACE_S
 
 
 def test_files_that_are_mounted_or_built_from_are_there() -> None:
@@ -132,7 +134,7 @@ def test_the_health_check_asks_the_port_that_is_listened_on() -> None:
     assert command[:2] == ["python", "-c"]
     compile(command[2], "HEALTHCHECK", "exec")
     port = settings("node-1").bind[0].rpartition(":")[2]
-    assert f"'http://127.0.0.1:{port}' + os.environ.get('REALTIME_OWN_PREFIX', '') + '/health'" in command[2]
+    assert f"'http://127.0.0.1:{port}' + os.environ.get('REALTIME_OWN_PREFIX', '') + '/livez'" in command[2]
     assert instructions("EXPOSE") == [port]
 
 

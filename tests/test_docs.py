@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import realtime
 from realtime.cli.bench import bench
 from realtime.cli.main import COMMANDS
 from realtime.cli.serve import serve
@@ -87,7 +88,7 @@ def test_the_tour_as_a_browser_sees_it() -> None:
     ]
     words = shlex.split(line)
     target, options = words[2], words[3:]
-    assert (target, options) == ("app.py", ["--workers", "4", "--sticky", "ip"])
+    assert (target, options) == ("app.py", ["--workers", "4", "--sticky", "session"])
     [script] = blocks(README, "js")
     with (
         RunningServer(target, *options[2:], workers=4, cwd=ROOT / "examples" / "tour") as server,
@@ -97,3 +98,9 @@ def test_the_tour_as_a_browser_sees_it() -> None:
         page.evaluate("window.said = []; console.log = (...words) => window.said.push(words.join(' '))")
         page.evaluate(f"(async () => {{ {script} }})()")
         page.wait_for("window.said.some((line) => /^guest-[0-9a-f]{6}, by worker [0-3]: hello$/.test(line))")
+
+
+def test_what_readme_installs_without_a_clone_is_the_wheel_of_this_version() -> None:
+    lines = [line for block in blocks(README, "sh") for line in block.splitlines() if line.startswith("pip install")]
+    assert f"pip install realtime_cluster-{realtime.__version__}-py3-none-any.whl" in lines
+    assert any(line.startswith("pip install git+") for line in lines)

@@ -19,7 +19,8 @@ from realtime.errors import ClientError
 from realtime.json_text import is_text, one_line
 from realtime.protocol.shapes import PresenceResult
 
-Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]  # Unix time
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+"""Unix time. Above 2**53 JavaScript loses precision; below 0 there is no meaning."""
 
 
 # Requests
@@ -30,6 +31,8 @@ class Request(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class StreamPosition(Request):
+    """A place in a room's stream: after publication `offset`, in the life of the stream that `epoch` names."""
+
     offset: int = 0
     epoch: str = ""
 
@@ -39,6 +42,8 @@ class Payload(Request, kw_only=True):
     What is published: JSON as `data`, or any bytes in base 64 as `b64data`.
 
     With `delta` the room has to send differences to members that ask for them; in such a room it always does.
+    `skip_history`: only present members receive it, and no client recovers it. `tags`: fields that filters compare.
+    `idempotency_key`: a second publication with the same key within 300 s is not made, and has the first one's result.
     """
 
     data: Raw | UnsetType = UNSET
@@ -62,10 +67,14 @@ class Payload(Request, kw_only=True):
 
 
 class PublishRequest(Payload, kw_only=True):
+    """Publishes into one room. No handler of the application is called."""
+
     channel: str
 
 
 class BroadcastRequest(Payload, kw_only=True):
+    """Publishes the same into several rooms. Each has a reply of its own: some may succeed where others fail."""
+
     channels: list[str]
 
 
@@ -81,6 +90,8 @@ class UserRequest(Request, kw_only=True):
 
 
 class UserInRoom(UserRequest, kw_only=True):
+    """Takes a user's connections out of a room, or only those that the other fields select."""
+
     channel: str
 
 
@@ -119,16 +130,22 @@ class SubscribeRequest(UserInRoom, kw_only=True):
 
 
 class DisconnectCode(Request, kw_only=True):
+    """How a connection is closed. The code decides if a client reconnects: the page on codes lists them."""
+
     code: int = 3503
     reason: str = "force disconnect"
 
 
 class DisconnectRequest(UserRequest, kw_only=True):
+    """Closes a user's connections, except those whose ids are in `whitelist`."""
+
     whitelist: list[str] = []
     disconnect: DisconnectCode | None = None
 
 
 class RefreshRequest(UserRequest, kw_only=True):
+    """Sets when a user's connections expire (`expire_at`), or with `expired` ends them now."""
+
     expired: bool = False
     expire_at: Seconds = 0
 
@@ -149,6 +166,8 @@ class InvalidateUserTokensRequest(Request, kw_only=True):
 
 
 class RoomRequest(Request, kw_only=True):
+    """Asks about one room, named by `channel`."""
+
     channel: str
 
 
@@ -161,10 +180,18 @@ class PresenceRequest(Request, kw_only=True):
 
 
 class ConnectionsRequest(Request, kw_only=True):
+    """Lists the connections of a user on all workers of all machines."""
+
     user: str
 
 
 class HistoryRequest(Request, kw_only=True):
+    """
+    Reads what a room keeps: at most `limit` publications, from `since` on, or the newest first with `reverse`.
+
+    With `limit` 0 the result is the position at the top alone; a negative one stands for as many as a page may have.
+    """
+
     channel: str
     limit: int = 0
     since: StreamPosition | None = None
@@ -178,7 +205,7 @@ class ChannelsRequest(Request, kw_only=True):
 
 
 class InfoRequest(Request):
-    pass
+    """Lists the workers of all machines."""
 
 
 class OlderRequest(Request, kw_only=True):
@@ -189,6 +216,12 @@ class OlderRequest(Request, kw_only=True):
 
 
 class BatchRequest(Request, kw_only=True):
+    """
+    Several requests in one, each an object with its method's name as the only field.
+
+    They run one after another, or with `parallel` all at once. The replies come in the order of the requests.
+    """
+
     commands: list[dict[str, Raw]]
     parallel: bool = False
 
@@ -216,6 +249,7 @@ def either(name: str, value: Raw | UnsetType, encoded: str) -> bytes | None:
 
 
 def _json(name: str, value: Raw | UnsetType, encoded: str) -> bytes | None:
+    """Return a field that has to be JSON also where it came in base 64. `null` says the same as leaving it out."""
     data = either(name, value, encoded)
     if data is None or data == b"null":
         return None
@@ -228,24 +262,36 @@ def _json(name: str, value: Raw | UnsetType, encoded: str) -> bytes | None:
 
 
 class Empty(Struct):
-    pass
+    """A result without fields: the request is done, or on its way to the workers concerned."""
 
 
 class PublishResult(Struct):
+    """The position of the publication in the room's stream."""
+
     offset: int
     epoch: str
 
 
 class Reply(Struct, omit_defaults=True):
+    """
+    The answer to a call: a result, or an error with `code` and `message`.
+
+    Either way the HTTP status is 200, as in Centrifugo: a status of another kind is about the request as a whole.
+    """
+
     result: Any = UNSET
     error: dict[str, Any] | UnsetType = UNSET
 
 
 class PresencePage(PresenceResult, omit_defaults=True):
+    """Members of a room, by connection id. `cursor` asks for the next page; the last page has none."""
+
     cursor: str = ""
 
 
 class Connected(Struct):
+    """One connection: its transport, the rooms that it is in (`channels`), and the worker that serves it."""
+
     user: str
     transport: str
     protocol: str
@@ -257,26 +303,41 @@ class Connected(Struct):
 
 
 class ConnectionsResult(Struct):
+    """A user's connections, by connection id."""
+
     connections: dict[str, Connected]
 
 
 class BroadcastResult(Struct):
+    """A reply for each room, in the order of the request."""
+
     responses: list[Reply]
 
 
 class BatchResult(Struct):
+    """For each request an object with its method and result, or with `error`."""
+
     replies: list[Any]
 
 
 class RoomInfo(Struct):
+    """How many connections are in a room, on all workers together."""
+
     num_clients: int
 
 
 class ChannelsResult(Struct):
+    """The rooms that have members now. A room with nothing but history is not among them."""
+
     channels: dict[str, RoomInfo]
 
 
 class Node(Struct):
+    """
+    One worker: Centrifugo's nodes are processes, and so are these. Its `name` has the machine and the slot. `num_subs`
+    counts memberships: a connection in three rooms counts three times. `uptime` is in seconds.
+    """
+
     uid: str
     name: str
     version: str
@@ -288,4 +349,6 @@ class Node(Struct):
 
 
 class InfoResult(Struct):
+    """All workers that answered in time. A worker that hangs or just starts may be missing."""
+
     nodes: list[Node]

@@ -55,13 +55,18 @@ from realtime.broker.base import Position, Room
 from realtime.broker.formats import BEFORE
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.messages import DisconnectUser, RefreshUser, SubscribeUser, UnsubscribeUser
-from realtime.errors import BrokerUnavailable, ClientError, NotKept
+from realtime.errors import BrokerUnavailable, ClientError, NotKept, RoomIsPattern, UnknownRoom
 from realtime.json_text import is_text, one_line
 from realtime.protocol.shapes import JSON, HistoryResult, PresenceStatsResult, info_of, presence_entries, pub_of
 from realtime.rooms.hub import Hub
 from realtime.rooms.options import RoomOptions
 
 PAGE_MAX: Final = 10_000
+"""Publications or members in one result: some megabytes, which a program can still read in one piece."""
+FIRST_CODE, LAST_CODE = 3000, 4999
+"""Of closing a connection: those of the protocol and of applications. Below are WebSocket's own (RFC 6455, 7.4.2)."""
+REASON_MAX: Final = 32
+"""Characters of a reason: as in a `Disconnect` of the application. A close frame has room for 123 bytes."""
 
 logger = logging.getLogger("realtime.api")
 
@@ -94,10 +99,15 @@ class Methods:
             "channels": (ChannelsRequest, self._channels, ChannelsResult),
             "info": (InfoRequest, self._info, InfoResult),
         }
-        """The shape of the request, what does it, the shape of the result."""
+        """The shape of the request, what does it, the shape of the result. OpenAPI and the reference are made of it."""
 
     async def call(self, name: str, body: bytes) -> Reply:
-        """Run one method with a JSON text; what goes wrong becomes its reply."""
+        """
+        Run one method with a JSON text; what goes wrong becomes its reply.
+
+        Programs learn from the code what to do: 102 and 107 are mistakes of theirs, and 100 is temporary. What the
+        broker said goes to the log alone, since it may name addresses of ours.
+        """
         if name not in self.by_name:
             return refused(codes.METHOD_NOT_FOUND.error())
         shape, method, _ = self.by_name[name]
@@ -116,13 +126,24 @@ class Methods:
     # Rooms
 
     async def _publish(self, request: PublishRequest) -> PublishResult:
+        """Publish into one room."""
         return await self._publish_into(request.channel, request)
 
     async def _publish_into(self, name: str, payload: Payload) -> PublishResult:
+        """
+        Publish, with the retention that the room's declaration says.
+
+        The broker is called without the hub, for members on this worker hear of it as all others do: from the broker,
+        so that all see one order. The publication has no author, since no client made it.
+
+        Raises:
+            ClientError: no such room is declared, the name is a pattern, or members could not receive this payload.
+            BrokerUnavailable: it may be published, or not. With an `idempotency_key` trying again is safe.
+        """
         room, data = _room(name), payload.bytes()
-        options = self._hub.declarations.room_options(room)
-        if options is None:
-            raise codes.UNKNOWN_ROOM.error()
+        if "{" in room or "*" in room:
+            raise bad_request(f"`channel`: {RoomIsPattern(room)}")
+        options = self._options(room)
         if payload.delta and not options.delta:
             raise bad_request("`delta`: the room is not declared with `delta=True`")
         if not options.binary:
@@ -139,6 +160,8 @@ class Methods:
         return PublishResult(published.position.offset, published.position.epoch)
 
     async def _broadcast(self, request: BroadcastRequest) -> BroadcastResult:
+        """Publish into each room at the same time. A room that fails has an error in its place, and spoils no other."""
+
         async def one(name: str) -> Reply:
             try:
                 return Reply(await self._publish_into(name, request))
@@ -150,6 +173,12 @@ class Methods:
         return BroadcastResult(await asyncio.gather(*[one(name) for name in request.channels]))
 
     async def _presence(self, request: PresenceRequest) -> PresencePage:
+        """
+        Return the members of a room: all of them, or a page of about `limit`.
+
+        The whole list is the hub's census, which clients' requests share: many of both cost one read of the broker.
+        Pages go to the broker each time. A member that comes or goes between two pages may be in none of them.
+        """
         if not self._options(request.channel).presence:
             raise _not_kept(NotKept(request.channel, "presence", "presence=True"))
         room = Room(request.channel)
@@ -165,12 +194,20 @@ class Methods:
         return PresencePage({client: info_of(info) for client, info in page.members.items()}, page.cursor)
 
     async def _presence_stats(self, request: RoomRequest) -> PresenceStatsResult:
+        """Count a room's members, without reading them."""
         if not self._options(request.channel).presence:
             raise _not_kept(NotKept(request.channel, "presence", "presence=True"))
         counts = await self._hub.members.counts(Room(request.channel))
         return PresenceStatsResult(counts.clients, counts.users)
 
     async def _history(self, request: HistoryRequest) -> HistoryResult:
+        """
+        Return what a room keeps.
+
+        Raises:
+            ClientError: the room keeps no history, or `since` is of another life of its stream (112). Then what was
+                published in between cannot be known, and an empty page would be a lie.
+        """
         retention = self._options(request.channel).retention
         if not retention.size:
             raise _not_kept(NotKept(request.channel, "history", "history=N"))
@@ -184,17 +221,31 @@ class Methods:
         return HistoryResult([pub_of(each) for each in page.publications], page.top.epoch, page.top.offset)
 
     async def _history_remove(self, request: RoomRequest) -> Empty:
+        """Forget what a room keeps. Offsets go on from where they are, so a client that was away learns of its loss."""
         self._options(request.channel)
         await self._hub.broker.forget_history(Room(request.channel))
         return Empty()
 
     def _options(self, name: str) -> RoomOptions:
-        options = self._hub.declarations.room_options(_room(name))
+        """
+        Return how a room is declared.
+
+        Raises:
+            ClientError: no declaration matches (102), or this is no room's name (107).
+        """
+        declarations = self._hub.declarations
+        options = declarations.room_options(_room(name))
         if options is None:
-            raise codes.UNKNOWN_ROOM.error()
+            unknown = UnknownRoom(name, declarations.room_patterns())
+            raise ClientError(codes.UNKNOWN_ROOM.code, f"{codes.UNKNOWN_ROOM.message}: {unknown}")
         return options
 
     async def _channels(self, request: ChannelsRequest) -> ChannelsResult:
+        """
+        List the rooms that have members, by asking every worker.
+
+        Each worker sends the names of all its rooms: for a cluster with very many of them this is an expensive call.
+        """
         try:
             matches = compile_glob(request.pattern or "*").match
         except BadGlob as error:
@@ -207,6 +258,7 @@ class Methods:
         return ChannelsResult(found)
 
     async def _info(self, request: InfoRequest) -> InfoResult:
+        """List the workers. `uptime` compares two machines' clocks, so a second more or less says nothing."""
         now = time.time()
         return InfoResult(
             [
@@ -227,6 +279,7 @@ class Methods:
     # Users
 
     async def _connections(self, request: ConnectionsRequest) -> ConnectionsResult:
+        """List a user's connections wherever they are."""
         places = await find(self._bus, request.user)
         return ConnectionsResult(
             {
@@ -245,6 +298,12 @@ class Methods:
         )
 
     async def _subscribe(self, request: SubscribeRequest) -> Empty:
+        """
+        Put a user's connections into a room, whichever workers serve them.
+
+        What can be known here is refused here, so that a mistake is an error and not silence. The rest is up to each
+        worker: the result says that the workers were notified, not that a connection is in the room now.
+        """
         options = self._options(request.channel)
         data, since = request.data_bytes(), request.recover_since
         if since is not None and not options.recover:
@@ -266,13 +325,19 @@ class Methods:
         return Empty()
 
     async def _unsubscribe(self, request: UserInRoom) -> Empty:
+        """
+        Take a user's connections out of a room.
+
+        The room need not be declared: after a deploy clients may still be in a room that the new code lacks.
+        """
         room = _room(request.channel)
         await self._bus.send_all(UnsubscribeUser(request.user, room, request.client, request.session))
         return Empty()
 
     async def _disconnect(self, request: DisconnectRequest) -> Empty:
+        """Close a user's connections, on all workers."""
         told = request.disconnect or DisconnectCode()
-        if not 3000 <= told.code < 5000:
+        if not FIRST_CODE <= told.code <= LAST_CODE:
             raise bad_request("a disconnect's code is from 3000 to 4999")
         await self._bus.send_all(
             DisconnectUser(
@@ -280,13 +345,19 @@ class Methods:
                 request.client,
                 tuple(request.whitelist),
                 told.code,
-                told.reason[:32],
+                told.reason[:REASON_MAX],
                 request.session,
             )
         )
         return Empty()
 
     async def _refresh(self, request: RefreshRequest) -> Empty:
+        """
+        Set when a user's connections expire.
+
+        `expired` closes them with the code for an expired connection. A client then fetches another token, and comes
+        back if it gets one. `expire_at` 0 lets them stay for as long as they like.
+        """
         if request.expired and request.expire_at:
             raise bad_request("`expired` and `expire_at` exclude each other")
         if request.expired:
@@ -300,12 +371,18 @@ class Methods:
         return Empty()
 
     async def _revoke_token(self, request: RevokeTokenRequest) -> Empty:
+        """
+        Revoke one token, and end the connections that it opened.
+
+        With `expire_at` it is forgotten when the token would have expired anyway, else after 30 days.
+        """
         if not request.uid:
             raise bad_request("`uid` is the `jti` of a token")
         await self._bus.revoke(token=request.uid, until_s=float(request.expire_at))
         return Empty()
 
     async def _invalidate_user_tokens(self, request: InvalidateUserTokensRequest) -> Empty:
+        """Do the same with all tokens of a user that were issued before a moment: after a changed password."""
         await self._bus.revoke(
             user=request.user, before_s=float(request.issued_before), until_s=float(request.expire_at)
         )
@@ -318,12 +395,24 @@ def _not_kept(error: NotKept) -> ClientError:
 
 
 def _json_payload(data: bytes) -> bytes:
+    """
+    Return a payload on one line, as members that speak JSON get it: there, a line feed ends a message.
+
+    Raises:
+        ClientError: it is no JSON.
+    """
     if not is_text(data):
         raise bad_request("the payload is no JSON, and the room is not `binary`")
     return one_line(data)
 
 
 def _room(name: str) -> Room:
+    """
+    Return a room's name as the broker has it. Names that begin with NUL are the server's own rooms.
+
+    Raises:
+        ClientError: this is none.
+    """
     if not name or name.startswith("\0") or len(name.encode()) > 255:
         raise bad_request("a channel's name has 1 to 255 bytes")
     return Room(name)

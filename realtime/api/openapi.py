@@ -17,13 +17,23 @@ from realtime.api.methods import Methods
 
 
 def describe(methods: Methods, prefix: str) -> dict[str, Any]:
-    """Return the API as an OpenAPI 3.1 document. `prefix`: what stands before each method in its path."""
+    """
+    Return the API as an OpenAPI 3.1 document.
+
+    Every answer is 200, also an error of a method: so each operation has one schema with `result` and `error`. `tail`
+    is left out, since OpenAPI has no words for a stream of events.
+
+    Args:
+        methods: whose shapes are described. Their names are the document's, so a renamed shape renames a schema.
+        prefix: what stands before each method in its path.
+    """
     shapes = [shape for shape, _, _ in methods.by_name.values()] + [result for _, _, result in methods.by_name.values()]
     _, components = msgspec.json.schema_components(
         [*shapes, BatchRequest, BatchResult], schema_hook=_any, ref_template="#/components/schemas/{name}"
     )
 
     def operation(name: str, shape: type, result: Any) -> dict[str, Any]:
+        """Return what OpenAPI says of one method."""
         told = {"type": "object", "properties": {"result": result, "error": {"$ref": "#/components/schemas/Error"}}}
         return {
             "post": {
@@ -52,11 +62,12 @@ def describe(methods: Methods, prefix: str) -> dict[str, Any]:
 
 
 def _ref(shape: type) -> dict[str, str]:
+    """Return a reference to a shape, which is described once, among the components."""
     return {"$ref": f"#/components/schemas/{shape.__name__}"}
 
 
 def _any(kind: type) -> dict[str, Any]:
-    """Raw is any JSON."""
+    """Return the schema of a type that msgspec does not know. Raw is any JSON, which is the empty schema."""
     if kind is Raw:
         return {}
     raise NotImplementedError

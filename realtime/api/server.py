@@ -34,14 +34,21 @@ from realtime.transport.asgi import Receive, Scope, Send
 from realtime.transport.http import JSON, headers_of, read_body, respond, respond_text
 
 PREFIX: Final = "/api"
-BODY_MAX: Final = 4 * 1024**2  # a batch is larger than any one message
+BODY_MAX: Final = 4 * 1024**2
+"""Bytes of a request. A batch is larger than any one message; with more, one program would fill a worker's memory."""
 ENCODED: Final = 2  # times as long as it is, a message can be in a request: Base64, or escaped
 BATCH_MAX: Final = 1000
+"""Requests in a batch. With `parallel` they all begin at once, so this bounds what one request can begin."""
 OTHER_PATHS: Final = ("batch", "openapi.json", "tail")  # below `/api`, beside the methods
 
 
 class Api:
-    """The API in one worker."""
+    """
+    The API in one worker, an ASGI application for the paths at and below `path`.
+
+    It has no state between requests. Programs may call any worker of any machine, in any order: what a method changes
+    goes through the broker.
+    """
 
     def __init__(
         self,
@@ -78,7 +85,12 @@ class Api:
         return bool(self.keys) and (name in ("", *OTHER_PATHS) or name in self._methods.by_name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request to `self.path`, or below it."""
+        """
+        Serve a request to `self.path`, or below it.
+
+        The key is checked before anything of the body is read. So a request without one costs a head and an answer,
+        and one with a wrong key some time as well, which makes guessing slow.
+        """
         headers = headers_of(scope)
         name = scope["path"].removeprefix(self.path).strip("/")
         given = _key_of(headers)
@@ -100,10 +112,12 @@ class Api:
             await respond(send, 200, msgspec.json.encode(await self._answer(name, repair(body) or b"{}")), JSON)
 
     def _opens(self, given: str) -> bool:
+        """Say whether a key is one of ours. How long it takes tells nothing of how much of it was right."""
         found = [hmac.compare_digest(given.encode(), known) for known in self.keys]
-        return any(found)  # all were compared: the time tells nothing
+        return any(found)  # not in the comprehension: that would stop at the first, and tell which it was
 
     async def _answer(self, name: str, body: bytes) -> Any:
+        """Return what is answered to a body that was read whole: of one method, of a batch, or in the older form."""
         try:
             if name == "batch":
                 return await self._batch(msgspec.json.decode(body, type=BatchRequest))
@@ -115,6 +129,12 @@ class Api:
         return await self._methods.call(name, body)
 
     async def _batch(self, request: BatchRequest) -> BatchResult | Reply:
+        """
+        Run several requests. One that fails stops none of the others, which is what Centrifugo does.
+
+        Returns:
+            Their replies in the order of the requests, or one error where the batch itself is wrong: then none ran.
+        """
         if len(request.commands) > BATCH_MAX or any(len(each) != 1 for each in request.commands):
             return refused(bad_request(f"at most {BATCH_MAX} commands, each of one method"))
         calls = [next(iter(each.items())) for each in request.commands]

@@ -100,7 +100,13 @@ async def _follow(room: Room, follower: _Follower, scope: Scope, receive: Receiv
 
 
 class _Follower:
-    """A program that follows a room; it is a member that others do not see."""
+    """
+    A program that follows a room; it is a member that others do not see.
+
+    To the hub it is a subscriber like a session: `wire` encodes what it gets, `transport` takes it. What it lacks is
+    everything by which a client would be told or counted. A follower that misses something is ended, since it has no
+    position from which it could recover: the program reads `history`, and follows anew.
+    """
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -108,4 +114,5 @@ class _Follower:
         self.transport = Stream(EVENTS, EVENTS, StreamLimits())
 
     def insufficient(self, room: Room) -> None:
+        """End it, for publications were lost on their way to this worker."""
         self.transport.close(codes.INSUFFICIENT_STATE.code, codes.INSUFFICIENT_STATE.reason)

@@ -85,7 +85,7 @@ class Application(HandlerCalls):
             """Refuse an `on_*` that applications do not have: its function would never be called."""
             if not name.startswith("on_"):
                 raise AttributeError(f"'App' object has no attribute {name!r}", name=name, obj=self)
-            problem = f"app.{name} is no handler of an application{did_you_mean(name, OFFERS)}"
+            problem = f"app.{name} is no handler of an application{did_you_mean(name, OFFERS) or '.'}"
             if name in HANDLERS:
                 problem = f"app.{name} is a handler of a room, and stands in a class below @app.room(…);"
             known = ", ".join(OFFERS)

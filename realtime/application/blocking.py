@@ -23,6 +23,7 @@ from types import CodeType, FrameType
 from typing import Final
 
 from realtime.application.source import is_ours
+from realtime.log_lines import log
 
 QUESTION_S: Final = 0.1
 PATIENCE_S: Final = 0.4
@@ -30,7 +31,7 @@ ONCE_IN_S: Final = 60.0
 LINES_MAX: Final = 1000
 """Lines whose last report is remembered; above it all are forgotten."""
 
-BLOCKED: Final = "! the event loop is blocked: handler=%s at %s, line %d"
+BLOCKED: Final = "event loop blocked"
 
 LIBRARY: Final = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), "<frozen")
 
@@ -135,4 +136,4 @@ class LoopWatch:
     def _report(self, frame: FrameType | None) -> None:
         culprit = culprit_of(frame, self._handlers)
         if culprit is not None and not self._ended.is_set() and self._reports.is_due(culprit, self._now()):
-            logger.warning(BLOCKED, culprit.name, culprit.file, culprit.line)
+            log(logger, logging.WARNING, BLOCKED, handler=culprit.name, file=culprit.file, line=culprit.line)

@@ -9,16 +9,20 @@ returns. It never speaks to a client itself.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from realtime.application.answers import encode
 from realtime.application.handlers import Handler
 from realtime.application.room import Rooms
 from realtime.broker.base import ClientInfo, RawPublication, Room
 from realtime.errors import ClientError, Disconnect
+from realtime.log_lines import log
 from realtime.rooms.fanout import Accepts
 from realtime.rooms.options import RoomOptions
+from realtime.session.answers import encode
 from realtime.session.connection import Connection
+
+ACCEPTS_FAILED: Final = "accepts failed"  # its traceback follows; the member does not get the publication
 
 logger = logging.getLogger("realtime.app")
 
@@ -39,10 +43,17 @@ class HandlerCalls:
         found = self.rooms.find(room)
         return None if found is None else found.kind.options
 
+    def room_patterns(self) -> Sequence[str]:
+        """Return the patterns of all declared rooms."""
+        return self.rooms.patterns
+
     async def connect(self, conn: Connection, data: bytes | None) -> bytes | None:
         """Admit a client: without a handler every client is admitted. Return data for it."""
         handler = self._on.get("on_connect")
-        return None if handler is None else _answer(await handler(conn, handler.decode(data)), handler)
+        if handler is None:
+            return None
+        value = await handler(conn, handler.decode(data))
+        return None if value is None else encode(value, _name_of, handler)
 
     async def migrate(self, conn: Connection, when: str) -> None:
         """See a connection before and after its move."""
@@ -66,14 +77,16 @@ class HandlerCalls:
         if handler is None:
             return None
         value = handler.decode(data) if handler.positional > 1 else None
-        return _answer(await handler(conn, value, **variables), handler, room)
+        answer = await handler(conn, value, **variables)
+        return None if answer is None else encode(answer, _name_of, handler, room)
 
     async def publish(self, conn: Connection, room: Room, data: bytes) -> bytes | None:
         """Return what the room gets of a client's publication; None drops it."""
         handler, variables = self._room_handler(room, "on_publish")
         if handler is None:
             return data  # an open room
-        return _answer(await handler(conn, handler.decode(data), **variables), handler, room)
+        value = await handler(conn, handler.decode(data), **variables)
+        return None if value is None else encode(value, _name_of, handler, room)
 
     def accepts(self, conn: Connection, room: Room) -> Accepts | None:
         """
@@ -88,8 +101,8 @@ class HandlerCalls:
         def accept(publication: RawPublication) -> bool:
             try:
                 return bool(handler.call_now(conn, publication.tags or {}, **variables))
-            except Exception:
-                logger.exception("! accepts of %s failed: the publication is not shown to %s", room, conn.id)
+            except Exception:  # noqa: BLE001 - logged with its traceback
+                log(logger, logging.ERROR, ACCEPTS_FAILED, room=room, connection=conn.id, exc_info=True)
                 return False
 
         return accept
@@ -118,17 +131,18 @@ class HandlerCalls:
         if handler is not None:
             await handler(info, **variables)
 
-    def _room_handler(self, room: Room, name: str) -> tuple[Handler | None, dict[str, Any]]:
+    def _room_handler(self, room: Room, name: str) -> tuple[Handler | None, Mapping[str, Any]]:
         found = self.rooms.find(room)
         if found is None:
             return None, {}
-        return found.kind.handlers.get(name), dict(found.variables)
+        return found.kind.handlers.get(name), found.variables
 
     async def rpc_call(self, conn: Connection, method: str, data: bytes | None) -> bytes | None:
         """Answer a call. 104: no such method; 108: no methods at all."""
         handler = self._methods.get(method)
         if handler is not None:
-            return _answer(await handler(conn, handler.decode(data)), handler)
+            value = await handler(conn, handler.decode(data))
+            return None if value is None else encode(value, _name_of, handler)
         if self._methods:
             raise ClientError(104, "method not found")
         raise ClientError(108, "not available")
@@ -141,18 +155,7 @@ class HandlerCalls:
         await handler(conn, handler.decode(data))
 
 
-def _answer(value: Any, handler: Handler, room: Room | None = None) -> bytes | None:
-    """
-    Return a handler's answer as a JSON text; None for none.
-
-    Raises:
-        AnswerError: JSON cannot say it; the error names handler, line, room and field.
-    """
-    # The name is made only where it is needed: this runs for every message.
-    return None if value is None else encode(value, lambda: _name_of(handler, room))
-
-
-def _name_of(handler: Handler, room: Room | None) -> str:
+def _name_of(handler: Handler, room: Room | None = None) -> str:
     """Name an answer, for the error that it cannot be encoded."""
     of_room = "" if room is None else f" of room {room!r}"
     return f"{handler.where}: the answer of handler `{handler.name}()`{of_room}"

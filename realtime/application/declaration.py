@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Concatenate, ParamSpec, TypeVar
 
-from realtime.application.source import calling_place
+from realtime.application.source import calling_place, did_you_mean
 from realtime.errors import DeclarationError
 from realtime.rooms.options import RoomOptions
 
@@ -34,6 +34,8 @@ def _declare(
         def declared(self: Self, name: str, /, *args: Options.args, **kwargs: Options.kwargs) -> Result:
             try:
                 kept = options(*args, **kwargs)
+            except TypeError as error:
+                raise DeclarationError(calling_place(), f"room {name!r}: {_unknown(kwargs) or error}") from None
             except ValueError as error:
                 raise DeclarationError(calling_place(), f"room {name!r}: {error}") from None
             return method(self, name, kept)
@@ -48,6 +50,15 @@ def _declare(
         return declared
 
     return decorate
+
+
+def _unknown(given: Mapping[str, object]) -> str:
+    """Name an option that there is not, and what it may have meant; "" where all are known."""
+    known = list(inspect.signature(RoomOptions).parameters)
+    for name in given:
+        if name not in known:
+            return f"there is no option `{name}`{did_you_mean(name, known) or ';'} options: {', '.join(known)}"
+    return ""
 
 
 def _joined(method: str, options: str) -> str:

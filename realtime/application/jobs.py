@@ -26,6 +26,7 @@ from typing import Final, Literal, Protocol, get_args
 from realtime.application.handlers import Handler
 from realtime.broker.base import PRIVATE, Room
 from realtime.errors import BrokerUnavailable
+from realtime.log_lines import log
 from realtime.timing.rate import Rate
 
 Once = Literal["cluster", "machine", "worker"]
@@ -34,7 +35,9 @@ SCOPES: Final[tuple[str, ...]] = get_args(Once)
 CLAIMS: Final = Room(f"{PRIVATE}jobs")
 CLAIM_S: Final = 60.0
 """How long a claim is kept at least: above what the clocks of two machines may differ by."""
-RUNS: Final = "= job %s: this worker runs it for %s"
+RUNS: Final = "= job run"
+FAILED: Final = "job failed"  # its traceback follows; it runs again at the next moment
+NOT_RUN: Final = "job not run"  # once, until the broker is back
 
 logger = logging.getLogger("realtime.app")
 
@@ -97,10 +100,10 @@ class Jobs:
             await asyncio.sleep(last * job.seconds - now)
             try:
                 if await self._claim(job, f"{name} {last}", claims, node):
-                    logger.debug(RUNS, name, last)
+                    log(logger, logging.DEBUG, RUNS, job=name, moment=last)
                     await job.handler()
-            except Exception:
-                logger.exception("! job %s failed, and runs again: %s", job.handler.name, job.handler.where)
+            except Exception:  # noqa: BLE001 - logged with its traceback
+                log(logger, logging.ERROR, FAILED, job=name, at=job.handler.where, exc_info=True)
 
     async def _claim(self, job: Job, run: str, claims: Claims, node: str) -> bool:
         """Say whether this worker does a run. `run`: the job's name and the moment, alike on all workers."""
@@ -112,7 +115,7 @@ class Jobs:
             is_ours = await claims.allow(CLAIMS, subject, Rate(1, max(CLAIM_S, job.seconds)))
         except BrokerUnavailable as error:
             if name not in self._unclaimed:
-                logger.warning("! job %s does not run until the broker is back: %s", name, error)
+                log(logger, logging.WARNING, NOT_RUN, job=name, reason=error)
             self._unclaimed.add(name)
             return False
         self._unclaimed.discard(name)

@@ -45,13 +45,15 @@ class Pattern:
         """
         pieces = _PIECES.split(text)
         names = pieces[1::2]
-        if not text or "{" in "".join(pieces[0::2]) or "}" in "".join(pieces[0::2]):
-            raise ValueError(f"{text!r} is no pattern: write chat:lobby or chat:{{name}}")
+        between = "".join(pieces[0::2])
+        if not text or "{" in between or "}" in between:
+            raise ValueError("this is no pattern; write chat:lobby or chat:{name}")
         for name in names:
             if name != "*" and not name.isidentifier():
-                raise ValueError(f"{text!r}: {name!r} is no name for a variable")
+                type_ = "; a type is the annotation of the handler's parameter" if ":" in name else ""
+                raise ValueError(f"{name!r} is no name for a variable{type_}")
         if len(set(names)) != len(names):
-            raise ValueError(f"{text!r}: two variables have one name")
+            raise ValueError("two variables have one name")
         self.text = text
         self.names = tuple(name for name in names if name != "*")
         self.literal = sum(map(len, pieces[0::2]))

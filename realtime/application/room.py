@@ -8,6 +8,7 @@ it is a `DeclarationError` with the file and the line.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,6 +28,9 @@ HANDLERS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The handlers that rooms may have, and what each is offered by position."""
 
+LIKENESS: Final = 0.85
+"""From which likeness a name without `on_` is taken for a handler: `accept` is (0.92), `accepted` is not (0.8)."""
+
 
 class RoomKind:
     """One declaration: a pattern, how its rooms are kept, and the handlers. `where`: file and line."""
@@ -36,8 +40,13 @@ class RoomKind:
     def __init__(self, pattern: Pattern, options: RoomOptions, where: str = "") -> None:
         """
         Raises:
-            DeclarationError: a variable has the name of something else that handlers are offered.
+            DeclarationError: a variable has the name of something else that handlers are offered, or there is a `*`
+                without braces.
         """
+        if "*" in pattern.text.replace("{*}", ""):
+            meant = pattern.text.replace("{*}", "*").replace("*", "{*}")
+            problem = f"room {pattern.text!r}: `*` stands for no characters by itself; did you mean `{meant}`?"
+            raise DeclarationError(where, problem)
         self.pattern = pattern
         self.options = options
         self.where = where
@@ -62,6 +71,9 @@ class RoomKind:
         for name, offers in HANDLERS.items():
             function = getattr(handlers, name, None)
             if function is not None:
+                if not callable(function):
+                    problem = f"{type(handlers).__name__}.{name} is a {type(function).__name__}, and no function"
+                    raise DeclarationError(self.where, problem)
                 self._take_one(name, Handler(function, offers=offers, variables=frozenset(self.pattern.names)))
         self._check_options()
         self.options = self.options.with_handlers(
@@ -70,15 +82,17 @@ class RoomKind:
 
     def _refuse_unknown(self, handlers: object) -> None:
         """
-        Refuse an `on_*` that rooms do not have.
+        Refuse an `on_*` that rooms do not have, and a method whose name differs little from a handler's.
 
         A handler whose name is misspelt is never called. Where that is `on_subscribe`, the room would be open to all.
         """
         for name in dir(handlers):
-            if name.startswith("on_") and name not in HANDLERS and callable(function := getattr(handlers, name)):
-                known = ", ".join(HANDLERS)
-                problem = f"{type(handlers).__name__}.{name} is no handler of a room{did_you_mean(name, HANDLERS)}"
-                raise DeclarationError(place_of(function), f"{problem} A room may have: {known}")
+            if name in HANDLERS or not callable(function := getattr(handlers, name)):
+                continue
+            meant = did_you_mean(name, HANDLERS) if name.startswith("on_") else _misspelt(name)
+            if meant or name.startswith("on_"):
+                problem = f"{type(handlers).__name__}.{name} is no handler of a room{meant or '.'}"
+                raise DeclarationError(place_of(function), f"{problem} A room may have: {', '.join(HANDLERS)}")
 
     def _take_one(self, name: str, handler: Handler) -> None:
         for variable in self.pattern.names:
@@ -170,6 +184,20 @@ class Rooms:
     def patterns(self) -> list[str]:
         """The texts of all patterns, in the order of their declarations' precedence."""
         return [kind.pattern.text for kind in self._kinds]
+
+
+def _misspelt(name: str) -> str:
+    """
+    Return "; did you mean …?" for a method that looks like a handler without beginning with `on_`; else "".
+
+    `onSubscribe`, `_on_subscribe` and `accept` are mistakes. A method `publish` that handlers share is none.
+    """
+    plain = name.replace("_", "").lower()
+    if not plain.startswith(("on", "ac")) or name.startswith("__"):
+        return ""
+    handlers = {each.replace("_", ""): each for each in HANDLERS}
+    near = difflib.get_close_matches(plain, handlers, 1, LIKENESS)
+    return f"; did you mean `{handlers[near[0]]}`?" if near else ""
 
 
 def _unclear_text(kind: RoomKind, other: RoomKind, room: str) -> str:

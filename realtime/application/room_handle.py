@@ -12,13 +12,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from realtime.application.answers import encode
 from realtime.application.room import RoomKind, Rooms
 from realtime.application.source import place_of
 from realtime.application.values import Page, Publication
 from realtime.broker.base import ClientInfo, ConnectionId, MemberCounts, MembersPage, Position, PublishRequest, Room
-from realtime.errors import DeclarationError, NotKept, RoomError, UnknownRoom
+from realtime.errors import DeclarationError, NotKept, RoomIsPattern, UnknownRoom
 from realtime.rooms.hub import Hub
+from realtime.session.answers import encode
 from realtime.session.connection import Connection
 from realtime.threads import from_any_thread
 
@@ -120,7 +120,7 @@ class RoomHandle:
         self.check()
         hub = self._app.hub
         if "{" in self.name or "*" in self.name:
-            raise RoomError(self.name, "is a pattern, and no room: name one room, such as chat:lobby")
+            raise RoomIsPattern(self.name)
         found = self._app.rooms.find(self.name)
         if found is None:
             raise UnknownRoom(self.name, self._app.rooms.patterns)

@@ -21,11 +21,13 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, Final
 
-from realtime.application.source import caller, did_you_mean, place_of
+from realtime.application.source import caller, calling_place, did_you_mean, place_of
 from realtime.errors import DeclarationError
 
 DATA: Final = "data"
 """The name of the one value that comes from a client, and is checked against its parameter's annotation."""
+
+CONN: Final = "conn"
 
 MISSING: Final = object()
 
@@ -67,6 +69,8 @@ def read_signature(function: Callable[..., Any], offers: Sequence[str], variable
         DeclarationError: it has a parameter that it is not offered, or in another place, or an annotation that matters
             and cannot be resolved.
     """
+    if not callable(function):
+        raise DeclarationError(calling_place(), f"a handler is a function, and no {type(function).__name__}")
     name, where = getattr(function, "__qualname__", repr(function)), place_of(function)
     parameters = list(inspect.signature(function).parameters.values())
     takes_all = any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
@@ -122,6 +126,8 @@ def _problem(
         culprit = [*misspelt, *(each for each in needed if each not in known), *strange, *needed][0]
         return f"has an unsupported parameter `{culprit}`{did_you_mean(culprit, known - {culprit}).rstrip('?')}"
     for index, each in enumerate(places[: len(offers)]):
+        if each.name in (CONN, DATA) and each.name not in offers:
+            return f"has `{each.name}`, which it is not given: `{offers[index]}` is in that place"
         if each.name in offers and offers.index(each.name) != index:
             order = ", ".join(f"`{offer}`" for offer in offers)
             return f"has `{each.name}` in the place of `{offers[index]}`, for they are given in order: {order}"

@@ -310,11 +310,11 @@ class LocalBroker:
         await self._request("unsubscribe", room)
 
     async def publish(self, request: PublishRequest) -> Published:
-        # The time is this worker's. The broker adds offset and epoch, in the order in which commands arrive.
         """
         Publish. Whether it happened is unknown when the link ends before the answer; an idempotency key makes a second
         try safe.
         """
+        # The time is this worker's. The broker adds offset and epoch, in the order in which commands arrive.
         raw = await self._request(
             "publish",
             request.room,
@@ -352,11 +352,11 @@ class LocalBroker:
     async def add_member(
         self, room: Room, info: ClientInfo, *, announce: bool, quietly: bool = False, lasting: bool = False
     ) -> None:
-        # Before the answer: if the link is lost meanwhile, the reconnect must register the member or this call fail.
         """
         Register a member, and keep what a reconnect has to register again. A failed call keeps nothing, so the caller
         must schedule the removal itself.
         """
+        # Before the answer: if the link is lost meanwhile, the reconnect must register the member or this call fail.
         self._members[room, ConnectionId(info.connection_id)] = (info, announce, lasting)
         self._in_grace.discard((room, ConnectionId(info.connection_id)))
         try:

@@ -345,12 +345,12 @@ class RedisBroker:
         reverse: bool = False,
         create: bool = False,
     ) -> History:
-        # Offsets are the ids of stream entries, so the page is a range of ids: inclusive, hence the step by one.
         """
         Read a page and the top of a stream in one script: a page and a top of two moments would prove nothing. With
         `create`, the script creates the stream where there is none, so that its epoch is known before the first
         publication.
         """
+        # Offsets are the ids of stream entries, so the page is a range of ids: inclusive, hence the step by one.
         first = "+" if reverse else "-"
         if since is not None:
             first = str(max(since.offset - 1, 0) if reverse else since.offset + 1)

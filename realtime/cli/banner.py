@@ -15,7 +15,7 @@ from realtime.settings import Settings, without_password
 LISTENING = "listening on {address}"
 STOCK = "stock application: every room is open, for trying things out"
 HOSTS = "others get 421 (against DNS rebinding and Host header poisoning)"
-HELD = "/connection/*, /emulation"  # by the server, whatever the application has
+HELD = "/connection/*, /emulation, /livez, /readyz"  # by the server, whatever the application has
 GIVE_WAY = ("/api", "/health", "/realtime.js")
 DRAWN = "drawn now: affinity then ends with the primary (REALTIME_SECRET keeps it)"
 

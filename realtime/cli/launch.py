@@ -27,6 +27,7 @@ from realtime.cli.failed_start import FailedStart
 from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, KEYS_FILE, own_directory
 from realtime.errors import RealtimeError, SettingsError
 from realtime.settings import Settings, misspelt, options
+from realtime.transport.probe_paths import PROBES, below
 from realtime.transport.tls import server_context
 from sticky.cluster import Cluster, ClusterSettings, Sidecar
 from sticky.errors import SettingsError as StickySettingsError
@@ -212,6 +213,8 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         backlog=settings.backlog,
         handshake_s=settings.handshake_s,
         drain_s=settings.drain_s,
+        lame_duck_s=settings.lame_duck_s,
+        probe_paths=tuple(sorted(below(settings.own_prefix, PROBES))),
         migrates=settings.migrate == "on",
         heartbeat_s=settings.heartbeat_s,
         hung_s=settings.hung_s,

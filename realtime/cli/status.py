@@ -68,6 +68,8 @@ def show(answer: dict[str, Any]) -> None:
     console = Console(highlight=False)
     where = ", ".join(answer["addresses"]) or "nowhere: it is stopping"
     console.print(f"primary {answer['pid']} listens on {where}", soft_wrap=True)
+    if answer.get("unready"):
+        console.print(readiness(answer), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("slot", "pid", "state", "up", "connections", "clients", "rooms", "delivered", "broker"):
         table.add_column(name, justify="left" if name in ("state", "broker") else "right")
@@ -76,6 +78,13 @@ def show(answer: dict[str, Any]) -> None:
     console.print(table)
     for line in troubles(answer):
         console.print(line, soft_wrap=True)
+
+
+def readiness(answer: dict[str, Any]) -> str:
+    """Return the line that says why load balancers should send no new clients, and when the drain begins."""
+    left_s = answer.get("drains_in_s")
+    when = "" if left_s is None else f"; the drain begins in {duration_text(left_s)}"
+    return f"/readyz says 503: {', '.join(answer['unready'])}{when}"
 
 
 def _row(worker: dict[str, Any]) -> list[str]:

@@ -24,6 +24,8 @@ def stop(now: bool, config: str | None, **given: Any) -> None:
     """
     Stop the server that runs here: it accepts nothing more, has its clients reconnect elsewhere, and ends.
 
+    With --lame-duck it first serves on for that time. A second `realtime stop` cuts this short.
+
     \b
     Examples:
       realtime stop

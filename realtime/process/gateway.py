@@ -2,38 +2,36 @@
 Adopted connections: which part serves each, and how all of them end.
 
 Runs in the worker. The primary has parsed the first request, so its path decides without a second look: a WebSocket of
-ours goes to our transport, everything else to the ASGI host. It reads nothing and speaks no protocol.
+ours goes to our transport, everything else to the ASGI host. Where TLS ends in the worker, and for a later request of
+a kept-alive connection, the path is not known here: the ASGI host then hands over (transport/hosted.py). The gateway
+reads nothing and speaks no protocol.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from realtime.log_lines import log
+from realtime.process.drain import Closable, close_evenly
 from realtime.protocol.base import Endpoints, Streams
 from realtime.settings import Settings
 from realtime.transport.adopted import AdoptedConnections
-from realtime.transport.asgi_host import ASGIHost
+from realtime.transport.asgi_host import ASGIHost, HostedConnection
 from realtime.transport.base import ClientSession
 from realtime.transport.hosted_parsers import hosted_protocol
 from realtime.transport.peer import Peer
 from realtime.transport.refused import RefusedConnection
 from realtime.transport.websocket import WebSocketTransport
-from realtime.transport.websocket_endpoint import WebSocketEndpoint
+from realtime.transport.websocket_endpoint import OpenSocket, WebSocketEndpoint
 from sticky import Adopted
-
-SLICE: Final = 50  # clients told to go elsewhere at once; their coming back is spread as well
-SLICE_S: Final = 0.05
-SHARE: Final = 0.5  # of the drain's time, for telling everybody
 
 logger = logging.getLogger("realtime.gateway")
 
@@ -113,6 +111,8 @@ class Gateway:
             await asyncio.get_running_loop().connect_accepted_socket(
                 make, adopted.sock, ssl=tls, ssl_handshake_timeout=patience_s
             )
+            if tls is not None:
+                adopted.first_byte_read()  # by the handshake: the transports see only what comes after it
         except OSError as error:  # also ssl.SSLError, and a handshake that took too long
             log(logger, logging.INFO, "x connection not adopted", **peer.log_fields, reason=error)
             adopted.sock.close()
@@ -123,33 +123,43 @@ class Gateway:
         self._connections.begin()
         await transport.attach(session, sock)
 
-    async def drain(self, deadline_s: float) -> None:
+    async def drain(self, deadline_s: float, *, is_stop: bool = False) -> None:
         """
-        Bring every client elsewhere: WebSockets get a reconnect code, in slices, so that the other workers are not
-        stormed; requests in flight end, and so do handshakes; what is left at the deadline is cut and named.
+        Bring every client elsewhere: WebSockets and streams get a reconnect code, evenly up to the deadline, so that
+        the other workers are not stormed. Requests in flight end, and so do handshakes. What is left is cut and named.
+
+        Args:
+            deadline_s: how long that may take, a moment for the last closing handshakes not included.
+            is_stop: the whole server ends: see `close_evenly`.
         """
-        loop, shutdown = asyncio.get_running_loop(), self._endpoints.shutdown
-        begin = loop.time()
         self._host.drain()
-        sockets = len(self._endpoint.connections) + len(self._host.websockets())
-        pause_s = min(SLICE_S, deadline_s * SHARE * SLICE / max(sockets, 1))
-        while self._connections.open and loop.time() < begin + deadline_s:
-            # Each time anew: a handshake may be done only now, of a client that the primary had sent before the drain.
-            for connection in [each for each in self._endpoint.connections if each.is_open][:SLICE]:
-                connection.close(shutdown.code, shutdown.reason)
-            for hosted in self._host.websockets()[:SLICE]:
-                hosted.shutdown()
-            for session in self._streams.open[:SLICE] if self._streams is not None else ():
-                session.end(shutdown.code, shutdown.reason)
-            rest_s = begin + deadline_s - loop.time()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._connections.wait_for_none(), min(pause_s, rest_s))
+        await close_evenly(self, deadline_s, is_stop=is_stop)
         if self._connections.open:
             left = self._host.abort_all()
             for connection in list(self._endpoint.connections):
                 connection.abort()
             log(logger, logging.WARNING, "x drain deadline", cut=left)
             await asyncio.sleep(0)
+
+    async def wait_until_none(self) -> None:
+        """Return when no connection is left."""
+        await self._connections.wait_for_none()
+
+    def closables(self) -> Iterator[Closable]:
+        """
+        Give every connection whose client returns when it is closed: WebSockets, streams, and responses that are
+        streams of events. Handshakes are not among them, nor requests that end by themselves.
+        """
+        code, reason = self._endpoints.shutdown.code, self._endpoints.shutdown.reason
+        for connection in self._endpoint.connections:
+            if connection.is_open:
+                yield Closable(_still_open(connection), partial(connection.close, code, reason))
+        for hosted in self._host.websockets():
+            yield Closable(_still_open(hosted), hosted.shutdown)
+        for transport in self._host.event_streams(but=self._endpoints.http_paths):
+            yield Closable(lambda: True, transport.close)  # harmless when it closes already
+        for session in self._streams.open if self._streams is not None else ():
+            yield Closable(lambda: True, partial(session.end, code, reason))  # harmless as well
 
     def statistics(self) -> dict[str, Any]:
         """Return a snapshot."""
@@ -158,6 +168,10 @@ class Gateway:
             found.update(self._streams.statistics())  # which adds: a slow stream counts as a slow connection
         found.update(slow=self._host.slow)
         return {"open": self._connections.open, **found, **self._host.statistics()}
+
+
+def _still_open(connection: OpenSocket | HostedConnection) -> Callable[[], bool]:
+    return lambda: connection.is_open
 
 
 def _peer(adopted: Adopted) -> Peer:
@@ -170,4 +184,5 @@ def _peer(adopted: Adopted) -> Peer:
         peer_address=adopted.peer_address,
         mark=adopted.mark,
         key=adopted.key,
+        settlement=adopted.settlement,
     )

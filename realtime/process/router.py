@@ -1,12 +1,13 @@
 """
 What a worker answers by itself, and the way to what the application mounted.
 
-Runs in the worker, as one small ASGI application in front of all others: `/health`, the browser client, static files,
-mounted applications, in this order of precedence: built in, mounts by the longest prefix, static files by the longest
-prefix. It keeps nothing about a client.
+Runs in the worker, as one small ASGI application in front of all others: `/health`, probes, the browser client, static
+files, mounted applications, in this order of precedence: built in, mounts by the longest prefix, static files by the
+longest prefix. It keeps nothing about a client.
 
-What is built in is below `--own-prefix`, or at the root. At the root, all of it but the clients' endpoints gives way to
-the routes of a bare ASGI application, as application_first.py says.
+What is built in is below `--own-prefix`, or at the root. At the root it gives way to the routes of a bare ASGI
+application, as application_first.py says, but for two things: the clients' endpoints, and the probes `/livez` and
+`/readyz`. A page for every path would answer a balancer that a server which is about to stop is ready.
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ from realtime.api import Api
 from realtime.application.app import Application
 from realtime.log_lines import log
 from realtime.process.application_first import application_first
+from realtime.process.probes import Probes
 from realtime.transport.asgi import ASGIApp, Lifespan, Receive, Scope, Send
 from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.http import JSON, NONE, TEXT, Fields, headers_of, respond
+from realtime.transport.probe_paths import HEALTH, PROBES, below
 
 if TYPE_CHECKING:
     from realtime.process.client_files import ClientFiles
     from realtime.process.static import StaticFiles
 
-HEALTH: Final = "/health"
 PATH_GIVEN_AWAY: Final = "= path given away"
 CLIENT_FILES: Final = {"/realtime.js": "realtime.js", "/realtime.d.ts": "realtime.d.ts"}
+
+UNSTORED: Final = [(b"cache-control", b"no-store")]
 
 WELCOME: Final = """<!doctype html><meta charset="utf-8"><title>realtime</title>
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
@@ -68,6 +72,7 @@ class Router:
         streams: ASGIApp,
         api: Api,
         root_path: str = "",
+        probes: Probes | None = None,
         own_prefix: str = "",
         hosts: Hosts = ANY_HOST,
     ) -> None:
@@ -79,10 +84,13 @@ class Router:
             streams: serves these.
             api: serves other programs, where there are keys.
             root_path: what a proxy in front takes off each path.
+            probes: answers `/livez` and `/readyz`; those of a process alone unless given.
             own_prefix: a setting of the same name.
             hosts: which hosts are served. A request for another one, which asks for `/health`, never reaches a bare
                 application: it may make links of the host.
         """
+        self._probes = probes or Probes()
+        self._probe_paths = below(own_prefix, PROBES)
         self._root_path = root_path
         self._own_prefix = own_prefix
         self._gives_way = app.is_bare and not own_prefix
@@ -125,6 +133,8 @@ class Router:
                 return _upgrade_required(scope, send)
             if path in self._stream_paths:
                 return self._streams(scope, receive, send)
+            if path in self._probe_paths:
+                return self._answer_probe(scope, receive, send)
             if (own := self._own(path)) is not None:
                 return own(scope, receive, send)
         return self._application(scope, receive, send)
@@ -168,7 +178,12 @@ class Router:
     async def _answer_health(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Say how this worker is."""
         body = msgspec.json.encode(self._health.health())
-        await _answer(scope, send, 200, body, JSON, [(b"cache-control", b"no-store")])
+        await _answer(scope, send, 200, body, JSON, UNSTORED)
+
+    async def _answer_probe(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a load balancer."""
+        status, body = self._probes.answer(scope["path"].removeprefix(self._own_prefix))
+        await _answer(scope, send, status, body, JSON, UNSTORED)
 
     async def _serve_client(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the browser client, or its types."""

@@ -40,6 +40,11 @@ class ConnectionEnds:
         self._is_ending = asyncio.Event()  # this worker ends: nothing waits for the end of a grace any more
         self._is_alone = False  # there is no other worker then
 
+    @property
+    def are_handled(self) -> bool:
+        """Whether the application has a handler for the end of a connection. Without one there is nothing to record."""
+        return self._hooks.has_end_hook
+
     async def admit(self, info: ClientInfo) -> None:
         """
         Record a connection, where the application has a handler for its end. While the broker is unreachable there is

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from realtime.broker.base import Position, Room
 from realtime.log_lines import log
-from realtime.rooms.fanout import Difference, Fanout, Subscriber
+from realtime.rooms.fanout import Difference, Fanout, Subscriber, write_to
 from realtime.rooms.options import RoomOptions
 from realtime.rooms.outputs import Activation, Batch, Lost, Output
 from realtime.rooms.pending import PendingState, PendingSubscription
@@ -119,7 +119,7 @@ class Delivery:
             base=base,
         )
         if activation.changes:
-            subscriber.transport.write(subscriber.encoder.changes(local.name, activation.changes))
+            write_to(subscriber, subscriber.encoder.changes(local.name, activation.changes))
 
     def export_position(self, local: LocalRoom, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
         """

@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol, TypeAlias
 
 from realtime.broker.base import ClientInfo, RawPublication, Room
+from realtime.transport.left_behind import fallen_behind, note
 
 KEYS_MAX: Final = 10_000  # for one member: what a browser can show of a room, and more
 
@@ -66,7 +67,8 @@ class Encoder(Protocol):
 class Writer(Protocol):
     """Where a member's bytes go. Never blocks, never raises."""
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> None:
+        """Send bytes. The caller looks into `left_behind.fallen_behind` afterwards."""
 
     def is_congested_since(self) -> float | None:
         """Return the loop's time since which the peer has not taken everything, or None when it has."""
@@ -208,6 +210,8 @@ class Fanout:
                 buffer = b"".join([encoder.publication(self.room, publication) for publication in publications])
             for writer in group:
                 writer.write(buffer)
+            if fallen_behind:
+                note(buffer)
             written += len(group) * len(publications)
         if self._filtered:
             written += self._deliver_filtered(publications)
@@ -265,7 +269,7 @@ class Fanout:
             else place
         )
         for publication in waiting.values():
-            subscriber.transport.write(encoder.publication(self.room, publication))
+            write_to(subscriber, encoder.publication(self.room, publication))
         self._attach(subscriber, place)
 
     def export_position(self, subscriber: Subscriber) -> tuple[int, bytes | None]:
@@ -318,7 +322,7 @@ class Fanout:
                         encoded[encoder, number] = encoder.publication(self.room, publication)
                     wanted.append(encoded[encoder, number])
             if wanted:
-                subscriber.transport.write(b"".join(wanted))
+                write_to(subscriber, b"".join(wanted))
             written += len(wanted)
         return written
 
@@ -340,7 +344,7 @@ class Fanout:
                     buffer = catching_up.encoder.delta(self.room, publication, deltas[number])
                 else:
                     buffer = catching_up.encoder.publication(self.room, publication)
-                subscriber.transport.write(buffer)
+                write_to(subscriber, buffer)
                 written += 1
                 follows = True
             # The group has caught up with the member, which with a delta encoder has the base of the next delta.
@@ -356,6 +360,8 @@ class Fanout:
             buffer = encoder.changes(self.room, changes)
             for writer in group:
                 writer.write(buffer)
+            if fallen_behind:
+                note(buffer)
 
     def clear(self) -> list[Subscriber]:
         """Remove every member, and return them."""
@@ -379,6 +385,13 @@ class Fanout:
             yield from group.values()
         yield from self._catching_up
         yield from self._filtered
+
+
+def write_to(subscriber: Subscriber, buffer: bytes) -> None:
+    """Write to one member."""
+    subscriber.transport.write(buffer)
+    if fallen_behind:
+        note(buffer)
 
 
 def _is_for(subscriber: Subscriber, place: Place, publication: RawPublication) -> bool:

@@ -2,8 +2,8 @@
 `Hub`: the registry of the rooms that have members on this worker, and the shell around their machines.
 
 Runs in the worker, on its event loop, between the broker and the sessions of the local members. It never speaks a wire
-format, and knows of a member no more than `fanout.Subscriber` says. A caller that wants only what the broker knows uses
-`hub.broker` directly.
+format, and knows of a member no more than `fanout.Subscriber` says. Members are written to by their transports, not by
+their sessions. A caller that publishes, or wants only what the broker knows, uses `hub.broker` directly.
 
 Theory of operation
 -------------------

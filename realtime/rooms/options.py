@@ -9,7 +9,7 @@ sense is an error at start. Nothing here changes after construction.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
 from realtime.broker.base import Retention, Room
@@ -152,3 +152,6 @@ class Declarations(Protocol):
 
     def room_options(self, room: Room) -> RoomOptions | None:
         """Return how a room is kept; None where no declaration fits its name."""
+
+    def room_patterns(self) -> Sequence[str]:
+        """Return the patterns of all declarations, for the error that none fits."""

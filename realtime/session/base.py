@@ -30,7 +30,7 @@ from realtime.timing.timer_wheel import TimerWheel
 
 class ApplicationCalls(Protocol):
     """
-    What a session asks of the application. JSON texts are bytes, kept as they came.
+    What a session asks of the application (`application.calls.HandlerCalls`). JSON texts are bytes, kept as they came.
 
     Every coroutine may raise `ClientError` (also as `Reject`), which becomes the answer to the command, or
     `Disconnect`, which ends the connection.
@@ -119,7 +119,8 @@ class Subscribed:
 class Dialect(Protocol):
     """
     One wire protocol in one encoding, framed for one kind of transport. Knows no client: there is one object of each in
-    a worker, and it serves every session that speaks so. What it returns is framed already.
+    a worker, and it serves every session that speaks so. What it returns is framed already. For the Centrifuge protocol
+    it is `CentrifugeDialect`, which leaves commands to protocol/centrifuge/commands.py.
     """
 
     name: str

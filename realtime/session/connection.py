@@ -18,6 +18,7 @@ import msgspec
 from realtime.broker.base import ClientInfo, ConnectionId, Room
 from realtime.errors import ConnectionMoved
 from realtime.log_lines import log
+from realtime.session.answers import encode
 from realtime.session.plain import NotPlain, PlainState, pack, unpack
 from realtime.session.state import Identity, Snapshot, Subscription
 from realtime.threads import done, from_any_thread, from_any_thread_at_once
@@ -55,7 +56,7 @@ class Connection:
         user: the user; "" is anonymous. An `on_connect` handler may set it.
         claims: what the verified token said, or None without a token.
         info: any JSON value that other clients see with this one's user in presence, joins and publications. An
-            `on_connect` handler may set it.
+            `on_connect` handler may set it. A value that JSON cannot say is refused when it is set.
         state: the application's own, plain data. It moves with the connection to another worker. A value that could
             not is refused when it is set.
         address: the client's address, taken from a trusted proxy where there is one.
@@ -67,7 +68,7 @@ class Connection:
         slot, worker, node: where it is served.
     """
 
-    __slots__ = ("_identity", "_session", "_state", "emulated_headers", "headers", "info", "subscriptions")
+    __slots__ = ("_identity", "_info", "_session", "_state", "emulated_headers", "headers", "subscriptions")
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class Connection:
         self._identity = identity
         self._session = session
         self._state = PlainState()
-        self.info: Any = None
+        self._info: Any = None
         self.subscriptions = subscriptions
         self.headers = headers
         self.emulated_headers = emulated_headers
@@ -164,6 +165,16 @@ class Connection:
         self._state = PlainState(values)
 
     @property
+    def info(self) -> Any:
+        """What other clients see with this one's user: any JSON value."""
+        return self._info
+
+    @info.setter
+    def info(self, value: Any) -> None:
+        encode(value, _name_of_info)  # raises in the application's line, and not when others are shown the client
+        self._info = value
+
+    @property
     def rooms(self) -> frozenset[Room]:
         """The rooms that this client is subscribed to now."""
         return frozenset(self.subscriptions)
@@ -187,9 +198,10 @@ class Connection:
             data: anything that JSON can say.
 
         Raises:
+            AnswerError: JSON cannot say `data`; the text names the field.
             ConnectionMoved: another worker serves the client now. So do the other methods that reach the client.
         """
-        self._session.send_message(msgspec.json.encode(data))
+        self._session.send_message(encode(data, lambda: f"message to connection {self.id}"))
 
     def disconnect(self, code: int = 3503, reason: str = "force disconnect") -> Awaitable[None]:
         """
@@ -231,12 +243,13 @@ class Connection:
 
     def describe(self, room: Room | None = None) -> ClientInfo:
         """Return what other clients see of this one, in `room` where given."""
+        identity = self._identity
         subscription = self.subscriptions.get(room) if room is not None else None
         return ClientInfo(
-            user=self._identity.user,
-            connection_id=(subscription.shown if subscription else None) or self._identity.id,
-            conn_info=info_bytes(self),
-            chan_info=subscription.chan_info if subscription else None,
+            identity.user,
+            (subscription.shown if subscription else None) or identity.id,
+            None if self.info is None else info_bytes(self),
+            subscription.chan_info if subscription else None,
         )
 
     def snapshot(self) -> bytes:
@@ -261,8 +274,18 @@ class Connection:
 
 
 def info_bytes(connection: Connection) -> bytes | None:
-    """Return a connection's `info` as a JSON text."""
-    return None if connection.info is None else msgspec.json.encode(connection.info)
+    """
+    Return a connection's `info` as a JSON text.
+
+    Raises:
+        AnswerError: it was changed in place, and JSON cannot say it any more. The error names the field.
+    """
+    return None if connection.info is None else encode(connection.info, _name_of_info)
+
+
+def _name_of_info() -> str:
+    """Name `info`, for the error that it cannot be encoded."""
+    return "conn.info"
 
 
 def packed_state(connection: Connection) -> bytes:
@@ -277,7 +300,7 @@ def packed_state(connection: Connection) -> bytes:
 
 def take_up(connection: Connection, info: bytes | None, state: bytes) -> None:
     """Give a connection what the application had set, from `info_bytes` and `packed_state`."""
-    connection.info = None if info is None else msgspec.json.decode(info)
+    connection._info = None if info is None else msgspec.json.decode(info)
     connection.state = unpack(state) if state else {}
 
 

@@ -70,7 +70,8 @@ class TimedMember(Member):
         for timer in (self._timer, self._expiry):
             if timer is not None:
                 timer.cancel()
-        self.forget_expiries()
+        if self._expiries:
+            self.forget_expiries()
 
     def _deadline(self) -> None:
         """Do what follows when the deadline has come."""

@@ -2,8 +2,8 @@
 How a client comes into rooms, and how the server takes it out of one.
 
 Runs in the worker, on its event loop: inside the session's commands, and where the server begins or ends a
-subscription. It enters rooms by the hub, notifies the client, and keeps in the session's state what a room of the
-client is. It owns no task, and it decodes no message. How a subscription ends is in subscriber.py.
+subscription. It enters rooms by the hub, notifies the client, and keeps the client's rooms in the session's state.
+It owns no task and decodes no message. How a subscription ends is in subscriber.py.
 
 **A subscription begins in one turn of the event loop.** The hub gives a pending subscription; then, without `await`:
 
@@ -11,9 +11,8 @@ client is. It owns no task, and it decodes no message. How a subscription ends i
     answer      written by the wire protocol
     activate    from here on publications are written behind the answer
 
-While it is pending, the room stands in `entering`. If the room is to be left meanwhile, that is noted there, and done
-when the subscription has begun. A room that the client lost for a reason that passes is kept in `state.lost`: what it
-asks there until it is back fails for now, and not for good.
+While it is pending, the room stands in `entering`. If the room is left meanwhile, that is noted there, and done later.
+A room that the client lost for a reason that passes is kept in `state.lost`: requests there fail only for now.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from realtime.errors import ClientError
 from realtime.json_text import one_line
 from realtime.rooms.fanout import Accepts
 from realtime.rooms.options import RoomOptions
-from realtime.rooms.pending import Insufficient
+from realtime.rooms.pending import Insufficient, PendingState
 from realtime.session import claims, metering
 from realtime.session.base import Dialect, Services, Subscribed
 from realtime.session.entry import Entry, check_filter, subscribed
@@ -122,13 +121,14 @@ class Member(RoomSubscriber):
         state, limits = self.state, self.services.limits
         self._check_room_limit(room)
         options = self.options_of(room)
-        check_filter(filter, options, delta=delta)
+        if filter is not None:
+            check_filter(filter, options, delta=delta)
         if since is not None:
             metering.check_answer(self.services, state, recovers=True)
         subscription = Subscription(room, delta=options.delta and options.recover and delta, filter=filter)
         self.entering[room] = None  # before the first await: a second subscribe to it is refused from here on
         try:
-            of_token = await self._authorise(subscription, token)
+            of_token = await self._authorise(subscription, token) if token or room.startswith(PRIVATE) else None
             of_handler = await self.services.application.subscribe(self.connection, room, data)
             entry = await self._enter(subscription, options, since=since)
             self._answer(entry, of_token if of_handler is None else of_handler, answer, must_recover=must_recover)
@@ -159,11 +159,9 @@ class Member(RoomSubscriber):
             raise codes.LIMIT_EXCEEDED.error()
 
     async def _authorise(self, subscription: Subscription, token: str) -> bytes | None:
-        """Check the subscription token where there is one or has to be one; return the data that it carries."""
+        """Check the subscription token, which has to be there; return the data that it carries."""
         if not token:
-            if subscription.room.startswith(PRIVATE):
-                raise codes.PERMISSION_DENIED.error()
-            return None
+            raise codes.PERMISSION_DENIED.error()
         found = await claims.of_subscription(self.services, self.state.identity, subscription.room, token)
         subscription.chan_info = None if found.info is None else one_line(found.info)
         subscription.expire_at_s = found.expire_at_s
@@ -188,7 +186,8 @@ class Member(RoomSubscriber):
                 metering.charge_answer(self.services, self.state, size)
             self._activate(entry)
         finally:
-            self.services.hub.cancel(entry.pending)  # harmless for a member
+            if entry.pending.state is not PendingState.ACTIVE:
+                self.services.hub.cancel(entry.pending)
 
     async def prolong(self, room: Room, token: str) -> Subscription:
         """
@@ -427,8 +426,10 @@ class Member(RoomSubscriber):
         assert entry.subscription.room not in self.state.subscriptions, "a client is in a room once"
         self.state.subscriptions[entry.subscription.room] = entry.subscription
         self.services.hub.activate(entry.pending)
-        self.choose_patience()
-        self.watch_expiry(entry.subscription)
+        if self.state.holds_little or entry.options.conflate is not None:  # else it was not patient, and is not now
+            self.choose_patience()
+        if entry.subscription.expire_at_s is not None:
+            self.watch_expiry(entry.subscription)
 
     def _entered(self, room: Room) -> None:
         """Note that a room is being entered no more, whatever came of it, and leave it if that was asked for."""

@@ -52,7 +52,7 @@ def begin(services: Services, dialect: Dialect, transport: Transport, handshake:
     )
     session = Session(services, dialect, transport, state, handshake.mark, handshake.headers)
     services.registry.add(session)
-    session.arm()
+    session.arm_liveness()  # the one deadline of a client that has neither a token nor a room
     return session
 
 

@@ -146,7 +146,8 @@ class PlainState(dict[str, Any]):
 
     def __init__(self, values: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.update(values or {})
+        if values:
+            self.update(values)
 
     def __setitem__(self, key: str, value: Any) -> None:
         """Set a value. Raises `NotPlain` where it could not move, with the key in its text."""

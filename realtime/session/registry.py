@@ -91,8 +91,9 @@ class Registry:
 
     def add(self, session: LocalSession) -> None:
         """Add a session whose connection begins. The session calls `discard` when that ends."""
-        assert session.connection.id not in self._sessions, "a connection id is drawn once, and served once"
-        self._sessions[session.connection.id] = session
+        connection_id = session.connection.id
+        assert connection_id not in self._sessions, "a connection id is drawn once, and served once"
+        self._sessions[connection_id] = session
 
     def add_stream(self, session: LocalSession) -> None:
         """Let `/emulation` requests reach a session that was added, and whose other half is a stream."""
@@ -102,9 +103,10 @@ class Registry:
 
     def discard(self, session: LocalSession) -> None:
         """Forget a session. Harmless when another one serves its connection by now."""
-        if self._sessions.get(session.connection.id) is session:
-            del self._sessions[session.connection.id]
-        if self._streams.get(session.stream_id) is session:
+        connection_id = session.connection.id
+        if self._sessions.get(connection_id) is session:
+            del self._sessions[connection_id]
+        if self._streams and self._streams.get(session.stream_id) is session:
             del self._streams[session.stream_id]
 
     def find(self, user: str, connection_id: str = "", stream_id: str = "") -> list[LocalSession]:

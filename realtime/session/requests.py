@@ -13,7 +13,7 @@ Publishing, presence and history are for members of the room, unless its declara
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -36,7 +36,7 @@ from realtime.rooms.census import Census
 from realtime.rooms.options import RoomOptions
 from realtime.session import claims, metering
 from realtime.session.base import Subscribed
-from realtime.session.entry import subscribed
+from realtime.session.entry import Entry, subscribed
 from realtime.session.session import Session
 from realtime.timing.rate import Meter
 
@@ -83,12 +83,15 @@ async def connect(
     of_handler = await services.application.connect(connection, data)
     for room in found.channels if found else ():
         await session.enter(Room(room))
-    _check_room_limit(session)
-    entries = await session.enter_granted(positions or {})
+    entries: list[Entry] = []
+    if session.state.granted:
+        _check_room_limit(session)
+        entries = await session.enter_granted(positions or {})
     ends = services.hub.connection_ends
     is_admitted = False
     try:
-        await ends.admit(ClientInfo(connection.user, connection.id, connection.snapshot()))
+        if ends.are_handled:
+            await ends.admit(ClientInfo(connection.user, connection.id, connection.snapshot()))
         if not session.is_open:
             return
         begun = [subscribed(entry, entry.pending.commit()) for entry in entries]
@@ -101,7 +104,8 @@ async def connect(
     expire_at_s = found.expire_at_s if found else None
     answer(Connected(of_handler, begun, expire_at_s))
     session.activate(entries)
-    session.expire_at(expire_at_s)
+    if expire_at_s is not None:
+        session.expire_at(expire_at_s)
 
 
 async def _identify(session: Session, token: str) -> ConnectionClaims | None:
@@ -156,7 +160,9 @@ async def publish(
     session: Session, room: Room, options: RoomOptions, data: bytes | None
 ) -> Coroutine[Any, Any, Published] | None:
     """
-    Return the publishing of what the handler made of a payload, for the caller to await; None where it drops it.
+    Run the room's handler on a payload. Return the publishing of what it made of it; None where it drops it.
+
+    Nothing is published yet: the caller awaits the coroutine, or gives it to `Session.publish_concurrently`.
 
     Args:
         session: of the client that publishes.
@@ -256,9 +262,9 @@ async def history(session: Session, name: str, *, since: Position | None, limit:
 # Apart from rooms
 
 
-async def rpc(session: Session, method: str, data: bytes | None) -> bytes | None:
-    """Call a method of the application, and return its answer."""
-    return await session.services.application.rpc_call(session.connection, method, data)
+def rpc(session: Session, method: str, data: bytes | None) -> Awaitable[bytes | None]:
+    """Call a method of the application; the caller awaits its answer."""
+    return session.services.application.rpc_call(session.connection, method, data)
 
 
 async def send(session: Session, data: bytes | None) -> None:

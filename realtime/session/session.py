@@ -36,12 +36,12 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from realtime import codes
 from realtime.codes import DisconnectCode
-from realtime.errors import Disconnect
+from realtime.errors import AnswerError, Disconnect
 from realtime.log_lines import log
 from realtime.session import metering
 from realtime.session.base import BadMessage, Dialect, Services
@@ -102,42 +102,43 @@ class Session(TimedMember):
         if state.wire.is_one_way and (state.phase is not Phase.NEW or self._queue is not None):
             self._pass_over()  # it has sent the one command that it may
             return
-        self._mark.begin(MESSAGE)
-        self._receive(message)
-        if self._task is None:  # else until that is done
-            self._mark.end(MESSAGE)
-
-    def _receive(self, message: bytes | str) -> None:
-        """
-        Decode a message, and run its commands or put them behind those that wait. A task is made only where none runs:
-        most sessions have neither a queue nor a task.
-        """
+        mark = self._mark
+        mark.journal.states[mark.at] |= MESSAGE  # `mark.begin`: this, and `_run`, is what each message costs
         try:
             received = self.dialect.decode(message)
         except BadMessage as error:
             log(logger, logging.DEBUG, "< bad message", connection=self.connection_id, reason=error)
             self.finish(codes.PROTOCOL)
-            return
-        if self._queue is not None and len(self._queue) > QUEUE_END:  # a single message may hold more
+        else:
+            self._queue_up(received)
+        if self._task is None:  # else until that is done
+            mark.journal.states[mark.at] &= ~MESSAGE
+
+    def _queue_up(self, received: Sequence[Any]) -> None:
+        """
+        Run commands, or put them behind those that wait. A task is made only where none runs: most sessions have
+        neither a queue nor a task.
+        """
+        queue = self._queue
+        if queue is not None and len(queue) > QUEUE_END:  # a single message may hold more
             metering.over(self.services, self.state, "commands", "too many wait for their turn")
             self.finish(codes.TOO_MANY_REQUESTS_END)
             return
         for command in received:
             if command is None:
                 self.pong()
-            elif self._queue is None:
-                self._queue = deque([command])
+            elif queue is None:
+                queue = self._queue = deque((command,))
             else:
-                self._queue.append(command)
-        if self._queue is None or not self.is_open:
+                queue.append(command)
+        if queue is None or self.state.phase is Phase.CLOSED:
             return
         if self._task is None:
             task = self.services.begin(self._run())
             if task.done():
                 return
             self._task = task
-        waiting = 0 if self._queue is None else len(self._queue)
-        if waiting > QUEUE_MAX:
+        if self._queue is not None and len(self._queue) > QUEUE_MAX:
             self.transport.pause_reading()
 
     def _pass_over(self) -> None:
@@ -157,11 +158,11 @@ class Session(TimedMember):
         Run the commands in the queue, and end when it is empty. What a command raises is handled by the dialect;
         `Disconnect` alone comes through. The queue and the task go together, so that a session is idle with neither.
         """
-        queue = self._queue
+        queue, state = self._queue, self.state
         assert queue is not None, "a task runs what is in the queue"
         left = COMMANDS_AT_ONCE
         try:
-            while queue and self.is_open:
+            while queue and state.phase is not Phase.CLOSED:
                 if not left:
                     left = COMMANDS_AT_ONCE
                     await asyncio.sleep(0)  # other clients have their turn
@@ -179,8 +180,10 @@ class Session(TimedMember):
                     self.transport.resume_reading()
         finally:
             self._queue = self._task = None
-            self._mark.end(MESSAGE)
-            self._note_end()
+            mark = self._mark
+            mark.journal.states[mark.at] &= ~MESSAGE  # `mark.end`
+            if self._idle is not None:
+                self._idle.set()
 
     def publish_concurrently(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a publication, and its answer, while the next command runs: `may_publish_concurrently` allowed it."""
@@ -196,7 +199,8 @@ class Session(TimedMember):
         """Forget a publication that is done. It may be what `quiesce` waits for."""
         assert self._in_flight is not None, "the task is in it"
         self._in_flight.discard(task)
-        self._note_end()
+        if self._idle is not None:
+            self._idle.set()
 
     @property
     def may_publish_concurrently(self) -> bool:
@@ -213,14 +217,15 @@ class Session(TimedMember):
     def _move(self, event: Event) -> None:
         """Move to the next phase by the table of state.py, and log it."""
         before = self.state.move(event)
-        log(
-            logger,
-            logging.DEBUG,
-            "= session state",
-            connection=self.connection_id,
-            before=before.value,
-            after=self.state.phase.value,
-        )
+        if logger.isEnabledFor(logging.DEBUG):  # else the values are not worth having
+            log(
+                logger,
+                logging.DEBUG,
+                "= session state",
+                connection=self.connection_id,
+                before=before.value,
+                after=self.state.phase.value,
+            )
 
     def begin_connecting(self) -> None:
         """Take the first command. The caller must `admit` or `refuse` the client."""
@@ -265,7 +270,7 @@ class Session(TimedMember):
             self.leave(room, may_return=may_return)
         assert not self.state.subscriptions, "nothing is written to a client whose connection has ended"
         self.services.registry.discard(self)
-        if was_admitted:
+        if was_admitted and self.services.hub.connection_ends.are_handled:
             connection, application = self.connection, self.services.application
 
             def notify() -> Awaitable[None]:
@@ -289,11 +294,6 @@ class Session(TimedMember):
         self.write(self.dialect.message(data))
 
     # Moving
-
-    def _note_end(self) -> None:
-        """Wake `quiesce`: something has ended."""
-        if self._idle is not None:
-            self._idle.set()
 
     @property
     def is_idle(self) -> bool:
@@ -344,16 +344,17 @@ class Session(TimedMember):
 
         Raises:
             NotPlain: something in `conn.state` or in the claims is no plain data any more. The log names the key.
+            AnswerError: the same of `conn.info`.
         """
         assert self.is_idle and self.is_open, "what is under way cannot move"  # noqa: PT018
         state, connection = self.state, self.connection
         try:
-            packed = packed_state(connection)
+            packed, info = packed_state(connection), info_bytes(connection)
             check(state.identity.claims, "conn.claims")
-        except NotPlain as error:
+        except (NotPlain, AnswerError) as error:
             log(logger, logging.WARNING, "session cannot move", **state.log_fields, reason=error)
             raise
-        state.state, state.info = packed, info_bytes(connection)
+        state.state, state.info = packed, info
         state.headers, state.emulated_headers = dict(connection.headers), dict(connection.emulated_headers)
         for subscription in list(state.subscriptions.values()):  # what is written now may end one: too many keys wait
             subscription.position, subscription.base = self.services.hub.export_position(subscription.room, self)

@@ -35,6 +35,8 @@ NONE: Final[frozenset[Any]] = frozenset()
 class Phase(enum.Enum):
     """How far a client has come."""
 
+    __hash__ = object.__hash__  # each is one object; the enum's own hash is a call in Python for each transition
+
     NEW = "new"
     CONNECTING = "connecting"
     CONNECTED = "connected"
@@ -44,6 +46,8 @@ class Phase(enum.Enum):
 
 class Event(enum.Enum):
     """What moves a client from one phase to the next."""
+
+    __hash__ = object.__hash__  # as of `Phase`
 
     CONNECT = "connect"
     ADMITTED = "admitted"

@@ -23,6 +23,7 @@ from realtime.session.connection import Connection
 from realtime.session.state import Phase, SessionState, Subscription
 from realtime.timing.timer_wheel import Timer
 from realtime.transport.base import Transport
+from realtime.transport.left_behind import fallen_behind, note
 
 
 class RoomSubscriber:
@@ -92,6 +93,8 @@ class RoomSubscriber:
         """Send bytes that are framed. Does nothing after the end: a session that moved shares its client with none."""
         if self.state.phase is not Phase.CLOSED:
             self.transport.write(data)
+            if fallen_behind:
+                note(data)
 
     def end(self, code: int, reason: str) -> None:
         """Close the connection with a code that the client understands."""
@@ -141,13 +144,15 @@ class RoomSubscriber:
         Returns:
             Whether there was a subscription.
         """
-        self.state.lost -= {room}
+        if self.state.lost:
+            self.state.lost -= {room}
         subscription = self.state.subscriptions.get(room)
         if subscription is None:
             return False
         info = None if subscription.shown is None else self.connection.describe(room)
         del self.state.subscriptions[room]
-        self._forget_expiry(room)
+        if self._expiries:
+            self._forget_expiry(room)
         self.services.hub.leave(
             room, self, info=info, may_return=may_return
         )  # harmless where the hub has removed it already

@@ -2,7 +2,8 @@
 Every option of the server, once.
 
 `fields.py` is the frozen dataclass: a field is a type, a default and a sentence. `sources.py` fills it from the
-command line, `REALTIME_*`, `realtime.toml` and the defaults, in this order. `kinds.py`, `quantities.py` and
+command line, `REALTIME_*`, `realtime.toml` and the defaults, in this order. `relations.py` checks fields together.
+`kinds.py`, `quantities.py` and
 `addresses.py` say what each value may be. Nothing else in this project reads the environment.
 """
 

@@ -19,7 +19,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from realtime.errors import SettingsError
 from realtime.settings.addresses import Host, ListenAddress, Network, Origin, RedisUrl, ServerUrl
 from realtime.settings.cpus import usable_cpus
 from realtime.settings.kinds import Choice, Flag, Many, Secret, Text, ValueKind, Variable
@@ -64,7 +63,7 @@ class Settings:
         "The path under which a proxy serves this application; the proxy takes it off. For links that it makes.")
     own_prefix: str = _set("", Text("PATH", "a path such as /rt", r"(/[0-9A-Za-z._~-]+)*"), _WHAT,
         "The path below which the server's own paths are: /rt makes them /rt/connection/websocket, /rt/api, "
-        "/rt/health, /rt/realtime.js. All others are then the application's.", shown="none: they are at the root")
+        "/rt/readyz, /rt/realtime.js. All others are then the application's.", shown="none: they are at the root")
     http: str = _set("httptools", Choice(("httptools", "h11")), _WHAT,
         "The parser of requests to the hosted application: httptools is C, h11 is Python and stricter in places.")
     compression: bool = _set(False, Flag(), _WHAT,
@@ -90,12 +89,17 @@ class Settings:
     # `check_relations` wants at least two periods between them.
     boot_s: float = _set(30.0, Seconds(1, 600), _WORKERS,
         "Time from the start of a worker until it must be ready; else it is replaced.")
-    drain_s: float = _set(60.0, Seconds(0, 3600), _WORKERS,
-        "How long a worker that has to stop may take to have its clients reconnect elsewhere.")
+    drain_s: float = _set(60.0, Seconds(0, 86400), _WORKERS,
+        "The time over which a worker that has to stop closes its clients, evenly, so that they reconnect elsewhere.")
     migrate: str = _set("on", Choice(("on", "off")), _WORKERS,
         "Whether live connections move to another worker in a reload or a change of slots; off: clients reconnect.")
     migrate_within_s: float = _set(5.0, Seconds(0, 3600), _WORKERS,
         "How long a connection that is to move waits for its handlers to end; after that its client has to reconnect.")
+    lame_duck_s: float = _set(0.0, Seconds(0, 3600), _WORKERS,
+        "Time from TERM to the drain: /readyz says 503, and everything is served on. For load balancers.")
+    # On: all nodes share a Redis. Its outage would take every node out of the balancer.
+    ready_when_degraded: str = _set("on", Choice(("on", "off")), _WORKERS,
+        "Whether /readyz says 200 while the broker is away.")
     heartbeat_s: float = _set(1.0, Seconds(0.05, 60), _WORKERS,
         "Time between two reports of a worker's event loop that it runs.")
     hung_s: float = _set(6.0, Seconds(0.2, 600), _WORKERS,
@@ -174,7 +178,7 @@ class Settings:
         "those of files `file://` or `null`; `null` allows every page in a sandboxed frame.",
         shown="the page's own host only")
     allowed_hosts: tuple[str, ...] = _set((), Many(Host()), _ACCESS,
-        "Hosts that requests may ask for; others get 421, except for `GET /health`. A port counts where one is given. "
+        "Hosts that requests may ask for; others get 421, but for `GET /health` and probes. A port counts where given. "
         "Against DNS rebinding and Host headers that poison links.", shown="every host is served")
 
     connections_per_address: int | None = _set(None, Whole(1, 10**6), _LIMITS,
@@ -232,7 +236,8 @@ class Settings:
     log_level: str = _set("info", LogLevels(), _OPERATION,
         "The least that is logged, and that of single loggers: info,realtime.hub=debug.")
     access_log: bool = _set(False, Flag(), _OPERATION,
-        "A line for each request of the hosted application: client, method, path without query, status, bytes, time.")
+        "A line for each request of the hosted application: client, method, path without query, status, bytes, time. "
+        "Probes have none.")
     log_format: str = _set("text", Choice(("text", "json")), _OPERATION, "Lines for people, or one JSON object a line.")
     color: str = _set("auto", Choice(("auto", "always", "never")), _OPERATION,
         "Colours in the banner and the log; auto is for terminals, and never with NO_COLOR set.")
@@ -395,55 +400,3 @@ def _option(each: Field[Any]) -> Option:
     assert each.default is not MISSING, f"{each.name} has no default"
     assert each.metadata["group"] in GROUPS, f"{each.name} would be in no section of --help and of docs/settings.md"
     return Option(each.name, default=each.default, **each.metadata)
-
-
-def check_relations(settings: Settings) -> None:
-    """
-    Check what no field can see alone.
-
-    Raises:
-        SettingsError: two values contradict each other. It is laid on one that was given rather than on a default.
-    """
-    for names, holds, problem in _relations(settings):
-        if not holds:
-            name = next((name for name in names if name in settings.sources), names[0])
-            raise SettingsError(name, settings.source(name), problem)
-
-
-def _relations(of: Settings) -> list[tuple[tuple[str, ...], bool, str]]:
-    """
-    Give each relation as: the fields in it, whether it holds, and the sentence for when it does not.
-
-    The first field that was given is named as the wrong one, so the fields stand in the order of what to change.
-    """
-    ping, pong, hung, beat = (seconds_text(each) for each in (of.ping_s, of.pong_s, of.hung_s, of.heartbeat_s))
-    session, token = of.sticky == "session", of.reads_tokens
-    return [
-        (("pong_s", "ping_s"), of.pong_s < of.ping_s, f"pong ({pong}) must be shorter than ping ({ping})"),
-        (("hung_s", "heartbeat_s"), of.hung_s >= 2 * of.heartbeat_s,
-         f"hung ({hung}) must be at least twice heartbeat ({beat}), else healthy workers are killed"),
-        (("certfile",), of.certfile is None or of.keyfile is not None, "certfile needs keyfile beside it"),
-        (("keyfile",), of.keyfile is None or of.certfile is not None, "keyfile needs certfile beside it"),
-        (("sticky", "certfile"), not (session and of.certfile),
-         "sticky session cannot be combined with TLS that ends in the workers (the cookie is encrypted): "
-         "end TLS in a proxy, or use sticky ip"),
-        *(((f"{name}_previous",), getattr(of, f"{name}_previous") is None or getattr(of, name) is not None,
-           f"{name}_previous has no meaning without {name}, which replaces it")
-          for name in ("secret", "token_hmac_secret")),
-        (("proxy_protocol",), not of.proxy_protocol or bool(of.trusted_proxies),
-         "proxy_protocol needs trusted_proxies: any other client could claim any address"),
-        *(((name,), session or getattr(of, name) is None,
-           f"{name} has no meaning with sticky {of.sticky}: set sticky to session")
-          for name in ("session_param", "session_header", "session_path")),
-        *(((name,), token or getattr(of, name) is None,
-           f"{name} needs token_hmac_secret or public keys: without them no token is read")
-          for name in ("token_audience", "token_issuer")),
-        (("anonymous",), of.allows_anonymous or token,
-         "no client could connect: anonymous is no, and there is no token_hmac_secret, public key or JWKS"),
-        (("inspect",), of.inspect is None or of.inspect < of.workers,
-         f"there is no slot {of.inspect} with {of.workers} workers"),
-        (("reload_dir",), of.reload or not of.reload_dir, "reload_dir has no meaning without reload"),
-        (("bind",), bool(of.bind), "there must be at least one address to listen on"),
-        (("api_key",), all(len(each.encode()) >= KEY_BYTES for each in of.api_keys),
-         f"each key of api_key has to have at least {KEY_BYTES} bytes; `openssl rand -hex 32` makes a good one"),
-    ]  # fmt: skip

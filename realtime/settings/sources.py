@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from realtime.errors import SettingsError
-from realtime.settings.fields import Option, Settings, check_relations, options
+from realtime.settings.fields import Option, Settings, options
 from realtime.settings.kinds import PartError
+from realtime.settings.relations import check_relations
 
 CONFIG_ENV = "REALTIME_CONFIG"
 CONFIG_FILE = "realtime.toml"

@@ -41,9 +41,11 @@ class Timer:
         Have the callback never called. Harmless when it was. What it held is released at once, and the entry later.
         """
         if self.callback is not None:
-            self.callback = None
-            self.argument = None
-            self.wheel.cancelled()
+            self.callback = self.argument = None
+            wheel = self.wheel
+            wheel.cancelled += 1
+            if wheel.cancelled >= CANCELLED_MIN and 2 * wheel.cancelled >= wheel.size:
+                wheel.remove_cancelled()
 
 
 class TimerWheel:
@@ -51,6 +53,10 @@ class TimerWheel:
     Callbacks by the tick in which they are due. `now` is in seconds, on any clock that never goes back.
 
     Invariant: every entry is in a tick after `_tick`, so `advance` reaches each entry exactly once.
+
+    Attributes:
+        size: how many entries there are. Cancelled ones count until they are removed.
+        cancelled: how many of them are cancelled. Each entry counts itself.
     """
 
     def __init__(self, now: float, tick_s: float = TICK_S) -> None:
@@ -58,8 +64,8 @@ class TimerWheel:
         self._tick = int(now / tick_s)  # every tick up to this one has run
         self._now = now
         self._due: dict[int, list[Timer]] = {}
-        self._size = 0
-        self._cancelled = 0  # how many of the entries are cancelled
+        self.size = 0
+        self.cancelled = 0
 
     def after(self, delay_s: float, callback: Callable[[Any], None], argument: Any = None) -> Timer:
         """
@@ -83,25 +89,22 @@ class TimerWheel:
         assert tick > self._tick, "an entry in a tick that has run would never run"
         timer = Timer(self, callback, argument)
         self._due.setdefault(tick, []).append(timer)
-        self._size += 1
+        self.size += 1
         return timer
 
-    def cancelled(self) -> None:
+    def remove_cancelled(self) -> None:
         """
-        Count a cancelled entry. When most entries are cancelled, remove all of them.
+        Remove all entries that are cancelled. An entry calls this when most are.
 
         Each removal goes through all entries, so each cancelled entry pays only a constant share of one.
         """
-        self._cancelled += 1
-        if self._cancelled < CANCELLED_MIN or 2 * self._cancelled < self._size:
-            return
         for tick, timers in list(self._due.items()):
             kept = [timer for timer in timers if timer.callback is not None]
             if not kept:
                 del self._due[tick]
             elif len(kept) < len(timers):
                 self._due[tick] = kept
-        self._size, self._cancelled = sum(map(len, self._due.values())), 0
+        self.size, self.cancelled = sum(map(len, self._due.values())), 0
 
     def advance(self, now: float) -> None:
         """Run all callbacks that are due at `now`, in the order of their ticks."""
@@ -114,12 +117,12 @@ class TimerWheel:
         self._tick = max(until, self._tick)
         for tick in ticks:
             timers = self._due.pop(tick, [])
-            self._size -= len(timers)
-            assert self._size >= 0, "`at` counts each entry once"
+            self.size -= len(timers)
+            assert self.size >= 0, "`at` counts each entry once"
             for timer in timers:
                 callback, argument = timer.callback, timer.argument
                 if callback is None:
-                    self._cancelled = max(self._cancelled - 1, 0)
+                    self.cancelled = max(self.cancelled - 1, 0)
                     continue
                 timer.callback = timer.argument = None
                 try:
@@ -129,7 +132,7 @@ class TimerWheel:
 
     def __len__(self) -> int:
         """Return the number of entries. Cancelled ones count until they are removed."""
-        return self._size
+        return self.size
 
 
 async def run_wheel(wheel: TimerWheel) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Final
 
 from realtime.log_lines import log
@@ -28,14 +28,21 @@ REQUEST_SERVED: Final = "< request served"
 logger = logging.getLogger("realtime.access")
 
 
-def logged(app: ASGIApp) -> ASGIApp:
+def logged(app: ASGIApp, *, but: Collection[str] = ()) -> ASGIApp:
     """
     Return the application, with a line for each request.
 
     What passes through is not changed. The messages are read on their way, and counted.
+
+    Args:
+        app: answers the requests.
+        but: paths of requests that get no line.
     """
 
     async def logging_app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in but:
+            await app(scope, receive, send)
+            return
         began_at = time.perf_counter()
         said: dict[str, Any] = {"status": 0, "bytes": 0}
 

@@ -61,6 +61,7 @@ class AdoptedConnections:
         """See `ConnectionOwner`."""
         assert self.open > 0, "a connection ends once"
         self.open -= 1
+        peer.settlement.ended()
         self._keys.leave(peer.key)
         self._primary.closed(peer_address=peer.peer_address)
         if not self.open:

@@ -11,6 +11,7 @@ of which it takes itself when it is lost. That set is the only list of hosted co
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Collection
@@ -40,6 +41,7 @@ from realtime.transport.guarded import HostedLimits
 from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.opening import one_cookie
 from realtime.transport.peer import Peer, session_cookie
+from realtime.transport.probe_paths import PROBES, below
 from realtime.transport.serving import Serving, receiving
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from sticky.handoff.journal import NO_MARK
@@ -47,6 +49,7 @@ from sticky.heads.first_bytes import path_and_query
 from sticky.keys.hashing import Slot
 from sticky.worker.routes import Routes
 
+EVENT_STREAM: Final = b"text/event-stream"
 REQUEST_CUT: Final = "x request cut"  # at the deadline of a drain
 SECURE: Final = {"http": "https", "ws": "wss"}
 
@@ -95,12 +98,19 @@ class HostedOptions:
     """The name of the cookie that gets a new sticky id."""
     access_log: bool = Settings.access_log
     """Have a line in the log for each request."""
+    unlogged: Collection[str] = PROBES
+    """Paths of requests that get none: a balancer's, that come every second or two."""
 
     @classmethod
     def from_settings(cls, settings: Settings, hosts: Hosts) -> HostedOptions:
         """Return the options that are set. `hosts` are shared with our own WebSockets, and count for both."""
         return cls(
-            HostedLimits.from_settings(settings), hosts, settings.http, settings.session_cookie, settings.access_log
+            HostedLimits.from_settings(settings),
+            hosts,
+            settings.http,
+            settings.session_cookie,
+            settings.access_log,
+            unlogged=below(settings.own_prefix, PROBES),
         )
 
 
@@ -142,7 +152,7 @@ class ASGIHost:
         options = options or HostedOptions()
         self.hosts, self.limits, self.parser = options.hosts, options.limits, options.parser
         self.cookie = options.session_cookie
-        self.app = logged(app) if options.access_log else app
+        self.app = logged(app, but=options.unlogged) if options.access_log else app
         self.misdirected: ASGIApp = logged(self.hosts.answer) if options.access_log else self.hosts.answer
         self.worker = worker
         self.routes, self.keys = worker.routes, worker.routes.keys
@@ -183,6 +193,18 @@ class ASGIHost:
         """Return the hosted WebSockets that are open; `shutdown` closes each with 1012."""
         return [each for each in self._connections() if each.is_websocket and each.is_open]
 
+    def event_streams(self, *, but: Collection[str]) -> list[asyncio.Transport]:
+        """
+        Return the transports of responses that have begun and are streams of events: closed, their clients return.
+
+        The client said so by `Accept` (WHATWG HTML, section 9.2: an EventSource connects again after any end). Of other
+        responses nothing is known but that they are in progress: cut, they would be lost.
+
+        Args:
+            but: paths that are no application's.
+        """
+        return [each.transport for each in self._connections() if _is_event_stream(each, but)]
+
     def abort_all(self) -> int:
         """Cut what is left at the deadline of a drain, and log each. Return how many."""
         assert self.is_draining, "connections are cut when a worker ends, and not before"
@@ -208,6 +230,15 @@ class ASGIHost:
             "given_back": self.given_back,
             "kept": self.kept,
         }
+
+
+def _is_event_stream(connection: HostedConnection, but: Collection[str]) -> bool:
+    if connection.is_websocket or connection.transport is None or connection.transport.is_closing():
+        return False
+    cycle = cast("Any", connection).cycle  # uvicorn's: the request that is answered, or was last
+    if cycle is None or cycle.response_complete or not cycle.response_started or cycle.scope["path"] in but:
+        return False
+    return any(name == b"accept" and EVENT_STREAM in value for name, value in cycle.scope["headers"])
 
 
 def _find_path(scope: Scope) -> None:

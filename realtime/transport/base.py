@@ -40,6 +40,9 @@ class Transport(Protocol):
         """
         Send bytes that are framed already. Never blocks; does nothing once closing. Above the outbound limit the
         transport closes itself as `slow` (3008).
+
+        The caller must look whether `left_behind.fallen_behind` is empty afterwards, and else call `note(data)`: once
+        for all transports to which it has written these bytes.
         """
 
     def close(self, code: int, reason: str) -> None:

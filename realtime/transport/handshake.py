@@ -144,7 +144,7 @@ def _respond(ws_protocol: ServerProtocol, request: Request, peer: Peer, admissio
     Raises:
         UnicodeEncodeError: a header is not ASCII, and this version of websockets cannot say so.
     """
-    if not admission.hosts.allows(host := _host_of(request)):
+    if admission.hosts.is_limited and not admission.hosts.allows(host := _host_of(request)):
         admission.hosts.refuse(host, peer.address)
         response = ws_protocol.reject(http.HTTPStatus.MISDIRECTED_REQUEST, "This host is not served here.\n")
         return response, "its host is not served"
@@ -185,6 +185,8 @@ def _describe(request: Request, peer: Peer, path: str, parameters: Parameters) -
 def _of_several(request: Request) -> Request:
     """Take up WebSocket where it is one of several protocols that are offered; websockets wants it alone."""
     offered = request.headers.get_all("Upgrade")
+    if len(offered) == 1 and offered[0].lower() == "websocket":
+        return request
     if "websocket" not in [each.strip(" \t").lower() for line in offered for each in line.split(",")]:
         return request
     headers = request.headers.copy()

@@ -156,6 +156,7 @@ class Hosted(Guarded):
             self._is_begun = True
             if self._host.routes.refused and self._refuse(self.mark.key):
                 return
+        self._peer.settlement.first_byte_read()
         self.mark.begin()
         self.before_reading(data)
         self._read(data)

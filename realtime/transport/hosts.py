@@ -6,7 +6,8 @@ whose own name was made to lead to this server (DNS rebinding) thus gives itself
 links of the `Host` is not given another's (host header poisoning). A request for another host gets 421 (RFC 9110,
 section 15.5.20).
 
-`Hosts.allows` is pure. `GET /health` is answered whatever its host is: balancers ask for it by an address, or without.
+`Hosts.allows` is pure. `GET` of `/health`, `/livez` and `/readyz` is answered whatever its host is: balancers ask for
+them by an address, or without.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
 from realtime.log_lines import log
+from realtime.transport.probe_paths import FOR_EVERY_HOST, below
 from sticky.heads.first_bytes import Head
 from sticky.loop.log_throttle import LogThrottle
 
-PROBE: Final = "/health"  # below `--own-prefix`
 STATUS: Final = 421
 TEXT: Final = b"This host is not served here.\n"
 SHOWN: Final = 100  # characters of a host in the log
@@ -38,16 +39,16 @@ class Hosts:
     """The hosts that are served, and how many requests were for others."""
 
     def __init__(
-        self, allowed: Sequence[str] = (), *, probe: str = PROBE, clock: Callable[[], float] = time.monotonic
+        self, allowed: Sequence[str] = (), *, own_prefix: str = "", clock: Callable[[], float] = time.monotonic
     ) -> None:
         """
         Args:
             allowed: as `realtime.settings.addresses.Host` makes them; none for every host.
-            probe: the path that is answered for every host.
+            own_prefix: a setting of the same name; `/health` and the probes are below it.
             clock: seconds, for the log.
         """
         self.is_limited = bool(allowed)
-        self._probe = probe.encode()
+        self._for_every_host = frozenset(path.encode() for path in below(own_prefix, FOR_EVERY_HOST))
         self.misdirected = 0
         self._names: set[tuple[str, str | None]] = set()
         self._suffixes: list[tuple[str, str | None]] = []
@@ -78,7 +79,7 @@ class Hosts:
         """Say whether a request is served. One that is not is counted and logged; `client` names the sender."""
         if not self.is_limited:
             return True
-        if head.method in ("GET", "HEAD") and head.target.partition(b"?")[0] == self._probe:
+        if head.method in ("GET", "HEAD") and head.target.partition(b"?")[0] in self._for_every_host:
             return True
         host = head.authority.decode("latin-1")
         if self.allows(host):

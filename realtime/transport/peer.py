@@ -11,6 +11,7 @@ from typing import Any
 
 from sticky.handoff.journal import NO_MARK, Mark
 from sticky.keys.hashing import Key
+from sticky.worker.settlement import NO_SETTLEMENT, Settlement
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Peer:
     """By which the primary knows, after a crash, that something of this connection was in flight."""
     key: Key | None = None
     """What brings the client to its worker, counted as live here. The code that ends the connection calls `leave`."""
+    settlement: Settlement = field(default=NO_SETTLEMENT, repr=False, compare=False)
+    """To which the transport reports that the first byte was read, and that the connection has ended."""
 
     @property
     def log_fields(self) -> dict[str, Any]:

@@ -69,6 +69,7 @@ class RefusedConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Look for the end of the head. A head that is longer than any may be gets the plain answer."""
+        self._peer.settlement.first_byte_read()
         if self._is_answered:
             return  # read, and dropped: a socket closed over unread bytes is reset, and the answer lost
         self._received += data

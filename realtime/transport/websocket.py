@@ -145,6 +145,7 @@ class WebSocketTransport(WebSocketClosing):
     # Opening
 
     def _receive_head(self, data: bytes) -> None:
+        self._peer.settlement.first_byte_read()
         pending = self._pending
         looked_at = 0 if not data else max(len(pending) - len(HEAD_END) + 1, 0)
         pending += data
@@ -253,7 +254,7 @@ class WebSocketTransport(WebSocketClosing):
             if not is_allowed and not self._meter(CONTROL, count):
                 return end
             if answers:
-                self.write(answers)
+                self._send(answers)
             if pongs and self._session is not None:
                 self._session.pong_received()
         return end
@@ -308,7 +309,7 @@ class WebSocketTransport(WebSocketClosing):
             elif event.opcode is Opcode.PONG and self._session is not None:
                 self._session.pong_received()
         answers = ws_protocol.data_to_send()
-        write = self.write if ws_protocol.state is ProtocolState.OPEN else self._transport.write
+        write = self._send if ws_protocol.state is ProtocolState.OPEN else self._transport.write
         if ws_protocol.state is not ProtocolState.OPEN and self._state is WebSocketState.OPEN:
             verdict = ws_protocol.close_rcvd or ws_protocol.close_sent
             assert verdict is not None, "ws_protocol ends with a close frame, of the peer or its own"

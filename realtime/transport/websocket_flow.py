@@ -32,6 +32,7 @@ from realtime.transport.base import ClientSession, Framing
 from realtime.transport.client_log import SESSION_FAILED, SLOW_CLIENT, log_sent
 from realtime.transport.flood import FloodMeter
 from realtime.transport.frames import TEXT, messages_in
+from realtime.transport.left_behind import fallen_behind, note
 from realtime.transport.parked import Parked
 from realtime.transport.peer import Peer
 from realtime.transport.unsent import Unsent
@@ -94,7 +95,10 @@ class WebSocketFlow(asyncio.Protocol):
     def __init__(self, endpoint: WebSocketEndpoint, peer: Peer) -> None:
         self.framing: Framing = TEXT
         self.write: Callable[[bytes], None] = _ignore
-        """Send framed bytes. What does it depends on the state, and on whether the peer keeps up."""
+        """
+        Send framed bytes; `note` follows. What does it depends on the state, and on whether the peer keeps up. While it
+        does, this is the loop's own function: a call of ours for each member would cost a tenth of a broadcast.
+        """
         self._endpoint = endpoint
         self._peer = peer
         self._state = WebSocketState.CONNECTING
@@ -126,13 +130,16 @@ class WebSocketFlow(asyncio.Protocol):
         """Have the loop say when the peer falls behind. Comes first, with each transport of the loop."""
         self._keeps_unsent = self._transport.get_extra_info("ssl_object") is None
         self._transport.set_write_buffer_limits(high=0 if self._keeps_unsent else HIGH_WATER)
+        fallen_behind.clear()  # what waits here already is no piece of ours
         if self._keeps_unsent and self._transport.get_write_buffer_size():
             self._unsent = Unsent()  # of an earlier request on this connection; its bytes are not known
 
     def pause_writing(self) -> None:
         """The peer does not take everything: the write that is under way leaves something behind."""
         if self._keeps_unsent:
-            self._unsent = self._unsent or Unsent()  # `_left_behind` follows, with the piece
+            if self._unsent is None:
+                self._unsent = Unsent()
+                fallen_behind.append(self)  # `left_behind` follows, with the piece
         else:
             self._begin_congestion(asyncio.get_running_loop().time(), self.acknowledged_bytes())
         if self._state is WebSocketState.OPEN:
@@ -166,24 +173,32 @@ class WebSocketFlow(asyncio.Protocol):
         """Return what writes while the peer keeps up."""
         if self._endpoint.logs_messages:
             return self._write_logged
-        write: Callable[[bytes], None] = self._put if self._keeps_unsent else self._transport.write
+        write: Callable[[bytes], None] = self._transport.write
         return write
 
     def _put(self, data: bytes) -> None:
-        """Write, and note what stays behind. This is the hot path."""
+        """Write, whatever the limits say, and note what stays behind."""
         self._transport.write(data)
         if self._unsent is not None:
-            self._left_behind(data)
+            fallen_behind.clear()  # of nothing but this connection
+            self.left_behind(data)
 
-    def _left_behind(self, data: bytes) -> None:
+    def left_behind(self, piece: bytes) -> None:
+        """See `FallenBehind`."""
         unsent = self._unsent
         if unsent is None:
             return
-        unsent.append(data)
+        unsent.append(piece)
         buffered = self._transport.get_write_buffer_size()
         unsent.trim(buffered)
         if buffered > HIGH_WATER and self._congested_since is None:
             self._begin_congestion(asyncio.get_running_loop().time(), self.acknowledged_bytes())
+
+    def _send(self, data: bytes) -> None:
+        """Send framed bytes of the connection's own, such as a pong."""
+        self.write(data)
+        if fallen_behind:
+            note(data)
 
     def _write_logged(self, data: bytes) -> None:
         log_sent(logger, self._log_fields, messages_in(data))

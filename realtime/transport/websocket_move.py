@@ -295,7 +295,7 @@ class WebSocketMove(WebSocketFlow):
         if parked.message is not None:
             self._read_again(parked.message)
         for piece in parked.pieces[1:]:
-            self.write(piece)
+            self._send(piece)
         if parked.limits_unsent is not None:
             self.limit_unsent(parked.limits_unsent)
         if parked.farewell is not None:

@@ -225,6 +225,7 @@ class Acceptor:
         return True
 
     def _evict(self, pending: PendingConnection) -> None:
+        assert self._pending.get(pending.sock.fileno()) is pending, "the eviction queue has pending connections only"
         self._forget(pending)
         self._addresses.ended(pending.network)
         reason = "the request is not finished, and other connections need its room"
@@ -241,11 +242,8 @@ class Acceptor:
     def _admit(self, pending: PendingConnection) -> bool:
         """Count a connection under its address, known by now, or refuse it. Return whether it goes on."""
         network = self._addresses.of(pending.peer_address)
-        if not self._addresses.admits(network):
-            self._refuse_many(pending, network)
-            return False
-        if network is not None and not self._addresses.has_share(network):
-            oldest = self._eviction.oldest_of(network)
+        if network is not None and not self._addresses.has_room_for(network):
+            oldest = self._eviction.oldest_of(network) if self._addresses.admits(network) else None
             if oldest is None:
                 self._refuse_many(pending, network)
                 return False
@@ -365,6 +363,7 @@ class Acceptor:
 
     def _route(self, pending: PendingConnection, handoff: PendingHandoff) -> None:
         """Give a connection to the dispatcher, which owns it from then on."""
+        assert handoff.sock is pending.sock, "the socket that leaves the table is the one that is dispatched"
         self._forget(pending)
         handoff.network = pending.network
         self._dispatcher.dispatch(handoff)
@@ -393,6 +392,7 @@ class Acceptor:
         if not isinstance(head, Head) or not self._listeners:
             self._refusals.refuse(sock, 503, "shutting down", "refused_stopping")
             return
+        assert len(received) >= head.length, "the next worker has to get the whole head"
         handoff = identify(self._affinity, sock, peer_address, port, head)
         handoff.received = received
         handoff.reason = "moved"
@@ -431,6 +431,7 @@ class Acceptor:
                 partial(self._refuse, pending, 503, "shutting down", "refused_stopping"),
                 partial(self._drop, pending.sock),
             )
+        assert not self._pending, "each client was answered or closed: no watch and no timer is left"
 
     def release(self) -> None:
         """Close the spare descriptor. Call this last: the acceptor cannot accept without one."""

@@ -24,6 +24,7 @@ class DescriptorReserve:
             limit: how many files this process may have open.
         """
         self._full_at = limit - min(RESERVE, limit // 8)
+        assert self._full_at > 0, "with a reserve that takes everything no connection would be accepted"
         self._spare = -1
         self.refill()
 

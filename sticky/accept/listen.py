@@ -39,8 +39,8 @@ def bind_all(addresses: Sequence[str]) -> list[socket.socket]:
 
 def bind(address: str) -> socket.socket:
     """
-    Bind one address: HOST:PORT, [v6]:PORT, :PORT (every address of the machine), unix:PATH, or fd://N for a socket that
-    this process inherited, as systemd passes it from 3 on (sd_listen_fds(3)). The caller owns the socket.
+    Bind one address: HOST:PORT, [v6]:PORT, :PORT (every address of the machine), unix:PATH, or fd://N. The last one is
+    a socket that this process inherited, as systemd passes it from 3 on (sd_listen_fds(3)). The caller owns the socket.
 
     Raises:
         SettingsError: it is no address, or cannot be had; the text says why.

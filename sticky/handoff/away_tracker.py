@@ -105,6 +105,7 @@ class AwayTracker:
 
     def slots_changed(self, slots: int) -> None:
         """Set the number of slots, and request from each live worker the keys whose home is elsewhere by it."""
+        assert slots > 0, "without a slot no key has a home"
         self._slots = slots
         workers = list(self._live.values())
         number = self._table.request(worker.worker_id for worker in workers)

@@ -74,6 +74,7 @@ class Blame:
         """
         while self._crashes and now - self._crashes[0][0] > WITHIN_S:
             self._crashes.popleft()
+        assert not self._crashes or self._crashes[-1][0] <= now, "the oldest crash is the first to be forgotten"
         self._crashes.append((now, in_flight))
         suspects = {}
         self.suspected.clear()
@@ -84,6 +85,7 @@ class Blame:
             if len(times) == CRASHES and not self.refuses(key, now):
                 suspects[key] = max(times)
         found = list(suspects) if len(suspects) == 1 else [key for key, most in suspects.items() if most == 1]
+        assert self.suspected.issuperset(found), "a key is suspected before it is refused"
         for key in found:
             self.refused.pop(key, None)
             self.refused[key] = now + REFUSED_S

@@ -51,7 +51,7 @@ class Kind(enum.IntEnum):
     BOOT = 1  # P: the worker's identity and settings; the first message of all
     HANDOFF = 2  # P: a connection, with its descriptor
     DRAIN = 3  # P: move the clients elsewhere and end, within so many seconds
-    EVENT = 4  # P: another worker came or went, or a key is refused
+    EVENT = 4  # P: another worker came or went, a key is refused, or whether new clients should come
     MESSAGE = 5  # P and W: from one application part to another
     INSPECT = 6  # P: report what this process is doing
     SLOTS = 7  # P: the number of slots; report the keys that are away; whether keys of this slot are elsewhere

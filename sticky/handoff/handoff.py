@@ -9,7 +9,7 @@ Theory of operation
 A `PendingHandoff` is a connection whose routing is known. The dispatcher owns it from `dispatch` on. At each moment a
 handoff is in exactly one of these places, and each place has a way out:
 
-    homeless ── a slot is filled ──▶ placed again        no slot is live
+    homeless ── a slot is filled ──▶ placed again        no slot is live (a probe is answered 503 at once instead)
         └────── `patience_s` is over, or the server stops ──▶ 503
     waiting  ── the channel has room ──▶ unacknowledged  the worker's channel is full
         └────── `patience_s` is over ──▶ 503;  the worker goes ──▶ placed again
@@ -23,9 +23,9 @@ by two cumulative numbers, `adopted` and `settled`. For each worker settled <= a
 worker that claims anything else is broken: `OutOfTurn` ends it.
 
 **Two copies.** The primary keeps its copy of a descriptor until the worker reports the connection as settled. The
-worker reports it as adopted in the turn of its loop in which it got the descriptor. It reports it as settled a few
-turns later (acknowledgements.py). Until the copy is closed, no close by the worker reaches the client. So the copy
-decides what can be done when a worker dies:
+worker reports it as adopted in the turn of its loop in which it got the descriptor. It reports it as settled soon after
+its transport has read the first byte, or when the connection has ended (acknowledgements.py). Until the copy is closed,
+no close by the worker reaches the client. So the copy decides what can be done when a worker dies:
 
 - A connection that the worker had not adopted goes to another worker.
 - A connection that the worker had adopted but not read goes to another worker too: the request is still in the socket.
@@ -48,11 +48,12 @@ import enum
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Final, Protocol
 
 from sticky.errors import OutOfTurn
+from sticky.handoff import probes
 from sticky.handoff.away_tracker import AwayTracker, Channels
 from sticky.handoff.channel import ChannelClosed, Kind
 from sticky.handoff.messages import REFUSED
@@ -82,6 +83,8 @@ class Refuses(Protocol):
     def refuse(self, sock: socket.socket, status: int, reason: str, count: str) -> None: ...
 
     def log_too_many(self, peer_address: str, connections: int) -> None: ...
+
+    def answer(self, sock: socket.socket, response: bytes, count: str) -> None: ...
 
 
 class HoldBack(enum.Enum):
@@ -116,6 +119,7 @@ class Dispatcher:
         addresses: Addresses,
         counters: dict[str, int],
         suspicion: Suspicion | None = None,
+        probe_paths: Collection[str] = (),
     ) -> None:
         """
         Args:
@@ -123,7 +127,9 @@ class Dispatcher:
             patience_s: how long a handoff may wait for a worker.
             channels: watches the workers' channels.
             addresses: counts connections; shared with the acceptor.
+            probe_paths: requests for them are answered here at once while no slot is live.
         """
+        self._probe_paths = probe_paths
         self._suspicion = suspicion
         self._poller = poller
         self._hashing = hashing
@@ -144,7 +150,10 @@ class Dispatcher:
         """Bring a handoff to its worker, whatever it takes. The dispatcher owns it from here on."""
         assert not handoff.number, "a handoff is dispatched once; after that it is placed again"
         handoff.expires_at = self._poller.now() + self._patience_s
-        self._guard(self._place, handoff)
+        try:  # as `_guard`, in place: this is the way of each connection
+            self._place(handoff)
+        except Exception:  # noqa: BLE001 - `failed` logs it
+            self._poller.failed(partial(self._close, handoff))
 
     def _guard(self, action: Callable[[PendingHandoff], None], handoff: PendingHandoff) -> None:
         """Do something with one handoff of several. An exception closes that one, and the others go on."""
@@ -156,11 +165,13 @@ class Dispatcher:
     # Placing
 
     def _place(self, handoff: PendingHandoff) -> None:
-        if self._is_stopped_as_suspect(handoff):
+        if self._suspicion is not None and self._suspicion.is_active and self._is_stopped_as_suspect(handoff):
             return
         if not self._live:
             if self._is_closed:
                 self._refuse_closed(handoff)
+            elif handoff.path in self._probe_paths and not handoff.upgrade:
+                self._answer_probe(handoff)
             else:
                 self._wait(self._homeless, handoff)
             return
@@ -214,7 +225,8 @@ class Dispatcher:
         else:
             self._addresses.ended(handoff.network)
         self._counters["handed_over"] += 1
-        self.away.sent(handoff, worker)
+        if handoff.away:
+            self.away.sent(handoff, worker)
         return True
 
     def _send_to_other(self, full: WorkerHandle, handoff: PendingHandoff) -> bool:
@@ -231,8 +243,7 @@ class Dispatcher:
 
     def _is_stopped_as_suspect(self, handoff: PendingHandoff) -> bool:
         """Refuse or hold back a handoff whose requests may crash workers. Return False where it goes on."""
-        if self._suspicion is None or not self._suspicion.is_active:
-            return False
+        assert self._suspicion is not None, "`_place` asks only where one may be suspected"
         decision = self._suspicion.check(handoff)
         if isinstance(decision, Refusal):
             self._refuse(handoff, decision.status, decision.reason, "refused_crasher")
@@ -413,6 +424,13 @@ class Dispatcher:
         """Answer a connection that no worker has. The dispatcher does not own it any more."""
         self._addresses.ended(handoff.network)
         self._refusals.refuse(handoff.sock, status, reason, count)
+
+    def _answer_probe(self, handoff: PendingHandoff) -> None:
+        """Answer a load balancer's probe in place of a worker: there is none."""
+        self._addresses.ended(handoff.network)
+        self._refusals.answer(
+            handoff.sock, probes.unready([probes.NO_WORKER], is_head=handoff.method == "HEAD"), "probes_answered"
+        )
 
     def _close(self, handoff: PendingHandoff) -> None:
         """Close a connection that no worker has."""

@@ -15,7 +15,6 @@ nothing that a worker writes can hurt the primary. The journal is bounded: conne
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import itertools
@@ -25,6 +24,8 @@ import re
 from collections import Counter
 from hashlib import blake2b
 from typing import Final
+
+from sticky.loop.timers import LoopTimers, Timers
 
 ENTRIES: Final = 65_536  # connections: one process rarely has more descriptors. Only pages that are used take memory.
 KEY_BYTES: Final = 64  # the first is a length
@@ -38,65 +39,72 @@ MESSAGE: Final = 4
 ENDING: Final = 8
 OPEN: Final = 16
 
-ENDING_TURNS: Final = 3  # of the loop: by then an application that works after its response has begun to
+ENDING_S: Final = 0.005  # from the end of a message: what an application does at once after it is done by then
 
 
 class Mark:
     """One connection's entry. The entry is free again when this object is deleted."""
 
-    __slots__ = ("_at", "_journal", "key")
+    __slots__ = ("at", "journal", "key")
 
     def __init__(self, journal: Journal, at: int, key: bytes) -> None:
-        self._journal = journal
-        self._at = at
+        """
+        Args:
+            journal: whose entry it is.
+            at: its place there. Where each message passes, `journal.states[at]` is changed in place.
+            key: of the connection.
+        """
+        self.journal = journal
+        self.at = at
         self.key = key
 
     def begin(self, bit: int = REQUEST) -> None:
         """Note that something is in flight on this connection. You must call `end`. Noting it twice changes nothing."""
-        self._journal.states[self._at] |= bit
+        self.journal.states[self.at] |= bit
 
     def end(self, bit: int = REQUEST) -> None:
         """Note that it is over."""
-        self._journal.states[self._at] &= ~bit
+        self.journal.states[self.at] &= ~bit
 
     def end_soon(self) -> None:
-        """Note that a request is over, some turns of the loop later: tasks that it started may still crash."""
-        self._journal.end_soon(self)
+        """Note that a request is over, `ENDING_S` later: what it started may still crash."""
+        self.journal.end_soon(self)
 
     def rename(self, key: bytes) -> None:
         """Set the key anew: the next request on this connection is another client's."""
         if key != self.key and self is not NO_MARK:
             self.key = key
-            self._journal.write(self._at, key)
+            self.journal.write(self.at, key)
 
     def __del__(self) -> None:
-        self._journal.free(self._at)
+        self.journal.free(self.at)
 
 
 class Journal:
     """The worker's side of the file."""
 
-    def __init__(self, memory: mmap.mmap | None = None) -> None:
+    def __init__(self, memory: mmap.mmap | None = None, timers: Timers | None = None) -> None:
         """
         Args:
             memory: shared with the primary. None where there is none: then everything is noted in vain.
+            timers: the running event loop's unless given.
         """
+        self._timers = timers or LoopTimers()
         self.states: mmap.mmap | bytearray = bytearray(1) if memory is None else memory
         self._is_shared = memory is not None
         self._used = 0  # entries that were ever used
         self._free: list[int] = []
-        self._turn = 0
-        self._ending: dict[Mark, int] = {}  # the turn in which `end_soon` was called, in that order
+        self._ending: dict[Mark, float] = {}  # when ENDING is over, in that order
         if memory is not None:
             os.register_at_fork(after_in_child=self._leave)
 
     @classmethod
-    def from_fd(cls, fd: int | None) -> Journal:
+    def from_fd(cls, fd: int | None, timers: Timers | None = None) -> Journal:
         """Map a file that `create` made. The descriptor is closed, for the mapping stays without it."""
         if fd is None:
             return cls()
         try:
-            return cls(mmap.mmap(fd, SIZE))
+            return cls(mmap.mmap(fd, SIZE), timers)
         except (OSError, ValueError):
             return cls()
         finally:
@@ -118,6 +126,7 @@ class Journal:
             else:
                 return NO_MARK
             assert self.states[at] == 0, "only a free entry is taken"
+            assert len(self._free) < self._used <= ENTRIES, "the entry that was taken is not free any more"
             self.write(at, key)
             self.states[at] = OPEN
             return Mark(self, at, key)
@@ -134,27 +143,28 @@ class Journal:
     def free(self, at: int) -> None:
         """Free an entry. Only `Mark` calls this, when it is deleted."""
         if self._is_shared:
+            assert at < self._used, "only an entry that was taken can be freed"
             self.states[at] = 0
             self._free.append(at)
 
     def end_soon(self, mark: Mark) -> None:
+        """As `Mark.end_soon`. One timer serves all marks, and runs only while there are some."""
         mark.begin(ENDING)
         mark.end()
         if not self._ending:
-            asyncio.get_running_loop().call_soon(self._sweep)
+            self._timers.after(ENDING_S, self._sweep)
         self._ending.pop(mark, None)
-        self._ending[mark] = self._turn
+        self._ending[mark] = self._timers.now() + ENDING_S
 
     def _sweep(self) -> None:
-        """End a turn of the loop: what ended more than `ENDING_TURNS` ago is over."""
-        self._turn += 1
-        for mark, turn in list(self._ending.items()):
-            if self._turn - turn <= ENDING_TURNS:
+        now = self._timers.now()
+        for mark, over_at in list(self._ending.items()):
+            if over_at > now:
                 break
             del self._ending[mark]
             mark.end(ENDING)
         if self._ending:
-            asyncio.get_running_loop().call_soon(self._sweep)
+            self._timers.after(ENDING_S, self._sweep)
 
 
 NO_JOURNAL: Final = Journal()

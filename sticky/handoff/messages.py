@@ -29,6 +29,8 @@ NAME_MAX: Final = 64  # characters of a recipient: "all", "slot:511"
 PEER_MAX: Final = 128  # characters of a peer address
 REFUSED: Final = "refused"
 """The reason of a handoff that a worker has to refuse, and the event that announces a refused key."""
+READINESS: Final = "readiness"
+"""The event that says whether new clients should come. An event, no kind of its own: an older worker drops it."""
 
 DEPTH_MAX: Final = 16  # levels of statistics
 DATA_DEPTH_MAX: Final = 100  # levels of application data: every process can decode that, however deep its stack is
@@ -86,7 +88,7 @@ class Drain(Message, tag=Kind.DRAIN.value, frozen=True):
 
 
 class ClusterEvent(Message, tag=Kind.EVENT.value, frozen=True):
-    """Something happened elsewhere: "online" and "exit" of another worker, or `REFUSED` with a key."""
+    """Something happened elsewhere: "online", "exit" of another worker, `REFUSED` with a key, or `READINESS`."""
 
     name: str
     about: dict[str, Any]

@@ -69,6 +69,7 @@ class PendingHandoff:
     def header(self) -> tuple[object, ...]:
         """Return the fields of `messages.Handoff`, in their order."""
         assert self.number > 0, "the worker acknowledges by this number"
+        assert self.key is not None or not self.away, "only a key has a home from which it can be away"
         return (
             self.number,
             self.address,

@@ -63,6 +63,11 @@ class Refusals:
         self._counters[count] += 1
         self._linger(sock, response(status, reason))
 
+    def answer(self, sock: socket.socket, response: bytes, count: str) -> None:
+        """Answer a connection with a whole response, count it and close it. You give up the socket."""
+        self._counters[count] += 1
+        self._linger(sock, response)
+
     def alert(self, sock: socket.socket, count: str) -> None:
         """Answer a connection whose client speaks TLS, count it and close it. You give up the socket."""
         self._counters[count] += 1
@@ -100,6 +105,7 @@ class Refusals:
         """Close every connection that lingers."""
         while self.close_oldest():
             pass
+        assert not self._lingering, "each was closed, and its timer finds nothing"
 
     @property
     def lingering(self) -> int:
@@ -117,6 +123,7 @@ class Refusals:
         if len(self._lingering) >= self._most:
             self.close_oldest()
         fd = sock.fileno()
+        assert len(self._lingering) < self._most, "refused clients never take the descriptors of others"
         assert fd not in self._lingering, "a descriptor leaves the table before it is closed"
         self._lingering[fd] = sock
         left = LINGER_BYTES
@@ -149,6 +156,7 @@ class Refusals:
 
 def response(status: int, reason: str) -> bytes:
     """Return a whole HTTP response that ends its connection."""
+    assert status in _PHRASES, "a status that this package refuses with has a phrase"
     body = f"{reason}\n".encode()
     head = (
         f"HTTP/1.1 {status} {_PHRASES[status]}\r\nContent-Type: text/plain; charset=utf-8\r\n"

@@ -194,10 +194,13 @@ def offers_websocket(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     Args:
         headers: with names in lower case.
     """
-    offered = [value for name, value in headers if name == b"upgrade"]
-    if not offered or b"websocket" not in _tokens(offered):
-        return False
-    return b"upgrade" in _tokens([value for name, value in headers if name == b"connection"])
+    offered = connection = b""  # several lines of a list are one (RFC 9110, section 5.3)
+    for name, value in headers:
+        if name == b"upgrade":
+            offered = offered + b"," + value if offered else value
+        elif name == b"connection":
+            connection = connection + b"," + value if connection else value
+    return bool(offered) and _has_token(offered, b"websocket") and _has_token(connection, b"upgrade")
 
 
 def handshake_fault(method: str, version: str, headers: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
@@ -231,9 +234,10 @@ def are_headers(lines: list[bytes]) -> bool:
     return not any(line.translate(None, _TEXT) or _find_header_fault(line) for line in lines)
 
 
-def _tokens(lines: list[bytes]) -> list[bytes]:
-    """Split header lines that are lists of words in any case (RFC 9110, section 5.6.1)."""
-    return [token.strip(b" \t") for token in b",".join(lines).lower().split(b",")]
+def _has_token(value: bytes, token: bytes) -> bool:
+    """Return whether a header that is a list of words in any case has this one (RFC 9110, section 5.6.1)."""
+    words = value.lower()
+    return words == token or token in [word.strip(b" \t") for word in words.split(b",")]
 
 
 def _inspect_begun(data: bytes, limits: HeadLimits, seen: int) -> Verdict:

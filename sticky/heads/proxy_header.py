@@ -80,6 +80,7 @@ def _parse_v1(data: bytes) -> ProxyHeader | NeedMore | Refusal:
     if end < 0:
         return NEED_MORE if len(data) < V1_MAX_BYTES else _BAD_V1
     length = end + 2
+    assert length <= V1_MAX_BYTES, "a longer line was not searched for its end"
     family, *fields = line.decode("ascii").split(" ")[1:]
     if family == "UNKNOWN":  # "the receiver must ignore anything presented before the CRLF"
         return ProxyHeader(None, 0, None, 0, length)

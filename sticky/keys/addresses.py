@@ -14,10 +14,10 @@ connection: the acceptor and the dispatcher do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from ipaddress import ip_address
 from socket import AF_INET, inet_pton
-from typing import Final, Generic, NewType, TypeVar
+from typing import Final, Generic, NewType, Protocol, TypeVar
 
 from sticky.heads.forwarded import plain
 
@@ -43,6 +43,13 @@ def network_of(address: str) -> Network | None:
     return Network(found.packed if found.version == 4 else found.packed[:8])
 
 
+class TrustedProxies(Protocol):
+    """Knows the trusted proxies: `Affinity`."""
+
+    def trusts(self, peer_address: str) -> bool:
+        """Return whether a peer is a trusted proxy."""
+
+
 class Addresses:
     """
     Counts connections by address: in the primary (`_here`), in each worker (`held`, which its handle has), and in all
@@ -51,16 +58,17 @@ class Addresses:
     Invariant: no count in a table is below 1.
     """
 
-    def __init__(self, *, trusts: Callable[[str], bool], most: int | None, descriptors: int) -> None:
+    def __init__(self, proxies: TrustedProxies, *, most: int | None, descriptors: int) -> None:
         """
         Args:
-            trusts: returns whether a peer is a trusted proxy.
+            proxies: those whose connections are many clients', and are not counted.
             most: how many connections one address may have in all processes together; None for no limit.
             descriptors: how many files each process may have open. One address gets at most `share` of them.
         """
         self.most = most
         self.share = int(max(descriptors - OWN, descriptors / 2) * SHARE) or 1
-        self._trusts = trusts
+        assert self.share > 0, "an address that may have no connection could never be served"
+        self._proxies = proxies
         self._here: dict[Network, int] = {}
         self._all: dict[Network, int] = {}
         self._known: dict[str, Network | None] = {}
@@ -73,7 +81,7 @@ class Addresses:
             pass
         if len(self._known) >= KNOWN_MAX:
             self._known.clear()
-        found = self._known[peer_address] = None if self._trusts(peer_address) else network_of(peer_address)
+        found = self._known[peer_address] = None if self._proxies.trusts(peer_address) else network_of(peer_address)
         return found
 
     def admits(self, network: Network | None) -> bool:
@@ -84,6 +92,13 @@ class Addresses:
         """Return whether one more connection of an address fits, in the primary or in a worker that has `held`."""
         return network is None or (self._here if held is None else held).get(network, 0) < self.share
 
+    def has_room_for(self, network: Network | None) -> bool:
+        """Return whether one more connection of an address fits here: it `admits` it, and it `has_share`."""
+        if network is None:
+            return True
+        is_admitted = self.most is None or self._all.get(network, 0) < self.most
+        return is_admitted and self._here.get(network, 0) < self.share
+
     def count(self, network: Network | None) -> int:
         """Return how many connections an address has in all processes."""
         return 0 if network is None else self._all.get(network, 0)
@@ -93,8 +108,9 @@ class Addresses:
     def accepted(self, network: Network | None) -> None:
         """Count a connection that the primary has from now on. Call `ended` or `handed_over` when that ends."""
         if network is not None:
-            _add(self._here, network, 1)
-            _add(self._all, network, 1)
+            here, all_ = self._here, self._all
+            here[network] = here.get(network, 0) + 1
+            all_[network] = all_.get(network, 0) + 1
 
     def ended(self, network: Network | None) -> None:
         """Stop counting a connection that ended in the primary."""
@@ -106,7 +122,7 @@ class Addresses:
         """Move a connection from the primary to a worker."""
         if network is not None:
             _add(self._here, network, -1)
-            _add(held, network, 1)
+            held[network] = held.get(network, 0) + 1
 
     def taken_back(self, network: Network | None, held: dict[Network, int]) -> None:
         """Move a connection from a worker to the primary."""
@@ -130,6 +146,7 @@ class Addresses:
     def worker_lost(self, held: dict[Network, int]) -> None:
         """Stop counting the connections of a dead worker. Call `accepted` for those whose copy the primary has."""
         for network, count in held.items():
+            assert count > 0, "an address without a connection has left the table"
             _add(self._all, network, -count)
         held.clear()
 

@@ -154,7 +154,7 @@ class Affinity:
 
     def secure(self, peer_address: str, head: Head | None) -> bool:
         """Return whether a trusted proxy says that the client came by https."""
-        if head is None or not self._trusts_any or not self._is_trusted(peer_address, _parse(peer_address)):
+        if head is None or not self._trusts_any or not self.trusts(peer_address):
             return False
         scheme = None
         for name in self.settings.client_headers:

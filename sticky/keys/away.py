@@ -119,6 +119,7 @@ class AwayKeys:
         self._unanswered.discard(worker)
         for key in self._by_worker.pop(worker, ()):
             entry = self._entries[key]
+            assert worker in entry.holdings, "`_by_worker` names no holding that is not there"
             del entry.holdings[worker]
             if not entry.holdings:
                 del self._entries[key]
@@ -171,6 +172,7 @@ class AwayKeys:
 
     def end_round(self, number: int) -> None:
         """End a round without the missing answers. It does nothing where a newer round has begun."""
+        assert number <= self._round, "a round ends after it has begun"
         if number == self._round:
             self._unanswered.clear()
 
@@ -182,6 +184,7 @@ class AwayKeys:
                 self.refused += 1
                 return None
             entry = self._entries[key] = _Entry(slot)
+            assert len(self._entries) <= self._limit, "clients choose the keys, so the table is bounded"
         elif entry.slot != slot:  # the slot where it was has no worker any more
             for other in entry.holdings:
                 self._by_worker[other].discard(key)

@@ -39,6 +39,7 @@ class RoundRobin:
         self._last = -1
 
     def __call__(self, live: Mapping[Slot, Loaded]) -> Slot:
+        assert live, "the dispatcher has a connection wait where no slot is live"
         slots = sorted(live)
         self._last = next((slot for slot in slots if slot > self._last), slots[0])
         return Slot(self._last)

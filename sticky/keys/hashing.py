@@ -7,8 +7,8 @@ BLAKE2b with the cluster's secret as its key: the same on every machine and afte
 and no client without it can aim at one worker.
 
 **Two secrets.** While a secret is replaced, the one before it is given too (`previous`). Keys still hash under the
-previous one, so no key moves. Sticky ids of both are read, and new ones are made under the new one. Once the previous
-one is no longer given, keys hash under the new one, and an id of the previous one is hashed like any other text.
+previous one, so no key moves. Sticky ids of both are read, and new ones are made under the new one. After
+`previous` has been removed, keys hash under the new one. An id of the previous one is then hashed like any other text.
 
 It never uses `hash()`, which differs between processes, nor `% len(live)`, which moves almost every key when one slot
 is lost.
@@ -157,6 +157,7 @@ class Hashing:
         again, whatever the id ends in; what is added never needs quotes or encoding.
         """
         assert app_id, "an empty id names nothing"
+        assert 0 <= slot <= MAX_SLOT, f"slot {slot} does not fit a tag"
         place = slot.to_bytes(_SLOT_BYTES, "big")
         return app_id + _MARK + urlsafe_b64encode(place + self._tags[0].of_app_id(place, app_id))
 

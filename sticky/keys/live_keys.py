@@ -26,7 +26,7 @@ class LiveKeys:
     Invariant: a key is in at most one of `_counts` and `_ended`, and each key of `_away` is in `_counts`.
     """
 
-    def __init__(self, hashing: Hashing, slot: Slot, on_ended: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, hashing: Hashing, slot: Slot, on_ended: Callable[[], None]) -> None:
         """
         Args:
             on_ended: called when a key that is away has lost its last connection. It is not called again before
@@ -47,6 +47,7 @@ class LiveKeys:
         if away or key in self._ended:  # its end is not reported yet, so it never happened for the primary
             self._away.add(key)
             self._ended.pop(key, None)
+        assert key not in self._ended, "a key with a live connection has not ended"
 
     def leave(self, key: Key | None) -> None:
         """Count one connection fewer."""
@@ -83,6 +84,7 @@ class LiveKeys:
         """Return every live key whose home, among so many slots, is elsewhere. From now on they are away."""
         found = [key for key in self._counts if home_of(self._hashing, key, slots) != self._slot]
         self._away.update(found)
+        assert self._away <= self._counts.keys(), "a key without a connection is never away"
         return found
 
     def take_ended(self) -> list[Key]:
@@ -95,6 +97,7 @@ class LiveKeys:
     def put_back(self, keys: list[Key]) -> None:
         """Put back keys that could not be reported now, except those that have a connection again."""
         self._ended = {**dict.fromkeys(key for key in keys if key not in self._counts), **self._ended}
+        assert self._counts.keys().isdisjoint(self._ended), "a key that ended and came again is not reported as ended"
 
     @property
     def has_ended(self) -> bool:

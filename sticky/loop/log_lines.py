@@ -38,6 +38,7 @@ SIDECAR_EXITED: Final = "sidecar exited"
 SIDECAR_NOT_STARTED: Final = "sidecar not started"
 SERVER_LISTENING: Final = "server listening"
 SERVER_GIVES_UP: Final = "server gives up"
+SERVER_LAME_DUCK: Final = "server lame duck"  # it serves on, and its probes say that it stops
 SERVER_STOPPING: Final = "server stopping"
 SERVER_STOPPED: Final = "server stopped"
 SIGNAL_RECEIVED: Final = "signal received"

@@ -108,11 +108,13 @@ class Poller:
         Args:
             on_failed: called when `callback` has raised something. It closes what the callback concerned.
         """
+        assert fd not in self._callbacks, "a descriptor is forgotten before it is closed: this one has its number"
         self._epoll.register(fd, mask)
         self._callbacks[fd] = (callback, on_failed)
 
     def change(self, fd: int, mask: int) -> None:
         """Watch the same descriptor for something else."""
+        assert fd in self._callbacks, "only a descriptor that is watched can be watched for something else"
         self._epoll.modify(fd, mask)
 
     def forget(self, fd: int) -> None:
@@ -151,6 +153,7 @@ class Poller:
             callback, timer.callback = timer.callback, None
             if callback is None:
                 self._cancelled -= 1
+                assert self._cancelled >= 0, "a timer without a callback was counted when it was cancelled"
                 continue
             try:
                 callback()
@@ -192,6 +195,7 @@ class Poller:
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)
             self._cancelled -= 1
+            assert self._cancelled >= 0, "as in `run_once`"
         if not self._timers:
             return -1
         return max(self._timers[0][0] - self.now(), 0)

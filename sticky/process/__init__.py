@@ -1,1 +1,1 @@
-"""The primary as a process: its loop, its signals, and what operators ask of it."""
+"""The primary as a process: its loop, its signals, and the requests of operators."""

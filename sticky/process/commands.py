@@ -24,7 +24,8 @@ class Controlled(Protocol):
 
     def statistics(self) -> dict[str, Any]: ...
 
-    def reload(self) -> None: ...
+    def reload(self) -> bool:
+        """Replace every worker. Return False when the server stops, or will soon."""
 
     def scale(self, workers: int) -> None: ...
 
@@ -53,8 +54,7 @@ def _status(primary: Controlled, request: Request) -> Answer:
 
 
 def _reload(primary: Controlled, request: Request) -> Answer:
-    primary.reload()
-    return OK
+    return OK if primary.reload() else {"error": "the server stops: it is not reloaded any more"}
 
 
 def _scale(primary: Controlled, request: Request) -> Answer:

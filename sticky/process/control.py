@@ -172,6 +172,7 @@ class ControlServer:
     def _reply(self, client: _ControlClient, answer: dict[str, Any]) -> None:
         if self._clients.get(client.fd) is not client:
             return  # dropped meanwhile
+        assert not client.unsent, "a client gets one answer"
         try:
             client.unsent = memoryview(msgspec.json.encode(answer) + b"\n")
         except Exception:  # noqa: BLE001 - `failed` logs it

@@ -40,9 +40,9 @@ class ServiceManager:
         """Notify that a reload has begun. The caller must call `ready` when it has ended."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
-    def stopping(self) -> None:
-        """Notify that the server stops, so that its end is no failure."""
-        self._send("STOPPING=1", "STATUS=stopping")
+    def stopping(self, status: str = "stopping") -> None:
+        """Notify that the server stops, or will soon, so that its end is no failure. `status` is as for `ready`."""
+        self._send("STOPPING=1", f"STATUS={status}")
 
     def alive(self) -> None:
         """Notify that the loop turns. The caller must call it every `watchdog_s`."""

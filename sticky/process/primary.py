@@ -6,7 +6,8 @@ Its poller and its environment are given to it, so that a test runs it without a
 
 | signal    | what happens                                                          |
 |-----------|-----------------------------------------------------------------------|
-| TERM, INT | stop accepting, drain every worker, end; a second one ends at once    |
+| TERM, INT | lame duck, then stop accepting, drain every worker, end; another one  |
+|           | ends the lame duck, and one after that ends at once                   |
 | QUIT      | end at once                                                           |
 | HUP       | reload: each worker is replaced when its successor is ready           |
 | TTIN/TTOU | one worker more, one fewer                                            |
@@ -15,18 +16,19 @@ Its poller and its environment are given to it, so that a test runs it without a
 
 **States** (`TRANSITIONS`):
 
-    STARTING ──listen──▶ SERVING ──stop──▶ STOPPING ──ended──▶ STOPPED
-        └───────────────stop─────────────────▲
+    STARTING ──listen──▶ SERVING ──warn──▶ LAME_DUCK ──stop──▶ STOPPING ──ended──▶ STOPPED
+        │                   └───────────stop──────────────────────▲
+        └───────────────────────────────stop──────────────────────┘
 
 The start goes: bind, sidecars ready, workers started, first worker ready, listen. So an address that is taken is
-reported before anything is started, and no client is accepted before a worker can serve it. The stop goes: refuse,
-drain the workers, end the sidecars. In STOPPING another stop only makes it faster.
+reported before anything is started, and no client is accepted before a worker can serve it. The stop goes: warn the
+load balancer, refuse, drain the workers, end the sidecars. In LAME_DUCK everything is served on, new clients included,
+while the workers answer probes that the server stops. Another stop only makes it faster.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
 import os
 import secrets
@@ -45,11 +47,14 @@ from sticky.loop.poller import Poller
 from sticky.process import commands, privileges
 from sticky.process.control import ControlServer
 from sticky.process.notify import ServiceManager
+from sticky.process.primary_state import TRANSITIONS, PrimaryEvent, PrimaryState
 from sticky.process.routing import Routing
 from sticky.process.signals import queued_signals
 from sticky.settings import ClusterSettings
 from sticky.supervision.environment import Environment
+from sticky.supervision.hooks import ClusterHooks
 from sticky.supervision.launcher import Launcher
+from sticky.supervision.readiness import LAME_DUCK, STOPPING, NodeReadiness
 from sticky.supervision.sidecars import Sidecar, Sidecars
 from sticky.supervision.supervisor import Supervisor
 from sticky.supervision.workers import Workers
@@ -68,30 +73,12 @@ _SIGNALS: Final = (
 SLOT: Final = "STICKY_SLOT"
 """The environment variable that names a worker's slot, for what reads nothing else."""
 
-
-class PrimaryState(enum.Enum):
-    """Where a run of the primary is."""
-
-    STARTING = "starting"  # no worker was ready yet, and no client is accepted
-    SERVING = "serving"
-    STOPPING = "stopping"  # no client is accepted any more
-    STOPPED = "stopped"  # the loop ends
+EnvOf = Callable[[Slot], Mapping[str, str]]
 
 
-class PrimaryEvent(enum.Enum):
-    """What moves it on."""
-
-    LISTEN = "listen"  # the first worker is ready
-    STOP = "stop"  # a signal, a command, or no worker could boot
-    ENDED = "ended"  # no worker and no sidecar is left
-
-
-TRANSITIONS: Final[dict[tuple[PrimaryState, PrimaryEvent], PrimaryState]] = {
-    (PrimaryState.STARTING, PrimaryEvent.LISTEN): PrimaryState.SERVING,
-    (PrimaryState.STARTING, PrimaryEvent.STOP): PrimaryState.STOPPING,
-    (PrimaryState.SERVING, PrimaryEvent.STOP): PrimaryState.STOPPING,
-    (PrimaryState.STOPPING, PrimaryEvent.ENDED): PrimaryState.STOPPED,
-}
+def _worker_env(env: Mapping[str, str], env_of: EnvOf, slot: Slot) -> dict[str, str]:
+    """Return the environment of a slot's worker. What the application says about its slot comes last, and wins."""
+    return {**env, SLOT: str(slot), **env_of(slot)}
 
 
 class Primary:
@@ -107,7 +94,7 @@ class Primary:
         worker_config: Any,
         sidecars: Sequence[Sidecar],
         env: Mapping[str, str],
-        env_of: Callable[[Slot], Mapping[str, str]],
+        env_of: EnvOf,
         hooks: Mapping[str, Sequence[Callable[[dict[str, Any]], None]]],
     ) -> None:
         """
@@ -126,12 +113,15 @@ class Primary:
         self._poller = poller
         self._environment = environment
         self._settings = settings
-        self._hooks = hooks
         self._counters = poller.counters
+        cluster_hooks = ClusterHooks(hooks, counters=poller.counters)
+        self._hook = cluster_hooks.run
         self._status = 0
         env = dict(env)
         self._manager = ServiceManager(env)
         self._workers = Workers(poller, environment)
+        self._readiness = NodeReadiness(self._workers)
+        self._drains_at_s: float | None = None  # in LAME_DUCK: when the drain begins, by the poller's clock
         self._node = settings.node or secrets.token_hex(4)
         secret = settings.secret or secrets.token_bytes(32)
         self._listeners: list[socket.socket] = []
@@ -143,30 +133,38 @@ class Primary:
             undo.callback(self._routing.release)
             self._control = self._open_control()
             undo.pop_all()  # all that can fail is done
+        env_of_slot = partial(_worker_env, env, env_of)
+        self._supervisor = self._make_supervisor(worker_argv, worker_config, env_of_slot, secret, cluster_hooks)
+        self._sidecars = self._make_sidecars(sidecars, env)
+
+    def _make_supervisor(
+        self, worker_argv: Sequence[str], worker_config: Any, env_of: EnvOf, secret: bytes, hooks: ClusterHooks
+    ) -> Supervisor:
+        """Make the supervisor over the routing. It starts nothing yet, and calls back once the poller runs."""
+        poller, environment, settings = self._poller, self._environment, self._settings
         launcher = Launcher(
-            environment,
-            settings,
-            argv=worker_argv,
-            env_of=lambda slot: {**env, SLOT: str(slot), **env_of(slot)},
-            config=worker_config,
-            node=self._node,
-            secret=secret,
+            environment, settings, argv=worker_argv, env_of=env_of, config=worker_config, node=self._node, secret=secret
         )
-        self._supervisor = Supervisor(
+        return Supervisor(
             poller,
             self._workers,
             launcher,
             self._routing.dispatcher,
             self._routing.crashes,
+            self._readiness,
             settings=settings,
             counters=self._counters,
-            hook=self._hook,
+            hooks=hooks,
+            acceptor=self._routing.acceptor,
             on_first_ready=self._listen,
-            on_reloaded=lambda: self._manager.ready(self._summary()),
+            on_reloaded=self._on_reloaded,
             on_stopped=self._on_workers_stopped,
-            on_given_back=self._routing.acceptor.take_back,
         )
-        self._sidecars = Sidecars(
+
+    def _make_sidecars(self, sidecars: Sequence[Sidecar], env: Mapping[str, str]) -> Sidecars:
+        """Make the sidecars, whose readiness starts the workers."""
+        poller, environment = self._poller, self._environment
+        return Sidecars(
             poller,
             environment,
             sidecars,
@@ -261,13 +259,9 @@ class Primary:
         self._manager.ready(self._summary())
         self._hook("listening", {"addresses": addresses})
 
-    def _hook(self, name: str, fields: dict[str, Any]) -> None:
-        for hook in self._hooks.get(name, ()):
-            try:
-                hook(fields)
-            except Exception:  # noqa: BLE001 - logged with its traceback
-                self._counters["hooks_failed"] += 1
-                log(logging.ERROR, log_lines.HOOK_FAILED, hook=name, exc_info=True)
+    def _on_reloaded(self) -> None:
+        if not self._readiness.is_stopping:  # a manager knows that already
+            self._manager.ready(self._summary())
 
     # Signals
 
@@ -307,10 +301,13 @@ class Primary:
 
     # Commands, of the control socket and of `Cluster`
 
-    def reload(self) -> None:
-        """Replace every worker by a new one, one by one."""
+    def reload(self) -> bool:
+        """Replace every worker by a new one, one by one. Return False when the server stops, or will soon."""
+        if self._readiness.is_stopping:
+            return False
         self._manager.reloading()
         self._supervisor.reload()
+        return True
 
     def scale(self, workers: int) -> None:
         """Have so many workers."""
@@ -334,7 +331,29 @@ class Primary:
     # Stopping
 
     def stop(self) -> None:
-        """Accept nothing more, let every worker drain, then end the sidecars and the loop."""
+        """
+        Warn load balancers for the time of `lame_duck_s`; then accept nothing more, let every worker drain, and end the
+        sidecars and the loop. Called again, it ends the warning.
+        """
+        if self.state is PrimaryState.SERVING and self._settings.lame_duck_s:
+            self._begin_lame_duck(self._settings.lame_duck_s)
+        else:
+            self._begin_drain()
+
+    def _begin_lame_duck(self, lame_duck_s: float) -> None:
+        """Serve everything on, new clients included, while probes are answered that the server stops."""
+        self._transition(PrimaryEvent.WARN)
+        log(logging.INFO, log_lines.SERVER_LAME_DUCK, lame_duck_s=lame_duck_s)
+        self._readiness.set(LAME_DUCK)
+        self._manager.stopping(LAME_DUCK)
+        self._drains_at_s = self._poller.now() + lame_duck_s
+        self._poller.after(lame_duck_s, self._end_lame_duck)
+
+    def _end_lame_duck(self) -> None:
+        if self.state is PrimaryState.LAME_DUCK:  # else another stop has ended it
+            self._begin_drain()
+
+    def _begin_drain(self) -> None:
         self._begin_stopping()
         log(logging.INFO, log_lines.SERVER_STOPPING, drain_s=self._settings.drain_s)
         self._supervisor.stop()
@@ -350,6 +369,8 @@ class Primary:
         if self.state in (PrimaryState.STOPPING, PrimaryState.STOPPED):
             return
         self._transition(PrimaryEvent.STOP)
+        self._drains_at_s = None
+        self._readiness.set(STOPPING)
         self._manager.stopping()
         for listener in self._listeners:
             if listener.fileno() >= 0:
@@ -378,7 +399,10 @@ class Primary:
             "reload": self._supervisor.describe_reload(),
             "live": sorted(self._workers.live),
             "sidecars": self._sidecars.describe(),
+            "state": self.state.value,
             "stopping": self.state in (PrimaryState.STOPPING, PrimaryState.STOPPED),
+            "unready": self._readiness.reasons(),
+            "drains_in_s": None if self._drains_at_s is None else round(self._drains_at_s - self._poller.now(), 1),
             **self._routing.statistics(),
             "counters": dict(self._counters),
         }

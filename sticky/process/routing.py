@@ -41,9 +41,7 @@ class Routing:
         hashing = Hashing(secret, previous=settings.secret_previous)
         affinity = Affinity(settings.affinity, hashing)
         self.crashes = Crashes(poller, affinity, hashing, workers=workers, counters=counters)
-        self._addresses = Addresses(
-            trusts=affinity.trusts, most=settings.connections_per_address, descriptors=descriptors
-        )
+        self._addresses = Addresses(affinity, most=settings.connections_per_address, descriptors=descriptors)
         self._refusals = Refusals(poller, descriptors=descriptors, tls=settings.tls, counters=counters)
         self.dispatcher = Dispatcher(
             poller,
@@ -56,6 +54,7 @@ class Routing:
             addresses=self._addresses,
             counters=counters,
             suspicion=self.crashes,
+            probe_paths=frozenset(settings.probe_paths),
         )
         self.acceptor = Acceptor(
             poller,

@@ -88,6 +88,7 @@ class Crashes:
         return HoldBack.HOLD if self._blame.suspects(key) and self._may_hold(handoff) else None
 
     def _refuse(self, handoff: PendingHandoff, left_s: float) -> Refusal | None:
+        assert left_s > 0, "a key whose time is over is not refused"
         if handoff.reason == REFUSED:
             return None  # a worker has to refuse it, and this is another attempt to find one
         if handoff.upgrade or handoff.kind == "tls":

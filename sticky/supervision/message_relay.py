@@ -13,7 +13,7 @@ outbox was empty once. When its outbox is full, messages for it are dropped and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +23,7 @@ from sticky.handoff.channel import MESSAGE_MAX, Kind
 from sticky.handoff.messages import DATA_DEPTH_MAX, is_shallow
 from sticky.handoff.worker_handle import WorkerHandle
 from sticky.loop.poller import Poller
+from sticky.supervision.hooks import ClusterHooks
 from sticky.supervision.workers import Workers
 
 PRIMARY: Final = "primary"
@@ -38,17 +39,17 @@ class MessageRelay:
         self,
         poller: Poller,
         workers: Workers,
+        hooks: ClusterHooks,
         *,
-        on_message: Callable[[dict[str, Any]], None],
         counters: dict[str, int],
     ) -> None:
         """
         Args:
-            on_message: called with each message for the primary: {"from": "slot:3", "data": …}.
+            hooks: those of "message" get each message for the primary: {"from": "slot:3", "data": …}.
         """
         self._poller = poller
         self._workers = workers
-        self._on_message = on_message
+        self._hooks = hooks
         self._counters = counters
         self._paused: set[int] = set()  # pids of senders
         self._stuck: set[int] = set()  # pids of receivers
@@ -63,7 +64,7 @@ class MessageRelay:
         """
         name = f"slot:{sender.slot}"
         if to == PRIMARY:
-            self._on_message({"from": name, "data": data})
+            self._hooks.run("message", {"from": name, "data": data})
             return
         receivers = [worker for worker in self._receivers(to) if to != ALL or worker is not sender]
         try:

@@ -45,14 +45,16 @@ from sticky.loop.log_lines import log
 from sticky.loop.poller import HANGUP, WRITE, Poller
 from sticky.settings import WORKERS_MAX, ClusterSettings
 from sticky.supervision.crashes import Crashes
+from sticky.supervision.hooks import ClusterHooks
 from sticky.supervision.inspections import Inspections, OnAnswer
 from sticky.supervision.introductions import Introductions
 from sticky.supervision.launcher import Launcher
 from sticky.supervision.message_relay import MessageRelay
+from sticky.supervision.readiness import NodeReadiness
 from sticky.supervision.reload import Reload
 from sticky.supervision.restarts import STEADY_S, Restarts
 from sticky.supervision.watchdog import Watchdog
-from sticky.supervision.worker_messages import ERROR_REASON, OnGivenBack, WorkerMessages
+from sticky.supervision.worker_messages import ERROR_REASON, TakesBack, WorkerMessages
 from sticky.supervision.workers import Workers
 from sticky.worker.worker import EXIT_BOOT
 
@@ -60,8 +62,6 @@ LAST_WORDS_MAX: Final = 64  # rounds of messages that a dead worker has left; it
 KILL_GRACE_S: Final = 5.0  # after the drain's end
 REAP_S: Final = 0.05  # from the end of a channel to that of its process; longer where a child of it has the channel
 ASK_AGAIN_S: Final = 0.01  # while workers report which keys they have that belong to an added slot
-
-Hook = Callable[[str, dict[str, Any]], None]
 
 
 class Supervisor:
@@ -74,41 +74,41 @@ class Supervisor:
         launcher: Launcher,
         dispatcher: Dispatcher,
         crashes: Crashes,
+        readiness: NodeReadiness,
         *,
         settings: ClusterSettings,
         counters: dict[str, int],
-        hook: Hook,
+        hooks: ClusterHooks,
+        acceptor: TakesBack,
         on_first_ready: Callable[[], None],
         on_reloaded: Callable[[], None],
         on_stopped: Callable[[int], None],
-        on_given_back: OnGivenBack,
     ) -> None:
         """
         Args:
             workers: the table, empty; the supervisor alone changes it.
-            hook: called with a lifecycle event and its fields: see `Cluster`.
+            hooks: are called at each event of a worker: see `Cluster`.
+            acceptor: gets the connections that workers give back.
             on_first_ready: called once, when the first worker is ready.
             on_reloaded: called when a reload has ended, well or not.
             on_stopped: called with the exit status, when no worker is left.
-            on_given_back: called with a connection that a worker gave back: see `WorkerMessages`.
         """
-        self.relay = MessageRelay(
-            poller, workers, on_message=lambda message: hook("message", message), counters=counters
-        )
+        self.relay = MessageRelay(poller, workers, hooks, counters=counters)
         self._poller = poller
         self._workers = workers
         self._launcher = launcher
         self._dispatcher = dispatcher
         self._crashes = crashes
+        self._readiness = readiness
         self._settings = settings
         self._counters = counters
-        self._hook = hook
+        self._hook = hooks.run
         self._on_first_ready = on_first_ready
         self._on_reloaded = on_reloaded
         self._on_stopped = on_stopped
         self._inspections = Inspections(poller, workers)
         self._messages = WorkerMessages(
-            poller, self, dispatcher, self.relay, self._inspections, on_given_back=on_given_back, counters=counters
+            poller, self, dispatcher, self.relay, self._inspections, acceptor=acceptor, counters=counters
         )
         self._introductions = Introductions(
             poller,
@@ -211,8 +211,8 @@ class Supervisor:
         self._workers.watch_channel(worker)
 
     def retire_requested(self, worker: WorkerHandle) -> None:
-        """Replace a worker that got TERM from outside. One that is not live any more ends already."""
-        if self._workers.is_live(worker):
+        """Replace a worker that got TERM from outside. One that is not live, or whose server stops, ends already."""
+        if self._workers.is_live(worker) and not self._readiness.is_stopping:
             self.replace(worker.slot)
 
     def worker_ready(self, worker: WorkerHandle) -> None:
@@ -253,6 +253,7 @@ class Supervisor:
             self._workers.send(worker, Kind.EVENT, REFUSED, refusal)
         for draining in self._workers.draining(slot):  # whose successor has ended before it had all of them
             self._introductions.succeeded(draining, worker, self._wanted)
+        self._readiness.greet(worker)
         if predecessor is not None:
             self._introductions.succeeded(predecessor, worker, self._wanted)
             self._retire(predecessor)

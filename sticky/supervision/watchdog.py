@@ -120,7 +120,7 @@ class Watchdog:
         Kill a worker, unless its process is reaped within `delay_s` seconds.
 
         Args:
-            reason: for the log; None where a line about this worker has told that it will be killed.
+            reason: for the log; None where an earlier line about this worker announces the kill.
         """
 
         assert delay_s > 0, "a worker has some time to end by itself"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from sticky.errors import OutOfTurn
@@ -27,7 +26,12 @@ from sticky.supervision.message_relay import MessageRelay
 
 ERROR_REASON: Final = "an error in the primary, see above"  # a handler of ours has raised
 
-OnGivenBack = Callable[[socket.socket, str, int, bytes], None]
+
+class TakesBack(Protocol):
+    """Places a connection whose next request belongs to another worker: the acceptor."""
+
+    def take_back(self, sock: socket.socket, peer_address: str, port: int, received: bytes) -> None:
+        """Take over a connection that a worker gives back, with the bytes that were read from it."""
 
 
 class MessageActions(Protocol):
@@ -54,20 +58,19 @@ class WorkerMessages:
         relay: MessageRelay,
         inspections: Inspections,
         *,
-        on_given_back: OnGivenBack,
+        acceptor: TakesBack,
         counters: dict[str, int],
     ) -> None:
         """
         Args:
-            on_given_back: called with a connection that a worker gives back, its peer's address and port, and the bytes
-                that were read from it. It owns the socket.
+            acceptor: gets each connection that a worker gives back, and owns its socket from then on.
         """
         self._poller = poller
         self._actions = actions
         self._dispatcher = dispatcher
         self._relay = relay
         self._inspections = inspections
-        self._on_given_back = on_given_back
+        self._acceptor = acceptor
         self._counters = counters
 
     def receive(self, worker: WorkerHandle) -> bool:
@@ -146,6 +149,6 @@ class WorkerMessages:
         except OSError as error:
             raise OutOfTurn(f"it gives back what is no connection of a client ({error.strerror})") from error
         self._poller.guard(
-            lambda: self._on_given_back(sock, message.peer_address, message.port, received.carried),
+            lambda: self._acceptor.take_back(sock, message.peer_address, message.port, received.carried),
             on_failed=sock.close,
         )

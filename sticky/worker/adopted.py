@@ -13,11 +13,17 @@ from dataclasses import dataclass
 from sticky.handoff.journal import NO_MARK, Mark
 from sticky.handoff.messages import Handoff
 from sticky.keys.hashing import Key, StickyId
+from sticky.worker.settlement import NO_SETTLEMENT, Settlement
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """One connection. You own `sock`, and must call `Worker.closed` when the connection has ended."""
+    """
+    One connection. You own `sock`, and must call `Worker.closed` when the connection has ended.
+
+    Call `first_byte_read` as soon as you have read from it. Without that the primary keeps its copy of the descriptor
+    for a moment longer than it has to. A close reaches the client only after that moment (acknowledgements.py).
+    """
 
     sock: socket.socket
     address: str
@@ -47,9 +53,23 @@ class Adopted:
     """Notes in the journal that a request of this connection is in flight."""
     key: Key | None = None
     """What was hashed. It counts as live here until `Worker.closed` or `LiveKeys.leave`."""
+    settlement: Settlement = NO_SETTLEMENT
+    """Reports to the primary that the connection was read, or has ended."""
+
+    def first_byte_read(self) -> None:
+        """Report that the first byte was read. It does no harm to call this at each read."""
+        self.settlement.first_byte_read()
 
 
-def adopted_of(message: Handoff, sock: socket.socket, received: bytes, *, mark: Mark, key: Key | None) -> Adopted:
+def adopted_of(
+    message: Handoff,
+    sock: socket.socket,
+    received: bytes,
+    *,
+    mark: Mark,
+    key: Key | None,
+    settlement: Settlement = NO_SETTLEMENT,
+) -> Adopted:
     """
     Return the connection that a handoff brings.
 
@@ -57,6 +77,7 @@ def adopted_of(message: Handoff, sock: socket.socket, received: bytes, *, mark: 
         received: bytes that another worker has read of it.
         mark: by which the primary knows, after a crash, that something of it was in flight.
         key: that counts as live here.
+        settlement: by which the primary learns that the connection was read.
     """
     return Adopted(
         sock,
@@ -74,4 +95,5 @@ def adopted_of(message: Handoff, sock: socket.socket, received: bytes, *, mark: 
         received,
         mark,
         key,
+        settlement,
     )

@@ -25,36 +25,36 @@ from sticky.worker.routes import Routes
 class KeyReport:
     """The reports that are not sent yet."""
 
-    def __init__(self, link: PrimaryLink, routes: Routes, acknowledgements: Acknowledgements) -> None:
+    def __init__(self, link: PrimaryLink, acknowledgements: Acknowledgements) -> None:
         self._link = link
-        self._routes = routes
         self._acknowledgements = acknowledgements
         self._answers: deque[tuple[Any, ...]] = deque()  # parts of the answer to the last request
         self._came: list[Key] = []  # away, and not reported
 
-    def answer(self, slots: int, request: int) -> None:
+    def answer(self, routes: Routes, slots: int, request: int) -> None:
         """
         Report every live key whose home, among so many slots, is elsewhere.
 
         The answer to an older request is dropped: the primary waits for the newest one only.
 
         Args:
+            routes: of this worker, as in `send`. They know the live keys.
             request: the primary's number of the request, which each part of the answer repeats.
         """
         assert request > 0, "0 stands for no request, and the primary waits for no answer to it"
-        self._routes.forget()
-        found = [short(key) for key in self._routes.keys.find_away(slots)]
+        routes.forget()
+        found = [short(key) for key in routes.keys.find_away(slots)]
         parts = [found[begin : begin + REPORT_KEYS] for begin in range(0, len(found), REPORT_KEYS)] or [[]]
         seen = self._acknowledgements.seen
         self._answers = deque((part, seen, request, False) for part in parts[:-1])
         self._answers.append((parts[-1], seen, request, True))
-        self.send()
+        self.send(routes)
 
     def came(self, key: Key) -> None:
         """Report a key that is away, whose connection moved to this worker. Call `send` after the last of several."""
         self._came.append(key)
 
-    def send(self) -> None:
+    def send(self, routes: Routes) -> None:
         """Send what waits, as far as the channel has room."""
         while self._answers:
             if not self._link.send(Kind.KEYS_AWAY, *self._answers[0]):
@@ -65,10 +65,11 @@ class KeyReport:
             if not self._link.send(Kind.KEYS_AWAY, part, self._acknowledgements.seen, 0, False):
                 return
             del self._came[:REPORT_KEYS]
-        live = self._routes.keys
+        live = routes.keys
         while live.has_ended:
             keys = live.take_ended()
+            assert keys, "a key that has ended is waiting: `has_ended`"
             if not self._link.send(Kind.KEYS_ENDED, [short(key) for key in keys], self._acknowledgements.seen):
                 live.put_back(keys)
                 return
-            self._routes.forget(keys)
+            routes.forget(keys)

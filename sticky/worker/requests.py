@@ -131,6 +131,7 @@ class Requests:
         elif verdict.values(b"transfer-encoding"):
             self.state = BodyState.CHUNK_LINE
         elif lengths := verdict.values(b"content-length"):
+            assert lengths[0].isdigit(), "`inspect` has refused every other length"
             self._left = int(lengths[0])
             self.state = BodyState.LENGTH if self._left else BodyState.BETWEEN
         return Begin(verdict, data)
@@ -148,6 +149,7 @@ class Requests:
         if size_of_chunk := int(digits, 16):
             # The line end after the data belongs to the chunk: what is there instead is the parser's to refuse.
             self._left = size_of_chunk + 2
+            assert self._left > 2, "the last chunk has no data, and leads to the trailers"
             self.state = BodyState.CHUNK
         else:
             self.state = BodyState.TRAILERS

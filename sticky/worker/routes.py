@@ -11,18 +11,25 @@ It never moves a connection: the server that reads the request does.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from sticky.handoff.blame import key_of
 from sticky.heads.first_bytes import Head
 from sticky.keys.affinity import UNIX_PEER, Affinity, Sticky
 from sticky.keys.hashing import Hashing, Key, Slot, StickyId
 from sticky.keys.live_keys import LiveKeys
+from sticky.loop.timers import LoopTimers, Timers
 
 KNOWN_MAX: Final = 50_000  # routes that are remembered; above it all are forgotten, and learned again
+
+
+class KeyReports(Protocol):
+    """Reports ended keys to the primary: `KeyReport`."""
+
+    def send(self, routes: Routes) -> None:
+        """Send what is not reported yet, as far as the channel has room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,34 +53,40 @@ class Routes:
         hashing: Hashing,
         slot: Slot,
         *,
-        on_key_ended: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
+        report: KeyReports | None = None,
+        timers: Timers | None = None,
     ) -> None:
         """
         Args:
-            on_key_ended: as `on_ended` of `LiveKeys`.
+            report: is sent when a key that is away has lost its last connection here.
+            timers: the running event loop's unless given; only their clock is used.
         """
         self._affinity = affinity
         self._hashing = hashing
         self._slot = slot
-        self._now = clock
+        self._report = report
+        self._timers = timers or LoopTimers()
         self._sticky = affinity.settings.sticky
         self._here: set[Key | str] = set()
-        self.keys = LiveKeys(hashing, slot, on_key_ended)
+        self.keys = LiveKeys(hashing, slot, self._key_has_ended)
         self.some_are_elsewhere = False
         """Keys of this slot may have live connections on another worker. Then a tag alone decides nothing."""
         self.refused: dict[bytes, float] = {}
         """Keys whose requests crash workers, and until when they are refused. Empty most of the time."""
 
+    def _key_has_ended(self) -> None:
+        if self._report is not None:
+            self._report.send(self)
+
     def refuse(self, key: bytes, for_s: float) -> None:
         """Refuse the requests of a key for a while, as the primary does."""
-        now = self._now()
+        now = self._timers.now()
         self.refused = {each: until for each, until in self.refused.items() if until > now}
         self.refused[key] = now + for_s
 
     def refuses(self, key: bytes) -> bool:
         """Return whether the requests of a key are refused now."""
-        return self.refused.get(key, 0.0) > self._now()
+        return self.refused.get(key, 0.0) > self._timers.now()
 
     def crash_key(self, route: Route) -> bytes:
         """Return the key under which a request is suspected when this worker crashes."""

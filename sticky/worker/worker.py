@@ -17,7 +17,6 @@ A worker ends in one of three ways:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import faulthandler
 import logging
 import os
@@ -26,7 +25,6 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from sticky.errors import NotAWorker
@@ -44,16 +42,19 @@ from sticky.handoff.channel import (
     connection_from,
 )
 from sticky.handoff.journal import NO_JOURNAL, NO_MARK, Journal
-from sticky.handoff.messages import DATA_DEPTH_MAX, NAME_MAX, REFUSED, TEXT_MAX, from_primary, is_shallow
+from sticky.handoff.messages import DATA_DEPTH_MAX, NAME_MAX, READINESS, REFUSED, TEXT_MAX, from_primary, is_shallow
 from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.hashing import Hashing, Slot, StickyId
+from sticky.loop.timers import Timers
 from sticky.worker import stacks
-from sticky.worker.acknowledgements import SETTLE_TURNS, Acknowledgements
+from sticky.worker.acknowledgements import Acknowledgements
 from sticky.worker.adopted import Adopted, adopted_of
 from sticky.worker.ended_report import EndedReport
+from sticky.worker.handlers import Handlers, answer_refused, guard
 from sticky.worker.heartbeat import Heartbeat
 from sticky.worker.key_report import KeyReport
 from sticky.worker.moves import Moves, Moving
+from sticky.worker.node_state import NodeState
 from sticky.worker.primary_link import PrimaryLink
 from sticky.worker.routes import Routes
 
@@ -65,8 +66,6 @@ NO_DESCRIPTOR_LINE: Final = 'handoff rejected handoff=%d reason="out of file des
 UNREADABLE_LINE: Final = 'primary condemned reason="a message cannot be read: %s"'
 ORPHANED_LINE: Final = "primary lost connections=%d grace_s=%g"
 
-_REFUSAL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-
 logger = logging.getLogger("sticky.worker")
 
 
@@ -74,25 +73,18 @@ def _no_statistics() -> Mapping[str, Any]:
     return {}
 
 
-@dataclass(frozen=True, slots=True)
-class Handlers:
-    """The callbacks of one `Worker.run`, which documents them."""
-
-    on_connection: Callable[[Adopted], object]
-    on_refused: Callable[[Adopted], object] | None = None
-    on_message: Callable[[str, Any], object] | None = None
-    on_event: Callable[[str, dict[str, Any]], object] | None = None
-
-
 class Worker:
     """This process, as the primary knows it."""
 
-    def __init__(self, channel: Channel, boot: dict[str, Any], journal: Journal = NO_JOURNAL) -> None:
+    def __init__(
+        self, channel: Channel, boot: dict[str, Any], journal: Journal = NO_JOURNAL, *, timers: Timers | None = None
+    ) -> None:
         """
         Args:
             channel: to the primary. The worker owns it from here on.
             boot: what the BOOT message says.
             journal: where requests in flight are noted, for the case of a crash.
+            timers: of acknowledgements and reports; the running event loop's unless given.
 
         Raises:
             LookupError, TypeError, ValueError: `boot` is incomplete or wrong.
@@ -103,6 +95,8 @@ class Worker:
         self.node: str = boot["node"]
         self.generation: int = boot["generation"]
         self.config: Any = boot["config"]
+        self.node_state = NodeState()
+        """What the primary said of the whole server, for the answers to a load balancer's probes."""
         self.open = 0
         """Adopted connections that have not ended."""
         self._adopted = 0  # connections ever adopted
@@ -110,13 +104,13 @@ class Worker:
         self._orphan_grace_s: float = boot["orphan_grace_s"]
         hashing = Hashing(boot["secret"], previous=boot.get("secret_previous"))  # None of a primary before this field
         self._affinity = Affinity(AffinitySettings.from_builtins(boot["affinity"]), hashing)
-        self.routes = Routes(self._affinity, hashing, self.slot, on_key_ended=lambda: self._key_report.send())
         self._journal = journal
         self._channel = channel
         self._link = PrimaryLink(channel)
-        self._acknowledgements = Acknowledgements(self._link)
-        self._ended_report = EndedReport(self._link)
-        self._key_report = KeyReport(self._link, self.routes, self._acknowledgements)
+        self._acknowledgements = Acknowledgements(self._link, timers)
+        self._ended_report = EndedReport(self._link, timers)
+        self._key_report = KeyReport(self._link, self._acknowledgements)
+        self.routes = Routes(self._affinity, hashing, self.slot, report=self._key_report)
         self.moves = Moves(
             self.slot, self._affinity, hashing, self.routes, journal, self._ended_report, self._key_report, self._count
         )
@@ -201,8 +195,8 @@ class Worker:
         Args:
             on_connection: takes over a connection, and calls `closed` with it when it has ended. It must not read from
                 the socket in this turn of the loop. What it raises is logged, and another worker gets the connection.
-            on_drain: moves the clients elsewhere, within so many seconds. It begins some turns of the loop after the
-                last connection came: what had arrived with that one is read by then.
+            on_drain: moves the clients elsewhere, within so many seconds. It begins when every adopted connection was
+                read (`Adopted.first_byte_read`), or has had `acknowledgements.UNREAD_MAX_S` for it.
             on_message: gets the messages of other processes: the sender ("primary" or "slot:3") and the data.
             on_event: gets the events of other workers: "online" and "exit", each with their `slot` and `worker_id`.
             on_refused: as `on_connection`, for a connection that has to be refused in its own protocol, because its
@@ -218,8 +212,7 @@ class Worker:
         beating = loop.create_task(self._beat_forever(Heartbeat(self._link, statistics)))
         try:
             await self._drain.wait()
-            for _ in range(SETTLE_TURNS):
-                await asyncio.sleep(0)
+            await self._acknowledgements.wait_until_read()
             await on_drain(self._drain_s)
         finally:
             beating.cancel()
@@ -236,12 +229,14 @@ class Worker:
 
         Args:
             adopted: the connection, if the caller has kept it. Its key is released. Without it the caller has to call
-                `LiveKeys.leave`; otherwise a key that is away stays here until this worker has no connection at all.
+                `LiveKeys.leave` and `Settlement.ended`. Otherwise a key that is away stays here until this worker has
+                no connection at all, and a close soon after the adoption reaches the client late.
             peer_address: the connection's, from a caller that has not kept `adopted`. Without either, the primary does
                 not know how many connections an address has, and counts none of this worker's connections.
         """
         if adopted is not None:
             peer_address = adopted.peer_address
+            adopted.settlement.ended()
             self.routes.keys.leave(adopted.key)
         self.open -= 1
         assert self.open >= 0, "a connection ends once"
@@ -302,7 +297,6 @@ class Worker:
         finally:
             close_all(each.fd for each in received[handled:] if isinstance(each, Received))
         self._acknowledgements.acknowledge()
-        self._acknowledgements.schedule_settling()
 
     def _handle(self, received: Received, handlers: Handlers) -> None:
         message = received.message
@@ -319,21 +313,24 @@ class Worker:
             self.routes.some_are_elsewhere = message.some_are_elsewhere
             self.moves.slots = message.slots
             if message.request:  # 0 requests nothing
-                self._key_report.answer(message.slots, message.request)
+                self._key_report.answer(self.routes, message.slots, message.request)
         elif isinstance(message, messages.Peer):
             self.moves.introduced(message, received.fd)
         elif isinstance(message, messages.ClusterEvent):
             self._handle_event(message, handlers)
         elif isinstance(message, messages.Sent) and handlers.on_message is not None:
-            _guard(handlers.on_message, message.name, message.data)
+            guard(handlers.on_message, message.name, message.data)
 
     def _handle_event(self, message: messages.ClusterEvent, handlers: Handlers) -> None:
         if message.name == REFUSED:
-            _guard(self.routes.refuse, message.about["key"], message.about["for_s"])
+            guard(self.routes.refuse, message.about["key"], message.about["for_s"])
+            return
+        if message.name == READINESS:
+            guard(self.node_state.learn, message.about)
             return
         self.routes.forget()
         if handlers.on_event is not None:
-            _guard(handlers.on_event, message.name, message.about)
+            guard(handlers.on_event, message.name, message.about)
 
     def _adopt(self, message: messages.Handoff, fd: int, received: bytes, handlers: Handlers) -> None:
         """Make a connection of a handoff and give it to its handler. What fails goes to another worker."""
@@ -347,34 +344,31 @@ class Worker:
         self._adopted += 1
         self.open += 1
         is_refused = message.reason == REFUSED
-        key = None
+        key = settlement = None
         try:
             crash_key = key_of(self._affinity, message.address, message.sticky_id)
             mark = NO_MARK if is_refused else self._journal.open(crash_key)
-            self._acknowledgements.adopted(message.number, mark)
+            settlement = self._acknowledgements.adopted(message.number, mark, is_raw=message.kind == "raw")
             key = self.routes.key_of(message.address, message.sticky_id)
-            adopted = adopted_of(message, sock, received, mark=mark, key=None if is_refused else key)
+            held_key = None if is_refused else key
+            adopted = adopted_of(message, sock, received, mark=mark, key=held_key, settlement=settlement)
             self.routes.keys.enter(key, away=message.away)
             if is_refused:
                 self.routes.keys.leave(key)  # it is not served, so it keeps no key here
-                (handlers.on_refused or self._answer_refused)(adopted)
+                if handlers.on_refused is not None:
+                    handlers.on_refused(adopted)
+                else:
+                    answer_refused(adopted)
+                    self.closed(adopted)
                 return
             self.routes.learn(adopted.address, adopted.sticky_id)
             handlers.on_connection(adopted)
         except Exception:
             logger.exception(NOT_ADOPTED_LINE, message.number)
             self.open -= 1
-            self._acknowledgements.reject(message.number)
+            self._acknowledgements.reject(message.number, settlement)
             self.routes.keys.leave(key)
             sock.close()
-
-    def _answer_refused(self, adopted: Adopted) -> None:
-        with adopted.sock as sock, contextlib.suppress(OSError):
-            if adopted.kind == "http":
-                sock.recv(64 * 1024)  # closing over unread bytes sends a reset
-                sock.send(_REFUSAL)
-                sock.shutdown(socket.SHUT_WR)
-        self.closed(adopted)
 
     def _reject(self, message: messages.Handoff) -> None:
         """Reject a connection for whose descriptor this process had no room. The primary has kept its copy."""
@@ -391,7 +385,7 @@ class Worker:
             self._ended_report.retry()
             heartbeat.beat(self.open, self._adopted)
             self._acknowledgements.acknowledge()
-            self._key_report.send()
+            self._key_report.send(self.routes)
             await asyncio.sleep(self._heartbeat_s)
 
     # Ending
@@ -420,14 +414,6 @@ class Worker:
         if not self._drain.is_set():
             self._drain_s = drain_s
             self._drain.set()
-
-
-def _guard(callback: Callable[..., object], *args: Any) -> None:
-    """Call a callback of the application. An exception is logged, and the worker goes on."""
-    try:
-        callback(*args)
-    except Exception:
-        logger.exception("callback failed callback=%s", getattr(callback, "__qualname__", callback))
 
 
 def _encodable(text: str) -> str:

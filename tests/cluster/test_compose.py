@@ -23,6 +23,7 @@ import pytest
 
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
+from tests.support.connect_storm import ConnectStorm
 from tests.support.processes import accepts, free_port, process
 from tests.support.require import require
 from tests.support.server import ROOT, RunningServer
@@ -42,9 +43,10 @@ def redis() -> Iterator[str]:
             yield f"redis://127.0.0.1:{port}/0"
 
 
-def node(name: str, redis_url: str) -> RunningServer:
-    """Make compose's node: in the image, /app is the chat."""
-    replaced = {"REALTIME_BIND": "127.0.0.1:0", "REALTIME_REDIS": redis_url, "REALTIME_TRUSTED_PROXIES": PROXY}
+def node(name: str, redis_url: str, port: int = 0, **more: str) -> RunningServer:
+    """Make compose's node: in the image, /app is the chat. `more` replaces other variables of its environment."""
+    replaced = {"REALTIME_BIND": f"127.0.0.1:{port}", "REALTIME_REDIS": redis_url, "REALTIME_TRUSTED_PROXIES": PROXY}
+    replaced |= more
     wanted = environment(name)
     assert replaced.keys() <= wanted.keys()
     server = RunningServer(None, bind=None, cwd=ROOT / "examples" / "chat", env=wanted | replaced)
@@ -53,7 +55,7 @@ def node(name: str, redis_url: str) -> RunningServer:
 
 
 @contextlib.contextmanager
-def haproxy(ports: dict[str, int], directory: Path) -> Iterator[int]:
+def haproxy(ports: dict[str, int], directory: Path, **more: str) -> Iterator[int]:
     """Run the proxy with compose's configuration, but for addresses and sizes, and give its port."""
     port = free_port()
     text = (DOCKER / "haproxy.cfg").read_text()
@@ -63,6 +65,7 @@ def haproxy(ports: dict[str, int], directory: Path) -> Iterator[int]:
         "bind :8000": f"bind 127.0.0.1:{port}",
         " resolvers docker init-addr libc,none": f" source {PROXY}",
         **{f"server {name} {name}:8000": f"server {name} 127.0.0.1:{ports[name]}" for name in ports},
+        **more,
     }.items():
         assert text.count(before) == 1, before
         text = text.replace(before, after)
@@ -161,6 +164,32 @@ def image_finds_healthy(server: RunningServer, **env: str) -> bool:
     assert match[1].count(":8000'") == 1, "the port stands once in it"
     argv = [server.argv[0], "-c", match[1].replace(":8000'", f":{server.port}'")]
     return subprocess.run(argv, check=False, capture_output=True, env={**os.environ, **env}).returncode == 0
+
+
+@pytest.mark.haproxy
+def test_the_rolling_update_refuses_no_client(tmp_path: Path) -> None:
+    """Take the steps of docker/rolling-update.sh: each node is stopped, started anew, and healthy before the next."""
+    script = (DOCKER / "rolling-update.sh").read_text()
+    assert re.search(rf"^for node in {' '.join(NODES)}; do\n .* --wait \"\$node\"$", script, re.MULTILINE)
+    require("redis")
+    ports = {name: free_port() for name in NODES}
+    times = {"REALTIME_LAME_DUCK": "4s", "REALTIME_DRAIN": "2s"}  # twice what HAProxy takes, as in compose.yaml
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(redis())
+        running = {name: stack.enter_context(node(name, url, ports[name], **times)) for name in NODES}
+        for server in running.values():
+            server.wait_until_full()
+        port = stack.enter_context(haproxy(ports, tmp_path, **{"inter 2s": "inter 400ms"}))
+        with ConnectStorm(lambda: port) as storm:
+            storm.wait_for_more(20)
+            for name in NODES:
+                assert running[name].stop() == 0
+                storm.wait_for_more(5)
+                running[name] = stack.enter_context(node(name, url, ports[name], **times))
+                while not image_finds_healthy(running[name]):
+                    pass
+            storm.wait_for_more(20)
+        assert not storm.failures, (storm.failures, storm.answered)
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from tests.support.require import require
 from tests.support.server import DEADLINE_S, ROOT, RunningServer
 
 KEY = "a key of sixteen bytes"
+UNDECLARED = "unknown channel: room 'nowhere' is not declared; declared: moderated:{name}, "
 ENV = {"REALTIME_API_KEY": f"{KEY},another key of sixteen", "REALTIME_TOKEN_HMAC_SECRET": SECRET}
 
 
@@ -137,7 +138,8 @@ def test_a_broadcast_and_a_batch(servers: list[RunningServer]) -> None:
     server = servers[0]
     answers = call(server, "broadcast", channels=["open:b1", "nowhere", "open:b2"], data=1)["responses"]
     assert [each.get("result", {}).get("offset") for each in answers] == [1, None, 1]
-    assert answers[1]["error"] == {"code": 102, "message": "unknown channel"}
+    assert answers[1]["error"]["code"] == 102
+    assert answers[1]["error"]["message"].startswith(UNDECLARED)
     commands = [{"publish": {"channel": "open:b1", "data": 2}}, {"what": {}}, {"presence": {"channel": "news:x"}}]
     for parallel in (False, True):
         status, answer = post(server, "/api/batch", {"commands": commands, "parallel": parallel})
@@ -176,7 +178,10 @@ def test_a_text_that_was_cut_within_a_character_is_taken(servers: list[RunningSe
         ("publish", {"channel": "\0*", "data": 1}, 107, "name"),
         ("publish", {"channel": 7, "data": 1}, 107, "$.channel"),
         ("publish", {"data": 1}, 107, "channel"),
-        ("publish", {"channel": "nowhere", "data": 1}, 102, "unknown channel"),
+        ("publish", {"channel": "nowhere", "data": 1}, 102, UNDECLARED),
+        ("history", {"channel": "nowhere"}, 102, UNDECLARED),
+        ("publish", {"channel": "open:{x}", "data": 1}, 107, "`channel`: room 'open:{x}' is a pattern, and no room"),
+        ("publish", {"channel": "open:*", "data": 1}, 107, "is a pattern, and no room: name one room"),
         ("publish", {"channel": "open:x", "data": 1, "version": 3}, 107, "version"),
         ("publish", {"channel": "open:x", "data": 1, "version_epoch": "e"}, 107, "version_epoch"),
         ("publish", {"channel": "open:x", "data": 1, "b64data": "MQ=="}, 107, "exclude"),
@@ -501,7 +506,13 @@ async def test_commands(servers: list[RunningServer]) -> None:
     assert realtime(other, "disconnect", "ana").returncode == 0
     assert (await client.wait_closed())[0] == 3503
     wrong = realtime(one, "publish", "nowhere", "1")
-    assert (wrong.returncode, wrong.stderr) == (1, "realtime: publish: unknown channel (102)\n")
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith(f"realtime: publish: {UNDECLARED}")
+    assert "open:{name}" in wrong.stderr
+    assert wrong.stderr.endswith(" (102)\n")
+    wrong = realtime(one, "publish", "open:*", "1")
+    assert wrong.returncode == 1
+    assert "room 'open:*' is a pattern, and no room: name one room, such as chat:lobby (107)\n" in wrong.stderr
     for command, room, option in (("presence", "news:x", "presence=True"), ("history", "plain:x", "history=N")):
         wrong = realtime(one, command, room)
         says = f"room '{room}' keeps no {command}: declare it with {option} (108)\n"

@@ -39,7 +39,7 @@ async def endless():
     await asyncio.Event().wait()
 """
 OPTIONS = ("--log-level", "info,realtime.app=debug")
-RUN = r"debug +(\d)/(\d+) .*= job {name}/[\d.]+s: this worker runs it for (\d+)"
+RUN = r"debug +(\d)/(\d+) .*= job run job={name}/[\d.]+s moment=(\d+)"
 WORKERS = 3
 
 
@@ -114,10 +114,14 @@ def test_of_two_machines_each_runs_a_machines_job_and_one_a_clusters(tmp_path: P
             marks = [server.log.mark() for server in both]
             for server, mark in zip(both, marks, strict=True):
                 server.log.wait_for(run_of("machine"), since=mark, times=10)
+                for slot in range(WORKERS):
+                    server.log.wait_for(RUN.replace(r"(\d)/", f"({slot})/").format(name="worker"), since=mark)
             assert set(moments(both, "cluster").values()) == {1}
             for server in both:
                 assert set(moments([server], "machine").values()) == {1}, "one worker of a machine"
             assert 2 in moments(both, "machine").values(), "and so does one of the other, at the same moment"
+            of_worker = [(match[2], match[3]) for server in both for match in server.log.find_all(run_of("worker"))]
+            assert set(Counter(of_worker).values()) == {1}, "each worker once at a moment"
             two.stop(signal.SIGKILL)
         one.log.wait_for(run_of("cluster"), since=one.log.mark(), times=3)
         assert set(moments(both, "cluster").values()) == {1}

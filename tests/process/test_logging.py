@@ -99,3 +99,52 @@ def test_so_it_does_for_clients_without_a_websocket() -> None:
     assert not any(each in line for line in server.log.lines for each in hidden), (
         "with these one could speak for the client"
     )
+
+
+BLOCKING = """
+import logging, threading
+
+from realtime import App
+
+app, reported = App(), threading.Event()
+
+
+class Reported(logging.Handler):
+    def emit(self, record):
+        if "event loop blocked" in record.getMessage():
+            reported.set()
+
+
+logging.getLogger("realtime.app").addHandler(Reported())
+
+
+@app.rpc("block")
+async def block(conn, data):
+    reported.clear()
+    reported.wait(data)
+
+
+@app.room("chat:{name}", open=True)
+class Chat:
+    async def on_publish(self, conn, data):
+        reported.clear()
+        reported.wait(data)
+"""
+
+
+@run_async
+async def test_a_handler_that_blocks_the_loop_is_named_with_its_line_once(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(BLOCKING)
+    line = BLOCKING.splitlines().index("    reported.wait(data)") + 1
+    with RunningServer(app, workers=1) as server:
+        client = await ProtocolClient.join(server.websocket_url)
+        await client.ask("subscribe", channel="chat:a")
+        await client.ask("rpc", method="block", data=60)  # until it is reported
+        named = rf"warning +0/\d+ +! event loop blocked handler=block file={app} line={line}$"
+        server.log.wait_for(named)
+        await client.ask("rpc", method="block", data=1)  # longer than the half second after which a line is named
+        await client.ask("publish", channel="chat:a", data=60)
+        server.log.wait_for(rf"blocked handler=Chat\.on_publish file={app} line={len(BLOCKING.splitlines())}$")
+        assert len(server.log.find_all(named)) == 1, "once a minute each"
+        await client.close()

@@ -132,7 +132,7 @@ def test_a_balancers_request_by_another_host_never_reaches_the_application(fasta
 
 def test_the_start_says_which_paths_hold(fastapi: RunningServer) -> None:
     fastapi.log.wait_for(
-        r"paths +the server's: /connection/\*, /emulation, /api, /health, /realtime.js;"
+        r"paths +the server's: /connection/\*, /emulation, /livez, /readyz, /api, /health, /realtime.js;"
         r" at /api, /health, /realtime.js a bare ASGI application comes first \(--own-prefix\)"
     )
 
@@ -151,12 +151,17 @@ def test_an_application_that_answers_every_path_hides_what_gives_way_until_it_is
     with serve(tmp_path, CATCH_ALL) as server:
         for path in ("/health", "/realtime.js", "/api/info"):
             assert visit(server, path).text == f"the page {path}"
+        assert visit(server, "/readyz").json()["status"] == "ready", "probes never give way"
+        assert visit(server, "/livez").json()["status"] == "alive"
     with serve(tmp_path, CATCH_ALL, "--own-prefix", "/rt") as server:
         assert visit(server, "/rt/health").json()["status"] == "ok"
+        assert visit(server, "/rt/readyz").json()["status"] == "ready"
         assert visit(server, "/rt/api/info", "POST", json={}, headers=WITH_KEY).status_code == 200
         assert visit(server, "/rt/realtime.js").status_code == 200
         for path in (
             "/health",
+            "/readyz",
+            "/livez",
             "/realtime.js",
             "/connection/sse",
             "/emulation",

@@ -90,7 +90,7 @@ class Comers:
 async def test_who_comes_while_workers_are_replaced_is_answered(tmp_path: Path) -> None:
     path = tmp_path / "app.py"
     path.write_text(APP)
-    with RunningServer(path, "--drain", "10", workers=3) as server:
+    with RunningServer(path, "--drain", "3", workers=3) as server:
         await asyncio.to_thread(server.wait_until_full)
         comers = Comers(server)
         tasks = [asyncio.create_task(comers.come(number)) for number in range(CLIENTS)]

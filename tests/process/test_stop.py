@@ -47,7 +47,7 @@ def alive(pids: set[int]) -> set[int]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_brings_clients_elsewhere_and_leaves_no_process_and_no_file(number: signal.Signals, runtime: Path) -> None:
-    with RunningServer(None, "--drain", "10", workers=3, env={"XDG_RUNTIME_DIR": str(runtime)}) as server:
+    with RunningServer(None, "--drain", "3", workers=3, env={"XDG_RUNTIME_DIR": str(runtime)}) as server:
         server.wait_until_full()
         assert {each.name for each in files(runtime)} == {"control.sock", "broker.sock"}
         pids = everyone(server)
@@ -68,7 +68,7 @@ def test_it_brings_clients_elsewhere_and_leaves_no_process_and_no_file(number: s
 
 @run_async
 async def test_a_term_to_all_processes_at_once_is_an_orderly_stop_too() -> None:
-    with RunningServer(None, "--drain", "10", workers=3) as server:
+    with RunningServer(None, "--drain", "3", workers=3) as server:
         server.wait_until_full()
         clients = [await ProtocolClient.join(server.websocket_url, f"127.0.7.{n + 1}") for n in range(12)]
         for client in clients:

@@ -32,6 +32,8 @@ async def test_the_application_of_the_tour() -> None:
         assert [each["data"]["text"] for each in await guest.history("chat:lobby")] == ["hello"]
         await guest.close()
         assert (await alice.next("leave"))["info"]["user"].startswith("guest-")
+        assert guest.closed is not None
+        assert guest.closed.code == 1000, "as a browser's client that goes away (RFC 6455, section 7.4.1)"
 
 
 @run_async

@@ -34,7 +34,7 @@ ROOM = "chat:a"
 # What the worker and the wire protocol call, on the loop alone: no business of an application's.
 WORKER = """
     accepts bind check connect disconnect empty has_end_hook hub leave lost message migrate publish room_options
-    rpc_call shutdown startup subscribe
+    room_patterns rpc_call shutdown startup subscribe
 """
 FOR_THE_WORKER = {f"App.{name}" for name in WORKER.split()} | {"RoomHandle.check", "App.__call__"}
 
@@ -59,7 +59,7 @@ class Scene:
 
     @property
     def sessions(self) -> set[Any]:
-        return self.server._registry
+        return self.server._parts.registry
 
 
 def nothing(scene: Scene) -> None:
@@ -244,7 +244,7 @@ def public(kind: type) -> set[str]:
     names |= {"__call__"} if "__call__" in vars(kind) else set()
     stored = set(kind.__dict__.get("__slots__", ())) - {"event_loop"}
     if kind is Connection:  # what it is, is stored in its session's state
-        stored |= {*Identity.__struct_fields__, "state"}
+        stored |= {*Identity.__struct_fields__, "info", "state"}
     return {f"{kind.__name__}.{name}" for name in names - stored}
 
 
@@ -308,7 +308,7 @@ async def test_it_does_the_same(name: str, way: Callable[[Scene, Callable[[Scene
     async with TestServer(app) as server:
         ann = await server.connect(claims={"sub": "ann", "roles": ["staff"], "iat": 1})
         await ann.subscribe(ROOM)
-        [session] = server._registry
+        [session] = server._parts.registry
         scene = Scene(app, server, ann, session.connection)
         await way(scene, CASES[name].call)
         assert not inspect.isawaitable(scene.result), "it is done"
@@ -392,7 +392,7 @@ async def test_the_rooms_of_on_connect_may_be_given_by_a_plain_function() -> Non
     async with TestServer(app) as server:
         ann = await server.connect()
         assert ROOM in ann.connected["subs"]
-        [session] = server._registry
+        [session] = server._parts.registry
         assert session.connection.state == {"seen": 0}
 
 

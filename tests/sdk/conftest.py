@@ -17,7 +17,7 @@ SECRET = "a secret of the tests, of 32 bytes or more"
 def server() -> Iterator[RunningServer]:
     """Takes anybody: with a token, or without."""
     env = {"REALTIME_TOKEN_HMAC_SECRET": SECRET}
-    with RunningServer(APP, "--anonymous", "--drain", "10", workers=4, env=env) as server:
+    with RunningServer(APP, "--anonymous", "--drain", "3", workers=4, env=env) as server:
         server.wait_until_full()
         yield server
 

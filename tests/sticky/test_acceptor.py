@@ -45,7 +45,7 @@ class Rig:
         settings = {"expects_proxy": False, "tls": False, "raw": False, **options}
         self.affinity = Affinity(affinity or AffinitySettings())
         self.refusals = Refusals(self.poller, descriptors=1024, tls=settings["tls"], counters=self.counters)
-        self.addresses = Addresses(trusts=self.affinity.trusts, most=most, descriptors=1024)
+        self.addresses = Addresses(self.affinity, most=most, descriptors=1024)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = self.listener.getsockname()
         self.early = [self.connect() for _ in range(options.pop("early", 0))]

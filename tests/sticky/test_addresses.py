@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sticky.keys.addresses import Addresses, EvictionQueue, Network, network_of
-from sticky.loop.log_throttle import LogThrottle
+from sticky.keys.affinity import Affinity, AffinitySettings
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_what_is_no_address_has_no_network(text: str) -> None:
 
 
 def test_proxies_of_ours_are_not_counted() -> None:
-    addresses = Addresses(trusts=lambda peer: peer == "10.0.0.1", most=1, descriptors=1024)
+    addresses = Addresses(Affinity(AffinitySettings(trusted=(ip_network("10.0.0.1"),))), most=1, descriptors=1024)
     assert addresses.of("10.0.0.1") is None
     addresses.accepted(None)
     assert addresses.admits(None)
@@ -49,7 +50,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(DEEDS), st.integers(0, 7)), max_size=
 @given(STEPS)
 def test_each_address_has_as_many_as_there_are_wherever_they_go(steps: list[tuple[str, int]]) -> None:
     """Connections of two addresses come, are handed to one of two workers, end here or there, and workers die."""
-    addresses = Addresses(trusts=lambda peer: False, most=None, descriptors=1024)
+    addresses = Addresses(Affinity(AffinitySettings()), most=None, descriptors=1024)
     networks = [Network(b"\x7f\0\0\1"), Network(b"\x7f\0\0\2")]
     here: list[Network] = []
     there: list[list[Network]] = [[], []]
@@ -116,8 +117,3 @@ def test_where_each_waits_alone_it_is_the_oldest_of_all() -> None:
     assert queue.oldest() == 0
     queue.remove(Network(b"\0"), 0)
     assert queue.oldest() == 1
-
-
-def test_a_line_that_many_can_cause_comes_once_a_second_and_says_how_many_there_were() -> None:
-    line = LogThrottle()
-    assert [line.due(now) for now in (10.0, 10.1, 10.9, 11.0, 11.5, 12.5)] == [0, None, None, 2, None, 1]

@@ -32,7 +32,9 @@ from sticky.keys.hashing import Hashing, Key, Slot
 from sticky.lifetime import Lifetime
 from sticky.loop.poller import Poller
 from sticky.worker.adopted import Adopted
-from sticky.worker.worker import Handlers, Worker
+from sticky.worker.handlers import Handlers
+from sticky.worker.worker import Worker
+from tests.support.fake_poller import FakePoller
 
 SECRET = b"a secret of some length"
 HASHING = Hashing(SECRET)
@@ -150,8 +152,7 @@ class Member:
         boot = {"slot": slot, "slots": 0, "worker_id": name, "node": "n", "generation": 1, "config": None}
         boot |= {"heartbeat_s": 1.0, "orphan_grace_s": 1.0, "affinity": AFFINITY.to_builtins(), "secret": SECRET}
         self.channel = Channel(theirs, from_primary)
-        self.worker = Worker(self.channel, boot)
-        self.worker._ended_report._timer = object()  # type: ignore[assignment]  # no loop: reports of ends wait
+        self.worker = Worker(self.channel, boot, timers=FakePoller())  # no loop: reports of ends wait
         self.open: list[Adopted] = []
         self.handlers = Handlers(on_connection=self.open.append)
         self.is_draining = False
@@ -191,7 +192,7 @@ class Cluster(RuleBasedStateMachine):
             patience_s=600,
             refusals=self.refusals,
             channels=NoWatch(),
-            addresses=Addresses(trusts=self.affinity.trusts, most=None, descriptors=10_000),
+            addresses=Addresses(self.affinity, most=None, descriptors=10_000),
             counters=Counter(),
         )
         self.dispatcher.slots_changed(self.slots)

@@ -17,13 +17,15 @@ class Recorder:
 
     def __init__(self) -> None:
         self.done: list[tuple[str, object]] = []
+        self.stops = False
         self.on_answer: Callable[[str], None] = lambda text: None
 
     def statistics(self) -> dict[str, Any]:
         return {"pid": 1}
 
-    def reload(self) -> None:
+    def reload(self) -> bool:
         self.done.append(("reload", None))
+        return not self.stops
 
     def scale(self, workers: int) -> None:
         self.done.append(("scale", workers))
@@ -60,6 +62,12 @@ def test_what_a_command_does(request_: dict[str, Any], answer: object, done: obj
     primary = Recorder()
     assert commands.answer(primary, request_) == answer
     assert primary.done == done
+
+
+def test_a_server_that_stops_is_not_reloaded_and_says_so() -> None:
+    primary = Recorder()
+    primary.stops = True
+    assert commands.answer(primary, {"command": "reload"}) == {"error": "the server stops: it is not reloaded any more"}
 
 
 @pytest.mark.parametrize(

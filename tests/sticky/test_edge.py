@@ -377,7 +377,7 @@ def test_an_error_over_one_connection_closes_it_and_the_next_is_served(arrives: 
         expects_proxy=False,
         tls=False,
         raw=False,
-        addresses=Addresses(trusts=lambda peer: False, most=None, descriptors=1024),
+        addresses=Addresses(Affinity(AffinitySettings()), most=None, descriptors=1024),
         descriptors=1024,
         refusals=Refusals(poller, descriptors=1024, tls=False, counters=counters),
         dispatcher=Delivers(),

@@ -20,6 +20,7 @@ from sticky.handoff.pending_handoff import PendingHandoff
 from sticky.handoff.worker_handle import WorkerHandle
 from sticky.heads.first_bytes import Refusal
 from sticky.keys.addresses import Addresses, network_of
+from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.away import home_of
 from sticky.keys.balance import least
 from sticky.keys.hashing import Hashing, Key, Slot
@@ -41,6 +42,10 @@ class Refused:
 
     def refuse(self, sock: socket.socket, status: int, reason: str, count: str) -> None:
         self.statuses.append((status, count))
+        sock.close()
+
+    def answer(self, sock: socket.socket, response: bytes, count: str) -> None:
+        self.statuses.append((int(response[9:12]), count))
         sock.close()
 
     def log_too_many(self, peer_address: str, connections: int) -> None:
@@ -70,7 +75,7 @@ class Rig:
         self.refused = Refused()
         self.channels = WatchedChannels()
         self.suspects = Suspects()
-        self.addresses = Addresses(trusts=lambda peer: False, most=None, descriptors=10_000)
+        self.addresses = Addresses(Affinity(AffinitySettings()), most=None, descriptors=10_000)
         self.addresses.share = share
         self.sockets: list[socket.socket] = []
         self.dispatcher = Dispatcher(
@@ -84,6 +89,7 @@ class Rig:
             addresses=self.addresses,
             counters=self.counters,
             suspicion=self.suspects,
+            probe_paths=("/readyz",),
         )
         self.dispatcher.slots_changed(SLOTS)
 
@@ -106,13 +112,16 @@ class Rig:
         keys = (Key(b"4%04d" % number) for number in range(1000))
         return next(key for key in keys if home_of(self.hashing, key, SLOTS) == home)
 
-    def connect(self, key: Key | None = None, kind: str = "raw", *, tcp: bool = False) -> PendingHandoff:
+    def connect(
+        self, key: Key | None = None, kind: str = "raw", *, tcp: bool = False, path: str = "", upgrade: bool = False
+    ) -> PendingHandoff:
         """Dispatch a new connection. Its client has sent a request where the kind is `http`."""
         ours, client = _tcp_pair() if tcp else socket.socketpair()
         self.sockets.append(client)
         if kind == "http":
             client.sendall(GET)
         handoff = PendingHandoff(ours, "192.0.2.1", "192.0.2.1", 1, kind=kind, method="GET", key=key)
+        handoff.path, handoff.upgrade = path, upgrade
         handoff.network = network_of("192.0.2.1")
         self.addresses.accepted(handoff.network)
         self.dispatcher.dispatch(handoff)
@@ -242,6 +251,20 @@ def test_without_any_worker_a_connection_waits_for_a_slot_or_gets_503(rig: Rig) 
     rig.start(0)
     assert rig.owner(placed) == 0
     assert rig.dispatcher.homeless == 0
+
+
+def test_a_probe_is_answered_at_once_where_no_slot_is_live_and_nothing_else_is(rig: Rig) -> None:
+    held = rig.addresses.count(network_of("192.0.2.1"))
+    probe = rig.connect(rig.key(0), kind="http", path="/readyz")
+    assert rig.refused.statuses == [(503, "probes_answered")]
+    assert probe.sock.fileno() == -1
+    assert rig.addresses.count(network_of("192.0.2.1")) == held, "it is not counted any more"
+    rig.connect(rig.key(0), kind="http", path="/other")
+    rig.connect(rig.key(0), kind="http", path="/readyz", upgrade=True)
+    assert rig.dispatcher.homeless == 2
+    rig.start(0)
+    assert rig.owner(rig.connect(rig.key(0), kind="http", path="/readyz")) == 0, "a worker answers it"
+    assert len(rig.refused.statuses) == 1
 
 
 def test_no_more_than_so_many_wait(rig: Rig) -> None:

@@ -13,7 +13,7 @@ from sticky.handoff.channel import Kind
 from sticky.handoff.pending_handoff import PendingHandoff, bytes_sent
 from sticky.heads.first_bytes import Head, inspect
 from sticky.keys.affinity import Affinity, AffinitySettings, Sticky
-from sticky.keys.hashing import Hashing, Slot
+from sticky.keys.hashing import Hashing, Key, Slot
 from tests.support.worker_ends import WorkerEnd
 
 HASHING = Hashing(b"a secret of some length")
@@ -77,7 +77,18 @@ def test_without_a_readable_head_only_the_address_routes(sticky: Sticky, pair: P
 
 
 def test_the_header_of_a_handoff_is_what_a_worker_decodes(pair: Pair) -> None:
-    handoff = PendingHandoff(pair[0], PROXY, "192.0.2.1", 7, number=3, method="GET", path="/", upgrade=True, away=True)
+    handoff = PendingHandoff(
+        pair[0],
+        PROXY,
+        "192.0.2.1",
+        7,
+        number=3,
+        method="GET",
+        path="/",
+        upgrade=True,
+        key=Key(b"c192.0.2.1"),
+        away=True,
+    )
     handoff.new_sticky_id = HASHING.new_sticky_id(Slot(1))
     end = WorkerEnd(0)
     assert end.handle.channel.send(Kind.HANDOFF, *handoff.header(), fd=pair[0].fileno())

@@ -4,7 +4,6 @@ What a worker was doing when it crashed: its primary reads it from shared memory
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 
 from sticky.handoff import journal
 from sticky.handoff.journal import ADOPTING, ENTRIES, MESSAGE, NO_MARK, SIZE, Journal, in_flight
-from tests.support.aio import run_async
+from tests.support.fake_poller import FakePoller
 from tests.support.server import ROOT
 
 
@@ -58,7 +57,7 @@ def test_an_entry_is_free_when_its_mark_is_deleted(fd: int) -> None:
         for number in range(100):
             notes.open(b"c%d" % number).begin()
         assert in_flight(fd) == {}
-    assert notes.open(b"cx")._at == 0, "and it is taken again"
+    assert notes.open(b"cx").at == 0, "and it is taken again"
 
 
 def test_what_does_not_fit_is_not_seen_and_does_no_harm(fd: int) -> None:
@@ -72,20 +71,18 @@ def test_what_does_not_fit_is_not_seen_and_does_no_harm(fd: int) -> None:
     assert NO_MARK.key == b""
 
 
-@run_async
-async def test_what_a_request_began_in_tasks_of_its_own_is_in_flight_for_some_turns(fd: int) -> None:
-    mark = Journal.from_fd(os.dup(fd)).open(b"ca")
+def test_what_a_request_began_in_tasks_of_its_own_is_in_flight_for_a_moment(fd: int) -> None:
+    timers = FakePoller()
+    mark = Journal.from_fd(os.dup(fd), timers).open(b"ca")
     mark.begin()
     mark.end_soon()
-    await asyncio.sleep(0)
-    assert in_flight(fd) == {b"ca": 1}
+    timers.run_for(journal.ENDING_S / 2)
     mark.end_soon()  # another request, meanwhile
-    for _ in range(journal.ENDING_TURNS):
-        assert in_flight(fd) == {b"ca": 1}
-        await asyncio.sleep(0)
-    for _ in range(2):
-        await asyncio.sleep(0)
+    timers.run_for(journal.ENDING_S * 0.75)
+    assert in_flight(fd) == {b"ca": 1}
+    timers.run_for(journal.ENDING_S)
     assert in_flight(fd) == {}
+    assert timers.next_due() is None
 
 
 def test_whatever_a_worker_makes_of_its_file_the_primary_reads_on(fd: int) -> None:

@@ -13,10 +13,12 @@ import pytest
 
 from sticky.errors import SettingsError
 from sticky.handoff.channel import Kind
-from sticky.handoff.messages import Ready
+from sticky.handoff.messages import READINESS, Ready, Retire
+from sticky.handoff.probes import NO_WORKER
 from sticky.keys.hashing import Slot
 from sticky.process.primary import SLOT, TRANSITIONS, Primary, PrimaryEvent, PrimaryState
 from sticky.settings import ClusterSettings
+from sticky.supervision.readiness import LAME_DUCK, STOPPING
 from sticky.supervision.sidecars import Sidecar
 from sticky.worker.worker import EXIT_BOOT
 from tests.support.fake_environment import FakeEnvironment, FakeProcess
@@ -34,6 +36,7 @@ class Scene:
         self.environment = FakeEnvironment()
         self.hooks: list[str] = []
         names = ("setup", "fork", "online", "disconnect", "exit", "listening", "reopen_logs")
+        self.given_hooks = {name: [self._note(name)] for name in names}
         self.pid_file = tmp_path / "pid"
         self.control = tmp_path / "control"
         self.primary = Primary(
@@ -53,7 +56,7 @@ class Scene:
             sidecars=sidecars,
             env={"PATH": "/bin"},
             env_of=lambda slot: {"OF": f"slot {slot}"},
-            hooks={name: [self._note(name)] for name in names},
+            hooks=self.given_hooks,
         )
 
     def _note(self, name: str) -> Callable[[dict[str, Any]], None]:
@@ -100,7 +103,9 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 LEGAL = {
     (S.STARTING, E.LISTEN): S.SERVING,
     (S.STARTING, E.STOP): S.STOPPING,
+    (S.SERVING, E.WARN): S.LAME_DUCK,
     (S.SERVING, E.STOP): S.STOPPING,
+    (S.LAME_DUCK, E.STOP): S.STOPPING,
     (S.STOPPING, E.ENDED): S.STOPPED,
 }
 
@@ -185,6 +190,99 @@ def test_the_first_of_these_drains_and_the_second_ends_at_once(scene: Scene, num
     assert (scene.primary.state, scene.primary._status) == (S.STOPPED, 128 + number)
 
 
+def readiness_of(process: FakeProcess) -> list[dict[str, Any]]:
+    """Return what a worker was told of the server, in its order."""
+    events = [fields for kind, fields in process.channel.sent if kind is Kind.EVENT]
+    return [about for name, about in events if name == READINESS]
+
+
+LAME: dict[str, Any] = {"reasons": [LAME_DUCK], "stopping": True}
+LAST: dict[str, Any] = {"reasons": [STOPPING], "stopping": True}
+
+
+class TestLameDuck:
+    @pytest.fixture
+    def scene(self, tmp_path: Path) -> Iterator[Scene]:
+        scene = Scene(tmp_path, lame_duck_s=10.0, hung_s=1000.0)
+        scene.start()
+        yield scene
+        scene.primary.close()
+
+    def test_everything_is_served_on_and_then_drained(self, scene: Scene) -> None:
+        scene.primary.handle_signal(signal.SIGTERM)
+        assert scene.primary.state is S.LAME_DUCK
+        assert [readiness_of(each) for each in scene.workers()] == [[LAME]] * 2
+        scene.poller.run_for(9.9)
+        assert scene.accepts()
+        assert Kind.DRAIN not in [kind for each in scene.workers() for kind in each.channel.kinds()]
+        scene.poller.run_for(0.1)
+        assert not scene.accepts()
+        assert scene.primary.state is S.STOPPING
+        assert [readiness_of(each) for each in scene.workers()] == [[LAME, LAST]] * 2
+        assert all(each.channel.kinds()[-1] is Kind.DRAIN for each in scene.workers()), "its reason comes first"
+        scene.end_workers()
+        assert (scene.primary.state, scene.primary._status) == (S.STOPPED, 0)
+
+    def test_a_second_signal_cuts_it_short_and_a_third_ends_at_once(self, scene: Scene) -> None:
+        scene.primary.handle_signal(signal.SIGTERM)
+        scene.primary.handle_signal(signal.SIGINT)
+        assert scene.primary.state is S.STOPPING
+        assert not scene.accepts()
+        drains = [each.channel.kinds().count(Kind.DRAIN) for each in scene.workers()]
+        scene.poller.run_for(20)
+        assert [each.channel.kinds().count(Kind.DRAIN) for each in scene.workers()] == drains == [1, 1]
+        scene.primary.handle_signal(signal.SIGTERM)
+        scene.primary.reap()
+        assert (scene.primary.state, scene.primary._status) == (S.STOPPED, 128 + signal.SIGTERM)
+
+    def test_quit_ends_at_once(self, scene: Scene) -> None:
+        scene.primary.handle_signal(signal.SIGTERM)
+        scene.primary.handle_signal(signal.SIGQUIT)
+        scene.primary.reap()
+        assert scene.primary.state is S.STOPPED
+
+    def test_a_worker_that_dies_is_replaced_and_its_successor_knows(self, scene: Scene) -> None:
+        scene.primary.handle_signal(signal.SIGTERM)
+        first, second = scene.workers()
+        first.kill()
+        scene.primary.reap()
+        scene.poller.run_for(1)
+        [_, successor] = scene.workers()
+        assert successor is not second
+        scene.boot(successor)
+        assert readiness_of(successor) == [LAME]
+
+    def test_nothing_is_reloaded_and_a_worker_that_got_term_as_well_is_not_replaced(self, scene: Scene) -> None:
+        scene.primary.handle_signal(signal.SIGTERM)
+        assert not scene.primary.reload()
+        worker = scene.workers()[0]
+        worker.channel.inbox.append(Retire())
+        scene.poller.make_ready(worker.channel.fileno(), READABLE)
+        assert len(scene.workers()) == 2
+        assert Kind.DRAIN not in worker.channel.kinds()
+
+    def test_the_statistics_show_it(self, scene: Scene) -> None:
+        found = scene.primary.statistics()
+        assert (found["state"], found["unready"], found["drains_in_s"]) == ("serving", [], None)
+        scene.primary.handle_signal(signal.SIGTERM)
+        scene.poller.run_for(4)
+        found = scene.primary.statistics()
+        assert (found["state"], found["unready"], found["drains_in_s"]) == ("lame duck", [LAME_DUCK], 6.0)
+        assert not found["stopping"]
+        scene.poller.run_for(6)
+        found = scene.primary.statistics()
+        assert (found["state"], found["drains_in_s"], found["stopping"]) == ("stopping", None, True)
+        assert found["unready"] == [NO_WORKER, STOPPING]
+
+
+def test_a_stop_before_any_client_was_accepted_warns_nobody(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, lame_duck_s=10.0)
+    scene.primary.start()
+    scene.primary.handle_signal(signal.SIGTERM)
+    assert scene.primary.state is S.STOPPING
+    scene.primary.close()
+
+
 def test_a_stop_that_takes_its_time_has_status_zero(scene: Scene) -> None:
     scene.start()
     scene.primary.handle_signal(signal.SIGTERM)
@@ -252,7 +350,7 @@ def test_a_hook_that_raises_is_counted_and_the_others_are_called(scene: Scene) -
         raise LookupError("a mistake in a hook")
 
     called: list[str] = []
-    scene.primary._hooks = {"fork": [fail, lambda fields: called.append("fork")]}
+    scene.given_hooks["fork"] = [fail, lambda fields: called.append("fork")]
     scene.primary.start()
     assert called == ["fork", "fork"]
     assert scene.poller.counters["hooks_failed"] == 2

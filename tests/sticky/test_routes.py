@@ -10,8 +10,10 @@ import pytest
 from sticky.heads.first_bytes import Head, inspect
 from sticky.keys.affinity import UNIX_PEER, Affinity, AffinitySettings, Sticky
 from sticky.keys.hashing import Hashing, Slot
+from sticky.loop.timers import Timers
 from sticky.worker import routes as module
 from sticky.worker.routes import Route, Routes
+from tests.support.fake_poller import FakePoller
 
 HASHING = Hashing(b"a secret of some length")
 HERE, ELSEWHERE = Slot(1), Slot(2)
@@ -24,9 +26,9 @@ def head(*lines: str) -> Head:
     return found
 
 
-def routes(sticky: Sticky = Sticky.SESSION, now: list[float] | None = None, **settings: Any) -> Routes:
+def routes(sticky: Sticky = Sticky.SESSION, timers: Timers | None = None, **settings: Any) -> Routes:
     affinity = Affinity(AffinitySettings(sticky=sticky, trusted=(ip_network("10.0.0.0/8"),), **settings), HASHING)
-    return Routes(affinity, HASHING, HERE, clock=lambda: now[0] if now else 0.0)
+    return Routes(affinity, HASHING, HERE, timers=timers)
 
 
 def cookie(sticky_id: str) -> str:
@@ -97,15 +99,15 @@ def test_what_is_learned_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_refused_key_is_refused_for_its_time() -> None:
-    now = [100.0]
-    known = routes(now=now)
+    timers = FakePoller()
+    known = routes(timers=timers)
     route = Route("192.0.2.1", "http", None, lacks_sticky_id=True)
     key = known.crash_key(route)
     assert not known.refuses(key)
     known.refuse(key, 60.0)
-    now[0] = 159.0
+    timers.run_for(59.0)
     assert known.refuses(key)
-    now[0] = 160.0
+    timers.run_for(1.0)
     assert not known.refuses(key)
     known.refuse(b"another", 60.0)
     assert set(known.refused) == {b"another"}, "and then it takes no memory any more"

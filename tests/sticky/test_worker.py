@@ -22,51 +22,28 @@ from sticky.handoff.messages import Ack, Beat, Ended, GiveBack, KeysAway, KeysEn
 from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.hashing import Hashing, Slot
 from sticky.keys.live_keys import REPORT_KEYS
-from sticky.worker.acknowledgements import SETTLE_TURNS, Acknowledgements
+from sticky.worker.acknowledgements import Acknowledgements
 from sticky.worker.adopted import Adopted
-from sticky.worker.ended_report import EndedReport
+from sticky.worker.ended_report import ENDED_S, EndedReport
 from sticky.worker.heartbeat import Heartbeat
 from sticky.worker.key_report import KeyReport
-from sticky.worker.primary_link import PrimaryLink
 from sticky.worker.routes import Routes
 from sticky.worker.worker import Worker
 from tests.sticky.test_worker_edge import BOOT, Run
 from tests.support.aio import run_async
+from tests.support.fake_poller import FakePoller
+from tests.support.worker_ends import PrimaryEnd
 
 HASHING = Hashing(b"a secret of some length")
 
 
-class Ends:
-    """Both ends of a channel: `link` is the worker's."""
+class Ends(PrimaryEnd):
+    """Both ends of a channel, and the acknowledgements of the worker's."""
 
     def __init__(self) -> None:
-        self.primary, theirs = Channel.pair(from_worker)
-        self.channel = Channel(theirs, from_primary)
-        self.link = PrimaryLink(self.channel)
-        self.acknowledgements = Acknowledgements(self.link)
-
-    def received(self) -> list[Any]:
-        """Return the worker's messages, without those of `fill`."""
-        found = []
-        for received in self.primary.receive():
-            assert isinstance(received, Received), received
-            if not isinstance(received.message, messages.Sent):
-                found.append(received.message)
-        return found
-
-    def fill(self) -> None:
-        """Leave no room in the channel."""
-        while self.link.send(Kind.MESSAGE, "all", "x" * 1000):
-            pass
-
-    def drain(self) -> None:
-        """Make room again. The channel had nothing but filler."""
-        while self.primary.receive():
-            pass
-
-    def close(self) -> None:
-        self.primary.close()
-        self.channel.close()
+        super().__init__()
+        self.timers = FakePoller()
+        self.acknowledgements = Acknowledgements(self.link, self.timers)
 
 
 @pytest.fixture
@@ -87,74 +64,22 @@ def test_a_link_sends_until_the_primary_is_lost(ends: Ends) -> None:
 
 
 def test_a_closed_channel_is_no_exception(ends: Ends) -> None:
-    ends.primary.close()
+    ends.channel.close()
     assert not ends.link.send(Kind.READY)
     assert not ends.link.is_lost, "the reader of the channel decides that"
-
-
-# Acknowledgements
-
-
-def test_one_message_acknowledges_every_handoff_so_far(ends: Ends) -> None:
-    for number in (1, 2, 3):
-        ends.acknowledgements.adopted(number, NO_MARK)
-    ends.acknowledgements.acknowledge()
-    ends.acknowledgements.acknowledge()
-    assert ends.received() == [Ack(3, 0)]
-    assert ends.acknowledgements.settle(2)
-    assert ends.received() == [Ack(3, 2)]
-    ends.acknowledgements.settle_all()
-    ends.acknowledgements.settle(1)
-    assert ends.received() == [Ack(3, 3)], "what is settled stays so"
-
-
-def test_a_rejection_is_sent_before_the_number_that_covers_it(ends: Ends) -> None:
-    ends.acknowledgements.adopted(1, NO_MARK)
-    ends.acknowledgements.reject(2)
-    ends.acknowledgements.acknowledge()
-    assert ends.received() == [Nack(2), Ack(2, 0)]
-
-
-def test_what_found_no_room_is_acknowledged_later(ends: Ends) -> None:
-    ends.fill()
-    ends.acknowledgements.adopted(1, NO_MARK)
-    ends.acknowledgements.reject(2)
-    assert not ends.acknowledgements.acknowledge()
-    ends.drain()
-    assert ends.acknowledgements.acknowledge()
-    assert ends.received() == [Nack(2), Ack(2, 0)]
-
-
-@run_async
-async def test_a_handoff_is_settled_some_turns_after_its_adoption() -> None:
-    ends = Ends()
-    ends.acknowledgements.adopted(1, NO_MARK)
-    ends.acknowledgements.acknowledge()
-    ends.acknowledgements.schedule_settling()
-    for _ in range(SETTLE_TURNS):
-        assert ends.received() in ([Ack(1, 0)], [])
-        await asyncio.sleep(0)
-    assert ends.received() == [Ack(1, 1)]
-    ends.close()
 
 
 # Reports
 
 
-@run_async
-async def test_ends_are_reported_together_and_soon() -> None:
-    ends = Ends()
-    report = EndedReport(ends.link)
+def test_ends_are_reported_together_and_soon(ends: Ends) -> None:
+    report = EndedReport(ends.link, ends.timers)
     for peer_address in ("192.0.2.1", "192.0.2.2", "192.0.2.1"):
         report.add(peer_address)
-        timer = report._timer
         report.schedule()
-        assert timer is None or report._timer is timer, "one report is scheduled"
     assert ends.received() == []
-    while not (found := ends.received()):  # noqa: ASYNC110 - a channel has no event
-        await asyncio.sleep(0.001)
-    assert found == [Ended({"192.0.2.1": 2, "192.0.2.2": 1})]
-    ends.close()
+    ends.timers.run_for(ENDED_S)
+    assert ends.received() == [Ended({"192.0.2.1": 2, "192.0.2.2": 1})], "one report was scheduled"
 
 
 def test_ends_that_found_no_room_are_reported_at_the_next_heartbeat(ends: Ends) -> None:
@@ -173,13 +98,14 @@ def routes() -> Routes:
 
 
 def test_the_keys_whose_home_is_elsewhere_are_reported_in_parts(ends: Ends) -> None:
-    report = KeyReport(ends.link, known := routes(), ends.acknowledgements)
+    report = KeyReport(ends.link, ends.acknowledgements)
+    known = routes()
     ends.acknowledgements.adopted(7, NO_MARK)
     for number in range(3 * REPORT_KEYS):
         known.keys.enter(known.key_of(f"10.0.{number // 250}.{number % 250}", None))
-    report.answer(slots=1, request=4)
+    report.answer(known, slots=1, request=4)
     assert ends.received() == [KeysAway([], 7, 4, is_all=True)], "with one slot, every key is at home"
-    report.answer(slots=100, request=5)
+    report.answer(known, slots=100, request=5)
     parts = ends.received()
     assert [(part.request, part.seen, part.is_all) for part in parts] == [(5, 7, False)] * (len(parts) - 1) + [
         (5, 7, True)
@@ -189,9 +115,8 @@ def test_the_keys_whose_home_is_elsewhere_are_reported_in_parts(ends: Ends) -> N
 
 
 def test_an_ended_key_is_reported_at_once_or_when_there_is_room(ends: Ends) -> None:
-    report: KeyReport
-    known = Routes(Affinity(AffinitySettings()), HASHING, Slot(0), on_key_ended=lambda: report.send())
-    report = KeyReport(ends.link, known, ends.acknowledgements)
+    report = KeyReport(ends.link, ends.acknowledgements)
+    known = Routes(Affinity(AffinitySettings()), HASHING, Slot(0), report=report)
     key = known.key_of("192.0.2.1", None)
     for is_full in (False, True):
         known.keys.enter(key, away=True)
@@ -200,17 +125,17 @@ def test_an_ended_key_is_reported_at_once_or_when_there_is_room(ends: Ends) -> N
         known.keys.leave(key)
         if is_full:
             ends.drain()
-            report.send()
+            report.send(known)
         assert ends.received() == [KeysEnded([key], 0)]
 
 
 def test_a_newer_request_replaces_the_answer_to_an_older_one(ends: Ends) -> None:
-    report = KeyReport(ends.link, routes(), ends.acknowledgements)
+    report, known = KeyReport(ends.link, ends.acknowledgements), routes()
     ends.fill()
-    report.answer(slots=1, request=1)
-    report.answer(slots=1, request=2)
+    report.answer(known, slots=1, request=1)
+    report.answer(known, slots=1, request=2)
     ends.drain()
-    report.send()
+    report.send(known)
     assert ends.received() == [KeysAway([], 0, 2, is_all=True)]
 
 
@@ -338,6 +263,62 @@ async def test_an_orphan_drains_when_its_last_connection_has_ended() -> None:
     client.close()
 
 
+@run_async
+async def test_a_drain_begins_when_what_had_come_before_it_is_read() -> None:
+    run = Serving()
+    turns = 10 * 8  # of the loop, which are no measure of when a server reads
+    order: list[str] = []
+
+    async def serve(adopted: Adopted) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert adopted.sock.recv(100) == b"GET / "
+        adopted.first_byte_read()
+        order.append("read")
+        adopted.sock.close()
+
+    async def drain(deadline_s: float) -> None:
+        order.append("drain")
+
+    tasks: list[asyncio.Task[None]] = []
+    running = asyncio.ensure_future(
+        run.worker.run(on_connection=lambda each: tasks.append(asyncio.ensure_future(serve(each))), on_drain=drain)
+    )
+    clients = [run.hand_over(number) for number in (1, 2)]
+    for client in clients:
+        client.sendall(b"GET / ")
+    run.drain()
+    await running
+    assert order == ["read", "read", "drain"]
+    for client in clients:
+        client.close()
+    run.primary.close()
+
+
+@run_async
+async def test_a_drain_begins_though_a_server_never_reports_what_it_reads() -> None:
+    run = Serving()
+    client = run.hand_over(1)
+    run.drain()
+    await run.until_ended()
+    assert run.drained == [1.0]
+    run.adopted[0].sock.close()
+    client.close()
+    run.primary.close()
+
+
+@run_async
+async def test_a_primary_that_is_lost_behind_a_handoff_does_not_keep_a_worker() -> None:
+    run = Serving()
+    client = run.hand_over(1)
+    run.primary.sock.send(b"\xc1")
+    await run.until_ended()
+    assert run.drained == [0]
+    run.adopted[0].sock.close()
+    client.close()
+    run.primary.close()
+
+
 def test_data_that_no_process_could_read_is_not_sent() -> None:
     run = Run()
     nested: list[Any] = []
@@ -367,3 +348,22 @@ async def test_a_process_that_no_primary_started_is_no_worker() -> None:
         await Worker.connect()
     with pytest.raises(NotAWorker):
         new_sticky_id()
+
+
+# What the primary says of the server
+
+
+@run_async
+async def test_a_worker_knows_that_the_server_stops_before_it_drains() -> None:
+    run = Run()
+    events: list[str] = []
+    running = asyncio.ensure_future(run.until_ended(on_event=lambda name, about: events.append(name)))
+    assert (run.worker.node_state.reasons, run.worker.node_state.is_stopping) == ((), False)
+    run.primary.send(Kind.EVENT, messages.READINESS, {"reasons": ["why"], "stopping": True, "newer": 1})
+    run.primary.send(Kind.EVENT, messages.READINESS, {"what": "a newer primary may say"})
+    run.primary.send(Kind.EVENT, "online", {"slot": 1})
+    run.primary.send(Kind.DRAIN, 1.0)
+    await running
+    assert (run.worker.node_state.reasons, run.worker.node_state.is_stopping) == (("why",), True)
+    assert events == ["online"], "it is no event of another worker"
+    run.primary.close()

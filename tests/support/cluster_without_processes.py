@@ -29,10 +29,12 @@ from sticky.loop.poller import HANGUP
 from sticky.settings import ClusterSettings
 from sticky.supervision.crashes import Crashes
 from sticky.supervision.launcher import Launcher
+from sticky.supervision.readiness import NodeReadiness
 from sticky.supervision.supervisor import Supervisor
 from sticky.supervision.workers import Workers
 from tests.support.fake_environment import FakeEnvironment, FakeProcess
 from tests.support.fake_poller import READABLE, FakePoller
+from tests.support.recorded_hooks import recorded_hooks
 
 SECRET = b"s" * 32
 
@@ -62,7 +64,7 @@ class ClusterWithoutProcesses:
             patience_s=5.0,
             refusals=self.refusals,
             channels=self.workers,
-            addresses=Addresses(trusts=lambda peer: False, most=None, descriptors=1024),
+            addresses=Addresses(Affinity(AffinitySettings()), most=None, descriptors=1024),
             counters=self.counters,
         )
         crashes = Crashes(
@@ -87,14 +89,18 @@ class ClusterWithoutProcesses:
             launcher,
             self.dispatcher,
             crashes,
+            NodeReadiness(self.workers),
             settings=self.settings,
             counters=self.counters,
-            hook=lambda name, fields: self.hooks.append((name, fields)),
+            hooks=recorded_hooks(self.hooks, self.counters),
+            acceptor=self,
             on_first_ready=self._on_first_ready,
             on_reloaded=self._on_reloaded,
             on_stopped=self.stopped.append,
-            on_given_back=lambda *given: self.given_back.append(given),
         )
+
+    def take_back(self, sock: socket.socket, peer_address: str, port: int, received: bytes) -> None:
+        self.given_back.append((sock, peer_address, port, received))
 
     def _on_first_ready(self) -> None:
         self.first_ready += 1

@@ -31,8 +31,10 @@ from sticky.settings import ClusterSettings
 from sticky.supervision.crashes import Crashes
 from sticky.supervision.environment import OperatingSystem
 from sticky.supervision.launcher import Launcher
+from sticky.supervision.readiness import NodeReadiness
 from sticky.supervision.supervisor import Supervisor
 from sticky.supervision.workers import Workers
+from tests.support.recorded_hooks import recorded_hooks
 
 TURN_S = 0.01  # at most, where nothing is due
 PATIENT = {"hung_s": 600.0, "boot_s": 600.0}  # nobody sends a heartbeat
@@ -80,7 +82,7 @@ class Edge:
             patience_s=5.0,
             refusals=self.refusals,
             channels=self.workers,
-            addresses=Addresses(trusts=lambda peer: False, most=None, descriptors=1024),
+            addresses=Addresses(Affinity(AffinitySettings()), most=None, descriptors=1024),
             counters=self.counters,
         )
         crashes = Crashes(
@@ -96,15 +98,19 @@ class Edge:
             self.silent,
             self.dispatcher,
             crashes,
+            NodeReadiness(self.workers),
             settings=ClusterSettings(workers=workers, boots_max=None, **{**PATIENT, **(settings or {})}),
             counters=self.counters,
-            hook=lambda name, fields: self.hooks.append((name, fields)),
+            hooks=recorded_hooks(self.hooks, self.counters),
+            acceptor=self,
             on_first_ready=lambda: None,
             on_reloaded=lambda: None,
             on_stopped=lambda status: None,
-            on_given_back=lambda *given: self.given_back.append(given),
         )
         self.supervisor.start()
+
+    def take_back(self, sock: socket.socket, peer_address: str, port: int, received: bytes) -> None:
+        self.given_back.append((sock, peer_address, port, received))
 
     def turn(self) -> None:
         """Let the loop turn once, and reap who has ended."""

@@ -33,6 +33,9 @@ class _Alike:
     def room_options(self, room: Room) -> RoomOptions | None:
         return self._options
 
+    def room_patterns(self) -> list[str]:
+        return ["{*}"]
+
 
 @contextlib.asynccontextmanager
 async def hub_of(broker: Broker, options: RoomOptions = KEPT, **arguments: Any) -> AsyncIterator[Hub]:

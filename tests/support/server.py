@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -116,6 +116,7 @@ class RunningServer:
         cwd: the directory to start in.
         bind: an address with port 0, or None when `options` has its own.
         python: the interpreter of the server and its workers.
+        pass_fds: descriptors that it inherits, under their numbers.
 
     Attributes:
         log: what it printed, `Log.wait_for` included.
@@ -131,6 +132,7 @@ class RunningServer:
         cwd: str | os.PathLike[str] | None = None,
         bind: str | None = "127.0.0.1:0",
         python: str = sys.executable,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.argv = [python, "-m", "realtime", "serve"]
         if target is not None:
@@ -144,6 +146,7 @@ class RunningServer:
         clean["PYTHONDONTWRITEBYTECODE"] = "1"  # tests write an application twice in a second
         self.env = clean | dict(env or {})
         self.cwd = cwd or ROOT
+        self._pass_fds = pass_fds
         self.log = Log()
         self.url = ""
         self._process: subprocess.Popen[str] | None = None
@@ -164,6 +167,7 @@ class RunningServer:
             text=True,
             errors="replace",
             start_new_session=True,
+            pass_fds=self._pass_fds,
         )
         assert self._process.stdout is not None
         self._reader = threading.Thread(target=self.log.read, args=(self._process.stdout,), daemon=True)

@@ -56,6 +56,7 @@ class Answer(asyncio.Protocol):
         if b"\r\n\r\n" not in self.received:
             return
         assert self.transport is not None
+        self.adopted.first_byte_read()
         die_if(self.worker, "read")
         if self.adopted.path == "/block":
             time.sleep(3600)  # a loop that does not turn is what is asked for

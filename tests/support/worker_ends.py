@@ -2,6 +2,7 @@
 Workers for tests of the primary's parts: a real handle and a real channel, and a test that plays the worker's end.
 
 Nothing here runs by itself. `WorkerEnd.receive` returns what the primary has sent, and closes the descriptors in it.
+`PrimaryEnd` is the other way round: a link for tests of a worker's parts, and a test that plays the primary.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import os
 from typing import Any
 
 from sticky.handoff.channel import Channel, ChannelClosed, Kind, Received
-from sticky.handoff.messages import Handoff, from_primary, from_worker
+from sticky.handoff.messages import Handoff, Sent, from_primary, from_worker
 from sticky.handoff.worker_handle import WorkerHandle
 from sticky.keys.hashing import Slot
 from sticky.lifetime import Lifetime
+from sticky.worker.primary_link import PrimaryLink
 
 
 class WorkerEnd:
@@ -71,3 +73,35 @@ class WatchedChannels:
 
     def wants_write(self, worker: WorkerHandle, wanted: bool) -> None:
         (self.wanted.add if wanted else self.wanted.discard)(worker.worker_id)
+
+
+class PrimaryEnd:
+    """Both ends of a channel: `link` is the worker's."""
+
+    def __init__(self) -> None:
+        self.channel, theirs = Channel.pair(from_worker)
+        self._worker_channel = Channel(theirs, from_primary)
+        self.link = PrimaryLink(self._worker_channel)
+
+    def received(self) -> list[Any]:
+        """Return the worker's messages, without those of `fill`."""
+        found = []
+        for received in self.channel.receive():
+            assert isinstance(received, Received), received
+            if not isinstance(received.message, Sent):
+                found.append(received.message)
+        return found
+
+    def fill(self) -> None:
+        """Leave no room in the channel."""
+        while self.link.send(Kind.MESSAGE, "all", "x" * 1000):
+            pass
+
+    def drain(self) -> None:
+        """Make room again. The channel had nothing but filler."""
+        while self.channel.receive():
+            pass
+
+    def close(self) -> None:
+        self.channel.close()
+        self._worker_channel.close()

@@ -44,7 +44,10 @@ class Call:
 
     def answer(self, result: Result) -> int:
         """Answer the command, which succeeded. Return the size of the answer in bytes."""
-        return self.write(self.codec.reply(self.id, self.method, result))
+        reply = self.codec.reply(self.id, self.method, result)
+        assert self.method != "send", "`send` has no answer (section 7.4)"
+        self.session.write(self._frame(reply))  # as `write`, in place: most commands have an answer and nothing else
+        return len(reply)
 
     def write(self, reply: bytes) -> int:
         """Write an answer that is encoded. Return its size in bytes."""

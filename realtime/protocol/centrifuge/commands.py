@@ -12,7 +12,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+from msgspec import UNSET, Raw
 
 from realtime import codes
 from realtime.broker.base import Position
@@ -54,9 +56,16 @@ EMPTY: Final = EmptyResult()
 logger = logging.getLogger("realtime.session")
 
 
-async def execute(session: Session, codec: Codec, frame: Callable[[bytes], bytes], command: Command) -> None:
+class Wording(Protocol):
+    """How answers are encoded and framed: of a dialect, as commands need it."""
+
+    codec: Codec
+    frame: Callable[[bytes], bytes]
+
+
+async def execute(wording: Wording, session: Session, command: Command) -> None:
     """
-    Run one command, and answer it, also where it failed.
+    Run one command, and answer it, also where it failed. It is a method of the dialect, written here.
 
     Raises:
         Disconnect: the connection has to end.
@@ -66,7 +75,7 @@ async def execute(session: Session, codec: Codec, frame: Callable[[bytes], bytes
         raise codes.PROTOCOL.error()
     if session.state.phase is not (Phase.NEW if method == "connect" else Phase.CONNECTED):
         raise (session.state.refusal or codes.PROTOCOL).error()
-    call = Call(session, codec, frame, command.id, method)
+    call = Call(session, wording.codec, wording.frame, command.id, method)
     try:
         if session.services.commands is not None and method != "connect":
             metering.count_command(session.services, session.state, has_answer=method != "send")
@@ -267,7 +276,9 @@ async def history(call: Call, request: HistoryCommand) -> None:
 
 async def rpc(call: Call, request: RPCCommand) -> None:
     """Call a method of the application."""
-    call.answer(RPCResult(call.raw(await requests.rpc(call.session, request.method, payload(request.data)))))
+    data = request.data
+    answer = await requests.rpc(call.session, request.method, None if data is UNSET or not data else bytes(data))
+    call.answer(RPCResult(UNSET if answer is None else Raw(call.codec.payload(answer))))
 
 
 async def send(call: Call, request: SendCommand) -> None:

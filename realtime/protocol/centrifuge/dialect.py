@@ -7,8 +7,8 @@ messages into commands, has commands.py run them, and encodes what the server se
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from msgspec import UNSET, Raw
 
@@ -29,7 +29,6 @@ from realtime.protocol.centrifuge.messages import (
 )
 from realtime.protocol.shapes import JSON
 from realtime.session.base import BadMessage, Dialect, Subscribed
-from realtime.session.session import Session
 from realtime.transport.base import Framing
 
 PONG: Final = Command()
@@ -51,22 +50,20 @@ class CentrifugeDialect(Dialect):
         self.encoder = CentrifugeEncoder(codec, framing)
         self.delta_encoder = CentrifugeEncoder(codec, framing, is_delta=True)
         self.ping = framing.frame(codec.PING)
-        self._codec = codec
-        self._frame = framing.frame
+        self.codec = codec
+        self.frame: Callable[[bytes], bytes] = framing.frame
 
     def decode(self, message: bytes | str) -> Sequence[Command | None]:
         """Return the commands of one message; None for an empty one, which answers a ping."""
         try:
-            received = self._codec.decode(message)
+            received = self.codec.decode(message)
         except BadFrame as error:
             raise BadMessage(str(error)) from error
         if len(received) == 1 and received[0].id:  # the usual message
             return received
         return [None if command == PONG else command for command in received]
 
-    def execute(self, session: Session, command: Command) -> Coroutine[Any, Any, None]:
-        """Run one command, and answer it."""
-        return commands.execute(session, self._codec, self._frame, command)
+    execute = commands.execute
 
     def is_publication(self, command: Command) -> bool:
         """Whether it publishes: only such commands may run while others are in flight."""
@@ -74,18 +71,18 @@ class CentrifugeDialect(Dialect):
 
     def message(self, data: bytes) -> bytes:
         """Return a message that belongs to no room."""
-        return self._push(Push(message=Message(Raw(self._codec.payload(data)))))
+        return self._push(Push(message=Message(Raw(self.codec.payload(data)))))
 
     def subscribed(self, subscribed: Subscribed) -> bytes:
         """Return the notification of a subscription, with what it recovers behind it."""
-        codec, recoverable = self._codec, subscribed.recoverable
+        codec, recoverable = self.codec, subscribed.recoverable
         data = UNSET if subscribed.data is None else Raw(codec.payload(subscribed.data))
         push = SubscribePush(recoverable=recoverable, positioned=recoverable, data=data)
         if subscribed.position is not None:
             push.epoch, push.offset = subscribed.position.epoch, subscribed.position.offset
         messages = [codec.push(Push(channel=subscribed.room, subscribe=push))]
         messages += [codec.push_publication(subscribed.room, each) for each in subscribed.publications]
-        return b"".join(map(self._frame, messages))
+        return b"".join(map(self.frame, messages))
 
     def unsubscribed(self, room: Room, code: UnsubscribeCode) -> bytes:
         """Return the notification that a subscription has ended."""
@@ -101,4 +98,4 @@ class CentrifugeDialect(Dialect):
 
     def _push(self, push: Push) -> bytes:
         """Return a framed push of a rare kind."""
-        return self._frame(self._codec.push(push))
+        return self.frame(self.codec.push(push))

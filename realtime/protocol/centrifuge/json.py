@@ -44,8 +44,11 @@ def decode(message: bytes | str) -> list[Command]:
     try:
         if isinstance(message, bytes):
             message = message.decode()  # no later code checks a payload, and other bytes would end each reader
-        if "\n" not in message:
-            return [_command(message)]
+        if "\n" not in message:  # the usual message
+            try:
+                return [_decoder.decode(message)]
+            except msgspec.DecodeError:
+                return [_command(message)]
         lines = message.split("\n")
         if not lines[-1]:
             lines.pop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,8 @@ import msgspec
 import pytest
 
 from realtime import App, Connection
-from realtime.application.answers import encode
 from realtime.errors import AnswerError, ClientError, NotKept, RoomError, UnknownRoom
+from realtime.session.answers import encode
 from realtime.testing import TestServer
 from tests.support.aio import run_async
 
@@ -37,6 +38,9 @@ class Odd:
         (Record([Holder("x", Odd())]), "$.things[0].thing", "Odd"),
         ((1, Odd()), "$[1]", "Odd"),
         ({"name": {1: {"a": Odd()}}}, "$.name.1.a", "Odd"),
+        ({"seen": {(1, 2): 3}}, "$.seen.(1, 2)", "tuple"),
+        ({"of": frozenset((frozenset((Odd(),)),))}, "$.of[0][0]", "Odd"),
+        ({"text": "\ud800"}, "$.text", "str"),
     ],
 )
 def test_the_field_that_json_cannot_say_is_named(value: Any, field: str, kind: str) -> None:
@@ -78,6 +82,63 @@ async def test_an_answer_that_json_cannot_say_names_handler_line_room_and_field(
     assert f"{__file__}, line {line}: the answer of handler `" in caplog.text
     assert "Chat.on_publish()` of room 'chat:lobby': JSON cannot say a `Odd` at `$.by[0]`" in caplog.text
     assert "when()`: JSON cannot say a `Odd` at `$.at`" in caplog.text
+
+
+@run_async
+async def test_the_answers_of_on_connect_and_on_subscribe_are_named_too(caplog: pytest.LogCaptureFixture) -> None:
+    app = App()
+
+    @app.on_connect
+    async def connect(conn: Connection, data: Any) -> Any:
+        return {"rooms": [Odd()]} if data == "odd" else None
+
+    @app.room("chat:{name}")
+    class Chat:
+        async def on_subscribe(self, conn: Connection) -> Any:
+            return Odd()
+
+    async with TestServer(app) as server:
+        with pytest.raises(ClientError, match="internal server error"):
+            await server.connect(data="odd")
+        client = await server.connect()
+        with pytest.raises(ClientError, match="internal server error"):
+            await client.subscribe("chat:lobby")
+    named: dict[Callable[..., Any], str] = {connect: "()`: JSON cannot say a `Odd` at `$.rooms[0]`"}
+    named[Chat.on_subscribe] = "()` of room 'chat:lobby': JSON cannot say a `Odd` at `$`"
+    for function, rest in named.items():
+        place = f"{__file__}, line {function.__code__.co_firstlineno}"
+        assert f"{place}: the answer of handler `{function.__qualname__}{rest}" in caplog.text
+
+
+@run_async
+async def test_what_a_connection_is_sent_and_shown_with_is_refused_in_the_line_that_gives_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = App()
+    found: list[AnswerError] = []
+
+    @app.on_connect
+    async def connect(conn: Connection, data: Any) -> None:
+        conn.info = {"name": "ann"}
+        with pytest.raises(AnswerError) as refused:
+            conn.info = {"avatar": Odd()}
+        assert conn.info == {"name": "ann"}
+        found.append(refused.value)
+
+    @app.on_message
+    async def message(conn: Connection, data: Any) -> None:
+        await conn.send({"now": Odd()})
+
+    async with TestServer(app) as server:
+        client = await server.connect()
+        await client.send("x")
+        await client.send("x")  # its answer comes after both
+        with pytest.raises(ClientError, match="not available"):
+            await client.rpc("x")
+    assert str(found[0]) == "conn.info: JSON cannot say a `Odd` at `$.avatar`"
+    assert "message to connection " in caplog.text
+    assert "JSON cannot say a `Odd` at `$.now`" in caplog.text
+    assert f'File "{__file__}", line {message.__code__.co_firstlineno + 2}, in message' in caplog.text
 
 
 def make_app() -> App:

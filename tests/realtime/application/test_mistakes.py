@@ -58,6 +58,51 @@ def test_a_handler_that_no_room_has_is_refused() -> None:
     assert "A room may have: on_subscribe, on_publish, on_leave, on_empty, accepts" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("onSubscribe", "on_subscribe"),
+        ("onpublish", "on_publish"),
+        ("_on_subscribe", "on_subscribe"),
+        ("on_subscribe_", "on_subscribe"),
+        ("On_Leave", "on_leave"),
+        ("accept", "accepts"),
+        ("acepts", "accepts"),
+    ],
+)
+def test_a_method_that_looks_like_a_handler_is_refused(name: str, meant: str) -> None:
+    async def method(self: object, conn: Connection) -> None: ...
+
+    text = refused(
+        lambda app: app.room("chat:{name}")(type("Chat", (), {name: method})),
+        f"Chat.{name} is no handler of a room; did you mean `{meant}`? A room may have: on_subscribe,",
+    )
+    assert text.startswith(line_of(method))
+
+
+def test_a_handler_that_is_like_none_is_refused_with_those_that_there_are() -> None:
+    class Chat:
+        async def on_presence(self, conn: Connection) -> None: ...
+
+    refused(lambda app: app.room("chat:{name}")(Chat), "is no handler of a room. A room may have: on_subscribe,")
+    refused(lambda app: app.on_quit(print), "is no handler of an application. An application may have: on_c")  # type: ignore[attr-defined]
+
+
+def test_methods_that_handlers_share_are_no_mistakes() -> None:
+    async def method(self: object) -> None: ...
+
+    names = ("publish", "subscribe", "leave", "accepted", "access", "once", "online", "_helper")
+    App().room("chat:{name}")(type("Chat", (), dict.fromkeys(names, method)))
+
+
+def test_what_cannot_be_called_is_no_handler() -> None:
+    class Chat:
+        on_subscribe = "everybody"
+
+    refused(lambda app: app.room("chat:{name}")(Chat), "Chat.on_subscribe is a str, and no function", __file__)
+    refused(lambda app: app.on_connect("everybody"), "a handler is a function, and no str", __file__)  # type: ignore[type-var]
+
+
 def test_a_handler_that_no_application_has_is_refused() -> None:
     text = refused(lambda app: app.on_conect(print), "app.on_conect", "did you mean `on_connect`?")  # type: ignore[attr-defined]
     assert text.startswith(f"{__file__}, line ")
@@ -192,6 +237,25 @@ def test_the_common_rooms_of_two_patterns(one: str, other: str, common: str | No
         assert Pattern(other).match(common) is not None
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("chat:*", "room 'chat:*': `*` stands for no characters by itself; did you mean `chat:{*}`?"),
+        ("{*}:*", "did you mean `{*}:{*}`?"),
+        ("chat:{name", "room 'chat:{name': this is no pattern; write chat:lobby or chat:{name}"),
+        (
+            "chat:{name:int}",
+            "'name:int' is no name for a variable; a type is the annotation of the handler's parameter",
+        ),
+        ("chat:{a}:{a}", "room 'chat:{a}:{a}': two variables have one name"),
+        ("", "room '': this is no pattern"),
+    ],
+)
+def test_a_name_that_is_no_pattern_is_refused(name: str, words: str) -> None:
+    text = refused(lambda app: app.room(name, open=True), words)
+    assert text.startswith(f"{__file__}, line ")
+
+
 def test_a_room_is_declared_beside_a_pattern_that_says_less() -> None:
     app = App()
     for name in ("{*}", "chat:{name}", "chat:lobby", "chat:{name}:typing"):
@@ -200,6 +264,15 @@ def test_a_room_is_declared_beside_a_pattern_that_says_less() -> None:
 
 
 # Options
+
+
+def test_an_option_that_there_is_not_is_refused_with_its_line() -> None:
+    text = refused(
+        lambda app: app.room("chat:lobby", histroy=5),  # type: ignore[call-arg]
+        "room 'chat:lobby': there is no option `histroy`; did you mean `history`? options: presence, ",
+    )
+    assert text.startswith(f"{__file__}, line ")
+    refused(lambda app: app.room("a", colour=5), "there is no option `colour`; options: presence, ")  # type: ignore[call-arg]
 
 
 def test_options_that_declare_nothing_are_refused_with_their_line() -> None:
@@ -237,6 +310,20 @@ async def test_a_handle_with_options_does_not_publish() -> None:
 )
 def test_a_parameter_of_the_wrong_kind_is_refused(source: Callable[..., Any], words: list[str]) -> None:
     text = refused(lambda app: app.on_message(source), "handler `", "()` ", *words)
+    assert text.startswith(line_of(source))
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "words"),
+    [
+        ("on_leave", lambda self, conn: None, "has `conn`, which it is not given: `member` is in that place"),
+        ("on_leave", lambda self, data: None, "has `data`, which it is not given: `member` is in that place"),
+        ("accepts", lambda self, conn, data: None, "has `data`, which it is not given: `tags` is in that place"),
+    ],
+)
+def test_a_parameter_that_other_handlers_have_is_refused(name: str, source: Callable[..., Any], words: str) -> None:
+    """It would get something else under the name by which an author knows it."""
+    text = refused(lambda app: app.room("chat")(type("Chat", (), {name: source})), words, "; allowed: ")
     assert text.startswith(line_of(source))
 
 

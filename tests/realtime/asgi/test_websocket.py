@@ -56,7 +56,7 @@ def make_app() -> App:
 async def begin(server: TestServer, limits: StreamLimits) -> tuple[Peer, asyncio.Task[None]]:
     """Connect a client and subscribe it."""
     peer = Peer()
-    endpoint = WebSocketOverASGI(server._protocol, limits=limits)
+    endpoint = WebSocketOverASGI(server._parts.protocol, limits=limits)
     serving = asyncio.create_task(endpoint(dict(SCOPE), peer.receive, peer.send))
     peer.say({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": "news"}})
     await eventually(lambda: peer.has_sent('"subscribe"'))
@@ -76,7 +76,7 @@ async def test_a_client_for_which_too_much_waits_is_closed_as_slow() -> None:
         await serving
         assert peer.sent[-1] == {"type": "websocket.close", "code": 3008, "reason": "slow"}
         assert len(peer.sent) < 30, "what waited was dropped"
-        assert not server._registry
+        assert not server._parts.registry
 
 
 @run_async
@@ -87,7 +87,7 @@ async def test_a_client_that_takes_nothing_for_too_long_is_let_go() -> None:
         peer.takes.clear()
         await app.room("news").publish("x")
         await serving
-        assert not server._registry
+        assert not server._parts.registry
 
 
 @run_async
@@ -97,13 +97,13 @@ async def test_a_client_that_leaves_is_a_member_no_more() -> None:
         peer, serving = await begin(server, StreamLimits())
         peer.inbox.put_nowait({"type": "websocket.disconnect", "code": 1001})
         await serving
-        assert not server._registry
+        assert not server._parts.registry
 
 
 @run_async
 async def test_ping_frames_cannot_be_had() -> None:
     async with TestServer(make_app()) as server:
         peer = Peer()
-        endpoint = WebSocketOverASGI(server._protocol, limits=StreamLimits())
+        endpoint = WebSocketOverASGI(server._parts.protocol, limits=StreamLimits())
         await endpoint({**SCOPE, "query_string": b"cf_ws_frame_ping_pong=true"}, peer.receive, peer.send)
         assert peer.sent == [{"type": "websocket.close", "code": 1008}]

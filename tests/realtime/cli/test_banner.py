@@ -101,9 +101,9 @@ def test_it_says_when_nobody_chose_the_number_of_workers() -> None:
 
 
 def test_it_says_which_paths_are_the_servers() -> None:
-    assert paths(Settings()) == "the server's: /connection/*, /emulation, /health, /realtime.js"
+    assert paths(Settings()) == "the server's: /connection/*, /emulation, /livez, /readyz, /health, /realtime.js"
     assert paths(Settings(target="app:app", api_key=SECRET)) == (
-        "the server's: /connection/*, /emulation, /api, /health, /realtime.js;"
+        "the server's: /connection/*, /emulation, /livez, /readyz, /api, /health, /realtime.js;"
         " at /api, /health, /realtime.js a bare ASGI application comes first (--own-prefix)"
     )
     moved = Settings(target="app:app", own_prefix="/rt")

@@ -18,6 +18,7 @@ import pytest
 from realtime import App, Connection, ConnectionMoved
 from realtime.auth.revocation import Revocation
 from realtime.broker.base import Room
+from realtime.errors import AnswerError
 from realtime.session.plain import NotPlain
 from realtime.session.session import Session
 from realtime.session.state import BadState, decode, encode
@@ -115,6 +116,13 @@ async def test_what_is_no_plain_data_any_more_does_not_move_and_the_log_names_th
         with caplog.at_level(logging.WARNING, "realtime.session"), pytest.raises(NotPlain):
             session.export()
         assert "conn.state['cart'][0]: object is not plain data" in caplog.text
+        session.connection.state = {}
+        session.connection.info = {"photos": []}
+        session.connection.info["photos"].append(object())
+        with caplog.at_level(logging.WARNING, "realtime.session"), pytest.raises(AnswerError):
+            session.export()
+        assert "conn.info: JSON cannot say a `object` at `$.photos[0]`" in caplog.text
+        session.connection.info = None
         session.resume()
         assert await client.ask("subscribe", channel="plain") == {}, "it is served on"
 

@@ -25,6 +25,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from realtime.transport.handshake import Admission
+from realtime.transport.left_behind import note
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import WebSocketTransport
 from realtime.transport.websocket_state import WebSocketExport
@@ -97,7 +98,9 @@ class Walker:
     def write(self, message: str | bytes) -> None:
         """Write a message as the session."""
         payload = message.encode() if isinstance(message, str) else message
-        self.transport.write(self.transport.framing.frame(payload))
+        framed = self.transport.framing.frame(payload)
+        self.transport.write(framed)
+        note(framed)
         self.written.append(message)
 
     # The client

@@ -11,7 +11,9 @@ from realtime.transport.adopted import AdoptedConnections
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import WebSocketTransport
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
+from sticky.handoff.journal import NO_MARK
 from sticky.keys.hashing import Key
+from sticky.worker.settlement import Settlement
 from tests.realtime.transport.wire import HEAD, Sessions, Wire
 from tests.support.aio import run_async
 
@@ -60,3 +62,25 @@ async def test_a_websocket_reports_its_end_also_where_it_is_the_first_connection
     transport.connection_made(Wire())
     transport.connection_lost(None)
     assert (connections.open, observer.left) == (0, [PEER.key])
+
+
+class Reports:
+    """What is reported to the code that settles handoffs. It is a `Settler`."""
+
+    def __init__(self) -> None:
+        self.ended: list[Settlement] = []
+
+    def first_byte_was_read(self, settlement: Settlement) -> None:
+        raise AssertionError("nothing is read here")
+
+    def connection_has_ended(self, settlement: Settlement) -> None:
+        self.ended.append(settlement)
+
+
+def test_the_end_of_a_connection_settles_its_handoff() -> None:
+    observer, reports = Observer(), Reports()
+    connections = AdoptedConnections(observer, observer)
+    settlement = Settlement(reports, NO_MARK, 0.0)
+    connections.begin()
+    connections.ended(Peer("", settlement=settlement))
+    assert reports.ended == [settlement]

@@ -106,3 +106,11 @@ def test_a_request_is_admitted_by_what_it_asks_for_and_probes_always(request_hea
     hosts = Hosts(("a.org",), clock=lambda: 0.0)
     assert hosts.admits(head(request_head), lambda: "192.0.2.1") is is_admitted
     assert hosts.misdirected == (not is_admitted)
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz"])
+def test_probes_are_admitted_below_the_prefix_alone(path: str) -> None:
+    hosts = Hosts(("a.org",), own_prefix="/rt")
+    for prefix, is_admitted in (("/rt", True), ("", False)):
+        asked = head(f"GET {prefix}{path} HTTP/1.1\r\nHost: 192.0.2.1".encode())
+        assert hosts.admits(asked, lambda: "192.0.2.1") is is_admitted
