@@ -79,7 +79,7 @@ async def crowded(server: RunningServer) -> AsyncIterator[Crowd]:
     yield crowd
 
 
-@pytest.mark.skip(reason="not seen to pass yet: see whether the test or the move is wrong")
+@pytest.mark.skip(reason="passed once and then did not end: see whether the test or the move is wrong")
 @run_async_for(170)
 async def test_the_source_takes_back_what_a_target_had_that_is_killed(app: Path) -> None:
     with running(app, "--sticky", "ip") as server:
@@ -90,7 +90,7 @@ async def test_the_source_takes_back_what_a_target_had_that_is_killed(app: Path)
             await finish(crowd, 1)
 
 
-@pytest.mark.skip(reason="not seen to pass yet: see whether the test or the move is wrong")
+@pytest.mark.skip(reason="passed once and then did not end: see whether the test or the move is wrong")
 @run_async_for(170)
 async def test_the_target_goes_on_with_what_a_killed_source_had_sent(app: Path) -> None:
     with running(app, "--sticky", "ip") as server:
@@ -114,7 +114,6 @@ async def test_a_move_ends_well_without_the_primary(app: Path) -> None:
         assert [await where(client) for client in clients] == [{"slot": 0, "moves": 1, "from": 0}] * len(clients)
 
 
-@pytest.mark.skip(reason="not seen to pass yet: see whether the test or the move is wrong")
 @run_async_for(170)
 async def test_what_the_new_version_refuses_reconnects_and_recovers(app: Path) -> None:
     with running(app, "--sticky", "ip", "--drain", "2s") as server:
