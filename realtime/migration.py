@@ -35,6 +35,7 @@ streams, a handler that does not end in time, a state that is no plain data, and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -117,6 +118,8 @@ class Migration:
         self._sources: dict[MoveSource, Plan] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
+        self._has_lost_target = False  # while this worker drains; its slot gets another worker
+        self._another = asyncio.Event()  # target
         self._moving: set[WebSocketTransport] = set()  # on their way to rest: no second task may take them
         self._kept: WeakSet[WebSocketTransport] = WeakSet()  # they were refused, and are not offered again
         self.moved_out = 0
@@ -133,6 +136,8 @@ class Migration:
         """
         self._kept.clear()
         self._sources[source] = plan
+        self._has_lost_target = False
+        self._another.set()
         if self._is_draining:
             self._spawn(self._move_rest(source))
         elif plan.name not in (ALL, REST):
@@ -142,6 +147,7 @@ class Migration:
         """Move what is still here to a target that came while this worker drains."""
         if await source.opened():
             await self._move(source, list(self._movable()))
+        self._has_lost_target |= not source.is_open
         self._sources.pop(source, None)
         source.close()
 
@@ -199,14 +205,15 @@ class Migration:
 
     async def drain(self, deadline_s: float) -> None:
         """
-        Move everything that can, to the workers that were introduced. What is left is the caller's to close.
+        Move everything that can, to the workers that were introduced. What is left is the caller's to close. When a
+        target dies, go on with these connections until its slot has another worker, for half of the time at most.
 
         Args:
-            deadline_s: how long that may take in all.
+            deadline_s: how long the drain may take in all.
         """
         self._is_draining = True
         loop = asyncio.get_running_loop()
-        until = loop.time() + min(deadline_s, self._within_s)
+        until, give_up = loop.time() + min(deadline_s, self._within_s), loop.time() + deadline_s / 2
         opened = [source for source in self._sources if await source.opened()]
         while live := [each for each in opened if each.is_open]:
             divided = self._divided(live)
@@ -215,7 +222,14 @@ class Migration:
                 break
             if not any(divided.values()):
                 await asyncio.sleep(DRAIN_RETRY_S)
+        self._has_lost_target |= any(not each.is_open for each in self._sources)
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._has_lost_target and any(self._movable()) and loop.time() < give_up:
+            self._another.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(give_up):
+                    await self._another.wait()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         for source in self._sources:
             source.close()
         self._sources.clear()
@@ -359,7 +373,8 @@ class Migration:
             self._note("its target died with it", leaving.fields)
             transport.release()  # the client sees the end of the connection, and recovers from its position
         else:
-            self._kept.add(transport)
+            if result.outcome is Outcome.REFUSED:
+                self._kept.add(transport)
             self._note(result.reason or "its target is gone", leaving.fields)
             transport.take_back()
             await self._restore_here(leaving)

@@ -179,6 +179,8 @@ def _command(context: click.Context, command: click.Command) -> Iterator[str]:
     ]
     yield "| Option | |\n| --- | --- |"
     for names, text in rows:
+        if names.endswith("--help"):  # click makes this option once for each command, with the names of that moment
+            names = ", ".join(context.help_option_names)
         # In a table, GitHub ends a cell at `|`, also inside of code; the site would show the backslash of `\\|`.
         shown = f"<code>{names.replace('|', '&#124;')}</code>" if "|" in names else f"`{names}`"
         yield f"| {shown} | {_escaped(' '.join(text.split()))} |"

@@ -273,13 +273,13 @@ class Supervisor:
         if self._restarts.record_ready():
             self._takeover.when_over(self._on_first_ready)
         self._announcements.ready(worker)
+        for draining in self._workers.draining(slot):  # whose successor has ended before it had all of them
+            self._introductions.succeeded(draining, worker, self._wanted)
         if predecessor is not None:
             self._introductions.succeeded(predecessor, worker, self._wanted)
             self.retire(predecessor)
         elif slot < self._wanted and is_new:
             self._introductions.filled(worker, self._wanted)
-            for draining in self._workers.draining(slot):  # whose successor has died before it had all of them
-                self._introductions.succeeded(draining, worker, self._wanted)
         self._dispatcher.slot_filled()
         if self._stopping or slot >= self._wanted:
             self.retire(worker)

@@ -43,7 +43,10 @@ def running(app: Path, *options: str, workers: int = 2) -> Iterator[RunningServe
     env = {"REALTIME_SECRET": SECRET}
     with RunningServer(app, "--drain", "20s", *options, workers=workers, env=env) as server:
         server.wait_until_full()
-        yield server
+        try:
+            yield server
+        finally:
+            server.stop(signal.SIGQUIT)  # at once: clients are connected, and their drain takes its time
 
 
 @contextlib.asynccontextmanager

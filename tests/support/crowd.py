@@ -121,6 +121,7 @@ class Crowd:
         self.clients = clients
         self.watcher = watcher
         self.published = 0
+        self._publishers: set[str] = set()  # they leave when they are stopped
         self._grown = asyncio.Condition()
         self._publishing: asyncio.Task[None] | None = None
 
@@ -142,6 +143,7 @@ class Crowd:
 
     async def _publish(self, address: str) -> None:
         publisher = await join(self.server, address)
+        self._publishers.add(publisher.connected["client"])
         await publisher.ask("subscribe", channel=ROOM)
         try:
             while True:
@@ -183,17 +185,24 @@ class Crowd:
 
         await eventually(is_settled, every_s=0.1)
 
-    async def check(self) -> None:
-        """See that every client is on its connection, and got each publication once and in order."""
+    async def check(self, *, may_be_reaped: bool = False) -> None:
+        """
+        See that every client is on its connection, got each publication once and in order, and was seen by the watcher
+        without a break. `may_be_reaped`: a worker died, so members may be seen to leave, and then to join again.
+        """
         for client in self.clients.values():
             await check_ledger(client, self.published)
         events = []
         while not self.watcher.pushes.empty():
             events.append(self.watcher.pushes.get_nowait())
         assert self.watcher.closed is None
-        own = (self.watcher.connected["client"], "127.0.62.2")
-        gone = [each for each in events if "leave" in each]
-        assert [each for each in gone if each["leave"]["info"]["client"] not in own] == [], "nobody left"
+        own = {self.watcher.connected["client"], *self._publishers}
+        seen: dict[str, list[str]] = {}
+        for kind, each in ((kind, each) for each in events for kind in ("leave", "join") if kind in each):
+            seen.setdefault(each[kind]["info"]["client"], []).append(kind)
+        found = [kinds for client, kinds in seen.items() if client not in own]
+        assert all(kinds == ["leave", "join"] for kinds in found), found
+        assert may_be_reaped or not found, "no other client is seen to leave or to join"
 
 
 async def check_ledger(client: ProtocolClient, published: int) -> None:
