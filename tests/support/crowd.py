@@ -24,6 +24,7 @@ PAUSE_S = 0.01  # between two publications: the load that is asked for
 APP = """
 import asyncio
 import logging
+import os
 import resource
 import time
 from pathlib import Path
@@ -76,6 +77,7 @@ async def on_migrate(conn, when):
         if conn.state.get("stays"):
             raise Reject("it stays")
         conn.state["from"] = conn.slot
+        conn.state["pid"] = os.getpid()
         return
     if HERE.with_suffix(".hold").exists():  # the target has the connection, and does not serve it yet
         logging.getLogger("realtime.app").warning("move held")
@@ -83,7 +85,8 @@ async def on_migrate(conn, when):
         await asyncio.sleep(0.02)
     if NEW_VERSION_REFUSES:
         raise Reject("the new version refuses it")
-    conn.state["moves"] = conn.state.get("moves", 0) + 1
+    if conn.state["pid"] != os.getpid():  # else its target has died, and it is back where it was
+        conn.state["moves"] = conn.state.get("moves", 0) + 1
 """
 
 HELD = "move held"
@@ -188,7 +191,8 @@ class Crowd:
     async def check(self, *, may_be_reaped: bool = False) -> None:
         """
         See that every client is on its connection, got each publication once and in order, and was seen by the watcher
-        without a break. `may_be_reaped`: a worker died, so members may be seen to leave, and then to join again.
+        without a break. `may_be_reaped`: a worker died, so members may be seen to leave, and then to join again. A
+        watcher that is on its way itself at that moment sees the second alone.
         """
         for client in self.clients.values():
             await check_ledger(client, self.published)
@@ -201,7 +205,7 @@ class Crowd:
         for kind, each in ((kind, each) for each in events for kind in ("leave", "join") if kind in each):
             seen.setdefault(each[kind]["info"]["client"], []).append(kind)
         found = [kinds for client, kinds in seen.items() if client not in own]
-        assert all(kinds == ["leave", "join"] for kinds in found), found
+        assert all(kinds in (["leave", "join"], ["join"]) for kinds in found), found
         assert may_be_reaped or not found, "no other client is seen to leave or to join"
 
 
