@@ -80,7 +80,7 @@ def show(answer: dict[str, Any]) -> None:
     for worker in answer["workers"]:
         table.add_row(*_row(worker))
     console.print(table)
-    for line in troubles(answer):
+    for line in [*older_generations(answer), *troubles(answer)]:
         console.print(line, soft_wrap=True)
 
 
@@ -89,6 +89,19 @@ def readiness(answer: dict[str, Any]) -> str:
     left_s = answer.get("drains_in_s")
     when = "" if left_s is None else f"; the drain begins in {duration_text(left_s)}"
     return f"/readyz says 503: {', '.join(answer['unready'])}{when}"
+
+
+def older_generations(answer: dict[str, Any]) -> list[str]:
+    """Return what older code still serves after a reload: connections that could not move, a line each generation."""
+    newest = answer["reload"]["generation"]
+    counts: Counter[int] = Counter()
+    for worker in answer["workers"]:
+        counts[worker["generation"]] += worker["connections"]
+    return [
+        f"generation {newest}: {count} {'connection' if count == 1 else 'connections'} of generation {generation}"
+        for generation, count in sorted(counts.items())
+        if generation < newest and count
+    ]
 
 
 def _row(worker: dict[str, Any]) -> list[str]:

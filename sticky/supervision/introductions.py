@@ -73,9 +73,14 @@ class Introductions:
     def _balance(self, slots: int) -> None:
         """
         Have the fullest slots give to the emptiest. What a worker has is known from its last heartbeat, and some
-        connections cannot move: so look again, a few times, until nothing is left to do.
+        connections cannot move: so look again, a few times, until nothing is left to do. A worker that has just become
+        ready counts as empty until it has reported what its predecessor moved to it: that is waited for.
         """
         live = self._workers.live
+        known_since = self._poller.now() - self._settle_s
+        if any(each.ready_at is None or each.ready_at > known_since for each in live.values()):
+            self._poller.after(self._settle_s, lambda: self._balance(slots))
+            return
         given = gifts({slot: each.connections for slot, each in live.items()})[:TARGETS_MAX]
         for slot, target, count in given:
             self._introduce(live[slot], live[target], slots, COUNT, count)

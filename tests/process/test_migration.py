@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -18,8 +19,7 @@ from typing import Any
 
 import pytest
 
-from realtime.cli.servers import CONTROL_SOCKET
-from realtime.settings import runtime_directory
+from realtime.cli.status import older_generations
 from sticky.process.control import send_request
 from tests.support.aio import eventually, run_async_for
 from tests.support.client import ProtocolClient
@@ -63,7 +63,7 @@ async def crowded(app: Path, *options: str, workers: int = 2, count: int = CLIEN
 
 
 def command(server: RunningServer, name: str, **fields: Any) -> None:
-    send_request(runtime_directory() / str(server.pid) / CONTROL_SOCKET, {"command": name, **fields})
+    send_request(server.control, {"command": name, **fields})
 
 
 def pids(server: RunningServer) -> dict[int, int]:
@@ -215,6 +215,29 @@ async def test_a_connection_that_the_application_keeps_stays_and_then_reconnects
         server.send_signal(signal.SIGHUP)
         code, _ = await client.wait_closed()
         assert code == 3001, "it has to reconnect"
+
+
+@run_async_for(120)
+async def test_status_shows_what_stays_on_an_older_generation(app: Path) -> None:
+    with running(app, "--sticky", "ip") as server:
+        clients = [await join(server, "127.0.63.1") for _ in range(8)]
+        for client in clients:
+            await client.ask("rpc", method="stay", data={})
+        assert older_generations(server.status()) == []
+        server.send_signal(signal.SIGHUP)
+
+        async def is_shown() -> bool:
+            lines = older_generations(await asyncio.to_thread(server.status))
+            return any(re.fullmatch(r"generation 2: [1-8] connections? of generation 1", line) for line in lines)
+
+        await eventually(is_shown, every_s=0.05)
+        for client in clients:
+            await client.close()
+
+        async def is_over() -> bool:
+            return older_generations(await asyncio.to_thread(server.status)) == []
+
+        await eventually(is_over, every_s=0.1)
 
 
 @run_async_for(120)
