@@ -21,7 +21,7 @@ class ClusterSettings:
     binds: tuple[str, ...] = ("127.0.0.1:8000",)
     workers: int = 1
     affinity: AffinitySettings = field(default_factory=AffinitySettings)
-    secret: bytes | None = None  # at least 16 bytes; None: drawn at start, and affinity ends with the primary
+    secret: bytes | None = None  # at least 16 bytes; None: drawn at start, and affinity ends with the server
     secret_previous: bytes | None = None  # the one that `secret` replaces: keys keep its slots, and its ids are read
     balance: str = "least"  # for connections without a key; or "round-robin"
     proxy_protocol: bool = False  # trusted peers begin with a PROXY header

@@ -141,11 +141,11 @@ def sockets(settings: Settings) -> Finding:
 
 
 def secret(settings: Settings) -> Finding:
-    """Without a secret affinity ends with the primary; on two machines it never begins."""
+    """Without a secret affinity ends with the server; on two machines it never begins."""
     if settings.secret is not None:
         return Finding("Secret", Grade.GOOD, f"set ({settings.source('secret')})")
     if settings.redis is None or settings.sticky == "none":
-        return Finding("Secret", Grade.GOOD, "drawn at start: affinity ends with the primary")
+        return Finding("Secret", Grade.GOOD, "drawn at start: affinity ends with the server")
     return Finding("Secret", Grade.FAIR, "not set", "set the same REALTIME_SECRET on every machine")
 
 
