@@ -154,7 +154,8 @@ class Process:
         self._is_draining = True
         log(logger, logging.DEBUG, "= draining", within_s=deadline_s)  # the primary has said so, at level info
         until = asyncio.get_running_loop().time() + deadline_s
-        await self.migration.drain(deadline_s)
+        if not self._worker.node_state.is_stopping:  # else the other workers drain as well
+            await self.migration.drain(deadline_s)
         left_s = max(until - asyncio.get_running_loop().time(), 0)
         await self.gateway.drain(left_s, is_stop=self._worker.node_state.is_stopping)
         await self._side_tasks.close(REAP_S)

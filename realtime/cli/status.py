@@ -68,7 +68,7 @@ def show(answer: dict[str, Any]) -> None:
     console = Console(highlight=False)
     where = ", ".join(answer["addresses"]) or "nowhere: it is stopping"
     console.print(f"primary {answer['pid']} listens on {where}", soft_wrap=True)
-    if (keeper := answer["keeper"]) is not None:
+    if (keeper := answer.get("keeper")) is not None:
         console.print(
             f"keeper {keeper['pid']} has {keeper['resident_bytes'] / 1024**2:.0f} MiB of memory", soft_wrap=True
         )
@@ -93,10 +93,10 @@ def readiness(answer: dict[str, Any]) -> str:
 
 def older_generations(answer: dict[str, Any]) -> list[str]:
     """Return what older code still serves after a reload: connections that could not move, a line each generation."""
-    newest = answer["reload"]["generation"]
+    newest = answer["reload"].get("generation", 0)  # a primary of the release before says none
     counts: Counter[int] = Counter()
     for worker in answer["workers"]:
-        counts[worker["generation"]] += worker["connections"]
+        counts[worker.get("generation", newest)] += worker["connections"]
     return [
         f"generation {newest}: {count} {'connection' if count == 1 else 'connections'} of generation {generation}"
         for generation, count in sorted(counts.items())

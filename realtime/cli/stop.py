@@ -33,7 +33,7 @@ def stop(now: bool, config: str | None, **given: Any) -> None:
     """
     path = control_socket(resolve(given, config=config))
     status = send_request(path, {"command": "status"})
-    pid, keeper = status["pid"], status["keeper"]
+    pid, keeper = status["pid"], status.get("keeper")  # a primary of the release before has none
     send_request(path, {"command": "stop", "now": now})
     while _runs(pid) or (keeper is not None and _runs(keeper["pid"])):
         time.sleep(POLL_S)

@@ -49,7 +49,9 @@ def node(name: str, redis_url: str, port: int = 0, **more: str) -> RunningServer
     replaced |= more
     wanted = environment(name)
     assert replaced.keys() <= wanted.keys()
-    server = RunningServer(None, bind=None, cwd=ROOT / "examples" / "chat", env=wanted | replaced)
+    server = RunningServer(
+        None, bind=None, cwd=ROOT / "examples" / "chat", env=wanted | replaced | {"REALTIME_DRAIN": "2s"}
+    )
     server.argv[server.argv.index("serve") :] = compose()["services"][name]["command"]
     return server
 

@@ -79,7 +79,7 @@ def test_all_know_who_is_there_and_flaps_are_not_told_of(kind: str, tmp_path: Pa
 
 @run_async
 async def _run(tmp_path: Path, *options: str) -> None:
-    with RunningServer("app.py", "--large-room", "3", *options, workers=2, cwd=tmp_path) as server:
+    with RunningServer("app.py", "--large-room", "3", "--drain", "2s", *options, workers=2, cwd=tmp_path) as server:
         server.wait_until_full()
         guests = [await Guest.come(server, number) for number in range(1, 10)]
         await all_know(guests)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -401,32 +403,39 @@ def test_a_quota_of_the_control_group_limits_the_processors(
 # The runtime directory
 
 
-def test_the_runtime_directory_is_made_for_this_user_alone(tmp_path: Path) -> None:
-    path = runtime_directory({"XDG_RUNTIME_DIR": str(tmp_path)})
-    assert path == tmp_path / "realtime"
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory that is not too deep for a socket in it, whatever the directory of the tests is."""
+    with tempfile.TemporaryDirectory(prefix="rt-", dir="/tmp") as directory:
+        yield Path(directory)
+
+
+def test_the_runtime_directory_is_made_for_this_user_alone(short_path: Path) -> None:
+    path = runtime_directory({"XDG_RUNTIME_DIR": str(short_path)})
+    assert path == short_path / "realtime"
     assert path.stat().st_mode & 0o777 == 0o700
-    assert runtime_directory({"TMPDIR": str(tmp_path)}) == tmp_path / f"realtime-{os.geteuid()}"
+    assert runtime_directory({"TMPDIR": str(short_path)}) == short_path / f"realtime-{os.geteuid()}"
 
 
-def test_a_runtime_directory_is_never_too_deep_for_a_socket_in_it(tmp_path: Path) -> None:
-    deep = tmp_path / ("d" * 100)
+def test_a_runtime_directory_is_never_too_deep_for_a_socket_in_it(short_path: Path) -> None:
+    deep = short_path / ("d" * 100)
     deep.mkdir()
-    assert runtime_directory({"XDG_RUNTIME_DIR": str(deep), "TMPDIR": str(tmp_path)}).parent == tmp_path
+    assert runtime_directory({"XDG_RUNTIME_DIR": str(deep), "TMPDIR": str(short_path)}).parent == short_path
     assert runtime_directory({"XDG_RUNTIME_DIR": str(deep), "TMPDIR": str(deep)}).parent == Path("/tmp")
 
 
-def test_a_runtime_directory_that_others_could_write_to_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "realtime").mkdir()
-    (tmp_path / "realtime").chmod(0o777)
+def test_a_runtime_directory_that_others_could_write_to_is_refused(short_path: Path) -> None:
+    (short_path / "realtime").mkdir()
+    (short_path / "realtime").chmod(0o777)
     with pytest.raises(SettingsError, match="must be its user's own, with mode 0700"):
-        runtime_directory({"XDG_RUNTIME_DIR": str(tmp_path)})
+        runtime_directory({"XDG_RUNTIME_DIR": str(short_path)})
 
 
-def test_a_link_in_place_of_the_runtime_directory_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir(mode=0o700)
-    (tmp_path / "realtime").symlink_to(tmp_path / "elsewhere")
+def test_a_link_in_place_of_the_runtime_directory_is_refused(short_path: Path) -> None:
+    (short_path / "elsewhere").mkdir(mode=0o700)
+    (short_path / "realtime").symlink_to(short_path / "elsewhere")
     with pytest.raises(SettingsError, match="must be its user's own"):
-        runtime_directory({"XDG_RUNTIME_DIR": str(tmp_path)})
+        runtime_directory({"XDG_RUNTIME_DIR": str(short_path)})
 
 
 # The page

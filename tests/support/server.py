@@ -177,7 +177,9 @@ class RunningServer:
     def wait_until_listening(self, *, deadline_s: float = DEADLINE_S) -> str:
         """Wait for the line with its address, and return the address. Some workers may still be starting."""
         self.url = self.log.wait_for(ADDRESS_LINE, deadline_s=deadline_s)["url"].rstrip("/")
-        [self._primary] = self._children_of(self.keeper_pid)
+        self._primary = self.keeper_pid
+        if b"keeper.py" in Path(f"/proc/{self.keeper_pid}/cmdline").read_bytes():  # the release before has none
+            [self._primary] = self._children_of(self.keeper_pid)
         return self.url
 
     def wait_until_full(self) -> None:
@@ -261,6 +263,7 @@ class RunningServer:
             control = Path(self.cwd, self.argv[self.argv.index("--control") + 1])
             return control.with_name(f"{control.name}.d")
         binds = [self.argv[at + 1] for at, each in enumerate(self.argv) if each == "--bind"]
+        binds = binds or self.env.get("REALTIME_BIND", "").split()
         return runtime_directory() / directory_name(binds, self.keeper_pid)
 
     @property
