@@ -166,7 +166,7 @@ class InvalidateUserTokensRequest(Request, kw_only=True):
 
 
 class RoomRequest(Request, kw_only=True):
-    """Asks about one room, named by `channel`."""
+    """Is about one room, named by `channel`."""
 
     channel: str
 
