@@ -7,6 +7,7 @@ Read out of the source, so that an import inside a function or under TYPE_CHECKI
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,6 +252,24 @@ def test_sticky_needs_the_standard_library_and_msgspec_only() -> None:
         if target.split(".")[0] not in {*sys.stdlib_module_names, "sticky", "msgspec"}
     }
     assert not foreign
+
+
+@pytest.mark.parametrize(
+    ("process", "module", "others"),
+    [
+        ("the command", "realtime.cli.keep", {"asyncio", "redis", "realtime.session", "sticky.process.primary"}),
+        ("the primary", "realtime.cli.launch", {"asyncio", "redis", "realtime.session", "sticky.worker.worker"}),
+        ("the local broker", "realtime.broker.local_process", {"redis", "realtime.session", "sticky.process.primary"}),
+        ("a worker", "realtime.worker", {"redis", "sticky.process.primary", "sticky.supervision", "sticky.keeper"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " in value else "",
+)
+def test_a_process_loads_nothing_that_only_another_process_needs(process: str, module: str, others: set[str]) -> None:
+    # Each process of each server pays for it, at every start and reload.
+    script = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert module in loaded.split()
+    assert not others & set(loaded.split()), f"{process} does not need them"
 
 
 def test_the_load_client_imports_nothing_of_the_server() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import struct
 from typing import Any, Final
 
@@ -19,7 +18,6 @@ import msgspec
 from realtime.log_lines import log
 
 FRAME_MAX: Final = 128 * 1024 * 1024  # twice the most that --message-bytes allows
-LOCAL_STOP_SIGNAL: Final = signal.SIGUSR1  # from the primary to the local broker's process
 _LENGTH: Final = struct.Struct("!I")
 
 encode = msgspec.msgpack.Encoder().encode

@@ -25,11 +25,12 @@ from typing import Final
 import uvloop
 
 from realtime import logs
-from realtime.broker.framing import LOCAL_STOP_SIGNAL
+from realtime.broker.local_command import LOCAL_STOP_SIGNAL
 from realtime.broker.local_handover import HandoverFailed, MovedLink, hand_over, settle, take_over
 from realtime.broker.local_server import LocalBrokerServer, WorkerLink
 from realtime.log_lines import log
-from sticky.handoff.orphan_report import VERSION, OrphanReport, PrimarySearch
+from sticky.handoff.orphan_report import VERSION, OrphanReport
+from sticky.worker.primary_search import PrimarySearch
 
 LOCK_S: Final = 75.0  # for the broker before this one to end: longer than orphaned workers keep it (--orphan-grace)
 LOCK_RETRY_S: Final = 0.05

@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 
 from realtime import logs
-from realtime.broker.framing import LOCAL_STOP_SIGNAL
+from realtime.broker.local_command import LOCAL_STOP_SIGNAL, local_command
 from realtime.cli.banner import LISTENING, banner, facts
 from realtime.cli.descriptors import raise_descriptor_limit
 from realtime.cli.failed_start import FailedStart
@@ -278,9 +278,7 @@ def watcher(settings: Settings) -> Sidecar:
 def local_broker(settings: Settings) -> Sidecar:
     """Return the broker of this machine, a process beside the workers."""
     path = settings.broker_url.removeprefix("local:")
-    argv = (*PYTHON, "-m", "realtime.broker.local_process", "--socket", path, "--ready-fd", "{ready_fd}",
-            "--memory", str(settings.broker_memory),
-            "--orphan", str(Path(path).parent), "{name}", "{terms}")  # fmt: skip
+    argv = local_command(PYTHON, path, settings.broker_memory)
     return Sidecar("the local broker", argv, stop_signal=LOCAL_STOP_SIGNAL, succession=("--take-over",))
 
 

@@ -22,6 +22,7 @@ from sticky.handoff.channel import Carrier, Decode, Kind, Message
 from sticky.keys.away import KEY_BYTES
 from sticky.keys.live_keys import REPORT_KEYS
 
+EXIT_BOOT: Final = 3  # status of a worker that cannot boot: starting it again at once would not help
 NUMBER_MAX: Final = 2**53  # of a handoff: the largest integer that a float holds exactly, for readers of the status
 COUNT_MAX: Final = 2**31
 TEXT_MAX: Final = 40_000  # characters of a traceback or an inspection: at most 160,000 bytes, below MESSAGE_MAX

@@ -8,7 +8,6 @@ anything.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -35,4 +34,6 @@ class LoopTimers:
         return time.monotonic()  # the clock of asyncio's and of uvloop's timers as well
 
     def after(self, delay_s: float, callback: Callable[[], object]) -> object:
-        return asyncio.get_running_loop().call_later(delay_s, callback)
+        from asyncio import get_running_loop  # only now: a primary imports this module, and never asyncio
+
+        return get_running_loop().call_later(delay_s, callback)

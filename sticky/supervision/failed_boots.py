@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
+from sticky.handoff.messages import EXIT_BOOT
 from sticky.handoff.worker_handle import WorkerHandle, describe_end
 from sticky.keys.hashing import Slot
 from sticky.loop.log_lines import SERVER_GIVES_UP, WORKER_CANNOT_BOOT, log
 from sticky.supervision.reload import Reload
 from sticky.supervision.restarts import Restarts
-from sticky.worker.worker import EXIT_BOOT
 
 
 class BootActions(Protocol):

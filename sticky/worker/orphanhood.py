@@ -14,7 +14,8 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from sticky.handoff.orphan_report import OrphanReport, PrimarySearch
+from sticky.handoff.orphan_report import OrphanReport
+from sticky.worker.primary_search import PrimarySearch
 
 CLOSING_MAX_S: Final = 30.0  # clients that return within half a minute storm nothing
 

@@ -59,8 +59,6 @@ from sticky.worker.orphanhood import Orphanhood
 from sticky.worker.primary_link import PrimaryLink
 from sticky.worker.routes import Routes
 
-EXIT_BOOT: Final = 3  # the worker cannot boot: starting it again at once would not help
-
 NOT_ADOPTED_LINE: Final = 'handoff rejected handoff=%d reason="it could not be adopted"'
 NO_DESCRIPTOR_LINE: Final = 'handoff rejected handoff=%d reason="out of file descriptors (ulimit -n)"'
 UNREADABLE_LINE: Final = 'primary condemned reason="a message cannot be read: %s"'
@@ -165,7 +163,7 @@ class Worker:
             text: the reason, such as a traceback. The primary shows it once.
         """
         self._link.send(Kind.BOOT_FAILED, _encodable(text[-TEXT_MAX:]))
-        sys.exit(EXIT_BOOT)
+        sys.exit(messages.EXIT_BOOT)
 
     # Serving
 

@@ -13,7 +13,7 @@ import pytest
 
 from sticky.errors import SettingsError
 from sticky.handoff.channel import Kind
-from sticky.handoff.messages import READINESS, Ready, Retire
+from sticky.handoff.messages import EXIT_BOOT, READINESS, Ready, Retire
 from sticky.handoff.probes import NO_WORKER
 from sticky.keys.hashing import Slot
 from sticky.process.primary import Primary
@@ -22,7 +22,6 @@ from sticky.settings import ClusterSettings
 from sticky.supervision.launcher import SLOT
 from sticky.supervision.readiness import LAME_DUCK, STOPPING
 from sticky.supervision.sidecars import Sidecar
-from sticky.worker.worker import EXIT_BOOT
 from tests.support.fake_environment import FakeEnvironment, FakeProcess
 from tests.support.fake_poller import READABLE, FakePoller
 

@@ -8,13 +8,12 @@ import signal
 import pytest
 
 from sticky.handoff.channel import Kind
-from sticky.handoff.messages import REFUSED, Beat, Retire
+from sticky.handoff.messages import EXIT_BOOT, REFUSED, Beat, Retire
 from sticky.handoff.worker_handle import WorkerState
 from sticky.keys.hashing import Slot
 from sticky.settings import WORKERS_MAX
 from sticky.supervision.restarts import BACKOFF_S, STEADY_S
 from sticky.supervision.supervisor import KILL_GRACE_S, LAST_WORDS_MAX
-from sticky.worker.worker import EXIT_BOOT
 from tests.support.cluster_without_processes import ClusterWithoutProcesses
 from tests.support.fake_environment import no_such_program
 

@@ -29,7 +29,7 @@ from fakeredis._commands import command
 from fakeredis.commands_mixins.server_mixin import ServerCommandsMixin
 
 from realtime.broker import scripts
-from realtime.broker.framing import LOCAL_STOP_SIGNAL
+from realtime.broker.local_command import LOCAL_STOP_SIGNAL
 from tests.realtime.broker.workers import Place
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer

@@ -17,8 +17,9 @@ import pytest
 import realtime.broker.local
 from realtime.broker.base import ClientInfo, PublishRequest, WorkerId
 from realtime.broker.factory import make_broker
-from realtime.broker.framing import FRAME_MAX, LOCAL_STOP_SIGNAL
+from realtime.broker.framing import FRAME_MAX
 from realtime.broker.local import LocalBroker
+from realtime.broker.local_command import LOCAL_STOP_SIGNAL
 from realtime.broker.memory import MemoryBroker
 from realtime.broker.redis import RedisBroker
 from realtime.errors import BrokerUnavailable, SettingsError
