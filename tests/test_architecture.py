@@ -288,7 +288,7 @@ def test_only_the_settings_read_the_environment() -> None:
     # The worker's end of `sticky` finds its channel by a variable; the cluster hands the whole environment on, unread.
     # So does the keeper, and a primary finds its link to the keeper by a variable.
     allowed = {"realtime/settings/sources.py", "sticky/worker/boot.py", "sticky/cluster.py"}
-    allowed |= {"sticky/keeper/keeper.py", "sticky/process/keeper_start.py"}
+    allowed |= {"sticky/keeper/keeper.py", "sticky/keeper/start.py", "sticky/process/keeper_start.py"}
     readers = {
         str(path.relative_to(ROOT))
         for package in ("sticky", "realtime")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final
 
 import msgspec
 
@@ -27,9 +27,9 @@ PYTHON: Final = (sys.executable, "-P")  # -P: a folder `realtime` in the working
 log = logging.getLogger("realtime.serve")
 
 
-def keep(settings: Settings) -> NoReturn:
+def keep(settings: Settings) -> None:
     """
-    Become the keeper of a server with these settings.
+    Become the keeper of a server with these settings, and return in a child of it: the first primary.
 
     Raises:
         SettingsError: there is no such user, or the user's runtime directory is not private.

@@ -48,7 +48,8 @@ def serve(target: str | None, config: str | None, **given: Any) -> int:
 
     link = KeeperLink.from_environment()
     if link is None and sys.platform == "linux":
-        keep(resolved())
+        keep(resolved())  # goes on in a child
+        link = KeeperLink.from_environment()
     from realtime.cli.launch import launch
 
     if link is None:

@@ -2,8 +2,9 @@
 The keeper's process: starts a primary, holds what must outlive it, and starts the next one when it dies.
 
 Run as a program by the file's path, so small that nothing can go wrong with it: `python -I -S -E keeper.py …`
-(start.py has the arguments). `realtime serve` becomes this process, so its process id is the public one. It imports
-five modules of the standard library and its own package, but neither `sticky` as a whole nor `realtime`.
+(start.py has the arguments). `realtime serve` becomes this process, so its process id is the public one; before that it
+forks the first primary. It imports five modules of the standard library and its own package, but neither `sticky` as a
+whole nor `realtime`.
 
 Theory of operation
 ===================
@@ -28,8 +29,8 @@ group: a Ctrl-C would count twice. While the server stops, each primary that is 
 
 **How a primary's end is judged.** One that has sent STOPPED, or that ends by itself before any primary ever was ready,
 ends the server with its status: a wrong setting, an address in use. Every other end is a crash. The first crash is
-followed by another primary at once, the next ones after `BACKOFF_S`. A primary without a sign of life for `SILENT_S` is
-killed, which is a crash too.
+followed by another primary at once, the next ones after `BACKOFF_S`. A primary without a sign of life for `SILENT_S`
+(primary_process.py) is killed, which is a crash too.
 
 **Errors.** Each callback is guarded: what it raises is logged, and the loop goes on. A primary whose lines cannot be
 handled is killed, for the next one starts from a clean link.
@@ -74,8 +75,6 @@ from sticky.supervision.spawn import spawn
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S = 10.0  # ready for so long: earlier crashes are forgotten
 STARTS_MAX = 3  # crashes in a row before any primary was ready: the server is given up
-SILENT_S = 15.0  # the primary's loop turns within milliseconds; a hook of the user may block it for some seconds
-BOOT_S = 60.0  # for a primary's first sign of life
 END_S = 5.0  # for a primary to end that has closed its link
 AWAIT_S = 0.2  # between two looks whether an earlier keeper's primary still lives
 STANDSTILL_S = 5.0  # this process itself did not run for so long: the silence of others in that time is no fault
@@ -122,8 +121,13 @@ class Keeper:
 
     # The loop
 
-    def run(self) -> int:
-        """Serve until a primary has stopped, or none can be started. Return the exit status."""
+    def run(self, first: PrimaryProcess | None = None) -> int:
+        """
+        Serve until a primary has stopped, or none can be started. Return the exit status.
+
+        Args:
+            first: a primary that was started already, and waits for the deposit.
+        """
         reader, writer = socket.socketpair()
         for end in (reader, writer):
             end.setblocking(False)
@@ -132,7 +136,12 @@ class Keeper:
             signal.signal(number, lambda number, frame: None)  # the interpreter writes it to the wake-up descriptor
         self._watch(reader.fileno(), lambda: self._on_signals(reader), on_failed=lambda: None)
         self._guard(self._listen)
-        self._start_at = time.monotonic()
+        if first is not None:
+            self._watch_link(first)
+            self._bring(first)
+            self._reap()  # it may have ended before the handlers above were set
+        else:
+            self._start_at = time.monotonic()
         while self.status is None:
             for fd, _ in self._poll.poll(self._wait_ms()):
                 callback, on_failed = self._callbacks.get(fd, (None, None))
@@ -180,17 +189,15 @@ class Keeper:
         primary.flush()
         self._upgrade.check(primary, now)
         if stood_still_s > STANDSTILL_S:
-            primary.started_at += stood_still_s
-            primary.alive_at = None if primary.alive_at is None else primary.alive_at + stood_still_s
+            primary.forgive(stood_still_s)
         if primary.ready_at is not None and now - primary.ready_at > STEADY_S:
             self._crashes = 0
         if primary.lost_at is not None and now - primary.lost_at > END_S:
             primary.lost_at = None  # it is killed once
             primary.kill()
-        since, bound_s = (primary.started_at, BOOT_S) if primary.alive_at is None else (primary.alive_at, SILENT_S)
-        if now - since > bound_s:
+        if silent_s := primary.silent_s(now):
             primary.alive_at = now  # it is killed once
-            self._report.log("error", PRIMARY_SILENT, pid=primary.pid, silent_s=round(now - since, 1))
+            self._report.log("error", PRIMARY_SILENT, pid=primary.pid, silent_s=round(silent_s, 1))
             primary.kill()
 
     # Adopting a primary
@@ -230,8 +237,7 @@ class Keeper:
         """Start a primary, and bring it the deposit."""
         assert self._primary is None, "two primaries would read the same channels"
         self._start_at = None
-        primary = self._spawn()
-        if primary is None:
+        if (primary := self._spawn()) is None:
             self._start_later(1)
         else:
             self._bring(primary)
@@ -249,8 +255,11 @@ class Keeper:
         finally:
             theirs.close()
         primary = PrimaryProcess(pid, ours, now=time.monotonic())
-        self._watch(ours.fileno(), lambda: self._on_link(primary), on_failed=primary.kill)
+        self._watch_link(primary)
         return primary
+
+    def _watch_link(self, primary: PrimaryProcess) -> None:
+        self._watch(primary.sock.fileno(), lambda: self._on_link(primary), on_failed=primary.kill)
 
     def _bring(self, primary: PrimaryProcess) -> None:
         """Make a process the primary, and bring it the deposit."""
@@ -331,8 +340,7 @@ class Keeper:
     # Signals and ends
 
     def _on_signals(self, reader: socket.socket) -> None:
-        numbers = reader.recv(4096)
-        for number in numbers:
+        for number in reader.recv(4096):
             if number in SIGNALS:
                 self._on_signal(signal.Signals(number))
         self._reap()
@@ -380,8 +388,7 @@ class Keeper:
         if self._stopped is not None or (code is not None and code >= 0 and not self._ever_ready):
             self.status = status if self._stopped is None else self._stopped
             return
-        successor = self._upgrade.take()
-        if successor is not None:
+        if (successor := self._upgrade.take()) is not None:
             self._bring(successor)
             return
         reason = "its end is known to another process" if code is None else describe_end(code)
@@ -393,8 +400,7 @@ class Keeper:
         """Go on with the successor of a primary that reads nothing any more. Its process ends by itself."""
         self._primary = None
         self._close(primary)
-        successor = self._upgrade.take()
-        if successor is not None:
+        if (successor := self._upgrade.take()) is not None:
             self._bring(successor)
         else:  # it has ended meanwhile
             self._start_at = time.monotonic()
@@ -427,14 +433,16 @@ def main(arguments: Sequence[str]) -> int:
     Be the keeper.
 
     Args:
-        arguments: the control directory, the descriptor of its lock, then the primary's command.
+        arguments: the control directory, the descriptor of its lock, process id and link of the first primary
+            (`NO_PRIMARY`: there is none), then the command of each later one.
     """
     os.set_inheritable(int(arguments[1]), False)  # this process has it, and no other
+    first = PrimaryProcess.from_arguments(*arguments[2:4], now=time.monotonic())
     env = dict(os.environ)
     if env.get("WATCHDOG_PID") == str(os.getpid()):
         del env["WATCHDOG_PID"]  # the primary knows its own process id, and the variable is about ours
     report = Report(env.get("NOTIFY_SOCKET", ""))
-    return Keeper(arguments[2:], env, directory=ControlDirectory(arguments[0]), report=report).run()
+    return Keeper(arguments[4:], env, directory=ControlDirectory(arguments[0]), report=report).run(first)
 
 
 if __name__ == "__main__":

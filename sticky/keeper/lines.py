@@ -44,6 +44,9 @@ KEEPER_FD = "STICKY_KEEPER_FD"
 DIRECTORY = "STICKY_CONTROL_DIRECTORY"
 """The environment variable that names the control directory for a primary."""
 
+NO_PRIMARY = ("-", "-")
+"""Among the arguments of the keeper, in place of process id and link: no first primary was forked."""
+
 KEEPER_SOCKET = "keeper.sock"
 """In the control directory: where a primary that has lost its keeper finds the next one."""
 PRIMARY_LOCK = "primary.lock"

@@ -11,8 +11,10 @@ import signal
 import socket
 from collections import deque
 
-from sticky.keeper.lines import LinkClosed, receive, send
+from sticky.keeper.lines import NO_PRIMARY, LinkClosed, receive, send
 
+SILENT_S = 15.0  # the primary's loop turns within milliseconds; a hook of the user may block it for some seconds
+BOOT_S = 60.0  # for a primary's first sign of life
 OUTBOX_MAX = 65_536  # lines; a primary that reads none of so many is silent as well, and is killed
 
 
@@ -32,6 +34,15 @@ class PrimaryProcess:
         self.unfit = ""  # why a successor cannot take over
         self.lost_at: float | None = None  # when that was seen
         self._outbox: deque[tuple[str, int | None]] = deque()
+
+    @classmethod
+    def from_arguments(cls, pid: str, link: str, *, now: float) -> PrimaryProcess | None:
+        """Return the primary that these arguments of the keeper name; None for `NO_PRIMARY`."""
+        if (pid, link) == NO_PRIMARY:
+            return None
+        sock = socket.socket(fileno=int(link))
+        sock.set_inheritable(False)
+        return cls(int(pid), sock, now=now)
 
     def send(self, line: str, fd: int | None = None) -> None:
         """Send a line, behind those that wait. `fd` must stay open until the line is sent or the link is lost."""
@@ -63,6 +74,17 @@ class PrimaryProcess:
     def waits(self) -> bool:
         """Whether lines wait for room."""
         return bool(self._outbox) and not self.is_lost
+
+    def silent_s(self, now: float) -> float:
+        """Return how long there was no sign of life, if that is too long; else 0."""
+        since, bound_s = (self.started_at, BOOT_S) if self.alive_at is None else (self.alive_at, SILENT_S)
+        return now - since if now - since > bound_s else 0.0
+
+    def forgive(self, stood_still_s: float) -> None:
+        """Do not count a time in which the keeper itself did not run as silence."""
+        self.started_at += stood_still_s
+        if self.alive_at is not None:
+            self.alive_at += stood_still_s
 
     def kill(self) -> None:
         """End the process at once, unless it is reaped."""

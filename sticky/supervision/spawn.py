@@ -16,7 +16,7 @@ import signal
 import socket
 from collections.abc import Mapping, Sequence
 
-_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 _DEFAULT = (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -30,8 +30,8 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], inherited: int) -> int:
     Raises:
         OSError: the program cannot be started.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL)  # blocked ones wait; ignored ones would be lost
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _TERMINAL}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)  # blocked ones wait; ignored ones would be lost
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in TERMINAL_SIGNALS}
     try:
         os.set_inheritable(inherited, True)
         return os.posix_spawnp(argv[0], list(argv), dict(env), setsigmask=(), setsigdef=_DEFAULT)

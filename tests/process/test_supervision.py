@@ -29,7 +29,7 @@ from sticky.loop.log_lines import (
 from tests.support.log_lines import exited, pattern
 from tests.support.tiny_cluster import TinyCluster, answer, read_all
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def alive(pid: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Refused(AssertionError):

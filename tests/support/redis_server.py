@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class RedisServer:

@@ -13,7 +13,7 @@ import threading
 from types import TracebackType
 
 CHUNK = 65536
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Relay:

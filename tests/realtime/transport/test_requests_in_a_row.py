@@ -42,7 +42,7 @@ from tests.support.sequences import (
 
 PROXY = "127.0.0.1"
 SESSIONS = ("ada", "bela")
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 TURNS = 200  # of the loop, for what does not come
 
 

@@ -28,7 +28,7 @@ HEAD = (
 )
 MASK = b"\x37\xfa\x21\x3d"
 FIN, CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x80, 0, 1, 2, 8, 9, 10
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def frame(first: int, payload: bytes = b"", *, masked: bool = True) -> bytes:
