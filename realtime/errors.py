@@ -5,7 +5,7 @@ The errors of `realtime`, in one tree.
     ├── SettingsError          a setting is wrong: which, from where, what is allowed
     ├── TargetError            TARGET names nothing that can be served
     ├── DeclarationError       the application declares something that cannot work: file, line, and what is right
-    │   └── UnknownHandler     an `on_*` that no application has
+    │   └── UnknownHandler     an `on_*` that no application, or no handle of a room, has
     ├── RoomError              a room cannot do what the application, or another program, asks of it
     │   ├── RoomIsPattern      its name is that of a family of rooms
     │   ├── UnknownRoom        no declared pattern matches its name
@@ -81,7 +81,10 @@ class DeclarationError(RealtimeError, ValueError, TypeError):
 
 
 class UnknownHandler(DeclarationError, AttributeError):
-    """An `on_*` that an application does not have. An AttributeError, so that `hasattr` answers as for any name."""
+    """
+    An `on_*` that an application, or a handle of a room, does not have. An AttributeError, so that `hasattr` answers as
+    for any name.
+    """
 
 
 class RoomError(RealtimeError):

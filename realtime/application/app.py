@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, overload
 from realtime.application.asgi import refuse_wsgi
 from realtime.application.blocking import LoopWatch
 from realtime.application.calls import HandlerCalls
-from realtime.application.declaration import with_options
+from realtime.application.declaration import hook, with_options, written_as
 from realtime.application.handlers import Handler
 from realtime.application.jobs import SCOPES, Job, Jobs, Once
 from realtime.application.pattern import Pattern
@@ -93,6 +93,7 @@ class Application(HandlerCalls):
 
     # What a user declares
 
+    @hook
     def on_connect(self, function: F) -> F:
         """
         Admit a client, or refuse it. Called with the connection and the data that the client sent.
@@ -108,6 +109,7 @@ class Application(HandlerCalls):
     @overload
     def on_disconnect(self, *, grace_s: float) -> Callable[[F], F]: ...
 
+    @written_as("write `@app.on_disconnect` or `@app.on_disconnect(grace_s=30)`")
     def on_disconnect(self, function: F | None = None, *, grace_s: float = 0.0) -> F | Callable[[F], F]:
         """
         Learn that a client is gone. Called with the connection, a code and a reason; at least once, also after a crash
@@ -123,6 +125,7 @@ class Application(HandlerCalls):
             return self._register("on_disconnect", function)
         return lambda function: self._register("on_disconnect", function)
 
+    @hook
     def on_migrate(self, function: F) -> F:
         """
         See a connection that moves to another worker: in a reload or an upgrade, or when the number of slots changes.
@@ -134,6 +137,7 @@ class Application(HandlerCalls):
         """
         return self._register("on_migrate", function)
 
+    @hook
     def on_message(self, function: F) -> F:
         """Take messages that belong to no room and expect no answer. Called with the connection and the data."""
         return self._register("on_message", function)
@@ -145,16 +149,19 @@ class Application(HandlerCalls):
         self._on[name] = handler
         return function
 
+    @hook
     def on_startup(self, function: F) -> F:
         """Run this in every worker before it serves."""
         self._starting.append(Handler(function))
         return function
 
+    @hook
     def on_shutdown(self, function: F) -> F:
         """Run this in every worker after its last client left."""
         self._stopping.append(Handler(function))
         return function
 
+    @written_as("write @app.every(30), with seconds in parentheses")
     def every(self, seconds: float, *, once: Once = "cluster") -> Callable[[F], F]:
         """
         Run a function again and again, at the multiples of `seconds` since 1970: `@app.every(3600)` on the hour.
@@ -187,6 +194,7 @@ class Application(HandlerCalls):
 
         return register
 
+    @written_as('write @app.rpc("rename"), with a name in parentheses')
     def rpc(self, name: str) -> Callable[[F], F]:
         """
         Answer calls of a method. Called with the connection and the data; what it returns is the answer.
