@@ -9,6 +9,7 @@ The errors of `realtime`, in one tree.
     ├── RoomError              a room cannot do what the application, or another program, asks of it
     │   ├── RoomIsPattern      its name is that of a family of rooms
     │   ├── UnknownRoom        no declared pattern matches its name
+    │   │   └── UnknownChannel where a client was to be subscribed: a ClientError too
     │   └── NotKept            it keeps no presence, or no history: the option that is missing
     ├── AnswerError            what a handler returned cannot be said in JSON: which, of which room, in which field
     ├── ConnectionMoved        another worker serves the connection now, and a task here still holds it
@@ -210,6 +211,17 @@ class ClientError(RealtimeError):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.code})"
+
+
+class UnknownChannel(UnknownRoom, ClientError):
+    """
+    A client was to be subscribed to a room that no declaration matches. The text names the patterns; the client gets
+    102 and "unknown channel", as clients call it, and nothing else.
+    """
+
+    def __init__(self, room: str, patterns: Sequence[str]) -> None:
+        UnknownRoom.__init__(self, room, patterns)
+        self.code, self.message, self.temporary = 102, "unknown channel", False
 
 
 class Reject(ClientError):

@@ -278,12 +278,7 @@ class Application(HandlerCalls):
         Args:
             name: the user, as `conn.user` has it.
         """
-        return UserHandle(name, self._running_bus, self.event_loop)
-
-    def _running_bus(self) -> ClusterBus:
-        if self._bus is None:
-            raise RuntimeError("no worker runs this application: call it from a handler, or use the API")
-        return self._bus
+        return UserHandle(self, name)
 
     def mount(self, path: str, app: ASGIApp) -> None:
         """
@@ -336,6 +331,13 @@ class Application(HandlerCalls):
                 "no worker runs this application: publish from a handler, or from another program by the API (/api)"
             )
         return self._hub
+
+    @property
+    def bus(self) -> ClusterBus:
+        """What reaches the workers of all machines."""
+        if self._bus is None:
+            raise RuntimeError("no worker runs this application: call it from a handler, or use the API")
+        return self._bus
 
     async def startup(self) -> None:
         """Run what was registered by `on_startup`, in order. Then begin the jobs, and the watch of the event loop."""
