@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from realtime.auth.tokens import sign
-from tests.process.test_streams import Stream
 from tests.sdk.conftest import APP, SECRET
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient, Refused
@@ -28,6 +27,7 @@ from tests.support.one_worker import until
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
 from tests.support.server import DEADLINE_S, ROOT, RunningServer
+from tests.support.streams import Stream
 
 KEY = "a key of sixteen bytes"
 UNDECLARED = "unknown channel: room 'nowhere' is not declared; declared: moderated:{name}, "

@@ -17,11 +17,11 @@ from urllib.parse import quote_from_bytes
 
 import pytest
 
-from tests.process.test_streams import Stream
 from tests.sdk.conftest import APP
 from tests.support.aio import run_async_for
 from tests.support.client import ProtocolClient
 from tests.support.server import RunningServer
+from tests.support.streams import Stream
 
 SEED = 20261125
 TIMES = 800
