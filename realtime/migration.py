@@ -63,7 +63,7 @@ from realtime.session.session import Session
 from realtime.session.state import BadState
 from realtime.transport.websocket import WebSocketTransport
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
-from realtime.transport.websocket_state import BadExport
+from realtime.transport.websocket_export import BadExport
 from sticky.keys.hashing import Key, Slot
 from sticky.moving.channel import MovedState, batches
 from sticky.moving.plan import ALL, COUNT, REST, Plan

@@ -19,11 +19,11 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, overload
 
 from realtime.application.asgi import refuse_wsgi
-from realtime.application.blocking import LoopWatch
 from realtime.application.calls import HandlerCalls
 from realtime.application.declaration import hook, with_options, written_as
 from realtime.application.handlers import Handler
 from realtime.application.jobs import SCOPES, Job, Jobs, Once
+from realtime.application.loop_watch import LoopWatch
 from realtime.application.pattern import Pattern
 from realtime.application.room import HANDLERS, RoomKind
 from realtime.application.room_handle import RoomHandle

@@ -17,7 +17,7 @@ other clients have their turn.
 **Concurrent publications.** Where the broker keeps the order of calls, a publication is sent to it, and answered, while
 the next command runs: so a burst leaves as one. A command that is no publication waits for all of them.
 
-**Deadlines** of the client, of its token and of its subscriptions are in deadlines.py.
+**Deadlines** of the client, of its token and of its subscriptions are in timed_member.py.
 
 **The end** comes once: by the client, by a code of ours, or by the transport. Rooms are left, and the application's
 handler is called by the hub's departures, at least once.
@@ -46,9 +46,9 @@ from realtime.log_lines import log
 from realtime.session import metering
 from realtime.session.base import BadMessage, Dialect, Services
 from realtime.session.connection import EMPTY, Connection, detach, info_bytes, packed_state
-from realtime.session.deadlines import TimedMember
 from realtime.session.plain import NotPlain, check
 from realtime.session.state import Event, Phase, SessionState, admitted, encode
+from realtime.session.timed_member import TimedMember
 from realtime.threads import is_calling
 from realtime.transport.base import Transport
 from sticky.handoff.journal import MESSAGE, Mark

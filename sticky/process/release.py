@@ -22,7 +22,7 @@ import msgspec
 
 from sticky.accept.acceptor import Acceptor
 from sticky.accept.pending_connection import PendingConnection
-from sticky.handoff.handoff import Dispatcher
+from sticky.handoff.dispatcher import Dispatcher
 from sticky.loop.log_lines import SERVER_RELEASED, log
 from sticky.loop.poller import Poller
 from sticky.process.in_flight import IN_FLIGHT, LOST

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sticky.accept.acceptor import Acceptor
-from sticky.handoff.handoff import Dispatcher
+from sticky.handoff.dispatcher import Dispatcher
 from sticky.handoff.refusals import Refusals
 from sticky.keys.addresses import Addresses
 from sticky.keys.affinity import Affinity
