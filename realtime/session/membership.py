@@ -308,7 +308,7 @@ class Member(RoomSubscriber):
         if options.presence or options.has_leave_hooks:
             subscription.shown = shown or self.state.identity.id  # it was declared otherwise elsewhere
             try:
-                await self.services.hub.take_over(subscription.room, options, self._described(subscription))
+                await self.services.hub.departures.take_over(subscription.room, options, self._described(subscription))
             except BaseException:
                 self.services.hub.cancel(entry.pending)
                 raise

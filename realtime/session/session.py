@@ -270,13 +270,13 @@ class Session(TimedMember):
             self.leave(room, may_return=may_return)
         assert not self.state.subscriptions, "nothing is written to a client whose connection has ended"
         self.services.registry.discard(self)
-        if was_admitted and self.services.hub.connection_ends.are_handled:
+        if was_admitted and self.services.hub.departures.ends.are_handled:
             connection, application = self.connection, self.services.application
 
             def notify() -> Awaitable[None]:
                 return application.disconnect(connection, code, reason)
 
-            self.services.hub.connection_ends.ended(connection.user, connection.id, notify, may_return=may_return)
+            self.services.hub.departures.ends.ended(connection.user, connection.id, notify, may_return=may_return)
         return True
 
     def log_refusal(self, what: str, why: object, **fields: Any) -> None:
@@ -356,8 +356,10 @@ class Session(TimedMember):
             raise
         state.state, state.info = packed, info
         state.headers, state.emulated_headers = dict(connection.headers), dict(connection.emulated_headers)
+        hub = self.services.hub
         for subscription in list(state.subscriptions.values()):  # what is written now may end one: too many keys wait
-            subscription.position, subscription.base = self.services.hub.export_position(subscription.room, self)
+            local = hub.registry.rooms[subscription.room]
+            subscription.position, subscription.base = hub.delivery.export_position(local, self)
         return encode(state)
 
     def drop(self) -> None:
@@ -372,9 +374,10 @@ class Session(TimedMember):
         for room, subscription in self.state.subscriptions.items():
             hub.leave(room, self, info=None)
             if subscription.shown is not None:
-                hub.release(room, subscription.shown)  # the worker to which it moves takes the membership over
+                # The worker to which it moves takes the membership over.
+                hub.departures.release(room, self.declared(room), subscription.shown)
         if self.is_admitted:
-            hub.connection_ends.release(identity.user, identity.id)
+            hub.departures.ends.release(identity.user, identity.id)
         self.services.registry.discard(self)
         self.state.subscriptions.clear()
         self.state.granted.clear()

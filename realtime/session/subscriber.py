@@ -78,7 +78,8 @@ class RoomSubscriber:
         del self.state.subscriptions[room]
         self._forget_expiry(room)
         if subscription.shown is not None:
-            self.services.hub.withdraw(room, info)  # `hub.leave` does nothing for one that is no member
+            # `hub.leave` does nothing for one that is no member any more. It may come again.
+            self.services.hub.departures.leave(room, self.declared(room), info, may_return=True)
 
     def notify_lost(self, subscription: Subscription) -> None:
         """
