@@ -52,6 +52,8 @@ OFFERS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The handlers that applications may have, and what each is offered by position."""
 
+assert not OFFERS.keys() & HANDLERS.keys(), "an unknown handler is looked up in both, and belongs to one"
+
 NO_OPTIONS: Final = RoomOptions()
 
 logger = logging.getLogger("realtime.app")

@@ -181,6 +181,7 @@ class Hub:
         """Undo `enter`: the subscriber is no member, and is seen no more. Harmless after `activate` or `cancel`."""
         if not pending.is_undecided:
             return
+        assert pending.room in self._rooms, "a room with a pending subscription is not forgotten"
         local = self._rooms[pending.room]
         outputs = local.machine.cancel(pending)
         if pending.info is not None:

@@ -348,6 +348,7 @@ class Session(TimedMember):
         """
         assert self.is_idle and self.is_open, "what is under way cannot move"  # noqa: PT018
         state, connection = self.state, self.connection
+        assert state.phase is not Phase.CONNECTING, "a client is admitted by a command that runs"
         try:
             packed, info = packed_state(connection), info_bytes(connection)
             check(state.identity.claims, "conn.claims")
