@@ -7,6 +7,9 @@ counters with the keeper, and this process ends between two callbacks: every mes
 stays in its channel. It closes and refuses nothing.
 
 A handoff that still waits for a worker after `PLACE_S` is lost with this process, as in a crash. It is counted.
+
+**The order matters.** What is left is complete before `released` is sent, because the successor begins with that line.
+Nothing is read afterwards: a message that this process took out of a channel would be in neither primary.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ class Release:
         self._check(self._poller.now() + PLACE_S)
 
     def _check(self, until: float) -> None:
+        """Leave everything once nothing is in progress, or the time is over; else look again in a moment."""
         if self._in_progress() and self._poller.now() < until:
             self._poller.after(CHECK_S, lambda: self._check(until))
             return
