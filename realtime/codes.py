@@ -91,3 +91,8 @@ NO_HANDLER: Final = DisconnectCode(3508, "not available")
 UNSUBSCRIBED: Final = UnsubscribeCode(2000, "server unsubscribe")
 UNSUBSCRIBED_INSUFFICIENT: Final = UnsubscribeCode(2500, "insufficient state")
 UNSUBSCRIBED_EXPIRED: Final = UnsubscribeCode(2501, "subscription expired")
+
+_ENDS: Final = [each for each in list(globals().values()) if isinstance(each, DisconnectCode)]
+assert len({each.code for each in _ENDS}) == len(_ENDS), "a code has one reason"
+assert all(each.reconnects is comes_back(each.code) for each in _ENDS), "clients and departures go by one rule"
+assert all(len(each.reason) <= 32 for each in _ENDS), "as reasons of applications: a close frame has 123 bytes for it"

@@ -5,10 +5,11 @@ The errors of `realtime`, in one tree.
     ├── SettingsError          a setting is wrong: which, from where, what is allowed
     ├── TargetError            TARGET names nothing that can be served
     ├── DeclarationError       the application declares something that cannot work: file, line, and what is right
-    │   └── UnknownHandler     an `on_*` that no application has
+    │   └── UnknownHandler     an `on_*` that no application, or no handle of a room, has
     ├── RoomError              a room cannot do what the application, or another program, asks of it
     │   ├── RoomIsPattern      its name is that of a family of rooms
     │   ├── UnknownRoom        no declared pattern matches its name
+    │   │   └── UnknownChannel where a client was to be subscribed: a ClientError too
     │   └── NotKept            it keeps no presence, or no history: the option that is missing
     ├── AnswerError            what a handler returned cannot be said in JSON: which, of which room, in which field
     ├── ConnectionMoved        another worker serves the connection now, and a task here still holds it
@@ -81,7 +82,10 @@ class DeclarationError(RealtimeError, ValueError, TypeError):
 
 
 class UnknownHandler(DeclarationError, AttributeError):
-    """An `on_*` that an application does not have. An AttributeError, so that `hasattr` answers as for any name."""
+    """
+    An `on_*` that an application, or a handle of a room, does not have. An AttributeError, so that `hasattr` answers as
+    for any name.
+    """
 
 
 class RoomError(RealtimeError):
@@ -207,6 +211,17 @@ class ClientError(RealtimeError):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.code})"
+
+
+class UnknownChannel(UnknownRoom, ClientError):
+    """
+    A client was to be subscribed to a room that no declaration matches. The text names the patterns; the client gets
+    102 and "unknown channel", as clients call it, and nothing else.
+    """
+
+    def __init__(self, room: str, patterns: Sequence[str]) -> None:
+        UnknownRoom.__init__(self, room, patterns)
+        self.code, self.message, self.temporary = 102, "unknown channel", False
 
 
 class Reject(ClientError):

@@ -63,7 +63,7 @@ from realtime.session.session import Session
 from realtime.session.state import BadState
 from realtime.transport.websocket import WebSocketTransport
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
-from realtime.transport.websocket_state import BadExport
+from realtime.transport.websocket_export import BadExport
 from sticky.keys.hashing import Key, Slot
 from sticky.moving.channel import MovedState, batches
 from sticky.moving.plan import ALL, COUNT, REST, Plan
@@ -134,6 +134,7 @@ class Migration:
         Learn of a target. With ALL or REST connections go there when this worker drains, or at once where it drains
         already: then an earlier target has died. With another plan they go from now on.
         """
+        assert source not in self._sources, "the primary introduces a target once"
         self._kept.clear()
         self._sources[source] = plan
         self._has_lost_target = False
@@ -152,6 +153,7 @@ class Migration:
         source.close()
 
     def _spawn(self, work: Any) -> None:
+        """Run a part of a move beside the others. `drain` awaits what is left of them."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -178,6 +180,7 @@ class Migration:
                 source.close()
 
     def _movable(self) -> Iterator[WebSocketTransport]:
+        """Give the connections that can move now. A caller that awaits before it moves them must look again."""
         for each in list(self._endpoint.connections):
             if not isinstance(each, WebSocketTransport) or each in self._moving or each in self._kept:
                 continue
@@ -240,6 +243,7 @@ class Migration:
         """Divide all connections that can move among the targets: a key goes home, what has none goes in turn."""
         successors = [each for each in sources if self._sources[each].name == ALL]
         targets = successors or sources
+        assert targets, "a drain without an open target divides nothing"
         found: dict[MoveSource, list[WebSocketTransport]] = {each: [] for each in targets}
         by_slot = {each.slot: each for each in targets}
         turn = 0
@@ -258,7 +262,8 @@ class Migration:
 
     async def _move(self, source: MoveSource, transports: Iterable[WebSocketTransport]) -> int:
         """Move connections to a target. Return how many it has taken."""
-        chosen = list(transports)
+        # Between the choice and this turn, the task of another target may have begun with one of them.
+        chosen = [each for each in transports if each not in self._moving]
         self._moving.update(chosen)
         before = self.moved_out
         slow: list[WebSocketTransport] = []
@@ -281,6 +286,7 @@ class Migration:
         return self.moved_out - before
 
     async def _move_slow(self, source: MoveSource, transport: WebSocketTransport) -> None:
+        """Move a connection whose handler runs, by itself: it has all of `within_s`, and holds up no other."""
         at_rest = await self._brought_to_rest([transport], self._within_s)
         if at_rest:
             await self._offer(source, at_rest)
@@ -346,6 +352,7 @@ class Migration:
             return None
         user, connection_id = session.connection.user, session.connection.id
         session.drop()
+        assert not session.is_open, "from here on only the target may write to the client"
         self._users.leaves(user, connection_id)
         peer = transport.peer
         packed = pack_moved(exported, transport.export())
@@ -412,6 +419,7 @@ class Migration:
         return answers
 
     async def _take_one(self, connection: MovedIn) -> str | None:
+        """Take one over. What it had begun here is undone where it is refused: the source goes on with it."""
         try:
             moved = read_moved(connection.state)
             peer = moved.transport.peer(mark=connection.mark, key=connection.key)

@@ -11,6 +11,14 @@ The life of a worker, by its calls:
     load_target(…)      the user's code is imported; what it raises is reported, never handled
     Process.start()     broker, bus, application; only then is the worker ready, and gets connections
     Process.drain(…)    the clients go elsewhere, then everything ends in the opposite order
+
+**Two kinds of failure before it is ready.** What this package refuses (`RealtimeError`) is one sentence, with the file
+and line of the mistake in it. Anything else comes from the application's own code: its traceback is reported, from the
+first frame that is not ours. The primary shows either once, and the process ends with status 3, so that a reload to
+code that cannot start replaces no worker.
+
+**The garbage collector** never looks again at what the start has made (`gc.freeze`), and less often at the rest.
+Connections are many small objects that live long: with Python's defaults each would be looked at again and again.
 """
 
 from __future__ import annotations
@@ -139,6 +147,7 @@ class Process:
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
     async def _tick(self) -> None:
+        """Renew the date in answers, for as long as the worker lives."""
         while True:
             await asyncio.sleep(TICK_S)
             self._host.tick()
@@ -153,6 +162,7 @@ class Process:
         assert not self._is_draining, "a worker drains once"
         self._is_draining = True
         log(logger, logging.DEBUG, "= draining", within_s=deadline_s)  # the primary has said so, at level info
+        # Clients first: until the last one is gone, handlers run, and they need the broker and the bus.
         until = asyncio.get_running_loop().time() + deadline_s
         if not self._worker.node_state.is_stopping:  # else the other workers drain as well
             await self.migration.drain(deadline_s)
@@ -194,7 +204,10 @@ class Process:
         }
 
     def statistics(self) -> dict[str, Any]:
-        """Return a snapshot for `realtime status`."""
+        """
+        Return a snapshot for `realtime status`. It goes to the primary with each heartbeat, so it must be plain data,
+        and quick to make: a worker that is slow here looks like one that hangs.
+        """
         return {
             "hub": self._parts.hub.statistics(),
             **self._parts.registry.statistics(),

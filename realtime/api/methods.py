@@ -49,7 +49,7 @@ from realtime.api.messages import (
     UserInRoom,
     bad_request,
 )
-from realtime.application.users import find
+from realtime.application.users import check_leaves, find
 from realtime.broker import base
 from realtime.broker.base import Position, Room
 from realtime.broker.formats import BEFORE
@@ -117,8 +117,6 @@ class Methods:
             return refused(bad_request(str(error)))
         except ClientError as error:
             return refused(error)
-        except KeyError:
-            return refused(codes.UNKNOWN_ROOM.error())
         except BrokerUnavailable as error:
             logger.warning("! %s: %s", name, error)
             return refused(codes.UNAVAILABLE.error())
@@ -236,8 +234,7 @@ class Methods:
         declarations = self._hub.declarations
         options = declarations.room_options(_room(name))
         if options is None:
-            unknown = UnknownRoom(name, declarations.room_patterns())
-            raise ClientError(codes.UNKNOWN_ROOM.code, f"{codes.UNKNOWN_ROOM.message}: {unknown}")
+            raise _unknown(UnknownRoom(name, declarations.room_patterns()))
         return options
 
     async def _channels(self, request: ChannelsRequest) -> ChannelsResult:
@@ -328,9 +325,14 @@ class Methods:
         """
         Take a user's connections out of a room.
 
-        The room need not be declared: after a deploy clients may still be in a room that the new code lacks.
+        The room is declared, or the user is in it: after a deploy clients may still be in a room that the new code
+        lacks.
         """
         room = _room(request.channel)
+        try:
+            await check_leaves(self._bus, self._hub.declarations, request.user, room)
+        except UnknownRoom as error:
+            raise _unknown(error) from None
         await self._bus.send_all(UnsubscribeUser(request.user, room, request.client, request.session))
         return Empty()
 
@@ -387,6 +389,11 @@ class Methods:
             user=request.user, before_s=float(request.issued_before), until_s=float(request.expire_at)
         )
         return Empty()
+
+
+def _unknown(error: UnknownRoom) -> ClientError:
+    """Return the refusal for other programs, which learn what is declared; clients learn the code alone."""
+    return ClientError(codes.UNKNOWN_ROOM.code, f"{codes.UNKNOWN_ROOM.message}: {error}")
 
 
 def _not_kept(error: NotKept) -> ClientError:

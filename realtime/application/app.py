@@ -19,11 +19,11 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, overload
 
 from realtime.application.asgi import refuse_wsgi
-from realtime.application.blocking import LoopWatch
 from realtime.application.calls import HandlerCalls
-from realtime.application.declaration import with_options
+from realtime.application.declaration import hook, with_options, written_as
 from realtime.application.handlers import Handler
 from realtime.application.jobs import SCOPES, Job, Jobs, Once
+from realtime.application.loop_watch import LoopWatch
 from realtime.application.pattern import Pattern
 from realtime.application.room import HANDLERS, RoomKind
 from realtime.application.room_handle import RoomHandle
@@ -51,6 +51,8 @@ OFFERS: Final[Mapping[str, tuple[str, ...]]] = {
     "on_shutdown": (),
 }
 """The handlers that applications may have, and what each is offered by position."""
+
+assert not OFFERS.keys() & HANDLERS.keys(), "an unknown handler is looked up in both, and belongs to one"
 
 NO_OPTIONS: Final = RoomOptions()
 
@@ -93,6 +95,7 @@ class Application(HandlerCalls):
 
     # What a user declares
 
+    @hook
     def on_connect(self, function: F) -> F:
         """
         Admit a client, or refuse it. Called with the connection and the data that the client sent.
@@ -108,6 +111,7 @@ class Application(HandlerCalls):
     @overload
     def on_disconnect(self, *, grace_s: float) -> Callable[[F], F]: ...
 
+    @written_as("write `@app.on_disconnect` or `@app.on_disconnect(grace_s=30)`")
     def on_disconnect(self, function: F | None = None, *, grace_s: float = 0.0) -> F | Callable[[F], F]:
         """
         Learn that a client is gone. Called with the connection, a code and a reason; at least once, also after a crash
@@ -123,6 +127,7 @@ class Application(HandlerCalls):
             return self._register("on_disconnect", function)
         return lambda function: self._register("on_disconnect", function)
 
+    @hook
     def on_migrate(self, function: F) -> F:
         """
         See a connection that moves to another worker: in a reload or an upgrade, or when the number of slots changes.
@@ -134,6 +139,7 @@ class Application(HandlerCalls):
         """
         return self._register("on_migrate", function)
 
+    @hook
     def on_message(self, function: F) -> F:
         """Take messages that belong to no room and expect no answer. Called with the connection and the data."""
         return self._register("on_message", function)
@@ -145,16 +151,19 @@ class Application(HandlerCalls):
         self._on[name] = handler
         return function
 
+    @hook
     def on_startup(self, function: F) -> F:
         """Run this in every worker before it serves."""
         self._starting.append(Handler(function))
         return function
 
+    @hook
     def on_shutdown(self, function: F) -> F:
         """Run this in every worker after its last client left."""
         self._stopping.append(Handler(function))
         return function
 
+    @written_as("write @app.every(30), with seconds in parentheses")
     def every(self, seconds: float, *, once: Once = "cluster") -> Callable[[F], F]:
         """
         Run a function again and again, at the multiples of `seconds` since 1970: `@app.every(3600)` on the hour.
@@ -187,6 +196,7 @@ class Application(HandlerCalls):
 
         return register
 
+    @written_as('write @app.rpc("rename"), with a name in parentheses')
     def rpc(self, name: str) -> Callable[[F], F]:
         """
         Answer calls of a method. Called with the connection and the data; what it returns is the answer.
@@ -270,12 +280,7 @@ class Application(HandlerCalls):
         Args:
             name: the user, as `conn.user` has it.
         """
-        return UserHandle(name, self._running_bus, self.event_loop)
-
-    def _running_bus(self) -> ClusterBus:
-        if self._bus is None:
-            raise RuntimeError("no worker runs this application: call it from a handler, or use the API")
-        return self._bus
+        return UserHandle(self, name)
 
     def mount(self, path: str, app: ASGIApp) -> None:
         """
@@ -328,6 +333,13 @@ class Application(HandlerCalls):
                 "no worker runs this application: publish from a handler, or from another program by the API (/api)"
             )
         return self._hub
+
+    @property
+    def bus(self) -> ClusterBus:
+        """What reaches the workers of all machines."""
+        if self._bus is None:
+            raise RuntimeError("no worker runs this application: call it from a handler, or use the API")
+        return self._bus
 
     async def startup(self) -> None:
         """Run what was registered by `on_startup`, in order. Then begin the jobs, and the watch of the event loop."""

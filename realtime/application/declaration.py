@@ -1,9 +1,10 @@
 """
-`with_options`: gives a method the parameters of `RoomOptions`, so that each option is declared once.
+What stands around the methods by which an application declares something.
 
-Runs at import of the application. The method gets the options as one object. Its signature and its docstring, for
-`help()`, editors and the reference, are completed from the constructor of `RoomOptions`. Nothing here knows an option
-by its name.
+Runs at import of the application. `with_options` gives a method the parameters of `RoomOptions`, so that each option is
+declared once: the method gets the options as one object. Its signature and its docstring, for `help()`, editors and the
+reference, are completed from the constructor of `RoomOptions`. `written_as` refuses a call that a method has no place
+for, such as empty parentheses behind a decorator. Nothing here knows an option by its name.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from realtime.application.source import calling_place, did_you_mean
 from realtime.errors import DeclarationError
@@ -20,6 +21,7 @@ from realtime.rooms.options import RoomOptions
 Self = TypeVar("Self")
 Result = TypeVar("Result")
 Options = ParamSpec("Options")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def _declare(
@@ -31,8 +33,8 @@ def _declare(
         method: Callable[[Self, str, RoomOptions], Result],
     ) -> Callable[Concatenate[Self, str, Options], Result]:
         @functools.wraps(method)
-        def declared(self: Self, name: str, /, *args: Options.args, **kwargs: Options.kwargs) -> Result:
-            try:
+        def declared(self: Self, name: str = "", /, *args: Options.args, **kwargs: Options.kwargs) -> Result:
+            try:  # "" is no pattern, and refused as such
                 kept = options(*args, **kwargs)
             except TypeError as error:
                 raise DeclarationError(calling_place(), f"room {name!r}: {_unknown(kwargs) or error}") from None
@@ -68,3 +70,34 @@ def _joined(method: str, options: str) -> str:
 
 
 with_options = _declare(RoomOptions)
+
+
+def written_as(right: str) -> Callable[[Method], Method]:
+    """
+    Have a method refuse a call that its parameters have no place for, with file and line, and what to write instead.
+
+    Python would raise a TypeError from within this package, and name neither the decorator nor the line.
+
+    Args:
+        right: what to write instead, as the end of the sentence.
+    """
+
+    def decorate(method: Method) -> Method:
+        signature = inspect.signature(method)
+
+        @functools.wraps(method)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise DeclarationError(calling_place(), f"@app.{method.__name__}(…): {error}; {right}") from None
+            return method(*args, **kwargs)
+
+        return cast(Method, checked)
+
+    return decorate
+
+
+def hook(method: Method) -> Method:
+    """Mark a decorator that has no options: written with parentheses, it gets no function."""
+    return written_as(f"did you mean `@app.{method.__name__}`, without parentheses?")(method)

@@ -79,6 +79,7 @@ class Jobs:
 
     def start(self, claims: Claims, node: str) -> None:
         """Begin to run the jobs. `node`: the name of this machine."""
+        assert not self._tasks, "two tasks for one job would claim each other's runs"
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._run_forever(job, name, claims, node))

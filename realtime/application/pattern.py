@@ -44,6 +44,7 @@ class Pattern:
             ValueError: it is empty, or a variable has no name or one that another has.
         """
         pieces = _PIECES.split(text)
+        assert len(pieces) % 2, "one group: the split gives text, a name, text, …, and ends with text"
         names = pieces[1::2]
         between = "".join(pieces[0::2])
         if not text or "{" in between or "}" in between:
@@ -87,6 +88,8 @@ class Pattern:
         waiting = [(0, 0, "")]
         for at, there, text in waiting:
             if at == len(mine) and there == len(theirs):
+                assert self.match(text) is not None, "the tokens say what the expression says"
+                assert other.match(text) is not None, "the tokens say what the expression says"
                 return text
             following: list[tuple[int, int, str]] = []
             if at < len(mine) and mine[at][2]:
@@ -153,6 +156,7 @@ class Variables:
                 return None
             if _written(value) != texts[name]:
                 return None
+        assert values.keys() == texts.keys(), "a handler gets the variables of its pattern, and no others"
         return values
 
 

@@ -28,6 +28,8 @@ HANDLERS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The handlers that rooms may have, and what each is offered by position."""
 
+assert all(name.startswith(("on", "ac")) for name in HANDLERS), "`_misspelt` looks at no other names"
+
 LIKENESS: Final = 0.85
 """From which likeness a name without `on_` is taken for a handler: `accept` is (0.92), `accepted` is not (0.8)."""
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from realtime.application.room import RoomKind, Rooms
-from realtime.application.source import place_of
+from realtime.application.room import HANDLERS, RoomKind, Rooms
+from realtime.application.source import calling_place, place_of
 from realtime.application.values import Page, Publication
 from realtime.broker.base import ClientInfo, ConnectionId, MemberCounts, MembersPage, Position, PublishRequest, Room
-from realtime.errors import DeclarationError, NotKept, RoomIsPattern, UnknownRoom
+from realtime.errors import DeclarationError, NotKept, RoomIsPattern, UnknownHandler, UnknownRoom
 from realtime.rooms.hub import Hub
 from realtime.session.answers import encode
 from realtime.session.connection import Connection
@@ -89,6 +89,18 @@ class RoomHandle:
         self._declare(handlers())
         self.is_unfinished = False
         return handlers
+
+    if not TYPE_CHECKING:  # type checkers know what a handle has
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Refuse an `on_*` of a handle: the handlers of rooms are methods of a class."""
+            if not name.startswith("on_"):
+                raise AttributeError(f"'RoomHandle' object has no attribute {name!r}", name=name, obj=self)
+            problem = (
+                f"app.room({self.name!r}).{name} is no decorator: the handlers of a room are methods of the class that "
+                f"@app.room({self.name!r}) decorates. A room may have: {', '.join(HANDLERS)}"
+            )
+            raise UnknownHandler(calling_place(), problem)
 
     def check(self) -> None:
         """

@@ -10,12 +10,14 @@ log says so. It asks no handler of the application.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from realtime.broker.base import Room
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.messages import DisconnectUser, SubscribeUser, UnsubscribeUser
+from realtime.errors import UnknownRoom
+from realtime.rooms.options import Declarations
 from realtime.threads import from_any_thread
 
 
@@ -36,25 +38,36 @@ class Place:
     protocol: str = ""
 
 
+class AppOfUsers(Declarations, Protocol):
+    """The application that a handle belongs to, as far as a handle of a user needs it."""
+
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the event loop of the worker that runs the application; None before that."""
+
+    @property
+    def bus(self) -> ClusterBus:
+        """Reaches the workers of all machines."""
+
+
 class UserHandle:
     """
     A user by name. Every call may raise `BrokerUnavailable`. Every method may be called in any thread.
     """
 
-    __slots__ = ("_bus", "event_loop", "name")
+    __slots__ = ("_app", "name")
 
-    def __init__(
-        self, name: str, bus: Callable[[], ClusterBus], event_loop: Callable[[], asyncio.AbstractEventLoop | None]
-    ) -> None:
+    def __init__(self, app: AppOfUsers, name: str) -> None:
+        self._app = app
         self.name = name
-        self._bus = bus
-        self.event_loop = event_loop
-        """Returns the event loop of the worker that runs the application."""
+
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the event loop of the worker that runs the application."""
+        return self._app.event_loop()
 
     @from_any_thread
     async def connections(self) -> list[Place]:
         """Return every connection of the user, on all workers."""
-        return await find(self._bus(), self.name)
+        return await find(self._app.bus, self.name)
 
     @from_any_thread
     async def is_online(self) -> bool:
@@ -71,12 +84,12 @@ class UserHandle:
             reason: what the clients get beside the code.
             connection_id: the id of the one connection; "" for all.
         """
-        await self._bus().send_all(DisconnectUser(self.name, connection_id, (), code, reason))
+        await self._app.bus.send_all(DisconnectUser(self.name, connection_id, (), code, reason))
 
     @from_any_thread
     async def revoke_tokens(self) -> None:
         """Refuse every token of the user that was issued before now; a connection that has one needs another."""
-        await self._bus().revoke(user=self.name)
+        await self._app.bus.revoke(user=self.name)
 
     @from_any_thread
     async def subscribe(self, room: str, *, connection_id: str = "") -> None:
@@ -86,8 +99,14 @@ class UserHandle:
         Args:
             room: the room's name.
             connection_id: the id of the one connection; "" for all.
+
+        Raises:
+            UnknownRoom: no declaration matches the room's name; the text names those that there are.
         """
-        await self._bus().send_all(SubscribeUser(self.name, room, connection_id))
+        bus = self._app.bus
+        if self._app.room_options(Room(room)) is None:
+            raise UnknownRoom(room, self._app.room_patterns())
+        await bus.send_all(SubscribeUser(self.name, room, connection_id))
 
     @from_any_thread
     async def unsubscribe(self, room: str, *, connection_id: str = "") -> None:
@@ -97,8 +116,13 @@ class UserHandle:
         Args:
             room: the room's name.
             connection_id: the id of the one connection; "" for all.
+
+        Raises:
+            UnknownRoom: no declaration matches the room's name, and no connection of the user is in such a room. The
+                text names the declarations that there are.
         """
-        await self._bus().send_all(UnsubscribeUser(self.name, room, connection_id))
+        await check_leaves(self._app.bus, self._app, self.name, Room(room))
+        await self._app.bus.send_all(UnsubscribeUser(self.name, room, connection_id))
 
 
 async def find(bus: ClusterBus, user: str) -> list[Place]:
@@ -122,3 +146,16 @@ async def find(bus: ClusterBus, user: str) -> list[Place]:
         for answer in await bus.survey(user)
         for place in answer.places
     ]
+
+
+async def check_leaves(bus: ClusterBus, declarations: Declarations, user: str, room: Room) -> None:
+    """
+    See that a user can be taken out of a room. After a deploy, connections may still be in a room that the new code
+    lacks: so it is declared, or the user is in it.
+
+    Raises:
+        UnknownRoom: neither is so. The text names the patterns that there are.
+        BrokerUnavailable: the workers cannot be asked.
+    """
+    if declarations.room_options(room) is None and not any(room in place.rooms for place in await find(bus, user)):
+        raise UnknownRoom(room, declarations.room_patterns())

@@ -18,7 +18,7 @@ from realtime.errors import RealtimeError
 from realtime.log_lines import log
 
 if TYPE_CHECKING:
-    from realtime.asgi.server import OneProcess
+    from realtime.asgi.one_process import OneProcess
 
 logger = logging.getLogger("realtime.app")
 
@@ -58,7 +58,7 @@ class App(Application):
         async with self._starting_process:  # the first requests come together
             if self._process is None:
                 # Only here: a process that only imports an application, such as one of `run_cpu`, needs none of it.
-                from realtime.asgi.server import OneProcess
+                from realtime.asgi.one_process import OneProcess
                 from realtime.settings import resolve
 
                 process = OneProcess(self, resolve())

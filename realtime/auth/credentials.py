@@ -78,6 +78,7 @@ class WrongCredentials:
         self._recent.move_to_end(key)
         if len(self._recent) > ADDRESSES_MAX:
             self._recent.popitem(last=False)
+        assert len(self._recent) <= ADDRESSES_MAX, "one address is added at a time, and any stranger may add one"
         return float(min(FIRST_S * 2 ** (min(count, 64) - 1), self._most_s))
 
     def __len__(self) -> int:

@@ -65,6 +65,7 @@ class Revoked:
         kind[key] = revocation
         if len(kind) > MOST:
             self._forget(kind, now_s)
+        assert len(kind) <= MOST, "each kind is bounded: clients cause revocations"
 
     def _forget(self, kind: dict[str, Revocation], now_s: float) -> None:
         """Remove revocations that have ended, and if there are still too many, the oldest."""

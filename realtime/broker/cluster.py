@@ -47,7 +47,7 @@ from realtime.broker.hash_slots import (
 from realtime.broker.keys import RedisKeys
 from realtime.broker.links import NodesOwner, RedisLink
 from realtime.broker.nodes import PAUSES_S
-from realtime.broker.resp import CONNECT_S, CommandFailed
+from realtime.broker.redis_connection import CONNECT_S, CommandFailed
 from realtime.errors import BrokerAway, BrokerUnavailable
 from realtime.log_lines import log
 

@@ -10,7 +10,7 @@ import asyncio
 
 from realtime.broker.address import RedisAddress
 from realtime.broker.hash_slots import HashSlotMap, read_map
-from realtime.broker.resp import CONNECT_S, CommandFailed, RedisConnection
+from realtime.broker.redis_connection import CONNECT_S, CommandFailed, RedisConnection
 from realtime.errors import BrokerUnavailable
 
 

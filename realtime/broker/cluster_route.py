@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from realtime.broker.hash_slots import HASH_SLOTS, Endpoint, hash_slot_of, read_redirection
 from realtime.broker.links import RedisLink, run_at
-from realtime.broker.resp import CommandFailed, Word, ignore_failure
+from realtime.broker.redis_connection import CommandFailed, Word, ignore_failure
 from realtime.broker.scripts import PUBLISH, Script
 from realtime.errors import BrokerUnavailable
 

@@ -18,7 +18,7 @@ from itertools import groupby
 from realtime.broker.cluster_route import DirectRoute
 from realtime.broker.hash_slots import hash_slot_of_channel
 from realtime.broker.links import RedisLink
-from realtime.broker.resp import CommandFailed
+from realtime.broker.redis_connection import CommandFailed
 from realtime.broker.sharded import ShardedEvents
 from realtime.log_lines import log
 

@@ -16,7 +16,7 @@ import contextlib
 from typing import Any
 
 from realtime.broker.links import Nodes
-from realtime.broker.resp import CommandFailed, Word
+from realtime.broker.redis_connection import CommandFailed, Word
 from realtime.broker.scripts import Script
 from realtime.errors import BrokerUnavailable
 

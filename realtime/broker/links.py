@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol, Self
 
 from realtime.broker.address import RedisAddress
-from realtime.broker.resp import CommandFailed, RedisConnection, Word, ignore_failure
+from realtime.broker.redis_connection import CommandFailed, RedisConnection, Word, ignore_failure
 from realtime.broker.scripts import Script
 from realtime.broker.sharded import ShardedEvents
 from realtime.errors import BrokerUnavailable

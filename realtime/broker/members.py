@@ -64,7 +64,7 @@ from realtime.broker.base import ClientInfo, ConnectionId, Departed, Room, Worke
 from realtime.broker.commands import RedisCommands
 from realtime.broker.keys import HOME, RedisKeys, tag_of
 from realtime.broker.links import Nodes, RedisLink, Route
-from realtime.broker.resp import CommandFailed
+from realtime.broker.redis_connection import CommandFailed
 from realtime.log_lines import log
 
 LEASE_S: Final = 6.0

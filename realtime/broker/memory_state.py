@@ -222,6 +222,7 @@ class MemoryState:
             elif heir is not None:
                 self.add_member(room, replace(member, worker=heir))
                 departed.append(Departed(room, member.info, member.announce, inherited=True))
+        assert heir is None or worker not in self._owned, "what was not removed has the heir as its owner (invariant 1)"
         return departed
 
     def has_members(self, worker: WorkerId) -> bool:
@@ -280,6 +281,7 @@ class MemoryState:
         for pair in [pair for pair, meter in self._meters.items() if meter.is_clear(now)]:
             del self._meters[pair]
             self.budget.used -= _cost_of_meter(*pair)
+        assert self.budget.used >= 0, "each entry gives back what it took (invariant 2)"
 
     def sweep_in_time(self, now: float) -> float:
         """Remove everything that has expired. Return after how many seconds to call this again."""

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from realtime.broker.address import RedisAddress
 from realtime.broker.links import NodesOwner, RedisLink, run_at
-from realtime.broker.resp import CONNECT_S, CommandFailed, RedisConnection, Word
+from realtime.broker.redis_connection import CONNECT_S, CommandFailed, RedisConnection, Word
 from realtime.broker.scripts import Script
 from realtime.errors import BrokerAway, BrokerUnavailable
 from realtime.log_lines import log

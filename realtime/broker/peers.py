@@ -41,7 +41,7 @@ from realtime.broker.base import WorkerId
 from realtime.broker.formats import Spoken
 from realtime.broker.keys import HOME, RedisKeys
 from realtime.broker.links import Route
-from realtime.broker.resp import CommandFailed
+from realtime.broker.redis_connection import CommandFailed
 from realtime.errors import IncompatibleFormat
 from realtime.log_lines import log
 

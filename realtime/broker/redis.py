@@ -75,7 +75,7 @@ from realtime.broker.members import Members, read_members
 from realtime.broker.nodes import FixedServer, Sentinels, SingleNode
 from realtime.broker.payload import CANNOT_READ, JOIN, StoredPayload, pack_payload, read_message
 from realtime.broker.peers import Peers
-from realtime.broker.resp import CommandFailed
+from realtime.broker.redis_connection import CommandFailed
 from realtime.broker.stream_entries import meta_ms, new_epoch, read_entries
 from realtime.broker.unreadable import Unreadable
 from realtime.errors import BrokerUnavailable

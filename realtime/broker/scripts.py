@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, Final
 
-from realtime.broker.resp import CommandFailed, RedisConnection, Word, ignore_failure
+from realtime.broker.redis_connection import CommandFailed, RedisConnection, Word, ignore_failure
 
 _DIRECTORY: Final = Path(__file__).parent / "lua"
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import hiredis
 
-from realtime.broker.resp import CommandFailed, RedisConnection, Word
+from realtime.broker.redis_connection import CommandFailed, RedisConnection, Word
 
 _CONFIRMED: Final = b"ssubscribe"
 _ENDED: Final = b"sunsubscribe"

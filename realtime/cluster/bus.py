@@ -10,6 +10,7 @@ one: the API and the application do.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -38,7 +39,7 @@ from realtime.cluster.messages import (
     decode,
     encode,
 )
-from realtime.errors import BrokerUnavailable, ClientError
+from realtime.errors import BrokerUnavailable, ClientError, UnknownChannel
 from realtime.log_lines import log
 from realtime.session.registry import Home, LocalSession, Registry
 from realtime.tasks import SideTasks
@@ -305,7 +306,7 @@ class ClusterBus:
         if isinstance(message, RefreshUser):
             session.refresh(message.expire_at_s)
         elif isinstance(message, UnsubscribeUser):
-            self._tasks.spawn(session.connection.unsubscribe(message.room))
+            self._tasks.spawn(_unsubscribe(session, message))
         else:
             self._tasks.spawn(_subscribe(session, message))
 
@@ -319,3 +320,10 @@ async def _subscribe(session: LocalSession, message: SubscribeUser) -> None:
         )
     except ClientError as error:
         session.log_refusal("subscription", error, room=message.room)
+
+
+async def _unsubscribe(session: LocalSession, message: UnsubscribeUser) -> None:
+    """Take a client out of a room."""
+    # The room may be one of older code, and another connection of the user in it: this one has nothing to leave.
+    with contextlib.suppress(UnknownChannel):
+        await session.connection.unsubscribe(message.room)

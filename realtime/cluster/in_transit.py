@@ -49,11 +49,15 @@ class InTransit:
 
     def leaves(self, user: str, connection_id: str) -> None:
         """Keep what comes for a connection. `arrived` or `returned` must follow."""
-        self._passages.setdefault(user, {})[connection_id] = _Passage()
+        passages = self._passages.setdefault(user, {})
+        before = passages.get(connection_id)
+        assert before is None or before.worker, "the move before has an outcome, or its messages would be lost"
+        passages[connection_id] = _Passage()
 
     def arrived(self, user: str, connection_id: str, worker: str, now_s: float) -> list[UserMessage]:
         """Note that a worker has a connection. Return what has to be sent there."""
         passage = self._passages[user][connection_id]
+        assert not passage.worker, "a move has one outcome"
         passage.worker, passage.until_s = worker, now_s + LINGER_S
         self._arrived.append((user, connection_id, passage))
         messages, passage.messages = passage.messages, []
@@ -62,6 +66,7 @@ class InTransit:
     def returned(self, user: str, connection_id: str) -> list[UserMessage]:
         """Note that a connection stays here, or has ended. Return what has to be done to it here."""
         passage = self._passages[user][connection_id]
+        assert not passage.worker, "a move has one outcome"
         self._forget(user, connection_id, passage)
         return passage.messages
 

@@ -65,6 +65,7 @@ class Histogram:
         if not total:
             return math.nan
         rank = max(1, math.ceil(share * total))
+        assert rank <= total, "a share of all is no more than all"
         if rank > self.measured:
             return math.inf
         seen = 0

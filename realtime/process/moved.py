@@ -15,7 +15,7 @@ import msgspec
 from realtime.session.session import Session
 from realtime.transport.base import Transport
 from realtime.transport.websocket import WebSocketTransport
-from realtime.transport.websocket_state import BadExport, WebSocketExport
+from realtime.transport.websocket_export import BadExport, WebSocketExport
 from sticky.handoff.journal import Mark
 from sticky.keys.hashing import Key, Slot
 from sticky.moving.source import Offered

@@ -41,6 +41,7 @@ class Pace:
         while count < left and (next_s := self._next_s(left - count)) <= now_s:
             self._last_s = next_s
             count += 1
+        assert 0 <= count <= left, "no connection is closed that is not there"
         self._left = left - count
         return count
 

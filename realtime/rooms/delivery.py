@@ -82,6 +82,7 @@ class Delivery:
     def _flush(self) -> None:
         """Deliver everything that this turn brought: one buffer per room and encoder, one write per member."""
         scheduled, self._scheduled = self._scheduled, []
+        assert scheduled, "the first room that is scheduled in a turn calls for the flush"
         for local in scheduled:
             try:
                 self.write(local, local.machine.flush())

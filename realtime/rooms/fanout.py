@@ -274,6 +274,7 @@ class Fanout:
 
     def export_position(self, subscriber: Subscriber) -> tuple[int, bytes | None]:
         """Return up to which offset a member that is not behind has seen more than its room; and its delta base."""
+        assert subscriber not in self._conflated, "`catch_up` came first: what waits here would be lost in a move"
         if (filtered := self._filtered.get(subscriber)) is not None:
             return filtered[1], None
         if (catching_up := self._catching_up.get(subscriber)) is not None:
@@ -297,6 +298,7 @@ class Fanout:
     def _attach(self, subscriber: Subscriber, place: Place) -> None:
         """Put a member back into a place."""
         assert subscriber not in self._conflated, "a conflated member is in no other place"
+        assert subscriber not in self._catching_up and subscriber not in self._filtered, "`_detach` left no other place"  # noqa: PT018
         if isinstance(place, tuple):
             self._filtered[subscriber] = place
         elif isinstance(place, CatchingUp):
@@ -366,6 +368,7 @@ class Fanout:
     def clear(self) -> list[Subscriber]:
         """Remove every member, and return them."""
         gone = list(self)
+        assert len(gone) == self.size, "each member has one place, and `add` counts it once"
         self._groups.clear()
         self._watchers.clear()
         self._catching_up.clear()

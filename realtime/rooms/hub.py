@@ -36,7 +36,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
-from realtime.broker.base import Broker, ClientInfo, ConnectionId, Departed, Position, RawPublication, Room, WorkerId
+from realtime.broker.base import Broker, ClientInfo, Departed, Position, RawPublication, Room, WorkerId
 from realtime.log_lines import log
 from realtime.rooms.census import LARGE
 from realtime.rooms.delivery import Delivery, LocalRoom
@@ -71,7 +71,8 @@ class Hub:
         broker: what all workers share; started and closed by the hub.
         declarations: how rooms are kept.
         members: the members of rooms, for clients and programs that request them.
-        connection_ends: handles the end of connections.
+        departures: what follows when members leave and connections end.
+        delivery: what members are written, and what each has got.
         private: rooms in which workers send to each other.
         registry: the rooms with members here.
         is_linked: whether the broker can be reached.
@@ -109,11 +110,10 @@ class Hub:
         self._rooms = self.registry.rooms
         self._tasks = SideTasks(logger)
         self._counts = dict.fromkeys(("received", "gaps"), 0)
-        self._delivery = Delivery(self)
-        self._departures = Departures(broker, hooks or NoHooks(), declarations, worker=worker or "worker")
-        self._entering = Entering(broker, self._departures, self)
-        self._upkeep = Upkeep(broker, self._rooms, self._departures, self, compare_s=compare_s, settle_s=settle_s)
-        self.connection_ends = self._departures.ends
+        self.delivery = Delivery(self)
+        self.departures = Departures(broker, hooks or NoHooks(), declarations, worker=worker or "worker")
+        self._entering = Entering(broker, self.departures, self)
+        self._upkeep = Upkeep(broker, self._rooms, self.departures, self, compare_s=compare_s, settle_s=settle_s)
         self.members = PresenceReader(broker, self._rooms, self, large=large)
         self.private = PrivateRooms(broker)
 
@@ -130,7 +130,7 @@ class Hub:
     async def close(self) -> None:
         """Give handlers that run some time to end, remove this worker's members, and close the broker."""
         await self._upkeep.close()
-        await asyncio.gather(self._departures.close(CLOSE_S), self._tasks.close(CLOSE_S))
+        await asyncio.gather(self.departures.close(CLOSE_S), self._tasks.close(CLOSE_S))
         await self.broker.close()
 
     # Entering and leaving
@@ -175,20 +175,17 @@ class Hub:
         """Make a subscriber a member, in the turn in which `commit` was called; `base` as in `Fanout.add`."""
         assert pending.room in self._rooms, "a room with a pending subscription is not forgotten"
         local = self._rooms[pending.room]
-        self._delivery.admit(local, pending, local.machine.activate(pending), base=base)
-
-    def export_position(self, room: Room, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
-        """Return what a member has; see `Delivery.export_position`."""
-        return self._delivery.export_position(self._rooms[room], subscriber)
+        self.delivery.admit(local, pending, local.machine.activate(pending), base=base)
 
     def cancel(self, pending: PendingSubscription) -> None:
         """Undo `enter`: the subscriber is no member, and is seen no more. Harmless after `activate` or `cancel`."""
         if not pending.is_undecided:
             return
+        assert pending.room in self._rooms, "a room with a pending subscription is not forgotten"
         local = self._rooms[pending.room]
         outputs = local.machine.cancel(pending)
         if pending.info is not None:
-            self._departures.leave(local.name, local.machine.options, pending.info, may_return=False)
+            self.departures.leave(local.name, local.machine.options, pending.info, may_return=False)
         self.perform(local, outputs)
 
     def leave(self, room: Room, subscriber: Subscriber, *, info: ClientInfo | None, may_return: bool = False) -> bool:
@@ -206,25 +203,9 @@ class Hub:
         if local is None or not local.fanout.remove(subscriber):
             return False
         if info is not None:
-            self._departures.leave(room, local.machine.options, info, may_return=may_return)
+            self.departures.leave(room, local.machine.options, info, may_return=may_return)
         self.perform(local, local.machine.left())
         return True
-
-    def withdraw(self, room: Room, info: ClientInfo) -> None:
-        """Make a subscriber absent that is no member any more because publications were lost. It may come again."""
-        options = self.declarations.room_options(room)
-        assert options is not None, f"{room!r} is declared, since it had a member"
-        self._departures.leave(room, options, info, may_return=True)
-
-    async def take_over(self, room: Room, options: RoomOptions, info: ClientInfo) -> None:
-        """Make a member present here that moves to this worker; see `Departures.take_over`."""
-        await self._departures.take_over(room, options, info)
-
-    def release(self, room: Room, connection_id: ConnectionId) -> None:
-        """Let another worker take over a member that moves there; see `Departures.release`."""
-        options = self.declarations.room_options(room)
-        assert options is not None, f"{room!r} is declared, since it has a member"
-        self._departures.release(room, options, connection_id)
 
     def catch_up(self, room: Room, subscriber: Subscriber) -> None:
         """Write to a member what waited for it while its peer read too slowly."""
@@ -236,13 +217,13 @@ class Hub:
         """Do what a machine's outputs ask for, now or in the background."""
         for output in outputs:
             if output is DELIVER:
-                self._delivery.schedule(local)
+                self.delivery.schedule(local)
             elif output is UNSUBSCRIBE:
                 self._tasks.spawn(self.registry.close_if_empty(local))
             elif isinstance(output, RequestStream):
                 self._upkeep.streams.read(local, output)
             elif isinstance(output, Lost):
-                self._delivery.remove_all(local, output)
+                self.delivery.remove_all(local, output)
             elif isinstance(output, ReportGap):
                 self._counts["gaps"] += 1
                 log(logger, logging.INFO, "= gap found", room=local.name, after=output.after, offset=output.found)
@@ -263,7 +244,7 @@ class Hub:
         self._counts["received"] += 1
         outputs = local.machine.publication(publication)
         if outputs is ONLY_DELIVER:
-            self._delivery.schedule(local)
+            self.delivery.schedule(local)
         elif outputs:
             self.perform(local, outputs)
 
@@ -280,7 +261,7 @@ class Hub:
             self.perform(local, local.machine.presence(change, asyncio.get_running_loop().time()))
 
     def on_departed(self, departed: Sequence[Departed]) -> None:
-        self._departures.departed(departed)
+        self.departures.departed(departed)
 
     def on_link_lost(self) -> None:
         """Take the news that the broker cannot be reached. Rooms that have positions buffer from now on."""
@@ -309,8 +290,8 @@ class Hub:
         """Return a snapshot: rooms, memberships, what was received and delivered, the broker's own."""
         return {
             **self.registry.statistics(),
-            **self._delivery.statistics(),
-            **self._departures.statistics(),
+            **self.delivery.statistics(),
+            **self.departures.statistics(),
             **self._counts,
             "unrouted": self.private.unrouted,
             "broker": dict(self.broker.statistics()),

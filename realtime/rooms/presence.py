@@ -67,6 +67,7 @@ class Presence:
         key = room, connection_id
         while (underway := self._underway.get(key)) is not None:  # the later of two removals could meet a new member
             await underway.wait()
+        assert key not in self._underway, "one removal of a member at a time: the later could meet a new member"
         removal = self._postponed.get(key)
         if removal is None:
             return False

@@ -81,6 +81,7 @@ class PresenceResync:
             machine, view = local.machine, local.machine.presence_view
             if view is None or machine.is_empty or not machine.is_open:
                 return False
+            assert view.is_loaded, "a view is begun and loaded under the lock, or dropped"
             with view.listening() as arrivals:
                 answer = await self._broker.members(local.name)
             members = arrivals.applied_to(answer)

@@ -232,13 +232,20 @@ class Connection:
         notified by a push.
 
         Raises:
-            ClientError: the room is not declared (102), or the client has too many (106).
+            UnknownChannel: the room is not declared (102); the text names the patterns that there are.
+            ClientError: the client has too many rooms (106), or cannot receive what is published there (108).
         """
         await self._session.enter(Room(room))
 
     @from_any_thread
     async def unsubscribe(self, room: str) -> None:
-        """End this client's subscription of a room, and notify the client. Harmless when there is none."""
+        """
+        End this client's subscription of a room, and notify the client. Harmless when there is none.
+
+        Raises:
+            UnknownChannel: there is none, and the room is not declared (102); the text names the patterns that there
+                are.
+        """
         await self._session.exit(Room(room), 2000, "server unsubscribe")
 
     def describe(self, room: Room | None = None) -> ClientInfo:

@@ -42,7 +42,6 @@ from realtime.transport.base import Transport
 # After these an SDK subscribes again by itself: with another token, and from the stream's top.
 COMES_AGAIN: Final = frozenset((codes.TOKEN_EXPIRED.code, codes.UNRECOVERABLE.code))
 
-RESERVED: Final = "\0"  # rooms in which workers speak with each other
 PRIVATE: Final = "$"  # a room of this prefix needs a subscription token
 
 
@@ -58,34 +57,6 @@ class Member(RoomSubscriber):
         self._idle: asyncio.Event | None = None  # set once nothing is under way; only while `quiesce` waits
 
     # What a client asks
-
-    def room_named(self, name: str) -> Room:
-        """
-        Return the room of a name that a client gave.
-
-        Raises:
-            ClientError: it is too long, or reserved.
-            Disconnect: it is empty, which no client sends.
-        """
-        if not name:
-            raise codes.PROTOCOL.error()
-        if len(name.encode()) > self.services.limits.room_name_bytes or name.startswith(RESERVED):
-            raise codes.BAD_REQUEST.error()
-        return Room(name)
-
-    def options_of(self, room: Room) -> RoomOptions:
-        """
-        Return how a room is kept.
-
-        Raises:
-            ClientError: it is not declared (102), or not for this encoding (108).
-        """
-        options = self.services.application.room_options(room)
-        if options is None:
-            raise codes.UNKNOWN_ROOM.error()
-        if options.binary and not self.dialect.is_binary:  # what is published there need not be JSON
-            raise codes.NOT_AVAILABLE.error()
-        return options
 
     async def subscribe(
         self,
@@ -216,8 +187,10 @@ class Member(RoomSubscriber):
         Subscribe the client from the server's side: with the answer to its connect, or now, with a notification.
 
         Raises:
-            ClientError: the room is not declared (102), or the client has too many (106).
+            UnknownChannel: the room is not declared (102).
+            ClientError: the client has too many rooms (106), or cannot receive what is published there (108).
         """
+        self.options_of(room)  # refused in the application's line, and not when its handler is done
         if self.state.phase is Phase.CONNECTING:
             self.state.granted[room] = Subscription(room, server_side=True)
         elif self.state.phase is Phase.CONNECTED:
@@ -335,7 +308,7 @@ class Member(RoomSubscriber):
         if options.presence or options.has_leave_hooks:
             subscription.shown = shown or self.state.identity.id  # it was declared otherwise elsewhere
             try:
-                await self.services.hub.take_over(subscription.room, options, self._described(subscription))
+                await self.services.hub.departures.take_over(subscription.room, options, self._described(subscription))
             except BaseException:
                 self.services.hub.cancel(entry.pending)
                 raise
@@ -441,7 +414,15 @@ class Member(RoomSubscriber):
             self._idle.set()
 
     async def exit(self, room: Room, code: int, reason: str) -> None:
-        """End a subscription from the server's side, and notify the client."""
+        """
+        End a subscription from the server's side, and notify the client.
+
+        Raises:
+            UnknownChannel: the client is not in the room, and never could be: it is not declared (102). A client may
+                be in a room that newer code declares no more.
+        """
+        if not (room in self.state.subscriptions or room in self.entering or room in self.state.granted):
+            self.declared(room)
         self.state.granted.pop(room, None)
         how = UnsubscribeCode(code, reason)
         if room in self.entering:

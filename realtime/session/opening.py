@@ -91,7 +91,7 @@ async def restore(
         connection = session.connection
         about = ClientInfo(connection.user, connection.id, connection.snapshot())
         try:
-            await services.hub.connection_ends.admit(about)
+            await services.hub.departures.ends.admit(about)
         except BaseException:
             session.cancel(entries)
             raise

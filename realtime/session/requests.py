@@ -86,7 +86,7 @@ async def connect(
     if session.state.granted:
         _check_room_limit(session)
         entries = await session.enter_granted(positions or {})
-    ends = services.hub.connection_ends
+    ends = services.hub.departures.ends
     is_admitted = False
     try:
         if ends.are_handled:

@@ -17,7 +17,7 @@ other clients have their turn.
 **Concurrent publications.** Where the broker keeps the order of calls, a publication is sent to it, and answered, while
 the next command runs: so a burst leaves as one. A command that is no publication waits for all of them.
 
-**Deadlines** of the client, of its token and of its subscriptions are in deadlines.py.
+**Deadlines** of the client, of its token and of its subscriptions are in timed_member.py.
 
 **The end** comes once: by the client, by a code of ours, or by the transport. Rooms are left, and the application's
 handler is called by the hub's departures, at least once.
@@ -46,9 +46,9 @@ from realtime.log_lines import log
 from realtime.session import metering
 from realtime.session.base import BadMessage, Dialect, Services
 from realtime.session.connection import EMPTY, Connection, detach, info_bytes, packed_state
-from realtime.session.deadlines import TimedMember
 from realtime.session.plain import NotPlain, check
 from realtime.session.state import Event, Phase, SessionState, admitted, encode
+from realtime.session.timed_member import TimedMember
 from realtime.threads import is_calling
 from realtime.transport.base import Transport
 from sticky.handoff.journal import MESSAGE, Mark
@@ -270,13 +270,13 @@ class Session(TimedMember):
             self.leave(room, may_return=may_return)
         assert not self.state.subscriptions, "nothing is written to a client whose connection has ended"
         self.services.registry.discard(self)
-        if was_admitted and self.services.hub.connection_ends.are_handled:
+        if was_admitted and self.services.hub.departures.ends.are_handled:
             connection, application = self.connection, self.services.application
 
             def notify() -> Awaitable[None]:
                 return application.disconnect(connection, code, reason)
 
-            self.services.hub.connection_ends.ended(connection.user, connection.id, notify, may_return=may_return)
+            self.services.hub.departures.ends.ended(connection.user, connection.id, notify, may_return=may_return)
         return True
 
     def log_refusal(self, what: str, why: object, **fields: Any) -> None:
@@ -348,6 +348,7 @@ class Session(TimedMember):
         """
         assert self.is_idle and self.is_open, "what is under way cannot move"  # noqa: PT018
         state, connection = self.state, self.connection
+        assert state.phase is not Phase.CONNECTING, "a client is admitted by a command that runs"
         try:
             packed, info = packed_state(connection), info_bytes(connection)
             check(state.identity.claims, "conn.claims")
@@ -356,8 +357,10 @@ class Session(TimedMember):
             raise
         state.state, state.info = packed, info
         state.headers, state.emulated_headers = dict(connection.headers), dict(connection.emulated_headers)
+        hub = self.services.hub
         for subscription in list(state.subscriptions.values()):  # what is written now may end one: too many keys wait
-            subscription.position, subscription.base = self.services.hub.export_position(subscription.room, self)
+            local = hub.registry.rooms[subscription.room]
+            subscription.position, subscription.base = hub.delivery.export_position(local, self)
         return encode(state)
 
     def drop(self) -> None:
@@ -372,9 +375,10 @@ class Session(TimedMember):
         for room, subscription in self.state.subscriptions.items():
             hub.leave(room, self, info=None)
             if subscription.shown is not None:
-                hub.release(room, subscription.shown)  # the worker to which it moves takes the membership over
+                # The worker to which it moves takes the membership over.
+                hub.departures.release(room, self.declared(room), subscription.shown)
         if self.is_admitted:
-            hub.connection_ends.release(identity.user, identity.id)
+            hub.departures.ends.release(identity.user, identity.id)
         self.services.registry.discard(self)
         self.state.subscriptions.clear()
         self.state.granted.clear()

@@ -12,18 +12,22 @@ end in one turn.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 from realtime import codes
 from realtime.broker.base import Room
 from realtime.codes import DisconnectCode, UnsubscribeCode
+from realtime.errors import UnknownChannel
 from realtime.rooms.fanout import Encoder
+from realtime.rooms.options import RoomOptions
 from realtime.session.base import Dialect, Services
 from realtime.session.connection import Connection
 from realtime.session.state import Phase, SessionState, Subscription
 from realtime.timing.timer_wheel import Timer
 from realtime.transport.base import Transport
 from realtime.transport.left_behind import fallen_behind, note
+
+RESERVED: Final = "\0"  # rooms in which workers speak with each other
 
 
 class RoomSubscriber:
@@ -74,7 +78,8 @@ class RoomSubscriber:
         del self.state.subscriptions[room]
         self._forget_expiry(room)
         if subscription.shown is not None:
-            self.services.hub.withdraw(room, info)  # `hub.leave` does nothing for one that is no member
+            # `hub.leave` does nothing for one that is no member any more. It may come again.
+            self.services.hub.departures.leave(room, self.declared(room), info, may_return=True)
 
     def notify_lost(self, subscription: Subscription) -> None:
         """
@@ -130,6 +135,47 @@ class RoomSubscriber:
     def protocol_name(self) -> str:
         """The encoding, as `connections` names it."""
         return self.dialect.label
+
+    # Rooms by name
+
+    def room_named(self, name: str) -> Room:
+        """
+        Return the room of a name that a client gave.
+
+        Raises:
+            ClientError: it is too long, or reserved.
+            Disconnect: it is empty, which no client sends.
+        """
+        if not name:
+            raise codes.PROTOCOL.error()
+        if len(name.encode()) > self.services.limits.room_name_bytes or name.startswith(RESERVED):
+            raise codes.BAD_REQUEST.error()
+        return Room(name)
+
+    def options_of(self, room: Room) -> RoomOptions:
+        """
+        Return how a room is kept that the client may enter, if the application lets it.
+
+        Raises:
+            UnknownChannel: it is not declared (102).
+            ClientError: it is not for this encoding (108).
+        """
+        options = self.declared(room)
+        if options.binary and not self.dialect.is_binary:  # what is published there need not be JSON
+            raise codes.NOT_AVAILABLE.error()
+        return options
+
+    def declared(self, room: Room) -> RoomOptions:
+        """
+        Return how a room is kept.
+
+        Raises:
+            UnknownChannel: it is not declared (102).
+        """
+        options = self.services.application.room_options(room)
+        if options is None:
+            raise UnknownChannel(room, self.services.hub.declarations.room_patterns())
+        return options
 
     # Leaving
 

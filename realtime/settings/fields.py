@@ -401,3 +401,7 @@ def _option(each: Field[Any]) -> Option:
     assert each.default is not MISSING, f"{each.name} has no default"
     assert each.metadata["group"] in GROUPS, f"{each.name} would be in no section of --help and of docs/settings.md"
     return Option(each.name, default=each.default, **each.metadata)
+
+
+assert len({each.flag for each in options()}) == len(options()), "an option hides no other on the command line"
+assert len({each.env for each in options()}) == len(options()), "nor in the environment"

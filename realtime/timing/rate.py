@@ -31,6 +31,10 @@ class Rate:
     count: int
     period_s: float
 
+    def __post_init__(self) -> None:
+        # `parse` and the settings refuse both; a meter divides by the one, and would never be clear without the other.
+        assert self.count > 0 and self.period_s > 0, "a rate allows something, in some time"  # noqa: PT018
+
     @classmethod
     def parse(cls, text: str) -> Rate:
         """
@@ -91,4 +95,5 @@ class CostMeter(Struct):
 
     def charge(self, now: float, cost: float, per_s: float) -> None:
         """Count the cost of an action that is done."""
+        assert cost >= 0, "an action that is done gives nothing back"
         self.paid_at_s = max(self.paid_at_s, now) + cost / per_s

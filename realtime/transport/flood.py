@@ -132,6 +132,8 @@ class FrameWalk:
                 fragments += 1
             self._left = payload
             completed += not payload
+        assert at <= size, "a head ends within the bytes that it was read from"
+        assert heads <= most, "the caller has promised other clients their turn"
         return Step(at, completed, controls, fragments)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from realtime.transport.websocket_state import WebSocketExport
+from realtime.transport.websocket_export import WebSocketExport
 
 
 class Parked:

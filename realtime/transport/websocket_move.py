@@ -43,8 +43,8 @@ from realtime.transport.frames import BINARY, TEXT, apply_mask
 from realtime.transport.parked import Parked
 from realtime.transport.peer import Peer
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
+from realtime.transport.websocket_export import FRAMINGS, WebSocketExport
 from realtime.transport.websocket_flow import ABNORMAL, LOW_WATER, WebSocketFlow, WebSocketState
-from realtime.transport.websocket_state import FRAMINGS, WebSocketExport
 
 RSV1: Final = 0x40  # "Per-Message Compressed" (RFC 7692, section 6)
 NO_MASK: Final = bytes(4)  # leaves a payload as it is

@@ -67,6 +67,8 @@ def bind(address: str) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # `:PORT` is one listener for both families. A host that is named is that host alone: with IPv4 beside it, the
+        # same address could not be bound a second time for IPv4.
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1 if host else 0)
         sock.bind(where)
@@ -109,7 +111,10 @@ def _inherit(address: str) -> socket.socket:
 
 
 def _is_served(path: str) -> bool:
-    """Return whether a process listens on a Unix socket's file."""
+    """
+    Return whether a process listens on a Unix socket's file. Only a try can tell: the file outlives its process, and
+    removing the file of a server that lives would cut that server off without a word.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)
@@ -119,6 +124,7 @@ def _is_served(path: str) -> bool:
 
 
 def _reason(error: OSError) -> str:
+    """Return why an address cannot be had, for a person who starts a server: what the kernel says names no cause."""
     if error.errno == errno.EADDRINUSE:
         return "another process listens there already"
     if error.errno == errno.EACCES:

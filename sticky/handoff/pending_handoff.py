@@ -1,7 +1,7 @@
 """
 A pending handoff: one connection with everything that routes it, until its worker has settled it.
 
-Used in the primary. The acceptor makes one (identity.py), and the dispatcher brings it to a worker (handoff.py). The
+Used in the primary. The acceptor makes one (identity.py), and the dispatcher brings it to a worker (dispatcher.py). The
 worker's handle keeps it as long as the primary keeps its copy of the descriptor. It is data with two questions to the
 socket. It decides nothing and sends nothing.
 """

@@ -98,7 +98,10 @@ def _parse_v1(data: bytes) -> ProxyHeader | NeedMore | Refusal:
 
 
 def _port(text: str) -> int:
-    """Read a port in its only spelling; ValueError for another."""
+    """
+    Read a port in its only spelling; ValueError for another. A header that two readers could read in two ways is
+    refused: what stands in front of this server has to agree with it about the client.
+    """
     port = int(text)
     if str(port) != text or not 0 <= port <= 0xFFFF:
         raise ValueError(text)
@@ -148,6 +151,7 @@ def _read_unspecified(block: bytes) -> _Ends:
 
 
 def _read_ipv4(block: bytes) -> _Ends:
+    """AF_INET: source address, destination address, source port, destination port (section 2.2)."""
     client_address, server_address = IPv4Address(block[:4]), IPv4Address(block[4:8])
     return (
         str(client_address),
@@ -158,6 +162,7 @@ def _read_ipv4(block: bytes) -> _Ends:
 
 
 def _read_ipv6(block: bytes) -> _Ends:
+    """AF_INET6: the same, with longer addresses (section 2.2)."""
     client_address, server_address = IPv6Address(block[:16]), IPv6Address(block[16:32])
     return (
         str(client_address),

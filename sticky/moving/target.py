@@ -5,6 +5,10 @@ Runs in a worker, on its event loop. It makes a socket of each descriptor and gi
 by batch, in the order in which they came. Once the server has said which of a batch it refuses, the source gets the
 answer. Until then the source keeps its copies. The copies here of refused connections are closed *before* the answer:
 the source goes on with them, and is then their only owner.
+
+A source that dies before it has the answer loses nothing: what was taken is served here, and what was refused is closed
+at both ends. The other way round, a target that dies without an answer is proved dead by its pidfd, which it sends
+first, and the source finds out by the socket's counters what was touched (tcp_counters.py).
 """
 
 from __future__ import annotations

@@ -3,6 +3,10 @@ What the server is found by: its listeners, and its pid file.
 
 Runs in the primary. Binding comes first, and then the privileges are given up that it may have needed. With a keeper,
 the listeners of an earlier primary are taken over, and every listener is kept for the next one. It never accepts.
+
+**Which file goes with which process.** A Unix listener's file and the pid file belong to the server, and not to one
+primary of it. They are removed when the server stops. They stay in an upgrade, and when a primary crashes: the next one
+finds the listener at the keeper, and a client that connects meanwhile waits in its backlog.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ class Binding:
         Raises:
             SettingsError: one of them is not possible.
         """
+        # Looked up first: a user that does not exist ends the start before an address is taken from another server.
         identity = privileges.find(self._settings.user, self._settings.group)
         if self._settings.umask is not None:
             os.umask(self._settings.umask)

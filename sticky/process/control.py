@@ -6,6 +6,15 @@ JSON, so is the answer, and the connection is then closed. It does not know what
 
 The primary's end never waits for a client. One that has not sent a whole line within `REQUEST_S`, or has not taken the
 answer within `ANSWER_S`, is dropped. At most `CLIENTS_MAX` are there at once; the oldest makes room for the newest.
+
+**A client has one of three states**, and each has a way out of it by time:
+
+    READING   its line is not whole            ─── after `REQUEST_S`: dropped
+    ASKED     its answer is still to come      ─── no time: the answer comes, or the client goes
+    WRITING   its answer is not taken whole    ─── after `ANSWER_S`: dropped
+
+In ASKED the descriptor is not watched, so a client that goes is seen when the answer is written. Such clients count
+towards `CLIENTS_MAX`, and the oldest is dropped for a new one: so they need no time of their own.
 """
 
 from __future__ import annotations
@@ -67,7 +76,12 @@ class ControlFailed(StickyError):
 
 
 class _ControlClient:
-    """One connection, at the primary's end."""
+    """
+    One connection, at the primary's end.
+
+    `fd` is kept beside the socket: a socket that is closed has lost its number, and `_clients` is by number. An answer
+    that comes late finds the client by it, and compares the object: the kernel may have given the number to another.
+    """
 
     __slots__ = ("deadline", "fd", "received", "sock", "unsent")
 
@@ -98,8 +112,9 @@ class ControlServer:
         self._clients: dict[int, _ControlClient] = {}  # in the order in which they came
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.setblocking(False)
-        before = os.umask(0o177)
+        before = os.umask(0o177)  # for `bind`: between a bind and a chmod, others could connect
         try:
+            # Of a primary that was killed: the lock of the control directory says that no other primary lives.
             if Path(path).is_socket():
                 os.unlink(path)
             self._listener.bind(path)
@@ -112,6 +127,7 @@ class ControlServer:
         self._watch_listener()
 
     def _accept(self, events: int) -> None:
+        """Accept what waits, at most as many as the backlog holds: the loop's other callbacks have their turn."""
         for _ in range(BACKLOG):
             try:
                 sock, _ = self._listener.accept()
@@ -124,6 +140,7 @@ class ControlServer:
             self._begin(_ControlClient(sock))
 
     def _begin(self, client: _ControlClient) -> None:
+        """Read from a new client. Where that makes too many, the oldest is dropped first."""
         client.sock.setblocking(False)
         if len(self._clients) >= CLIENTS_MAX:
             self._drop(next(iter(self._clients.values())))
@@ -135,10 +152,15 @@ class ControlServer:
         client.deadline = self._poller.after(REQUEST_S, lambda: self._drop(client))
 
     def _watch_listener(self) -> None:
+        """Accept, now or again after a rest. Does nothing after `close`, which may come during the rest."""
         if self._listener.fileno() >= 0:
             self._poller.watch(self._listener.fileno(), READ, self._accept, on_failed=lambda: None)
 
     def _read(self, client: _ControlClient, events: int) -> None:
+        """
+        Take what a client has sent, and handle its line once that is whole. A client that closes its half first is
+        dropped, and so is one that sends more than a request can be.
+        """
         try:
             client.received += client.sock.recv(REQUEST_MAX)
         except BlockingIOError:
@@ -154,6 +176,7 @@ class ControlServer:
             self._drop(client)
 
     def _handle(self, client: _ControlClient, line: bytes) -> None:
+        """Have a request answered, now or later. A fault of ours is an answer too: the primary goes on."""
         try:
             request = msgspec.json.decode(line, type=dict[str, Any])
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -170,6 +193,7 @@ class ControlServer:
             self._reply(client, answer)
 
     def _reply(self, client: _ControlClient, answer: dict[str, Any]) -> None:
+        """Write the answer: as much as fits now, and the rest when the client has read."""
         if self._clients.get(client.fd) is not client:
             return  # dropped meanwhile
         assert not client.unsent, "a client gets one answer"
@@ -208,6 +232,7 @@ class ControlServer:
         self._poller.forget(client.fd)
 
     def _drop(self, client: _ControlClient) -> None:
+        """Let a client go. Harmless for one that is gone: a timer and a callback may both ask for it."""
         if self._clients.get(client.fd) is client:
             del self._clients[client.fd]
             self._stop_waiting(client)
@@ -227,6 +252,9 @@ class ControlServer:
         if not is_released:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)
+
+
+# The other end: in the process of a command.
 
 
 def send_request(path: str | os.PathLike[str], request: dict[str, Any], *, timeout_s: float = 5.0) -> dict[str, Any]:

@@ -5,6 +5,8 @@ Runs in the primary. The number stands in a memory file that the keeper keeps, a
 primary reads it, and counts these connections as lost: their clients were reset. In an upgrade they are left to the
 successor one by one instead (release.py), and nothing is lost.
 
+A number that is a turn old may be off by what one turn accepts. It is a count for operators, and decides nothing.
+
 A handoff that waits for room in one worker's channel is not in the number: it would cost a look at every worker.
 """
 
@@ -46,7 +48,12 @@ class InFlight:
             self._memory = mmap.mmap(fd, _NUMBERS.size)
 
     def note(self) -> None:
-        """Note what is held now. Call this after each turn of the loop."""
+        """
+        Note what is held now. Call this after each turn of the loop.
+
+        The memory is shared with the keeper's copy of the file: no call, and no byte on the link, for a number that a
+        busy primary changes thousands of times a second.
+        """
         held = self._holder.held
         if held != self._noted and self._memory is not None:
             self._noted = held

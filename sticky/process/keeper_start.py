@@ -2,6 +2,10 @@
 The beginning of a primary's link to its keeper: its socket, what the keeper has kept, and the lock of the primary.
 
 Runs in the primary, before its loop: so these functions wait. keeper_link.py is the link from then on.
+
+**Why there is a lock beside the keeper.** A keeper that was killed may have left its primary alive. The next keeper
+must not start a second primary then: two of them would accept on the same listeners and give one slot two workers. The
+kernel drops the lock with the last descriptor of the primary that holds it, however that ends.
 """
 
 from __future__ import annotations

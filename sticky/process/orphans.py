@@ -15,6 +15,14 @@ had it: the rest is a takeover like any other (takeover.py).
 | one that does not connect within `CONNECT_S`        | it is killed                                              |
 
 Nothing is started before each of them is adopted or has ended. So no room ever has two brokers.
+
+**What proves that a process is one of ours.** The record names a pid and the start of that process, so a number that
+the kernel has given away since is not taken for it. A pidfd is opened then, and holds the number from here on. The
+process has to be the directory owner's, and the socket's other end has to be that very pid (SO_PEERCRED). A process
+that another user started can therefore neither be adopted nor be killed by a line in the file.
+
+**The time is bounded**: `CONNECT_S`, then the drain of refused workers, then two times `END_S`. Meanwhile the clients
+of all workers are served as before.
 """
 
 from __future__ import annotations
@@ -70,6 +78,7 @@ class Orphans:
     def collect(self) -> Kept:
         """Return what was adopted, nothing where there is nothing. The caller owns the descriptors in it."""
         texts = ProcessRecord(self._directory).read()
+        assert not self._pidfds, "the processes are collected once: a second time would find what was adopted"
         owner = os.stat(self._directory).st_uid  # whose processes they are, and who may write the record
         self._users = (owner,)
         for name, text in texts.items():
@@ -122,6 +131,7 @@ class Orphans:
                     self._forget(fd)
 
     def _forget(self, pidfd: int) -> None:
+        """Note that a process has ended: its pidfd became readable, which proves it (pidfd_open(2))."""
         del self._pidfds[pidfd]
         os.close(pidfd)
 
@@ -136,6 +146,7 @@ class Orphans:
         self._wait(listener, time.monotonic() + END_S, until_reported=False)
 
     def _kill(self, *, but: set[int]) -> None:
+        """Kill what is neither adopted nor ended, without those of `but`. By pidfd, so that no other process is hit."""
         for pidfd, (name, pid) in self._pidfds.items():
             if pid not in but:
                 log(logging.ERROR, ORPHAN_KILLED, process=name, pid=pid)
@@ -145,6 +156,10 @@ class Orphans:
     # Their reports
 
     def _accept(self, listener: socket.socket) -> None:
+        """
+        Take one report. Whatever else connects is closed without an answer, and costs at most `CONNECT_S`: the socket
+        is the directory owner's alone, so only that user could make this primary wait.
+        """
         sock, _ = listener.accept()
         pid, uid = _peer_of(sock)
         found = [pidfd for pidfd, (_, each) in self._pidfds.items() if each == pid]
@@ -164,6 +179,10 @@ class Orphans:
         self._judge(found[0], report, sock)
 
     def _judge(self, pidfd: int, report: OrphanReport, sock: socket.socket) -> None:
+        """
+        Adopt a process, or refuse it with a reason. All adopted workers have one secret: two would hash a key to two
+        slots, and a client's connections would meet two workers.
+        """
         name, pid = self._pidfds[pidfd]
         kind = WORKER if name.startswith(WORKER) else SIDECAR
         word = name.removeprefix(kind)

@@ -2,6 +2,9 @@
 The file with the process id of the server: the keeper's, or the primary's where it has none.
 
 Runs in the primary, which writes it before it gives privileges up. Another process's file is never removed.
+
+The number in it stays the same in an upgrade and after a crash of the primary, because the keeper lives on: a service
+manager that reads the file once is right for as long as the server runs.
 """
 
 from __future__ import annotations

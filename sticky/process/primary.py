@@ -46,10 +46,10 @@ from sticky.process.binding import Binding
 from sticky.process.control import ControlServer
 from sticky.process.in_flight import InFlight
 from sticky.process.keeper_link import KeeperLink
-from sticky.process.notify import ServiceManager
 from sticky.process.primary_state import TRANSITIONS, PrimaryEvent, PrimaryState
 from sticky.process.release import Release, take_counters, take_pending
 from sticky.process.routing import Routing
+from sticky.process.service_manager import ServiceManager
 from sticky.process.signal_actions import SIGNALS, TERMINAL, act
 from sticky.process.signals import ignore, queue, queued_signals
 from sticky.settings import ClusterSettings

@@ -31,6 +31,7 @@ class Identity:
             SettingsError: this process may not.
         """
         try:
+            # Groups first: a process that is not root any more cannot change them (setgroups(2)). It would keep root's.
             if self.gid is not None and os.getgid() != self.gid:
                 os.setgid(self.gid)
             if self.name is not None and self.gid is not None and os.geteuid() == 0:

@@ -4,6 +4,9 @@ A file in the control directory that names the processes of a server, for a star
 Runs in the primary. While a keeper lives, it has all of this in its memory, and the file is not read. It has a line for
 each text that the primary keeps about a worker, a sidecar or what operators have asked for, and one for the start of
 each process: the kernel may give its number to another process once it has ended. The file is replaced as a whole.
+
+It is not synced to the disk. After a loss of power none of these processes lives, and a half-written file names no
+process whose start agrees.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ _START_FIELD: Final = 19  # of /proc/PID/stat behind the name: the start in cloc
 
 
 class ProcessRecord:
-    """The file of one control directory."""
+    """
+    The file of one control directory. The directory is its user's own (mode 0700), so no other user writes the file.
+    """
 
     def __init__(self, directory: str) -> None:
         """`directory`: "" for a server without one, which has no file."""

@@ -7,6 +7,9 @@ counters with the keeper, and this process ends between two callbacks: every mes
 stays in its channel. It closes and refuses nothing.
 
 A handoff that still waits for a worker after `PLACE_S` is lost with this process, as in a crash. It is counted.
+
+**The order matters.** What is left is complete before `released` is sent, because the successor begins with that line.
+Nothing is read afterwards: a message that this process took out of a channel would be in neither primary.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import msgspec
 
 from sticky.accept.acceptor import Acceptor
 from sticky.accept.pending_connection import PendingConnection
-from sticky.handoff.handoff import Dispatcher
+from sticky.handoff.dispatcher import Dispatcher
 from sticky.loop.log_lines import SERVER_RELEASED, log
 from sticky.loop.poller import Poller
 from sticky.process.in_flight import IN_FLIGHT, LOST
@@ -64,6 +67,7 @@ class Release:
         self._check(self._poller.now() + PLACE_S)
 
     def _check(self, until: float) -> None:
+        """Leave everything once nothing is in progress, or the time is over; else look again in a moment."""
         if self._in_progress() and self._poller.now() < until:
             self._poller.after(CHECK_S, lambda: self._check(until))
             return

@@ -3,6 +3,13 @@ The path of a connection through the primary, wired: acceptor, dispatcher, the c
 
 Runs in the primary. It only joins these parts and passes open and close on to them in the right order; each has its own
 file. The supervisor is the other half of the primary, and meets this one in the table of workers.
+
+    listener ─▶ acceptor ──first bytes, key──▶ dispatcher ──handoff──▶ a worker's channel
+                   │                               │
+                   └──────────── refusals ◀────────┘      a polite answer, where no worker is to have it
+
+A connection is counted under its client address from the accept until its end in the worker. So both halves share one
+`Addresses`, and one table of refusals, which has descriptors of its own to close.
 """
 
 from __future__ import annotations
@@ -14,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sticky.accept.acceptor import Acceptor
-from sticky.handoff.handoff import Dispatcher
+from sticky.handoff.dispatcher import Dispatcher
 from sticky.handoff.refusals import Refusals
 from sticky.keys.addresses import Addresses
 from sticky.keys.affinity import Affinity
@@ -37,6 +44,7 @@ class Routing:
         Raises:
             SettingsError: `balance` names no way of balancing.
         """
+        # From the bottom up: each part gets what it calls, and no part is given anything after its construction.
         counters, descriptors = poller.counters, _descriptor_limit()
         hashing = Hashing(secret, previous=settings.secret_previous)
         affinity = Affinity(settings.affinity, hashing)
@@ -77,6 +85,7 @@ class Routing:
 
     def close(self) -> None:
         """Accept nothing more, and refuse what waits for a worker. What workers have goes on."""
+        # The dispatcher first: what the acceptor still hands to it is refused then, and does not wait for a worker.
         self.dispatcher.close()
         self.acceptor.close()
 
@@ -91,7 +100,11 @@ class Routing:
         return self.acceptor.waiting + self.dispatcher.homeless + self.dispatcher.held_back
 
     def statistics(self) -> dict[str, Any]:
-        """Return a snapshot of the connections that no worker has yet, and of what is counted."""
+        """
+        Return a snapshot of the connections that no worker has yet, and of what is counted.
+
+        The names are those of `realtime status --json`, which other programs read: they stay.
+        """
         return {
             "before_head": self.acceptor.waiting,
             "homeless": self.dispatcher.homeless,

@@ -47,17 +47,25 @@ class Signalled(Protocol):
     def wanted(self) -> int:
         """How many workers there should be."""
 
-    def stop(self) -> None: ...
+    # As commands have it (commands.py). What a signal asks for in vain is in the log: a signal has no answer.
 
-    def stop_now(self, status: int) -> None: ...
+    def stop(self) -> None:
+        """Begin the lame duck or the drain; during the lame duck, end that and drain."""
 
-    def reload(self) -> bool: ...
+    def stop_now(self, status: int) -> None:
+        """End at once, with this exit status."""
 
-    def upgrade(self) -> bool: ...
+    def reload(self) -> bool:
+        """Replace every worker."""
 
-    def scale(self, workers: int) -> None: ...
+    def upgrade(self) -> bool:
+        """Have a primary with the code of today take over."""
 
-    def reopen_logs(self) -> None: ...
+    def scale(self, workers: int) -> None:
+        """Have so many slots, at least one."""
+
+    def reopen_logs(self) -> None:
+        """Call the hook: the files of logs are the application's or the command's."""
 
 
 def act(primary: Signalled, number: signal.Signals) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from sticky.handoff import journal
 from sticky.handoff.blame import CRASHES, REFUSED_LINE, REFUSED_S, WITHIN_S, Blame, describe_key, is_crash, key_of
-from sticky.handoff.handoff import HoldBack
+from sticky.handoff.dispatcher import HoldBack
 from sticky.handoff.messages import REFUSED
 from sticky.handoff.pending_handoff import PendingHandoff
 from sticky.handoff.worker_handle import WorkerHandle

@@ -36,7 +36,7 @@ from typing import Any, Final
 
 from sticky.errors import OutOfTurn
 from sticky.handoff.channel import Kind
-from sticky.handoff.handoff import Dispatcher
+from sticky.handoff.dispatcher import Dispatcher
 from sticky.handoff.worker_handle import WorkerEvent, WorkerHandle, WorkerState, describe_end
 from sticky.keys.hashing import Slot
 from sticky.loop import log_lines

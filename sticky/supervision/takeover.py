@@ -33,7 +33,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from sticky.handoff.channel import Kind
-from sticky.handoff.handoff import Dispatcher
+from sticky.handoff.dispatcher import Dispatcher
 from sticky.handoff.messages import NUMBER_MAX, WorkerIdentity
 from sticky.handoff.worker_handle import WorkerEvent, WorkerHandle, WorkerState
 from sticky.keys.hashing import Slot

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from sticky.errors import OutOfTurn
 from sticky.handoff import messages
 from sticky.handoff.channel import ChannelClosed, Received, Unreadable, close_all, connection_from
-from sticky.handoff.handoff import Dispatcher
+from sticky.handoff.dispatcher import Dispatcher
 from sticky.handoff.worker_handle import WorkerHandle, WorkerState
 from sticky.loop.log_lines import CONNECTION_LOST, log
 from sticky.loop.poller import Poller

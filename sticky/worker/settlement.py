@@ -2,8 +2,8 @@
 One adopted connection, from its adoption until the primary may forget it.
 
 Used in a worker, on its event loop. The primary keeps its copy of a descriptor for the case that this worker dies
-before it has read the request (handoff.py). Only the code that reads the socket knows when that case is over. So each
-connection carries a `Settlement`, and its transport reports the first byte through it. acknowledgements.py decides
+before it has read the request (dispatcher.py). Only the code that reads the socket knows when that case is over. So
+each connection carries a `Settlement`, and its transport reports the first byte through it. acknowledgements.py decides
 when to acknowledge; here nothing is sent and no time passes.
 """
 

@@ -11,7 +11,7 @@ A worker ends in one of three ways:
 - The worker cannot boot: `boot_failed`.
 
 **Holders of a descriptor.** The primary keeps its copy until the worker reports the connection as settled
-(acknowledgements.py). If this process dies before, the primary can still help the client (handoff.py says how).
+(acknowledgements.py). If this process dies before, the primary can still help the client (dispatcher.py says how).
 """
 
 from __future__ import annotations

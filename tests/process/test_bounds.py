@@ -20,12 +20,12 @@ import pytest
 
 from realtime.auth.tokens import sign
 from realtime.transport.client_log import MESSAGE_TOO_LARGE, SLOW_CLIENT
-from tests.process.test_streams import CONNECT, Stream, ask
 from tests.sdk.conftest import APP, SECRET
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient, Refused
 from tests.support.log_lines import pattern
 from tests.support.server import DEADLINE_S, RunningServer
+from tests.support.streams import CONNECT, Stream, ask
 
 WEBSOCKET = "/connection/websocket"
 STREAMS = ("/connection/http_stream", "/connection/sse")

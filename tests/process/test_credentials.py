@@ -9,11 +9,11 @@ import pytest
 
 from realtime.auth.tokens import sign
 from tests.process.test_bounds import wait_until
-from tests.process.test_streams import Stream, ask
 from tests.sdk.conftest import APP, SECRET
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.server import RunningServer
+from tests.support.streams import Stream, ask
 
 KEY, WRONG = "0123456789abcdef-api", "fedcba9876543210-api"
 LINE = r"x wrong (API key|token|subscription token) address=(127\.\S+) reason=(.*) more=\d+"

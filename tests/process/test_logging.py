@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from realtime.auth.tokens import sign
-from tests.process.test_streams import Stream
 from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.log_lines import pattern
 from tests.support.server import RunningServer
+from tests.support.streams import Stream
 
 APP = """
 import logging, os, signal

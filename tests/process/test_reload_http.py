@@ -80,8 +80,9 @@ class Comers:
         address = f"127.0.8.{number + 1}"
         while not self.enough.is_set():
             try:
-                for meeting in (self.get("/", address), self.join(address), self.get("/slow", address)):
-                    self.seen[await meeting] += 1
+                self.seen[await self.get("/", address)] += 1
+                self.seen[await self.join(address)] += 1
+                self.seen[await self.get("/slow", address)] += 1
             except (OSError, EOFError, ConnectionClosed) as error:
                 self.seen[f"{type(error).__name__}: {error}"] += 1
 

@@ -11,7 +11,6 @@ import http.client
 import json
 from collections.abc import Iterator
 from itertools import cycle
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +22,8 @@ from tests.support.processes import free_port
 from tests.support.redis_server import RedisServer
 from tests.support.relay import Relay
 from tests.support.require import require
-from tests.support.server import DEADLINE_S, RunningServer
+from tests.support.server import RunningServer
+from tests.support.streams import CONNECT, Stream, ask
 
 ORIGIN = "https://page.example.com"
 
@@ -35,77 +35,6 @@ def server() -> Iterator[RunningServer]:
     ) as running:
         running.wait_until_full()
         yield running
-
-
-_opened: list[http.client.HTTPConnection] = []
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    """Close what a test has opened."""
-    yield
-    while _opened:
-        _opened.pop().close()
-
-
-def ask(
-    server: RunningServer, method: str, path: str, body: str | bytes = "", address: str = "127.0.0.1", **headers: str
-) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, DEADLINE_S, source_address=(address, 0))
-    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-    _opened.append(connection)
-    return connection.getresponse()
-
-
-class Stream:
-    """One long answer, and the way back beside it."""
-
-    def __init__(self, server: RunningServer, path: str, connect: dict[str, Any], address: str = "127.0.0.1") -> None:
-        self.server = server
-        self.is_sse = path.endswith("sse")
-        if self.is_sse:
-            self.response = ask(server, "GET", f"{path}?cf_connect={quote(json.dumps(connect))}", address=address)
-        else:
-            self.response = ask(server, "POST", path, json.dumps(connect), address)
-        self.connection = _opened[-1]
-        assert self.response.status == 200
-        self.waiting: list[dict[str, Any]] = []
-        self.first = self.next()
-        told = self.first.get("connect", {})
-        self.session, self.node = told.get("session"), told.get("node")
-
-    def next(self) -> dict[str, Any]:
-        """Return the next reply that is no ping."""
-        while True:
-            line = self.response.readline()
-            assert line, "the stream has ended"
-            text = line.strip().removeprefix(b"data: ")
-            if text and text != b"{}":
-                found: dict[str, Any] = json.loads(text)
-                return found
-
-    def reply(self, id: int) -> dict[str, Any]:
-        while (found := self.next()).get("id") != id:
-            self.waiting.append(found)
-        return found
-
-    def say(self, *commands: dict[str, Any], address: str = "127.0.0.1") -> int:
-        """Send commands beside the stream. Return the status."""
-        data = "\n".join(map(json.dumps, commands))
-        body = json.dumps({"session": self.session, "node": self.node, "data": data})
-        return ask(self.server, "POST", "/emulation", body, address, content_type="application/json").status
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.response.close()
-        self.connection.close()
-
-
-CONNECT = {"id": 1, "connect": {"name": "test"}}
 
 
 @pytest.mark.parametrize("path", ["/connection/http_stream", "/connection/sse"])
@@ -145,7 +74,6 @@ def test_what_reaches_two_machines_in_turn_arrives_in_the_order_in_which_it_was_
             commands = [{"id": n, "rpc": {"method": "echo", "data": n}} for n in range(2, 82)]
             for command, stream.server in zip(commands, cycle([other, one])):
                 assert stream.say(command) == 204
-                _opened.pop().close()
             assert [stream.next() for _ in commands] == commands_answered(commands)
 
 
@@ -212,7 +140,6 @@ def _check_order(server: RunningServer) -> None:
         for number in range(2, COUNT):
             command = {"id": number, "rpc": {"method": "echo", "data": number}}
             assert stream.say(command) == 204
-            _opened.pop().close()
         assert [stream.next()["id"] for _ in range(2, COUNT)] == list(range(2, COUNT))
 
 

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from sticky.handoff import messages
 from sticky.handoff.channel import Channel, ChannelClosed, Received
-from sticky.handoff.handoff import Dispatcher
+from sticky.handoff.dispatcher import Dispatcher
 from sticky.handoff.messages import from_primary, from_worker
 from sticky.handoff.pending_handoff import PendingHandoff
 from sticky.handoff.refusals import Refusals

@@ -14,7 +14,7 @@ import pytest
 
 from sticky.handoff import journal
 from sticky.handoff.blame import CRASHES, REFUSED_S, WITHIN_S
-from sticky.handoff.handoff import HoldBack
+from sticky.handoff.dispatcher import HoldBack
 from sticky.handoff.messages import REFUSED
 from sticky.handoff.pending_handoff import PendingHandoff
 from sticky.heads.first_bytes import Refusal

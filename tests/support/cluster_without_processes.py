@@ -17,7 +17,7 @@ from collections import Counter
 from typing import Any
 
 from sticky.handoff.channel import Kind, Unreadable
-from sticky.handoff.handoff import Dispatcher
+from sticky.handoff.dispatcher import Dispatcher
 from sticky.handoff.messages import Beat, BootFailed, KeysAway, Message, Ready
 from sticky.handoff.refusals import Refusals
 from sticky.handoff.worker_handle import WorkerHandle, WorkerState

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from sticky.handoff.channel import Channel, Kind
-from sticky.handoff.handoff import Dispatcher
+from sticky.handoff.dispatcher import Dispatcher
 from sticky.handoff.messages import from_primary, from_worker
 from sticky.handoff.pending_handoff import PendingHandoff
 from sticky.handoff.refusals import Refusals

@@ -89,6 +89,19 @@ class Call:
             reason=error,
         )
 
+    def log_failed(self, reason: str | None = None) -> None:
+        """Log the exception that is being handled: a fault of the application or of ours. `reason`: beside it."""
+        fields = {} if reason is None else {"reason": reason}
+        log(
+            logger,
+            logging.ERROR,
+            "command failed",
+            connection=self.session.connection_id,
+            command=self.method,
+            **fields,
+            exc_info=True,
+        )
+
     def raw(self, data: bytes | None) -> Raw | UnsetType:
         """Return a payload as it stands in an answer."""
         return UNSET if data is None else Raw(self.codec.payload(data))

@@ -96,18 +96,10 @@ async def execute(wording: Wording, session: Session, command: Command) -> None:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        log(
-            logger,
-            logging.ERROR,
-            "command failed",
-            connection=session.connection_id,
-            command=method,
-            reason="it waited for something that was cancelled",
-            exc_info=True,
-        )
+        call.log_failed("it waited for something that was cancelled")
         call.fail(codes.INTERNAL)
     except Exception:  # noqa: BLE001 - logged with its traceback
-        log(logger, logging.ERROR, "command failed", connection=session.connection_id, command=method, exc_info=True)
+        call.log_failed()
         call.fail(codes.INTERNAL)
 
 
@@ -233,14 +225,7 @@ async def _answer_publish(call: Call, publishing: Coroutine[Any, Any, object]) -
         call.log_unavailable(error)
         call.fail(codes.UNAVAILABLE)
     except Exception:  # noqa: BLE001 - logged with its traceback
-        log(
-            logger,
-            logging.ERROR,
-            "command failed",
-            connection=call.session.connection_id,
-            command="publish",
-            exc_info=True,
-        )
+        call.log_failed()
         call.fail(codes.INTERNAL)
 
 
@@ -301,7 +286,6 @@ TABLE: Final[dict[str, Method]] = {
     "refresh": refresh,
     "sub_refresh": sub_refresh,
 }  # the commonest first
-
 
 assert {"id", *TABLE} == set(Command.__struct_fields__), "each command that a client may send has its function"
 

@@ -3,6 +3,10 @@ The protocol's Protobuf schema: the number and the kind of each field of each me
 
 Tables only (Centrifuge client protocol, section 3.3). protobuf.py makes the functions that read and write messages from
 them. A field that is not here is skipped when it is read.
+
+The numbers are those of Centrifugo's `client.proto`, and never change. A number that is missing below belongs to a
+field that this server neither sends nor reads; it must not be used for anything else. Clients of a later protocol may
+send such fields, and lose nothing but what they mean.
 """
 
 from __future__ import annotations
@@ -21,7 +25,11 @@ texts, sm map of messages.
 
 
 def field(name: str, kind: str, type: Any = None) -> Field:
-    """Return a field's row. `type` is the message in it, or in each of its items."""
+    """
+    Return a field's row. `type` is the message in it, or in each of its items.
+
+    A function, so that most rows, which hold no message, have two words.
+    """
     return name, kind, type
 
 

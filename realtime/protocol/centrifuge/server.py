@@ -29,6 +29,7 @@ from realtime.transport.base import Framing, Handshake, Parameters, Transport
 from sticky.handoff.journal import NO_MARK, Mark
 
 CODECS: Final[dict[str, Codec]] = {each.NAME: each for each in (json, protobuf, uni)}
+assert len(CODECS) == 3, "a session that moves names its encoding, and each name means one"
 
 
 class Centrifuge:

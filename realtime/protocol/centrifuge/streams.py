@@ -7,6 +7,22 @@ one that is named in it gets it, through the broker where that is another proces
 2.2 to 2.6). The one-way endpoints are the same streams without the second half. HTTP itself is uvicorn's.
 
 A stream owns no task but its request's, which sleeps until there is something to write.
+
+Theory of operation
+-------------------
+**Three ways out.** The session ends it (`ended` says how), the client leaves, or the request is cancelled because the
+worker ends. `_run` waits for the first of them, and in each case the session learns that its connection is lost.
+
+**The order of what a client sends.** Requests to `/emulation` may come over several connections. A client that waits
+for the answer to one before it sends the next gets its commands run in order, because the answer (204) is sent once the
+session has the input. 404 says that there is no such session: the client begins another one. 503 says that the worker
+with the session cannot be reached: the client may send the same again.
+
+**Sizes.** A text in `/emulation` is a JSON string within a JSON object, so it can be `ESCAPED` times as long as the
+message in it. The message is measured, and not its envelope.
+
+**Origins** are checked here as for WebSockets, and not left to browsers: a page's POST without a preflight would reach
+the session although the page may not read the answer.
 """
 
 from __future__ import annotations
@@ -287,10 +303,15 @@ class StreamEndpoint:
 
 
 def _kind(headers: Mapping[str, str]) -> str:
+    """Return the media type of a request, without its parameters (RFC 9110, section 8.3)."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _cors(origin: str | None, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """
+    Return the fields by which a browser lets a page read the answer (Fetch, section 3.2). The origin was allowed.
+    Cookies are, too: with `--sticky session` they bring a client's requests to its worker.
+    """
     if origin is None:
         return []
     fields = [
@@ -303,6 +324,7 @@ def _cors(origin: str | None, headers: Mapping[str, str]) -> list[tuple[bytes, b
 
 
 def _handshake(scope: Scope, headers: Mapping[str, str], parameters: Parameters) -> Handshake:
+    """Return what is known of a client: from the scope, as the ASGI host fills it, and from the parameters."""
     client = scope.get("client") or ("", 0)
     place: dict[str, Any] = scope.get("state", {}).get("realtime", {})
     return Handshake(

@@ -197,6 +197,40 @@ def test_a_room_decorates_a_class_and_no_function() -> None:
     refused(lambda app: app.room("chat")(chat), "@app.room('chat') decorates a class")  # type: ignore[type-var]
 
 
+@pytest.mark.parametrize("name", ["on_connect", "on_message", "on_migrate", "on_startup", "on_shutdown"])
+def test_a_handler_without_options_has_no_parentheses(name: str) -> None:
+    text = refused(
+        lambda app: getattr(app, name)(),
+        f"@app.{name}(…): missing a required argument: 'function'; did you mean `@app.{name}`, without parentheses?",
+    )
+    assert text.startswith(f"{__file__}, line {inspect.currentframe().f_lineno - 3}: ")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("declare", "words"),
+    [
+        (lambda app: app.rpc(), """'name'; write @app.rpc("rename"), with a name in parentheses"""),
+        (lambda app: app.every(), "'seconds'; write @app.every(30), with seconds in parentheses"),
+        (lambda app: app.every(3, onec="worker"), "argument 'onec'; write @app.every(30)"),
+        (lambda app: app.on_disconnect(grace=3), "argument 'grace'; write `@app.on_disconnect` or `@app.on_disc"),
+        (lambda app: app.on_connect(grace_s=3), "did you mean `@app.on_connect`, without parentheses?"),
+        (lambda app: app.room(), "room '': this is no pattern; write chat:lobby or chat:{name}"),
+    ],
+)
+def test_a_decorator_says_what_stands_in_its_parentheses(declare: Callable[[App], object], words: str) -> None:
+    assert refused(declare, words).startswith(f"{__file__}, line ")
+
+
+def test_a_handle_of_a_room_decorates_no_handler() -> None:
+    text = refused(
+        lambda app: app.room("chat").on_subscribe(print),  # type: ignore[attr-defined]
+        "app.room('chat').on_subscribe is no decorator",
+        "methods of the class that @app.room('chat') decorates. A room may have: on_subscribe, ",
+    )
+    assert text.startswith(f"{__file__}, line ")
+    assert not hasattr(App().room("chat"), "on_subscribe")
+
+
 # Patterns
 
 

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from realtime import App, Connection
+from realtime.application.room import Rooms
 from realtime.cluster.messages import DisconnectUser
+from realtime.errors import ClientError, UnknownRoom
 from tests.support.aio import run_async
 from tests.support.lagging_broker import LaggingBroker
 from tests.support.one_worker import OneWorker
@@ -91,6 +93,72 @@ async def test_who_is_let_in_just_now_is_not_meant_by_the_session_of_another() -
 async def test_without_a_worker_nobody_can_be_asked() -> None:
     with pytest.raises(RuntimeError, match="no worker runs this application"):
         await App().user("ana").is_online()
+
+
+UNDECLARED = "room 'rr' is not declared; declared: r"
+
+
+@run_async
+async def test_a_user_is_subscribed_to_declared_rooms_only() -> None:
+    app = App()
+    app.room("r", open=True)
+    async with OneWorker(app) as worker:
+        await worker.join(user="ana")
+        for call in (app.user("ana").subscribe("rr"), app.user("ana").unsubscribe("rr")):
+            with pytest.raises(UnknownRoom) as found:
+                await call
+            assert str(found.value) == UNDECLARED
+        await app.user("ana").unsubscribe("r")  # in which the user is not: harmless
+
+
+@run_async
+async def test_a_connection_is_subscribed_to_declared_rooms_only() -> None:
+    app = App()
+    app.room("r", open=True)
+    async with OneWorker(app) as worker:
+        conn = worker.session(await worker.join(user="ana")).connection
+        for call in (conn.subscribe("rr"), conn.unsubscribe("rr")):
+            with pytest.raises(UnknownRoom) as found:
+                await call
+            assert isinstance(found.value, ClientError), "a handler that does not catch it answers its client"
+            assert (found.value.code, found.value.message, str(found.value)) == (102, "unknown channel", UNDECLARED)
+        await conn.unsubscribe("r")  # in which it is not: harmless
+
+
+@run_async
+async def test_a_connection_is_given_no_undeclared_room_before_it_is_admitted() -> None:
+    app, refused = App(), []
+    app.room("r", open=True)
+
+    @app.on_connect
+    async def on_connect(conn: Connection) -> None:
+        with pytest.raises(UnknownRoom) as found:
+            await conn.subscribe("rr")
+        refused.append(str(found.value))
+        with pytest.raises(UnknownRoom):
+            await conn.unsubscribe("rr")
+        await conn.subscribe("r")
+        await conn.unsubscribe("r")
+
+    async with OneWorker(app) as worker:
+        client = await worker.join(user="ana")
+        assert client.connected.get("subs", {}) == {}
+    assert refused == [UNDECLARED]
+
+
+@run_async
+async def test_a_user_leaves_a_room_that_is_declared_no_more() -> None:
+    app = App()
+    app.room("r", open=True)
+    async with OneWorker(app) as worker:
+        tabs = [await worker.join(user="ana") for _ in range(2)]
+        await tabs[0].ask("subscribe", channel="r")
+        app.rooms = Rooms()  # as newer code has it, on a worker that took the connection over
+        await app.user("ana").unsubscribe("r")
+        assert (await tabs[0].push("unsubscribe"))["channel"] == "r"
+        with pytest.raises(UnknownRoom, match="room 'r' is not declared; declared: none"):
+            await app.user("ana").unsubscribe("r")
+        assert tabs[1].closed is None
 
 
 @run_async

@@ -76,7 +76,7 @@ async def test_a_departure_is_heard_while_the_broker_is_away_and_its_record_is_r
         await until(lambda: {each[0] for each in heard} == {"leave", "end"})
         assert worker.hub.statistics()["departures_pending"] > 0
         broker.away = False
-        await worker.hub._departures.flush()
+        await worker.hub.departures.flush()
         await until(lambda: ("empty", "a") in heard)
         assert worker.hub.statistics()["departures_pending"] == 0
         assert await records(worker, "r:a", "ana") == 0
@@ -91,7 +91,7 @@ async def test_a_handler_that_fails_was_called_and_is_not_called_again() -> None
         await client.ask("subscribe", channel="r:broken")
         await client.ask("unsubscribe", channel="r:broken")
         await until(lambda: ("empty", "broken") in heard)
-        await worker.hub._departures.flush()
+        await worker.hub.departures.flush()
         assert heard.count(("leave", "ana", "broken")) == 1
 
 

@@ -162,9 +162,9 @@ async def test_in_the_end_exactly_those_are_seen_who_are_there(seed: int) -> Non
         if broker.away:
             broker.lose_link()
             broker.restore_link()
-        await hub._departures.presence.flush_all()
-        await until(lambda: not hub._tasks and not hub._departures._tasks)
-        await hub._departures.presence.flush_all()
+        await hub.departures.presence.flush_all()
+        await until(lambda: not hub._tasks and not hub.departures._tasks)
+        await hub.departures.presence.flush_all()
         assert await seen(broker) == inside
         assert hub.statistics()["departures_pending"] == 0
 

@@ -44,7 +44,7 @@ async def test_a_session_that_ended_is_not_kept_for_the_day_that_its_tokens_had_
         session = weakref.ref(worker.session(client))
         client.abort()
         await until(lambda: not worker.registry)
-        await until(lambda: not worker.hub._rooms and not worker.hub._tasks and not worker.hub._departures._tasks)
+        await until(lambda: not worker.hub._rooms and not worker.hub._tasks and not worker.hub.departures._tasks)
 
         def is_released() -> bool:
             gc.collect()
@@ -79,7 +79,7 @@ async def test_a_room_that_somebody_only_passed_through_is_nowhere_afterwards() 
             client.leave(room)
             await hub.broker.history(Room(f"looked {number}"), retention=KEPT.retention, limit=10)
             await hub.members.all(Room(f"looked {number}"))
-        await until(lambda: not hub._tasks and not hub._departures._tasks)
+        await until(lambda: not hub._tasks and not hub.departures._tasks)
         assert not hub._rooms
         assert not broker._subscribed
         assert broker._state.statistics()["streams"] == 0
@@ -110,11 +110,11 @@ async def test_a_room_that_could_not_be_given_up_is_not_kept_for_that() -> None:
         await client.enter()
         broker.away = True
         client.leave()
-        await until(lambda: not hub._tasks and not hub._departures._tasks)
+        await until(lambda: not hub._tasks and not hub.departures._tasks)
         assert not hub._rooms
         with pytest.raises(BrokerUnavailable):
             await client.enter()
-        await until(lambda: not hub._tasks and not hub._departures._tasks)
+        await until(lambda: not hub._tasks and not hub.departures._tasks)
         assert not hub._rooms
 
 
@@ -145,7 +145,7 @@ def test_who_comes_in_vain_while_the_broker_is_away_leaves_no_debt(options: Room
             for number in range(20):
                 with pytest.raises(BrokerAway):
                     await HubClient(hub, f"c{number}", options).enter()
-            await until(lambda: not hub._tasks and not hub._departures._tasks)
+            await until(lambda: not hub._tasks and not hub.departures._tasks)
             assert hub.statistics()["departures_pending"] == 0
             broker.is_linked = True
             await HubClient(hub, "second", options).enter()

@@ -28,7 +28,7 @@ from realtime.transport.handshake import Admission
 from realtime.transport.left_behind import note
 from realtime.transport.peer import Peer
 from realtime.transport.websocket import WebSocketTransport
-from realtime.transport.websocket_state import WebSocketExport
+from realtime.transport.websocket_export import WebSocketExport
 from tests.realtime.transport.wire import Rig, Session
 
 PATIENCE_S = 20.0

@@ -19,9 +19,9 @@ from websockets.frames import Close
 
 from realtime.transport.flood import FloodLimits
 from realtime.transport.websocket import WebSocketTransport
+from realtime.transport.websocket_export import VERSION, BadExport, WebSocketExport
 from realtime.transport.websocket_flow import HIGH_WATER, LOW_WATER
 from realtime.transport.websocket_move import DEFLATED_MAX
-from realtime.transport.websocket_state import VERSION, BadExport, WebSocketExport
 from tests.process.test_tls import make_certificate, trusting_anybody
 from tests.realtime.transport.moves import LOOPS, Walker, on, peer, until, walking
 from tests.realtime.transport.wire import FIN, HEAD, TEXT, Rig, frame

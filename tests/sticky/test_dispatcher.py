@@ -1,8 +1,8 @@
 """
 The dispatcher: where a handoff can be, and every way out of that place.
 
-The theory of operation in sticky/handoff/handoff.py lists the places. Channels and sockets are real; the clock is the
-test's.
+The theory of operation in sticky/handoff/dispatcher.py lists the places. Channels and sockets are real; the clock is
+the test's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from sticky.errors import OutOfTurn
-from sticky.handoff.handoff import ATTEMPTS_MAX, HOLD_S, WAITING_MAX, Dispatcher, HoldBack
+from sticky.handoff.dispatcher import ATTEMPTS_MAX, HOLD_S, WAITING_MAX, Dispatcher, HoldBack
 from sticky.handoff.messages import Slots
 from sticky.handoff.pending_handoff import PendingHandoff
 from sticky.handoff.worker_handle import WorkerHandle

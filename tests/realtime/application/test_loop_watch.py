@@ -7,7 +7,7 @@ import sys
 import threading
 
 from realtime import App, Connection
-from realtime.application.blocking import BLOCKED, Culprit, Reports, culprit_of
+from realtime.application.loop_watch import BLOCKED, Culprit, Reports, culprit_of
 from realtime.testing import TestServer
 from tests.support.aio import run_async
 

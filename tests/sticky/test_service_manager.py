@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sticky.process.notify import VARIABLES, ServiceManager
+from sticky.process.service_manager import VARIABLES, ServiceManager
 
 
 @pytest.fixture

@@ -72,6 +72,7 @@ class TimedMember(Member):
                 timer.cancel()
         if self._expiries:
             self.forget_expiries()
+        assert not self._expiries, "a timer that is left would end a subscription that this session does not have"
 
     def _deadline(self) -> None:
         """Do what follows when the deadline has come."""
