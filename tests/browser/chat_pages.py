@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -41,10 +42,10 @@ window.WebSocket = class extends WebSocket {
 
 
 class Chat:
-    """The example, served by several workers with `--sticky ip`, and a browser."""
+    """The example, or a file that wraps it, served by several workers with `--sticky ip`, and a browser."""
 
-    def __init__(self, *, workers: int = WORKERS) -> None:
-        self.server = RunningServer(CHAT, "--sticky", "ip", workers=workers)
+    def __init__(self, app: Path = CHAT, *, workers: int = WORKERS) -> None:
+        self.server = RunningServer(app, "--sticky", "ip", workers=workers)
         self.browser = Chromium()
         self._exits = ExitStack()
 

@@ -51,6 +51,21 @@ STRIP = (  # title; how many workers are new by then; what is written
     ("During: three workers are new", 3, ((1, "When does it reach me?"), (0, "It has. You are on the new code."))),
     ("After", 4, ((1, "I did not notice."), (0, "That was all of it."))),
 )
+GATED = """
+import time
+from pathlib import Path
+
+def may_go():
+    for each in Path(__file__).parent.glob("go-*"):
+        each.unlink()
+        return True
+    return not Path(__file__).with_name("gated").exists()
+
+while not may_go():  # one successor boots at a time
+    time.sleep(0.02)
+
+from examples.chat.app import app
+"""
 STATUS_CHANGES = """window.changes = 0; new MutationObserver(() => window.changes += 1)
   .observe(document.querySelector('.status'), { childList: true })"""
 
@@ -109,8 +124,11 @@ def side_by_side(browser: Chromium, desktop: Page, phone: Page, *, dark: bool, p
     sheet(browser, "".join(pictures), gap=GAP, size=size, path=path, dark=dark)
 
 
-def generations_of(chat: Chat, new: int, pages: list[Page]) -> list[tuple[int, int, int]]:
-    """Wait until so many workers are new, and each page knows which process serves it. Return the workers."""
+def generations_of(chat: Chat, gate: Path, new: int, pages: list[Page]) -> list[tuple[int, int, int]]:
+    """Have so many workers replaced, and wait until each page knows which process serves it. Return the workers."""
+    before = sum(generation > 1 for _, _, generation in chat.generations())
+    for number in range(before, new):
+        (gate / f"go-{number}").touch()
     if new == WORKERS:
         chat.wait_until_settled(WORKERS)
     elif new:
@@ -121,8 +139,15 @@ def generations_of(chat: Chat, new: int, pages: list[Page]) -> list[tuple[int, i
     return found
 
 
-def strip(chat: Chat, path: Path) -> None:
-    """Take pictures of two people who write during a reload, and put them side by side."""
+def strip(chat: Chat, gate: Path, path: Path) -> None:
+    """
+    Take pictures of two people who write during a reload, and put them side by side.
+
+    Args:
+        chat: serves a file with the content of `GATED`.
+        gate: the directory of that file.
+        path: of the picture.
+    """
     sources = {chat.slot_for(source): source for source in chat.addresses_of_different_slots(WORKERS)}
     width, height = STRIP_PAGE
     pages = [chat.enter(name, sources[slot]) for name, slot in zip(STRIP_PEOPLE, STRIP_SLOTS, strict=True)]
@@ -133,8 +158,9 @@ def strip(chat: Chat, path: Path) -> None:
     columns, said = [], []
     for title, new, talk in STRIP:
         if new == 1:
+            (gate / "gated").touch()
             chat.server.send_signal(signal.SIGHUP)
-        workers = generations_of(chat, new, pages)
+        workers = generations_of(chat, gate, new, pages)
         for who, text in talk:
             said = exchange([pages[who], pages[1 - who]], said, text)
         pictures = [picture_of(page) for page in pages]
@@ -167,8 +193,11 @@ def column(title: str, workers: list[tuple[int, int, int]], pictures: list[str])
 
 def main() -> None:
     """Make all pictures."""
-    with Chat() as chat:
-        strip(chat, ROOT / "docs" / "chat-reload.png")
+    with tempfile.TemporaryDirectory() as directory:
+        app = Path(directory) / "gated_chat.py"
+        app.write_text(GATED)
+        with Chat(app) as chat:
+            strip(chat, app.parent, ROOT / "docs" / "chat-reload.png")
     with Chat() as chat:
         sources = chat.addresses_of_different_slots(4)
         width, height = DESKTOP
