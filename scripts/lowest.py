@@ -26,6 +26,7 @@ TOOLS: Final = (
         "fakeredis",
         "PyYAML",
         "compose-spec",
+        "kosoku",
         "kubernetes-validate",
         "aiohttp",
         "cent",

@@ -47,6 +47,14 @@ async def connect(conn: Connection, data: Any = None) -> dict[str, Any]:
     return {"user": conn.user, "slot": conn.slot, "pid": os.getpid(), "rooms": ROOMS}
 
 
+@app.on_migrate
+async def migrate(conn: Connection, when: str) -> None:
+    """Tell the page which process serves it after a move: it shows the slot and the pid, and nothing else changes."""
+    if when == "after":
+        conn.info = {**conn.info, "slot": conn.slot}
+        await conn.send({"slot": conn.slot, "pid": os.getpid()})
+
+
 @app.rpc("rename")
 async def rename(conn: Connection, data: Any) -> dict[str, str]:
     """Change the name that others see from the next message and the next subscription on."""

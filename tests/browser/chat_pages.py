@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,14 +21,31 @@ from tests.support.relay import Relay
 from tests.support.server import ROOT, RunningServer
 
 CHAT = ROOT / "examples" / "chat" / "app.py"
+WORKERS = 4
+SETTLED_S = 60.0  # only a hang reaches it
 SEARCHED = 60  # addresses; that all of them meet one of two slots or more has a chance of 2**-59
+
+# Keeps each WebSocket that a page opens, with what it received, and whether it was closed.
+KEPT_SOCKETS = """
+window.sockets = [];
+window.WebSocket = class extends WebSocket {
+  received = [];
+  isClosed = false;
+  constructor(...values) {
+    super(...values);
+    window.sockets.push(this);
+    this.addEventListener('message', ({ data }) => this.received.push(data));
+    this.addEventListener('close', () => this.isClosed = true);
+  }
+};
+"""
 
 
 class Chat:
-    """The example, served by several workers with `--sticky ip`, and a browser."""
+    """The example, or a file that wraps it, served by several workers with `--sticky ip`, and a browser."""
 
-    def __init__(self, *, workers: int = 4) -> None:
-        self.server = RunningServer(CHAT, "--sticky", "ip", workers=workers)
+    def __init__(self, app: Path = CHAT, *, workers: int = WORKERS) -> None:
+        self.server = RunningServer(app, "--sticky", "ip", workers=workers)
         self.browser = Chromium()
         self._exits = ExitStack()
 
@@ -68,9 +87,28 @@ class Chat:
         page = self.browser.page("about:blank", **options)
         first = "location.protocol === 'http:' && !localStorage.getItem('chat.name')"
         keep = f"localStorage.setItem('chat.name', JSON.stringify({json.dumps(name)}))"
-        page.call("Page.addScriptToEvaluateOnNewDocument", {"source": f"if ({first}) {keep}"})
+        page.call("Page.addScriptToEvaluateOnNewDocument", {"source": f"{KEPT_SOCKETS}; if ({first}) {keep}"})
         page.go(relay.url)
         return ready(page)
+
+    def generations(self) -> list[tuple[int, int, int]]:
+        """Return slot, process id and generation of each worker that serves, by slot; the newest of each slot."""
+        workers = sorted(self.server.status()["workers"], key=lambda each: int(each["generation"]))
+        newest = {each["slot"]: each for each in workers if each["state"] == "ready"}
+        return [(slot, each["pid"], each["generation"]) for slot, each in sorted(newest.items())]
+
+    def wait_until_settled(self, workers: int, *, gone: Sequence[int] = ()) -> None:
+        """Wait until each slot has one worker, which serves, and the processes in `gone` are none of them."""
+        give_up_at = time.monotonic() + SETTLED_S
+        while True:
+            status = self.server.status()
+            found = sorted((each["slot"], each["state"]) for each in status["workers"])
+            pids = {each["pid"] for each in status["workers"]}
+            is_whole = found == [(slot, "ready") for slot in range(workers)]
+            if is_whole and not status["reload"]["left"] and not pids & set(gone):
+                return
+            assert time.monotonic() < give_up_at, status
+            time.sleep(0.05)
 
     def tab_beside(self, page: Page, **options: Any) -> Page:
         """Open another tab of the same browser."""
@@ -120,6 +158,17 @@ def say(page: Page, text: str) -> None:
     page.type(text)
     page.press("Enter")
     page.wait_for(f"[...document.querySelectorAll('.text')].some((shown) => shown.textContent === {json.dumps(text)})")
+
+
+def exchange(pages: Sequence[Page], before: Sequence[str], *texts: str) -> list[str]:
+    """Have people write in turn, and see each message in every window. Return all messages that are shown now."""
+    shown = list(before)
+    for number, text in enumerate(texts):
+        say(pages[number % len(pages)], text)
+        shown.append(text)
+        for page in pages:
+            wait_for_messages(page, shown)
+    return shown
 
 
 def messages(page: Page) -> list[str]:

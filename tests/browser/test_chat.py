@@ -6,13 +6,17 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from sticky.loop.log_lines import SERVER_TAKEN_OVER, SIDECAR_READY, WORKER_READY
+from sticky.process.control import send_request
 from tests.browser.chat_pages import (
+    WORKERS,
     Chat,
     enter_room,
+    exchange,
     messages,
     people,
     ready,
@@ -21,6 +25,7 @@ from tests.browser.chat_pages import (
     wait_for_people,
 )
 from tests.support.chromium import Page
+from tests.support.log_lines import pattern
 
 pytestmark = pytest.mark.browser
 
@@ -186,6 +191,68 @@ class TestAWorkerIsKilled:
         wait_for_messages(ada, [*before, "Written while away"])
         wait_for_messages(bela, [*before, "Written while away"])
         bela.wait_for("document.querySelector('.message:last-child').dataset.state === ''")
+
+
+# What is done to the server, and how many workers it has afterwards. Under `scale` a page that is not served by slot 0
+# moves there, and home again.
+DEPLOYS = {"reload": ["reload"], "upgrade": ["upgrade"], "scale": ["scale 1", "scale 4"]}
+
+
+class TestADeploy:
+    """Both pages' workers, or the primary, are replaced while both write."""
+
+    @pytest.mark.parametrize("deploy", DEPLOYS)
+    def test_a_page_shows_nothing_of_it(self, chat: Chat, ada: Page, bela: Page, deploy: str) -> None:
+        pages = (ada, bela)
+        for page in pages:
+            enter_room(page, "music")
+        shown = exchange(pages, messages(ada), "Before", "Before, too")
+        names = [[who[:2] for who in people(page)] for page in pages]
+        pids = [page.evaluate("document.body.dataset.pid") for page in pages]
+        received = [page.evaluate("window.sockets.at(-1).received.length") for page in pages]
+        for page in pages:
+            watch(page)
+        for number, step in enumerate(DEPLOYS[deploy]):
+            shown = perform(chat, step, pages, shown, f"{deploy} {number}")
+        shown = exchange(pages, shown, "After", "After, too")
+
+        assert [[who[:2] for who in people(page)] for page in pages] == names
+        moved = [page.evaluate("document.body.dataset.pid") != pid for page, pid in zip(pages, pids, strict=True)]
+        assert any(moved) is (deploy != "upgrade"), "an upgrade leaves the workers alone"
+        assert deploy != "reload" or all(moved)
+        for page, before in zip(pages, received, strict=True):
+            assert page.evaluate("window.sockets.map(({ isClosed, readyState }) => [isClosed, readyState])") == [
+                [False, 1]
+            ], "one WebSocket, which was never closed"
+            assert {tuple(each) for each in page.evaluate("window.seen")} <= {("connected", "")}
+            pushes = page.evaluate(f"window.sockets[0].received.slice({before}).join('\\n')").split("\n")
+            kinds = {kind for each in pushes if each for kind in json.loads(each).get("push", {})}
+            assert "pub" in kinds
+            assert not kinds & {"join", "leave", "subscribe", "unsubscribe", "disconnect"}
+            assert page.evaluate("document.querySelectorAll('.mine:not([data-state=\"\"])').length") == 0
+
+
+def perform(chat: Chat, step: str, pages: Sequence[Page], shown: list[str], name: str) -> list[str]:
+    """Do one thing to the server; write whenever a worker is ready, and when all is over. Return all messages."""
+    server = chat.server
+    mark, gone = server.log.mark(), [pid for _, pid, _ in chat.generations()]
+    command, _, workers = step.partition(" ")
+    if command == "reload":
+        server.send_signal(signal.SIGHUP)
+        for ready in range(1, WORKERS + 1):
+            server.log.wait_for(pattern(WORKER_READY), since=mark, times=ready)
+            shown = exchange(pages, shown, f"{name}: {ready} ready", f"{name}: seen with {ready} ready")
+        chat.wait_until_settled(WORKERS, gone=gone)
+    elif command == "scale":
+        send_request(server.control, {"command": "scale", "workers": int(workers)})
+        shown = exchange(pages, shown, f"{name}: begun", f"{name}: seen as it began")
+        chat.wait_until_settled(int(workers))
+    else:
+        server.send_signal(signal.SIGUSR2)
+        server.log.wait_for(SERVER_TAKEN_OVER, since=mark)
+        shown = exchange(pages, shown, f"{name}: begun", f"{name}: seen as it began")
+        server.log.wait_for(pattern(SIDECAR_READY), since=mark)  # the local broker is another one, too
+    return exchange(pages, shown, f"{name}: done", f"{name}: seen when it was done")
 
 
 INJECTIONS = [

@@ -31,6 +31,7 @@ client.on('connected', ({ data }) => {
   }
   if (!active) enter();
 });
+client.on('message', showSlot); // we have moved to another process
 client.on('state', ({ state }) => {
   document.body.dataset.connection = state;
   if (state === 'connected') showStatus('');
