@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from realtime.transport.websocket_state import WebSocketExport
 
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
 from realtime.transport.base import Framing, Handshake, Parameters, Transport
@@ -27,6 +26,7 @@ from realtime.transport.handshake import Admission
 from realtime.transport.left_behind import fallen_behind, note
 from realtime.transport.websocket import WebSocketTransport
 from realtime.transport.websocket_endpoint import WebSocketEndpoint, WebSocketLimits
+from realtime.transport.websocket_export import WebSocketExport
 from tests.realtime.transport.moves import LOOPS, peer
 from tests.support.autobahn import run_cases, worse
 
