@@ -37,7 +37,7 @@ from benchmarks.errors import RunFailed
 EVERY_S: Final = 0.002  # 2 µs for each of 1,000 connections is what a sample may be late
 LOOK_EVERY: Final = 10  # samples between two looks for the new worker, which boots much longer
 SETTLE_S: Final = 0.1
-OTHERS: Final = 2  # descriptors of a new worker that come and go with the move: the channel's, and one for a moment
+OTHERS: Final = 4  # descriptors of a new worker that come and go meanwhile: the channel's, and some for a moment
 SOURCE: Final = "source"
 TARGET: Final = "target"
 

@@ -23,6 +23,7 @@
  *   publish count= rate= burst= size= items= pick=turn|zipf skew= seed= patience= cut_every= away=
  *   storm count= at_once= patience= think=             connect, greet, close, as often as count says; `think` seconds
  *                                                      before each answer, as over a network
+ *   stop                                               of `publish`: nothing more is due, and it ends as it would
  *   report
  *   quit
  *
@@ -888,6 +889,13 @@ static void take_setting(const char *name, const char *value) {
     else if (!strcmp(name, "reconnect_ms")) plan.reconnect_ms = atoi(value);
 }
 
+/* End the job as if all that is planned had been due. */
+static void stop_publishing(void) {
+    if (job != PUBLISHING || rates.rate <= 0) return; /* it has ended by itself */
+    rates.count = (long)started_count;
+    deadline = now + (uint64_t)(rates.patience * 1e9);
+}
+
 static void take_line(char *line) {
     char *rest = strchr(line, ' ');
     if (rest) *rest++ = 0;
@@ -901,6 +909,7 @@ static void take_line(char *line) {
     else if (!strcmp(line, "open")) take_rates(rest), begin_open();
     else if (!strcmp(line, "publish")) take_rates(rest), begin_publishing();
     else if (!strcmp(line, "storm")) take_rates(rest), begin_storm();
+    else if (!strcmp(line, "stop")) stop_publishing();
     else if (!strcmp(line, "report")) print_report("report");
     else if (!strcmp(line, "quit")) exit(0);
     else fprintf(stderr, "load: unknown line: %s\n", line), exit(1);
@@ -917,7 +926,8 @@ static void read_lines(void) {
 
 static void take_lines(void) {
     char *end;
-    while (job == NOTHING && lines_len && (end = memchr(lines, '\n', lines_len))) {
+    while (lines_len && (end = memchr(lines, '\n', lines_len))) {
+        if (job != NOTHING && strncmp(lines, "stop\n", 5)) return; /* one job at a time */
         char line[2 * TEXT];
         size_t len = (size_t)(end - lines);
         if (len >= sizeof line) len = sizeof line - 1;

@@ -18,6 +18,7 @@ from benchmarks import contestants
 from benchmarks.compile import program
 from benchmarks.contestants import CONTESTANTS, PLAIN_SPEAKS, Contestant
 from benchmarks.errors import Absent
+from benchmarks.load import Load, faults
 from benchmarks.rounds import Turn, run
 from benchmarks.scenarios import SCENARIOS, Run
 from benchmarks.servers import Ours, Running, Server
@@ -55,6 +56,19 @@ def test_who_delivers_everything_has_a_clean_ledger(name: str) -> None:
 def test_a_dirty_ledger_is_a_failed_run(dirt: str, told: str) -> None:
     measured = _measured(_floor_with(dirt, "10"))
     assert re.search(rf"\b[1-9]\d* {told}\b", measured.faults[0])
+
+
+def test_a_load_that_is_stopped_ends_as_one_that_is_over(tmp_path: Path) -> None:
+    count = 1_000_000
+    with _floor_with().start(tmp_path) as server, Load(PLAIN_SPEAKS["room"], server.port) as load:
+        load("open", count=10)
+        load.begin("publish", {"count": count, "rate": 50})
+        load.stop()
+        report = load.finish()
+        assert faults(report, ready=10) == []
+        assert report["delivered"] == report["expected"] < 10 * count
+        load.stop()  # nothing is under way
+        assert load("publish", count=1, rate=50)["published"] == report["published"] + 1
 
 
 def _compressed() -> Contestant:

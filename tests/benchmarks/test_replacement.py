@@ -48,7 +48,7 @@ def test_it_is_over_when_the_new_worker_has_all_connections_and_the_old_one_none
         assert not Replacement(whole.samples[:number], CONNECTIONS).is_over
     left = at(1.2, source=(9200, 21, 38), target=(404000, 130, 40))
     assert not Replacement([*whole.samples[:-1], left], CONNECTIONS).is_over
-    missing = at(1.2, source=(9200, 20, 38), target=(404000, 127, 40))
+    missing = at(1.2, source=(9200, 20, 38), target=(404000, 125, 40))
     assert not Replacement([*whole.samples[:-1], missing], CONNECTIONS).is_over
 
 
