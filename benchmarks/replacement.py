@@ -14,7 +14,8 @@ connection is one of them.
                        begins  source  settled
                                is over
 
-`begins` is the last sample before the number of the source's descriptors changes. The new worker has booted by then.
+`begins` is the last sample at which the source has all its descriptors, before the target has more than an empty
+worker. By then the target has booted. Both are of one kind: without connections they have as many descriptors.
 The source counts until it has let go of the last connection: how a worker ends is no part of a connection. All others
 count until `SETTLE_S` after the new worker has them. What the same load costs in this time without a reload is
 subtracted.
@@ -37,7 +38,7 @@ from benchmarks.errors import RunFailed
 EVERY_S: Final = 0.002  # 2 µs for each of 1,000 connections is what a sample may be late
 LOOK_EVERY: Final = 10  # samples between two looks for the new worker, which boots much longer
 SETTLE_S: Final = 0.1
-OTHERS: Final = 4  # descriptors of a new worker that come and go meanwhile: the channel's, and some for a moment
+OTHERS: Final = 8  # descriptors of a worker that come and go: the channel of a move, a file that is read
 SOURCE: Final = "source"
 TARGET: Final = "target"
 
@@ -149,24 +150,28 @@ class Replacement:
     def is_over(self) -> bool:
         """Whether the last sample has all connections with the new worker, and none with the old one."""
         target = self.samples[-1].of.get(TARGET)
-        if target is None or not self._has_let_go(self.samples[-1]):
-            return False
-        before = self.samples[self.begins].of.get(TARGET)
-        return before is not None and target.descriptors >= before.descriptors - OTHERS + self.connections
+        return target is not None and self._has_let_go(self.samples[-1]) and target.descriptors >= self._full - OTHERS
+
+    @property
+    def _full(self) -> int:
+        """The descriptors of a worker that has all connections."""
+        return self.samples[0].of[SOURCE].descriptors
 
     def _has_let_go(self, each: Sample) -> bool:
         source = each.of.get(SOURCE)
-        return source is None or source.descriptors <= self.samples[0].of[SOURCE].descriptors - self.connections
+        return source is None or source.descriptors <= self._full - self.connections
 
     @property
     def begins(self) -> int:
         """The number of the last sample before the first connection leaves."""
-        steady = self.samples[0].of[SOURCE].descriptors
+        found = 0
         for number, each in enumerate(self.samples):
-            source = each.of.get(SOURCE)
-            if source is None or source.descriptors != steady:
-                return number - 1
-        return len(self.samples) - 1
+            source, target = each.of.get(SOURCE), each.of.get(TARGET)
+            if target is not None and target.descriptors > self._full - self.connections + OTHERS:
+                break
+            if source is not None and source.descriptors == self._full:
+                found = number
+        return found
 
     @property
     def _window(self) -> Sequence[Sample]:

@@ -23,22 +23,23 @@ def at(at_s: float, **of: tuple[float, int, int]) -> Sample:
 
 
 def a_move(*last: Sample) -> Replacement:
-    """A hundred connections leave a worker that has twenty descriptors beside them, for one that has thirty."""
+    """A hundred connections leave a worker that has twenty descriptors beside them."""
     return Replacement(
         [
             at(0.0, primary=(1000, 9, 5), source=(5000, 120, 40)),
             at(0.5, primary=(1900, 9, 5), source=(5100, 120, 40), target=(90000, 12, 20)),  # it boots
-            at(1.0, primary=(2000, 9, 5), source=(5200, 120, 40), target=(400000, 30, 30)),  # it has booted
-            at(1.1, primary=(2050, 9, 5), source=(7000, 110, 42), target=(402000, 70, 35)),
-            at(1.2, primary=(2100, 9, 5), source=(9200, 20, 38), target=(404000, 130, 40)),
+            at(0.9, primary=(1950, 9, 5), source=(5180, 121, 40), target=(300000, 13, 25)),  # both have a file open
+            at(1.0, primary=(2000, 9, 5), source=(5200, 120, 40), target=(400000, 19, 30)),  # it has booted
+            at(1.1, primary=(2050, 9, 5), source=(7000, 120, 42), target=(402000, 60, 35)),  # 120: copies on their way
+            at(1.2, primary=(2100, 9, 5), source=(9200, 20, 38), target=(404000, 120, 40)),
             *last,
         ],
         CONNECTIONS,
     )
 
 
-SETTLED = at(1.2 + SETTLE_S, primary=(2300, 9, 5), target=(405000, 130, 40))
-ENDING = at(1.25, primary=(2200, 9, 5), source=(99000, 5, 38), target=(404500, 130, 40))
+SETTLED = at(1.2 + SETTLE_S, primary=(2300, 9, 5), target=(405000, 120, 40))
+ENDING = at(1.25, primary=(2200, 9, 5), source=(99000, 5, 38), target=(404500, 120, 40))
 
 
 def test_it_is_over_when_the_new_worker_has_all_connections_and_the_old_one_none() -> None:
@@ -46,14 +47,14 @@ def test_it_is_over_when_the_new_worker_has_all_connections_and_the_old_one_none
     assert whole.is_over
     for number in range(1, len(whole.samples)):
         assert not Replacement(whole.samples[:number], CONNECTIONS).is_over
-    left = at(1.2, source=(9200, 21, 38), target=(404000, 130, 40))
+    left = at(1.2, source=(9200, 21, 38), target=(404000, 120, 40))
     assert not Replacement([*whole.samples[:-1], left], CONNECTIONS).is_over
-    missing = at(1.2, source=(9200, 20, 38), target=(404000, 125, 40))
+    missing = at(1.2, source=(9200, 20, 38), target=(404000, 111, 40))
     assert not Replacement([*whole.samples[:-1], missing], CONNECTIONS).is_over
 
 
 def test_an_old_worker_that_has_ended_has_let_go() -> None:
-    ended = at(1.2, primary=(2100, 9, 5), target=(404000, 130, 40))
+    ended = at(1.2, primary=(2100, 9, 5), target=(404000, 120, 40))
     assert Replacement([*a_move().samples[:-1], ended], CONNECTIONS).is_over
 
 
