@@ -199,6 +199,7 @@ SOCKETIO_SPEAKS: Final = {
 }
 CENTRIFUGO_SPEAKS: Final = {name: OURS_SPEAKS[name] for name in ("room", "kept", "seen")}
 HOSTED_SPEAKS: Final = {"http": HTTP, "echo": PLAIN_ECHO}
+NO_MOVES: Final = ("--migrate", "off")  # a reload closes the connections, and the clients return
 NO_KEYS: Final = ("--sticky", "none", "--balance", "round-robin")  # one client for each worker, and then the next
 
 
@@ -216,6 +217,8 @@ def _make() -> dict[str, Contestant]:
         ("realtime", lambda directory: Ours(directory), _nothing, OURS_SPEAKS, True),
         ("realtime, server publishes", lambda at: Ours(at), _nothing, {"room": rooms("bench", called=True)}, True),
         ("realtime, 2 workers", lambda directory: Ours(directory, workers=2), _nothing, OURS_SPEAKS, True),
+        ("realtime, without moves", lambda at: Ours(at, *NO_MOVES), _nothing, OURS_SPEAKS, True),
+        ("realtime, 2 workers, without moves", lambda at: Ours(at, *NO_MOVES, workers=2), _nothing, OURS_SPEAKS, True),
         ("realtime, local broker", lambda at: Ours(at, *NO_KEYS, workers=4), _nothing, OURS_SPEAKS, True),
         (
             "realtime, Redis",

@@ -100,6 +100,10 @@ class Load:
         """Have a command begun. The caller owes `finish`."""
         self._say(" ".join([command, *[f"{name}={value}" for name, value in (options or {}).items()]]))
 
+    def stop(self) -> None:
+        """Have a `publish` that was begun end before all of its count was due. The caller still owes `finish`."""
+        self._say("stop")
+
     def finish(self) -> Report:
         """
         Wait for the end of the command that was begun, and return what it tells.

@@ -79,6 +79,7 @@ def page(results: Results) -> str:
         if same:
             parts.append(f"<h2>{scenario.name}: {escape(scenario.title)}</h2>")
             parts += [f"<p class=dim>{escape(each)}</p>" for each in older_words(results, scenario.name)]
+            parts += [f"<p>{escape(each.replace('`', ''))}</p>" for each in scenario.note.split("\n\n") if each]
             parts += [bars(same), html_table(*scenario_rows(same)), delays(same)]
             said = "".join(f"<li>{escape(each.removeprefix('- '))}</li>" for each in replay_words(same))
             parts.append(f"<ul>{said}</ul>" if said else "")

@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any, Final
 
 from benchmarks.rounds import good
-from benchmarks.scenarios import SCENARIOS, Run
+from benchmarks.scenarios import SCENARIOS, SERVING, Run
 from benchmarks.targets import Verdict, verdicts
 
 RUNS: Final = "runs.jsonl"
@@ -205,6 +205,14 @@ EXTRA: Final = {
     "S10": (("messages_per_member", "messages"), ("frames_per_member", "frames"), ("bytes_per_member", "bytes")),
     "S11": (("bytes_per_delivery", "bytes"),),
     "S12-flat-out": (("per_second", "a second"),),
+    "S13": (
+        ("wait_p99_ms", "wait p99, ms"),
+        ("wait_max_ms", "wait at most, ms"),
+        ("connection_memory", "memory of connections, ×"),
+        ("worker_memory", "memory of workers, ×"),
+        ("seconds", "seconds"),
+        ("returns", "returns"),
+    ),
 }
 
 
@@ -248,7 +256,7 @@ def scenario_rows(cases: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
     """Return the heads and rows of one scenario's table."""
     scenario = SCENARIOS[cases[0].scenario]
     first = next((case.cpu for case in cases if case.cpu), None)
-    parts = [name for name in ("primary", "workers", "broker") if any(name in case.parts() for case in cases)]
+    parts = [name for name in (*SERVING, "broker") if any(name in case.parts() for case in cases)]
     extra = columns(scenario.name)
     heads = ["", f"CPU, µs per {scenario.unit}", f"to {cases[0].contestant}", *parts, "p50, µs", "p99, µs"]
     heads += [name for _, name in extra] + ["runs"]
@@ -307,6 +315,7 @@ def markdown(results: Results) -> str:
         same = [case for case in cases if case.scenario == scenario.name]
         if same:
             parts += [f"## {scenario.name}: {scenario.title}", *older_words(results, scenario.name)]
+            parts += [scenario.note] if scenario.note else []
             parts += [table(*scenario_rows(same))]
             parts += ["\n".join(said)] if (said := replay_words(same)) else []
     parts += ["## How they were started"]

@@ -8,7 +8,7 @@ clocks right before and right after its window, and ends with the ledger. It com
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Final
@@ -18,12 +18,14 @@ from benchmarks.cpu import Groups, Meter, memory_bytes
 from benchmarks.errors import RunFailed
 from benchmarks.load import Dialect, Load, Report, faults
 from benchmarks.machine import Noise, Surroundings
+from benchmarks.replacement import Watcher, rates_us
 from benchmarks.servers import Ours, Running, SelfDriven, WithRedis
 
 WORKERS: Final = 4  # of S4
 THINK_S: Final = 0.02  # of S6: a round trip within a continent
+RELOAD_S: Final = 120  # for a reload under load, on a slow machine; the load ends with the reload
 SILENCE_S: Final = 5.0  # when nothing comes for so long, the rest never will: a slow server goes on delivering
-SERVING: Final = ("primary", "workers")  # the broker is told apart
+SERVING: Final = ("primary", "keeper", "workers", "source", "target")  # the broker is told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,14 @@ class Window:
         self._surroundings = Surroundings()
         self._meter = Meter(groups)
 
-    def end(self) -> None:
-        self.used_us = self._meter.used_us()
+    def end(self, used_us: Mapping[str, float] | None = None) -> None:
+        """
+        End the window.
+
+        Args:
+            used_us: what each group has used, where the caller has read its clocks: processes that end have none then.
+        """
+        self.used_us = self._meter.used_us() if used_us is None else dict(used_us)
         self._watching.close()
         load_s = self._load.used_s() - self._load_before if self._load else 0.0
         self.noise = self._surroundings.noise(sum(self.used_us.values()) / 1e6 + load_s)
@@ -139,6 +147,7 @@ class Scenario:
         unit: what the processor time is divided by.
         contestants: their names, ours first; who is absent is left out and told.
         measure: does it.
+        note: what a reader of its numbers has to know, in Markdown's code marks at most.
     """
 
     name: str
@@ -146,6 +155,7 @@ class Scenario:
     unit: str
     contestants: tuple[str, ...]
     measure: Measure
+    note: str = ""
 
 
 def _opened(load: Load, count: int, *, rooms: int = 1, at_once: int = 64) -> None:
@@ -330,23 +340,94 @@ def _settled(pids: list[int]) -> dict[str, int]:
 
 
 def reload_under_load(contestant: Contestant, server: Running, quick: bool) -> Facts:
-    """S8: every worker is replaced while a room is published to; the clients come back by themselves."""
-    members, count = (100, 60) if quick else (500, 400)
+    """
+    S8: every worker is replaced while a room is published to. The clients move to the new workers, and none has to
+    return; without moves all do, by themselves.
+    """
+    members = 100 if quick else 500
     assert isinstance(server, Ours)
     with Load(contestant.dialects["kept"], server.port, reconnect_ms=200) as load:
         _opened(load, members)
         before = set(server.groups()["workers"])
         window = Window(server, load, groups={})  # processor clocks of processes that end tell nothing
-        load.begin("publish", {"count": count, "rate": 20, "size": 128, "patience": 30})
+        load.begin("publish", {"count": 20 * RELOAD_S, "rate": 20, "size": 128, "patience": 30})
         time.sleep(1)
         server.ask("reload")
+        _wait_until_ended(server, before)
+        time.sleep(0 if quick else 5)  # the new workers serve
+        load.stop()
         report = load.finish()
         window.end()
-        after = set(server.groups()["workers"])
-    wrong = faults(report, ready=members)
-    if before & after:
-        wrong.append("a worker was not replaced while the load ran")
+    wrong = faults(report, ready=members) + _wrong_returns(server, report, members)
     return window.run(report, report["latency"]["count"], wrong, **_shares(report))
+
+
+def _wait_until_ended(server: Ours, workers: Collection[int]) -> None:
+    """Wait until workers have been replaced, and have ended."""
+    give_up_at = time.monotonic() + RELOAD_S - 10
+    while not set(workers).isdisjoint(server.groups()["workers"]):
+        if time.monotonic() > give_up_at:
+            raise RunFailed("a worker was not replaced while the load ran")
+        time.sleep(0.25)
+
+
+def _wrong_returns(server: Ours, report: Report, members: int) -> list[str]:
+    """Say where clients had to return though they should have moved, or did not return though they could not move."""
+    if server.moves is None:
+        return []
+    if server.moves:
+        return [f"{report['cuts']} clients of {members} were closed, and did not move"] if report["cuts"] else []
+    return [] if report["returns"] >= members else [f"only {report['returns']} clients of {members} returned"]
+
+
+def move(contestant: Contestant, server: Running, quick: bool) -> Facts:
+    """
+    S13: the one worker is replaced while its clients are nearly idle in twenty rooms; the unit is one of them.
+
+    They move to the new worker, or come back by themselves and recover where the server does not move them. What is
+    counted stands in `replacement`. Each room gets a publication twice a second, which shows how long a client had to
+    wait at most.
+    """
+    members, rate, idle_s = 100 if quick else 1000, 40, 2.0
+    assert isinstance(server, Ours)
+    groups = server.groups()
+    pids = {"source": groups["workers"][0], **dict(zip(("primary", "keeper"), groups["primary"], strict=False))}
+    if groups["broker"]:
+        [pids["broker"]] = groups["broker"]
+    with (
+        Watcher(pids, primary=groups["primary"][0], connections=members) as watcher,
+        Load(contestant.dialects["kept"], server.port, reconnect_ms=200) as load,
+    ):
+        _settled([pids["source"]])
+        empty = watcher.sample().of["source"].own
+        _opened(load, members, rooms=20)
+        _settled([pids["source"]])
+        window = Window(server, load, groups={})
+        load.begin("publish", {"count": rate * RELOAD_S, "rate": rate, "size": 128, "patience": 30})
+        time.sleep(0.5)  # the first publications find cold caches
+        before = watcher.sample()
+        time.sleep(idle_s)
+        after = watcher.sample()
+        replacement = watcher.watch(lambda: server.ask("reload"), patience_s=RELOAD_S - 10)
+        window.end(replacement.used_us())
+        load.stop()
+        report = load.finish()
+        _wait_until_ended(server, [pids["source"]])
+    wrong = faults(report, ready=members) + _wrong_returns(server, report, members)
+    worst = dict(report["worst"]["percentiles"])
+    connection_memory, worker_memory = replacement.memory(empty)
+    values = {
+        "wait_p50_ms": worst[50] / 1000,
+        "wait_p99_ms": worst[99] / 1000,
+        "wait_max_ms": worst[100] / 1000,
+        "connection_memory": connection_memory,
+        "worker_memory": worker_memory,
+        "seconds": replacement.seconds,
+        "samples": len(replacement.samples),
+    }
+    facts = window.run(report, members, wrong, **_shares(report), **values)
+    facts["cpu_us"] = {name: us / members for name, us in replacement.cost_us(rates_us(before, after)).items()}
+    return facts
 
 
 def come_and_go(contestant: Contestant, server: Running, quick: bool) -> Facts:
@@ -462,6 +543,20 @@ BY_BROKERS: Final = (
     "Socket.IO, sticky cluster of 4, Redis",
 )
 
+RELOAD_NOTE: Final = """Both workers are replaced by `reload` while 500 clients of one room get 20 publications a
+second. The clients move to the new workers with their TCP connections, and a run in which one has to return fails.
+Without moves (`--migrate off`) each is closed and comes back by itself; it gets what it missed."""
+
+MOVE_NOTE: Final = """A `reload` replaces one worker while 1,000 clients are in 20 rooms, with two publications
+a second each. The clients move to the new worker with their TCP connections; a run in which one has to return fails.
+Without moves (`--migrate off`) each is closed, comes back within 0.2 s and recovers.
+
+Processor time is that of the old worker (source), the new one (target), primary, keeper and broker, from just before
+the first connection leaves until all are with the new worker. What the publications alone cost in this time is
+subtracted. Starting and ending a worker is not in it. The wait is the longest delay of a publication that a client saw
+in the whole run: that of the 99th client of 100, and the longest of all. Memory is the most that both workers held at
+once, as a ratio to the old worker before. For connections, what each worker holds without any is subtracted."""
+
 SCENARIOS: Final = {
     each.name: each
     for each in (
@@ -518,7 +613,14 @@ SCENARIOS: Final = {
             ("realtime", *PEERS_OF_ROOMS),
             idle_memory,
         ),
-        Scenario("S8", "reload under load", "delivery", ("realtime, 2 workers",), reload_under_load),
+        Scenario(
+            "S8",
+            "reload under load",
+            "delivery",
+            ("realtime, 2 workers", "realtime, 2 workers, without moves"),
+            reload_under_load,
+            RELOAD_NOTE,
+        ),
         Scenario(
             "S9",
             "clients that come and go",
@@ -543,6 +645,14 @@ SCENARIOS: Final = {
         Scenario("S12-http", "HTTP requests of a hosted application", "request", HOSTS, http),
         Scenario("S12-flat-out", "HTTP requests as fast as they are answered", "request", HOSTS, http_flat_out),
         Scenario("S12-echo", "WebSocket echo of a hosted application", "message", HOSTS, hosted_echo),
+        Scenario(
+            "S13",
+            "1,000 clients at the reload of their worker",
+            "connection",
+            ("realtime", "realtime, without moves"),
+            move,
+            MOVE_NOTE,
+        ),
     )
 }
 

@@ -145,12 +145,18 @@ BUILD: Final = ContextVar("BUILD", default=TREE)
 
 
 class Ours(Server):
-    """`realtime serve`, as a user starts it."""
+    """
+    `realtime serve`, as a user starts it.
+
+    Attributes:
+        moves: whether a reload moves the connections; None where another revision decides that.
+    """
 
     def __init__(self, directory: Path, *options: str, workers: int = 1, target: str = "benchmarks/app.py") -> None:
         self.workers = workers
         self.control = str(directory / "control.sock")
         build = BUILD.get()
+        self.moves = "off" not in options if build is TREE else None  # of --migrate
         argv = [build.python, "-m", "realtime", "serve", str(ROOT / target), "--bind", "127.0.0.1:0"]
         argv += ["--workers", str(workers), "--control", self.control, "--drain", "5s"]
         argv += ["--commands-per-second", "0", *options]  # the load is one client

@@ -120,12 +120,19 @@ def _per_second(run: Run) -> float:
     return value
 
 
+def _connection_memory(run: Run) -> float:
+    value = run.values["connection_memory"]
+    assert value is not None
+    return value
+
+
 def _side(scenario: str, *contestants: str, amount: Amount = _serving, per: tuple[str, str] | None = None) -> Side:
     return Side(scenario, contestants, amount, per)
 
 
 _S1: Final = _side("S1", "realtime")
 _WEBSOCKETS: Final = ("websockets (uvloop)", "websockets (asyncio)")
+_MOVES: Final = _side("S13", "realtime", amount=_everything)
 _FLAT: Final = "S12-flat-out"
 
 TARGETS: Final = (
@@ -204,6 +211,18 @@ TARGETS: Final = (
         _side(_FLAT, "realtime hosting, 2 workers", amount=_per_second, per=(_FLAT, "realtime hosting")),
         _side(_FLAT, "gunicorn, 2 workers", amount=_per_second, per=(_FLAT, "uvicorn")),
         at_least=True,
+    ),
+    Target("S13 CPU per connection that moves, all processes", 150, _MOVES, unit="µs"),
+    Target(
+        "S13 CPU per connection that moves, to one that reconnects",
+        0.25,
+        _MOVES,
+        _side("S13", "realtime, without moves", amount=_everything),
+    ),
+    Target(
+        "S13 memory of connections while they move, to before",
+        1.2,
+        _side("S13", "realtime", amount=_connection_memory),
     ),
 )
 

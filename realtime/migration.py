@@ -297,23 +297,35 @@ class Migration:
         self, transports: Sequence[WebSocketTransport], within_s: float
     ) -> list[WebSocketTransport]:
         """Bring connections to rest. Return those that are, and can move; the others go on."""
-
-        async def quiesce(transport: WebSocketTransport) -> bool:
-            session = _session_of(transport)
-            return session is not None and session.is_open and await session.quiesce(within_s)
-
-        rests = await asyncio.gather(*map(quiesce, transports))
-        return [each for each, rests in zip(transports, rests, strict=True) if rests]
+        found: list[WebSocketTransport] = []
+        busy: list[tuple[WebSocketTransport, Session]] = []
+        for each in transports:
+            session = _session_of(each)
+            if session is None or not session.is_open:
+                continue
+            if session.quiesce_now():  # a task for each would cost more than all the rest of this
+                found.append(each)
+            else:
+                busy.append((each, session))
+        rests = await asyncio.gather(*(session.quiesce(within_s) for _, session in busy))
+        return [*found, *(each for (each, _), rests in zip(busy, rests, strict=True) if rests)]
 
     async def _offer(self, source: MoveSource, transports: Sequence[WebSocketTransport]) -> None:
         """Export connections that are at rest, offer them, and do what follows from the outcome of each."""
-        await asyncio.gather(*map(self._prepare, transports))
+        asks = self._application.sees_moves
+        await asyncio.gather(*(self._prepare(each) for each in transports if asks or each.buffered()))
         leaving = [exported for each in transports if (exported := self._export(each)) is not None]
         for batch in batches(leaving, [len(each.offered.state.state) for each in leaving]):
             results = await source.offer([each.offered for each in batch])
             for each in batch:
                 each.offered.sock.close()
-            await asyncio.gather(*(self._settle(source, *each) for each in zip(batch, results, strict=True)))
+            left: list[tuple[Leaving, Result]] = []
+            for each, result in zip(batch, results, strict=True):
+                if result.outcome is Outcome.TAKEN:
+                    self._forget(source, each)
+                else:
+                    left.append((each, result))
+            await asyncio.gather(*(self._settle(*each) for each in left))
 
     async def _prepare(self, transport: WebSocketTransport) -> None:
         """Ask the application, and take what was not sent out of the loop's buffer."""
@@ -367,15 +379,16 @@ class Migration:
             self._spawn(transport.attach(session))
         session.resume()
 
-    async def _settle(self, source: MoveSource, leaving: Leaving, result: Result) -> None:
-        """Do what follows from an outcome."""
+    def _forget(self, source: MoveSource, leaving: Leaving) -> None:
+        """Forget a connection that the target has taken."""
+        self.moved_out += 1
+        log(logger, logging.DEBUG, "= connection moved", **leaving.fields)
+        leaving.transport.release()
+        self._users.arrived(leaving.user, leaving.connection_id, source.worker_id)
+
+    async def _settle(self, leaving: Leaving, result: Result) -> None:
+        """Do what follows where the target has not taken a connection."""
         transport = leaving.transport
-        if result.outcome is Outcome.TAKEN:
-            self.moved_out += 1
-            log(logger, logging.DEBUG, "= connection moved", **leaving.fields)
-            transport.release()
-            self._users.arrived(leaving.user, leaving.connection_id, source.worker_id)
-            return
         if result.outcome is Outcome.LOST:
             self._note("its target died with it", leaving.fields)
             transport.release()  # the client sees the end of the connection, and recovers from its position

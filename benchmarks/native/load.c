@@ -5,7 +5,8 @@
  * benchmarks/load.py, line by line over stdin and stdout, so that the caller reads the servers' processor clocks at the
  * very beginning and end of a window. Client addresses are spread over 127.0.0.0/8. A message is known by `"seq":N` in
  * it: the Nth publication of its room. It is due at a time of the plan, whether or not it could be sent then, and its
- * latency counts from there. Every client keeps a ledger of its room's numbers: lost, doubled, out of order, not come.
+ * latency counts from there. Every client keeps a ledger of its room's numbers: lost, doubled, out of order, not come. It
+ * also keeps the longest of its delays, returned or not: `worst` in a report has one of each client.
  *
  * It reads what servers send: whole, unmasked frames, several in one read, several messages in one frame. Compressed
  * ones (RFC 7692) where it was compiled WITH_ZLIB and `set deflate 1` has it offer that; what it says is plain. It never
@@ -22,6 +23,7 @@
  *   publish count= rate= burst= size= items= pick=turn|zipf skew= seed= patience= cut_every= away=
  *   storm count= at_once= patience= think=             connect, greet, close, as often as count says; `think` seconds
  *                                                      before each answer, as over a network
+ *   stop                                               of `publish`: nothing more is due, and it ends as it would
  *   report
  *   quit
  *
@@ -76,6 +78,7 @@ struct client {
     uint64_t *seen;       /* a bit for each number */
     uint32_t seen_words, from, top;
     uint64_t began, cut_at, back_at, speaks_at;
+    uint64_t worst;       /* the longest delay of a publication in this job */
     uint64_t offset;
     char epoch[EPOCH];
     struct inflater *inflater; /* the server may compress */
@@ -107,7 +110,7 @@ static struct {
     int last_close;
     char first_error[400];
 } counts;
-static struct histogram latency, replay, back, late, connecting;
+static struct histogram latency, replay, back, late, connecting, worst;
 static enum { NOTHING, OPENING, PUBLISHING, STORMING } job;
 static struct rates rates;
 static uint64_t job_began, job_cpu, deadline, next_due, owed, done_count, started_count, in_flight;
@@ -461,11 +464,15 @@ static void record(struct client *c, uint32_t seq) {
     if (seq < c->top) counts.reordered++;
     else c->top = seq + 1;
     owed--, counts.delivered++;
+    int is_own = r->publisher == (uint32_t)(c - clients);
+    if (is_own && seq >= r->acked) r->acked = seq + 1; /* it came back, so it need not be sent again after a return */
     uint64_t silent_until = now + (uint64_t)(rates.patience * 1e9);
     if (job == PUBLISHING && silent_until > deadline) deadline = silent_until;
-    if (seq >= r->measured_from) note(c->state == READY ? &latency : &replay, r->due[seq], now);
-    if (rates.rate == 0 && job == PUBLISHING && r->publisher == (uint32_t)(c - clients) &&
-        started_count < (uint64_t)rates.count) {
+    if (seq >= r->measured_from) {
+        note(c->state == READY ? &latency : &replay, r->due[seq], now);
+        if (now > r->due[seq] && now - r->due[seq] > c->worst) c->worst = now - r->due[seq];
+    }
+    if (rates.rate == 0 && job == PUBLISHING && is_own && started_count < (uint64_t)rates.count) {
         started_count++;
         publish_due(r, now);
         if (!plan.http) flush_room(r);
@@ -675,9 +682,11 @@ static void readable(struct client *c) {
 
 static void print_report(const char *name) {
     uint64_t lost = 0, undelivered = 0, ready = 0;
+    memset(&worst, 0, sizeof worst);
     for (uint32_t i = 0; i < client_count; i++) {
         struct client *c = &clients[i];
         if (c->state == READY) ready++;
+        if (c->worst) note(&worst, 0, c->worst);
         if (c->fd < 0 && !c->knows) continue;
         for (uint32_t seq = c->from; seq < rooms[c->room].published; seq++) {
             if (seq / 64 < c->seen_words && c->seen[seq / 64] >> (seq % 64) & 1) continue;
@@ -700,6 +709,7 @@ static void print_report(const char *name) {
     print_histogram("back", &back, back.count);
     print_histogram("late", &late, late.count);
     print_histogram("connect", &connecting, connecting.count);
+    print_histogram("worst", &worst, worst.count);
     printf("}\n");
     fflush(stdout);
 }
@@ -737,6 +747,7 @@ static void begin_publishing(void) {
     memset(&back, 0, sizeof back);
     random_state = 88172645463325252ull ^ (uint64_t)rates.seed * 0x9E3779B97F4A7C15ull;
     for (uint32_t i = 0; i < room_count; i++) rooms[i].measured_from = rooms[i].published;
+    for (uint32_t i = 0; i < client_count; i++) clients[i].worst = 0;
     if (rates.pick_zipf) {
         zipf = grown(zipf, room_count * sizeof *zipf);
         double sum = 0;
@@ -878,6 +889,13 @@ static void take_setting(const char *name, const char *value) {
     else if (!strcmp(name, "reconnect_ms")) plan.reconnect_ms = atoi(value);
 }
 
+/* End the job as if all that is planned had been due. */
+static void stop_publishing(void) {
+    if (job != PUBLISHING || rates.rate <= 0) return; /* it has ended by itself */
+    rates.count = (long)started_count;
+    deadline = now + (uint64_t)(rates.patience * 1e9);
+}
+
 static void take_line(char *line) {
     char *rest = strchr(line, ' ');
     if (rest) *rest++ = 0;
@@ -891,6 +909,7 @@ static void take_line(char *line) {
     else if (!strcmp(line, "open")) take_rates(rest), begin_open();
     else if (!strcmp(line, "publish")) take_rates(rest), begin_publishing();
     else if (!strcmp(line, "storm")) take_rates(rest), begin_storm();
+    else if (!strcmp(line, "stop")) stop_publishing();
     else if (!strcmp(line, "report")) print_report("report");
     else if (!strcmp(line, "quit")) exit(0);
     else fprintf(stderr, "load: unknown line: %s\n", line), exit(1);
@@ -907,7 +926,8 @@ static void read_lines(void) {
 
 static void take_lines(void) {
     char *end;
-    while (job == NOTHING && lines_len && (end = memchr(lines, '\n', lines_len))) {
+    while (lines_len && (end = memchr(lines, '\n', lines_len))) {
+        if (job != NOTHING && strncmp(lines, "stop\n", 5)) return; /* one job at a time */
         char line[2 * TEXT];
         size_t len = (size_t)(end - lines);
         if (len >= sizeof line) len = sizeof line - 1;

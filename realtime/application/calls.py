@@ -55,6 +55,11 @@ class HandlerCalls:
         value = await handler(conn, handler.decode(data))
         return None if value is None else encode(value, _name_of, handler)
 
+    @property
+    def sees_moves(self) -> bool:
+        """Whether there is a handler for moves."""
+        return "on_migrate" in self._on
+
     async def migrate(self, conn: Connection, when: str) -> None:
         """See a connection before and after its move."""
         handler = self._on.get("on_migrate")

@@ -125,6 +125,8 @@ class RoomOptions:
 
     def unseen(self) -> RoomOptions:
         """Return these options for a member that others do not see: no presence, and no handler runs when it leaves."""
+        if not (self.presence or self.has_leave_hooks or self.has_empty_hook):
+            return self  # options never change: a copy for each member that moves would cost more than its entry
         changed = copy.copy(self)
         changed.presence = changed.has_leave_hooks = changed.has_empty_hook = False
         return changed

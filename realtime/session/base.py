@@ -47,6 +47,10 @@ class ApplicationCalls(Protocol):
     async def connect(self, conn: Connection, data: bytes | None) -> bytes | None:
         """Admit a client; return data for it."""
 
+    @property
+    def sees_moves(self) -> bool:
+        """Whether `migrate` does anything."""
+
     async def migrate(self, conn: Connection, when: str) -> None:
         """See a connection `before` and `after` it moves to another worker. `ClientError`: it does not move."""
 

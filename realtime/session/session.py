@@ -300,6 +300,13 @@ class Session(TimedMember):
         """Whether nothing of it is under way."""
         return self._task is None and self._queue is None and not self._in_flight and not self.entering
 
+    def quiesce_now(self) -> bool:
+        """Make the session idle where nothing runs, as nearly always; return whether it is. Else `quiesce` waits."""
+        if not self.is_idle:
+            return False
+        self.transport.pause_reading()
+        return True
+
     async def quiesce(self, within_s: float) -> bool:
         """
         Make the session idle: read no more from the client, and let end what runs. The caller then exports it in
