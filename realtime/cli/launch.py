@@ -27,6 +27,7 @@ from realtime.cli.failed_start import FailedStart
 from realtime.cli.keep import PYTHON, keep_settings
 from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, KEYS_FILE, own_directory
 from realtime.errors import RealtimeError, SettingsError
+from realtime.protocol.centrifuge.endpoints import ENDPOINTS
 from realtime.settings import Settings, misspelt, options
 from realtime.transport.probe_paths import PROBES, below
 from sticky.cluster import Cluster, ClusterSettings, Sidecar
@@ -235,6 +236,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         drain_s=settings.drain_s,
         lame_duck_s=settings.lame_duck_s,
         probe_paths=tuple(sorted(below(settings.own_prefix, PROBES))),
+        own_paths=own_paths(settings.own_prefix),
         migrates=settings.migrate == "on",
         heartbeat_s=settings.heartbeat_s,
         hung_s=settings.hung_s,
@@ -249,6 +251,12 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         control=settings.control,
         pid_file=settings.pid_file,
     )
+
+
+def own_paths(prefix: str) -> tuple[str, ...]:
+    """Return the paths of the wire protocol and of probes, which no hosted application serves."""
+    endpoints = ENDPOINTS.below(prefix)
+    return tuple(sorted({*endpoints.websocket_paths, *endpoints.http_paths, *below(prefix, PROBES)}))
 
 
 def environment(settings: Settings, slot: int) -> dict[str, str]:

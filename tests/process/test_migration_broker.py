@@ -102,6 +102,7 @@ class Scene:
         last = await self.publisher.last(ROOM)
         assert all(await asyncio.gather(*(each.end(last, PATIENCE_S) for each in self.watchers)))
         assert check(self.events) == []
+        assert [each.cuts for each in self.watchers] == [0] * len(self.watchers), "the broker came back in time"
 
         async def has_owners() -> bool:
             workers = (await asyncio.to_thread(self.server.status))["workers"]
@@ -114,7 +115,7 @@ class Scene:
 @contextlib.asynccontextmanager
 async def scene(app: Path, redis: RedisServer | None) -> AsyncIterator[Scene]:
     options = () if redis is None else ("--redis", redis.url)
-    with running(app, "--sticky", "ip", "--drain", "10s", *options) as server:
+    with running(app, "--sticky", "ip", "--drain", "60s", *options) as server:
         found = Scene(server, redis)
         await found.publisher.enter()
         await asyncio.gather(*(each.enter() for each in found.watchers))

@@ -90,6 +90,17 @@ async def test_the_source_takes_back_what_a_target_had_that_is_killed(app: Path)
 
 
 @run_async_for(170)
+async def test_a_target_that_hangs_is_killed_after_two_seconds_and_the_source_takes_back_what_it_had(app: Path) -> None:
+    with running(app, "--sticky", "ip", "--hung", "600s") as server:
+        async with crowded(server) as crowd:
+            async with held(app, crowd) as who:
+                os.kill(who["target"], signal.SIGSTOP)
+                await asyncio.to_thread(server.log.wait_for, f"worker hung slot=0 pid={who['target']}")
+                app.with_suffix(".hold").unlink()
+            await finish(crowd, 1)
+
+
+@run_async_for(170)
 async def test_the_target_goes_on_with_what_a_killed_source_had_sent(app: Path) -> None:
     with running(app, "--sticky", "ip") as server:
         async with crowded(server) as crowd:
