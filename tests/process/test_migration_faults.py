@@ -81,7 +81,7 @@ async def crowded(server: RunningServer) -> AsyncIterator[Crowd]:
 
 @run_async_for(170)
 async def test_the_source_takes_back_what_a_target_had_that_is_killed(app: Path) -> None:
-    with running(app, "--sticky", "ip") as server:
+    with running(app, "--sticky", "ip", "--drain", "120s") as server:
         async with crowded(server) as crowd:
             async with held(app, crowd) as who:
                 os.kill(who["target"], signal.SIGKILL)
@@ -91,7 +91,7 @@ async def test_the_source_takes_back_what_a_target_had_that_is_killed(app: Path)
 
 @run_async_for(170)
 async def test_a_target_that_hangs_is_killed_after_two_seconds_and_the_source_takes_back_what_it_had(app: Path) -> None:
-    with running(app, "--sticky", "ip", "--hung", "600s") as server:
+    with running(app, "--sticky", "ip", "--drain", "120s", "--hung", "600s") as server:
         async with crowded(server) as crowd:
             async with held(app, crowd) as who:
                 os.kill(who["target"], signal.SIGSTOP)
