@@ -27,7 +27,6 @@ from realtime.cli.failed_start import FailedStart
 from realtime.cli.keep import PYTHON, keep_settings
 from realtime.cli.servers import BROKER_SOCKET, CONTROL_SOCKET, KEYS_FILE, own_directory
 from realtime.errors import RealtimeError, SettingsError
-from realtime.protocol.centrifuge.endpoints import ENDPOINTS
 from realtime.settings import Settings, misspelt, options
 from realtime.transport.probe_paths import PROBES, below
 from sticky.cluster import Cluster, ClusterSettings, Sidecar
@@ -39,6 +38,7 @@ from sticky.process.keeper_link import KeeperLink
 
 DEVELOPER_DRAIN_S = 1.0
 BOOTS_MAX = 3
+PROTOCOL_PATHS = ("/connection/", "/emulation")  # the primary loads no wire protocol; a test compares them with it
 STARTING = "= starting %s"
 FAILED = "! the server did not start: %s"
 WORKER = (*PYTHON, "-m", "realtime.worker")
@@ -254,9 +254,8 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
 
 
 def own_paths(prefix: str) -> tuple[str, ...]:
-    """Return the paths of the wire protocol and of probes, which no hosted application serves."""
-    endpoints = ENDPOINTS.below(prefix)
-    return tuple(sorted({*endpoints.websocket_paths, *endpoints.http_paths, *below(prefix, PROBES)}))
+    """Return the paths that no hosted application serves, whatever it has."""
+    return tuple(sorted(below(prefix, {*PROTOCOL_PATHS, *PROBES})))
 
 
 def environment(settings: Settings, slot: int) -> dict[str, str]:

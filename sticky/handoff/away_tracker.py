@@ -47,14 +47,16 @@ class AwayTracker:
         """
         Args:
             live: the supervisor's table of the worker that serves each slot now.
-            own_paths: requests for them are of no hosted application: they never go to a worker that drains.
+            own_paths: requests for them are of no hosted application: they never go to a worker that drains. One with a
+                slash at its end stands for all below it.
         """
         self._poller = poller
         self._hashing = hashing
         self._live = live
         self._channels = channels
         self._counters = counters
-        self._own_paths = own_paths
+        self._own_paths = frozenset(own_paths)
+        self._own_prefixes = tuple(each for each in own_paths if each.endswith("/"))
         self._table = AwayKeys()
         self._staying = AwayKeys()  # with hosted connections on a worker that drains beside its successor
         self._draining: dict[str, WorkerHandle] = {}  # by worker id: those in `_staying`
@@ -97,7 +99,9 @@ class AwayTracker:
         """
         if not self._staying or handoff.key is None:
             return None
-        if handoff.kind != "http" or handoff.path in self._own_paths or handoff.attempts:
+        if handoff.kind != "http" or handoff.attempts:
+            return None
+        if handoff.path in self._own_paths or handoff.path.startswith(self._own_prefixes):
             return None
         worker_id = self._staying.worker_of(handoff.key)
         worker = None if worker_id is None else self._draining[worker_id]

@@ -126,7 +126,7 @@ class Dispatcher:
             channels: watches the workers' channels.
             addresses: counts connections; shared with the acceptor.
             probe_paths: requests for them are answered here at once while no slot is live.
-            own_paths: requests for them are of no hosted application: they never go to a worker that drains.
+            own_paths: as for `AwayTracker`.
         """
         self._probe_paths = probe_paths
         self._suspicion = suspicion

@@ -27,7 +27,7 @@ from tests.support.worker_ends import WatchedChannels
 
 HASHING = Hashing(b"a secret of some length")
 SLOTS = 3
-OWN_PATH = "/connection/websocket"
+OWN_PATH, OWN_PREFIX = "/emulation", "/connection/"
 
 
 def key_at_home_in(slot: int) -> Key:
@@ -46,7 +46,12 @@ class Rig:
         self.fakes: dict[int, FakeChannel] = {}
         self.channels = WatchedChannels()
         self.tracker = AwayTracker(
-            self.poller, HASHING, self.live, channels=self.channels, counters=self.counters, own_paths=(OWN_PATH,)
+            self.poller,
+            HASHING,
+            self.live,
+            channels=self.channels,
+            counters=self.counters,
+            own_paths=(OWN_PATH, OWN_PREFIX),
         )
         self.sock, self.peer = socket.socketpair()
 
@@ -254,7 +259,9 @@ def test_hosted_requests_of_a_key_that_stays_go_to_the_worker_that_drains_until_
     assert rig.slots_messages(1)[-1][-1] is False
 
 
-@pytest.mark.parametrize("different", ["its path is not hosted", "it is encrypted", "a worker has rejected it"])
+@pytest.mark.parametrize(
+    "different", ["its path is not hosted", "a path above it is not", "it is encrypted", "a worker has rejected it"]
+)
 def test_what_is_not_hosted_or_was_rejected_goes_to_the_successor(rig: Rig, different: str) -> None:
     rig.start(0, 1, 2)
     rig.tracker.slots_changed(SLOTS)
@@ -264,6 +271,8 @@ def test_what_is_not_hosted_or_was_rejected_goes_to_the_successor(rig: Rig, diff
     handoff = rig.handoff(key, 0, away=False)
     if different == "its path is not hosted":
         handoff.path = OWN_PATH
+    elif different == "a path above it is not":
+        handoff.path = f"{OWN_PREFIX}below"
     elif different == "it is encrypted":
         handoff.kind = "tls"
     else:
