@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from sticky.loop.log_lines import WORKER_HUNG
 from tests.process.test_migration import CLIENTS, MORE, pids, running
 from tests.process.test_migration import app as app  # the fixture
 from tests.support.aio import eventually, run_async_for
@@ -193,6 +194,23 @@ async def test_a_move_waits_for_a_broker_that_is_silent(app: Path) -> None:
                 await asyncio.to_thread(server.log.wait_for, "reload started")
                 os.kill(redis.process.pid, signal.SIGCONT)
             await finish(crowd, 1)
+
+
+@run_async_for(170)
+async def test_a_large_move_leaves_the_loop_of_the_target_responsive(app: Path) -> None:
+    with running(app, "--sticky", "none", "--hung", "2s", "--heartbeat", "250ms", workers=1) as server:
+        clients = [await join(server, "127.0.0.1") for _ in range(600)]
+        for client in clients:
+            await client.ask("subscribe", channel=ROOM)
+        server.send_signal(signal.SIGHUP)
+
+        async def have_moved() -> bool:
+            found = await asyncio.gather(*map(where, clients))
+            return {each["moves"] for each in found} == {1}
+
+        await eventually(have_moved, every_s=0.2)
+        assert [client.closed for client in clients] == [None] * len(clients)
+        assert server.log.find_all(WORKER_HUNG) == []
 
 
 # Messages to users
