@@ -37,6 +37,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 from collections import Counter
@@ -48,6 +49,7 @@ from realtime.codes import DisconnectCode
 from realtime.errors import BrokerUnavailable, ClientError
 from realtime.log_lines import log
 from realtime.process.moved import (
+    NO_BROKER,
     ConnectionHost,
     Homes,
     KeyCounts,
@@ -56,6 +58,7 @@ from realtime.process.moved import (
     UserMessages,
     pack_moved,
     read_moved,
+    session_of,
 )
 from realtime.session.base import ApplicationCalls
 from realtime.session.plain import NotPlain
@@ -73,6 +76,8 @@ from sticky.moving.target import MovedIn
 BATCH: Final = 64  # connections that come to rest together
 FAST_S: Final = 0.02  # for a batch to come to rest; what takes longer goes by itself, and holds up nobody
 RETRY_S: Final = 1.0  # until another look at keys that could not go home
+BROKER_S: Final = 10.0  # for the broker, when a connection was refused; then its client has to reconnect
+BROKER_RETRY_S: Final = 0.1  # until another try
 DRAIN_RETRY_S: Final = 0.05  # until another look at handshakes that were not done
 
 logger = logging.getLogger("realtime.migration")
@@ -118,14 +123,15 @@ class Migration:
         self._sources: dict[MoveSource, Plan] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
+        self._drain_until = math.inf
+        self._has_lacked_broker = False  # a target, so that it has refused what it would take later
         self._has_lost_target = False  # while this worker drains; its slot gets another worker
         self._another = asyncio.Event()  # target
         self._moving: set[WebSocketTransport] = set()  # on their way to rest: no second task may take them
         self._kept: WeakSet[WebSocketTransport] = WeakSet()  # they were refused, and are not offered again
         self.moved_out = 0
         self.moved_in = 0
-        self.refusals: Counter[str] = Counter()
-        """Connections that could not move, by reason."""
+        self.refusals: Counter[str] = Counter()  # connections that could not move, by reason
 
     # As the source
 
@@ -217,13 +223,16 @@ class Migration:
         self._is_draining = True
         loop = asyncio.get_running_loop()
         until, give_up = loop.time() + min(deadline_s, self._within_s), loop.time() + deadline_s / 2
+        self._drain_until = loop.time() + deadline_s
         opened = [source for source in self._sources if await source.opened()]
         while live := [each for each in opened if each.is_open]:
-            divided = self._divided(live)
+            divided, self._has_lacked_broker = self._divided(live), False
             await asyncio.gather(*(self._move(each, chosen) for each, chosen in divided.items()))
-            if loop.time() >= until or not (any(divided.values()) or self._is_opening()):
+            if self._has_lacked_broker and loop.time() < give_up:
+                await asyncio.sleep(BROKER_RETRY_S)
+            elif loop.time() >= until or not (any(divided.values()) or self._is_opening()):
                 break
-            if not any(divided.values()):
+            elif not any(divided.values()):
                 await asyncio.sleep(DRAIN_RETRY_S)
         self._has_lost_target |= any(not each.is_open for each in self._sources)
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -300,7 +309,7 @@ class Migration:
         found: list[WebSocketTransport] = []
         busy: list[tuple[WebSocketTransport, Session]] = []
         for each in transports:
-            session = _session_of(each)
+            session = session_of(each)
             if session is None or not session.is_open:
                 continue
             if session.quiesce_now():  # a task for each would cost more than all the rest of this
@@ -329,7 +338,7 @@ class Migration:
 
     async def _prepare(self, transport: WebSocketTransport) -> None:
         """Ask the application, and take what was not sent out of the loop's buffer."""
-        session = _session_of(transport)
+        session = session_of(transport)
         if session is None:
             return
         try:
@@ -347,7 +356,7 @@ class Migration:
 
     def _export(self, transport: WebSocketTransport) -> Leaving | None:
         """Export one connection, and let go of it, in one turn of the loop. None where it stays."""
-        session = _session_of(transport)
+        session = session_of(transport)
         if session is None or not session.is_open:
             if transport.is_parked:
                 self._spawn(transport.attach(session))  # what it was closed with meanwhile has to be sent
@@ -393,7 +402,9 @@ class Migration:
             self._note("its target died with it", leaving.fields)
             transport.release()  # the client sees the end of the connection, and recovers from its position
         else:
-            if result.outcome is Outcome.REFUSED:
+            if result.reason.startswith(NO_BROKER):
+                self._has_lacked_broker = True
+            elif result.outcome is Outcome.REFUSED:
                 self._kept.add(transport)
             self._note(result.reason or "its target is gone", leaving.fields)
             transport.take_back()
@@ -401,20 +412,28 @@ class Migration:
         self._users.returned(leaving.user, leaving.connection_id)
 
     async def _restore_here(self, leaving: Leaving) -> None:
-        """Serve a connection here again. Where that fails as well, its client has to reconnect."""
-        transport = leaving.transport
-        session: Session | None = None
-        try:
-            session = await self._protocol.restore(transport, leaving.session, transport.peer.mark)
-        except (BadState, ClientError, BrokerUnavailable) as error:
-            log(logger, logging.WARNING, "x connection lost in a move", **leaving.fields, reason=error)
-            transport.close(self._reconnect.code, self._reconnect.reason)
+        """
+        Serve a connection here again. Its rooms cannot be entered without the broker, so that is waited for. Where that
+        does not come back in time, the client has to reconnect.
+        """
+        transport, session = leaving.transport, None
+        loop = asyncio.get_running_loop()
+        give_up = min(loop.time() + BROKER_S, self._drain_until)
+        while session is None:
+            try:
+                session = await self._protocol.restore(transport, leaving.session, transport.peer.mark)
+            except (BadState, ClientError, BrokerUnavailable) as error:
+                if not isinstance(error, BrokerUnavailable) or loop.time() >= give_up:
+                    log(logger, logging.WARNING, "x connection lost in a move", **leaving.fields, reason=error)
+                    transport.close(self._reconnect.code, self._reconnect.reason)
+                    break
+                await asyncio.sleep(BROKER_RETRY_S)
         await transport.attach(session)
 
     def _keep(self, transport: WebSocketTransport, reason: str) -> None:
         """Note that a connection does not move, and why. It is served on here, until this worker drains."""
         self._kept.add(transport)
-        session = _session_of(transport)
+        session = session_of(transport)
         self._note(reason, transport.peer.log_fields if session is None else session.log_fields)
 
     def _note(self, reason: str, fields: Mapping[str, Any]) -> None:
@@ -443,16 +462,10 @@ class Migration:
             session = await self._protocol.restore(transport, moved.session, connection.mark)
         except (BadState, ClientError, BrokerUnavailable) as error:
             transport.abandon()
-            return str(error)
+            return f"{NO_BROKER}{error}" if isinstance(error, BrokerUnavailable) else str(error)
         await self._host.attach(transport, session, connection.sock)
         return None
 
     def statistics(self) -> dict[str, Any]:
         """Return a snapshot."""
         return {"moves": {"out": self.moved_out, "in": self.moved_in, "refused": dict(self.refusals)}}
-
-
-def _session_of(transport: WebSocketTransport) -> Session | None:
-    """Return the session of a connection. What else may be served by a native WebSocket does not move."""
-    session = transport.session
-    return session if isinstance(session, Session) else None

@@ -165,9 +165,11 @@ class Process:
         # Clients first: until the last one is gone, handlers run, and they need the broker and the bus.
         until = asyncio.get_running_loop().time() + deadline_s
         if not self._worker.node_state.is_stopping:  # else the other workers drain as well
+            self._worker.staying.keep(self._host.staying_keys(but=self._parts.endpoints.http_paths))
             await self.migration.drain(deadline_s)
         left_s = max(until - asyncio.get_running_loop().time(), 0)
         await self.gateway.drain(left_s, is_stop=self._worker.node_state.is_stopping)
+        self._worker.staying.end()
         await self._side_tasks.close(REAP_S)
         await self._parts.close()
         if self._ticking is not None:

@@ -36,6 +36,7 @@ class ClusterSettings:
     migrates: bool = True  # live connections move to other workers, where the workers can
     lame_duck_s: float = 0.0  # from a stop to its drain, while everything is served and workers say that it stops
     probe_paths: tuple[str, ...] = ()  # of a load balancer; the primary answers 503 there while no worker is ready
+    own_paths: tuple[str, ...] = ()  # of no hosted application, never for a worker that drains; "/a/": all below it
     heartbeat_s: float = 1.0
     hung_s: float = 6.0
     boot_s: float = 30.0

@@ -38,6 +38,7 @@ from sticky.process.keeper_link import KeeperLink
 
 DEVELOPER_DRAIN_S = 1.0
 BOOTS_MAX = 3
+PROTOCOL_PATHS = ("/connection/", "/emulation")  # the primary loads no wire protocol; a test compares them with it
 STARTING = "= starting %s"
 FAILED = "! the server did not start: %s"
 WORKER = (*PYTHON, "-m", "realtime.worker")
@@ -235,6 +236,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         drain_s=settings.drain_s,
         lame_duck_s=settings.lame_duck_s,
         probe_paths=tuple(sorted(below(settings.own_prefix, PROBES))),
+        own_paths=own_paths(settings.own_prefix),
         migrates=settings.migrate == "on",
         heartbeat_s=settings.heartbeat_s,
         hung_s=settings.hung_s,
@@ -249,6 +251,11 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         control=settings.control,
         pid_file=settings.pid_file,
     )
+
+
+def own_paths(prefix: str) -> tuple[str, ...]:
+    """Return the paths that no hosted application serves, whatever it has."""
+    return tuple(sorted(below(prefix, {*PROTOCOL_PATHS, *PROBES})))
 
 
 def environment(settings: Settings, slot: int) -> dict[str, str]:

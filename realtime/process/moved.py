@@ -23,6 +23,10 @@ from sticky.moving.source import Offered
 VERSION: Final = 1  # of what moves; a worker of another version refuses it, and its client reconnects
 
 
+NO_BROKER: Final = "without the broker: "
+"""Begins the reason of a target that refuses a connection for now: it would take the connection later."""
+
+
 class Moved(msgspec.Struct, array_like=True, frozen=True):
     """One connection as it moves: the session (`Session.export`) and the transport."""
 
@@ -54,6 +58,12 @@ def read_moved(state: bytes) -> Moved:
     if moved.version != VERSION:
         raise BadExport(f"its state has version {moved.version}, and this worker reads {VERSION}")
     return moved
+
+
+def session_of(transport: WebSocketTransport) -> Session | None:
+    """Return the session of a connection. What else may be served by a native WebSocket does not move."""
+    session = transport.session
+    return session if isinstance(session, Session) else None
 
 
 class Leaving(msgspec.Struct):

@@ -27,7 +27,7 @@ logger = logging.getLogger("realtime.hub")
 class LocalRoom:
     """One room on this worker."""
 
-    __slots__ = ("fanout", "lock", "machine", "name")
+    __slots__ = ("fanout", "lock", "machine", "name", "opening")
 
     def __init__(
         self, name: Room, options: RoomOptions, difference: Difference | None, *, large: int, digest_s: float
@@ -44,6 +44,7 @@ class LocalRoom:
         self.machine = RoomMachine(name, options, large=large, digest_s=digest_s)
         self.fanout = Fanout(name, difference if options.delta else None, options.conflate)
         self.lock = asyncio.Lock()  # held while the subscription at the broker, or the presence view, begins or ends
+        self.opening: asyncio.Future[None] | None = None  # while the first member, or the first watcher, holds the lock
 
 
 class Shell(Protocol):

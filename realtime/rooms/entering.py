@@ -21,16 +21,18 @@ from realtime.rooms.departures import Departures
 from realtime.rooms.options import RoomOptions
 from realtime.rooms.pending import PendingSubscription
 from realtime.rooms.recovery import Replay, replay
+from realtime.rooms.stream_reads import StreamReads
 from realtime.tasks import begin
 
 
 class Entering:
     """The first half of every membership on this worker."""
 
-    __slots__ = ("_broker", "_departures", "_shell")
+    __slots__ = ("_broker", "_departures", "_reads", "_shell")
 
-    def __init__(self, broker: Broker, departures: Departures, shell: Shell) -> None:
+    def __init__(self, broker: Broker, departures: Departures, reads: StreamReads, shell: Shell) -> None:
         self._broker = broker
+        self._reads = reads
         self._departures = departures
         self._shell = shell
 
@@ -61,17 +63,39 @@ class Entering:
             await self._read(local, pending)
 
     async def _open(self, local: LocalRoom, pending: PendingSubscription) -> None:
-        """Subscribe at the broker for the first member, which learns the stream's position with the room."""
+        """
+        Subscribe at the broker for the first member, which learns the stream's position with the room.
+
+        A crowd that enters together waits for the first one and then goes on in one turn of the loop, so that its
+        reads of the stream are shared. The lock would let it through one by one.
+        """
         machine = local.machine
+        if local.opening is not None:
+            await asyncio.wait((local.opening,))
+            if machine.is_open and (machine.presence_view is not None or not pending.watches):
+                return  # it stays so: a room with a pending subscription is not closed
         async with local.lock:
-            if not machine.is_open:
-                await self._broker.subscribe(local.name)
-                if machine.recovers:
-                    pending.top = await self._broker.position(local.name, retention=machine.options.retention)
-                self._shell.perform(local, machine.opened(pending.top))
-            assert machine.is_open, "only `closed` closes it, and that needs the lock"
-            if pending.watches and machine.presence_view is None:
-                await self._load_view(local)
+            if machine.is_open and (machine.presence_view is not None or not pending.watches):
+                return
+            opening = local.opening = asyncio.get_running_loop().create_future()
+            try:
+                await self._open_locked(local, pending)
+            finally:
+                local.opening = None
+                opening.set_result(None)
+
+    async def _open_locked(self, local: LocalRoom, pending: PendingSubscription) -> None:
+        """Do what the first member, and the first watcher, have to wait for."""
+        machine = local.machine
+        assert local.lock.locked(), "two first members would subscribe twice"
+        if not machine.is_open:
+            await self._broker.subscribe(local.name)
+            if machine.recovers:
+                pending.top = await self._broker.position(local.name, retention=machine.options.retention)
+            self._shell.perform(local, machine.opened(pending.top))
+        assert machine.is_open, "only `closed` closes it, and that needs the lock"
+        if pending.watches and machine.presence_view is None:
+            await self._load_view(local)
 
     async def _load_view(self, local: LocalRoom) -> None:
         """Read the members for the first watcher. The view exists before: joins and leaves arrive meanwhile."""
@@ -100,9 +124,7 @@ class Entering:
         if pending.since is None:
             top, missed = await self._broker.position(local.name, retention=retention), Replay(recovered=False)
         else:
-            page = await self._broker.history(
-                local.name, retention=retention, since=pending.since, limit=retention.size, create=True
-            )
+            page = await self._reads.read(local.name, pending.since, retention)
             top, missed = page.top, replay(pending.since, page)
         if pending.is_undecided:  # else it was cancelled meanwhile
             self._shell.perform(local, local.machine.positioned(pending, top, missed))

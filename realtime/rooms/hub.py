@@ -52,6 +52,7 @@ from realtime.rooms.presence_resync import SETTLE_S
 from realtime.rooms.private_rooms import PrivateRooms
 from realtime.rooms.registry import RoomRegistry
 from realtime.rooms.room import DIGEST_S
+from realtime.rooms.stream_reads import StreamReads
 from realtime.rooms.upkeep import Upkeep
 from realtime.tasks import SideTasks
 
@@ -112,7 +113,7 @@ class Hub:
         self._counts = dict.fromkeys(("received", "gaps"), 0)
         self.delivery = Delivery(self)
         self.departures = Departures(broker, hooks or NoHooks(), declarations, worker=worker or "worker")
-        self._entering = Entering(broker, self.departures, self)
+        self._entering = Entering(broker, self.departures, StreamReads(broker, self._tasks), self)
         self._upkeep = Upkeep(broker, self._rooms, self.departures, self, compare_s=compare_s, settle_s=settle_s)
         self.members = PresenceReader(broker, self._rooms, self, large=large)
         self.private = PrivateRooms(broker)

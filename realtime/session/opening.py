@@ -87,7 +87,7 @@ async def restore(
     state.identity.worker, state.identity.node = services.home.worker, services.home.node
     await services.application.migrate(session.connection, "after")
     entries = await _enter_again(session)
-    if session.is_admitted and services.hub.connection_ends.are_handled:
+    if session.is_admitted and services.hub.departures.ends.are_handled:
         connection = session.connection
         about = ClientInfo(connection.user, connection.id, connection.snapshot())
         try:

@@ -46,7 +46,7 @@ from realtime.transport.serving import Serving, receiving
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from sticky.handoff.journal import NO_MARK
 from sticky.heads.first_bytes import path_and_query
-from sticky.keys.hashing import Slot
+from sticky.keys.hashing import Key, Slot
 from sticky.worker.routes import Routes
 
 EVENT_STREAM: Final = b"text/event-stream"
@@ -63,6 +63,10 @@ class HostedConnection(Protocol):
     """Whether frames are read on it. It is false until the handshake was handed on."""
     transport: Any
     """None before the socket is there."""
+
+    @property
+    def key(self) -> Key | None:
+        """The key of the client that uses it; None where it has none, or waits for a request."""
 
     @property
     def is_open(self) -> bool:
@@ -204,6 +208,19 @@ class ASGIHost:
             but: paths that are no application's.
         """
         return [each.transport for each in self._connections() if _is_event_stream(each, but)]
+
+    def staying_keys(self, *, but: Collection[str]) -> set[Key]:
+        """
+        Return the keys of connections that are in use, and cannot go to another worker.
+
+        Args:
+            but: paths that are no application's.
+        """
+        return {
+            each.key
+            for each in self._connections()
+            if each.key is not None and (getattr(each, "scope", None) or {}).get("path") not in but
+        }
 
     def abort_all(self) -> int:
         """Cut what is left at the deadline of a drain, and log each. Return how many."""

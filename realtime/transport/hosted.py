@@ -47,6 +47,7 @@ from realtime.transport.peer import Peer
 from realtime.transport.refused import ANSWER
 from realtime.transport.websocket import WebSocketTransport
 from sticky.heads.first_bytes import Head, Refusal, handshake_fault
+from sticky.keys.hashing import Key
 from sticky.worker.requests import BodyState, Part, Requests
 
 VISITS_HERE: Final = 8  # first visits that a pooled connection brings to one worker before another has its turn
@@ -132,6 +133,11 @@ class Hosted(Guarded):
     def limit_unsent(self, is_limited: bool) -> None:
         """See `Transport.limit_unsent`."""
         limit_unsent(self.transport, is_limited)
+
+    @property
+    def key(self) -> Key | None:
+        """The key of the client whose request is under way; None between two requests."""
+        return self._peer.key if self._is_begun or self._is_answering else None
 
     def shutdown(self) -> None:
         """Close when nothing is under way; else let the request that is be the last."""

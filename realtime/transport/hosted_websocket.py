@@ -22,6 +22,7 @@ from realtime.transport.paced import PacedWebSocket
 from realtime.transport.patience import Patience
 from realtime.transport.peer import Peer
 from sticky.heads.first_bytes import HeadLimits, Refusal
+from sticky.keys.hashing import Key
 
 CLOSE_S: Final = 4.0  # for the peer's half of the closing handshake, as with our own WebSockets
 RESTART: Final = 1012  # RFC 6455, section 7.4.2: the server restarts
@@ -51,6 +52,11 @@ class HostedWebSocket(PacedWebSocket):
 
     def __repr__(self) -> str:
         return f"<hosted websocket {self._peer}>"
+
+    @property
+    def key(self) -> Key | None:
+        """The client's key."""
+        return self._peer.key
 
     @property
     def is_open(self) -> bool:

@@ -67,6 +67,7 @@ class Kind(enum.IntEnum):
     ENDED = 18  # W: the number of connections that ended, by peer address
     KEYS_AWAY = 19  # W: keys with live connections here, away from home; whether that is all
     KEYS_ENDED = 20  # W: keys that were away and have no live connection here any more
+    KEYS_STAY = 21  # W: keys with hosted connections here, while this worker drains beside its successor
     IDENTIFY = 40  # P: a new primary asks what an earlier one has handed over
     IDENTITY = 41  # W: the answer: numbers of handoffs and connections, and whether it drains
     HELD = 42  # W: a part of the answer: the number of connections by peer address

@@ -33,7 +33,8 @@ no close by the worker reaches the client. So the copy decides what can be done 
 `patience_s`, and anew where it is placed again. No handoff is sent more than `ATTEMPTS_MAX` times.
 
 **Keys.** A key goes to its home slot, unless it has live connections elsewhere (away.py). The tracker notes a handoff
-away from home before the next one is placed. So two connections of a key never go to two workers.
+away from home before the next one is placed. So two connections of a key never go to two workers. One exception: a
+worker that drains beside its successor gets the new hosted requests of a key that has hosted connections there.
 
 **Errors.** An exception over one handoff closes that connection. The others, and the loop, go on.
 """
@@ -116,6 +117,7 @@ class Dispatcher:
         counters: dict[str, int],
         suspicion: Suspicion | None = None,
         probe_paths: Collection[str] = (),
+        own_paths: Collection[str] = (),
     ) -> None:
         """
         Args:
@@ -124,6 +126,7 @@ class Dispatcher:
             channels: watches the workers' channels.
             addresses: counts connections; shared with the acceptor.
             probe_paths: requests for them are answered here at once while no slot is live.
+            own_paths: as for `AwayTracker`.
         """
         self._probe_paths = probe_paths
         self._suspicion = suspicion
@@ -137,7 +140,7 @@ class Dispatcher:
         self._addresses = addresses
         self._counters = counters
         self._homeless: deque[PendingHandoff] = deque()  # no slot is live
-        self.away = AwayTracker(poller, hashing, live, channels=channels, counters=counters)
+        self.away = AwayTracker(poller, hashing, live, channels=channels, counters=counters, own_paths=own_paths)
         self.held_back = 0
         self._is_closed = False
         self._number = 0
@@ -170,6 +173,8 @@ class Dispatcher:
                 self._answer_probe(handoff)
             else:
                 self._wait(self._homeless, handoff)
+            return
+        if (stays := self.away.staying_worker(handoff)) is not None and self._send(stays, handoff):
             return
         slot = self._slot_for(handoff)
         worker = self._live[slot]

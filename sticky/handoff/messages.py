@@ -208,6 +208,15 @@ class KeysEnded(Message, tag=Kind.KEYS_ENDED.value, frozen=True):
     seen: Number
 
 
+class KeysStay(Message, tag=Kind.KEYS_STAY.value, frozen=True):
+    """
+    Keys that have hosted connections in this worker, which drains. `KeysEnded` reports their end; `seen` is as there.
+    """
+
+    keys: Keys
+    seen: Number
+
+
 class Held(Message, tag=Kind.HELD.value, frozen=True):
     """How many open connections of each peer address the worker has. The empty address: it does not know them."""
 
@@ -247,6 +256,7 @@ FromWorker = (
     | Ended
     | KeysAway
     | KeysEnded
+    | KeysStay
     | BootFailed
     | Retire
     | GiveBack

@@ -98,6 +98,7 @@ class WorkerHandle:
         "outbox",
         "pid",
         "ready_at",
+        "receives_until",
         "reported",
         "reports_peers",
         "sent",
@@ -141,6 +142,7 @@ class WorkerHandle:
         self.started_at = self.booting_since = now
         self.last_beat_at = now
         self.ready_at: float | None = None
+        self.receives_until = 0.0  # connections of another worker may be on their way to it: until then
         self.boot_error: str | None = None
         self.unacked: deque[PendingHandoff] = deque()  # handed over, and still ours too, in the order of their numbers
         self.sent = 0  # number of the last handoff that was handed over

@@ -91,6 +91,11 @@ class AwayKeys:
         entry = self._entries.get(short(key))
         return None if entry is None else entry.slot
 
+    def worker_of(self, key: Key) -> str | None:
+        """Return the worker that has live connections of the key, away from home; the latest where there are two."""
+        entry = self._entries.get(short(key))
+        return None if entry is None else next(reversed(entry.holdings))
+
     # Called for what the primary does
 
     def wait(self, key: Key, slot: Slot, worker: str) -> None:

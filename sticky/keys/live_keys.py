@@ -10,7 +10,7 @@ This module sends nothing: key_report.py does, when `on_ended` is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from sticky.keys.away import home_of
@@ -23,7 +23,8 @@ class LiveKeys:
     """
     The keys with live connections here. Their number is bounded by the number of connections.
 
-    Invariant: a key is in at most one of `_counts` and `_ended`, and each key of `_away` is in `_counts`.
+    Invariant: a key is in at most one of `_counts` and `_ended`, and each key of `_away` is in `_counts`. Each key of
+    `_staying` is in `_away`.
     """
 
     def __init__(self, hashing: Hashing, slot: Slot, on_ended: Callable[[], None]) -> None:
@@ -38,6 +39,7 @@ class LiveKeys:
         self._counts: dict[Key, int] = {}
         self._away: set[Key] = set()
         self._ended: dict[Key, None] = {}
+        self._staying: set[Key] = set()
 
     def enter(self, key: Key | None, *, away: bool = False) -> None:
         """Count one more connection. You must call `leave` when it ends. None means that there is no key to count."""
@@ -58,6 +60,7 @@ class LiveKeys:
             self._counts[key] = left
             return
         self._counts.pop(key, None)
+        self._staying.discard(key)
         if key in self._away:
             self._away.discard(key)
             is_first = not self._ended
@@ -79,6 +82,18 @@ class LiveKeys:
     def is_away(self, key: Key | None) -> bool:
         """Return whether the key has live connections here and its home is elsewhere: its requests belong here."""
         return key in self._away
+
+    def stay(self, keys: Iterable[Key]) -> list[Key]:
+        """Note keys that stay here while this worker drains. Return those that are live: their end will be reported."""
+        found = [key for key in keys if key in self._counts]
+        self._away.update(found)
+        self._staying.update(found)
+        return found
+
+    @property
+    def staying(self) -> list[Key]:
+        """The keys of `stay` that are live."""
+        return list(self._staying)
 
     def find_away(self, slots: int) -> list[Key]:
         """Return every live key whose home, among so many slots, is elsewhere. From now on they are away."""

@@ -63,6 +63,7 @@ class Routing:
             counters=counters,
             suspicion=self.crashes,
             probe_paths=frozenset(settings.probe_paths),
+            own_paths=frozenset(settings.own_paths),
         )
         self.acceptor = Acceptor(
             poller,

@@ -35,6 +35,7 @@ from sticky.supervision.workers import Workers
 
 TARGETS_MAX: Final = 64  # channels of one worker at once; beyond, connections stay where they are until they end
 BEATS: Final = 2.5  # heartbeats until the effect of a round is known
+RECEIVING_S: Final = 10.0  # after its introduction a target counts as one that receives; most moves take a second
 ROUNDS: Final = 8  # of balancing after a slot was filled
 
 
@@ -110,6 +111,7 @@ class Introductions:
             about = (is_source, other.slot, other.worker_id, slots, plan, count)
             self._workers.send_fd(worker, Kind.PEER, *about, fd=os.dup(sock.fileno()))
             sock.close()
+        target.receives_until = self._poller.now() + RECEIVING_S
 
 
 def gifts(counts: Mapping[Slot, int]) -> list[tuple[Slot, Slot, int]]:

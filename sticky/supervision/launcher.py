@@ -121,5 +121,6 @@ class Launcher:
             "heartbeat_s": self._settings.heartbeat_s,
             "orphan_grace_s": self._settings.orphan_grace_s,
             "directory": self._directory,
+            "hears_keys_stay": True,
             "terms": self._terms,
         }

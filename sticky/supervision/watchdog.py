@@ -1,11 +1,13 @@
 """
 Finds workers that do not boot in time, that hang, or that have lived long enough; kills those that do not end.
 
-Runs in the primary, `CHECKS_PER_BOUND` times in every `hung_s`. It never makes a transition and never starts a worker:
-it calls `WatchdogActions`, and the supervisor acts.
+Runs in the primary, `CHECKS_PER_BOUND` times in every `hung_s`, or in every `MOVING_HUNG_S`. It never makes a
+transition and never starts a worker: it calls `WatchdogActions`, and the supervisor acts.
 
 - A worker without a heartbeat for `hung_s`, or not ready after `boot_s`, is reported as hung. It gets SIGUSR2, on which
   faulthandler writes its stacks to the log, and SIGKILL after `DUMP_S`.
+- For a worker to which connections move now, the bound is `MOVING_HUNG_S`: their clients are served by no worker until
+  it answers or is dead.
 - A worker past one of its bounds (lifetime.py) is replaced as in a reload.
 - Time in which the primary itself stood still (SIGSTOP, a frozen container) counts for no worker: the workers may have
   stood still as well, and their heartbeats may still lie in their channels.
@@ -26,6 +28,7 @@ from sticky.settings import ClusterSettings
 from sticky.supervision.workers import Workers
 
 CHECKS_PER_BOUND: Final = 4  # a hang is found at most a quarter of the bound late
+MOVING_HUNG_S: Final = 2.0  # for a worker that receives connections; two heartbeats where these are slower
 DUMP_S: Final = 0.5  # for faulthandler to write the stacks of all threads
 
 _ENDING: Final = (WorkerState.HUNG, WorkerState.CONDEMNED, WorkerState.GONE)
@@ -61,7 +64,8 @@ class Watchdog:
         self._actions = actions
         self._settings = settings
         self._counters = counters
-        self._interval_s = settings.hung_s / CHECKS_PER_BOUND
+        self._moving_hung_s = min(max(MOVING_HUNG_S, 2 * settings.heartbeat_s), settings.hung_s)
+        self._interval_s = (self._moving_hung_s if settings.migrates else settings.hung_s) / CHECKS_PER_BOUND
         self._due_at = 0.0  # the time of the next check
 
     def start(self) -> None:
@@ -91,7 +95,7 @@ class Watchdog:
     def _check_silence(self, worker: WorkerHandle, now: float) -> None:
         is_starting = worker.state is WorkerState.STARTING
         silent_s = now - (worker.booting_since if is_starting else worker.last_beat_at)
-        bound_s = self._settings.boot_s if is_starting else self._settings.hung_s
+        bound_s = self._settings.boot_s if is_starting else self._hung_s(worker, now)
         if worker.state in _ENDING or worker.slot == self._settings.inspected or silent_s < bound_s:
             return
         if worker.is_paused:  # its heartbeats may lie in its channel, which is not received from
@@ -105,6 +109,10 @@ class Watchdog:
         if not is_starting:  # a worker that boots has no handler for the signal yet, and would die of it without a dump
             self._workers.send_signal(worker, signal.SIGUSR2)
         self.kill_later(worker, DUMP_S, None)
+
+    def _hung_s(self, worker: WorkerHandle, now: float) -> float:
+        """Return for how long a worker that serves may be silent."""
+        return self._moving_hung_s if now < worker.receives_until else self._settings.hung_s
 
     def _check_lifetime(self, worker: WorkerHandle, now: float) -> None:
         if worker.ready_at is None or not self._workers.is_live(worker) or not self._actions.may_replace(worker.slot):

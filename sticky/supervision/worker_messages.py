@@ -120,6 +120,8 @@ class WorkerMessages:
             self._dispatcher.away.keys_away(worker, message.keys, message.seen, message.request, message.is_all)
         elif isinstance(message, messages.KeysEnded):
             self._dispatcher.away.keys_ended(worker, message.keys, message.seen)
+        elif isinstance(message, messages.KeysStay):
+            self._dispatcher.away.keys_stay(worker, message.keys, message.seen)
         elif isinstance(message, messages.Ready):
             self._actions.worker_ready(worker)
         elif isinstance(message, messages.BootFailed):

@@ -45,3 +45,8 @@ def answer_refused(adopted: Adopted) -> None:
             sock.recv(64 * 1024)  # closing over unread bytes sends a reset
             sock.send(_REFUSAL)
             sock.shutdown(socket.SHUT_WR)
+
+
+def encodable(text: str) -> str:
+    """Replace what UTF-8 cannot encode, such as an undecodable byte in a file's name."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -15,6 +15,8 @@ from sticky.handoff.channel import Kind
 from sticky.handoff.messages import is_plain
 from sticky.worker.primary_link import PrimaryLink
 
+MOVING_BEAT_S: Final = 0.5
+"""Between two heartbeats while connections of another worker may come: the primary waits for them 2 s and no longer."""
 STATISTICS_LINE: Final = 'statistics not sent reason="see the exception; heartbeats go out without them"'
 
 logger = logging.getLogger("sticky.worker")

@@ -30,6 +30,7 @@ class KeyReport:
         self._acknowledgements = acknowledgements
         self._answers: deque[tuple[Any, ...]] = deque()  # parts of the answer to the last request
         self._came: list[Key] = []  # away, and not reported
+        self._stays: list[Key] = []  # while this worker drains, and not reported
 
     def answer(self, routes: Routes, slots: int, request: int) -> None:
         """
@@ -54,6 +55,11 @@ class KeyReport:
         """Report a key that is away, whose connection moved to this worker. Call `send` after the last of several."""
         self._came.append(key)
 
+    def stay(self, routes: Routes) -> None:
+        """Report all keys that stay here while this worker drains."""
+        self._stays = [short(key) for key in routes.keys.staying]
+        self.send(routes)
+
     def send(self, routes: Routes) -> None:
         """Send what waits, as far as the channel has room."""
         while self._answers:
@@ -65,6 +71,10 @@ class KeyReport:
             if not self._link.send(Kind.KEYS_AWAY, part, self._acknowledgements.seen, 0, False):
                 return
             del self._came[:REPORT_KEYS]
+        while self._stays:
+            if not self._link.send(Kind.KEYS_STAY, self._stays[:REPORT_KEYS], self._acknowledgements.seen):
+                return
+            del self._stays[:REPORT_KEYS]
         live = routes.keys
         while live.has_ended:
             keys = live.take_ended()

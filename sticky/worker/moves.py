@@ -91,6 +91,11 @@ class Moves:
         else:
             self._targets.add(MoveTarget(sock, self, self._targets.discard))
 
+    @property
+    def receives(self) -> bool:
+        """Whether connections of another worker may come."""
+        return bool(self._targets)
+
     def home_of(self, key: Key | None) -> Slot | None:
         """Return the slot where a key is at home when all slots have a worker; None where there is no key."""
         return None if key is None or not self.slots else home_of(self._hashing, key, self.slots)

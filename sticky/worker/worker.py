@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
+import os
 import signal
 import socket
 import sys
@@ -49,8 +50,8 @@ from sticky.worker.acknowledgements import Acknowledgements
 from sticky.worker.adopted import Adopted, adopted_of
 from sticky.worker.boot import receive_boot
 from sticky.worker.ended_report import EndedReport
-from sticky.worker.handlers import Handlers, answer_refused, guard
-from sticky.worker.heartbeat import Heartbeat
+from sticky.worker.handlers import Handlers, answer_refused, encodable, guard
+from sticky.worker.heartbeat import MOVING_BEAT_S, Heartbeat
 from sticky.worker.identity_report import IdentityReport
 from sticky.worker.key_report import KeyReport
 from sticky.worker.moves import Moves, Moving
@@ -58,6 +59,7 @@ from sticky.worker.node_state import NodeState
 from sticky.worker.orphanhood import Orphanhood
 from sticky.worker.primary_link import PrimaryLink
 from sticky.worker.routes import Routes
+from sticky.worker.staying import Staying
 
 NOT_ADOPTED_LINE: Final = 'handoff rejected handoff=%d reason="it could not be adopted"'
 NO_DESCRIPTOR_LINE: Final = 'handoff rejected handoff=%d reason="out of file descriptors (ulimit -n)"'
@@ -116,6 +118,7 @@ class Worker:
             on_over=self._begin_drain,
         )
         self.routes = Routes(self._affinity, hashing, self.slot, report=self._key_report)
+        self.staying = Staying(self.routes, self._key_report, is_heard=bool(boot.get("hears_keys_stay")))
         self.moves = Moves(
             self.slot, self._affinity, hashing, self.routes, journal, self._ended_report, self._key_report, self._count
         )
@@ -162,7 +165,7 @@ class Worker:
         Args:
             text: the reason, such as a traceback. The primary shows it once.
         """
-        self._link.send(Kind.BOOT_FAILED, _encodable(text[-TEXT_MAX:]))
+        self._link.send(Kind.BOOT_FAILED, encodable(text[-TEXT_MAX:]))
         sys.exit(messages.EXIT_BOOT)
 
     # Serving
@@ -294,14 +297,18 @@ class Worker:
         if isinstance(message, messages.Handoff):
             if received.fd is None:
                 self._reject(message)
+            elif self.staying.is_over:
+                os.close(received.fd)
+                self._acknowledgements.reject(message.number)
             else:
                 self._adopt(message, received.fd, received.carried, handlers)
         elif isinstance(message, messages.Drain):
             self._begin_drain(message.deadline_s)
         elif isinstance(message, messages.Identify):
             self._identity_report.answer(adopted=self._adopted, connections=self.open, is_draining=self._drain.is_set())
+            self.staying.report()
         elif isinstance(message, messages.Inspect):
-            self._link.send(Kind.INSPECTED, _encodable(stacks.describe()[:TEXT_MAX]))
+            self._link.send(Kind.INSPECTED, encodable(stacks.describe()[:TEXT_MAX]))
         elif isinstance(message, messages.Slots):
             self.routes.some_are_elsewhere = message.some_are_elsewhere
             self.moves.slots = message.slots
@@ -385,7 +392,7 @@ class Worker:
             self._acknowledgements.acknowledge()
             self._key_report.send(self.routes)
             self._identity_report.send()
-            await asyncio.sleep(self._heartbeat_s)
+            await asyncio.sleep(min(self._heartbeat_s, MOVING_BEAT_S) if self.moves.receives else self._heartbeat_s)
 
     # Ending
 
@@ -422,11 +429,6 @@ class Worker:
         if not self._drain.is_set():
             self._drain_s = drain_s
             self._drain.set()
-
-
-def _encodable(text: str) -> str:
-    """Replace what UTF-8 cannot encode, such as an undecodable byte in a file's name."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 _this: Worker | None = None

@@ -10,6 +10,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +19,15 @@ from typing import Any
 
 import pytest
 
-from sticky.loop.log_lines import RELOAD_GIVEN_UP, RELOAD_STARTED, WORKER_HUNG, WORKER_READY, WORKER_RESTART_DELAYED
+from sticky.loop.log_lines import (
+    RELOAD_GIVEN_UP,
+    RELOAD_STARTED,
+    SERVER_TAKEN_OVER,
+    SIDECAR_EXITED,
+    WORKER_HUNG,
+    WORKER_READY,
+    WORKER_RESTART_DELAYED,
+)
 from tests.support.http import Client
 from tests.support.log_lines import pattern
 from tests.support.server import ROOT, Log, RunningServer
@@ -95,6 +104,26 @@ def test_what_is_written_is_served_and_a_broken_version_replaces_nobody(tmp_path
         write(tmp_path, "three")
         wait_for_word(server, "three")
         assert "died" not in server.status()["counters"]
+
+
+@pytest.mark.parametrize("end", ["an upgrade", "a crash"])
+def test_what_is_written_after_the_primary_was_replaced_is_served_too(tmp_path: Path, end: str) -> None:
+    write(tmp_path, "one")
+    with serve(tmp_path, "--reload", "--balance", "round-robin") as server:
+        server.log.wait_for("= watching ")
+        wait_for_word(server, "one")
+        mark, before = server.log.mark(), server.status()["pid"]
+        if end == "an upgrade":
+            server.send_signal(signal.SIGUSR2)
+        else:
+            os.kill(before, signal.SIGKILL)
+        write(tmp_path, "two")  # also what is written while no primary is there
+        server.log.wait_for(SERVER_TAKEN_OVER, since=mark)
+        wait_for_word(server, "two")
+        write(tmp_path, "three")
+        wait_for_word(server, "three")
+        assert server.status()["pid"] != before
+        assert not server.log.find_all(pattern(SIDECAR_EXITED, name="the watcher")), "it has gone on"
 
 
 def test_what_is_written_during_a_reload_is_served_in_the_end(tmp_path: Path) -> None:

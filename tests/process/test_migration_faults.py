@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from sticky.loop.log_lines import WORKER_HUNG
 from tests.process.test_migration import CLIENTS, MORE, pids, running
 from tests.process.test_migration import app as app  # the fixture
 from tests.support.aio import eventually, run_async_for
@@ -81,10 +82,21 @@ async def crowded(server: RunningServer) -> AsyncIterator[Crowd]:
 
 @run_async_for(170)
 async def test_the_source_takes_back_what_a_target_had_that_is_killed(app: Path) -> None:
-    with running(app, "--sticky", "ip") as server:
+    with running(app, "--sticky", "ip", "--drain", "120s") as server:
         async with crowded(server) as crowd:
             async with held(app, crowd) as who:
                 os.kill(who["target"], signal.SIGKILL)
+                app.with_suffix(".hold").unlink()
+            await finish(crowd, 1)
+
+
+@run_async_for(170)
+async def test_a_target_that_hangs_is_killed_after_two_seconds_and_the_source_takes_back_what_it_had(app: Path) -> None:
+    with running(app, "--sticky", "ip", "--drain", "120s", "--hung", "600s") as server:
+        async with crowded(server) as crowd:
+            async with held(app, crowd) as who:
+                os.kill(who["target"], signal.SIGSTOP)
+                await asyncio.to_thread(server.log.wait_for, f"worker hung slot=0 pid={who['target']}")
                 app.with_suffix(".hold").unlink()
             await finish(crowd, 1)
 
@@ -182,6 +194,23 @@ async def test_a_move_waits_for_a_broker_that_is_silent(app: Path) -> None:
                 await asyncio.to_thread(server.log.wait_for, "reload started")
                 os.kill(redis.process.pid, signal.SIGCONT)
             await finish(crowd, 1)
+
+
+@run_async_for(170)
+async def test_a_large_move_leaves_the_loop_of_the_target_responsive(app: Path) -> None:
+    with running(app, "--sticky", "none", "--hung", "2s", "--heartbeat", "250ms", workers=1) as server:
+        clients = [await join(server, "127.0.0.1") for _ in range(600)]
+        for client in clients:
+            await client.ask("subscribe", channel=ROOM)
+        server.send_signal(signal.SIGHUP)
+
+        async def have_moved() -> bool:
+            found = await asyncio.gather(*map(where, clients))
+            return {each["moves"] for each in found} == {1}
+
+        await eventually(have_moved, every_s=0.2)
+        assert [client.closed for client in clients] == [None] * len(clients)
+        assert server.log.find_all(WORKER_HUNG) == []
 
 
 # Messages to users

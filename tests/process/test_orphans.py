@@ -32,8 +32,13 @@ from tests.support.aio import run_async
 from tests.support.client import ProtocolClient
 from tests.support.log_lines import pattern
 from tests.support.processes import free_port
-from tests.support.server import RunningServer
+from tests.support.server import ROOT, RunningServer
 
+ANOTHER_VERSION = """
+from sticky.handoff import orphan_report
+
+orphan_report.VERSION = 99
+"""
 PRIMARY_LOST = "primary lost connections="  # a line of a worker
 
 
@@ -44,9 +49,9 @@ class Site:
         self._options = ("--control", str(directory / "c.sock"), "--bind", f"127.0.0.1:{free_port()}")
         self._servers: list[RunningServer] = []
 
-    def server(self, *options: str) -> RunningServer:
+    def server(self, *options: str, env: dict[str, str] | None = None) -> RunningServer:
         """Return another server, which is not started."""
-        self._servers.append(RunningServer(None, *self._options, *options, bind=None, workers=2))
+        self._servers.append(RunningServer(None, *self._options, *options, bind=None, workers=2, env=env))
         return self._servers[-1]
 
     def close(self) -> None:
@@ -139,6 +144,30 @@ async def test_what_has_other_settings_ends_first_and_its_clients_get_a_close_fr
     assert adopted < next(n for n, line in enumerate(lines) if SIDECAR_READY in line), "one broker at a time"
     assert second.log.find_all(WORKER_ADOPTED) == []
     assert second.log.find_all(f"{TAKEN}|{ORPHAN_KILLED}") == []
+    assert second.stop() == 0
+
+
+@run_async
+async def test_what_reports_in_an_unknown_version_ends_first_and_its_clients_get_a_close_frame(
+    site: Site, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ANOTHER_VERSION)
+    first = site.server("--orphan-grace", "600s", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    await start(first)
+    clients = await join(first, 6)
+    before = await kill_both(first)
+    pids = [*workers_of(before).values(), *(each["pid"] for each in before["sidecars"])]
+    second = site.server("--orphan-grace", "600s")
+    second.start()
+    closes = [await client.wait_closed() for client in clients]
+    assert {code for code, _ in closes} == {3001}
+    await asyncio.to_thread(second.wait_until_listening)
+    assert len(second.log.find_all(pattern(ORPHAN_REFUSED, reason="it speaks version 99"))) == 3
+    await asyncio.to_thread(wait_until_ended, pids)
+    assert second.log.find_all(f"{WORKER_ADOPTED}|{TAKEN}|{ORPHAN_KILLED}") == []
+    lines = second.log.lines
+    adopted = next(n for n, line in enumerate(lines) if ORPHANS_ADOPTED in line)
+    assert adopted < next(n for n, line in enumerate(lines) if SIDECAR_READY in line), "one broker at a time"
     assert second.stop() == 0
 
 

@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from realtime.auth.tokens import sign
+from tests.process.test_app_ids import APP as IDS_APP
+from tests.process.test_app_ids import make
+from tests.process.test_app_ids import once as ids_once
 from tests.support.client import ProtocolClient
 from tests.support.http import WHOSE, Client
 from tests.support.server import RunningServer
@@ -30,9 +33,9 @@ TOKENS_AFTER = {"REALTIME_TOKEN_HMAC_SECRET": NEW}
 
 
 @contextmanager
-def deployed(env: dict[str, str], *options: str) -> Iterator[RunningServer]:
+def deployed(env: dict[str, str], *options: str, target: str | Path = WHOSE) -> Iterator[RunningServer]:
     """Run the server as one step of the procedure has it. It never shows a secret."""
-    with RunningServer(WHOSE, *options, workers=WORKERS, env=env) as server:
+    with RunningServer(target, *options, workers=WORKERS, env=env) as server:
         server.wait_until_full()
         yield server
         shown = "\n".join(server.log.lines) + json.dumps(server.status())
@@ -72,6 +75,27 @@ def test_a_sticky_id_of_the_previous_secret_leads_to_the_same_slot_until_that_is
         assert {each: slot_of(server, each) for each in newer} == newer
         assert {each: slot_of(server, each) for each in own} != hashed, "the keys hash under the new secret now"
         assert {each: slot_of(server, each) for each in visits} != visits, "and these ids are texts like any other"
+
+
+def test_an_id_that_the_application_made_under_the_previous_secret_is_read_by_the_worker(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(IDS_APP)
+    options = ("--sticky", "session", "--session-header", "X-App-Id", "--balance", "round-robin")
+    with deployed(BEFORE, *options, target=app) as server:
+        made, slot = {}, {}
+        for number in range(2 * WORKERS):
+            found = ids_once(server, query=make(f"an-id-{number}"))
+            [made[number]] = found["ids"]
+            slot[number] = found["slot"]
+    assert set(slot.values()) == set(range(WORKERS))
+    with deployed(DURING, *options, target=app) as server:
+        for number, tagged in made.items():
+            found = ids_once(server, f"X-App-Id: {tagged}")
+            assert (found["seen"], found["slot"]) == ([f"an-id-{number}"], slot[number]), "without its tag"
+        [newer] = ids_once(server, query=make("a-newer-id"))["ids"]
+    with deployed(AFTER, *options, target=app) as server:
+        assert ids_once(server, f"X-App-Id: {newer}")["seen"] == ["a-newer-id"]
+        assert ids_once(server, f"X-App-Id: {made[0]}")["seen"] == [made[0]], "a text like any other"
 
 
 def test_an_address_keeps_its_slot_until_the_previous_secret_is_removed() -> None:

@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import ipaddress
 import json
+import signal
 import socket
 import ssl
 import subprocess
@@ -27,6 +28,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.asyncio.client import connect
 
+from sticky.loop.log_lines import SERVER_LAME_DUCK
 from tests.sdk.conftest import APP as SDK_APP
 from tests.support.http import WHOSE
 from tests.support.server import ROOT, RunningServer
@@ -150,6 +152,25 @@ def test_everybody_in_a_room_over_wss_hears_what_is_said_there(tmp_path: Path) -
     with RunningServer(SDK_APP, *options, workers=1) as server:
         server.wait_until_full()
         asyncio.run(talk(f"wss://127.0.0.1:{server.port}/connection/websocket"))
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_a_worker_answers_probes_over_tls_for_every_host(tmp_path: Path, path: str) -> None:
+    certfile, keyfile = make_certificate(tmp_path, "first")
+    options = ("--certfile", str(certfile), "--keyfile", str(keyfile), "--allowed-hosts", "chat.example.org")
+    with RunningServer(WHOSE, *options, "--lame-duck", "600s", workers=2) as server:
+        server.wait_until_full()
+        status = {"/livez": "alive", "/readyz": "ready"}[path]
+        assert get(server, "127.0.6.1", path, Host="evil.example") == {"status": status, "reasons": []}
+        server.send_signal(signal.SIGTERM)
+        server.log.wait_for(SERVER_LAME_DUCK)
+        if path == "/readyz":
+            while get(server, "127.0.6.1", path)["status"] != "unready":
+                pass  # asking is the clock: a worker learns of it a moment later
+        else:
+            assert get(server, "127.0.6.1", path)["status"] == "alive"
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
 
 
 def test_plain_http_is_told_to_use_https(server: RunningServer) -> None:

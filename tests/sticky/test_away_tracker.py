@@ -17,7 +17,7 @@ from sticky.errors import NoLiveSlot, OutOfTurn
 from sticky.handoff.away_tracker import AwayTracker
 from sticky.handoff.channel import Kind
 from sticky.handoff.pending_handoff import PendingHandoff
-from sticky.handoff.worker_handle import WorkerHandle
+from sticky.handoff.worker_handle import WorkerEvent, WorkerHandle
 from sticky.keys.away import ANSWER_S, home_of, short
 from sticky.keys.hashing import Hashing, Key, Slot
 from sticky.lifetime import Lifetime
@@ -27,6 +27,7 @@ from tests.support.worker_ends import WatchedChannels
 
 HASHING = Hashing(b"a secret of some length")
 SLOTS = 3
+OWN_PATH, OWN_PREFIX = "/emulation", "/connection/"
 
 
 def key_at_home_in(slot: int) -> Key:
@@ -44,7 +45,14 @@ class Rig:
         self.live: dict[Slot, WorkerHandle] = {}
         self.fakes: dict[int, FakeChannel] = {}
         self.channels = WatchedChannels()
-        self.tracker = AwayTracker(self.poller, HASHING, self.live, channels=self.channels, counters=self.counters)
+        self.tracker = AwayTracker(
+            self.poller,
+            HASHING,
+            self.live,
+            channels=self.channels,
+            counters=self.counters,
+            own_paths=(OWN_PATH, OWN_PREFIX),
+        )
         self.sock, self.peer = socket.socketpair()
 
     def start(self, *slots: int) -> None:
@@ -214,3 +222,76 @@ def test_a_worker_is_not_warned_while_every_key_is_at_home(rig: Rig) -> None:
     rig.start(0)
     rig.tracker.warn(rig.live[Slot(0)])
     assert rig.slots_messages(0) == []
+
+
+# Keys that stay with a worker that drains
+
+
+def replace(rig: Rig, slot: int) -> WorkerHandle:
+    """Have a successor serve a slot; return the old worker, which drains."""
+    old = rig.live[Slot(slot)]
+    for event in (WorkerEvent.READY, WorkerEvent.DRAIN):
+        old.transition(event)
+    rig.start(slot)
+    rig.live[Slot(slot)].worker_id = "successor"
+    return old
+
+
+def test_hosted_requests_of_a_key_that_stays_go_to_the_worker_that_drains_until_its_end(rig: Rig) -> None:
+    rig.start(0, 1, 2)
+    rig.tracker.slots_changed(SLOTS)
+    key, other = key_at_home_in(1), key_at_home_in(0)
+    old = replace(rig, 1)
+    assert rig.tracker.staying_worker(rig.handoff(key, 0, away=False)) is None
+    rig.tracker.keys_stay(old, [short(key)], 0)
+    handoff = rig.handoff(key, 0, away=False)
+    assert rig.tracker.staying_worker(handoff) is old
+    assert handoff.away, "the worker has to report the end of the key"
+    assert rig.tracker.staying_worker(rig.handoff(other, 0, away=False)) is None
+    assert rig.slots_messages(1)[-1][-1] is True, "the successor learns that keys of its slot are elsewhere"
+    handoff.number = old.sent = 4
+    rig.tracker.sent(handoff, old)
+    assert rig.tracker.slot_for(key) == (1, False), "for native connections the key is at home"
+    rig.tracker.keys_ended(old, [short(key)], 3)
+    assert rig.tracker.staying_worker(rig.handoff(key, 0, away=False)) is old, "handoff 4 was on its way"
+    rig.tracker.keys_ended(old, [short(key)], 4)
+    assert rig.tracker.staying_worker(rig.handoff(key, 0, away=False)) is None
+    assert rig.slots_messages(1)[-1][-1] is False
+
+
+@pytest.mark.parametrize(
+    "different", ["its path is not hosted", "a path above it is not", "it is encrypted", "a worker has rejected it"]
+)
+def test_what_is_not_hosted_or_was_rejected_goes_to_the_successor(rig: Rig, different: str) -> None:
+    rig.start(0, 1, 2)
+    rig.tracker.slots_changed(SLOTS)
+    key = key_at_home_in(1)
+    old = replace(rig, 1)
+    rig.tracker.keys_stay(old, [short(key)], 0)
+    handoff = rig.handoff(key, 0, away=False)
+    if different == "its path is not hosted":
+        handoff.path = OWN_PATH
+    elif different == "a path above it is not":
+        handoff.path = f"{OWN_PREFIX}below"
+    elif different == "it is encrypted":
+        handoff.kind = "tls"
+    else:
+        handoff.attempts = 1
+    assert rig.tracker.staying_worker(handoff) is None
+    assert not handoff.away
+
+
+@pytest.mark.parametrize("what", ["the worker has ended", "it hangs", "its slot has no other worker"])
+def test_without_a_worker_that_drains_beside_a_successor_no_key_stays(rig: Rig, what: str) -> None:
+    rig.start(0, 1, 2)
+    rig.tracker.slots_changed(SLOTS)
+    key = key_at_home_in(1)
+    old = replace(rig, 1)
+    rig.tracker.keys_stay(old, [short(key)], 0)
+    if what == "the worker has ended":
+        rig.tracker.worker_gone(old)
+    elif what == "it hangs":
+        old.transition(WorkerEvent.SILENT)
+    else:
+        rig.lose(1)
+    assert rig.tracker.staying_worker(rig.handoff(key, 0, away=False)) is None

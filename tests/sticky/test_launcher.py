@@ -55,6 +55,7 @@ def test_the_boot_message_has_all_that_a_worker_needs() -> None:
     assert subject.boot_message(worker, 8) == {
         "slot": 1,
         "slots": 8,
+        "hears_keys_stay": True,
         "worker_id": worker.worker_id,
         "node": "n1",
         "generation": 4,

@@ -72,6 +72,19 @@ def test_what_could_not_be_reported_is_reported_first_the_next_time() -> None:
     assert keys.take_ended() == [A], "B has a connection again"
 
 
+def test_a_key_that_stays_while_its_worker_drains_is_reported_when_its_last_connection_has_ended() -> None:
+    ends: list[str] = []
+    keys = live(ends)
+    keys.enter(A)
+    keys.enter(A)
+    assert keys.stay([A, B]) == [A], "B has no connection"
+    assert keys.staying == [A]
+    keys.leave(A)
+    assert (keys.staying, ends) == ([A], [])
+    keys.leave(A)
+    assert (keys.staying, keys.take_ended()) == ([], [A])
+
+
 def test_a_report_is_bounded() -> None:
     keys = live()
     for number in range(REPORT_KEYS + 1):

@@ -103,6 +103,35 @@ async def test_a_batch_is_served_by_its_target_and_by_nobody_else() -> None:
 
 
 @run_async
+async def test_between_two_batches_the_loop_of_the_target_turns() -> None:
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    class Noting(Server):
+        async def take(self, connections: Sequence[MovedIn]) -> list[str | None]:
+            seen.append(turns)
+            await asyncio.sleep(0)  # as a server does, which asks the broker
+            return await super().take(connections)
+
+    seen: list[int] = []
+    server = Noting()
+    with connections(6) as pairs:
+        turning = asyncio.create_task(turn())
+        async with moving(server) as source:
+            batches = [[Offered(ours, state(at))] for at, (_, ours) in enumerate(pairs)]
+            await asyncio.gather(*(source.offer(each) for each in batches))
+        turning.cancel()
+        for taken in server.taken:
+            taken.sock.close()
+    assert len(seen) == len(set(seen)) == len(pairs), "other clients have their turn after each batch"
+
+
+@run_async
 async def test_what_is_refused_is_the_sources_alone_before_it_learns_of_it() -> None:
     server = Server(lambda connection: "no such room" if connection.client_port % 2 else None)
     with connections(4) as pairs:

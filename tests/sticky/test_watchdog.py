@@ -9,7 +9,8 @@ import pytest
 
 from sticky.handoff.worker_handle import WorkerState
 from sticky.lifetime import Lifetime
-from sticky.supervision.watchdog import CHECKS_PER_BOUND, DUMP_S
+from sticky.supervision.introductions import RECEIVING_S
+from sticky.supervision.watchdog import CHECKS_PER_BOUND, DUMP_S, MOVING_HUNG_S
 from tests.support.cluster_without_processes import ClusterWithoutProcesses
 
 HUNG_S = 6.0
@@ -155,3 +156,41 @@ def test_a_check_that_fails_for_one_worker_checks_the_others() -> None:
     while other.state is WorkerState.READY:
         cluster.poller.run_for(1.0)
     assert cluster.counters["callbacks_failed"] > 0
+
+
+# While connections move
+
+
+def test_a_worker_that_receives_connections_and_is_silent_is_killed_after_two_seconds() -> None:
+    cluster = ClusterWithoutProcesses(workers=2, hung_s=HUNG_S)
+    cluster.start()
+    cluster.supervisor.reload()
+    target = cluster.boot(0)
+    others = [each for each in cluster.workers.by_pid.values() if each is not target]
+    began_s = cluster.poller.passed_s
+    while target.state is WorkerState.READY:
+        for other in others:
+            cluster.beat(other)
+        cluster.poller.run_for(0.25)
+    silent_s = cluster.poller.passed_s - began_s
+    assert MOVING_HUNG_S <= silent_s <= MOVING_HUNG_S * (1 + 1 / CHECKS_PER_BOUND) + 0.25
+    assert cluster.counters["hung"] == 1, "no other worker is bound so: it receives nothing"
+
+
+def test_after_the_move_the_bound_of_the_settings_counts_again() -> None:
+    cluster = ClusterWithoutProcesses(workers=1, hung_s=HUNG_S)
+    cluster.start()
+    cluster.supervisor.reload()
+    target = cluster.boot(0)
+    cluster.run_alive(RECEIVING_S)
+    cluster.poller.run_for(MOVING_HUNG_S + INTERVAL_S)
+    assert target.state is WorkerState.READY
+
+
+def test_where_nothing_moves_a_successor_has_the_bound_of_the_settings() -> None:
+    cluster = ClusterWithoutProcesses(workers=1, hung_s=HUNG_S, migrates=False)
+    cluster.start()
+    cluster.supervisor.reload()
+    target = cluster.boot(0)
+    cluster.poller.run_for(HUNG_S - 0.1)
+    assert target.state is WorkerState.READY

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from ssl import SSLContext
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -43,15 +44,22 @@ class ProtocolClient:
 
     @classmethod
     async def open(
-        cls, url: str, address: str = "127.0.0.1", *, compression: str | None = None, **headers: str
+        cls,
+        url: str,
+        address: str = "127.0.0.1",
+        *,
+        compression: str | None = None,
+        ssl: SSLContext | None = None,
+        **headers: str,
     ) -> ProtocolClient:
-        """Connect a socket, from an address of the loopback network; no command is sent."""
+        """Connect a socket, from an address of the loopback network; no command is sent. `ssl`: for an URL of wss."""
         client = cls()
         client._socket = await connect(
             url,
             local_addr=(address, 0),
             additional_headers=headers,
             compression=compression,
+            ssl=ssl,
             max_size=None,
             ping_interval=None,
         )
@@ -134,6 +142,13 @@ class ProtocolClient:
             await asyncio.shield(self._reading)
         assert self.closed is not None
         return self.closed
+
+    @property
+    def sticky_id(self) -> str:
+        """The sticky id that the cookie of the handshake's answer has."""
+        assert self._socket.response is not None, "the handshake is done"
+        found: str = self._socket.response.headers["Set-Cookie"].partition("=")[2].partition(";")[0]
+        return found
 
     async def close(self) -> None:
         await self._socket.close()

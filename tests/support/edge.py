@@ -40,7 +40,7 @@ from sticky.supervision.workers import Workers
 from tests.support.recorded_hooks import recorded_hooks
 
 TURN_S = 0.01  # at most, where nothing is due
-PATIENT = {"hung_s": 600.0, "boot_s": 600.0}  # nobody sends a heartbeat
+PATIENT = {"heartbeat_s": 300.0, "hung_s": 600.0, "boot_s": 600.0}  # nobody sends a heartbeat
 
 
 def open_descriptors() -> int:

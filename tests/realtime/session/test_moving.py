@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -23,9 +24,11 @@ from realtime.session.plain import NotPlain
 from realtime.session.session import Session
 from realtime.session.state import BadState, decode, encode
 from tests.support.aio import run_async
+from tests.support.lagging_broker import LaggingBroker
 from tests.support.one_worker import Client, OneWorker, until
 
 LONG_S = 60.0
+BATCH = 64  # connections in one message between two workers
 
 
 async def move(worker: OneWorker, client: Client) -> Session:
@@ -61,6 +64,38 @@ async def test_a_difference_is_to_the_last_publication_that_the_client_got_befor
             found.append((await client.push("pub"))["pub"])
             await move(worker, client)
         assert [bool(pub.get("delta")) for pub in found] == [False, True, True, True]
+
+
+@run_async
+async def test_a_batch_that_moves_asks_the_broker_once_or_twice_for_each_room_and_not_for_each_client() -> None:
+    app, broker = open_app(), LaggingBroker()
+    app.room("also", open=True, history=10)
+    async with OneWorker(app, broker=broker) as worker:
+        clients = [await worker.join() for _ in range(BATCH)]
+        for client in clients:
+            for room in ("kept", "also"):
+                await client.ask("subscribe", channel=room)
+        sessions = [worker.session(client) for client in clients]
+        assert all([await session.quiesce(LONG_S) for session in sessions])
+        exported = [session.export() for session in sessions]
+        for session in sessions:
+            session.drop()
+        await until(lambda: not worker.hub.registry.rooms)  # as in the new worker, where no client is yet
+        await app.room("kept").publish("meanwhile")
+        broker.lag = lambda: 3
+        before = len(broker.calls)
+        restored = await asyncio.gather(
+            *(
+                worker.protocol.restore(session.transport, each)
+                for session, each in zip(sessions, exported, strict=True)
+            )
+        )
+        assert len(restored) == BATCH
+        calls = Counter(broker.calls[before:])
+        assert calls["subscribe"] == calls["position"] == 2, "one for each room"
+        assert calls["history"] <= 4, "two for each room"
+        assert set(calls) == {"subscribe", "position", "history"}
+        assert [(await client.push("pub"))["pub"]["data"] for client in clients] == ["meanwhile"] * BATCH
 
 
 @run_async
