@@ -20,6 +20,7 @@ class Plan:
         broker: "local" or "redis".
         machines: of which the first is deployed; two need "redis".
         processes: of raw clients.
+        only: the steps whose names begin so.
     """
 
     clients: int
@@ -31,6 +32,7 @@ class Plan:
     broker: str = "local"
     machines: int = 1
     processes: int = 1
+    only: str = ""
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Outcome:
     moves: list[int] = field(default_factory=list)
     """Of each raw client of the machine that was deployed."""
     not_moved: Counter[str] = field(default_factory=Counter)
-    """Offers of a connection that came to nothing, by reason. What stays is moved later, or closed, which is a fault."""
+    """Offers of a connection that came to nothing, by reason. What stays moves later or is closed, a fault."""
     published: int = 0
     delivered: int = 0
     answered: int = 0
