@@ -44,7 +44,7 @@ class Ledger:
             if len(each["acknowledged"]) != each["sent"]:
                 faults.append(f"{room}: {each['sent']} published, {len(each['acknowledged'])} answered")
             if len(self._epochs[room]) != 1:
-                faults.append(f"{room}: epochs {self._epochs[room]}")
+                faults.append(f"{room}: epochs {sorted(self._epochs[room])}")
             wrong = Counter((each.what, each.who) for each in check(_events(room, each, self._got[room])))
             faults += [f"{who} in {room}: {count} {what}" for (what, who), count in wrong.items()]
         return faults
