@@ -73,6 +73,7 @@ RELOADS = 3
 KILLS = 3
 STEP_S = 300.0  # only a hang reaches it
 BETWEEN = 4  # publications that each client gets between two steps
+SHOWN = 8  # of what clients noticed in one step
 WATCHERS = 4  # clients of each room that are asked who is there
 
 
@@ -101,7 +102,7 @@ class Scenario:
         async with contextlib.AsyncExitStack() as stack:
             await self._begin(stack)
             for name, step in self._steps():
-                if name.startswith(self.plan.only):
+                if name.startswith(self.plan.only) and not self.outcome.faults:
                     await self._play(name, step)
             await self._end(stack)
         return self.outcome
@@ -111,7 +112,7 @@ class Scenario:
     async def _begin(self, stack: contextlib.AsyncExitStack) -> None:
         app = self._directory / "app.py"
         app.write_text(APP)
-        options = ["--sticky", self.plan.sticky, "--drain", "60s"]
+        options = ["--sticky", self.plan.sticky, "--drain", "60s", "--boot", "5m"]  # the machine may be busy
         if self.plan.broker == "redis":
             options += ["--redis", stack.enter_context(RedisServer()).url]
         for machine in range(self.plan.machines):
@@ -206,7 +207,10 @@ class Scenario:
     async def _play(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
         began_s, answered = time.monotonic(), self._connects.answered.total()
         failed = len(self._connects.failures)
-        await asyncio.wait_for(step(), STEP_S)
+        try:
+            await asyncio.wait_for(step(), STEP_S)
+        except TimeoutError:
+            self.outcome.faults.append(f"{name} did not end in {STEP_S:g} s")
         took_s = time.monotonic() - began_s
         await self._wait_for_more(BETWEEN)
         found = [await each.order("progress") for each in self._audiences]
@@ -219,6 +223,9 @@ class Scenario:
             self._connects.answered.total() - answered,
             len(self._connects.failures) - failed,
         )
+        noticed = [what for each in found for what in each["odd"]]
+        for what in noticed[sum(each.noticed for each in self.outcome.steps[-1:]) :][:SHOWN]:
+            self._say(f"  {what}")
         self.outcome.steps.append(shown)
         self._say(row(shown))
 
