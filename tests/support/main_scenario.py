@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 
 from sticky.keeper.report import PRIMARY_LOST
-from sticky.loop.log_lines import SERVER_TAKEN_OVER, SIDECAR_READY
+from sticky.loop.log_lines import SERVER_TAKEN_OVER, SIDECAR_READY, WORKER_READY
 from sticky.process.control import send_request
 from tests.support.aio import eventually
 from tests.support.audience_handle import AudienceHandle
@@ -68,6 +68,7 @@ def on_migrate(conn, when):
         conn.state["moves"] = conn.state.get("moves", 0) + 1
 """
 SECRET = "a secret of the tests, of 32 bytes or more"
+PATIENT = ("--boot", "5m", "--hung", "1m")  # on a busy machine no worker is replaced for being slow
 SLOTS = 4
 RELOADS = 3
 KILLS = 3
@@ -87,7 +88,7 @@ class Scenario:
         self.outcome = Outcome(plan)
         self._directory = directory
         self._say = say
-        self._servers: list[RunningServer] = []
+        self.servers: list[RunningServer] = []
         self._audiences: list[AudienceHandle] = []
         self._sdks: SdkClients
         self._connects: PacedConnects
@@ -102,17 +103,21 @@ class Scenario:
         async with contextlib.AsyncExitStack() as stack:
             await self._begin(stack)
             for name, step in self._steps():
-                if name.startswith(self.plan.only) and not self.outcome.faults:
+                if name.startswith(self.plan.only) and not self._has_failed():
                     await self._play(name, step)
             await self._end(stack)
         return self.outcome
+
+    def _has_failed(self) -> bool:
+        """Whether clients have noticed something: the steps that follow would only hide it."""
+        return bool(self.outcome.faults or (self.outcome.steps and self.outcome.steps[-1].noticed))
 
     # Its beginning and its end
 
     async def _begin(self, stack: contextlib.AsyncExitStack) -> None:
         app = self._directory / "app.py"
         app.write_text(APP)
-        options = ["--sticky", self.plan.sticky, "--drain", "60s", "--boot", "5m"]  # the machine may be busy
+        options = ["--sticky", self.plan.sticky, "--drain", "60s", *PATIENT]
         if self.plan.broker == "redis":
             options += ["--redis", stack.enter_context(RedisServer()).url]
         for machine in range(self.plan.machines):
@@ -120,20 +125,20 @@ class Scenario:
             server = RunningServer(app, *options, workers=SLOTS, env={"REALTIME_SECRET": SECRET}, bind=bind)
             stack.callback(server.stop, signal.SIGQUIT)
             server.start()
-            server.wait_until_listening()
-            server.wait_until_full()
-            self._servers.append(server)
+            server.wait_until_listening(deadline_s=STEP_S)
+            server.log.wait_for(pattern(WORKER_READY, ready=f"{SLOTS}/{SLOTS}"), deadline_s=STEP_S)
+            self.servers.append(server)
         await self._enter(stack)
         self._connects = stack.enter_context(
-            PacedConnects([(each.host, each.port) for each in self._servers], self.plan.connects)
+            PacedConnects([(each.host, each.port) for each in self.servers], self.plan.connects)
         )
-        self._tuples.append(established([each.port for each in self._servers]))
+        self._tuples.append(established([each.port for each in self.servers]))
         await asyncio.gather(*(each.order("publish", rate=self.plan.rate) for each in self._audiences))
         await self._wait_for_more(BETWEEN)
         self._presence.append(await self._who_is_there())
 
     async def _enter(self, stack: contextlib.AsyncExitStack) -> None:
-        urls = [each.websocket_url for each in self._servers]
+        urls = [each.websocket_url for each in self.servers]
         clients = [
             {
                 "number": number,
@@ -150,7 +155,7 @@ class Scenario:
                 self._ids[one["room"]].add(one["id"])
             self._say(f"{len(mine)} clients entered")
         self._sdks = await stack.enter_async_context(SdkClients())
-        for room, client in await self._sdks.enter(self._servers, self.plan.sdks, self.plan.rooms):
+        for room, client in await self._sdks.enter(self.servers, self.plan.sdks, self.plan.rooms):
             self._ids[room].add(client)
         self._say(f"{len(self._sdks.puppets)} clients of SDKs entered")
 
@@ -165,7 +170,7 @@ class Scenario:
             path = self._directory / f"audience-{number}.json"
             await each.order("finish", counts=counts, path=str(path))
             reports += msgspec.json.decode(await asyncio.to_thread(path.read_bytes))
-        self._tuples.append(established([each.port for each in self._servers]))
+        self._tuples.append(established([each.port for each in self.servers]))
         await asyncio.to_thread(self._connects.__exit__, None, None, None)
         self._judge(reports)
         for each in self._audiences:
@@ -232,7 +237,7 @@ class Scenario:
     @property
     def _server(self) -> RunningServer:
         """The machine that is deployed."""
-        return self._servers[0]
+        return self.servers[0]
 
     async def _status(self) -> dict[str, Any]:
         return await asyncio.to_thread(self._server.status)
@@ -278,8 +283,8 @@ class Scenario:
         before_s = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         self._kills.append((before_s, time.monotonic()))
-        await asyncio.to_thread(self._server.log.wait_for, pattern(PRIMARY_LOST, pid=pid), since=mark)
-        await asyncio.to_thread(self._server.log.wait_for, SERVER_TAKEN_OVER, since=mark)
+        for line in (pattern(PRIMARY_LOST, pid=pid), SERVER_TAKEN_OVER):
+            await asyncio.to_thread(self._server.log.wait_for, line, since=mark, deadline_s=STEP_S)
         await self._settled(SLOTS, set())
 
     # The judgement
@@ -304,7 +309,7 @@ class Scenario:
         outcome.moves = [each["where"]["moves"] for each in deployed if each["where"]]
         least = 0 if self.plan.only else RELOADS + 1  # each slot is drained once
         faults += [f"a client moved {moves} times, of at least {least}" for moves in outcome.moves if moves < least]
-        for server in self._servers:
+        for server in self.servers:
             faults += [f"log: {each.string}" for each in server.log.find_all("Traceback")]
             found = server.log.find_all(r'connection not moved .*?reason=("[^"]*"|\S+)')
             outcome.not_moved.update(each[1] for each in found)
@@ -359,7 +364,7 @@ def main() -> int:
             outcome = asyncio.run(scenario.run())
         finally:
             if log:
-                log.write_text("\n".join(line for each in scenario._servers for line in each.log.lines))
+                log.write_text("\n".join(line for each in scenario.servers for line in each.log.lines))
     print(summary(outcome))
     return 1 if outcome.faults else 0
 
