@@ -75,6 +75,7 @@ KILLS = 3
 STEP_S = 300.0  # only a hang reaches it
 BETWEEN = 4  # publications that each client gets between two steps
 SHOWN = 8  # of what clients noticed in one step
+ROUND = 8  # publications in each room while slots become a little more equal
 WATCHERS = 4  # clients of each room that are asked who is there
 
 
@@ -264,6 +265,15 @@ class Scenario:
     async def _scale(self, slots: int) -> None:
         await asyncio.to_thread(send_request, self._server.control, {"command": "scale", "workers": slots})
         await self._settled(slots, set())
+        before = -1
+        while (moved := await self._moved_in()) != before:  # without keys slots become equal in rounds
+            before = moved
+            await self._wait_for_more(ROUND)
+
+    async def _moved_in(self) -> int:
+        """Return how many connections have come to the workers of now."""
+        found = [(each["statistics"] or {}).get("moves", {}) for each in (await self._status())["workers"]]
+        return sum(each.get("in", 0) for each in found)
 
     async def _drain(self, slot: int) -> None:
         before = (await self._pids())[slot]
