@@ -71,7 +71,7 @@ from sticky.keys.hashing import Key, Slot
 from sticky.moving.channel import MovedState, batches
 from sticky.moving.plan import ALL, COUNT, REST, Plan
 from sticky.moving.source import MoveSource, Offered, Outcome, Result
-from sticky.moving.target import MovedIn
+from sticky.moving.target import FAILED, MovedIn
 
 BATCH: Final = 64  # connections that come to rest together
 FAST_S: Final = 0.02  # for a batch to come to rest; what takes longer goes by itself, and holds up nobody
@@ -79,6 +79,7 @@ RETRY_S: Final = 1.0  # until another look at keys that could not go home
 BROKER_S: Final = 10.0  # for the broker, when a connection was refused; then its client has to reconnect
 BROKER_RETRY_S: Final = 0.1  # until another try
 DRAIN_RETRY_S: Final = 0.05  # until another look at handshakes that were not done
+SESSION_NOT_RESTORED: Final = "! session not restored"
 
 logger = logging.getLogger("realtime.migration")
 
@@ -428,6 +429,10 @@ class Migration:
                     transport.close(self._reconnect.code, self._reconnect.reason)
                     break
                 await asyncio.sleep(BROKER_RETRY_S)
+            except Exception:  # noqa: BLE001 - of the application, or a bug: it ends this connection only
+                log(logger, logging.ERROR, SESSION_NOT_RESTORED, **leaving.fields, exc_info=True)
+                transport.close(self._reconnect.code, self._reconnect.reason)
+                break
         await transport.attach(session)
 
     def _keep(self, transport: WebSocketTransport, reason: str) -> None:
@@ -463,6 +468,10 @@ class Migration:
         except (BadState, ClientError, BrokerUnavailable) as error:
             transport.abandon()
             return f"{NO_BROKER}{error}" if isinstance(error, BrokerUnavailable) else str(error)
+        except Exception:  # noqa: BLE001 - of the application, or a bug: the others of the batch go on
+            log(logger, logging.ERROR, SESSION_NOT_RESTORED, **peer.log_fields, exc_info=True)
+            transport.abandon()
+            return FAILED
         await self._host.attach(transport, session, connection.sock)
         return None
 

@@ -90,7 +90,10 @@ class Restorer(Protocol):
     """The wire protocol, as far as its sessions move."""
 
     async def restore(self, transport: Transport, exported: bytes, mark: Mark) -> Session:
-        """Continue a session. Raises BadState, ClientError or BrokerUnavailable, and leaves nothing behind."""
+        """
+        Continue a session. Raises BadState, ClientError, BrokerUnavailable, or what `on_migrate` raised, and leaves
+        nothing behind.
+        """
 
 
 class ConnectionHost(Protocol):

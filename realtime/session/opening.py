@@ -76,6 +76,7 @@ async def restore(
         ClientError: a room is not declared here, or the application refuses the connection. Nothing is left behind,
             and the client has to reconnect.
         BrokerUnavailable: its rooms cannot be entered now. As above.
+        Exception: `on_migrate` of the application failed. As above.
     """
     assert state.phase is not Phase.CLOSED, "a session that has ended goes nowhere"
     headers: Mapping[str, str] = state.headers or EMPTY
@@ -85,7 +86,8 @@ async def restore(
     state.headers, state.emulated_headers, state.info, state.state = {}, {}, None, b""
     state.identity.slot = services.home.slot
     state.identity.worker, state.identity.node = services.home.worker, services.home.node
-    await services.application.migrate(session.connection, "after")
+    if session.is_admitted:  # as the other worker asked before the move: the application knows no other connection
+        await services.application.migrate(session.connection, "after")
     entries = await _enter_again(session)
     if session.is_admitted and services.hub.departures.ends.are_handled:
         connection = session.connection

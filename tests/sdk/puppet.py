@@ -116,7 +116,7 @@ class Stage(ABC):
 
     async def opens(self, name: str, address: str = "127.0.6.1", **options: Any) -> Puppet:
         """Make a client that comes from `address`, and tell it to connect. Whether it does is to be seen."""
-        relay = self._relays.enter_context(Relay(self.server.port, address))
+        relay = self._relays.enter_context(Relay(self.server.port, address, host=self.server.host))
         url = relay.url.replace("http", "ws", 1) + "/connection/websocket"
         return await self.make(name, relay, url, options)
 

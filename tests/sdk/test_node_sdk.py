@@ -57,6 +57,7 @@ class NodePuppet(Puppet):
 class NodeStage(Stage):
     """Puppets in one Node process, which speaks in lines of JSON."""
 
+    script = "puppet.mjs"
     over: tuple[str, ...] = ()  # transport and encoding, as puppet.mjs has them
 
     async def __aenter__(self) -> NodeStage:
@@ -65,7 +66,7 @@ class NodeStage(Stage):
         self._ids = count(1)
         pipe = asyncio.subprocess.PIPE
         self._node = await asyncio.create_subprocess_exec(
-            require("node"), HERE / "puppet.mjs", *self.over, stdin=pipe, stdout=pipe, limit=2**24
+            require("node"), HERE / self.script, *self.over, stdin=pipe, stdout=pipe, limit=2**24
         )
         self._reading = asyncio.create_task(self._read())
         return self

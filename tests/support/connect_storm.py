@@ -69,7 +69,7 @@ class ConnectStorm:
             assert self.failures or all(self.answered[kind] >= most for kind, most in wanted.items()), self.answered
 
     async def _run(self) -> None:
-        visits: list[tuple[str, Visit]] = [("request", _request), ("websocket", _websocket)]
+        visits: list[tuple[str, Visit]] = [("request", request_health), ("websocket", connect_and_leave)]
         await asyncio.gather(*(self._client(*visits[number % 2]) for number in range(CLIENTS)))
 
     async def _client(self, kind: str, visit: Visit) -> None:
@@ -100,13 +100,13 @@ class ConnectStorm:
                     await writer.wait_closed()
 
 
-async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+async def request_health(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
     writer.write(REQUEST)
     answer = await reader.read()
     return "" if answer.startswith(b"HTTP/1.1 200 ") and b'"status"' in answer else f"answered {answer[:60]!r}"
 
 
-async def _websocket(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+async def connect_and_leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
     writer.write(HANDSHAKE)
     head = await reader.readuntil(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 101 "):

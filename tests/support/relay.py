@@ -18,12 +18,13 @@ DEADLINE_S = 60.0
 
 class Relay:
     """
-    Listens on a free port of 127.0.0.1, and connects to `port` from the address `source`. What it carries takes
-    `delay_s` each way, for a test of what a slow network does.
+    Listens on a free port of 127.0.0.1, and connects to `port` of `host` from the address `source`. What it carries
+    takes `delay_s` each way, for a test of what a slow network does.
     """
 
-    def __init__(self, port: int, source: str, *, delay_s: float = 0.0) -> None:
+    def __init__(self, port: int, source: str, *, delay_s: float = 0.0, host: str = "127.0.0.1") -> None:
         self.source = source
+        self._host = host
         self._delay_s = delay_s
         self._port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -83,7 +84,7 @@ class Relay:
             except OSError:
                 return  # closed
             try:
-                far = socket.create_connection(("127.0.0.1", self._port), DEADLINE_S, (self.source, 0))
+                far = socket.create_connection((self._host, self._port), DEADLINE_S, (self.source, 0))
             except OSError:
                 near.close()  # as the server refused us, so do we
                 continue

@@ -273,6 +273,12 @@ class RunningServer:
         return port
 
     @property
+    def host(self) -> str:
+        host = urlsplit(self.url).hostname
+        assert host is not None
+        return host
+
+    @property
     def websocket_url(self) -> str:
         """Where clients of the Centrifuge protocol connect."""
         return f"ws{self.url.removeprefix('http')}/connection/websocket"
