@@ -37,49 +37,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
-import os
-import socket
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
-from weakref import WeakSet
 
 from realtime.codes import DisconnectCode
 from realtime.errors import BrokerUnavailable, ClientError
 from realtime.log_lines import log
+from realtime.process.move_out import BROKER_RETRY_S, SESSION_NOT_RESTORED, MoveOut
 from realtime.process.moved import (
     NO_BROKER,
     ConnectionHost,
     Homes,
     KeyCounts,
-    Leaving,
     Restorer,
     UserMessages,
-    pack_moved,
     read_moved,
-    session_of,
 )
 from realtime.session.base import ApplicationCalls
-from realtime.session.plain import NotPlain
-from realtime.session.session import Session
 from realtime.session.state import BadState
 from realtime.transport.websocket import WebSocketTransport
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
 from realtime.transport.websocket_export import BadExport
 from sticky.keys.hashing import Key, Slot
-from sticky.moving.channel import MovedState, batches
 from sticky.moving.plan import ALL, COUNT, REST, Plan
-from sticky.moving.source import MoveSource, Offered, Outcome, Result
+from sticky.moving.source import MoveSource
 from sticky.moving.target import FAILED, MovedIn
 
-BATCH: Final = 64  # connections that come to rest together
-FAST_S: Final = 0.02  # for a batch to come to rest; what takes longer goes by itself, and holds up nobody
 RETRY_S: Final = 1.0  # until another look at keys that could not go home
-BROKER_S: Final = 10.0  # for the broker, when a connection was refused; then its client has to reconnect
-BROKER_RETRY_S: Final = 0.1  # until another try
 DRAIN_RETRY_S: Final = 0.05  # until another look at handshakes that were not done
-SESSION_NOT_RESTORED: Final = "! session not restored"
 
 logger = logging.getLogger("realtime.migration")
 
@@ -113,26 +98,18 @@ class Migration:
             within_s: how long a connection may take to come to rest.
         """
         self._endpoint = endpoint
-        self._application = application
         self._protocol = protocol
         self._host = host
         self._keys = keys
         self._homes = homes
-        self._users = users
-        self._reconnect = reconnect
+        self._out = MoveOut(application, protocol, users, reconnect=reconnect, within_s=within_s)
         self._within_s = within_s
         self._sources: dict[MoveSource, Plan] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
-        self._drain_until = math.inf
-        self._has_lacked_broker = False  # a target, so that it has refused what it would take later
         self._has_lost_target = False  # while this worker drains; its slot gets another worker
         self._another = asyncio.Event()  # target
-        self._moving: set[WebSocketTransport] = set()  # on their way to rest: no second task may take them
-        self._kept: WeakSet[WebSocketTransport] = WeakSet()  # they were refused, and are not offered again
-        self.moved_out = 0
-        self.moved_in = 0
-        self.refusals: Counter[str] = Counter()  # connections that could not move, by reason
+        self._moved_in = 0
 
     # As the source
 
@@ -142,7 +119,7 @@ class Migration:
         already: then an earlier target has died. With another plan they go from now on.
         """
         assert source not in self._sources, "the primary introduces a target once"
-        self._kept.clear()
+        self._out.forget_refusals()
         self._sources[source] = plan
         self._has_lost_target = False
         self._another.set()
@@ -154,7 +131,7 @@ class Migration:
     async def _move_rest(self, source: MoveSource) -> None:
         """Move what is still here to a target that came while this worker drains."""
         if await source.opened():
-            await self._move(source, list(self._movable()))
+            await self._out.move(source, list(self._movable()))
         self._has_lost_target |= not source.is_open
         self._sources.pop(source, None)
         source.close()
@@ -174,10 +151,10 @@ class Migration:
             while source.is_open and not self._is_draining:
                 if plan.name == COUNT:
                     chosen = list(self._movable())[:left]
-                    left -= await self._move(source, chosen)
+                    left -= await self._out.move(source, chosen)
                     return
                 going = self._going_home(source.slot)
-                await self._move(source, going)
+                await self._out.move(source, going)
                 if not self._has_waiting(source.slot):
                     return
                 await asyncio.sleep(RETRY_S)
@@ -189,9 +166,7 @@ class Migration:
     def _movable(self) -> Iterator[WebSocketTransport]:
         """Give the connections that can move now. A caller that awaits before it moves them must look again."""
         for each in list(self._endpoint.connections):
-            if not isinstance(each, WebSocketTransport) or each in self._moving or each in self._kept:
-                continue
-            if each.can_move is None:
+            if isinstance(each, WebSocketTransport) and self._out.is_movable(each):
                 yield each
 
     def _going_home(self, slot: Slot) -> list[WebSocketTransport]:
@@ -224,30 +199,31 @@ class Migration:
         self._is_draining = True
         loop = asyncio.get_running_loop()
         until, give_up = loop.time() + min(deadline_s, self._within_s), loop.time() + deadline_s / 2
-        self._drain_until = loop.time() + deadline_s
+        self._out.give_up_at = loop.time() + deadline_s
         opened = [source for source in self._sources if await source.opened()]
         while live := [each for each in opened if each.is_open]:
-            divided, self._has_lacked_broker = self._divided(live), False
-            await asyncio.gather(*(self._move(each, chosen) for each, chosen in divided.items()))
-            if self._has_lacked_broker and loop.time() < give_up:
+            divided, self._out.lacks_broker = self._divided(live), False
+            await asyncio.gather(*(self._out.move(each, chosen) for each, chosen in divided.items()))
+            if self._out.lacks_broker and loop.time() < give_up:
                 await asyncio.sleep(BROKER_RETRY_S)
             elif loop.time() >= until or not (any(divided.values()) or self._is_opening()):
                 break
             elif not any(divided.values()):
                 await asyncio.sleep(DRAIN_RETRY_S)
         self._has_lost_target |= any(not each.is_open for each in self._sources)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, self._out.settled(), return_exceptions=True)
         while self._has_lost_target and any(self._movable()) and loop.time() < give_up:
             self._another.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(give_up):
                     await self._another.wait()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks, self._out.settled(), return_exceptions=True)
         for source in self._sources:
             source.close()
         self._sources.clear()
-        if self.moved_out or self.refusals:
-            log(logger, logging.INFO, "= connections moved", moved=self.moved_out, refused=self.refusals.total())
+        refused = self._out.refusals.total()
+        if self._out.moved or refused:
+            log(logger, logging.INFO, "= connections moved", moved=self._out.moved, refused=refused)
 
     def _divided(self, sources: Sequence[MoveSource]) -> dict[MoveSource, list[WebSocketTransport]]:
         """Divide all connections that can move among the targets: a key goes home, what has none goes in turn."""
@@ -270,189 +246,12 @@ class Migration:
         """Return whether a handshake is under way, after which a connection can move."""
         return any(isinstance(each, WebSocketTransport) and each.is_connecting for each in self._endpoint.connections)
 
-    async def _move(self, source: MoveSource, transports: Iterable[WebSocketTransport]) -> int:
-        """Move connections to a target. Return how many it has taken."""
-        # Between the choice and this turn, the task of another target may have begun with one of them.
-        chosen = [each for each in transports if each not in self._moving]
-        self._moving.update(chosen)
-        before = self.moved_out
-        slow: list[WebSocketTransport] = []
-        try:
-            pending: set[asyncio.Task[None]] = set()
-            for begin in range(0, len(chosen), BATCH):
-                if not source.is_open:
-                    break
-                batch = chosen[begin : begin + BATCH]
-                at_rest = await self._brought_to_rest(batch, FAST_S)
-                slow += [each for each in batch if each not in at_rest and each.can_move is None]
-                pending.add(asyncio.ensure_future(self._offer(source, at_rest)))
-                if len(pending) > 1:
-                    _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            if pending:
-                await asyncio.wait(pending)
-            await asyncio.gather(*(self._move_slow(source, each) for each in slow))
-        finally:
-            self._moving.difference_update(chosen)
-        return self.moved_out - before
-
-    async def _move_slow(self, source: MoveSource, transport: WebSocketTransport) -> None:
-        """Move a connection whose handler runs, by itself: it has all of `within_s`, and holds up no other."""
-        at_rest = await self._brought_to_rest([transport], self._within_s)
-        if at_rest:
-            await self._offer(source, at_rest)
-        elif transport.can_move is None:
-            self._keep(transport, "a handler runs")
-
-    async def _brought_to_rest(
-        self, transports: Sequence[WebSocketTransport], within_s: float
-    ) -> list[WebSocketTransport]:
-        """Bring connections to rest. Return those that are, and can move; the others go on."""
-        found: list[WebSocketTransport] = []
-        busy: list[tuple[WebSocketTransport, Session]] = []
-        for each in transports:
-            session = session_of(each)
-            if session is None or not session.is_open:
-                continue
-            if session.quiesce_now():  # a task for each would cost more than all the rest of this
-                found.append(each)
-            else:
-                busy.append((each, session))
-        rests = await asyncio.gather(*(session.quiesce(within_s) for _, session in busy))
-        return [*found, *(each for (each, _), rests in zip(busy, rests, strict=True) if rests)]
-
-    async def _offer(self, source: MoveSource, transports: Sequence[WebSocketTransport]) -> None:
-        """Export connections that are at rest, offer them, and do what follows from the outcome of each."""
-        asks = self._application.sees_moves
-        await asyncio.gather(*(self._prepare(each) for each in transports if asks or each.buffered()))
-        leaving = [exported for each in transports if (exported := self._export(each)) is not None]
-        for batch in batches(leaving, [len(each.offered.state.state) for each in leaving]):
-            results = await source.offer([each.offered for each in batch])
-            for each in batch:
-                each.offered.sock.close()
-            left: list[tuple[Leaving, Result]] = []
-            for each, result in zip(batch, results, strict=True):
-                if result.outcome is Outcome.TAKEN:
-                    self._forget(source, each)
-                else:
-                    left.append((each, result))
-            await asyncio.gather(*(self._settle(*each) for each in left))
-
-    async def _prepare(self, transport: WebSocketTransport) -> None:
-        """Ask the application, and take what was not sent out of the loop's buffer."""
-        session = session_of(transport)
-        if session is None:
-            return
-        try:
-            if session.is_admitted:
-                await self._application.migrate(session.connection, "before")
-            if transport.can_move is None:
-                await transport.detach()
-        except ClientError as error:
-            self._keep(transport, f"on_migrate: {error.message}")
-        except OSError as error:
-            self._keep(transport, f"no descriptor: {error.strerror}")
-        except Exception:  # noqa: BLE001 - of the application; the log has it
-            log(logger, logging.ERROR, "! on_migrate failed", **session.log_fields, exc_info=True)
-            self._keep(transport, "on_migrate failed")
-
-    def _export(self, transport: WebSocketTransport) -> Leaving | None:
-        """Export one connection, and let go of it, in one turn of the loop. None where it stays."""
-        session = session_of(transport)
-        if session is None or not session.is_open:
-            if transport.is_parked:
-                self._spawn(transport.attach(session))  # what it was closed with meanwhile has to be sent
-            return None
-        if transport in self._kept or transport.can_move is not None or not session.is_idle:
-            self._stay(transport, session)  # what is not at rest any more is looked at again
-            return None
-        try:
-            sock = socket.socket(fileno=os.dup(transport.descriptor))
-            exported = session.export()
-        except (NotPlain, OSError) as error:
-            self._keep(transport, str(error))
-            self._stay(transport, session)
-            return None
-        user, connection_id = session.connection.user, session.connection.id
-        session.drop()
-        assert not session.is_open, "from here on only the target may write to the client"
-        self._users.leaves(user, connection_id)
-        peer = transport.peer
-        packed = pack_moved(exported, transport.export())
-        state = MovedState(
-            peer.address, peer.client_port, peer.scheme, peer.sticky_id, peer.new_sticky_id, peer.peer_address, packed
-        )
-        return Leaving(transport, exported, user, connection_id, session.log_fields, Offered(sock, state))
-
-    def _stay(self, transport: WebSocketTransport, session: Session) -> None:
-        """Have a connection go on that was brought to rest, and perhaps detached, and does not move."""
-        if transport.is_parked:
-            self._spawn(transport.attach(session))
-        session.resume()
-
-    def _forget(self, source: MoveSource, leaving: Leaving) -> None:
-        """Forget a connection that the target has taken."""
-        self.moved_out += 1
-        log(logger, logging.DEBUG, "= connection moved", **leaving.fields)
-        leaving.transport.release()
-        self._users.arrived(leaving.user, leaving.connection_id, source.worker_id)
-
-    async def _settle(self, leaving: Leaving, result: Result) -> None:
-        """Do what follows where the target has not taken a connection."""
-        transport = leaving.transport
-        if result.outcome is Outcome.LOST:
-            self._note("its target died with it", leaving.fields)
-            transport.release()  # the client sees the end of the connection, and recovers from its position
-        else:
-            if result.reason.startswith(NO_BROKER):
-                self._has_lacked_broker = True
-            elif result.outcome is Outcome.REFUSED:
-                self._kept.add(transport)
-            self._note(result.reason or "its target is gone", leaving.fields)
-            transport.take_back()
-            await self._restore_here(leaving)
-        self._users.returned(leaving.user, leaving.connection_id)
-
-    async def _restore_here(self, leaving: Leaving) -> None:
-        """
-        Serve a connection here again. Its rooms cannot be entered without the broker, so that is waited for. Where that
-        does not come back in time, the client has to reconnect.
-        """
-        transport, session = leaving.transport, None
-        loop = asyncio.get_running_loop()
-        give_up = min(loop.time() + BROKER_S, self._drain_until)
-        while session is None:
-            try:
-                session = await self._protocol.restore(transport, leaving.session, transport.peer.mark)
-            except (BadState, ClientError, BrokerUnavailable) as error:
-                if not isinstance(error, BrokerUnavailable) or loop.time() >= give_up:
-                    log(logger, logging.WARNING, "x connection lost in a move", **leaving.fields, reason=error)
-                    transport.close(self._reconnect.code, self._reconnect.reason)
-                    break
-                await asyncio.sleep(BROKER_RETRY_S)
-            except Exception:  # noqa: BLE001 - of the application, or a bug: it ends this connection only
-                log(logger, logging.ERROR, SESSION_NOT_RESTORED, **leaving.fields, exc_info=True)
-                transport.close(self._reconnect.code, self._reconnect.reason)
-                break
-        await transport.attach(session)
-
-    def _keep(self, transport: WebSocketTransport, reason: str) -> None:
-        """Note that a connection does not move, and why. It is served on here, until this worker drains."""
-        self._kept.add(transport)
-        session = session_of(transport)
-        self._note(reason, transport.peer.log_fields if session is None else session.log_fields)
-
-    def _note(self, reason: str, fields: Mapping[str, Any]) -> None:
-        self.refusals[reason] += 1
-        log(logger, logging.INFO, "x connection not moved", **fields, reason=reason)
-
-    # As the target
-
     async def take(self, connections: Sequence[MovedIn]) -> list[str | None]:
         """Take connections over. Return for each None, or why it is refused."""
         if self._is_draining:
             return ["the worker drains"] * len(connections)
         answers = await asyncio.gather(*map(self._take_one, connections))
-        self.moved_in += answers.count(None)
+        self._moved_in += answers.count(None)
         return answers
 
     async def _take_one(self, connection: MovedIn) -> str | None:
@@ -477,4 +276,4 @@ class Migration:
 
     def statistics(self) -> dict[str, Any]:
         """Return a snapshot."""
-        return {"moves": {"out": self.moved_out, "in": self.moved_in, "refused": dict(self.refusals)}}
+        return {"moves": {"out": self._out.moved, "in": self._moved_in, "refused": dict(self._out.refusals)}}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from realtime.migration import SESSION_NOT_RESTORED
+from realtime.process.move_out import SESSION_NOT_RESTORED
 from tests.process.test_migration import MORE, pids, reload, running
 from tests.process.test_migration import app as app  # the fixture
 from tests.support.aio import eventually, run_async_for
