@@ -72,3 +72,34 @@ async def test_a_client_that_has_not_connected_by_the_protocol_moves_unseen_by_t
         assert (await where(client))["moves"] == 0
         assert client.closed is None
         await client.close()
+
+
+FLOODS = APP.replace(
+    '    if when == "before":\n',
+    """    if when == "before" and conn.user == "busy":
+        for _ in range(60):
+            await app.room("flood").publish("x" * 200_000)
+    if when == "before":
+""",
+).replace('app.room("more", open=True)', 'app.room("more", open=True)\napp.room("flood", open=True, history=100)')
+assert FLOODS.count("flood") == 2
+
+
+@run_async_for(170)
+async def test_a_client_that_stops_reading_while_another_is_asked_moves_nonetheless(app: Path) -> None:
+    """Bytes wait for it when it is to be exported, and none did when it was prepared."""
+    await asyncio.to_thread(app.write_text, FLOODS)
+    with running(app, "--sticky", "ip", "--outbound-bytes", "64MiB", "--outbound", "60s", workers=1) as server:
+        reader, busy = await join(server, "127.0.63.1"), await join(server, "127.0.63.2", user="busy")
+        await reader.ask("subscribe", channel="flood")
+        reader.pause_reading()
+        old = pids(server)[0]
+        server.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(server.log.wait_for, f"worker exited slot=0 pid={old}")
+        reader.resume_reading()
+        for _ in range(60):
+            assert len((await reader.push("pub"))["pub"]["data"]) == 200_000
+        assert [(await where(each))["moves"] for each in (reader, busy)] == [1, 1]
+        assert server.log.find_all("AssertionError|never retrieved") == []
+        for client in (reader, busy):
+            await client.close()

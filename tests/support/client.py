@@ -150,6 +150,14 @@ class ProtocolClient:
         found: str = self._socket.response.headers["Set-Cookie"].partition("=")[2].partition(";")[0]
         return found
 
+    def pause_reading(self) -> None:
+        """Read nothing from the socket, until `resume_reading`."""
+        self._socket.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        self._socket.transport.resume_reading()
+
     async def close(self) -> None:
         await self._socket.close()
         await self._reading
