@@ -4,7 +4,7 @@
 #   PYTHON=python3.13          the interpreter that .venv is made with
 #   BIND=0.0.0.0 PORT=9000     where `make demo` listens
 #   SECONDS=600                how long `make fuzz` runs
-#   JOBS=2                     how many processes `make test` shares the test files between; 0 is none
+#   JOBS=3                     how many processes `make test` shares the test files between; 0 is none
 #   ARGS="-k name -x"          handed to pytest by `make test` and `make test-slow`, and to the bench by `make bench`
 #   REALTIME_MOVES=4711        when sessions move in the tests of the protocol: a seed, or `random`
 #   ARGS="S1 S5 --rounds 5 --report docs/bench"   two scenarios of the bench; without ARGS all, in about two hours
@@ -19,7 +19,7 @@ READY := $(VENV)/.installed
 BIND ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 SECONDS ?= 60
 CENTRIFUGO ?= v6.9.1
 

@@ -168,6 +168,7 @@ def image_finds_healthy(server: RunningServer, **env: str) -> bool:
     return subprocess.run(argv, check=False, capture_output=True, env={**os.environ, **env}).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.haproxy
 def test_the_rolling_update_refuses_no_client(tmp_path: Path) -> None:
     """Take the steps of docker/rolling-update.sh: each node is stopped, started anew, and healthy before the next."""

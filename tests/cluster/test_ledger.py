@@ -30,7 +30,7 @@ app.room("ledger", history=20_000, history_ttl_s=600, open=True)
 """
 
 
-@pytest.fixture(params=["local", "redis", "redis-cluster", "two-machines"])
+@pytest.fixture(params=["local", "redis", "redis-cluster", pytest.param("two-machines", marks=pytest.mark.slow)])
 def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[str]]:
     """Where clients may connect."""
     app = tmp_path / "app.py"

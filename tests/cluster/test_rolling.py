@@ -110,7 +110,7 @@ def nginx(ports: dict[str, int], directory: Path) -> Iterator[tuple[int, Callabl
     "proxied",
     [
         pytest.param(haproxy, marks=pytest.mark.haproxy, id="haproxy"),
-        pytest.param(nginx, marks=pytest.mark.nginx, id="nginx"),
+        pytest.param(nginx, marks=[pytest.mark.nginx, pytest.mark.slow], id="nginx"),
     ],
 )
 def test_two_nodes_are_deployed_in_turn_and_no_client_is_refused(proxied: Any, tmp_path: Path) -> None:
@@ -175,6 +175,7 @@ class Kubelet:
         return False
 
 
+@pytest.mark.slow
 def test_a_rolling_update_of_pods_refuses_no_client() -> None:
     """maxSurge 1, maxUnavailable 0: a new pod is ready, then an old one gets TERM while the Service still names it."""
     spec = deployment()["spec"]
