@@ -67,6 +67,8 @@ NO_WORKER: Final = (
     "it again, for a reload brings new code to workers alone"
 )
 
+LAST_REQUESTS_S: Final = 5.0  # at the end of a drain, for requests that came before: new ones go to the successor
+
 REAP_S: Final = 1.0  # for the removal of a dead worker's members, when this one ends; others do it as well
 
 OURS: Final = (str(Path(realtime.__file__).parent), "<frozen importlib")
@@ -168,7 +170,9 @@ class Process:
             self._worker.staying.keep(self._host.staying_keys(but=self._parts.endpoints.http_paths))
             await self.migration.drain(deadline_s)
         left_s = max(until - asyncio.get_running_loop().time(), 0)
+        ending = asyncio.get_running_loop().call_later(max(left_s - LAST_REQUESTS_S, 0), self._worker.staying.end)
         await self.gateway.drain(left_s, is_stop=self._worker.node_state.is_stopping)
+        ending.cancel()
         self._worker.staying.end()
         await self._side_tasks.close(REAP_S)
         await self._parts.close()

@@ -409,7 +409,8 @@ class Dispatcher:
         else:
             if handoff.reason != REFUSED:
                 handoff.reason = "again"
-            if avoid is not None and len(self._live) > 1 and self._send_to_other(avoid, handoff):
+            is_live = avoid is not None and self._live.get(avoid.slot) is avoid  # else no slot leads to it
+            if avoid is not None and is_live and len(self._live) > 1 and self._send_to_other(avoid, handoff):
                 return
             self._place(handoff)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from realtime.transport.asgi_host import REQUEST_CUT
 from sticky.process.control import ControlFailed
 from tests.process.test_migration import pids, running
 from tests.process.test_migration_faults import addresses_of
@@ -29,7 +30,9 @@ from tests.support.server import RunningServer
 pytestmark = pytest.mark.slow
 
 APP = """
+import asyncio
 import os
+import random
 
 from realtime import App
 
@@ -49,6 +52,8 @@ async def hosted(scope, receive, send):
         while (await receive())["type"] == "websocket.receive":
             await send({"type": "websocket.send", "text": body.decode()})
     elif scope["type"] == "http":
+        if scope["path"] == "/slow":
+            await asyncio.sleep(random.uniform(1.5, 3))
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
         await send({"type": "http.response.body", "body": body})
 
@@ -117,10 +122,10 @@ async def people(server: RunningServer, sticky: str) -> list[Person]:
 
 
 @contextlib.asynccontextmanager
-async def served(tmp_path: Path, sticky: str) -> AsyncIterator[RunningServer]:
+async def served(tmp_path: Path, sticky: str, drain: str = "24h") -> AsyncIterator[RunningServer]:
     path = tmp_path / "app.py"
     await asyncio.to_thread(path.write_text, APP)
-    with running(path, "--sticky", sticky, "--drain", "24h") as server:
+    with running(path, "--sticky", sticky, "--drain", drain) as server:
         yield server
 
 
@@ -183,6 +188,28 @@ async def test_when_the_last_hosted_connection_of_a_key_has_ended_its_requests_g
         await wait_until(leaving, successor)
         assert await staying.get() == old
         assert await pid_of(sockets[1]) == old
+
+
+@run_async_for(120)
+async def test_no_request_is_cut_at_the_end_of_the_drain_because_it_went_to_the_old_worker(tmp_path: Path) -> None:
+    async with served(tmp_path, "ip", drain="10s") as server:
+        [person, _] = await people(server, "ip")
+        socket = await person.open()
+        seen: list[int] = []
+        is_over = asyncio.Event()
+
+        async def ask() -> None:
+            while not is_over.is_set():
+                seen.append(await person.get(path="/slow"))
+
+        asking = [asyncio.create_task(ask()) for _ in range(8)]
+        old, successor = await replace(server)
+        await asyncio.to_thread(server.log.wait_for, exited(slot=0, pid=old))
+        is_over.set()
+        await asyncio.gather(*asking)
+        assert set(seen) == {old, successor}
+        assert socket.close_code == 1012
+        assert server.log.find_all(REQUEST_CUT) == []
 
 
 @run_async_for(120)

@@ -18,7 +18,18 @@ from sticky.errors import NotAWorker
 from sticky.handoff import messages
 from sticky.handoff.channel import CARRIED_MAX, CHANNEL_FD, Channel, Kind, Received
 from sticky.handoff.journal import NO_MARK
-from sticky.handoff.messages import Ack, Beat, Ended, GiveBack, KeysAway, KeysEnded, Nack, from_primary, from_worker
+from sticky.handoff.messages import (
+    Ack,
+    Beat,
+    Ended,
+    GiveBack,
+    KeysAway,
+    KeysEnded,
+    KeysStay,
+    Nack,
+    from_primary,
+    from_worker,
+)
 from sticky.keys.affinity import Affinity, AffinitySettings
 from sticky.keys.hashing import Hashing, Slot
 from sticky.keys.live_keys import REPORT_KEYS
@@ -28,6 +39,7 @@ from sticky.worker.ended_report import ENDED_S, EndedReport
 from sticky.worker.heartbeat import Heartbeat
 from sticky.worker.key_report import KeyReport
 from sticky.worker.routes import Routes
+from sticky.worker.staying import Staying
 from sticky.worker.worker import Worker
 from tests.sticky.test_worker_edge import BOOT, Run
 from tests.support.aio import run_async
@@ -129,6 +141,34 @@ def test_an_ended_key_is_reported_at_once_or_when_there_is_room(ends: Ends) -> N
         assert ends.received() == [KeysEnded([key], 0)]
 
 
+def test_keys_that_stay_are_reported_in_parts_and_those_that_have_ended_are_not(ends: Ends) -> None:
+    report, known = KeyReport(ends.link, ends.acknowledgements), routes()
+    staying = Staying(known, report, is_heard=True)
+    keys = [known.key_of(f"10.0.{number // 250}.{number % 250}", None) for number in range(REPORT_KEYS + 1)]
+    for key in keys:
+        known.keys.enter(key)
+    ends.fill()
+    staying.keep(key for key in keys if key is not None)
+    ends.drain()
+    known.keys.leave(keys[0])
+    staying.report()  # as to another primary
+    parts = [each for each in ends.received() if isinstance(each, KeysStay)]
+    assert sorted(key for part in parts for key in part.keys) == sorted(key for key in keys[1:] if key is not None)
+    staying.end()
+    staying.report()
+    assert ends.received() == []
+
+
+def test_a_primary_of_the_release_before_gets_no_report_of_keys_that_stay(ends: Ends) -> None:
+    report, known = KeyReport(ends.link, ends.acknowledgements), routes()
+    key = known.key_of("192.0.2.1", None)
+    assert key is not None
+    known.keys.enter(key)
+    Staying(known, report, is_heard=False).keep([key])
+    known.keys.leave(key)
+    assert ends.received() == []
+
+
 def test_a_newer_request_replaces_the_answer_to_an_older_one(ends: Ends) -> None:
     report, known = KeyReport(ends.link, ends.acknowledgements), routes()
     ends.fill()
@@ -213,6 +253,20 @@ async def test_what_on_connection_raises_sends_the_connection_to_another_worker(
     running = asyncio.ensure_future(run.worker.run(on_connection=broken, on_drain=run._drain))
     assert await run.next(Nack) == Nack(1)
     assert run.worker.open == 0
+    run.drain()
+    await running
+    client.close()
+    run.primary.close()
+
+
+@run_async
+async def test_after_its_drain_a_worker_rejects_what_still_comes() -> None:
+    run = Serving()
+    running = asyncio.ensure_future(run.until_ended())
+    run.worker.staying.end()
+    client = run.hand_over(1)
+    assert await run.next(Nack) == Nack(1)
+    assert (run.adopted, run.worker.open) == ([], 0)
     run.drain()
     await running
     client.close()
