@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from sticky.handoff import journal
+from sticky.handoff.blame import CRASHES, REFUSED_S
 from sticky.handoff.channel import Kind
 from sticky.handoff.messages import READINESS, REFUSED
 from sticky.handoff.worker_handle import WorkerEvent, WorkerHandle
@@ -23,15 +26,6 @@ from tests.support.fake_poller import FakePoller
 from tests.support.recorded_hooks import recorded_hooks
 
 
-class Refusing(Crashes):
-    """Crashes of which some keys are refused now."""
-
-    refused: list[dict[str, Any]] = []
-
-    def now_refused(self) -> list[dict[str, Any]]:
-        return self.refused
-
-
 class Rig:
     """Announcements over workers that are no processes."""
 
@@ -41,9 +35,22 @@ class Rig:
         self.hooks: list[tuple[str, dict[str, Any]]] = []
         self.readiness = NodeReadiness(self.workers)
         affinity = Affinity(AffinitySettings(), hashing)
-        self.crashes = Refusing(poller, affinity, hashing, workers=self.workers, counters=counters)
+        self.crashes = Crashes(poller, affinity, hashing, workers=self.workers, counters=counters)
         hooks = recorded_hooks(self.hooks, counters)
         self.announcements = Announcements(self.workers, hooks, self.crashes, self.readiness)
+
+    def crash(self, key: bytes) -> None:
+        """Have one key's requests crash so many workers that it is refused."""
+        for _ in range(CRASHES):
+            memory = journal.create()
+            assert memory is not None
+            mark = journal.Journal(mmap.mmap(memory, journal.SIZE)).open(key)
+            mark.begin()
+            worker = WorkerHandle(
+                Slot(0), 400, FakeChannel(), worker_id="w", generation=1, now=0.0, lifetime=Lifetime(), journal=memory
+            )
+            self.crashes.ended(worker, -11)
+            worker.close_journal()
 
     def worker(self, slot: int, *, is_ready: bool = True) -> tuple[WorkerHandle, FakeChannel]:
         channel = FakeChannel()
@@ -87,11 +94,11 @@ def test_one_that_serves_is_announced_to_all_others_that_serve(rig: Rig) -> None
 
 def test_one_that_serves_learns_what_was_announced_before_it(rig: Rig) -> None:
     rig.readiness.set(LAME_DUCK)
-    rig.crashes.refused = [{"key": b"k", "for_s": 3.0}]
+    rig.crash(b"a key")
     worker, own = rig.worker(1)
     rig.announcements.ready(worker)
     assert own.sent == [
-        (Kind.EVENT, (REFUSED, {"key": b"k", "for_s": 3.0})),
+        (Kind.EVENT, (REFUSED, {"key": b"a key", "for_s": REFUSED_S})),
         (Kind.EVENT, (READINESS, {"reasons": [LAME_DUCK], "stopping": True})),
     ]
 
