@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from sticky.handoff.channel import Channel, Kind
-from sticky.handoff.messages import Ready, from_primary
+from sticky.handoff.messages import Ready, from_primary, from_worker
+from sticky.worker.primary_link import PrimaryLink
 from tests.support.worker_ends import PrimaryEnd
 
 
@@ -40,14 +41,16 @@ def test_a_lost_primary_gets_nothing_though_its_channel_is_open(primary: Primary
 
 
 def test_the_next_primary_gets_what_is_sent_from_then_on(primary: PrimaryEnd) -> None:
-    link, following = primary.link, PrimaryEnd()
+    ours, theirs = Channel.pair(from_worker)
+    link = PrimaryLink(Channel(theirs, from_primary))
+    ours.close()
+    assert not link.send(Kind.READY)
     link.lose()
-    link.found(Channel(following._worker_channel.sock.dup(), from_primary))
+    theirs.close()
+    link.found(primary.worker_channel)
+    assert not link.is_lost
     assert link.send(Kind.READY)
-    assert following.received() == [Ready()]
-    assert primary.received() == []
-    link._channel.close()
-    following.close()
+    assert primary.received() == [Ready()]
 
 
 def test_a_message_that_is_too_large_is_the_callers_error(primary: PrimaryEnd) -> None:
