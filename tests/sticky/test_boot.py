@@ -98,7 +98,8 @@ def test_another_message_first_is_refused(parent: Parent, kind: Kind) -> None:
 
 def test_a_message_that_cannot_be_read_is_refused(parent: Parent) -> None:
     parent.channel.sock.send(b"\xc1")
-    with pytest.raises(NotAWorker, match="not BOOT"):
+    with pytest.raises(NotAWorker, match="not BOOT") as caught:
         receive_boot()
+    assert caught.tb, "nothing of the failed start is garbage yet"
     with pytest.raises(ChannelClosed):  # the primary sees that its worker is none
         parent.channel.receive()

@@ -16,11 +16,13 @@ import pytest
 
 from sticky.accept.acceptor import Acceptor
 from sticky.accept.pending_connection import PendingConnection
+from sticky.handoff.channel import Kind
 from sticky.handoff.messages import Ack
 from sticky.handoff.pending_handoff import PendingHandoff
 from sticky.heads.first_bytes import HeadLimits
 from sticky.keys.addresses import Addresses
 from sticky.keys.affinity import Affinity, AffinitySettings
+from sticky.loop.poller import WRITE
 from sticky.process.in_flight import IN_FLIGHT, LOST
 from sticky.process.release import CHECK_S, COUNTERS, PLACE_S, Release, take_counters, take_pending
 from tests.support.cluster_without_processes import ClusterWithoutProcesses
@@ -161,8 +163,23 @@ def test_a_handoff_for_which_a_workers_channel_has_no_room_is_lost_as_well(make:
     rig.hand_over()
     assert len(worker.waiting) == 1
     rig.release.begin()
+    assert rig.released == 0, "room may come"
     rig.cluster.poller.run_for(PLACE_S + CHECK_S)
     assert rig.cluster.counters[LOST] == 1
+
+
+def test_a_message_that_waits_for_a_workers_channel_is_waited_for(make: Callable[..., Rig]) -> None:
+    rig = make()
+    worker = rig.cluster.live(0)
+    channel = rig.cluster.process(worker).channel
+    channel.is_full = True
+    rig.cluster.workers.send(worker, Kind.INSPECT)
+    rig.release.begin()
+    assert rig.released == 0, "it would end with this process"
+    channel.is_full = False
+    rig.cluster.poller.make_ready(channel.fileno(), WRITE)
+    rig.cluster.poller.run_for(CHECK_S)
+    assert rig.released == 1
 
 
 def test_a_pending_connection_goes_on_in_the_successor(make: Callable[..., Rig], keeper: KeeperEnd) -> None:

@@ -7,6 +7,7 @@ Takeover, dispatcher and worker deposit are real; the workers are channels in me
 from __future__ import annotations
 
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ import pytest
 from sticky.handoff.channel import Kind, WorkerChannel
 from sticky.handoff.dispatcher import Dispatcher
 from sticky.handoff.messages import NUMBER_MAX, WorkerIdentity
+from sticky.handoff.pending_handoff import PendingHandoff
 from sticky.handoff.refusals import Refusals
 from sticky.handoff.worker_handle import WorkerEvent, WorkerHandle, WorkerState
 from sticky.keys.addresses import Addresses
@@ -210,6 +212,16 @@ def test_with_the_answer_it_serves_and_its_numbers_are_known(rig: Rig) -> None:
     assert rig.done == ["serve 11"]
     assert (worker.sent, worker.taken, worker.connections) == (41, 41, 7)
     assert not rig.takeover.covers(Slot(0)), "it is in its slot"
+
+
+def test_the_next_handoff_has_a_number_that_the_worker_has_not_seen(rig: Rig) -> None:
+    rig.keep(11)
+    rig.adopt()
+    rig.answer(11, seen=41)
+    ours, client = socket.socketpair()
+    with ours, client:
+        rig.dispatcher.dispatch(PendingHandoff(ours, "192.0.2.1", "192.0.2.1", 1, kind="raw"))
+        assert rig.ends[11].last(Kind.HANDOFF)[0] == 42
 
 
 def test_a_worker_that_was_draining_is_retired_again_and_not_waited_for(rig: Rig) -> None:
