@@ -69,6 +69,12 @@ NAMES_TWICE: dict[str, frozenset[str]] = {
     "sticky": frozenset(),
 }
 
+# Modules of sticky that no test without a process can show, each with its reason.
+SHOWN_BY_PROCESSES: dict[str, str] = {
+    "sticky.process.privileges": "a process that has become another user stays it: test_privileges.py forks",
+    "sticky.supervision.environment": "it is the operating system, which all other tests replace: test_environment.py",
+}
+
 # The package's own face: it shows what users import, and nothing inside may take that way round.
 FACE = "realtime"
 
@@ -215,6 +221,62 @@ def test_the_folders_of_sticky_import_downwards_only() -> None:
             if here is not None and there is not None and there < here:
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {target} is above it")
     assert not wrong, "\n".join(wrong)
+
+
+def starts_processes(name: str, path: Path) -> bool:
+    """Return whether a test file starts a process, or forks: by itself, or with what tests/support has for it."""
+    starters = ("subprocess", "multiprocessing", "tests.support.edge", "tests.support.processes")
+    helpers = {target for _, target in imports(name, path) if target.startswith("tests.support.server.")}
+    return (
+        any(f"{target}.".startswith(tuple(f"{each}." for each in starters)) for _, target in imports(name, path))
+        or bool(helpers - {"tests.support.server.ROOT"})
+        or any(
+            isinstance(node, ast.Attribute) and node.attr == "fork"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        )
+    )
+
+
+def without_unit_test(names: set[str], tests: list[tuple[str, Path]]) -> set[str]:
+    """Return which modules no test file imports that starts no process."""
+    tested = set()
+    for name, path in tests:
+        if not starts_processes(name, path):
+            tested |= {each for _, target in imports(name, path) for each in (target, target.rpartition(".")[0])}
+    return names - tested
+
+
+def unit_tests() -> list[tuple[str, Path]]:
+    return [(name, path) for name, path in modules("tests/sticky") if path.name.startswith("test_")]
+
+
+def test_each_module_of_sticky_has_a_test_without_a_process() -> None:
+    names = {name for name, path in modules("sticky") if path.name != "__init__.py"}
+    found = without_unit_test(names, unit_tests())
+    missing = found - SHOWN_BY_PROCESSES.keys()
+    assert not missing, f"no file of tests/sticky without a process imports {sorted(missing)}"
+    over = SHOWN_BY_PROCESSES.keys() - found
+    assert not over, f"these have a test without a process now: take them out of SHOWN_BY_PROCESSES: {sorted(over)}"
+
+
+def test_the_search_for_missing_unit_tests_itself(tmp_path: Path) -> None:
+    def test_file(name: str, text: str) -> tuple[str, Path]:
+        path = tmp_path / f"{name}.py"
+        path.write_text(text, encoding="utf-8")
+        return name, path
+
+    tests = [
+        test_file("test_a", "from sticky.keys.a import A"),
+        test_file("test_b", "import sticky.keys.b"),
+        test_file("test_c", "import subprocess\nfrom sticky.keys import c"),
+        test_file("test_d", "import os\nfrom sticky.keys.d import D\nos.fork()"),
+        test_file("test_e", "from sticky.keys.e import E\nfrom tests.support.server import ROOT"),
+        test_file("test_f", "from sticky.keys.f import F\nfrom tests.support.server import ROOT, Server"),
+        test_file("test_g", "from sticky.keys import g\nfrom tests.support.edge import Edge"),
+    ]
+    names = {f"sticky.keys.{letter}" for letter in "abcdefgh"}
+    assert without_unit_test(names, tests) == {f"sticky.keys.{letter}" for letter in "cdfgh"}
+    assert without_unit_test(names, tests[1:]) == {f"sticky.keys.{letter}" for letter in "acdfgh"}
 
 
 def test_only_what_joins_the_parts_of_a_process_knows_a_wire_protocol() -> None:

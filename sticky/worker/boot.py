@@ -36,8 +36,18 @@ def receive_boot() -> tuple[Channel, dict[str, Any], Journal]:
         raise NotAWorker(f"{CHANNEL_FD} names no socket ({error.strerror})") from error
     sock.set_inheritable(False)  # not for the children of the application
     channel = Channel(sock, from_primary)
+    try:
+        about, fd = _receive_first(channel)
+    except NotAWorker:
+        channel.close()
+        raise
+    return channel, about, Journal.from_fd(fd)
+
+
+def _receive_first(channel: Channel) -> tuple[dict[str, Any], int | None]:
+    """Wait for the first message. Return what it says, and the descriptor of the journal, which the caller owns."""
     poll = select.poll()  # select() knows no descriptor above 1023, and the channel may be one
-    poll.register(sock, select.POLLIN)
+    poll.register(channel.fileno(), select.POLLIN)
     if not poll.poll(BOOT_WAIT_S * 1000):
         raise NotAWorker("the primary has sent nothing")
     try:
@@ -46,4 +56,4 @@ def receive_boot() -> tuple[Channel, dict[str, Any], Journal]:
         raise NotAWorker("the primary is gone") from None
     if isinstance(first, Unreadable) or not isinstance(first.message, messages.Boot):
         raise NotAWorker(f"the first message of the primary is not BOOT: {first}")
-    return channel, first.message.about, Journal.from_fd(first.fd)
+    return first.message.about, first.fd

@@ -23,7 +23,6 @@ from sticky.keys.hashing import Slot
 from sticky.moving.channel import BATCH_MAX, INLINE_BYTES, MoveChannel, MovedState, Taken, batches
 from sticky.moving.source import MoveSource, Offered, Outcome, Result
 from sticky.moving.target import MovedIn, MoveTarget
-from sticky.moving.tcp_counters import touches
 from sticky.supervision.introductions import gifts
 from tests.support.aio import run_async
 from tests.support.server import ROOT
@@ -248,34 +247,6 @@ def test_an_answer_has_short_reasons() -> None:
     assert arrived is not None
     assert isinstance(arrived.message, Taken)
     assert len(arrived.message.refused[0]) == 500
-    one.close()
-    other.close()
-
-
-# What was written and read
-
-
-def test_the_counters_see_each_byte_that_any_copy_reads_or_writes() -> None:
-    with connections(1) as [(client, server)]:
-        before = touches(server)
-        assert before is not None
-        client.send(b"12345")
-        server.recv(5, socket.MSG_PEEK | socket.MSG_WAITALL)
-        assert touches(server) == before, "what arrives, or is only looked at, is no touch"
-        copy = server.dup()
-        assert copy.recv(2) == b"12"
-        read = touches(server)
-        assert read == (before.written, before.consumed + 2)
-        copy.send(b"abc")
-        assert touches(server) == (before.written + 3, before.consumed + 2)
-        assert client.recv(3) == b"abc"
-        assert touches(server) == (before.written + 3, before.consumed + 2), "acknowledged or not"
-        copy.close()
-
-
-def test_a_unix_socket_has_no_counters() -> None:
-    one, other = socket.socketpair()
-    assert touches(one) is None
     one.close()
     other.close()
 

@@ -80,8 +80,8 @@ class PrimaryEnd:
 
     def __init__(self) -> None:
         self.channel, theirs = Channel.pair(from_worker)
-        self._worker_channel = Channel(theirs, from_primary)
-        self.link = PrimaryLink(self._worker_channel)
+        self.worker_channel = Channel(theirs, from_primary)
+        self.link = PrimaryLink(self.worker_channel)
 
     def received(self) -> list[Any]:
         """Return the worker's messages, without those of `fill`."""
@@ -104,4 +104,4 @@ class PrimaryEnd:
 
     def close(self) -> None:
         self.channel.close()
-        self._worker_channel.close()
+        self.worker_channel.close()
