@@ -14,6 +14,7 @@ Nothing is read afterwards: a message that this process took out of a channel wo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -115,4 +116,5 @@ def take_counters(keeper: KeeperLink, counters: Counter[str]) -> None:
     data = keeper.take_bytes(COUNTERS)
     if data is not None:
         keeper.drop(COUNTERS)
-        counters.update(msgspec.msgpack.decode(data, type=dict[str, int]))
+        with contextlib.suppress(msgspec.MsgspecError):  # of another version: the counters begin at 0
+            counters.update(msgspec.msgpack.decode(data, type=dict[str, int]))

@@ -229,3 +229,11 @@ def test_a_successor_goes_on_counting(make: Callable[..., Rig], keeper: KeeperEn
         assert successor.receive() == [f"DROP {COUNTERS}"]
         take_counters(successor.link, counters)
         assert counters["accepted"] == 42, "they are taken once"
+
+
+def test_counters_of_another_version_do_not_hinder_a_start(keeper: KeeperEnd) -> None:
+    keeper.link.put_bytes(COUNTERS, b"\x93\x01\x02\x03")  # a list
+    with keeper.successor() as successor:
+        counters = Counter({"accepted": 2})
+        take_counters(successor.link, counters)
+        assert counters == {"accepted": 2}
