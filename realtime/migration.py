@@ -56,6 +56,7 @@ from realtime.process.moved import (
     UserMessages,
     pack_moved,
     read_moved,
+    session_of,
 )
 from realtime.session.base import ApplicationCalls
 from realtime.session.plain import NotPlain
@@ -74,6 +75,7 @@ BATCH: Final = 64  # connections that come to rest together
 FAST_S: Final = 0.02  # for a batch to come to rest; what takes longer goes by itself, and holds up nobody
 RETRY_S: Final = 1.0  # until another look at keys that could not go home
 DRAIN_RETRY_S: Final = 0.05  # until another look at handshakes that were not done
+DRAINS: Final = "the worker drains"
 SESSION_NOT_RESTORED: Final = "! session not restored"
 
 logger = logging.getLogger("realtime.migration")
@@ -123,6 +125,8 @@ class Migration:
         self._another = asyncio.Event()  # target
         self._moving: set[WebSocketTransport] = set()  # on their way to rest: no second task may take them
         self._kept: WeakSet[WebSocketTransport] = WeakSet()  # they were refused, and are not offered again
+        self._declined: WeakSet[MoveSource] = WeakSet()  # their targets drain
+        self._taking = 0  # batches that are being taken over
         self.moved_out = 0
         self.moved_in = 0
         self.refusals: Counter[str] = Counter()
@@ -163,7 +167,7 @@ class Migration:
         try:
             if not await source.opened():
                 return
-            while source.is_open and not self._is_draining:
+            while source.is_open and source not in self._declined and not self._is_draining:
                 if plan.name == COUNT:
                     chosen = list(self._movable())[:left]
                     left -= await self._move(source, chosen)
@@ -219,7 +223,8 @@ class Migration:
         while live := [each for each in opened if each.is_open]:
             divided = self._divided(live)
             await asyncio.gather(*(self._move(each, chosen) for each, chosen in divided.items()))
-            if loop.time() >= until or not (any(divided.values()) or self._is_opening()):
+            waits = self._taking or self._moving or (self._is_opening() and loop.time() < until)
+            if loop.time() >= give_up or not (any(divided.values()) or waits):
                 break
             if not any(divided.values()):
                 await asyncio.sleep(DRAIN_RETRY_S)
@@ -240,7 +245,7 @@ class Migration:
     def _divided(self, sources: Sequence[MoveSource]) -> dict[MoveSource, list[WebSocketTransport]]:
         """Divide all connections that can move among the targets: a key goes home, what has none goes in turn."""
         successors = [each for each in sources if self._sources[each].name == ALL]
-        targets = successors or sources
+        targets = successors or [each for each in sources if self._sources[each].name == REST] or sources
         found: dict[MoveSource, list[WebSocketTransport]] = {each: [] for each in targets}
         by_slot = {each.slot: each for each in targets}
         turn = 0
@@ -294,7 +299,7 @@ class Migration:
         """Bring connections to rest. Return those that are, and can move; the others go on."""
 
         async def quiesce(transport: WebSocketTransport) -> bool:
-            session = _session_of(transport)
+            session = session_of(transport)
             return session is not None and session.is_open and await session.quiesce(within_s)
 
         rests = await asyncio.gather(*map(quiesce, transports))
@@ -312,7 +317,7 @@ class Migration:
 
     async def _prepare(self, transport: WebSocketTransport) -> None:
         """Ask the application, and take what was not sent out of the loop's buffer."""
-        session = _session_of(transport)
+        session = session_of(transport)
         if session is None:
             return
         try:
@@ -330,7 +335,7 @@ class Migration:
 
     def _export(self, transport: WebSocketTransport) -> Leaving | None:
         """Export one connection, and let go of it, in one turn of the loop. None where it stays."""
-        session = _session_of(transport)
+        session = session_of(transport)
         if session is None or not session.is_open:
             if transport.is_parked:
                 self._spawn(transport.attach(session))  # what it was closed with meanwhile has to be sent
@@ -374,7 +379,9 @@ class Migration:
             self._note("its target died with it", leaving.fields)
             transport.release()  # the client sees the end of the connection, and recovers from its position
         else:
-            if result.outcome is Outcome.REFUSED:
+            if result.reason == DRAINS:
+                self._declined.add(source)
+            elif result.outcome is Outcome.REFUSED:
                 self._kept.add(transport)
             self._note(result.reason or "its target is gone", leaving.fields)
             transport.take_back()
@@ -398,7 +405,7 @@ class Migration:
     def _keep(self, transport: WebSocketTransport, reason: str) -> None:
         """Note that a connection does not move, and why. It is served on here, until this worker drains."""
         self._kept.add(transport)
-        session = _session_of(transport)
+        session = session_of(transport)
         self._note(reason, transport.peer.log_fields if session is None else session.log_fields)
 
     def _note(self, reason: str, fields: Mapping[str, Any]) -> None:
@@ -410,8 +417,12 @@ class Migration:
     async def take(self, connections: Sequence[MovedIn]) -> list[str | None]:
         """Take connections over. Return for each None, or why it is refused."""
         if self._is_draining:
-            return ["the worker drains"] * len(connections)
-        answers = await asyncio.gather(*map(self._take_one, connections))
+            return [DRAINS] * len(connections)
+        self._taking += 1  # a drain waits for them, and moves them on
+        try:
+            answers = await asyncio.gather(*map(self._take_one, connections))
+        finally:
+            self._taking -= 1
         self.moved_in += answers.count(None)
         return answers
 
@@ -437,9 +448,3 @@ class Migration:
     def statistics(self) -> dict[str, Any]:
         """Return a snapshot."""
         return {"moves": {"out": self.moved_out, "in": self.moved_in, "refused": dict(self.refusals)}}
-
-
-def _session_of(transport: WebSocketTransport) -> Session | None:
-    """Return the session of a connection. What else may be served by a native WebSocket does not move."""
-    session = transport.session
-    return session if isinstance(session, Session) else None

@@ -118,3 +118,9 @@ class Homes(Protocol):
 
     def home_of(self, key: Key | None) -> Slot | None:
         """Return the slot of a key; None where there is no key."""
+
+
+def session_of(transport: WebSocketTransport) -> Session | None:
+    """Return the session of a connection. What else may be served by a native WebSocket does not move."""
+    session = transport.session
+    return session if isinstance(session, Session) else None
