@@ -45,6 +45,7 @@ from realtime.errors import BrokerUnavailable, ClientError
 from realtime.log_lines import log
 from realtime.process.move_out import BROKER_RETRY_S, SESSION_NOT_RESTORED, MoveOut
 from realtime.process.moved import (
+    DRAINS,
     NO_BROKER,
     ConnectionHost,
     Homes,
@@ -64,7 +65,7 @@ from sticky.moving.source import MoveSource
 from sticky.moving.target import FAILED, MovedIn
 
 RETRY_S: Final = 1.0  # until another look at keys that could not go home
-DRAIN_RETRY_S: Final = 0.05  # until another look at handshakes that were not done
+DRAIN_RETRY_S: Final = 0.05  # until another look at what is not done
 
 logger = logging.getLogger("realtime.migration")
 
@@ -109,6 +110,7 @@ class Migration:
         self._is_draining = False
         self._has_lost_target = False  # while this worker drains; its slot gets another worker
         self._another = asyncio.Event()  # target
+        self._taking = 0  # batches that are being taken over
         self._moved_in = 0
 
     # As the source
@@ -148,7 +150,7 @@ class Migration:
         try:
             if not await source.opened():
                 return
-            while source.is_open and not self._is_draining:
+            while source.is_open and not self._out.is_declined_by(source) and not self._is_draining:
                 if plan.name == COUNT:
                     chosen = list(self._movable())[:left]
                     left -= await self._out.move(source, chosen)
@@ -204,9 +206,10 @@ class Migration:
         while live := [each for each in opened if each.is_open]:
             divided, self._out.lacks_broker = self._divided(live), False
             await asyncio.gather(*(self._out.move(each, chosen) for each, chosen in divided.items()))
+            waits = self._taking or self._out.is_moving or (self._is_opening() and loop.time() < until)
             if self._out.lacks_broker and loop.time() < give_up:
                 await asyncio.sleep(BROKER_RETRY_S)
-            elif loop.time() >= until or not (any(divided.values()) or self._is_opening()):
+            elif loop.time() >= give_up or not (any(divided.values()) or waits):
                 break
             elif not any(divided.values()):
                 await asyncio.sleep(DRAIN_RETRY_S)
@@ -228,7 +231,7 @@ class Migration:
     def _divided(self, sources: Sequence[MoveSource]) -> dict[MoveSource, list[WebSocketTransport]]:
         """Divide all connections that can move among the targets: a key goes home, what has none goes in turn."""
         successors = [each for each in sources if self._sources[each].name == ALL]
-        targets = successors or sources
+        targets = successors or [each for each in sources if self._sources[each].name == REST] or sources
         assert targets, "a drain without an open target divides nothing"
         found: dict[MoveSource, list[WebSocketTransport]] = {each: [] for each in targets}
         by_slot = {each.slot: each for each in targets}
@@ -249,8 +252,12 @@ class Migration:
     async def take(self, connections: Sequence[MovedIn]) -> list[str | None]:
         """Take connections over. Return for each None, or why it is refused."""
         if self._is_draining:
-            return ["the worker drains"] * len(connections)
-        answers = await asyncio.gather(*map(self._take_one, connections))
+            return [DRAINS] * len(connections)
+        self._taking += 1  # a drain waits for them, and moves them on
+        try:
+            answers = await asyncio.gather(*map(self._take_one, connections))
+        finally:
+            self._taking -= 1
         self._moved_in += answers.count(None)
         return answers
 

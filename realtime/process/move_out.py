@@ -21,7 +21,7 @@ from weakref import WeakSet
 from realtime.codes import DisconnectCode
 from realtime.errors import BrokerUnavailable, ClientError
 from realtime.log_lines import log
-from realtime.process.moved import NO_BROKER, Leaving, Restorer, UserMessages, pack_moved, session_of
+from realtime.process.moved import DRAINS, NO_BROKER, Leaving, Restorer, UserMessages, pack_moved, session_of
 from realtime.session.base import ApplicationCalls
 from realtime.session.plain import NotPlain
 from realtime.session.session import Session
@@ -74,6 +74,7 @@ class MoveOut:
         self._within_s = within_s
         self._moving: set[WebSocketTransport] = set()  # on their way to rest: no second task may take them
         self._kept: WeakSet[WebSocketTransport] = WeakSet()  # they were refused, and are not offered again
+        self._declined: WeakSet[MoveSource] = WeakSet()  # their targets drain
         self._tasks: set[asyncio.Task[None]] = set()
         self.moved = 0
         self.refusals: Counter[str] = Counter()
@@ -83,6 +84,15 @@ class MoveOut:
     def is_movable(self, transport: WebSocketTransport) -> bool:
         """Return whether a connection can move now. A caller that awaits before `move` must ask again."""
         return transport not in self._moving and transport not in self._kept and transport.can_move is None
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether connections are on their way to rest, or offered."""
+        return bool(self._moving)
+
+    def is_declined_by(self, source: MoveSource) -> bool:
+        """Return whether a target drains, so that it takes nothing more."""
+        return source in self._declined
 
     def forget_refusals(self) -> None:
         """Offer again what was refused: another target may take it."""
@@ -162,7 +172,7 @@ class MoveOut:
                     self._forget(source, each)
                 else:
                     left.append((each, result))
-            await asyncio.gather(*(self._settle(*each) for each in left))
+            await asyncio.gather(*(self._settle(source, *each) for each in left))
 
     async def _prepare(self, transport: WebSocketTransport) -> None:
         """Ask the application, and take what was not sent out of the loop's buffer."""
@@ -224,7 +234,7 @@ class MoveOut:
         leaving.transport.release()
         self._users.arrived(leaving.user, leaving.connection_id, source.worker_id)
 
-    async def _settle(self, leaving: Leaving, result: Result) -> None:
+    async def _settle(self, source: MoveSource, leaving: Leaving, result: Result) -> None:
         """Do what follows where the target has not taken a connection."""
         transport = leaving.transport
         if result.outcome is Outcome.LOST:
@@ -233,6 +243,8 @@ class MoveOut:
         else:
             if result.reason.startswith(NO_BROKER):
                 self.lacks_broker = True
+            elif result.reason == DRAINS:
+                self._declined.add(source)
             elif result.outcome is Outcome.REFUSED:
                 self._kept.add(transport)
             self._note(result.reason or "its target is gone", leaving.fields)

@@ -25,6 +25,8 @@ VERSION: Final = 1  # of what moves; a worker of another version refuses it, and
 
 NO_BROKER: Final = "without the broker: "
 """Begins the reason of a target that refuses a connection for now: it would take the connection later."""
+DRAINS: Final = "the worker drains"
+"""The reason of a target that takes nothing more."""
 
 
 class Moved(msgspec.Struct, array_like=True, frozen=True):

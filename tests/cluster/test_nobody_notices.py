@@ -37,4 +37,5 @@ def test_no_client_notices_what_an_operator_does(tmp_path: Path, sticky: str, br
     outcome = asyncio.run(Scenario(plan, tmp_path, print).run())
     print(summary(outcome))
     assert outcome.faults == []
+    assert outcome.left_out == []
     assert outcome.refused == 0

@@ -103,8 +103,13 @@ class Scenario:
         """Play all steps, and judge."""
         async with contextlib.AsyncExitStack() as stack:
             await self._begin(stack)
+            ends_s = time.monotonic() + self.plan.seconds
             for name, step in self._steps():
-                if name.startswith(self.plan.only) and not self._has_failed():
+                if not name.startswith(self.plan.only):
+                    continue
+                if self._has_failed() or time.monotonic() > ends_s:
+                    self.outcome.left_out.append(name)
+                else:
                     await self._play(name, step)
             await self._end(stack)
         return self.outcome
@@ -317,7 +322,7 @@ class Scenario:
         outcome.delivered = ledger.delivered
         deployed = [each for each in reports if each["number"] // self.plan.rooms % self.plan.machines == 0]
         outcome.moves = [each["where"]["moves"] for each in deployed if each["where"]]
-        least = 0 if self.plan.only else RELOADS + 1  # each slot is drained once
+        least = 0 if self.plan.only or outcome.left_out else RELOADS + 1  # each slot is drained once
         faults += [f"a client moved {moves} times, of at least {least}" for moves in outcome.moves if moves < least]
         for server in self.servers:
             faults += [f"log: {each.string}" for each in server.log.find_all("Traceback")]
@@ -365,6 +370,7 @@ def main() -> int:
     parser.add_argument("--machines", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", default="", help="the steps whose names begin so")
+    parser.add_argument("--seconds", type=float, default=3600, help="no step begins later")
     parser.add_argument("--log", type=Path, help="where the servers' logs go")
     found = vars(parser.parse_args())
     log = found.pop("log")

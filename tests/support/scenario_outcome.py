@@ -21,6 +21,7 @@ class Plan:
         machines: of which the first is deployed; two need "redis".
         processes: of raw clients.
         only: the steps whose names begin so.
+        seconds: no step begins later than that after the first.
     """
 
     clients: int
@@ -33,6 +34,7 @@ class Plan:
     machines: int = 1
     processes: int = 1
     only: str = ""
+    seconds: float = 3600
 
 
 @dataclass
@@ -53,6 +55,8 @@ class Outcome:
 
     plan: Plan
     steps: list[Step] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """Steps that were not played: clients had noticed something before, or the time was over."""
     faults: list[str] = field(default_factory=list)
     moves: list[int] = field(default_factory=list)
     """Of each raw client of the machine that was deployed."""
@@ -98,6 +102,7 @@ def summary(outcome: Outcome) -> str:
         f"slowest {outcome.slowest_connect_s:.2f} s",
         f"gap of a client          p50 {gaps[0]:.0f}  p99 {gaps[1]:.0f}  max {gaps[2]:.0f} ms",
         f"load average             {' '.join(f'{each:.1f}' for each in os.getloadavg())}",
+        f"steps left out           {', '.join(outcome.left_out) or 'none'}",
         f"what a client noticed    {len(outcome.faults)}",
     ]
     return "\n".join([*lines, *outcome.faults[:40]])
