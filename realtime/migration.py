@@ -221,9 +221,9 @@ class Migration:
         until, give_up = loop.time() + min(deadline_s, self._within_s), loop.time() + deadline_s / 2
         opened = [source for source in self._sources if await source.opened()]
         while live := [each for each in opened if each.is_open]:
-            divided = self._divided(live)
+            waits = bool(self._taking or self._moving or (self._is_opening() and loop.time() < until))
+            divided = self._divided(live)  # in the same turn: what `waits` does not count is in it
             await asyncio.gather(*(self._move(each, chosen) for each, chosen in divided.items()))
-            waits = self._taking or self._moving or (self._is_opening() and loop.time() < until)
             if loop.time() >= give_up or not (any(divided.values()) or waits):
                 break
             if not any(divided.values()):
@@ -271,7 +271,7 @@ class Migration:
         try:
             pending: set[asyncio.Task[None]] = set()
             for begin in range(0, len(chosen), BATCH):
-                if not source.is_open:
+                if not source.is_open or source in self._declined:
                     break
                 batch = chosen[begin : begin + BATCH]
                 at_rest = await self._brought_to_rest(batch, FAST_S)
