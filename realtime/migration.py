@@ -204,9 +204,10 @@ class Migration:
         self._out.give_up_at = loop.time() + deadline_s
         opened = [source for source in self._sources if await source.opened()]
         while live := [each for each in opened if each.is_open]:
-            divided, self._out.lacks_broker = self._divided(live), False
+            waits = bool(self._taking or self._out.is_moving or (self._is_opening() and loop.time() < until))
+            divided = self._divided(live)  # in the same turn: what `waits` does not count is in it
+            self._out.lacks_broker = False
             await asyncio.gather(*(self._out.move(each, chosen) for each, chosen in divided.items()))
-            waits = self._taking or self._out.is_moving or (self._is_opening() and loop.time() < until)
             if self._out.lacks_broker and loop.time() < give_up:
                 await asyncio.sleep(BROKER_RETRY_S)
             elif loop.time() >= give_up or not (any(divided.values()) or waits):

@@ -117,7 +117,7 @@ class MoveOut:
         try:
             pending: set[asyncio.Task[None]] = set()
             for begin in range(0, len(chosen), BATCH):
-                if not source.is_open:
+                if not source.is_open or source in self._declined:
                     break
                 batch = chosen[begin : begin + BATCH]
                 at_rest = await self._brought_to_rest(batch, FAST_S)
