@@ -123,12 +123,20 @@ class Delivery:
         if activation.changes:
             write_to(subscriber, subscriber.encoder.changes(local.name, activation.changes))
 
+    def announce_deferred(self, local: LocalRoom) -> None:
+        """
+        Write what waits in the outbox, and joins and leaves that a large room has deferred. A member that moves to
+        another worker, or comes from one, would else miss some: each worker defers on its own.
+        """
+        self._shell.perform(local, local.machine.wake())
+        self.write(local, local.machine.flush())
+
     def export_position(self, local: LocalRoom, subscriber: Subscriber) -> tuple[Position | None, bytes | None]:
         """
         Return up to which position a member has everything, None in a room without positions; and the payload that the
         next delta to it would be based on. What was to leave at the end of this turn has been written to it then.
         """
-        self.write(local, local.machine.flush())
+        self.announce_deferred(local)
         local.fanout.catch_up(subscriber)
         seen, base = local.fanout.export_position(subscriber)
         if not local.machine.options.recover:

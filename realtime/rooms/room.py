@@ -393,9 +393,9 @@ class RoomMachine:
             return NOTHING
         return self._announce(change)
 
-    def wake(self, due_s: float) -> tuple[Output, ...]:
-        """Announce what was deferred until this time. Harmless for a time that does not count any more."""
-        if due_s != self._digest_due_s or self.presence_view is None:
+    def wake(self, due_s: float | None = None) -> tuple[Output, ...]:
+        """Announce what was deferred until this time; None: until now. Harmless for a time that counts no more."""
+        if due_s not in (self._digest_due_s, None) or self.presence_view is None:
             return NOTHING
         self._digest_due_s = None
         outputs = NOTHING

@@ -304,6 +304,9 @@ class Member(RoomSubscriber):
         """
         assert subscription.room in self.state.subscriptions, "the state came with the subscription"
         options, shown = self.options_of(subscription.room), subscription.shown
+        hub = self.services.hub
+        if (local := hub.registry.rooms.get(subscription.room)) is not None:
+            hub.delivery.announce_deferred(local)  # the other worker did so, too: from here on all that follows is new
         entry = await self._enter(subscription, options.unseen(), since=subscription.position)
         if options.presence or options.has_leave_hooks:
             subscription.shown = shown or self.state.identity.id  # it was declared otherwise elsewhere

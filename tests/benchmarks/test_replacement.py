@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -87,7 +88,8 @@ def test_rates_are_by_second() -> None:
 def test_a_gauge_reads_a_process_until_it_ends() -> None:
     gauge = Gauge(os.getpid())
     before = observe(gauge)
-    kept = bytearray(os.urandom(8 * MB))
+    kept = mmap.mmap(-1, 8 * MB)  # no memory that was free already
+    kept.write(os.urandom(8 * MB))
     read, write = os.pipe()
     after = observe(gauge)
     os.close(read), os.close(write)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from sticky.keeper.report import (
     PRIMARY_ADOPTED,
@@ -40,6 +41,7 @@ from sticky.loop.log_lines import (
     WORKER_READY,
 )
 from sticky.process.keeper_link import KEEPER_FOUND, KEEPER_LOST
+from tests.support.aio import eventually
 from tests.support.client import ProtocolClient
 from tests.support.log_lines import PID, pattern
 from tests.support.nobody import PYTHON_PATH, python_of_nobody
@@ -177,10 +179,14 @@ def test_the_limit_of_connections_of_an_address_goes_on_with_the_next_primary() 
                 third.sendall(REQUEST)
                 assert (await asyncio.to_thread(third.recv, 4096)).startswith(b"HTTP/1.1 503")
             await clients[0].close()
-            while server.status()["workers"][0]["connections"] > 1:
-                pass  # the worker reports the end
-            again = await ProtocolClient.join(server.websocket_url, "127.0.8.1")
-            await again.close()
+
+            async def is_admitted() -> bool:  # once the worker has reported the end
+                with contextlib.suppress(InvalidStatus):
+                    await (await ProtocolClient.join(server.websocket_url, "127.0.8.1")).close()
+                    return True
+                return False
+
+            await eventually(is_admitted, every_s=0.1)
             await clients[1].close()
 
         asyncio.run(go_on())

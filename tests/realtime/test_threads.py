@@ -34,7 +34,7 @@ ROOM = "chat:a"
 # What the worker and the wire protocol call, on the loop alone: no business of an application's.
 WORKER = """
     accepts bind bus check connect disconnect empty has_end_hook hub leave lost message migrate publish room_options
-    room_patterns rpc_call shutdown startup subscribe
+    room_patterns rpc_call sees_moves shutdown startup subscribe
 """
 FOR_THE_WORKER = {f"App.{name}" for name in WORKER.split()} | {"RoomHandle.check", "App.__call__"}
 

@@ -132,7 +132,9 @@ async def test_a_worker_that_stood_still_while_redis_lost_everything_announces_i
             process.send_signal(signal.SIGCONT)
             await eventually(lambda: is_present(b, room, info_of(brief, "a")))
         await flushed(b, room)
-        assert [kind for kind, _ in b.heard.told("join", "leave")] == ["join", "leave", "join"]
+        kinds = [kind for kind, _ in b.heard.told("join", "leave")]
+        assert kinds[:3] == ["join", "leave", "join"]
+        assert kinds == ["join", "leave"] * (len(kinds) // 2) + ["join"], "a busy machine may end its lease once more"
 
 
 @run_async

@@ -178,6 +178,20 @@ async def test_who_comes_in_between_two_digests_is_told_what_the_next_one_tells(
 
 
 @run_async
+async def test_a_member_that_moves_to_another_worker_gets_what_was_deferred_first() -> None:
+    broker = LaggingBroker()
+    async with hub_of(broker, PRESENT, large=LARGE, digest_s=600) as hub:
+        fill(broker, "a", "b", "c", "d")
+        watcher = HubClient(hub, "w", PRESENT)
+        await watcher.enter()
+        broker.listener.on_leave(ROOM, info("a"))
+        broker.listener.on_join(ROOM, info("e"))
+        assert "-:a" not in watcher.events
+        hub.delivery.export_position(hub.registry.rooms[ROOM], watcher)
+        assert watcher.events[-2:] == ["-:a", "+:e"]
+
+
+@run_async
 async def test_who_asks_in_a_large_room_costs_the_broker_nothing_and_all_share_the_answer() -> None:
     broker = LaggingBroker()
     async with hub_of(broker, PRESENT, large=LARGE, digest_s=0.02) as hub:
