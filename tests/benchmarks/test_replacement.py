@@ -88,7 +88,7 @@ def test_rates_are_by_second() -> None:
 def test_a_gauge_reads_a_process_until_it_ends() -> None:
     gauge = Gauge(os.getpid())
     before = observe(gauge)
-    kept = mmap.mmap(-1, 8 * MB)  # no memory that was free already
+    kept = mmap.mmap(-1, 8 * MB, flags=mmap.MAP_PRIVATE)  # no memory that was free already
     kept.write(os.urandom(8 * MB))
     read, write = os.pipe()
     after = observe(gauge)
