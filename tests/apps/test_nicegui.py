@@ -46,6 +46,7 @@ def test_everybody_clicks_and_is_counted_by_the_process_that_made_the_page(chrom
     assert len(workers) > 1, "they are on several workers"
 
 
+@pytest.mark.slow
 def test_without_stickiness_a_page_does_not_find_its_process(chromium: Chromium) -> None:
     with serve("none") as server:
         server.wait_until_full()

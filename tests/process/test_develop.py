@@ -106,7 +106,7 @@ def test_what_is_written_is_served_and_a_broken_version_replaces_nobody(tmp_path
         assert "died" not in server.status()["counters"]
 
 
-@pytest.mark.parametrize("end", ["an upgrade", "a crash"])
+@pytest.mark.parametrize("end", ["an upgrade", pytest.param("a crash", marks=pytest.mark.slow)])
 def test_what_is_written_after_the_primary_was_replaced_is_served_too(tmp_path: Path, end: str) -> None:
     write(tmp_path, "one")
     with serve(tmp_path, "--reload", "--balance", "round-robin") as server:
