@@ -2,8 +2,9 @@
 Live migration: connections go to another worker of this machine, and their clients notice nothing.
 
 Runs in the worker, at both ends of a move. It exports and imports; the channel between the workers, and the proof of
-what a dead worker has touched, are sticky's (sticky/moving). It never decides which worker is the target: the primary
-introduces it, with a plan.
+what a dead worker has touched, are sticky's (sticky/moving). Here is who moves, when and where, and the target's end;
+process/move_out.py moves what was chosen. It never decides which worker is the target: the primary introduces it, with
+a plan.
 
 Theory of operation
 ===================

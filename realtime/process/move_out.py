@@ -19,7 +19,7 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from realtime.codes import DisconnectCode
-from realtime.errors import BrokerUnavailable, ClientError
+from realtime.errors import AnswerError, BrokerUnavailable, ClientError
 from realtime.log_lines import log
 from realtime.process.moved import DRAINS, NO_BROKER, Leaving, Restorer, UserMessages, pack_moved, session_of
 from realtime.session.base import ApplicationCalls
@@ -34,6 +34,7 @@ BATCH: Final = 64  # connections that come to rest together
 FAST_S: Final = 0.02  # for a batch to come to rest; what takes longer goes by itself, and holds up nobody
 BROKER_S: Final = 10.0  # for the broker, when a connection was refused; then its client has to reconnect
 BROKER_RETRY_S: Final = 0.1  # until another try
+SESSION_NOT_EXPORTED: Final = "! session not exported"
 SESSION_NOT_RESTORED: Final = "! session not restored"
 
 logger = logging.getLogger("realtime.migration")
@@ -161,7 +162,7 @@ class MoveOut:
         """Export connections that are at rest, offer them, and do what follows from the outcome of each."""
         asks = self._application.sees_moves
         await asyncio.gather(*(self._prepare(each) for each in transports if asks or each.buffered()))
-        leaving = [exported for each in transports if (exported := self._export(each)) is not None]
+        leaving = [exported for each in transports if (exported := self._export_or_close(each)) is not None]
         for batch in batches(leaving, [len(each.offered.state.state) for each in leaving]):
             results = await source.offer([each.offered for each in batch])
             for each in batch:
@@ -192,6 +193,15 @@ class MoveOut:
             log(logger, logging.ERROR, "! on_migrate failed", **session.log_fields, exc_info=True)
             self._keep(transport, "on_migrate failed")
 
+    def _export_or_close(self, transport: WebSocketTransport) -> Leaving | None:
+        """As `_export`. A bug ends this connection only: the others of the batch, which read nothing now, go on."""
+        try:
+            return self._export(transport)
+        except Exception:  # noqa: BLE001 - a bug; the log has it
+            log(logger, logging.ERROR, SESSION_NOT_EXPORTED, **transport.peer.log_fields, exc_info=True)
+            transport.close(self._reconnect.code, self._reconnect.reason)
+            return None
+
     def _export(self, transport: WebSocketTransport) -> Leaving | None:
         """Export one connection, and let go of it, in one turn of the loop. None where it stays."""
         session = session_of(transport)
@@ -206,7 +216,7 @@ class MoveOut:
         try:
             sock = socket.socket(fileno=os.dup(transport.descriptor))
             exported = session.export()
-        except (NotPlain, OSError) as error:
+        except (NotPlain, AnswerError, OSError) as error:
             self._keep(transport, str(error))
             self._stay(transport, session)
             return None

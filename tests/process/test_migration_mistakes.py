@@ -103,3 +103,33 @@ async def test_a_client_that_stops_reading_while_another_is_asked_moves_nonethel
         assert server.log.find_all("AssertionError|never retrieved") == []
         for client in (reader, busy):
             await client.close()
+
+
+SPOILS = APP.replace(
+    '@app.rpc("where")',
+    """@app.rpc("spoil")
+def spoil(conn):
+    conn.info = {}
+    conn.info["thing"] = object()
+
+
+@app.rpc("where")""",
+)
+assert SPOILS != APP
+
+
+@run_async_for(170)
+async def test_info_that_is_no_json_any_more_keeps_its_connection_and_the_others_move(app: Path) -> None:
+    await asyncio.to_thread(app.write_text, SPOILS)
+    with running(app, "--sticky", "ip", "--drain", "2s", workers=1) as server:
+        others = [await join(server, f"127.0.63.{number}") for number in range(2, 6)]
+        bad = await join(server, "127.0.63.1")
+        await bad.ask("rpc", method="spoil", data={})
+        old = pids(server)[0]
+        server.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(server.log.wait_for, f"worker exited slot=0 pid={old}")
+        assert (await bad.wait_closed())[0] == 3001, "its client has to reconnect"
+        assert [(await where(each))["moves"] for each in others] == [1] * len(others)
+        assert server.log.find_all("connection not moved.*conn.info")
+        for client in others:
+            await client.close()
