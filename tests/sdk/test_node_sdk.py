@@ -20,7 +20,7 @@ from tests.conftest import REQUIRED
 from tests.sdk.javascript import JavaScript
 from tests.sdk.lifecycle import Lifecycle
 from tests.sdk.puppet import DEADLINE_S, Puppet, SdkError, Stage
-from tests.sdk.recovery import Recovery
+from tests.sdk.recovery import Moving, Recovery
 from tests.sdk.scenarios import Scenarios, room
 from tests.support.aio import run_async
 from tests.support.relay import Relay
@@ -119,7 +119,7 @@ class NodeStage(Stage):
 
 
 @pytest.mark.node
-class TestNodeSDK(JavaScript, Lifecycle, Scenarios, Recovery):
+class TestNodeSDK(JavaScript, Lifecycle, Scenarios, Moving, Recovery):
     stage = NodeStage
 
     @run_async
@@ -154,23 +154,20 @@ class SseStage(NodeStage):
 
 
 @pytest.mark.node
-class TestNodeSDKInProtobuf(JavaScript, Lifecycle, Scenarios, Recovery):
+class TestNodeSDKInProtobuf(JavaScript, Lifecycle, Scenarios, Moving, Recovery):
     stage = ProtobufStage
 
 
 @pytest.mark.node
 class TestNodeSDKOverHttpStream(JavaScript, Lifecycle, Scenarios, Recovery):
     stage = HttpStreamStage
-    moves = False
 
 
 @pytest.mark.node
 class TestNodeSDKOverHttpStreamInProtobuf(JavaScript, Lifecycle, Scenarios, Recovery):
     stage = ProtobufHttpStreamStage
-    moves = False
 
 
 @pytest.mark.node
 class TestNodeSDKOverEvents(JavaScript, Lifecycle, Scenarios, Recovery):
     stage = SseStage
-    moves = False

@@ -10,7 +10,7 @@ from typing import Any
 import centrifuge
 
 from tests.sdk.puppet import Puppet, SdkError, Stage
-from tests.sdk.recovery import Recovery
+from tests.sdk.recovery import Moving, Recovery
 from tests.sdk.scenarios import Scenarios
 from tests.support.relay import Relay
 
@@ -212,7 +212,7 @@ class PythonStage(Stage):
         return puppet
 
 
-class TestPythonSDK(Scenarios, Recovery):
+class TestPythonSDK(Scenarios, Moving, Recovery):
     stage = PythonStage
 
 
@@ -224,5 +224,5 @@ class ProtobufStage(PythonStage):
     puppet = ProtobufPuppet
 
 
-class TestPythonSDKInProtobuf(Scenarios, Recovery):
+class TestPythonSDKInProtobuf(Scenarios, Moving, Recovery):
     stage = ProtobufStage
