@@ -366,7 +366,12 @@ def test_the_load_client_imports_nothing_of_the_server() -> None:
 def test_only_the_settings_read_the_environment() -> None:
     # The worker's end of `sticky` finds its channel by a variable; the cluster hands the whole environment on, unread.
     # So does the keeper, and a primary finds its link to the keeper by a variable.
-    allowed = {"realtime/settings/sources.py", "sticky/worker/boot.py", "sticky/cluster.py"}
+    allowed = {
+        "realtime/settings/sources.py",
+        "sticky/worker/boot.py",
+        "sticky/worker/template.py",
+        "sticky/cluster.py",
+    }
     allowed |= {"sticky/keeper/keeper.py", "sticky/keeper/start.py", "sticky/process/keeper_start.py"}
     readers = {
         str(path.relative_to(ROOT))
