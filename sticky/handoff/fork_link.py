@@ -75,7 +75,7 @@ class ForkLink:
             raise ChannelClosed
         return True
 
-    def fork(self, env: Mapping[str, str], end: int) -> tuple[int, int]:
+    def ask(self, env: Mapping[str, str], end: int) -> tuple[int, int]:
         """
         Have a worker forked, and wait for it. The template must be ready.
 

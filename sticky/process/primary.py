@@ -181,7 +181,6 @@ class Primary:
             sidecars,
             env,
             deposit=self._keeper,
-            # With workers of an earlier primary nothing waits for a template.
             on_ready=lambda: self._templates.when_ready(self._start_workers, at_once=self._keeper.is_takeover),
             on_failed=lambda: self._supervisor.stop(1),
             on_stopped=self._on_all_stopped,

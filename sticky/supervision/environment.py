@@ -32,7 +32,7 @@ class TemplateLink(Protocol):
     def is_ready(self) -> bool:
         """Return whether it has said that it can be asked. Raises ChannelClosed when it is gone."""
 
-    def fork(self, env: Mapping[str, str], end: int) -> tuple[int, int]:
+    def ask(self, env: Mapping[str, str], end: int) -> tuple[int, int]:
         """Have a worker forked. Return its pid and a pidfd. Raises ForkFailed, ChannelClosed."""
 
     def fileno(self) -> int: ...
@@ -152,7 +152,7 @@ class OperatingSystem:
     def fork_worker(self, template: TemplateLink, env: Mapping[str, str]) -> tuple[int, int, WorkerChannel]:
         channel, theirs = Channel.pair(from_worker)
         try:
-            pid, pidfd = template.fork(env, theirs.fileno())
+            pid, pidfd = template.ask(env, theirs.fileno())
         except BaseException:
             channel.close()
             raise

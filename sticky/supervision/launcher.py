@@ -92,7 +92,7 @@ class Launcher:
             log(logging.ERROR, WORKER_NOT_STARTED, slot=slot, reason=reason, exc_info=True)
             raise OSError(errno.EINVAL, "env_of failed") from error
         try:
-            forked = None if self._templates is None else self._templates.fork(env)
+            forked = None if self._templates is None else self._templates.start_worker(env)
             pid, channel = forked or self._environment.start_worker(self._argv, env)
         except OSError as error:
             log(logging.ERROR, WORKER_NOT_STARTED, slot=slot, program=self._argv[0], reason=error.strerror)

@@ -166,7 +166,7 @@ class Templates:
             if each is not None and each.pid == pid:
                 each.is_reaped = True
 
-    def fork(self, env: Mapping[str, str]) -> tuple[int, WorkerChannel] | None:
+    def start_worker(self, env: Mapping[str, str]) -> tuple[int, WorkerChannel] | None:
         """Return the pid of a worker that was forked, and the primary's end of its channel; None where none was."""
         template = self._in_use
         if template is None or not self._has_keeper or template.interpreter != _of_interpreter(env):
