@@ -99,7 +99,7 @@ class ForkLink:
             poll.register(self._sock, select.POLLIN)
             if not poll.poll(ANSWER_S * 1000):
                 raise ChannelClosed
-            answer, fds, *_ = socket.recv_fds(self._sock, _PACKET_MAX, 1)
+            answer, fds, *_ = socket.recv_fds(self._sock, _PACKET_MAX, 1, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
             raise ChannelClosed from error
         return _read(answer, fds)
@@ -140,7 +140,7 @@ class TemplateEnd:
     def next(self) -> tuple[dict[str, str], int] | None:
         """Wait for a worker that is asked for. Return its environment and its channel; None where the link ended."""
         try:
-            packet, fds, *_ = socket.recv_fds(self._sock, _PACKET_MAX, 1)
+            packet, fds, *_ = socket.recv_fds(self._sock, _PACKET_MAX, 1, socket.MSG_CMSG_CLOEXEC)
             asked = msgspec.msgpack.decode(packet, type=Fork)
         except (OSError, msgspec.MsgspecError):  # also the empty packet of a link that has ended
             return None
