@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from sticky.handoff.channel import ChannelClosed, close_all
+from sticky.handoff.channel import ChannelClosed, close_all, descriptors
 
 TEMPLATE_FD: Final = "STICKY_TEMPLATE_FD"
 """The environment variable that tells a worker's command to be the template, and on which descriptor."""
@@ -99,7 +99,7 @@ class ForkLink:
             poll.register(self._sock, select.POLLIN)
             if not poll.poll(ANSWER_S * 1000):
                 raise ChannelClosed
-            answer, fds, *_ = socket.recv_fds(self._sock, _PACKET_MAX, 1, socket.MSG_CMSG_CLOEXEC)
+            answer, fds = _receive(self._sock)
         except OSError as error:
             raise ChannelClosed from error
         return _read(answer, fds)
@@ -110,6 +110,12 @@ class ForkLink:
     def close(self) -> None:
         """Close the link. The template then ends; the workers that were forked of it go on."""
         self._sock.close()
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    """Return a packet and its descriptors, which no child inherits: `socket.recv_fds` takes flags, and drops them."""
+    packet, ancillary, _, _ = sock.recvmsg(_PACKET_MAX, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    return packet, descriptors(ancillary)
 
 
 def _read(answer: bytes, fds: list[int]) -> tuple[int, int]:
@@ -140,7 +146,7 @@ class TemplateEnd:
     def next(self) -> tuple[dict[str, str], int] | None:
         """Wait for a worker that is asked for. Return its environment and its channel; None where the link ended."""
         try:
-            packet, fds, *_ = socket.recv_fds(self._sock, _PACKET_MAX, 1, socket.MSG_CMSG_CLOEXEC)
+            packet, fds = _receive(self._sock)
             asked = msgspec.msgpack.decode(packet, type=Fork)
         except (OSError, msgspec.MsgspecError):  # also the empty packet of a link that has ended
             return None

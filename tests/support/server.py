@@ -179,7 +179,7 @@ class RunningServer:
         self.url = self.log.wait_for(ADDRESS_LINE, deadline_s=deadline_s)["url"].rstrip("/")
         self._primary = self.keeper_pid
         if b"keeper.py" in Path(f"/proc/{self.keeper_pid}/cmdline").read_bytes():  # the release before has none
-            [self._primary] = self._children_of(self.keeper_pid)
+            self._primary = self.status()["pid"]
         return self.url
 
     def wait_until_full(self) -> None:
@@ -295,9 +295,10 @@ class RunningServer:
         return send_request(self.control, {"command": "status"})
 
     def children(self) -> list[int]:
-        """Return the pids of workers and local broker: children of the primary, or of the keeper after its death."""
-        primary = self.status()["pid"]
-        return sorted({*self._children_of(primary), *self._children_of(self.keeper_pid)} - {primary})
+        """Return the pids of workers and local broker: children of the keeper or of the primary."""
+        status = self.status()
+        others = {status["pid"], *status.get("template", {}).values()}
+        return sorted({*self._children_of(status["pid"]), *self._children_of(self.keeper_pid)} - others)
 
     @staticmethod
     def _children_of(pid: int) -> list[int]:
