@@ -4,8 +4,8 @@
     cluster = Cluster(ClusterSettings(binds=("127.0.0.1:8000",), workers=4), worker_argv=[sys.executable, "worker.py"])
     sys.exit(cluster.run())
 
-The process that calls `run` becomes the primary. Each worker is `worker_argv`, executed anew or, with `forks`, forked of
-a process that was. There `Worker.connect` finds the channel. Nothing is started, and no signal is handled, before
+The process that calls `run` becomes the primary. Each worker is `worker_argv`, executed anew, or with `forks`, forked
+of a process that was. There `Worker.connect` finds the channel. Nothing is started, and no signal is handled, before
 `run`. It holds no state but its arguments.
 """
 
