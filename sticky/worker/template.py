@@ -25,6 +25,9 @@ def serve_as_template(environ: MutableMapping[str, str] = os.environ) -> None:
     """
     Be the template, where this process was started as one: return in each worker that is forked of it, with that
     worker's environment, and never in the template itself. Elsewhere return at once.
+
+    Args:
+        environ: of this process; a worker finds its own there.
     """
     link = end_from(environ)
     if link is None:
