@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 
 import pytest
 from websockets.asyncio.client import ClientConnection
@@ -18,7 +19,7 @@ from realtime.protocol.socketio.packets import Packet, PacketType, framed
 from realtime.protocol.socketio.upgrade import UPGRADE_S
 from realtime.transport.frames import TEXT
 from tests.support.aio import run_async
-from tests.support.engine_server import EngineServer, Recorder, ends, read_answer
+from tests.support.engine_server import PATH, EngineServer, Recorder, ends, read_answer
 from tests.support.one_worker import until
 
 
@@ -278,6 +279,28 @@ async def test_a_poll_that_is_given_up_in_an_upgrade_loses_nothing() -> None:
         writer.close()
         assert await websocket.recv() == "4a"
         assert user.reasons == []
+
+
+@run_async
+async def test_handshake_and_upgrade_may_share_one_connection_byte_for_byte() -> None:
+    """As Python's client does it. The frames are those that clients and servers send, masked with 01020304."""
+    async with EngineServer() as server:
+        reader, writer = await server.begin("GET", "EIO=4&transport=polling", headers={"Connection": "keep-alive"})
+        sid = json.loads((await read_answer(reader)).text[1:])["sid"]
+        writer.write(
+            f"GET {PATH}/?transport=websocket&EIO=4&sid={sid} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        writer.write(bytes.fromhex("8186010203043372716b6367"))  # 2probe
+        assert (await reader.readexactly(8)).hex() == "81063370726f6265"  # 3probe
+        writer.write(bytes.fromhex("81810102030434" + "8182010203043532"))  # 5, and a message "0"
+        assert (await reader.readexactly(4)).hex() == "81023430"
+        writer.write(bytes.fromhex("828001020304"))  # an empty attachment
+        assert (await reader.readexactly(2)).hex() == "8200"
+        assert server.users[sid].messages == ["0", b""]
+        writer.close()
 
 
 @run_async
