@@ -113,7 +113,9 @@ class Parts:
             wrong=self.wrong,
         )
         mailbox = Mailbox(broker, self.hub.private, worker)
-        self.bus = ClusterBus(home, broker, mailbox, self.hub.registry, self.registry, self.tokens.revoked)
+        self.bus = ClusterBus(
+            home, broker, mailbox, self.hub.registry, self.hub.delivery, self.registry, self.tokens.revoked
+        )
         self._revocation_sync = RevocationSync(broker, self.bus, self.tokens.revoked)
         self.streams = StreamEndpoint(
             self.protocol,

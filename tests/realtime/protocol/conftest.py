@@ -32,7 +32,8 @@ STAY = {
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Have each test that runs an event loop run twice."""
-    if inspect.iscoroutinefunction(inspect.unwrap(metafunc.function)):
+    is_centrifuge = ".socketio." not in metafunc.module.__name__
+    if is_centrifuge and inspect.iscoroutinefunction(inspect.unwrap(metafunc.function)):
         ways = ["stay"] if metafunc.function.__name__ in STAY else ["stay", "move"]
         metafunc.parametrize("sessions", ways, indirect=True)
 
