@@ -76,10 +76,7 @@ async def emit(app: AppOfEvents, target: Target, event: str, args: Sequence[Any]
         return
     excluded = (*target.excluded, sender) if sender else target.excluded
     message = EmitEvent(namespace, data, target.rooms, excluded, target.is_volatile)
-    if target.is_local:
-        bus.do_here(message)
-    else:
-        await bus.send_all(message)
+    await (bus.send_here(message) if target.is_local else bus.send_all(message))
 
 
 async def _publish(app: AppOfEvents, room: Room, target: Target, event: str, args: Sequence[Any]) -> None:

@@ -2,9 +2,9 @@
 Handlers of events: `async def f(conn, text: str, *more)`, and how they are called with what a client sent.
 
 Runs in the worker. What a handler takes is read from its signature once, when it is registered. The first parameter is
-the connection, the next ones are the event's arguments by position. A variable of the namespace's pattern is given by
-name. An argument whose parameter is annotated is validated before the handler is called, as the data of `@app.rpc` is.
-A client may send more arguments than the handler takes, as everywhere in Socket.IO; the rest is not looked at.
+the connection, the next ones are the event's arguments by position, but for the variables of the namespace's pattern.
+An argument whose parameter is annotated is validated before the handler is called, as the data of `@app.rpc` is. A
+client may send more arguments than the handler takes, as everywhere in Socket.IO; the rest is not looked at.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ BY_POSITION: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD
 
 Check = Callable[[Any], Any]
 
+_NONE: Final = object()
+
 
 class EventHandler:
     """
@@ -40,7 +42,8 @@ class EventHandler:
     """
 
     __slots__ = (
-        "_checks", "_is_coroutine", "_named", "_needed", "_places", "_rest", "annotations", "function", "name", "where",
+        "_checks", "_is_coroutine", "_named", "_needed", "_order", "_places", "_rest", "annotations", "function",
+        "name", "where",
     )  # fmt: skip
 
     def __init__(self, function: Callable[..., Any], variables: frozenset[str] = frozenset()) -> None:
@@ -66,8 +69,9 @@ class EventHandler:
                 known = ", ".join(f"`{name}`" for name in sorted(variables)) or "none"
                 problem = f"has an unsupported parameter `{each.name}` that is given by name; allowed: {known}"
                 raise DeclarationError(self.where, f"handler `{self.name}()` {problem}")
-        places = [each for each in parameters if each.kind in BY_POSITION and each.name not in self._named]
-        arguments = places[1:]  # the first is the connection
+        places = [each for each in parameters if each.kind in BY_POSITION]
+        arguments = [each for each in places[1:] if each.name not in self._named]  # the first is the connection
+        self._order = [each.name if each.name in self._named else None for each in places[1:]]
         rest = next((each for each in parameters if each.kind is Parameter.VAR_POSITIONAL), None)
         self._places = [each.name for each in arguments]
         self._needed = sum(each.default is each.empty for each in arguments)
@@ -110,16 +114,35 @@ class EventHandler:
             value if check is None else self._checked(check, value, at)
             for at, (check, value) in enumerate(zip(self._checks, args, strict=False))
         ]
+        named: Mapping[str, Any] = {}
+        if self._named:
+            given, named = self._with_variables(given, variables)
         if self._rest is not None:
             check = self._rest[0]
-            begin = len(given)
+            begin = len(self._checks)
             rest = args[begin:]
             given += rest if check is None else [self._checked(check, each, begin + at) for at, each in enumerate(rest)]
-        named = {name: value for name, value in variables.items() if name in self._named}
         if self._is_coroutine:
             coroutine: Awaitable[Any] = self.function(conn, *given, **named)
             return coroutine
         return run_in_thread(lambda: self.function(conn, *given, **named))
+
+    def _with_variables(self, given: Sequence[Any], variables: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """
+        Return what the handler gets by position, and by name. A variable stands by position where its parameter does,
+        for arguments may follow; behind an argument that the client left out, it is given by name.
+        """
+        named = {name: value for name, value in variables.items() if name in self._named}
+        placed: list[Any] = []
+        waiting = iter(given)
+        for name in self._order:
+            if name is not None:
+                placed.append(named.pop(name))
+            elif (value := next(waiting, _NONE)) is not _NONE:
+                placed.append(value)
+            else:
+                break
+        return placed, named
 
     def _checked(self, check: Check, value: Any, at: int) -> Any:
         """Return an argument in the type of its parameter."""

@@ -159,9 +159,15 @@ class ClusterBus:
         """
         await self._mailbox.send(None, encode(message))
 
-    def do_here(self, message: EmitEvent) -> None:
-        """Do what a message asks for on this worker alone."""
-        self._sockets.emit(message)
+    async def send_here(self, message: Message) -> None:
+        """
+        Have this worker alone do something. The message goes through the broker, so that it stays behind what was sent
+        to all before.
+
+        Raises:
+            BrokerUnavailable: this worker may have received it.
+        """
+        await self._mailbox.send(WorkerId(self._home.worker), encode(message))
 
     def session(self, connection_id: str) -> LocalSession | None:
         """Return the session of a connection that this worker serves; None for any other."""
@@ -227,7 +233,7 @@ class ClusterBus:
             self._unreadable.note("message of a worker", error)
             return
         if isinstance(message, EmitEvent):
-            self.do_here(message)
+            self._sockets.emit(message)
         elif isinstance(message, EmulatedInput):
             received = InputReceived(message.number, self._sessions.receive(message.stream_id, message.data))
             self._tasks.spawn(self._answer(message.asker, received))

@@ -19,6 +19,7 @@ from realtime import codes
 from realtime.broker.base import Room
 from realtime.errors import ConnectionEnded
 from realtime.rooms.event_rooms import event_room, find_room, is_event_room
+from realtime.session.entry import subscribed
 from realtime.session.state import Phase, Subscription
 from realtime.session.target import Emitter
 from realtime.session.timed_member import TimedMember
@@ -101,16 +102,16 @@ class EventMember(TimedMember):
         await self._join(event_room(self.state.identity.namespace, ""))
 
     async def _join(self, room: Room) -> None:
-        """Enter a room now, and say nothing to the client."""
+        """Enter a room now, and notify the client where its protocol has that."""
         options = self.options_of(room)
         self.entering[room] = None  # before the first await: a second call finds it
         try:
-            await self.services.application.subscribe(self.connection, room, None)
+            data = await self.services.application.subscribe(self.connection, room, None)
             # Lost publications end a connection in such a room (`notify_lost`): it could not enter again by itself.
             entry = await self._enter(Subscription(room, server_side=True), options, since=None)
             try:
                 if self.is_open:
-                    entry.pending.commit()
+                    self.write(self.dialect.subscribed(subscribed(entry, entry.pending.commit(), data)))
                     self._activate(entry)
             finally:
                 self.services.hub.cancel(entry.pending)  # harmless for a member

@@ -75,6 +75,8 @@ async def execute(wording: EventWording, session: Session, command: Command) -> 
     elif isinstance(command, Connect):
         await _connect(wording, session, command)
     else:
+        if not session.services.begin.is_eager:
+            await asyncio.sleep(0)  # handlers of events that came before begin first
         session.connection_lost(CLIENT_LEFT_CODE, CLIENT_LEFT)
 
 

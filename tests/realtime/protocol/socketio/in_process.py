@@ -1,6 +1,7 @@
 """
 An Engine.IO connection inside a test: what the server writes is read frame by frame, what the client sends goes
-straight to its namespaces. Everything above it is the real thing: packets, sessions, hub, application, and a broker in memory.
+straight to its namespaces. Everything above it is the real thing: packets, sessions, hub, application, and a broker in
+memory.
 """
 
 from __future__ import annotations
