@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Final
 
 from realtime.api import Api
 from realtime.application.app import Application
@@ -32,16 +31,23 @@ from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.revocation_sync import RevocationSync
 from realtime.process.probes import Probes
 from realtime.process.router import HealthSource, Router
+from realtime.protocol.base import Streams
+from realtime.protocol.by_path import SessionsByPath, StreamsByPath
 from realtime.protocol.centrifuge import uni
 from realtime.protocol.centrifuge.encoder import CentrifugeEncoder, difference
 from realtime.protocol.centrifuge.endpoints import ENDPOINTS
 from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.protocol.centrifuge.streams import StreamEndpoint
+from realtime.protocol.socketio import endpoints as socketio_endpoints
+from realtime.protocol.socketio.base import EngineLimits
+from realtime.protocol.socketio.echo import Echo
+from realtime.protocol.socketio.server import SocketIO
 from realtime.rooms.hub import Hub
 from realtime.session.registry import Home, Registry
 from realtime.session.state import SessionLimits
 from realtime.settings import Settings
 from realtime.timing.timer_wheel import TimerWheel, run_wheel
+from realtime.transport.base import SessionFactory
 from realtime.transport.hosts import ANY_HOST, Hosts
 from realtime.transport.stream import EVENTS, StreamLimits
 from sticky.worker.node_state import NodeState
@@ -52,13 +58,14 @@ class Parts:
     The parts of one process. The caller of `start` must call `close`.
 
     Attributes:
-        endpoints: where the wire protocol is served.
+        endpoints: where the wire protocols are served.
         wheel: the timers. `start` begins to turn it.
         registry: the sessions.
         tokens: verifies tokens.
         wrong: counts and slows wrong tokens and wrong keys of the API.
         hub: the rooms.
-        protocol: makes the session of each connection.
+        protocol: makes the session of each connection of the Centrifuge protocol.
+        sessions: makes the session of each WebSocket, whichever wire protocol is served at its path.
         bus: reaches sessions elsewhere.
         streams: serves clients that have no WebSocket.
         router: the ASGI application in front of all others.
@@ -75,6 +82,7 @@ class Parts:
         node_state: NodeState | None = None,
         hosts: Hosts = ANY_HOST,
         wrong: WrongCredentials | None = None,
+        serves_socketio: bool = False,
     ) -> None:
         """
         Make the parts. To be called on the event loop that they run on.
@@ -88,11 +96,13 @@ class Parts:
             node_state: what the primary says of the server, for its probes; None where there is no primary.
             hosts: which hosts are served.
             wrong: counts and slows wrong credentials; as a server does it unless given.
+            serves_socketio: serve Socket.IO beside the Centrifuge protocol. Its WebSockets write whole frames, so they
+                are this package's own.
 
         Raises:
             SettingsError: a file of keys holds none.
         """
-        self.endpoints: Final = ENDPOINTS.below(settings.own_prefix)
+        self.endpoints = ENDPOINTS.below(settings.own_prefix)
         self._app = app
         self._node = home.node
         self._turning: asyncio.Task[None] | None = None
@@ -117,16 +127,32 @@ class Parts:
             home, broker, mailbox, self.hub.registry, self.hub.delivery, self.registry, self.tokens.revoked
         )
         self._revocation_sync = RevocationSync(broker, self.bus, self.tokens.revoked)
-        self.streams = StreamEndpoint(
+        self.sessions: SessionFactory = self.protocol
+        self.streams: Streams = StreamEndpoint(
             self.protocol,
             delivery=self.bus,
             limits=StreamLimits.from_settings(settings),
             allowed_origins=settings.allowed_origins,
             prefix=settings.own_prefix,
         )
+        if serves_socketio:
+            self._add_socketio(settings)
         is_ready_when_degraded = settings.ready_when_degraded == "on"
         probes = Probes(node_state, self.hub, ready_when_degraded=is_ready_when_degraded)
         self.router = self._make_router(settings, health, probes, hosts)
+
+    def _add_socketio(self, settings: Settings) -> None:
+        """Serve Socket.IO at its paths."""
+        served = socketio_endpoints.endpoints().below(settings.own_prefix)
+        socketio = SocketIO(
+            Echo,
+            wheel=self.wheel,
+            limits=EngineLimits.from_settings(settings),
+            allowed_origins=settings.allowed_origins,
+        )
+        self.endpoints = self.endpoints.beside(served)
+        self.sessions = SessionsByPath(dict.fromkeys(served.websocket_paths, socketio), default=self.protocol)
+        self.streams = StreamsByPath(dict.fromkeys(served.http_paths, socketio.polling), default=self.streams)
 
     def _make_router(self, settings: Settings, health: HealthSource, probes: Probes, hosts: Hosts) -> Router:
         api = Api(

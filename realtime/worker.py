@@ -96,14 +96,21 @@ class Process:
         home = Home(worker.slot, worker.worker_id, worker.node, realtime.__version__)
         self._hosts = Hosts(settings.allowed_hosts, own_prefix=settings.own_prefix)
         self._parts = parts = Parts(
-            app, settings, broker=broker, home=home, health=self, node_state=worker.node_state, hosts=self._hosts
+            app,
+            settings,
+            broker=broker,
+            home=home,
+            health=self,
+            node_state=worker.node_state,
+            hosts=self._hosts,
+            serves_socketio=settings.socketio == "on" and not app.is_bare,
         )
         connections = AdoptedConnections(worker, worker.routes.keys)
         endpoint = WebSocketEndpoint(
-            parts.protocol,
+            parts.sessions,
             wheel=parts.wheel,
             limits=WebSocketLimits.from_settings(settings),
-            admission=Admission.from_settings(settings, parts.protocol, self._hosts),
+            admission=Admission.from_settings(settings, parts.sessions, self._hosts),
             owner=connections,
         )
         self._host = ASGIHost(

@@ -129,10 +129,10 @@ class Router:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         path = scope["path"]
         if scope["type"] == "http":
+            if path in self._stream_paths:  # some of them are paths of WebSockets as well
+                return self._streams(scope, receive, send)
             if path in self._websocket_paths:
                 return _upgrade_required(scope, send)
-            if path in self._stream_paths:
-                return self._streams(scope, receive, send)
             if path in self._probe_paths:
                 return self._answer_probe(scope, receive, send)
             if (own := self._own(path)) is not None:

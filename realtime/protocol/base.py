@@ -20,7 +20,7 @@ from realtime.transport.base import ClientSession
 class Endpoints:
     """
     Where a wire protocol is served: `websocket_paths` by WebSockets, `http_paths` by requests. `shutdown` is how a
-    connection ends whose client is to go to another worker.
+    connection ends whose client is to go to another worker, whichever of several wire protocols it speaks.
     """
 
     websocket_paths: frozenset[str]
@@ -33,6 +33,15 @@ class Endpoints:
             self,
             websocket_paths=frozenset(prefix + path for path in self.websocket_paths),
             http_paths=frozenset(prefix + path for path in self.http_paths),
+        )
+
+    def beside(self, other: Endpoints) -> Endpoints:
+        """Return these endpoints and those of another wire protocol. Connections of both end as these say."""
+        assert not self.http_paths & other.http_paths, "a path belongs to one wire protocol"
+        return replace(
+            self,
+            websocket_paths=self.websocket_paths | other.websocket_paths,
+            http_paths=self.http_paths | other.http_paths,
         )
 
 

@@ -70,6 +70,9 @@ class Settings:
         "Compress the rooms' messages of 128 bytes and more, once for all members, where a WebSocket's client offers "
         "permessage-deflate. The length of an encrypted message then depends on its text (CRIME, BREACH).")
 
+    socketio: str = _set("on", Choice(("on", "off")), _WHAT,
+        "Serve Socket.IO at /socket.io/, in the same rooms. Where TARGET is a bare ASGI application, it is off.")
+
     bind: tuple[str, ...] = _set(("127.0.0.1:8000",), Many(ListenAddress()), _WHERE,
         "Where to listen: HOST:PORT, [v6]:PORT, :PORT for every address, unix:PATH, fd://N for a socket that was given "
         "(systemd gives them from 3 on). Can be given several times.",
@@ -208,6 +211,10 @@ class Settings:
     ping_s: float = _set(25.0, Seconds(0.1, 600), _LIMITS,
         "How often each client is pinged, those of a hosted application's WebSockets included.")
     pong_s: float = _set(10.0, Seconds(0.05, 300), _LIMITS, "Time for the answer to a ping.")
+    # As stock Socket.IO servers have them; their clients give up after the sum of both.
+    socketio_ping_s: float = _set(25.0, Seconds(0.05, 600), _LIMITS, "How often each Socket.IO client is pinged.")
+    socketio_ping_timeout_s: float = _set(20.0, Seconds(0.05, 600), _LIMITS,
+        "Time for a Socket.IO client's answer to a ping.")
     rooms_per_connection: int = _set(128, Whole(1, 100_000), _LIMITS, "Rooms that one connection may be in.")
     commands_per_second: int = _set(100, Whole(0, 1_000_000), _LIMITS,
         "Commands that one connection may send, beside one for each room at once; 0: as many as it likes.")

@@ -128,6 +128,10 @@ class Parameters(Struct, frozen=True):
     """The client only listens."""
     wants_ping_frames: bool = False
     """The client is to be pinged by frames of its WebSocket (RFC 6455, section 5.5.2)."""
+    takes_compression: bool = True
+    """What is written to the client may be compressed, where that is set and the client offers it."""
+    refusal: str | None = None
+    """Why the request cannot be served, in the words of the wire protocol; the client gets 400 with this text."""
 
 
 class ParameterReader(Protocol):

@@ -30,9 +30,9 @@ SESSION_FAILED: Final = "session failed"  # an error of ours: a traceback follow
 SHOWN: Final = 500  # characters of a message in the log
 
 # What a message may hold that no log should: tokens, headers that a client sends in place of real ones, and the stream
-# id (`session`), with which anybody can send commands beside the stream.
+# id (`session`, of Engine.IO `sid`), with which anybody can send commands beside the stream.
 _SECRET: Final = re.compile(
-    r'"(token|authorization|cookie|password|secret|session)"\s*:\s*"(?:[^"\\]|\\.)*"?', re.IGNORECASE
+    r'"(token|authorization|cookie|password|secret|session|sid)"\s*:\s*"(?:[^"\\]|\\.)*"?', re.IGNORECASE
 )
 
 

@@ -109,8 +109,10 @@ def shake_hands(
     request = read_opening(head, limits)
     if isinstance(request, Refusal):
         return Refused(refusal(http.HTTPStatus(request.status), request.reason), request.reason)
+    path, query = _target(request)
+    parameters = admission.parameters.read_parameters(path, query)
     ws_protocol = ServerProtocol(
-        extensions=[OFFERS] if admission.compression else None,
+        extensions=[OFFERS] if admission.compression and parameters.takes_compression else None,
         select_subprotocol=lambda _, offered: _choose(admission.subprotocols, offered),
         logger=ws_protocol_logger,
     )
@@ -122,14 +124,14 @@ def shake_hands(
     assert is_accepted == (not problem), (
         "a client that is not let in gets another status than 101, and the log a reason"
     )
+    if is_accepted and parameters.refusal is not None:  # last: of a request that is no handshake nothing else is said
+        return Refused(refusal(http.HTTPStatus.BAD_REQUEST, parameters.refusal), parameters.refusal)
     if is_accepted and peer.new_sticky_id is not None:
         response.headers["Set-Cookie"] = session_cookie(admission.session_cookie, peer.new_sticky_id, peer.scheme)
     ws_protocol.send_response(response)
     answer = b"".join(ws_protocol.data_to_send())
     if not is_accepted:
         return Refused(answer, problem)
-    path, query = _target(request)
-    parameters = admission.parameters.read_parameters(path, query)
     handshake = _describe(request, peer, path, parameters)
     return Accepted(answer, handshake, ws_protocol.subprotocol, bool(ws_protocol.extensions), parameters.first)
 

@@ -7,11 +7,13 @@ that lengths, types and headers are written in one place. Nothing here knows a p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from realtime.transport.asgi import CONNECTION, Receive, RequestConnection, Scope, Send
+from realtime.transport.asgi import CONNECTION, EXTENSION, Receive, RequestConnection, Scope, Send
+from realtime.transport.base import Handshake, Parameters
 from realtime.transport.opening import merge
+from sticky.handoff.journal import NO_MARK
 
 Fields = Sequence[tuple[bytes, bytes]]
 """Headers; names in lower case."""
@@ -87,6 +89,36 @@ async def respond(
 async def respond_text(send: Send, status: int, body: bytes, fields: Fields = NONE) -> None:
     """Send a whole response that is a sentence for people."""
     await respond(send, status, body, fields=fields)
+
+
+def handshake_of(
+    scope: Scope, headers: Mapping[str, str], parameters: Parameters, *, transport: str, is_emulated: bool
+) -> Handshake:
+    """
+    Return what is known of a client by its first request.
+
+    Args:
+        scope: as the ASGI host fills it.
+        headers: of the request, as `headers_of` gives them.
+        parameters: what the wire protocol has read out of its URL.
+        transport: what it is called.
+        is_emulated: what the client sends comes by requests of their own.
+    """
+    client = scope.get("client") or ("", 0)
+    place: dict[str, Any] = scope.get("state", {}).get(EXTENSION, {})
+    return Handshake(
+        address=client[0],
+        client_port=client[1],
+        scheme=scope.get("scheme", "http"),
+        path=scope["path"],
+        query=parameters.query,
+        headers=headers,
+        sticky_id=place.get("session"),
+        transport=transport,
+        is_one_way=parameters.is_one_way,
+        is_emulated=is_emulated,
+        mark=getattr(connection_of(scope), "mark", NO_MARK),
+    )
 
 
 def headers_of(scope: Scope) -> dict[str, str]:

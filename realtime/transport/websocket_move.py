@@ -76,6 +76,11 @@ class WebSocketMove(WebSocketFlow):
         """The session; None before the handshake is done, and once the connection has ended or is offered."""
         return self._session
 
+    def hand_over(self, session: ClientSession) -> None:
+        """Let another session have the connection from the next message on: it knows of the client already."""
+        assert self._state is WebSocketState.OPEN, "what is closing or moving stays its session's"
+        self._session = session
+
     @property
     def is_connecting(self) -> bool:
         """Whether the handshake is not done."""

@@ -30,7 +30,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -44,7 +44,7 @@ from realtime.protocol.centrifuge.endpoints import EMULATION, SSE, UNI_SSE
 from realtime.protocol.centrifuge.messages import EmulationRequest
 from realtime.surrogates import read_repaired
 from realtime.transport.asgi import Receive, RequestConnection, Scope, Send
-from realtime.transport.base import ClientSession, Framing, Handshake, Parameters, SessionFactory
+from realtime.transport.base import ClientSession, Framing, Handshake, SessionFactory
 from realtime.transport.client_log import MESSAGE_TOO_LARGE, SLOW_CLIENT, as_shown, log_received, log_sent
 from realtime.transport.handshake import origin_matches
 from realtime.transport.http import (
@@ -54,12 +54,12 @@ from realtime.transport.http import (
     connection_of,
     cut,
     gone,
+    handshake_of,
     headers_of,
     read_body,
     respond_text,
 )
 from realtime.transport.stream import BARE, EVENTS, LINES, SLOW, Stream, StreamLimits, messages_in
-from sticky.handoff.journal import NO_MARK
 
 OCTETS: Final = "application/octet-stream"
 ESCAPED: Final = 3  # times as long as it is, a message can be within JSON: `\u00e9` for two bytes of UTF-8
@@ -224,7 +224,13 @@ class StreamEndpoint:
             return
         is_binary = not is_sse and _kind(headers) == OCTETS
         kind = b"text/event-stream; charset=utf-8" if is_sse else b"application/octet-stream"
-        handshake = _handshake(scope, headers, parameters)
+        handshake = handshake_of(
+            scope,
+            headers,
+            parameters,
+            transport=path.rpartition("/")[2],
+            is_emulated=not parameters.is_one_way,
+        )
         fields = [(b"content-type", kind), *UNCACHED, *cors]
         await begin_response(send, 200, fields)
         if is_sse:
@@ -321,22 +327,3 @@ def _cors(origin: str | None, headers: Mapping[str, str]) -> list[tuple[bytes, b
     ]
     asked = headers.get("access-control-request-headers")
     return [*fields, (b"access-control-allow-headers", asked.encode("latin-1"))] if asked else fields
-
-
-def _handshake(scope: Scope, headers: Mapping[str, str], parameters: Parameters) -> Handshake:
-    """Return what is known of a client: from the scope, as the ASGI host fills it, and from the parameters."""
-    client = scope.get("client") or ("", 0)
-    place: dict[str, Any] = scope.get("state", {}).get("realtime", {})
-    return Handshake(
-        address=client[0],
-        client_port=client[1],
-        scheme=scope.get("scheme", "http"),
-        path=scope["path"],
-        query=parameters.query,
-        headers=headers,
-        sticky_id=place.get("session"),
-        transport=scope["path"].rpartition("/")[2],
-        is_one_way=parameters.is_one_way,
-        is_emulated=not parameters.is_one_way,
-        mark=getattr(connection_of(scope), "mark", NO_MARK),
-    )
