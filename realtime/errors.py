@@ -10,8 +10,13 @@ The errors of `realtime`, in one tree.
     │   ├── RoomIsPattern      its name is that of a family of rooms
     │   ├── UnknownRoom        no declared pattern matches its name
     │   │   └── UnknownChannel where a client was to be subscribed: a ClientError too
+    │   ├── RoomIsDeclared     an emit to several rooms has it among them
     │   └── NotKept            it keeps no presence, or no history: the option that is missing
+    ├── UnknownNamespace       an emit goes to a namespace that is not declared
     ├── AnswerError            what a handler returned cannot be said in JSON: which, of which room, in which field
+    ├── ReservedEvent          an event's name that Socket.IO keeps for itself
+    ├── ConnectionEnded        the client went before it acknowledged an event
+    ├── NoAcknowledgements     the client's wire protocol has none
     ├── ConnectionMoved        another worker serves the connection now, and a task here still holds it
     ├── BrokerUnavailable      Redis or the local broker cannot be reached now
     │   ├── BrokerAway         there is no link now: nothing was sent
@@ -32,6 +37,7 @@ holds facts; `__str__` makes the sentence.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import realtime.own  # noqa: F401 - refuses a package that is not ours, before anything else of it is used
 
@@ -118,6 +124,27 @@ class UnknownRoom(RoomError, KeyError):
     __str__ = RoomError.__str__
 
 
+class RoomIsDeclared(RoomError):
+    """An emit goes to several rooms, and one of them is declared: there it would be a publication."""
+
+    def __init__(self, room: str) -> None:
+        super().__init__(
+            room, "is declared, so an emit into it is a publication: emit into it alone, and not local or volatile"
+        )
+        self.args = (room,)
+
+
+class UnknownNamespace(RealtimeError):
+    """An emit goes to a namespace that no declaration matches. `patterns`: those that there are."""
+
+    def __init__(self, namespace: str, patterns: Sequence[str]) -> None:
+        super().__init__(namespace, patterns)
+        self.namespace, self.patterns = namespace, patterns
+
+    def __str__(self) -> str:
+        return f"namespace {self.namespace!r} is not declared; declared: {', '.join(self.patterns)}"
+
+
 class NotKept(RoomError):
     """The room keeps no presence, or no history. `option`: what its declaration lacks."""
 
@@ -143,6 +170,45 @@ class AnswerError(RealtimeError):
 
     def __str__(self) -> str:
         return f"{self.what}: JSON cannot say {self.problem} at `{self.field}`"
+
+
+class ReservedEvent(RealtimeError, ValueError):
+    """An application emits or handles an event that Socket.IO's libraries raise themselves. `event`: its name."""
+
+    def __init__(self, event: str) -> None:
+        super().__init__(event)
+        self.event = event
+
+    def __str__(self) -> str:
+        return (
+            f"the event {self.event!r} is Socket.IO's own: a client that gets it from a server ends its connection. "
+            "Use another name; connections that begin and end call @app.on_connect and @app.on_disconnect"
+        )
+
+
+class ConnectionEnded(RealtimeError):
+    """A connection ended before its client acknowledged an event, or had ended when it was called."""
+
+    def __init__(self, connection_id: str) -> None:
+        super().__init__(connection_id)
+        self.connection_id = connection_id
+
+    def __str__(self) -> str:
+        return f"connection {self.connection_id} ended, and its client acknowledges nothing any more"
+
+
+class NoAcknowledgements(RealtimeError):
+    """A connection was called whose wire protocol has no acknowledgements. `protocol`: which."""
+
+    def __init__(self, connection_id: str, protocol: str) -> None:
+        super().__init__(connection_id, protocol)
+        self.connection_id, self.protocol = connection_id, protocol
+
+    def __str__(self) -> str:
+        return (
+            f"connection {self.connection_id} speaks {self.protocol}, whose clients acknowledge no event: "
+            "conn.call is for Socket.IO (conn.protocol), and conn.emit is for both"
+        )
 
 
 class ConnectionMoved(RealtimeError):
@@ -228,11 +294,15 @@ class Reject(ClientError):
     """
     The application refuses what a client asked. The client gets `message` and `code`, and nothing else.
 
-    Codes: 103 "permission denied", or the application's own from 400 to 1999.
+    Codes: 103 "permission denied", or the application's own from 400 to 1999. A client of Socket.IO gets `data` as
+    well: anything that JSON can say.
     """
 
-    def __init__(self, message: str = "permission denied", code: int = 103, *, temporary: bool = False) -> None:
+    def __init__(
+        self, message: str = "permission denied", code: int = 103, *, temporary: bool = False, data: Any = None
+    ) -> None:
         super().__init__(code, message, temporary=temporary)
+        self.data = data
 
 
 class Disconnect(RealtimeError):

@@ -40,7 +40,7 @@ from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.protocol.centrifuge.streams import StreamEndpoint
 from realtime.protocol.socketio import endpoints as socketio_endpoints
 from realtime.protocol.socketio.base import EngineLimits
-from realtime.protocol.socketio.echo import Echo
+from realtime.protocol.socketio.namespaces import SocketIOUsers
 from realtime.protocol.socketio.server import SocketIO
 from realtime.rooms.hub import Hub
 from realtime.session.registry import Home, Registry
@@ -123,7 +123,9 @@ class Parts:
             wrong=self.wrong,
         )
         mailbox = Mailbox(broker, self.hub.private, worker)
-        self.bus = ClusterBus(home, broker, mailbox, self.hub.registry, self.registry, self.tokens.revoked)
+        self.bus = ClusterBus(
+            home, broker, mailbox, self.hub.registry, self.hub.delivery, self.registry, self.tokens.revoked
+        )
         self._revocation_sync = RevocationSync(broker, self.bus, self.tokens.revoked)
         self.sessions: SessionFactory = self.protocol
         self.streams: Streams = StreamEndpoint(
@@ -143,7 +145,7 @@ class Parts:
         """Serve Socket.IO at its paths."""
         served = socketio_endpoints.endpoints().below(settings.own_prefix)
         socketio = SocketIO(
-            Echo,
+            SocketIOUsers(self.protocol.services),
             wheel=self.wheel,
             limits=EngineLimits.from_settings(settings),
             allowed_origins=settings.allowed_origins,

@@ -19,8 +19,8 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, overload
 
 from realtime.application.asgi import refuse_wsgi
-from realtime.application.calls import HandlerCalls
 from realtime.application.declaration import hook, with_options, written_as
+from realtime.application.event_app import EventApp
 from realtime.application.handlers import Handler
 from realtime.application.jobs import SCOPES, Job, Jobs, Once
 from realtime.application.loop_watch import LoopWatch
@@ -59,7 +59,7 @@ NO_OPTIONS: Final = RoomOptions()
 logger = logging.getLogger("realtime.app")
 
 
-class Application(HandlerCalls):
+class Application(EventApp):
     """A realtime application. Every method that is for users may be called in any thread."""
 
     def __init__(self) -> None:
@@ -365,7 +365,8 @@ class Application(HandlerCalls):
         handlers = [*self._on.values(), *self._methods.values(), *self._starting, *self._stopping]
         handlers += [handler for kind in self.rooms.kinds for handler in kind.handlers.values()]
         handlers += [job.handler for job in self._every]
-        return {handler.code: handler.name for handler in handlers if handler.code is not None}
+        events = {each.code: each.name for each in self.namespaces.handlers if each.code is not None}
+        return events | {handler.code: handler.name for handler in handlers if handler.code is not None}
 
     @from_any_thread
     async def run_cpu(self, function: Callable[..., T], *arguments: Any) -> T:

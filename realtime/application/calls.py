@@ -12,15 +12,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from realtime.application.event_handler import EventHandler
 from realtime.application.handlers import Handler
+from realtime.application.namespaces import ANY_EVENT, DeclaredNamespaces
 from realtime.application.room import Rooms
 from realtime.broker.base import ClientInfo, RawPublication, Room
 from realtime.errors import ClientError, Disconnect
 from realtime.log_lines import log
+from realtime.rooms.event_rooms import EVENT_ROOM_OPTIONS, is_event_room
 from realtime.rooms.fanout import Accepts
 from realtime.rooms.options import RoomOptions
 from realtime.session.answers import encode
 from realtime.session.connection import Connection
+from realtime.session.events import encode_values
 
 ACCEPTS_FAILED: Final = "accepts failed"  # its traceback follows; the member does not get the publication
 
@@ -35,13 +39,16 @@ class HandlerCalls:
         self._on: dict[str, Handler] = {}
         """By name, such as `on_connect`."""
         self._methods: dict[str, Handler] = {}
+        self.namespaces = DeclaredNamespaces()
 
     # What the wire protocol asks
 
     def room_options(self, room: Room) -> RoomOptions | None:
         """Return how a room is kept, as its declaration says; None for a room that is none."""
         found = self.rooms.find(room)
-        return None if found is None else found.kind.options
+        if found is None:
+            return EVENT_ROOM_OPTIONS if is_event_room(room) else None
+        return found.kind.options
 
     def room_patterns(self) -> Sequence[str]:
         """Return the patterns of all declared rooms."""
@@ -159,8 +166,34 @@ class HandlerCalls:
             raise Disconnect(3508, "not available")
         await handler(conn, handler.decode(data))
 
+    # Events
 
-def _name_of(handler: Handler, room: Room | None = None) -> str:
+    def has_namespace(self, namespace: str) -> bool:
+        """Say whether a namespace is declared."""
+        return self.namespaces.find(namespace) is not None
+
+    async def take_event(self, conn: Connection, name: str, args: Sequence[Any], *, wants_answer: bool) -> bytes | None:
+        """
+        Run the handler of an event. Return the arguments of its acknowledgement, where the client wants one: what the
+        handler returned, each element of a tuple by itself. 104: there is no handler.
+        """
+        found = self.namespaces.find(conn.namespace)
+        if found is None:
+            raise ClientError(104, "event not found")
+        handler = found.kind.handlers.get(name)
+        if handler is None:
+            handler = found.kind.handlers.get(ANY_EVENT)
+            if handler is None:
+                raise ClientError(104, "event not found")
+            args = (name, *args)
+        value = await handler(conn, args, found.variables)
+        if not wants_answer:
+            return None
+        values = value if isinstance(value, tuple) else () if value is None else (value,)
+        return encode_values(values, _name_of, handler)
+
+
+def _name_of(handler: Handler | EventHandler, room: Room | None = None) -> str:
     """Name an answer, for the error that it cannot be encoded."""
     of_room = "" if room is None else f" of room {room!r}"
     return f"{handler.where}: the answer of handler `{handler.name}()`{of_room}"

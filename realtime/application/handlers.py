@@ -72,14 +72,7 @@ class Handler:
     def _decoder(self, wanted: Any) -> Callable[[bytes], Any]:
         if hasattr(wanted, "model_validate_json"):  # pydantic's
             return typing.cast(Callable[[bytes], Any], wanted.model_validate_json)
-        try:
-            is_possible = not isinstance(msgspec.inspect.type_info(wanted), msgspec.inspect.CustomType)
-        except TypeError:
-            is_possible = False
-        if not is_possible:
-            allowed = "a msgspec.Struct, a dataclass, a TypedDict, a pydantic model, or a type that JSON has"
-            problem = f"what a client sends cannot become a {wanted!r}; it can be {allowed}"
-            raise DeclarationError(self.where, f"handler `{self.name}()`: {problem}")
+        check_type(wanted, self.where, self.name)
         return msgspec.json.Decoder(wanted).decode
 
     @property
@@ -108,9 +101,8 @@ class Handler:
             return coroutine
         return self._in_thread(first, given)
 
-    async def _in_thread(self, first: Sequence[Any], given: Mapping[str, Any]) -> Any:
-        result = await in_thread(_pool, lambda: self.function(*first, **given))
-        return await result if inspect.isawaitable(result) else result
+    def _in_thread(self, first: Sequence[Any], given: Mapping[str, Any]) -> Awaitable[Any]:
+        return run_in_thread(lambda: self.function(*first, **given))
 
     def _given(self, arguments: Sequence[Any], named: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         """Return the arguments that it takes, by name and by position."""
@@ -137,10 +129,33 @@ class Handler:
         except (msgspec.MsgspecError, RecursionError):
             raise Reject("bad request", code=107) from None
         except ValueError as error:
-            raise Reject(f"bad request: {_first_mistake(error)}"[:CLIENT_TEXT_MAX], code=107) from None
+            raise Reject(f"bad request: {first_mistake(error)}"[:CLIENT_TEXT_MAX], code=107) from None
 
 
-def _first_mistake(error: ValueError) -> str:
+def check_type(wanted: Any, where: str, name: str) -> None:
+    """
+    See that what a client sends can become a type that a handler's parameter is annotated with.
+
+    Raises:
+        DeclarationError: it cannot.
+    """
+    try:
+        is_possible = not isinstance(msgspec.inspect.type_info(wanted), msgspec.inspect.CustomType)
+    except TypeError:
+        is_possible = False
+    if not is_possible:
+        allowed = "a msgspec.Struct, a dataclass, a TypedDict, a pydantic model, or a type that JSON has"
+        problem = f"what a client sends cannot become a {wanted!r}; it can be {allowed}"
+        raise DeclarationError(where, f"handler `{name}()`: {problem}")
+
+
+async def run_in_thread(call: Callable[[], Any]) -> Any:
+    """Run a handler that is a plain function, so that it may block, and return its result."""
+    result = await in_thread(_pool, call)
+    return await result if inspect.isawaitable(result) else result
+
+
+def first_mistake(error: ValueError) -> str:
     """Say the first of what pydantic found: the field and why."""
     if not hasattr(error, "errors"):
         return "not valid"

@@ -16,6 +16,7 @@ from typing import Any, Final
 from realtime.application.handlers import Handler
 from realtime.application.pattern import Pattern, Variables, unclear
 from realtime.application.source import did_you_mean, place_of
+from realtime.broker.base import PRIVATE
 from realtime.errors import DeclarationError
 from realtime.rooms.options import RoomOptions
 
@@ -164,6 +165,8 @@ class Rooms:
             return known[room]
         except KeyError:
             pass
+        if room.startswith(PRIVATE):  # a room of events: no pattern matches it, not even one for any name
+            return None
         found = None
         for kind in self._kinds:
             texts = kind.pattern.match(room)

@@ -86,12 +86,12 @@ def read_signature(function: Callable[..., Any], offers: Sequence[str], variable
         raise DeclarationError(where, f"handler `{name}()` {problem}; allowed: {allowed}")
     taken = places[: len(offers)]
     annotations = {
-        offer: _annotation(function, name, where, each.name)
+        offer: annotation_of(function, name, where, each.name)
         for offer, each in zip(offers, taken, strict=False)
         if offer == DATA
     }
     written = {each.name for each in parameters}
-    annotations |= {each: _annotation(function, name, where, each) for each in sorted(named & written)}
+    annotations |= {each: annotation_of(function, name, where, each) for each in sorted(named & written)}
     return Signature(
         name=name,
         where=where,
@@ -134,7 +134,7 @@ def _problem(
     return ""
 
 
-def _annotation(function: Callable[..., Any], name: str, where: str, parameter: str) -> Any:
+def annotation_of(function: Callable[..., Any], name: str, where: str, parameter: str) -> Any:
     """
     Return what one parameter is annotated with, resolved; Any where it is not annotated.
 

@@ -112,6 +112,11 @@ class Tokens:
         self._issuer = issuer
         self._leeway_s = leeway_s
 
+    @property
+    def are_configured(self) -> bool:
+        """Whether there is a secret or a key: else no token can be good."""
+        return bool(self._secrets) or self._keys is not None
+
     async def close(self) -> None:
         """Cancel a running fetch of keys."""
         if self._keys is not None:

@@ -26,6 +26,7 @@ from realtime.cluster.in_transit import InTransit, UserMessage
 from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.messages import (
     DisconnectUser,
+    EmitEvent,
     EmulatedInput,
     InputReceived,
     Message,
@@ -39,8 +40,10 @@ from realtime.cluster.messages import (
     decode,
     encode,
 )
+from realtime.cluster.sockets import LocalRooms, LocalSockets, Outboxes
 from realtime.errors import BrokerUnavailable, ClientError, UnknownChannel
 from realtime.log_lines import log
+from realtime.rooms.event_rooms import is_event_room
 from realtime.session.registry import Home, LocalSession, Registry
 from realtime.tasks import SideTasks
 
@@ -58,7 +61,7 @@ WORKER: Final = re.compile(r"[^\0]{1,255}-\d+-[0-9a-f]{8}")
 logger = logging.getLogger("realtime.cluster")
 
 
-class RoomSizes(Protocol):
+class BusRooms(LocalRooms, Protocol):
     """The rooms of this worker, and how many members each has here: the hub's registry."""
 
     def sizes(self) -> dict[Room, int]: ...
@@ -68,7 +71,14 @@ class ClusterBus:
     """Sends messages, and does what those ask for that arrive. The owner must call `start` and `close`."""
 
     def __init__(
-        self, home: Home, broker: Broker, mailbox: Mailbox, rooms: RoomSizes, sessions: Registry, revoked: Revoked
+        self,
+        home: Home,
+        broker: Broker,
+        mailbox: Mailbox,
+        rooms: BusRooms,
+        outboxes: Outboxes,
+        sessions: Registry,
+        revoked: Revoked,
     ) -> None:
         """
         Args:
@@ -76,6 +86,7 @@ class ClusterBus:
             broker: knows the workers, and keeps what is revoked.
             mailbox: of this worker, not open yet.
             rooms: of this worker.
+            outboxes: of its rooms.
             sessions: of this worker: what messages ask for is done to these.
             revoked: which tokens this worker refuses.
         """
@@ -84,6 +95,7 @@ class ClusterBus:
         self._mailbox = mailbox
         self._rooms = rooms
         self._sessions = sessions
+        self._sockets = LocalSockets(rooms, outboxes, sessions)
         self._revoked = revoked
         self._tasks = SideTasks(logger)
         self._started_s = time.time()
@@ -147,6 +159,20 @@ class ClusterBus:
         """
         await self._mailbox.send(None, encode(message))
 
+    async def send_here(self, message: Message) -> None:
+        """
+        Have this worker alone do something. The message goes through the broker, so that it stays behind what was sent
+        to all before.
+
+        Raises:
+            BrokerUnavailable: this worker may have received it.
+        """
+        await self._mailbox.send(WorkerId(self._home.worker), encode(message))
+
+    def session(self, connection_id: str) -> LocalSession | None:
+        """Return the session of a connection that this worker serves; None for any other."""
+        return self._sessions.by_id(connection_id)
+
     async def revoke(self, *, token: str = "", user: str = "", before_s: float = 0.0, until_s: float = 0.0) -> None:
         """
         Refuse tokens from now on, on all workers, and have those connect anew whose connection stands on one.
@@ -206,7 +232,9 @@ class ClusterBus:
         except msgspec.MsgspecError as error:
             self._unreadable.note("message of a worker", error)
             return
-        if isinstance(message, EmulatedInput):
+        if isinstance(message, EmitEvent):
+            self._sockets.emit(message)
+        elif isinstance(message, EmulatedInput):
             received = InputReceived(message.number, self._sessions.receive(message.stream_id, message.data))
             self._tasks.spawn(self._answer(message.asker, received))
         elif isinstance(message, InputReceived):
@@ -280,7 +308,7 @@ class ClusterBus:
         reply = SurveyReply(request.number, home.worker, home.node, home.slot, self._started_s, release=home.version)
         if request.user is None:
             clients, users = self._sessions.counts()
-            rooms = {str(room): size for room, size in self._rooms.sizes().items()}
+            rooms = {str(room): size for room, size in self._rooms.sizes().items() if not is_event_room(room)}
             return msgspec.structs.replace(reply, clients=clients, users=users, rooms=rooms)
         places = [
             UserConnection(

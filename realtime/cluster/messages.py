@@ -115,6 +115,19 @@ class SurveyReply(msgspec.Struct, frozen=True, tag="t", array_like=True):
     release: str = ""  # of the worker; empty from one of 0.1
 
 
+class EmitEvent(msgspec.Struct, frozen=True, tag="m", array_like=True):
+    """
+    Send an event (`session/events.py`) to the connections of a namespace that are in any of `rooms`, by the names that
+    the application uses, or have it as their id; to all where there is none. Those in `excluded` are left out.
+    """
+
+    namespace: str
+    event: bytes
+    rooms: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    is_volatile: bool = False
+
+
 Message: TypeAlias = (
     EmulatedInput
     | InputReceived
@@ -125,6 +138,7 @@ Message: TypeAlias = (
     | Revoke
     | SurveyRequest
     | SurveyReply
+    | EmitEvent
 )
 
 decode: Final[Callable[[bytes], Message]] = msgspec.msgpack.Decoder(Message).decode

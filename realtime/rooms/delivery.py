@@ -82,14 +82,21 @@ class Delivery:
 
     def _flush(self) -> None:
         """Deliver everything that this turn brought: one buffer per room and encoder, one write per member."""
-        scheduled, self._scheduled = self._scheduled, []
-        assert scheduled, "the first room that is scheduled in a turn calls for the flush"
+        scheduled, self._scheduled = self._scheduled, []  # none, where `write_out` came first
         for local in scheduled:
             try:
                 self.write(local, local.machine.flush())
             except Exception:  # noqa: BLE001 - a fault of ours, in one room: the others are delivered all the same
                 log(logger, logging.ERROR, "delivery failed", room=local.name, exc_info=True)
                 self._shell.perform(local, local.machine.delivery_failed())
+
+    def write_out(self) -> None:
+        """
+        Deliver now what this turn has brought so far. For what has to come behind it and is not of these rooms: a
+        message of the cluster bus.
+        """
+        if self._scheduled:
+            self._flush()
 
     def write(self, local: LocalRoom, batches: Sequence[Batch]) -> None:
         """Write batches to the members, in order, and notify those that are overrun by them."""

@@ -15,6 +15,14 @@ from typing import Final, Protocol
 from realtime.broker.base import Retention, Room
 from realtime.timing.rate import Rate
 
+RESERVED_EVENTS: Final = frozenset(
+    ("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener")
+)
+"""Events that libraries of Socket.IO raise themselves: a client that gets one from outside ends its connection."""
+
+EVENT_FIELDS: Final = frozenset(("room", "data", "user", "connection", "info", "tags", "offset", "epoch", "time"))
+"""What of a publication can be an argument of the event that it becomes."""
+
 FOR_OTHERS: Final = frozenset(("publish", "presence", "history"))  # what a room may allow to clients outside
 
 
@@ -25,6 +33,7 @@ class RoomOptions:
     Attributes:
         retention: how much of the stream the broker keeps: `history` and `history_ttl_s`.
         publish: clients may publish: the room is `open`, or has a handler for it.
+        as_event: the name of the event, then the fields of the publication that are its arguments.
         has_leave_hooks: the application has `on_leave` or `on_empty`, which are called also after a crash.
         has_empty_hook: the application has `on_empty`.
     """
@@ -48,6 +57,7 @@ class RoomOptions:
         conflate: str | bool = False,
         grace_s: float = 0.0,
         for_others: Collection[str] = (),
+        as_event: str | Sequence[str] = "message",
     ) -> None:
         """
         Args:
@@ -69,6 +79,9 @@ class RoomOptions:
             grace_s: seconds in which a user whose connection broke may come back without a leave and a join.
             for_others: what clients outside the room may do, of "publish" (`on_publish` is called as for members),
                 "presence" and "history". Nothing unless given: then `on_subscribe` is the one gate.
+            as_event: the event as which Socket.IO members get a publication: its name, with the data as its argument.
+                Or the name and the fields that are its arguments, such as `("message", "room", "data")`: "room",
+                "data", "user", "connection", "info", "tags", "offset", "epoch", "time".
 
         Raises:
             ValueError: the options contradict each other, or a rate cannot be parsed.
@@ -98,6 +111,7 @@ class RoomOptions:
         self.conflate: Final = None if conflate is False else "" if conflate is True else conflate
         self.grace_s: Final = grace_s
         self.for_others: Final = others
+        self.as_event: Final = _checked_event(as_event)
         self.has_leave_hooks = False
         self.has_empty_hook = False
         # Every decision about gaps compares positions, and a room without history has none.
@@ -147,6 +161,21 @@ def _checked(for_others: Collection[str], *, presence: bool, history: int) -> fr
     if "history" in others and not history:
         raise ValueError("for_others: 'history' needs a room with history")
     return others
+
+
+def _checked_event(as_event: str | Sequence[str]) -> tuple[str, ...]:
+    """
+    Return the name of an event, and its fields.
+
+    Raises:
+        ValueError: the name is one that Socket.IO keeps for itself, or there is no such field.
+    """
+    name, *fields = (as_event, "data") if isinstance(as_event, str) else as_event or ("",)
+    if not name or name in RESERVED_EVENTS:
+        raise ValueError(f"as_event: {name!r} cannot be the name of an event")
+    if unknown := [each for each in fields if each not in EVENT_FIELDS]:
+        raise ValueError(f"as_event: {unknown[0]!r} is none of {', '.join(sorted(EVENT_FIELDS))}")
+    return name, *fields
 
 
 class Declarations(Protocol):

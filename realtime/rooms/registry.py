@@ -9,13 +9,14 @@ closed.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from realtime.broker.base import Broker, Room
 from realtime.errors import BrokerUnavailable
 from realtime.log_lines import log
 from realtime.rooms.delivery import LocalRoom
-from realtime.rooms.fanout import Difference, total
+from realtime.rooms.fanout import Difference, Subscriber, total
 from realtime.rooms.options import Declarations, RoomOptions
 
 logger = logging.getLogger("realtime.hub")
@@ -93,6 +94,11 @@ class RoomRegistry:
     def sizes(self) -> dict[Room, int]:
         """Return how many members each room has on this worker."""
         return {room: local.fanout.size for room, local in self.rooms.items() if local.fanout.size}
+
+    def members(self, room: Room) -> Sequence[Subscriber]:
+        """Return the members that a room has on this worker. They may change afterwards."""
+        local = self.rooms.get(room)
+        return () if local is None else list(local.fanout)
 
     def statistics(self) -> dict[str, Any]:
         """Count rooms, members, rooms out of sync, and publications that were read from streams to fill gaps."""

@@ -25,12 +25,14 @@ from realtime.rooms.options import RoomOptions
 from realtime.session.connection import Connection
 from realtime.session.registry import Home, Registry
 from realtime.session.state import SessionLimits
+from realtime.session.target import Emitter
 from realtime.tasks import Begin
 from realtime.timing.rate import Rate
 from realtime.timing.timer_wheel import TimerWheel
+from realtime.transport.base import Transport
 
 
-class ApplicationCalls(Protocol):
+class ApplicationCalls(Emitter, Protocol):
     """
     What a session asks of the application (`application.calls.HandlerCalls`). JSON texts are bytes, kept as they came.
 
@@ -40,6 +42,9 @@ class ApplicationCalls(Protocol):
 
     def room_options(self, room: Room) -> RoomOptions | None:
         """Return how this room is kept, or None for a room that is not declared."""
+
+    def room_patterns(self) -> Sequence[str]:
+        """Return the patterns of all declared rooms."""
 
     def accepts(self, conn: Connection, room: Room) -> Accepts | None:
         """Return what says of each publication whether this client gets it; None where it gets all."""
@@ -68,6 +73,15 @@ class ApplicationCalls(Protocol):
 
     async def message(self, conn: Connection, data: bytes) -> None:
         """Take a message that expects no answer. Without a handler: `Disconnect(3508, …)`."""
+
+    def has_namespace(self, namespace: str) -> bool:
+        """Say whether the application declares a namespace."""
+
+    async def take_event(self, conn: Connection, name: str, args: Sequence[Any], *, wants_answer: bool) -> bytes | None:
+        """
+        Run the handler of a client's event. Return the arguments of its acknowledgement, as `events.encode_values`
+        does, where the client wants one. 104: no such event.
+        """
 
 
 @dataclass(slots=True, frozen=True)
@@ -146,6 +160,21 @@ class Dialect(Protocol):
     ping: bytes
     """The message that pings a client."""
 
+    protocol: str
+    """The wire protocol, as `conn.protocol` names it."""
+
+    namespace: str
+    """Of the sessions that speak so; "" in a protocol without namespaces."""
+
+    shows_changes: bool
+    """Whether clients get joins and leaves."""
+
+    waits_for: str
+    """
+    What a session waits for when too many of its commands are in flight: for all of them (`asyncio.ALL_COMPLETED`), so
+    that its next ones leave together; or for one, because one may take long.
+    """
+
     def decode(self, message: bytes | str) -> Sequence[Any]:
         """
         Return the commands of one whole message, in order; None stands for a pong.
@@ -179,6 +208,24 @@ class Dialect(Protocol):
 
     def disconnected(self, code: int, reason: str) -> bytes:
         """Return the end of a connection, for transports that have no close frame."""
+
+    def reason_of(self, code: int, reason: str) -> str:
+        """Return the reason, as `on_disconnect` gets it, of an end by this server."""
+
+    def event(self, event: bytes) -> bytes:
+        """Return an event, as `events.encode_event` gives it."""
+
+    def takes_now(self, transport: Transport) -> bool:
+        """Whether a client can take a message at once."""
+
+    def request(self, session: Any, event: bytes) -> asyncio.Future[list[Any]]:
+        """
+        Send an event that the client acknowledges, and return what becomes the arguments of the acknowledgement, or
+        `ConnectionEnded`. A caller that does not wait for it any more cancels it.
+
+        Raises:
+            NoAcknowledgements: this wire protocol has none.
+        """
 
 
 class BadMessage(Exception):

@@ -16,11 +16,14 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from realtime.broker.base import ClientInfo, ConnectionId, Room
-from realtime.errors import ConnectionMoved
+from realtime.errors import ConnectionEnded, ConnectionMoved
 from realtime.log_lines import log
+from realtime.rooms.event_rooms import is_event_room, name_of
 from realtime.session.answers import encode
+from realtime.session.event_connection import EventConnection, EventSession
 from realtime.session.plain import NotPlain, PlainState, pack, unpack
 from realtime.session.state import Identity, Snapshot, Subscription
+from realtime.session.target import Emitter
 from realtime.threads import done, from_any_thread, from_any_thread_at_once
 
 EMPTY: Final[Mapping[str, str]] = {}
@@ -28,11 +31,8 @@ EMPTY: Final[Mapping[str, str]] = {}
 logger = logging.getLogger("realtime.session")
 
 
-class ServingSession(Protocol):
+class ServingSession(EventSession, Protocol):
     """What a connection asks of the session that serves it; on the worker's event loop."""
-
-    def event_loop(self) -> asyncio.AbstractEventLoop | None:
-        """Return the loop that serves the connection."""
 
     def send_message(self, data: bytes) -> None:
         """Send a JSON text that belongs to no room."""
@@ -47,7 +47,7 @@ class ServingSession(Protocol):
         """End a subscription from the server's side, and notify the client."""
 
 
-class Connection:
+class Connection(EventConnection):
     """
     One client. Every method may be called in any thread.
 
@@ -69,6 +69,8 @@ class Connection:
     """
 
     __slots__ = ("_identity", "_info", "_session", "_state", "emulated_headers", "headers", "subscriptions")
+
+    _session: ServingSession
 
     def __init__(
         self,
@@ -141,6 +143,16 @@ class Connection:
         return self._identity.transport
 
     @property
+    def protocol(self) -> str:
+        """The wire protocol of the client: "centrifuge" or "socketio"."""
+        return self._identity.protocol
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of Socket.IO that the client is in, such as "/"; "" with a protocol that has none."""
+        return self._identity.namespace
+
+    @property
     def slot(self) -> int:
         """The slot of the worker that serves the connection."""
         return self._identity.slot
@@ -176,18 +188,15 @@ class Connection:
 
     @property
     def rooms(self) -> frozenset[Room]:
-        """The rooms that this client is subscribed to now."""
-        return frozenset(self.subscriptions)
+        """The rooms that this client is in now, by the names that the application gave."""
+        named = [Room(name_of(each)) if is_event_room(each) else each for each in self.subscriptions]
+        return frozenset(filter(None, named))  # the room of all has no name
 
     @property
     def roles(self) -> frozenset[str]:
         """The strings in the token's `roles` claim; empty without a token."""
         roles = (self.claims or {}).get("roles", ())
         return frozenset(role for role in roles if isinstance(role, str)) if isinstance(roles, list) else frozenset()
-
-    def event_loop(self) -> asyncio.AbstractEventLoop | None:
-        """Return the event loop that serves this connection."""
-        return self._session.event_loop()
 
     @from_any_thread
     async def send(self, data: Any) -> None:
@@ -336,6 +345,22 @@ class _MovedSession:
     def end(self, code: int, reason: str) -> None:
         raise ConnectionMoved(self._id)
 
+    @property
+    def emitter(self) -> Emitter:
+        raise ConnectionMoved(self._id)
+
+    def send_event(self, event: bytes, *, is_volatile: bool = False) -> None:
+        raise ConnectionMoved(self._id)
+
+    async def call(self, event: bytes, timeout_s: float) -> list[Any]:
+        raise ConnectionMoved(self._id)
+
+    async def join(self, name: str) -> None:
+        raise ConnectionMoved(self._id)
+
+    async def part(self, name: str) -> None:
+        raise ConnectionMoved(self._id)
+
     async def enter(self, room: Room) -> None:
         raise ConnectionMoved(self._id)
 
@@ -352,6 +377,19 @@ class _EndedSession:
     def send_message(self, data: bytes) -> None: ...
 
     def end(self, code: int, reason: str) -> None: ...
+
+    @property
+    def emitter(self) -> Emitter:
+        raise ConnectionEnded("of a worker that is gone")
+
+    def send_event(self, event: bytes, *, is_volatile: bool = False) -> None: ...
+
+    async def call(self, event: bytes, timeout_s: float) -> list[Any]:
+        raise ConnectionEnded("of a worker that is gone")
+
+    async def join(self, name: str) -> None: ...
+
+    async def part(self, name: str) -> None: ...
 
     async def enter(self, room: Room) -> None: ...
 

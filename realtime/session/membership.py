@@ -363,7 +363,7 @@ class Member(RoomSubscriber):
     async def _enter(self, subscription: Subscription, options: RoomOptions, *, since: Position | None) -> Entry:
         """Register the client as pending in a room. The caller must activate or cancel it."""
         room, info = subscription.room, self._described(subscription)
-        subscription.join_leave = options.join_leave
+        subscription.join_leave = options.join_leave and self.dialect.shows_changes
         subscription.positioned = options.recover
         pending = await self.services.hub.enter(
             room,

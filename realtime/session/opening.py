@@ -40,6 +40,8 @@ def begin(services: Services, dialect: Dialect, transport: Transport, handshake:
             slot=home.slot,
             worker=home.worker,
             node=home.node,
+            protocol=dialect.protocol,
+            namespace=dialect.namespace,
         ),
         WireState(
             dialect.name,

@@ -56,8 +56,24 @@ class LocalSession(Protocol):
     def log_fields(self) -> dict[str, Any]:
         """The client, as fields of a log line."""
 
+    @property
+    def takes_now(self) -> bool:
+        """Whether the client can take a message at once."""
+
     def receive(self, message: bytes | str) -> None:
         """Take one whole message of the client."""
+
+    def send_event(self, event: bytes, *, is_volatile: bool = False) -> None:
+        """Send an event, as `events.encode_event` gives it; a volatile one only if the client can take it at once."""
+
+    async def call(self, event: bytes, timeout_s: float) -> list[Any]:
+        """Send an event, and return the arguments of the client's acknowledgement."""
+
+    async def join(self, name: str) -> None:
+        """Bring the client into a room, by the application's name for it."""
+
+    async def part(self, name: str) -> None:
+        """Take the client out of a room."""
 
     def end(self, code: int, reason: str) -> None:
         """Close the connection with a code that the client understands."""
@@ -108,6 +124,10 @@ class Registry:
             del self._sessions[connection_id]
         if self._streams and self._streams.get(session.stream_id) is session:
             del self._streams[session.stream_id]
+
+    def by_id(self, connection_id: str) -> LocalSession | None:
+        """Return the session of a connection, admitted or not; None where it is not here."""
+        return self._sessions.get(connection_id)
 
     def find(self, user: str, connection_id: str = "", stream_id: str = "") -> list[LocalSession]:
         """Return the admitted sessions of a user, or only the one with that connection id, or with that stream id."""

@@ -57,6 +57,7 @@ async def connect(
     data: bytes | None = None,
     headers: Mapping[str, str] | None = None,
     positions: Mapping[str, Position] | None = None,
+    entering: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """
     Admit a client, with the rooms that its token and the application give it.
@@ -69,6 +70,7 @@ async def connect(
         data: for the application's `on_connect`.
         headers: what the client itself says in place of headers.
         positions: from where it recovers in rooms that the server gives it.
+        entering: enters what the client is in already while `on_connect` runs.
 
     Raises:
         ClientError: it is not admitted, and may say so to the client; the connection stays until it goes.
@@ -79,6 +81,8 @@ async def connect(
     found = await _identify(session, token)
     if headers:
         connection.emulated_headers = {name.lower(): value for name, value in headers.items()}
+    if entering is not None:
+        await entering()
     of_handler = await services.application.connect(connection, data)
     for room in found.channels if found else ():
         await session.enter(Room(room))
@@ -156,7 +160,13 @@ def permitted(session: Session, name: str, deed: str) -> tuple[Room, RoomOptions
 
 
 async def publish(
-    session: Session, room: Room, options: RoomOptions, data: bytes | None
+    session: Session,
+    room: Room,
+    options: RoomOptions,
+    data: bytes | None,
+    *,
+    tags: Mapping[str, str] | None = None,
+    without_sender: bool = False,
 ) -> Coroutine[Any, Any, Published] | None:
     """
     Run the room's handler on a payload. Return the publishing of what it made of it; None where it drops it.
@@ -168,6 +178,8 @@ async def publish(
         room: in which `permitted` lets it.
         options: of the room.
         data: a JSON text, or any bytes where the room is `binary`.
+        tags: short texts beside it.
+        without_sender: the client does not get it, also where the room has `echo`.
 
     Raises:
         ClientError: it is no payload of this room, clients may not publish there, or it came too soon.
@@ -188,7 +200,8 @@ async def publish(
             accepted if options.binary else one_line(accepted),
             options.retention,
             info=connection.describe(room),
-            exclude="" if options.echo else connection.id,
+            tags=tags,
+            exclude="" if options.echo and not without_sender else connection.id,
         )
     )
 

@@ -17,6 +17,9 @@ other clients have their turn.
 **Concurrent publications.** Where the broker keeps the order of calls, a publication is sent to it, and answered, while
 the next command runs: so a burst leaves as one. A command that is no publication waits for all of them.
 
+**Events** of a client start in order, and their handlers run beside one another, as many as publications may be in
+flight. Sending events, and rooms of events, are in event_member.py.
+
 **Deadlines** of the client, of its token and of its subscriptions are in timed_member.py.
 
 **The end** comes once: by the client, by a code of ours, or by the transport. Rooms are left, and the application's
@@ -46,9 +49,9 @@ from realtime.log_lines import log
 from realtime.session import metering
 from realtime.session.base import BadMessage, Dialect, Services
 from realtime.session.connection import EMPTY, Connection, detach, info_bytes, packed_state
+from realtime.session.event_member import EventMember
 from realtime.session.plain import NotPlain, check
 from realtime.session.state import Event, Phase, SessionState, admitted, encode
-from realtime.session.timed_member import TimedMember
 from realtime.threads import is_calling
 from realtime.transport.base import Transport
 from sticky.handoff.journal import MESSAGE, Mark
@@ -60,7 +63,7 @@ COMMANDS_AT_ONCE: Final = 32  # of one client in one turn of the loop: 1 to 2 ms
 logger = logging.getLogger("realtime.session")
 
 
-class Session(TimedMember):
+class Session(EventMember):
     """One client. Is the transport's `ClientSession`, the registry's `LocalSession` and the connection's server."""
 
     __slots__ = ("_in_flight", "_mark", "_queue", "_task")
@@ -113,6 +116,18 @@ class Session(TimedMember):
             self._queue_up(received)
         if self._task is None:  # else until that is done
             mark.journal.states[mark.at] &= ~MESSAGE
+
+    def take(self, commands: Sequence[Any]) -> None:
+        """
+        Run commands after those that wait already, as `receive` does: for a wire protocol that has decoded them, since
+        one message may be of several sessions.
+        """
+        if self.state.phase is Phase.CLOSED:
+            return
+        self._mark.begin(MESSAGE)
+        self._queue_up(commands)
+        if self._task is None:  # else until that is done
+            self._mark.end(MESSAGE)
 
     def _queue_up(self, received: Sequence[Any]) -> None:
         """
@@ -171,7 +186,7 @@ class Session(TimedMember):
                 command = queue.popleft()
                 in_flight = self._in_flight
                 if in_flight and (len(in_flight) >= QUEUE_MAX or not self.dialect.is_publication(command)):
-                    await asyncio.wait(in_flight)  # what another command finds has happened
+                    await asyncio.wait(in_flight, return_when=self.dialect.waits_for)
                 try:
                     await self.dialect.execute(self, command)
                 except Disconnect as end:
@@ -186,7 +201,10 @@ class Session(TimedMember):
                 self._idle.set()
 
     def publish_concurrently(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a publication, and its answer, while the next command runs: `may_publish_concurrently` allowed it."""
+        """
+        Run a publication, and its answer, while the next command runs: `may_publish_concurrently` allowed it. Or the
+        handler of an event, which nothing else has to wait for.
+        """
         assert self._queue is not None, "a command publishes, and its task is still running"
         task = self.services.begin(work)
         if not task.done():
@@ -251,7 +269,7 @@ class Session(TimedMember):
 
     def end(self, code: int, reason: str) -> None:
         """Close the connection with a code that the client understands. Harmless when it has ended."""
-        if self._close(code, reason):
+        if self._close(code, self.dialect.reason_of(code, reason)):
             if not self.transport.has_close_frame:
                 self.transport.write(self.dialect.disconnected(code, reason))
             self.transport.close(code, reason)

@@ -103,6 +103,8 @@ class Identity(Struct):
     slot: int = 0
     worker: str = ""
     node: str = ""
+    protocol: str = ""
+    namespace: str = ""  # "" in a protocol without namespaces
 
 
 class Snapshot(Struct):

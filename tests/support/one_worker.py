@@ -128,7 +128,9 @@ class OneWorker:
             registry=self.registry, wrong=wrong, begin=begin,
         )  # fmt: skip
         mailbox = Mailbox(self.broker, self.hub.private, WorkerId("w"))
-        self.bus = ClusterBus(home, self.broker, mailbox, self.hub.registry, self.registry, self.tokens.revoked)
+        self.bus = ClusterBus(
+            home, self.broker, mailbox, self.hub.registry, self.hub.delivery, self.registry, self.tokens.revoked
+        )
         self.endpoint = WebSocketEndpoint(self.protocol, wheel=self.wheel, limits=sockets, admission=admission)
         self.url = ""
         self._now_s = 0.0

@@ -7,13 +7,16 @@ messages into commands, has commands.py run them, and encodes what the server se
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 from msgspec import UNSET, Raw
 
 from realtime.broker.base import Room
 from realtime.codes import UnsubscribeCode
+from realtime.errors import NoAcknowledgements
 from realtime.protocol.centrifuge import commands, uni
 from realtime.protocol.centrifuge.call import ttl
 from realtime.protocol.centrifuge.codec import BadFrame, Codec
@@ -29,13 +32,23 @@ from realtime.protocol.centrifuge.messages import (
 )
 from realtime.protocol.shapes import JSON
 from realtime.session.base import BadMessage, Dialect, Subscribed
-from realtime.transport.base import Framing
+from realtime.session.events import decode_values
+from realtime.session.session import Session
+from realtime.transport.base import Framing, Transport
 
 PONG: Final = Command()
+PROTOCOL: Final = "centrifuge"
+
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class CentrifugeDialect(Dialect):
     """The Centrifuge protocol as one kind of client speaks it."""
+
+    protocol = PROTOCOL
+    namespace = ""
+    shows_changes = True
+    waits_for = asyncio.ALL_COMPLETED
 
     def __init__(self, codec: Codec, framing: Framing) -> None:
         """
@@ -95,6 +108,25 @@ class CentrifugeDialect(Dialect):
     def disconnected(self, code: int, reason: str) -> bytes:
         """Return the end of a connection as a message, for a transport without close frames (section 2.4)."""
         return self._push(Push(disconnect=Disconnected(code, reason)))
+
+    def reason_of(self, code: int, reason: str) -> str:
+        """Return the reason of an end: the application gets what the client gets."""
+        return reason
+
+    def event(self, event: bytes) -> bytes:
+        """
+        Return an event as a message that belongs to no room: `{"event": name, "args": [...]}`. Bytes in it are base64.
+        """
+        name, *args = decode_values(event)
+        return self.message(_encode({"event": name, "args": args}))
+
+    def takes_now(self, transport: Transport) -> bool:
+        """Whether a client has taken everything so far."""
+        return transport.is_congested_since() is None
+
+    def request(self, session: Session, event: bytes) -> asyncio.Future[list[Any]]:
+        """Refuse: a client acknowledges nothing."""
+        raise NoAcknowledgements(session.connection_id, PROTOCOL)
 
     def _push(self, push: Push) -> bytes:
         """Return a framed push of a rare kind."""

@@ -156,7 +156,9 @@ async def test_a_revoked_token_refreshes_nothing_and_opens_no_room() -> None:
 def another_bus(worker: OneWorker, revoked: Revoked) -> ClusterBus:
     """Return the bus of a worker that knows of nothing yet."""
     mailbox = Mailbox(worker.broker, worker.hub.private, WorkerId("another"))
-    return ClusterBus(Home(), worker.broker, mailbox, worker.hub.registry, worker.registry, revoked)
+    return ClusterBus(
+        Home(), worker.broker, mailbox, worker.hub.registry, worker.hub.delivery, worker.registry, revoked
+    )
 
 
 @run_async

@@ -20,6 +20,7 @@ from realtime.broker.unreadable import IGNORED
 from realtime.cluster.bus import ClusterBus
 from realtime.cluster.mailbox import Mailbox
 from realtime.errors import BrokerUnavailable
+from realtime.rooms.fanout import Subscriber
 from realtime.session.registry import Home, Registry
 from tests.support.aio import run_async
 
@@ -45,6 +46,12 @@ class Carrier:
 
     def sizes(self) -> dict[Room, int]:
         return {}
+
+    def members(self, room: Room) -> list[Subscriber]:
+        return []
+
+    def write_out(self) -> None:
+        """No room waits."""
 
     async def carry(self) -> None:
         """Bring every message, and those that come of it."""
@@ -72,7 +79,9 @@ class Sessions:
 async def worker(carrier: Carrier, name: WorkerId, *sessions: str) -> tuple[ClusterBus, Sessions]:
     here = Sessions(*sessions)
     mailbox = Mailbox(carrier, carrier, name)
-    bus = ClusterBus(Home(worker=name), cast(Broker, carrier), mailbox, carrier, cast(Registry, here), Revoked())
+    bus = ClusterBus(
+        Home(worker=name), cast(Broker, carrier), mailbox, carrier, carrier, cast(Registry, here), Revoked()
+    )
     await bus.start()
     return bus, here
 

@@ -1,0 +1,123 @@
+"""
+`Target`: the connections that an event goes to, as an application names them.
+
+Pure, in the worker: plain data, from which every call returns another target. What an emit does is the application's
+(application/emitting.py). A target knows neither the rooms there are nor a packet.
+
+    await app.to("chat", "news").except_("muted").emit("message", {"text": "hello"})
+    await conn.to("chat").volatile.emit("typing", conn.user)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from realtime.broker.base import ConnectionId
+from realtime.rooms.event_rooms import MAIN
+from realtime.threads import from_any_thread
+
+
+class Sender(Protocol):
+    """A connection, as the one that emits."""
+
+    @property
+    def id(self) -> ConnectionId:
+        """The connection id."""
+
+
+class Emitter(Protocol):
+    """What carries an emit out: the application that a worker runs."""
+
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the event loop of the worker; None before it runs the application."""
+
+    async def emit_to(self, target: Target, event: str, args: Sequence[Any]) -> None:
+        """Send an event to the connections that a target names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """
+    Where an event goes: all connections of a namespace, or those in some rooms, on all workers.
+
+    Attributes:
+        emitter: carries an emit out.
+        namespace: of the connections.
+        rooms: any of these; all connections of the namespace where there is none. A connection's id is the room of
+            this connection alone.
+        excluded: connections in any of these get nothing.
+        sender: the connection that emits, which gets nothing itself; None for the application.
+        is_local: only connections of this worker.
+        is_volatile: a connection that cannot take the event at once does not get it.
+    """
+
+    emitter: Emitter
+    namespace: str = MAIN
+    rooms: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    sender: Sender | None = None
+    is_local: bool = False
+    is_volatile: bool = False
+
+    def to(self, *rooms: str) -> Target:
+        """Return this target with more rooms: a connection in several of them gets an event once."""
+        return replace(self, rooms=_joined(self.rooms, rooms))
+
+    def except_(self, *rooms: str) -> Target:
+        """Return this target without the connections in these rooms, or with these ids."""
+        return replace(self, excluded=_joined(self.excluded, rooms))
+
+    @property
+    def local(self) -> Target:
+        """This target, as far as its connections are on this worker."""
+        return replace(self, is_local=True)
+
+    @property
+    def volatile(self) -> Target:
+        """This target, as far as its connections can take an event at once: for what is of no use later."""
+        return replace(self, is_volatile=True)
+
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the event loop of the worker that runs the application."""
+        return self.emitter.event_loop()
+
+    @from_any_thread
+    async def emit(self, event: str, *args: Any) -> None:
+        """
+        Send an event.
+
+        Into a declared room, alone, it is a publication: the room's history has it, and members of other protocols get
+        it. By `conn.to(…)` it is the client's own publication: `on_publish` and the rates of the room hold.
+
+        Args:
+            event: its name.
+            args: anything that JSON can say, and bytes anywhere in it.
+
+        Raises:
+            ReservedEvent: Socket.IO keeps this name for itself.
+            AnswerError: JSON cannot say an argument; the text names the field.
+            RoomIsDeclared: a declared room is among several rooms, or the emit into it is local or volatile.
+            UnknownNamespace: no declaration matches the namespace.
+            BrokerUnavailable: some connections may have got it.
+            ClientError: of `conn.to(…)` into a declared room: the client may not publish there, or not now.
+            RuntimeError: no worker runs this application.
+        """
+        await self.emitter.emit_to(self, event, args)
+
+
+def _joined(before: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    """
+    Return rooms with more rooms, each once.
+
+    Raises:
+        TypeError: one is no text, as where a list is given for its elements.
+    """
+    for each in more:
+        if not isinstance(each, str) or not each:
+            raise TypeError(
+                f"a room is a text that is not empty, and not {each!r}; write to(*rooms) for a list of them"
+            )
+    return tuple(dict.fromkeys((*before, *more)))
