@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from sticky.handoff.blame import key_of
 from sticky.heads.first_bytes import Head
 from sticky.keys.affinity import UNIX_PEER, Affinity, Sticky
-from sticky.keys.hashing import Hashing, Key, Slot, StickyId
+from sticky.keys.hashing import Hashing, Key, QueryId, Slot, StickyId
 from sticky.keys.live_keys import LiveKeys
 from sticky.loop.timers import LoopTimers, Timers
 
@@ -144,6 +144,10 @@ class Routes:
     def new_sticky_id(self) -> StickyId:
         """Make a sticky id that leads to this worker's slot."""
         return self._hashing.new_sticky_id(self._slot)
+
+    def new_query_id(self) -> QueryId:
+        """Make an id for a session here, which leads back to this worker's slot under every stickiness."""
+        return self._hashing.new_query_id(self._slot)
 
     # Ids that the application makes, in the header that carries sticky ids
 

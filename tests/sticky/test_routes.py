@@ -135,3 +135,8 @@ def test_an_id_of_the_application_gets_this_slot_and_loses_it_on_any_worker() ->
     assert known.untag(b"no tag") == b"no tag"
     assert HASHING.slot_of(known.new_sticky_id()) == HERE
     assert routes(Sticky.IP, session_header="X-Session").header is None
+
+
+@pytest.mark.parametrize("sticky", Sticky)
+def test_a_query_id_made_here_leads_to_this_slot_under_every_stickiness(sticky: Sticky) -> None:
+    assert HASHING.slot_of_query_id(routes(sticky).new_query_id()) == HERE
