@@ -112,7 +112,9 @@ class Process:
             owner=connections,
             endpoint=endpoint,
             websocket_paths=parts.endpoints.websocket_paths,
-            options=HostedOptions.from_settings(settings, self._hosts),
+            options=HostedOptions.from_settings(
+                settings, self._hosts, reads_query_ids=bool(parts.endpoints.query_id_paths)
+            ),
         )
         self.gateway = Gateway(
             endpoint,

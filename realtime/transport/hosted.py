@@ -13,7 +13,7 @@ Theory of operation
 -------------------
 The primary has routed the first request of a connection. On whom the later ones depend is decided by `_requests`:
 
-    None              all requests are of one client: bytes go straight to the parser
+    None              all requests are of one client, and none has a query id: bytes go straight to the parser
     a `Requests`      each head is read first (`sticky.worker.requests`), and only one request at a time is parsed. A
                       head gives its route, and the route says: parse it, refuse it, or give the connection back.
 
@@ -87,7 +87,8 @@ class Hosted(Guarded):
         self._received = received
         self._handed_on = False
         self._differ = host.routes.differ(peer.peer_address)  # its requests can be of different clients
-        self._requests = Requests(host.limits.head) if self._differ or host.hosts.is_limited else None
+        self._is_routed = self._differ or host.reads_query_ids  # request by request
+        self._requests = Requests(host.limits.head) if self._is_routed or host.hosts.is_limited else None
         self._is_misdirected = False  # the request that is parsed
         self._is_pooled = host.routes.pools(peer.peer_address)
         self._is_first = True  # the primary has looked at that one
@@ -258,7 +259,7 @@ class Hosted(Guarded):
             elif not self._host.hosts.admits(piece.head, lambda head=piece.head: self._client_of(head)):  # type: ignore[misc]
                 self._misdirect(piece.data)
                 self._insist(requests)
-            elif not self._differ or self._belongs_here(piece.head):
+            elif not self._is_routed or self._belongs_here(piece.head):
                 if not self.transport.is_closing():  # else it was refused
                     self._parse(piece.data)
                     self._insist(requests)
@@ -291,6 +292,8 @@ class Hosted(Guarded):
             return True
         peer = self._peer
         route = self._host.routes.of(peer.peer_address, self.scheme or "http", head)
+        if not self._differ and route.sticky_id is None and peer.sticky_id is None:
+            return True  # one client, which is known, and no query id has brought it
         blamed = self._host.routes.crash_key(route)
         self.mark.rename(blamed)
         if self._host.routes.refused and self._refuse(blamed):

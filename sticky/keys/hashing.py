@@ -154,14 +154,15 @@ class Hashing:
 
     def slot_of(self, sticky_id: str) -> Slot | None:
         """
-        Read the slot out of a sticky id, or of an application's id with its tag; None when no secret here made it.
+        Read the slot out of a sticky id, of an application's id with its tag, or of a query id. None when no secret
+        here made it.
 
         The slot need not be live, nor exist any longer: the cluster may have been scaled since.
         """
         if sticky_id[-_SUFFIX_CHARACTERS:][:1] == "~" and (slot := self._untag_text(sticky_id)) is not None:
             return slot
         if len(sticky_id) != _STICKY_ID_CHARACTERS or not sticky_id.isascii():
-            return None
+            return self.slot_of_query_id(sticky_id)
         text = sticky_id.encode("ascii")
         if text.translate(None, _URL_SAFE):  # the decoder skips what it does not know, and an id has one spelling
             return None

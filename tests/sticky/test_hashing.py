@@ -225,9 +225,9 @@ def test_a_query_id_has_one_spelling() -> None:
         assert hashing.slot_of_query_id(other) is None
 
 
-def test_an_id_of_one_kind_is_none_of_another() -> None:
+def test_a_query_id_is_a_sticky_id_and_no_other_id_is_a_query_id() -> None:
     hashing = Hashing(SECRET)
-    assert hashing.slot_of(hashing.new_query_id(Slot(3))) is None
+    assert hashing.slot_of(hashing.new_query_id(Slot(3))) == 3
     assert hashing.slot_of_query_id(hashing.new_sticky_id(Slot(3))) is None
     assert hashing.slot_of_query_id(hashing.tag(b"x" * 7, Slot(3)).decode()) is None, "that has 20 characters too"
 
