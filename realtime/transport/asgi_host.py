@@ -85,7 +85,7 @@ class HostingWorker(Protocol):
     routes: Routes
     """Which requests belong to this worker."""
 
-    def give_back(self, fd: int, peer_address: str, port: int, received: bytes) -> bool:
+    def give_back(self, fd: int, peer_address: str, port: int, received: bytes, is_relayed: bool = False) -> bool:
         """Bring a connection to the worker to which its next request belongs. False: not now."""
 
 
@@ -134,6 +134,7 @@ class ASGIHost:
         ids: translates ids that the application makes; None where no header carries them.
         is_draining: each answer is its connection's last.
         given_back: connections that went to another worker between two requests.
+        relayed: connections whose bytes are relayed to another worker, because TLS ends here.
         kept: requests that belonged elsewhere and had to be served here.
         slow: connections that were cut off because their peer took nothing.
     """
@@ -172,6 +173,7 @@ class ASGIHost:
         self.websocket_paths = websocket_paths
         self.is_draining = False
         self.given_back = 0
+        self.relayed = 0
         self.kept = 0
         self.slow = 0
         self.config = uvicorn_config(app, self.limits, lifespan="off", interface="asgi3")
@@ -250,6 +252,7 @@ class ASGIHost:
             "http": len(self.state.connections),
             "requests": self.state.total_requests,
             "given_back": self.given_back,
+            "relayed": self.relayed,
             "kept": self.kept,
         }
 

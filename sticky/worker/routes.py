@@ -119,6 +119,10 @@ class Routes:
         sticky_id = self._affinity.sticky_id_of(head)
         return Route(address, scheme, sticky_id, lacks_sticky_id=sticky_id is None)
 
+    def has_query_id(self, route: Route) -> bool:
+        """Return whether the request has the id of a session: only the worker that made the id can serve it."""
+        return route.sticky_id is not None and self._affinity.is_query_id(route.sticky_id)
+
     def leads_here(self, route: Route) -> bool:
         """Return whether this worker may serve a request without a way through the primary."""
         if route.lacks_sticky_id or (self._sticky is Sticky.NONE and route.sticky_id is None):

@@ -12,13 +12,17 @@ import json
 import os
 import random
 import signal
+import ssl
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.sync.client import connect as websocket
 
 from sticky.keys.hashing import Hashing, Slot
+from tests.process.test_tls import make_certificate
 from tests.support.http import Client
 from tests.support.tiny_cluster import TinyCluster
 
@@ -47,12 +51,40 @@ def addresses() -> Iterator[str]:
     return (f"127.0.1.{number % 250 + 1}" for number in itertools.count())
 
 
+class TLSClient(Client):
+    """A client whose connection is encrypted up to the worker."""
+
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        super().__init__(port, address)
+        self.stream.close()
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self.sock = context.wrap_socket(self.sock)
+        self.stream = self.sock.makefile("rb")
+
+
+@pytest.fixture(scope="module", params=["ip", "none"])
+def encrypted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyCluster]:
+    """A cluster whose workers terminate TLS: the primary sees no request."""
+    certfile, keyfile = make_certificate(tmp_path_factory.mktemp("tls"), "sticky")
+    config = {"certfile": str(certfile), "keyfile": str(keyfile)}
+    with start(request.param, tls=True, config=config) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def encrypted_sessions(encrypted: TinyCluster) -> dict[str, int]:
+    return make_sessions(encrypted, 40, TLSClient)
+
+
 def visit(cluster: TinyCluster, address: str = "127.0.0.1") -> Client:
     return Client(cluster.address[1], address)
 
 
-def request(sid: str | None, extra: str = "", *, method: str = "GET", body: bytes = b"", path: str = "/io/") -> bytes:
-    query = "?EIO=4&transport=polling" + (f"&sid={sid}" if sid else "") + "&t=x"
+def request(
+    sid: str | None, extra: str = "", *, method: str = "GET", body: bytes = b"", path: str = "/io/", pad: int = 0
+) -> bytes:
+    query = f"?EIO=4&transport=polling&pad={pad}" + (f"&sid={sid}" if sid else "") + "&t=x"
     length = f"Content-Length: {len(body)}\r\n" if body else ""
     return f"{method} {path}{query} HTTP/1.1\r\nHost: h\r\n{length}{extra}\r\n".encode() + body
 
@@ -68,10 +100,10 @@ def sessions(cluster: TinyCluster) -> dict[str, int]:
     return make_sessions(cluster)
 
 
-def make_sessions(cluster: TinyCluster, count: int = SESSIONS) -> dict[str, int]:
+def make_sessions(cluster: TinyCluster, count: int = SESSIONS, make: type[Client] = Client) -> dict[str, int]:
     found: dict[str, int] = {}
     for address in itertools.islice(addresses(), count):
-        with visit(cluster, address) as client:
+        with make(cluster.address[1], address) as client:
             answer = ask(client, None)
             found[answer["sid"]] = answer["pid"]
     assert set(found.values()) == set(cluster.pids().values()), "each worker has some"
@@ -137,13 +169,19 @@ def test_the_handshake_of_a_websocket_meets_the_worker_of_its_session(
             assert (answer["pid"], answer["known"]) == (pid, True), "as the first request"
         with visit(cluster) as kept:
             ask(kept, None)
-            kept.send(request(sid, UPGRADE))
-            assert b" 101 " in kept.stream.readline()
-            while kept.stream.readline() != b"\r\n":
-                pass
-            _, length = kept.stream.read(2)
-            size = length if length < 126 else int.from_bytes(kept.stream.read(2), "big")
-            assert json.loads(kept.stream.read(size))["pid"] == pid, "as a later one"
+            assert upgraded(kept, sid)["pid"] == pid, "as a later one"
+
+
+def upgraded(client: Client, sid: str) -> dict[str, Any]:
+    """Send the handshake of a WebSocket, and return its only message."""
+    client.send(request(sid, UPGRADE))
+    assert b" 101 " in client.stream.readline()
+    while client.stream.readline() != b"\r\n":
+        pass
+    _, length = client.stream.read(2)
+    size = length if length < 126 else int.from_bytes(client.stream.read(2), "big")
+    found: dict[str, Any] = json.loads(client.stream.read(size))
+    return found
 
 
 def test_a_decoy_leads_nowhere(cluster: TinyCluster, sessions: dict[str, int]) -> None:
@@ -198,3 +236,111 @@ def test_while_a_secret_is_replaced_ids_of_both_are_read() -> None:
     with start("none", workers=2, secret=new, secret_previous=old) as running, visit(running) as client:
         for sid, slot in ids.items():
             assert ask(client, sid)["slot"] == slot
+
+
+# TLS that ends in the workers
+
+
+def relayed(cluster: TinyCluster) -> int:
+    """Return how many connections were relayed, by the last heartbeats."""
+    return sum(each["statistics"].get("relayed", 0) for each in cluster.status()["workers"])
+
+
+def test_each_request_over_tls_is_served_by_the_worker_of_its_session(
+    encrypted: TinyCluster, encrypted_sessions: dict[str, int]
+) -> None:
+    pids = set()
+    with TLSClient(encrypted.address[1]) as kept:
+        for sid, pid in shuffled(encrypted_sessions):
+            with TLSClient(encrypted.address[1]) as alone:
+                for client, (method, body) in itertools.product(
+                    (kept, alone), (("GET", b""), ("POST", b"x" * 300_000), ("GET", b""))
+                ):
+                    answer = ask(client, sid, method=method, body=body)
+                    assert (answer["pid"], answer["known"], answer["body"]) == (pid, True, len(body))
+                    assert (answer["client"], answer["scheme"]) == ("127.0.0.1", "https")
+                pids.add(ask(alone, None)["pid"])
+    assert pids <= set(encrypted.pids().values())
+    encrypted.wait_until(lambda status: relayed(encrypted) > 0, "connections were relayed")
+
+
+def test_requests_over_tls_that_belong_where_they_are_are_not_relayed(
+    encrypted: TinyCluster, encrypted_sessions: dict[str, int]
+) -> None:
+    with TLSClient(encrypted.address[1]) as client:
+        first = ask(client, None)
+        for _ in range(3):
+            assert ask(client, first["sid"])["pid"] == ask(client, None)["pid"] == first["pid"]
+        other = next(sid for sid, pid in encrypted_sessions.items() if pid != first["pid"])
+        assert ask(client, other)["known"]
+        assert ask(client, first["sid"])["pid"] == first["pid"], "and back"
+
+
+def test_answers_larger_than_all_buffers_come_whole_over_a_relay(
+    encrypted: TinyCluster, encrypted_sessions: dict[str, int]
+) -> None:
+    with TLSClient(encrypted.address[1]) as client:
+        for sid, pid in shuffled(encrypted_sessions)[:4]:
+            client.send(request(sid, pad=5_000_000) + request(sid))
+            found = client.answer()
+            assert (found["pid"], len(found["pad"]), client.answer()["pid"]) == (pid, 5_000_000, pid)
+
+
+def test_pipelined_requests_over_tls_are_answered_in_order(
+    encrypted: TinyCluster, encrypted_sessions: dict[str, int]
+) -> None:
+    wanted = shuffled(encrypted_sessions)
+    with TLSClient(encrypted.address[1]) as client:
+        client.send(b"".join(request(sid, method="POST", body=b"1") for sid, _ in wanted))
+        assert [(answer["sid"], answer["pid"]) for answer in (client.answer() for _ in wanted)] == wanted
+
+
+def test_a_websocket_over_tls_is_served_by_the_worker_of_its_session(
+    encrypted: TinyCluster, encrypted_sessions: dict[str, int]
+) -> None:
+    for sid, pid in shuffled(encrypted_sessions)[:8]:
+        with TLSClient(encrypted.address[1]) as client:
+            assert upgraded(client, sid)["pid"] == pid
+
+
+def test_a_client_that_is_gone_leaves_no_relay_behind(
+    encrypted: TinyCluster, encrypted_sessions: dict[str, int]
+) -> None:
+    for sid in encrypted_sessions:
+        with TLSClient(encrypted.address[1]) as client:
+            client.send(request(sid))
+    encrypted.wait_until(
+        lambda status: all(each["statistics"].get("open") == 0 for each in status["workers"]), "no connection is open"
+    )
+
+
+def test_a_reload_closes_relayed_connections_and_waits_for_none(encrypted: TinyCluster) -> None:
+    sessions = make_sessions(encrypted, 20, TLSClient)
+    before = set(encrypted.pids().values())
+    with TLSClient(encrypted.address[1]) as client:
+        here = ask(client, None)["pid"]
+        assert ask(client, next(sid for sid, pid in sessions.items() if pid != here))["known"]
+        encrypted.command("reload")
+        assert client.stream.read() == b""
+    encrypted.wait_until(
+        lambda status: len(status["workers"]) == WORKERS and not before & set(encrypted.pids().values()), "replaced"
+    )
+    assert not any("drain deadline" in line for line in encrypted.log.lines)
+
+
+def test_a_relayed_client_whose_session_has_died_is_closed_and_comes_back_to_an_answer() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        certfile, keyfile = make_certificate(Path(directory), "sticky")
+        config = {"certfile": str(certfile), "keyfile": str(keyfile)}
+        with start("none", workers=2, tls=True, config=config) as running:
+            sessions = make_sessions(running, 8, TLSClient)
+            with TLSClient(running.address[1]) as client:
+                here = ask(client, None)["pid"]
+                sid, pid = next((sid, pid) for sid, pid in sessions.items() if pid != here)
+                assert ask(client, sid)["known"]
+                os.kill(pid, signal.SIGKILL)
+                assert client.stream.read() == b""
+            running.wait_until(lambda status: pid not in running.pids().values(), "it was replaced")
+            running.wait_for_live([0, 1])
+            with TLSClient(running.address[1]) as client:
+                assert ask(client, sid)["known"] is False

@@ -5,6 +5,7 @@ It is a real worker with real hosted connections, and an application that answer
 
     GET  /io/          makes a session: its `sid`, and the slot and process that have it
     ...  /io/?sid=ID   any method, and the handshake of a WebSocket: whether the session is `known` here
+    ...  /io/?…&pad=N  the same, and so many characters more
     ...  anything else the slot and process
 
 A WebSocket gets the object as its only message.
@@ -12,7 +13,6 @@ A WebSocket gets the object as its only message.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from typing import Any
@@ -51,7 +51,8 @@ class Application:
         said = {"slot": self._worker.slot, "pid": os.getpid(), "body": len(body), "client": scope["client"][0]}
         said |= {"scheme": scope["scheme"], "path": scope["path"]}
         if scope["path"] == PATH:
-            said |= self._session(parse_qs(scope["query_string"].decode()).get("sid"))
+            query = parse_qs(scope["query_string"].decode())
+            said |= {**self._session(query.get("sid")), "pad": "x" * int(query.get("pad", ["0"])[0])}
         answer = json.dumps(said).encode()
         if scope["type"] == "websocket":
             await receive()
@@ -87,15 +88,10 @@ async def main() -> None:
     )
     gateway = Gateway(endpoint, host, connections, endpoints=ENDPOINTS, tls=Certificates(settings))
 
-    async def drain(deadline_s: float) -> None:
-        host.drain()
-        async with asyncio.timeout(deadline_s):
-            await gateway.wait_until_none()
-
     worker.ready()
     await worker.run(
         on_connection=gateway.adopt,
-        on_drain=drain,
+        on_drain=gateway.drain,
         on_refused=gateway.refuse,
         statistics=gateway.statistics,
     )

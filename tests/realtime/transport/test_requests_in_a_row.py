@@ -171,7 +171,7 @@ class Connection:
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
 
-    def give_back(self, fd: int, peer_address: str, port: int, received: bytes) -> bool:
+    def give_back(self, fd: int, peer_address: str, port: int, received: bytes, is_relayed: bool = False) -> bool:
         assert peer_address == PROXY
         self.moves += 1
         self._transport = None
