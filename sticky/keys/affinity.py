@@ -128,6 +128,7 @@ class Affinity:
         self._param = settings.session_param.encode("utf-8") if settings.session_param else None
         self._cookie = settings.session_cookie.encode("ascii")
         self._query_id_paths = frozenset(settings.query_id_paths)
+        self._plain_paths = frozenset(path.encode("utf-8") for path in settings.query_id_paths)
         self._query_id_param = settings.query_id_param.encode("utf-8")
         self._trusts_any = bool(settings.trusted) or settings.trusted_unix
 
@@ -204,11 +205,15 @@ class Affinity:
         The parameter may stand anywhere in the query, percent-encoded or not. One that occurs twice decides nothing,
         for two readers could take another one of them each.
         """
-        if not self._query_id_paths or self._hashing is None or not (query := head.query):
+        path, _, query = head.target.partition(b"?")
+        if not query or self._hashing is None:
             return None
-        path = unquote(head.path) if "%" in head.path else head.path
-        if path not in self._query_id_paths:
-            return None
+        if path not in self._plain_paths:
+            if path[:1] == b"/" and b"%" not in path:
+                return None  # nearly all requests end here
+            query = head.query  # the target is absolute, or its path is encoded
+            if unquote(head.path) not in self._query_id_paths:
+                return None
         found = _only_id(_query_values(query, self._query_id_param))
         return QueryId(found) if found is not None and self.is_query_id(found) else None
 

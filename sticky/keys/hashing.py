@@ -22,6 +22,7 @@ import os
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NewType
 
@@ -61,6 +62,7 @@ MAX_QUERY_SLOT: Final = 0x3FF
 _QUERY_RANDOM_BYTES: Final = 10  # 80 bits that only the server and this client know: the id names a session
 _QUERY_PLACE_BYTES: Final = 5  # the slot in 10 bits, and its tag in the other 30
 _QUERY_TAG_BITS: Final = 30  # tried over the network. A forged tag would win a choice of worker, nothing more.
+_QUERY_IDS_KNOWN: Final = 4096  # ids whose slots are kept: a client repeats its own in every request
 _QUERY_ID_CHARACTERS: Final = (_QUERY_RANDOM_BYTES + _QUERY_PLACE_BYTES) * 4 // 3
 
 _URL_SAFE: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -101,7 +103,7 @@ class _Tags:
 
 
 class Hashing:
-    """The choices that one secret makes, or two while one replaces the other. Holds nothing that changes."""
+    """The choices that one secret makes, or two while one replaces the other. Nothing changes them."""
 
     def __init__(
         self, secret: bytes, *, previous: bytes | None = None, entropy: Callable[[int], bytes] = os.urandom
@@ -123,6 +125,7 @@ class Hashing:
         # `person` keeps the uses of one key apart: no score can ever serve as a tag.
         self._scores = blake2b(digest_size=_SCORES.size, key=keys[-1], person=b"sticky.score")
         self._tags = tuple(map(_Tags, keys))
+        self._query_slot = lru_cache(_QUERY_IDS_KNOWN)(self._read_query_id)
         self._entropy = entropy
 
     def choose(self, key: Key, live: Collection[Slot]) -> Slot:
@@ -189,8 +192,9 @@ class Hashing:
 
         The slot need not be live, nor exist any longer. Its worker need not be the one that made the id.
         """
-        if len(query_id) != _QUERY_ID_CHARACTERS or not query_id.isascii():
-            return None
+        return self._query_slot(query_id) if len(query_id) == _QUERY_ID_CHARACTERS and query_id.isascii() else None
+
+    def _read_query_id(self, query_id: str) -> Slot | None:
         text = query_id.encode("ascii")
         if text.translate(None, _URL_SAFE):
             return None
