@@ -17,6 +17,7 @@ Before them, in a worker, come gateway, endpoints and ASGI host: worker.py joins
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from realtime.api import Api
@@ -82,7 +83,7 @@ class Parts:
         node_state: NodeState | None = None,
         hosts: Hosts = ANY_HOST,
         wrong: WrongCredentials | None = None,
-        serves_socketio: bool = False,
+        new_socketio_id: Callable[[], str] | None = None,
     ) -> None:
         """
         Make the parts. To be called on the event loop that they run on.
@@ -96,8 +97,8 @@ class Parts:
             node_state: what the primary says of the server, for its probes; None where there is no primary.
             hosts: which hosts are served.
             wrong: counts and slows wrong credentials; as a server does it unless given.
-            serves_socketio: serve Socket.IO beside the Centrifuge protocol. Its WebSockets write whole frames, so they
-                are this package's own.
+            new_socketio_id: makes the id of each Socket.IO connection, which leads to its worker; None where Socket.IO
+                is not served. Its WebSockets write whole frames, so they are this package's own.
 
         Raises:
             SettingsError: a file of keys holds none.
@@ -135,13 +136,13 @@ class Parts:
             allowed_origins=settings.allowed_origins,
             prefix=settings.own_prefix,
         )
-        if serves_socketio:
-            self._add_socketio(settings)
+        if new_socketio_id is not None:
+            self._add_socketio(settings, new_socketio_id)
         is_ready_when_degraded = settings.ready_when_degraded == "on"
         probes = Probes(node_state, self.hub, ready_when_degraded=is_ready_when_degraded)
         self.router = self._make_router(settings, health, probes, hosts)
 
-    def _add_socketio(self, settings: Settings) -> None:
+    def _add_socketio(self, settings: Settings, new_id: Callable[[], str]) -> None:
         """Serve Socket.IO at its paths."""
         served = socketio_endpoints.endpoints().below(settings.own_prefix)
         socketio = SocketIO(
@@ -149,6 +150,7 @@ class Parts:
             wheel=self.wheel,
             limits=EngineLimits.from_settings(settings),
             allowed_origins=settings.allowed_origins,
+            new_sid=new_id,
         )
         self.endpoints = self.endpoints.beside(served)
         self.sessions = SessionsByPath(dict.fromkeys(served.websocket_paths, socketio), default=self.protocol)

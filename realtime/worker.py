@@ -104,7 +104,7 @@ class Process:
             health=self,
             node_state=worker.node_state,
             hosts=self._hosts,
-            serves_socketio=settings.socketio == "on" and not app.is_bare,
+            new_socketio_id=worker.routes.new_query_id if settings.socketio == "on" and not app.is_bare else None,
         )
         connections = AdoptedConnections(worker, worker.routes.keys)
         endpoint = WebSocketEndpoint(
@@ -120,7 +120,9 @@ class Process:
             owner=connections,
             endpoint=endpoint,
             websocket_paths=parts.endpoints.websocket_paths,
-            options=HostedOptions.from_settings(settings, self._hosts),
+            options=HostedOptions.from_settings(
+                settings, self._hosts, reads_query_ids=bool(parts.endpoints.query_id_paths)
+            ),
         )
         self.gateway = Gateway(
             endpoint,

@@ -40,6 +40,7 @@ from sticky.process.keeper_link import KeeperLink
 DEVELOPER_DRAIN_S = 1.0
 BOOTS_MAX = 3
 PROTOCOL_PATHS = ("/connection/", "/emulation")  # the primary loads no wire protocol; a test compares them with it
+QUERY_ID_PATHS = ("/socket.io", "/socket.io/")  # likewise
 STARTING = "= starting %s"
 FAILED = "! the server did not start: %s"
 WORKER = (*PYTHON, "-m", "realtime.worker")  # then the modules that it will need as well
@@ -221,6 +222,7 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
         session_header=settings.session_header,
         session_path=settings.session_path,
         client_headers=settings.client_headers,
+        query_id_paths=query_id_paths(settings.own_prefix) if settings.socketio == "on" else (),
     )
     return ClusterSettings(
         binds=settings.bind,
@@ -258,6 +260,11 @@ def cluster_settings(settings: Settings) -> ClusterSettings:
 def own_paths(prefix: str) -> tuple[str, ...]:
     """Return the paths that no hosted application serves, whatever it has."""
     return tuple(sorted(below(prefix, {*PROTOCOL_PATHS, *PROBES})))
+
+
+def query_id_paths(prefix: str) -> tuple[str, ...]:
+    """Return the paths at which a session's id leads to its worker. Ids of a hosted application there lead nowhere."""
+    return tuple(sorted(below(prefix, QUERY_ID_PATHS)))
 
 
 def environment(settings: Settings, slot: int) -> dict[str, str]:

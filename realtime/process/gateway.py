@@ -184,5 +184,6 @@ def _peer(adopted: Adopted) -> Peer:
         peer_address=adopted.peer_address,
         mark=adopted.mark,
         key=adopted.key,
+        is_relayed=adopted.is_relayed,
         settlement=adopted.settlement,
     )

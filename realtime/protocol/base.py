@@ -20,12 +20,14 @@ from realtime.transport.base import ClientSession
 class Endpoints:
     """
     Where a wire protocol is served: `websocket_paths` by WebSockets, `http_paths` by requests. `shutdown` is how a
-    connection ends whose client is to go to another worker, whichever of several wire protocols it speaks.
+    connection ends whose client is to go to another worker, whichever of several wire protocols it speaks. At
+    `query_id_paths` sessions have ids in the query that lead to their worker (`Routes.new_query_id`).
     """
 
     websocket_paths: frozenset[str]
     http_paths: frozenset[str]
     shutdown: DisconnectCode
+    query_id_paths: frozenset[str] = frozenset()
 
     def below(self, prefix: str) -> Endpoints:
         """Return the same endpoints below a path, such as "/rt"; "" leaves them where they are."""
@@ -33,6 +35,7 @@ class Endpoints:
             self,
             websocket_paths=frozenset(prefix + path for path in self.websocket_paths),
             http_paths=frozenset(prefix + path for path in self.http_paths),
+            query_id_paths=frozenset(prefix + path for path in self.query_id_paths),
         )
 
     def beside(self, other: Endpoints) -> Endpoints:
@@ -42,6 +45,7 @@ class Endpoints:
             self,
             websocket_paths=self.websocket_paths | other.websocket_paths,
             http_paths=self.http_paths | other.http_paths,
+            query_id_paths=self.query_id_paths | other.query_id_paths,
         )
 
 

@@ -85,7 +85,7 @@ class HostingWorker(Protocol):
     routes: Routes
     """Which requests belong to this worker."""
 
-    def give_back(self, fd: int, peer_address: str, port: int, received: bytes) -> bool:
+    def give_back(self, fd: int, peer_address: str, port: int, received: bytes, is_relayed: bool = False) -> bool:
         """Bring a connection to the worker to which its next request belongs. False: not now."""
 
 
@@ -102,11 +102,13 @@ class HostedOptions:
     """The name of the cookie that gets a new sticky id."""
     access_log: bool = Settings.access_log
     """Have a line in the log for each request."""
+    reads_query_ids: bool = False
+    """Route each request, for it may have the id of a session that another worker has (`Affinity.query_id_of`)."""
     unlogged: Collection[str] = PROBES
     """Paths of requests that get none: a balancer's, that come every second or two."""
 
     @classmethod
-    def from_settings(cls, settings: Settings, hosts: Hosts) -> HostedOptions:
+    def from_settings(cls, settings: Settings, hosts: Hosts, *, reads_query_ids: bool = False) -> HostedOptions:
         """Return the options that are set. `hosts` are shared with our own WebSockets, and count for both."""
         return cls(
             HostedLimits.from_settings(settings),
@@ -114,6 +116,7 @@ class HostedOptions:
             settings.http,
             settings.session_cookie,
             settings.access_log,
+            reads_query_ids,
             unlogged=below(settings.own_prefix, PROBES),
         )
 
@@ -127,9 +130,11 @@ class ASGIHost:
         misdirected: answers requests for hosts that are not served.
         config: uvicorn's, which its protocol classes want. It is loaded here, once for all connections.
         state: uvicorn's: the connections, and the headers that every answer gets.
+        reads_query_ids: each request of a connection is routed, whatever the stickiness.
         ids: translates ids that the application makes; None where no header carries them.
         is_draining: each answer is its connection's last.
         given_back: connections that went to another worker between two requests.
+        relayed: connections whose bytes are relayed to another worker, because TLS ends here.
         kept: requests that belonged elsewhere and had to be served here.
         slow: connections that were cut off because their peer took nothing.
     """
@@ -156,6 +161,7 @@ class ASGIHost:
         options = options or HostedOptions()
         self.hosts, self.limits, self.parser = options.hosts, options.limits, options.parser
         self.cookie = options.session_cookie
+        self.reads_query_ids = options.reads_query_ids
         self.app = logged(app, but=options.unlogged) if options.access_log else app
         self.misdirected: ASGIApp = logged(self.hosts.answer) if options.access_log else self.hosts.answer
         self.worker = worker
@@ -167,6 +173,7 @@ class ASGIHost:
         self.websocket_paths = websocket_paths
         self.is_draining = False
         self.given_back = 0
+        self.relayed = 0
         self.kept = 0
         self.slow = 0
         self.config = uvicorn_config(app, self.limits, lifespan="off", interface="asgi3")
@@ -245,6 +252,7 @@ class ASGIHost:
             "http": len(self.state.connections),
             "requests": self.state.total_requests,
             "given_back": self.given_back,
+            "relayed": self.relayed,
             "kept": self.kept,
         }
 

@@ -13,13 +13,14 @@ Theory of operation
 -------------------
 The primary has routed the first request of a connection. On whom the later ones depend is decided by `_requests`:
 
-    None              all requests are of one client: bytes go straight to the parser
+    None              all requests are of one client, and none has a query id: bytes go straight to the parser
     a `Requests`      each head is read first (`sticky.worker.requests`), and only one request at a time is parsed. A
                       head gives its route, and the route says: parse it, refuse it, or give the connection back.
 
 **Giving back.** Only between two requests, with the last answer out of this process: then the connection has no state
 but bytes, and the primary brings both to the worker that the next request belongs to. While the channel is full it is
-tried again (`LEAVE_TRIES`); in the end the request is served here, under its own address and session (`_keep`).
+tried again (`LEAVE_TRIES`); in the end the request is served here, under its own address and session (`_keep`). Where
+TLS ends here, the connection has more state than bytes. It stays, and a pair of sockets goes in its place (relay.py).
 
 **Ending HTTP.** A handshake waits until every request before it is answered (`_ending`). Bytes behind it are kept, for
 they are frames. Then the socket gets another protocol, and this object is done (`_handed_on`).
@@ -45,6 +46,7 @@ from realtime.transport.guarded import Guarded
 from realtime.transport.hosted_websocket import HostedWebSocket
 from realtime.transport.peer import Peer
 from realtime.transport.refused import ANSWER
+from realtime.transport.relay import relay
 from realtime.transport.websocket import WebSocketTransport
 from sticky.heads.first_bytes import Head, Refusal, handshake_fault
 from sticky.keys.hashing import Key
@@ -87,7 +89,8 @@ class Hosted(Guarded):
         self._received = received
         self._handed_on = False
         self._differ = host.routes.differ(peer.peer_address)  # its requests can be of different clients
-        self._requests = Requests(host.limits.head) if self._differ or host.hosts.is_limited else None
+        self._is_routed = self._differ or host.reads_query_ids  # request by request
+        self._requests = Requests(host.limits.head) if self._is_routed or host.hosts.is_limited else None
         self._is_misdirected = False  # the request that is parsed
         self._is_pooled = host.routes.pools(peer.peer_address)
         self._is_first = True  # the primary has looked at that one
@@ -258,7 +261,7 @@ class Hosted(Guarded):
             elif not self._host.hosts.admits(piece.head, lambda head=piece.head: self._client_of(head)):  # type: ignore[misc]
                 self._misdirect(piece.data)
                 self._insist(requests)
-            elif not self._differ or self._belongs_here(piece.head):
+            elif not self._is_routed or self._belongs_here(piece.head):
                 if not self.transport.is_closing():  # else it was refused
                     self._parse(piece.data)
                     self._insist(requests)
@@ -286,16 +289,20 @@ class Hosted(Guarded):
         first, self._is_first = self._is_first, False
         kept, self._is_kept = self._is_kept, False
         assert not self._is_answering, "whose a request is, is asked between two requests"
-        encrypted = self.scheme == "https"  # the primary has not seen the head, and no other worker can go on
+        encrypted = self.scheme == "https"  # the primary has not seen the head, and only query ids lead elsewhere
         if first and not encrypted:
             return True
         peer = self._peer
-        route = self._host.routes.of(peer.peer_address, self.scheme or "http", head)
+        scheme = "https" if peer.is_relayed else self.scheme or "http"
+        route = self._host.routes.of(peer.peer_address, scheme, head)
+        if not self._differ and route.sticky_id is None and peer.sticky_id is None:
+            return True  # one client, which is known, and no query id has brought it
         blamed = self._host.routes.crash_key(route)
         self.mark.rename(blamed)
         if self._host.routes.refused and self._refuse(blamed):
             return True
-        if not encrypted and not kept and not self._host.routes.leads_here(route):
+        may_leave = not kept and (not encrypted or self._host.routes.has_query_id(route))
+        if may_leave and not self._host.routes.leads_here(route):
             return False
         if route.lacks_sticky_id and self._host.routes.pools(peer.peer_address):
             self._visits += 1
@@ -331,18 +338,35 @@ class Hosted(Guarded):
         self.flow.pause_reading()
         if self.transport.is_closing():
             return
-        sock = self.transport.get_extra_info("socket")
-        if not self.transport.get_write_buffer_size() and self._host.worker.give_back(
-            sock.fileno(), self._peer.peer_address, self._port, received
-        ):
-            self._host.given_back += 1
-            self.transport.abort()  # closes our copy of the descriptor; the client sees nothing
+        if self._relay(received) if self.scheme == "https" else self._give_back(received):
             return
         self._tries += 1
         if self._tries > LEAVE_TRIES:
             self._keep(received)
         else:
             self.loop.call_later(LEAVE_PAUSE_S, self._leave, received)
+
+    def _give_back(self, received: bytes) -> bool:
+        """Give the connection away. Return False where that has to be tried again."""
+        sock, peer = self.transport.get_extra_info("socket"), self._peer
+        if self.transport.get_write_buffer_size() or not self._host.worker.give_back(
+            sock.fileno(), peer.peer_address, self._port, received, peer.is_relayed
+        ):
+            return False
+        self._host.given_back += 1
+        self.transport.abort()  # closes our copy of the descriptor; the client sees nothing
+        return True
+
+    def _relay(self, received: bytes) -> bool:
+        """Have a relay serve this TLS connection from here on. Return False where that has to be tried again."""
+        assert self._requests is not None, "a connection with one client is never given away"
+        if not relay(self._host, self.transport, self._peer, self._port, received + self._requests.rest()):
+            return False
+        self.mark.end()
+        self._handed_on = True
+        self.connections.discard(self)
+        self.let_go()
+        return True
 
     def _keep(self, received: bytes) -> None:
         """Serve here what belongs elsewhere: the primary does not take it, and an answer is better than none."""

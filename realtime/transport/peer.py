@@ -31,6 +31,8 @@ class Peer(Struct, frozen=True):
     """By which the primary knows, after a crash, that something of this connection was in flight."""
     key: Key | None = None
     """What brings the client to its worker, counted as live here. The code that ends the connection calls `leave`."""
+    is_relayed: bool = False
+    """TLS of this client ends in another worker, which relays the bytes: the socket here is not the client's own."""
     settlement: Settlement = NO_SETTLEMENT
     """To which the transport reports that the first byte was read, and that the connection has ended."""
 

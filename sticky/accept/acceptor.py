@@ -368,7 +368,9 @@ class Acceptor:
         self._addresses.ended(pending.network)
         self._refusals.alert(pending.sock, "refused_tls")
 
-    def take_back(self, sock: socket.socket, peer_address: str, port: int, received: bytes) -> None:
+    def take_back(
+        self, sock: socket.socket, peer_address: str, port: int, received: bytes, is_relayed: bool = False
+    ) -> None:
         """
         Route a connection again that a worker gave back, for its next request belongs to another. You give up `sock`.
 
@@ -376,6 +378,7 @@ class Acceptor:
             peer_address: as in the handoff to that worker.
             port: the peer's port.
             received: what the worker has read of the request: its whole head, at least.
+            is_relayed: the client's TLS connection stays in that worker, which relays its bytes.
         """
         self._counters["given_back"] += 1
         head = inspect(received, self._limits)
@@ -386,6 +389,8 @@ class Acceptor:
         handoff = identify(self._affinity, sock, peer_address, port, head)
         handoff.received = received
         handoff.reason = "moved"
+        if is_relayed:
+            handoff.is_relayed, handoff.scheme = True, "https"
         handoff.network = self._addresses.of(peer_address)
         self._addresses.accepted(handoff.network)
         self._dispatcher.dispatch(handoff)

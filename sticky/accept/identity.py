@@ -8,11 +8,15 @@ the dispatcher's part, and it never reads from the socket.
 from __future__ import annotations
 
 import socket
+from typing import Final
 
 from sticky.handoff.pending_handoff import PendingHandoff
 from sticky.heads.first_bytes import Head
 from sticky.keys.affinity import Affinity, Sticky
 from sticky.keys.hashing import StickyId
+
+QUERY_ID: Final = "query_id"
+"""The reason of a handoff that an id in its query routed, whatever the stickiness is."""
 
 
 def identify(affinity: Affinity, sock: socket.socket, peer_address: str, port: int, head: Head) -> PendingHandoff:
@@ -29,6 +33,12 @@ def identify(affinity: Affinity, sock: socket.socket, peer_address: str, port: i
     handoff.method, handoff.path, handoff.upgrade = head.method, head.path, head.is_upgrade
     if affinity.secure(peer_address, head):
         handoff.scheme = "https"
+    query_id = affinity.query_id_of(head)
+    if query_id is not None:
+        handoff.sticky_id = StickyId(query_id)
+        handoff.key = affinity.key_for_sticky_id(query_id)
+        handoff.reason = QUERY_ID
+        return handoff
     if affinity.settings.sticky is Sticky.SESSION:
         _find_sticky_id(affinity, handoff, head)
     else:

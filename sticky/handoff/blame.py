@@ -119,9 +119,10 @@ def key_of(affinity: Affinity, address: str, sticky_id: str | None) -> bytes:
     """
     Return the key of a request: of its sticky id, else of its client address, for IPv6 of the /64.
 
-    It is empty for the address of a trusted proxy, behind which any client may be.
+    It is empty for the address of a trusted proxy, behind which any client may be. A query id is no such key: a client
+    whose worker crashed gets another one.
     """
-    if sticky_id is not None:
+    if sticky_id is not None and not affinity.is_query_id(sticky_id):
         return record(b"s" + sticky_id.encode())
     if address == UNIX_PEER:
         return b""

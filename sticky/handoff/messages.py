@@ -70,6 +70,7 @@ class Handoff(Carrier, tag=Kind.HANDOFF.value, frozen=True):
     reason: str
     peer_address: str
     away: bool = False
+    is_relayed: bool = False
 
 
 class Slots(Message, tag=Kind.SLOTS.value, frozen=True):
@@ -169,10 +170,15 @@ class Retire(Message, tag=Kind.RETIRE.value, frozen=True):
 
 
 class GiveBack(Carrier, tag=Kind.GIVE_BACK.value, frozen=True):
-    """A connection whose next request belongs to another slot; `carried` is what the worker read of that request."""
+    """
+    A connection whose next request belongs to another slot; `carried` is what the worker read of that request.
+
+    `is_relayed`: it is not the client's own connection, but one by which a worker relays the bytes of a TLS connection.
+    """
 
     peer_address: Annotated[str, Meta(min_length=1, max_length=PEER_MAX)]
     port: Port
+    is_relayed: bool = False
 
 
 class Inspected(Message, tag=Kind.INSPECTED.value, frozen=True):

@@ -55,6 +55,8 @@ class PendingHandoff:
     """Why it goes to that slot, for the worker and its application."""
     received: bytes = b""
     """Bytes of the request that a worker has read already. They travel with the descriptor."""
+    is_relayed: bool = False
+    """The client's own connection is TLS, which ends in another worker; that one relays the bytes to this socket."""
     network: Network | None = None
     """What it is counted under in `Addresses`."""
     number: int = 0
@@ -84,6 +86,7 @@ class PendingHandoff:
             self.reason,
             self.peer_address,
             self.away,
+            self.is_relayed,
         )
 
     def is_untouched(self) -> bool:

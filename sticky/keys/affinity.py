@@ -6,7 +6,10 @@ can write, so it follows two rules. It believes an address only from a trusted p
 trusted proxies reaches. It reads a sticky id only in the configured place, under an exact name that occurs once. What
 two readers could find in two places is found in neither.
 
-It never chooses a slot, and never checks the tag of a sticky id: hashing.py does.
+A query id is a sticky id too: one that a worker made for a session, in the query of certain paths. It routes under
+every stickiness, and only where its tag is right.
+
+It never chooses a slot, and never checks a tag itself: hashing.py does.
 """
 
 from __future__ import annotations
@@ -18,12 +21,12 @@ from dataclasses import asdict, dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from socket import AF_INET, inet_pton
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from sticky.errors import SettingsError
 from sticky.heads.first_bytes import TOKEN, Head
 from sticky.heads.forwarded import IPAddress, forwarded_for, forwarded_proto, plain, x_forwarded_for, x_forwarded_proto
-from sticky.keys.hashing import Hashing, Key
+from sticky.keys.hashing import Hashing, Key, QueryId
 from sticky.keys.path_key import PathKey
 
 IPNetwork = IPv4Network | IPv6Network
@@ -54,6 +57,10 @@ class AffinitySettings:
     """A path one segment of which is the key: `/doc/{key}`. It goes before everything else."""
     trusted_unix: bool = True
     """A peer on a Unix socket is a proxy that the socket's file mode let in, and has no address to fall back on."""
+    query_id_paths: tuple[str, ...] = ()
+    """Paths at which sessions have ids in the query that a worker made (`Hashing.new_query_id`). There such an id goes
+    before everything else, under every stickiness. Each path is compared whole, decoded once."""
+    query_id_param: str = "sid"
     client_headers: tuple[str, ...] = ("x-forwarded-for", "forwarded")
     """Headers that name the client, the first that is there decides. A proxy passes on those that it does not write
     itself, so where clients reach it directly leave only the one that it writes."""
@@ -64,6 +71,8 @@ class AffinitySettings:
                 raise SettingsError(setting, f"{name!r} cannot be the name of a {setting.removeprefix('session_')}")
         if self.session_param == "":
             raise SettingsError("session_param", "the name of a query parameter cannot be empty")
+        if not self.query_id_param:
+            raise SettingsError("query_id_param", "the name of a query parameter cannot be empty")
         if self.session_path is not None:
             try:
                 PathKey(self.session_path)
@@ -86,6 +95,7 @@ class AffinitySettings:
                 "sticky": Sticky(data["sticky"]),
                 "trusted": tuple(ip_network(each) for each in data["trusted"]),
                 "client_headers": tuple(data["client_headers"]),
+                "query_id_paths": tuple(data.get("query_id_paths", ())),  # absent in a primary before this field
             }
         )
 
@@ -117,6 +127,9 @@ class Affinity:
         self._header = settings.session_header.lower().encode("ascii") if settings.session_header else None
         self._param = settings.session_param.encode("utf-8") if settings.session_param else None
         self._cookie = settings.session_cookie.encode("ascii")
+        self._query_id_paths = frozenset(settings.query_id_paths)
+        self._plain_paths = frozenset(path.encode("utf-8") for path in settings.query_id_paths)
+        self._query_id_param = settings.query_id_param.encode("utf-8")
         self._trusts_any = bool(settings.trusted) or settings.trusted_unix
 
     def address_of(self, peer_address: str, head: Head | None) -> str:
@@ -185,6 +198,29 @@ class Affinity:
             return sticky_id
         return _only_id(_cookie_values(head.values(b"cookie"), self._cookie))
 
+    def query_id_of(self, head: Head) -> QueryId | None:
+        """
+        Return the query id of a request, or None where it has none that a worker of this cluster made.
+
+        The parameter may stand anywhere in the query, percent-encoded or not. One that occurs twice decides nothing,
+        for two readers could take another one of them each.
+        """
+        path, _, query = head.target.partition(b"?")
+        if not query or self._hashing is None:
+            return None
+        if path not in self._plain_paths:
+            if path[:1] == b"/" and b"%" not in path:
+                return None  # nearly all requests end here
+            query = head.query  # the target is absolute, or its path is encoded
+            if unquote(head.path) not in self._query_id_paths:
+                return None
+        found = _only_id(_query_values(query, self._query_id_param))
+        return QueryId(found) if found is not None and self.is_query_id(found) else None
+
+    def is_query_id(self, sticky_id: str) -> bool:
+        """Return whether a sticky id is one that a worker made for a session, and not one of a client."""
+        return self._hashing is not None and self._hashing.slot_of_query_id(sticky_id) is not None
+
     def _sticky_id_in_header(self, head: Head, name: bytes) -> str | None:
         values = head.values(name)
         if len(values) != 1:
@@ -218,7 +254,7 @@ class Affinity:
 
     @staticmethod
     def key_for_sticky_id(sticky_id: str) -> Key:
-        """Make the key of a sticky id. Its slot is in the tag, if it has one, or follows from the hash."""
+        """Make the key of a sticky id, or of a query id. Its slot is in its tag, or follows from the hash."""
         return Key(b"s" + sticky_id.encode("utf-8"))
 
     def _is_trusted(self, peer_address: str, ip: IPAddress | None) -> bool:

@@ -7,8 +7,9 @@ BLAKE2b with the cluster's secret as its key: the same on every machine and afte
 and no client without it can aim at one worker.
 
 **Two secrets.** While a secret is replaced, the one before it is given too (`previous`). Keys still hash under the
-previous one, so no key moves. Sticky ids of both are read, and new ones are made under the new one. After
-`previous` has been removed, keys hash under the new one. An id of the previous one is then hashed like any other text.
+previous one, so no key moves. Ids of both are read, and new ones are made under the new one. After `previous` has been
+removed, keys hash under the new one. A sticky id of the previous one is then hashed like any other text, and a query id
+of it leads nowhere.
 
 It never uses `hash()`, which differs between processes, nor `% len(live)`, which moves almost every key when one slot
 is lost.
@@ -21,6 +22,7 @@ import os
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NewType
 
@@ -31,6 +33,9 @@ Slot = NewType("Slot", int)
 
 StickyId = NewType("StickyId", str)
 """The id that routes a client: from a request, or made by `Hashing.new_sticky_id` with a tag."""
+
+QueryId = NewType("QueryId", str)
+"""An id of `Hashing.new_query_id`: a secret of the server's own, which the client repeats in a query parameter."""
 
 Key = NewType("Key", bytes)
 """What is hashed to a slot."""
@@ -50,6 +55,16 @@ _STICKY_ID_CHARACTERS: Final = (_SLOT_BYTES + _RANDOM_BYTES + _TAG_BYTES) * 4 //
 _MARK: Final = b"~"
 _SUFFIX_CHARACTERS: Final = len(_MARK) + (_SLOT_BYTES + _TAG_BYTES) * 4 // 3
 
+MAX_QUERY_SLOT: Final = 0x3FF
+"""The largest slot that a query id can carry. `sticky.settings.WORKERS_MAX` is below it."""
+
+# Clients and routers of Engine.IO expect ids of 20 characters: 15 bytes, which without padding have one spelling.
+_QUERY_RANDOM_BYTES: Final = 10  # 80 bits that only the server and this client know: the id names a session
+_QUERY_PLACE_BYTES: Final = 5  # the slot in 10 bits, and its tag in the other 30
+_QUERY_TAG_BITS: Final = 30  # tried over the network. A forged tag would win a choice of worker, nothing more.
+_QUERY_IDS_KNOWN: Final = 4096  # ids whose slots are kept: a client repeats its own in every request
+_QUERY_ID_CHARACTERS: Final = (_QUERY_RANDOM_BYTES + _QUERY_PLACE_BYTES) * 4 // 3
+
 _URL_SAFE: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 # One digest of BLAKE2b has 64 bytes: the scores of eight slots. Four workers cost one hash for each key, not four.
@@ -60,11 +75,12 @@ _SLOTS_IN_A_ROW: Final = 8
 class _Tags:
     """The tags that one secret makes."""
 
-    __slots__ = ("_id_tags", "_tags")
+    __slots__ = ("_id_tags", "_query_tags", "_tags")
 
     def __init__(self, key: bytes) -> None:
         self._tags = blake2b(digest_size=_TAG_BYTES, key=key, person=b"sticky.session")
         self._id_tags = blake2b(digest_size=_TAG_BYTES, key=key, person=b"sticky.id")
+        self._query_tags = blake2b(digest_size=4, key=key, person=b"sticky.query")
 
     def of_body(self, body: bytes) -> bytes:
         """Return the tag of what a sticky id of ours begins with."""
@@ -78,9 +94,16 @@ class _Tags:
         tag.update(place + app_id)
         return tag.digest()
 
+    def of_query_id(self, random: bytes, slot: int) -> bytes:
+        """Return the place of a query id: the slot and, in the bits below it, the tag of both parts."""
+        tag = self._query_tags.copy()
+        tag.update(random + slot.to_bytes(_SLOT_BYTES, "big"))
+        bits = int.from_bytes(tag.digest(), "big") >> 32 - _QUERY_TAG_BITS
+        return (slot << _QUERY_TAG_BITS | bits).to_bytes(_QUERY_PLACE_BYTES, "big")
+
 
 class Hashing:
-    """The choices that one secret makes, or two while one replaces the other. Holds nothing that changes."""
+    """The choices that one secret makes, or two while one replaces the other. Nothing changes them."""
 
     def __init__(
         self, secret: bytes, *, previous: bytes | None = None, entropy: Callable[[int], bytes] = os.urandom
@@ -102,6 +125,7 @@ class Hashing:
         # `person` keeps the uses of one key apart: no score can ever serve as a tag.
         self._scores = blake2b(digest_size=_SCORES.size, key=keys[-1], person=b"sticky.score")
         self._tags = tuple(map(_Tags, keys))
+        self._query_slot = lru_cache(_QUERY_IDS_KNOWN)(self._read_query_id)
         self._entropy = entropy
 
     def choose(self, key: Key, live: Collection[Slot]) -> Slot:
@@ -133,14 +157,15 @@ class Hashing:
 
     def slot_of(self, sticky_id: str) -> Slot | None:
         """
-        Read the slot out of a sticky id, or of an application's id with its tag; None when no secret here made it.
+        Read the slot out of a sticky id, of an application's id with its tag, or of a query id. None when no secret
+        here made it.
 
         The slot need not be live, nor exist any longer: the cluster may have been scaled since.
         """
         if sticky_id[-_SUFFIX_CHARACTERS:][:1] == "~" and (slot := self._untag_text(sticky_id)) is not None:
             return slot
         if len(sticky_id) != _STICKY_ID_CHARACTERS or not sticky_id.isascii():
-            return None
+            return self.slot_of_query_id(sticky_id)
         text = sticky_id.encode("ascii")
         if text.translate(None, _URL_SAFE):  # the decoder skips what it does not know, and an id has one spelling
             return None
@@ -149,6 +174,36 @@ class Hashing:
         for tags in self._tags:
             if hmac.compare_digest(tag, tags.of_body(body)):
                 return Slot(int.from_bytes(body[:_SLOT_BYTES], "big"))
+        return None
+
+    def new_query_id(self, slot: Slot) -> QueryId:
+        """
+        Make an id for a session that is found by a query parameter, whatever `--sticky` says. It leads to `slot`.
+
+        It has 20 characters of a URL's safe ones. Without the secret it can be neither guessed nor made for a slot.
+        """
+        assert 0 <= slot <= MAX_QUERY_SLOT, f"slot {slot} does not fit a query id"
+        random = self._entropy(_QUERY_RANDOM_BYTES)
+        return QueryId(urlsafe_b64encode(random + self._tags[0].of_query_id(random, slot)).decode("ascii"))
+
+    def slot_of_query_id(self, query_id: str) -> Slot | None:
+        """
+        Read the slot out of a query id; None when no secret here made it.
+
+        The slot need not be live, nor exist any longer. Its worker need not be the one that made the id.
+        """
+        return self._query_slot(query_id) if len(query_id) == _QUERY_ID_CHARACTERS and query_id.isascii() else None
+
+    def _read_query_id(self, query_id: str) -> Slot | None:
+        text = query_id.encode("ascii")
+        if text.translate(None, _URL_SAFE):
+            return None
+        raw = urlsafe_b64decode(text)
+        random, place = raw[:_QUERY_RANDOM_BYTES], raw[_QUERY_RANDOM_BYTES:]
+        slot = int.from_bytes(place, "big") >> _QUERY_TAG_BITS
+        for tags in self._tags:
+            if hmac.compare_digest(place, tags.of_query_id(random, slot)):
+                return Slot(slot)
         return None
 
     def tag(self, app_id: bytes, slot: Slot) -> bytes:

@@ -31,7 +31,9 @@ ERROR_REASON: Final = "an error in the primary, see above"  # a handler of ours 
 class TakesBack(Protocol):
     """Places a connection whose next request belongs to another worker: the acceptor."""
 
-    def take_back(self, sock: socket.socket, peer_address: str, port: int, received: bytes) -> None:
+    def take_back(
+        self, sock: socket.socket, peer_address: str, port: int, received: bytes, is_relayed: bool = False
+    ) -> None:
         """Take over a connection that a worker gives back, with the bytes that were read from it."""
 
 
@@ -160,6 +162,8 @@ class WorkerMessages:
         except OSError as error:
             raise OutOfTurn(f"it gives back what is no connection of a client ({error.strerror})") from error
         self._poller.guard(
-            lambda: self._acceptor.take_back(sock, message.peer_address, message.port, received.carried),
+            lambda: self._acceptor.take_back(
+                sock, message.peer_address, message.port, received.carried, message.is_relayed
+            ),
             on_failed=sock.close,
         )

@@ -55,6 +55,8 @@ class Adopted(Struct, frozen=True):
     """What was hashed. It counts as live here until `Worker.closed` or `LiveKeys.leave`."""
     settlement: Settlement = NO_SETTLEMENT
     """Reports to the primary that the connection was read, or has ended."""
+    is_relayed: bool = False
+    """Another worker relays the client's bytes, for TLS ends there. The socket is a Unix socket."""
 
     def first_byte_read(self) -> None:
         """Report that the first byte was read. It does no harm to call this at each read."""
@@ -96,4 +98,5 @@ def adopted_of(
         mark,
         key,
         settlement,
+        message.is_relayed,
     )

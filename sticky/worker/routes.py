@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from sticky.handoff.blame import key_of
 from sticky.heads.first_bytes import Head
 from sticky.keys.affinity import UNIX_PEER, Affinity, Sticky
-from sticky.keys.hashing import Hashing, Key, Slot, StickyId
+from sticky.keys.hashing import Hashing, Key, QueryId, Slot, StickyId
 from sticky.keys.live_keys import LiveKeys
 from sticky.loop.timers import LoopTimers, Timers
 
@@ -40,6 +40,7 @@ class Route:
     """The client address."""
     scheme: str
     sticky_id: str | None
+    """Under another stickiness than `session`, it is a query id or None."""
     lacks_sticky_id: bool
     """The request has no sticky id, and should be given one."""
 
@@ -112,14 +113,19 @@ class Routes:
         address = self._affinity.address_of(peer_address, head)
         if self._affinity.secure(peer_address, head):
             scheme = "https"
-        if self._sticky is not Sticky.SESSION:
-            return Route(address, scheme, None, lacks_sticky_id=False)
+        query_id = self._affinity.query_id_of(head)
+        if query_id is not None or self._sticky is not Sticky.SESSION:
+            return Route(address, scheme, query_id, lacks_sticky_id=False)
         sticky_id = self._affinity.sticky_id_of(head)
         return Route(address, scheme, sticky_id, lacks_sticky_id=sticky_id is None)
 
+    def has_query_id(self, route: Route) -> bool:
+        """Return whether the request has the id of a session: only the worker that made the id can serve it."""
+        return route.sticky_id is not None and self._affinity.is_query_id(route.sticky_id)
+
     def leads_here(self, route: Route) -> bool:
         """Return whether this worker may serve a request without a way through the primary."""
-        if self._sticky is Sticky.NONE or route.lacks_sticky_id:
+        if route.lacks_sticky_id or (self._sticky is Sticky.NONE and route.sticky_id is None):
             return True
         tag_decides = route.sticky_id is not None and not self.some_are_elsewhere
         if tag_decides and self._hashing.slot_of(route.sticky_id or "") == self._slot:
@@ -145,6 +151,10 @@ class Routes:
         """Make a sticky id that leads to this worker's slot."""
         return self._hashing.new_sticky_id(self._slot)
 
+    def new_query_id(self) -> QueryId:
+        """Make an id for a session here, which leads back to this worker's slot under every stickiness."""
+        return self._hashing.new_query_id(self._slot)
+
     # Ids that the application makes, in the header that carries sticky ids
 
     @property
@@ -164,9 +174,9 @@ class Routes:
 
     def key_of(self, address: str, sticky_id: str | None) -> Key | None:
         """Return the key that the primary hashes for a client address, or for a sticky id; None where there is none."""
-        if self._sticky is Sticky.SESSION:
-            return None if sticky_id is None else self._affinity.key_for_sticky_id(sticky_id)
-        return self._affinity.key_for(address)
+        if sticky_id is not None:
+            return self._affinity.key_for_sticky_id(sticky_id)
+        return self._affinity.key_for(address)  # None unless the stickiness is `ip`
 
     def _name(self, address: str, sticky_id: str | None) -> Key | str:
         return self.key_of(address, sticky_id) or (UNIX_PEER if address == UNIX_PEER else f"c{address}")

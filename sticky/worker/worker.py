@@ -241,7 +241,7 @@ class Worker:
         if self.orphaned and not self.open and not self._orphanhood.may_end_well:
             self._begin_drain(0)
 
-    def give_back(self, fd: int, peer_address: str, port: int, received: bytes) -> bool:
+    def give_back(self, fd: int, peer_address: str, port: int, received: bytes, is_relayed: bool = False) -> bool:
         """
         Give a connection to the worker to which its next request belongs, through the primary.
 
@@ -253,13 +253,14 @@ class Worker:
             peer_address: as `Adopted.peer_address`.
             port: the peer's port.
             received: what was read of the next request: its whole head at least, and everything after it.
+            is_relayed: the client's TLS connection stays here, or in a third worker, and its bytes are relayed.
 
         Returns:
             False when the channel is full or gone, or too much was read: try again, or serve the request here.
         """
         if self.orphaned or len(received) > CARRIED_MAX or not self._acknowledgements.settle_all():
             return False
-        return self._link.send(Kind.GIVE_BACK, peer_address, port, fd=fd, carried=received)
+        return self._link.send(Kind.GIVE_BACK, peer_address, port, is_relayed, fd=fd, carried=received)
 
     def send(self, to: str, data: Any) -> bool:
         """

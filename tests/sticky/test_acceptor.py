@@ -319,6 +319,17 @@ def test_a_connection_that_a_worker_gave_back_is_routed_by_its_next_request(rig:
     theirs.close()
 
 
+def test_a_relayed_connection_is_of_https_however_its_socket_looks(rig: Rig) -> None:
+    for is_relayed in (True, False):
+        ours, theirs = socket.socketpair()
+        rig.acceptor.take_back(ours, "192.0.2.7", 4711, HEAD, is_relayed)
+        handoff = rig.dispatched[-1]
+        assert (handoff.is_relayed, handoff.scheme) == (is_relayed, "https" if is_relayed else "http")
+        handoff.number = 1
+        assert handoff.header()[-1] is is_relayed
+        theirs.close()
+
+
 def test_at_the_end_listeners_close_and_pending_connections_get_503(rig: Rig) -> None:
     client = rig.accept(b"GET")
     rig.acceptor.close()

@@ -14,6 +14,7 @@ from sticky.heads.first_bytes import Head, inspect
 from sticky.keys.affinity import UNIX_PEER, Affinity, AffinitySettings, Sticky
 from sticky.keys.hashing import Hashing, Slot
 
+HASHING = Hashing(b"a secret of some length", entropy=lambda count: b"\x07" * count)
 TRUSTED = tuple(ip_network(text) for text in ("10.0.0.0/8", "2001:db8:1::/48", "127.0.0.1/32"))
 
 
@@ -316,6 +317,101 @@ def test_any_cookie_and_any_query_are_read_without_an_error(cookies: list[bytes]
     assert session is None or (session and session.isascii() and '"' not in session)
 
 
+# --- the id of a session in the query of certain paths ---
+
+QUERY_ID = HASHING.new_query_id(Slot(3)).encode()
+PATHS = ("/io/", "/io")
+
+
+def reader(sticky: Sticky = Sticky.IP, **settings: Any) -> Affinity:
+    return Affinity(AffinitySettings(sticky=sticky, query_id_paths=PATHS, **settings), HASHING)
+
+
+@pytest.mark.parametrize("sticky", Sticky)
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/io/?sid=" + QUERY_ID,
+        b"/io?sid=" + QUERY_ID,
+        b"/io/?EIO=4&transport=polling&t=abc&sid=" + QUERY_ID,
+        b"/io/?sid=" + QUERY_ID + b"&EIO=4&transport=polling",
+        b"/io/?a&&sid=" + QUERY_ID + b"&",
+        b"/io/?x=1?&sid=" + QUERY_ID,
+        b"/io/?%73id=" + QUERY_ID,
+        b"/io/?sid=%" + QUERY_ID[:1].hex().encode() + QUERY_ID[1:],
+        b"/%69o/?sid=" + QUERY_ID,
+        b"http://a/io/?sid=" + QUERY_ID,
+    ],
+)
+def test_a_query_id_is_found_wherever_it_stands_in_the_query_of_its_paths(sticky: Sticky, target: bytes) -> None:
+    assert reader(sticky).query_id_of(head(target)) == QUERY_ID.decode()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/io/",
+        b"/io/?",
+        b"/io/?sid",
+        b"/io/?sid=",
+        b"/io/?xsid=" + QUERY_ID,
+        b"/io/?sidx=" + QUERY_ID,
+        b"/io/?SID=" + QUERY_ID,
+        b"/io/??sid=" + QUERY_ID,
+        b"/io/?a=b;sid=" + QUERY_ID,
+        b"/io/?a=sid=" + QUERY_ID,
+        b"/io/?a=b%26sid=" + QUERY_ID,
+        b"/io/sid=" + QUERY_ID,
+        b"/io/&sid=" + QUERY_ID,
+        b"/io/%3Fsid=" + QUERY_ID,
+        b"/io/?sid=" + QUERY_ID + b"x",
+        b"/io/?sid=" + QUERY_ID + b"%20",
+        b"/io/?sid=+" + QUERY_ID,
+        b"/io/?sid=" + QUERY_ID[:-1] + (b"A" if QUERY_ID[-1:] != b"A" else b"B"),
+        b"/io/?sid=" + HASHING.new_sticky_id(Slot(3)).encode(),
+        b"/io/?sid=" + Hashing(b"x" * 16, entropy=bytes).new_query_id(Slot(3)).encode(),
+        b"/?sid=" + QUERY_ID,
+        b"/io//?sid=" + QUERY_ID,
+        b"/io/x?sid=" + QUERY_ID,
+        b"/IO/?sid=" + QUERY_ID,
+        b"/x/io/?sid=" + QUERY_ID,
+        b"http://a/x/io/?sid=" + QUERY_ID,
+        b"http://a?x=/io/&sid=" + QUERY_ID,
+    ],
+)
+def test_what_only_looks_like_a_query_id_is_none(target: bytes) -> None:
+    assert reader().query_id_of(head(target)) is None
+
+
+def test_a_query_id_that_occurs_twice_decides_nothing_whatever_the_two_are() -> None:
+    """Of two, one reader takes the first and another the last. So neither leads anywhere, as with any sticky id."""
+    other = HASHING.new_query_id(Slot(1)).encode()
+    assert reader().query_id_of(head(b"/io/?sid=" + other)), "each of the two alone is one"
+    for second in (QUERY_ID, other, b"", b"x"):
+        for pair in ((QUERY_ID, second), (second, QUERY_ID)):
+            assert reader().query_id_of(head(b"/io/?sid=%b&EIO=4&s%%69d=%b" % pair)) is None
+
+
+def test_a_query_id_counts_only_in_the_query() -> None:
+    assert reader().query_id_of(head(b"/io/", cookie=b"sid=" + QUERY_ID, sid=QUERY_ID)) is None
+
+
+def test_the_name_of_the_query_id_can_be_another() -> None:
+    configured = reader(query_id_param="session")
+    assert configured.query_id_of(head(b"/io/?sid=" + QUERY_ID)) is None
+    assert configured.query_id_of(head(b"/io/?session=" + QUERY_ID)) == QUERY_ID.decode()
+
+
+def test_without_paths_no_query_id_is_read() -> None:
+    assert Affinity(AffinitySettings(), HASHING).query_id_of(head(b"/io/?sid=" + QUERY_ID)) is None
+
+
+@given(st.binary(max_size=60), st.sampled_from(["/io/", "/io", "/", "*", "/i%6F/", "/%ff/"]))
+def test_any_query_at_any_path_is_read_without_an_error(query: bytes, path: str) -> None:
+    request = Head("GET", path.encode() + b"?" + query, (), 0)
+    assert reader().query_id_of(request) is None
+
+
 # --- settings ---
 
 
@@ -329,6 +425,7 @@ def test_any_cookie_and_any_query_are_read_without_an_error(cookies: list[bytes]
         ({"session_header": "X Session"}, "session_header"),
         ({"session_header": ""}, "session_header"),
         ({"session_param": ""}, "session_param"),
+        ({"query_id_param": ""}, "query_id_param"),
         ({"client_headers": ("X-Forwarded-For",)}, "client_headers"),
         ({"client_headers": ("x-real-ip",)}, "client_headers"),
     ],
@@ -340,7 +437,6 @@ def test_a_name_that_could_never_be_found_is_refused_by_name(settings: dict[str,
 
 # A header whose ids the application makes
 
-HASHING = Hashing(b"a secret of some length")
 OURS = HASHING.new_sticky_id(Slot(3))
 TAGGED = HASHING.tag(b'an "id"; with all \\ it likes', Slot(2))
 

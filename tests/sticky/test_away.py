@@ -61,7 +61,8 @@ def test_the_home_of_a_key_is_where_it_goes_when_every_slot_is_live(key: Key, sl
 
 @given(st.integers(0, 20), st.integers(1, 40))
 def test_the_home_of_a_sticky_id_is_the_slot_in_its_tag_as_long_as_that_exists(slot: int, slots: int) -> None:
-    for sticky_id in (HASHING.new_sticky_id(Slot(slot)), HASHING.tag(b"an id", Slot(slot)).decode()):
+    slot_ids = (HASHING.new_sticky_id(Slot(slot)), HASHING.tag(b"an id", Slot(slot)).decode())
+    for sticky_id in (*slot_ids, HASHING.new_query_id(Slot(slot))):
         home = home_of(HASHING, Affinity.key_for_sticky_id(sticky_id), slots)
         assert home == slot if slot < slots else home < slots
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from sticky.errors import NoLiveSlot, SettingsError
 from sticky.keys.affinity import Affinity, AffinitySettings
-from sticky.keys.hashing import MAX_SLOT, Hashing, Key, Slot, StickyId
+from sticky.keys.hashing import MAX_QUERY_SLOT, MAX_SLOT, Hashing, Key, Slot, StickyId
+from sticky.settings import WORKERS_MAX
 
 SECRET = b"a secret of some length"
 
@@ -156,6 +158,86 @@ def test_another_cluster_s_sticky_id_is_not_ours() -> None:
 def test_a_slot_that_does_not_fit_is_a_bug() -> None:
     with pytest.raises(AssertionError):
         Hashing(SECRET).new_sticky_id(Slot(MAX_SLOT + 1))
+
+
+# --- query ids ---
+
+QUERY_ID_CHARACTERS = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+@given(secrets, st.integers(0, MAX_QUERY_SLOT).map(Slot))
+def test_a_query_id_has_20_safe_characters_and_leads_to_its_slot_wherever_the_secret_is(
+    secret: bytes, slot: Slot
+) -> None:
+    query_id = Hashing(secret).new_query_id(slot)
+    assert len(query_id) == 20
+    assert set(query_id) <= QUERY_ID_CHARACTERS
+    assert Hashing(secret).slot_of_query_id(query_id) == slot
+
+
+def test_every_slot_that_a_cluster_can_have_fits_a_query_id() -> None:
+    assert WORKERS_MAX - 1 <= MAX_QUERY_SLOT
+    with pytest.raises(AssertionError, match="slot 1024 does not fit a query id"):
+        Hashing(SECRET).new_query_id(Slot(MAX_QUERY_SLOT + 1))
+
+
+def test_a_query_id_has_80_bits_that_are_drawn_anew_for_each() -> None:
+    drawn: list[int] = []
+
+    def entropy(count: int) -> bytes:
+        drawn.append(count)
+        return bytes(count)
+
+    Hashing(SECRET, entropy=entropy).new_query_id(Slot(0))
+    assert drawn == [10]
+    hashing = Hashing(SECRET)
+    assert len({hashing.new_query_id(Slot(0))[:13] for _ in range(1_000)}) == 1_000
+
+
+@given(st.integers(0, 19), st.characters(max_codepoint=0x2FF))
+def test_a_query_id_with_one_character_changed_is_not_ours(position: int, character: str) -> None:
+    hashing = Hashing(SECRET, entropy=lambda count: b"\x01" * count)
+    query_id = hashing.new_query_id(Slot(3))
+    changed = query_id[:position] + character + query_id[position + 1 :]
+    assert (hashing.slot_of_query_id(changed) is None) == (changed != query_id)
+
+
+def test_a_client_that_knows_an_id_of_one_slot_cannot_turn_it_into_one_of_another() -> None:
+    """The slot's bits can be read and changed by any client: under the tag of the old slot they lead nowhere."""
+    hashing = Hashing(SECRET)
+    raw = urlsafe_b64decode(hashing.new_query_id(Slot(3)))
+    place = int.from_bytes(raw[10:], "big")
+    for slot in range(MAX_QUERY_SLOT + 1):
+        aimed = raw[:10] + (slot << 30 | place & (1 << 30) - 1).to_bytes(5, "big")
+        assert hashing.slot_of_query_id(urlsafe_b64encode(aimed).decode()) == (3 if slot == 3 else None)
+
+
+@given(st.text(max_size=30) | st.text("ABCabc012-_+/=~", min_size=20, max_size=20))
+def test_any_other_text_is_no_query_id_and_no_error(text: str) -> None:
+    assert Hashing(SECRET).slot_of_query_id(text) is None
+
+
+def test_a_query_id_has_one_spelling() -> None:
+    hashing = Hashing(SECRET, entropy=lambda count: b"\xff" * count)
+    query_id = hashing.new_query_id(Slot(3))
+    assert "_" in query_id
+    for other in (query_id.replace("_", "/"), query_id + "=", query_id + "====", query_id + " ", query_id[:-1] + "\n"):
+        assert hashing.slot_of_query_id(other) is None
+
+
+def test_a_query_id_is_a_sticky_id_and_no_other_id_is_a_query_id() -> None:
+    hashing = Hashing(SECRET)
+    assert hashing.slot_of(hashing.new_query_id(Slot(3))) == 3
+    assert hashing.slot_of_query_id(hashing.new_sticky_id(Slot(3))) is None
+    assert hashing.slot_of_query_id(hashing.tag(b"x" * 7, Slot(3)).decode()) is None, "that has 20 characters too"
+
+
+def test_query_ids_of_both_secrets_are_read_while_one_replaces_the_other() -> None:
+    old, both, new = Hashing(b"1" * 16), Hashing(b"2" * 16, previous=b"1" * 16), Hashing(b"2" * 16)
+    assert both.slot_of_query_id(old.new_query_id(Slot(3))) == 3
+    assert both.slot_of_query_id(new.new_query_id(Slot(4))) == 4
+    assert new.slot_of_query_id(both.new_query_id(Slot(5))) == 5, "new ones are made under the new secret"
+    assert new.slot_of_query_id(old.new_query_id(Slot(3))) is None
 
 
 # --- secrets ---

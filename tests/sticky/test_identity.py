@@ -13,6 +13,7 @@ from sticky.handoff.channel import Kind
 from sticky.handoff.pending_handoff import PendingHandoff, bytes_sent
 from sticky.heads.first_bytes import Head, inspect
 from sticky.keys.affinity import Affinity, AffinitySettings, Sticky
+from sticky.keys.away import home_of
 from sticky.keys.hashing import Hashing, Key, Slot
 from tests.support.worker_ends import WorkerEnd
 
@@ -63,6 +64,32 @@ def test_a_sticky_id_is_the_key_and_its_lack_asks_for_one(pair: Pair) -> None:
     without = identify(by_id, pair[0], PROXY, 1, head(GET))
     assert (without.sticky_id, without.key, without.wants_sticky_id) == (None, None, True)
     assert without.reason == "balance"
+
+
+@pytest.mark.parametrize("sticky", Sticky)
+def test_a_query_id_routes_under_every_stickiness_and_goes_before_the_cookie(sticky: Sticky, pair: Pair) -> None:
+    settings = AffinitySettings(sticky=sticky, query_id_paths=("/io/",))
+    routed = Affinity(settings, HASHING)
+    query_id = HASHING.new_query_id(Slot(3))
+    cookie = f"Cookie: rt_session={HASHING.new_sticky_id(Slot(1))}\r\n\r\n"
+    request = head(f"GET /io/?EIO=4&sid={query_id} HTTP/1.1\r\nHost: a\r\n{cookie}".encode())
+    handoff = identify(routed, pair[0], "192.0.2.7", 1, request)
+    assert (handoff.sticky_id, handoff.key) == (query_id, routed.key_for_sticky_id(query_id))
+    assert (handoff.reason, handoff.wants_sticky_id) == ("query_id", False)
+    assert handoff.key is not None
+    assert home_of(HASHING, handoff.key, 4) == 3
+
+
+@pytest.mark.parametrize("sticky", Sticky)
+def test_a_forged_query_id_is_routed_as_if_there_were_none(sticky: Sticky, pair: Pair) -> None:
+    routed = Affinity(AffinitySettings(sticky=sticky, query_id_paths=("/io/",)), HASHING)
+    forged = Hashing(b"of another cluster").new_query_id(Slot(3))
+    with_it, without = (
+        identify(routed, pair[0], "192.0.2.7", 1, head(f"GET /io/{query} HTTP/1.1\r\nHost: a\r\n\r\n".encode()))
+        for query in (f"?sid={forged}", "")
+    )
+    assert (with_it.sticky_id, with_it.key, with_it.reason) == (None, without.key, without.reason)
+    assert with_it.wants_sticky_id == without.wants_sticky_id == (sticky is Sticky.SESSION)
 
 
 @pytest.mark.parametrize("sticky", Sticky)

@@ -42,8 +42,8 @@ def test_fields_that_a_newer_process_adds_are_ignored_and_those_it_lacks_have_a_
     header = [b"", 1, "a", 1, "http", "http", "GET", "/", False, None, None, "ip", "a"]
     old = from_primary(memoryview(encode([Kind.HANDOFF, *header])))
     assert isinstance(old, messages.Handoff)
-    assert old.away is False
-    assert from_primary(memoryview(encode([Kind.HANDOFF, *header, False, "added later"]))) == old
+    assert (old.away, old.is_relayed) == (False, False)
+    assert from_primary(memoryview(encode([Kind.HANDOFF, *header, False, False, "added later"]))) == old
 
 
 @pytest.mark.parametrize(

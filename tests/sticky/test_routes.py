@@ -31,6 +31,12 @@ def routes(sticky: Sticky = Sticky.SESSION, timers: Timers | None = None, **sett
     return Routes(affinity, HASHING, HERE, timers=timers)
 
 
+def polling(query_id: str, *lines: str) -> Head:
+    found = inspect("\r\n".join((f"GET /io/?sid={query_id} HTTP/1.1", "Host: a", *lines, "", "")).encode())
+    assert isinstance(found, Head), found
+    return found
+
+
 def cookie(sticky_id: str) -> str:
     return f"Cookie: rt_session={sticky_id}"
 
@@ -135,3 +141,54 @@ def test_an_id_of_the_application_gets_this_slot_and_loses_it_on_any_worker() ->
     assert known.untag(b"no tag") == b"no tag"
     assert HASHING.slot_of(known.new_sticky_id()) == HERE
     assert routes(Sticky.IP, session_header="X-Session").header is None
+
+
+@pytest.mark.parametrize("sticky", Sticky)
+def test_a_query_id_made_here_leads_to_this_slot_under_every_stickiness(sticky: Sticky) -> None:
+    known = routes(sticky, query_id_paths=("/io/",))
+    assert HASHING.slot_of_query_id(known.new_query_id()) == HERE
+    assert known.leads_here(known.of("192.0.2.1", "http", polling(known.new_query_id())))
+
+
+@pytest.mark.parametrize("sticky", Sticky)
+def test_a_query_id_of_another_slot_leads_there_until_the_primary_sends_it_here(sticky: Sticky) -> None:
+    known = routes(sticky, query_id_paths=("/io/",))
+    query_id = HASHING.new_query_id(ELSEWHERE)
+    route = known.of("192.0.2.1", "http", polling(query_id, cookie(known.new_sticky_id())))
+    assert route == Route("192.0.2.1", "http", query_id, lacks_sticky_id=False)
+    assert not known.leads_here(route), "also where a cookie leads here"
+    assert known.key_of(route.address, route.sticky_id) == known.key_of("192.0.2.9", query_id), "it is the key"
+    known.learn(route.address, route.sticky_id)
+    assert known.leads_here(route), "its slot is gone, or it has moved: the primary knows"
+    known.forget()
+    assert not known.leads_here(route)
+
+
+@pytest.mark.parametrize("sticky", Sticky)
+def test_a_query_id_of_this_slot_goes_through_the_primary_while_keys_may_be_elsewhere(sticky: Sticky) -> None:
+    known = routes(sticky, query_id_paths=("/io/",))
+    known.some_are_elsewhere = True
+    assert not known.leads_here(known.of("192.0.2.1", "http", polling(known.new_query_id())))
+
+
+def test_a_session_that_came_from_another_slot_is_found_here_by_its_query_id() -> None:
+    known = routes(Sticky.NONE, query_id_paths=("/io/",))
+    query_id = HASHING.new_query_id(ELSEWHERE)
+    known.keys.enter(known.key_of("192.0.2.1", query_id), away=True)
+    assert known.leads_here(known.of("192.0.2.9", "http", polling(query_id)))
+
+
+def test_a_request_without_a_query_id_has_the_address_as_its_key_also_beside_one_that_has_it() -> None:
+    known = routes(Sticky.IP, query_id_paths=("/io/",))
+    known.learn("192.0.2.1", HASHING.new_query_id(HERE))
+    assert not known.leads_here(known.of("192.0.2.1", "http", head())), "that only the primary knows"
+    known.learn("192.0.2.1", None)
+    assert known.leads_here(known.of("192.0.2.1", "http", head()))
+
+
+@pytest.mark.parametrize("sticky", Sticky)
+def test_a_client_whose_requests_crash_is_known_by_its_address_not_by_its_query_id(sticky: Sticky) -> None:
+    """Else it would be another client after each crash."""
+    known = routes(sticky, query_id_paths=("/io/",))
+    first, second = (known.of("192.0.2.1", "http", polling(HASHING.new_query_id(HERE))) for _ in range(2))
+    assert known.crash_key(first) == known.crash_key(second) != b""

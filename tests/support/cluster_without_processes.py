@@ -106,7 +106,9 @@ class ClusterWithoutProcesses:
             on_stopped=self.stopped.append,
         )
 
-    def take_back(self, sock: socket.socket, peer_address: str, port: int, received: bytes) -> None:
+    def take_back(
+        self, sock: socket.socket, peer_address: str, port: int, received: bytes, is_relayed: bool = False
+    ) -> None:
         self.given_back.append((sock, peer_address, port, received))
 
     def _on_first_ready(self) -> None:

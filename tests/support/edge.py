@@ -119,7 +119,9 @@ class Edge:
         )
         self.supervisor.start(Kept())
 
-    def take_back(self, sock: socket.socket, peer_address: str, port: int, received: bytes) -> None:
+    def take_back(
+        self, sock: socket.socket, peer_address: str, port: int, received: bytes, is_relayed: bool = False
+    ) -> None:
         self.given_back.append((sock, peer_address, port, received))
 
     def turn(self) -> None:

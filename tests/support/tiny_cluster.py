@@ -2,10 +2,10 @@
 A primary for tests of `sticky` alone, as a process: `python -m tests.support.tiny_cluster JSON`.
 
 The JSON object gives fields of `ClusterSettings`, `AffinitySettings` and `Lifetime`, `config` for the workers,
-`nofile`, a limit of open files, and `python`, the interpreter of the workers. The hooks of the events in `failing`
-raise, and so does what makes the environment of the worker of slot 1 as long as the file `homeless` exists. Logs go to
-standard output, each event of a hook as a line of its own; a message {"repeat": to, "data": …} for the primary is sent
-on to `to`. Beside it stands `TinyCluster`, which starts that process and waits for what it says.
+`nofile`, a limit of open files, `python`, the interpreter of the workers, and `worker`, their module. The hooks of the
+events in `failing` raise, and so does what makes the environment of the worker of slot 1 as long as the file `homeless`
+exists. Logs go to standard output, each event of a hook as a line of its own; a message {"repeat": to, "data": …} for
+the primary is sent on to `to`. Beside it stands `TinyCluster`, which starts that process and waits for what it says.
 """
 
 from __future__ import annotations
@@ -48,13 +48,15 @@ def serve(asked: dict[str, Any]) -> int:
     affinity = AffinitySettings(
         sticky=Sticky(asked.pop("sticky", "ip")),
         trusted=tuple(ipaddress.ip_network(each) for each in asked.pop("trusted", ())),
+        query_id_paths=tuple(asked.pop("query_id_paths", ())),
         **{name: asked.pop(name) for name in AFFINITY if name in asked},
     )
-    config = asked.pop("config", None)
+    config, worker = asked.pop("config", None), asked.pop("worker", "tests.support.tiny_worker")
     python = asked.pop("python", sys.executable)
     asked["binds"] = tuple(asked.pop("binds", ["127.0.0.1:0"]))
-    if "secret" in asked:
-        asked["secret"] = asked["secret"].encode()
+    for name in ("secret", "secret_previous"):
+        if name in asked:
+            asked[name] = asked[name].encode()
     if "head_bytes" in asked:
         asked["limits"] = HeadLimits(max_bytes=asked.pop("head_bytes"))
     if "lifetime" in asked:
@@ -63,7 +65,7 @@ def serve(asked: dict[str, Any]) -> int:
     settings = ClusterSettings(affinity=affinity, **asked)
     cluster = Cluster(
         settings,
-        worker_argv=[python, "-m", "tests.support.tiny_worker"],
+        worker_argv=[python, "-m", worker],
         worker_config=config,
         env_of=lambda slot: environment_of(slot, homeless),
         hooks={name: told(name) for name in HOOKS},

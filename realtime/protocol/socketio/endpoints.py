@@ -36,7 +36,7 @@ Find = Callable[[str], str | None]
 def endpoints(path: str = PATH) -> Endpoints:
     """Return where Engine.IO is served: at a path, with a slash at its end and without."""
     paths = frozenset((path, f"{path}/"))
-    return Endpoints(websocket_paths=paths, http_paths=paths, shutdown=codes.SHUTDOWN)
+    return Endpoints(websocket_paths=paths, http_paths=paths, shutdown=codes.SHUTDOWN, query_id_paths=paths)
 
 
 class EngineRefusal(enum.Enum):

@@ -85,7 +85,7 @@ class OneWorker:
     def __init__(self) -> None:
         self.routes = Routes(Affinity(AffinitySettings()), Hashing(bytes(16)), Slot(0))
 
-    def give_back(self, fd: int, peer_address: str, port: int, received: bytes) -> bool:
+    def give_back(self, fd: int, peer_address: str, port: int, received: bytes, is_relayed: bool = False) -> bool:
         return False
 
     def closed(self, *, peer_address: str) -> None:

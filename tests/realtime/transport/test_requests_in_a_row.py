@@ -53,12 +53,21 @@ class Way:
     parser: str
     sticky: Sticky
     trusted: bool
+    reads_query_ids: bool = False
 
     def __str__(self) -> str:
-        return f"{self.parser}-{self.sticky.value}-{'proxy' if self.trusted else 'direct'}"
+        peer = "proxy" if self.trusted else "direct"
+        return f"{self.parser}-{self.sticky.value}-{peer}{'-query-ids' if self.reads_query_ids else ''}"
 
 
-STICKY = [(Sticky.IP, True), (Sticky.IP, False), (Sticky.SESSION, True), (Sticky.NONE, True)]
+STICKY = [
+    (Sticky.IP, True),
+    (Sticky.IP, False),
+    (Sticky.IP, False, True),
+    (Sticky.SESSION, True),
+    (Sticky.NONE, True),
+    (Sticky.NONE, False, True),
+]
 WAYS = [Way(parser, *each) for parser, each in itertools.product(("httptools", "h11"), STICKY)]
 
 
@@ -163,7 +172,7 @@ class Connection:
             owner=NoOwner(),
             endpoint=WebSocketEndpoint(Sessions(), wheel=TimerWheel(0.0)),
             websocket_paths=(),
-            options=HostedOptions(parser=self.way.parser),
+            options=HostedOptions(parser=self.way.parser, reads_query_ids=self.way.reads_query_ids),
         )
         peer = Peer(client, 0, "http", sticky_id=session, new_sticky_id=new_session, peer_address=PROXY)
         self._transport = Socket(self)
@@ -171,7 +180,7 @@ class Connection:
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
 
-    def give_back(self, fd: int, peer_address: str, port: int, received: bytes) -> bool:
+    def give_back(self, fd: int, peer_address: str, port: int, received: bytes, is_relayed: bool = False) -> bool:
         assert peer_address == PROXY
         self.moves += 1
         self._transport = None
