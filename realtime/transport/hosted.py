@@ -374,6 +374,7 @@ class Hosted(Guarded):
         log(logger, logging.WARNING, "request kept", **self._peer.log_fields, reason="the primary does not take it")
         assert self._requests is not None, "a connection with one client is never given back"
         self._leaving, self._tries, self._is_kept = False, 0, True
+        received += self._requests.rest()
         self.flow.resume_reading()
         self._requests = Requests(self._host.limits.head)  # which reads that request once more, from its beginning
         self._requests.feed(received)
