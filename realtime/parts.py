@@ -42,7 +42,7 @@ from realtime.protocol.centrifuge.streams import StreamEndpoint
 from realtime.protocol.socketio import endpoints as socketio_endpoints
 from realtime.protocol.socketio.base import EngineLimits
 from realtime.protocol.socketio.namespaces import SocketIOUsers
-from realtime.protocol.socketio.server import SocketIO
+from realtime.protocol.socketio.server import SocketIO, random_sid
 from realtime.rooms.hub import Hub
 from realtime.session.registry import Home, Registry
 from realtime.session.state import SessionLimits
@@ -83,7 +83,8 @@ class Parts:
         node_state: NodeState | None = None,
         hosts: Hosts = ANY_HOST,
         wrong: WrongCredentials | None = None,
-        new_socketio_id: Callable[[], str] | None = None,
+        serves_socketio: bool = False,
+        new_sid: Callable[[], str] = random_sid,
     ) -> None:
         """
         Make the parts. To be called on the event loop that they run on.
@@ -97,8 +98,9 @@ class Parts:
             node_state: what the primary says of the server, for its probes; None where there is no primary.
             hosts: which hosts are served.
             wrong: counts and slows wrong credentials; as a server does it unless given.
-            new_socketio_id: makes the id of each Socket.IO connection, which leads to its worker; None where Socket.IO
-                is not served. Its WebSockets write whole frames, so they are this package's own.
+            serves_socketio: serve Socket.IO beside the Centrifuge protocol. Its WebSockets write whole frames, so they
+                are this package's own.
+            new_sid: makes the ids of Engine.IO sessions, which lead to this process where there are several.
 
         Raises:
             SettingsError: a file of keys holds none.
@@ -136,13 +138,13 @@ class Parts:
             allowed_origins=settings.allowed_origins,
             prefix=settings.own_prefix,
         )
-        if new_socketio_id is not None:
-            self._add_socketio(settings, new_socketio_id)
+        if serves_socketio:
+            self._add_socketio(settings, new_sid)
         is_ready_when_degraded = settings.ready_when_degraded == "on"
         probes = Probes(node_state, self.hub, ready_when_degraded=is_ready_when_degraded)
         self.router = self._make_router(settings, health, probes, hosts)
 
-    def _add_socketio(self, settings: Settings, new_id: Callable[[], str]) -> None:
+    def _add_socketio(self, settings: Settings, new_sid: Callable[[], str]) -> None:
         """Serve Socket.IO at its paths."""
         served = socketio_endpoints.endpoints().below(settings.own_prefix)
         socketio = SocketIO(
@@ -150,7 +152,7 @@ class Parts:
             wheel=self.wheel,
             limits=EngineLimits.from_settings(settings),
             allowed_origins=settings.allowed_origins,
-            new_sid=new_id,
+            new_sid=new_sid,
         )
         self.endpoints = self.endpoints.beside(served)
         self.sessions = SessionsByPath(dict.fromkeys(served.websocket_paths, socketio), default=self.protocol)

@@ -104,7 +104,8 @@ class Process:
             health=self,
             node_state=worker.node_state,
             hosts=self._hosts,
-            new_socketio_id=worker.routes.new_query_id if settings.socketio == "on" and not app.is_bare else None,
+            serves_socketio=settings.socketio == "on" and not app.is_bare,
+            new_sid=worker.routes.new_query_id,
         )
         connections = AdoptedConnections(worker, worker.routes.keys)
         endpoint = WebSocketEndpoint(

@@ -418,6 +418,7 @@ async def test_an_upgrade_has_its_time(is_probed: bool) -> None:
 async def test_the_time_of_an_upgrade_ends_with_it() -> None:
     async with EngineServer() as server:
         _, websocket = await server.upgraded()
+        assert server.wheel.cancelled == 2  # that of the handshake, and that of the upgrade
         server.wheel.advance(server.wheel.now + UPGRADE_S + 1)
         await websocket.send("4b")
         assert await websocket.recv() == "4b"
@@ -429,6 +430,7 @@ async def test_a_websocket_that_is_tried_ends_with_its_session() -> None:
         sid = await server.open()
         websocket = await server.websocket(sid)
         await server.post(sid, "abc")
+        assert not any(each.is_open for each in server.endpoint.connections)
         assert await ends(websocket) == 1000
         assert server.users[sid].reasons == ["parse error"]
 
