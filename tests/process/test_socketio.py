@@ -11,11 +11,14 @@ import contextlib
 import http.client
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support.aio import run_async_for
+from tests.support.official_suites import SOCKET, passes, suite
 from tests.support.processes import free_port
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
@@ -23,6 +26,7 @@ from tests.support.server import RunningServer
 from tests.support.socketio_client import CentrifugeClient, PollingClient, SocketIOClient
 
 APP = "tests/apps/socketio_app.py"
+SUITE_CASES = 32
 KEY = "a key of sixteen bytes"
 
 
@@ -132,6 +136,15 @@ def test_a_client_that_polls_is_served_alike() -> None:
         assert client.next() == '420["question","how are you?"]'
         client.say('30["fine"]')
         assert client.next() == '437["fine"]'
+
+
+@pytest.mark.slow
+@pytest.mark.node
+@run_async_for(600)
+async def test_every_case_of_the_official_suite_passes(tmp_path: Path) -> None:
+    directory = suite(SOCKET, tmp_path)
+    with running("--socketio-ping", "0.3", "--socketio-ping-timeout", "0.2", workers=1) as server:
+        await passes(directory, urlsplit(server.url).netloc, cases=SUITE_CASES, repeats=2)
 
 
 # Several workers
