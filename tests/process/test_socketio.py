@@ -143,7 +143,8 @@ def test_a_client_that_polls_is_served_alike() -> None:
 @run_async_for(600)
 async def test_every_case_of_the_official_suite_passes(tmp_path: Path) -> None:
     directory = suite(SOCKET, tmp_path)
-    with running("--socketio-ping", "0.3", "--socketio-ping-timeout", "0.2", workers=1) as server:
+    limits = ("--socketio-ping", "0.3", "--socketio-ping-timeout", "0.2", "--message-bytes", "1000000")
+    with running(*limits, workers=1) as server:
         await passes(directory, urlsplit(server.url).netloc, cases=SUITE_CASES, repeats=2)
 
 
