@@ -11,11 +11,14 @@ import contextlib
 import http.client
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support.aio import run_async_for
+from tests.support.official_suites import SOCKET, passes, suite
 from tests.support.processes import free_port
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
@@ -23,6 +26,7 @@ from tests.support.server import RunningServer
 from tests.support.socketio_client import CentrifugeClient, PollingClient, SocketIOClient
 
 APP = "tests/apps/socketio_app.py"
+SUITE_CASES = 32
 KEY = "a key of sixteen bytes"
 
 
@@ -134,6 +138,16 @@ def test_a_client_that_polls_is_served_alike() -> None:
         assert client.next() == '437["fine"]'
 
 
+@pytest.mark.slow
+@pytest.mark.node
+@run_async_for(600)
+async def test_every_case_of_the_official_suite_passes(tmp_path: Path) -> None:
+    directory = suite(SOCKET, tmp_path)
+    limits = ("--socketio-ping", "0.3", "--socketio-ping-timeout", "0.2", "--message-bytes", "1000000")
+    with running(*limits, workers=1) as server:
+        await passes(directory, urlsplit(server.url).netloc, cases=SUITE_CASES, repeats=2)
+
+
 # Several workers
 
 
@@ -183,6 +197,42 @@ def test_rooms_reach_across_workers(broker: str) -> None:
             while (event := client.event()) != ["end"]:
                 got.append(event[1])
             assert got == [number for number, way in enumerate(ways) if name in way[3]], name
+
+
+def test_what_is_done_to_connections_reaches_across_workers(server: RunningServer) -> None:
+    with contextlib.ExitStack() as stack:
+        found = everywhere(stack, server.url, "group")
+        (_, a), (_, b), (_, c) = found
+        (places,) = a.ask("group", ["group"], "find")
+        assert places == [[client.ids["/"], slot, ["group"]] for slot, client in found]
+        a.ask("group", ["group"], "enter", "more", "most")
+        while a.ask("group", ["most"], "find")[0] != [[each.ids["/"], slot, ["group", "more", "most"]]
+                                                      for slot, each in found]:  # fmt: skip
+            pass
+        a.ask("group", [b.ids["/"]], "leave", "more")
+        while len(a.ask("group", ["more"], "find")[0]) > 2:
+            pass
+        assert a.ask("group", ["nothing is in it"], "call", 5, "question") == [{}]
+
+        a.say('270["group",["group"],"call",20,"question",{"n":1}]')
+        for client, answer in ((a, '["from a"]'), (b, "[1,2]"), (c, "[]")):
+            question = str(client.next())
+            assert question.endswith('["question",{"n":1}]')
+            client.say(f"3{question.removeprefix('42').partition('[')[0]}{answer}")
+        answers = {a.ids["/"]: "from a", b.ids["/"]: [1, 2], c.ids["/"]: None}
+        assert json.loads(str(a.next()).removeprefix("4370")) == [answers]
+
+        a.say('271["group",["group"],"call",0.2,"question"]')
+        question = str(b.next())
+        b.say(f"3{question.removeprefix('42').partition('[')[0]}[7]")
+        assert str(a.next()).endswith('["question"]')
+        (missing, given, silent, workers) = json.loads(str(a.next()).removeprefix("4371"))[0]
+        assert (missing, given, sorted(silent)) == ("missing", {b.ids["/"]: 7}, sorted((a.ids["/"], c.ids["/"])))
+        assert workers == []
+
+        assert str(c.next()).endswith('["question"]')
+        a.say('2["group",["group"],"disconnect"]')
+        assert [client.next() for client in (a, b, c)] == ["41", "41", "41"]
 
 
 def publish_by_api(server: RunningServer, room: str, data: Any) -> None:
