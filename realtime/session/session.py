@@ -47,7 +47,7 @@ from realtime.session import metering
 from realtime.session.base import BadMessage, Dialect, Services
 from realtime.session.connection import EMPTY, Connection, detach, info_bytes, packed_state
 from realtime.session.plain import NotPlain, check
-from realtime.session.state import Event, Phase, SessionState, admitted, encode
+from realtime.session.state import CLOSED, Event, Phase, SessionState, admitted, encode
 from realtime.session.timed_member import TimedMember
 from realtime.threads import is_calling
 from realtime.transport.base import Transport
@@ -97,7 +97,7 @@ class Session(TimedMember):
     def receive(self, message: bytes | str) -> None:
         """Take one whole message: run its commands after those that wait already. Never raises."""
         state = self.state
-        if state.phase is Phase.CLOSED:
+        if state.phase is CLOSED:
             return
         if state.wire.is_one_way and (state.phase is not Phase.NEW or self._queue is not None):
             self._pass_over()  # it has sent the one command that it may
@@ -131,7 +131,7 @@ class Session(TimedMember):
                 queue = self._queue = deque((command,))
             else:
                 queue.append(command)
-        if queue is None or self.state.phase is Phase.CLOSED:
+        if queue is None or self.state.phase is CLOSED:
             return
         if self._task is None:
             task = self.services.begin(self._run())
@@ -162,7 +162,7 @@ class Session(TimedMember):
         assert queue is not None, "a task runs what is in the queue"
         left = COMMANDS_AT_ONCE
         try:
-            while queue and state.phase is not Phase.CLOSED:
+            while queue and state.phase is not CLOSED:
                 if not left:
                     left = COMMANDS_AT_ONCE
                     await asyncio.sleep(0)  # other clients have their turn
@@ -235,6 +235,7 @@ class Session(TimedMember):
         """Take the client in: from here on it is pinged, and everything is allowed that it may do."""
         assert not self.state.granted, "what the server gave was entered before the client is admitted"
         self._move(Event.ADMITTED)
+        self.services.registry.admit(self)
         self.connection.headers = self.connection.emulated_headers = EMPTY
         share = random.uniform(0.5, 1)  # noqa: S311 - spreads pings, keeps no secret
         self.state.liveness = admitted(self.services.wheel.now, self.services.limits, share)
@@ -258,7 +259,7 @@ class Session(TimedMember):
 
     def _close(self, code: int, reason: str) -> bool:
         """End everything but the socket, once. Return whether it was this call that did."""
-        if self.state.phase is Phase.CLOSED:
+        if self.state.phase is CLOSED:
             return False
         was_admitted = self.is_admitted
         self._move(Event.CLOSED)

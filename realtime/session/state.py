@@ -44,6 +44,11 @@ class Phase(enum.Enum):
     CLOSED = "closed"
 
 
+CONNECTED: Final = Phase.CONNECTED
+CLOSED: Final = Phase.CLOSED
+"""For what runs with each message: before Python 3.12, to look up `Phase.CLOSED` costs four times as much."""
+
+
 class Event(enum.Enum):
     """What moves a client from one phase to the next."""
 
@@ -178,6 +183,12 @@ class Due(enum.Enum):
     NOTHING = "nothing"
 
 
+DUE_PING: Final = Due.PING
+DUE_PONG: Final = Due.PONG
+DUE_NOTHING: Final = Due.NOTHING
+"""As of `CLOSED`: ten thousand idle clients have eight hundred deadlines a second."""
+
+
 class Act(enum.Enum):
     """What the shell does when the time has come."""
 
@@ -186,6 +197,11 @@ class Act(enum.Enum):
     CLOSE_STALE = "close stale"
     CLOSE_LATE = "close late"
     CLOSE_NO_PONG = "close no pong"
+
+
+ACT_WAIT: Final = Act.WAIT
+ACT_PING: Final = Act.PING
+"""As of `DUE_PING`: what nearly always follows."""
 
 
 class Liveness(Struct, frozen=True):
@@ -232,17 +248,18 @@ def expired(
             to come to it.
     """
     assert not takes or liveness.awaits_pong, "only a client that owes a pong is looked at"
-    if liveness.due is Due.CONNECT:
+    due = liveness.due
+    if due is DUE_PING:
+        return Liveness(DUE_PONG, now_s + limits.pong_s, awaits_pong=wire.answers_pings), ACT_PING
+    if due is DUE_PONG and not liveness.awaits_pong:
+        return Liveness(DUE_PING, now_s + limits.ping_s - limits.pong_s), ACT_WAIT
+    if due is Due.CONNECT:
         if phase is Phase.CONNECTING:  # a `connect` that is under way is given as long again
             return Liveness(Due.ADMIT, now_s + limits.connect_s), Act.WAIT
         return liveness, Act.CLOSE_STALE
-    if liveness.due is Due.ADMIT:
+    if due is Due.ADMIT:
         return liveness, Act.CLOSE_LATE if phase is Phase.CONNECTING else Act.CLOSE_STALE
-    if liveness.due is Due.PING:
-        return Liveness(Due.PONG, now_s + limits.pong_s, awaits_pong=wire.answers_pings), Act.PING
-    assert liveness.due is Due.PONG, "a session without pings has no deadline"
-    if not liveness.awaits_pong:
-        return Liveness(Due.PING, now_s + limits.ping_s - limits.pong_s), Act.WAIT
+    assert due is DUE_PONG, "a session without pings has no deadline"
     if takes:
         return msgspec.structs.replace(liveness, at_s=now_s + limits.pong_s), Act.WAIT
     return liveness, Act.CLOSE_NO_PONG
@@ -256,7 +273,7 @@ def seen(liveness: Liveness, acknowledged: int) -> tuple[Liveness, bool]:
 
 def ponged(liveness: Liveness) -> Liveness:
     """Return the deadline of a client that has answered its ping."""
-    return msgspec.structs.replace(liveness, awaits_pong=False, acknowledged=None)
+    return Liveness(liveness.due, liveness.at_s)
 
 
 # All of it
