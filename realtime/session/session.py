@@ -47,7 +47,7 @@ from realtime.session import metering
 from realtime.session.base import BadMessage, Dialect, Services
 from realtime.session.connection import EMPTY, Connection, detach, info_bytes, packed_state
 from realtime.session.plain import NotPlain, check
-from realtime.session.state import CLOSED, Event, Phase, SessionState, admitted, encode
+from realtime.session.state import CLOSED, NOTHING, Event, Phase, SessionState, admitted, encode
 from realtime.session.timed_member import TimedMember
 from realtime.threads import is_calling
 from realtime.transport.base import Transport
@@ -389,6 +389,6 @@ class Session(TimedMember):
             hub.departures.ends.release(identity.user, identity.id)
         self.services.registry.discard(self)
         self.state.subscriptions.clear()
-        self.state.granted.clear()
+        self.state.granted = NOTHING
         self.state.phase = Phase.CLOSED
         detach(self.connection)

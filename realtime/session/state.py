@@ -19,7 +19,7 @@ import enum
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from realtime.broker.base import ConnectionId, Position, Room
 from realtime.codes import DisconnectCode
@@ -30,6 +30,13 @@ from realtime.timing.rate import CostMeter, Meter
 VERSION: Final = 1  # of what `encode` gives; another one is refused, and its client reconnects
 
 NONE: Final[frozenset[Any]] = frozenset()
+
+NOTHING: Final[dict[Any, Any]] = {}
+"""The value of fields that are set anew and never changed in place: idle connections share it, for each has three."""
+
+
+def _nothing() -> dict[Any, Any]:
+    return NOTHING
 
 
 class Phase(enum.Enum):
@@ -289,7 +296,7 @@ class SessionState(Struct):
         phase: how far it has come.
         refusal: how one ends that was refused for now, and stays.
         subscriptions: its rooms.
-        granted: rooms that the server gave it before it was admitted.
+        granted: rooms that the server gave it before it was admitted. Set anew, as are the headers (`NOTHING`).
         lost: rooms that it lost, or could not enter now, and may come back to.
         liveness: its next deadline.
         expires_at_s: when the connection is closed, as its token expired; on the monotonic clock.
@@ -307,7 +314,7 @@ class SessionState(Struct):
     phase: Phase = Phase.NEW
     refusal: DisconnectCode | None = None
     subscriptions: dict[Room, Subscription] = {}
-    granted: dict[Room, Subscription] = {}
+    granted: dict[Room, Subscription] = field(default_factory=_nothing)
     lost: frozenset[Room] = NONE
     liveness: Liveness = Liveness()
     expires_at_s: float | None = None
@@ -316,8 +323,8 @@ class SessionState(Struct):
     answers: CostMeter | None = None
     overran: frozenset[str] = NONE
     holds_little: bool = False
-    headers: dict[str, str] = {}
-    emulated_headers: dict[str, str] = {}
+    headers: dict[str, str] = field(default_factory=_nothing)
+    emulated_headers: dict[str, str] = field(default_factory=_nothing)
     info: bytes | None = None
     state: bytes = b""
 
@@ -362,6 +369,7 @@ _version: Final = msgspec.msgpack.Decoder(_Version)
 
 def encode(state: SessionState) -> bytes:
     """Return a session as bytes."""
+    assert not NOTHING, "a field that is set anew was changed in place, in all sessions"
     return _encoder.encode(_Versioned(VERSION, state))
 
 
