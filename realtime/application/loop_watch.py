@@ -2,11 +2,15 @@
 Names the handler that blocks the event loop.
 
 Runs in the worker, in a thread of its own beside the loop. While a handler that is a coroutine computes, or sleeps
-without `await`, no other client of the worker is served. The thread asks the loop for a sign every tenth of a second.
-Where none comes within four, it looks at the stack of the loop's thread, and logs which handler stands there at which
-line. Each line is logged once a minute. It never stops a handler.
+without `await`, no other client of the worker is served. The thread looks every tenth of a second whether the loop is
+at rest. Where it is not, the thread asks it for a sign. Where none comes within four tenths, the thread looks at the
+stack of the loop's thread, and logs which handler stands there at which line. Each line is logged once a minute. It
+never stops a handler.
 
-A block of half a second is always seen: it is met by a question within 0.1 s, which then waits for 0.4 s.
+A block of half a second is always seen: it is met by a look within 0.1 s, and the question then waits for 0.4 s.
+
+**At rest** means that the innermost Python frame is the one that runs the loop. uvloop waits and dispatches below that
+frame, without frames of its own, so an idle worker is not woken. The standard loop has such frames: it is always asked.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from typing import Final
 from realtime.application.source import is_ours
 from realtime.log_lines import log
 
-QUESTION_S: Final = 0.1
+LOOK_S: Final = 0.1
 PATIENCE_S: Final = 0.4
 ONCE_IN_S: Final = 60.0
 LINES_MAX: Final = 1000
@@ -106,22 +110,33 @@ class LoopWatch:
         self._patience_s = patience_s
         self._now = now
         self._reports = Reports()
-        self._ended = threading.Event()
+        self._runs = threading.Lock()  # held until `stop`: a wait for an Event would make a lock each time
+        self._at_rest: FrameType | None = None
         self._thread: threading.Thread | None = None
 
     def start(self, loop: AbstractEventLoop) -> None:
         """Begin to watch. To be called on the loop's own thread."""
         assert self._thread is None, "a watch is started once"
+        loop.call_soon(self._note_rest)
         watched = threading.get_ident()
+        self._runs.acquire()
         self._thread = threading.Thread(target=self._watch, args=(loop, watched), name="loop watch", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End. Harmless when it was not started. The thread ends by itself within its patience."""
-        self._ended.set()
+        """End what `start` began, once. The thread ends by itself within its patience."""
+        self._runs.release()
+        self._at_rest = None
+
+    def _note_rest(self) -> None:
+        """Note the frame that runs the loop. Called by the loop itself: the caller is that frame."""
+        if self._runs.locked():
+            self._at_rest = sys._getframe().f_back
 
     def _watch(self, loop: AbstractEventLoop, watched: int) -> None:
-        while not self._ended.wait(QUESTION_S):
+        while not self._runs.acquire(timeout=LOOK_S):
+            if sys._current_frames().get(watched) is self._at_rest:
+                continue  # no handler runs at this moment
             sign = threading.Event()
             try:
                 loop.call_soon_threadsafe(sign.set)
@@ -130,10 +145,10 @@ class LoopWatch:
             if not sign.wait(self._patience_s):
                 self._report(sys._current_frames().get(watched))
                 while not sign.wait(self._patience_s):
-                    if self._ended.is_set() or loop.is_closed():
+                    if not self._runs.locked() or loop.is_closed():
                         return
 
     def _report(self, frame: FrameType | None) -> None:
         culprit = culprit_of(frame, self._handlers)
-        if culprit is not None and not self._ended.is_set() and self._reports.is_due(culprit, self._now()):
+        if culprit is not None and self._runs.locked() and self._reports.is_due(culprit, self._now()):
             log(logger, logging.WARNING, BLOCKED, handler=culprit.name, file=culprit.file, line=culprit.line)

@@ -6,6 +6,8 @@ Runs in the worker. Both ways end in the same session; nothing of it is kept her
 
 from __future__ import annotations
 
+import functools
+import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -17,11 +19,28 @@ from realtime.session.base import Dialect, Services
 from realtime.session.connection import EMPTY, take_up
 from realtime.session.entry import Entry
 from realtime.session.session import Session
-from realtime.session.state import Identity, Phase, SessionState, WireState, begun
+from realtime.session.state import NOTHING, Identity, Phase, SessionState, WireState, begun
 from realtime.transport.base import Handshake, Transport
 from sticky.handoff.journal import Mark
 
 FEW: Final = 4  # rooms that are entered one after the other: a task for each costs more than it saves
+
+
+@functools.cache
+def _two_way(encoding: str, ping_frame: bytes | None) -> WireState:
+    """Return what is the same for all two-way connections of one kind, so that they share it."""
+    return WireState(encoding, ping_frame=ping_frame)
+
+
+def _with_stream(dialect: Dialect, handshake: Handshake) -> WireState:
+    """Return the wire state of a client that sends by requests of their own, or never. It has a stream id."""
+    return WireState(
+        dialect.name,
+        is_one_way=handshake.is_one_way,
+        is_emulated=handshake.is_emulated,
+        stream_id=str(uuid.uuid4()),
+        ping_frame=handshake.ping_frame,
+    )
 
 
 def begin(services: Services, dialect: Dialect, transport: Transport, handshake: Handshake) -> Session:
@@ -33,7 +52,7 @@ def begin(services: Services, dialect: Dialect, transport: Transport, handshake:
             ConnectionId(str(uuid.uuid4())),
             address=handshake.address,
             scheme=handshake.scheme,
-            path=handshake.path,
+            path=sys.intern(handshake.path),  # one of the few that lead here
             query=dict(handshake.query),
             sticky_id=handshake.sticky_id,
             transport=handshake.transport,
@@ -43,13 +62,7 @@ def begin(services: Services, dialect: Dialect, transport: Transport, handshake:
             protocol=dialect.protocol,
             namespace=dialect.namespace,
         ),
-        WireState(
-            dialect.name,
-            is_one_way=handshake.is_one_way,
-            is_emulated=handshake.is_emulated,
-            stream_id=str(uuid.uuid4()) if has_stream else "",
-            ping_frame=handshake.ping_frame,
-        ),
+        _with_stream(dialect, handshake) if has_stream else _two_way(dialect.name, handshake.ping_frame),
         liveness=begun(services.wheel.now, services.limits),
     )
     session = Session(services, dialect, transport, state, handshake.mark, handshake.headers)
@@ -85,7 +98,8 @@ async def restore(
     session = Session(services, dialect, transport, state, mark, headers)
     session.connection.emulated_headers = state.emulated_headers or EMPTY
     take_up(session.connection, state.info, state.state)
-    state.headers, state.emulated_headers, state.info, state.state = {}, {}, None, b""
+    state.headers = state.emulated_headers = NOTHING
+    state.info, state.state = None, b""
     state.identity.slot = services.home.slot
     state.identity.worker, state.identity.node = services.home.worker, services.home.node
     if session.is_admitted:  # as the other worker asked before the move: the application knows no other connection

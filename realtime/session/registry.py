@@ -102,6 +102,7 @@ class Registry:
     def __init__(self) -> None:
         self._sessions: dict[str, LocalSession] = {}  # by connection id
         self._streams: dict[str, LocalSession] = {}  # by stream id, only those whose commands come by `/emulation`
+        self._not_admitted: set[LocalSession] = set()  # of them; so few that each heartbeat counts the others by it
         self.overruns: Counter[str] = Counter()
         """Limits that clients ran over, by name."""
 
@@ -110,6 +111,13 @@ class Registry:
         connection_id = session.connection.id
         assert connection_id not in self._sessions, "a connection id is drawn once, and served once"
         self._sessions[connection_id] = session
+        if not session.is_admitted:  # one that has moved here is
+            self._not_admitted.add(session)
+
+    def admit(self, session: LocalSession) -> None:
+        """Note that a session that was added is admitted from here on, until it is discarded."""
+        assert session.is_admitted, "it is counted among the clients"
+        self._not_admitted.discard(session)
 
     def add_stream(self, session: LocalSession) -> None:
         """Let `/emulation` requests reach a session that was added, and whose other half is a stream."""
@@ -120,6 +128,7 @@ class Registry:
     def discard(self, session: LocalSession) -> None:
         """Forget a session. Harmless when another one serves its connection by now."""
         connection_id = session.connection.id
+        self._not_admitted.discard(session)
         if self._sessions.get(connection_id) is session:
             del self._sessions[connection_id]
         if self._streams and self._streams.get(session.stream_id) is session:
@@ -171,7 +180,7 @@ class Registry:
 
     def statistics(self) -> dict[str, Any]:
         """Count the sessions, those that were admitted, and by limit how often clients ran over it."""
-        admitted = sum(each.is_admitted for each in self._sessions.values())
+        admitted = len(self._sessions) - len(self._not_admitted)
         return {"sessions": len(self._sessions), "clients": admitted, "overruns": dict(self.overruns)}
 
     def __iter__(self) -> Iterator[LocalSession]:

@@ -51,7 +51,7 @@ from realtime.session.base import BadMessage, Dialect, Services
 from realtime.session.connection import EMPTY, Connection, detach, info_bytes, packed_state
 from realtime.session.event_member import EventMember
 from realtime.session.plain import NotPlain, check
-from realtime.session.state import Event, Phase, SessionState, admitted, encode
+from realtime.session.state import CLOSED, NOTHING, Event, Phase, SessionState, admitted, encode
 from realtime.threads import is_calling
 from realtime.transport.base import Transport
 from sticky.handoff.journal import MESSAGE, Mark
@@ -100,7 +100,7 @@ class Session(EventMember):
     def receive(self, message: bytes | str) -> None:
         """Take one whole message: run its commands after those that wait already. Never raises."""
         state = self.state
-        if state.phase is Phase.CLOSED:
+        if state.phase is CLOSED:
             return
         if state.wire.is_one_way and (state.phase is not Phase.NEW or self._queue is not None):
             self._pass_over()  # it has sent the one command that it may
@@ -146,7 +146,7 @@ class Session(EventMember):
                 queue = self._queue = deque((command,))
             else:
                 queue.append(command)
-        if queue is None or self.state.phase is Phase.CLOSED:
+        if queue is None or self.state.phase is CLOSED:
             return
         if self._task is None:
             task = self.services.begin(self._run())
@@ -177,7 +177,7 @@ class Session(EventMember):
         assert queue is not None, "a task runs what is in the queue"
         left = COMMANDS_AT_ONCE
         try:
-            while queue and state.phase is not Phase.CLOSED:
+            while queue and state.phase is not CLOSED:
                 if not left:
                     left = COMMANDS_AT_ONCE
                     await asyncio.sleep(0)  # other clients have their turn
@@ -253,6 +253,7 @@ class Session(EventMember):
         """Take the client in: from here on it is pinged, and everything is allowed that it may do."""
         assert not self.state.granted, "what the server gave was entered before the client is admitted"
         self._move(Event.ADMITTED)
+        self.services.registry.admit(self)
         self.connection.headers = self.connection.emulated_headers = EMPTY
         share = random.uniform(0.5, 1)  # noqa: S311 - spreads pings, keeps no secret
         self.state.liveness = admitted(self.services.wheel.now, self.services.limits, share)
@@ -276,7 +277,7 @@ class Session(EventMember):
 
     def _close(self, code: int, reason: str) -> bool:
         """End everything but the socket, once. Return whether it was this call that did."""
-        if self.state.phase is Phase.CLOSED:
+        if self.state.phase is CLOSED:
             return False
         was_admitted = self.is_admitted
         self._move(Event.CLOSED)
@@ -406,6 +407,6 @@ class Session(EventMember):
             hub.departures.ends.release(identity.user, identity.id)
         self.services.registry.discard(self)
         self.state.subscriptions.clear()
-        self.state.granted.clear()
+        self.state.granted = NOTHING
         self.state.phase = Phase.CLOSED
         detach(self.connection)

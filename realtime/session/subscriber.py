@@ -22,7 +22,7 @@ from realtime.rooms.fanout import Encoder
 from realtime.rooms.options import RoomOptions
 from realtime.session.base import Dialect, Services
 from realtime.session.connection import Connection
-from realtime.session.state import Phase, SessionState, Subscription
+from realtime.session.state import CLOSED, CONNECTED, Phase, SessionState, Subscription
 from realtime.timing.timer_wheel import Timer
 from realtime.transport.base import Transport
 from realtime.transport.left_behind import fallen_behind, note
@@ -96,7 +96,7 @@ class RoomSubscriber:
 
     def write(self, data: bytes) -> None:
         """Send bytes that are framed. Does nothing after the end: a session that moved shares its client with none."""
-        if self.state.phase is not Phase.CLOSED:
+        if self.state.phase is not CLOSED:
             self.transport.write(data)
             if fallen_behind:
                 note(data)
@@ -112,14 +112,14 @@ class RoomSubscriber:
     @property
     def is_open(self) -> bool:
         """Whether anything can still reach the client."""
-        return self.state.phase is not Phase.CLOSED
+        return self.state.phase is not CLOSED
 
     # Identity
 
     @property
     def is_admitted(self) -> bool:
         """Whether the client is connected, as its wire protocol has it."""
-        return self.state.phase is Phase.CONNECTED
+        return self.state.phase is CONNECTED
 
     @property
     def is_present(self) -> bool:

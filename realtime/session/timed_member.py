@@ -24,7 +24,7 @@ from realtime import codes
 from realtime.log_lines import log
 from realtime.session.base import Dialect, Services
 from realtime.session.membership import Member
-from realtime.session.state import Act, Due, SessionState, expired, ponged, seen
+from realtime.session.state import ACT_PING, ACT_WAIT, DUE_NOTHING, DUE_PONG, Act, SessionState, expired, ponged, seen
 from realtime.timing.timer_wheel import Timer
 from realtime.transport.base import Transport
 
@@ -55,7 +55,7 @@ class TimedMember(Member):
         if self._timer is not None:
             self._timer.cancel()
         liveness = self.state.liveness
-        has_deadline = liveness.due is not Due.NOTHING
+        has_deadline = liveness.due is not DUE_NOTHING
         self._timer = self.services.wheel.at(liveness.at_s, TimedMember._deadline, self) if has_deadline else None
 
     def _arm_expiry(self) -> None:
@@ -78,21 +78,23 @@ class TimedMember(Member):
         """Do what follows when the deadline has come."""
         assert self.is_open, "the timer goes when the session ends"
         state, limits, now_s = self.state, self.services.limits, self.services.wheel.now
-        takes = state.liveness.due is Due.PONG and state.liveness.awaits_pong and self.is_patient
+        takes = state.liveness.due is DUE_PONG and state.liveness.awaits_pong and self.is_patient
         if takes:
             state.liveness, takes = seen(state.liveness, self.transport.acknowledged_bytes())
         state.liveness, act = expired(state.liveness, state.phase, state.wire, now_s, limits, takes=takes)
-        if act is Act.CLOSE_NO_PONG:
+        if act is ACT_PING:
+            self.write(state.wire.ping_frame or self.dialect.ping)
+            self.arm_liveness()
+        elif act is ACT_WAIT:
+            self.arm_liveness()
+        elif act is Act.CLOSE_NO_PONG:
             self.finish(codes.NO_PONG)
         elif act is Act.CLOSE_LATE:
             log(logger, logging.WARNING, "x connect timed out", **state.log_fields, within_s=limits.connect_s)
             self.finish(codes.SERVER_ERROR)
-        elif act is Act.CLOSE_STALE:
-            self.finish(state.refusal or codes.STALE)
         else:
-            if act is Act.PING:
-                self.write(state.wire.ping_frame or self.dialect.ping)
-            self.arm_liveness()
+            assert act is Act.CLOSE_STALE, "no other act is left"
+            self.finish(state.refusal or codes.STALE)
 
     @property
     def pings_announced(self) -> tuple[int, bool]:

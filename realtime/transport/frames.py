@@ -59,6 +59,10 @@ class Kind(enum.Enum):
     """A head that announces more than a message may still have."""
 
 
+PLAIN: Final = Kind.PLAIN
+"""For the hot path: before Python 3.12, to look up `Kind.PLAIN` costs four times as much."""
+
+
 def look(data: bytes | bytearray, at: int, limit: int) -> tuple[Kind, int, int]:
     """
     Say what stands at `at`.
@@ -91,7 +95,7 @@ def look(data: bytes | bytearray, at: int, limit: int) -> tuple[Kind, int, int]:
     end = payload_at + length
     if end > len(data):
         return Kind.PARTIAL, 0, end
-    return (Kind.PLAIN if first in (TEXT_WHOLE, BINARY_WHOLE) else Kind.OTHER), payload_at, end
+    return (PLAIN if first in (TEXT_WHOLE, BINARY_WHOLE) else Kind.OTHER), payload_at, end
 
 
 def controls(data: bytes | bytearray, at: int, most: int) -> tuple[bytes, int, int, int]:

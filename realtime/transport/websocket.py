@@ -52,6 +52,7 @@ from realtime.transport.flood import (
 )
 from realtime.transport.frames import (
     BINARY_WHOLE,
+    PLAIN,
     TEXT_WHOLE,
     Kind,
     apply_mask,
@@ -62,7 +63,7 @@ from realtime.transport.handshake import Accepted, refusal, shake_hands
 from realtime.transport.peer import Peer
 from realtime.transport.websocket_closing import BUG, WebSocketClosing
 from realtime.transport.websocket_endpoint import WebSocketEndpoint
-from realtime.transport.websocket_flow import ABNORMAL, WebSocketState
+from realtime.transport.websocket_flow import ABNORMAL, OPEN, WebSocketState
 
 HEAD_END: Final = b"\r\n\r\n"
 SHARE: Final = range(FRAMES_AT_ONCE)
@@ -102,7 +103,7 @@ class WebSocketTransport(WebSocketClosing):
 
     def data_received(self, data: bytes) -> None:
         """Take what the socket brought."""
-        if self._state is WebSocketState.OPEN:
+        if self._state is OPEN:
             if self._pending or self._held:
                 self._pending += data
                 if self._held or self._is_resting:
@@ -204,7 +205,7 @@ class WebSocketTransport(WebSocketClosing):
         if self._held or self._is_resting:
             return
         data, self._pending, self._needed = self._pending, bytearray(), 0
-        if self._state is WebSocketState.OPEN:
+        if self._state is OPEN:
             self._receive_frames(data)
         elif self._ws_protocol is not None:
             self._skip_frames(data, self._ws_protocol)
@@ -213,16 +214,16 @@ class WebSocketTransport(WebSocketClosing):
         """Read whole frames in `data`, as many as one turn of the loop has, and keep the rest. This is the hot path."""
         at, size = 0, len(data)
         limit = self._endpoint.limits.message_bytes
-        kind = Kind.PLAIN
+        kind = PLAIN
         for _ in SHARE:
-            if at == size or self._state is not WebSocketState.OPEN or self._held:
+            if at == size or self._state is not OPEN or self._held:
                 break
             first = data[at]
             if first > BINARY_WHOLE and (end := self._receive_controls(data, at)) > at:
                 at = end
                 continue
             kind, payload_at, end = look(data, at, limit - len(self._message) if self._message else limit)
-            if kind is Kind.PLAIN and self._ws_protocol is None:
+            if kind is PLAIN and self._ws_protocol is None:
                 payload = apply_mask(data[payload_at:end], data[payload_at - 4 : payload_at])
                 self._deliver(payload, first == TEXT_WHOLE)
             elif kind is Kind.PARTIAL:
@@ -239,7 +240,7 @@ class WebSocketTransport(WebSocketClosing):
         if at == size:
             return
         self._keep(data, at)
-        if kind is not Kind.PARTIAL or self._state is not WebSocketState.OPEN:
+        if kind is not Kind.PARTIAL or self._state is not OPEN:
             if not self._held:
                 self._rest()
         elif at == 0 and size < SHORT:
@@ -292,7 +293,7 @@ class WebSocketTransport(WebSocketClosing):
         if self._is_compressed and is_fragment:
             self._keep_deflated(frame, payload)
         self._feed(frame)
-        if self._state is WebSocketState.OPEN and self._message is None:
+        if self._state is OPEN and self._message is None:
             self._ws_protocol = self._deflated = None
 
     def _feed(self, frame: bytes | bytearray) -> None:
@@ -304,13 +305,13 @@ class WebSocketTransport(WebSocketClosing):
         """Pass what `ws_protocol` has read to the session, its answers to the socket, and end where it ends."""
         for event in ws_protocol.events_received():
             assert isinstance(event, Frame), "ws_protocol begins open"
-            if self._state is WebSocketState.OPEN and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            if self._state is OPEN and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
                 self._collect(event)
             elif event.opcode is Opcode.PONG and self._session is not None:
                 self._session.pong_received()
         answers = ws_protocol.data_to_send()
         write = self._send if ws_protocol.state is ProtocolState.OPEN else self._transport.write
-        if ws_protocol.state is not ProtocolState.OPEN and self._state is WebSocketState.OPEN:
+        if ws_protocol.state is not ProtocolState.OPEN and self._state is OPEN:
             verdict = ws_protocol.close_rcvd or ws_protocol.close_sent
             assert verdict is not None, "ws_protocol ends with a close frame, of the peer or its own"
             if isinstance(ws_protocol.parser_exc, PayloadTooBig):

@@ -34,6 +34,7 @@ READINESS: Final = "readiness"
 """The event that says whether new clients should come. An event, no kind of its own: an older worker drops it."""
 
 DEPTH_MAX: Final = 16  # levels of statistics
+SCALARS: Final = (int, str, float, type(None))  # what JSON can represent without a list or an object
 DATA_DEPTH_MAX: Final = 100  # levels of application data: every process can decode that, however deep its stack is
 
 Number = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
@@ -278,12 +279,15 @@ from_worker: Final[Decode] = msgspec.msgpack.Decoder(FromWorker).decode
 
 def is_plain(value: Any, depth: int = DEPTH_MAX) -> bool:
     """Return whether JSON can represent a value: strings, numbers, booleans, null, and lists and objects of these."""
-    if value is None or isinstance(value, (str, int, float)):
+    if isinstance(value, SCALARS):
         return True
     if depth == 0:
         return False
     if isinstance(value, dict):
-        return all(isinstance(key, str) and is_plain(each, depth - 1) for key, each in value.items())
+        for key, each in value.items():  # a call for each number would be most of a heartbeat
+            if not isinstance(key, str) or not (isinstance(each, SCALARS) or is_plain(each, depth - 1)):
+                return False
+        return True
     return isinstance(value, list) and all(is_plain(each, depth - 1) for each in value)
 
 

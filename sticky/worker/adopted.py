@@ -8,6 +8,7 @@ socket from then on. It is data and decides nothing.
 from __future__ import annotations
 
 import socket
+import sys
 
 from msgspec import Struct
 
@@ -81,11 +82,12 @@ def adopted_of(
         key: that counts as live here.
         settlement: by which the primary learns that the connection was read.
     """
+    address, peer_address = message.address, message.peer_address
     return Adopted(
         sock,
-        message.address,
+        address,
         message.client_port,
-        message.scheme,
+        sys.intern(message.scheme),
         message.kind,
         message.method,
         message.path,
@@ -93,7 +95,7 @@ def adopted_of(
         None if message.sticky_id is None else StickyId(message.sticky_id),
         None if message.new_sticky_id is None else StickyId(message.new_sticky_id),
         message.reason,
-        message.peer_address,
+        address if peer_address == address else peer_address,  # one text for both: the connection keeps it
         received,
         mark,
         key,

@@ -66,6 +66,7 @@ class Settlement:
         """End the note in the journal. The mark is freed when the connection is, which may be long before this one."""
         self._mark.end(ADOPTING)
         self._mark = NO_MARK
+        self.due_at = 0.0  # one constant for all: each idle connection keeps its settlement
 
 
 NO_SETTLEMENT: Final = Settlement(None, NO_MARK, 0.0)

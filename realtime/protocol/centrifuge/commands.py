@@ -48,7 +48,7 @@ from realtime.session import metering, requests
 from realtime.session.base import Subscribed
 from realtime.session.requests import Connected
 from realtime.session.session import Session
-from realtime.session.state import Phase
+from realtime.session.state import CONNECTED, Phase
 
 REPLY_UNRECOVERABLE: Final = 2  # bit of SubscribeCommand.flag: error 112 instead of a subscription that lost something
 EMPTY: Final = EmptyResult()
@@ -73,7 +73,7 @@ async def execute(wording: Wording, session: Session, command: Command) -> None:
     method, request = method_of(command)
     if method is None or (command.id <= 0 and method != "send"):
         raise codes.PROTOCOL.error()
-    if session.state.phase is not (Phase.NEW if method == "connect" else Phase.CONNECTED):
+    if session.state.phase is not (Phase.NEW if method == "connect" else CONNECTED):
         raise (session.state.refusal or codes.PROTOCOL).error()
     call = Call(session, wording.codec, wording.frame, command.id, method)
     try:
