@@ -235,6 +235,19 @@ def test_what_is_done_to_connections_reaches_across_workers(server: RunningServe
         assert [client.next() for client in (a, b, c)] == ["41", "41", "41"]
 
 
+def test_workers_tell_one_another_and_not_themselves(server: RunningServer) -> None:
+    with contextlib.ExitStack() as stack:
+        (_, a), (_, b), (_, c) = everywhere(stack, server.url, "tell")
+        a.ask("tell others", 1, {"two": 2})
+        a.ask("tell others", "is no number")
+        a.ask("tell others", 3)
+        for client in (b, c):
+            while (told := client.ask("told")) != [[[1, {"two": 2}], [3]]]:
+                assert len(told[0]) < 2
+        assert a.ask("told") == [[]]
+        server.log.wait_for("server event failed")
+
+
 def publish_by_api(server: RunningServer, room: str, data: Any) -> None:
     """Publish as another program does."""
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
