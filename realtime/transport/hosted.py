@@ -45,6 +45,7 @@ from realtime.transport.client_log import SLOW_CLIENT
 from realtime.transport.guarded import Guarded
 from realtime.transport.hosted_websocket import HostedWebSocket
 from realtime.transport.peer import Peer
+from realtime.transport.plain_requests import are_plain
 from realtime.transport.refused import ANSWER
 from realtime.transport.relay import relay
 from realtime.transport.websocket import WebSocketTransport
@@ -90,7 +91,8 @@ class Hosted(Guarded):
         self._handed_on = False
         self._differ = host.routes.differ(peer.peer_address)  # its requests can be of different clients
         self._is_routed = self._differ or host.reads_query_ids  # request by request
-        self._requests = Requests(host.limits.head) if self._is_routed or host.hosts.is_limited else None
+        self._requests = Requests(host.limits.head) if self._differ or host.hosts.is_limited else None
+        self._is_plain = self._is_routed and self._requests is None  # so far: no request could belong elsewhere
         self._is_misdirected = False  # the request that is parsed
         self._is_pooled = host.routes.pools(peer.peer_address)
         self._is_first = True  # the primary has looked at that one
@@ -180,6 +182,11 @@ class Hosted(Guarded):
 
     def _read(self, data: bytes) -> None:
         """Give bytes to what reads them: request by request, or all at once."""
+        if self._is_plain:
+            if are_plain(data):
+                self._is_first = False
+            else:
+                self._is_plain, self._requests = False, Requests(self._host.limits.head)
         if self._requests is not None:
             self._requests.feed(data)
             self._go_on()

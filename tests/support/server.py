@@ -180,7 +180,11 @@ class RunningServer:
         self.url = self.log.wait_for(ADDRESS_LINE, deadline_s=deadline_s)["url"].rstrip("/")
         self._primary = self.keeper_pid
         if b"keeper.py" in Path(f"/proc/{self.keeper_pid}/cmdline").read_bytes():  # the release before has none
-            self._primary = self.status()["pid"]
+            [self._primary] = [
+                pid
+                for pid in self._children_of(self.keeper_pid)
+                if b"realtime.worker" not in Path(f"/proc/{pid}/cmdline").read_bytes()  # those that were forked
+            ]
         return self.url
 
     def wait_until_full(self) -> None:

@@ -183,7 +183,8 @@ def test_a_big_and_an_empty_file_arrive_whole(ask: Asker) -> None:
 
 def test_a_name_may_be_encoded(ask: Asker) -> None:
     assert ask("/files/caf%C3%A9%20und%20kuchen.txt")[:2] == (200, b"sweet")
-    assert ask("/files/%6eotes.txt?and=a#query")[:2] == (200, b"notes.txt")
+    assert ask("/files/%6eotes.txt?and=a")[:2] == (200, b"notes.txt")
+    assert ask("/files/notes.txt?and=a#fragment")[0] == 400, "no target has one (RFC 9112, section 3.2)"
     assert ask("/files/%252e%252e")[:2] == (200, b"a strange name")
     assert ask("/files/sub%2Findex.html")[:2] == (200, b"<p>the index</p>")
 
