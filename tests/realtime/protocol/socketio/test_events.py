@@ -397,3 +397,37 @@ async def test_a_message_of_the_server_is_the_event_message() -> None:
     async with IOWorker(app) as worker:
         engine, _ = await worker.io()
         assert await engine.next() == '42["message",{"hello":1}]'
+
+
+@run_async
+async def test_events_that_come_too_often_are_refused_and_then_end_the_connection() -> None:
+    async with IOWorker(suite_app(), commands_per_second=1, rooms_per_connection=2) as worker:
+        engine, _ = await worker.io()
+        await engine.next()
+        for number in range(3):
+            engine.say(f'2{number}["message-with-ack"]')
+            assert await engine.next() == f"43{number}[]"
+        engine.say('27["message-with-ack"]')
+        too_soon = '437[{"error":{"message":"too many requests","code":111,"temporary":true}}]'
+        assert await engine.next() == too_soon
+        engine.say('2["message"]')  # its loss would not be seen
+        assert await engine.next() == ""
+        assert worker.registry.overruns["commands"] >= 2
+
+
+@run_async
+async def test_a_client_is_in_no_more_rooms_than_it_may_be() -> None:
+    app = App()
+
+    @app.event("enter")
+    async def enter(conn: Connection, *rooms: str) -> int:
+        for room in rooms:
+            await conn.enter(room)
+        return len(conn.rooms)
+
+    async with IOWorker(app, rooms_per_connection=3) as worker:
+        engine, _ = await worker.io()
+        engine.say('20["enter","a","b","a"]', '21["enter","c"]')
+        # One of the three is the room of all connections of its namespace.
+        limit = '431[{"error":{"message":"limit exceeded","code":106}}]'
+        assert [await engine.next(), await engine.next()] == ["430[2]", limit]
