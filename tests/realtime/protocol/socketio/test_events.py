@@ -326,6 +326,25 @@ async def test_a_client_whose_handlers_are_slow_is_not_read_from() -> None:
 
 
 @run_async
+async def test_one_slow_handler_holds_up_no_other_event() -> None:
+    app = App()
+    go_on = [asyncio.Event() for _ in range(100)]
+
+    @app.event("work")
+    async def work(conn: Connection, number: int) -> int:
+        await go_on[number].wait()
+        return number
+
+    async with IOWorker(app) as worker:
+        engine, _ = await worker.io()
+        for number in range(100):
+            engine.say(f'2{number}["work",{number}]')
+        for each in go_on[1:]:  # the first one never ends
+            each.set()
+        assert {await engine.next() for _ in range(99)} == {f"43{number}[{number}]" for number in range(1, 100)}
+
+
+@run_async
 async def test_names_of_socketio_itself_are_not_emitted() -> None:
     app = App()
     conns: list[Connection] = []
