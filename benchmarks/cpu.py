@@ -26,6 +26,11 @@ def spent_ns(pid: int) -> int:
         return 0
 
 
+def parent(pid: int) -> int:
+    """Return the process whose child a process is."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def children(pid: int) -> list[int]:
     """Return the processes that a process started itself, and that live."""
     found: list[int] = []

@@ -83,15 +83,15 @@ class Watcher:
         connections: how many the worker has.
     """
 
-    def __init__(self, pids: Mapping[str, int], *, primary: int, connections: int) -> None:
+    def __init__(self, pids: Mapping[str, int], *, parent: int, connections: int) -> None:
         """
         Args:
             pids: the processes by what they do; the worker is `source`.
-            primary: whose child the new worker will be.
+            parent: whose child the worker is, and the new one will be.
             connections: how many the worker has.
         """
         self.connections = connections
-        self._primary = primary
+        self._parent = parent
         self._gauges = {name: Gauge(pid) for name, pid in pids.items()}
 
     def __enter__(self) -> Self:
@@ -118,7 +118,7 @@ class Watcher:
         Raises:
             RunFailed: it took longer than `patience_s`.
         """
-        earlier = set(listed_children(self._primary))
+        earlier = set(listed_children(self._parent))
         samples = [self.sample()]
         start()
         give_up_at = time.monotonic() + patience_s
@@ -133,7 +133,7 @@ class Watcher:
         raise RunFailed(f"a worker's {self.connections} connections were not with another one within {patience_s:g} s")
 
     def _look_for_target(self, earlier: Collection[int]) -> None:
-        for pid in listed_children(self._primary):
+        for pid in listed_children(self._parent):
             if pid not in earlier:
                 with contextlib.suppress(OSError):  # something else, which has ended
                     self._gauges[TARGET] = Gauge(pid)

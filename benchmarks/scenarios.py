@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Final
 
 from benchmarks.contestants import Contestant
-from benchmarks.cpu import Groups, Meter, memory_bytes
+from benchmarks.cpu import Groups, Meter, memory_bytes, parent
 from benchmarks.errors import RunFailed
 from benchmarks.load import Dialect, Load, Report, faults
 from benchmarks.machine import Noise, Surroundings
@@ -395,7 +395,7 @@ def move(contestant: Contestant, server: Running, quick: bool) -> Facts:
     if groups["broker"]:
         [pids["broker"]] = groups["broker"]
     with (
-        Watcher(pids, primary=groups["primary"][0], connections=members) as watcher,
+        Watcher(pids, parent=parent(pids["source"]), connections=members) as watcher,
         Load(contestant.dialects["kept"], server.port, reconnect_ms=200) as load,
     ):
         _settled([pids["source"]])

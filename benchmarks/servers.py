@@ -174,9 +174,10 @@ class Ours(Server):
 
     def groups(self) -> dict[str, list[int]]:
         status = self.ask("status")
+        # A build without a keeper, or without a template, has the primary alone. What these cost is the primary's cost.
+        helpers = [(status.get(name) or {}).get("pid") for name in ("keeper", "template")]
         return {
-            # A build without a keeper has the primary alone. What a keeper costs is the primary's cost.
-            "primary": [status["pid"], *([keeper["pid"]] if (keeper := status.get("keeper")) else [])],
+            "primary": [status["pid"], *filter(None, helpers)],
             "workers": [each["pid"] for each in status["workers"]],
             "broker": [each["pid"] for each in status.get("sidecars", status.get("children", ()))],
         }

@@ -1,5 +1,5 @@
 """
-One worker process: `python -m realtime.worker`, started by the primary.
+One worker process: `python -m realtime.worker MODULE…`, started by the primary.
 
 Runs in the worker: it takes up the channel, loads the application, joins the parts (parts.py) with what adopts
 connections, and says that it is ready. What cannot come up is reported to the primary as one text, and the process ends
@@ -28,6 +28,7 @@ import gc
 import logging
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -55,7 +56,7 @@ from realtime.transport.certificates import Certificates
 from realtime.transport.handshake import Admission
 from realtime.transport.hosts import Hosts
 from realtime.transport.websocket_endpoint import WebSocketEndpoint, WebSocketLimits
-from sticky import Worker
+from sticky import Worker, serve_as_template
 from sticky.errors import NotAWorker
 
 GC_THRESHOLD: Final = 50_000  # young objects; the default of 700 looks at every connection again and again
@@ -279,4 +280,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    for each in sys.argv[1:]:
+        import_module(each)
+    serve_as_template()
     uvloop.run(main())

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sticky.keys.hashing import Slot, StickyId
     from sticky.lifetime import Lifetime
     from sticky.worker.adopted import Adopted
+    from sticky.worker.template import serve_as_template
     from sticky.worker.worker import Worker, new_sticky_id
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "StickyId",
     "Worker",
     "new_sticky_id",
+    "serve_as_template",
 ]
 
 _MODULES: Final = {
@@ -44,6 +46,7 @@ _MODULES: Final = {
     "StickyId": "sticky.keys.hashing",
     "Worker": "sticky.worker.worker",
     "new_sticky_id": "sticky.worker.worker",
+    "serve_as_template": "sticky.worker.template",
 }
 
 

@@ -4,8 +4,9 @@
     cluster = Cluster(ClusterSettings(binds=("127.0.0.1:8000",), workers=4), worker_argv=[sys.executable, "worker.py"])
     sys.exit(cluster.run())
 
-The process that calls `run` becomes the primary. Each worker is `worker_argv`, executed anew, where `Worker.connect`
-finds the channel. Nothing is started, and no signal is handled, before `run`. It holds no state but its arguments.
+The process that calls `run` becomes the primary. Each worker is `worker_argv`, executed anew, or with `forks`, forked
+of a process that was. There `Worker.connect` finds the channel. Nothing is started, and no signal is handled, before
+`run`. It holds no state but its arguments.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Cluster:
         env_of: Callable[[Slot], Environment] = lambda slot: {},
         on_listening: Callable[[list[str]], None] | None = None,
         hooks: Mapping[str, Hook] | None = None,
+        forks: bool = False,
     ) -> None:
         """
         Args:
@@ -57,6 +59,8 @@ class Cluster:
             on_listening: called once with the addresses, when connections are accepted.
             hooks: called in the primary with a dictionary, by event. What a hook raises is logged. A hook that blocks
                 keeps every client waiting.
+            forks: the command of a worker calls `sticky.serve_as_template` before anything else, so that workers can be
+                forked of one process. With a keeper alone: see `run`.
 
                 - "setup": every address is bound, nothing is started: `addresses`
                 - "fork": a worker's process was started: `slot`, `worker_id`, `pid`, as in the next three
@@ -73,6 +77,7 @@ class Cluster:
         self._sidecars = sidecars
         self._env = dict(os.environ if env is None else env)
         self._env_of = env_of
+        self._forks = forks
         self._hooks = {name: [hook] for name, hook in (hooks or {}).items()}
         if on_listening is not None:
             self.on("listening", lambda fields: on_listening(fields["addresses"]))
@@ -114,6 +119,7 @@ class Cluster:
             env_of=self._env_of,
             hooks=self._hooks,
             keeper=keeper,
+            forks=self._forks,
         )
         return self._primary.run()
 

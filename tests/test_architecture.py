@@ -73,6 +73,7 @@ NAMES_TWICE: dict[str, frozenset[str]] = {
 SHOWN_BY_PROCESSES: dict[str, str] = {
     "sticky.process.privileges": "a process that has become another user stays it: test_privileges.py forks",
     "sticky.supervision.environment": "it is the operating system, which all other tests replace: test_environment.py",
+    "sticky.worker.template": "its one task is to fork: test_template_process.py",
 }
 
 # The package's own face: it shows what users import, and nothing inside may take that way round.
@@ -223,9 +224,12 @@ def test_the_folders_of_sticky_import_downwards_only() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+SYSTEM = "sticky.supervision.environment.OperatingSystem"
+
+
 def starts_processes(name: str, path: Path) -> bool:
     """Return whether a test file starts a process, or forks: by itself, or with what tests/support has for it."""
-    starters = ("subprocess", "multiprocessing", "tests.support.edge", "tests.support.processes")
+    starters = ("subprocess", "multiprocessing", "tests.support.edge", "tests.support.processes", SYSTEM)
     helpers = {target for _, target in imports(name, path) if target.startswith("tests.support.server.")}
     return (
         any(f"{target}.".startswith(tuple(f"{each}." for each in starters)) for _, target in imports(name, path))
@@ -366,7 +370,12 @@ def test_the_load_client_imports_nothing_of_the_server() -> None:
 def test_only_the_settings_read_the_environment() -> None:
     # The worker's end of `sticky` finds its channel by a variable; the cluster hands the whole environment on, unread.
     # So does the keeper, and a primary finds its link to the keeper by a variable.
-    allowed = {"realtime/settings/sources.py", "sticky/worker/boot.py", "sticky/cluster.py"}
+    allowed = {
+        "realtime/settings/sources.py",
+        "sticky/worker/boot.py",
+        "sticky/worker/template.py",
+        "sticky/cluster.py",
+    }
     allowed |= {"sticky/keeper/keeper.py", "sticky/keeper/start.py", "sticky/process/keeper_start.py"}
     readers = {
         str(path.relative_to(ROOT))

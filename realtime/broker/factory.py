@@ -15,6 +15,11 @@ REDIS_SCHEMES = (
 )  # fmt: skip
 
 
+def broker_module(url: str) -> str:
+    """Return the module that `make_broker` will import for a URL of a server."""
+    return "realtime.broker.local" if url.startswith("local:") else "realtime.broker.redis"
+
+
 def make_broker(url: str | None, *, worker_id: WorkerId, prefix: str = "rt", memory: int | None = None) -> Broker:
     """
     Return the broker that a URL names, not started.

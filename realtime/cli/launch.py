@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 
 from realtime import logs
+from realtime.broker.factory import broker_module
 from realtime.broker.local_command import LOCAL_STOP_SIGNAL, local_command
 from realtime.cli.banner import LISTENING, banner, facts
 from realtime.cli.descriptors import raise_descriptor_limit
@@ -41,7 +42,7 @@ BOOTS_MAX = 3
 PROTOCOL_PATHS = ("/connection/", "/emulation")  # the primary loads no wire protocol; a test compares them with it
 STARTING = "= starting %s"
 FAILED = "! the server did not start: %s"
-WORKER = (*PYTHON, "-m", "realtime.worker")
+WORKER = (*PYTHON, "-m", "realtime.worker")  # then the modules that it will need as well
 
 log = logging.getLogger("realtime.serve")
 
@@ -95,11 +96,12 @@ def launch(settings: Settings, link: KeeperLink | None = None) -> int:
         try:
             status = Cluster(
                 cluster_settings(settings),
-                worker_argv=WORKER,
+                worker_argv=(*WORKER, broker_module(settings.broker_url)),
                 worker_config=settings.to_builtins(),
                 sidecars=sidecars(settings),
                 env_of=lambda slot: environment(settings, slot),
                 on_listening=on_listening,
+                forks=settings.start == "fork",
             ).run(link)
         except StickySettingsError as error:
             raise with_source(error, settings) from None

@@ -94,6 +94,8 @@ class Settings:
         "Time from the start of a worker until it must be ready; else it is replaced.")
     drain_s: float = _set(60.0, Seconds(0, 86400), _WORKERS,
         "The time over which a worker that has to stop closes its clients, evenly, so that they reconnect elsewhere.")
+    start: str = _set("fork", Choice(("fork", "spawn")), _WORKERS,
+        "How a worker starts: forked of a process that has imported what every worker needs; or spawn, executed anew.")
     migrate: str = _set("on", Choice(("on", "off")), _WORKERS,
         "Whether live connections move to another worker in a reload or a change of slots; off: clients reconnect.")
     migrate_within_s: float = _set(5.0, Seconds(0, 3600), _WORKERS,

@@ -207,7 +207,7 @@ class Channel:
                 if not messages:
                     raise ChannelClosed
                 break
-            received = self._read_packet(size, _descriptors(ancillary), flags)
+            received = self._read_packet(size, descriptors(ancillary), flags)
             messages.append(received)
             if isinstance(received, Unreadable):
                 break
@@ -288,7 +288,8 @@ def _read_memory_file(fd: int) -> bytes:
     return os.pread(fd, about.st_size, 0)
 
 
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+def descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """Return the descriptors that came beside a message. The caller owns them."""
     fds = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

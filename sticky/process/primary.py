@@ -60,6 +60,7 @@ from sticky.supervision.launcher import EnvOf, Launcher, worker_env
 from sticky.supervision.readiness import LAME_DUCK, STOPPING, NodeReadiness
 from sticky.supervision.sidecars import Sidecar, Sidecars
 from sticky.supervision.supervisor import Supervisor
+from sticky.supervision.templates import Templates
 from sticky.supervision.workers import Workers
 
 _BEFORE_STOP: Final = (PrimaryState.STARTING, PrimaryState.SERVING)
@@ -81,6 +82,7 @@ class Primary:
         env_of: EnvOf,
         hooks: Mapping[str, Sequence[Callable[[dict[str, Any]], None]]],
         keeper: KeeperLink | None = None,
+        forks: bool = False,
     ) -> None:
         """
         Bind every address and become the user of the settings, so that an error is raised before anything is started.
@@ -89,6 +91,7 @@ class Primary:
             poller: the loop; this run closes it. Its counters are those of the whole primary.
             environment: starts, signals and reaps processes.
             keeper: what started this process; None where this primary has no keeper.
+            forks: workers are forked of a template, which their command can be. Needs a keeper.
             others: as `Cluster`.
 
         Raises:
@@ -129,6 +132,8 @@ class Primary:
             self._control = None if path is None else ControlServer(poller, path, answer)
             undo.pop_all()  # all that can fail is done
         env_of = partial(worker_env, env, env_of)
+        argv = worker_argv if forks and keeper is not None else ()
+        self._templates = Templates(poller, environment, self._processes, argv=argv, env_of=env_of)
         self._supervisor = self._make_supervisor(worker_argv, worker_config, env_of, secret, cluster_hooks)
         self._sidecars = self._make_sidecars(sidecars, env)
 
@@ -146,6 +151,7 @@ class Primary:
             node=self._node,
             secret=secret,
             directory=self._keeper.directory,
+            templates=self._templates,
         )
         return Supervisor(
             poller,
@@ -168,15 +174,14 @@ class Primary:
 
     def _make_sidecars(self, sidecars: Sequence[Sidecar], env: Mapping[str, str]) -> Sidecars:
         """Make the sidecars, whose readiness starts the workers."""
-        poller, environment = self._poller, self._environment
         return Sidecars(
-            poller,
-            environment,
+            self._poller,
+            self._environment,
             self._processes,
             sidecars,
             env,
             deposit=self._keeper,
-            on_ready=self._start_workers,
+            on_ready=lambda: self._templates.when_ready(self._start_workers, at_once=self._keeper.is_takeover),
             on_failed=lambda: self._supervisor.stop(1),
             on_stopped=self._on_all_stopped,
         )
@@ -211,8 +216,7 @@ class Primary:
     def start(self) -> None:
         """Start the sidecars, and the workers when those are ready. The caller must run the poller, then `close`."""
         self._hook("setup", {"addresses": self._binding.addresses()})
-        if self._manager.watchdog_s:
-            self._notify_alive()
+        self._manager.keep_alive(self._poller)
         self._keeper.watch(
             self._poller,
             on_signal=self._on_keeper_signal,
@@ -221,6 +225,7 @@ class Primary:
             on_linked=self._on_linked,
             on_release=self._release,
         )
+        self._templates.renew()
         self._sidecars.start(self._keeper.kept)
 
     def _start_workers(self) -> None:
@@ -231,6 +236,7 @@ class Primary:
     def close(self) -> None:
         """Close every descriptor, and remove every file, that the primary made and no successor has."""
         self._routing.release()
+        self._templates.close()
         if self._control is not None:
             self._control.close(is_released=self._is_released)
         self._close_binding()
@@ -239,10 +245,6 @@ class Primary:
 
     def _close_binding(self) -> None:
         self._binding.close(is_released=self._is_released)
-
-    def _notify_alive(self) -> None:
-        self._poller.after(self._manager.watchdog_s, self._notify_alive)
-        self._manager.alive()
 
     def _summary(self) -> str:
         return f"{len(self._workers.live)} of {self._supervisor.wanted} workers serve"
@@ -313,6 +315,7 @@ class Primary:
 
     def _on_reaped(self, pid: int, status: int | None) -> None:
         self._processes.reaped(pid)
+        self._templates.reaped(pid)
         if not self._sidecars.reaped(pid, status):
             self._supervisor.reaped(pid, status)
 
@@ -388,11 +391,7 @@ class Primary:
         self._readiness.set(LAME_DUCK)
         self._manager.stopping(LAME_DUCK)
         self._drains_at_s = self._poller.now() + lame_duck_s
-        self._poller.after(lame_duck_s, self._end_lame_duck)
-
-    def _end_lame_duck(self) -> None:
-        if self.state is PrimaryState.LAME_DUCK:  # else another stop has ended it
-            self._begin_drain()
+        self._poller.after(lame_duck_s, lambda: self._begin_drain() if self._drains_at_s is not None else None)
 
     def _begin_drain(self) -> None:
         self._begin_stopping()
@@ -441,6 +440,7 @@ class Primary:
             "reload": self._supervisor.describe_reload(),
             "live": sorted(self._workers.live),
             "sidecars": self._sidecars.describe(),
+            "template": self._templates.describe(),
             "state": self.state.value,
             "stopping": self.state in (PrimaryState.STOPPING, PrimaryState.STOPPED),
             "unready": self._readiness.reasons(),

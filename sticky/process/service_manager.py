@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, MutableMapping
 from typing import Final
 
+from sticky.loop.poller import Poller
+
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 """Variables that a service manager sets for the process it started. They are not passed on to workers."""
 
@@ -37,7 +39,7 @@ class ServiceManager:
         ours = given["WATCHDOG_PID"] in ("", str(os.getpid()))
         usec = int(given["WATCHDOG_USEC"]) if given["WATCHDOG_USEC"].isdecimal() and ours else 0
         self.watchdog_s = usec / 2_000_000 if self._address else 0.0
-        """How often to call `alive`: half the time after which the manager restarts this process. 0: never."""
+        """How often to say that the loop turns: half the time until the manager restarts this process. 0: never."""
 
     def ready(self, status: str) -> None:
         """Notify that clients are served, also after a reload. `status` is text for `systemctl status`."""
@@ -51,8 +53,14 @@ class ServiceManager:
         """Notify that the server stops, or will soon, so that its end is no failure. `status` is as for `ready`."""
         self._send("STOPPING=1", f"STATUS={status}")
 
+    def keep_alive(self, poller: Poller) -> None:
+        """Notify that the loop turns, from now on, where the manager watches for that."""
+        if self.watchdog_s:
+            poller.after(self.watchdog_s, lambda: self.keep_alive(poller))
+            self.alive()
+
     def alive(self) -> None:
-        """Notify that the loop turns. The caller must call it every `watchdog_s`."""
+        """Notify that the loop turns."""
         self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:

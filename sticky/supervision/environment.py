@@ -18,11 +18,26 @@ from typing import Final, Protocol
 
 from sticky.handoff import journal
 from sticky.handoff.channel import CHANNEL_FD, RELAYED_MAX, Channel, WorkerChannel
+from sticky.handoff.fork_link import TEMPLATE_FD, ForkLink
 from sticky.handoff.messages import from_worker
 from sticky.supervision.spawn import descriptor_of, spawn
 
 READY_FD: Final = "{ready_fd}"
 """Stands in a sidecar's command for the number of the descriptor to which it writes when it serves."""
+
+
+class TemplateLink(Protocol):
+    """The primary's end of the link to a template. `ForkLink` is the real one, with the full contract."""
+
+    def is_ready(self) -> bool:
+        """Return whether it has said that it can be asked. Raises ChannelClosed when it is gone."""
+
+    def ask(self, env: Mapping[str, str], end: int) -> tuple[int, int]:
+        """Have a worker forked. Return its pid and a pidfd. Raises ForkFailed, ChannelClosed."""
+
+    def fileno(self) -> int: ...
+
+    def close(self) -> None: ...
 
 
 class Environment(Protocol):
@@ -34,6 +49,23 @@ class Environment(Protocol):
 
         Raises:
             OSError: it cannot be started; no descriptor is left behind.
+        """
+
+    def start_template(self, argv: Sequence[str], env: Mapping[str, str]) -> tuple[int, TemplateLink]:
+        """
+        Start a template. Return its pid and the primary's end of its link.
+
+        Raises:
+            OSError: it cannot be started; no descriptor is left behind.
+        """
+
+    def fork_worker(self, template: TemplateLink, env: Mapping[str, str]) -> tuple[int, int, WorkerChannel]:
+        """
+        Have a worker forked of a template. Return its pid, a pidfd, and the primary's end of its channel.
+
+        Raises:
+            ForkFailed: there is no worker.
+            ChannelClosed: likewise, and the template is gone.
         """
 
     def start_sidecar(self, argv: Sequence[str], env: Mapping[str, str]) -> tuple[int, socket.socket]:
@@ -104,6 +136,29 @@ class OperatingSystem:
             raise
         finally:
             theirs.close()
+
+    def start_template(self, argv: Sequence[str], env: Mapping[str, str]) -> tuple[int, TemplateLink]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        link = ForkLink(ours)
+        try:
+            fd = descriptor_of(theirs)
+            return spawn(argv, {**env, TEMPLATE_FD: str(fd)}, fd), link
+        except BaseException:
+            link.close()
+            raise
+        finally:
+            theirs.close()
+
+    def fork_worker(self, template: TemplateLink, env: Mapping[str, str]) -> tuple[int, int, WorkerChannel]:
+        channel, theirs = Channel.pair(from_worker)
+        try:
+            pid, pidfd = template.ask(env, theirs.fileno())
+        except BaseException:
+            channel.close()
+            raise
+        finally:
+            theirs.close()
+        return pid, pidfd, channel
 
     def start_sidecar(self, argv: Sequence[str], env: Mapping[str, str]) -> tuple[int, socket.socket]:
         ours, theirs = socket.socketpair()

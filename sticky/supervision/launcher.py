@@ -1,5 +1,6 @@
 """
-Starts one worker process: its command, its environment, its channel and its journal.
+Starts one worker process: its command, its environment, its channel and its journal. It is forked of a template, or
+executed anew where none is in use.
 
 Runs in the primary. It decides neither when nor where: the supervisor does, and owns the worker from then on. It keeps
 no list of the workers that it has started, and never sends a message to one.
@@ -19,6 +20,7 @@ from sticky.keys.hashing import Slot
 from sticky.loop.log_lines import WORKER_NOT_STARTED, log
 from sticky.settings import ClusterSettings
 from sticky.supervision.environment import Environment
+from sticky.supervision.templates import Templates
 
 SLOT: Final = "STICKY_SLOT"
 """The environment variable that names a worker's slot, for what reads nothing else."""
@@ -51,6 +53,7 @@ class Launcher:
         node: str,
         secret: bytes,
         directory: str,
+        templates: Templates | None = None,
     ) -> None:
         """
         Args:
@@ -62,7 +65,9 @@ class Launcher:
             secret: what keys are hashed under.
             directory: the control directory, where a worker that has lost its primary looks for the next one; "" where
                 there is none.
+            templates: workers are forked of these, where one is in use; None where each is executed anew.
         """
+        self._templates = templates
         self._environment = environment
         self._settings = settings
         self._argv = argv
@@ -87,7 +92,8 @@ class Launcher:
             log(logging.ERROR, WORKER_NOT_STARTED, slot=slot, reason=reason, exc_info=True)
             raise OSError(errno.EINVAL, "env_of failed") from error
         try:
-            pid, channel = self._environment.start_worker(self._argv, env)
+            forked = None if self._templates is None else self._templates.start_worker(env)
+            pid, channel = forked or self._environment.start_worker(self._argv, env)
         except OSError as error:
             log(logging.ERROR, WORKER_NOT_STARTED, slot=slot, program=self._argv[0], reason=error.strerror)
             raise
@@ -104,6 +110,13 @@ class Launcher:
             lifetime=self._settings.lifetime.draw(),
             journal=self._environment.create_journal(),
         )
+
+    def renew(self, then: Callable[[], None]) -> None:
+        """Have workers start with the code that is installed now, and call back when they can be started."""
+        if self._templates is None:
+            then()
+        else:
+            self._templates.renew(then)
 
     def boot_message(self, worker: WorkerHandle, slots: int) -> dict[str, Any]:
         """Return the first message of all for a worker: the fields of `Boot`, as one of so many `slots`."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 from sticky.handoff.worker_handle import WorkerHandle
@@ -54,13 +54,21 @@ class ReloadActions(Protocol):
         """Learn that nothing is left to be replaced, or that the reload was given up."""
 
 
+class CodeSource(Protocol):
+    """Where successors have their code from: the launcher."""
+
+    def renew(self, then: Callable[[], None]) -> None:
+        """Have workers start with the code that is installed now, and call back when they can be started."""
+
+
 class Reload:
     """What is left of a reload, if one is in progress."""
 
-    def __init__(self, workers: Workers, actions: ReloadActions) -> None:
+    def __init__(self, workers: Workers, actions: ReloadActions, code: CodeSource) -> None:
         self.generation = 1  # of the workers that are started now
         self._workers = workers
         self._actions = actions
+        self._code = code
         self._left: deque[Slot] = deque()
         self._successors: dict[Slot, WorkerHandle] = {}  # none of them is ready
         self._killed = 0  # successors, since the last that was ready
@@ -70,15 +78,19 @@ class Reload:
         """Replace the workers of this many slots by a new generation."""
         self.generation += 1
         log(logging.INFO, RELOAD_STARTED, workers=slots, generation=self.generation)
-        self.replace(Slot(number) for number in range(slots))
+        self._add(Slot(number) for number in range(slots))
+        self._code.renew(self._next)
 
     def replace(self, slots: Iterable[Slot]) -> None:
         """Replace the workers of these slots, after those that are being replaced already."""
+        self._add(slots)
+        self._next()
+
+    def _add(self, slots: Iterable[Slot]) -> None:
         self._failed, self._killed = None, 0
         for slot in slots:
             if not self.covers(slot):
                 self._left.append(slot)
-        self._next()
 
     def covers(self, slot: Slot) -> bool:
         """Return whether the slot's worker is to be replaced, or is being replaced."""

@@ -1,10 +1,10 @@
 """
 Starts a process that shares nothing with the primary but one descriptor.
 
-Runs in the primary, and in the keeper, for which it imports little. Processes are executed anew, not forked: a reload
-gets new code, no lock and no descriptor is inherited, and the primary never imports the application. Signals of the
-terminal (Ctrl-C, Ctrl-\\, hang-up) reach the whole foreground group. A started process ignores them from its first
-instruction on: the primary acts on them, and its workers learn of that through their channels.
+Runs in the primary, and in the keeper, for which it imports little. Processes are executed anew, never forked of the
+primary: a reload gets new code, no lock and no descriptor is inherited, and the primary never imports the application.
+Signals of the terminal (Ctrl-C, Ctrl-\\, hang-up) reach the whole foreground group. A started process ignores them from
+its first instruction on: the primary acts on them, and its workers learn of that through their channels.
 
 It never waits for the process, and keeps no record of it.
 """

@@ -118,7 +118,7 @@ class Supervisor:
         self.inspections = Inspections(poller, workers)
         self._introductions = Introductions(poller, workers, settings)
         self._restarts = Restarts(boots_max=settings.boots_max)
-        self._reload = Reload(workers, self)
+        self._reload = Reload(workers, self, launcher)
         self._failed_boots = FailedBoots(self._restarts, self._reload, self, counters=counters)
         self._watchdog = Watchdog(poller, workers, self, settings=settings, counters=counters)
         self._wanted = settings.workers

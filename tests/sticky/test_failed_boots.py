@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -37,7 +38,7 @@ class Rig:
         self.counters: Counter[str] = Counter()
         self.workers = Workers(FakePoller(), FakeEnvironment())
         self.restarts = Restarts(boots_max=boots_max)
-        self.reload = Reload(self.workers, self)
+        self.reload = Reload(self.workers, self, self)
         self.boots = FailedBoots(self.restarts, self.reload, self, counters=self.counters)
         self.successors: list[WorkerHandle] = []
 
@@ -50,6 +51,9 @@ class Rig:
     def start_successor(self, slot: Slot) -> WorkerHandle:
         self.successors.append(a_worker(slot, generation=self.reload.generation))
         return self.successors[-1]
+
+    def renew(self, then: Callable[[], None]) -> None:
+        then()
 
     def fill_now(self, slot: Slot) -> None:
         self.done.append(f"fill {slot}")

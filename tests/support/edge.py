@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -60,6 +60,9 @@ class Silent(Launcher):
         return WorkerHandle(
             slot, pid, channel, worker_id=f"w-{pid}", generation=generation, now=now, lifetime=Lifetime()
         )
+
+    def renew(self, then: Callable[[], None]) -> None:
+        then()
 
     def boot_message(self, worker: WorkerHandle, slots: int) -> dict[str, Any]:
         return {"slot": worker.slot}

@@ -23,7 +23,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sticky.handoff.channel import ChannelClosed, Kind, Received, Unreadable, WorkerChannel
+from sticky.handoff.fork_link import ForkFailed
 from sticky.handoff.messages import Message
+from sticky.supervision.environment import TemplateLink
 
 _descriptors = itertools.count(10_000)  # of channels: numbers that no open file has
 
@@ -99,6 +101,32 @@ class FakeProcess:
                 self.ready.close()
 
 
+class FakeTemplateLink:
+    """The link to a template, in memory. What `fork_worker` does is in `FakeEnvironment`."""
+
+    def __init__(self) -> None:
+        self.is_up = False  # it has said that it is ready
+        self.has_ended = False
+        self.is_closed = False
+        self.refuses: str | None = None  # why the next fork fails
+        self._fd = next(_descriptors)
+
+    def is_ready(self) -> bool:
+        if self.has_ended:
+            raise ChannelClosed
+        return self.is_up
+
+    def ask(self, env: Mapping[str, str], end: int) -> tuple[int, int]:
+        raise AssertionError("FakeEnvironment.fork_worker has no process to ask")
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        assert not self.is_closed, "a link is closed once"
+        self.is_closed = True
+
+
 class FakeEnvironment:
     """`sticky.supervision.environment.Environment` in memory."""
 
@@ -108,6 +136,7 @@ class FakeEnvironment:
         self.journal: int | None = None  # what the next worker gets
         self._sockets: list[socket.socket] = []  # the primary's ends, of sidecars
         self._pids = itertools.count(501)
+        self.links: list[FakeTemplateLink] = []  # of the templates that were started
 
     @property
     def last(self) -> FakeProcess:
@@ -126,6 +155,20 @@ class FakeEnvironment:
         ours.setblocking(False)
         self._sockets.append(ours)
         return process.pid, ours
+
+    def start_template(self, argv: Sequence[str], env: Mapping[str, str]) -> tuple[int, FakeTemplateLink]:
+        self.links.append(FakeTemplateLink())
+        return self._start(argv, env).pid, self.links[-1]
+
+    def fork_worker(self, template: TemplateLink, env: Mapping[str, str]) -> tuple[int, int, WorkerChannel]:
+        assert isinstance(template, FakeTemplateLink), "it is of this environment"
+        assert not template.is_closed, "a template that was ended is not asked"
+        if template.has_ended:
+            raise ChannelClosed
+        if template.refuses is not None:
+            raise ForkFailed(template.refuses)
+        process = self._start(["forked"], env)
+        return process.pid, next(_descriptors), process.channel
 
     def create_journal(self) -> int | None:
         return self.journal
