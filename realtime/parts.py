@@ -40,7 +40,7 @@ from realtime.protocol.centrifuge.server import Centrifuge
 from realtime.protocol.centrifuge.streams import StreamEndpoint
 from realtime.protocol.socketio import endpoints as socketio_endpoints
 from realtime.protocol.socketio.base import EngineLimits
-from realtime.protocol.socketio.echo import Echo
+from realtime.protocol.socketio.namespaces import SocketIOUsers
 from realtime.protocol.socketio.server import SocketIO
 from realtime.rooms.hub import Hub
 from realtime.session.registry import Home, Registry
@@ -145,7 +145,7 @@ class Parts:
         """Serve Socket.IO at its paths."""
         served = socketio_endpoints.endpoints().below(settings.own_prefix)
         socketio = SocketIO(
-            Echo,
+            SocketIOUsers(self.protocol.services),
             wheel=self.wheel,
             limits=EngineLimits.from_settings(settings),
             allowed_origins=settings.allowed_origins,
