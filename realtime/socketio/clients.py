@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from realtime.rooms.event_rooms import MAIN
+from realtime.rooms.event_rooms import MAIN, find_room
 from realtime.session.connection import Connection
 from realtime.session.registry import LocalSession
 from realtime.socketio.application import ServedApplication
@@ -54,7 +54,23 @@ class Clients:
         """
         here = self._session(sid, namespace or MAIN)
         if here is not None:
+            self.app.hub.delivery.write_out()  # what was emitted to the room before is for this client too
             await here.connection.leave(str(room))
+
+    async def close_room(self, room: str, namespace: str | None = None) -> None:
+        """
+        Take all clients of this worker out of a room.
+
+        Args:
+            room: the room's name.
+            namespace: of the clients; "/" unless given.
+        """
+        name = namespace or MAIN
+        self.app.hub.delivery.write_out()
+        for member in tuple(self.app.hub.registry.members(find_room(self.app, name, str(room)))):
+            here = self._session(member.connection_id, name)
+            if here is not None:
+                await here.part(str(room))
 
     def rooms(self, sid: str, namespace: str | None = None) -> list[str]:
         """
@@ -81,6 +97,7 @@ class Clients:
         """
         here = self._session(sid, namespace or MAIN)
         if here is not None:
+            self.app.hub.delivery.write_out()  # what was emitted before comes before the end
             here.connection.disconnect()
 
     def get_environ(self, sid: str, namespace: str | None = None) -> dict[str, Any]:

@@ -215,6 +215,7 @@ class AsyncServer(Clients):
         if callback is not None:
             if here is None:
                 raise Unsupported("emit(callback=…) but to one client of this worker", "use call in the handler of one")
+            self.app.hub.delivery.write_out()
             self.start_background_task(_acknowledged, here, encode_event(event, args), callback)
             await asyncio.sleep(0)  # the task has sent the event: the next one comes behind it
         elif here is None:
@@ -281,6 +282,7 @@ class AsyncServer(Clients):
         here = self._session(client, namespace or MAIN)
         if here is None:
             raise TimeoutError(f"client {client} is gone, or another worker serves it: call it in its own handlers")
+        self.app.hub.delivery.write_out()  # what was emitted before comes before
         try:
             values = await here.call(encode_event(event, arguments(data)), CALLBACK_S if timeout is None else timeout)
         except (ConnectionEnded, builtins.TimeoutError) as error:
