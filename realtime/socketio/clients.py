@@ -7,8 +7,10 @@ nothing: all of a client is in its connection.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, Final
 
 from realtime.rooms.event_rooms import MAIN, find_room
@@ -19,6 +21,10 @@ from realtime.socketio.environ import environ_of
 
 SESSION: Final = "socketio session"
 """Under this key of `conn.state` is what `save_session` keeps."""
+
+
+through_broker: Final[ContextVar[bool]] = ContextVar("realtime_socketio_through_broker", default=False)
+"""Whether the task has emitted something that goes through the broker."""
 
 
 class Clients:
@@ -54,7 +60,7 @@ class Clients:
         """
         here = self._session(sid, namespace or MAIN)
         if here is not None:
-            self.app.hub.delivery.write_out()  # what was emitted to the room before is for this client too
+            await self._settle()  # what was emitted to the room before is for this client too
             await here.connection.leave(str(room))
 
     async def close_room(self, room: str, namespace: str | None = None) -> None:
@@ -66,7 +72,7 @@ class Clients:
             namespace: of the clients; "/" unless given.
         """
         name = namespace or MAIN
-        self.app.hub.delivery.write_out()
+        await self._settle()
         for member in tuple(self.app.hub.registry.members(find_room(self.app, name, str(room)))):
             here = self._session(member.connection_id, name)
             if here is not None:
@@ -97,7 +103,7 @@ class Clients:
         """
         here = self._session(sid, namespace or MAIN)
         if here is not None:
-            self.app.hub.delivery.write_out()  # what was emitted before comes before the end
+            await self._settle()  # what was emitted before comes before the end
             here.connection.disconnect()
 
     def get_environ(self, sid: str, namespace: str | None = None) -> dict[str, Any]:
@@ -174,6 +180,15 @@ class Clients:
         await self.save_session(sid, session, namespace)
 
     # Inside
+
+    async def _settle(self) -> None:
+        """
+        Have what this task has emitted by the broker reach the clients of this worker first. Redis does not say when
+        that is so: there it may come behind.
+        """
+        if through_broker.get():
+            await asyncio.sleep(0)
+            self.app.hub.delivery.write_out()
 
     def _session(self, sid: str, namespace: str) -> LocalSession | None:
         """Return the session of a client in a namespace, where this worker serves it."""

@@ -15,7 +15,6 @@ import asyncio
 import builtins
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from contextvars import ContextVar
 from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
 from realtime.application.app import Application
@@ -28,7 +27,7 @@ from realtime.session.events import encode_event
 from realtime.session.registry import LocalSession
 from realtime.socketio.application import ServedApplication, arguments
 from realtime.socketio.calling import call
-from realtime.socketio.clients import Clients
+from realtime.socketio.clients import Clients, through_broker
 from realtime.socketio.exceptions import TimeoutError, Unsupported
 from realtime.socketio.handlers import ANY
 from realtime.socketio.missing import instead_of_method
@@ -43,8 +42,6 @@ CALLBACK_S: Final = 86_400.0  # a callback waits for its acknowledgement as long
 EVERY_NAMESPACE: Final = "/{*}"
 
 logger = logging.getLogger("realtime.socketio")
-
-_through_broker: ContextVar[bool] = ContextVar("realtime_socketio_through_broker", default=False)
 
 
 class AsyncServer(Clients):
@@ -215,13 +212,13 @@ class AsyncServer(Clients):
         if callback is not None:
             if here is None:
                 raise Unsupported("emit(callback=…) but to one client of this worker", "use call in the handler of one")
-            self.app.hub.delivery.write_out()
+            await self._settle()
             self.start_background_task(_acknowledged, here, encode_event(event, args), callback)
             await asyncio.sleep(0)  # the task has sent the event: the next one comes behind it
         elif here is None:
-            _through_broker.set(True)
+            through_broker.set(True)
             await self.app.namespace(namespace).to(*targets).except_(*skipped).emit(event, *args)
-        elif _through_broker.get():
+        elif through_broker.get():
             await self.app.bus.send_here(EmitEvent(namespace, encode_event(event, args), targets))
         else:
             here.send_event(encode_event(event, args))
@@ -282,7 +279,7 @@ class AsyncServer(Clients):
         here = self._session(client, namespace or MAIN)
         if here is None:
             raise TimeoutError(f"client {client} is gone, or another worker serves it: call it in its own handlers")
-        self.app.hub.delivery.write_out()  # what was emitted before comes before
+        await self._settle()  # what was emitted before comes before
         try:
             values = await here.call(encode_event(event, arguments(data)), CALLBACK_S if timeout is None else timeout)
         except (ConnectionEnded, builtins.TimeoutError) as error:
