@@ -59,17 +59,21 @@ class ASGIApp:
             )
         self.engineio_server: Final = socketio_server
         self._app: Final = socketio_server.app
-        beside = StaticThen(static_files, other_asgi_app) if static_files else other_asgi_app
-        if beside is not None:
-            self._app.mount("/", beside)
-            self._app.is_bare = True  # so that its routes come before those of the server that can do without
-        if on_startup is not None:
-            self._app.on_startup(_on_the_loop(on_startup))
-        if on_shutdown is not None:
-            self._app.on_shutdown(_on_the_loop(on_shutdown))
+        self._beside: Final = StaticThen(static_files, other_asgi_app) if static_files else other_asgi_app
+        self._startup, self._shutdown = on_startup, on_shutdown
+        self._is_joined = False
 
     def as_application(self) -> Application:
         """Return what serves all of this: `realtime serve` calls it."""
+        if not self._is_joined:
+            self._is_joined = True
+            if self._beside is not None:
+                self._app.mount("/", self._beside)
+                self._app.is_bare = True  # so that its routes come before those of the server that can do without
+            if self._startup is not None:
+                self._app.on_startup(_on_the_loop(self._startup))
+            if self._shutdown is not None:
+                self._app.on_shutdown(_on_the_loop(self._shutdown))
         return self._app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> NoReturn:
