@@ -16,6 +16,7 @@ The errors of `realtime`, in one tree.
     ├── AnswerError            what a handler returned cannot be said in JSON: which, of which room, in which field
     ├── ReservedEvent          an event's name that Socket.IO keeps for itself
     ├── ConnectionEnded        the client went before it acknowledged an event
+    ├── AnswersMissing         not all connections that were called acknowledged in time
     ├── NoAcknowledgements     the client's wire protocol has none
     ├── ConnectionMoved        another worker serves the connection now, and a task here still holds it
     ├── BrokerUnavailable      Redis or the local broker cannot be reached now
@@ -195,6 +196,27 @@ class ConnectionEnded(RealtimeError):
 
     def __str__(self) -> str:
         return f"connection {self.connection_id} ended, and its client acknowledges nothing any more"
+
+
+class AnswersMissing(RealtimeError, TimeoutError):
+    """
+    Not all connections that were called acknowledged in time.
+
+    Attributes:
+        answers: what the others acknowledged with, by connection id.
+        silent: the ids of connections that did not.
+        workers: workers that did not answer, of whose connections nothing is known.
+    """
+
+    def __init__(self, answers: dict[str, Any], silent: Sequence[str], workers: Sequence[str]) -> None:
+        super().__init__(answers, silent, workers)
+        self.answers, self.silent, self.workers = answers, silent, workers
+
+    def __str__(self) -> str:
+        text = (
+            f"{len(self.answers)} connections acknowledged in time; missing: {', '.join(self.silent) or 'none known'}"
+        )
+        return f"{text}; workers that did not answer: {', '.join(self.workers)}" if self.workers else text
 
 
 class NoAcknowledgements(RealtimeError):

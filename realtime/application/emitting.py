@@ -10,6 +10,8 @@ bus carry the event, and no packet is known here.
     volatile, or a connection's id    the same: each worker sees what its connections can take, and which it has
     local                             the same message, to this worker alone
 
+What is asked of all connections of a target (acknowledgements, rooms, the end) is always a message to all workers.
+
 Events of one sender arrive in the order in which they were emitted, whichever way they took, where the broker is one
 server. A worker writes what waits in its rooms before it delivers a message.
 """
@@ -23,16 +25,23 @@ from typing import Any, Final, Protocol
 from realtime.application.namespaces import DeclaredNamespaces
 from realtime.broker.base import NOT_KEPT, PublishRequest, Room
 from realtime.cluster.bus import ClusterBus
-from realtime.cluster.messages import EmitEvent
-from realtime.errors import AnswerError, RoomIsDeclared, UnknownNamespace
+from realtime.cluster.messages import EmitEvent, EndGroup, Group, Message, MoveGroup
+from realtime.errors import AnswerError, AnswersMissing, RoomIsDeclared, UnknownNamespace
 from realtime.rooms.event_rooms import event_room, find_room, is_event_room
 from realtime.rooms.hub import Hub
 from realtime.rooms.options import Declarations, RoomOptions
 from realtime.session import requests
 from realtime.session.answers import encode
-from realtime.session.events import EVENT_TAG, check_event, encode_event, has_bytes
+from realtime.session.events import (
+    EVENT_TAG,
+    check_event,
+    decode_values,
+    encode_event,
+    has_bytes,
+    one_or_several,
+)
 from realtime.session.session import Session
-from realtime.session.target import Target
+from realtime.session.target import FoundConnection, Target
 
 CONNECTION_ID: Final = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 """What the id of a connection looks like. A room may be called so, too: the event goes to both."""
@@ -56,10 +65,8 @@ async def emit(app: AppOfEvents, target: Target, event: str, args: Sequence[Any]
     """
     Send an event to the connections that a target names. Raises as `Target.emit` does.
     """
-    bus = app.bus  # raises, where no worker runs the application
+    bus, group = _group(app, target)
     namespace = target.namespace
-    if app.namespaces.find(namespace) is None:
-        raise UnknownNamespace(namespace, app.namespaces.patterns)
     rooms = [find_room(app, namespace, each) for each in target.rooms]
     declared = next((each for each in rooms if not is_event_room(each)), None)
     is_simple = not (target.excluded or target.is_local or target.is_volatile)
@@ -69,14 +76,79 @@ async def emit(app: AppOfEvents, target: Target, event: str, args: Sequence[Any]
         await _publish(app, declared, target, event, args)
         return
     data = encode_event(event, args)
-    sender = "" if target.sender is None else target.sender.id
     if is_simple and len(rooms) < 2 and not (target.rooms and CONNECTION_ID.fullmatch(target.rooms[0])):
         room = rooms[0] if rooms else event_room(namespace, "")
+        sender = "" if target.sender is None else target.sender.id
         await app.hub.broker.publish(PublishRequest(room, data, NOT_KEPT, exclude=sender))
         return
-    excluded = (*target.excluded, sender) if sender else target.excluded
-    message = EmitEvent(namespace, data, target.rooms, excluded, target.is_volatile)
+    await _send(bus, target, EmitEvent(group, data, target.is_volatile))
+
+
+def _group(app: AppOfEvents, target: Target) -> tuple[ClusterBus, Group]:
+    """
+    Return what reaches all workers, and how a message names the connections of a target.
+
+    Raises:
+        RuntimeError: no worker runs the application.
+        UnknownNamespace: no declaration matches the namespace.
+    """
+    bus = app.bus
+    if app.namespaces.find(target.namespace) is None:
+        raise UnknownNamespace(target.namespace, app.namespaces.patterns)
+    excluded = target.excluded if target.sender is None else (*target.excluded, target.sender.id)
+    return bus, Group(target.namespace, target.rooms, excluded)
+
+
+async def _send(bus: ClusterBus, target: Target, message: Message) -> None:
+    """Send a message to all workers, or through the broker to this one."""
     await (bus.send_here(message) if target.is_local else bus.send_all(message))
+
+
+async def call(app: AppOfEvents, target: Target, event: str, args: Sequence[Any], timeout_s: float) -> dict[str, Any]:
+    """Send an event to the connections of a target, and return their acknowledgements. Raises as `Target.call`."""
+    bus, group = _group(app, target)
+    replies, workers = await bus.call_group(group, encode_event(event, args), timeout_s, is_local=target.is_local)
+    answers = {
+        connection_id: one_or_several(decode_values(values))
+        for reply in replies
+        for connection_id, values in reply.answers.items()
+    }
+    silent = [connection_id for reply in replies for connection_id in reply.silent]
+    if silent or workers:
+        raise AnswersMissing(answers, silent, workers)
+    return answers
+
+
+async def move(app: AppOfEvents, target: Target, enters: Sequence[str], leaves: Sequence[str]) -> None:
+    """Put the connections of a target into rooms, and out of others."""
+    bus, group = _group(app, target)
+    await _send(bus, target, MoveGroup(group, tuple(enters), tuple(leaves)))
+
+
+async def end(app: AppOfEvents, target: Target, code: int, reason: str) -> None:
+    """Close the connections of a target."""
+    bus, group = _group(app, target)
+    await _send(bus, target, EndGroup(group, code, reason))
+
+
+async def find(app: AppOfEvents, target: Target) -> list[FoundConnection]:
+    """Return the connections of a target."""
+    bus, group = _group(app, target)
+    return [
+        FoundConnection(
+            each.connection_id,
+            each.user,
+            each.address,
+            target.namespace,
+            tuple(each.rooms),
+            each.transport,
+            reply.slot,
+            reply.worker,
+            reply.node,
+        )
+        for reply in await bus.find_group(group, is_local=target.is_local)
+        for each in reply.places
+    ]
 
 
 async def _publish(app: AppOfEvents, room: Room, target: Target, event: str, args: Sequence[Any]) -> None:

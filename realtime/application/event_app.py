@@ -16,15 +16,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from realtime.application import emitting
 from realtime.application.calls import HandlerCalls
 from realtime.application.declaration import written_as
-from realtime.application.emitting import emit
 from realtime.application.source import calling_place, place_of
 from realtime.cluster.bus import ClusterBus
 from realtime.errors import DeclarationError
 from realtime.rooms.event_rooms import MAIN
 from realtime.rooms.hub import Hub
-from realtime.session.target import Target
+from realtime.session.target import FoundConnection, Target
 from realtime.threads import from_any_thread
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -135,4 +135,20 @@ class EventApp(HandlerCalls):
 
     async def emit_to(self, target: Target, event: str, args: Sequence[Any]) -> None:
         """Send an event to the connections that a target names: what a `Target` calls."""
-        await emit(self, target, event, args)
+        await emitting.emit(self, target, event, args)
+
+    async def call_all(self, target: Target, event: str, args: Sequence[Any], timeout_s: float) -> dict[str, Any]:
+        """Return what connections acknowledge with: what a `Target` calls, as the following."""
+        return await emitting.call(self, target, event, args, timeout_s)
+
+    async def move_all(self, target: Target, enters: Sequence[str], leaves: Sequence[str]) -> None:
+        """Put connections into rooms, and out of others."""
+        await emitting.move(self, target, enters, leaves)
+
+    async def end_all(self, target: Target, code: int, reason: str) -> None:
+        """Close connections."""
+        await emitting.end(self, target, code, reason)
+
+    async def find_all(self, target: Target) -> list[FoundConnection]:
+        """Return connections."""
+        return await emitting.find(self, target)

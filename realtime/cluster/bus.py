@@ -22,25 +22,32 @@ from realtime import codes
 from realtime.auth.revocation import KEPT_S, MOST, Revocation, Revoked
 from realtime.broker.base import Broker, Position, PublishRequest, Retention, Room, WorkerId
 from realtime.broker.unreadable import Unreadable
+from realtime.cluster.gathering import Gathering
 from realtime.cluster.in_transit import InTransit, UserMessage
 from realtime.cluster.mailbox import Mailbox
 from realtime.cluster.messages import (
+    CalledGroup,
+    CallGroup,
     DisconnectUser,
     EmitEvent,
     EmulatedInput,
+    EndGroup,
+    FindGroup,
+    FoundGroup,
+    Group,
     InputReceived,
     Message,
+    MoveGroup,
     RefreshUser,
     Revoke,
     SubscribeUser,
     SurveyReply,
     SurveyRequest,
     UnsubscribeUser,
-    UserConnection,
     decode,
     encode,
 )
-from realtime.cluster.sockets import LocalRooms, LocalSockets, Outboxes
+from realtime.cluster.sockets import LocalRooms, LocalSockets, Outboxes, place_of
 from realtime.errors import BrokerUnavailable, ClientError, UnknownChannel
 from realtime.log_lines import log
 from realtime.rooms.event_rooms import is_event_room
@@ -95,9 +102,10 @@ class ClusterBus:
         self._mailbox = mailbox
         self._rooms = rooms
         self._sessions = sessions
-        self._sockets = LocalSockets(rooms, outboxes, sessions)
         self._revoked = revoked
         self._tasks = SideTasks(logger)
+        self._sockets = LocalSockets(home, rooms, outboxes, sessions, self._tasks)
+        self._gathering = Gathering(broker, mailbox)
         self._started_s = time.time()
         self._surveys: dict[int, tuple[list[SurveyReply], asyncio.Event]] = {}
         self._receipts: dict[int, asyncio.Future[bool]] = {}  # of input that was sent and is not confirmed
@@ -169,6 +177,42 @@ class ClusterBus:
         """
         await self._mailbox.send(WorkerId(self._home.worker), encode(message))
 
+    async def find_group(self, group: Group, *, is_local: bool) -> list[FoundGroup]:
+        """
+        Return the connections of a group, by worker. A worker that does not answer in time is left out, and the log
+        says so.
+
+        Raises:
+            BrokerUnavailable: no worker can be asked.
+        """
+        replies, missing = await self._gathering.ask(
+            lambda number: FindGroup(self._home.worker, number, group), SURVEY_S, only=self._only(is_local)
+        )
+        if missing:
+            log(logger, logging.WARNING, "- connections incomplete", missing=missing, within_s=SURVEY_S)
+        found = [each for each in replies if isinstance(each, FoundGroup)]
+        return sorted(found, key=lambda each: (each.node, each.slot))
+
+    async def call_group(
+        self, group: Group, event: bytes, within_s: float, *, is_local: bool
+    ) -> tuple[list[CalledGroup], list[WorkerId]]:
+        """
+        Send an event to the connections of a group, and return what they acknowledged with, by worker; and the workers
+        that did not answer, of whose connections nothing is known.
+
+        Raises:
+            BrokerUnavailable: some connections may have got it.
+        """
+        replies, missing = await self._gathering.ask(
+            lambda number: CallGroup(self._home.worker, number, group, event, within_s),
+            within_s + RECEIPT_S,
+            only=self._only(is_local),
+        )
+        return [each for each in replies if isinstance(each, CalledGroup)], missing
+
+    def _only(self, is_local: bool) -> WorkerId | None:
+        return WorkerId(self._home.worker) if is_local else None
+
     def session(self, connection_id: str) -> LocalSession | None:
         """Return the session of a connection that this worker serves; None for any other."""
         return self._sessions.by_id(connection_id)
@@ -234,6 +278,8 @@ class ClusterBus:
             return
         if isinstance(message, EmitEvent):
             self._sockets.emit(message)
+        elif isinstance(message, MoveGroup | EndGroup | FindGroup | FoundGroup | CallGroup | CalledGroup):
+            self._receive_of_group(message)
         elif isinstance(message, EmulatedInput):
             received = InputReceived(message.number, self._sessions.receive(message.stream_id, message.data))
             self._tasks.spawn(self._answer(message.asker, received))
@@ -254,6 +300,25 @@ class ClusterBus:
             for worker, each in self._in_transit.note(message, time.monotonic()):
                 self._tasks.spawn(self._forward(worker, each))
             self._do(message)
+
+    def _receive_of_group(
+        self, message: MoveGroup | EndGroup | FindGroup | FoundGroup | CallGroup | CalledGroup
+    ) -> None:
+        """Do what a message asks for to a group of connections, or take an answer."""
+        if isinstance(message, MoveGroup):
+            self._sockets.move(message)
+        elif isinstance(message, EndGroup):
+            self._sockets.end(message)
+        elif isinstance(message, FindGroup):
+            self._tasks.spawn(self._answer(message.asker, self._sockets.find(message)))
+        elif isinstance(message, CallGroup):
+            self._tasks.spawn(self._call(message))
+        else:
+            self._gathering.answered(message)
+
+    async def _call(self, request: CallGroup) -> None:
+        """Call the connections of a group that are here, and answer."""
+        await self._answer(request.asker, await self._sockets.call(request))
 
     def _do(self, message: UserMessage) -> None:
         """Do what a message asks for to the sessions of its user that are here."""
@@ -310,16 +375,7 @@ class ClusterBus:
             clients, users = self._sessions.counts()
             rooms = {str(room): size for room, size in self._rooms.sizes().items() if not is_event_room(room)}
             return msgspec.structs.replace(reply, clients=clients, users=users, rooms=rooms)
-        places = [
-            UserConnection(
-                each.connection.id,
-                each.connection.address,
-                sorted(each.connection.rooms),
-                each.connection.transport,
-                each.protocol_name,
-            )
-            for each in self._sessions.find(request.user)
-        ]
+        places = [place_of(each) for each in self._sessions.find(request.user)]
         return msgspec.structs.replace(reply, places=places)
 
     async def _answer(self, asker: str, answer: Message) -> None:

@@ -98,6 +98,7 @@ class UserConnection(msgspec.Struct, frozen=True, array_like=True):
     rooms: list[str]
     transport: str = ""
     protocol: str = ""
+    user: str = ""
 
 
 class SurveyReply(msgspec.Struct, frozen=True, tag="t", array_like=True):
@@ -115,17 +116,79 @@ class SurveyReply(msgspec.Struct, frozen=True, tag="t", array_like=True):
     release: str = ""  # of the worker; empty from one of 0.1
 
 
-class EmitEvent(msgspec.Struct, frozen=True, tag="m", array_like=True):
+class Group(msgspec.Struct, frozen=True, array_like=True):
     """
-    Send an event (`session/events.py`) to the connections of a namespace that are in any of `rooms`, by the names that
-    the application uses, or have it as their id; to all where there is none. Those in `excluded` are left out.
+    Connections of a namespace: those that are in any of `rooms`, by the names that the application uses, or have it as
+    their id; all where there is none. Those in `excluded` are left out.
     """
 
     namespace: str
-    event: bytes
     rooms: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+
+
+class EmitEvent(msgspec.Struct, frozen=True, tag="m", array_like=True):
+    """Send an event (`session/events.py`) to the connections of a group."""
+
+    group: Group
+    event: bytes
     is_volatile: bool = False
+
+
+class MoveGroup(msgspec.Struct, frozen=True, tag="w", array_like=True):
+    """Put the connections of a group into rooms, and take them out of others."""
+
+    group: Group
+    enters: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
+
+
+class EndGroup(msgspec.Struct, frozen=True, tag="x", array_like=True):
+    """Close the connections of a group."""
+
+    group: Group
+    code: int
+    reason: str
+
+
+class FindGroup(msgspec.Struct, frozen=True, tag="f", array_like=True):
+    """Ask every worker for its connections of a group; the answer goes to `asker`."""
+
+    asker: str
+    number: int
+    group: Group
+
+
+class FoundGroup(msgspec.Struct, frozen=True, tag="g", array_like=True):
+    """The connections of a group that one worker has."""
+
+    number: int
+    worker: str
+    node: str
+    slot: int
+    places: list[UserConnection]
+
+
+class CallGroup(msgspec.Struct, frozen=True, tag="c", array_like=True):
+    """
+    Send an event to the connections of a group, and collect what they acknowledge with for `within_s`. The answer goes
+    to `asker`.
+    """
+
+    asker: str
+    number: int
+    group: Group
+    event: bytes
+    within_s: float
+
+
+class CalledGroup(msgspec.Struct, frozen=True, tag="h", array_like=True):
+    """What the connections of one worker acknowledged with, by id, and which of them did not."""
+
+    number: int
+    worker: str
+    answers: dict[str, bytes]
+    silent: list[str]
 
 
 Message: TypeAlias = (
@@ -139,6 +202,12 @@ Message: TypeAlias = (
     | SurveyRequest
     | SurveyReply
     | EmitEvent
+    | MoveGroup
+    | EndGroup
+    | FindGroup
+    | FoundGroup
+    | CallGroup
+    | CalledGroup
 )
 
 decode: Final[Callable[[bytes], Message]] = msgspec.msgpack.Decoder(Message).decode

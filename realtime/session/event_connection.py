@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from realtime.broker.base import ConnectionId
 from realtime.rooms.event_rooms import MAIN
-from realtime.session.events import encode_event
+from realtime.session.events import encode_event, one_or_several
 from realtime.session.target import Emitter, Target
 from realtime.threads import done, from_any_thread, from_any_thread_at_once
 
@@ -109,8 +109,7 @@ class EventConnection:
             NoAcknowledgements: the client's protocol has none (`conn.protocol`).
             ReservedEvent, AnswerError, ConnectionMoved: as `emit`.
         """
-        values = await self._session.call(encode_event(event, args), timeout_s)
-        return None if not values else values[0] if len(values) == 1 else tuple(values)
+        return one_or_several(await self._session.call(encode_event(event, args), timeout_s))
 
     @from_any_thread
     async def enter(self, room: str) -> None:

@@ -92,6 +92,11 @@ def decode_values(data: bytes) -> list[Any]:
     return _unpack(data[1:]) if data.startswith(WITH_BYTES) else _read(data)
 
 
+def one_or_several(values: Sequence[Any]) -> Any:
+    """Return what an application gets of an acknowledgement: one argument, a tuple of several, None for none."""
+    return None if not values else values[0] if len(values) == 1 else tuple(values)
+
+
 def has_bytes(value: Any, levels: int = DEEPEST) -> bool:
     """
     Say whether bytes stand in a value anywhere. What is nested more deeply than `levels`, such as a value that

@@ -28,14 +28,41 @@ class Sender(Protocol):
         """The connection id."""
 
 
+@dataclass(frozen=True, slots=True)
+class FoundConnection:
+    """One connection, on any worker of any machine, as `Target.connections` finds it."""
+
+    id: str
+    user: str
+    address: str
+    namespace: str
+    rooms: tuple[str, ...]
+    transport: str
+    slot: int
+    worker: str
+    node: str
+
+
 class Emitter(Protocol):
-    """What carries an emit out: the application that a worker runs."""
+    """What does to connections what a target is asked for: the application that a worker runs."""
 
     def event_loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the event loop of the worker; None before it runs the application."""
 
     async def emit_to(self, target: Target, event: str, args: Sequence[Any]) -> None:
         """Send an event to the connections that a target names."""
+
+    async def call_all(self, target: Target, event: str, args: Sequence[Any], timeout_s: float) -> dict[str, Any]:
+        """Send an event to the connections that a target names, and return their acknowledgements by id."""
+
+    async def move_all(self, target: Target, enters: Sequence[str], leaves: Sequence[str]) -> None:
+        """Put the connections that a target names into rooms, and out of others."""
+
+    async def end_all(self, target: Target, code: int, reason: str) -> None:
+        """Close the connections that a target names."""
+
+    async def find_all(self, target: Target) -> list[FoundConnection]:
+        """Return the connections that a target names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +133,65 @@ class Target:
             RuntimeError: no worker runs this application.
         """
         await self.emitter.emit_to(self, event, args)
+
+    @from_any_thread
+    async def call(self, event: str, *args: Any, timeout_s: float) -> dict[str, Any]:
+        """
+        Send an event that each connection is to acknowledge, and return by connection id what each acknowledges with,
+        as `conn.call` does. Without a connection: nothing, at once.
+
+        Args:
+            event: its name.
+            args: as of `emit`.
+            timeout_s: how long to wait for all.
+
+        Raises:
+            AnswersMissing: some connections, or all of some workers, did not acknowledge in time. It has the answers
+                that came, and the ids of those that are missing.
+            ReservedEvent, AnswerError, UnknownNamespace, BrokerUnavailable, RuntimeError: as `emit`.
+        """
+        return await self.emitter.call_all(self, event, args, timeout_s)
+
+    @from_any_thread
+    async def enter(self, *rooms: str) -> None:
+        """
+        Put the connections into rooms, as `conn.enter` does. It returns before that has happened on other workers.
+        Where a room refuses a connection, that goes to the log.
+
+        Raises:
+            UnknownNamespace, BrokerUnavailable, RuntimeError: as `emit`.
+        """
+        await self.emitter.move_all(self, _joined((), rooms), ())
+
+    @from_any_thread
+    async def leave(self, *rooms: str) -> None:
+        """Take the connections out of rooms. It returns, and raises, as `enter`."""
+        await self.emitter.move_all(self, (), _joined((), rooms))
+
+    @from_any_thread
+    async def disconnect(self, code: int = 3503, reason: str = "force disconnect") -> None:
+        """
+        Close the connections, behind what was emitted to them before. It returns before that has happened on other
+        workers.
+
+        Args:
+            code: by the default the clients do not come back; by 3011 they reconnect.
+            reason: as of `conn.disconnect`.
+
+        Raises:
+            UnknownNamespace, BrokerUnavailable, RuntimeError: as `emit`.
+        """
+        await self.emitter.end_all(self, code, reason)
+
+    @from_any_thread
+    async def connections(self) -> list[FoundConnection]:
+        """
+        Return the connections. A worker that does not answer within two seconds is left out, and the log says so.
+
+        Raises:
+            UnknownNamespace, BrokerUnavailable, RuntimeError: as `emit`.
+        """
+        return await self.emitter.find_all(self)
 
 
 def _joined(before: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:

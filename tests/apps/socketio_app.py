@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from realtime import App, Connection
+from realtime.errors import AnswersMissing
 
 app = App()
 app.namespace("/custom")
@@ -62,6 +63,28 @@ async def emit(conn: Connection, to: list[str], without: list[str], how: str, ev
 async def ask(conn: Connection, question: str) -> Any:
     """Ask the client back, and acknowledge with its answer."""
     return await conn.call("question", question, timeout_s=10)
+
+
+@app.event("group")
+async def group(conn: Connection, to: list[str], deed: str, *args: Any) -> Any:
+    """Do something to all connections in some rooms, on all workers."""
+    target = app.to(*to)
+    match deed:
+        case "enter":
+            await target.enter(*args)
+        case "leave":
+            await target.leave(*args)
+        case "disconnect":
+            await target.disconnect()
+        case "find":
+            return [[each.id, each.slot, sorted(each.rooms)] for each in await target.connections()]
+        case "call":
+            timeout_s, *event = args
+            try:
+                return await target.call(*event, timeout_s=timeout_s)
+            except AnswersMissing as error:
+                return ["missing", error.answers, error.silent, error.workers]
+    return None
 
 
 @app.room("chat:{name}", presence=True, history=50)

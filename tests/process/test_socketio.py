@@ -185,6 +185,42 @@ def test_rooms_reach_across_workers(broker: str) -> None:
             assert got == [number for number, way in enumerate(ways) if name in way[3]], name
 
 
+def test_what_is_done_to_connections_reaches_across_workers(server: RunningServer) -> None:
+    with contextlib.ExitStack() as stack:
+        found = everywhere(stack, server.url, "group")
+        (_, a), (_, b), (_, c) = found
+        (places,) = a.ask("group", ["group"], "find")
+        assert places == [[client.ids["/"], slot, ["group"]] for slot, client in found]
+        a.ask("group", ["group"], "enter", "more", "most")
+        while a.ask("group", ["most"], "find")[0] != [[each.ids["/"], slot, ["group", "more", "most"]]
+                                                      for slot, each in found]:  # fmt: skip
+            pass
+        a.ask("group", [b.ids["/"]], "leave", "more")
+        while len(a.ask("group", ["more"], "find")[0]) > 2:
+            pass
+        assert a.ask("group", ["nothing is in it"], "call", 5, "question") == [{}]
+
+        a.say('270["group",["group"],"call",20,"question",{"n":1}]')
+        for client, answer in ((a, '["from a"]'), (b, "[1,2]"), (c, "[]")):
+            question = str(client.next())
+            assert question.endswith('["question",{"n":1}]')
+            client.say(f"3{question.removeprefix('42').partition('[')[0]}{answer}")
+        answers = {a.ids["/"]: "from a", b.ids["/"]: [1, 2], c.ids["/"]: None}
+        assert json.loads(str(a.next()).removeprefix("4370")) == [answers]
+
+        a.say('271["group",["group"],"call",0.2,"question"]')
+        question = str(b.next())
+        b.say(f"3{question.removeprefix('42').partition('[')[0]}[7]")
+        assert str(a.next()).endswith('["question"]')
+        (missing, given, silent, workers) = json.loads(str(a.next()).removeprefix("4371"))[0]
+        assert (missing, given, sorted(silent)) == ("missing", {b.ids["/"]: 7}, sorted((a.ids["/"], c.ids["/"])))
+        assert workers == []
+
+        assert str(c.next()).endswith('["question"]')
+        a.say('2["group",["group"],"disconnect"]')
+        assert [client.next() for client in (a, b, c)] == ["41", "41", "41"]
+
+
 def publish_by_api(server: RunningServer, room: str, data: Any) -> None:
     """Publish as another program does."""
     connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)

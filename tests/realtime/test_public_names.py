@@ -10,9 +10,10 @@ import realtime
 from realtime import CloseCode, codes
 
 MET = """
-    AnswerError App BrokerUnavailable ClientError ClientInfo CloseCode Connection ConnectionMoved DeclarationError
-    Disconnect MemberCounts MembersPage NotKept Page Position Publication RealtimeError Reject RoomError RoomHandle
-    UnknownRoom UserHandle
+    AnswerError AnswersMissing App BrokerUnavailable ClientError ClientInfo CloseCode Connection ConnectionEnded
+    ConnectionMoved DeclarationError Disconnect FoundConnection MemberCounts MembersPage NoAcknowledgements NotKept
+    Page Position Publication RealtimeError Reject ReservedEvent RoomError RoomHandle RoomIsDeclared Target
+    UnknownNamespace UnknownRoom UserHandle
 """
 
 

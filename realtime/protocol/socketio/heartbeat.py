@@ -5,8 +5,8 @@ Runs in the worker, as a part of each connection. It owns the connection's one t
 
 A ping is due `ping_s` after the handshake and after each pong. Only a pong answers it. The deadline is `pong_s` behind
 the time at which the ping was due, exactly: clients and their tests count so. The timer wheel is late by up to a tick.
-So it wakes a tick early, and a timer of the loop takes over for the rest; intervals of few ticks are timers of the loop
-altogether. While the user reads nothing, a pong would not be read either, and the deadline moves.
+So it wakes a tick early, and a timer of the loop takes over for the rest. Where an interval is of few ticks, both are
+timers of the loop. While the user reads nothing, a pong would not be read either, and the deadline moves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from realtime.protocol.socketio.base import PING_TIMEOUT, Cancellable, EngineLim
 from realtime.protocol.socketio.packets import PING
 from realtime.timing.timer_wheel import TICK_S, TimerWheel
 
-SHORT_S: Final = 8 * TICK_S  # of intervals below this, a tick is too much
+SHORT_S: Final = 8 * TICK_S  # where an interval is below this, a tick is too much
 PAUSED_S: Final = 1.0  # until another look at a client that cannot be heard
 
 
@@ -32,16 +32,17 @@ class Heartbeats:
         self.loop: Final = asyncio.get_running_loop()
         self.ping_s: Final = limits.ping_s
         self.pong_s: Final = limits.pong_s
+        self._is_short = min(limits.ping_s, limits.pong_s) < SHORT_S
 
     def ping_at(self, due_s: float, heart: Beating) -> Cancellable:
         """Schedule a ping; it may be a tick late."""
-        if self.ping_s < SHORT_S:
+        if self._is_short:
             return self.loop.call_at(due_s, Beating.beat, heart)
         return self.wheel.at(due_s, Beating.beat, heart)
 
     def expire_at(self, due_s: float, heart: Beating) -> Cancellable:
         """Schedule the end of the time for a pong. It is never late but by what the loop itself is."""
-        if self.pong_s < SHORT_S:
+        if self._is_short:
             return self.loop.call_at(due_s, Beating.beat, heart)
         return self.wheel.at(due_s - 2 * TICK_S, Beating.approach, heart)
 

@@ -194,6 +194,7 @@ class Namespaces:
         if kind is PacketType.EVENT or kind is PacketType.BINARY_EVENT:
             session.take((ClientEvent(packet.name, _values(packet)[1:], packet.id),))
         elif kind is PacketType.DISCONNECT:
+            self._timer.cancel()  # it has joined something in time
             del self._sessions[packet.namespace]  # it may join again at once
             _transport_of(session).abandon(session.connection_id)
             session.take((Leave(),))
@@ -253,6 +254,7 @@ class Namespaces:
             return  # the client has left, or the connection has ended
         transport.abandon(session.connection_id)
         if transport.was_opened:
+            self._timer.cancel()  # as where the client leaves by itself
             self._sessions[transport.namespace] = None
         else:
             del self._sessions[transport.namespace]

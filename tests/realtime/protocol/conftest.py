@@ -31,9 +31,8 @@ STAY = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Have each test that runs an event loop run twice."""
-    is_centrifuge = ".socketio." not in metafunc.module.__name__
-    if is_centrifuge and inspect.iscoroutinefunction(inspect.unwrap(metafunc.function)):
+    """Have each test that runs an event loop run twice, but for those of another wire protocol."""
+    if ".socketio." not in metafunc.module.__name__ and inspect.iscoroutinefunction(inspect.unwrap(metafunc.function)):
         ways = ["stay"] if metafunc.function.__name__ in STAY else ["stay", "move"]
         metafunc.parametrize("sessions", ways, indirect=True)
 

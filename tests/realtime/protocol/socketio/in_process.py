@@ -13,6 +13,7 @@ from typing import Any
 
 from realtime import App
 from realtime.protocol.socketio.namespaces import Namespaces, SocketIOUsers
+from realtime.tasks import BEGIN
 from realtime.transport.base import Handshake
 from realtime.transport.frames import messages_in
 from tests.support.one_worker import OneWorker
@@ -97,7 +98,7 @@ class IOWorker(OneWorker):
     """One worker that clients of both protocols reach."""
 
     def __init__(self, app: App, **options: Any) -> None:
-        super().__init__(app, secret=options.pop("secret", None), **options)
+        super().__init__(app, secret=options.pop("secret", None), begin=BEGIN, **options)
         self.users = SocketIOUsers(self.protocol.services)
 
     def engine(self, **about: Any) -> EngineInProcess:

@@ -127,14 +127,17 @@ async def test_three_spellings_of_connect_and_an_id_in_it() -> None:
 async def test_a_client_that_joins_nothing_in_time_is_closed() -> None:
     app = App()
     async with IOWorker(app, connect_s=10) as worker:
-        idle, joined = worker.engine(), worker.engine()
+        idle, joined, left = worker.engine(), worker.engine(), worker.engine()
         await joined.join()
+        await left.join()
+        left.say("1")
         refused = worker.engine()
         refused.say("0/nothing")
         worker.pass_time(9)
         assert idle.reason is None
         worker.pass_time(2)
         assert (idle.reason, joined.reason, refused.reason) == ("forced close", None, "forced close")
+        assert left.reason is None, "it had joined something"
 
 
 @run_async

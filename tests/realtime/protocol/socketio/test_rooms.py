@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import pytest
 
 from realtime import AnswerError, App, Connection, DeclarationError, Reject
-from realtime.errors import RoomIsDeclared, UnknownChannel
+from realtime.errors import AnswersMissing, RoomIsDeclared, UnknownChannel
 from tests.realtime.protocol.socketio.in_process import EngineInProcess, IOWorker
 from tests.support.aio import run_async
 
@@ -447,3 +448,74 @@ async def test_every_room_of_the_stock_application_is_shared() -> None:
         await app.emit("to all")  # its room is none that a pattern matches
         assert [await engine.next(), await engine.next()] == ['42["message",1]', '42["to all"]']
         assert await asyncio.wait_for(app.room("any").history(), 5)
+
+
+# Many connections at once
+
+
+@run_async
+async def test_many_connections_are_found_moved_called_and_ended() -> None:
+    conns = Conns()
+    app = conns.app
+    async with IOWorker(app) as worker:
+        a, ab, none = await conns.clients(worker, "a", "ab", "")
+        conns.all[1].user = "ann"
+        found = await app.to("a").connections()
+        assert [(each.id, each.user, each.rooms) for each in found] == [
+            (conns.all[0].id, "", ("a",)), (conns.all[1].id, "ann", ("a", "b"))
+        ]  # fmt: skip
+        assert {(each.slot, each.namespace, each.transport) for each in found} == {(3, "/", "websocket")}
+        assert await app.namespace("/admin").connections() == []
+        assert len(await app.local.connections()) == 3
+        assert [each.id for each in await conns.all[0].broadcast.to("a").connections()] == [conns.all[1].id]
+
+        await app.to("a").except_("b").enter("c", "d")
+        await app.to("b").leave("b", "never entered")
+        while (conns.all[0].rooms, conns.all[1].rooms) != ({"a", "c", "d"}, {"a"}):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+        assert await app.to("nothing is in it").call("question", timeout_s=5) == {}
+        calling = asyncio.create_task(app.to("a").call("question", b"\1", timeout_s=5))
+        for engine, answer in ((a, ["30[1]"]), (ab, ['61-0[{"_placeholder":true,"num":0},2]', b"\2"])):
+            assert [await engine.next(), await engine.next()] == [
+                '451-0["question",{"_placeholder":true,"num":0}]', b"\1"
+            ]  # fmt: skip
+            engine.say(*answer)  # type: ignore[misc]
+        assert await calling == {conns.all[0].id: 1, conns.all[1].id: (b"\2", 2)}
+
+        calling = asyncio.create_task(app.to("a").call("question", timeout_s=0.05))
+        assert (await a.next(), await ab.next()) == ('421["question"]', '421["question"]')
+        a.say("31[]")
+        with pytest.raises(AnswersMissing, match=conns.all[1].id) as missing:
+            await calling
+        assert (missing.value.answers, missing.value.silent) == ({conns.all[0].id: None}, [conns.all[1].id])
+        assert missing.value.workers == []
+
+        await app.to("a").emit("last")
+        await app.to("a").disconnect()
+        assert [await a.next(), await a.next(), await ab.next(), await ab.next()] == ['42["last"]', "41"] * 2
+        assert none.rest() == []
+
+
+@run_async
+async def test_a_client_that_goes_is_missing_at_once() -> None:
+    conns = Conns()
+    async with IOWorker(conns.app) as worker:
+        (engine,) = await conns.clients(worker, "a")
+        calling = asyncio.create_task(conns.app.to("a").call("question", timeout_s=30))
+        assert await engine.next() == '420["question"]'
+        engine.close("transport close")
+        with pytest.raises(AnswersMissing):
+            await calling
+
+
+@run_async
+async def test_a_room_that_refuses_a_connection_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    chat = Chat()
+    async with IOWorker(chat.app) as worker:
+        await worker.io()
+        await chat.app.to(chat.conns[0].id).enter("chat:closed")
+        while "x room refused" not in caplog.text:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert chat.conns[0].rooms == set()
