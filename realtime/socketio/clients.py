@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
-from realtime.rooms.event_rooms import MAIN, find_room
+from realtime.application.emitting import CONNECTION_ID
+from realtime.rooms.event_rooms import MAIN
 from realtime.session.connection import Connection
 from realtime.session.registry import LocalSession
 from realtime.socketio.application import ServedApplication
@@ -36,7 +37,7 @@ class Clients:
 
     async def enter_room(self, sid: str, room: str, namespace: str | None = None) -> None:
         """
-        Put a client into a room.
+        Put a client into a room. Where another worker serves it, this returns before it is in it.
 
         Args:
             sid: the client's id.
@@ -44,39 +45,53 @@ class Clients:
             namespace: of the client; "/" unless given.
 
         Raises:
-            KeyError: this worker serves no such client.
+            KeyError: there is no such client.
             ClientError: the declared room refuses it, or it is in too many rooms.
+            BrokerUnavailable: another worker serves it, which cannot be reached.
         """
-        await self._connection(sid, namespace).enter(str(room))
+        here = self._session(sid, namespace or MAIN)
+        if here is not None:
+            await here.connection.enter(str(room))
+            return
+        elsewhere = self.app.namespace(namespace or MAIN).to(str(sid))
+        is_known = CONNECTION_ID.fullmatch(sid) and self.app.has_namespace(namespace or MAIN)
+        if not is_known or not await elsewhere.connections():
+            raise KeyError(f"no worker serves a client {sid!r} in namespace {namespace or MAIN!r}")
+        await elsewhere.enter(str(room))
 
     async def leave_room(self, sid: str, room: str, namespace: str | None = None) -> None:
         """
-        Take a client out of a room. Harmless where it is not in it, or is not here.
+        Take a client out of a room. Harmless where it is not in it, or is gone. Where another worker serves it, this
+        returns before it has left.
 
         Args:
             sid: the client's id.
             room: the room's name.
             namespace: of the client; "/" unless given.
+
+        Raises:
+            BrokerUnavailable: another worker serves it, which cannot be reached.
         """
         here = self._session(sid, namespace or MAIN)
         if here is not None:
             await self._settle()  # what was emitted to the room before is for this client too
             await here.connection.leave(str(room))
+        elif CONNECTION_ID.fullmatch(sid) and self.app.has_namespace(namespace or MAIN):
+            await self.app.namespace(namespace or MAIN).to(sid).leave(str(room))
 
     async def close_room(self, room: str, namespace: str | None = None) -> None:
         """
-        Take all clients of this worker out of a room.
+        Take all clients out of a room, on all workers. They get what was emitted to it before.
 
         Args:
             room: the room's name.
             namespace: of the clients; "/" unless given.
+
+        Raises:
+            BrokerUnavailable: some workers may not have done it.
         """
-        name = namespace or MAIN
-        await self._settle()
-        for member in tuple(self.app.hub.registry.members(find_room(self.app, name, str(room)))):
-            here = self._session(member.connection_id, name)
-            if here is not None:
-                await here.part(str(room))
+        if self.app.has_namespace(namespace or MAIN):
+            await self.app.namespace(namespace or MAIN).to(str(room)).leave(str(room))
 
     def rooms(self, sid: str, namespace: str | None = None) -> list[str]:
         """
@@ -100,11 +115,16 @@ class Clients:
             sid: the client's id.
             namespace: of the client; "/" unless given.
             ignore_queue: without effect.
+
+        Raises:
+            BrokerUnavailable: another worker serves it, which cannot be reached.
         """
         here = self._session(sid, namespace or MAIN)
         if here is not None:
             await self._settle()  # what was emitted before comes before the end
             here.connection.disconnect()
+        elif CONNECTION_ID.fullmatch(sid) and self.app.has_namespace(namespace or MAIN):
+            await self.app.namespace(namespace or MAIN).to(sid).disconnect()
 
     def get_environ(self, sid: str, namespace: str | None = None) -> dict[str, Any]:
         """

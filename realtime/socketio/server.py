@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
 from realtime.application.app import Application
+from realtime.application.emitting import CONNECTION_ID
 from realtime.application.source import calling_place
-from realtime.cluster.messages import EmitEvent
-from realtime.errors import ConnectionEnded
+from realtime.cluster.messages import EmitEvent, Group
+from realtime.errors import AnswersMissing, ConnectionEnded
 from realtime.log_lines import log
 from realtime.rooms.event_rooms import MAIN
 from realtime.session.events import encode_event
@@ -37,7 +38,7 @@ from realtime.socketio.reasons import Reason
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-CALLBACK_S: Final = 86_400.0  # a callback waits for its acknowledgement as long as its client is there, and a day
+LONGEST_S: Final = 3_600.0  # that an acknowledgement is waited for, where the application says nothing
 
 EVERY_NAMESPACE: Final = "/{*}"
 
@@ -195,12 +196,11 @@ class AsyncServer(Clients):
             room: another name of `to`.
             skip_sid: ids of clients that do not get it.
             namespace: of the clients; "/" unless given.
-            callback: called with the arguments of the client's acknowledgement. `to` is the id of one client that this
-                worker serves.
+            callback: called with the arguments of the client's acknowledgement. `to` is the id of one client.
             ignore_queue: without effect.
 
         Raises:
-            Unsupported: a callback, and not one client of this worker.
+            Unsupported: a callback, and not one client.
             ReservedEvent, AnswerError, BrokerUnavailable, RoomIsDeclared, RuntimeError: as `Target.emit` of this
                 package.
         """
@@ -210,16 +210,16 @@ class AsyncServer(Clients):
             return
         here = self._session(targets[0], namespace) if len(targets) == 1 and not skipped else None
         if callback is not None:
-            if here is None:
-                raise Unsupported("emit(callback=…) but to one client of this worker", "use call in the handler of one")
+            if len(targets) != 1 or skipped or not CONNECTION_ID.fullmatch(targets[0]):
+                raise Unsupported("emit(callback=…) but to one client", "use app.to(room).call(…), or an emit to each")
             await self._settle()
-            self.start_background_task(_acknowledged, here, encode_event(event, args), callback)
+            self.start_background_task(self._call_back, targets[0], here, namespace, event, args, callback)
             await asyncio.sleep(0)  # the task has sent the event: the next one comes behind it
         elif here is None:
             through_broker.set(True)
             await self.app.namespace(namespace).to(*targets).except_(*skipped).emit(event, *args)
         elif through_broker.get():
-            await self.app.bus.send_here(EmitEvent(namespace, encode_event(event, args), targets))
+            await self.app.bus.send_here(EmitEvent(Group(namespace, targets), encode_event(event, args)))
         else:
             here.send_event(encode_event(event, args))
 
@@ -263,28 +263,58 @@ class AsyncServer(Clients):
         Args:
             event: its name.
             data: its argument, as of `emit`.
-            to: the client's id. This worker has to serve it, as it does in the client's own handlers.
+            to: the client's id.
             sid: another name of `to`.
             namespace: of the client; "/" unless given.
-            timeout: seconds to wait; None waits as long as the client is there, and at most a day.
+            timeout: seconds to wait; None waits as long as the client is there, and at most an hour.
             ignore_queue: without effect.
 
         Raises:
-            TimeoutError: no acknowledgement came in time; or the client is not here, or goes meanwhile.
+            TimeoutError: no acknowledgement came in time; or there is no such client, or it goes meanwhile.
             ValueError: no client is named.
+            BrokerUnavailable: another worker serves the client, which cannot be reached.
         """
         client = to or sid
         if not client:
             raise ValueError("call needs a client: call(…, to=sid)")
-        here = self._session(client, namespace or MAIN)
-        if here is None:
-            raise TimeoutError(f"client {client} is gone, or another worker serves it: call it in its own handlers")
         await self._settle()  # what was emitted before comes before
-        try:
-            values = await here.call(encode_event(event, arguments(data)), CALLBACK_S if timeout is None else timeout)
-        except (ConnectionEnded, builtins.TimeoutError) as error:
-            raise TimeoutError(str(error)) from None
+        here = self._session(client, namespace or MAIN)
+        within_s = LONGEST_S if timeout is None else timeout
+        values = await self._answer_of(client, here, namespace or MAIN, event, arguments(data), within_s)
         return None if not values else values[0] if len(values) == 1 else tuple(values)
+
+    async def _answer_of(
+        self, client: str, here: LocalSession | None, namespace: str, event: str, args: Sequence[Any], within_s: float
+    ) -> Sequence[Any]:
+        """
+        Send an event to one client, and return the arguments of its acknowledgement.
+
+        Raises:
+            TimeoutError: as `call`.
+        """
+        try:
+            if here is not None:
+                return await here.call(encode_event(event, args), within_s)
+            if CONNECTION_ID.fullmatch(client) and self.app.has_namespace(namespace):
+                answers = await self.app.namespace(namespace).to(client).call(event, *args, timeout_s=within_s)
+                if client in answers:
+                    return arguments(answers[client])
+        except (ConnectionEnded, AnswersMissing, builtins.TimeoutError) as error:
+            raise TimeoutError(str(error)) from None
+        raise TimeoutError(f"there is no client {client!r} in namespace {namespace!r}")
+
+    async def _call_back(
+        self, client: str, here: LocalSession | None, namespace: str, event: str, args: Sequence[Any], call_: Callback
+    ) -> None:
+        """Give a callback what a client acknowledges an event with. It is not called for a client that is gone."""
+        try:
+            values = await self._answer_of(client, here, namespace, event, args, LONGEST_S)
+        except TimeoutError:
+            return
+        try:
+            await call(call_, values)
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            log(logger, logging.ERROR, "callback failed", connection=client, exc_info=True)
 
     # Tasks
 
@@ -319,15 +349,3 @@ def _names(given: Names) -> tuple[str, ...]:
     if given is None:
         return ()
     return tuple(map(str, given)) if isinstance(given, list | tuple | set | frozenset) else (str(given),)
-
-
-async def _acknowledged(session: LocalSession, event: bytes, callback: Callback) -> None:
-    """Send an event, and give the callback the acknowledgement."""
-    try:
-        values = await session.call(event, CALLBACK_S)
-    except (ConnectionEnded, builtins.TimeoutError):
-        return  # the client is gone: its callback is not called, as in python-socketio
-    try:
-        await call(callback, values)
-    except Exception:  # noqa: BLE001 - logged with its traceback
-        log(logger, logging.ERROR, "callback failed", connection=session.connection.id, exc_info=True)

@@ -74,6 +74,23 @@ async def with_callback(sid: str) -> None:
     await sio.emit("ask", "called back", to=sid, callback=answered)
 
 
+@sio.on("ask another")
+async def ask_another(sid: str, other: str) -> Any:
+    await sio.enter_room(other, "invited")
+    return await sio.call("ask", "from afar", to=other, timeout=20)
+
+
+@sio.on("end another")
+async def end_another(sid: str, other: str) -> None:
+    await sio.emit("last", to=other)
+    await sio.disconnect(other)
+
+
+@sio.on("where am I")
+async def where(sid: str) -> list[str]:
+    return sio.rooms(sid)[1:]
+
+
 @sio.event
 async def later(sid: str) -> None:
     async def work(number: int) -> None:

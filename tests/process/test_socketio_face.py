@@ -117,6 +117,24 @@ async def test_rooms_reach_the_clients_of_all_workers(server: RunningServer) -> 
 
 
 @run_async_for(120)
+async def test_a_client_of_another_worker_can_be_called_moved_and_put_out(server: RunningServer) -> None:
+    guests = [Guest() for _ in range(3)]
+    for guest in guests:
+        await guest.come(server, ["websocket"])
+    pids = [(await guest.call("whoami"))["pid"] for guest in guests]
+    asker = guests[0]
+    other = next(guest for guest, pid in zip(guests, pids, strict=True) if pid != pids[0])
+    assert await asker.call("ask another", other.client.get_sid()) == "from afar?"
+    while await other.call("where am I") != ["invited"]:
+        pass
+    await asker.call("end another", other.client.get_sid())
+    assert await other.next() == ("last",)
+    assert await asyncio.wait_for(other.gone.get(), PATIENCE_S) == "server disconnect"
+    for guest in guests:
+        await guest.client.disconnect()
+
+
+@run_async_for(120)
 async def test_namespaces_and_refusals(server: RunningServer) -> None:
     guest, other = Guest(), Guest()
     await guest.come(server, ["websocket"], namespaces=["/", "/admin"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from pathlib import Path
 from typing import Any
@@ -20,39 +21,14 @@ from tests.support.aio import run_async
 APP = Path(__file__).parents[2] / "apps" / "face_app.py"
 
 METHODS = [
-    "call",
-    "close_room",
-    "disconnect",
-    "emit",
-    "enter_room",
-    "event",
-    "get_environ",
-    "get_session",
-    "leave_room",
-    "on",
-    "register_namespace",
-    "rooms",
-    "save_session",
-    "send",
-    "session",
-    "sleep",
-    "start_background_task",
+    "call", "close_room", "disconnect", "emit", "enter_room", "event", "get_environ", "get_session", "leave_room",
+    "on", "register_namespace", "rooms", "save_session", "send", "session", "sleep", "start_background_task",
     "transport",
-]
+]  # fmt: skip
 OF_NAMESPACES = [
-    "call",
-    "close_room",
-    "disconnect",
-    "emit",
-    "enter_room",
-    "get_session",
-    "leave_room",
-    "rooms",
-    "save_session",
-    "send",
-    "session",
-    "trigger_event",
-]
+    "call", "close_room", "disconnect", "emit", "enter_room", "get_session", "leave_room",
+    "rooms", "save_session", "send", "session", "trigger_event",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -207,7 +183,7 @@ async def get(app: Any, path: str, method: str = "GET") -> Answer:
     answer = Answer()
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.disconnect"}
+        return await asyncio.get_running_loop().create_future()  # it stays
 
     await app({"type": "http", "method": method, "path": path, "headers": []}, receive, answer.send)
     return answer

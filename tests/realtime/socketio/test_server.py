@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from typing import Any
 
 import pytest
@@ -104,8 +105,9 @@ async def test_a_callback_gets_the_arguments_of_the_acknowledgement() -> None:
         engine.say('31["a",{"b":1}]', "30[]")
         await until(lambda: len(got) == 2)
         assert sorted(got, key=len) == [(), ("a", {"b": 1})]
+        await sio.emit("q", to=str(uuid.uuid4()), callback=lambda: got.append(("never",)))
         for target in (None, "a room", [sid, "a room"]):
-            with pytest.raises(exceptions.Unsupported, match="call in the handler"):
+            with pytest.raises(exceptions.Unsupported, match="but to one client"):
                 await sio.emit("q", to=target, callback=lambda: None)
 
 
@@ -135,6 +137,8 @@ async def test_call_without_an_answer_is_a_time_out_and_without_a_client_a_mista
             await sio.call("q", to=sid, timeout=0.01)
         with pytest.raises(TimeoutError):  # Python's own
             await sio.call("q", to="unknown", timeout=0.01)
+        with pytest.raises(exceptions.TimeoutError, match="there is no client"):
+            await sio.call("q", to=str(uuid.uuid4()), timeout=0.01)
         with pytest.raises(ValueError, match="to=sid"):
             await sio.call("q")
 
@@ -157,8 +161,11 @@ async def test_rooms_of_a_client() -> None:
         assert sio.rooms(one) == [one, "a"]
         assert sio.rooms("unknown") == []
         assert sio.rooms(one, namespace="/chat") == []
-        with pytest.raises(KeyError):
-            await sio.enter_room("unknown", "a")
+        for unknown in ("unknown", str(uuid.uuid4())):
+            with pytest.raises(KeyError):
+                await sio.enter_room(unknown, "a")
+            await sio.leave_room(unknown, "a")
+            await sio.disconnect(unknown)
         await sio.leave_room("unknown", "a")
         await sio.close_room("a")
         await sio.close_room("no such room")
