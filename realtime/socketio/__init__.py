@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from realtime.socketio import exceptions
+from realtime.socketio import exceptions as exceptions
 from realtime.socketio.asgi_app import ASGIApp
 from realtime.socketio.missing import instead_of_name
 from realtime.socketio.namespace import AsyncNamespace
 from realtime.socketio.server import AsyncServer
 
-__all__ = ["ASGIApp", "AsyncNamespace", "AsyncServer", "exceptions"]
+__all__ = ["ASGIApp", "AsyncNamespace", "AsyncServer"]
 
 
 def __getattr__(name: str) -> NoReturn:

@@ -14,13 +14,11 @@ Runs in the worker, on its event loop. It keeps nothing but its server and its n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, Protocol
 
 from realtime.socketio.calling import LIFE, call, fitted
 from realtime.socketio.reasons import Reason
-
-if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
 
 Names = str | Iterable[str] | None
 Callback = Callable[..., Any]
@@ -120,7 +118,12 @@ class AsyncNamespace:
         callback: Callback | None = None,
         ignore_queue: bool = False,
     ) -> None:
-        """Do as `AsyncServer.emit`, in this namespace. It takes the same arguments."""
+        """
+        Send an event to clients of this namespace.
+
+        Args:
+            event, data, to, room, skip_sid, namespace, callback, ignore_queue: as of `AsyncServer.emit`.
+        """
         await self.server.emit(event, data, to, room, skip_sid, namespace or self.namespace, callback, ignore_queue)
 
     async def send(
@@ -133,7 +136,12 @@ class AsyncNamespace:
         callback: Callback | None = None,
         ignore_queue: bool = False,
     ) -> None:
-        """Emit the event "message", in this namespace. It takes the arguments of `AsyncServer.send`."""
+        """
+        Send the event "message" to clients of this namespace.
+
+        Args:
+            data, to, room, skip_sid, namespace, callback, ignore_queue: as of `AsyncServer.send`.
+        """
         await self.emit("message", data, to, room, skip_sid, namespace, callback, ignore_queue)
 
     async def call(
@@ -146,37 +154,82 @@ class AsyncNamespace:
         timeout: float | None = 60,  # noqa: ASYNC109 - its name in python-socketio
         ignore_queue: bool = False,
     ) -> Any:
-        """Do as `AsyncServer.call`, in this namespace. It takes the same arguments."""
+        """
+        Send an event to one client, and return what it acknowledges with.
+
+        Args:
+            event, data, to, sid, namespace, timeout, ignore_queue: as of `AsyncServer.call`.
+        """
         return await self.server.call(event, data, to, sid, namespace or self.namespace, timeout, ignore_queue)
 
     async def enter_room(self, sid: str, room: str, namespace: str | None = None) -> None:
-        """Put a client into a room of this namespace, as `AsyncServer.enter_room`."""
+        """
+        Put a client into a room of this namespace.
+
+        Args:
+            sid, room, namespace: as of `AsyncServer.enter_room`.
+        """
         await self.server.enter_room(sid, room, namespace or self.namespace)
 
     async def leave_room(self, sid: str, room: str, namespace: str | None = None) -> None:
-        """Take a client out of a room of this namespace, as `AsyncServer.leave_room`."""
+        """
+        Take a client out of a room of this namespace.
+
+        Args:
+            sid, room, namespace: as of `AsyncServer.leave_room`.
+        """
         await self.server.leave_room(sid, room, namespace or self.namespace)
 
     async def close_room(self, room: str, namespace: str | None = None) -> None:
-        """Take all clients out of a room of this namespace, as `AsyncServer.close_room`."""
+        """
+        Take all clients out of a room of this namespace.
+
+        Args:
+            room, namespace: as of `AsyncServer.close_room`.
+        """
         await self.server.close_room(room, namespace or self.namespace)
 
     def rooms(self, sid: str, namespace: str | None = None) -> list[str]:
-        """Return the rooms that a client is in, as `AsyncServer.rooms`."""
+        """
+        Return the rooms that a client is in.
+
+        Args:
+            sid, namespace: as of `AsyncServer.rooms`.
+        """
         return self.server.rooms(sid, namespace or self.namespace)
 
     async def get_session(self, sid: str, namespace: str | None = None) -> dict[str, Any]:
-        """Return a client's session, as `AsyncServer.get_session`."""
+        """
+        Return a client's session.
+
+        Args:
+            sid, namespace: as of `AsyncServer.get_session`.
+        """
         return await self.server.get_session(sid, namespace or self.namespace)
 
     async def save_session(self, sid: str, session: dict[str, Any], namespace: str | None = None) -> None:
-        """Keep a client's session, as `AsyncServer.save_session`."""
+        """
+        Keep a client's session.
+
+        Args:
+            sid, session, namespace: as of `AsyncServer.save_session`.
+        """
         await self.server.save_session(sid, session, namespace or self.namespace)
 
     def session(self, sid: str, namespace: str | None = None) -> AbstractAsyncContextManager[dict[str, Any]]:
-        """Return a client's session for an `async with` block, as `AsyncServer.session`."""
+        """
+        Return a client's session for an `async with` block.
+
+        Args:
+            sid, namespace: as of `AsyncServer.session`.
+        """
         return self.server.session(sid, namespace or self.namespace)
 
     async def disconnect(self, sid: str, namespace: str | None = None, ignore_queue: bool = False) -> None:
-        """Put a client out of this namespace, as `AsyncServer.disconnect`."""
+        """
+        Put a client out of this namespace.
+
+        Args:
+            sid, namespace, ignore_queue: as of `AsyncServer.disconnect`.
+        """
         await self.server.disconnect(sid, namespace or self.namespace, ignore_queue)

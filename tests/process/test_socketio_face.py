@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import socketio
 
+from tests.docs.pages import DOCS, blocks
 from tests.support.aio import run_async_for
 from tests.support.server import ROOT, RunningServer
 
@@ -177,3 +179,19 @@ async def test_a_server_alone_is_served_and_the_operators_settings_count_first()
         assert await guest.call("anything", 1) == ["anything", 1]
         assert guest.client.eio.ping_interval == 7
         await guest.client.disconnect()
+
+
+@run_async_for(120)
+async def test_the_application_of_the_documentation_is_served(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("\n\n".join(blocks(DOCS / "from-socketio.md", "python")))
+    with RunningServer("app.py", workers=1, cwd=tmp_path) as server:
+        ann, bob, mallory = Guest(), Guest(), Guest()
+        await ann.come(server, auth={"name": "ann"})
+        await bob.come(server)
+        with pytest.raises(socketio.exceptions.ConnectionError):
+            await mallory.come(server, auth={"name": "mallory"})
+        assert await ann.call("say", "lobby", "hello") == "delivered"
+        assert await bob.call("say", "lobby", "hi") == "delivered"
+        assert await ann.next() == ("said", "guest", "hi")
+        for guest in (ann, bob, mallory):
+            await guest.client.disconnect()
