@@ -347,6 +347,7 @@ class Application(EventApp):
 
     async def startup(self) -> None:
         """Run what was registered by `on_startup`, in order. Then begin the jobs, and the watch of the event loop."""
+        await self._server_events.start(self.hub.private, self.bus.worker)
         for handler in self._starting:
             await handler()
         self._watch = LoopWatch(self._codes())
@@ -356,6 +357,7 @@ class Application(EventApp):
     async def shutdown(self) -> None:
         """End the jobs, run what was registered by `on_shutdown`, in order, and end the processes of `run_cpu`."""
         await self._jobs.stop()
+        await self._server_events.close()
         for handler in self._stopping:
             await handler()
         if self._processes is not None:

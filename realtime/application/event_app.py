@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from realtime.application import emitting
 from realtime.application.calls import HandlerCalls
 from realtime.application.declaration import written_as
+from realtime.application.server_events import ServerEvents
 from realtime.application.source import calling_place, place_of
 from realtime.cluster.bus import ClusterBus
 from realtime.errors import DeclarationError
@@ -32,6 +33,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class EventApp(HandlerCalls):
     """The events of an application. Every method that is for users may be called in any thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._server_events = ServerEvents()
 
     def event_loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the event loop of the worker that runs this application; None before that."""
@@ -94,7 +99,44 @@ class EventApp(HandlerCalls):
             self.namespaces.declare(name, calling_place())
         return Target(self, name)
 
+    @written_as('write @app.server_event("reload"), with a name in parentheses')
+    def server_event(self, name: str) -> Callable[[F], F]:
+        """
+        Handle an event that another worker sends by `server_side_emit`. Called with the arguments alone.
+
+        Args:
+            name: of the event.
+
+        Raises:
+            DeclarationError: the event has a handler already, the handler takes what it is not given, or the decorator
+                is written without the name.
+        """
+        if not isinstance(name, str):
+            called = getattr(name, "__name__", repr(name))
+            problem = f'`{called}`: write @app.server_event("reload"), with a name in parentheses'
+            raise DeclarationError(place_of(name) or calling_place(), problem)
+
+        def register(function: F) -> F:
+            self._server_events.handle(name, function)
+            return function
+
+        return register
+
     # What a user calls
+
+    @from_any_thread
+    async def server_side_emit(self, event: str, *args: Any) -> None:
+        """
+        Send an event to all other workers of all machines, and to no client.
+
+        Args:
+            event: its name, as `@app.server_event` has it.
+            args: anything that JSON can say, and bytes anywhere in it.
+
+        Raises:
+            ReservedEvent, AnswerError, BrokerUnavailable, RuntimeError: as `Target.emit`.
+        """
+        await self._server_events.emit(self.hub.broker, event, args)
 
     def to(self, *rooms: str) -> Target:
         """

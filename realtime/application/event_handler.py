@@ -42,15 +42,18 @@ class EventHandler:
     """
 
     __slots__ = (
-        "_checks", "_is_coroutine", "_named", "_needed", "_order", "_places", "_rest", "annotations", "function",
-        "name", "where",
+        "_checks", "_is_coroutine", "_named", "_needed", "_order", "_places", "_rest", "_takes_conn", "annotations",
+        "function", "name", "where",
     )  # fmt: skip
 
-    def __init__(self, function: Callable[..., Any], variables: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, function: Callable[..., Any], variables: frozenset[str] = frozenset(), *, takes_conn: bool = True
+    ) -> None:
         """
         Args:
             function: what the user wrote; bound, if it is a method.
             variables: the names of what it is offered by name.
+            takes_conn: its first parameter is the connection, else an argument: for events between workers.
 
         Raises:
             DeclarationError: it needs a parameter that it is not offered, or one that no value of JSON becomes.
@@ -70,14 +73,16 @@ class EventHandler:
                 problem = f"has an unsupported parameter `{each.name}` that is given by name; allowed: {known}"
                 raise DeclarationError(self.where, f"handler `{self.name}()` {problem}")
         places = [each for each in parameters if each.kind in BY_POSITION]
-        arguments = [each for each in places[1:] if each.name not in self._named]  # the first is the connection
-        self._order = [each.name if each.name in self._named else None for each in places[1:]]
+        self._takes_conn = takes_conn
+        behind = places[1:] if takes_conn else places
+        arguments = [each for each in behind if each.name not in self._named]
+        self._order = [each.name if each.name in self._named else None for each in behind]
         rest = next((each for each in parameters if each.kind is Parameter.VAR_POSITIONAL), None)
         self._places = [each.name for each in arguments]
         self._needed = sum(each.default is each.empty for each in arguments)
         self._checks = [self._check_of(each.name) for each in arguments]
         self._rest = None if rest is None else (self._check_of(rest.name),)
-        if not places and rest is None:
+        if takes_conn and not places and rest is None:
             raise DeclarationError(self.where, f"handler `{self.name}()` takes no connection: write it as f(conn, …)")
         written = {each.name for each in parameters}
         self.annotations = {
@@ -122,10 +127,12 @@ class EventHandler:
             begin = len(self._checks)
             rest = args[begin:]
             given += rest if check is None else [self._checked(check, each, begin + at) for at, each in enumerate(rest)]
+        if self._takes_conn:
+            given.insert(0, conn)
         if self._is_coroutine:
-            coroutine: Awaitable[Any] = self.function(conn, *given, **named)
+            coroutine: Awaitable[Any] = self.function(*given, **named)
             return coroutine
-        return run_in_thread(lambda: self.function(conn, *given, **named))
+        return run_in_thread(lambda: self.function(*given, **named))
 
     def _with_variables(self, given: Sequence[Any], variables: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """

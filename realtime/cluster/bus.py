@@ -213,6 +213,11 @@ class ClusterBus:
     def _only(self, is_local: bool) -> WorkerId | None:
         return WorkerId(self._home.worker) if is_local else None
 
+    @property
+    def worker(self) -> str:
+        """The id of this worker."""
+        return self._home.worker
+
     def session(self, connection_id: str) -> LocalSession | None:
         """Return the session of a connection that this worker serves; None for any other."""
         return self._sessions.by_id(connection_id)

@@ -87,6 +87,27 @@ async def group(conn: Connection, to: list[str], deed: str, *args: Any) -> Any:
     return None
 
 
+told: list[list[Any]] = []
+
+
+@app.server_event("tell")
+async def tell(number: int, *rest: Any) -> None:
+    """Note what another worker tells."""
+    told.append([number, *rest])
+
+
+@app.event("tell others")
+async def tell_others(conn: Connection, *args: Any) -> None:
+    """Tell all other workers."""
+    await app.server_side_emit("tell", *args)
+
+
+@app.event("told")
+async def what_was_told(conn: Connection) -> list[Any]:
+    """Say what this worker was told."""
+    return told
+
+
 @app.room("chat:{name}", presence=True, history=50)
 class Chat:
     """A chat for both protocols."""

@@ -11,11 +11,14 @@ import contextlib
 import http.client
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support.aio import run_async_for
+from tests.support.official_suites import SOCKET, passes, suite
 from tests.support.processes import free_port
 from tests.support.redis_server import RedisServer
 from tests.support.require import require
@@ -23,6 +26,7 @@ from tests.support.server import RunningServer
 from tests.support.socketio_client import CentrifugeClient, PollingClient, SocketIOClient
 
 APP = "tests/apps/socketio_app.py"
+SUITE_CASES = 32
 KEY = "a key of sixteen bytes"
 
 
@@ -134,6 +138,16 @@ def test_a_client_that_polls_is_served_alike() -> None:
         assert client.next() == '437["fine"]'
 
 
+@pytest.mark.slow
+@pytest.mark.node
+@run_async_for(600)
+async def test_every_case_of_the_official_suite_passes(tmp_path: Path) -> None:
+    directory = suite(SOCKET, tmp_path)
+    limits = ("--socketio-ping", "0.3", "--socketio-ping-timeout", "0.2", "--message-bytes", "1000000")
+    with running(*limits, workers=1) as server:
+        await passes(directory, urlsplit(server.url).netloc, cases=SUITE_CASES, repeats=2)
+
+
 # Several workers
 
 
@@ -219,6 +233,19 @@ def test_what_is_done_to_connections_reaches_across_workers(server: RunningServe
         assert str(c.next()).endswith('["question"]')
         a.say('2["group",["group"],"disconnect"]')
         assert [client.next() for client in (a, b, c)] == ["41", "41", "41"]
+
+
+def test_workers_tell_one_another_and_not_themselves(server: RunningServer) -> None:
+    with contextlib.ExitStack() as stack:
+        (_, a), (_, b), (_, c) = everywhere(stack, server.url, "tell")
+        a.ask("tell others", 1, {"two": 2})
+        a.ask("tell others", "is no number")
+        a.ask("tell others", 3)
+        for client in (b, c):
+            while (told := client.ask("told")) != [[[1, {"two": 2}], [3]]]:
+                assert len(told[0]) < 2
+        assert a.ask("told") == [[]]
+        server.log.wait_for("server event failed")
 
 
 def publish_by_api(server: RunningServer, room: str, data: Any) -> None:
