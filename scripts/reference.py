@@ -218,7 +218,7 @@ def api_page() -> str:
     from realtime.api.methods import Methods
     from realtime.api.openapi import describe
 
-    description = describe(Methods(cast(Any, None), cast(Any, None)), "/api")
+    description = describe(Methods(cast(Any, None), cast(Any, None), cast(Any, None)), "/api")
     schemas = description["components"]["schemas"]
     lines = [
         "# HTTP API\n",

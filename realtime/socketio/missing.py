@@ -32,7 +32,7 @@ NAMES: Final[Mapping[str, str]] = {
             "Manager", "AsyncManager", "PubSubManager", "RedisManager", "AsyncRedisManager", "KombuManager",
             "KafkaManager", "ZmqManager", "AsyncAioPikaManager",
         ),
-        f"{_MANAGER}; other programs emit by the HTTP API",
+        f"{_MANAGER}; other programs emit by /api/emit or `realtime emit`",
     ),
 }  # fmt: skip
 

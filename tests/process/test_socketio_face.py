@@ -6,6 +6,9 @@ upgrade, has what its own server gives; and rooms reach the clients of three wor
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,6 +172,47 @@ def test_settings_of_the_program_count_and_a_web_page_of_any_origin_may_poll(ser
         assert response.headers["Access-Control-Allow-Origin"]
         text = response.read().decode()
     assert '"pingInterval":5000,"pingTimeout":20000,"maxPayload":1000000' in text
+
+
+@run_async_for(120)
+async def test_other_programs_emit_by_the_api_and_from_a_shell() -> None:
+    key = "a key of more than sixteen bytes"
+    with RunningServer(APP, workers=2, env={"REALTIME_API_KEY": key}) as server:
+        guests = [Guest() for _ in range(3)]
+        for guest in guests:
+            await guest.come(server, ["websocket"])
+        for guest in guests[:2]:
+            await guest.call("begin chat", "lobby")
+
+        def emit(**request: Any) -> Any:
+            asked = urllib.request.Request(f"{server.url}/api/emit", json.dumps(request).encode(), {"X-API-Key": key})
+            with urllib.request.urlopen(asked, timeout=PATIENCE_S) as response:
+                return json.load(response)
+
+        skipped = guests[1].client.get_sid()
+        command = [sys.executable, "-m", "realtime", "emit", "lobby", "shell", '{"a": 1}', "text", "--except", skipped]
+        environment = server.env | {"REALTIME_URL": server.url}
+        said = await asyncio.to_thread(
+            subprocess.run, command, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert (said.returncode, said.stdout) == (0, "emitted\n"), said.stderr
+        assert await asyncio.to_thread(emit, event="room", args=[1, "b"], rooms=["lobby"]) == {"result": {}}
+        assert await asyncio.to_thread(emit, event="all") == {"result": {}}
+        assert [await guests[0].next() for _ in range(3)] == [("shell", {"a": 1}, "text"), ("room", 1, "b"), ("all",)]
+        assert [await guests[1].next() for _ in range(2)] == [("room", 1, "b"), ("all",)]
+        assert await guests[2].next() == ("all",)
+        wrong = (
+            ({"event": "connect"}, "is Socket.IO's own"),
+            ({"event": "e", "namespace": "/nope"}, "is not declared"),
+            ({"event": "e", "rooms": [""]}, "a room is a text"),
+            ({"event": 5}, "Expected `str`"),
+        )
+        for request, problem in wrong:
+            error = (await asyncio.to_thread(emit, **request))["error"]
+            assert error["code"] == 107
+            assert problem in error["message"]
+        for guest in guests:
+            await guest.client.disconnect()
 
 
 @run_async_for(120)
