@@ -13,7 +13,8 @@ bus carry the event, and no packet is known here.
 What is asked of all connections of a target (acknowledgements, rooms, the end) is always a message to all workers.
 
 Events of one sender arrive in the order in which they were emitted, whichever way they took, where the broker is one
-server. A worker writes what waits in its rooms before it delivers a message.
+server. A worker writes what waits in its rooms before it delivers a message. What goes to one connection directly
+(`conn.emit`, acknowledgements) does not pass the broker, and may overtake what was emitted to a room before.
 """
 
 from __future__ import annotations

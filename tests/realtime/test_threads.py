@@ -23,7 +23,7 @@ import pytest
 from realtime import App, Connection
 from realtime.application.room_handle import RoomHandle
 from realtime.application.users import UserHandle
-from realtime.errors import ClientError, DeclarationError, Disconnect
+from realtime.errors import ClientError, DeclarationError, Disconnect, NoAcknowledgements
 from realtime.session.state import Identity
 from realtime.testing import TestClient, TestServer
 from realtime.threads import from_any_thread, from_any_thread_at_once
@@ -35,6 +35,7 @@ ROOM = "chat:a"
 WORKER = """
     accepts bind bus check connect disconnect empty has_end_hook hub leave lost message migrate publish room_options
     room_patterns rpc_call sees_moves shutdown startup subscribe
+    call_all emit_to end_all find_all has_namespace move_all take_event
 """
 FOR_THE_WORKER = {f"App.{name}" for name in WORKER.split()} | {"RoomHandle.check", "App.__call__"}
 
@@ -190,6 +191,25 @@ async def has_declared_by_class(scene: Scene) -> None:
     await scene.ann.subscribe("decorated")
 
 
+def refused_call(scene: Scene) -> Any:
+    """Call a client that acknowledges nothing."""
+
+    async def awaited(calling: Awaitable[Any]) -> str:
+        with pytest.raises(NoAcknowledgements):
+            await calling
+        return "refused"
+
+    try:
+        calling: Any = scene.conn.call("question")
+    except NoAcknowledgements:
+        return "refused"
+    return awaited(calling)
+
+
+async def has_event(scene: Scene) -> None:
+    assert await scene.ann.next("message") == {"data": {"event": "hello", "args": [1]}}
+
+
 has_loop = returns(lambda scene: asyncio.get_running_loop())
 DECLARED = Case(declare_all, has_declared)
 
@@ -198,6 +218,12 @@ CASES = {
     "Connection.disconnect": Case(lambda scene: scene.conn.disconnect(4321, "enough"), is_gone),
     "Connection.subscribe": Case(lambda scene: scene.conn.subscribe("chat:b"), is_in_another_room),
     "Connection.unsubscribe": Case(lambda scene: scene.conn.unsubscribe(ROOM), is_in_no_room),
+    "Connection.emit": Case(lambda scene: scene.conn.emit("hello", 1), has_event),
+    "Connection.call": Case(refused_call, returns(lambda scene: "refused")),
+    "Connection.enter": Case(lambda scene: scene.conn.enter("chat:b"), is_in_another_room),
+    "Connection.leave": Case(lambda scene: scene.conn.leave(ROOM), is_in_no_room),
+    "Connection.to": Case(lambda scene: scene.conn.to("a", "b").rooms, returns(lambda scene: ("a", "b"))),
+    "Connection.broadcast": Case(lambda scene: scene.conn.broadcast.sender, returns(lambda scene: scene.conn)),
     "Connection.rooms": Case(lambda scene: scene.conn.rooms, returns(lambda scene: {ROOM})),
     "Connection.roles": Case(lambda scene: scene.conn.roles, returns(lambda scene: {"staff"})),
     "Connection.describe": Case(lambda s: s.conn.describe(), returns(lambda scene: scene.conn.describe())),
@@ -230,6 +256,15 @@ CASES = {
     "App.on_message": Case(lambda scene: scene.app.on_message(nothing), registers("on_message")),
     "App.on_startup": Case(lambda scene: scene.app.on_startup(lambda: None), returns(lambda scene: scene.result)),
     "App.on_shutdown": Case(lambda scene: scene.app.on_shutdown(lambda: None), returns(lambda scene: scene.result)),
+    "App.event": Case(lambda scene: scene.app.event("late")(nothing), returns(lambda scene: nothing)),
+    "App.server_event": Case(lambda scene: scene.app.server_event("late")(nothing), returns(lambda scene: nothing)),
+    "App.namespace": Case(lambda scene: scene.app.namespace("/x").namespace, returns(lambda scene: "/x")),
+    "App.to": Case(lambda scene: scene.app.to("a").emit("hello"), returns(lambda scene: None)),
+    "App.except_": Case(lambda scene: scene.app.except_("a").emit("hello"), returns(lambda scene: None)),
+    "App.local": Case(lambda scene: scene.app.local.connections(), returns(lambda scene: [])),
+    "App.volatile": Case(lambda scene: scene.app.volatile.emit("hello"), returns(lambda scene: None)),
+    "App.emit": Case(lambda scene: scene.app.emit("hello"), returns(lambda scene: None)),
+    "App.server_side_emit": Case(lambda scene: scene.app.server_side_emit("hello"), returns(lambda scene: None)),
     "App.every": Case(declare_job, returns(lambda scene: "too late")),
     "App.room": DECLARED,
     "App.rpc": DECLARED,

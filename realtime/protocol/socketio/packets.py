@@ -29,6 +29,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from realtime.protocol.socketio.placeholders import BadPlaceholder, check_placeholders
+from realtime.rooms.options import RESERVED_EVENTS
 from realtime.surrogates import repair
 from realtime.transport.frames import BINARY, TEXT, TEXT_WHOLE
 
@@ -36,10 +37,6 @@ SEPARATOR: Final = "\x1e"  # between the packets of a polling body
 ATTACHMENTS_MAX: Final = 10  # of a packet; both stock servers and both stock clients refuse more
 ATTACHED_BYTES_MAX: Final = 1_000_000  # of a packet's attachments together; what stock servers take in one message
 ID_DIGITS_MAX: Final = 16  # JavaScript counts exactly up to 2**53, which has 16 digits
-
-RESERVED: Final = frozenset(
-    ("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener")
-)
 
 
 class BadPacket(Exception):
@@ -259,7 +256,7 @@ def _read_array(packet: Packet, text: str) -> None:
         if packet.type in _EVENTS:
             name = _decode_name(arguments.pop(0))
             if isinstance(name, str):
-                if name in RESERVED:
+                if name in RESERVED_EVENTS:
                     raise BadPacket(f"an event with the reserved name {name!r}")
                 packet.name = name
     except (msgspec.MsgspecError, IndexError, UnicodeError, RecursionError) as error:

@@ -326,6 +326,25 @@ async def test_a_client_whose_handlers_are_slow_is_not_read_from() -> None:
 
 
 @run_async
+async def test_one_slow_handler_holds_up_no_other_event() -> None:
+    app = App()
+    go_on = [asyncio.Event() for _ in range(100)]
+
+    @app.event("work")
+    async def work(conn: Connection, number: int) -> int:
+        await go_on[number].wait()
+        return number
+
+    async with IOWorker(app) as worker:
+        engine, _ = await worker.io()
+        for number in range(100):
+            engine.say(f'2{number}["work",{number}]')
+        for each in go_on[1:]:  # the first one never ends
+            each.set()
+        assert {await engine.next() for _ in range(99)} == {f"43{number}[{number}]" for number in range(1, 100)}
+
+
+@run_async
 async def test_names_of_socketio_itself_are_not_emitted() -> None:
     app = App()
     conns: list[Connection] = []
@@ -397,3 +416,37 @@ async def test_a_message_of_the_server_is_the_event_message() -> None:
     async with IOWorker(app) as worker:
         engine, _ = await worker.io()
         assert await engine.next() == '42["message",{"hello":1}]'
+
+
+@run_async
+async def test_events_that_come_too_often_are_refused_and_then_end_the_connection() -> None:
+    async with IOWorker(suite_app(), commands_per_second=1, rooms_per_connection=2) as worker:
+        engine, _ = await worker.io()
+        await engine.next()
+        for number in range(3):
+            engine.say(f'2{number}["message-with-ack"]')
+            assert await engine.next() == f"43{number}[]"
+        engine.say('27["message-with-ack"]')
+        too_soon = '437[{"error":{"message":"too many requests","code":111,"temporary":true}}]'
+        assert await engine.next() == too_soon
+        engine.say('2["message"]')  # its loss would not be seen
+        assert await engine.next() == ""
+        assert worker.registry.overruns["commands"] >= 2
+
+
+@run_async
+async def test_a_client_is_in_no_more_rooms_than_it_may_be() -> None:
+    app = App()
+
+    @app.event("enter")
+    async def enter(conn: Connection, *rooms: str) -> int:
+        for room in rooms:
+            await conn.enter(room)
+        return len(conn.rooms)
+
+    async with IOWorker(app, rooms_per_connection=3) as worker:
+        engine, _ = await worker.io()
+        engine.say('20["enter","a","b","a"]', '21["enter","c"]')
+        # One of the three is the room of all connections of its namespace.
+        limit = '431[{"error":{"message":"limit exceeded","code":106}}]'
+        assert [await engine.next(), await engine.next()] == ["430[2]", limit]

@@ -21,7 +21,6 @@ from realtime.protocol.socketio.packets import (
     NOOP,
     PING,
     PROBE_ANSWER,
-    RESERVED,
     Assembler,
     BadPacket,
     EngineType,
@@ -35,6 +34,7 @@ from realtime.protocol.socketio.packets import (
     payload,
 )
 from realtime.protocol.socketio.placeholders import BadPlaceholder, with_attachments, without_attachments
+from realtime.rooms.options import RESERVED_EVENTS
 from realtime.transport.frames import BINARY, TEXT
 
 HEADER = '51-["m",{"_placeholder":true,"num":0}]'
@@ -250,7 +250,7 @@ def test_a_packet_is_read(text: str, packet: tuple[Any, ...]) -> None:
         "2" + "[" * 100_000,
         '2["m",' + "[" * 5_000 + "]" * 5_000 + "]",
         "0" + '{"a":' * 5_000 + "1" + "}" * 5_000,
-        *(f'2["{name}",1]' for name in sorted(RESERVED)),
+        *(f'2["{name}",1]' for name in sorted(RESERVED_EVENTS)),
         '2["\\u0063onnect"]',
     ],
     ids=lambda text: text[:20],
