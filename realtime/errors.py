@@ -320,6 +320,9 @@ class Reject(ClientError):
     well: anything that JSON can say.
     """
 
+    is_bare = False
+    """Whether a client of Socket.IO that is refused gets no data where there are none, in place of the code."""
+
     def __init__(
         self, message: str = "permission denied", code: int = 103, *, temporary: bool = False, data: Any = None
     ) -> None:

@@ -162,6 +162,7 @@ class Parts:
         api = Api(
             self.hub,
             self.bus,
+            self._app,
             keys=settings.api_keys,
             encoder=CentrifugeEncoder(uni, EVENTS),
             wrong=self.wrong,

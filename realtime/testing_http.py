@@ -73,7 +73,7 @@ class TestHttp:
 
     async def __aenter__(self) -> TestHttp:
         api = Api(
-            self._app.hub, self._app.bus, keys=(), encoder=CentrifugeEncoder(uni, EVENTS)
+            self._app.hub, self._app.bus, self._app, keys=(), encoder=CentrifugeEncoder(uni, EVENTS)
         )  # without keys it answers nothing
         self._router = Router(
             self._app,

@@ -104,7 +104,7 @@ class Process:
             health=self,
             node_state=worker.node_state,
             hosts=self._hosts,
-            serves_socketio=settings.socketio == "on" and not app.is_bare,
+            serves_socketio=settings.socketio == "on" and (app.is_socketio or not app.is_bare),
             new_sid=worker.routes.new_query_id,
         )
         connections = AdoptedConnections(worker, worker.routes.keys)
@@ -262,6 +262,7 @@ async def main() -> None:
         logs.tag_output()
     try:
         app = load_target(settings.target, Path(settings.directory), factory=settings.factory)
+        settings = settings.with_defaults(app.setting_defaults)
         process = Process(worker, settings, app)
         await process.start()
     except RealtimeError as error:

@@ -34,6 +34,9 @@ INTERNAL: Final = {
         "subscribe", "publish", "accepts", "empty", "lost", "leave", "rpc_call", "message",
     ),
     "Connection": ("describe", "snapshot", "restore", "event_loop"),
+    "AsyncServer": ("as_application",),
+    "ASGIApp": ("as_application",),
+    "AsyncNamespace": ("takes",),
     "RoomHandle": ("event_loop",),
     "UserHandle": ("event_loop",),
     "AffinitySettings": ("to_builtins", "from_builtins"),
@@ -41,6 +44,9 @@ INTERNAL: Final = {
     "Mark": ("begin", "end", "rename"),
 }  # fmt: skip
 """Public methods, by class, that the server calls and an application does not: the reference leaves them out."""
+
+WITH_INHERITED: Final = ("AsyncServer",)
+"""Classes that are written in two halves, of which an application sees one."""
 
 HEADS: Final = {
     "realtime": (
@@ -53,6 +59,17 @@ HEADS: Final = {
         "testing.md",
         "Python: realtime.testing",
         "An application inside a test. The [guide](../guide/testing.md) shows how to use it.",
+    ),
+    "realtime.socketio": (
+        "socketio.md",
+        "Python: realtime.socketio",
+        "`AsyncServer` and what belongs to it, as python-socketio has it. What differs is in\n"
+        "[From Socket.IO](../from-socketio.md#an-application-of-python-socketio).",
+    ),
+    "realtime.socketio.exceptions": (
+        "socketio-exceptions.md",
+        "Python: realtime.socketio.exceptions",
+        "The errors of [realtime.socketio](socketio.md), by the names that python-socketio has for them.",
     ),
     "sticky": (
         "sticky.md",
@@ -93,6 +110,8 @@ def python_page(package: str) -> str:
         rows.append(f"| [`{name}`](#{package}.{name}) | {first_sentence(value.__doc__).replace('|', chr(92) + '|')} |")
         hidden = "|".join(INTERNAL.get(name, ()))
         options = f'\n    options:\n      filters: ["!^_", "!^({hidden})$"]' if hidden else ""
+        if name in WITH_INHERITED:
+            options += "\n      inherited_members: true"
         blocks.append(f"::: {package}.{name}{options}\n")
     table = "\n".join(["| Name | What it is |", "| --- | --- |", *rows])
     returned = returned_types(package)
@@ -199,7 +218,7 @@ def api_page() -> str:
     from realtime.api.methods import Methods
     from realtime.api.openapi import describe
 
-    description = describe(Methods(cast(Any, None), cast(Any, None)), "/api")
+    description = describe(Methods(cast(Any, None), cast(Any, None), cast(Any, None)), "/api")
     schemas = description["components"]["schemas"]
     lines = [
         "# HTTP API\n",

@@ -21,7 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(line.split())
     for line in (
         "realtime.__main__",
-        "realtime.cli realtime.testing realtime.testing_http realtime.asgi",
+        "realtime.cli realtime.testing realtime.testing_http realtime.asgi realtime.socketio",
         "realtime.loadtest",
         "realtime.worker",
         "realtime.parts",

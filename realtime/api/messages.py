@@ -72,6 +72,23 @@ class PublishRequest(Payload, kw_only=True):
     channel: str
 
 
+class EmitRequest(Request, kw_only=True):
+    """
+    Sends an event to clients of Socket.IO: to those of `namespace` that are in any of `rooms` and in none of `except`,
+    or have such an id; to all of the namespace where no room is given. `args` are its arguments.
+
+    Into a declared room, which is given alone, it is a publication. `volatile`: a client that cannot take it at once
+    does not get it. No handler of the application is called.
+    """
+
+    event: str
+    args: list[Any] = []
+    rooms: list[str] = []
+    excluded: list[str] = msgspec.field(default_factory=list, name="except")
+    namespace: str = "/"
+    volatile: bool = False
+
+
 class BroadcastRequest(Payload, kw_only=True):
     """Publishes the same into several rooms. Each has a reply of its own: some may succeed where others fail."""
 

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Raw
 
 from realtime import codes
+from realtime.api.emitting import emit
 from realtime.api.glob import BadGlob, compile_glob
 from realtime.api.messages import (
     BroadcastRequest,
@@ -29,6 +30,7 @@ from realtime.api.messages import (
     ConnectionsResult,
     DisconnectCode,
     DisconnectRequest,
+    EmitRequest,
     Empty,
     HistoryRequest,
     InfoRequest,
@@ -60,6 +62,7 @@ from realtime.json_text import is_text, one_line
 from realtime.protocol.shapes import JSON, HistoryResult, PresenceStatsResult, info_of, presence_entries, pub_of
 from realtime.rooms.hub import Hub
 from realtime.rooms.options import RoomOptions
+from realtime.session.target import Emitter
 
 PAGE_MAX: Final = 10_000
 """Publications or members in one result: some megabytes, which a program can still read in one piece."""
@@ -74,17 +77,18 @@ logger = logging.getLogger("realtime.api")
 class Methods:
     """The methods, by name."""
 
-    def __init__(self, hub: Hub, bus: ClusterBus) -> None:
+    def __init__(self, hub: Hub, bus: ClusterBus, emitter: Emitter) -> None:
         """
         Args:
             hub: this worker's rooms.
             bus: reaches the sessions of all workers.
+            emitter: sends events: the application.
         """
-        self._hub = hub
-        self._bus = bus
+        self._hub, self._bus, self._emitter = hub, bus, emitter
         self.by_name: dict[str, tuple[type, Callable[[Any], Awaitable[Any]], type]] = {
             "publish": (PublishRequest, self._publish, PublishResult),
             "broadcast": (BroadcastRequest, self._broadcast, BroadcastResult),
+            "emit": (EmitRequest, self._emit, Empty),
             "subscribe": (SubscribeRequest, self._subscribe, Empty),
             "unsubscribe": (UserInRoom, self._unsubscribe, Empty),
             "disconnect": (DisconnectRequest, self._disconnect, Empty),
@@ -156,6 +160,11 @@ class Methods:
             )
         )
         return PublishResult(published.position.offset, published.position.epoch)
+
+    async def _emit(self, request: EmitRequest) -> Empty:
+        """Send an event to clients of Socket.IO."""
+        await emit(self._emitter, request)
+        return Empty()
 
     async def _broadcast(self, request: BroadcastRequest) -> BroadcastResult:
         """Publish into each room at the same time. A room that fails has an error in its place, and spoils no other."""

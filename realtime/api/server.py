@@ -28,6 +28,7 @@ from realtime.auth.credentials import API_KEY, WrongCredentials
 from realtime.cluster.bus import ClusterBus
 from realtime.rooms.fanout import Encoder
 from realtime.rooms.hub import Hub
+from realtime.session.target import Emitter
 from realtime.settings import Settings
 from realtime.surrogates import repair
 from realtime.transport.asgi import Receive, Scope, Send
@@ -54,6 +55,7 @@ class Api:
         self,
         hub: Hub,
         bus: ClusterBus,
+        emitter: Emitter,
         *,
         keys: Sequence[str],
         encoder: Encoder,
@@ -65,6 +67,7 @@ class Api:
         Args:
             hub: this worker's rooms.
             bus: reaches the sessions of all workers.
+            emitter: sends events: the application.
             keys: each opens everything; without one there is no API.
             encoder: how a program that follows a room gets its publications.
             wrong: counts and slows keys that are wrong; none waits unless given.
@@ -77,7 +80,7 @@ class Api:
         self.body_max = max(BODY_MAX, ENCODED * message_bytes)
         self._hub = hub
         self._encoder = encoder
-        self._methods = Methods(hub, bus)
+        self._methods = Methods(hub, bus, emitter)
 
     def has(self, path: str) -> bool:
         """Say whether there is an API, and a path is that of one of its methods. Below `path` all others get 404."""

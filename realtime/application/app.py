@@ -62,12 +62,16 @@ logger = logging.getLogger("realtime.app")
 class Application(EventApp):
     """A realtime application. Every method that is for users may be called in any thread."""
 
+    is_socketio = False
+    """Whether it is an `AsyncServer`'s: then Socket.IO is served, also where an ASGI application is at its root."""
+
     def __init__(self) -> None:
         super().__init__()
         self.mounts: list[tuple[str, ASGIApp]] = []
         self.statics: list[tuple[str, Path]] = []
         self.is_stock = False
         self.is_bare = False  # an ASGI application was TARGET, and this object was made around it
+        self.setting_defaults: Mapping[str, Any] = {}  # of settings that the operator left as they are
         self.end_grace_s = 0.0
         self._starting: list[Handler] = []
         self._stopping: list[Handler] = []

@@ -15,7 +15,7 @@ import sys
 import sysconfig
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 from realtime.application.app import Application, stock_app
 from realtime.application.asgi import WRAP, is_asgi, is_factory, is_wsgi
@@ -165,10 +165,20 @@ def _make(target: str, factory: Any) -> Any:
     return factory()
 
 
+@runtime_checkable
+class ApplicationMaker(Protocol):
+    """What stands for an application without being one, such as a `socketio.ASGIApp`."""
+
+    def as_application(self) -> Application:
+        """Return the application."""
+
+
 def _as_app(target: str, value: Any) -> Application:
     """Return the application; a bare ASGI callable becomes one that has it at its root."""
     if isinstance(value, Application):
         return value
+    if isinstance(value, ApplicationMaker):
+        return value.as_application()
     if not is_asgi(value):
         raise TargetError(target, _why_not(target, value))
     app = Application()

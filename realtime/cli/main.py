@@ -34,6 +34,7 @@ COMMANDS = (
     "inspect",
     "stop",
     "publish",
+    "emit",
     "tail",
     "rooms",
     "presence",

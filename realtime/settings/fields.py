@@ -13,7 +13,7 @@ field; then run `python -m realtime.settings > docs/settings.md`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -293,6 +293,11 @@ class Settings:
     def hosted_message_bytes_or_default(self) -> int:
         """How large a message to a hosted WebSocket may be."""
         return self.hosted_message_bytes or max(HOSTED_MESSAGE_BYTES, self.message_bytes)
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Settings:
+        """Return these settings; where one has its default, with the application's value for it."""
+        untouched = {each.name for each in fields(self) if getattr(self, each.name) == each.default}
+        return replace(self, **{name: value for name, value in defaults.items() if name in untouched})
 
     @property
     def api_keys(self) -> tuple[str, ...]:

@@ -18,7 +18,18 @@ GENERATED = {
     DOCS / "settings.md",
     DOCS / "bench" / "report.md",
     DOCS / "bench" / "profile.md",
-    *(DOCS / "reference" / page for page in ("python.md", "testing.md", "sticky.md", "command-line.md", "http-api.md")),
+    *(
+        DOCS / "reference" / page
+        for page in (
+            "python.md",
+            "testing.md",
+            "socketio.md",
+            "socketio-exceptions.md",
+            "sticky.md",
+            "command-line.md",
+            "http-api.md",
+        )
+    ),
 }
 WRITTEN = [page for page in PAGES if page not in GENERATED]
 BREAK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) )")

@@ -30,6 +30,9 @@ class EngineUser(Protocol):
     def message(self, data: str | bytes) -> None:
         """Take one message. Never raises on what a client may send; it may close the connection."""
 
+    def upgraded(self, transport: str) -> None:
+        """Learn that the client has another transport from now on: its name."""
+
     def drained(self) -> None:
         """Learn that the client, which had not taken everything, has caught up."""
 

@@ -101,8 +101,7 @@ async def _connect(wording: EventWording, session: Session, command: Connect) ->
             raise
         _refuse(wording, session, transport, {"message": end.reason, "data": {"code": end.code}})
     except ClientError as error:
-        data_of_error = error.data if isinstance(error, Reject) and error.data is not None else _about(error)
-        _refuse(wording, session, transport, {"message": error.message, "data": data_of_error})
+        _refuse(wording, session, transport, _refusal(error))
     except (BrokerUnavailable, TokenUnverified) as error:
         log(logger, logging.WARNING, "connect failed", **session.state.log_fields, reason=error)
         raise codes.SERVER_ERROR.error() from None
@@ -146,6 +145,13 @@ def _refuse(wording: EventWording, session: Session, transport: NamespaceTranspo
     transport.refuse(wording.refused(_said(refusal)))
     session.connection_lost(codes.DENIED.code, codes.DENIED.reason)
     transport.close(codes.DENIED.code, codes.DENIED.reason)
+
+
+def _refusal(error: ClientError) -> dict[str, Any]:
+    """Return what a client gets that is refused: the words, and the application's data or the code."""
+    if not isinstance(error, Reject) or (error.data is None and not error.is_bare):
+        return {"message": error.message, "data": _about(error)}
+    return {"message": error.message} if error.data is None else {"message": error.message, "data": error.data}
 
 
 def _said(refusal: dict[str, Any]) -> bytes:

@@ -23,6 +23,9 @@ class Echo:
         frames = BINARY.frame(data) if isinstance(data, bytes) else TEXT.frame(b"4" + data.encode())
         self._connection.send(frames)
 
+    def upgraded(self, transport: str) -> None:
+        """It is the same for what is sent back."""
+
     def drained(self) -> None:
         """Nothing was held back."""
 

@@ -366,6 +366,7 @@ class EngineConnection(Beating):
             self.send(polling.take())
         if self._paused:
             websocket.pause_reading()
+        self.user.upgraded(self.transport)
 
     # As the `ClientSession` of a WebSocket
 

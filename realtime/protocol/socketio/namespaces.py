@@ -92,7 +92,8 @@ class Namespaces:
     """The namespaces of one client. Is the connection's `EngineUser`, and what their transports know of them."""
 
     __slots__ = (
-        "_assembler", "_engine", "_incomplete", "_is_closed", "_paused", "_refused", "_sessions", "_timer", "_users",
+        "_assembler", "_engine", "_incomplete", "_is_closed", "_paused", "_refused", "_sessions", "_timer",
+        "_transport", "_users",
     )  # fmt: skip
 
     def __init__(self, users: SocketIOUsers, engine: Engine) -> None:
@@ -102,6 +103,7 @@ class Namespaces:
         self._sessions: dict[str, Session | None] = {}  # None: this server has put the client out of the namespace
         self._paused: set[NamespaceTransport] | None = None  # those that have enough
         self._refused = 0
+        self._transport = engine.handshake.transport  # what it is now: another one after an upgrade
         self._is_closed = False
         limits = users.services.limits
         self._incomplete: Timer | None = None  # while attachments are missing
@@ -126,6 +128,12 @@ class Namespaces:
             self._take(packet)
         except BadPacket as error:
             self._close_bad(str(error))
+
+    def upgraded(self, transport: str) -> None:
+        """Learn that the client has another transport: its connections say so, and those that are still to come."""
+        self._transport = transport
+        for session in self._open_sessions():
+            session.state.identity.transport = transport
 
     def drained(self) -> None:
         """Learn that the client, which had not taken everything, has caught up."""
@@ -206,6 +214,7 @@ class Namespaces:
             return
         transport = NamespaceTransport(self._engine, self, namespace)
         session = opening.begin(users.services, users.dialect(namespace), transport, self._engine.handshake)
+        session.state.identity.transport = self._transport
         self._sessions[namespace] = session
         session.take((Connect(packet.data),))
 

@@ -106,7 +106,7 @@ async def ask_api(api: Api, address: str, *headers: tuple[bytes, bytes]) -> int:
 async def test_only_wrong_keys_wait_and_only_those_of_that_address() -> None:
     wrong = WrongCredentials(most_s=LONG_S)
     async with OneWorker(open_app()) as worker:
-        api = Api(worker.hub, worker.bus, keys=[KEY], encoder=CentrifugeEncoder(uni, EVENTS), wrong=wrong)
+        api = Api(worker.hub, worker.bus, worker.app, keys=[KEY], encoder=CentrifugeEncoder(uni, EVENTS), wrong=wrong)
         often(wrong, HERE)
         spellings = [
             [(b"x-api-key", b"x" * 20)],

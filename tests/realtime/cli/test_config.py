@@ -21,6 +21,7 @@ KEY, SECRET = "a key of sixteen bytes", "a secret of thirty-two bytes, or more"
 
 ARGUMENTS = {
     "publish": ["chat:a", "1"],
+    "emit": ["lobby", "said", "1"],
     "bench": ["--seconds", "0.1"],
     "scale": ["2"],
     "drain": ["0"],
