@@ -17,6 +17,7 @@ Before them, in a worker, come gateway, endpoints and ASGI host: worker.py joins
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from realtime.api import Api
@@ -41,7 +42,7 @@ from realtime.protocol.centrifuge.streams import StreamEndpoint
 from realtime.protocol.socketio import endpoints as socketio_endpoints
 from realtime.protocol.socketio.base import EngineLimits
 from realtime.protocol.socketio.namespaces import SocketIOUsers
-from realtime.protocol.socketio.server import SocketIO
+from realtime.protocol.socketio.server import SocketIO, random_sid
 from realtime.rooms.hub import Hub
 from realtime.session.registry import Home, Registry
 from realtime.session.state import SessionLimits
@@ -83,6 +84,7 @@ class Parts:
         hosts: Hosts = ANY_HOST,
         wrong: WrongCredentials | None = None,
         serves_socketio: bool = False,
+        new_sid: Callable[[], str] = random_sid,
     ) -> None:
         """
         Make the parts. To be called on the event loop that they run on.
@@ -98,6 +100,7 @@ class Parts:
             wrong: counts and slows wrong credentials; as a server does it unless given.
             serves_socketio: serve Socket.IO beside the Centrifuge protocol. Its WebSockets write whole frames, so they
                 are this package's own.
+            new_sid: makes the ids of Engine.IO sessions, which lead to this process where there are several.
 
         Raises:
             SettingsError: a file of keys holds none.
@@ -136,12 +139,12 @@ class Parts:
             prefix=settings.own_prefix,
         )
         if serves_socketio:
-            self._add_socketio(settings)
+            self._add_socketio(settings, new_sid)
         is_ready_when_degraded = settings.ready_when_degraded == "on"
         probes = Probes(node_state, self.hub, ready_when_degraded=is_ready_when_degraded)
         self.router = self._make_router(settings, health, probes, hosts)
 
-    def _add_socketio(self, settings: Settings) -> None:
+    def _add_socketio(self, settings: Settings, new_sid: Callable[[], str]) -> None:
         """Serve Socket.IO at its paths."""
         served = socketio_endpoints.endpoints().below(settings.own_prefix)
         socketio = SocketIO(
@@ -149,6 +152,7 @@ class Parts:
             wheel=self.wheel,
             limits=EngineLimits.from_settings(settings),
             allowed_origins=settings.allowed_origins,
+            new_sid=new_sid,
         )
         self.endpoints = self.endpoints.beside(served)
         self.sessions = SessionsByPath(dict.fromkeys(served.websocket_paths, socketio), default=self.protocol)

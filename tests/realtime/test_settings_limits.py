@@ -26,6 +26,8 @@ LIMITS = {
     "--outbound": ("500ms", "5m", "a time from 500ms to 5m, such as 25, 25s, 500ms or 2m"),
     "--ping": ("100ms", "10m", "a time from 100ms to 10m, such as 25, 25s, 500ms or 2m"),
     "--pong": ("50ms", "5m", "a time from 50ms to 5m, such as 25, 25s, 500ms or 2m"),
+    "--socketio-ping": ("50ms", "10m", "a time from 50ms to 10m, such as 25, 25s, 500ms or 2m"),
+    "--socketio-ping-timeout": ("50ms", "10m", "a time from 50ms to 10m, such as 25, 25s, 500ms or 2m"),
     "--rooms-per-connection": ("1", "100000", "a whole number from 1 to 100000"),
     "--commands-per-second": ("0", "1000000", "a whole number from 0 to 1000000"),
     "--answer-bytes": ("0", "1GiB", "a size from 0 to 1GiB, such as 65536 or 64KiB"),

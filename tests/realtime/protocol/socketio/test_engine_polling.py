@@ -11,6 +11,7 @@ import asyncio
 import pytest
 
 from realtime.protocol.socketio.packets import Packet, PacketType, framed
+from realtime.transport import guarded
 from realtime.transport.frames import TEXT
 from tests.support.aio import run_async
 from tests.support.engine_server import EngineServer, Recorder, read_answer
@@ -205,6 +206,13 @@ async def test_a_second_poll_ends_the_session_the_first_one_gets_a_close_packet(
         await is_over(server, sid, "transport error")
 
 
+@pytest.fixture
+def _half_closed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a half-closed client waited for, except where its presence is all that an answer is for."""
+    monkeypatch.setattr(guarded, "HALF_CLOSED_S", 600.0)
+
+
+@pytest.mark.usefixtures("_half_closed_for_ever")
 @run_async
 async def test_a_poll_that_its_client_gives_up_ends_the_session() -> None:
     async with EngineServer() as server:
@@ -218,6 +226,7 @@ async def test_a_poll_that_its_client_gives_up_ends_the_session() -> None:
         await is_over(server, sid, "transport error")
 
 
+@pytest.mark.usefixtures("_half_closed_for_ever")
 @run_async
 async def test_a_poll_whose_client_was_gone_before_it_was_served_ends_the_session() -> None:
     async with EngineServer() as server:
