@@ -73,7 +73,7 @@ class EngineFactory(Protocol):
 class Poll:
     """One poll. Is engine.py's `HeldPoll`."""
 
-    __slots__ = ("_connection", "_fields", "_polling", "_send", "_task")
+    __slots__ = ("_connection", "_fields", "_polling", "_send", "_taken", "_task")
 
     def __init__(self, connection: EngineConnection, polling: Polling, send: Send, fields: Fields) -> None:
         """
@@ -90,6 +90,7 @@ class Poll:
         self._send = send
         self._fields = fields
         self._task: asyncio.Task[None] | None = None
+        self._taken = b""  # frames whose answer is being written
 
     def wake(self) -> None:
         """See `HeldPoll`."""
@@ -118,7 +119,8 @@ class Poll:
     def _gone(self) -> None:
         """The client went away before the answer was written."""
         if self._task is not None:
-            self._task.cancel()  # which puts back what it took
+            self._task.cancel()
+        self._polling.put_back(self._taken)
         self._polling.held = None
         if self._polling.on_answered is not None:
             self._polling.on_answered()
@@ -132,6 +134,7 @@ class Poll:
             if logger.isEnabledFor(logging.DEBUG):
                 log_sent(logger, connection.log_fields, messages_in(frames))
             body, rest = payload(frames, connection.message_bytes)
+            self._taken = frames[: len(frames) - len(rest)]
             polling.put_back(rest)
             answer = respond(self._send, 200, body, PLAIN, self._fields)
         else:  # the worker ends: a close packet would keep some clients from coming back
@@ -139,8 +142,7 @@ class Poll:
             answer = respond(self._send, 400, EngineRefusal.UNKNOWN_SID.body, JSON, self._fields)
         try:
             await answer
-        except (asyncio.CancelledError, OSError):  # some ASGI servers raise where the client is gone
-            polling.put_back(frames[: len(frames) - len(rest)])
+        except OSError:  # some ASGI servers raise where the client is gone; `hold` learns of that, too
             return
         polling.held = None
         if polling.on_answered is not None:

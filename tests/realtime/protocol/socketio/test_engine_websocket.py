@@ -16,6 +16,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from realtime.protocol.socketio.packets import Packet, PacketType, framed
+from realtime.protocol.socketio.polling import Poll
 from realtime.protocol.socketio.upgrade import UPGRADE_S
 from realtime.transport.frames import TEXT
 from tests.support.aio import run_async
@@ -264,21 +265,34 @@ async def test_what_is_written_while_a_poll_is_answered_is_neither_lost_nor_swap
 
 
 @run_async
-async def test_a_poll_that_is_given_up_in_an_upgrade_loses_nothing() -> None:
+async def test_a_poll_whose_answer_cannot_be_written_in_an_upgrade_loses_nothing() -> None:
+    left, is_written = asyncio.Event(), asyncio.Event()
+
+    async def receive() -> dict[str, str]:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: object) -> None:
+        await is_written.wait()  # the client takes nothing
+
     async with EngineServer() as server:
         sid = await server.open()
-        websocket = await server.websocket(sid)
-        _, writer = await server.begin("GET", f"EIO=4&transport=polling&sid={sid}")
         user = server.users[sid]
-        polling = user.connection.polling
+        connection, polling = user.connection, user.connection.polling
         assert polling is not None
-        await until(lambda: polling.held is not None)
-        polling.waiting.append(TEXT.frame(b"4a"))  # as if the answer was being written
+        poll = Poll(connection, polling, send, [])
+        serving = asyncio.ensure_future(poll.hold({"state": {}}, receive))
+        connection.send(TEXT.frame(b"4a"))
+        await until(lambda: not polling.waiting)
+        connection.send(TEXT.frame(b"4b"))
+        websocket = await server.websocket(sid)
         await websocket.send("5")
         await until(lambda: polling.on_answered is not None)
-        writer.close()
-        assert await websocket.recv() == "4a"
+        assert connection.websocket is None
+        left.set()
+        assert [await websocket.recv(), await websocket.recv()] == ["4a", "4b"]
         assert user.reasons == []
+        await serving
 
 
 @run_async
