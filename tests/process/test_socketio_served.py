@@ -62,3 +62,17 @@ def test_it_can_be_off_and_is_for_a_bare_application(tmp_path: Path) -> None:
         with RunningServer(tmp_path / name, *options, workers=1, cwd=tmp_path) as server:
             answer = httpx.get(f"{server.url}/socket.io/", params=HANDSHAKE, timeout=60)
             assert (answer.status_code, answer.text) == found
+
+
+@pytest.mark.parametrize("sticky", ["none", "ip", "session"])
+def test_every_request_of_a_session_reaches_its_worker_though_it_comes_on_a_connection_of_its_own(sticky: str) -> None:
+    with RunningServer(None, "--sticky", sticky, workers=4) as server:
+        url = f"{server.url}/socket.io/"
+        for _ in range(12):
+            sid = json.loads(httpx.get(url, params=HANDSHAKE, timeout=60).text[1:])["sid"]
+            query = {"sid": sid, **HANDSHAKE}
+            assert httpx.post(url, params=query, content="6", timeout=60).text == "ok"
+            # The close packet ends the session, whose next request but one is of an unknown one.
+            assert httpx.post(url, params=query, content="1", timeout=60).text == "ok"
+            assert httpx.get(url, params=query, timeout=60).text == "6"
+            assert httpx.get(url, params=query, timeout=60).json()["code"] == 1

@@ -122,7 +122,7 @@ def serve_engine(
         owner=owner,
         endpoint=endpoint,
         websocket_paths=served.websocket_paths,
-        options=HostedOptions(HostedLimits()),
+        options=HostedOptions(HostedLimits(), reads_query_ids=True),
     )
     return socketio, endpoint, host
 
