@@ -50,16 +50,21 @@ class Emitter(Protocol):
         """Return the event loop of the worker; None before it runs the application."""
 
     async def emit_to(self, target: Target, event: str, args: Sequence[Any]) -> None:
-        """Send an event to the connections that a target names."""
+        """Send `event` with `args` to the connections that a target names."""
 
     async def call_all(self, target: Target, event: str, args: Sequence[Any], timeout_s: float) -> dict[str, Any]:
-        """Send an event to the connections that a target names, and return their acknowledgements by id."""
+        """
+        Send `event` with `args` to the connections that a target names, and return their acknowledgements by id.
+
+        Args:
+            timeout_s: for all of them to acknowledge.
+        """
 
     async def move_all(self, target: Target, enters: Sequence[str], leaves: Sequence[str]) -> None:
-        """Put the connections that a target names into rooms, and out of others."""
+        """Put the connections that a target names into the rooms `enters`, and out of the rooms `leaves`."""
 
     async def end_all(self, target: Target, code: int, reason: str) -> None:
-        """Close the connections that a target names."""
+        """Close the connections that a target names, with `code` and `reason`."""
 
     async def find_all(self, target: Target) -> list[FoundConnection]:
         """Return the connections that a target names."""
