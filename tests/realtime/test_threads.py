@@ -33,7 +33,8 @@ ROOM = "chat:a"
 
 # What the worker and the wire protocol call, on the loop alone: no business of an application's.
 WORKER = """
-    accepts bind bus check connect disconnect empty has_end_hook hub is_socketio leave lost message migrate publish room_options
+    accepts bind bus check connect disconnect empty has_end_hook hub is_socketio leave lost message migrate publish
+    room_options
     room_patterns rpc_call sees_moves shutdown startup subscribe
     call_all emit_to end_all find_all has_namespace move_all take_event
 """
