@@ -16,7 +16,7 @@ LISTENING = "listening on {address}"
 STOCK = "stock application: every room is open, for trying things out"
 HOSTS = "others get 421 (against DNS rebinding and Host header poisoning)"
 HELD = "/connection/*, /emulation, /livez, /readyz"  # by the server, whatever the application has
-GIVE_WAY = ("/api", "/health", "/realtime.js")
+GIVE_WAY = ("/api", "/health", "/realtime.js", "/socket.io/")
 DRAWN = "drawn now: affinity then ends with the server (REALTIME_SECRET keeps it)"
 
 _BOLD, _DIM, _GREEN, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
@@ -101,7 +101,8 @@ def paths(settings: Settings) -> str:
     """
     if settings.own_prefix:
         return f"the server's are all below {settings.own_prefix}; others are the application's"
-    others = ", ".join(path for path in GIVE_WAY if settings.api_keys or path != "/api")
+    served = {"/api": bool(settings.api_keys), "/socket.io/": settings.socketio == "on"}
+    others = ", ".join(path for path in GIVE_WAY if served.get(path, True))
     text = f"the server's: {HELD}, {others}"
     return (
         text if settings.target is None else f"{text}; at {others} a bare ASGI application comes first (--own-prefix)"

@@ -101,10 +101,14 @@ def test_it_says_when_nobody_chose_the_number_of_workers() -> None:
 
 
 def test_it_says_which_paths_are_the_servers() -> None:
-    assert paths(Settings()) == "the server's: /connection/*, /emulation, /livez, /readyz, /health, /realtime.js"
+    assert "/socket.io/" not in paths(Settings(socketio="off"))
+    assert (
+        paths(Settings())
+        == "the server's: /connection/*, /emulation, /livez, /readyz, /health, /realtime.js, /socket.io/"
+    )
     assert paths(Settings(target="app:app", api_key=SECRET)) == (
-        "the server's: /connection/*, /emulation, /livez, /readyz, /api, /health, /realtime.js;"
-        " at /api, /health, /realtime.js a bare ASGI application comes first (--own-prefix)"
+        "the server's: /connection/*, /emulation, /livez, /readyz, /api, /health, /realtime.js, /socket.io/;"
+        " at /api, /health, /realtime.js, /socket.io/ a bare ASGI application comes first (--own-prefix)"
     )
     moved = Settings(target="app:app", own_prefix="/rt")
     assert paths(moved) == "the server's are all below /rt; others are the application's"
