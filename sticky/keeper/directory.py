@@ -6,6 +6,7 @@ Runs in the keeper, which holds the keeper's lock of the directory. It reads no 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -47,7 +48,8 @@ class ControlDirectory:
         """
         if os.geteuid() == 0:
             for name in os.listdir(self.path):
-                os.chown(os.path.join(self.path, name), int(uid), int(gid), follow_symlinks=False)
+                with contextlib.suppress(FileNotFoundError):  # the primary writes a file beside, and then renames it
+                    os.chown(os.path.join(self.path, name), int(uid), int(gid), follow_symlinks=False)
             os.setgroups([int(each) for each in groups])
             os.setgid(int(gid))
             os.setuid(int(uid))

@@ -62,7 +62,10 @@ class Introductions:
     def filled(self, worker: WorkerHandle, slots: int) -> None:
         """Have connections move to a worker whose slot had none: those at home there, or its share of all."""
         if self._has_keys:
-            others = [each for each in self._workers.live.values() if each is not worker and each.connections]
+            now = self._poller.now()
+            others = [each for each in self._workers.live.values() if each is not worker]
+            # One that receives has not reported yet what came to it: it may have more than is known.
+            others = [each for each in others if each.connections or each.receives_until > now]
             for other in others[:TARGETS_MAX]:
                 self._introduce(other, worker, slots, HOME)
         elif self._is_on:

@@ -99,3 +99,13 @@ def test_whatever_a_callback_raises_the_keeper_goes_on(tmp_path: Path, capfd: py
     assert said.count(KEEPER_FAILED) == 2, "its own failure, and that of what should have closed it"
     assert "ValueError" in said
     assert "IndexError" in said
+
+
+def test_a_file_that_goes_while_the_directory_changes_hands_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept").touch()
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: ["processes.new", *real(path)])  # renamed since it was listed
+    ControlDirectory(str(tmp_path)).become("0", "0", *map(str, os.getgroups()))
+    assert (tmp_path / "kept").exists(), "where this process is no root, nothing changes hands"

@@ -67,6 +67,14 @@ def test_a_slot_that_is_filled_gets_what_is_at_home_there_from_those_that_have_a
     assert rig.plans() == {(0, 1): Plan(HOME)}, "slot 2 has no connection"
 
 
+def test_what_has_just_moved_to_a_worker_and_is_not_reported_yet_goes_home_as_well() -> None:
+    rig = Rig()
+    rig.introductions.succeeded(rig.live[0], rig.worker(0, pid=600), 3)
+    rig.workers.enter_service(rig.workers.by_pid[600])
+    rig.introductions.filled(rig.live[1], 3)
+    assert rig.plans() == {(0, 0): Plan(ALL), (0, 1): Plan(HOME)}, "by its last heartbeat it has none"
+
+
 def test_without_keys_the_fullest_give_a_number_of_any_to_the_emptiest() -> None:
     rig = Rig(Sticky.NONE)
     rig.live[0].reported, rig.live[2].reported = 9, 3
