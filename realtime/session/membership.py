@@ -192,7 +192,9 @@ class Member(RoomSubscriber):
         """
         self.options_of(room)  # refused in the application's line, and not when its handler is done
         if self.state.phase is Phase.CONNECTING:
-            self.state.granted = {**self.state.granted, room: Subscription(room, server_side=True)}
+            if self.state.granted is NOTHING:  # which all share
+                self.state.granted = {}
+            self.state.granted[room] = Subscription(room, server_side=True)
         elif self.state.phase is Phase.CONNECTED:
             await self._subscribe_from_server(Subscription(room, server_side=True))
 
