@@ -31,6 +31,7 @@ TOOLS: Final = (
         "aiohttp",
         "cent",
         "centrifuge-python",
+        "python-socketio",
     ),
     "httpx",
 )
