@@ -155,7 +155,7 @@ class EventHandler:
         """Return an argument in the type of its parameter."""
         try:
             return check(value)
-        except (ValueError, TypeError, RecursionError) as error:  # msgspec's are ValueErrors, and so are pydantic's
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:  # pydantic's are ValueErrors
             name = f" (`{self._places[at]}`)" if at < len(self._places) else ""
             problem = str(error) if isinstance(error, msgspec.ValidationError) else _mistake(error)
             raise Reject(f"bad request: argument {at + 1}{name}: {problem}"[:CLIENT_TEXT_MAX], code=107) from None
