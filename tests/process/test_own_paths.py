@@ -132,8 +132,8 @@ def test_a_balancers_request_by_another_host_never_reaches_the_application(fasta
 
 def test_the_start_says_which_paths_hold(fastapi: RunningServer) -> None:
     fastapi.log.wait_for(
-        r"paths +the server's: /connection/\*, /emulation, /livez, /readyz, /api, /health, /realtime.js;"
-        r" at /api, /health, /realtime.js a bare ASGI application comes first \(--own-prefix\)"
+        r"paths +the server's: /connection/\*, /emulation, /livez, /readyz, /api, /health, /realtime.js, /socket.io/;"
+        r" at /api, /health, /realtime.js, /socket.io/ a bare ASGI application comes first \(--own-prefix\)"
     )
 
 
