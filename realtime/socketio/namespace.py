@@ -121,8 +121,7 @@ class AsyncNamespace:
         """
         Send an event to clients of this namespace.
 
-        Args:
-            event, data, to, room, skip_sid, namespace, callback, ignore_queue: as of `AsyncServer.emit`.
+        `event`, `data`, `to`, `room`, `skip_sid`, `namespace`, `callback`, `ignore_queue` are as of `AsyncServer.emit`.
         """
         await self.server.emit(event, data, to, room, skip_sid, namespace or self.namespace, callback, ignore_queue)
 
@@ -139,8 +138,7 @@ class AsyncNamespace:
         """
         Send the event "message" to clients of this namespace.
 
-        Args:
-            data, to, room, skip_sid, namespace, callback, ignore_queue: as of `AsyncServer.send`.
+        `data`, `to`, `room`, `skip_sid`, `namespace`, `callback`, `ignore_queue` are as of `AsyncServer.send`.
         """
         await self.emit("message", data, to, room, skip_sid, namespace, callback, ignore_queue)
 
@@ -157,8 +155,7 @@ class AsyncNamespace:
         """
         Send an event to one client, and return what it acknowledges with.
 
-        Args:
-            event, data, to, sid, namespace, timeout, ignore_queue: as of `AsyncServer.call`.
+        `event`, `data`, `to`, `sid`, `namespace`, `timeout`, `ignore_queue` are as of `AsyncServer.call`.
         """
         return await self.server.call(event, data, to, sid, namespace or self.namespace, timeout, ignore_queue)
 
@@ -166,8 +163,7 @@ class AsyncNamespace:
         """
         Put a client into a room of this namespace.
 
-        Args:
-            sid, room, namespace: as of `AsyncServer.enter_room`.
+        `sid`, `room`, `namespace` are as of `AsyncServer.enter_room`.
         """
         await self.server.enter_room(sid, room, namespace or self.namespace)
 
@@ -175,8 +171,7 @@ class AsyncNamespace:
         """
         Take a client out of a room of this namespace.
 
-        Args:
-            sid, room, namespace: as of `AsyncServer.leave_room`.
+        `sid`, `room`, `namespace` are as of `AsyncServer.leave_room`.
         """
         await self.server.leave_room(sid, room, namespace or self.namespace)
 
@@ -184,8 +179,7 @@ class AsyncNamespace:
         """
         Take all clients out of a room of this namespace.
 
-        Args:
-            room, namespace: as of `AsyncServer.close_room`.
+        `room`, `namespace` are as of `AsyncServer.close_room`.
         """
         await self.server.close_room(room, namespace or self.namespace)
 
@@ -193,8 +187,7 @@ class AsyncNamespace:
         """
         Return the rooms that a client is in.
 
-        Args:
-            sid, namespace: as of `AsyncServer.rooms`.
+        `sid`, `namespace` are as of `AsyncServer.rooms`.
         """
         return self.server.rooms(sid, namespace or self.namespace)
 
@@ -202,8 +195,7 @@ class AsyncNamespace:
         """
         Return a client's session.
 
-        Args:
-            sid, namespace: as of `AsyncServer.get_session`.
+        `sid`, `namespace` are as of `AsyncServer.get_session`.
         """
         return await self.server.get_session(sid, namespace or self.namespace)
 
@@ -211,8 +203,7 @@ class AsyncNamespace:
         """
         Keep a client's session.
 
-        Args:
-            sid, session, namespace: as of `AsyncServer.save_session`.
+        `sid`, `session`, `namespace` are as of `AsyncServer.save_session`.
         """
         await self.server.save_session(sid, session, namespace or self.namespace)
 
@@ -220,8 +211,7 @@ class AsyncNamespace:
         """
         Return a client's session for an `async with` block.
 
-        Args:
-            sid, namespace: as of `AsyncServer.session`.
+        `sid`, `namespace` are as of `AsyncServer.session`.
         """
         return self.server.session(sid, namespace or self.namespace)
 
@@ -229,7 +219,6 @@ class AsyncNamespace:
         """
         Put a client out of this namespace.
 
-        Args:
-            sid, namespace, ignore_queue: as of `AsyncServer.disconnect`.
+        `sid`, `namespace`, `ignore_queue` are as of `AsyncServer.disconnect`.
         """
         await self.server.disconnect(sid, namespace or self.namespace, ignore_queue)

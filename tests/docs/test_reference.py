@@ -63,6 +63,14 @@ def test_a_docstring_names_every_parameter(label: str, function: Callable[..., A
 
 
 @pytest.mark.parametrize(("label", "function"), FUNCTIONS)
+def test_each_entry_of_its_arguments_is_one_parameter(label: str, function: Callable[..., Any]) -> None:
+    arguments = re.search(r"^Args:\n((?:    .*\n?|\n)+)", docstring(function), re.MULTILINE)
+    entries = re.findall(r"^    (\S[^:\n]*):", arguments[1], re.MULTILINE) if arguments else []
+    unknown = [each for each in entries if each.lstrip("*") not in inspect.signature(function).parameters]
+    assert not unknown, f"{label}: the site cannot be made of {unknown}"
+
+
+@pytest.mark.parametrize(("label", "function"), FUNCTIONS)
 def test_a_docstring_says_what_is_returned(label: str, function: Callable[..., Any]) -> None:
     returned = inspect.unwrap(function).__annotations__.get("return")
     if returned not in ("None", None, "F", "NoReturn", "Any") and not label.endswith(tuple(DECORATORS)):
